@@ -1,0 +1,198 @@
+"""The script: the deterministic part of a scenario.
+
+A script is a sequence of turns. Each turn waits for its trigger, does one thing (speak, play a recording, press
+keys, stay silent, or only listen) and says what must follow before the next turn is taken up.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DEFAULT_WITHIN_MS = 60_000
+"""How long an expectation waits where it sets no ``within_ms`` (as in Pipecat Evals)."""
+
+KEYS = "0123456789*#"
+"""The keys of a telephone keypad that can be pressed."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Words(_Model):
+    """Text to be spoken."""
+
+    text: str = Field(min_length=1)
+
+
+class Pause(_Model):
+    """Silence inside a spoken turn, in milliseconds."""
+
+    pause_ms: int = Field(ge=0, le=60_000)
+
+
+class Speak(_Model):
+    """Say something, with pauses where a person would stop to think."""
+
+    kind: Literal["speak"] = "speak"
+    parts: tuple[Words | Pause, ...] = Field(min_length=1)
+
+    @property
+    def text(self) -> str:
+        """The words alone."""
+        return " ".join(part.text for part in self.parts if isinstance(part, Words))
+
+
+class Play(_Model):
+    """Play a recording in place of speaking. ``text`` is what the recording says."""
+
+    kind: Literal["play"] = "play"
+    path: Path
+    text: str = ""
+
+
+class PressKeys(_Model):
+    """Press telephone keys (RTVI ``dtmf``)."""
+
+    kind: Literal["press_keys"] = "press_keys"
+    keys: str = Field(min_length=1, max_length=64, pattern=r"^[0-9*#]+$")
+
+
+class StaySilent(_Model):
+    """Say nothing for so long, whatever the agent does."""
+
+    kind: Literal["stay_silent"] = "stay_silent"
+    duration_ms: int = Field(ge=0, le=3_600_000)
+
+
+class Listen(_Model):
+    """Do nothing but listen: for what is expected, or else for the agent's turn."""
+
+    kind: Literal["listen"] = "listen"
+
+
+Action = Annotated[Speak | Play | PressKeys | StaySilent | Listen, Field(discriminator="kind")]
+
+
+class AfterAgentTurn(_Model):
+    """Start when the agent has finished its turn, as a polite person does."""
+
+    kind: Literal["after_agent_turn"] = "after_agent_turn"
+
+
+class AfterEvent(_Model):
+    """Start ``delay_ms`` after an event was seen, earlier in the call or now.
+
+    Without an ``event`` the delay counts from the start of the turn before.
+    """
+
+    kind: Literal["after_event"] = "after_event"
+    event: str | None = None
+    delay_ms: int = Field(default=0, ge=0, le=3_600_000)
+
+
+class AgentHeardFor(_Model):
+    """Start so long after the agent is heard to start speaking: a barge-in."""
+
+    kind: Literal["agent_heard_for"] = "agent_heard_for"
+    duration_ms: int = Field(ge=0, le=600_000)
+
+
+class AfterSilence(_Model):
+    """Start when neither side has been heard for so long."""
+
+    kind: Literal["after_silence"] = "after_silence"
+    duration_ms: int = Field(ge=0, le=3_600_000)
+
+
+Trigger = Annotated[AfterAgentTurn | AfterEvent | AgentHeardFor | AfterSilence, Field(discriminator="kind")]
+
+
+class FunctionCall(_Model):
+    """A function call to look for. ``args`` is a subset: every key given must be there with its value."""
+
+    name: str | None = None
+    args: dict[str, Any] | None = None
+
+
+class Expectation(_Model):
+    """Something that must follow in a turn (or, if ``absent``, must not).
+
+    Attributes:
+        event: What to look for, by the names Pipecat Evals uses (``response``, ``function_call``, …).
+        within_ms: The budget, from the moment the turn began to be sent.
+        text_contains: The words must hold this, whatever the case, white space and punctuation.
+        text_excludes: The words must not hold this.
+        text_matches: A regular expression the words must match somewhere.
+        calls: The function calls to find, in any order.
+        absent: Nothing of this kind may come before ``within_ms`` has passed.
+    """
+
+    event: str = "response"
+    within_ms: int | None = Field(default=None, ge=0, le=3_600_000)
+    text_contains: str | None = None
+    text_excludes: str | None = None
+    text_matches: str | None = None
+    calls: tuple[FunctionCall, ...] | None = None
+    absent: bool = False
+
+    @property
+    def budget_ms(self) -> int:
+        """How long the expectation may take, in milliseconds."""
+        return DEFAULT_WITHIN_MS if self.within_ms is None else self.within_ms
+
+    @property
+    def needs_words(self) -> bool:
+        """Whether it can only be decided by what the agent said."""
+        return any(t is not None for t in (self.text_contains, self.text_excludes, self.text_matches))
+
+
+class Turn(_Model):
+    """One turn of the caller: when it starts, what it does, what must follow."""
+
+    action: Action = Listen()
+    start: Trigger = AfterAgentTurn()
+    expect: tuple[Expectation, ...] = ()
+
+
+class TurnTaking(_Model):
+    """How the caller takes turns.
+
+    Attributes:
+        end_of_turn_ms: Silence after which the agent's turn is taken to be over.
+        greeting_wait_ms: How long the first spoken turn waits for a greeting before it speaks first.
+        answer_timeout_s: How long the agent may stay silent when it is its turn, before the call ends as
+            *agent froze* (or *agent never spoke*). An expectation with a longer budget extends it.
+        smart_turn: Let Pipecat's smart-turn model decide on the end of a turn in place of silence alone.
+    """
+
+    end_of_turn_ms: int = Field(default=800, ge=200, le=10_000)
+    greeting_wait_ms: int = Field(default=3_000, ge=0, le=60_000)
+    answer_timeout_s: float = Field(default=30.0, gt=0, le=3_600)
+    smart_turn: bool = False
+
+
+class Script(_Model):
+    """What the caller does, turn by turn.
+
+    Attributes:
+        name: The scenario's name.
+        turns: In order.
+        stop_on_failure: Whether the first turn that fails ends the call.
+        hang_up: Whether the caller hangs up after its last turn; otherwise it waits for the agent to.
+        max_duration_s: The call ends after so long, whatever happens.
+        turn_taking: How the caller takes turns.
+    """
+
+    name: str = Field(min_length=1)
+    turns: tuple[Turn, ...] = Field(min_length=1)
+    stop_on_failure: bool = True
+    hang_up: bool = True
+    max_duration_s: float = Field(default=300.0, gt=0, le=7_200)
+    turn_taking: TurnTaking = TurnTaking()
+
+    @property
+    def needs_words(self) -> bool:
+        """Whether the caller must know what the agent says to go on: an expectation waits for words."""
+        return any(expectation.needs_words for turn in self.turns for expectation in turn.expect)

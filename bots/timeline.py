@@ -1,0 +1,292 @@
+"""The facts of a call: one typed event for each thing that happened in the room.
+
+A timeline holds facts and nothing but facts. What they mean (a latency, an expectation met) is worked out
+from them afterwards, so a finished call can be judged again without calling anyone.
+
+Every event carries ``at_ns``, its time on the call's clock in nanoseconds. Events are written as they become
+known, so a file is not always in order of ``at_ns``: the onset of speech is known only a moment later, and the
+words heard in a recording only when the call is over.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+TIMELINE_VERSION = 1
+
+
+class Source(StrEnum):
+    """Where the words of an event come from."""
+
+    HEARD = "heard"
+    """Our own recognition of the received audio."""
+    TOLD = "told"
+    """What the agent says of itself over RTVI."""
+
+
+class EndedReason(StrEnum):
+    """How a call ended. Every ending has a name here; each is reached within a bounded time."""
+
+    ROOM_UNREACHABLE = "room-unreachable"
+    TOKEN_REFUSED = "token-refused"  # noqa: S105 - a reason, not a secret
+    ICE_FAILED = "ice-failed"
+    AGENT_NEVER_JOINED = "agent-never-joined"
+    AGENT_NEVER_SPOKE = "agent-never-spoke"
+    AGENT_LEFT = "agent-left"
+    AGENT_VANISHED = "agent-vanished"
+    """It stopped sending anything at all: its process died, or the network between us was cut."""
+    AGENT_FROZE = "agent-froze"
+    """It is still there and sending, but answers nothing any more."""
+    CALLER_HUNG_UP = "caller-hung-up"
+    MAX_DURATION = "max-duration"
+    CANCELLED = "cancelled"
+    RUNNER_ERROR = "runner-error"
+
+
+class LineEnd(StrEnum):
+    """How a line of the caller ended."""
+
+    SAID = "said"
+    """Played to its last sample."""
+    CUT = "cut"
+    """Broken off before its end."""
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    at_ns: int
+    """Time on the call's clock, in nanoseconds."""
+
+    @property
+    def at_s(self) -> float:
+        """Time on the call's clock, in seconds."""
+        return self.at_ns / 1_000_000_000
+
+
+class CallStarted(_Event):
+    """The call's clock starts. The first event of every timeline."""
+
+    type: Literal["call_started"] = "call_started"
+    version: int = TIMELINE_VERSION
+    run_id: str
+    scenario: str
+    room: str
+    """The room's address without credentials or query."""
+    wall_time: str
+    """ISO 8601, UTC."""
+    monotonic_ns: int
+    """The machine's monotonic clock at the call's zero: relates the call to logs of the same machine."""
+
+
+class RoomEntered(_Event):
+    """The caller is in the room."""
+
+    type: Literal["room_entered"] = "room_entered"
+
+
+class AgentJoined(_Event):
+    """The agent is in the room with audio we receive."""
+
+    type: Literal["agent_joined"] = "agent_joined"
+    participant: str | None = None
+
+
+class AgentLeft(_Event):
+    """The agent left the room in an orderly way."""
+
+    type: Literal["agent_left"] = "agent_left"
+    detail: str | None = None
+
+
+class AgentMediaStopped(_Event):
+    """Nothing arrives from the agent any more. ``at_ns`` is the arrival of the last packet."""
+
+    type: Literal["agent_media_stopped"] = "agent_media_stopped"
+
+
+class AgentMediaResumed(_Event):
+    """Packets arrive from the agent again after :class:`AgentMediaStopped`."""
+
+    type: Literal["agent_media_resumed"] = "agent_media_resumed"
+
+
+class ClientReadySent(_Event):
+    """RTVI ``client-ready`` went out."""
+
+    type: Literal["client_ready_sent"] = "client_ready_sent"
+
+
+class BotReady(_Event):
+    """RTVI ``bot-ready`` arrived: the agent speaks RTVI."""
+
+    type: Literal["bot_ready"] = "bot_ready"
+    protocol_version: str | None = None
+    about: dict[str, Any] | None = None
+
+
+class DataMessagePublished(_Event):
+    """The run's data message was handed to the room, once and unchanged."""
+
+    type: Literal["data_message_published"] = "data_message_published"
+    message: Any
+
+
+class CallerTurnStarted(_Event):
+    """The caller took up a turn of the script."""
+
+    type: Literal["caller_turn_started"] = "caller_turn_started"
+    turn: int
+
+
+class CallerStartedSpeaking(_Event):
+    """First voiced sample of a line, as it left for the network."""
+
+    type: Literal["caller_started_speaking"] = "caller_started_speaking"
+    turn: int
+    text: str
+
+
+class CallerStoppedSpeaking(_Event):
+    """Last voiced sample of a line, as it left for the network."""
+
+    type: Literal["caller_stopped_speaking"] = "caller_stopped_speaking"
+    turn: int
+    end: LineEnd = LineEnd.SAID
+
+
+class CallerPressedKeys(_Event):
+    """Keys went out as an RTVI ``dtmf`` message."""
+
+    type: Literal["caller_pressed_keys"] = "caller_pressed_keys"
+    turn: int
+    keys: str
+
+
+class CallerUnderrun(_Event):
+    """Silence went out in the middle of a line because its audio was late."""
+
+    type: Literal["caller_underrun"] = "caller_underrun"
+    turn: int
+    duration_ms: float
+
+
+class AgentStartedSpeaking(_Event):
+    """First sample of audible agent speech in the received audio."""
+
+    type: Literal["agent_started_speaking"] = "agent_started_speaking"
+
+
+class AgentStoppedSpeaking(_Event):
+    """Last sample of audible agent speech in the received audio."""
+
+    type: Literal["agent_stopped_speaking"] = "agent_stopped_speaking"
+
+
+class AgentTurnEnded(_Event):
+    """The caller took the agent's turn to be over. ``at_ns`` is when it decided so."""
+
+    type: Literal["agent_turn_ended"] = "agent_turn_ended"
+
+
+class AgentSaid(_Event):
+    """Words of the agent.
+
+    ``at_ns`` is when they were known: for told words when the message arrived, for heard words the end of the
+    speech they were heard in.
+    """
+
+    type: Literal["agent_said"] = "agent_said"
+    text: str
+    source: Source
+    started_ns: int | None = None
+    """Onset of the speech the words were heard in, where that is known."""
+
+
+class CallerHeardAs(_Event):
+    """What the agent's own recognition made of the caller (RTVI ``user-transcription``, final)."""
+
+    type: Literal["caller_heard_as"] = "caller_heard_as"
+    text: str
+
+
+class AgentCalledFunction(_Event):
+    """The agent reported a function call. ``name`` and ``arguments`` are null where it keeps them to itself."""
+
+    type: Literal["agent_called_function"] = "agent_called_function"
+    call_id: str
+    name: str | None = None
+    arguments: dict[str, Any] | None = None
+
+
+class AgentFunctionReturned(_Event):
+    """The agent reported the end of a function call."""
+
+    type: Literal["agent_function_returned"] = "agent_function_returned"
+    call_id: str
+    name: str | None = None
+    result: Any = None
+    cancelled: bool = False
+
+
+class MessageReceived(_Event):
+    """Any other message of the agent over the data channel: RTVI, or the application's own."""
+
+    type: Literal["message_received"] = "message_received"
+    message: Any
+
+
+class AgentAudioQuality(_Event):
+    """How the agent's audio was delivered, over the whole call. Written once, when the room is left."""
+
+    type: Literal["agent_audio_quality"] = "agent_audio_quality"
+    packets: int
+    lost: int
+    late: int
+    """Packets that came too late to be played, and were left out."""
+    jitter_ms: float
+    """Interarrival jitter as RFC 3550 section 6.4.1 defines it."""
+    reanchored: int
+    """How often the stream's place on the call's clock had to be set anew."""
+
+
+class CallEnded(_Event):
+    """The call is over. Nothing that happens in the room comes after it."""
+
+    type: Literal["call_ended"] = "call_ended"
+    reason: EndedReason
+    detail: str | None = None
+    """One line for a person: what happened, and where it can be mended how."""
+
+
+TimelineEvent = Annotated[
+    CallStarted
+    | RoomEntered
+    | AgentJoined
+    | AgentLeft
+    | AgentMediaStopped
+    | AgentMediaResumed
+    | ClientReadySent
+    | BotReady
+    | DataMessagePublished
+    | CallerTurnStarted
+    | CallerStartedSpeaking
+    | CallerStoppedSpeaking
+    | CallerPressedKeys
+    | CallerUnderrun
+    | AgentStartedSpeaking
+    | AgentStoppedSpeaking
+    | AgentTurnEnded
+    | AgentSaid
+    | CallerHeardAs
+    | AgentCalledFunction
+    | AgentFunctionReturned
+    | MessageReceived
+    | AgentAudioQuality
+    | CallEnded,
+    Field(discriminator="type"),
+]
+
+EVENT_ADAPTER: TypeAdapter[TimelineEvent] = TypeAdapter(TimelineEvent)
+"""Reads and writes one event, as one line of ``timeline.jsonl``."""

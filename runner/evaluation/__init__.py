@@ -1,0 +1,1 @@
+"""Evaluation: timeline and audio in, judgement out. Pure functions; no Pipecat, no network, no database."""

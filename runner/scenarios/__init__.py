@@ -1,0 +1,1 @@
+"""Scenarios: the model, and the loader of each format."""
