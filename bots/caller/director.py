@@ -1,0 +1,377 @@
+"""The caller's brain: a pure state machine. Facts and the time go in, actions come out.
+
+It knows no audio, no network and no Pipecat, and reads no clock: whoever drives it passes the time. So a whole
+conversation can be played through in microseconds, in any order of events.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from bots.caller.event_names import names_of
+from bots.caller.script import (
+    AfterAgentTurn,
+    AfterEvent,
+    AfterSilence,
+    AgentHeardFor,
+    Listen,
+    Play,
+    PressKeys,
+    Script,
+    Speak,
+    StaySilent,
+    Turn,
+)
+from bots.clock import NS_PER_MS, NS_PER_S
+from bots.timeline import (
+    AgentStartedSpeaking,
+    AgentStoppedSpeaking,
+    AgentTurnEnded,
+    CallerPressedKeys,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    EndedReason,
+    TimelineEvent,
+)
+
+TRIGGER_TIMEOUT_NS = 60 * NS_PER_S
+"""How long a turn waits for the event it is to start after (as in Pipecat Evals)."""
+
+SETTLE_GRACE_NS = NS_PER_S
+"""An expectation's own deadline passes before its agent is called frozen."""
+
+
+@dataclass(frozen=True)
+class StartTurn:
+    """Take up a turn of the script."""
+
+    turn: int
+
+
+@dataclass(frozen=True)
+class Say:
+    """Start the line of a turn: speak it, or play its recording."""
+
+    turn: int
+
+
+@dataclass(frozen=True)
+class Press:
+    """Press the keys of a turn."""
+
+    turn: int
+    keys: str
+
+
+@dataclass(frozen=True)
+class HangUp:
+    """End the call. Nothing comes after it."""
+
+    reason: EndedReason
+    detail: str | None = None
+
+
+Action = StartTurn | Say | Press | HangUp
+
+
+class _Phase(Enum):
+    NOT_BEGUN = auto()
+    WAITING = auto()
+    """for the trigger of the current turn"""
+    ACTING = auto()
+    """the current turn's line, keys or silence is under way"""
+    SETTLING = auto()
+    """for what the current turn expects"""
+    CLOSING = auto()
+    """all turns are done"""
+    ENDED = auto()
+
+
+class Director:
+    """Decides what the caller does next.
+
+    Call :meth:`begin` once both sides are in the room, then :meth:`fact` for every fact as it becomes known,
+    :meth:`settled` when the expectations of a turn are all decided, and :meth:`tick` no later than
+    :attr:`wake_at_ns`. Each returns the actions to carry out, in order. Times never go back.
+
+    Args:
+        script: What the caller does.
+    """
+
+    def __init__(self, script: Script):
+        self._script = script
+        self._phase = _Phase.NOT_BEGUN
+        self._turn = 0
+        self._begun_ns = 0
+        self._now_ns = 0
+        self._phase_since_ns = 0
+        self._turn_started_ns = 0
+        # What the caller did last, and whether the agent has had its say since.
+        self._handed_over_ns = 0
+        self._owed_reply = False
+        self._agent_speaking = False
+        self._agent_onset_ns = 0
+        self._agent_turn_over = True
+        self._agent_has_spoken = False
+        self._onset_since_handover_ns: int | None = None
+        self._caller_speaking = False
+        self._line_started_ns = 0
+        self._last_sound_ns = 0
+        self._seen_ns: dict[str, int] = {}
+        self._settled: dict[int, bool] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether the caller has hung up."""
+        return self._phase is _Phase.ENDED
+
+    @property
+    def turn(self) -> int:
+        """The index of the current turn; the number of turns once all are done."""
+        return self._turn
+
+    @property
+    def wake_at_ns(self) -> int | None:
+        """When :meth:`tick` must be called if nothing happens before; None once the call has ended."""
+        if self._phase in (_Phase.NOT_BEGUN, _Phase.ENDED):
+            return None
+        return min(self._deadlines())
+
+    def begin(self, now_ns: int) -> list[Action]:
+        """Both sides are in the room: the conversation begins."""
+        if self._phase is not _Phase.NOT_BEGUN:
+            raise RuntimeError("a director directs one call")
+        self._begun_ns = self._last_sound_ns = self._turn_started_ns = self._handed_over_ns = now_ns
+        self._enter(_Phase.WAITING, now_ns)
+        return self._advance(now_ns)
+
+    def fact(self, event: TimelineEvent, now_ns: int) -> list[Action]:
+        """Take in a fact of the call."""
+        for name in names_of(event):
+            self._seen_ns[name] = max(event.at_ns, self._seen_ns.get(name, 0))
+        match event:
+            case AgentStartedSpeaking():
+                self._agent_speaking = True
+                self._agent_onset_ns = event.at_ns
+                self._agent_turn_over = False
+                self._agent_has_spoken = True
+                self._owed_reply = False
+                if self._onset_since_handover_ns is None:
+                    self._onset_since_handover_ns = event.at_ns
+            case AgentStoppedSpeaking():
+                self._agent_speaking = False
+                self._last_sound_ns = max(self._last_sound_ns, event.at_ns)
+            case AgentTurnEnded():
+                self._agent_turn_over = True
+            case CallerStartedSpeaking():
+                self._caller_speaking = True
+                self._line_started_ns = event.at_ns
+            case CallerStoppedSpeaking():
+                self._caller_speaking = False
+                self._last_sound_ns = max(self._last_sound_ns, event.at_ns)
+                if self._phase is _Phase.ACTING and event.turn == self._turn:
+                    self._hand_over(event.at_ns)
+                    self._enter(_Phase.SETTLING, now_ns)
+            case CallerPressedKeys():
+                if self._phase is _Phase.ACTING and event.turn == self._turn:
+                    self._hand_over(event.at_ns)
+                    self._enter(_Phase.SETTLING, now_ns)
+            case _:
+                pass
+        return self._advance(now_ns)
+
+    def settled(self, turn: int, *, failed: bool, now_ns: int) -> list[Action]:
+        """Everything a turn expects is decided; ``failed`` if any of it was not met."""
+        self._settled[turn] = failed
+        return self._advance(now_ns)
+
+    def tick(self, now_ns: int) -> list[Action]:
+        """Let time pass."""
+        return self._advance(now_ns)
+
+    def _advance(self, now_ns: int) -> list[Action]:
+        self._now_ns = max(self._now_ns, now_ns)
+        actions: list[Action] = []
+        if self._phase is _Phase.NOT_BEGUN:
+            return actions
+        while self._phase is not _Phase.ENDED:
+            step = self._end_of_patience() or self._step()
+            if step is None:
+                break
+            actions.extend(step)
+        return actions
+
+    def _step(self) -> list[Action] | None:
+        """Take one transition; None if there is none to take now."""
+        match self._phase:
+            case _Phase.WAITING:
+                at_ns = self._trigger_at_ns()
+                if at_ns is not None and at_ns <= self._now_ns:
+                    return self._start_turn()
+                if self._trigger_is_lost():
+                    return self._next_turn(failed=True)
+            case _Phase.ACTING:
+                action = self._current.action
+                if isinstance(action, StaySilent) and self._silence_over_ns(action) <= self._now_ns:
+                    self._enter(_Phase.SETTLING, self._now_ns)
+                    return []
+            case _Phase.SETTLING:
+                if not self._current.expect:
+                    return self._next_turn(failed=False)
+                if self._turn in self._settled:
+                    return self._next_turn(failed=self._settled[self._turn])
+            case _Phase.CLOSING:
+                return self._close()
+            case _:
+                pass
+        return None
+
+    @property
+    def _current(self) -> Turn:
+        return self._script.turns[self._turn]
+
+    def _enter(self, phase: _Phase, at_ns: int) -> None:
+        self._phase = phase
+        self._phase_since_ns = at_ns
+
+    def _hand_over(self, at_ns: int) -> None:
+        self._handed_over_ns = at_ns
+        # What the agent began to say before our line is no reply to it.
+        self._owed_reply = not (self._agent_speaking and self._agent_onset_ns >= self._line_started_ns)
+        self._onset_since_handover_ns = None
+
+    def _start_turn(self) -> list[Action]:
+        action = self._current.action
+        self._turn_started_ns = self._now_ns
+        started: list[Action] = [StartTurn(self._turn)]
+        match action:
+            case Speak() | Play():
+                self._enter(_Phase.ACTING, self._now_ns)
+                return [*started, Say(self._turn)]
+            case PressKeys():
+                self._enter(_Phase.ACTING, self._now_ns)
+                return [*started, Press(self._turn, action.keys)]
+            case StaySilent():
+                self._enter(_Phase.ACTING, self._now_ns)
+            case Listen():
+                self._enter(_Phase.SETTLING, self._now_ns)
+        return started
+
+    def _next_turn(self, *, failed: bool) -> list[Action]:
+        if failed and self._script.stop_on_failure:
+            return self._hang_up(EndedReason.CALLER_HUNG_UP, f"turn {self._turn + 1} was not met")
+        self._turn += 1
+        done = self._turn == len(self._script.turns)
+        self._enter(_Phase.CLOSING if done else _Phase.WAITING, self._now_ns)
+        return []
+
+    def _close(self) -> list[Action] | None:
+        if self._agent_speaking or not self._agent_turn_over:
+            return None
+        if self._script.hang_up:
+            return None if self._owed_reply else self._hang_up(EndedReason.CALLER_HUNG_UP)
+        if self._now_ns >= self._closing_limit_ns():
+            return self._hang_up(EndedReason.CALLER_HUNG_UP, "the agent was to hang up, and did not")
+        return None
+
+    def _hang_up(self, reason: EndedReason, detail: str | None = None) -> list[Action]:
+        self._enter(_Phase.ENDED, self._now_ns)
+        return [HangUp(reason, detail)]
+
+    def _end_of_patience(self) -> list[Action] | None:
+        """End a call that has gone on too long, or in which the agent answers nothing any more."""
+        if self._now_ns >= self._max_duration_ns():
+            limit_s = self._script.max_duration_s
+            return self._hang_up(EndedReason.MAX_DURATION, f"the call reached its limit of {limit_s:g} s")
+        frozen_ns = self._frozen_at_ns()
+        if frozen_ns is not None and self._now_ns >= frozen_ns:
+            waited_s = (self._now_ns - max(self._handed_over_ns, self._begun_ns)) / NS_PER_S
+            if self._agent_has_spoken:
+                return self._hang_up(EndedReason.AGENT_FROZE, f"the agent has been silent for {waited_s:.0f} s")
+            return self._hang_up(EndedReason.AGENT_NEVER_SPOKE, f"the agent said nothing for {waited_s:.0f} s")
+        return None
+
+    def _frozen_at_ns(self) -> int | None:
+        """When the agent's silence is too long; None while it is not its turn to speak."""
+        if self._agent_speaking or not self._agent_turn_over:
+            return None
+        turn = self._current if self._turn < len(self._script.turns) else None
+        limit_ns = int(self._script.turn_taking.answer_timeout_s * NS_PER_S)
+        if self._phase is _Phase.SETTLING and turn is not None:
+            # Only a silent agent is frozen: one that answered is waiting for us.
+            silent_since_begin = isinstance(turn.action, Listen) and not self._agent_has_spoken
+            if not (self._owed_reply or silent_since_begin) or any(e.absent for e in turn.expect):
+                return None
+            explicit_ms = [e.within_ms for e in turn.expect if e.within_ms is not None]
+            if explicit_ms:
+                limit_ns = max(limit_ns, max(explicit_ms) * NS_PER_MS + SETTLE_GRACE_NS)
+            return max(self._handed_over_ns, self._turn_started_ns) + limit_ns
+        waits_for_reply = self._phase is _Phase.CLOSING or (
+            self._phase is _Phase.WAITING
+            and turn is not None
+            and isinstance(turn.start, AfterAgentTurn | AgentHeardFor)
+        )
+        if waits_for_reply and self._owed_reply:
+            return self._handed_over_ns + limit_ns
+        return None
+
+    def _trigger_at_ns(self) -> int | None:
+        """When the current turn may start; None while that depends on something that has not happened."""
+        start = self._current.start
+        match start:
+            case AfterAgentTurn():
+                return self._after_agent_turn_ns()
+            case AfterEvent(event=None):
+                return self._turn_started_ns + start.delay_ms * NS_PER_MS
+            case AfterEvent():
+                seen_ns = self._seen_ns.get(start.event or "")
+                return None if seen_ns is None else seen_ns + start.delay_ms * NS_PER_MS
+            case AgentHeardFor():
+                onset_ns = self._onset_since_handover_ns
+                return None if onset_ns is None else onset_ns + start.duration_ms * NS_PER_MS
+            case AfterSilence():
+                if self._agent_speaking or self._caller_speaking:
+                    return None
+                return self._last_sound_ns + start.duration_ms * NS_PER_MS
+
+    def _after_agent_turn_ns(self) -> int | None:
+        if self._agent_speaking or not self._agent_turn_over:
+            return None
+        if isinstance(self._current.action, Listen):
+            return self._phase_since_ns
+        if self._owed_reply:
+            return None
+        if not self._agent_has_spoken:
+            return self._begun_ns + self._script.turn_taking.greeting_wait_ms * NS_PER_MS
+        return self._phase_since_ns
+
+    def _trigger_is_lost(self) -> bool:
+        return isinstance(self._current.start, AfterEvent | AgentHeardFor) and (
+            self._trigger_at_ns() is None and self._now_ns >= self._phase_since_ns + TRIGGER_TIMEOUT_NS
+        )
+
+    def _silence_over_ns(self, action: StaySilent) -> int:
+        return self._turn_started_ns + action.duration_ms * NS_PER_MS
+
+    def _max_duration_ns(self) -> int:
+        return self._begun_ns + int(self._script.max_duration_s * NS_PER_S)
+
+    def _closing_limit_ns(self) -> int:
+        silence_since_ns = max(self._last_sound_ns, self._phase_since_ns)
+        return silence_since_ns + int(self._script.turn_taking.answer_timeout_s * NS_PER_S)
+
+    def _deadlines(self) -> Iterator[int]:
+        yield self._max_duration_ns()
+        frozen_ns = self._frozen_at_ns()
+        if frozen_ns is not None:
+            yield frozen_ns
+        if self._phase is _Phase.WAITING:
+            trigger_ns = self._trigger_at_ns()
+            if trigger_ns is not None:
+                yield trigger_ns
+            elif isinstance(self._current.start, AfterEvent | AgentHeardFor):
+                yield self._phase_since_ns + TRIGGER_TIMEOUT_NS
+        elif self._phase is _Phase.ACTING and isinstance(self._current.action, StaySilent):
+            yield self._silence_over_ns(self._current.action)
+        elif self._phase is _Phase.CLOSING and self._agent_turn_over and not self._agent_speaking:
+            yield self._closing_limit_ns()

@@ -1,0 +1,52 @@
+"""The names Pipecat Evals gives to what happens in a call, for the facts of a timeline."""
+
+from bots.timeline import (
+    AgentCalledFunction,
+    AgentFunctionReturned,
+    AgentSaid,
+    AgentStartedSpeaking,
+    AgentStoppedSpeaking,
+    BotReady,
+    CallerHeardAs,
+    MessageReceived,
+    Source,
+    TimelineEvent,
+)
+
+RTVI_EVENT_NAMES = {
+    "user-started-speaking": "user_started_speaking",
+    "user-stopped-speaking": "user_stopped_speaking",
+    "vad-user-started-speaking": "vad_user_started_speaking",
+    "vad-user-stopped-speaking": "vad_user_stopped_speaking",
+    "bot-interrupted": "bot_interrupted",
+    "bot-llm-started": "llm_started",
+    "bot-llm-marker": "llm_marker",
+}
+"""Messages that are known by a name but are no fact of their own, by their RTVI type."""
+
+_FACT_NAMES: dict[type, str] = {
+    AgentStartedSpeaking: "bot_started_speaking",
+    AgentStoppedSpeaking: "bot_stopped_speaking",
+    CallerHeardAs: "user_transcription",
+    AgentCalledFunction: "function_call",
+    AgentFunctionReturned: "function_call_stopped",
+    BotReady: "bot_ready",
+}
+
+EVENT_NAMES = frozenset(
+    {*RTVI_EVENT_NAMES.values(), *_FACT_NAMES.values(), "response", "llm_response", "tts_response"}
+)
+"""Every name that can be waited for or expected."""
+
+
+def names_of(event: TimelineEvent) -> tuple[str, ...]:
+    """Return the names an event is known by; empty where it has none."""
+    if isinstance(event, AgentSaid):
+        # What was heard is the response; what was told is what the LLM and the TTS say of it.
+        return ("response", "llm_response", "tts_response") if event.source is Source.TOLD else ("response",)
+    if isinstance(event, MessageReceived):
+        kind = event.message.get("type") if isinstance(event.message, dict) else None
+        name = RTVI_EVENT_NAMES.get(kind) if isinstance(kind, str) else None
+        return () if name is None else (name,)
+    name = _FACT_NAMES.get(type(event))
+    return () if name is None else (name,)

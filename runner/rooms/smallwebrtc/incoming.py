@@ -1,0 +1,240 @@
+"""The agent's audio: from RTP packets as they arrive to samples on the call's clock.
+
+aiortc's own receiving path holds every packet back for about 77 ms and stands still when one is lost. Here a
+packet is decoded as it arrives; one that is missing is waited for briefly and then replaced by silence.
+"""
+
+import fractions
+import time
+from collections.abc import Callable
+
+import av
+import numpy as np
+from aiortc.jitterbuffer import JitterBuffer, JitterFrame
+from aiortc.rtp import RtpPacket
+
+from bots.clock import NS_PER_MS, CallClock, ns_to_samples, samples_to_ns
+from bots.timeline import AgentAudioQuality
+from runner.rooms.base import AUDIO_RATE_HZ
+from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ, Placement, RtpUnwrapper
+
+PIPELINE_RATE_HZ = 16_000
+"""Sample rate of the audio that goes into the caller's pipeline: what Silero and Whisper take."""
+
+REORDER_NS = 60 * NS_PER_MS
+"""How long a missing packet is waited for."""
+
+PLAYOUT_DELAY_NS = 200 * NS_PER_MS
+"""With nothing arriving, silence is put in once the stream is this far behind the clock."""
+
+QUIET_PEAK = 33
+"""Peak of a 16-bit packet that counts as silence: -60 dBFS."""
+
+MAX_SEQUENCE_LEAP = 500
+"""A leap in the sequence beyond this is no loss but a stream that began anew (10 s of packets)."""
+
+_SEQUENCE_MODULO = 1 << 16
+_PCM_BYTES = 2
+
+PacketSink = Callable[[RtpPacket, int], None]
+AudioSink = Callable[[int, bytes], None]
+
+
+class ArrivalBuffer(JitterBuffer):
+    """Takes the place of aiortc's jitter buffer: hands every packet on at once, and decodes nothing itself.
+
+    aiortc has no public way to reach packets as they arrive; replacing the buffer leaves its statistics and
+    its RTCP reports as they are.
+    """
+
+    def __init__(self, sink: PacketSink):
+        super().__init__(capacity=16, prefetch=4)
+        self._sink = sink
+
+    def add(self, packet: RtpPacket) -> tuple[bool, JitterFrame | None]:
+        """Hand the packet on with its arrival time (``time.monotonic_ns()``); never completes a frame."""
+        self._sink(packet, time.monotonic_ns())
+        return False, None
+
+
+class OpusDecoder:
+    """Decodes Opus packets to 16-bit mono, at the recording's rate and at the pipeline's."""
+
+    def __init__(self) -> None:
+        self._codec = av.CodecContext.create("libopus", "r")
+        assert isinstance(self._codec, av.AudioCodecContext)  # noqa: S101 - libopus is an audio codec
+        self._codec.format = "s16"
+        self._codec.layout = "mono"
+        self._codec.sample_rate = RTP_CLOCK_HZ
+        self._to_recording = av.AudioResampler("s16", "mono", AUDIO_RATE_HZ)
+        self._to_pipeline = av.AudioResampler("s16", "mono", PIPELINE_RATE_HZ)
+
+    def decode(self, payload: bytes) -> tuple[bytes, bytes]:
+        """Return the packet's audio at :data:`AUDIO_RATE_HZ` and at :data:`PIPELINE_RATE_HZ`.
+
+        Raises:
+            av.FFmpegError: The payload is not Opus.
+        """
+        packet = av.Packet(payload)
+        packet.time_base = fractions.Fraction(1, RTP_CLOCK_HZ)
+        recording: list[bytes] = []
+        pipeline: list[bytes] = []
+        for frame in self._codec.decode(packet):
+            assert isinstance(frame, av.AudioFrame)  # noqa: S101 - libopus is an audio codec
+            frame.pts = None
+            recording.extend(f.to_ndarray().tobytes() for f in self._to_recording.resample(frame))
+            pipeline.extend(f.to_ndarray().tobytes() for f in self._to_pipeline.resample(frame))
+        return b"".join(recording), b"".join(pipeline)
+
+
+class _Lane:
+    """One output of the stream: contiguous audio at one rate, from the first packet on."""
+
+    def __init__(self, rate_hz: int, sink: AudioSink):
+        self._rate_hz = rate_hz
+        self._sink = sink
+        self._start_ns: int | None = None
+        self._samples = 0
+
+    @property
+    def end_ns(self) -> int | None:
+        if self._start_ns is None:
+            return None
+        return self._start_ns + samples_to_ns(self._samples, self._rate_hz)
+
+    def put(self, at_ns: int, pcm: bytes) -> None:
+        """Put audio at its place: fill the gap before it, or leave out what is already taken."""
+        if self._start_ns is None:
+            self._start_ns = at_ns
+        gap = ns_to_samples(at_ns - self._start_ns, self._rate_hz) - self._samples
+        # The resampler holds a few samples back: a rounding error is no gap.
+        if abs(gap) <= self._rate_hz // 500:
+            gap = 0
+        if gap > 0:
+            self._emit(bytes(gap * _PCM_BYTES))
+        elif gap < 0:
+            pcm = pcm[-gap * _PCM_BYTES :]
+        if pcm:
+            self._emit(pcm)
+
+    def fill_to(self, at_ns: int) -> None:
+        """Fill with silence up to ``at_ns``."""
+        if self._start_ns is None:
+            return
+        missing = ns_to_samples(at_ns - self._start_ns, self._rate_hz) - self._samples
+        if missing > 0:
+            self._emit(bytes(missing * _PCM_BYTES))
+
+    def _emit(self, pcm: bytes) -> None:
+        at_ns = self.end_ns
+        assert at_ns is not None  # noqa: S101 - put() set the start
+        self._samples += len(pcm) // _PCM_BYTES
+        self._sink(at_ns, pcm)
+
+
+class AgentStream:
+    """Turns the agent's RTP packets into audio on the call's clock.
+
+    Args:
+        clock: The call's clock.
+        recording: Takes audio at :data:`AUDIO_RATE_HZ`, gaps filled with silence.
+        pipeline: Takes the same audio at :data:`PIPELINE_RATE_HZ`.
+    """
+
+    def __init__(self, clock: CallClock, *, recording: AudioSink, pipeline: AudioSink):
+        self._clock = clock
+        self._recording = _Lane(AUDIO_RATE_HZ, recording)
+        self._pipeline = _Lane(PIPELINE_RATE_HZ, pipeline)
+        self._decoder = OpusDecoder()
+        self._unwrapper = RtpUnwrapper()
+        self._placement = Placement()
+        self._ssrc: int | None = None
+        self._next_sequence: int | None = None
+        self._held: dict[int, tuple[bytes, int, int]] = {}
+        self._packets = 0
+        self._lost = 0
+        self._late = 0
+        self._last_transit: float | None = None
+        self._jitter_ns = 0.0
+
+    def packet_arrived(self, packet: RtpPacket, monotonic_ns: int) -> None:
+        """Take a packet of the agent's audio, in the order of arrival."""
+        arrival_ns = self._clock.at_ns(monotonic_ns)
+        self._packets += 1
+        if self._next_sequence is None or packet.ssrc != self._ssrc:
+            self._begin(packet)
+        ahead = self._ahead(packet)
+        if MAX_SEQUENCE_LEAP < ahead < _SEQUENCE_MODULO - MAX_SEQUENCE_LEAP:
+            self._begin(packet)
+            ahead = 0
+        timestamp = self._unwrapper.unwrap(packet.timestamp)
+        self._note_jitter(timestamp, arrival_ns)
+        if ahead > MAX_SEQUENCE_LEAP:
+            self._late += 1
+            return
+        self._held[packet.sequence_number] = (packet.payload, timestamp, arrival_ns)
+        self._release(arrival_ns)
+
+    def tick(self, now_ns: int) -> None:
+        """Keep the stream going while nothing arrives. Called a few times a second or more."""
+        self._release(now_ns)
+        self._recording.fill_to(now_ns - PLAYOUT_DELAY_NS)
+        self._pipeline.fill_to(now_ns - PLAYOUT_DELAY_NS)
+
+    def quality(self, at_ns: int) -> AgentAudioQuality:
+        """Return how the stream was delivered so far."""
+        return AgentAudioQuality(
+            at_ns=at_ns,
+            packets=self._packets,
+            lost=self._lost,
+            late=self._late,
+            jitter_ms=round(self._jitter_ns / NS_PER_MS, 3),
+            reanchored=self._placement.reanchored,
+        )
+
+    def _begin(self, packet: RtpPacket) -> None:
+        """Start on a new stream: the first, or one whose sequence or source began anew."""
+        self._ssrc = packet.ssrc
+        self._next_sequence = packet.sequence_number
+        self._held.clear()
+        self._unwrapper = RtpUnwrapper()
+        self._last_transit = None
+        if self._packets > 1:
+            self._placement.restart()
+
+    def _ahead(self, packet: RtpPacket) -> int:
+        assert self._next_sequence is not None  # noqa: S101 - set with the first packet
+        return (packet.sequence_number - self._next_sequence) % _SEQUENCE_MODULO
+
+    def _release(self, now_ns: int) -> None:
+        while self._held:
+            assert self._next_sequence is not None  # noqa: S101 - set with the first packet
+            entry = self._held.pop(self._next_sequence, None)
+            if entry is None:
+                oldest_arrival_ns = min(arrival_ns for _, _, arrival_ns in self._held.values())
+                if now_ns - oldest_arrival_ns < REORDER_NS:
+                    return
+                self._lost += 1
+            else:
+                self._play(*entry)
+            self._next_sequence = (self._next_sequence + 1) % _SEQUENCE_MODULO
+
+    def _play(self, payload: bytes, timestamp: int, arrival_ns: int) -> None:
+        try:
+            recording, pipeline = self._decoder.decode(payload)
+        except av.FFmpegError:
+            # A packet that is no Opus is a lost packet: its place is filled with silence.
+            self._lost += 1
+            return
+        samples = np.frombuffer(recording, dtype=np.int16)
+        quiet = samples.size == 0 or int(np.abs(samples.astype(np.int32)).max()) <= QUIET_PEAK
+        at_ns = self._placement.place(timestamp, arrival_ns, quiet=quiet)
+        self._recording.put(at_ns, recording)
+        self._pipeline.put(at_ns, pipeline)
+
+    def _note_jitter(self, timestamp: int, arrival_ns: int) -> None:
+        # RFC 3550 section 6.4.1.
+        transit = arrival_ns - timestamp * 1_000_000_000 / RTP_CLOCK_HZ
+        if self._last_transit is not None:
+            self._jitter_ns += (abs(transit - self._last_transit) - self._jitter_ns) / 16
+        self._last_transit = transit

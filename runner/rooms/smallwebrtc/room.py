@@ -1,0 +1,205 @@
+"""A SmallWebRTC room: one call to one Pipecat bot, which answers our offer."""
+
+from typing import Any
+
+import anyio
+import httpx
+from aiortc import RTCIceServer
+from aiortc.rtp import RtpPacket
+from anyio.abc import TaskGroup
+from loguru import logger
+from pydantic import SecretStr
+
+from bots.clock import CallClock
+from bots.timeline import AgentAudioQuality, EndedReason
+from runner.errors import RoomError
+from runner.rooms.base import RoomListener
+from runner.rooms.smallwebrtc.connection import OfferingConnection
+from runner.rooms.smallwebrtc.incoming import AgentStream
+from runner.rooms.smallwebrtc.outgoing import CallerTrack
+from runner.rooms.smallwebrtc.transport import OfferingTransport
+
+OFFER_TIMEOUT_S = 20.0
+"""How long a bot may take to answer an offer: it may have to start first."""
+
+LEAVE_TIMEOUT_S = 2.0
+
+
+class SmallWebRTCRoom:
+    """A call to the bot behind an ``/api/offer`` address.
+
+    Args:
+        url: The address offers are posted to.
+        token: Goes along as a bearer header, if there is one.
+        clock: The call's clock.
+        listener: Takes what happens.
+        http: Client the offer is posted with.
+        tasks: Task group that owns the room's tasks; cancelled with the call.
+        ice_servers: STUN and TURN servers.
+        request_data: Goes to the bot with the offer, as ``requestData``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: SecretStr | None,
+        *,
+        clock: CallClock,
+        listener: RoomListener,
+        http: httpx.AsyncClient,
+        tasks: TaskGroup,
+        ice_servers: list[RTCIceServer],
+        request_data: Any = None,
+    ):
+        self._url = url
+        self._token = token
+        self._clock = clock
+        self._listener = listener
+        self._http = http
+        self._tasks = tasks
+        self._ice_servers = ice_servers
+        self._request_data = request_data
+        self._track = CallerTrack(clock, self._caller_sent)
+        self._transport = OfferingTransport(self._track, self.publish)
+        self._stream = AgentStream(clock, recording=listener.agent_audio, pipeline=self._transport.input().put)
+        self._agent_here = anyio.Event()
+        self._left = False
+        self._connection: OfferingConnection | None = None
+
+    @property
+    def transport(self) -> OfferingTransport:
+        """Pipecat's transport."""
+        return self._transport
+
+    async def enter(self) -> None:
+        """Offer, and wait until media flows.
+
+        Raises:
+            RoomError: Unreachable, refused, or no media connection; within about 35 s.
+        """
+        self._connection = OfferingConnection(
+            self._clock,
+            post_offer=self._post_offer,
+            track=self._track,
+            packets=self._agent_packet,
+            listener=self,
+            ice_servers=self._ice_servers,
+        )
+        await self._connection.connect()
+        self._connection.start(self._tasks)
+
+    async def wait_for_agent(self) -> None:
+        """Wait for the bot's first audio packet: from then on it hears and is heard."""
+        await self._agent_here.wait()
+
+    async def publish(self, message: Any) -> None:
+        """Send a message over the data channel, unchanged.
+
+        Raises:
+            RoomError: The data channel is not open.
+        """
+        if self._connection is None or self._left:
+            raise RoomError(EndedReason.RUNNER_ERROR, "a message was sent outside the call")
+        await self._connection.send(message)
+
+    async def send_client_message(self, message: dict[str, Any]) -> None:
+        """Send an RTVI message over the data channel.
+
+        Raises:
+            RoomError: The data channel is not open.
+        """
+        await self.publish(message)
+
+    def participants(self) -> list[str]:
+        """Return the bot, once it is heard from; a SmallWebRTC room has no other."""
+        return ["agent"] if self._agent_here.is_set() else []
+
+    def agent_audio_quality(self, at_ns: int) -> AgentAudioQuality | None:
+        """Return how the agent's packets arrived so far."""
+        return self._stream.quality(at_ns)
+
+    async def leave(self) -> None:
+        """Close the connection; takes at most :data:`LEAVE_TIMEOUT_S`."""
+        if self._left:
+            return
+        self._left = True
+        self._track.stop()
+        if self._connection is not None:
+            with anyio.move_on_after(LEAVE_TIMEOUT_S, shield=True) as scope:
+                try:
+                    await self._connection.close()
+                except Exception:
+                    # Whatever aiortc trips over while it closes, the call is over and its facts stay.
+                    logger.opt(exception=True).warning("the connection did not close cleanly")
+            if scope.cancelled_caught:
+                logger.warning("the connection did not close within {} s", LEAVE_TIMEOUT_S)
+
+    # What the connection reports.
+
+    def message(self, at_ns: int, message: Any) -> None:
+        """Pass on a message of the bot."""
+        self._listener.message_received(at_ns, message)
+
+    def peer_left(self, at_ns: int, detail: str) -> None:
+        """Pass on that the bot left."""
+        self._listener.agent_left(at_ns, detail)
+
+    def media_stopped(self, at_ns: int) -> None:
+        """Pass on that nothing arrives."""
+        self._listener.agent_media_stopped(at_ns)
+
+    def media_resumed(self, at_ns: int) -> None:
+        """Pass on that packets arrive again."""
+        self._listener.agent_media_resumed(at_ns)
+
+    def lost(self, error: RoomError) -> None:
+        """Pass on that the connection is dead."""
+        self._listener.room_lost(error)
+
+    def _caller_sent(self, at_ns: int, pcm: bytes) -> None:
+        self._listener.caller_audio(at_ns, pcm)
+        # The outgoing track is the one thing that goes on whatever the agent does: it keeps the stream going.
+        self._stream.tick(self._clock.now_ns())
+
+    def _agent_packet(self, packet: RtpPacket, monotonic_ns: int) -> None:
+        if self._left:
+            return
+        if not self._agent_here.is_set():
+            self._agent_here.set()
+            self._listener.agent_joined(self._clock.at_ns(monotonic_ns), None)
+        self._stream.packet_arrived(packet, monotonic_ns)
+
+    async def _post_offer(self, offer: dict[str, Any]) -> dict[str, Any]:
+        if self._request_data is not None:
+            offer = offer | {"requestData": self._request_data}
+        headers = {} if self._token is None else {"Authorization": f"Bearer {self._token.get_secret_value()}"}
+        try:
+            response = await self._http.post(self._url, json=offer, headers=headers, timeout=OFFER_TIMEOUT_S)
+        except httpx.HTTPError as error:
+            raise RoomError(EndedReason.ROOM_UNREACHABLE, _unreachable(self._url, error)) from error
+        if response.status_code in (401, 403):
+            raise RoomError(
+                EndedReason.TOKEN_REFUSED,
+                f"{self._url} refused the token (HTTP {response.status_code}): pass one valid for this session",
+            )
+        if not response.is_success:
+            hint = "the session is unknown or over" if response.status_code == 404 else "see the agent's own log"
+            raise RoomError(
+                EndedReason.ROOM_UNREACHABLE,
+                f"{self._url} answered the offer with HTTP {response.status_code}: {hint}",
+            )
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise RoomError(EndedReason.ROOM_UNREACHABLE, f"{self._url} answered the offer with no JSON") from error
+        if not isinstance(answer, dict):
+            raise RoomError(EndedReason.ROOM_UNREACHABLE, f"{self._url} answered the offer with no JSON object")
+        return answer
+
+
+def _unreachable(url: str, error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.ConnectError):
+        return f"nothing answers at {url}: is the agent running, and is this its address?"
+    if isinstance(error, httpx.TimeoutException):
+        return f"{url} did not answer the offer within {OFFER_TIMEOUT_S:.0f} s"
+    return f"{url} could not be reached ({type(error).__name__})"
