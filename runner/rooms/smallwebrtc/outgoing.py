@@ -2,6 +2,7 @@
 
 import asyncio
 import fractions
+from typing import Any
 
 import av
 import numpy as np
@@ -71,7 +72,7 @@ class CallerTrack(MediaStreamTrack):
         self._buffer.clear()
         self._room.set()
 
-    async def recv(self) -> av.Packet:
+    async def recv(self) -> "av.Packet[Any]":
         """Return the next 20 ms, encoded, when they are due (called by aiortc's sender)."""
         if self.readyState != "live":
             raise MediaStreamError
@@ -98,7 +99,7 @@ class CallerTrack(MediaStreamTrack):
         super().stop()
         self.clear()
 
-    def _encode(self, pcm: bytes) -> av.Packet:
+    def _encode(self, pcm: bytes) -> "av.Packet[Any]":
         frame = av.AudioFrame.from_ndarray(
             np.frombuffer(pcm, dtype=np.int16)[np.newaxis, :], format="s16", layout="mono"
         )

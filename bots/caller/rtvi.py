@@ -1,0 +1,100 @@
+"""RTVI as the caller speaks it: the messages it sends, and the facts it reads from an agent's."""
+
+import uuid
+from typing import Any
+
+from bots.timeline import (
+    AgentCalledFunction,
+    AgentFunctionReturned,
+    AgentSaid,
+    BotReady,
+    CallerHeardAs,
+    MessageReceived,
+    Source,
+    TimelineEvent,
+)
+
+PROTOCOL_VERSION = "2.2.0"
+MESSAGE_LABEL = "rtvi-ai"
+LIBRARY = "pipecat-scenario-runner"
+
+
+def client_ready() -> dict[str, Any]:
+    """Return the message that tells a bot that its client is there: many bots greet or listen only then."""
+    return _message("client-ready", {"version": PROTOCOL_VERSION, "about": {"library": LIBRARY}})
+
+
+def dtmf(keys: str) -> dict[str, Any]:
+    """Return the message that presses telephone keys (protocol 2.1 and later)."""
+    return _message("dtmf", {"buttons": list(keys)})
+
+
+class RtviReader:
+    """Turns the messages of one agent into facts.
+
+    An agent tells what it says in one of two ways, depending on the age of its Pipecat. The newer one says
+    whether the words were really spoken, so once it is seen the older one is left out.
+    """
+
+    def __init__(self) -> None:
+        self._has_bot_output = False
+        self._functions: dict[str, str | None] = {}
+
+    def facts(self, at_ns: int, message: Any) -> list[TimelineEvent]:
+        """Return what a message says; a message that is no RTVI, or says nothing of its own, is kept as it is."""
+        if not isinstance(message, dict) or message.get("label") != MESSAGE_LABEL:
+            return [MessageReceived(at_ns=at_ns, message=message)]
+        data = message.get("data")
+        event = self._event(at_ns, message.get("type"), data if isinstance(data, dict) else {})
+        return [MessageReceived(at_ns=at_ns, message=message) if event is None else event]
+
+    def _event(self, at_ns: int, kind: Any, data: dict[str, Any]) -> TimelineEvent | None:
+        match kind:
+            case "bot-ready":
+                about = data.get("about")
+                return BotReady(
+                    at_ns=at_ns,
+                    protocol_version=_text(data, "version"),
+                    about=about if isinstance(about, dict) else None,
+                )
+            case "bot-output":
+                self._has_bot_output = True
+                spoken = data.get("will_be_spoken") is True and data.get("spoken_status") == "completed"
+                text = _text(data, "text")
+                return AgentSaid(at_ns=at_ns, text=text, source=Source.TOLD) if spoken and text else None
+            case "bot-transcription" if not self._has_bot_output:
+                text = _text(data, "text")
+                return AgentSaid(at_ns=at_ns, text=text, source=Source.TOLD) if text else None
+            case "user-transcription" if data.get("final") is True:
+                text = _text(data, "text")
+                return None if text is None else CallerHeardAs(at_ns=at_ns, text=text)
+            case "llm-function-call-in-progress":
+                call_id = _text(data, "tool_call_id") or ""
+                arguments = data.get("arguments")
+                self._functions[call_id] = _text(data, "function_name")
+                return AgentCalledFunction(
+                    at_ns=at_ns,
+                    call_id=call_id,
+                    name=self._functions[call_id],
+                    arguments=arguments if isinstance(arguments, dict) else None,
+                )
+            case "llm-function-call-stopped":
+                call_id = _text(data, "tool_call_id") or ""
+                return AgentFunctionReturned(
+                    at_ns=at_ns,
+                    call_id=call_id,
+                    name=_text(data, "function_name") or self._functions.pop(call_id, None),
+                    result=data.get("result"),
+                    cancelled=data.get("cancelled") is True,
+                )
+            case _:
+                return None
+
+
+def _message(kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    return {"label": MESSAGE_LABEL, "type": kind, "id": uuid.uuid4().hex, "data": data}
+
+
+def _text(data: dict[str, Any], key: str) -> str | None:
+    value = data.get(key)
+    return value if isinstance(value, str) else None

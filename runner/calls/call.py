@@ -1,0 +1,533 @@
+"""One call, from join to leave: it carries out what the director decides and writes down what happens."""
+
+import bisect
+import math
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+import httpx
+from anyio.abc import TaskGroup
+from loguru import logger
+
+from bots.caller import rtvi
+from bots.caller.director import Action, Director, HangUp, Press, Say, StartTurn
+from bots.caller.event_names import names_of
+from bots.caller.hearing import Envelope
+from bots.caller.mouth import Mouth
+from bots.caller.pipeline import CallerPipeline
+from bots.caller.script import Play, Script, Speak
+from bots.caller.speech.errors import MissingSpeechPackage, SpeechError
+from bots.caller.speech.voice import Line, Voice
+from bots.clock import NS_PER_MS, NS_PER_S, CallClock
+from bots.timeline import (
+    AgentJoined,
+    AgentLeft,
+    AgentMediaResumed,
+    AgentMediaStopped,
+    AgentSaid,
+    AgentStartedSpeaking,
+    AgentStoppedSpeaking,
+    AgentTurnEnded,
+    BotReady,
+    CallEnded,
+    CallerPressedKeys,
+    CallerTurnStarted,
+    CallStarted,
+    ClientReadySent,
+    DataMessagePublished,
+    EndedReason,
+    MessageReceived,
+    RoomEntered,
+    Source,
+    TimelineEvent,
+)
+from runner.calls import recording as recordings
+from runner.calls import timeline as timelines
+from runner.calls.recording import AGENT, CALLER, RecordingWriter
+from runner.calls.run_file import Run, judge_run, utc_now, write_run
+from runner.calls.timeline import TimelineWriter
+from runner.errors import MissingExtra, RoomError, UsageError
+from runner.evaluation.expectations import ExpectationVerdict, Verdict, evaluate_turn, next_deadline_ns, turn_starts
+from runner.evaluation.transcript import agent_speech
+from runner.rooms.base import AUDIO_RATE_HZ, Room
+from runner.rooms.open import RoomAddress, open_room
+from runner.rooms.urls import check_data_message, public_url, room_kind
+from runner.settings import Settings
+
+FLUSH_INTERVAL_S = 0.25
+FLUSH_LAG_NS = 500 * NS_PER_MS
+"""The recording on disk ends this long before now: the agent's audio takes a moment to be placed."""
+
+PIPELINE_STOP_TIMEOUT_S = 5.0
+MAX_MESSAGES = 20_000
+"""Messages of the agent that are kept as they came; what they say of speech and functions is always kept."""
+
+RECOGNITION_PADDING_NS = 100 * NS_PER_MS
+
+
+class CallWatcher(Protocol):
+    """Watches a call. Called on the event loop; must not block and must not raise."""
+
+    def fact(self, event: TimelineEvent) -> None:
+        """See a fact as it becomes known."""
+        ...
+
+    def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
+        """See the verdicts on the current turn's expectations, as far as they are decided."""
+        ...
+
+    def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
+        """Hear a side: 16-bit mono PCM at the recording's rate."""
+        ...
+
+
+@dataclass(frozen=True)
+class DataMessage:
+    """The message to publish, which may be any JSON value, null included."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class CallRequest:
+    """What call to make.
+
+    Attributes:
+        script: What the caller does.
+        address: Where the agent is.
+        data_message: Published once when both sides are in the room.
+        transcribe: Whether to recognise, from the recording, what the agent said once the call is over.
+    """
+
+    script: Script
+    address: RoomAddress
+    data_message: DataMessage | None = None
+    transcribe: bool = True
+
+
+@dataclass
+class _Ending:
+    reason: EndedReason
+    detail: str | None
+    at_ns: int
+
+
+def new_run_id() -> str:
+    """Return an id for a run: sorts by time, and is not taken."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+@dataclass
+class Call:
+    """A call that can be made once.
+
+    Args:
+        request: What call to make.
+        settings: How to make it.
+        folder: Where timeline, recording and run go; is made, and must not exist yet.
+        run_id: The run's id.
+        watcher: Watches the call.
+    """
+
+    request: CallRequest
+    settings: Settings
+    folder: Path
+    run_id: str = field(default_factory=new_run_id)
+    watcher: CallWatcher | None = None
+
+    def __post_init__(self) -> None:
+        kind = room_kind(self.request.address.url, self.settings.room.daily_domains)
+        if self.request.data_message is not None:
+            check_data_message(kind, self.request.data_message.value)
+        self._clock = CallClock()
+        self._facts: list[TimelineEvent] = []
+        self._in_order: list[TimelineEvent] = []
+        self._to_conduct, self._conducted = anyio.create_memory_object_stream[TimelineEvent](math.inf)
+        self._to_recognise = _SpeechQueue()
+        self._reader = rtvi.RtviReader()
+        self._envelope = Envelope(AUDIO_RATE_HZ)
+        self._mouth = Mouth(AUDIO_RATE_HZ, self._note)
+        self._messages_kept = 0
+        self._onset_ns: int | None = None
+        self._last_end_ns = 0
+        self._recognised: set[int] = set()
+        self._agent_is_ready = anyio.Event()
+        self._ending: _Ending | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._warnings: list[str] = []
+        self._settled: set[int] = set()
+        self._lines: dict[int, Line] = {}
+
+    async def make(self) -> Run:
+        """Make the call, and return the run. Facts are on disk whatever happens.
+
+        Cancelling leaves the room and keeps the facts; the run is written as cancelled before the cancellation
+        goes on.
+
+        Raises:
+            UsageError: Something in the request or the settings is wrong; nothing was called.
+            MissingExtra: The caller's speech needs an optional package; nothing was called.
+        """
+        self._lines = await self._speech_lines()
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise UsageError(f"{self.folder}: the run's folder can't be made ({error.strerror})") from error
+        self._clock = CallClock()
+        self._timeline = TimelineWriter(self.folder / timelines.FILE_NAME)
+        self._recording = RecordingWriter(self.folder / recordings.FILE_NAME, AUDIO_RATE_HZ)
+        try:
+            self._note(
+                CallStarted(
+                    at_ns=0,
+                    run_id=self.run_id,
+                    scenario=self.request.script.name,
+                    room=public_url(self.request.address.url),
+                    wall_time=utc_now(),
+                    monotonic_ns=self._clock.origin_ns,
+                )
+            )
+            await self._hold_call()
+            if self.request.transcribe:
+                await self._recognise_rest()
+        finally:
+            if self._ending is None:
+                self._ending = _Ending(EndedReason.CANCELLED, None, self._clock.now_ns())
+                self._write(CallEnded(at_ns=self._ending.at_ns, reason=self._ending.reason))
+            self._recording.close()
+            self._timeline.close()
+            run = judge_run(self.request.script, self._facts, self._warnings)
+            write_run(self.folder, run)
+        return run
+
+    def cancel(self, detail: str | None = None) -> None:
+        """End the call: the caller leaves the room, the facts stay, the run is cancelled."""
+        self._end(EndedReason.CANCELLED, detail)
+
+    # What the room reports (RoomListener).
+
+    def caller_audio(self, at_ns: int, pcm: bytes) -> None:
+        """Record what left, and follow the line under way."""
+        self._recording.put(CALLER, at_ns, pcm)
+        self._mouth.sent(at_ns, pcm)
+        if self.watcher is not None:
+            self.watcher.audio(CALLER, at_ns, pcm)
+
+    def agent_audio(self, at_ns: int, pcm: bytes) -> None:
+        """Record what arrived."""
+        self._recording.put(AGENT, at_ns, pcm)
+        self._envelope.add(at_ns, pcm)
+        if self.watcher is not None:
+            self.watcher.audio(AGENT, at_ns, pcm)
+
+    def agent_joined(self, at_ns: int, participant: str | None) -> None:
+        """Note that the agent is there."""
+        self._note(AgentJoined(at_ns=at_ns, participant=participant))
+
+    def agent_left(self, at_ns: int, detail: str | None) -> None:
+        """Note that the agent left; the call is over."""
+        self._note(AgentLeft(at_ns=at_ns, detail=detail))
+        self._end(EndedReason.AGENT_LEFT, None)
+
+    def agent_media_stopped(self, at_ns: int) -> None:
+        """Note that nothing arrives any more."""
+        self._note(AgentMediaStopped(at_ns=at_ns))
+
+    def agent_media_resumed(self, at_ns: int) -> None:
+        """Note that packets arrive again."""
+        self._note(AgentMediaResumed(at_ns=at_ns))
+
+    def message_received(self, at_ns: int, message: Any) -> None:
+        """Note what a message says."""
+        for event in self._reader.facts(at_ns, message):
+            if isinstance(event, MessageReceived):
+                self._messages_kept += 1
+                if self._messages_kept == MAX_MESSAGES + 1:
+                    self._warn(f"the agent sent more than {MAX_MESSAGES} messages: the rest are not on the timeline")
+                if self._messages_kept > MAX_MESSAGES:
+                    continue
+            self._note(event)
+            if isinstance(event, BotReady):
+                self._agent_is_ready.set()
+
+    def room_lost(self, error: RoomError) -> None:
+        """End the call: the room is of no use any more."""
+        self._end(error.reason, str(error))
+
+    # What the pipeline reports (PipelineListener).
+
+    def speech_reported(self, at_ns: int) -> None:
+        """Look up where the agent's speech began."""
+        if self._onset_ns is not None:
+            return
+        self._onset_ns = self._envelope.onset_before(at_ns, not_before_ns=self._last_end_ns)
+        self._note(AgentStartedSpeaking(at_ns=self._onset_ns))
+        self._agent_is_ready.set()
+
+    def silence_reported(self, at_ns: int) -> None:
+        """Look up where the agent's speech ended."""
+        if self._onset_ns is None:
+            return
+        onset_ns, self._onset_ns = self._onset_ns, None
+        self._last_end_ns = self._envelope.end_before(at_ns, onset_ns=onset_ns)
+        self._note(AgentStoppedSpeaking(at_ns=self._last_end_ns))
+        if self._words_are_heard_only():
+            self._to_recognise.put(onset_ns, self._last_end_ns)
+
+    def turn_ended(self) -> None:
+        """Note that the agent's turn is over."""
+        self._note(AgentTurnEnded(at_ns=self._clock.now_ns()))
+
+    # The course of the call.
+
+    async def _hold_call(self) -> None:
+        async with httpx.AsyncClient() as http, anyio.create_task_group() as tasks:
+            self._scope = tasks.cancel_scope
+            if self._ending is not None:
+                self._scope.cancel()
+            tasks.start_soon(self._keep_recording)
+            tasks.start_soon(self._recognise_live)
+            room: Room | None = None
+            try:
+                room = await open_room(
+                    self.request.address,
+                    self.settings.room,
+                    clock=self._clock,
+                    listener=self,
+                    http=http,
+                    tasks=tasks,
+                )
+                async with self._running_pipeline(room, tasks) as pipeline:
+                    await self._talk(room, pipeline)
+            except RoomError as error:
+                self._end(error.reason, str(error))
+            except UsageError as error:
+                self._end(EndedReason.RUNNER_ERROR, str(error))
+            except Exception as error:
+                logger.opt(exception=True).error("the call broke off")
+                self._end(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}")
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._close(room)
+            tasks.cancel_scope.cancel()
+
+    async def _close(self, room: Room | None) -> None:
+        now_ns = self._clock.now_ns()
+        if room is not None:
+            await room.leave()
+            quality = room.agent_audio_quality(now_ns)
+            if quality is not None:
+                self._write(quality)
+        ending = self._ending or _Ending(EndedReason.CANCELLED, None, now_ns)
+        self._ending = ending
+        if self._mouth.busy:
+            self._mouth.cut(ending.at_ns)
+        self._write(CallEnded(at_ns=ending.at_ns, reason=ending.reason, detail=ending.detail))
+        self._recording.flush(ending.at_ns)
+
+    async def _talk(self, room: Room, pipeline: CallerPipeline) -> None:
+        await room.enter()
+        self._note(RoomEntered(at_ns=self._clock.now_ns()))
+        with anyio.move_on_after(self.settings.room.agent_join_timeout_s) as waiting:
+            await room.wait_for_agent()
+        if waiting.cancelled_caught:
+            limit_s = self.settings.room.agent_join_timeout_s
+            self._end(EndedReason.AGENT_NEVER_JOINED, f"the agent was not in the room within {limit_s:g} s")
+            return
+        if self.request.data_message is not None:
+            message = self.request.data_message.value
+            await room.publish(message)
+            self._note(DataMessagePublished(at_ns=self._clock.now_ns(), message=message))
+        await room.send_client_message(rtvi.client_ready())
+        self._note(ClientReadySent(at_ns=self._clock.now_ns()))
+        with anyio.move_on_after(self.settings.room.bot_ready_timeout_s):
+            await self._agent_is_ready.wait()
+        await self._conduct(room, pipeline)
+
+    async def _conduct(self, room: Room, pipeline: CallerPipeline) -> None:
+        """Let the director direct, until it hangs up or the call ends otherwise."""
+        director = Director(self.request.script)
+        await self._carry_out(director.begin(self._clock.now_ns()), room, pipeline)
+        while not director.ended:
+            wake_ns = director.wake_at_ns or 0
+            deadline_ns = self._next_deadline_ns(director.turn)
+            if deadline_ns is not None:
+                wake_ns = min(wake_ns, deadline_ns)
+            event: TimelineEvent | None = None
+            with anyio.move_on_after(max(wake_ns - self._clock.now_ns(), 0) / NS_PER_S):
+                event = await self._conducted.receive()
+            now_ns = self._clock.now_ns()
+            actions = director.tick(now_ns) if event is None else director.fact(event, now_ns)
+            await self._carry_out(actions, room, pipeline)
+            if event is None or names_of(event) or isinstance(event, AgentTurnEnded | CallerTurnStarted):
+                await self._carry_out(self._settle(director), room, pipeline)
+
+    async def _carry_out(self, actions: Sequence[Action], room: Room, pipeline: CallerPipeline) -> None:
+        for action in actions:
+            match action:
+                case StartTurn(turn):
+                    self._note(CallerTurnStarted(at_ns=self._clock.now_ns(), turn=turn))
+                case Say(turn):
+                    line = self._lines[turn]
+                    self._mouth.begin(turn, line)
+                    await pipeline.say(line.pcm, AUDIO_RATE_HZ)
+                case Press(turn, keys):
+                    await room.send_client_message(rtvi.dtmf(keys))
+                    self._note(CallerPressedKeys(at_ns=self._clock.now_ns(), turn=turn, keys=keys))
+                case HangUp(reason, detail):
+                    self._end(reason, detail)
+
+    def _settle(self, director: Director) -> list[Action]:
+        """Tell the director when everything its turn expects is decided."""
+        turn = director.turn
+        if director.ended or turn >= len(self.request.script.turns) or turn in self._settled:
+            return []
+        scripted = self.request.script.turns[turn]
+        starts = turn_starts(self._in_order)
+        if not scripted.expect or turn not in starts:
+            return []
+        now_ns = self._clock.now_ns()
+        verdicts = evaluate_turn(turn, scripted, self._in_order, starts, now_ns=now_ns)
+        if self.watcher is not None:
+            self.watcher.verdicts(verdicts)
+        if any(verdict.verdict is Verdict.PENDING for verdict in verdicts):
+            return []
+        self._settled.add(turn)
+        failed = any(verdict.verdict is Verdict.MISSED for verdict in verdicts)
+        return director.settled(turn, failed=failed, now_ns=now_ns)
+
+    def _next_deadline_ns(self, turn: int) -> int | None:
+        starts = turn_starts(self._in_order)
+        if turn not in starts or turn in self._settled:
+            return None
+        return next_deadline_ns(self.request.script.turns[turn], starts[turn], self._clock.now_ns())
+
+    @asynccontextmanager
+    async def _running_pipeline(self, room: Room, tasks: TaskGroup) -> AsyncGenerator[CallerPipeline]:
+        pipeline = CallerPipeline(room.transport, self.request.script.turn_taking, self)
+        stopping = False
+        done = anyio.Event()
+        scope = anyio.CancelScope(shield=True)
+
+        async def run() -> None:
+            # Shielded: Pipecat brings its processors down in order when it is told to, not when it is cut off.
+            with scope:
+                try:
+                    await pipeline.run()
+                except Exception as error:
+                    logger.opt(exception=True).error("the caller's pipeline failed")
+                    self._end(EndedReason.RUNNER_ERROR, f"the caller's pipeline failed: {type(error).__name__}")
+                finally:
+                    done.set()
+            if not stopping:
+                self._end(EndedReason.RUNNER_ERROR, "the caller's pipeline stopped in the middle of the call")
+
+        tasks.start_soon(run)
+        try:
+            yield pipeline
+        finally:
+            stopping = True
+            with anyio.CancelScope(shield=True):
+                await room.leave()
+                with anyio.move_on_after(PIPELINE_STOP_TIMEOUT_S):
+                    await pipeline.stop()
+                    await done.wait()
+            scope.cancel()
+
+    async def _keep_recording(self) -> None:
+        while True:
+            await anyio.sleep(FLUSH_INTERVAL_S)
+            self._recording.flush(self._clock.now_ns() - FLUSH_LAG_NS)
+
+    # Words.
+
+    async def _speech_lines(self) -> dict[int, Line]:
+        spoken = {i: t.action for i, t in enumerate(self.request.script.turns) if isinstance(t.action, Speak | Play)}
+        try:
+            lines = await Voice(self.settings.speech).synthesise(list(spoken.values()))
+        except MissingSpeechPackage as error:
+            raise MissingExtra(str(error)) from error
+        except (SpeechError, ValueError, OSError) as error:
+            raise UsageError(f"the caller's lines can't be spoken: {error}") from error
+        return dict(zip(spoken, lines, strict=True))
+
+    def _words_are_heard_only(self) -> bool:
+        """Whether the script waits for words, and the agent does not tell them."""
+        return self.request.script.needs_words and not any(isinstance(e, BotReady) for e in self._facts)
+
+    async def _recognise_live(self) -> None:
+        while True:
+            onset_ns, end_ns = await self._to_recognise.get()
+            await self._recognise([(onset_ns, end_ns)])
+
+    async def _recognise_rest(self) -> None:
+        """Recognise, from the recording, what was not recognised while the call was on."""
+        if self._ending is not None and self._ending.reason is EndedReason.CANCELLED:
+            return
+        await self._recognise([s for s in agent_speech(self._facts) if s[0] not in self._recognised])
+
+    async def _recognise(self, stretches: Sequence[tuple[int, int]]) -> None:
+        from bots.caller.speech.recognition import transcribe
+
+        if not stretches:
+            return
+        self._recognised.update(onset_ns for onset_ns, _ in stretches)
+        audio = [
+            self._recording.read(AGENT, onset_ns - RECOGNITION_PADDING_NS, end_ns + RECOGNITION_PADDING_NS)
+            for onset_ns, end_ns in stretches
+        ]
+        try:
+            texts = await transcribe(audio, AUDIO_RATE_HZ, self.settings.speech.stt)
+        except (MissingSpeechPackage, SpeechError, ValueError) as error:
+            self._warn(f"what the agent said could not be recognised: {error}")
+            return
+        for (onset_ns, end_ns), text in zip(stretches, texts, strict=True):
+            if text:
+                self._note(AgentSaid(at_ns=end_ns, text=text, source=Source.HEARD, started_ns=onset_ns))
+
+    # Facts and the end.
+
+    def _note(self, event: TimelineEvent) -> None:
+        """Write down a fact, and let everybody know who goes by it."""
+        if self._ending is not None and not isinstance(event, AgentSaid):
+            return
+        self._write(event)
+        self._to_conduct.send_nowait(event)
+
+    def _write(self, event: TimelineEvent) -> None:
+        self._facts.append(event)
+        bisect.insort(self._in_order, event, key=lambda e: e.at_ns)
+        self._timeline.write(event)
+        if self.watcher is not None:
+            self.watcher.fact(event)
+
+    def _warn(self, warning: str) -> None:
+        logger.warning("{}", warning)
+        if warning not in self._warnings:
+            self._warnings.append(warning)
+
+    def _end(self, reason: EndedReason, detail: str | None) -> None:
+        """End the call; the first ending counts."""
+        if self._ending is None:
+            self._ending = _Ending(reason, detail, self._clock.now_ns())
+            if self._scope is not None:
+                self._scope.cancel()
+
+
+class _SpeechQueue:
+    """Stretches of speech that wait to be recognised, in order."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = anyio.create_memory_object_stream[tuple[int, int]](math.inf)
+
+    def put(self, onset_ns: int, end_ns: int) -> None:
+        self._send.send_nowait((onset_ns, end_ns))
+
+    async def get(self) -> tuple[int, int]:
+        return await self._receive.receive()

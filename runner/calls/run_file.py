@@ -1,0 +1,185 @@
+"""``run.json``: a call and its verdict, made from its facts alone."""
+
+import importlib.metadata
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bots.caller.script import Script
+from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePublished, EndedReason, TimelineEvent
+from runner.errors import UsageError
+from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
+from runner.evaluation.expectations import ExpectationVerdict, evaluate
+from runner.evaluation.outcome import Cause, Status, decide
+from runner.evaluation.transcript import TranscriptEntry, transcribe_call
+from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns
+
+FILE_NAME = "run.json"
+FORMAT_VERSION = 1
+
+_PACKAGES = ("pipecat-scenario-runner", "pipecat-ai", "aiortc", "daily-python")
+
+
+class PublishedMessage(BaseModel):
+    """The run's data message, and when it was sent (seconds from the beginning of the call)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    message: Any
+    sent_at_s: float
+
+
+class Run(BaseModel):
+    """A call with its verdict.
+
+    Attributes:
+        format: Version of this format.
+        id: The run's id; also the name of its folder.
+        scenario: The scenario's name.
+        room: The room's address without credentials.
+        started_at: ISO 8601, UTC.
+        status: Whether the call took place.
+        success: True: passed. False: the agent failed. Null: nobody can say, for no fault of the agent.
+        cause: Whose fault it was, where something failed.
+        ended_reason: How the call ended, in our words.
+        call_ended_reason: The same in Cekura's words.
+        detail: What happened, in one line.
+        duration_s: From the beginning of the call to its end.
+        first_response_ms: Agent onset minus both parties present.
+        turns: What each turn took.
+        expectations: What became of each expectation, with its evidence.
+        transcript_object: Who said what when, in the shape of Cekura's.
+        publish_data_message: The data message, if one was sent.
+        caller_underruns: How often silence went out in the middle of a caller's line because audio was late.
+        warnings: What did not work as it should without touching the verdict.
+        versions: What made the call.
+        script: The script that was played: with the timeline, all it takes to judge the call again.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT_VERSION
+    id: str
+    scenario: str
+    room: str
+    started_at: str
+    status: Status
+    success: bool | None
+    cause: Cause | None
+    ended_reason: EndedReason
+    call_ended_reason: str
+    detail: str | None
+    duration_s: float
+    first_response_ms: float | None
+    turns: list[TurnMeasures]
+    expectations: list[ExpectationVerdict]
+    transcript_object: list[TranscriptEntry]
+    publish_data_message: PublishedMessage | None
+    caller_underruns: int
+    warnings: list[str]
+    versions: dict[str, str]
+    script: Script
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 the agent failed, 2 anything else."""
+        if self.success is None:
+            return 2
+        return 0 if self.success else 1
+
+
+def judge_run(script: Script, facts: Sequence[TimelineEvent], warnings: Sequence[str] = ()) -> Run:
+    """Return the run that a timeline tells of.
+
+    Args:
+        script: The script that was played.
+        facts: The facts of the call, in the order they were written.
+        warnings: What did not work as it should.
+
+    Raises:
+        UsageError: The timeline does not begin with a call.
+    """
+    started = next((e for e in facts if isinstance(e, CallStarted)), None)
+    if started is None:
+        raise UsageError("the timeline does not say which call it is of: its first event is missing")
+    ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
+    verdicts = evaluate(script, facts)
+    outcome = decide(script, facts, verdicts)
+    published = next((e for e in facts if isinstance(e, DataMessagePublished)), None)
+    end_ns = ended.at_ns if ended is not None else max(e.at_ns for e in facts)
+    return Run(
+        id=started.run_id,
+        scenario=started.scenario,
+        room=started.room,
+        started_at=started.wall_time,
+        status=outcome.status,
+        success=outcome.success,
+        cause=outcome.cause,
+        ended_reason=outcome.ended_reason,
+        call_ended_reason=CEKURA_ENDED_REASON[outcome.ended_reason],
+        detail=outcome.detail,
+        duration_s=round(end_ns / 1e9, 3),
+        first_response_ms=first_response_ms(facts),
+        turns=measure_turns(script, facts),
+        expectations=verdicts,
+        transcript_object=transcribe_call(facts),
+        publish_data_message=None
+        if published is None
+        else PublishedMessage(message=published.message, sent_at_s=round(published.at_s, 3)),
+        caller_underruns=sum(isinstance(e, CallerUnderrun) for e in facts),
+        warnings=list(warnings),
+        versions=_versions(),
+        script=script,
+    )
+
+
+def write_run(folder: Path, run: Run) -> Path:
+    """Write ``run.json`` into a folder, atomically, and return its path."""
+    path = folder / FILE_NAME
+    text = run.model_dump_json(indent=2) + "\n"
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".run-", suffix=".json", delete=False) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary = Path(file.name)
+    temporary.chmod(0o644)
+    temporary.replace(path)
+    return path
+
+
+def read_run(folder: Path) -> Run:
+    """Return the run in a folder.
+
+    Raises:
+        UsageError: There is none, or it is not readable.
+    """
+    path = folder / FILE_NAME
+    try:
+        return Run.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror}); a run's folder holds run.json") from error
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise UsageError(f"{path}: no run ({place}: {problem['msg']})") from error
+
+
+def utc_now() -> str:
+    """Return the wall time in ISO 8601, UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,126 @@
+"""What a call came to: its status, its verdict, and whose fault a failure was."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+from bots.caller.script import Script
+from bots.timeline import CallEnded, CallerTurnStarted, EndedReason, TimelineEvent
+from runner.evaluation.expectations import ExpectationVerdict, Verdict
+
+
+class Status(StrEnum):
+    """Whether the call took place; says nothing about how well the agent did."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Cause(StrEnum):
+    """Whose fault a failure was. Only the agent's failures fail the test."""
+
+    AGENT = "agent"
+    CALLER = "caller"
+    ROOM = "room"
+    NETWORK = "network"
+    HARNESS = "harness"
+
+
+class Outcome(BaseModel):
+    """The verdict on a call.
+
+    Attributes:
+        status: Whether the call took place.
+        success: True: passed. False: the agent failed. None: nobody can say, for no fault of the agent.
+        cause: Whose fault it was, where something failed.
+        ended_reason: How the call ended.
+        detail: What happened, in one line for a person.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Status
+    success: bool | None
+    cause: Cause | None
+    ended_reason: EndedReason
+    detail: str | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 the agent failed, 2 anything else."""
+        if self.success is None:
+            return 2
+        return 0 if self.success else 1
+
+
+_NO_CALL: dict[EndedReason, Cause] = {
+    EndedReason.ROOM_UNREACHABLE: Cause.ROOM,
+    EndedReason.TOKEN_REFUSED: Cause.ROOM,
+    EndedReason.ICE_FAILED: Cause.NETWORK,
+    EndedReason.RUNNER_ERROR: Cause.HARNESS,
+}
+"""Endings that say nothing about the agent, and whose fault they are."""
+
+_AGENT_FAILED = frozenset(
+    {
+        EndedReason.AGENT_NEVER_JOINED,
+        EndedReason.AGENT_NEVER_SPOKE,
+        EndedReason.AGENT_VANISHED,
+        EndedReason.AGENT_FROZE,
+    }
+)
+"""Endings that are a failure of the agent whatever was expected of it."""
+
+
+def decide(script: Script, facts: Sequence[TimelineEvent], verdicts: Sequence[ExpectationVerdict]) -> Outcome:
+    """Return what a finished call came to.
+
+    Args:
+        script: The script that was played.
+        facts: The facts of the call; the last :class:`CallEnded` says how it ended. A timeline without one
+            belongs to a call whose runner died.
+        verdicts: The verdicts on the script's expectations.
+    """
+    ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
+    if ended is None:
+        return Outcome(
+            status=Status.FAILED,
+            success=None,
+            cause=Cause.HARNESS,
+            ended_reason=EndedReason.RUNNER_ERROR,
+            detail="the timeline breaks off: the runner was stopped in the middle of the call",
+        )
+    reason = ended.reason
+    if reason is EndedReason.CANCELLED:
+        return Outcome(status=Status.CANCELLED, success=None, cause=None, ended_reason=reason, detail=ended.detail)
+    if reason in _NO_CALL:
+        return Outcome(
+            status=Status.FAILED, success=None, cause=_NO_CALL[reason], ended_reason=reason, detail=ended.detail
+        )
+    status = Status.FAILED if reason is EndedReason.AGENT_NEVER_JOINED else Status.COMPLETED
+    missed = [v for v in verdicts if v.verdict is Verdict.MISSED]
+    all_played = len({e.turn for e in facts if isinstance(e, CallerTurnStarted)}) == len(script.turns)
+    if missed or reason in _AGENT_FAILED or not all_played:
+        return Outcome(
+            status=status,
+            success=False,
+            cause=Cause.AGENT,
+            ended_reason=reason,
+            detail=ended.detail or (_first_failure(missed) if missed else "not every turn was reached"),
+        )
+    undecided = [v for v in verdicts if v.verdict is not Verdict.MET]
+    if undecided:
+        return Outcome(
+            status=status,
+            success=None,
+            cause=None,
+            ended_reason=reason,
+            detail=f"turn {undecided[0].turn + 1}: {undecided[0].expected}: {undecided[0].reason}",
+        )
+    return Outcome(status=status, success=True, cause=None, ended_reason=reason, detail=ended.detail)
+
+
+def _first_failure(missed: Sequence[ExpectationVerdict]) -> str:
+    return f"turn {missed[0].turn + 1}: {missed[0].expected}: {missed[0].reason}"

@@ -1,0 +1,138 @@
+"""The transcript of a call, in the shape of Cekura's ``transcript_object``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from bots.clock import NS_PER_S
+from bots.timeline import (
+    AgentCalledFunction,
+    AgentFunctionReturned,
+    AgentSaid,
+    AgentStartedSpeaking,
+    AgentStoppedSpeaking,
+    CallerPressedKeys,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    Source,
+    TimelineEvent,
+)
+
+CALLER_ROLE = "Testing Agent"
+AGENT_ROLE = "Main Agent"
+CALL_ROLE = "Function Call"
+RESULT_ROLE = "Function Call Result"
+
+TOLD_SLACK_NS = 2 * NS_PER_S
+"""What an agent tells arrives before, while or shortly after it is heard."""
+
+
+class TranscriptEntry(BaseModel):
+    """One entry. Times are seconds from the beginning of the call; ``time`` is ``MM:SS``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    role: str
+    content: str
+    time: str
+    start_time: float
+    end_time: float
+    source: Source | None = None
+    """Ours: where an agent's words come from."""
+    told: str | None = None
+    """Ours: what the agent says it said, where the content is what was heard."""
+    data: dict[str, Any] | None = None
+    """Function calls: ``id``, ``name`` and ``arguments`` or ``result``."""
+
+
+def transcribe_call(facts: Sequence[TimelineEvent]) -> list[TranscriptEntry]:
+    """Return what was said, pressed and called, ordered by when it began."""
+    ordered = sorted(facts, key=lambda event: event.at_ns)
+    entries = [*_caller(ordered), *_agent(ordered), *_functions(ordered)]
+    return sorted(entries, key=lambda entry: (entry.start_time, entry.end_time))
+
+
+def agent_speech(facts: Sequence[TimelineEvent]) -> list[tuple[int, int]]:
+    """Return the stretches of agent speech as ``(onset, end)`` in nanoseconds, ordered.
+
+    A stretch still open at the end of the call ends with the last fact.
+    """
+    ordered = sorted(facts, key=lambda event: event.at_ns)
+    stretches: list[tuple[int, int]] = []
+    onset_ns: int | None = None
+    for event in ordered:
+        if isinstance(event, AgentStartedSpeaking) and onset_ns is None:
+            onset_ns = event.at_ns
+        elif isinstance(event, AgentStoppedSpeaking) and onset_ns is not None:
+            stretches.append((onset_ns, event.at_ns))
+            onset_ns = None
+    if onset_ns is not None:
+        stretches.append((onset_ns, ordered[-1].at_ns))
+    return stretches
+
+
+def _caller(facts: Sequence[TimelineEvent]) -> list[TranscriptEntry]:
+    entries: list[TranscriptEntry] = []
+    for event in facts:
+        if isinstance(event, CallerStartedSpeaking):
+            end = next((e for e in facts if isinstance(e, CallerStoppedSpeaking) and e.turn == event.turn), None)
+            entries.append(_entry(CALLER_ROLE, event.text, event.at_ns, end.at_ns if end else event.at_ns))
+        elif isinstance(event, CallerPressedKeys):
+            entries.append(_entry(CALLER_ROLE, f"[keys] {event.keys}", event.at_ns, event.at_ns))
+    return entries
+
+
+def _agent(facts: Sequence[TimelineEvent]) -> list[TranscriptEntry]:
+    heard = [e for e in facts if isinstance(e, AgentSaid) and e.source is Source.HEARD and e.text]
+    told = [e for e in facts if isinstance(e, AgentSaid) and e.source is Source.TOLD]
+    if not heard:
+        return [_entry(AGENT_ROLE, e.text, e.at_ns, e.at_ns, source=Source.TOLD) for e in told]
+    entries: list[TranscriptEntry] = []
+    remaining = list(told)
+    for index, event in enumerate(heard):
+        start_ns = event.at_ns if event.started_ns is None else event.started_ns
+        next_start_ns = heard[index + 1].started_ns if index + 1 < len(heard) else None
+        until_ns = (
+            event.at_ns + TOLD_SLACK_NS if next_start_ns is None else min(event.at_ns + TOLD_SLACK_NS, next_start_ns)
+        )
+        mine = [e for e in remaining if e.at_ns < until_ns]
+        remaining = remaining[len(mine) :]
+        told_text = " ".join(e.text for e in mine) or None
+        entries.append(_entry(AGENT_ROLE, event.text, start_ns, event.at_ns, source=Source.HEARD, told=told_text))
+    return entries
+
+
+def _functions(facts: Sequence[TimelineEvent]) -> list[TranscriptEntry]:
+    entries: list[TranscriptEntry] = []
+    for event in facts:
+        if isinstance(event, AgentCalledFunction):
+            data = {"id": event.call_id, "name": event.name, "arguments": event.arguments}
+            entries.append(_entry(CALL_ROLE, event.name or "", event.at_ns, event.at_ns, data=data))
+        elif isinstance(event, AgentFunctionReturned):
+            data = {"id": event.call_id, "name": event.name, "result": event.result}
+            entries.append(_entry(RESULT_ROLE, event.name or "", event.at_ns, event.at_ns, data=data))
+    return entries
+
+
+def _entry(
+    role: str,
+    content: str,
+    start_ns: int,
+    end_ns: int,
+    *,
+    source: Source | None = None,
+    told: str | None = None,
+    data: dict[str, Any] | None = None,
+) -> TranscriptEntry:
+    start_s = start_ns // NS_PER_S
+    return TranscriptEntry(
+        role=role,
+        content=content,
+        time=f"{start_s // 60:02d}:{start_s % 60:02d}",
+        start_time=round(start_ns / NS_PER_S, 3),
+        end_time=round(end_ns / NS_PER_S, 3),
+        source=source,
+        told=told,
+        data=data,
+    )

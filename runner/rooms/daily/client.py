@@ -1,0 +1,365 @@
+"""Pipecat's Daily transport, with what a measured call needs besides: stamps, one agent, bounded times.
+
+Pipecat's transport takes every participant's audio into the pipeline and stamps nothing. Here the library's
+callbacks are stamped on the library's own thread, before they reach the event loop, and only the audio asked for
+with :meth:`RoomClient.capture` is received.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from daily import AudioData
+from loguru import logger
+from pipecat.frames.frames import OutputAudioRawFrame, StartFrame, UserAudioRawFrame
+from pipecat.transports.daily.transport import (
+    DailyCallbacks,
+    DailyInputTransport,
+    DailyParams,
+    DailyTransport,
+    DailyTransportClient,
+    _CallState,  # pyright: ignore[reportPrivateUsage]  # the only record of whether messages can be sent
+)
+from pydantic import SecretStr
+
+from runner.rooms.base import AUDIO_RATE_HZ
+from runner.rooms.daily.failures import JOIN_TIMED_OUT
+
+PIPELINE_RATE_HZ = 16_000
+"""Sample rate of the agent's audio in the pipeline."""
+
+RECEIVE_INTERVAL_MS = 20
+"""How often the library hands over received audio."""
+
+TICK_S = 0.1
+RELEASE_LIMIT_S = 2.0
+LEAVE_LIMIT_S = 2.0
+SEND_LIMIT_S = 5.0
+
+
+class CallEvents(Protocol):
+    """What happens in the call, told on the event loop. Stamps are readings of ``time.monotonic_ns()``."""
+
+    def joined(self, stamp_ns: int, participants: Mapping[str, Any]) -> None:
+        """We are in the room, with these participants."""
+        ...
+
+    def join_failed(self, detail: str) -> None:
+        """We could not get into the room."""
+        ...
+
+    def participant_seen(self, stamp_ns: int, participant: Mapping[str, Any]) -> None:
+        """A participant joined or changed."""
+        ...
+
+    def participant_left(self, stamp_ns: int, participant_id: str, reason: str) -> None:
+        """A participant left."""
+        ...
+
+    def message_arrived(self, stamp_ns: int, message: Any, sender: str) -> None:
+        """An app message arrived."""
+        ...
+
+    def audio_arrived(self, stamp_ns: int, participant_id: str, pcm: bytes) -> None:
+        """Captured audio arrived; the stamp is that of its last sample."""
+        ...
+
+    def audio_taken(self, stamp_ns: int) -> None:
+        """The library took audio to send."""
+        ...
+
+    def audio_sent(self, taken_ns: int, done_ns: int, pcm: bytes) -> None:
+        """The library has sent audio it took."""
+        ...
+
+    def connection_changed(self, stamp_ns: int, connection: str, connected: bool) -> None:
+        """One of the library's network connections was interrupted or is back."""
+        ...
+
+    def library_error(self, message: str) -> None:
+        """The library reported an error."""
+        ...
+
+    def call_ended(self) -> None:
+        """The call ended without our leaving it."""
+        ...
+
+    def tick(self, stamp_ns: int) -> None:
+        """Time has passed."""
+        ...
+
+
+class RoomClient(DailyTransportClient):
+    """Pipecat's client of the library, with stamped callbacks that never make the library wait for the loop."""
+
+    def __init__(
+        self,
+        room_url: str,
+        token: SecretStr | None,
+        *,
+        bot_name: str,
+        params: DailyParams,
+        callbacks: DailyCallbacks,
+        transport_name: str,
+        events: CallEvents,
+        join_timeout_s: float,
+    ):
+        super().__init__(
+            room_url, token.get_secret_value() if token else None, bot_name, params, callbacks, transport_name
+        )
+        self._events = events
+        self._join_timeout_s = join_timeout_s
+
+    def scrub(self, text: str) -> str:
+        """Return ``text`` without the token."""
+        return text.replace(self._token, "***") if self._token else text
+
+    # On the library's threads.
+
+    def _post(self, handler: Callable[..., None], *args: Any) -> None:
+        if self._task_manager is None:
+            return
+        try:
+            self._task_manager.get_event_loop().call_soon_threadsafe(handler, *args)
+        except RuntimeError:
+            # The loop has been closed: the library can outlive the call by the time a pending join takes.
+            logger.trace("an event of the library came after the end of the call")
+
+    def _call_async_callback(
+        self, queue: asyncio.Queue[tuple[Any, ...]], callback: Callable[..., Any], *args: Any
+    ) -> None:
+        # Pipecat makes the library's thread wait until the loop has taken the event. A thread that waits for a busy
+        # loop stamps what follows too late, and can never serve a call the loop itself is waiting for.
+        self._post(queue.put_nowait, (callback, *args))
+
+    def _agent_audio(self, participant_id: str, audio: AudioData, audio_source: str) -> None:
+        stamp_ns = time.monotonic_ns()
+        self._post(self._events.audio_arrived, stamp_ns, participant_id, audio.audio_frames)
+
+    def on_error(self, message: str) -> None:
+        """Note an error of the library."""
+        self._post(self._events.library_error, self.scrub(message))
+
+    def on_participant_joined(self, participant: Mapping[str, Any]) -> None:
+        """Note a new participant."""
+        self._post(self._events.participant_seen, time.monotonic_ns(), participant)
+        super().on_participant_joined(participant)
+
+    def on_participant_updated(self, participant: Mapping[str, Any]) -> None:
+        """Note a change of a participant."""
+        self._post(self._events.participant_seen, time.monotonic_ns(), participant)
+        super().on_participant_updated(participant)
+
+    def on_participant_left(self, participant: Mapping[str, Any], reason: str) -> None:
+        """Note that a participant left."""
+        self._post(self._events.participant_left, time.monotonic_ns(), participant["id"], reason)
+        super().on_participant_left(participant, reason)
+
+    def on_app_message(self, message: Any, sender: str) -> None:
+        """Note a message."""
+        self._post(self._events.message_arrived, time.monotonic_ns(), message, sender)
+        super().on_app_message(message, sender)
+
+    def on_network_connection_status_updated(self, status: Mapping[str, Any]) -> None:
+        """Note the state of a network connection."""
+        self._post(
+            self._events.connection_changed,
+            time.monotonic_ns(),
+            str(status.get("connection")),
+            status.get("event") == "connected",
+        )
+        super().on_network_connection_status_updated(status)
+
+    # On the event loop.
+
+    def capture(self, participant_id: str) -> None:
+        """Receive the microphone of one participant, and of nobody else."""
+        self._client.update_subscriptions(
+            participant_settings={participant_id: {"media": {"microphone": "subscribed"}}}
+        )
+        self._client.set_audio_renderer(
+            participant_id,
+            self._agent_audio,
+            audio_source="microphone",
+            sample_rate=AUDIO_RATE_HZ,
+            callback_interval_ms=RECEIVE_INTERVAL_MS,
+        )
+
+    def can_send(self) -> bool:
+        """Return whether an app message would be sent now: the library drops it silently otherwise."""
+        return self._call_state == _CallState.JOINED
+
+    async def send(self, message: Any) -> str | None:
+        """Send an app message to everyone; return the library's error, if any.
+
+        Raises:
+            ValueError: The library cannot send this value.
+            TypeError: The library cannot send a value of this type.
+        """
+        loop = asyncio.get_running_loop()
+        sent: asyncio.Future[str | None] = loop.create_future()
+
+        def settle(error: str | None) -> None:
+            if not sent.done():
+                sent.set_result(error)
+
+        self._client.send_app_message(message, None, completion=lambda error: self._post(settle, error))
+        try:
+            error = await asyncio.wait_for(sent, SEND_LIMIT_S)
+        except TimeoutError:
+            return f"not confirmed within {SEND_LIMIT_S:.0f} s"
+        return self.scrub(error) if error else None
+
+    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
+        """Write audio to the microphone track, and stamp when it was taken and when it had left."""
+        if frame.transport_destination or not self._microphone_track:
+            return await super().write_audio_frame(frame)
+        pcm = frame.audio
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[int] = loop.create_future()
+        taken_ns = time.monotonic_ns()
+
+        def done(samples: int) -> None:
+            self._post(settle, time.monotonic_ns(), samples)
+
+        def settle(done_ns: int, samples: int) -> None:
+            # Noted here and not after the await: what the library took leaves even if the line is interrupted.
+            self._events.audio_sent(taken_ns, done_ns, pcm[: samples * frame.num_channels * 2])
+            if not written.done():
+                written.set_result(samples)
+
+        self._microphone_track.source.write_frames(pcm, completion=done)
+        self._events.audio_taken(taken_ns)
+        return await written > 0
+
+    async def leave_now(self) -> None:
+        """Leave the room at once, whatever the pipeline is doing; Pipecat's own leave then has nothing to do."""
+        # The declared type says there always is a client; Pipecat clears it on cleanup.
+        if self._client is None:  # pyright: ignore[reportUnnecessaryComparison]
+            return
+        if self._in_call():
+            self._call_state = _CallState.LEFT
+            await self._leave()
+        if self._task_manager is None:
+            # The pipeline was never set up, so it will never release the client.
+            await asyncio.to_thread(self._cleanup)
+
+    async def _join(self) -> tuple[Any, Any]:
+        try:
+            data, error = await asyncio.wait_for(super()._join(), self._join_timeout_s)
+        except TimeoutError:
+            data, error = None, JOIN_TIMED_OUT
+        if error:
+            error = self.scrub(str(error))
+            self._events.join_failed(error)
+        return data, error
+
+    async def _leave(self) -> str | None:
+        # Pipecat waits for the library's word for ever, and with it the end of the pipeline.
+        try:
+            return await asyncio.wait_for(super()._leave(), LEAVE_LIMIT_S)
+        except TimeoutError:
+            return f"not confirmed within {LEAVE_LIMIT_S:.0f} s"
+
+    async def _handle_call_state_updated(self, state: str) -> None:
+        # Leaving on purpose moves out of the call before the library says so.
+        ended_under_us = state == "left" and self._in_call()
+        await super()._handle_call_state_updated(state)
+        if ended_under_us:
+            self._events.call_ended()
+
+    def _cleanup(self) -> None:
+        # The library's release waits for a join in progress, which nothing can end before its own 19 s are over.
+        # The thread is a daemon so that neither the call's end nor the process waits for that.
+        releasing = threading.Thread(target=super()._cleanup, name="daily-release", daemon=True)
+        releasing.start()
+        releasing.join(RELEASE_LIMIT_S)
+
+
+class RoomInput(DailyInputTransport):
+    """Pipecat's input, fed with the agent's placed audio only."""
+
+    _client: RoomClient
+
+    def __init__(self, transport: DailyTransport, client: RoomClient, params: DailyParams, **kwargs: Any):
+        super().__init__(transport, client, params, **kwargs)
+        self._call_events = client._events  # pyright: ignore[reportPrivateUsage]  # same module
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def start(self, frame: StartFrame) -> None:
+        """Start, with the tick that lets time pass in the room."""
+        await super().start(frame)
+        if self._ticker is None:
+            self._ticker = self.create_task(self._tick())
+
+    async def cleanup(self) -> None:
+        """Stop the tick and release the room."""
+        if self._ticker is not None:
+            await self.cancel_task(self._ticker)
+            self._ticker = None
+        await super().cleanup()
+
+    async def capture_participant_audio(
+        self, participant_id: str, audio_source: str = "microphone", sample_rate: int = PIPELINE_RATE_HZ
+    ) -> None:
+        """Do nothing: Pipecat asks for everybody's audio, and the room takes only the agent's."""
+
+    def push_placed(self, at_ns: int, pcm: bytes, participant_id: str) -> None:
+        """Push agent audio at :data:`PIPELINE_RATE_HZ` into the pipeline, with its place as ``pts``."""
+        if self._ticker is None or self._audio_task is None or self._paused:
+            return
+        frame = UserAudioRawFrame(user_id=participant_id, audio=pcm, sample_rate=PIPELINE_RATE_HZ, num_channels=1)
+        frame.pts = at_ns
+        frame.transport_source = "microphone"
+        self._audio_in_queue.put_nowait(frame)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._call_events.tick(time.monotonic_ns())
+
+
+class RoomTransport(DailyTransport):
+    """Pipecat's Daily transport around :class:`RoomClient` and :class:`RoomInput`."""
+
+    def __init__(
+        self, room_url: str, token: SecretStr | None, name: str, *, events: CallEvents, join_timeout_s: float
+    ):
+        params = DailyParams(
+            audio_in_enabled=True,
+            audio_in_sample_rate=PIPELINE_RATE_HZ,
+            audio_out_enabled=True,
+            audio_out_sample_rate=AUDIO_RATE_HZ,
+            camera_out_enabled=False,
+            transcription_enabled=False,
+        )
+        super().__init__(room_url, None, name, params)
+        # Pipecat offers no way to bring one's own client, so the one it made is replaced before anyone has seen it.
+        unused = self._client
+        self._events = events
+        self.client = RoomClient(
+            room_url,
+            token,
+            bot_name=name,
+            params=params,
+            callbacks=unused._callbacks,  # pyright: ignore[reportPrivateUsage]  # see above
+            transport_name=self.name,
+            events=events,
+            join_timeout_s=join_timeout_s,
+        )
+        self._client = self.client
+        unused._cleanup()  # pyright: ignore[reportPrivateUsage]  # see above
+        self.agent_input: RoomInput | None = None
+
+    def input(self) -> RoomInput:
+        """Return the input, made on first use."""
+        if self.agent_input is None:
+            self.agent_input = RoomInput(self, self.client, self._params, name=self._input_name)
+            self._input = self.agent_input
+        return self.agent_input
+
+    async def _on_joined(self, data: Mapping[str, Any]) -> None:
+        self._events.joined(time.monotonic_ns(), data.get("participants", {}))
+        await super()._on_joined(data)

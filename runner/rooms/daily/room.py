@@ -1,0 +1,166 @@
+"""The Daily room, as a call uses it."""
+
+import asyncio
+import json
+import time
+from typing import Any
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+from loguru import logger
+from pipecat.transports.daily.transport import DailyTransport
+from pydantic import SecretStr
+
+from bots.clock import CallClock
+from bots.timeline import AgentAudioQuality, EndedReason
+from runner.errors import RoomError
+from runner.rooms.base import RoomListener
+from runner.rooms.daily import failures
+from runner.rooms.daily.client import RoomTransport
+from runner.rooms.daily.session import RoomSession
+
+_LEAVE_LIMIT_S = 5.0  # above what the client allows itself for leaving and releasing together
+_JOIN_GRACE_S = 0.5
+
+
+class DailyRoom:
+    """A Daily room, entered as one participant with a microphone.
+
+    The agent is the participant named ``agent_name``, or else the first other participant with audio. Only its
+    microphone is received; participants without one, hidden ones and every further one are left alone.
+
+    The pipeline joins the room while it sets itself up. Pipecat limits the set-up itself, to 20 s unless told
+    otherwise (``PipelineWorker(setup_timeout_secs=…)``): keep ``join_timeout_s`` below that.
+
+    Args:
+        url: The room's URL. A token in its query (``?t=``) is used where ``token`` is None.
+        token: The meeting token.
+        clock: The call's clock.
+        listener: Who is told what happens.
+        caller_name: The user name the caller has in the room.
+        agent_name: The agent's user name, if it is to be found by it.
+        join_timeout_s: How long joining may take, in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: SecretStr | None,
+        *,
+        clock: CallClock,
+        listener: RoomListener,
+        caller_name: str = "Testing Agent",
+        agent_name: str | None = None,
+        join_timeout_s: float = 20.0,
+    ):
+        address, token_in_url = _split_token(url)
+        self._address = address
+        self._join_timeout_s = join_timeout_s
+        self._session = RoomSession(address, clock, listener, agent_name)
+        self._transport = RoomTransport(
+            address, token or token_in_url, caller_name, events=self._session, join_timeout_s=join_timeout_s
+        )
+        self._session.attach(_TransportCarrier(self._transport))
+        self._left = False
+
+    @property
+    def transport(self) -> DailyTransport:
+        """Pipecat's transport; its input frames carry their place on the call's clock as ``pts``."""
+        return self._transport
+
+    async def enter(self) -> None:
+        """Wait until the pipeline has joined the room.
+
+        Raises:
+            RoomError: It could not join, within ``join_timeout_s``.
+        """
+        try:
+            async with asyncio.timeout(self._join_timeout_s + _JOIN_GRACE_S):
+                await self._session.join_over.wait()
+        except TimeoutError:
+            raise failures.join_failed(failures.JOIN_TIMED_OUT, self._address) from None
+        if self._session.join_error is not None:
+            raise self._session.join_error
+
+    async def wait_for_agent(self) -> None:
+        """Wait until the agent is there with audio, for as long as it takes."""
+        await self._session.agent_here.wait()
+
+    async def publish(self, message: Any) -> None:
+        """Send a JSON value to everyone in the room, once and unchanged.
+
+        Raises:
+            RoomError: We are not in the room, or the value could not be handed over; Daily cannot send ``null``.
+        """
+        await self._send(message)
+
+    async def send_client_message(self, message: dict[str, Any]) -> None:
+        """Send an RTVI message the way RTVI clients do on Daily: to everyone in the room.
+
+        Raises:
+            RoomError: We are not in the room, or the message could not be handed over.
+        """
+        await self._send(message)
+
+    def participants(self) -> list[str]:
+        """Return who else is in the room, by the names they gave themselves; by id where they gave none."""
+        return self._session.others()
+
+    def agent_audio_quality(self, at_ns: int) -> AgentAudioQuality | None:
+        """Return None: Daily tells neither packets nor jitter, only a share of loss over all its connections."""
+        return None
+
+    async def leave(self) -> None:
+        """Leave the room; does nothing the second time, never raises, takes at most a few seconds."""
+        if self._left:
+            return
+        self._left = True
+        self._session.close(time.monotonic_ns())
+        try:
+            async with asyncio.timeout(_LEAVE_LIMIT_S):
+                await self._transport.client.leave_now()
+        except TimeoutError:
+            logger.warning(f"Daily did not confirm leaving {self._address} within {_LEAVE_LIMIT_S:.0f} s")
+        except Exception as e:
+            logger.warning(f"leaving {self._address}: {self._transport.client.scrub(str(e))}")
+
+    async def _send(self, message: Any) -> None:
+        try:
+            json.dumps(message, allow_nan=False)
+        except (TypeError, ValueError) as e:
+            raise RoomError(EndedReason.RUNNER_ERROR, f"The message is not a JSON value: {e}.") from None
+        if not self._transport.client.can_send():
+            raise RoomError(
+                EndedReason.ROOM_UNREACHABLE,
+                f"No message can be sent to {self._address}: the caller is not in the room, or is reconnecting.",
+            )
+        try:
+            error = await self._transport.client.send(message)
+        except (TypeError, ValueError) as e:
+            raise RoomError(
+                EndedReason.RUNNER_ERROR,
+                f"Daily cannot send this message ({e}). Any JSON value but null at the top can be sent.",
+            ) from None
+        if error:
+            raise RoomError(
+                EndedReason.ROOM_UNREACHABLE, f"The message could not be sent to {self._address} ({error})."
+            )
+
+
+class _TransportCarrier:
+    def __init__(self, transport: RoomTransport):
+        self._transport = transport
+
+    def capture(self, participant_id: str) -> None:
+        self._transport.client.capture(participant_id)
+
+    def push_placed(self, at_ns: int, pcm: bytes, participant_id: str) -> None:
+        if self._transport.agent_input is not None:
+            self._transport.agent_input.push_placed(at_ns, pcm, participant_id)
+
+
+def _split_token(url: str) -> tuple[str, SecretStr | None]:
+    """Return the room's address without credentials and query, and the token the query held."""
+    parts = urlsplit(url)
+    tokens = parse_qs(parts.query).get("t")
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", "")), SecretStr(tokens[0]) if tokens else None

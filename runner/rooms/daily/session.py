@@ -1,0 +1,309 @@
+"""What is known of a call in a Daily room: who the agent is, where its audio belongs, what was lost."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import soxr
+from loguru import logger
+
+from bots.clock import NS_PER_MS, NS_PER_S, CallClock, samples_to_ns
+from bots.timeline import EndedReason
+from runner.errors import RoomError
+from runner.rooms.base import AUDIO_RATE_HZ, RoomListener
+from runner.rooms.daily import failures
+from runner.rooms.daily.client import PIPELINE_RATE_HZ
+from runner.rooms.daily.placement import BYTES_PER_SAMPLE, PlacedAudio, SampleClock, SentTrack
+
+MEDIA_STOPPED_AFTER_S = 3.0
+"""The agent's audio has stopped when nothing of it arrived for this long."""
+
+CONNECTION_LOST_AFTER_S = 15.0
+"""The library reconnects by itself; a connection that is away for this long is given up."""
+
+_AUDIO_STATES = frozenset({"receivable", "loading", "playable", "interrupted"})
+_MESSAGES_KEPT = 200
+
+
+class Carrier(Protocol):
+    """What a session asks of the transport."""
+
+    def capture(self, participant_id: str) -> None:
+        """Receive this participant's audio."""
+        ...
+
+    def push_placed(self, at_ns: int, pcm: bytes, participant_id: str) -> None:
+        """Give the pipeline agent audio at :data:`PIPELINE_RATE_HZ`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Participant:
+    """Someone in the room, as far as it matters here.
+
+    Attributes:
+        id: Daily's id of this participation.
+        name: The name they gave themselves.
+        local: Whether this is the caller itself.
+        joined_at_s: When they joined, in seconds since the epoch, as Daily counts it.
+        has_audio: Whether they send from a microphone we can receive, and are visible.
+    """
+
+    id: str
+    name: str | None
+    local: bool
+    joined_at_s: float
+    has_audio: bool
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> "Participant":
+        """Read the library's description of a participant."""
+        info: Mapping[str, Any] = raw.get("info") or {}
+        media: Mapping[str, Any] = raw.get("media") or {}
+        microphone: Mapping[str, Any] = media.get("microphone") or {}
+        permissions: Mapping[str, Any] = info.get("permissions") or {}
+        joined_at = info.get("joinedAt")
+        return cls(
+            id=str(raw["id"]),
+            name=info.get("userName") or None,
+            local=bool(info.get("isLocal")),
+            joined_at_s=float(joined_at) if isinstance(joined_at, int | float) else 0.0,
+            has_audio=microphone.get("state") in _AUDIO_STATES and permissions.get("hasPresence") is not False,
+        )
+
+
+@dataclass(frozen=True)
+class _KeptMessage:
+    at_ns: int
+    message: Any
+    sender: str
+
+
+class _PipelineAudio:
+    """The agent's audio at the pipeline's rate, every chunk with its place."""
+
+    def __init__(self) -> None:
+        self._stream: soxr.ResampleStream | None = None
+        self._next_in_ns = 0
+        self._anchor_ns = 0
+        self._emitted = 0
+
+    def resample(self, placed: PlacedAudio) -> PlacedAudio | None:
+        """Return the samples that are ready, or None while the filter fills.
+
+        The filter keeps some samples back but shifts none, so places go by the count of what came out.
+        """
+        # A jump in the stream's place is a gap: what is left in the filter belongs before it and is let go.
+        if self._stream is None or abs(placed.at_ns - self._next_in_ns) > NS_PER_MS:
+            # In floats, because soxr dithers 16-bit output: digital silence would come out as noise.
+            self._stream = soxr.ResampleStream(AUDIO_RATE_HZ, PIPELINE_RATE_HZ, 1, dtype="float32", quality="MQ")
+            self._anchor_ns, self._emitted = placed.at_ns, 0
+        self._next_in_ns = placed.at_ns + samples_to_ns(len(placed.pcm) // BYTES_PER_SAMPLE, AUDIO_RATE_HZ)
+        samples = self._stream.resample_chunk(np.frombuffer(placed.pcm, dtype=np.int16).astype(np.float32))
+        if not len(samples):
+            return None
+        at_ns = self._anchor_ns + samples_to_ns(self._emitted, PIPELINE_RATE_HZ)
+        self._emitted += len(samples)
+        return PlacedAudio(at_ns, np.rint(samples).clip(-32768, 32767).astype(np.int16).tobytes())
+
+
+class RoomSession:
+    """Takes the events of the call and tells the listener what they mean.
+
+    Args:
+        room: The room's address, without credentials or query.
+        clock: The call's clock.
+        listener: Who is told.
+        agent_name: The agent's user name; None takes the first other participant with audio.
+    """
+
+    def __init__(self, room: str, clock: CallClock, listener: RoomListener, agent_name: str | None):
+        self._room = room
+        self._clock = clock
+        self._listener = listener
+        self._agent_name = agent_name
+        self._carrier: Carrier | None = None
+        self._participants: dict[str, Participant] = {}
+        self._agent: str | None = None
+        self._agent_left = False
+        self._kept: list[_KeptMessage] = []
+        self._received = SampleClock(AUDIO_RATE_HZ)
+        self._for_pipeline = _PipelineAudio()
+        self._sent: SentTrack | None = None
+        self._last_arrival_ns = 0
+        self._media_stopped = False
+        self._interrupted_ns: dict[str, int] = {}
+        self._last_error: str | None = None
+        self._lost = False
+        self._closed = False
+        self.join_error: RoomError | None = None
+        self.join_over = asyncio.Event()
+        self.agent_here = asyncio.Event()
+
+    def attach(self, carrier: Carrier) -> None:
+        """Set what carries the media. Must come before anything happens in the call."""
+        self._carrier = carrier
+
+    def close(self, stamp_ns: int) -> None:
+        """Take leave: place what is left, and be silent from now on."""
+        if self._closed:
+            return
+        if self._sent is not None:
+            self._emit_caller(self._sent.silence_until(self._clock.at_ns(stamp_ns)))
+        self._emit_agent(self._received.flush())
+        self._closed = True
+        sent_reanchored = self._sent.reanchored if self._sent else 0
+        logger.debug(f"Daily audio: re-anchored {self._received.reanchored} in, {sent_reanchored} out")
+
+    def others(self) -> list[str]:
+        """Return who else is in the room, by name; by id where they gave none."""
+        return [p.name or p.id for p in self._participants.values() if not p.local]
+
+    # Events of the call.
+
+    def joined(self, stamp_ns: int, participants: Mapping[str, Any]) -> None:
+        """Note that we are in the room; only now can there be an agent."""
+        self._sent = SentTrack(AUDIO_RATE_HZ, self._clock.at_ns(stamp_ns))
+        for raw in participants.values():
+            participant = Participant.parse(raw)
+            # What events have told since is newer than what the join returned.
+            self._participants.setdefault(participant.id, participant)
+        self.join_over.set()
+        self._choose_agent(stamp_ns)
+
+    def join_failed(self, detail: str) -> None:
+        """Note why we could not get in."""
+        self.join_error = failures.join_failed(detail, self._room)
+        self.join_over.set()
+
+    def participant_seen(self, stamp_ns: int, participant: Mapping[str, Any]) -> None:
+        """Note a participant; it may be the agent."""
+        parsed = Participant.parse(participant)
+        self._participants[parsed.id] = parsed
+        self._choose_agent(stamp_ns)
+
+    def participant_left(self, stamp_ns: int, participant_id: str, reason: str) -> None:
+        """Note that a participant left; it may be the agent."""
+        self._participants.pop(participant_id, None)
+        self._kept = [kept for kept in self._kept if kept.sender != participant_id]
+        if participant_id != self._agent or self._agent_left or self._closed:
+            return
+        self._emit_agent(self._received.flush())
+        self._agent_left = True
+        detail = "left the call" if reason == "leftCall" else f"left the call ({reason})"
+        if self._media_stopped:
+            silent_s = (stamp_ns - self._last_arrival_ns) / NS_PER_S
+            detail += f", {silent_s:.1f} s after its audio had stopped"
+        self._listener.agent_left(self._clock.at_ns(stamp_ns), detail)
+
+    def message_arrived(self, stamp_ns: int, message: Any, sender: str) -> None:
+        """Note a message: the agent's is passed on; before there is an agent, it is kept until we know."""
+        at_ns = self._clock.at_ns(stamp_ns)
+        if self._closed:
+            return
+        if self._agent is None:
+            if len(self._kept) < _MESSAGES_KEPT:
+                self._kept.append(_KeptMessage(at_ns, message, sender))
+        elif sender == self._agent:
+            self._listener.message_received(at_ns, message)
+
+    def audio_arrived(self, stamp_ns: int, participant_id: str, pcm: bytes) -> None:
+        """Place audio of the agent."""
+        if participant_id != self._agent or self._agent_left or self._closed:
+            return
+        self._last_arrival_ns = stamp_ns
+        if self._media_stopped:
+            self._media_stopped = False
+            self._listener.agent_media_resumed(self._clock.at_ns(stamp_ns))
+        self._emit_agent(self._received.place(self._clock.at_ns(stamp_ns), pcm))
+
+    def audio_taken(self, stamp_ns: int) -> None:
+        """Note that audio of the caller is about to leave."""
+        if self._sent is not None:
+            self._sent.taken(self._clock.at_ns(stamp_ns))
+
+    def audio_sent(self, taken_ns: int, done_ns: int, pcm: bytes) -> None:
+        """Place audio of the caller that has left."""
+        if self._sent is not None and not self._closed:
+            self._emit_caller(self._sent.written(self._clock.at_ns(taken_ns), self._clock.at_ns(done_ns), pcm))
+
+    def connection_changed(self, stamp_ns: int, connection: str, connected: bool) -> None:
+        """Note when a connection went away or came back."""
+        if connected:
+            self._interrupted_ns.pop(connection, None)
+        else:
+            self._interrupted_ns.setdefault(connection, stamp_ns)
+
+    def library_error(self, message: str) -> None:
+        """Keep the library's last words: they tell why a call ends."""
+        # Failed requests are reported to whoever made them as well.
+        if not message.startswith("Error handling"):
+            self._last_error = message
+
+    def call_ended(self) -> None:
+        """Report that the room put us out."""
+        self._lose(failures.room_ended(self._last_error, self._room))
+
+    def tick(self, stamp_ns: int) -> None:
+        """Lay out the caller's silence; notice what has not happened for too long."""
+        if self._closed or self._sent is None:
+            return
+        self._emit_caller(self._sent.silence_until(self._clock.at_ns(stamp_ns)))
+        for connection, since_ns in self._interrupted_ns.items():
+            away_s = (stamp_ns - since_ns) / NS_PER_S
+            if away_s > CONNECTION_LOST_AFTER_S:
+                self._lose(failures.connection_lost(connection, away_s, self._room))
+        listening = self._agent is not None and not self._agent_left and not self._media_stopped
+        if listening and stamp_ns - self._last_arrival_ns > MEDIA_STOPPED_AFTER_S * NS_PER_S:
+            self._media_stopped = True
+            self._emit_agent(self._received.flush())
+            self._listener.agent_media_stopped(self._clock.at_ns(self._last_arrival_ns))
+
+    def _choose_agent(self, stamp_ns: int) -> None:
+        if self._agent is not None or self._sent is None or self._closed or self._carrier is None:
+            return
+        candidates = [
+            participant
+            for participant in self._participants.values()
+            if not participant.local
+            and participant.has_audio
+            and (self._agent_name is None or participant.name == self._agent_name)
+        ]
+        if not candidates:
+            return
+        agent = min(candidates, key=lambda participant: participant.joined_at_s)
+        try:
+            self._carrier.capture(agent.id)
+        except Exception as e:
+            logger.exception("the agent's audio could not be received")
+            self._lose(
+                RoomError(EndedReason.RUNNER_ERROR, f"The agent's audio in {self._room} could not be received: {e}.")
+            )
+            return
+        self._agent = agent.id
+        self._last_arrival_ns = stamp_ns
+        self._listener.agent_joined(self._clock.at_ns(stamp_ns), agent.name)
+        self.agent_here.set()
+        kept, self._kept = self._kept, []
+        for earlier in kept:
+            if earlier.sender == agent.id:
+                self._listener.message_received(earlier.at_ns, earlier.message)
+
+    def _emit_agent(self, chunks: list[PlacedAudio]) -> None:
+        for placed in chunks:
+            self._listener.agent_audio(placed.at_ns, placed.pcm)
+            for_pipeline = self._for_pipeline.resample(placed)
+            if for_pipeline and self._carrier and self._agent:
+                self._carrier.push_placed(for_pipeline.at_ns, for_pipeline.pcm, self._agent)
+
+    def _emit_caller(self, chunks: list[PlacedAudio]) -> None:
+        for placed in chunks:
+            self._listener.caller_audio(placed.at_ns, placed.pcm)
+
+    def _lose(self, error: RoomError) -> None:
+        if self._lost or self._closed:
+            return
+        self._lost = True
+        self._listener.room_lost(error)

@@ -1,0 +1,95 @@
+"""Opens the room an address stands for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from anyio.abc import TaskGroup
+from pydantic import SecretStr
+
+from bots.clock import CallClock
+from runner.rooms.base import Room, RoomListener
+from runner.rooms.urls import RoomKind, room_kind
+from runner.settings import IceServer, RoomSettings
+
+
+@dataclass(frozen=True)
+class RoomAddress:
+    """How to get into a room.
+
+    Attributes:
+        url: A Daily room, an ``/api/offer`` address, or the base address of a Pipecat runner.
+        token: A meeting token for Daily; elsewhere it goes along as a bearer header.
+        request_data: Reaches a SmallWebRTC bot as its runner arguments' ``body``.
+    """
+
+    url: str
+    token: SecretStr | None = None
+    request_data: Any = None
+
+
+async def open_room(
+    address: RoomAddress,
+    settings: RoomSettings,
+    *,
+    clock: CallClock,
+    listener: RoomListener,
+    http: httpx.AsyncClient,
+    tasks: TaskGroup,
+) -> Room:
+    """Return the room an address stands for, ready to be entered.
+
+    The base address of a Pipecat runner has no room yet: a session is started first, and its room returned.
+
+    Args:
+        address: How to get in.
+        settings: How rooms are entered.
+        clock: The call's clock.
+        listener: Takes what happens in the room.
+        http: Client for requests to the agent's side.
+        tasks: Task group that owns the room's tasks.
+
+    Raises:
+        UsageError: The address is no room's.
+        RoomError: No session could be started.
+    """
+    kind = room_kind(address.url, settings.daily_domains)
+    if kind is RoomKind.DAILY:
+        from runner.rooms.daily import DailyRoom
+
+        return DailyRoom(
+            address.url,
+            address.token,
+            clock=clock,
+            listener=listener,
+            caller_name=settings.caller_name,
+            agent_name=settings.agent_name,
+            join_timeout_s=settings.join_timeout_s,
+        )
+    from aiortc import RTCIceServer
+
+    from runner.rooms.smallwebrtc import SmallWebRTCRoom
+
+    offer_url, ice_servers = address.url, list(settings.ice_servers)
+    if kind is RoomKind.PIPECAT_RUNNER:
+        from runner.sessions.pipecat_runner import start_smallwebrtc_session
+
+        session = await start_smallwebrtc_session(http, address.url, address.token, body=address.request_data)
+        offer_url = session.offer_url
+        ice_servers += session.ice_servers
+
+    def rtc(server: IceServer) -> RTCIceServer:
+        credential = None if server.credential is None else server.credential.get_secret_value()
+        return RTCIceServer(urls=server.urls, username=server.username, credential=credential)
+
+    return SmallWebRTCRoom(
+        offer_url,
+        address.token,
+        clock=clock,
+        listener=listener,
+        http=http,
+        tasks=tasks,
+        ice_servers=[rtc(server) for server in ice_servers],
+        # A session that was started got its data then.
+        request_data=None if kind is RoomKind.PIPECAT_RUNNER else address.request_data,
+    )

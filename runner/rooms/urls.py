@@ -1,0 +1,82 @@
+"""What kind of room an address is."""
+
+from enum import StrEnum
+from typing import Any
+from urllib.parse import urlsplit
+
+from runner.errors import UsageError
+
+OFFER_PATH = "/api/offer"
+DAILY_HOST = "daily.co"
+
+
+class RoomKind(StrEnum):
+    """The kinds of room there are."""
+
+    DAILY = "daily"
+    SMALLWEBRTC = "smallwebrtc"
+    PIPECAT_RUNNER = "pipecat-runner"
+    """No room yet: a Pipecat runner that starts one."""
+
+
+def room_kind(url: str, daily_domains: list[str]) -> RoomKind:
+    """Return what kind of room an address is.
+
+    Args:
+        url: The address.
+        daily_domains: Hosts that are Daily rooms, besides ``*.daily.co``.
+
+    Raises:
+        UsageError: It is no address of a room.
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError as error:
+        raise UsageError(f"room URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise UsageError(
+            "room URL: must begin with http:// or https:// and name a host, for example "
+            "https://acme.daily.co/room or http://localhost:7860/api/offer"
+        )
+    if parts.username is not None or parts.password is not None:
+        raise UsageError("room URL: holds a user name or password; pass the token with --token instead")
+    path = parts.path.rstrip("/")
+    if host.endswith(f".{DAILY_HOST}") or host in daily_domains:
+        if not path:
+            raise UsageError(f"room URL: names no room; a Daily room is https://{host}/<room>")
+        return RoomKind.DAILY
+    if path.endswith(OFFER_PATH):
+        return RoomKind.SMALLWEBRTC
+    if not path:
+        return RoomKind.PIPECAT_RUNNER
+    raise UsageError(
+        f"room URL: {parts.path!r} is no room; a SmallWebRTC room ends in /api/offer, a Pipecat runner is its base "
+        "address alone, and custom Daily domains are listed in the setting room.daily_domains"
+    )
+
+
+def public_url(url: str) -> str:
+    """Return an address without credentials and query, for logs and facts."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = f":{parts.port}" if parts.port is not None else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def check_data_message(kind: RoomKind, message: Any) -> None:
+    """Refuse a data message that a room of this kind can't deliver.
+
+    Raises:
+        UsageError: The message can't be delivered; says which rule it breaks.
+    """
+    if kind is RoomKind.DAILY:
+        return
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        raise UsageError(
+            'data message: over SmallWebRTC a Pipecat bot receives only JSON objects with a "type" (a text); '
+            'send for example {"type": "hello", …}'
+        )
+    if message["type"] == "signalling":
+        raise UsageError('data message: the type "signalling" belongs to SmallWebRTC itself; choose another')
