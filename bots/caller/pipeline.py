@@ -43,6 +43,8 @@ VAD_CONFIDENCE = 0.7
 
 VAD_MIN_VOLUME = 0.0
 
+SETUP_TIMEOUT_S = 180.0
+
 PIECE_MS = 200
 """Lines go to the output in pieces of this length, so that a long one does not hold up everything else."""
 
@@ -141,6 +143,8 @@ class CallerPipeline:
             enable_rtvi=False,
             enable_turn_tracking=False,
             idle_timeout_secs=None,
+            # Joining a Daily room is part of the set-up, and has its own, shorter limit.
+            setup_timeout_secs=SETUP_TIMEOUT_S,
             check_dangling_tasks=False,
         )
         self._runner = WorkerRunner(handle_sigint=False)

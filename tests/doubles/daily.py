@@ -1,0 +1,387 @@
+"""A stand-in for the ``daily`` library at its edge: one meeting, in this process, at the real pace.
+
+It does what the library was seen to do: it calls back on threads of its own, reports errors as text to completions
+and to ``on_error``, drops app messages sent before the join, refuses ``None`` and ``"*"``, and plays written audio in
+real time with silence in between. What it does not know, it refuses.
+"""
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+CHANNEL_NOT_OPEN = "AppMessage(Signalling(ChannelNotOpen))"
+RELEASED = "this object has already been released"
+BLOCK_S = 0.01
+
+AudioSource = Callable[[int, int, int], bytes]
+"""(first sample, number of samples, rate) -> 16-bit mono PCM."""
+
+
+def silence(first: int, count: int, rate_hz: int) -> bytes:
+    return bytes(2 * count)
+
+
+@dataclass
+class FakeAudioData:
+    bits_per_sample: int
+    sample_rate: int
+    num_channels: int
+    num_audio_frames: int
+    audio_frames: bytes
+
+
+@dataclass
+class Sent:
+    message: Any
+    participant_id: str | None
+
+
+@dataclass
+class HeardBlock:
+    """10 ms of the caller's track: when its first sample left, and the samples."""
+
+    at_monotonic_ns: int
+    pcm: bytes
+
+
+class FakeParticipant:
+    """Somebody else in the meeting."""
+
+    def __init__(self, meeting: "Meeting", name: str, *, audio: bool, hidden: bool, source: AudioSource):
+        self.meeting = meeting
+        self.id = str(uuid.uuid4())
+        self.name = name
+        self.audio = audio
+        self.hidden = hidden
+        self.source = source
+        self.joined_at = next(meeting.seconds)
+        self.delivering = True
+        self.started_ns: int | None = None
+        """When sample 0 of the source was there."""
+
+    def describe(self) -> dict[str, Any]:
+        off: dict[str, Any] = {"state": "off", "offReasons": ["user"], "subscribed": "subscribed"}
+        mic = {"state": "playable", "subscribed": "subscribed"} if self.audio else off
+        return {
+            "id": self.id,
+            "info": {
+                "isLocal": False,
+                "isOwner": False,
+                "joinedAt": self.joined_at,
+                "userName": self.name,
+                "permissions": {"hasPresence": not self.hidden, "canSend": True, "canAdmin": False},
+            },
+            "media": {"microphone": mic, "camera": off, "screenAudio": off, "screenVideo": off, "customAudio": {}},
+        }
+
+    def turn_on_audio(self) -> None:
+        self.audio = True
+        self.meeting.tell("on_participant_updated", self.describe())
+
+    def leave(self, reason: str = "leftCall") -> None:
+        self.meeting.members.pop(self.id)
+        self.delivering = False
+        self.meeting.tell("on_participant_left", self.describe(), reason)
+
+    def send(self, message: Any) -> None:
+        self.meeting.tell("on_app_message", message, self.id)
+
+
+@dataclass
+class Meeting:
+    """The meeting a fake client can join."""
+
+    url: str = "https://example.daily.co/room"
+    token: str | None = None
+    join_delay_s: float = 0.05
+    join_error: str | None = None
+    """Refuse every join with this."""
+    announce_existing: bool = True
+    """Tell of those already there with events before the join completes, and not only in its result."""
+    members: dict[str, FakeParticipant] = field(default_factory=dict)
+    clients: "list[FakeCallClient]" = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
+    dropped: list[Any] = field(default_factory=list)
+    sources: "list[FakeCustomAudioSource]" = field(default_factory=list)
+    seconds: Iterator[int] = field(default_factory=lambda: iter(range(1_700_000_000, 1_800_000_000)))
+
+    def add(
+        self, name: str, *, audio: bool = True, hidden: bool = False, source: AudioSource = silence
+    ) -> FakeParticipant:
+        participant = FakeParticipant(self, name, audio=audio, hidden=hidden, source=source)
+        self.members[participant.id] = participant
+        self.tell("on_participant_joined", participant.describe())
+        return participant
+
+    def tell(self, event: str, *args: Any) -> None:
+        for client in self.clients:
+            if client.joined:
+                client.emit(event, *args)
+
+    def eject(self, error: str | None = None) -> None:
+        for client in self.clients:
+            if client.joined:
+                client.joined = False
+                if error:
+                    client.emit("on_error", error)
+                client.emit("on_call_state_updated", "leaving")
+                client.emit("on_call_state_updated", "left")
+
+    @property
+    def heard(self) -> list[HeardBlock]:
+        return [block for source in self.sources for block in source.heard]
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.stop()
+        for source in self.sources:
+            source.stop()
+
+
+class FakeCallClient:
+    def __init__(self, meeting: Meeting, event_handler: Any = None):
+        self._meeting = meeting
+        self._handler = event_handler
+        self._released = False
+        self._stopped = threading.Event()
+        self._work: queue.Queue[Callable[[], Any] | None] = queue.Queue()
+        self._id = str(uuid.uuid4())
+        self._user_name: str | None = None
+        self.joined = False
+        self.renderers: dict[str, threading.Thread] = {}
+        self._thread = threading.Thread(target=self._run, name="fake-daily-events", daemon=True)
+        self._thread.start()
+        meeting.clients.append(self)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+    def _alive(self) -> None:
+        if self._released:
+            raise RuntimeError(RELEASED)
+
+    def emit(self, event: str, *args: Any) -> None:
+        self._work.put(lambda: getattr(self._handler, event)(*args))
+
+    def _complete(self, completion: Callable[..., None] | None, request: str, error: str | None) -> None:
+        def work() -> None:
+            if completion is not None:
+                completion(error)
+            if error is not None:
+                self._handler.on_error(f"Error handling {request}: {error}")
+
+        self._work.put(work)
+
+    def _local(self) -> dict[str, Any]:
+        info = {"isLocal": True, "isOwner": False, "joinedAt": 0, "userName": self._user_name}
+        return {"id": self._id, "info": info, "media": {"microphone": {"state": "playable"}}}
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._work.put(None)
+
+    # What the library offers, as far as it is used.
+
+    def release(self) -> None:
+        self._alive()
+        self._released = True
+        self.joined = False
+        self.stop()
+        self._thread.join(2)
+
+    def set_user_name(self, user_name: str) -> None:
+        self._alive()
+        self._user_name = user_name
+
+    def update_subscription_profiles(self, profile_settings: Any, completion: Any = None) -> None:
+        self._alive()
+        self._complete(completion, "updateSubscriptionProfiles", None)
+
+    def update_subscriptions(
+        self, participant_settings: Any = None, profile_settings: Any = None, completion: Any = None
+    ) -> None:
+        self._alive()
+        self._complete(completion, "updateSubscriptions", None)
+
+    def participants(self) -> dict[str, Any]:
+        self._alive()
+        others = {member.id: member.describe() for member in self._meeting.members.values()}
+        return {"local": self._local(), **(others if self.joined else {})}
+
+    def join(
+        self, meeting_url: str, meeting_token: Any = None, client_settings: Any = None, completion: Any = None
+    ) -> None:
+        self._alive()
+        assert client_settings["inputs"]["microphone"]["isEnabled"] is True
+        assert client_settings["inputs"]["camera"]["isEnabled"] is False
+
+        def work() -> None:
+            time.sleep(self._meeting.join_delay_s)
+            error = self._meeting.join_error
+            if error is None and meeting_url != self._meeting.url:
+                error = 'Connection(Api(RoomLookup(RoomInfoError("not-found"))))'
+            if error is None and meeting_token != self._meeting.token:
+                error = f'Connection(Permissions(InvalidMeetingToken("{meeting_token}")))'
+            if error is not None:
+                self._handler.on_call_state_updated("left")
+                completion(None, error)
+                self._handler.on_error(f"Error handling join: {error}")
+                return
+            self._handler.on_call_state_updated("joining")
+            self.joined = True
+            if self._meeting.announce_existing:
+                for member in list(self._meeting.members.values()):
+                    self._handler.on_participant_joined(member.describe())
+            self._handler.on_call_state_updated("joined")
+            self._handler.on_network_connection_status_updated({"connection": "signalling", "event": "connected"})
+            completion({"meetingSession": {"id": "m"}, "participants": self.participants()}, None)
+
+        self._work.put(work)
+
+    def leave(self, completion: Any = None) -> None:
+        self._alive()
+        self.joined = False
+        self.emit("on_call_state_updated", "leaving")
+        self.emit("on_call_state_updated", "left")
+        self._complete(completion, "leave", None)
+
+    def send_app_message(self, message: Any, participant_id: str | None = None, completion: Any = None) -> None:
+        self._alive()
+        if message is None:
+            raise ValueError("invalid app message 'None'")
+        if participant_id == "*":
+            raise ValueError("invalid participant ID '*'")
+        if not self.joined:
+            self._meeting.dropped.append(message)
+            self._complete(completion, "sendAppMessage", CHANNEL_NOT_OPEN)
+            return
+        self._meeting.sent.append(Sent(message, participant_id))
+        self._complete(completion, "sendAppMessage", None)
+
+    def set_audio_renderer(
+        self,
+        participant_id: str,
+        callback: Callable[..., None],
+        audio_source: str = "microphone",
+        sample_rate: int = 16000,
+        callback_interval_ms: int = 20,
+    ) -> None:
+        self._alive()
+        assert audio_source == "microphone"
+        assert callback_interval_ms % 10 == 0
+        member = self._meeting.members[participant_id]
+
+        def render() -> None:
+            count = sample_rate * callback_interval_ms // 1000
+            started_ns = time.monotonic_ns()
+            member.started_ns = started_ns
+            number = 0
+            while not self._stopped.is_set() and participant_id in self._meeting.members:
+                number += 1
+                due_ns = started_ns + number * callback_interval_ms * 1_000_000
+                time.sleep(max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
+                if self.joined and member.delivering:
+                    pcm = member.source((number - 1) * count, count, sample_rate)
+                    callback(participant_id, FakeAudioData(16, sample_rate, 1, count, pcm), audio_source)
+
+        thread = threading.Thread(target=render, name="fake-daily-renderer", daemon=True)
+        self.renderers[participant_id] = thread
+        thread.start()
+
+
+@dataclass
+class _Write:
+    pcm: bytearray
+    count: int
+    completion: Callable[[int], None]
+
+
+class FakeCustomAudioSource:
+    def __init__(self, meeting: Meeting, sample_rate: int, channels: int, auto_silence: bool = True):
+        assert auto_silence
+        assert channels == 1
+        self.sample_rate = sample_rate
+        self.channels = channels
+        self.heard: list[HeardBlock] = []
+        self._writes: list[_Write] = []
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        meeting.sources.append(self)
+        threading.Thread(target=self._drain, name="fake-daily-source", daemon=True).start()
+
+    def write_frames(self, frames: bytes, completion: Callable[[int], None] | None = None) -> int:
+        assert completion is not None, "would block"
+        if len(frames) % 2:
+            raise ValueError("frames bytestring should contain 16-bit samples")
+        with self._lock:
+            self._writes.append(_Write(bytearray(frames), len(frames) // 2, completion))
+        return len(frames) // 2
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _drain(self) -> None:
+        started_ns = time.monotonic_ns()
+        number = 0
+        block_bytes = int(self.sample_rate * BLOCK_S) * 2
+        while not self._stopped.is_set():
+            done: list[_Write] = []
+            block = bytearray()
+            with self._lock:
+                while self._writes and len(block) < block_bytes:
+                    write = self._writes[0]
+                    take = block_bytes - len(block)
+                    block += write.pcm[:take]
+                    del write.pcm[:take]
+                    if not write.pcm:
+                        done.append(self._writes.pop(0))
+            at_ns = started_ns + int(number * BLOCK_S * 1e9)
+            self.heard.append(HeardBlock(at_ns, bytes(block) + bytes(block_bytes - len(block))))
+            number += 1
+            due_ns = started_ns + int(number * BLOCK_S * 1e9)
+            time.sleep(max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
+            for write in done:
+                write.completion(write.count)
+
+
+class FakeCustomAudioTrack:
+    def __init__(self, audio_source: FakeCustomAudioSource):
+        assert isinstance(audio_source, FakeCustomAudioSource)
+        self.id = str(uuid.uuid4())
+
+
+class FakeDaily:
+    @staticmethod
+    def init(worker_threads: int = 2, log_level: Any = None) -> None:
+        pass
+
+
+@contextmanager
+def fake_daily(monkeypatch: pytest.MonkeyPatch, meeting: Meeting) -> Iterator[Meeting]:
+    """Put the double where Pipecat's transport looks the library up."""
+    module = "pipecat.transports.daily.transport"
+
+    def call_client(event_handler: Any = None) -> FakeCallClient:
+        return FakeCallClient(meeting, event_handler)
+
+    def audio_source(sample_rate: int, channels: int, auto_silence: bool = True) -> FakeCustomAudioSource:
+        return FakeCustomAudioSource(meeting, sample_rate, channels, auto_silence)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{module}.CallClient", call_client)
+        patch.setattr(f"{module}.CustomAudioSource", audio_source)
+        patch.setattr(f"{module}.CustomAudioTrack", FakeCustomAudioTrack)
+        patch.setattr(f"{module}.Daily", FakeDaily)
+        patch.setattr(f"{module}.DailyTransportClient._daily_initialized", False)
+        try:
+            yield meeting
+        finally:
+            meeting.close()

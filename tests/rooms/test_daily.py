@@ -1,0 +1,616 @@
+"""The Daily room: placement, a real failing join, and whole calls against a stand-in for the library."""
+
+import asyncio
+import gc
+import inspect
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import daily
+import numpy as np
+import pytest
+from loguru import logger
+from pipecat.frames.frames import EndFrame, Frame, InputAudioRawFrame, OutputAudioRawFrame
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.workers.runner import WorkerRunner
+from pydantic import SecretStr
+
+from bots.clock import NS_PER_MS, CallClock, samples_to_ns
+from bots.timeline import EndedReason
+from runner.errors import RoomError
+from runner.rooms.base import AUDIO_RATE_HZ, Room
+from runner.rooms.daily import DailyRoom, failures
+from runner.rooms.daily import session as session_module
+from runner.rooms.daily.placement import SampleClock, SentTrack
+from tests.doubles.daily import FakeCallClient, Meeting, fake_daily
+
+TOKEN = "eyJhbGciOi.very-secret.token"
+URL = "https://example.daily.co/room"
+CHUNK_MS = 20
+TONE_FIRST_S = 0.5
+TONE_S = 0.3
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@dataclass
+class Listener:
+    """Keeps everything a room reports."""
+
+    caller: list[tuple[int, bytes]] = field(default_factory=list)
+    agent: list[tuple[int, bytes]] = field(default_factory=list)
+    joined: list[tuple[int, str | None]] = field(default_factory=list)
+    left: list[tuple[int, str | None]] = field(default_factory=list)
+    stopped: list[int] = field(default_factory=list)
+    resumed: list[int] = field(default_factory=list)
+    messages: list[Any] = field(default_factory=list)
+    lost: list[RoomError] = field(default_factory=list)
+
+    def caller_audio(self, at_ns: int, pcm: bytes) -> None:
+        self.caller.append((at_ns, pcm))
+
+    def agent_audio(self, at_ns: int, pcm: bytes) -> None:
+        self.agent.append((at_ns, pcm))
+
+    def agent_joined(self, at_ns: int, participant: str | None) -> None:
+        self.joined.append((at_ns, participant))
+
+    def agent_left(self, at_ns: int, detail: str | None) -> None:
+        self.left.append((at_ns, detail))
+
+    def agent_media_stopped(self, at_ns: int) -> None:
+        self.stopped.append(at_ns)
+
+    def agent_media_resumed(self, at_ns: int) -> None:
+        self.resumed.append(at_ns)
+
+    def message_received(self, at_ns: int, message: Any) -> None:
+        self.messages.append(message)
+
+    def room_lost(self, error: RoomError) -> None:
+        self.lost.append(error)
+
+
+class Tap(FrameProcessor):
+    """Between the transport's ends: keeps what comes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.audio: list[InputAudioRawFrame] = []
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if isinstance(frame, InputAudioRawFrame):
+            self.audio.append(frame)
+            return
+        await self.push_frame(frame, direction)
+
+
+@dataclass
+class Call:
+    room: DailyRoom
+    listener: Listener
+    tap: Tap
+    worker: PipelineWorker
+    clock: CallClock
+
+    async def say(self, pcm: bytes) -> None:
+        await self.worker.queue_frame(OutputAudioRawFrame(audio=pcm, sample_rate=AUDIO_RATE_HZ, num_channels=1))
+
+
+@asynccontextmanager
+async def running(url: str = URL, token: str | None = None, **kwargs: Any) -> AsyncIterator[Call]:
+    """A room with its pipeline running, not entered yet."""
+    clock, listener, tap = CallClock(), Listener(), Tap()
+    room = DailyRoom(url, SecretStr(token) if token else None, clock=clock, listener=listener, **kwargs)
+    pipeline = Pipeline([room.transport.input(), tap, room.transport.output()])
+    worker = PipelineWorker(pipeline, enable_rtvi=False, idle_timeout_secs=None)
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    task = asyncio.create_task(runner.run())
+    try:
+        yield Call(room, listener, tap, worker, clock)
+    finally:
+        await room.leave()
+        await runner.cancel()
+        await asyncio.wait_for(task, 10)
+
+
+@asynccontextmanager
+async def entered(**kwargs: Any) -> AsyncIterator[Call]:
+    async with running(**kwargs) as call:
+        await call.room.enter()
+        yield call
+
+
+@pytest.fixture
+def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
+    with fake_daily(monkeypatch, Meeting(url=URL)) as meeting:
+        yield meeting
+
+
+async def until(condition: Any, timeout_s: float = 3.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what is waited for is a list filling up
+            await asyncio.sleep(0.01)
+
+
+def tone(first: int, count: int, rate_hz: int) -> bytes:
+    """Silence with a tone from TONE_FIRST_S on; its first sample is not zero."""
+    t = (first + np.arange(count)) / rate_hz - TONE_FIRST_S
+    wave = 12000 * np.cos(2 * np.pi * 440 * t)
+    return np.where((t >= 0) & (t < TONE_S), wave, 0).astype(np.int16).tobytes()
+
+
+def loud(first: int, count: int, rate_hz: int) -> bytes:
+    return np.full(count, 20000, dtype=np.int16).tobytes()
+
+
+def onset_ns(chunks: list[tuple[int, bytes]], rate_hz: int = AUDIO_RATE_HZ, threshold: int = 3000) -> int:
+    for at_ns, pcm in chunks:
+        over = np.flatnonzero(np.abs(np.frombuffer(pcm, np.int16).astype(int)) > threshold)
+        if len(over):
+            return at_ns + samples_to_ns(int(over[0]), rate_hz)
+    raise AssertionError("no sound")
+
+
+# Placement
+
+
+def chunk(ms: int = CHUNK_MS, value: int = 1) -> bytes:
+    return np.full(AUDIO_RATE_HZ * ms // 1000, value, dtype=np.int16).tobytes()
+
+
+def place_all(clock: SampleClock, arrivals_ms: list[float]) -> list[int]:
+    return [round(p.at_ns / NS_PER_MS) for at in arrivals_ms for p in clock.place(round(at * NS_PER_MS), chunk())]
+
+
+def test_jitter_moves_nothing():
+    clock = SampleClock(AUDIO_RATE_HZ)
+    arrivals = [20 + 20 * n + (n * 37 % 90) * (n > 0) for n in range(50)]
+    assert place_all(clock, arrivals) == [20 * n for n in range(50)]
+    assert clock.reanchored == 0
+
+
+def test_gap_is_kept():
+    clock = SampleClock(AUDIO_RATE_HZ)
+    assert place_all(clock, [20, 40, 540, 560, 580]) == [0, 20, 520, 540, 560]
+    assert clock.reanchored == 1
+
+
+def test_stall_with_burst_moves_nothing():
+    clock = SampleClock(AUDIO_RATE_HZ)
+    arrivals = [20, 40] + [300 + n for n in range(13)] + [320, 340]
+    assert place_all(clock, arrivals) == [20 * n for n in range(17)]
+    assert clock.reanchored == 0
+
+
+def test_slow_drift_is_taken_up_past_the_tolerance():
+    clock = SampleClock(AUDIO_RATE_HZ)
+    arrivals = [20 + 20.2 * n for n in range(1500)]  # 1 % slow: 300 ms in 30 s
+    placed = place_all(clock, arrivals)
+    assert clock.reanchored == 2
+    assert max(abs(at - (arrived - 20)) for at, arrived in zip(placed, arrivals, strict=False)) <= 101
+
+
+def test_held_chunk_is_not_lost_when_nothing_follows():
+    clock = SampleClock(AUDIO_RATE_HZ)
+    assert place_all(clock, [20, 540]) == [0]
+    assert [p.at_ns for p in clock.flush()] == [520 * NS_PER_MS]
+    assert clock.flush() == []
+
+
+def ms(value: float) -> int:
+    return round(value * NS_PER_MS)
+
+
+def test_sent_track_is_unbroken_and_places_lines():
+    track = SentTrack(AUDIO_RATE_HZ, 0)
+    placed = track.silence_until(ms(500))
+    track.taken(ms(520))
+    placed += track.silence_until(ms(700))  # nothing past the write that is under way
+    placed += track.written(ms(520), ms(560), chunk(40))
+    track.taken(ms(561))
+    placed += track.written(ms(561), ms(607), chunk(40))  # 7 ms late: jitter, not silence
+    placed += track.silence_until(ms(1000))
+    track.taken(ms(1200))
+    placed += track.written(ms(1200), ms(1240), chunk(40))
+    end = 0
+    for piece in placed:
+        assert piece.at_ns == samples_to_ns(end, AUDIO_RATE_HZ)
+        end += len(piece.pcm) // 2
+    assert [round(p.at_ns / NS_PER_MS) for p in placed if any(p.pcm)] == [520, 560, 1200]
+
+
+def test_sent_track_counts_an_underrun():
+    track = SentTrack(AUDIO_RATE_HZ, 0)
+    for taken, done in ((0, 40), (41, 240)):
+        track.taken(ms(taken))
+        placed = track.written(ms(taken), ms(done), chunk(40))
+    assert track.reanchored == 1
+    assert round(placed[-1].at_ns / NS_PER_MS) == 200
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("detail", "reason"),
+    [
+        (
+            "Connection(Api(RoomLookup(RoomInfoFetchFailed(Get(hyper_util::client::legacy::Error(Connect, Custom { "
+            'kind: Uncategorized, error: "failed to lookup address information: Name or service not known" }))))))',
+            EndedReason.ROOM_UNREACHABLE,
+        ),
+        ('Failed to parse url: InvalidUrl("not a url", RelativeUrlWithoutBase)', EndedReason.ROOM_UNREACHABLE),
+        ('Connection(Api(RoomLookup(RoomInfoError("not-found"))))', EndedReason.ROOM_UNREACHABLE),
+        ("exp-room", EndedReason.ROOM_UNREACHABLE),
+        ("meeting-full", EndedReason.ROOM_UNREACHABLE),
+        ("something never heard", EndedReason.ROOM_UNREACHABLE),
+        ("exp-token", EndedReason.TOKEN_REFUSED),
+        ("Permissions(InvalidMeetingToken)", EndedReason.TOKEN_REFUSED),
+        ("You do not have access to this room", EndedReason.TOKEN_REFUSED),
+        ("TransportCreationFailed", EndedReason.ICE_FAILED),
+        (failures.JOIN_TIMED_OUT, EndedReason.ROOM_UNREACHABLE),
+    ],
+)
+def test_join_failures_are_mapped(detail: str, reason: EndedReason):
+    error = failures.join_failed(detail, URL)
+    assert error.reason is reason
+    assert "\n" not in str(error)
+
+
+# The real library
+
+
+@pytest.fixture
+def log_text() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(str(message)), level="TRACE")
+    yield lines
+    logger.remove(sink)
+
+
+@pytest.mark.anyio
+async def test_real_join_without_network_is_bounded(log_text: list[str], capfd: pytest.CaptureFixture[str]):
+    started = time.monotonic()
+    room_url = f"https://no-such-domain.invalid/room?t={TOKEN}"
+    async with running(room_url, join_timeout_s=1.5) as call:
+        with pytest.raises(RoomError) as caught:
+            await call.room.enter()
+        entering_s = time.monotonic() - started
+        with pytest.raises(RoomError):
+            await call.room.publish({"early": True})
+        assert TOKEN not in repr(vars(call.room)) + repr(caught.value)
+    assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
+    assert entering_s < 3
+    assert time.monotonic() - started < 8  # the library itself would take 19 s to let go
+    out, err = capfd.readouterr()
+    assert TOKEN not in "".join(log_text) + out + err + str(caught.value)
+    assert "no-such-domain.invalid/room" in str(caught.value)
+
+
+@pytest.mark.anyio
+async def test_real_join_with_a_wrong_url():
+    async with running("not a url", TOKEN, join_timeout_s=5) as call:
+        with pytest.raises(RoomError, match="is not a Daily room's address") as caught:
+            await call.room.enter()
+    assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_real_join_without_network_in_the_librarys_own_time():
+    async with running("https://no-such-domain.invalid/room", join_timeout_s=19.7) as call:
+        with pytest.raises(RoomError, match="Daily could not be reached") as caught:
+            await call.room.enter()
+    assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
+
+
+def test_double_has_the_librarys_signatures():
+    names = [name for name in vars(FakeCallClient) if not name.startswith("_")]
+    offered = [name for name in names if name not in {"emit", "stop"}]
+    assert len(offered) > 8
+    for name in offered:
+        real = inspect.signature(getattr(daily.CallClient, name))
+        fake = inspect.signature(getattr(FakeCallClient, name))
+        assert list(fake.parameters) == list(real.parameters)[: len(fake.parameters)], name
+
+
+# Whole calls
+
+
+@pytest.mark.anyio
+async def test_whole_call_places_both_sides(meeting: Meeting):
+    agent = meeting.add("agent", source=tone)
+    async with entered() as call:
+        assert isinstance(call.room.transport.input()._client._client, FakeCallClient)
+        room: Room = call.room
+        await asyncio.wait_for(room.wait_for_agent(), 2)
+        assert room.participants() == ["agent"]
+        assert room.agent_audio_quality(0) is None
+        await asyncio.sleep(0.3)
+        laid_out = sum(len(pcm) // 2 for _, pcm in call.listener.caller)
+        assert 0.1 < laid_out / AUDIO_RATE_HZ < 0.5  # silence is told while it leaves
+        for _ in range(5):
+            await call.say(loud(0, AUDIO_RATE_HZ // 25, AUDIO_RATE_HZ))
+        await until(lambda: len(call.listener.agent) > 45)
+        await asyncio.sleep(0.2)
+    listener = call.listener
+
+    assert agent.started_ns is not None
+    true_ns = call.clock.at_ns(agent.started_ns) + round(TONE_FIRST_S * 1e9)
+    assert abs(onset_ns(listener.agent) - true_ns) < 25 * NS_PER_MS
+    frames = call.tap.audio
+    assert {frame.sample_rate for frame in frames} == {16_000}
+    chunks = [(frame.pts, frame.audio) for frame in frames if frame.pts is not None]
+    assert len(chunks) == len(frames) > 30
+    assert abs(onset_ns(chunks, 16_000) - true_ns) < 25 * NS_PER_MS
+
+    left_ns = onset_ns([(call.clock.at_ns(block.at_monotonic_ns), block.pcm) for block in meeting.heard])
+    assert abs(onset_ns(listener.caller) - left_ns) < 25 * NS_PER_MS
+    spoken = np.frombuffer(b"".join(pcm for _, pcm in listener.caller), np.int16)
+    assert np.count_nonzero(spoken) == AUDIO_RATE_HZ // 5
+    next_ns = listener.caller[0][0]
+    for at_ns, pcm in listener.caller:  # unbroken: the silence between is there
+        assert abs(at_ns - next_ns) < 2000
+        next_ns = at_ns + samples_to_ns(len(pcm) // 2, AUDIO_RATE_HZ)
+    assert next_ns - listener.caller[0][0] > 700 * NS_PER_MS
+    assert listener.lost == []
+    assert listener.left == []
+
+
+@pytest.mark.anyio
+async def test_agent_is_found_without_events_of_its_joining(meeting: Meeting):
+    meeting.announce_existing = False
+    meeting.add("agent")
+    async with entered() as call:
+        await asyncio.wait_for(call.room.wait_for_agent(), 2)
+        await until(lambda: call.listener.agent)
+
+
+@pytest.mark.anyio
+async def test_agent_joins_late_and_others_are_ignored(meeting: Meeting):
+    meeting.add("observer", audio=False)
+    meeting.add("recorder", hidden=True, source=loud)
+    async with entered() as call:
+        await asyncio.sleep(0.15)
+        assert call.listener.joined == []
+        agent = meeting.add("agent", audio=False)
+        await asyncio.sleep(0.1)
+        assert call.listener.joined == []
+        agent.turn_on_audio()
+        await asyncio.wait_for(call.room.wait_for_agent(), 2)
+        intruder = meeting.add("another", source=loud)
+        intruder.send({"not": "the agent's"})
+        agent.send({"label": "rtvi-ai", "type": "bot-ready"})
+        await until(lambda: call.listener.messages and len(call.listener.agent) > 10)
+        intruder.leave()
+        await asyncio.sleep(0.1)
+    assert [name for _, name in call.listener.joined] == ["agent"]
+    assert call.listener.messages == [{"label": "rtvi-ai", "type": "bot-ready"}]
+    assert not any(any(pcm) for _, pcm in call.listener.agent)
+    assert not any(any(frame.audio) for frame in call.tap.audio)
+    assert call.listener.left == []
+    clients = [client for client in meeting.clients if client.renderers]
+    assert [list(client.renderers) for client in clients] == [[agent.id]]
+
+
+@pytest.mark.anyio
+async def test_agent_is_chosen_by_name(meeting: Meeting):
+    meeting.add("somebody", source=loud).send("ignored")
+    agent = meeting.add("the agent")
+    async with entered(agent_name="the agent") as call:
+        await asyncio.wait_for(call.room.wait_for_agent(), 2)
+        await until(lambda: len(call.listener.agent) > 5)
+        assert set(call.room.participants()) == {"somebody", "the agent"}
+        agent.send(["any", {"json": None}])
+        await until(lambda: call.listener.messages)
+    assert [name for _, name in call.listener.joined] == ["the agent"]
+    assert not any(any(pcm) for _, pcm in call.listener.agent)
+    assert call.listener.messages == [["any", {"json": None}]]
+
+
+@pytest.mark.anyio
+async def test_messages_before_the_agent_is_known_are_kept(meeting: Meeting):
+    async with entered() as call:
+        agent = meeting.add("agent", audio=False)
+        agent.send({"type": "early"})
+        await asyncio.sleep(0.1)
+        assert call.listener.messages == []
+        agent.turn_on_audio()
+        await until(lambda: call.listener.messages == [{"type": "early"}])
+
+
+@pytest.mark.anyio
+async def test_agent_left_is_told_once(meeting: Meeting):
+    agent = meeting.add("agent")
+    async with entered() as call:
+        await until(lambda: len(call.listener.agent) > 3)
+        agent.leave()
+        agent_left_ns = call.clock.now_ns()
+        await until(lambda: call.listener.left)
+        call.listener.agent.clear()
+        await asyncio.sleep(0.1)
+    assert len(call.listener.left) == 1
+    assert abs(call.listener.left[0][0] - agent_left_ns) < 100 * NS_PER_MS
+    assert call.listener.left[0][1] == "left the call"
+    assert call.listener.agent == []
+    assert call.listener.lost == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (None, EndedReason.ROOM_UNREACHABLE),
+        ("Meeting has ended", EndedReason.ROOM_UNREACHABLE),
+        ("exp-token", EndedReason.TOKEN_REFUSED),
+    ],
+)
+@pytest.mark.anyio
+async def test_being_put_out_loses_the_room(meeting: Meeting, error: str | None, reason: EndedReason):
+    async with entered() as call:
+        meeting.eject(error)
+        await until(lambda: call.listener.lost)
+        await asyncio.sleep(0.05)
+        with pytest.raises(RoomError, match="not in the room"):
+            await call.room.publish("too late")
+    assert [lost.reason for lost in call.listener.lost] == [reason]
+    assert (error or "Daily ended the call") in str(call.listener.lost[0])
+    assert meeting.dropped == []
+
+
+@pytest.mark.anyio
+async def test_connection_that_stays_away_loses_the_room(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(session_module, "CONNECTION_LOST_AFTER_S", 0.3)
+    async with entered() as call:
+        meeting.tell("on_network_connection_status_updated", {"connection": "signalling", "event": "interrupted"})
+        await asyncio.sleep(0.1)
+        with pytest.raises(RoomError, match="reconnecting"):
+            await call.room.publish("while away")
+        meeting.tell("on_network_connection_status_updated", {"connection": "signalling", "event": "connected"})
+        await asyncio.sleep(0.5)
+        assert call.listener.lost == []
+        await call.room.publish("back")
+        meeting.tell("on_network_connection_status_updated", {"connection": "recvTransport", "event": "interrupted"})
+        await until(lambda: call.listener.lost)
+    assert call.listener.lost[0].reason is EndedReason.ICE_FAILED
+    assert [sent.message for sent in meeting.sent] == ["back"]
+
+
+@pytest.mark.anyio
+async def test_media_stops_and_resumes(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(session_module, "MEDIA_STOPPED_AFTER_S", 0.3)
+    agent = meeting.add("agent")
+    async with entered() as call:
+        await until(lambda: len(call.listener.agent) > 3)
+        agent.delivering = False
+        stopped_ns = call.clock.now_ns()
+        await until(lambda: call.listener.stopped)
+        assert abs(call.listener.stopped[0] - stopped_ns) < 60 * NS_PER_MS
+        agent.delivering = True
+        await until(lambda: call.listener.resumed)
+        resumed_ns = call.clock.now_ns()
+        await asyncio.sleep(0.1)
+    assert len(call.listener.stopped) == len(call.listener.resumed) == 1
+    assert call.listener.agent[-1][0] > resumed_ns  # the gap is kept: audio after it is placed after it
+
+
+VALUES: list[Any] = [{"a": [1, None, {"b": "ü"}]}, "text", 7, 2.5, True, [], {}, ""]
+
+
+@pytest.mark.anyio
+async def test_any_json_is_published_once_unchanged(meeting: Meeting):
+    async with entered() as call:
+        for value in VALUES:
+            await call.room.publish(value)
+        await call.room.send_client_message({"label": "rtvi-ai", "type": "client-ready", "id": "1", "data": {}})
+        for refused in (None, {1, 2}, float("nan")):
+            with pytest.raises(RoomError) as caught:
+                await call.room.publish(refused)
+            assert caught.value.reason is EndedReason.RUNNER_ERROR
+    expected = [*VALUES, {"label": "rtvi-ai", "type": "client-ready", "id": "1", "data": {}}]
+    assert [sent.message for sent in meeting.sent] == expected
+    assert {sent.participant_id for sent in meeting.sent} == {None}
+    assert meeting.dropped == []
+
+
+@pytest.mark.anyio
+async def test_message_before_the_join_is_refused_not_sent(meeting: Meeting):
+    meeting.join_delay_s = 0.4
+    async with running() as call:
+        await asyncio.sleep(0.1)
+        with pytest.raises(RoomError, match="not in the room"):
+            await call.room.publish({"too": "early"})
+        await call.room.enter()
+        await asyncio.sleep(0.1)
+    assert meeting.sent == []
+    assert meeting.dropped == []
+
+
+@pytest.mark.anyio
+async def test_bad_token_is_refused_and_never_shown(meeting: Meeting, log_text: list[str]):
+    meeting.token = "another"
+    async with running(token=TOKEN) as call:
+        with pytest.raises(RoomError, match="refused the token") as caught:
+            await call.room.enter()
+        await asyncio.sleep(0.05)
+    assert caught.value.reason is EndedReason.TOKEN_REFUSED
+    assert "InvalidMeetingToken" in str(caught.value)
+    assert TOKEN not in str(caught.value) + "".join(log_text)
+    assert any("InvalidMeetingToken" in line for line in log_text)
+
+
+@pytest.mark.anyio
+async def test_good_token_of_the_url_is_used(meeting: Meeting):
+    meeting.token = TOKEN
+    async with entered(url=f"{URL}?t={TOKEN}") as call:
+        assert call.room.participants() == []
+
+
+@pytest.mark.anyio
+async def test_bad_room(meeting: Meeting):
+    async with running("https://example.daily.co/gone") as call:
+        with pytest.raises(RoomError, match=r"There is no room https://example\.daily\.co/gone") as caught:
+            await call.room.enter()
+    assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
+
+
+@pytest.mark.anyio
+async def test_leaving_is_idempotent_and_no_loss(meeting: Meeting):
+    meeting.add("agent")
+    async with entered() as call:
+        await until(lambda: call.listener.agent)
+        await call.room.leave()
+        await call.room.leave()
+        count = len(call.listener.agent)
+        await asyncio.sleep(0.1)
+        assert len(call.listener.agent) == count
+        with pytest.raises(RoomError):
+            await call.room.publish(1)
+    assert call.listener.lost == []
+    assert call.listener.left == []
+    assert not any(client.joined for client in meeting.clients)
+
+
+@pytest.mark.anyio
+async def test_pipeline_that_ends_first_is_no_loss(meeting: Meeting):
+    async with entered() as call:
+        await call.worker.queue_frame(EndFrame())
+        await until(lambda: not any(client.joined for client in meeting.clients))
+        with pytest.raises(RoomError, match="not in the room"):
+            await call.room.publish("too late")
+        await asyncio.sleep(0.1)
+    assert call.listener.lost == []
+
+
+@pytest.mark.anyio
+async def test_leaving_is_bounded_when_the_library_says_nothing(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
+    async with entered() as call:
+        monkeypatch.setattr(FakeCallClient, "leave", lambda self, completion=None: None)
+        started = time.monotonic()
+        await call.room.leave()
+        assert time.monotonic() - started < 4
+
+
+@pytest.mark.anyio
+async def test_leaving_a_room_whose_pipeline_never_ran(meeting: Meeting):
+    room = DailyRoom(URL, None, clock=CallClock(), listener=Listener(), join_timeout_s=0.1)
+    with pytest.raises(RoomError) as caught:
+        await room.enter()
+    assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
+    await room.leave()
+    await room.leave()
+    for client in meeting.clients:
+        with pytest.raises(RuntimeError, match="released"):
+            client.leave()
+    del room
+    gc.collect()
