@@ -1,0 +1,16 @@
+"""What can go wrong with speech."""
+
+
+class MissingSpeechPackage(ImportError):
+    """A package that offline speech needs is not installed."""
+
+    def __init__(self, package: str) -> None:
+        super().__init__(
+            f"Offline speech needs the package {package!r}, which is not installed. "
+            'Install it with: pip install "pipecat-scenario-runner[offline]"',
+            name=package,
+        )
+
+
+class SpeechError(RuntimeError):
+    """A speech service did not do its work: it reported an error, or nothing came in time."""

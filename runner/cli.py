@@ -1,0 +1,365 @@
+"""The command line. Importing it imports no Pipecat: a command loads what it needs when it runs."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from runner.errors import RunnerError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bots.timeline import TimelineEvent
+    from runner.calls.call import Call, CallRequest
+    from runner.calls.run_file import Run
+    from runner.evaluation.expectations import ExpectationVerdict
+    from runner.reports.listen import Speakers
+    from runner.reports.terminal import TerminalReport
+    from runner.settings import Settings
+
+TOKEN_VARIABLE = "SCENARIO_RUNNER_TOKEN"  # noqa: S105 - the name of a variable
+USAGE_EXIT_CODE = 2
+AGENT_NAMES = ("restaurant", "metronome", "quickstart")
+
+_T = TypeVar("_T")
+_Command = Callable[..., Any]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pipecat-scenario-runner")
+def main() -> None:
+    """Call voice agents as a user would, and tell whether they still work.
+
+    Exit codes: 0 passed, 1 the agent failed, 2 anything else.
+    """
+
+
+def _common(command: _Command) -> _Command:
+    command = click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="Settings file (default: config/runner.toml, if it is there).",
+    )(command)
+    return click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")(command)
+
+
+@main.command()
+@click.argument("room_url")
+@click.option("--scenario", "spec", required=True, metavar="FILE[:NAME]", help="What the caller does.")
+@click.option(
+    "--token",
+    help=f"Room token; - reads it from standard input. Better out of sight: the variable {TOKEN_VARIABLE}.",
+)
+@click.option("--publish", metavar="JSON", help="Data message, published once when both sides are in the room.")
+@click.option("--data", metavar="JSON", help="Object for the bot's runner arguments (SmallWebRTC only).")
+@click.option("--listen", is_flag=True, help="Play the call on this machine's speakers.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the run (default: runs/<id>).")
+@click.option("--json", "as_json", is_flag=True, help="Print run.json alone on standard output.")
+@_common
+def call(
+    room_url: str,
+    spec: str,
+    token: str | None,
+    publish: str | None,
+    data: str | None,
+    listen: bool,
+    out: Path | None,
+    as_json: bool,
+    config: Path | None,
+    verbose: int,
+) -> None:
+    """Make one call to the agent at ROOM_URL.
+
+    ROOM_URL is a Daily room (https://acme.daily.co/room), a SmallWebRTC address
+    (http://localhost:7860/api/offer), or the base address of a Pipecat runner
+    (http://localhost:7860), which is asked to start a session first.
+    """
+
+    async def run() -> int:
+        settings = _settings(config, verbose)
+        from runner.calls.call import CallRequest, DataMessage
+        from runner.rooms.open import RoomAddress
+        from runner.rooms.urls import check_data_message, room_kind
+        from runner.scenarios.evals import load_scenario
+
+        kind = room_kind(room_url, settings.room.daily_domains)
+        message = None if publish is None else DataMessage(_json(publish, "--publish"))
+        if message is not None:
+            check_data_message(kind, message.value)
+        scenario = load_scenario(spec, settings)
+        request = CallRequest(
+            script=scenario.script,
+            address=RoomAddress(
+                room_url, _token(token), request_data=None if data is None else _json_object(data, "--data")
+            ),
+            data_message=message,
+        )
+        return await _make_call(request, settings, out=out, as_json=as_json, listen=listen)
+
+    _run(run, verbose)
+
+
+@main.command()
+@click.option("--listen", is_flag=True, help="Play the call on this machine's speakers.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the run (default: runs/<id>).")
+@click.option("--json", "as_json", is_flag=True, help="Print run.json alone on standard output.")
+@_common
+def demo(listen: bool, out: Path | None, as_json: bool, config: Path | None, verbose: int) -> None:
+    """Book a table by voice: a real WebRTC call to a real Pipecat agent, on this machine alone."""
+
+    async def run() -> int:
+        settings = _settings(config, verbose)
+        from runner.demo import demo_script
+        from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
+
+        port = free_port()
+        async with local_agent(reference_agent_command("restaurant", port), port) as base_url:
+            from runner.calls.call import CallRequest
+            from runner.rooms.open import RoomAddress
+
+            request = CallRequest(demo_script(settings), RoomAddress(base_url))
+            return await _make_call(request, settings, out=out, as_json=as_json, listen=listen)
+
+    _run(run, verbose)
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--speed", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="0 shows all at once.")
+def replay(run_dir: Path, speed: float) -> None:
+    """Show a finished call again, from its facts."""
+
+    async def run() -> int:
+        from rich.console import Console
+
+        from runner.reports.replay import replay as play
+        from runner.reports.terminal import TerminalReport, print_summary
+
+        console = Console()
+        with TerminalReport(console, show_heard=True) as report:
+            finished = await play(run_dir, report, speed=speed)
+        print_summary(console, finished, str(run_dir))
+        return finished.exit_code
+
+    _run(run, verbose=0)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name", type=click.Choice(AGENT_NAMES))
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(1, 65_535), default=7860, show_default=True)
+@click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def agent(name: str, host: str, port: int, verbose: int, options: Sequence[str]) -> None:
+    """Serve a reference agent over SmallWebRTC, until Ctrl-C.
+
+    OPTIONS go to the agent and to Pipecat's own runner as they are.
+    """
+    from bots.agents.serve import serve
+
+    serve(name, host, port, log_level=_log_level("WARNING", verbose), options=options)
+
+
+@main.command()
+@click.option("--room", "room_url", metavar="URL", help="Enter this room, say who is there, and leave.")
+@click.option("--token", help=f"Room token; - reads it from standard input (or the variable {TOKEN_VARIABLE}).")
+@_common
+def doctor(room_url: str | None, token: str | None, config: Path | None, verbose: int) -> None:
+    """Check that this machine can make calls; with --room, that a room can be entered."""
+
+    async def run() -> int:
+        settings = _settings(config, verbose)
+        from rich.console import Console
+
+        from runner import doctor as clinic
+
+        console = Console()
+        if room_url is not None:
+            return await _visit(console, room_url, token, settings)
+
+        def report(finding: clinic.Finding) -> None:
+            mark = "[green]✓[/]" if finding.ok else ("[red]✗[/]" if finding.required else "[yellow]-[/]")
+            console.print(f"{mark} {finding.check}: ", end="", highlight=False)
+            console.print(finding.detail, markup=False, highlight=False, soft_wrap=True)
+
+        return 0 if await clinic.examine(settings, report) else USAGE_EXIT_CODE
+
+    _run(run, verbose)
+
+
+async def _visit(console: "Console", room_url: str, token: str | None, settings: "Settings") -> int:
+    from runner.doctor import visit_room
+    from runner.rooms.open import RoomAddress
+
+    visit = await visit_room(RoomAddress(room_url, _token(token)), settings)
+
+    def say(ok: bool, text: str) -> None:
+        console.print(f"{'✓' if ok else '✗'} {text}", markup=False, highlight=False, soft_wrap=True)
+
+    if visit.error is not None:
+        say(False, visit.error)
+        return USAGE_EXIT_CODE
+    say(True, f"entered the room after {visit.entered_s:.1f} s")
+    say(bool(visit.participants), f"there: {', '.join(visit.participants) or 'nobody else'}")
+    if visit.agent is None:
+        say(False, "nobody sends audio: the agent is not in the room, or its name is not the setting room.agent_name")
+        return USAGE_EXIT_CODE
+    level = "silence so far" if visit.agent_level_dbfs is None else f"peak {visit.agent_level_dbfs:.0f} dBFS"
+    say(True, f"the agent is {visit.agent!r}: audio arrives ({level}), {visit.messages} messages")
+    return 0
+
+
+class _Watchers:
+    """Passes a call on to everyone who watches it."""
+
+    def __init__(self, report: "TerminalReport", speakers: "Speakers | None"):
+        self._report = report
+        self._speakers = speakers
+
+    def fact(self, event: "TimelineEvent") -> None:
+        self._report.fact(event)
+
+    def verdicts(self, verdicts: "Sequence[ExpectationVerdict]") -> None:
+        self._report.verdicts(verdicts)
+
+    def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
+        if self._speakers is not None:
+            self._speakers.audio(channel, pcm)
+
+
+async def _make_call(
+    request: "CallRequest", settings: "Settings", *, out: Path | None, as_json: bool, listen: bool
+) -> int:
+    """Make a call, showing it, and return its exit code."""
+    from rich.console import Console
+
+    from runner.calls.call import Call, new_run_id
+    from runner.calls.run_file import FILE_NAME
+    from runner.reports.terminal import TerminalReport, print_summary
+    from runner.rooms.base import AUDIO_RATE_HZ
+
+    console = Console(stderr=as_json)
+    run_id = new_run_id()
+    folder = out or settings.runs_dir / run_id
+    with ExitStack() as stack:
+        speakers = None
+        if listen:
+            from runner.reports.listen import Speakers
+
+            speakers = stack.enter_context(Speakers(AUDIO_RATE_HZ))
+        report = stack.enter_context(TerminalReport(console))
+        the_call = Call(request, settings, folder, run_id=run_id, watcher=_Watchers(report, speakers))
+        run = await _until_interrupted(the_call)
+    print_summary(console, run, str(folder))
+    if as_json:
+        sys.stdout.write((folder / FILE_NAME).read_text())
+    return run.exit_code
+
+
+async def _until_interrupted(the_call: "Call") -> "Run":
+    """Make a call; the first Ctrl-C ends it in good order, the second at once."""
+    import anyio
+
+    async def watch_signals() -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            count = 0
+            async for number in signals:
+                count += 1
+                if count > 1:
+                    os._exit(USAGE_EXIT_CODE)
+                the_call.cancel(f"stopped by {signal.Signals(number).name}")
+
+    run: "Run | None" = None
+    refused: RunnerError | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch_signals)
+        try:
+            run = await the_call.make()
+        except RunnerError as error:
+            # Raised here it would come out wrapped in a group.
+            refused = error
+        tasks.cancel_scope.cancel()
+    if run is None:
+        raise refused or RunnerError("the call was not made")
+    return run
+
+
+def _settings(config: Path | None, verbose: int) -> "Settings":
+    from runner.settings import load_settings
+
+    settings = load_settings(config)
+    _log_to_stderr(_log_level(settings.log_level, verbose))
+    return settings
+
+
+def _log_level(default: str, verbose: int) -> str:
+    return {0: default, 1: "INFO", 2: "DEBUG"}.get(verbose, "TRACE")
+
+
+def _log_to_stderr(level: str) -> None:
+    from loguru import logger
+
+    logger.remove()
+    logger.add(
+        sys.stderr, level=level, format="<level>{level: <7}</level> {message}", backtrace=False, diagnose=False
+    )
+
+
+def _token(given: str | None) -> Any:
+    from pydantic import SecretStr
+
+    if given == "-":
+        given = sys.stdin.readline().strip()
+        if not given:
+            raise UsageError("--token -: standard input holds no token")
+    if given is None:
+        given = os.environ.get(TOKEN_VARIABLE)
+    return None if given is None else SecretStr(given)
+
+
+def _json(text: str, option: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: no JSON ({error})") from error
+
+
+def _json_object(text: str, option: str) -> dict[str, Any]:
+    value = _json(text, option)
+    if not isinstance(value, dict):
+        raise UsageError(f'{option}: must be a JSON object, such as \'{{"key": "value"}}\'')
+    return value
+
+
+def _run(command: Callable[[], Awaitable[int]], verbose: int) -> None:
+    """Run a command to its exit code; every error is one message, never a traceback."""
+    import anyio
+
+    try:
+        code = anyio.run(command, backend_options={"use_uvloop": sys.platform != "win32"})
+    except RunnerError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("stopped")
+    except Exception as error:
+        if verbose:
+            raise
+        _fail(f"our own error: {type(error).__name__}: {error} (run again with --verbose for where it came from)")
+    else:
+        sys.exit(code)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(USAGE_EXIT_CODE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Shows a finished call again, from its facts."""
+
+from pathlib import Path
+
+import anyio
+
+from bots.caller.event_names import names_of
+from bots.clock import NS_PER_S
+from bots.timeline import TimelineEvent
+from runner.calls import timeline as timelines
+from runner.calls.call import CallWatcher
+from runner.calls.run_file import Run, read_run
+from runner.calls.timeline import read_timeline
+from runner.evaluation.expectations import evaluate_turn, turn_starts
+
+
+async def replay(folder: Path, watcher: CallWatcher, *, speed: float) -> Run:
+    """Play a call's facts to a watcher, and return its run.
+
+    Args:
+        folder: The run's folder.
+        watcher: Sees the facts, each at its time.
+        speed: 1 for the pace of the call, 2 for twice that; 0 for at once.
+
+    Raises:
+        UsageError: There is no call in the folder.
+    """
+    run = read_run(folder)
+    facts = sorted(read_timeline(folder / timelines.FILE_NAME), key=lambda event: event.at_ns)
+    seen: list[TimelineEvent] = []
+    began_s = anyio.current_time()
+    for event in facts:
+        if speed > 0:
+            await anyio.sleep_until(began_s + event.at_ns / NS_PER_S / speed)
+        seen.append(event)
+        watcher.fact(event)
+        if names_of(event):
+            starts = turn_starts(seen)
+            turn = max(starts, default=None)
+            if turn is not None:
+                watcher.verdicts(evaluate_turn(turn, run.script.turns[turn], seen, starts, now_ns=event.at_ns))
+    watcher.verdicts(run.expectations)
+    return run

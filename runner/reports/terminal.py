@@ -1,0 +1,215 @@
+"""A call on the terminal: who is speaking, lines as they are heard, latencies, expectations as they resolve."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
+
+from bots.clock import NS_PER_MS
+from bots.timeline import (
+    AgentCalledFunction,
+    AgentJoined,
+    AgentLeft,
+    AgentMediaResumed,
+    AgentMediaStopped,
+    AgentSaid,
+    AgentStartedSpeaking,
+    AgentStoppedSpeaking,
+    CallEnded,
+    CallerPressedKeys,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    CallerUnderrun,
+    CallStarted,
+    DataMessagePublished,
+    RoomEntered,
+    Source,
+    TimelineEvent,
+)
+from runner.calls.run_file import Run
+from runner.evaluation.expectations import ExpectationVerdict, Verdict
+
+_MARKS = {
+    Verdict.MET: "[green]✓[/]",
+    Verdict.MISSED: "[red]✗[/]",
+    Verdict.NOT_JUDGED: "[yellow]?[/]",
+    Verdict.NOT_OBSERVABLE: "[yellow]?[/]",
+    Verdict.PENDING: "…",
+}
+
+
+class TerminalReport:
+    """Shows a call as it goes on; plain lines where the output is no terminal.
+
+    Args:
+        console: Where to show it.
+        show_heard: Show words that were heard too, where the agent also tells them.
+    """
+
+    def __init__(self, console: Console, *, show_heard: bool = False):
+        self._console = console
+        self._show_heard = show_heard
+        self._live = Live(self._status(), console=console, refresh_per_second=8, transient=True)
+        self._caller_speaking = False
+        self._agent_speaking = False
+        self._caller_end_ns: int | None = None
+        self._latency_ms: float | None = None
+        self._tells = False
+        self._reported: set[tuple[int, int]] = set()
+        self._now = ""
+
+    def __enter__(self) -> Self:
+        """Begin to show who is speaking, at the bottom of the terminal."""
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop showing it."""
+        if self._live.is_started:
+            self._live.stop()
+
+    def fact(self, event: TimelineEvent) -> None:
+        """Show a fact, if it is one a person wants to see."""
+        match event:
+            case CallStarted():
+                self._line(event, "call", f"[bold]{escape(event.scenario)}[/] at {escape(event.room)}")
+            case RoomEntered():
+                self._line(event, "call", "in the room")
+            case AgentJoined():
+                name = f" ({escape(event.participant)})" if event.participant else ""
+                self._line(event, "agent", f"is there{name}", style="magenta")
+            case DataMessagePublished():
+                self._line(event, "call", "data message published")
+            case CallerStartedSpeaking():
+                self._caller_speaking = True
+                self._line(event, "caller", escape(event.text), style="cyan")
+            case CallerStoppedSpeaking():
+                self._caller_speaking = False
+                self._caller_end_ns = event.at_ns
+            case CallerPressedKeys():
+                self._line(event, "caller", f"\\[keys] {event.keys}", style="cyan")
+            case CallerUnderrun():
+                self._line(event, "call", f"[yellow]the caller's audio was {event.duration_ms:.0f} ms late[/]")
+            case AgentStartedSpeaking():
+                self._agent_speaking = True
+                self._note_latency(event)
+            case AgentStoppedSpeaking():
+                self._agent_speaking = False
+            case AgentSaid():
+                self._words(event)
+            case AgentCalledFunction():
+                arguments = ", ".join(f"{k}={v!r}" for k, v in (event.arguments or {}).items())
+                call = f"→ {event.name or '(unnamed)'}({arguments})"
+                self._line(event, "agent", escape(call), style="magenta")
+            case AgentLeft():
+                self._line(event, "agent", f"left: {escape(event.detail or '')}", style="magenta")
+            case AgentMediaStopped():
+                self._line(event, "agent", "[yellow]nothing arrives from it any more[/]", style="magenta")
+            case AgentMediaResumed():
+                self._line(event, "agent", "is heard again", style="magenta")
+            case CallEnded():
+                detail = f": {escape(event.detail)}" if event.detail else ""
+                self._line(event, "call", f"{event.reason.value}{detail}")
+            case _:
+                pass
+        self._refresh()
+
+    def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
+        """Show expectations that are newly decided."""
+        for verdict in verdicts:
+            key = (verdict.turn, verdict.index)
+            if verdict.verdict is Verdict.PENDING or key in self._reported:
+                continue
+            self._reported.add(key)
+            reason = f": {escape(verdict.reason)}" if verdict.reason and verdict.verdict is not Verdict.MET else ""
+            source = f" [dim]({verdict.source.value})[/]" if verdict.source is not None else ""
+            self._print(f"{'':>18}{_MARKS[verdict.verdict]} {escape(verdict.expected)}{source}{reason}")
+
+    def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
+        """Hear nothing: this report is for the eyes."""
+
+    def _words(self, event: AgentSaid) -> None:
+        if event.source is Source.TOLD:
+            self._tells = True
+        elif self._tells and not self._show_heard:
+            return
+        latency = "" if self._latency_ms is None else f" [dim]({self._latency_ms:.0f} ms)[/]"
+        heard = " [dim](heard)[/]" if event.source is Source.HEARD else ""
+        self._latency_ms = None
+        self._line(event, "agent", f"{escape(event.text)}{latency}{heard}", style="magenta")
+
+    def _note_latency(self, event: AgentStartedSpeaking) -> None:
+        if self._caller_end_ns is not None and not self._caller_speaking:
+            self._latency_ms = (event.at_ns - self._caller_end_ns) / NS_PER_MS
+        self._caller_end_ns = None
+
+    def _line(self, event: TimelineEvent, who: str, text: str, style: str = "dim") -> None:
+        self._print(f"[dim]{event.at_s:8.2f} s[/]  [{style}]{who:<6}[/]  {text}")
+        self._now = f"{event.at_s:.0f} s"
+
+    def _print(self, markup: str) -> None:
+        self._console.print(markup, highlight=False, soft_wrap=True)
+
+    def _status(self) -> Text:
+        caller = "● caller" if getattr(self, "_caller_speaking", False) else "○ caller"
+        agent = "● agent" if getattr(self, "_agent_speaking", False) else "○ agent"
+        return Text(f"{'':>12}{caller}   {agent}", style="bold")
+
+    def _refresh(self) -> None:
+        if self._live.is_started:
+            self._live.update(self._status())
+
+
+def print_summary(console: Console, run: Run, folder: str) -> None:
+    """Print what a call came to.
+
+    Args:
+        console: Where to print it.
+        run: The run.
+        folder: Where its timeline and recording are.
+    """
+    console.print()
+    for turn in run.turns:
+        if turn.said is None:
+            continue
+        if turn.response_latency_ms is not None:
+            took = f"{turn.response_latency_ms:6.0f} ms"
+        else:
+            took = "talked over" if turn.talked_over else "no answer"
+        console.print(f"  turn {turn.turn + 1:<3} {took:>11}   {escape(_short(turn.said))}", highlight=False)
+    for verdict in run.expectations:
+        if verdict.verdict is not Verdict.MET:
+            mark = _MARKS[verdict.verdict]
+            text = f"turn {verdict.turn + 1}: {verdict.expected}: {verdict.reason}"
+            console.print(f"  {mark} {escape(text)}", highlight=False, soft_wrap=True)
+            for evidence in verdict.evidence:
+                source = f" ({evidence.source.value})" if evidence.source else ""
+                words = f" {evidence.text!r}" if evidence.text else ""
+                text = f"{evidence.at_s:.2f} s {evidence.event}{source}{words}"
+                console.print(f"      [dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
+    for warning in run.warnings:
+        console.print(f"  [yellow]! {escape(warning)}[/]", highlight=False, soft_wrap=True)
+    met = sum(v.verdict is Verdict.MET for v in run.expectations)
+    verdict = {True: "[bold green]passed[/]", False: "[bold red]failed[/]", None: "[bold yellow]no verdict[/]"}[
+        run.success
+    ]
+    cause = f", cause: {run.cause.value}" if run.cause is not None else ""
+    console.print(
+        f"{verdict}: {met} of {len(run.expectations)} expectations met in {run.duration_s:.1f} s "
+        f"({run.ended_reason.value}{cause})",
+        highlight=False,
+    )
+    if run.detail and not run.success:
+        console.print(f"  {escape(run.detail)}", highlight=False, soft_wrap=True)
+    console.print(f"  {folder}", highlight=False, soft_wrap=True)
+
+
+def _short(text: str, limit: int = 70) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
