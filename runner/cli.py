@@ -276,7 +276,7 @@ async def _until_interrupted(the_call: "Call") -> "Run":
                     os._exit(USAGE_EXIT_CODE)
                 the_call.cancel(f"stopped by {signal.Signals(number).name}")
 
-    run: "Run | None" = None
+    run: Run | None = None
     refused: RunnerError | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch_signals)

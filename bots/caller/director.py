@@ -31,11 +31,15 @@ from bots.timeline import (
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
     EndedReason,
+    MessageReceived,
     TimelineEvent,
 )
 
 TRIGGER_TIMEOUT_NS = 60 * NS_PER_S
 """How long a turn waits for the event it is to start after (as in Pipecat Evals)."""
+
+TOLD_SPEAKING_NS = 3 * NS_PER_S
+"""How long an agent is believed that says it is still speaking while nothing is heard: between two sentences, say."""
 
 SETTLE_GRACE_NS = NS_PER_S
 """An expectation's own deadline passes before its agent is called frozen."""
@@ -111,7 +115,9 @@ class Director:
         self._owed_reply = False
         self._agent_speaking = False
         self._agent_onset_ns = 0
-        self._agent_turn_over = True
+        self._turn_over = True
+        self._told_speaking = False
+        self._agent_last_end_ns = 0
         self._agent_has_spoken = False
         self._onset_since_handover_ns: int | None = None
         self._caller_speaking = False
@@ -153,16 +159,19 @@ class Director:
             case AgentStartedSpeaking():
                 self._agent_speaking = True
                 self._agent_onset_ns = event.at_ns
-                self._agent_turn_over = False
+                self._turn_over = False
                 self._agent_has_spoken = True
                 self._owed_reply = False
                 if self._onset_since_handover_ns is None:
                     self._onset_since_handover_ns = event.at_ns
             case AgentStoppedSpeaking():
                 self._agent_speaking = False
+                self._agent_last_end_ns = event.at_ns
                 self._last_sound_ns = max(self._last_sound_ns, event.at_ns)
             case AgentTurnEnded():
-                self._agent_turn_over = True
+                self._turn_over = True
+            case MessageReceived():
+                self._told_speaking = _told_speaking(event, self._told_speaking)
             case CallerStartedSpeaking():
                 self._caller_speaking = True
                 self._line_started_ns = event.at_ns
@@ -225,6 +234,14 @@ class Director:
             case _:
                 pass
         return None
+
+    @property
+    def _agent_turn_over(self) -> bool:
+        """Whether the agent has finished: it has been silent for long enough, and does not say otherwise."""
+        return self._turn_over and self._now_ns >= self._believed_until_ns()
+
+    def _believed_until_ns(self) -> int:
+        return self._agent_last_end_ns + TOLD_SPEAKING_NS if self._told_speaking else 0
 
     @property
     def _current(self) -> Turn:
@@ -362,6 +379,8 @@ class Director:
 
     def _deadlines(self) -> Iterator[int]:
         yield self._max_duration_ns()
+        if self._turn_over and self._now_ns < self._believed_until_ns():
+            yield self._believed_until_ns()
         frozen_ns = self._frozen_at_ns()
         if frozen_ns is not None:
             yield frozen_ns
@@ -375,3 +394,9 @@ class Director:
             yield self._silence_over_ns(self._current.action)
         elif self._phase is _Phase.CLOSING and self._agent_turn_over and not self._agent_speaking:
             yield self._closing_limit_ns()
+
+
+def _told_speaking(event: MessageReceived, before: bool) -> bool:
+    """Return whether the agent says, over RTVI, that it is speaking."""
+    kind = event.message.get("type") if isinstance(event.message, dict) else None
+    return {"bot-started-speaking": True, "bot-stopped-speaking": False, "bot-interrupted": False}.get(kind, before)

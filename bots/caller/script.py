@@ -167,7 +167,7 @@ class TurnTaking(_Model):
         smart_turn: Let Pipecat's smart-turn model decide on the end of a turn in place of silence alone.
     """
 
-    end_of_turn_ms: int = Field(default=800, ge=200, le=10_000)
+    end_of_turn_ms: int = Field(default=1_000, ge=200, le=10_000)
     greeting_wait_ms: int = Field(default=3_000, ge=0, le=60_000)
     answer_timeout_s: float = Field(default=30.0, gt=0, le=3_600)
     smart_turn: bool = False

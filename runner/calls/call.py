@@ -54,7 +54,7 @@ from runner.calls.run_file import Run, judge_run, utc_now, write_run
 from runner.calls.timeline import TimelineWriter
 from runner.errors import MissingExtra, RoomError, UsageError
 from runner.evaluation.expectations import ExpectationVerdict, Verdict, evaluate_turn, next_deadline_ns, turn_starts
-from runner.evaluation.transcript import agent_speech
+from runner.evaluation.transcript import agent_turns
 from runner.rooms.base import AUDIO_RATE_HZ, Room
 from runner.rooms.open import RoomAddress, open_room
 from runner.rooms.urls import check_data_message, public_url, room_kind
@@ -155,6 +155,7 @@ class Call:
         self._mouth = Mouth(AUDIO_RATE_HZ, self._note)
         self._messages_kept = 0
         self._onset_ns: int | None = None
+        self._turn_onset_ns: int | None = None
         self._last_end_ns = 0
         self._recognised: set[int] = set()
         self._agent_is_ready = anyio.Event()
@@ -267,6 +268,8 @@ class Call:
         if self._onset_ns is not None:
             return
         self._onset_ns = self._envelope.onset_before(at_ns, not_before_ns=self._last_end_ns)
+        if self._turn_onset_ns is None:
+            self._turn_onset_ns = self._onset_ns
         self._note(AgentStartedSpeaking(at_ns=self._onset_ns))
         self._agent_is_ready.set()
 
@@ -277,12 +280,13 @@ class Call:
         onset_ns, self._onset_ns = self._onset_ns, None
         self._last_end_ns = self._envelope.end_before(at_ns, onset_ns=onset_ns)
         self._note(AgentStoppedSpeaking(at_ns=self._last_end_ns))
-        if self._words_are_heard_only():
-            self._to_recognise.put(onset_ns, self._last_end_ns)
 
     def turn_ended(self) -> None:
         """Note that the agent's turn is over."""
         self._note(AgentTurnEnded(at_ns=self._clock.now_ns()))
+        onset_ns, self._turn_onset_ns = self._turn_onset_ns, None
+        if onset_ns is not None and self._words_are_heard_only():
+            self._to_recognise.put(onset_ns, self._last_end_ns)
 
     # The course of the call.
 
@@ -470,24 +474,24 @@ class Call:
         """Recognise, from the recording, what was not recognised while the call was on."""
         if self._ending is not None and self._ending.reason is EndedReason.CANCELLED:
             return
-        await self._recognise([s for s in agent_speech(self._facts) if s[0] not in self._recognised])
+        await self._recognise([turn for turn in agent_turns(self._facts) if turn[0] not in self._recognised])
 
-    async def _recognise(self, stretches: Sequence[tuple[int, int]]) -> None:
+    async def _recognise(self, turns: Sequence[tuple[int, int]]) -> None:
         from bots.caller.speech.recognition import transcribe
 
-        if not stretches:
+        if not turns:
             return
-        self._recognised.update(onset_ns for onset_ns, _ in stretches)
+        self._recognised.update(onset_ns for onset_ns, _ in turns)
         audio = [
             self._recording.read(AGENT, onset_ns - RECOGNITION_PADDING_NS, end_ns + RECOGNITION_PADDING_NS)
-            for onset_ns, end_ns in stretches
+            for onset_ns, end_ns in turns
         ]
         try:
             texts = await transcribe(audio, AUDIO_RATE_HZ, self.settings.speech.stt)
         except (MissingSpeechPackage, SpeechError, ValueError) as error:
             self._warn(f"what the agent said could not be recognised: {error}")
             return
-        for (onset_ns, end_ns), text in zip(stretches, texts, strict=True):
+        for (onset_ns, end_ns), text in zip(turns, texts, strict=True):
             if text:
                 self._note(AgentSaid(at_ns=end_ns, text=text, source=Source.HEARD, started_ns=onset_ns))
 
@@ -521,7 +525,7 @@ class Call:
 
 
 class _SpeechQueue:
-    """Stretches of speech that wait to be recognised, in order."""
+    """Turns of the agent that wait to be recognised, in order."""
 
     def __init__(self) -> None:
         self._send, self._receive = anyio.create_memory_object_stream[tuple[int, int]](math.inf)

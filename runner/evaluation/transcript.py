@@ -12,6 +12,7 @@ from bots.timeline import (
     AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
+    AgentTurnEnded,
     CallerPressedKeys,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
@@ -53,23 +54,32 @@ def transcribe_call(facts: Sequence[TimelineEvent]) -> list[TranscriptEntry]:
     return sorted(entries, key=lambda entry: (entry.start_time, entry.end_time))
 
 
-def agent_speech(facts: Sequence[TimelineEvent]) -> list[tuple[int, int]]:
-    """Return the stretches of agent speech as ``(onset, end)`` in nanoseconds, ordered.
+def agent_turns(facts: Sequence[TimelineEvent]) -> list[tuple[int, int]]:
+    """Return the agent's turns as ``(onset, end)`` of its speech, in nanoseconds, ordered.
 
-    A stretch still open at the end of the call ends with the last fact.
+    A turn is all it says until the caller takes it to be over: pauses between sentences do not end it. One still
+    open at the end of the call ends with its last speech, or with the last fact where that never stopped.
     """
-    ordered = sorted(facts, key=lambda event: event.at_ns)
-    stretches: list[tuple[int, int]] = []
+    turns: list[tuple[int, int]] = []
     onset_ns: int | None = None
-    for event in ordered:
-        if isinstance(event, AgentStartedSpeaking) and onset_ns is None:
-            onset_ns = event.at_ns
-        elif isinstance(event, AgentStoppedSpeaking) and onset_ns is not None:
-            stretches.append((onset_ns, event.at_ns))
-            onset_ns = None
+    end_ns: int | None = None
+    last_ns = 0
+    for event in sorted(facts, key=lambda e: e.at_ns):
+        last_ns = event.at_ns
+        match event:
+            case AgentStartedSpeaking():
+                onset_ns = event.at_ns if onset_ns is None else onset_ns
+                end_ns = None
+            case AgentStoppedSpeaking():
+                end_ns = event.at_ns
+            case AgentTurnEnded() if onset_ns is not None and end_ns is not None:
+                turns.append((onset_ns, end_ns))
+                onset_ns = end_ns = None
+            case _:
+                pass
     if onset_ns is not None:
-        stretches.append((onset_ns, ordered[-1].at_ns))
-    return stretches
+        turns.append((onset_ns, last_ns if end_ns is None else end_ns))
+    return turns
 
 
 def _caller(facts: Sequence[TimelineEvent]) -> list[TranscriptEntry]:

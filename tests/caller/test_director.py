@@ -155,6 +155,30 @@ def test_a_pause_in_the_agents_turn_does_not_end_it() -> None:
     assert call.said_at(0) == 5.8
 
 
+def told(kind: str, at_s: float) -> MessageReceived:
+    return MessageReceived(at_ns=round(at_s * NS_PER_S), message={"label": "rtvi-ai", "type": kind})
+
+
+def test_a_long_pause_does_not_end_the_turn_of_an_agent_that_says_it_is_still_speaking() -> None:
+    call = Conversation(script(speak()))
+    call.agent_starts(1.0)
+    call.hears(told("bot-started-speaking", 1.0))
+    call.agent_stops(3.0)
+    call.agent_speaks(4.5, 6.0)
+    call.hears(told("bot-stopped-speaking", 6.0))
+    call.until(10)
+    assert call.said_at(0) == 6.8
+
+
+def test_an_agent_that_only_says_it_speaks_is_not_believed_for_ever() -> None:
+    call = Conversation(script(speak()))
+    call.agent_starts(1.0)
+    call.hears(told("bot-started-speaking", 1.0))
+    call.agent_stops(3.0)
+    call.until(10)
+    assert call.said_at(0) == 6.0
+
+
 def test_waits_for_the_reply_before_the_next_turn() -> None:
     call = Conversation(script(speak(), speak("And a high chair.")))
     call.agent_speaks(1.0, 2.0)

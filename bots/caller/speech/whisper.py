@@ -57,6 +57,8 @@ class OfflineWhisperSTTService(WhisperSTTService):
         if not str(own.language).lower().startswith("en"):
             raise ValueError(f"The offline recogniser knows only English, not {str(own.language)!r}")
         own.model = str(get_model_path())
+        # The time to a transcript that Pipecat plans with; it warns about services that do not say.
+        kwargs.setdefault("ttfs_p99_latency", 1.0)
         super().__init__(device="cpu", compute_type="int8", settings=own, **kwargs)
 
     async def setup(self, setup: FrameProcessorSetup) -> None:

@@ -20,7 +20,10 @@ WINDOW_NS = 2 * NS_PER_S
 """Drift is judged over this long."""
 
 LEAP_NS = 1 * NS_PER_S
-"""A packet this much too early means that the sender's timestamps began anew."""
+"""A packet this much earlier than the one before it means that the sender's timestamps began anew."""
+
+AHEAD_NS = 10 * NS_PER_S
+"""A stream this far ahead of its packets does not catch up any more: no network holds back so much."""
 
 
 class RtpUnwrapper:
@@ -54,6 +57,7 @@ class Placement:
     def __init__(self, rate_hz: int = RTP_CLOCK_HZ) -> None:
         self._rate_hz = rate_hz
         self._offset_ns: int | None = None
+        self._last_offset_ns = 0
         self._first_arrival_ns = 0
         self._recent: deque[tuple[int, int]] = deque()
         self.reanchored = 0
@@ -69,10 +73,13 @@ class Placement:
         media_ns = timestamp * NS_PER_S // self._rate_hz
         offset_ns = arrival_ns - media_ns
         if self._offset_ns is None:
-            self._offset_ns = offset_ns
+            self._offset_ns = self._last_offset_ns = offset_ns
             self._first_arrival_ns = arrival_ns
         late_ns = offset_ns - self._offset_ns
-        if late_ns > STALL_NS or late_ns < -LEAP_NS:
+        # What was held up comes in a burst, every packet a little earlier than the one before: that is no leap.
+        leapt = offset_ns - self._last_offset_ns < -LEAP_NS
+        self._last_offset_ns = offset_ns
+        if late_ns > STALL_NS or leapt or late_ns < -AHEAD_NS:
             self._move_to(offset_ns)
         elif late_ns < 0 and arrival_ns - self._first_arrival_ns < SETTLING_NS:
             self._offset_ns = offset_ns
