@@ -108,7 +108,7 @@ def decide(script: Script, facts: Sequence[TimelineEvent], verdicts: Sequence[Ex
             success=False,
             cause=Cause.AGENT,
             ended_reason=reason,
-            detail=ended.detail or (_first_failure(missed) if missed else "not every turn was reached"),
+            detail=_failure(ended, missed),
         )
     undecided = [v for v in verdicts if v.verdict is not Verdict.MET]
     if undecided:
@@ -122,5 +122,8 @@ def decide(script: Script, facts: Sequence[TimelineEvent], verdicts: Sequence[Ex
     return Outcome(status=status, success=True, cause=None, ended_reason=reason, detail=ended.detail)
 
 
-def _first_failure(missed: Sequence[ExpectationVerdict]) -> str:
-    return f"turn {missed[0].turn + 1}: {missed[0].expected}: {missed[0].reason}"
+def _failure(ended: CallEnded, missed: Sequence[ExpectationVerdict]) -> str:
+    """Return why the agent failed: what it did where that ended the call, else what it did not do."""
+    if missed and (ended.reason is EndedReason.CALLER_HUNG_UP or ended.detail is None):
+        return f"turn {missed[0].turn + 1}: {missed[0].expected}: {missed[0].reason}"
+    return ended.detail or "not every turn was reached"

@@ -182,7 +182,7 @@ def print_summary(console: Console, run: Run, folder: str) -> None:
         if turn.response_latency_ms is not None:
             took = f"{turn.response_latency_ms:6.0f} ms"
         else:
-            took = "talked over" if turn.talked_over else "no answer"
+            took = "" if turn.caller_speech_end_s is None else ("talked over" if turn.talked_over else "no answer")
         console.print(f"  turn {turn.turn + 1:<3} {took:>11}   {escape(_short(turn.said))}", highlight=False)
     for verdict in run.expectations:
         if verdict.verdict is not Verdict.MET:

@@ -220,6 +220,10 @@ class AgentStream:
             self._next_sequence = (self._next_sequence + 1) % _SEQUENCE_MODULO
 
     def _play(self, payload: bytes, timestamp: int, arrival_ns: int) -> None:
+        if not payload:
+            # To the decoder an empty packet is the end of the stream: it would take nothing after it.
+            self._lost += 1
+            return
         try:
             recording, pipeline = self._decoder.decode(payload)
         except av.FFmpegError:

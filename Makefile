@@ -1,0 +1,61 @@
+# Everything here makes the environment it needs: `make demo` and `make test` work from a bare clone.
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+# The first of these that is Python 3.11 or later; name another with `make PYTHON=…`.
+CANDIDATES := python3.11 python3.12 python3.13 python3
+PYTHON ?= $(shell for p in $(CANDIDATES); do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: help install demo test test-slow check format lock clean
+
+help:
+	@echo 'make demo       a whole call on this machine: a table is booked by voice'
+	@echo 'make test       the tests'
+	@echo 'make test-slow  the longer ones'
+	@echo 'make check      linting, formatting and types'
+	@echo 'make install    the environment alone, in $(VENV)'
+	@echo 'make format     bring the code into form'
+	@echo 'make lock       bring requirements.lock up to date with pyproject.toml'
+	@echo 'make clean      remove what these made'
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or later found; install one, or name it: make PYTHON=…' >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+		pkg=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -qy $$pkg; \
+		else echo "error: $(PYTHON) can't make environments; run: sudo apt-get install $$pkg" >&2; exit 2; fi; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/scenario-runner demo
+
+test: $(STAMP)
+	$(BIN)/pytest -m 'not slow'
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Addresses of registries stay out of the lock file: whoever installs from it uses their own.
+lock: $(STAMP)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra offline --group dev --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-emit-index-url --no-annotate --quiet --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .ruff_cache .pytest_cache .hypothesis
