@@ -4,10 +4,11 @@ A script is a sequence of turns. Each turn waits for its trigger, does one thing
 keys, stay silent, or only listen) and says what must follow before the next turn is taken up.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 DEFAULT_WITHIN_MS = 60_000
 """How long an expectation waits where it sets no ``within_ms`` (as in Pipecat Evals)."""
@@ -136,6 +137,16 @@ class Expectation(_Model):
     text_matches: str | None = None
     calls: tuple[FunctionCall, ...] | None = None
     absent: bool = False
+
+    @field_validator("text_matches")
+    @classmethod
+    def _is_pattern(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"no regular expression: {error}") from None
+        return pattern
 
     @property
     def budget_ms(self) -> int:

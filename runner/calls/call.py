@@ -195,6 +195,8 @@ class Call:
                 )
             )
             await self._hold_call()
+            # On disk before the words are: what the call came to does not wait for its transcript.
+            write_run(self.folder, judge_run(self.request.script, self._facts, self._warnings))
             if self.request.transcribe:
                 await self._recognise_rest()
         finally:

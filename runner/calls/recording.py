@@ -123,4 +123,6 @@ def read_recording(path: Path) -> tuple[npt.NDArray[np.int16], int]:
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error
     except (wave.Error, EOFError) as error:
         raise UsageError(f"{path}: no WAV file ({error})") from error
-    return np.frombuffer(data, dtype=np.int16).reshape(-1, CHANNELS).T, rate_hz
+    # A file that lost its end can stop in the middle of a frame.
+    whole = len(data) // _FRAME_BYTES * _FRAME_BYTES
+    return np.frombuffer(data[:whole], dtype=np.int16).reshape(-1, CHANNELS).T, rate_hz

@@ -15,8 +15,8 @@ from bots.caller.script import Script
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePublished, EndedReason, TimelineEvent
 from runner.errors import UsageError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
-from runner.evaluation.expectations import ExpectationVerdict, evaluate
-from runner.evaluation.outcome import Cause, Status, decide
+from runner.evaluation.expectations import ExpectationVerdict
+from runner.evaluation.outcome import Cause, Status, decide, judge_expectations
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
 from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns
 
@@ -109,7 +109,7 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], warnings: Sequence
     if started is None:
         raise UsageError("the timeline does not say which call it is of: its first event is missing")
     ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
-    verdicts = evaluate(script, facts)
+    verdicts = judge_expectations(script, facts)
     outcome = decide(script, facts, verdicts)
     published = next((e for e in facts if isinstance(e, DataMessagePublished)), None)
     end_ns = ended.at_ns if ended is not None else max(e.at_ns for e in facts)
@@ -143,7 +143,9 @@ def write_run(folder: Path, run: Run) -> Path:
     """Write ``run.json`` into a folder, atomically, and return its path."""
     path = folder / FILE_NAME
     text = run.model_dump_json(indent=2) + "\n"
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".run-", suffix=".json", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=folder, prefix=".run-", suffix=".json", delete=False
+    ) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

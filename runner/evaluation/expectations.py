@@ -34,6 +34,10 @@ TOLD_GRACE_NS = 250 * NS_PER_MS
 """Words are told a little before they are heard: the message overtakes the audio."""
 
 
+_AUDIBLE = frozenset({"response", "bot_started_speaking", "bot_stopped_speaking"})
+"""What can be told from the audio alone; everything else takes an agent that speaks RTVI."""
+
+
 class Verdict(StrEnum):
     """What became of an expectation."""
 
@@ -186,9 +190,14 @@ class _Window:
     def _belongs(self, event: TimelineEvent, from_ns: int) -> bool:
         at_ns = event.at_ns
         if isinstance(event, AgentSaid) and event.started_ns is not None:
-            # Heard words belong to the turn their speech began in.
+            # Heard words belong to the turn their speech began in. That onset may itself have met the expectation
+            # above: then the words are still to come.
             at_ns = event.started_ns
+            from_ns -= 1
         return at_ns >= from_ns and (self.end_ns is None or at_ns < self.end_ns)
+
+    def holds_words(self) -> bool:
+        return any(isinstance(e, AgentSaid) for e in self.facts)
 
     def speech_onsets(self, from_ns: int) -> list[int]:
         return [e.at_ns for e in self.facts if isinstance(e, AgentStartedSpeaking) and self._belongs(e, from_ns)]
@@ -246,6 +255,8 @@ class _Search:
                 return Verdict.MISSED, f"there was one after all, at {event.at_s:.2f} s", (_evidence(event),)
         if self._now_ns is not None and self._now_ns <= self._deadline_ns:
             return Verdict.PENDING, "", ()
+        if not self._observable():
+            return self._unobservable("the agent does not speak RTVI")
         return Verdict.MET, f"none came within {self._budget_s:g} s", ()
 
     def _new_speech(self) -> list[TimelineEvent]:
@@ -272,7 +283,7 @@ class _Search:
                 return self._met(event, tuple(seen[-3:]))
         if seen:
             return self._open(_text_problem(expectation, text), tuple(seen[-3:]))
-        if not self._rtvi() and expectation.event not in ("bot_started_speaking", "bot_stopped_speaking"):
+        if not self._observable():
             return self._unobservable("the agent does not speak RTVI")
         return self._open(f"no {expectation.event} within {self._budget_s:g} s")
 
@@ -288,6 +299,10 @@ class _Search:
         heard = [e for e in said if e.source is Source.HEARD]
         outcomes = [self._words(events) for events in (told, heard) if events]
         if not outcomes:
+            if not self._observable():
+                return self._unobservable("the agent does not speak RTVI")
+            if self._window.speech_onsets(from_ns) and not self._window.holds_words():
+                return self._unobservable("the agent spoke, but no words of it are known: not told, not recognised")
             return self._open(f"the agent said nothing within {self._budget_s:g} s")
         if told and any(_excluded(expectation, event.text) for event in told):
             return outcomes[0]
@@ -297,6 +312,8 @@ class _Search:
         onset = next(iter(self._new_speech()), None) if self._expectation.event == "response" else None
         event = onset or next(self._window.named(self._expectation.event, from_ns), None)
         if event is None:
+            if not self._observable():
+                return self._unobservable("the agent does not speak RTVI")
             return self._open(f"no {self._expectation.event} within {self._budget_s:g} s")
         said = next(self._window.named(self._expectation.event, from_ns), None)
         return self._met(event, tuple(_evidence(e) for e in (event, said) if e is not None))
@@ -349,11 +366,16 @@ class _Search:
                     return self._unobservable("the agent does not speak RTVI, so its function calls can't be seen")
                 if seen and all(e.name is None for e in seen):
                     return self._unobservable("the agent does not name its function calls over RTVI")
+                if any(_may_match(call, e) for e in seen if e not in used):
+                    return self._unobservable("the agent does not tell the arguments of its function calls over RTVI")
                 evidence = tuple(_evidence(e) for e in seen)
                 return self._open(f"no call of {_signature(call)} within {self._budget_s:g} s", evidence)
             used.append(match)
         last = max(used, key=lambda e: e.at_ns)
         return self._met(last, tuple(_evidence(e) for e in used))
+
+    def _observable(self) -> bool:
+        return self._expectation.event in _AUDIBLE or self._rtvi()
 
     def _rtvi(self) -> bool:
         return any(isinstance(e, BotReady) for e in self._window.facts)
@@ -435,6 +457,16 @@ def _matches(call: FunctionCall, event: AgentCalledFunction | AgentFunctionRetur
     else:
         actual = {"cancelled": event.cancelled, "result": event.result}
     return all(key in actual and actual[key] == value for key, value in call.args.items())
+
+
+def _may_match(call: FunctionCall, event: AgentCalledFunction | AgentFunctionReturned) -> bool:
+    """Whether only arguments that the agent keeps to itself stand between a call and its match."""
+    return (
+        isinstance(event, AgentCalledFunction)
+        and event.arguments is None
+        and call.args is not None
+        and call.name in (None, event.name)
+    )
 
 
 def _signature(call: FunctionCall) -> str:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import Script
 from bots.timeline import CallEnded, CallerTurnStarted, EndedReason, TimelineEvent
-from runner.evaluation.expectations import ExpectationVerdict, Verdict
+from runner.evaluation.expectations import ExpectationVerdict, Verdict, evaluate
 
 
 class Status(StrEnum):
@@ -72,6 +72,26 @@ _AGENT_FAILED = frozenset(
     }
 )
 """Endings that are a failure of the agent whatever was expected of it."""
+
+
+def judge_expectations(script: Script, facts: Sequence[TimelineEvent]) -> list[ExpectationVerdict]:
+    """Return the verdict on every expectation of a finished call.
+
+    Where the call broke off for no fault of the agent, what was still open is not judged.
+
+    Args:
+        script: The script that was played.
+        facts: The facts of the call.
+    """
+    ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
+    if ended is not None and ended.reason is not EndedReason.CANCELLED and ended.reason not in _NO_CALL:
+        return evaluate(script, facts)
+    end_ns = ended.at_ns if ended is not None else max((e.at_ns for e in facts), default=0)
+    reason = "the call broke off before" if ended is None else f"the call ended before ({ended.reason.value})"
+    return [
+        v.model_copy(update={"verdict": Verdict.NOT_JUDGED, "reason": reason}) if v.verdict is Verdict.PENDING else v
+        for v in evaluate(script, facts, now_ns=end_ns)
+    ]
 
 
 def decide(script: Script, facts: Sequence[TimelineEvent], verdicts: Sequence[ExpectationVerdict]) -> Outcome:

@@ -32,6 +32,7 @@ from bots.timeline import (
 )
 from runner.calls.run_file import Run
 from runner.evaluation.expectations import ExpectationVerdict, Verdict
+from runner.evaluation.outcome import Status
 
 _MARKS = {
     Verdict.MET: "[green]✓[/]",
@@ -185,7 +186,8 @@ def print_summary(console: Console, run: Run, folder: str) -> None:
             took = "" if turn.caller_speech_end_s is None else ("talked over" if turn.talked_over else "no answer")
         console.print(f"  turn {turn.turn + 1:<3} {took:>11}   {escape(_short(turn.said))}", highlight=False)
     for verdict in run.expectations:
-        if verdict.verdict is not Verdict.MET:
+        # A call that did not take place says nothing about what was expected of it.
+        if verdict.verdict is not Verdict.MET and run.status is Status.COMPLETED:
             mark = _MARKS[verdict.verdict]
             text = f"turn {verdict.turn + 1}: {verdict.expected}: {verdict.reason}"
             console.print(f"  {mark} {escape(text)}", highlight=False, soft_wrap=True)

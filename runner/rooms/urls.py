@@ -29,12 +29,15 @@ def room_kind(url: str, daily_domains: list[str]) -> RoomKind:
     Raises:
         UsageError: It is no address of a room.
     """
+    if not url.isprintable() or " " in url:
+        raise UsageError("room URL: holds white space, or something that can't be printed")
     try:
         parts = urlsplit(url)
         host = parts.hostname
         _ = parts.port
-    except ValueError as error:
-        raise UsageError(f"room URL: {error}") from error
+    except ValueError:
+        # What urlsplit says can quote a password.
+        raise UsageError("room URL: its host or port is not written as a URL has it") from None
     if parts.scheme not in ("http", "https") or not host:
         raise UsageError(
             "room URL: must begin with http:// or https:// and name a host, for example "
@@ -43,7 +46,7 @@ def room_kind(url: str, daily_domains: list[str]) -> RoomKind:
     if parts.username is not None or parts.password is not None:
         raise UsageError("room URL: holds a user name or password; pass the token with --token instead")
     path = parts.path.rstrip("/")
-    if host.endswith(f".{DAILY_HOST}") or host in daily_domains:
+    if host.endswith(f".{DAILY_HOST}") or host in {domain.lower() for domain in daily_domains}:
         if not path:
             raise UsageError(f"room URL: names no room; a Daily room is https://{host}/<room>")
         return RoomKind.DAILY
@@ -61,6 +64,8 @@ def public_url(url: str) -> str:
     """Return an address without credentials and query, for logs and facts."""
     parts = urlsplit(url)
     host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
     port = f":{parts.port}" if parts.port is not None else ""
     return f"{parts.scheme}://{host}{port}{parts.path}"
 

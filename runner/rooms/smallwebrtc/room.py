@@ -18,6 +18,7 @@ from runner.rooms.smallwebrtc.connection import OfferingConnection
 from runner.rooms.smallwebrtc.incoming import AgentStream
 from runner.rooms.smallwebrtc.outgoing import CallerTrack
 from runner.rooms.smallwebrtc.transport import OfferingTransport
+from runner.rooms.urls import public_url
 
 OFFER_TIMEOUT_S = 20.0
 """How long a bot may take to answer an offer: it may have to start first."""
@@ -52,6 +53,7 @@ class SmallWebRTCRoom:
         request_data: Any = None,
     ):
         self._url = url
+        self._shown = public_url(url)
         self._token = token
         self._clock = clock
         self._listener = listener
@@ -176,24 +178,24 @@ class SmallWebRTCRoom:
         try:
             response = await self._http.post(self._url, json=offer, headers=headers, timeout=OFFER_TIMEOUT_S)
         except httpx.HTTPError as error:
-            raise RoomError(EndedReason.ROOM_UNREACHABLE, _unreachable(self._url, error)) from error
+            raise RoomError(EndedReason.ROOM_UNREACHABLE, _unreachable(self._shown, error)) from error
         if response.status_code in (401, 403):
             raise RoomError(
                 EndedReason.TOKEN_REFUSED,
-                f"{self._url} refused the token (HTTP {response.status_code}): pass one valid for this session",
+                f"{self._shown} refused the token (HTTP {response.status_code}): pass one valid for this session",
             )
         if not response.is_success:
             hint = "the session is unknown or over" if response.status_code == 404 else "see the agent's own log"
             raise RoomError(
                 EndedReason.ROOM_UNREACHABLE,
-                f"{self._url} answered the offer with HTTP {response.status_code}: {hint}",
+                f"{self._shown} answered the offer with HTTP {response.status_code}: {hint}",
             )
         try:
             answer = response.json()
         except ValueError as error:
-            raise RoomError(EndedReason.ROOM_UNREACHABLE, f"{self._url} answered the offer with no JSON") from error
+            raise RoomError(EndedReason.ROOM_UNREACHABLE, f"{self._shown} answered the offer with no JSON") from error
         if not isinstance(answer, dict):
-            raise RoomError(EndedReason.ROOM_UNREACHABLE, f"{self._url} answered the offer with no JSON object")
+            raise RoomError(EndedReason.ROOM_UNREACHABLE, f"{self._shown} answered the offer with no JSON object")
         return answer
 
 

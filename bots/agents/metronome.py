@@ -1,0 +1,341 @@
+"""The metronome: an agent whose every time is known. For calibrating a caller, and for loading a machine.
+
+It answers a known time after the caller's last voiced sample, stops a known time after it is interrupted, and writes
+what really happened to a log of its own, on ``time.monotonic_ns()``. It recognises nothing and says one sentence.
+
+    python -m bots.agents.metronome -t webrtc --port 7861
+
+Options come from the environment, and for a single call from the object ``metronome`` in the body of ``/start``
+(``answer_ms``, ``stop_ms``, ``greet``):
+
+    METRONOME_ANSWER_MS   how long after the caller's end it answers (default 800); several, separated by commas, are
+                          used in turn. At least 150: that is how late the caller's audio is known.
+    METRONOME_STOP_MS     how long after the caller's onset it stops speaking (default 300; at least 150)
+    METRONOME_GREET       1 to greet half a second after the client is ready (default), 0 to be silent
+    METRONOME_TEXT        the sentence it says
+    METRONOME_LOG         file to append the log to, one JSON object a line; none by default
+
+It stays cheap (one call takes a few hundredths of a core) by keeping audio out of the Pipecat pipeline: it reads the
+connection's track and sets its own outgoing track. Everything else (signalling, RTVI, leaving) is Pipecat's.
+
+The log's events, each with ``session`` and ``at_ns``:
+
+    session_started        with ``pc_id``, ``answer_ms``, ``stop_ms``, ``codec_delay_ms``
+    caller_speech_started  first voiced sample; ``arrival_ns`` of its packet, ``offset_ms`` in the decoded packet
+    caller_speech_ended    last voiced sample, known only a moment later
+    answer_started         first sample as handed to aiortc; ``kind``, ``due_ns``, ``handed_ns`` (when its packet was)
+    answer_ended           last sample; ``interrupted`` tells whether it was cut
+    session_ended
+
+A voiced sample's ``at_ns`` is its packet's arrival, plus its place in the packet, less the codec's delay; an answer's
+is the place of its first sample on the outgoing track's clock, which receivers see as RTP timestamps.
+"""
+
+import argparse
+import asyncio
+import importlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bots.agents.metronome_audio import (
+    CODEC_DELAY_MS,
+    CODEC_DELAY_NS,
+    RATE_HZ,
+    MetronomeTrack,
+    Utterance,
+    load_clip,
+    silence,
+)
+from bots.agents.rtp_arrivals import RtpArrivals
+from bots.agents.serve import ends_with_server, run_agent
+from bots.clock import NS_PER_MS, samples_to_ns
+
+if TYPE_CHECKING:
+    from pipecat.pipeline.worker import PipelineWorker
+    from pipecat.runner.types import RunnerArguments
+    from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
+
+DEFAULT_TEXT = "Right on time, as ever I am."
+SHORTEST_MS = 150
+GREET_AFTER_MS = 500
+GREET_UNASKED_AFTER_MS = 2_000
+"""A client that speaks no RTVI never says that it is ready: it is greeted so long after it connected."""
+RECEIVE_TIMEOUT_S = 1.0
+"""Pipecat turns a track off that was not asked for a frame for two seconds, also while it is being waited on."""
+HANGOVER_MS = 200
+"""Silence after which the caller's speech is taken to be over."""
+VOICED_DBFS = -50.0
+VOICED_AMPLITUDE = int(32768 * 10 ** (VOICED_DBFS / 20))
+
+
+@dataclass(frozen=True)
+class MetronomeSettings:
+    """How a metronome behaves.
+
+    Attributes:
+        answer_ms: How long after the caller's last voiced sample it answers; several are used in turn.
+        stop_ms: How long after the caller's onset it stops.
+        greet: Whether it speaks first.
+        text: What it says.
+        log: Where it writes what happened.
+    """
+
+    answer_ms: tuple[float, ...] = (800.0,)
+    stop_ms: float = 300.0
+    greet: bool = True
+    text: str = DEFAULT_TEXT
+    log: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check the times.
+
+        Raises:
+            ValueError: A time is shorter than the caller's audio takes to be known.
+        """
+        if not self.answer_ms or min(*self.answer_ms, self.stop_ms, SHORTEST_MS) < SHORTEST_MS:
+            raise ValueError(f"METRONOME_ANSWER_MS and METRONOME_STOP_MS must be at least {SHORTEST_MS} ms")
+
+    @classmethod
+    def load(cls, body: Any = None) -> "MetronomeSettings":
+        """Read the environment, and over it the object ``metronome`` in the body of a session's start.
+
+        Raises:
+            ValueError: A value is not a number, or a time is too short.
+        """
+        env = os.environ
+        own: dict[str, Any] = {}
+        if isinstance(body, dict) and isinstance(body.get("metronome"), dict):
+            own = body["metronome"]
+        log = env.get("METRONOME_LOG")
+        return cls(
+            answer_ms=_numbers(own.get("answer_ms", env.get("METRONOME_ANSWER_MS", "800"))),
+            stop_ms=float(own.get("stop_ms", env.get("METRONOME_STOP_MS", "300"))),
+            greet=str(own.get("greet", env.get("METRONOME_GREET", "1"))).lower() not in ("0", "false", "no", ""),
+            text=env.get("METRONOME_TEXT", DEFAULT_TEXT),
+            log=Path(log) if log else None,
+        )
+
+
+class Metronome:
+    """The metronome's side of one call: hears onsets and ends, and plans the answers."""
+
+    def __init__(self, connection: "SmallWebRTCConnection", settings: MetronomeSettings, session: str) -> None:
+        """Take over the audio of a connection, in both directions.
+
+        Args:
+            connection: A connection whose peer is connected.
+            settings: How to behave.
+            session: What to call the session in the log.
+        """
+        self._settings = settings
+        self._session = session
+        self._log = settings.log.open("a", encoding="utf-8") if settings.log else None
+        self._answers = 0
+        self._onset_ns: int | None = None
+        self._voiced_ns = 0
+        self._voiced_detail: dict[str, Any] = {}
+        self.worker: PipelineWorker | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.write(
+            "session_started",
+            time.monotonic_ns(),
+            pc_id=connection.pc_id,
+            answer_ms=list(settings.answer_ms),
+            stop_ms=settings.stop_ms,
+            codec_delay_ms=CODEC_DELAY_MS,
+        )
+        self._arrivals = RtpArrivals(connection.pc.getTransceivers()[0].receiver)
+        self._track = MetronomeTrack(load_clip(settings.text), self._answer_started, self._answer_ended)
+        connection.replace_audio_track(self._track)
+        self._listening = asyncio.create_task(self._listen(connection.audio_input_track()))
+
+    def greet(self, after_ms: float) -> None:
+        """Plan the greeting, ``after_ms`` from now; a greeting already said or planned earlier stays."""
+        planned = self._track.planned
+        due_ns = time.monotonic_ns() + int(after_ms * NS_PER_MS)
+        if self._answers or self._track.playing or (planned and planned.due_ns <= due_ns):
+            return
+        self._track.plan(Utterance("greeting", due_ns))
+
+    def close(self) -> None:
+        """Stop listening and close the log."""
+        self._listening.cancel()
+        self._track.stop()
+        self.write("session_ended", time.monotonic_ns())
+        if self._log:
+            self._log.close()
+            self._log = None
+
+    def write(self, event: str, at_ns: int, **detail: Any) -> None:
+        """Append an event to the log, and see it written."""
+        if self._log:
+            line = {"event": event, "session": self._session, "at_ns": at_ns, **detail}
+            self._log.write(json.dumps(line) + "\n")
+            self._log.flush()
+
+    async def _listen(self, track: Any) -> None:
+        from aiortc.mediastreams import MediaStreamError
+
+        try:
+            while True:
+                try:
+                    frame = await asyncio.wait_for(track.recv(), RECEIVE_TIMEOUT_S)
+                except TimeoutError:
+                    continue
+                # Interleaved stereo, as aiortc decodes it; the caller's is mono, so one channel says it all.
+                samples = frame.to_ndarray()[0, ::2]
+                arrival_ns = self._arrivals.arrival_ns(frame.pts)
+                self._hear(samples, arrival_ns if arrival_ns is not None else time.monotonic_ns())
+        except MediaStreamError:
+            return
+
+    def _hear(self, samples: Any, arrival_ns: int) -> None:
+        start_ns = arrival_ns - CODEC_DELAY_NS
+        if int(samples.max()) < VOICED_AMPLITUDE and int(samples.min()) > -VOICED_AMPLITUDE:
+            if self._onset_ns is not None and start_ns - self._voiced_ns > HANGOVER_MS * NS_PER_MS:
+                self._caller_ended()
+            return
+        voiced = np.flatnonzero(np.abs(samples.astype(np.int32)) >= VOICED_AMPLITUDE)
+        first, last = int(voiced[0]), int(voiced[-1])
+        if self._onset_ns is None:
+            self._onset_ns = start_ns + samples_to_ns(first, RATE_HZ)
+            self.write("caller_speech_started", self._onset_ns, **_place(arrival_ns, first))
+        self._voiced_ns = start_ns + samples_to_ns(last, RATE_HZ)
+        self._voiced_detail = _place(arrival_ns, last)
+        playing = self._track.playing
+        if playing and playing.started_ns is not None:
+            # Speech that was already under way when the metronome began interrupts it from its beginning on.
+            onset_ns = max(self._onset_ns, playing.started_ns)
+            self._track.cut(onset_ns + int(self._settings.stop_ms * NS_PER_MS))
+        wait_ms = self._settings.answer_ms[self._answers % len(self._settings.answer_ms)]
+        self._track.plan(Utterance("answer", self._voiced_ns + int(wait_ms * NS_PER_MS)))
+
+    def _caller_ended(self) -> None:
+        self._onset_ns = None
+        self.write("caller_speech_ended", self._voiced_ns, **self._voiced_detail)
+
+    def _answer_started(self, utterance: Utterance) -> None:
+        from pipecat.frames.frames import BotStartedSpeakingFrame
+
+        if utterance.kind == "answer":
+            if self._onset_ns is not None:
+                self._caller_ended()
+            self._answers += 1
+        self.write(
+            "answer_started",
+            utterance.started_ns or 0,
+            kind=utterance.kind,
+            due_ns=utterance.due_ns,
+            handed_ns=utterance.handed_ns,
+        )
+        self._tell(BotStartedSpeakingFrame())
+
+    def _answer_ended(self, utterance: Utterance, at_ns: int) -> None:
+        from pipecat.frames.frames import BotStoppedSpeakingFrame
+
+        self.write("answer_ended", at_ns, kind=utterance.kind, interrupted=utterance.interrupted)
+        self._tell(BotStoppedSpeakingFrame())
+
+    def _tell(self, frame: Any) -> None:
+        # The output transport says over RTVI when the bot speaks, but here it has no audio to know it from.
+        if self.worker:
+            task = asyncio.create_task(self.worker.queue_frame(frame))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+
+async def bot(runner_args: "RunnerArguments") -> None:
+    """Run one call.
+
+    Args:
+        runner_args: A SmallWebRTC session of Pipecat's runner.
+
+    Raises:
+        TypeError: The session is not a SmallWebRTC one.
+        ValueError: The options of the session are wrong.
+    """
+    from pipecat.pipeline.capabilities import BotCapabilities
+    from pipecat.pipeline.pipeline import Pipeline
+    from pipecat.pipeline.worker import PipelineWorker
+    from pipecat.runner.types import SmallWebRTCRunnerArguments
+    from pipecat.transports.base_transport import TransportParams
+    from pipecat.transports.smallwebrtc.transport import SmallWebRTCTransport
+    from pipecat.workers.runner import WorkerRunner
+
+    if not isinstance(runner_args, SmallWebRTCRunnerArguments):
+        raise TypeError("the metronome works over SmallWebRTC only")
+    settings = MetronomeSettings.load(runner_args.body)
+    await asyncio.to_thread(load_clip, settings.text)
+    transport = SmallWebRTCTransport(runner_args.webrtc_connection, TransportParams())
+    worker = PipelineWorker(
+        Pipeline([transport.input(), transport.output()]),
+        enable_turn_tracking=False,
+        idle_timeout_secs=None,
+        capabilities=BotCapabilities(audio_in=True, audio_out=True),
+    )
+    metronome: Metronome | None = None
+    ready = False
+
+    async def on_client_connected(_transport: Any, connection: "SmallWebRTCConnection") -> None:
+        nonlocal metronome
+        if metronome is not None:
+            return
+        metronome = Metronome(connection, settings, runner_args.session_id or connection.pc_id)
+        metronome.worker = worker
+        if settings.greet:
+            metronome.greet(GREET_AFTER_MS if ready else GREET_UNASKED_AFTER_MS)
+
+    async def on_client_ready(_rtvi: Any) -> None:
+        nonlocal ready
+        ready = True
+        if metronome and settings.greet:
+            metronome.greet(GREET_AFTER_MS)
+
+    async def on_client_disconnected(_transport: Any, _connection: Any) -> None:
+        await worker.cancel()
+
+    transport.add_event_handler("on_client_connected", on_client_connected)
+    transport.add_event_handler("on_client_disconnected", on_client_disconnected)
+    worker.rtvi.add_event_handler("on_client_ready", on_client_ready)
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    try:
+        with ends_with_server(worker):
+            await runner.run()
+    finally:
+        if metronome is not None:
+            metronome.close()
+
+
+def preload() -> None:
+    """Load everything a call needs, so that the first one is as quick as the next."""
+    importlib.import_module("pipecat.workers.runner")
+    load_clip(MetronomeSettings.load().text)
+    silence()
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    if isinstance(value, int | float):
+        return (float(value),)
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    return tuple(float(part) for part in parts)
+
+
+def _place(arrival_ns: int, offset_samples: int) -> dict[str, Any]:
+    return {"arrival_ns": arrival_ns, "offset_ms": round(offset_samples * 1000 / RATE_HZ, 3)}
+
+
+def main() -> None:
+    """Serve the metronome with Pipecat's development runner."""
+    MetronomeSettings.load()  # wrong options are told at start, not in the first call
+    run_agent(argparse.ArgumentParser(description="The metronome, an agent with known timing"), preload)
+
+
+if __name__ == "__main__":
+    main()

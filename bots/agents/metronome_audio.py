@@ -1,0 +1,274 @@
+"""What the metronome says, ready to be sent: one sentence, coded in Opus for any start and any cut.
+
+Coding the sentence beforehand instead of frame by frame is most of what makes the metronome cheap.
+"""
+
+import asyncio
+import fractions
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from av import AudioFrame, AudioResampler, CodecContext
+from av.packet import Packet
+
+from bots.clock import NS_PER_MS, NS_PER_S, samples_to_ns
+
+RATE_HZ = 48_000
+FRAME_SAMPLES = 960
+"""20 ms, the length of the packets aiortc sends."""
+WARM_UP_FRAMES = 5
+STEP_SAMPLES = 48
+"""Starts and cuts fall on a grid of 1 ms, so that few variants have to be coded."""
+CODEC_DELAY_MS = 6.5
+"""Opus gives every sample out so much later than its place in the packets says (the encoder's lookahead)."""
+LEVEL_DBFS = -20.0
+EDGE_DBFS = -45.0
+"""The sentence is cut to its first and last sample above this, so that its edges are its audible edges."""
+
+Pcm = npt.NDArray[np.int16]
+
+
+class Clip:
+    """A sentence in mono at 48 kHz, that gives itself out as Opus packets of 20 ms."""
+
+    def __init__(self, pcm: Pcm) -> None:
+        """Code a clip for every start within a packet; takes about 15 ms of computing for each second, times 20.
+
+        Args:
+            pcm: Mono, 48 kHz. Its first and last sample count as the edges of speech.
+        """
+        self.pcm = pcm
+        self._whole = [_encode(pcm, lead) for lead in range(0, FRAME_SAMPLES, STEP_SAMPLES)]
+
+    @property
+    def samples(self) -> int:
+        """The length in samples at 48 kHz."""
+        return len(self.pcm)
+
+    def packets(self, lead_samples: int) -> list[bytes]:
+        """Return the packets of the whole clip, after ``lead_samples`` of silence in the first one."""
+        return self._whole[lead_samples // STEP_SAMPLES]
+
+    def cut_packets(self, lead_samples: int, keep_samples: int) -> list[bytes]:
+        """Return the packets of the clip cut off after ``keep_samples``; codes them now (some 15 ms)."""
+        return _encode(self.pcm[:keep_samples], lead_samples)
+
+
+@dataclass
+class Utterance:
+    """One playing of the clip.
+
+    Attributes:
+        kind: What it is for (``greeting`` or ``answer``).
+        due_ns: When its first sample shall leave (``time.monotonic_ns()``).
+        started_ns: When its first sample left, once it has.
+        cut_ns: When it shall stop early, if it shall.
+        handed_ns: When the frame with its first sample was really handed over.
+        interrupted: Whether it ended before the end of the clip.
+    """
+
+    kind: str
+    due_ns: int
+    started_ns: int | None = None
+    cut_ns: int | None = None
+    handed_ns: int | None = None
+    interrupted: bool = False
+    lead_samples: int = 0
+    packets: list[bytes] = field(default_factory=list[bytes])
+    end_samples: int = 0
+    """How many samples of the clip will have been sent at the end."""
+    index: int = 0
+
+    @property
+    def sent_samples(self) -> int:
+        """How many samples of the clip have been sent."""
+        return max(self.index * FRAME_SAMPLES - self.lead_samples, 0)
+
+
+class MetronomeTrack(MediaStreamTrack):
+    """Sends silence, and the clip exactly when told to.
+
+    Its clock is the one receivers see: frame ``n`` belongs to ``n * 20 ms`` after the first one was handed to aiortc,
+    and is handed over at that moment or, on a busy machine, a little later.
+    """
+
+    kind = "audio"
+
+    def __init__(
+        self, clip: Clip, on_started: Callable[[Utterance], None], on_ended: Callable[[Utterance, int], None]
+    ):
+        """Make a track.
+
+        Args:
+            clip: What to say.
+            on_started: Called when the first sample of an utterance has been handed over.
+            on_ended: Called with an utterance and when its last sample left.
+        """
+        super().__init__()
+        self._clip = clip
+        self._on_started = on_started
+        self._on_ended = on_ended
+        self._origin_ns: int | None = None
+        self._frames = 0
+        self._planned: Utterance | None = None
+        self._playing: Utterance | None = None
+        self._cutting: asyncio.Task[None] | None = None
+
+    @property
+    def playing(self) -> Utterance | None:
+        """The utterance under way."""
+        return self._playing
+
+    @property
+    def planned(self) -> Utterance | None:
+        """The utterance that will be played next."""
+        return self._planned
+
+    def plan(self, utterance: Utterance | None) -> None:
+        """Set what is played next; replaces what was planned before and has not begun."""
+        self._planned = utterance
+
+    def cut(self, at_ns: int) -> None:
+        """Stop the utterance under way at a time (``time.monotonic_ns()``), or at once if that has passed."""
+        playing = self._playing
+        if playing is None or playing.cut_ns is not None or playing.started_ns is None:
+            return
+        playing.cut_ns = at_ns
+        keep = (at_ns - playing.started_ns) * RATE_HZ // NS_PER_S // STEP_SAMPLES * STEP_SAMPLES
+        if 0 < keep < self._clip.samples:
+            self._cutting = asyncio.create_task(self._prepare_cut(playing, keep))
+
+    async def _prepare_cut(self, utterance: Utterance, keep_samples: int) -> None:
+        packets = await asyncio.to_thread(self._clip.cut_packets, utterance.lead_samples, keep_samples)
+        if utterance.sent_samples <= keep_samples:
+            utterance.packets = packets
+            utterance.end_samples = keep_samples
+
+    async def recv(self) -> Any:
+        """Return the next 20 ms, when they are due."""
+        if self.readyState != "live":
+            raise MediaStreamError
+        now_ns = time.monotonic_ns()
+        if self._origin_ns is None:
+            self._origin_ns = now_ns
+        frame_ns = self._origin_ns + samples_to_ns(self._frames * FRAME_SAMPLES, RATE_HZ)
+        if frame_ns > now_ns:
+            await asyncio.sleep((frame_ns - now_ns) / NS_PER_S)
+        payload = self._next_payload(frame_ns)
+        packet = Packet(payload)
+        packet.pts = self._frames * FRAME_SAMPLES
+        packet.time_base = fractions.Fraction(1, RATE_HZ)
+        self._frames += 1
+        return packet
+
+    def _next_payload(self, frame_ns: int) -> bytes:
+        if self._playing is None and self._planned is not None:
+            self._start_if_due(self._planned, frame_ns)
+        playing = self._playing
+        if playing is None:
+            return silence()
+        cut_late = playing.cut_ns is not None and frame_ns >= playing.cut_ns
+        if cut_late and playing.end_samples == self._clip.samples:
+            # The cut came too late to be coded to the sample: cut between two packets.
+            self._end(playing, min(playing.sent_samples, playing.end_samples))
+            return silence()
+        payload = playing.packets[playing.index] if playing.index < len(playing.packets) else silence()
+        playing.index += 1
+        if playing.index >= len(playing.packets):
+            self._end(playing, playing.end_samples)
+        return payload
+
+    def _start_if_due(self, utterance: Utterance, frame_ns: int) -> None:
+        steps = round((utterance.due_ns - frame_ns) * RATE_HZ / NS_PER_S / STEP_SAMPLES)
+        lead = max(steps, 0) * STEP_SAMPLES
+        if lead >= FRAME_SAMPLES:
+            return
+        utterance.lead_samples = lead
+        utterance.packets = self._clip.packets(lead)
+        utterance.end_samples = self._clip.samples
+        utterance.started_ns = frame_ns + samples_to_ns(lead, RATE_HZ)
+        utterance.handed_ns = time.monotonic_ns()
+        self._playing, self._planned = utterance, None
+        self._on_started(utterance)
+
+    def _end(self, utterance: Utterance, sent_samples: int) -> None:
+        self._playing = None
+        utterance.end_samples = sent_samples
+        utterance.interrupted = sent_samples < self._clip.samples
+        started_ns = utterance.started_ns or 0
+        self._on_ended(utterance, started_ns + samples_to_ns(sent_samples, RATE_HZ))
+
+
+@functools.cache
+def load_clip(text: str) -> Clip:
+    """Speak a sentence and code it; done once for each sentence in a process (some 2 s).
+
+    Args:
+        text: What to say.
+
+    Raises:
+        ImportError: The package ``hibari-tts`` is not installed (extra ``offline``).
+    """
+    import hibari
+
+    engine: Any = hibari.Hibari()
+    speech = np.asarray(engine(text, seed=0), dtype=np.float32)
+    loud = np.flatnonzero(np.abs(speech) > _amplitude(EDGE_DBFS))
+    speech = speech[loud[0] : loud[-1] + 1]
+    voiced = speech[np.abs(speech) > _amplitude(EDGE_DBFS)]
+    gain = _amplitude(LEVEL_DBFS) / float(np.sqrt(np.mean(np.square(voiced))))
+    pcm = np.clip(speech * gain * 32767, -32767, 32767).astype(np.int16)
+    return Clip(_to_48k(pcm, int(engine.sample_rate)))
+
+
+@functools.cache
+def silence() -> bytes:
+    """Return an Opus packet of 20 ms of digital silence."""
+    return _encode(np.zeros(FRAME_SAMPLES * 10, np.int16), 0)[-1]
+
+
+def _amplitude(dbfs: float) -> float:
+    return 10 ** (dbfs / 20)
+
+
+def _to_48k(pcm: Pcm, rate_hz: int) -> Pcm:
+    if rate_hz == RATE_HZ:
+        return pcm
+    resampler = AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
+    frame = AudioFrame.from_ndarray(pcm[np.newaxis, :], layout="mono")
+    frame.sample_rate = rate_hz
+    parts = [out.to_ndarray()[0] for out in (*resampler.resample(frame), *resampler.resample(None))]
+    return np.concatenate(parts).astype(np.int16)
+
+
+def _encode(pcm: Pcm, lead_samples: int) -> list[bytes]:
+    """Code ``pcm`` after ``lead_samples`` of silence, in packets of 20 ms, mono, at 64 kbit/s."""
+    # One packet more than the speech needs: the codec's delay pushes its last samples into the next packet. And some
+    # silence before, dropped in the end: the coder's state must follow on from the silence sent until then, or the
+    # decoder swallows the first milliseconds.
+    frames = WARM_UP_FRAMES + -(-(lead_samples + len(pcm)) // FRAME_SAMPLES) + 1
+    padded = np.zeros(frames * FRAME_SAMPLES, np.int16)
+    begin = WARM_UP_FRAMES * FRAME_SAMPLES + lead_samples
+    padded[begin : begin + len(pcm)] = pcm
+    codec: Any = CodecContext.create("libopus", "w")
+    codec.bit_rate = 64_000
+    codec.format = "s16"
+    codec.layout = "mono"
+    codec.options = {"application": "audio"}
+    codec.sample_rate = RATE_HZ
+    packets: list[bytes] = []
+    for start in range(0, len(padded), FRAME_SAMPLES):
+        frame = AudioFrame.from_ndarray(padded[np.newaxis, start : start + FRAME_SAMPLES], layout="mono")
+        frame.sample_rate = RATE_HZ
+        frame.pts = start
+        packets.extend(bytes(packet) for packet in codec.encode(frame))
+    return packets[WARM_UP_FRAMES:]
+
+
+CODEC_DELAY_NS = int(CODEC_DELAY_MS * NS_PER_MS)

@@ -1,0 +1,364 @@
+"""The restaurant: a good agent to call. A real Pipecat bot that takes a table booking, with nothing left to chance.
+
+    python -m bots.agents.restaurant -t webrtc --port 7860
+
+What it understands and says is in :mod:`bots.agents.restaurant_dialogue`. Recognition (Whisper tiny.en) and speech
+(Hibari) need neither network nor key. It is stock Pipecat throughout: context aggregators, function calls
+(``check_availability``, ``book_table``), interruptions and everything told over RTVI come from Pipecat, only the
+language model is replaced by the dialogue. DTMF is taken for the number of people and the telephone number, ended by
+``#``. Messages that are not RTVI are kept, and acknowledged by the RTVI server message ``{"type":
+"data-message-received", "message": <unchanged>, "count": <how many so far>}``.
+
+Options come from the environment:
+
+    RESTAURANT_END_OF_TURN_MS   silence after which the caller's turn is over, once the VAD hears it (default 500)
+    RESTAURANT_SILENCE_MS       silence after which the caller is asked whether they are still there (default 10000)
+    RESTAURANT_HANG_UP_MS       silence after a booking, after which it says goodbye by itself (default 5000)
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.frames.frames import (
+    EndFrame,
+    EndWorkerFrame,
+    Frame,
+    InterimTranscriptionFrame,
+    LLMContextFrame,
+    LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
+    LLMRunFrame,
+    LLMTextFrame,
+    TranscriptionFrame,
+    TTSSpeakFrame,
+    UserIdleTimeoutUpdateFrame,
+    VADUserStoppedSpeakingFrame,
+)
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.processors.aggregators.dtmf_aggregator import DTMFAggregator
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import (
+    LLMContextAggregatorPair,
+    LLMUserAggregatorParams,
+)
+from pipecat.processors.frame_processor import FrameDirection
+from pipecat.processors.frameworks.rtvi import RTVIFunctionCallReportLevel, RTVIObserverParams
+from pipecat.runner.utils import create_transport
+from pipecat.services.llm_service import FunctionCallFromLLM, FunctionCallParams, LLMService
+from pipecat.services.settings import LLMSettings
+from pipecat.transports.base_transport import BaseTransport, TransportParams
+from pipecat.turns.types import ProcessFrameResult
+from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
+from pipecat.turns.user_turn_strategies import UserTurnStrategies
+from pipecat.workers.runner import WorkerRunner
+
+from bots.agents.restaurant_dialogue import RestaurantDialogue, Step, book_table, check_availability
+from bots.agents.serve import ends_with_server, run_agent
+from bots.caller.speech.services import make_stt, make_tts
+from bots.caller.speech.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from pipecat.runner.types import RunnerArguments
+
+DTMF_PREFIX = "DTMF: "
+GREET_UNASKED_AFTER_S = 2.0
+"""A client that speaks no RTVI never says that it is ready: it is greeted so long after it connected."""
+
+
+@dataclass(frozen=True)
+class RestaurantSettings:
+    """How the restaurant takes turns; all times in milliseconds, as in the module's documentation."""
+
+    end_of_turn_ms: float = 500
+    silence_ms: float = 10_000
+    hang_up_ms: float = 5_000
+
+    @classmethod
+    def load(cls) -> "RestaurantSettings":
+        """Read the environment.
+
+        Raises:
+            ValueError: A value is not a number, or negative.
+        """
+        names = ("end_of_turn_ms", "silence_ms", "hang_up_ms")
+        values = {name: float(os.environ.get(f"RESTAURANT_{name.upper()}") or getattr(cls, name)) for name in names}
+        if min(values.values()) < 0:
+            raise ValueError("the RESTAURANT_*_MS options must not be negative")
+        return cls(**values)
+
+
+class WholeTurnStopStrategy(SpeechTimeoutUserTurnStopStrategy):
+    """Ends a turn only when all its segments have been recognised.
+
+    Whisper hears a turn in segments, one for each pause. Pipecat takes the words of one segment for the last ones
+    also where they arrive while the caller speaks on; a turn with a comma in it would be answered in two pieces.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Make the strategy; takes what Pipecat's takes."""
+        super().__init__(**kwargs)
+        self._unrecognised = 0
+
+    async def process_frame(self, frame: Frame) -> ProcessFrameResult:
+        """Look at a frame, for the end of the turn."""
+        if isinstance(frame, VADUserStoppedSpeakingFrame):
+            self._unrecognised += 1
+            # To Pipecat an interim transcript says that more is on its way, as it is now for this segment.
+            await super().process_frame(InterimTranscriptionFrame("", "", ""))
+        elif isinstance(frame, TranscriptionFrame) and not frame.text.startswith(DTMF_PREFIX):
+            self._unrecognised = max(self._unrecognised - 1, 0)
+            if self._unrecognised:
+                return await super().process_frame(TranscriptionFrame(frame.text, frame.user_id, frame.timestamp))
+        return await super().process_frame(frame)
+
+    async def handle_user_turn_stopped(self) -> None:
+        """Forget the segments of the turn that ended: noise is a segment without words."""
+        self._unrecognised = 0
+        await super().handle_user_turn_stopped()
+
+
+class DialogueLLMService(LLMService[Any]):
+    """Answers like a language model, with function calls and all, but from :class:`RestaurantDialogue`."""
+
+    def __init__(self, dialogue: RestaurantDialogue, **kwargs: Any) -> None:
+        """Make the service.
+
+        Args:
+            dialogue: Decides what is said.
+            **kwargs: Passed to Pipecat's ``LLMService``.
+        """
+        # Every setting has a value, or Pipecat warns of those left open.
+        settings = LLMSettings(
+            model="restaurant-dialogue",
+            system_instruction=None,
+            temperature=None,
+            max_tokens=None,
+            top_p=None,
+            top_k=None,
+            frequency_penalty=None,
+            presence_penalty=None,
+            seed=None,
+            filter_incomplete_user_turns=False,
+            user_turn_completion_config=None,
+        )
+        super().__init__(settings=settings, **kwargs)
+        self._dialogue = dialogue
+        self._greeted = False
+        self._seen = 0
+        self._pending: tuple[str, str] | None = None
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Answer a context; pass on everything else."""
+        await super().process_frame(frame, direction)
+        if not isinstance(frame, LLMContextFrame):
+            await self.push_frame(frame, direction)
+            return
+        await self.push_frame(LLMFullResponseStartFrame())
+        step = self._decide(frame.context)
+        if step.say:
+            await self.push_frame(LLMTextFrame(step.say))
+        if step.call:
+            call_id = f"call_{uuid.uuid4().hex[:12]}"
+            self._pending = (call_id, step.call.name)
+            await self.run_function_calls(
+                [
+                    FunctionCallFromLLM(
+                        function_name=step.call.name,
+                        tool_call_id=call_id,
+                        arguments=step.call.arguments,
+                        context=frame.context,
+                    )
+                ]
+            )
+        await self.push_frame(LLMFullResponseEndFrame())
+        if step.end:
+            await self.push_frame(EndWorkerFrame(), FrameDirection.UPSTREAM)
+
+    def _decide(self, context: LLMContext) -> Step:
+        messages: list[Any] = list(context.get_messages())
+        step: Step | None = None
+        if self._pending and (content := _result(messages, self._pending[0])) is not None:
+            name, self._pending = self._pending[1], None
+            if isinstance(content, dict):
+                step = self._dialogue.function_returned(name, content)
+        heard = [_text(message) for message in messages[self._seen :] if message.get("role") == "user"]
+        self._seen = len(messages)
+        if heard:
+            return self._dialogue.hear(" ".join(heard))
+        if step:
+            return step
+        if not self._greeted:
+            self._greeted = True
+            return self._dialogue.greet()
+        return self._dialogue.hear("")
+
+
+def _result(messages: list[Any], call_id: str) -> dict[str, Any] | str | None:
+    """Return a call's result, a word where it has none, or None while it runs."""
+    for message in reversed(messages):
+        if message.get("role") == "tool" and message.get("tool_call_id") == call_id:
+            content = _text(message)
+            if content == "IN_PROGRESS":
+                return None
+            try:
+                return json.loads(content)
+            except ValueError:
+                return content
+    return None
+
+
+def _text(message: Any) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    return " ".join(str(part.get("text", "")) for part in content or [])
+
+
+async def _check_availability(params: FunctionCallParams) -> None:
+    await params.result_callback(check_availability(**params.arguments))
+
+
+async def _book_table(params: FunctionCallParams) -> None:
+    await params.result_callback(book_table(**params.arguments))
+
+
+async def run_restaurant(
+    transport: BaseTransport, settings: RestaurantSettings, idle_timeout_s: float | None
+) -> None:
+    """Run one call over a transport.
+
+    Args:
+        transport: Where the caller is.
+        settings: How to take turns.
+        idle_timeout_s: How long a call may go on without anyone speaking, in seconds.
+    """
+    dialogue = RestaurantDialogue()
+    llm = DialogueLLMService(dialogue)
+    llm.register_function("check_availability", _check_availability)
+    llm.register_function("book_table", _book_table)
+    aggregators = LLMContextAggregatorPair(
+        LLMContext(),
+        user_params=LLMUserAggregatorParams(
+            vad_analyzer=SileroVADAnalyzer(),
+            user_turn_strategies=UserTurnStrategies(
+                stop=[WholeTurnStopStrategy(user_speech_timeout=settings.end_of_turn_ms / 1000)]
+            ),
+            user_idle_timeout=settings.silence_ms / 1000,
+        ),
+    )
+    user = aggregators.user()
+    worker = PipelineWorker(
+        Pipeline(
+            [
+                transport.input(),
+                make_stt(ServiceSettings(params={"ttfs_p99_latency": 4.0})),
+                DTMFAggregator(prefix=DTMF_PREFIX),
+                user,
+                llm,
+                make_tts(ServiceSettings()),
+                transport.output(),
+                aggregators.assistant(),
+            ]
+        ),
+        params=PipelineParams(audio_in_sample_rate=16_000, audio_out_sample_rate=24_000, enable_metrics=True),
+        rtvi_observer_params=RTVIObserverParams(
+            function_call_report_level={"*": RTVIFunctionCallReportLevel.FULL},
+        ),
+        idle_timeout_secs=idle_timeout_s,
+    )
+    data_messages: list[Any] = []
+    greeting: asyncio.Task[None] | None = None
+
+    async def greet(after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        await worker.queue_frame(LLMRunFrame())
+
+    async def on_client_connected(_transport: Any, _client: Any) -> None:
+        nonlocal greeting
+        if greeting is None:
+            greeting = asyncio.create_task(greet(GREET_UNASKED_AFTER_S))
+
+    async def on_client_ready(_rtvi: Any) -> None:
+        nonlocal greeting
+        if greeting is not None and not greeting.done():
+            greeting.cancel()
+        elif greeting is not None:
+            return
+        greeting = asyncio.create_task(greet(0))
+
+    async def on_client_disconnected(_transport: Any, _client: Any) -> None:
+        await worker.cancel()
+
+    async def on_app_message(_transport: Any, message: Any, _sender: str) -> None:
+        if isinstance(message, dict) and message.get("label") == "rtvi-ai":
+            return
+        data_messages.append(message)
+        await worker.rtvi.send_server_message(
+            {"type": "data-message-received", "message": message, "count": len(data_messages)}
+        )
+
+    async def on_user_turn_idle(_aggregator: Any) -> None:
+        step = dialogue.silent()
+        await worker.queue_frame(TTSSpeakFrame(step.say))
+        if step.end:
+            await worker.queue_frame(EndFrame())
+
+    async def on_function_calls_started(_llm: Any, calls: list[FunctionCallFromLLM]) -> None:
+        if any(call.function_name == "book_table" for call in calls):
+            await worker.queue_frame(UserIdleTimeoutUpdateFrame(timeout=settings.hang_up_ms / 1000))
+
+    transport.add_event_handler("on_client_connected", on_client_connected)
+    transport.add_event_handler("on_client_disconnected", on_client_disconnected)
+    transport.add_event_handler("on_app_message", on_app_message)
+    worker.rtvi.add_event_handler("on_client_ready", on_client_ready)
+    user.add_event_handler("on_user_turn_idle", on_user_turn_idle)
+    llm.add_event_handler("on_function_calls_started", on_function_calls_started)
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    try:
+        with ends_with_server(worker):
+            await runner.run()
+    finally:
+        if greeting is not None:
+            greeting.cancel()
+
+
+async def bot(runner_args: "RunnerArguments") -> None:
+    """Run one call.
+
+    Args:
+        runner_args: A session of Pipecat's runner.
+    """
+    transport = await create_transport(
+        runner_args,
+        {
+            "webrtc": lambda: TransportParams(
+                audio_in_enabled=True, audio_out_enabled=True, audio_out_end_silence_secs=1
+            )
+        },
+    )
+    await run_restaurant(transport, RestaurantSettings.load(), runner_args.pipeline_idle_timeout_secs)
+
+
+def preload() -> None:
+    """Load the models, which all calls of the process share."""
+    from bots.agents.models import preload_speech
+
+    preload_speech()
+
+
+def main() -> None:
+    """Serve the restaurant with Pipecat's development runner."""
+    RestaurantSettings.load()  # wrong options are told at start, not in the first call
+    run_agent(argparse.ArgumentParser(description="The restaurant, an agent that takes bookings"), preload)
+
+
+if __name__ == "__main__":
+    main()

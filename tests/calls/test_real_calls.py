@@ -1,0 +1,322 @@
+"""Whole calls over real WebRTC on loopback, against the reference agents."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from bots.caller.script import Action, AgentHeardFor, Expectation, Listen, PressKeys, Script, Speak, Turn, Words
+from bots.timeline import (
+    AgentStartedSpeaking,
+    CallEnded,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    CallStarted,
+    EndedReason,
+    MessageReceived,
+    TimelineEvent,
+)
+from runner.calls.call import Call, CallRequest, DataMessage
+from runner.calls.recording import read_recording
+from runner.calls.run_file import Run, read_run
+from runner.calls.timeline import read_timeline
+from runner.evaluation.outcome import Cause, Status
+from runner.rooms.open import RoomAddress
+from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
+from runner.settings import Settings
+
+pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
+
+ANSWERED = (Expectation(within_ms=10_000),)
+
+
+def say(text: str, **turn: Any) -> Turn:
+    return Turn(action=Speak(parts=(Words(text=text),)), **turn)
+
+
+def script(*turns: Turn | Action, **options: Any) -> Script:
+    made = tuple(turn if isinstance(turn, Turn) else Turn(action=turn) for turn in turns)
+    return Script(name="test", turns=made, **options)
+
+
+@asynccontextmanager
+async def metronome(folder: Path, **env: str) -> AsyncGenerator[tuple[str, Path]]:
+    port = free_port()
+    log = folder / "truth.jsonl"
+    async with local_agent(
+        reference_agent_command("metronome", port), port, env={"METRONOME_LOG": str(log), **env}
+    ) as base_url:
+        yield base_url, log
+
+
+async def make(base_url: str, played: Script, folder: Path, **request: Any) -> tuple[Run, list[TimelineEvent]]:
+    call = Call(CallRequest(played, RoomAddress(base_url), **request), Settings(), folder)
+    run = await call.make()
+    return run, read_timeline(folder / "timeline.jsonl")
+
+
+async def test_latencies_are_those_of_the_agents_own_log(tmp_path: Path) -> None:
+    async with metronome(tmp_path, METRONOME_ANSWER_MS="400,1200,700") as (base_url, log):
+        turns = [say(f"This is line number {n}.", expect=ANSWERED) for n in (1, 2, 3)]
+        run, facts = await make(base_url, script(*turns), tmp_path / "run", transcribe=False)
+    assert run.success, run.detail
+    assert run.caller_underruns == 0
+    truth = [json.loads(line) for line in log.read_text().splitlines()]
+    ends = [e["at_ns"] for e in truth if e["event"] == "caller_speech_ended"]
+    answers = [e["at_ns"] for e in truth if e["event"] == "answer_started" and e["kind"] == "answer"]
+    measured = [turn.response_latency_ms for turn in run.turns]
+    for latency_ms, end_ns, answer_ns in zip(measured, ends, answers, strict=True):
+        assert latency_ms == pytest.approx((answer_ns - end_ns) / 1e6, abs=60)
+    # The same clock: our own edges lie where the agent's log has them.
+    started = next(e for e in facts if isinstance(e, CallStarted))
+    ours = [started.monotonic_ns + e.at_ns for e in facts if isinstance(e, CallerStoppedSpeaking)]
+    for our_ns, their_ns in zip(ours, ends, strict=True):
+        assert abs(our_ns - their_ns) < 60e6
+
+
+async def test_a_position_in_the_recording_is_a_time_in_the_timeline(tmp_path: Path) -> None:
+    async with metronome(tmp_path) as (base_url, _):
+        _, facts = await make(base_url, script(say("Hello, are you there?", expect=ANSWERED)), tmp_path / "run")
+    samples, rate_hz = read_recording(tmp_path / "run" / "recording.wav")
+    caller, agent = abs(samples.astype(int))
+    for event in facts:
+        if isinstance(event, CallerStartedSpeaking | AgentStartedSpeaking):
+            channel = caller if isinstance(event, CallerStartedSpeaking) else agent
+            at = round(event.at_s * rate_hz)
+            window = rate_hz // 50
+            assert channel[at : at + 2 * window].max() > 100, f"no sound at {event}"
+            assert channel[at - 3 * window : at - window].max() < 100, f"sound before {event}"
+
+
+async def test_what_the_agent_said_is_recognised_from_the_recording(tmp_path: Path) -> None:
+    async with metronome(tmp_path) as (base_url, _):
+        run, _ = await make(base_url, script(Turn(action=Listen(), expect=ANSWERED)), tmp_path / "run")
+    said = [entry.content for entry in run.transcript_object if entry.role == "Main Agent"]
+    assert said == ["Right on time, as ever I am."]
+
+
+async def test_words_are_recognised_live_where_the_agent_does_not_tell_them(tmp_path: Path) -> None:
+    heard = Expectation(text_contains="right on time", within_ms=15_000)
+    port = free_port()
+    command = [sys.executable, "-m", "tests.calls.no_rtvi_bot", "-t", "webrtc", "--port", str(port)]
+    async with local_agent(command, port) as base_url:
+        run, _ = await make(
+            base_url, script(Turn(action=Listen(), expect=(heard,))), tmp_path / "run"
+        )
+    assert run.expectations[0].verdict == "met", run.detail
+    assert run.expectations[0].source == "heard"
+
+
+async def test_a_barge_in_comes_so_long_after_the_agent_is_heard(tmp_path: Path) -> None:
+    async with metronome(tmp_path) as (base_url, _):
+        stop = say("Stop!", start=AgentHeardFor(duration_ms=600), expect=ANSWERED)
+        _, facts = await make(base_url, script(say("Hello there.", expect=ANSWERED), stop), tmp_path / "run")
+    onset = next(e.at_ns for e in facts if isinstance(e, AgentStartedSpeaking) and e.at_ns > line_end_ns(facts, 0))
+    barge_in = next(e.at_ns for e in facts if isinstance(e, CallerStartedSpeaking) and e.turn == 1)
+    assert (barge_in - onset) / 1e6 == pytest.approx(600, abs=120)
+
+
+def line_end_ns(facts: list[TimelineEvent], turn: int) -> int:
+    return next(e.at_ns for e in facts if isinstance(e, CallerStoppedSpeaking) and e.turn == turn)
+
+
+async def test_the_data_message_arrives_unchanged_and_once(tmp_path: Path) -> None:
+    message = {"type": "hello", "nested": {"ü": [1, 2.5, None, True, "☎"]}, "data": "x" * 2_000}
+    port = free_port()
+    async with local_agent(reference_agent_command("restaurant", port), port) as base_url:
+        run, facts = await make(
+            base_url,
+            script(Turn(action=Listen(), expect=(Expectation(text_contains="how can I help", within_ms=15_000),))),
+            tmp_path / "run",
+            data_message=DataMessage(message),
+            transcribe=False,
+        )
+    reports = [
+        e.message["data"]
+        for e in facts
+        if isinstance(e, MessageReceived) and e.message.get("type") == "server-message"
+    ]
+    arrived = [r for r in reports if r.get("type") == "data-message-received"]
+    assert [r["message"] for r in arrived] == [message]
+    assert run.publish_data_message is not None
+    assert run.publish_data_message.message == message
+    assert run.success, run.detail
+
+
+async def test_the_restaurant_takes_keys_and_is_told_apart_from_what_is_heard(tmp_path: Path) -> None:
+    port = free_port()
+    async with local_agent(reference_agent_command("restaurant", port), port) as base_url:
+        played = script(
+            Turn(action=Listen(), expect=(Expectation(text_contains="how can I help", within_ms=15_000),)),
+            Turn(action=PressKeys(keys="4#"), expect=(Expectation(text_contains="day", within_ms=10_000),)),
+        )
+        run, _ = await make(base_url, played, tmp_path / "run")
+    assert run.success, run.detail
+    assert run.expectations[1].source == "told"
+    spoken = [entry for entry in run.transcript_object if entry.role == "Main Agent"]
+    assert all(entry.source == "heard" for entry in spoken)
+    assert spoken[0].told is not None
+
+
+async def test_an_agent_that_hangs_up_has_left(tmp_path: Path) -> None:
+    port = free_port()
+    async with local_agent(reference_agent_command("restaurant", port), port) as base_url:
+        played = script(
+            Turn(action=Listen(), expect=ANSWERED),
+            say("Goodbye!", expect=(Expectation(text_contains="goodbye", within_ms=10_000),)),
+            hang_up=False,
+        )
+        run, _ = await make(base_url, played, tmp_path / "run", transcribe=False)
+    assert run.ended_reason is EndedReason.AGENT_LEFT
+    assert run.success, run.detail
+
+
+async def test_an_agent_that_is_killed_is_reported_within_five_seconds(tmp_path: Path) -> None:
+    port = free_port()
+    command = reference_agent_command("metronome", port)
+    process = await anyio.open_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed_ns = 0
+
+    async def kill_when_it_speaks() -> None:
+        nonlocal killed_ns
+        while (
+            not (folder / "timeline.jsonl").exists()
+            or b"agent_started_speaking" not in (folder / "timeline.jsonl").read_bytes()
+        ):
+            await anyio.sleep(0.05)
+        process.kill()
+        killed_ns = time.monotonic_ns()
+
+    folder = tmp_path / "run"
+    try:
+        with anyio.fail_after(60):
+            while True:
+                try:
+                    await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+                    break
+                except OSError:
+                    await anyio.sleep(0.1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(kill_when_it_speaks)
+            run, facts = await make(f"http://127.0.0.1:{port}", script(say("Hello?", expect=ANSWERED)), folder)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+    origin_ns = next(e.monotonic_ns for e in facts if isinstance(e, CallStarted))
+    ended = next(e for e in facts if isinstance(e, CallEnded))
+    assert run.ended_reason is EndedReason.AGENT_VANISHED
+    assert run.cause is Cause.AGENT
+    assert run.success is False
+    assert (origin_ns + ended.at_ns - killed_ns) / 1e9 < 5
+
+
+async def test_a_cancelled_call_leaves_the_room_and_keeps_its_facts(tmp_path: Path) -> None:
+    async with metronome(tmp_path) as (base_url, log):
+        call = Call(
+            CallRequest(script(say("Hello there.", expect=ANSWERED)), RoomAddress(base_url)),
+            Settings(),
+            tmp_path / "run",
+        )
+        took_s = 0.0
+
+        async def cancel_soon() -> None:
+            nonlocal took_s
+            await anyio.sleep(2.5)
+            began_s = time.monotonic()
+            call.cancel("enough")
+            while b"session_ended" not in log.read_bytes():
+                await anyio.sleep(0.02)
+            took_s = time.monotonic() - began_s
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel_soon)
+            run = await call.make()
+    assert run.status is Status.CANCELLED
+    assert run.success is None
+    assert run.expectations[0].verdict == "not_judged"
+    assert took_s < 2
+    assert read_run(tmp_path / "run") == run
+
+
+async def test_a_call_cut_off_from_outside_still_writes_its_run(tmp_path: Path) -> None:
+    async with metronome(tmp_path) as (base_url, _):
+        with anyio.move_on_after(2.5):
+            await make(base_url, script(say("Hello there.", expect=ANSWERED)), tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    assert run.status is Status.CANCELLED
+    with wave.open(str(tmp_path / "run" / "recording.wav")) as file:
+        assert file.getnframes() / file.getframerate() == pytest.approx(run.duration_s, abs=0.05)
+
+
+SCENARIO = """
+name: hello
+turns:
+  - user: "Hello, can you hear me?"
+    expect: [{event: response, within_ms: 8000}]
+  - user: "Then one more line, please."
+    expect: [{event: response, within_ms: 8000}]
+"""
+
+
+async def test_a_killed_runner_leaves_a_timeline_and_a_recording_up_to_the_last_second(tmp_path: Path) -> None:
+    scenario = tmp_path / "hello.yaml"
+    scenario.write_text(SCENARIO)
+    async with metronome(tmp_path) as (base_url, _):
+        command = [sys.executable, "-m", "runner.cli", "call", base_url]
+        command += ["--scenario", str(scenario), "--out", str(tmp_path / "run")]
+        process = await anyio.open_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        timeline = tmp_path / "run" / "timeline.jsonl"
+        with anyio.fail_after(60):
+            while not timeline.exists() or b"caller_stopped_speaking" not in timeline.read_bytes():
+                await anyio.sleep(0.05)
+        await anyio.sleep(1.0)
+        process.send_signal(signal.SIGKILL)
+        killed_ns = time.monotonic_ns()
+        await process.wait()
+    facts = read_timeline(timeline)
+    origin_ns = next(e.monotonic_ns for e in facts if isinstance(e, CallStarted))
+    with wave.open(str(tmp_path / "run" / "recording.wav")) as file:
+        recorded_s = file.getnframes() / file.getframerate()
+    assert (killed_ns - origin_ns) / 1e9 - recorded_s < 1.0
+    assert any(isinstance(e, CallerStoppedSpeaking) for e in facts)
+
+
+async def test_the_command_prints_the_run_alone_and_a_token_shows_nowhere(tmp_path: Path) -> None:
+    scenario = tmp_path / "hello.yaml"
+    scenario.write_text(SCENARIO)
+    async with metronome(tmp_path) as (base_url, _):
+        command = [sys.executable, "-m", "runner.cli", "call", base_url, "--json", "-vv"]
+        command += ["--scenario", str(scenario), "--out", str(tmp_path / "run")]
+        env = {**os.environ, "SCENARIO_RUNNER_TOKEN": "planted-secret-4711"}
+        done = await anyio.run_process(command, env=env, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["success"] is True
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "run").iterdir())
+    assert b"planted-secret-4711" not in kept + done.stdout + done.stderr
+
+
+async def test_a_bot_in_the_quickstart_pattern_is_called_without_a_complaint_in_its_log(tmp_path: Path) -> None:
+    port = free_port()
+    log = tmp_path / "bot.log"
+    command = ["sh", "-c", f"exec {sys.executable} -m bots.agents.quickstart -t webrtc --port {port} 2> {log}"]
+    async with local_agent(command, port) as base_url:
+        echo = say("The weather is lovely today.", expect=(Expectation(text_contains="lovely", within_ms=12_000),))
+        run, _ = await make(base_url, script(Turn(action=Listen(), expect=ANSWERED), echo), tmp_path / "run")
+    assert run.success, run.detail
+    complaints = [
+        line
+        for line in log.read_text().splitlines()
+        if ("WARNING" in line or "ERROR" in line) and "Media stream error" not in line
+    ]
+    assert complaints == []

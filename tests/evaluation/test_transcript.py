@@ -1,0 +1,128 @@
+"""The transcript, in the shape of Cekura's."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bots.clock import NS_PER_S
+from bots.timeline import (
+    AgentCalledFunction,
+    AgentFunctionReturned,
+    AgentSaid,
+    AgentStartedSpeaking,
+    AgentStoppedSpeaking,
+    CallEnded,
+    CallerPressedKeys,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    EndedReason,
+    Source,
+    TimelineEvent,
+)
+from runner.evaluation.transcript import agent_speech, transcribe_call
+
+
+def s(seconds: float) -> int:
+    return round(seconds * NS_PER_S)
+
+
+def told(at_s: float, text: str) -> TimelineEvent:
+    return AgentSaid(at_ns=s(at_s), text=text, source=Source.TOLD)
+
+
+def heard(start_s: float, end_s: float, text: str) -> TimelineEvent:
+    return AgentSaid(at_ns=s(end_s), text=text, source=Source.HEARD, started_ns=s(start_s))
+
+
+def rows(*facts: TimelineEvent) -> list[tuple[object, ...]]:
+    return [(e.content, e.start_time, e.end_time, e.source, e.told) for e in transcribe_call(facts)]
+
+
+CONVERSATION: list[TimelineEvent] = [
+    heard(1, 2.5, "Hello"),
+    CallerStartedSpeaking(at_ns=s(3), turn=0, text="A table"),
+    CallerStoppedSpeaking(at_ns=s(4), turn=0),
+    AgentCalledFunction(at_ns=s(4.5), call_id="c1", name="book", arguments={"people": 2}),
+    AgentFunctionReturned(at_ns=s(4.75), call_id="c1", name="book", result={"ok": True}),
+    heard(5, 6, "Done"),
+    CallerPressedKeys(at_ns=s(65), turn=1, keys="1#"),
+    CallerStartedSpeaking(at_ns=s(3_700), turn=2, text="cut"),
+]
+
+
+@given(st.permutations(CONVERSATION))
+def test_who_said_what_when(facts: list[TimelineEvent]) -> None:
+    """In whatever order it became known."""
+    entries = transcribe_call(facts)
+    assert [(e.role, e.content, e.time, e.start_time, e.end_time) for e in entries] == [
+        ("Main Agent", "Hello", "00:01", 1, 2.5),
+        ("Testing Agent", "A table", "00:03", 3, 4),
+        ("Function Call", "book", "00:04", 4.5, 4.5),
+        ("Function Call Result", "book", "00:04", 4.75, 4.75),
+        ("Main Agent", "Done", "00:05", 5, 6),
+        ("Testing Agent", "[keys] 1#", "01:05", 65, 65),
+        ("Testing Agent", "cut", "61:40", 3_700, 3_700),
+    ]
+    assert entries[2].data == {"id": "c1", "name": "book", "arguments": {"people": 2}}
+    assert entries[3].data == {"id": "c1", "name": "book", "result": {"ok": True}}
+
+
+def test_a_function_without_a_name_has_an_empty_one() -> None:
+    (entry,) = transcribe_call([AgentCalledFunction(at_ns=0, call_id="c")])
+    assert (entry.content, entry.data) == ("", {"id": "c", "name": None, "arguments": None})
+
+
+def test_without_recognition_the_agent_s_own_words_are_the_transcript() -> None:
+    assert rows(told(1, "Hello"), told(2, "there")) == [
+        ("Hello", 1, 1, Source.TOLD, None),
+        ("there", 2, 2, Source.TOLD, None),
+    ]
+
+
+def test_what_was_heard_stands_with_what_was_told_of_it_beside_it() -> None:
+    assert rows(
+        told(0.9, "Hello,"), heard(1, 3, "hello there"), told(3.2, "there."), heard(5, 6, "bye"), told(6, "Bye.")
+    ) == [
+        ("hello there", 1, 3, Source.HEARD, "Hello, there."),
+        ("bye", 5, 6, Source.HEARD, "Bye."),
+    ]
+
+
+def test_where_nothing_was_told_there_is_nothing_beside_it() -> None:
+    assert rows(heard(1, 2, "hello")) == [("hello", 1, 2, Source.HEARD, None)]
+
+
+def test_what_was_told_and_never_heard_is_not_lost() -> None:
+    contents = [(row[0], row[3]) for row in rows(heard(1, 2, "hello"), told(2, "Hello."), told(30, "Goodbye."))]
+    assert contents == [("hello", Source.HEARD), ("Goodbye.", Source.TOLD)]
+
+
+def test_every_word_that_was_told_stands_once() -> None:
+    facts = [told(at, f"w{at}") for at in range(0, 60, 3)]
+    facts += [heard(at, at + 1, "x") for at in (2, 10, 11, 30)]
+    entries = transcribe_call(facts)
+    words = " ".join(
+        " ".join(filter(None, [e.told, e.content if e.source is Source.TOLD else None])) for e in entries
+    )
+    assert sorted(words.split()) == sorted(f"w{at}" for at in range(0, 60, 3))
+
+
+SPEECH = [
+    pytest.param([], [], id="none"),
+    pytest.param([(1, "on"), (2, "off")], [(1, 2)], id="one"),
+    pytest.param([(1, "on"), (2, "off"), (3, "on"), (4, "off")], [(1, 2), (3, 4)], id="two"),
+    pytest.param([(1, "on"), (5, "end")], [(1, 5)], id="open at the end"),
+    pytest.param([(1, "off"), (2, "on"), (3, "off")], [(2, 3)], id="stop without start"),
+    pytest.param([(1, "on"), (2, "on"), (3, "off")], [(1, 3)], id="start twice"),
+    pytest.param([(2, "off"), (1, "on")], [(1, 2)], id="known late"),
+]
+
+
+@pytest.mark.parametrize(("facts", "stretches"), SPEECH)
+def test_the_stretches_of_the_agent_s_speech(facts: list[tuple[int, str]], stretches: list[tuple[int, int]]) -> None:
+    made: dict[str, type] = {"on": AgentStartedSpeaking, "off": AgentStoppedSpeaking}
+    events = [
+        CallEnded(at_ns=s(at), reason=EndedReason.AGENT_LEFT) if kind == "end" else made[kind](at_ns=s(at))
+        for at, kind in facts
+    ]
+    assert agent_speech(events) == [(s(start), s(end)) for start, end in stretches]

@@ -1,0 +1,125 @@
+"""What each turn took, on made-up facts."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bots.caller.script import Listen, PressKeys, Script, Speak, StaySilent, Turn, Words
+from bots.clock import NS_PER_S
+from bots.timeline import (
+    AgentJoined,
+    AgentStartedSpeaking,
+    AgentStoppedSpeaking,
+    CallerPressedKeys,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    CallerTurnStarted,
+    LineEnd,
+    TimelineEvent,
+)
+from runner.evaluation.turns import first_response_ms, measure_turns
+
+
+def s(seconds: float) -> int:
+    return round(seconds * NS_PER_S)
+
+
+def turn(at_s: float, index: int = 0) -> TimelineEvent:
+    return CallerTurnStarted(at_ns=s(at_s), turn=index)
+
+
+def line(start_s: float, end_s: float | None, index: int = 0, end: LineEnd = LineEnd.SAID) -> list[TimelineEvent]:
+    started = CallerStartedSpeaking(at_ns=s(start_s), turn=index, text=f"line {index}")
+    return [started] + ([] if end_s is None else [CallerStoppedSpeaking(at_ns=s(end_s), turn=index, end=end)])
+
+
+def speech(start_s: float, end_s: float | None = None) -> list[TimelineEvent]:
+    stopped = [] if end_s is None else [AgentStoppedSpeaking(at_ns=s(end_s))]
+    return [AgentStartedSpeaking(at_ns=s(start_s)), *stopped]
+
+
+def script(*actions: Any) -> Script:
+    return Script(name="t", turns=tuple(Turn(action=action) for action in actions))
+
+
+SPEAK = Speak(parts=(Words(text="x"),))
+ONE = script(SPEAK)
+TWO = script(SPEAK, SPEAK)
+
+LATENCIES = [
+    pytest.param([*line(1, 2), *speech(2.75, 4)], 750.0, 2.75, False, id="answered"),
+    pytest.param([*line(1, 2)], None, None, False, id="no answer"),
+    pytest.param([*speech(0.2, 0.9), *line(1, 2), *speech(2.5)], 500.0, 2.5, False, id="after a greeting"),
+    pytest.param([*speech(0.2, 1.5), *line(1, 2), *speech(2.5)], 500.0, 2.5, False, id="the agent gave way"),
+    pytest.param([*line(1, 2), *speech(1.5, 3)], None, None, True, id="talked over"),
+    pytest.param([*line(1, 2), *speech(1.5, 3), *speech(4, 5)], None, 4.0, True, id="talked over, then again"),
+    pytest.param([*line(1, 2), *speech(1.5, 2), *speech(3)], 1000.0, 3.0, False, id="stopped with the caller"),
+    pytest.param([*line(1, 2), *speech(2)], None, None, True, id="began with the caller's end"),
+    pytest.param([*line(1, 2), *speech(2.0001234)], 0.1, 2.0, False, id="at once"),
+    pytest.param([*line(1, None), *speech(3)], None, None, False, id="never ended"),
+    pytest.param([*line(1, 2, end=LineEnd.CUT), *speech(2.3)], 300.0, 2.3, False, id="broken off"),
+    pytest.param([*speech(0.5, 3)], None, None, False, id="never begun"),
+]
+
+
+@pytest.mark.parametrize(("facts", "latency_ms", "onset_s", "talked_over"), LATENCIES)
+def test_latency_is_the_agent_s_onset_after_the_caller_s_end(
+    facts: list[TimelineEvent], latency_ms: float | None, onset_s: float | None, talked_over: bool
+) -> None:
+    (measures,) = measure_turns(ONE, [turn(0.9), *facts])
+    assert measures.response_latency_ms == latency_ms
+    assert measures.agent_onset_s == onset_s
+    assert measures.talked_over is talked_over
+    assert measures.started_s == 0.9
+
+
+def test_a_reply_after_the_next_line_began_is_none_to_this_one() -> None:
+    facts = [turn(1), *line(1, 2), turn(3, 1), *line(3, 4, 1), *speech(5)]
+    first, second = measure_turns(TWO, facts)
+    assert (first.response_latency_ms, first.agent_onset_s) == (None, None)
+    assert (second.response_latency_ms, second.caller_speech_end_s) == (1000.0, 4.0)
+
+
+def test_every_turn_is_measured_by_itself() -> None:
+    facts = [turn(1), *line(1, 2), *speech(2.4, 3), turn(4, 1), *line(4, 5, 1), *speech(5.6)]
+    assert [measures.response_latency_ms for measures in measure_turns(TWO, facts)] == [400.0, 600.0]
+
+
+@pytest.mark.parametrize(
+    ("action", "facts", "said"),
+    [
+        (SPEAK, line(1, 2), "line 0"),
+        (PressKeys(keys="1#"), [CallerPressedKeys(at_ns=s(1), turn=0, keys="1#")], "[keys] 1#"),
+        (StaySilent(duration_ms=9), [], None),
+        (Listen(), [], None),
+    ],
+)
+def test_a_turn_tells_what_the_caller_said(action: Any, facts: list[TimelineEvent], said: str | None) -> None:
+    (measures,) = measure_turns(script(action), [turn(0.5), *facts])
+    assert measures.said == said
+
+
+def test_turns_that_were_not_reached_are_not_measured() -> None:
+    assert [measures.turn for measures in measure_turns(TWO, [turn(1), *line(1, 2)])] == [0]
+    assert measure_turns(TWO, []) == []
+
+
+@given(st.permutations([turn(1), *line(1, 2), *speech(2.4, 3), turn(4, 1), *line(4, 5, 1), *speech(5.6)]))
+def test_the_order_in_which_facts_became_known_does_not_matter(facts: list[TimelineEvent]) -> None:
+    assert [measures.response_latency_ms for measures in measure_turns(TWO, facts)] == [400.0, 600.0]
+
+
+@pytest.mark.parametrize(
+    ("facts", "ms"),
+    [
+        ([AgentJoined(at_ns=s(1)), *speech(2.25)], 1250.0),
+        ([AgentJoined(at_ns=s(1)), *speech(3), *speech(2)], 1000.0),
+        ([AgentJoined(at_ns=s(1))], None),
+        (speech(2), None),
+        ([], None),
+    ],
+)
+def test_the_first_response_counts_from_the_agent_s_joining(facts: list[TimelineEvent], ms: float | None) -> None:
+    assert first_response_ms(facts) == ms
