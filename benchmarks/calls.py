@@ -331,7 +331,7 @@ async def run_rows(options: Any) -> list[Row]:
     if options.agent == "metronome":
         script = conversation(turns_for(options.seconds))
     else:
-        script = load_scenario(BOOKING, load_settings()).script
+        script = load_scenario(BOOKING, load_settings()).playable()
     synthesise(script)
     with TemporaryDirectory(prefix="benchmark-truth-") as folder:
         logs = Path(folder) if options.agent == "metronome" else None

@@ -110,7 +110,7 @@ def main() -> int:
     print(f"\nAgent speech: {speech_share:.0%} of the call.")
     print(f"Live: {live_per_s * 60:.1f} CPU s for each minute of agent speech.")
     print(
-        f"After the call: {after_cpu_s * 60:.1f} CPU s, done in {after_s * 60:.1f} s, for each minute of agent speech."
+        f"After the call: {after_cpu_s * 60:.1f} CPU s, done in {after_s * 60:.1f} s, for a minute of agent speech."
     )
     return code
 

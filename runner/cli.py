@@ -6,8 +6,9 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bots.timeline import TimelineEvent
-    from runner.calls.call import Call, CallRequest
-    from runner.calls.run_file import Run
-    from runner.evaluation.expectations import ExpectationVerdict
+    from runner.calls.call import CallRequest
+    from runner.calls.suite_file import SuiteResult
+    from runner.evaluation.verdicts import ExpectationVerdict
     from runner.reports.listen import Speakers
     from runner.reports.terminal import TerminalReport
+    from runner.scenarios.suites import Suite
     from runner.settings import Settings
 
 TOKEN_VARIABLE = "SCENARIO_RUNNER_TOKEN"  # noqa: S105 - the name of a variable
@@ -29,6 +31,7 @@ USAGE_EXIT_CODE = 2
 AGENT_NAMES = ("restaurant", "metronome", "quickstart")
 
 _T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
 _Command = Callable[..., Any]
 
 
@@ -62,6 +65,7 @@ def _common(command: _Command) -> _Command:
 @click.option("--listen", is_flag=True, help="Play the call on this machine's speakers.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the run (default: runs/<id>).")
 @click.option("--json", "as_json", is_flag=True, help="Print run.json alone on standard output.")
+@click.option("--allow-unjudged", is_flag=True, help="Pass although expectations are not judged or not observable.")
 @_common
 def call(
     room_url: str,
@@ -72,6 +76,7 @@ def call(
     listen: bool,
     out: Path | None,
     as_json: bool,
+    allow_unjudged: bool,
     config: Path | None,
     verbose: int,
 ) -> None:
@@ -86,22 +91,82 @@ def call(
         settings = _settings(config, verbose)
         from runner.calls.call import CallRequest, DataMessage
         from runner.rooms.open import RoomAddress
-        from runner.rooms.urls import check_data_message, room_kind
+        from runner.rooms.urls import RoomKind, check_data_message, room_kind
         from runner.scenarios.evals import load_scenario
 
         kind = room_kind(room_url, settings.room.daily_domains)
         message = None if publish is None else DataMessage(_json(publish, "--publish"))
         if message is not None:
             check_data_message(kind, message.value)
+        if data is not None and kind is RoomKind.DAILY:
+            raise UsageError("--data: reaches no bot in a Daily room; leave it out, or use --publish")
         scenario = load_scenario(spec, settings)
         request = CallRequest(
-            script=scenario.script,
+            script=scenario.playable(),
             address=RoomAddress(
                 room_url, _token(token), request_data=None if data is None else _json_object(data, "--data")
             ),
             data_message=message,
+            allow_unjudged=allow_unjudged,
+            notes=scenario.notes,
         )
         return await _make_call(request, settings, out=out, as_json=as_json, listen=listen)
+
+    _run(run, verbose)
+
+
+@main.command("run")
+@click.argument("suite_file", metavar="SUITE.yaml", type=click.Path(path_type=Path))
+@click.option("--repeat", type=click.IntRange(1, 1_000), help="Runs of every scenario, whatever the file says.")
+@click.option("--concurrency", type=click.IntRange(1, 64), help="Runs at a time, whatever the file says.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML, after every run.")
+@click.option("--json", "as_json", is_flag=True, help="Print suite.json alone on standard output.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the suite (default: runs/suite-<id>).")
+@click.option(
+    "--token",
+    help="Token for the agent's side; - reads it from standard input. Better out of sight: the variable that the "
+    f"file names, or {TOKEN_VARIABLE}.",
+)
+@click.option(
+    "--allow-unjudged", is_flag=True, help="Let runs pass where all that is wrong is what nobody can judge."
+)
+@_common
+def run_suite(
+    suite_file: Path,
+    repeat: int | None,
+    concurrency: int | None,
+    junit: Path | None,
+    as_json: bool,
+    out: Path | None,
+    token: str | None,
+    allow_unjudged: bool,
+    config: Path | None,
+    verbose: int,
+) -> None:
+    """Run every scenario of a suite, with a fresh session for each run.
+
+    Exit codes: 0 every run passed, 1 the agent failed in one, 2 anything else.
+    """
+
+    async def run() -> int:
+        settings = _settings(config, verbose)
+        from runner.scenarios.suites import load_suite
+
+        suite = load_suite(
+            suite_file,
+            settings,
+            token=None if token is None else _token(token),
+            repeat=repeat,
+            concurrency=concurrency,
+        )
+        if suite.token is None:
+            suite = replace(suite, token=_token(None))
+        from runner.calls.call import new_run_id
+
+        folder = out or settings.runs_dir / f"suite-{new_run_id()}"
+        return await _run_suite(
+            suite, settings, folder=folder, junit=junit, as_json=as_json, allow_unjudged=allow_unjudged
+        )
 
     _run(run, verbose)
 
@@ -126,6 +191,37 @@ def demo(listen: bool, out: Path | None, as_json: bool, config: Path | None, ver
 
             request = CallRequest(demo_script(settings), RoomAddress(base_url))
             return await _make_call(request, settings, out=out, as_json=as_json, listen=listen)
+
+    _run(run, verbose)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+@_common
+def check(files: Sequence[Path], config: Path | None, verbose: int) -> None:
+    """Check scenario files, and print what each scenario would do.
+
+    Calls nobody. Exit code 0 if every scenario can be played in a room, 2 if not.
+    """
+
+    async def run() -> int:
+        settings = _settings(config, verbose)
+        from runner.reports.scenarios import describe_scenario
+        from runner.scenarios.evals import load_file
+
+        fine = True
+        for file in files:
+            try:
+                scenarios = load_file(file, settings)
+            except UsageError as error:
+                click.echo(f"error: {error}", err=True)
+                fine = False
+                continue
+            for scenario in scenarios:
+                fine = fine and scenario.refusal is None
+                for line in describe_scenario(scenario, has_judge=settings.judge.configured):
+                    click.echo(line)
+        return 0 if fine else USAGE_EXIT_CODE
 
     _run(run, verbose)
 
@@ -180,7 +276,7 @@ def doctor(room_url: str | None, token: str | None, config: Path | None, verbose
 
         from runner import doctor as clinic
 
-        console = Console()
+        console = Console(emoji=False)
         if room_url is not None:
             return await _visit(console, room_url, token, settings)
 
@@ -263,8 +359,41 @@ async def _make_call(
     return run.exit_code
 
 
-async def _until_interrupted(the_call: "Call") -> "Run":
-    """Make a call; the first Ctrl-C ends it in good order, the second at once."""
+async def _run_suite(
+    suite: "Suite", settings: "Settings", *, folder: Path, junit: Path | None, as_json: bool, allow_unjudged: bool
+) -> int:
+    """Run a suite, showing it, and return its exit code."""
+    from rich.console import Console
+
+    from runner.calls.suite import SuiteRunner
+    from runner.calls.suite_file import FILE_NAME
+    from runner.reports.junit import write_junit
+    from runner.reports.suite import SuiteReport, print_suite
+
+    def keep(result: "SuiteResult") -> None:
+        if junit is not None:
+            write_junit(junit, result, folder)
+
+    console = Console(stderr=as_json)
+    with SuiteReport(console, suite) as report:
+        runner = SuiteRunner(suite, settings, folder, allow_unjudged=allow_unjudged, watcher=report, keep=keep)
+        result = await _until_interrupted(runner)
+    print_suite(console, result, str(folder))
+    if as_json:
+        sys.stdout.write((folder / FILE_NAME).read_text(encoding="utf-8"))
+    return result.exit_code
+
+
+class _Stoppable(Protocol[_T_co]):
+    """Something that takes its time and can be ended in good order: a call, a suite."""
+
+    async def make(self) -> _T_co: ...
+
+    def cancel(self, detail: str | None = None) -> None: ...
+
+
+async def _until_interrupted(stoppable: _Stoppable[_T]) -> _T:
+    """Make a call or a suite; the first Ctrl-C ends it in good order, the second at once."""
     import anyio
 
     async def watch_signals() -> None:
@@ -273,22 +402,25 @@ async def _until_interrupted(the_call: "Call") -> "Run":
             async for number in signals:
                 count += 1
                 if count > 1:
-                    os._exit(USAGE_EXIT_CODE)
-                the_call.cancel(f"stopped by {signal.Signals(number).name}")
+                    from runner.sessions.local_agent import kill_local_agents
 
-    run: Run | None = None
+                    kill_local_agents()
+                    os._exit(USAGE_EXIT_CODE)
+                stoppable.cancel(f"stopped by {signal.Signals(number).name}")
+
+    made: list[_T] = []
     refused: RunnerError | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch_signals)
         try:
-            run = await the_call.make()
+            made.append(await stoppable.make())
         except RunnerError as error:
             # Raised here it would come out wrapped in a group.
             refused = error
         tasks.cancel_scope.cancel()
-    if run is None:
-        raise refused or RunnerError("the call was not made")
-    return run
+    if not made:
+        raise refused or RunnerError("it was not made")
+    return made[0]
 
 
 def _settings(config: Path | None, verbose: int) -> "Settings":
@@ -319,16 +451,22 @@ def _token(given: str | None) -> Any:
         given = sys.stdin.readline().strip()
         if not given:
             raise UsageError("--token -: standard input holds no token")
+    elif given == "":
+        raise UsageError("--token: is empty")
     if given is None:
-        given = os.environ.get(TOKEN_VARIABLE)
+        # A variable that is set to nothing, as CI does without a secret, is no token.
+        given = os.environ.get(TOKEN_VARIABLE) or None
     return None if given is None else SecretStr(given)
 
 
 def _json(text: str, option: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError as error:
+        value = json.loads(text)
+        # Python reads more than JSON is (NaN, halves of surrogate pairs), which no one else could read again.
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{option}: no JSON ({error})") from error
+    return value
 
 
 def _json_object(text: str, option: str) -> dict[str, Any]:

@@ -13,4 +13,4 @@ _IN_CHECKOUT = Path(__file__).parent.parent / "config" / "scenarios" / "booking.
 def demo_script(settings: Settings) -> Script:
     """Return what the caller does in the demo."""
     path = _PACKAGED if _PACKAGED.is_file() else _IN_CHECKOUT
-    return load_scenario(str(path), settings).script
+    return load_scenario(str(path), settings).playable()

@@ -1,14 +1,17 @@
 """The settings: environment first, then a TOML file, then defaults."""
 
+import difflib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -19,6 +22,7 @@ from runner.errors import UsageError
 ENV_PREFIX = "SCENARIO_RUNNER_"
 FILE_VARIABLE = "SCENARIO_RUNNER_CONFIG"
 DEFAULT_FILE = Path("config/runner.toml")
+_DOCUMENTED = "config/runner.toml documents every setting"
 
 
 class IceServer(BaseModel):
@@ -55,6 +59,49 @@ class RoomSettings(BaseModel):
     bot_ready_timeout_s: float = Field(default=3.0, ge=0, le=60)
 
 
+class JudgeSettings(BaseModel):
+    """What judges ``eval`` expectations: an OpenAI-compatible endpoint, or any Pipecat LLM service.
+
+    Attributes:
+        base_url: The endpoint, such as ``http://localhost:11434/v1``; OpenAI's own without it.
+        model: The model there. Naming one turns the judge on.
+        api_key: The endpoint's key, or ``env:NAME`` for that environment variable.
+        service: In place of an endpoint: the dotted path of a Pipecat LLM service class.
+        params: Keyword arguments of the class.
+        settings: Keyword arguments of the class's ``Settings``; ``temperature`` is 0 unless given.
+        timeout_s: How long one answer may take.
+        usd_per_million_input_tokens: The price, for a run's cost; without it none is stated.
+        usd_per_million_output_tokens: The same for what is answered.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str | None = None
+    model: str | None = None
+    api_key: SecretStr | None = None
+    service: str | None = None
+    params: dict[str, Any] = Field(default_factory=dict, repr=False)
+    settings: dict[str, Any] = Field(default_factory=dict, repr=False)
+    timeout_s: float = Field(default=20.0, gt=0, le=300)
+    usd_per_million_input_tokens: float | None = Field(default=None, ge=0)
+    usd_per_million_output_tokens: float | None = Field(default=None, ge=0)
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is a judge."""
+        return self.model is not None or self.service is not None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> "JudgeSettings":
+        if self.service is None and (self.params or self.settings):
+            raise ValueError("params and settings belong to a service; name it, or leave them out")
+        if self.service is not None and (self.model or self.base_url or self.api_key):
+            raise ValueError("give an endpoint (model, base_url, api_key) or a service (service, params, settings)")
+        if self.model is None and self.service is None and (self.base_url or self.api_key):
+            raise ValueError("an endpoint needs model")
+        return self
+
+
 class Settings(BaseSettings):
     """Everything that can be set, by environment or in the TOML file.
 
@@ -62,6 +109,9 @@ class Settings(BaseSettings):
         runs_dir: Where finished calls are kept.
         room: How rooms are entered.
         speech: What the caller speaks and hears with.
+        judge: What judges ``eval`` expectations.
+        scenarios_dir: The folder that scenario files may take other files from; by default the working directory, or
+            a file's own folder if it lies outside.
         turn_taking: How the caller takes turns, where a scenario does not say.
         max_duration_s: The longest a call may take, where a scenario does not say.
         log_level: Lowest level of what is logged.
@@ -72,6 +122,8 @@ class Settings(BaseSettings):
     runs_dir: Path = Path("runs")
     room: RoomSettings = Field(default_factory=RoomSettings)
     speech: SpeechSettings = Field(default_factory=SpeechSettings)
+    judge: JudgeSettings = Field(default_factory=JudgeSettings)
+    scenarios_dir: Path | None = None
     turn_taking: TurnTaking = Field(default_factory=TurnTaking)
     max_duration_s: float = Field(default=300.0, gt=0, le=7_200)
     log_level: str = Field(default="WARNING", pattern="^(TRACE|DEBUG|INFO|WARNING|ERROR)$")
@@ -106,6 +158,8 @@ def load_settings(file: Path | None = None) -> Settings:
         raise UsageError(f"{named}: there is no such settings file")
     path = named or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
 
+    _refuse_unknown_variables()
+
     class _Loaded(Settings):
         model_config = SettingsConfigDict(toml_file=path)
 
@@ -113,16 +167,47 @@ def load_settings(file: Path | None = None) -> Settings:
         return _Loaded()
     except ValidationError as error:
         raise UsageError(_explain(error, path)) from None
+    except SettingsError as error:
+        # What is behind it quotes the value, which can be a secret.
+        raise UsageError(f"{_variable_without_json(error)}: must be JSON ({_DOCUMENTED})") from None
     except ValueError as error:
         # tomllib's message holds line and column, and no values.
         raise UsageError(f"{path}: no TOML ({error})") from error
 
 
+def _refuse_unknown_variables() -> None:
+    """Refuse a variable that looks like a setting and is none: pydantic-settings passes over it in silence."""
+    known = {*Settings.model_fields, "config", "token"}
+    for name in os.environ:
+        if not name.upper().startswith(ENV_PREFIX):
+            continue
+        setting = name[len(ENV_PREFIX) :].partition("__")[0].lower()
+        if setting not in known:
+            near = difflib.get_close_matches(setting, known, n=1)
+            hint = f"; did you mean {ENV_PREFIX}{near[0].upper()}?" if near else ""
+            raise UsageError(f"{name}: there is no such setting{hint} ({_DOCUMENTED})")
+
+
 def _explain(error: ValidationError, path: Path | None) -> str:
     """Return the first problem in one line; never the value, which can be a secret."""
     problem: Any = error.errors(include_input=False, include_url=False)[0]
-    place = ".".join(str(part) for part in problem["loc"])
-    variable = ENV_PREFIX + "__".join(str(part) for part in problem["loc"]).upper()
-    where = variable if variable in os.environ or path is None else f"{path}: {place}"
+    parts = [str(part) for part in problem["loc"]]
     meaning = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-    return f"{where}: {meaning} (config/runner.toml documents every setting)"
+    return f"{_where(parts, path)}: {meaning} ({_DOCUMENTED})"
+
+
+def _where(parts: list[str], path: Path | None) -> str:
+    """Return where a setting comes from: the environment, if a variable sets it, or else the file."""
+    variables = {name.upper() for name in os.environ}
+    for count in range(len(parts), 0, -1):
+        variable = ENV_PREFIX + "__".join(parts[:count]).upper()
+        if variable in variables:
+            return ": ".join([variable, *filter(None, [".".join(parts[count:])])])
+    return f"{path or 'settings'}: {'.'.join(parts)}"
+
+
+def _variable_without_json(error: SettingsError) -> str:
+    cause = error.__cause__
+    value = cause.doc if isinstance(cause, json.JSONDecodeError) else None
+    names = (name for name in os.environ if name.upper().startswith(ENV_PREFIX) and os.environ[name] == value)
+    return next(names, f"a variable {ENV_PREFIX}…")

@@ -398,5 +398,10 @@ class Director:
 
 def _told_speaking(event: MessageReceived, before: bool) -> bool:
     """Return whether the agent says, over RTVI, that it is speaking."""
-    kind = event.message.get("type") if isinstance(event.message, dict) else None
-    return {"bot-started-speaking": True, "bot-stopped-speaking": False, "bot-interrupted": False}.get(kind, before)
+    match event.message:
+        case {"type": "bot-started-speaking"}:
+            return True
+        case {"type": "bot-stopped-speaking" | "bot-interrupted"}:
+            return False
+        case _:
+            return before

@@ -1,5 +1,7 @@
 """The names Pipecat Evals gives to what happens in a call, for the facts of a timeline."""
 
+from typing import Any
+
 from bots.timeline import (
     AgentCalledFunction,
     AgentFunctionReturned,
@@ -24,6 +26,8 @@ RTVI_EVENT_NAMES = {
 }
 """Messages that are known by a name but are no fact of their own, by their RTVI type."""
 
+_BACKCHANNELS = {"bot-output": "bot_backchannel", "user-input": "user_backchannel"}
+
 _FACT_NAMES: dict[type, str] = {
     AgentStartedSpeaking: "bot_started_speaking",
     AgentStoppedSpeaking: "bot_stopped_speaking",
@@ -34,7 +38,14 @@ _FACT_NAMES: dict[type, str] = {
 }
 
 EVENT_NAMES = frozenset(
-    {*RTVI_EVENT_NAMES.values(), *_FACT_NAMES.values(), "response", "llm_response", "tts_response"}
+    {
+        *RTVI_EVENT_NAMES.values(),
+        *_BACKCHANNELS.values(),
+        *_FACT_NAMES.values(),
+        "response",
+        "llm_response",
+        "tts_response",
+    }
 )
 """Every name that can be waited for or expected."""
 
@@ -45,8 +56,18 @@ def names_of(event: TimelineEvent) -> tuple[str, ...]:
         # What was heard is the response; what was told is what the LLM and the TTS say of it.
         return ("response", "llm_response", "tts_response") if event.source is Source.TOLD else ("response",)
     if isinstance(event, MessageReceived):
-        kind = event.message.get("type") if isinstance(event.message, dict) else None
-        name = RTVI_EVENT_NAMES.get(kind) if isinstance(kind, str) else None
-        return () if name is None else (name,)
+        return _message_names(event.message)
     name = _FACT_NAMES.get(type(event))
     return () if name is None else (name,)
+
+
+def _message_names(message: Any) -> tuple[str, ...]:
+    match message:
+        case {"type": "bot-output", "data": {"output_type": "backchannel", "spoken_status": "completed"}}:
+            return (_BACKCHANNELS["bot-output"],)
+        case {"type": "user-input", "data": {"input_type": "backchannel"}}:
+            return (_BACKCHANNELS["user-input"],)
+        case {"type": str() as kind} if kind in RTVI_EVENT_NAMES:
+            return (RTVI_EVENT_NAMES[kind],)
+        case _:
+            return ()

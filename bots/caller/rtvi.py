@@ -18,6 +18,9 @@ PROTOCOL_VERSION = "2.2.0"
 MESSAGE_LABEL = "rtvi-ai"
 LIBRARY = "pipecat-scenario-runner"
 
+MAX_DEPTH = 100
+"""Messages are kept down to this depth: a timeline's line holds no more than about 200 levels."""
+
 
 def client_ready() -> dict[str, Any]:
     """Return the message that tells a bot that its client is there: many bots greet or listen only then."""
@@ -42,6 +45,7 @@ class RtviReader:
 
     def facts(self, at_ns: int, message: Any) -> list[TimelineEvent]:
         """Return what a message says; a message that is no RTVI, or says nothing of its own, is kept as it is."""
+        message = _writable(message)
         if not isinstance(message, dict) or message.get("label") != MESSAGE_LABEL:
             return [MessageReceived(at_ns=at_ns, message=message)]
         data = message.get("data")
@@ -93,6 +97,19 @@ class RtviReader:
 
 def _message(kind: str, data: dict[str, Any]) -> dict[str, Any]:
     return {"label": MESSAGE_LABEL, "type": kind, "id": uuid.uuid4().hex, "data": data}
+
+
+def _writable(value: Any, depth: int = 0) -> Any:
+    """Return a JSON value without what no file takes: halves of surrogate pairs, and nesting without end."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict | list) and depth >= MAX_DEPTH:
+        return "…"
+    if isinstance(value, dict):
+        return {_writable(key): _writable(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_writable(item, depth + 1) for item in value]
+    return value
 
 
 def _text(data: dict[str, Any], key: str) -> str | None:

@@ -4,10 +4,10 @@ A script is a sequence of turns. Each turn waits for its trigger, does one thing
 keys, stay silent, or only listen) and says what must follow before the next turn is taken up.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import re2
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 DEFAULT_WITHIN_MS = 60_000
@@ -117,16 +117,56 @@ class FunctionCall(_Model):
     args: dict[str, Any] | None = None
 
 
+AGENT_SPEAKS = "agent_speaks"
+"""The agent's first audible sample after the caller's last one."""
+AGENT_STOPS = "agent_stops"
+"""The end of the agent's speech that was under way when the caller barged in."""
+AGENT_NEVER_TALKS_OVER = "agent_never_talks_over"
+"""No agent speech begins while the caller still speaks, its own pauses included."""
+AGENT_HANGS_UP = "agent_hangs_up"
+"""The agent leaves the room in an orderly way."""
+
+BEHAVIOURS = frozenset({AGENT_SPEAKS, AGENT_STOPS, AGENT_NEVER_TALKS_OVER, AGENT_HANGS_UP})
+"""What is expected of how the agent behaves, told from the audio alone; each stands for itself, in no order."""
+
+MarkerKind = Literal["complete", "short", "long", "incomplete"]
+
+
+def compile_pattern(pattern: str) -> Any:
+    """Return a pattern that ignores case and is matched in time that grows with the text alone (RE2).
+
+    Raises:
+        ValueError: It is no regular expression of RE2, which has no lookaround and no backreferences.
+    """
+    options = re2.Options()
+    options.case_sensitive = False
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        reason = error.args[0]
+        problem = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+        raise ValueError(f"{problem} (RE2 syntax: no lookaround, no backreferences)") from None
+
+
 class Expectation(_Model):
     """Something that must follow in a turn (or, if ``absent``, must not).
 
     Attributes:
-        event: What to look for, by the names Pipecat Evals uses (``response``, ``function_call``, …).
-        within_ms: The budget, from the moment the turn began to be sent.
+        event: What to look for, by the names Pipecat Evals uses (``response``, ``function_call``, …), or one of
+            :data:`BEHAVIOURS`.
+        within_ms: The budget in milliseconds. It counts from the moment the turn began to be sent; for
+            ``agent_speaks`` from the caller's last voiced sample, for ``agent_stops`` from its first.
         text_contains: The words must hold this, whatever the case, white space and punctuation.
         text_excludes: The words must not hold this.
-        text_matches: A regular expression the words must match somewhere.
+        text_matches: A regular expression (RE2) the words must match somewhere, whatever the case.
+        criterion: What a judge must find the words (or the function calls) to satisfy: ``eval`` in a file.
         calls: The function calls to find, in any order.
+        marker: What the LLM's marker must mean (``llm_marker``).
+        marker_first: Whether the marker must come before any text.
+        markers: How many markers the text must hold.
+        text_after: Whether text must follow the first marker.
+        check_from: Where to look from: where the expectation above was met, or the beginning of the turn.
         absent: Nothing of this kind may come before ``within_ms`` has passed.
     """
 
@@ -135,17 +175,20 @@ class Expectation(_Model):
     text_contains: str | None = None
     text_excludes: str | None = None
     text_matches: str | None = None
+    criterion: str | None = None
     calls: tuple[FunctionCall, ...] | None = None
+    marker: MarkerKind | None = None
+    marker_first: bool | None = None
+    markers: int | None = None
+    text_after: bool | None = None
+    check_from: Literal["previous", "turn_start"] = "previous"
     absent: bool = False
 
     @field_validator("text_matches")
     @classmethod
     def _is_pattern(cls, pattern: str | None) -> str | None:
         if pattern is not None:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"no regular expression: {error}") from None
+            compile_pattern(pattern)
         return pattern
 
     @property
@@ -156,7 +199,9 @@ class Expectation(_Model):
     @property
     def needs_words(self) -> bool:
         """Whether it can only be decided by what the agent said."""
-        return any(t is not None for t in (self.text_contains, self.text_excludes, self.text_matches))
+        if self.event in ("function_call", "function_call_stopped"):
+            return False
+        return any(t is not None for t in (self.text_contains, self.text_excludes, self.text_matches, self.criterion))
 
 
 class Turn(_Model):
@@ -202,6 +247,11 @@ class Script(_Model):
     hang_up: bool = True
     max_duration_s: float = Field(default=300.0, gt=0, le=7_200)
     turn_taking: TurnTaking = TurnTaking()
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether an expectation takes a judge."""
+        return any(expectation.criterion is not None for turn in self.turns for expectation in turn.expect)
 
     @property
     def needs_words(self) -> bool:

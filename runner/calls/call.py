@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 import httpx
@@ -37,6 +37,8 @@ from bots.timeline import (
     BotReady,
     CallEnded,
     CallerPressedKeys,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
     CallerTurnStarted,
     CallStarted,
     ClientReadySent,
@@ -50,15 +52,20 @@ from bots.timeline import (
 from runner.calls import recording as recordings
 from runner.calls import timeline as timelines
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
-from runner.calls.run_file import Run, judge_run, utc_now, write_run
+from runner.calls.run_file import Circumstances, Run, judge_run, utc_now, write_run
 from runner.calls.timeline import TimelineWriter
 from runner.errors import MissingExtra, RoomError, UsageError
-from runner.evaluation.expectations import ExpectationVerdict, Verdict, evaluate_turn, next_deadline_ns, turn_starts
+from runner.evaluation.expectations import evaluate_turn, turn_starts
+from runner.evaluation.outcome import judge_expectations
 from runner.evaluation.transcript import agent_turns
+from runner.evaluation.verdicts import ExpectationVerdict, Judgement, Question, Verdict
 from runner.rooms.base import AUDIO_RATE_HZ, Room
 from runner.rooms.open import RoomAddress, open_room
 from runner.rooms.urls import check_data_message, public_url, room_kind
 from runner.settings import Settings
+
+if TYPE_CHECKING:
+    from runner.judge.judge import Judge
 
 FLUSH_INTERVAL_S = 0.25
 FLUSH_LAG_NS = 500 * NS_PER_MS
@@ -67,6 +74,9 @@ FLUSH_LAG_NS = 500 * NS_PER_MS
 PIPELINE_STOP_TIMEOUT_S = 5.0
 MAX_MESSAGES = 20_000
 """Messages of the agent that are kept as they came; what they say of speech and functions is always kept."""
+
+_SETTLES = (AgentTurnEnded, CallerTurnStarted, CallerStartedSpeaking, CallerStoppedSpeaking, AgentLeft)
+"""Facts without a name that can decide an expectation."""
 
 RECOGNITION_PADDING_NS = 100 * NS_PER_MS
 
@@ -103,12 +113,16 @@ class CallRequest:
         address: Where the agent is.
         data_message: Published once when both sides are in the room.
         transcribe: Whether to recognise, from the recording, what the agent said once the call is over.
+        allow_unjudged: Whether the run passes although expectations were not judged or not observable.
+        notes: What of the scenario is played otherwise than its file says, and why.
     """
 
     script: Script
     address: RoomAddress
     data_message: DataMessage | None = None
     transcribe: bool = True
+    allow_unjudged: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -123,6 +137,23 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
 
 
+async def speech_lines(script: Script, settings: Settings) -> dict[int, Line]:
+    """Return the audio of the caller's lines, by turn. Once made it is kept on disk: asked for again it is there.
+
+    Raises:
+        UsageError: A line can't be spoken, or a recording can't be played.
+        MissingExtra: The caller's speech needs an optional package.
+    """
+    spoken = {i: t.action for i, t in enumerate(script.turns) if isinstance(t.action, Speak | Play)}
+    try:
+        lines = await Voice(settings.speech).synthesise(list(spoken.values()))
+    except MissingSpeechPackage as error:
+        raise MissingExtra(str(error)) from error
+    except (SpeechError, ValueError, OSError) as error:
+        raise UsageError(f"the caller's lines can't be spoken: {error}") from error
+    return dict(zip(spoken, lines, strict=True))
+
+
 @dataclass
 class Call:
     """A call that can be made once.
@@ -133,6 +164,7 @@ class Call:
         folder: Where timeline, recording and run go; is made, and must not exist yet.
         run_id: The run's id.
         watcher: Watches the call.
+        judge: Judges ``eval`` expectations; by default the one the settings name.
     """
 
     request: CallRequest
@@ -140,6 +172,7 @@ class Call:
     folder: Path
     run_id: str = field(default_factory=new_run_id)
     watcher: CallWatcher | None = None
+    judge: "Judge | None" = None
 
     def __post_init__(self) -> None:
         kind = room_kind(self.request.address.url, self.settings.room.daily_domains)
@@ -148,8 +181,12 @@ class Call:
         self._clock = CallClock()
         self._facts: list[TimelineEvent] = []
         self._in_order: list[TimelineEvent] = []
-        self._to_conduct, self._conducted = anyio.create_memory_object_stream[TimelineEvent](math.inf)
+        # None: something else than a fact may have changed what is decided.
+        self._to_conduct, self._conducted = anyio.create_memory_object_stream[TimelineEvent | None](math.inf)
         self._to_recognise = _SpeechQueue()
+        self._to_judge, self._questions = anyio.create_memory_object_stream[Question](math.inf)
+        self._asked: set[Question] = set()
+        self._judgements: dict[Question, Judgement] = {}
         self._reader = rtvi.RtviReader()
         self._envelope = Envelope(AUDIO_RATE_HZ)
         self._mouth = Mouth(AUDIO_RATE_HZ, self._note)
@@ -163,6 +200,7 @@ class Call:
         self._scope: anyio.CancelScope | None = None
         self._warnings: list[str] = []
         self._settled: set[int] = set()
+        self._recheck_ns: int | None = None
         self._lines: dict[int, Line] = {}
 
     async def make(self) -> Run:
@@ -175,7 +213,11 @@ class Call:
             UsageError: Something in the request or the settings is wrong; nothing was called.
             MissingExtra: The caller's speech needs an optional package; nothing was called.
         """
-        self._lines = await self._speech_lines()
+        if self.request.script.needs_judge and self.judge is None:
+            from runner.judge.judge import make_judge
+
+            self.judge = make_judge(self.settings.judge)
+        self._lines = await speech_lines(self.request.script, self.settings)
         try:
             self.folder.mkdir(parents=True)
         except OSError as error:
@@ -196,18 +238,33 @@ class Call:
             )
             await self._hold_call()
             # On disk before the words are: what the call came to does not wait for its transcript.
-            write_run(self.folder, judge_run(self.request.script, self._facts, self._warnings))
+            write_run(self.folder, self._judged_run())
             if self.request.transcribe:
                 await self._recognise_rest()
+            await self._judge_rest()
         finally:
             if self._ending is None:
                 self._ending = _Ending(EndedReason.CANCELLED, None, self._clock.now_ns())
                 self._write(CallEnded(at_ns=self._ending.at_ns, reason=self._ending.reason))
             self._recording.close()
             self._timeline.close()
-            run = judge_run(self.request.script, self._facts, self._warnings)
+            run = self._judged_run()
             write_run(self.folder, run)
         return run
+
+    def _judged_run(self) -> Run:
+        has_judge = self.judge is not None and self.request.script.needs_judge
+        return judge_run(
+            self.request.script,
+            self._facts,
+            Circumstances(
+                judgements=list(self._judgements.values()) if has_judge else None,
+                judge=self.judge.usage() if has_judge and self.judge is not None else None,
+                allow_unjudged=self.request.allow_unjudged,
+                notes=self.request.notes,
+                warnings=self._warnings,
+            ),
+        )
 
     def cancel(self, detail: str | None = None) -> None:
         """End the call: the caller leaves the room, the facts stay, the run is cancelled."""
@@ -299,6 +356,7 @@ class Call:
                 self._scope.cancel()
             tasks.start_soon(self._keep_recording)
             tasks.start_soon(self._recognise_live)
+            tasks.start_soon(self._judge_live)
             room: Room | None = None
             try:
                 room = await open_room(
@@ -361,17 +419,14 @@ class Call:
         director = Director(self.request.script)
         await self._carry_out(director.begin(self._clock.now_ns()), room, pipeline)
         while not director.ended:
-            wake_ns = director.wake_at_ns or 0
-            deadline_ns = self._next_deadline_ns(director.turn)
-            if deadline_ns is not None:
-                wake_ns = min(wake_ns, deadline_ns)
+            wake_ns = min(director.wake_at_ns or 0, self._recheck_ns or math.inf)
             event: TimelineEvent | None = None
             with anyio.move_on_after(max(wake_ns - self._clock.now_ns(), 0) / NS_PER_S):
                 event = await self._conducted.receive()
             now_ns = self._clock.now_ns()
             actions = director.tick(now_ns) if event is None else director.fact(event, now_ns)
             await self._carry_out(actions, room, pipeline)
-            if event is None or names_of(event) or isinstance(event, AgentTurnEnded | CallerTurnStarted):
+            if event is None or names_of(event) or isinstance(event, _SETTLES):
                 await self._carry_out(self._settle(director), room, pipeline)
 
     async def _carry_out(self, actions: Sequence[Action], room: Room, pipeline: CallerPipeline) -> None:
@@ -391,6 +446,7 @@ class Call:
 
     def _settle(self, director: Director) -> list[Action]:
         """Tell the director when everything its turn expects is decided."""
+        self._recheck_ns = None
         turn = director.turn
         if director.ended or turn >= len(self.request.script.turns) or turn in self._settled:
             return []
@@ -399,20 +455,22 @@ class Call:
         if not scripted.expect or turn not in starts:
             return []
         now_ns = self._clock.now_ns()
-        verdicts = evaluate_turn(turn, scripted, self._in_order, starts, now_ns=now_ns)
+        verdicts = evaluate_turn(
+            turn, scripted, self._in_order, starts, judgements=self._known_judgements(), now_ns=now_ns
+        )
+        for verdict in verdicts:
+            if verdict.question is not None and verdict.question not in self._asked:
+                self._asked.add(verdict.question)
+                self._to_judge.send_nowait(verdict.question)
         if self.watcher is not None:
             self.watcher.verdicts(verdicts)
-        if any(verdict.verdict is Verdict.PENDING for verdict in verdicts):
+        pending = [verdict for verdict in verdicts if verdict.verdict is Verdict.PENDING]
+        self._recheck_ns = min((v.recheck_ns for v in pending if v.recheck_ns is not None), default=None)
+        if pending:
             return []
         self._settled.add(turn)
         failed = any(verdict.verdict is Verdict.MISSED for verdict in verdicts)
         return director.settled(turn, failed=failed, now_ns=now_ns)
-
-    def _next_deadline_ns(self, turn: int) -> int | None:
-        starts = turn_starts(self._in_order)
-        if turn not in starts or turn in self._settled:
-            return None
-        return next_deadline_ns(self.request.script.turns[turn], starts[turn], self._clock.now_ns())
 
     @asynccontextmanager
     async def _running_pipeline(self, room: Room, tasks: TaskGroup) -> AsyncGenerator[CallerPipeline]:
@@ -453,16 +511,6 @@ class Call:
 
     # Words.
 
-    async def _speech_lines(self) -> dict[int, Line]:
-        spoken = {i: t.action for i, t in enumerate(self.request.script.turns) if isinstance(t.action, Speak | Play)}
-        try:
-            lines = await Voice(self.settings.speech).synthesise(list(spoken.values()))
-        except MissingSpeechPackage as error:
-            raise MissingExtra(str(error)) from error
-        except (SpeechError, ValueError, OSError) as error:
-            raise UsageError(f"the caller's lines can't be spoken: {error}") from error
-        return dict(zip(spoken, lines, strict=True))
-
     def _words_are_heard_only(self) -> bool:
         """Whether the script waits for words, and the agent does not tell them."""
         return self.request.script.needs_words and not any(isinstance(e, BotReady) for e in self._facts)
@@ -496,6 +544,32 @@ class Call:
         for (onset_ns, end_ns), text in zip(turns, texts, strict=True):
             if text:
                 self._note(AgentSaid(at_ns=end_ns, text=text, source=Source.HEARD, started_ns=onset_ns))
+
+    # Judgements.
+
+    def _known_judgements(self) -> dict[Question, Judgement] | None:
+        return None if self.judge is None else self._judgements
+
+    async def _judge_live(self) -> None:
+        async for question in self._questions:
+            await self._ask(question)
+            self._to_conduct.send_nowait(None)
+
+    async def _judge_rest(self) -> None:
+        """Ask what could not be asked while the call was on."""
+        if self._ending is not None and self._ending.reason is EndedReason.CANCELLED:
+            return
+        while self.judge is not None:
+            verdicts = judge_expectations(self.request.script, self._facts, self._judgements)
+            open_questions = [v.question for v in verdicts if v.question is not None]
+            if not open_questions:
+                return
+            for question in open_questions:
+                await self._ask(question)
+
+    async def _ask(self, question: Question) -> None:
+        if self.judge is not None:
+            self._judgements[question] = await self.judge.ask(question, self._facts)
 
     # Facts and the end.
 

@@ -1,10 +1,9 @@
 """``run.json``: a call and its verdict, made from its facts alone."""
 
 import importlib.metadata
-import os
 import platform
-import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bots.caller.script import Script
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePublished, EndedReason, TimelineEvent
+from runner.atomic import write_atomically
 from runner.errors import UsageError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
-from runner.evaluation.expectations import ExpectationVerdict
 from runner.evaluation.outcome import Cause, Status, decide, judge_expectations
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
 from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns
+from runner.evaluation.verdicts import ExpectationVerdict, Judgement, JudgeUsage, by_question
 
 FILE_NAME = "run.json"
 FORMAT_VERSION = 1
@@ -33,6 +33,25 @@ class PublishedMessage(BaseModel):
 
     message: Any
     sent_at_s: float
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a verdict takes into account besides script and facts.
+
+    Attributes:
+        judgements: What the judge answered; None where there was no judge.
+        judge: What judged, and what that took.
+        allow_unjudged: Whether the run passes although expectations were not judged or not observable.
+        notes: What of the scenario was played otherwise than its file says, and why.
+        warnings: What did not work as it should.
+    """
+
+    judgements: Sequence[Judgement] | None = None
+    judge: JudgeUsage | None = None
+    allow_unjudged: bool = False
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 class Run(BaseModel):
@@ -57,6 +76,10 @@ class Run(BaseModel):
         transcript_object: Who said what when, in the shape of Cekura's.
         publish_data_message: The data message, if one was sent.
         caller_underruns: How often silence went out in the middle of a caller's line because audio was late.
+        judgements: What the judge answered; null where there was no judge.
+        judge: What judged, and what that took.
+        allow_unjudged: Whether the run passes although expectations were not judged or not observable.
+        notes: What of the scenario was played otherwise than its file says, and why.
         warnings: What did not work as it should without touching the verdict.
         versions: What made the call.
         script: The script that was played: with the timeline, all it takes to judge the call again.
@@ -82,6 +105,10 @@ class Run(BaseModel):
     transcript_object: list[TranscriptEntry]
     publish_data_message: PublishedMessage | None
     caller_underruns: int
+    judgements: list[Judgement] | None = None
+    judge: JudgeUsage | None = None
+    allow_unjudged: bool = False
+    notes: list[str] = []
     warnings: list[str]
     versions: dict[str, str]
     script: Script
@@ -94,23 +121,25 @@ class Run(BaseModel):
         return 0 if self.success else 1
 
 
-def judge_run(script: Script, facts: Sequence[TimelineEvent], warnings: Sequence[str] = ()) -> Run:
+def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Circumstances | None = None) -> Run:
     """Return the run that a timeline tells of.
 
     Args:
         script: The script that was played.
         facts: The facts of the call, in the order they were written.
-        warnings: What did not work as it should.
+        circumstances: What else there is to take into account.
 
     Raises:
         UsageError: The timeline does not begin with a call.
     """
+    given = circumstances or Circumstances()
     started = next((e for e in facts if isinstance(e, CallStarted)), None)
     if started is None:
         raise UsageError("the timeline does not say which call it is of: its first event is missing")
     ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
-    verdicts = judge_expectations(script, facts)
-    outcome = decide(script, facts, verdicts)
+    judgements = None if given.judgements is None else by_question(given.judgements)
+    verdicts = judge_expectations(script, facts, judgements)
+    outcome = decide(script, facts, verdicts, allow_unjudged=given.allow_unjudged)
     published = next((e for e in facts if isinstance(e, DataMessagePublished)), None)
     end_ns = ended.at_ns if ended is not None else max(e.at_ns for e in facts)
     return Run(
@@ -133,7 +162,11 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], warnings: Sequence
         if published is None
         else PublishedMessage(message=published.message, sent_at_s=round(published.at_s, 3)),
         caller_underruns=sum(isinstance(e, CallerUnderrun) for e in facts),
-        warnings=list(warnings),
+        judgements=None if given.judgements is None else list(given.judgements),
+        judge=given.judge,
+        allow_unjudged=given.allow_unjudged,
+        notes=list(given.notes),
+        warnings=list(given.warnings),
         versions=_versions(),
         script=script,
     )
@@ -142,16 +175,7 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], warnings: Sequence
 def write_run(folder: Path, run: Run) -> Path:
     """Write ``run.json`` into a folder, atomically, and return its path."""
     path = folder / FILE_NAME
-    text = run.model_dump_json(indent=2) + "\n"
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=folder, prefix=".run-", suffix=".json", delete=False
-    ) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary = Path(file.name)
-    temporary.chmod(0o644)
-    temporary.replace(path)
+    write_atomically(path, run.model_dump_json(indent=2) + "\n")
     return path
 
 

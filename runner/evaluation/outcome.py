@@ -6,8 +6,9 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import Script
-from bots.timeline import CallEnded, CallerTurnStarted, EndedReason, TimelineEvent
-from runner.evaluation.expectations import ExpectationVerdict, Verdict, evaluate
+from bots.timeline import CallEnded, EndedReason, TimelineEvent
+from runner.evaluation.expectations import evaluate, turn_starts, unobservable_start
+from runner.evaluation.verdicts import ExpectationVerdict, Judgements, Verdict
 
 
 class Status(StrEnum):
@@ -74,7 +75,9 @@ _AGENT_FAILED = frozenset(
 """Endings that are a failure of the agent whatever was expected of it."""
 
 
-def judge_expectations(script: Script, facts: Sequence[TimelineEvent]) -> list[ExpectationVerdict]:
+def judge_expectations(
+    script: Script, facts: Sequence[TimelineEvent], judgements: Judgements | None = None
+) -> list[ExpectationVerdict]:
     """Return the verdict on every expectation of a finished call.
 
     Where the call broke off for no fault of the agent, what was still open is not judged.
@@ -82,19 +85,26 @@ def judge_expectations(script: Script, facts: Sequence[TimelineEvent]) -> list[E
     Args:
         script: The script that was played.
         facts: The facts of the call.
+        judgements: What a judge answered; None where there was no judge.
     """
     ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
     if ended is not None and ended.reason is not EndedReason.CANCELLED and ended.reason not in _NO_CALL:
-        return evaluate(script, facts)
+        return evaluate(script, facts, judgements=judgements)
     end_ns = ended.at_ns if ended is not None else max((e.at_ns for e in facts), default=0)
     reason = "the call broke off before" if ended is None else f"the call ended before ({ended.reason.value})"
     return [
         v.model_copy(update={"verdict": Verdict.NOT_JUDGED, "reason": reason}) if v.verdict is Verdict.PENDING else v
-        for v in evaluate(script, facts, now_ns=end_ns)
+        for v in evaluate(script, facts, judgements=judgements, now_ns=end_ns)
     ]
 
 
-def decide(script: Script, facts: Sequence[TimelineEvent], verdicts: Sequence[ExpectationVerdict]) -> Outcome:
+def decide(
+    script: Script,
+    facts: Sequence[TimelineEvent],
+    verdicts: Sequence[ExpectationVerdict],
+    *,
+    allow_unjudged: bool = False,
+) -> Outcome:
     """Return what a finished call came to.
 
     Args:
@@ -102,6 +112,7 @@ def decide(script: Script, facts: Sequence[TimelineEvent], verdicts: Sequence[Ex
         facts: The facts of the call; the last :class:`CallEnded` says how it ended. A timeline without one
             belongs to a call whose runner died.
         verdicts: The verdicts on the script's expectations.
+        allow_unjudged: Whether a call passes although expectations were not judged or not observable.
     """
     ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
     if ended is None:
@@ -121,8 +132,9 @@ def decide(script: Script, facts: Sequence[TimelineEvent], verdicts: Sequence[Ex
         )
     status = Status.FAILED if reason is EndedReason.AGENT_NEVER_JOINED else Status.COMPLETED
     missed = [v for v in verdicts if v.verdict is Verdict.MISSED]
-    all_played = len({e.turn for e in facts if isinstance(e, CallerTurnStarted)}) == len(script.turns)
-    if missed or reason in _AGENT_FAILED or not all_played:
+    all_played = len(turn_starts(facts)) == len(script.turns)
+    unreachable = unobservable_start(script, facts)
+    if missed or reason in _AGENT_FAILED or not (all_played or unreachable):
         return Outcome(
             status=status,
             success=False,
@@ -131,15 +143,17 @@ def decide(script: Script, facts: Sequence[TimelineEvent], verdicts: Sequence[Ex
             detail=_failure(ended, missed),
         )
     undecided = [v for v in verdicts if v.verdict is not Verdict.MET]
-    if undecided:
-        return Outcome(
-            status=status,
-            success=None,
-            cause=None,
-            ended_reason=reason,
-            detail=f"turn {undecided[0].turn + 1}: {undecided[0].expected}: {undecided[0].reason}",
-        )
-    return Outcome(status=status, success=True, cause=None, ended_reason=reason, detail=ended.detail)
+    if unreachable is not None:
+        # Whatever may be left unjudged: this call was not the whole scenario.
+        return Outcome(status=status, success=None, cause=None, ended_reason=reason, detail=unreachable[1])
+    if not undecided:
+        return Outcome(status=status, success=True, cause=None, ended_reason=reason, detail=ended.detail)
+    first = undecided[0]
+    detail = f"turn {first.turn + 1}: {first.expected}: {first.verdict.value.replace('_', ' ')}: {first.reason}"
+    if len(undecided) > 1:
+        detail += f" (and {len(undecided) - 1} more)"
+    success = True if allow_unjudged else None
+    return Outcome(status=status, success=success, cause=None, ended_reason=reason, detail=detail)
 
 
 def _failure(ended: CallEnded, missed: Sequence[ExpectationVerdict]) -> str:

@@ -110,6 +110,8 @@ def _agent(facts: Sequence[TimelineEvent]) -> list[TranscriptEntry]:
         remaining = remaining[len(mine) :]
         told_text = " ".join(e.text for e in mine) or None
         entries.append(_entry(AGENT_ROLE, event.text, start_ns, event.at_ns, source=Source.HEARD, told=told_text))
+    # Told and never heard: nothing of it is lost.
+    entries += [_entry(AGENT_ROLE, e.text, e.at_ns, e.at_ns, source=Source.TOLD) for e in remaining]
     return entries
 
 

@@ -6,12 +6,14 @@ import anyio
 
 from bots.caller.event_names import names_of
 from bots.clock import NS_PER_S
-from bots.timeline import TimelineEvent
+from bots.timeline import CallStarted, TimelineEvent
 from runner.calls import timeline as timelines
 from runner.calls.call import CallWatcher
-from runner.calls.run_file import Run, read_run
+from runner.calls.run_file import FILE_NAME, Run, read_run
 from runner.calls.timeline import read_timeline
+from runner.errors import UsageError
 from runner.evaluation.expectations import evaluate_turn, turn_starts
+from runner.evaluation.verdicts import by_question
 
 
 async def replay(folder: Path, watcher: CallWatcher, *, speed: float) -> Run:
@@ -23,10 +25,13 @@ async def replay(folder: Path, watcher: CallWatcher, *, speed: float) -> Run:
         speed: 1 for the pace of the call, 2 for twice that; 0 for at once.
 
     Raises:
-        UsageError: There is no call in the folder.
+        UsageError: There is no call in the folder, or its files are not of one call.
     """
     run = read_run(folder)
     facts = sorted(read_timeline(folder / timelines.FILE_NAME), key=lambda event: event.at_ns)
+    if not any(isinstance(event, CallStarted) and event.run_id == run.id for event in facts):
+        raise UsageError(f"{folder}: {timelines.FILE_NAME} is not of the call that {FILE_NAME} is of")
+    judgements = None if run.judgements is None else by_question(run.judgements)
     seen: list[TimelineEvent] = []
     began_s = anyio.current_time()
     for event in facts:
@@ -38,6 +43,9 @@ async def replay(folder: Path, watcher: CallWatcher, *, speed: float) -> Run:
             starts = turn_starts(seen)
             turn = max(starts, default=None)
             if turn is not None:
-                watcher.verdicts(evaluate_turn(turn, run.script.turns[turn], seen, starts, now_ns=event.at_ns))
+                scripted = run.script.turns[turn]
+                watcher.verdicts(
+                    evaluate_turn(turn, scripted, seen, starts, judgements=judgements, now_ns=event.at_ns)
+                )
     watcher.verdicts(run.expectations)
     return run

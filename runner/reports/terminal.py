@@ -31,8 +31,8 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.calls.run_file import Run
-from runner.evaluation.expectations import ExpectationVerdict, Verdict
 from runner.evaluation.outcome import Status
+from runner.evaluation.verdicts import ExpectationVerdict, Verdict
 
 _MARKS = {
     Verdict.MET: "[green]✓[/]",
@@ -90,6 +90,7 @@ class TerminalReport:
                 self._line(event, "call", "data message published")
             case CallerStartedSpeaking():
                 self._caller_speaking = True
+                self._latency_ms = None
                 self._line(event, "caller", escape(event.text), style="cyan")
             case CallerStoppedSpeaking():
                 self._caller_speaking = False
@@ -156,7 +157,7 @@ class TerminalReport:
         self._now = f"{event.at_s:.0f} s"
 
     def _print(self, markup: str) -> None:
-        self._console.print(markup, highlight=False, soft_wrap=True)
+        self._console.print(markup, emoji=False, highlight=False, soft_wrap=True)
 
     def _status(self) -> Text:
         caller = "● caller" if getattr(self, "_caller_speaking", False) else "○ caller"
@@ -184,20 +185,21 @@ def print_summary(console: Console, run: Run, folder: str) -> None:
             took = f"{turn.response_latency_ms:6.0f} ms"
         else:
             took = "" if turn.caller_speech_end_s is None else ("talked over" if turn.talked_over else "no answer")
-        console.print(f"  turn {turn.turn + 1:<3} {took:>11}   {escape(_short(turn.said))}", highlight=False)
+        line = f"  turn {turn.turn + 1:<3} {took:>11}   {escape(_short(turn.said))}"
+        console.print(line, emoji=False, highlight=False, soft_wrap=True)
     for verdict in run.expectations:
         # A call that did not take place says nothing about what was expected of it.
         if verdict.verdict is not Verdict.MET and run.status is Status.COMPLETED:
             mark = _MARKS[verdict.verdict]
             text = f"turn {verdict.turn + 1}: {verdict.expected}: {verdict.reason}"
-            console.print(f"  {mark} {escape(text)}", highlight=False, soft_wrap=True)
+            console.print(f"  {mark} {escape(text)}", emoji=False, highlight=False, soft_wrap=True)
             for evidence in verdict.evidence:
                 source = f" ({evidence.source.value})" if evidence.source else ""
                 words = f" {evidence.text!r}" if evidence.text else ""
                 text = f"{evidence.at_s:.2f} s {evidence.event}{source}{words}"
-                console.print(f"      [dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
+                console.print(f"      [dim]{escape(text)}[/]", emoji=False, highlight=False, soft_wrap=True)
     for warning in run.warnings:
-        console.print(f"  [yellow]! {escape(warning)}[/]", highlight=False, soft_wrap=True)
+        console.print(f"  [yellow]! {escape(warning)}[/]", emoji=False, highlight=False, soft_wrap=True)
     met = sum(v.verdict is Verdict.MET for v in run.expectations)
     verdict = {True: "[bold green]passed[/]", False: "[bold red]failed[/]", None: "[bold yellow]no verdict[/]"}[
         run.success
@@ -206,11 +208,13 @@ def print_summary(console: Console, run: Run, folder: str) -> None:
     console.print(
         f"{verdict}: {met} of {len(run.expectations)} expectations met in {run.duration_s:.1f} s "
         f"({run.ended_reason.value}{cause})",
+        emoji=False,
         highlight=False,
+        soft_wrap=True,
     )
     if run.detail and not run.success:
-        console.print(f"  {escape(run.detail)}", highlight=False, soft_wrap=True)
-    console.print(f"  {folder}", highlight=False, soft_wrap=True)
+        console.print(f"  {escape(run.detail)}", emoji=False, highlight=False, soft_wrap=True)
+    console.print(f"  {escape(folder)}", emoji=False, highlight=False, soft_wrap=True)
 
 
 def _short(text: str, limit: int = 70) -> str:

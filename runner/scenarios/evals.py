@@ -1,17 +1,25 @@
 """Scenario files in the format of Pipecat Evals, with our own keys in the same mappings.
 
-A scenario of ``pipecat eval`` plays here in a real room. Keys of our own are ``text_matches``,
-``interrupt_after_ms``, ``after_silence_ms``, ``silence_ms``, ``hang_up``, ``max_duration_s`` and ``turn_taking``.
+A scenario of ``pipecat eval`` plays here in a real room, by voice. Keys of our own, which Pipecat passes over: of a
+scenario ``hang_up``, ``max_duration_s``, ``turn_taking`` and ``agent_never_talks_over``; of a turn ``silence_ms``,
+``interrupt_after_ms``, ``after_silence_ms``, ``agent_speaks_within_ms``, ``agent_stops_within_ms``,
+``agent_never_talks_over`` and ``agent_hangs_up``; of an expectation ``text_matches``.
+
+Stricter than Pipecat's loader on purpose: an unknown key or event, a key that stands twice, and a scenario without
+turns are errors, since each makes a test that tests nothing.
 """
 
-import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from pydantic import ValidationError
 
 from bots.caller.event_names import EVENT_NAMES
 from bots.caller.script import (
+    AGENT_HANGS_UP,
+    AGENT_NEVER_TALKS_OVER,
+    AGENT_SPEAKS,
+    AGENT_STOPS,
     KEYS,
     Action,
     AfterAgentTurn,
@@ -21,6 +29,7 @@ from bots.caller.script import (
     Expectation,
     FunctionCall,
     Listen,
+    MarkerKind,
     Pause,
     Play,
     PressKeys,
@@ -31,6 +40,7 @@ from bots.caller.script import (
     Turn,
     TurnTaking,
     Words,
+    compile_pattern,
 )
 from runner.errors import UsageError
 from runner.scenarios.model import Scenario
@@ -39,7 +49,14 @@ from runner.settings import Settings
 
 MAX_TURNS = 500
 MAX_MS = 3_600_000
-MAX_PATTERN_CHARACTERS = 200
+MAX_PATTERN_CHARACTERS = 1_000
+MAX_TEXT_CHARACTERS = 5_000
+
+_IMAGE = "image"
+_CALL_EVENTS = ("function_call", "function_call_stopped")
+
+_PERSONA_KEYS = ("persona", "goal", "success", "metrics", "max_turns", "max_silence_s", "runs", "simulator")
+"""Keys of a simulated scenario: known, so that one is told apart from a typing error."""
 
 _SCENARIO_KEYS = (
     "name",
@@ -49,29 +66,37 @@ _SCENARIO_KEYS = (
     "hang_up",
     "max_duration_s",
     "turn_taking",
+    "agent_never_talks_over",
     "user",
     "judge",
+    "context",
+    "trigger_disconnect",
+    *_PERSONA_KEYS,
 )
 _TURN_KEYS = (
     "user",
     "audio",
     "dtmf",
+    "image",
     "silence_ms",
     "send_after",
     "interrupt_after_ms",
     "after_silence_ms",
+    "agent_speaks_within_ms",
+    "agent_stops_within_ms",
+    "agent_never_talks_over",
+    "agent_hangs_up",
     "expect",
 )
-_EXPECTATION_KEYS = (
-    "event",
-    "within_ms",
-    "text_contains",
-    "text_excludes",
-    "text_matches",
-    "calls",
-    "name",
-    "args",
-    "absent",
+_MARKER_KEYS = ("marker", "marker_first", "markers", "text_after")
+_CONTENT_KEYS = ("text_contains", "text_excludes", "text_matches", "eval", "calls", "name", "args", *_MARKER_KEYS)
+_EXPECTATION_KEYS = ("event", "within_ms", *_CONTENT_KEYS, "check_from", "absent")
+_USER_KEYS = ("modality", "speech")
+_JUDGE_KEYS = ("modality", "eval", "transcription")
+
+_NOTE_USER = "user: the caller speaks with the service of the settings (speech.tts)"
+_NOTE_JUDGE = (
+    "judge: by voice, recognised with the service of the settings (speech.stt), judged by theirs (the setting judge)"
 )
 
 
@@ -85,22 +110,22 @@ def load_file(path: Path, settings: Settings) -> list[Scenario]:
     Raises:
         UsageError: Something in the file is wrong; names file and line, and how to mend it.
     """
-    top = read_yaml(path).mapping((*_SCENARIO_KEYS, "scenarios"))
+    top = read_yaml(path, settings.scenarios_dir).mapping((*_SCENARIO_KEYS, "scenarios"))
     file_name = top["name"].text()
     if "scenarios" not in top:
         return [_scenario(top, file_name, settings)]
     defaults = top.without("scenarios", "name")
-    scenarios: list[Scenario] = []
     entries = top["scenarios"].items()
     if not entries:
         raise top["scenarios"].place.error("scenarios must hold at least one")
+    scenarios: dict[str, Scenario] = {}
     for entry in entries:
         mapping = entry.mapping(_SCENARIO_KEYS)
         name = f"{file_name}/{mapping['name'].text()}"
-        if any(scenario.name == name for scenario in scenarios):
+        if name in scenarios:
             raise mapping["name"].place.error(f"there are two scenarios called {name!r}")
-        scenarios.append(_scenario(mapping.over(defaults), name, settings))
-    return scenarios
+        scenarios[name] = _scenario(mapping.over(defaults), name, settings)
+    return list(scenarios.values())
 
 
 def load_scenario(spec: str, settings: Settings) -> Scenario:
@@ -120,36 +145,78 @@ def load_scenario(spec: str, settings: Settings) -> Scenario:
     if not name:
         if len(scenarios) == 1:
             return scenarios[0]
-        names = ", ".join(_short(s) for s in scenarios)
+        names = ", ".join(s.short_name for s in scenarios)
         raise UsageError(f"{file}: holds {len(scenarios)} scenarios; name one: {file}:NAME with NAME of {names}")
     for scenario in scenarios:
-        if name in (scenario.name, _short(scenario)):
+        if name in (scenario.name, scenario.short_name):
             return scenario
-    raise UsageError(f"{file}: no scenario called {name!r}; there are: {', '.join(_short(s) for s in scenarios)}")
-
-
-def _short(scenario: Scenario) -> str:
-    return scenario.name.rpartition("/")[2]
+    raise UsageError(f"{file}: no scenario called {name!r}; there are: {', '.join(s.short_name for s in scenarios)}")
 
 
 def _scenario(mapping: Mapping, name: str, settings: Settings) -> Scenario:
+    place = mapping.place
+    if "persona" in mapping:
+        if "turns" in mapping:
+            raise mapping["persona"].place.error("a scenario has turns (scripted) or a persona (simulated), not both")
+        refusal = "it is a simulation (persona:); only scripted scenarios (turns:) are played so far"
+        return Scenario(name=name, path=place.path, line=place.line, script=None, refusal=refusal)
+    for key in _PERSONA_KEYS:
+        if key in mapping:
+            raise mapping[key].place.error(f"{key} belongs to a simulated scenario, which has a persona")
+    if "turns" not in mapping:
+        raise place.error(f"{name!r} needs turns: what the caller does")
     turn_nodes = mapping["turns"].items()
     if not turn_nodes:
         raise mapping["turns"].place.error("turns must hold at least one")
     if len(turn_nodes) > MAX_TURNS:
         raise mapping["turns"].place.error(f"more than {MAX_TURNS} turns; no call goes on for so long")
+    notes = _notes(mapping)
+    refusals = _Refusals()
+    if "context" in mapping:
+        messages = mapping["context"].items()
+        if messages:
+            refusals.add("it sets the agent's context, which a deployed agent keeps to itself", "context")
+    never_over = mapping.get("agent_never_talks_over", Node.flag) or False
     limit_s = mapping.get("max_duration_s", lambda node: node.number(1, 7_200))
     stop = mapping.get("stop_on_failure", Node.flag)
     hang_up = mapping.get("hang_up", Node.flag)
     script = Script(
         name=name,
-        turns=tuple(_turn(node) for node in turn_nodes),
+        turns=tuple(_turn(node, never_over, refusals) for node in turn_nodes),
         stop_on_failure=True if stop is None else stop,
         hang_up=True if hang_up is None else hang_up,
         max_duration_s=settings.max_duration_s if limit_s is None else limit_s,
         turn_taking=mapping.get("turn_taking", lambda node: _turn_taking(node, settings)) or settings.turn_taking,
     )
-    return Scenario(name=name, path=mapping.place.path, script=script)
+    return Scenario(name=name, path=place.path, line=place.line, script=script, refusal=refusals.text, notes=notes)
+
+
+class _Refusals:
+    """Collects what a deployed room can't offer."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    def add(self, reason: str, key: str) -> None:
+        self._reasons.setdefault(key, f"{reason} ({key}:)")
+
+    @property
+    def text(self) -> str | None:
+        return "; ".join(self._reasons.values()) or None
+
+
+def _notes(mapping: Mapping) -> tuple[str, ...]:
+    """Check the blocks that say how Pipecat's own harness speaks and judges, and say what stands for them here."""
+    notes: list[str] = []
+    for key, known, note in (("user", _USER_KEYS, _NOTE_USER), ("judge", _JUDGE_KEYS, _NOTE_JUDGE)):
+        if key not in mapping:
+            continue
+        block = mapping[key].mapping(known)
+        modality = block.get("modality", lambda node: node.one_of(("audio", "text")))
+        notes.append(f"{note}; the file asks for text" if modality == "text" else note)
+    if "trigger_disconnect" in mapping:
+        notes.append("trigger_disconnect: the caller always leaves the room at the end")
+    return tuple(notes)
 
 
 def _turn_taking(node: Node, settings: Settings) -> TurnTaking:
@@ -165,10 +232,38 @@ def _turn_taking(node: Node, settings: Settings) -> TurnTaking:
         raise mapping[key].place.error(f"{key}: {problem['msg']}") from error
 
 
-def _turn(node: Node) -> Turn:
+def _turn(node: Node, never_over: bool, refusals: _Refusals) -> Turn:
     mapping = node.mapping(_TURN_KEYS)
-    expect = mapping.get("expect", lambda n: tuple(_expectation(e) for e in n.items())) or ()
-    return Turn(action=_action(mapping), start=_trigger(mapping), expect=expect)
+    if _IMAGE in mapping:
+        mapping[_IMAGE].text()
+        refusals.add("it shows the agent an image", _IMAGE)
+    action = _action(mapping)
+    expect = mapping.get("expect", lambda n: tuple(_expectation(e, refusals) for e in n.items())) or ()
+    return Turn(action=action, start=_trigger(mapping), expect=(*expect, *_behaviours(mapping, action, never_over)))
+
+
+def _behaviours(mapping: Mapping, action: Action, never_over: bool) -> list[Expectation]:
+    """Return what a turn expects of how the agent behaves."""
+    found: list[Expectation] = []
+    speaks = isinstance(action, Speak | Play)
+    if "agent_speaks_within_ms" in mapping:
+        limit_ms = mapping["agent_speaks_within_ms"].integer(0, MAX_MS)
+        found.append(Expectation(event=AGENT_SPEAKS, within_ms=limit_ms))
+    if "agent_stops_within_ms" in mapping:
+        limit = mapping["agent_stops_within_ms"]
+        if not speaks or not ("interrupt_after_ms" in mapping or "send_after" in mapping):
+            raise limit.place.error("agent_stops_within_ms belongs to a barge-in: user with interrupt_after_ms")
+        found.append(Expectation(event=AGENT_STOPS, within_ms=limit.integer(0, MAX_MS)))
+    own = mapping.get("agent_never_talks_over", Node.flag)
+    if own and not speaks:
+        raise mapping["agent_never_talks_over"].place.error(
+            "agent_never_talks_over belongs to a turn in which the caller speaks (user)"
+        )
+    if speaks and (never_over if own is None else own):
+        found.append(Expectation(event=AGENT_NEVER_TALKS_OVER))
+    if mapping.get("agent_hangs_up", Node.flag):
+        found.append(Expectation(event=AGENT_HANGS_UP))
+    return found
 
 
 def _action(mapping: Mapping) -> Action:
@@ -183,7 +278,7 @@ def _action(mapping: Mapping) -> Action:
         keys = mapping["dtmf"].text().strip()
         if not keys or set(keys) - set(KEYS) or len(keys) > 64:
             raise mapping["dtmf"].place.error(
-                f"dtmf must be up to 64 keys of {KEYS}, not {keys!r} (quote it: an unquoted # begins a comment)"
+                f"dtmf must be up to 64 keys of {KEYS} (quote it: an unquoted # begins a comment)"
             )
         return PressKeys(keys=keys)
     if "silence_ms" in mapping:
@@ -193,9 +288,13 @@ def _action(mapping: Mapping) -> Action:
 
 def _play(mapping: Mapping) -> Play:
     place = mapping["audio"].place
+    if "dtmf" in mapping:
+        raise place.error("a turn has audio or dtmf, not both")
     if "user" not in mapping:
         raise place.error("a turn with audio needs user as well: what the recording says")
-    path = place.path.parent / mapping["audio"].text()
+    if mapping["user"].is_list():
+        raise place.error("a recording has its own pauses: with audio, user is one text")
+    path = mapping["audio"].path()
     if not path.is_file():
         raise place.error(f"audio: there is no file {path}")
     text = " ".join(part.text for part in _parts(mapping["user"]) if isinstance(part, Words))
@@ -204,13 +303,13 @@ def _play(mapping: Mapping) -> Play:
 
 def _parts(node: Node) -> tuple[Words | Pause, ...]:
     if not node.is_list():
-        return (Words(text=node.text()),)
+        return (Words(text=node.text(MAX_TEXT_CHARACTERS)),)
     parts: list[Words | Pause] = []
     for item in node.items():
         if item.is_mapping():
-            parts.append(Pause(pause_ms=item.mapping(("pause_ms",))["pause_ms"].integer(0, 60_000)))
+            parts.append(Pause(pause_ms=item.mapping(("pause_ms",))["pause_ms"].integer(1, 60_000)))
         else:
-            parts.append(Words(text=item.text()))
+            parts.append(Words(text=item.text(MAX_TEXT_CHARACTERS).strip()))
     if not any(isinstance(part, Words) for part in parts):
         raise node.place.error("user must hold words, not pauses alone; to say nothing use silence_ms")
     return tuple(parts)
@@ -226,49 +325,61 @@ def _trigger(mapping: Mapping) -> Trigger:
         return AfterSilence(duration_ms=mapping["after_silence_ms"].integer(0, MAX_MS))
     if "send_after" not in mapping:
         return AfterAgentTurn()
+    if "user" not in mapping and "dtmf" not in mapping:
+        raise mapping["send_after"].place.error("send_after says when user or dtmf is sent; the turn has neither")
     after = mapping["send_after"].mapping(("event", "delay_ms"))
-    delay_ms = after.get("delay_ms", lambda n: n.integer(0, MAX_MS))
-    event = after.get("event", _event_name)
-    if event is None and delay_ms is None:
-        raise after.place.error("send_after needs event, delay_ms or both")
-    return AfterEvent(event=event, delay_ms=delay_ms or 0)
+    delay_ms = after.get("delay_ms", lambda n: n.integer(0, MAX_MS)) or 0
+    event = after.get("event", lambda n: n.one_of(sorted(EVENT_NAMES)))
+    if event is None and delay_ms == 0:
+        raise after.place.error("send_after needs an event, or a delay_ms above 0")
+    return AfterEvent(event=event, delay_ms=delay_ms)
 
 
-def _event_name(node: Node) -> str:
-    name = node.text()
-    if name not in EVENT_NAMES:
-        # Through a mapping's own error, to name the nearest.
-        raise node.place.error(f"event: there is no event {name!r}; known are: {', '.join(sorted(EVENT_NAMES))}")
-    return name
-
-
-def _expectation(node: Node) -> Expectation:
+def _expectation(node: Node, refusals: _Refusals) -> Expectation:
     mapping = node.mapping(_EXPECTATION_KEYS)
-    event = mapping.get("event", _event_name)
-    if event is None:
-        raise mapping.place.error("an expectation needs event")
+    if "event" not in mapping:
+        raise mapping.place.error("an expectation needs event: what to look for")
+    event = mapping["event"].one_of(sorted({*EVENT_NAMES, _IMAGE}))
+    if event == _IMAGE:
+        refusals.add("it expects an image of the agent", _IMAGE)
     absent = mapping.get("absent", Node.flag) or False
-    checks = [key for key in ("text_contains", "text_excludes", "text_matches", "calls", "name") if key in mapping]
+    checks = [key for key in (*_CONTENT_KEYS, "check_from") if key in mapping]
     if absent and checks:
         raise mapping[checks[0]].place.error(f"absent goes by the event alone; it can't be combined with {checks[0]}")
+    for key in _MARKER_KEYS:
+        if key in mapping and event != "llm_marker":
+            raise mapping[key].place.error(f"{key} belongs to the event llm_marker")
+    if "eval" in mapping and event == "function_call_stopped":
+        raise mapping["eval"].place.error(
+            "eval: the end of a call carries no arguments to judge; put it on function_call"
+        )
+    if "text_matches" in mapping and event in _CALL_EVENTS:
+        raise mapping["text_matches"].place.error("text_matches belongs to events that carry words")
     return Expectation(
         event=event,
         within_ms=mapping.get("within_ms", lambda n: n.integer(0, MAX_MS)),
         text_contains=mapping.get("text_contains", Node.text),
         text_excludes=mapping.get("text_excludes", Node.text),
         text_matches=mapping.get("text_matches", _pattern),
+        criterion=mapping.get("eval", lambda n: n.text(MAX_TEXT_CHARACTERS)),
         calls=_calls(mapping, event),
+        marker=cast(MarkerKind | None, mapping.get("marker", lambda n: n.one_of(get_args(MarkerKind)))),
+        marker_first=mapping.get("marker_first", Node.flag),
+        markers=mapping.get("markers", lambda n: n.integer(0, 1_000)),
+        text_after=mapping.get("text_after", Node.flag),
+        check_from=cast(
+            Literal["previous", "turn_start"],
+            mapping.get("check_from", lambda n: n.one_of(("previous", "turn_start"))) or "previous",
+        ),
         absent=absent,
     )
 
 
 def _pattern(node: Node) -> str:
-    pattern = node.text()
-    if len(pattern) > MAX_PATTERN_CHARACTERS:
-        raise node.place.error(f"text_matches is longer than {MAX_PATTERN_CHARACTERS} characters")
+    pattern = node.text(MAX_PATTERN_CHARACTERS)
     try:
-        re.compile(pattern)
-    except re.error as error:
+        compile_pattern(pattern)
+    except ValueError as error:
         raise node.place.error(f"text_matches is no regular expression: {error}") from error
     return pattern
 
@@ -277,18 +388,27 @@ def _calls(mapping: Mapping, event: str) -> tuple[FunctionCall, ...] | None:
     given = [key for key in ("calls", "name", "args") if key in mapping]
     if not given:
         return None
-    if event not in ("function_call", "function_call_stopped"):
+    if event not in _CALL_EVENTS:
         raise mapping[given[0]].place.error(
             f"{given[0]} belongs to the events function_call and function_call_stopped"
         )
     if "calls" in mapping:
         if len(given) > 1:
             raise mapping[given[1]].place.error(f"an expectation has calls or {given[1]}, not both")
-        return tuple(_call(n.mapping(("name", "args"))) for n in mapping["calls"].items())
-    return (_call(mapping),)
+        calls = tuple(_call(n) for n in mapping["calls"].items())
+        if not calls:
+            raise mapping["calls"].place.error("calls must hold at least one")
+        return calls
+    return (_named_call(mapping),)
 
 
-def _call(mapping: Mapping) -> FunctionCall:
+def _call(node: Node) -> FunctionCall:
+    if not node.is_mapping():
+        return FunctionCall(name=node.text())
+    return _named_call(node.mapping(("name", "args")))
+
+
+def _named_call(mapping: Mapping) -> FunctionCall:
     args = mapping.get("args", Node.plain)
     if args is not None and not isinstance(args, dict):
         raise mapping["args"].place.error("args must be a mapping")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bots.caller.script import Script
+from runner.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -13,9 +14,30 @@ class Scenario:
     Attributes:
         name: ``<file name>/<scenario name>``, or the file's name where it is the only one.
         path: The file it was read from.
-        script: What the caller does.
+        line: Where it begins there, from 1.
+        script: What the caller does; None for a kind that can't be played here.
+        refusal: Why it can't be played in a room; None if it can.
+        notes: What of it is played otherwise than the file says, and why.
     """
 
     name: str
     path: Path
-    script: Script
+    line: int
+    script: Script | None
+    refusal: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def short_name(self) -> str:
+        """The name without the file's."""
+        return self.name.rpartition("/")[2]
+
+    def playable(self) -> Script:
+        """Return what the caller does.
+
+        Raises:
+            UsageError: The scenario can't be played in a room; says why, and where it stands.
+        """
+        if self.refusal is not None or self.script is None:
+            raise UsageError(f"{self.path}:{self.line}: {self.name} can't be played in a room: {self.refusal}")
+        return self.script

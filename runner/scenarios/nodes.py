@@ -1,10 +1,14 @@
-"""YAML with places: every value knows its file and line, so that every error can name them."""
+"""YAML with places: every value knows its file and line, so that every error can name them.
+
+``!include PATH`` stands for the value of another file, relative to the one it stands in.
+"""
 
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +24,20 @@ MAX_NODES = 200_000
 
 MAX_DEPTH = 40
 
+MAX_INCLUDED_FILES = 100
+
+INCLUDE_TAG = "!include"
+
+_STANDARD_TAGS = "tag:yaml.org,2002:"
+_MERGE_TAG = _STANDARD_TAGS + "merge"
+
 _T = TypeVar("_T")
 
+# libyaml's parser where PyYAML was built with it: a megabyte takes seconds without.
+_Base: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-class _Loader(yaml.SafeLoader):
+
+class _Loader(_Base):
     """Reads only plain decimal numbers as integers: a DTMF ``012`` keeps its digits, as in Pipecat Evals."""
 
 
@@ -62,7 +76,7 @@ class Node:
     place: Place
     label: str
     _node: yaml.Node
-    _budget: "_Budget"
+    _origin: "_Origin"
     _depth: int = 0
 
     def mapping(self, known: Iterable[str]) -> "Mapping":
@@ -74,20 +88,27 @@ class Node:
         if not isinstance(self._node, yaml.MappingNode):
             raise self.place.error(f"{self.label} must be a mapping (key: value), not {self._kind()}")
         entries: dict[str, Node] = {}
+        merged: list[Node] = []
         known = tuple(known)
         for key_node, value_node in self._node.value:
-            place = Place(self.place.path, key_node.start_mark.line + 1)
+            place = self._place_of(key_node)
+            if key_node.tag == _MERGE_TAG:
+                merged.append(self._child(value_node, "<<"))
+                continue
             if not isinstance(key_node, yaml.ScalarNode):
                 raise place.error(f"a key of {self.label} must be a plain word")
             key = str(key_node.value)
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(known)}"
-                raise place.error(f"unknown key {key!r} in {self.label}{hint}")
+                raise place.error(f"unknown key {_short(key)} in {self.label}{_meant(key, known)}")
             if key in entries:
                 raise place.error(f"{key!r} stands twice in {self.label}")
             entries[key] = self._child(value_node, key)
-        return Mapping(self.place, self.label, entries)
+        mapping = Mapping(self.place, self.label, entries)
+        for node in merged:
+            # What is merged in gives way to the mapping's own keys, and to what was merged in before it.
+            for defaults in node.items() if node.is_list() else [node]:
+                mapping = mapping.over(defaults.mapping(known))
+        return mapping
 
     def items(self) -> list["Node"]:
         """Return the values of a list.
@@ -111,15 +132,49 @@ class Node:
         """Whether nothing is given."""
         return self._node.tag == "tag:yaml.org,2002:null"
 
-    def text(self) -> str:
+    def text(self, max_characters: int = 1_000) -> str:
         """Return a text; a number that stands where a text belongs is taken as it is written.
 
         Raises:
-            UsageError: It is no text, or an empty one.
+            UsageError: It is no text, an empty one, or too long.
         """
         if not isinstance(self._node, yaml.ScalarNode) or self.is_null() or not self._node.value.strip():
             raise self.place.error(f"{self.label} must be a text, not {self._kind()}")
-        return str(self._node.value)
+        text = str(self._node.value)
+        if len(text) > max_characters:
+            raise self.place.error(f"{self.label} is longer than {max_characters} characters")
+        return text
+
+    def one_of(self, known: Sequence[str]) -> str:
+        """Return a word that is one of ``known``.
+
+        Raises:
+            UsageError: It is none of them; names the nearest.
+        """
+        word = self.text()
+        if word not in known:
+            raise self.place.error(f"{self.label}: there is no {_short(word)}{_meant(word, known)}")
+        return word
+
+    def path(self) -> Path:
+        """Return the path a text names, relative to the file it stands in.
+
+        Raises:
+            UsageError: It is no text, or leads out of the folder that files may come from.
+        """
+        if not isinstance(self._node, yaml.ScalarNode) or not self._node.value.strip():
+            raise self.place.error(f"{self.label} must be the path of a file, not {self._kind()}")
+        path = self.place.path.parent / str(self._node.value)
+        try:
+            inside = path.resolve().is_relative_to(self._origin.root)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self.place.error(f"{self.label} is no path: {_problem(error)}") from error
+        if not inside:
+            raise self.place.error(
+                f"{self.label}: {path} is outside of {self._origin.root}; start the runner in a folder above both, "
+                "or name that folder with the setting scenarios_dir"
+            )
+        return path
 
     def integer(self, low: int, high: int) -> int:
         """Return a whole number within bounds.
@@ -159,21 +214,51 @@ class Node:
         return value
 
     def plain(self) -> Any:
-        """Return the value as plain Python data."""
+        """Return the value as plain Python data; a date stays the text it is written as.
+
+        Raises:
+            UsageError: Something in it is no plain data.
+        """
+        if isinstance(self._node, yaml.SequenceNode):
+            return [item.plain() for item in self.items()]
+        if isinstance(self._node, yaml.MappingNode):
+            merged: dict[Any, Any] = {}
+            own: dict[Any, Any] = {}
+            for key_node, value_node in self._node.value:
+                value = self._child(value_node, str(key_node.value))
+                if key_node.tag == _MERGE_TAG:
+                    for mapping in value.items() if value.is_list() else [value]:
+                        merged = {**mapping._plain_mapping(), **merged}
+                else:
+                    own[self._child(key_node, f"a key of {self.label}")._scalar()] = value.plain()
+            return {**merged, **own}
+        return self._scalar()
+
+    def _plain_mapping(self) -> dict[Any, Any]:
+        if not self.is_mapping():
+            raise self.place.error(f"{self.label} must be a mapping (key: value), not {self._kind()}")
+        return self.plain()
+
+    def _scalar(self) -> Any:
+        if not isinstance(self._node, yaml.ScalarNode):
+            raise self.place.error(f"{self.label} must be a plain value, not {self._kind()}")
         loader = _Loader("")
         try:
-            return loader.construct_document(self._node)
-        except yaml.YAMLError as error:
+            value = loader.construct_document(self._node)
+        except (yaml.YAMLError, ValueError) as error:
             raise self.place.error(f"{self.label}: {_problem(error)}") from error
         finally:
             loader.dispose()
+        return str(self._node.value) if isinstance(value, date) else value
+
+    def _place_of(self, node: yaml.Node) -> Place:
+        return Place(self.place.path, node.start_mark.line + 1)
 
     def _child(self, node: yaml.Node, label: str) -> "Node":
-        self._budget.spend(self.place)
+        place = self._place_of(node)
         if self._depth >= MAX_DEPTH:
-            raise self.place.error(f"nested more than {MAX_DEPTH} deep")
-        place = Place(self.place.path, node.start_mark.line + 1)
-        return Node(place, label, node, self._budget, self._depth + 1)
+            raise place.error(f"nested more than {MAX_DEPTH} deep")
+        return _opened(node, place, label, self._origin, self._depth + 1)
 
     def _kind(self) -> str:
         if isinstance(self._node, yaml.MappingNode):
@@ -182,8 +267,7 @@ class Node:
             return "a list"
         if self.is_null():
             return "nothing"
-        value = str(self._node.value)
-        return repr(value if len(value) <= 40 else value[:40] + "…")
+        return _short(str(self._node.value))
 
 
 @dataclass(frozen=True)
@@ -230,45 +314,125 @@ class Mapping:
         return Mapping(self.place, self.label, {k: v for k, v in self._entries.items() if k not in keys})
 
 
+@dataclass
 class _Budget:
-    """Counts nodes, so that a file whose aliases multiply ends in an error and not in memory."""
+    """Counts values, so that a file whose aliases or includes multiply ends in an error and not in memory."""
 
-    def __init__(self) -> None:
-        self._spent = 0
+    spent: int = 0
 
     def spend(self, place: Place) -> None:
-        self._spent += 1
-        if self._spent > MAX_NODES:
+        self.spent += 1
+        if self.spent > MAX_NODES:
             raise place.error(f"expands to more than {MAX_NODES} values")
 
 
-def read_yaml(path: Path) -> Node:
+@dataclass(frozen=True)
+class _Origin:
+    """Where values come from.
+
+    Attributes:
+        root: The folder that nothing is included from outside of.
+        chain: The files a value came through, the innermost last.
+        budget: Shared by all.
+        files: Every file read so far.
+    """
+
+    root: Path
+    chain: tuple[Path, ...]
+    budget: _Budget = field(default_factory=_Budget)
+    files: dict[Path, yaml.Node] = field(default_factory=dict[Path, yaml.Node])
+
+
+def read_yaml(path: Path, root: Path | None = None) -> Node:
     """Return the one document of a YAML file.
+
+    Args:
+        path: The file.
+        root: The folder that files are included from at most; by default :func:`default_root`.
 
     Raises:
         UsageError: It can't be read, is too large, or is no YAML.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise UsageError(f"{path}: larger than {MAX_FILE_BYTES // 1_000_000} MB; split it into several files")
-        text = path.read_text(encoding="utf-8")
+        node = _compose(path)
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from error
+    origin = _Origin((root or default_root(path)).resolve(), (path.resolve(),))
+    return _opened(node, Place(path, node.start_mark.line + 1), "the file", origin, 0)
+
+
+def default_root(path: Path) -> Path:
+    """Return where a file may refer to others: below the working directory, or beside it if it lies elsewhere."""
+    return Path.cwd() if path.resolve().is_relative_to(Path.cwd()) else path.resolve().parent
+
+
+def _opened(node: yaml.Node, place: Place, label: str, origin: _Origin, depth: int) -> Node:
+    """Return a value, read from the file it stands for if it is an ``!include``."""
+    origin.budget.spend(place)
+    while node.tag == INCLUDE_TAG:
+        named = Node(place, INCLUDE_TAG, node, origin, depth)
+        path = named.path()
+        file = path.resolve()
+        if file in origin.chain:
+            loop = " -> ".join(p.name for p in (*origin.chain[origin.chain.index(file) :], file))
+            raise place.error(f"!include goes round in a circle: {loop}")
+        if file not in origin.files:
+            if len(origin.files) >= MAX_INCLUDED_FILES:
+                raise place.error(f"more than {MAX_INCLUDED_FILES} files are included")
+            try:
+                origin.files[file] = _compose(path)
+            except OSError as error:
+                raise place.error(f"!include {path}: can't be read ({error.strerror})") from error
+        node = origin.files[file]
+        place = Place(path, node.start_mark.line + 1)
+        origin = replace(origin, chain=(*origin.chain, file))
+        origin.budget.spend(place)
+    if not node.tag.startswith(_STANDARD_TAGS):
+        raise place.error(f"{label}: the tag {_short(node.tag)} is not known here")
+    return Node(place, label, node, origin, depth)
+
+
+def _compose(path: Path) -> yaml.Node:
+    """Return a file's document.
+
+    Raises:
+        OSError: It can't be read.
+        UsageError: It is too large, or is no YAML.
+    """
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise UsageError(f"{path}:1: larger than {MAX_FILE_BYTES // 1_000_000} MB; split it into several files")
     try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UsageError(f"{path}:{line}: not UTF-8 (at byte {error.start})") from error
+    try:
+        # First without building anything: composing calls itself for every level, and must not run out of stack.
+        depth = 0
+        for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise UsageError(f"{path}:{event.start_mark.line + 1}: nested more than {MAX_DEPTH} deep")
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = 1 if mark is None else mark.line + 1
         raise UsageError(f"{path}:{line}: no YAML: {_problem(error)}") from error
-    except RecursionError as error:
-        raise UsageError(f"{path}:1: nested too deep") from error
     if node is None:
         raise UsageError(f"{path}:1: the file is empty")
-    return Node(Place(path, node.start_mark.line + 1), "the file", node, _Budget())
+    return node
 
 
-def _problem(error: yaml.YAMLError) -> str:
+def _meant(word: str, known: Sequence[str]) -> str:
+    # Compared with everything known in turn: a long word would take long, and is no typing error.
+    near = difflib.get_close_matches(word[:60], known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(known)}"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "…")
+
+
+def _problem(error: Exception) -> str:
     return str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]

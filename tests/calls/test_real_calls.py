@@ -110,9 +110,7 @@ async def test_words_are_recognised_live_where_the_agent_does_not_tell_them(tmp_
     port = free_port()
     command = [sys.executable, "-m", "tests.calls.no_rtvi_bot", "-t", "webrtc", "--port", str(port)]
     async with local_agent(command, port) as base_url:
-        run, _ = await make(
-            base_url, script(Turn(action=Listen(), expect=(heard,))), tmp_path / "run"
-        )
+        run, _ = await make(base_url, script(Turn(action=Listen(), expect=(heard,))), tmp_path / "run")
     assert run.expectations[0].verdict == "met", run.detail
     assert run.expectations[0].source == "heard"
 

@@ -135,6 +135,14 @@ def test_what_overlaps_is_replaced_by_what_came_last(writer: RecordingWriter, pa
     assert read_recording(path)[0][AGENT].tolist() == [1, 1, 2, 2, 2, 0]
 
 
+def test_what_was_written_is_not_written_again(writer: RecordingWriter, path: Path) -> None:
+    writer.put(AGENT, at(RATE_HZ - 100), ramp(100))
+    for until in (RATE_HZ // 2, RATE_HZ, 2 * RATE_HZ, 3 * RATE_HZ):
+        writer.flush(at(until))
+    agent = read_recording(path)[0][AGENT]
+    assert np.flatnonzero(agent).tolist() == list(range(RATE_HZ - 100, RATE_HZ))
+
+
 @pytest.mark.parametrize(
     ("start", "kept"), [(0, []), (6, []), (7, [3]), (8, [2, 3]), (9, [1, 2, 3]), (10, [0, 1, 2, 3])]
 )

@@ -27,12 +27,11 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
-from runner.calls import run_file
-from runner.calls.run_file import judge_run, read_run, utc_now, write_run
+from runner.calls.run_file import Circumstances, judge_run, read_run, utc_now, write_run
 from runner.errors import UsageError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
-from runner.evaluation.expectations import Verdict
 from runner.evaluation.outcome import Cause, Status
+from runner.evaluation.verdicts import Verdict
 
 SCRIPT = Script(
     name="booking",
@@ -76,7 +75,7 @@ def facts(said: str = "For how many?", reason: EndedReason = EndedReason.CALLER_
 
 
 def test_a_run_tells_what_the_timeline_holds() -> None:
-    run = judge_run(SCRIPT, facts(), ["slow"])
+    run = judge_run(SCRIPT, facts(), Circumstances(warnings=["slow"]))
     assert (run.id, run.scenario, run.room) == (STARTED.run_id, "booking", STARTED.room)
     assert run.started_at == STARTED.wall_time
     assert (run.status, run.success, run.cause, run.exit_code) == (Status.COMPLETED, True, None, 0)
@@ -153,7 +152,7 @@ def test_a_run_that_can_t_be_written_leaves_the_one_before_untouched(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_file.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_run(tmp_path, judge_run(SCRIPT, facts("No tables.")))
     assert read_run(tmp_path) == before

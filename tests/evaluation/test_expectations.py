@@ -1,5 +1,6 @@
 """Expectations, judged on made-up facts: met or missed, in order, in time, and by which witness."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,15 +36,8 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
-from runner.evaluation.expectations import (
-    ExpectationVerdict,
-    Verdict,
-    describe,
-    evaluate,
-    evaluate_turn,
-    next_deadline_ns,
-    turn_starts,
-)
+from runner.evaluation.expectations import describe, evaluate, evaluate_turn, turn_starts
+from runner.evaluation.verdicts import KNOWN_LATE_NS, ExpectationVerdict, Verdict
 
 MET, MISSED, PENDING, NOT_OBSERVABLE = Verdict.MET, Verdict.MISSED, Verdict.PENDING, Verdict.NOT_OBSERVABLE
 SPEAK = Speak(parts=(Words(text="A table for two, please."),))
@@ -106,8 +100,12 @@ def judge(
     *expectations: Expectation,
     action: Any = SPEAK,
     now_s: float | None = None,
+    audible: bool = True,
 ) -> list[ExpectationVerdict]:
+    """Judge one turn. What is told is heard as well, unless ``audible`` is false or the facts say when."""
     flat = [e for fact in facts for e in (fact if isinstance(fact, list) else [fact])]
+    if audible and not any(isinstance(e, AgentStartedSpeaking) for e in flat):
+        flat += [AgentStartedSpeaking(at_ns=e.at_ns) for e in flat if isinstance(e, AgentSaid)]
     script = Script(name="t", turns=(Turn(action=action, expect=expectations),))
     return evaluate(script, flat, now_ns=None if now_s is None else s(now_s))
 
@@ -246,7 +244,7 @@ def test_expectations_are_met_in_their_order(
 ) -> None:
     results = judge([ready(), turn(10), *facts], *expectations)
     assert [result.verdict for result in results] == expected
-    for before, result in zip(results, results[1:], strict=False):
+    for before, result in itertools.pairwise(results):
         if before.verdict is MISSED:
             assert result.reason == "the expectation above it was not met"
 
@@ -273,7 +271,7 @@ def test_words_before_the_turn_or_after_the_next_belong_to_others() -> None:
     )
     facts = [ready(), told(9, "one"), turn(10), told(11, "two"), turn(20, 1), told(21, "one")]
     assert [v.verdict for v in evaluate(script, facts)] == [MISSED, MISSED]
-    facts = [ready(), turn(10), told(11, "one"), turn(20, 1), told(20, "two")]
+    facts = [ready(), turn(10), onset(11), told(11, "one"), turn(20, 1), onset(20), told(20, "two")]
     assert [(v.turn, v.verdict) for v in evaluate(script, facts)] == [(0, MET), (1, MET)]
 
 
@@ -472,8 +470,10 @@ def test_silence_is_held_against_the_agent_whatever_words_were_asked_for() -> No
 @pytest.mark.parametrize("rtvi", [True, False])
 def test_while_there_is_time_nothing_is_decided(expectation: Expectation, rtvi: bool) -> None:
     facts: list[TimelineEvent] = [turn(10), *([ready()] if rtvi else [])]
-    assert verdicts(facts, expectation, now_s=15) == [PENDING]
-    assert verdicts(facts, expectation, now_s=15.001) == verdicts(facts, expectation)
+    final = verdicts(facts, expectation)
+    (last_pending_s,) = (15.0,) if final == [NOT_OBSERVABLE] else (15.0 + KNOWN_LATE_NS / NS_PER_S,)
+    assert verdicts(facts, expectation, now_s=last_pending_s) == [PENDING]
+    assert verdicts(facts, expectation, now_s=last_pending_s + 0.001) == final
     assert verdicts(facts, expectation) != [PENDING]
 
 
@@ -495,7 +495,7 @@ def test_a_live_verdict_of_met_or_missed_is_the_final_one() -> None:
     for facts in ([told(11, "one")], [told(11, "two")], [onset(11)], [called(11)], []):
         for expectation in (contains("one", within_ms=5_000), expect(within_ms=5_000)):
             (final,) = verdicts([ready(), turn(10), *facts, over(12)], expectation)
-            assert verdicts([ready(), turn(10), *facts, over(12)], expectation, now_s=15.001) == [final]
+            assert verdicts([ready(), turn(10), *facts, over(12)], expectation, now_s=16) == [final]
 
 
 @pytest.mark.parametrize(("now_s", "expected"), [(None, MISSED), (500, PENDING)])
@@ -544,18 +544,16 @@ def test_an_expectation_in_words(expectation: Expectation, words: str) -> None:
     assert describe(expectation).endswith(words)
 
 
-def test_the_next_deadline_is_the_first_budget_that_has_not_run_out() -> None:
-    expecting = Turn(expect=(expect(within_ms=2_000), expect(within_ms=1_000), expect()))
-    after = 1  # a budget counts to its last nanosecond
-    assert next_deadline_ns(expecting, s(10), s(10)) == s(11) + after
-    assert next_deadline_ns(expecting, s(10), s(11)) == s(11) + after
-    assert next_deadline_ns(expecting, s(10), s(11) + after) == s(12) + after
-    assert next_deadline_ns(expecting, s(10), s(30)) == s(70) + after
-    assert next_deadline_ns(expecting, s(10), s(70) + after) is None
-    assert next_deadline_ns(Turn(), s(10), s(10)) is None
+def test_a_pending_verdict_says_when_time_alone_may_decide_it() -> None:
+    expecting = Turn(expect=(Expectation(within_ms=1_000), Expectation(within_ms=2_000)))
+    facts = [CallerTurnStarted(at_ns=s(10), turn=0)]
+    first, second = evaluate_turn(0, expecting, facts, turn_starts(facts), now_ns=s(10))
+    assert first.recheck_ns == s(11) + KNOWN_LATE_NS + 1 and second.recheck_ns is None
+    (decided, _) = evaluate_turn(0, expecting, facts, turn_starts(facts), now_ns=first.recheck_ns)
+    assert decided.verdict is Verdict.MISSED and decided.recheck_ns is None
 
 
-@pytest.mark.parametrize("pattern", ["(", "[a", "*x", "(?P<a>x)(?P<a>y)"])
+@pytest.mark.parametrize("pattern", ["(", "[a", "*x", "(?=a)", r"(a)\1"])
 def test_a_pattern_that_is_none_is_refused_before_any_call(pattern: str) -> None:
     with pytest.raises(ValidationError, match="text_matches"):
         expect(text_matches=pattern)

@@ -14,8 +14,8 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
-from runner.evaluation.expectations import ExpectationVerdict, Verdict
 from runner.evaluation.outcome import Cause, Outcome, Status, decide, judge_expectations
+from runner.evaluation.verdicts import ExpectationVerdict, Verdict
 
 SCRIPT = Script(name="t", turns=(Turn(expect=(Expectation(),)), Turn(expect=(Expectation(),))))
 UNDECIDED = (Verdict.NOT_JUDGED, Verdict.NOT_OBSERVABLE)
@@ -108,7 +108,12 @@ def test_a_timeline_that_breaks_off_is_the_harness_s_fault() -> None:
         (R.AGENT_LEFT, None, (Verdict.MISSED, Verdict.MISSED), "turn 1: response: because 0"),
         (R.CALLER_HUNG_UP, "turn 1 was not met", (Verdict.MISSED,), "turn 1: response: because 0"),
         (R.AGENT_FROZE, "silent for 30 s", (Verdict.MISSED,), "silent for 30 s"),
-        (R.AGENT_LEFT, None, (Verdict.MET, Verdict.NOT_OBSERVABLE), "turn 2: response: because 1"),
+        (
+            R.AGENT_LEFT,
+            None,
+            (Verdict.MET, Verdict.NOT_OBSERVABLE),
+            "turn 2: response: not observable: because 1",
+        ),
         (R.ICE_FAILED, "no way through", (Verdict.MISSED,), "no way through"),
         (R.CANCELLED, "by hand", (), "by hand"),
         (R.CALLER_HUNG_UP, None, (Verdict.MET, Verdict.MET), None),

@@ -11,6 +11,7 @@ from bots.timeline import (
     AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
+    AgentTurnEnded,
     CallEnded,
     CallerPressedKeys,
     CallerStartedSpeaking,
@@ -19,7 +20,7 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
-from runner.evaluation.transcript import agent_speech, transcribe_call
+from runner.evaluation.transcript import agent_turns, transcribe_call
 
 
 def s(seconds: float) -> int:
@@ -107,22 +108,31 @@ def test_every_word_that_was_told_stands_once() -> None:
     assert sorted(words.split()) == sorted(f"w{at}" for at in range(0, 60, 3))
 
 
-SPEECH = [
+TURNS = [
     pytest.param([], [], id="none"),
-    pytest.param([(1, "on"), (2, "off")], [(1, 2)], id="one"),
-    pytest.param([(1, "on"), (2, "off"), (3, "on"), (4, "off")], [(1, 2), (3, 4)], id="two"),
-    pytest.param([(1, "on"), (5, "end")], [(1, 5)], id="open at the end"),
-    pytest.param([(1, "off"), (2, "on"), (3, "off")], [(2, 3)], id="stop without start"),
-    pytest.param([(1, "on"), (2, "on"), (3, "off")], [(1, 3)], id="start twice"),
-    pytest.param([(2, "off"), (1, "on")], [(1, 2)], id="known late"),
+    pytest.param([(1, "on"), (2, "off"), (3, "over")], [(1, 2)], id="one"),
+    pytest.param(
+        [(1, "on"), (2, "off"), (3, "over"), (4, "on"), (5, "off"), (6, "over")], [(1, 2), (4, 5)], id="two"
+    ),
+    pytest.param([(1, "on"), (2, "off"), (3, "on"), (4, "off"), (5, "over")], [(1, 4)], id="a pause within"),
+    pytest.param([(1, "on"), (5, "end")], [(1, 5)], id="speaking at the end"),
+    pytest.param([(1, "on"), (2, "off"), (5, "end")], [(1, 2)], id="not over at the end"),
+    pytest.param([(1, "on"), (2, "off"), (3, "on"), (5, "end")], [(1, 5)], id="speaking again at the end"),
+    pytest.param([(1, "on"), (2, "over"), (3, "off"), (4, "over")], [(1, 3)], id="over while it speaks"),
+    pytest.param([(1, "off"), (2, "over"), (3, "on"), (4, "off")], [(3, 4)], id="stop without start"),
+    pytest.param([(1, "over"), (2, "end")], [], id="over without speech"),
+    pytest.param([(1, "on"), (2, "on"), (3, "off"), (4, "over")], [(1, 3)], id="start twice"),
+    pytest.param([(3, "over"), (2, "off"), (1, "on"), (4, "on"), (5, "off")], [(1, 2), (4, 5)], id="known late"),
 ]
 
 
-@pytest.mark.parametrize(("facts", "stretches"), SPEECH)
-def test_the_stretches_of_the_agent_s_speech(facts: list[tuple[int, str]], stretches: list[tuple[int, int]]) -> None:
-    made: dict[str, type] = {"on": AgentStartedSpeaking, "off": AgentStoppedSpeaking}
+@pytest.mark.parametrize(("facts", "turns"), TURNS)
+def test_a_turn_of_the_agent_is_all_it_says_until_the_caller_takes_it_to_be_over(
+    facts: list[tuple[int, str]], turns: list[tuple[int, int]]
+) -> None:
+    made: dict[str, type] = {"on": AgentStartedSpeaking, "off": AgentStoppedSpeaking, "over": AgentTurnEnded}
     events = [
         CallEnded(at_ns=s(at), reason=EndedReason.AGENT_LEFT) if kind == "end" else made[kind](at_ns=s(at))
         for at, kind in facts
     ]
-    assert agent_speech(events) == [(s(start), s(end)) for start, end in stretches]
+    assert agent_turns(events) == [(s(start), s(end)) for start, end in turns]

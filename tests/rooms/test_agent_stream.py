@@ -147,7 +147,7 @@ def test_an_onset_lands_within_8_ms_of_the_truth(rate_hz: int, channels: int, on
 
 
 def test_jitter_in_the_arrivals_does_not_move_the_onset() -> None:
-    dice = random.Random(1)  # noqa: S311
+    dice = random.Random(1)
     payloads = encode(tone(3, 2, 48_000), 48_000)
     calm, shaken = Receiver().receive(payloads), Receiver()
     shaken.receive(payloads, delay_ns=lambda index: 0 if index % 10 == 0 else dice.randrange(50) * NS_PER_MS)
@@ -276,10 +276,10 @@ def test_counters_that_wrap_are_not_noticed(sequence: int, timestamp: int) -> No
 def test_a_stream_that_begins_anew_goes_on_where_it_arrives(change: dict[str, int]) -> None:
     receiver = Receiver().receive(encode(tone(1, 0, 48_000), 48_000))
     again_ns = START_NS + 1_500 * NS_PER_MS
-    receiver.receive(encode(tone(2, 1, 48_000), 48_000), start_ns=again_ns, **change)
+    receiver.receive(encode(tone(2, 0.7, 48_000), 48_000), start_ns=again_ns, **change)
     audio = receiver.recording.between(again_ns + 500 * NS_PER_MS, receiver.recording.end_ns).astype(int)
     onset_ns = again_ns + 500 * NS_PER_MS + samples_to_ns(int(np.argmax(np.abs(audio) > 1_500)), AUDIO_RATE_HZ)
-    assert abs(onset_ns - again_ns - DELAY_NS - NS_PER_S) <= 10 * NS_PER_MS
+    assert abs(onset_ns - again_ns - DELAY_NS - 700 * NS_PER_MS) <= 10 * NS_PER_MS
 
 
 def test_a_silent_sender_that_goes_on_is_heard_where_it_arrives() -> None:
@@ -314,12 +314,14 @@ def test_ten_minutes_of_packets_last_ten_minutes() -> None:
     assert (quality.packets, quality.lost, quality.late, quality.reanchored) == (count, 0, 0, 0)
 
 
-@pytest.mark.parametrize(("late_ms", "jitter_ms"), [(0, 0.0), (8, 8.0)])
-def test_jitter_is_measured_as_rfc_3550_defines_it(late_ms: int, jitter_ms: float) -> None:
+@pytest.mark.parametrize(
+    ("packets", "late_ms", "jitter_ms"), [(400, 0, 0.0), (2, 8, 8 / 16), (3, 8, 8 / 16 + 7.5 / 16), (400, 8, 8.0)]
+)
+def test_jitter_is_measured_as_rfc_3550_defines_it(packets: int, late_ms: int, jitter_ms: float) -> None:
     receiver = Receiver()
-    for index in range(400):
+    for index in range(packets):
         receiver.arrive(rtp(SILENT_OPUS, index), TRUTH_NS + index * PACKET_NS + (index % 2) * late_ms * NS_PER_MS)
-    assert receiver.stream.quality(0).jitter_ms == pytest.approx(jitter_ms, abs=0.05)
+    assert receiver.stream.quality(0).jitter_ms == pytest.approx(jitter_ms, abs=0.01)
 
 
 @given(

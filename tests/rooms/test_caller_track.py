@@ -1,6 +1,7 @@
 """The caller's track: what it says it sent is what it sent, in real time."""
 
 import asyncio
+import itertools
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -125,9 +126,9 @@ async def test_a_loop_that_was_late_leaves_out_the_time_it_missed(sending: Sendi
     assert sending.audio == bytes(5 * FRAME_BYTES) + said, "audio was lost or torn"
     places = [at_ns for at_ns, _ in sending.sent]
     assert woke_ns - FRAME_NS <= places[5] <= woke_ns
-    distances = [after - before for before, after in zip(places, places[1:], strict=False)]
+    distances = [after - before for before, after in itertools.pairwise(places)]
     stamps = [packet.pts for packet in sending.packets]
-    assert [b - a for a, b in zip(stamps, stamps[1:], strict=False)] == [d * 48 // NS_PER_MS for d in distances]
+    assert [b - a for a, b in itertools.pairwise(stamps)] == [d * 48 // NS_PER_MS for d in distances]
 
 
 async def test_a_loop_that_was_a_little_late_catches_up_without_a_gap(sending: Sending) -> None:
@@ -135,7 +136,7 @@ async def test_a_loop_that_was_a_little_late_catches_up_without_a_gap(sending: S
     sending.clock.at_ns += 130 * NS_PER_MS
     await sending.frames(10)
     places = [at_ns for at_ns, _ in sending.sent]
-    assert {after - before for before, after in zip(places, places[1:], strict=False)} == {FRAME_NS}
+    assert {after - before for before, after in itertools.pairwise(places)} == {FRAME_NS}
     assert abs(sending.clock.at_ns - places[-1]) <= FRAME_NS
 
 

@@ -139,7 +139,7 @@ def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
 
 async def until(condition: Any, timeout_s: float = 3.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for is a list filling up
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -1,5 +1,6 @@
 """Where packets land on the call's clock, with a virtual clock and made-up networks."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def errors_ms(packets: Iterable[Sent], placement: Placement, base_delay_ns: int 
 
 
 def jitter(seed: int, spread_ms: float = 60.0) -> Callable[[int], int]:
-    dice = random.Random(seed)  # noqa: S311
+    dice = random.Random(seed)
     return lambda index: 30 * NS_PER_MS + round(min(dice.expovariate(5 / spread_ms), spread_ms) * NS_PER_MS)
 
 
@@ -76,7 +77,7 @@ def test_whatever_the_jitter_neighbouring_packets_stay_neighbours(delays_ms: lis
     placed = sorted(
         (p.timestamp, placement.place(p.timestamp + 250 * UNITS, p.arrival_ns, quiet=p.quiet)) for p in packets
     )
-    steps = {after[1] - before[1] for before, after in zip(placed, placed[1:], strict=False)}
+    steps = {after[1] - before[1] for before, after in itertools.pairwise(placed)}
     assert steps == {PACKET_NS}
 
 
@@ -92,7 +93,7 @@ def test_reordered_packets_land_at_their_own_place() -> None:
     placed = sorted(
         (p.timestamp, placement.place(p.timestamp, p.arrival_ns, quiet=p.quiet)) for p in packets if p.timestamp > 0
     )
-    steps = {after[1] - before[1] for before, after in zip(placed, placed[1:], strict=False)}
+    steps = {after[1] - before[1] for before, after in itertools.pairwise(placed)}
     assert steps <= {PACKET_NS, 0, 45 * NS_PER_MS + PACKET_NS} and list(steps).count(PACKET_NS) == 1
 
 
@@ -172,7 +173,7 @@ def test_a_burst_after_a_network_stall_loses_no_speech(stall_ms: int) -> None:
     packets = stream(500, catch_up(stall_ms))
     placement = Placement()
     placed = [placement.place(p.timestamp, p.arrival_ns, quiet=False) for p in packets]
-    assert all(b - a >= PACKET_NS for a, b in zip(placed, placed[1:], strict=False)), "speech was folded"
+    assert all(b - a >= PACKET_NS for a, b in itertools.pairwise(placed)), "speech was folded"
     assert all(at >= p.arrival_ns - 120 * NS_PER_MS for at, p in zip(placed, packets, strict=True)), (
         "speech lies long before it could be heard"
     )

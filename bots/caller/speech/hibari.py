@@ -25,7 +25,7 @@ from bots.caller.speech.speakable import speakable
 if TYPE_CHECKING:
     from hibari import Hibari
 
-__all__ = ["DEFAULT_VOICE", "RATE_HZ", "HibariTTSService", "HibariTTSSettings", "MissingSpeechPackage"]
+__all__ = ["DEFAULT_VOICE", "RATE_HZ", "HibariTTSService", "HibariTTSSettings", "MissingSpeechPackage", "preload"]
 
 DEFAULT_VOICE = "heart"
 RATE_HZ = 24_000
@@ -80,6 +80,20 @@ class _SharedModel:
 def _shared_model(voice: str) -> _SharedModel:
     with _models_lock:
         return _models.setdefault(voice, _SharedModel(voice))
+
+
+def preload(voice: str = DEFAULT_VOICE) -> None:
+    """Load the model of a voice into this process, which all services share. Blocks for up to some seconds.
+
+    Args:
+        voice: A voice that is on this machine.
+
+    Raises:
+        MissingSpeechPackage: If Hibari is not installed.
+    """
+    if importlib.util.find_spec("hibari") is None:
+        raise MissingSpeechPackage("hibari-tts")
+    _shared_model(voice).load()
 
 
 def available_voices() -> tuple[str, ...]:

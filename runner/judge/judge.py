@@ -1,0 +1,202 @@
+"""Pipecat's judge over any LLM service: one question, one answer, and what it took."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import anyio
+import httpx
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from pipecat.classifiers.base_classifier import ClassifierError
+from pipecat.classifiers.llm.classifier import LLMClassifier
+from pipecat.evals.judge import EvalJudge, JudgeVerdict
+from pipecat.services.llm_service import LLMService
+from pipecat.services.openai.llm import OpenAILLMService
+
+from bots.caller.speech.services import make_llm
+from bots.caller.speech.settings import ServiceSettings, from_environment
+from bots.timeline import TimelineEvent
+from runner.errors import UsageError
+from runner.evaluation.verdicts import Judgement, JudgeUsage, Question
+from runner.judge.conversation import conversation_before
+from runner.settings import JudgeSettings
+
+__all__ = ["Judge", "LLMJudge", "make_judge"]
+
+HTTP_RETRIES = 2
+"""Of one request, with the client library's own backoff; the judge itself asks a failed question once more."""
+
+
+class Judge(Protocol):
+    """Answers questions about a call."""
+
+    async def ask(self, question: Question, facts: Sequence[TimelineEvent]) -> Judgement:
+        """Answer a question; never raises for a judge that can't be reached: the answer is then ``none``."""
+        ...
+
+    def usage(self) -> JudgeUsage:
+        """Return what judging took so far."""
+        ...
+
+
+def make_judge(settings: JudgeSettings) -> Judge | None:
+    """Return the judge that the settings name; None where they name none.
+
+    Raises:
+        UsageError: The settings name no LLM service that can be made.
+    """
+    if not settings.configured:
+        return None
+    try:
+        return LLMJudge(settings)
+    except ValueError as error:
+        raise UsageError(f"judge: {error}") from error
+
+
+class _Tokens:
+    """Counts what an OpenAI-compatible endpoint says it used."""
+
+    def __init__(self) -> None:
+        self.sent: int | None = None
+        self.answered: int | None = None
+
+    async def count(self, response: httpx.Response) -> None:
+        await response.aread()
+        try:
+            usage = response.json().get("usage")
+        except (ValueError, AttributeError):
+            return
+        if isinstance(usage, dict):
+            self.sent = (self.sent or 0) + _whole(usage.get("prompt_tokens"))
+            self.answered = (self.answered or 0) + _whole(usage.get("completion_tokens"))
+
+
+class _OpenAICompatible(OpenAILLMService):
+    """An endpoint that speaks OpenAI's chat completions; counts tokens, as Pipecat's one-shot inference does not."""
+
+    def __init__(self, tokens: _Tokens, timeout_s: float, **kwargs: Any):
+        self._tokens = tokens
+        self._timeout_s = timeout_s
+        super().__init__(**kwargs)
+
+    def create_client(
+        self,
+        api_key: Any = None,
+        base_url: Any = None,
+        organization: Any = None,
+        project: Any = None,
+        default_headers: Any = None,
+        **kwargs: Any,
+    ) -> AsyncOpenAI:
+        return AsyncOpenAI(
+            api_key=api_key,
+            base_url=base_url,
+            organization=organization,
+            project=project,
+            default_headers=default_headers,
+            max_retries=HTTP_RETRIES,
+            timeout=self._timeout_s,
+            http_client=DefaultAsyncHttpxClient(event_hooks={"response": [self._tokens.count]}),
+        )
+
+
+class _Classifier(LLMClassifier):
+    """Remembers why the last question failed: the judge itself only logs it."""
+
+    problem: str = ""
+
+    async def _ask(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super()._ask(*args, **kwargs)
+        except ClassifierError as error:
+            self.problem = str(error)
+            raise
+
+
+class LLMJudge:
+    """A judge over an LLM service.
+
+    Args:
+        settings: Which service, and how.
+
+    Raises:
+        ValueError: The settings name no service that can be made.
+    """
+
+    def __init__(self, settings: JudgeSettings):
+        self._settings = settings
+        self._tokens = _Tokens()
+        self._secrets: frozenset[str] = frozenset()
+        self._llm = self._make_llm()
+        self._questions = 0
+        self.model = str(settings.model or settings.settings.get("model") or settings.service)
+
+    async def ask(self, question: Question, facts: Sequence[TimelineEvent]) -> Judgement:
+        """Answer a question."""
+        self._questions += 1
+        classifier = _Classifier(llm=self._llm, timeout=self._settings.timeout_s)
+        judge = EvalJudge(classifier, explainer=self._llm)
+        for said in conversation_before(facts, question):
+            add = {
+                "caller": judge.add_user_message,
+                "agent": judge.add_assistant_message,
+                "function": judge.add_tool_call,
+            }[said.role]
+            add(said.text)
+        verdict: JudgeVerdict | None = None
+        # Asked twice if need be, and once for the reason.
+        with anyio.move_on_after(self._settings.timeout_s * 4):
+            if question.kind == "call":
+                name, _, arguments = question.subject.partition("(")
+                verdict = await judge.evaluate_call(name, json.loads(arguments[:-1]), question.criterion)
+            else:
+                judge.add_assistant_message(question.subject)
+                verdict = await judge.evaluate(question.criterion)
+        if verdict is None or verdict.confidence is None:
+            problem = self._shown(classifier.problem or "it did not answer in time")
+            return self._judgement(question, "none", f"the judge gave no answer: {problem}", None)
+        return self._judgement(question, verdict.verdict, self._shown(verdict.reason), verdict.confidence)
+
+    def usage(self) -> JudgeUsage:
+        """Return what judging took so far."""
+        sent, answered = self._tokens.sent, self._tokens.answered
+        prices = (self._settings.usd_per_million_input_tokens, self._settings.usd_per_million_output_tokens)
+        cost_usd = None
+        if sent is not None and answered is not None and prices[0] is not None and prices[1] is not None:
+            cost_usd = round((sent * prices[0] + answered * prices[1]) / 1e6, 6)
+        return JudgeUsage(
+            model=self.model, questions=self._questions, input_tokens=sent, output_tokens=answered, cost_usd=cost_usd
+        )
+
+    def _judgement(self, question: Question, answer: Any, reason: str, confidence: float | None) -> Judgement:
+        return Judgement(question=question, answer=answer, reason=reason, confidence=confidence, model=self.model)
+
+    def _make_llm(self) -> LLMService[Any]:
+        settings = self._settings
+        if settings.service is not None:
+            given = {"temperature": 0, **settings.settings}
+            service = ServiceSettings(service=settings.service, params=settings.params, settings=given)
+            _, self._secrets = from_environment(settings.params, "judge.params")
+            return make_llm(service)
+        key = "none" if settings.api_key is None else settings.api_key.get_secret_value()
+        values, secrets = from_environment({"api_key": key}, "judge")
+        self._secrets = secrets | {key}
+        return _OpenAICompatible(
+            self._tokens,
+            settings.timeout_s,
+            api_key=values["api_key"],
+            base_url=settings.base_url,
+            settings=OpenAILLMService.Settings(model=settings.model, temperature=0),
+        )
+
+    def _shown(self, text: str) -> str:
+        """Return a text as it may be shown: on one line, without secrets, not too long."""
+        for secret in self._secrets:
+            if len(secret) > len("none"):
+                text = text.replace(secret, "***")
+        text = " ".join(text.split())
+        return text if len(text) <= 300 else text[:300] + "…"
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0

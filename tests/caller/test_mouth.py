@@ -1,0 +1,200 @@
+"""When a line was said: stamped where its samples left, whatever the audio around it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bots.caller.mouth import Mouth
+from bots.caller.speech.voice import Line
+from bots.clock import NS_PER_MS, NS_PER_S, samples_to_ns
+from bots.timeline import CallerStartedSpeaking, CallerStoppedSpeaking, CallerUnderrun, LineEnd, TimelineEvent
+
+RATE_HZ = 24_000
+FRAME = RATE_HZ // 50
+FRAME_NS = 20 * NS_PER_MS
+START_NS = 3 * NS_PER_S
+SILENCE = bytes(2 * FRAME)
+
+
+def line(*stretches: tuple[int, int], faint: int = 0) -> Line:
+    """A line of stretches, each so many samples at a level; samples of ``faint`` level or less are not voiced."""
+    samples = np.concatenate([np.full(count, level, dtype=np.int16) for count, level in stretches])
+    voiced = np.flatnonzero(samples > faint)
+    return Line("Hello", samples.tobytes(), int(voiced[0]), int(voiced[-1]))
+
+
+def frames(pcm: bytes, samples: int = FRAME) -> Iterator[bytes]:
+    for start in range(0, len(pcm), 2 * samples):
+        yield pcm[start : start + 2 * samples].ljust(2 * samples, b"\0")
+
+
+@dataclass
+class Sending:
+    """Audio that leaves without a gap, and what the mouth noted of it."""
+
+    noted: list[TimelineEvent] = field(default_factory=list)
+    sent_samples: int = 0
+
+    def __post_init__(self) -> None:
+        self.mouth = Mouth(RATE_HZ, self.noted.append)
+
+    @property
+    def now_ns(self) -> int:
+        return START_NS + samples_to_ns(self.sent_samples, RATE_HZ)
+
+    def send(self, *pieces: bytes) -> "Sending":
+        for pcm in pieces:
+            self.mouth.sent(self.now_ns, pcm)
+            self.sent_samples += len(pcm) // 2
+        return self
+
+
+def started(at_ns: int, turn: int = 0) -> CallerStartedSpeaking:
+    return CallerStartedSpeaking(at_ns=at_ns, turn=turn, text="Hello")
+
+
+def stopped(at_ns: int, turn: int = 0, end: LineEnd = LineEnd.SAID) -> CallerStoppedSpeaking:
+    return CallerStoppedSpeaking(at_ns=at_ns, turn=turn, end=end)
+
+
+@given(
+    before=st.integers(0, 5),
+    quiet=st.integers(0, 2_000),
+    faint=st.integers(0, 2_000),
+    voiced=st.integers(1, 5_000),
+    after=st.integers(0, 2_000),
+    piece=st.sampled_from([FRAME, FRAME // 2, 2 * FRAME]),
+)
+@settings(max_examples=80, deadline=None)
+def test_the_first_and_the_last_voiced_sample_are_stamped_where_they_left(
+    before: int, quiet: int, faint: int, voiced: int, after: int, piece: int
+) -> None:
+    spoken = line((quiet, 0), (faint, 1), (voiced, 3_000), (after, 0), faint=1)
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    sending.send(*[bytes(2 * piece)] * before, *frames(spoken.pcm, piece))
+    first = before * piece + quiet + faint
+    assert sending.noted == [
+        started(START_NS + samples_to_ns(first, RATE_HZ)),
+        stopped(START_NS + samples_to_ns(first + voiced, RATE_HZ)),
+    ]
+
+
+def test_a_line_is_under_way_from_its_beginning_to_its_last_voiced_sample() -> None:
+    spoken = line((2 * FRAME, 3_000), (2 * FRAME, 0))
+    sending = Sending()
+    assert not sending.mouth.busy
+    sending.mouth.begin(0, spoken)
+    assert sending.mouth.busy
+    first, second, *_ = frames(spoken.pcm)
+    sending.send(SILENCE, first)
+    assert sending.mouth.busy
+    sending.send(second)
+    assert not sending.mouth.busy
+
+
+def test_audio_without_a_line_is_no_speech_of_the_caller() -> None:
+    assert Sending().send(*frames(line((5 * FRAME, 3_000)).pcm)).noted == []
+
+
+def test_lines_are_told_apart_by_their_turns() -> None:
+    spoken = line((FRAME, 3_000))
+    sending = Sending()
+    for turn in (2, 5):
+        sending.mouth.begin(turn, spoken)
+        sending.send(SILENCE, spoken.pcm, SILENCE)
+    assert sending.noted == [
+        started(START_NS + FRAME_NS, 2),
+        stopped(START_NS + 2 * FRAME_NS, 2),
+        started(START_NS + 4 * FRAME_NS, 5),
+        stopped(START_NS + 5 * FRAME_NS, 5),
+    ]
+
+
+def test_silence_in_the_middle_of_a_line_is_noticed_as_an_underrun() -> None:
+    spoken = line((4 * FRAME, 3_000))
+    first, *rest = frames(spoken.pcm)
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    sending.send(first, SILENCE, SILENCE, *rest)
+    assert sending.noted == [
+        started(START_NS),
+        CallerUnderrun(at_ns=START_NS + FRAME_NS, turn=0, duration_ms=40),
+        stopped(START_NS + 6 * FRAME_NS),
+    ]
+
+
+def test_every_underrun_is_noticed_by_itself() -> None:
+    spoken = line((3 * FRAME, 3_000))
+    first, second, third = frames(spoken.pcm)
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    sending.send(first, SILENCE, second, SILENCE, SILENCE, third)
+    underruns = [(e.at_ns, e.duration_ms) for e in sending.noted if isinstance(e, CallerUnderrun)]
+    assert underruns == [(START_NS + FRAME_NS, 20), (START_NS + 3 * FRAME_NS, 40)]
+
+
+PAUSE = line((2 * FRAME, 3_000), (5 * FRAME, 0), (2 * FRAME, 3_000))
+
+
+def test_a_pause_of_the_line_itself_is_no_underrun() -> None:
+    sending = Sending()
+    sending.mouth.begin(0, PAUSE)
+    sending.send(*frames(PAUSE.pcm))
+    assert sending.noted == [started(START_NS), stopped(START_NS + 9 * FRAME_NS)]
+
+
+def test_a_pause_that_lasts_longer_than_the_line_says_is_an_underrun() -> None:
+    *before, late, last = frames(PAUSE.pcm)
+    sending = Sending()
+    sending.mouth.begin(0, PAUSE)
+    sending.send(*before, SILENCE, SILENCE, SILENCE, late, last)
+    assert sending.noted == [
+        started(START_NS),
+        CallerUnderrun(at_ns=START_NS + 7 * FRAME_NS, turn=0, duration_ms=60),
+        stopped(START_NS + 12 * FRAME_NS),
+    ]
+
+
+@pytest.mark.parametrize("sent_frames", [1, 3])
+def test_a_line_that_is_broken_off_ends_where_it_was_cut(sent_frames: int) -> None:
+    spoken = line((5 * FRAME, 3_000))
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    sending.send(*list(frames(spoken.pcm))[:sent_frames])
+    sending.mouth.cut(sending.now_ns)
+    assert sending.noted[-1] == stopped(START_NS + sent_frames * FRAME_NS, end=LineEnd.CUT)
+    assert not sending.mouth.busy
+
+
+def test_after_a_cut_the_rest_of_the_line_is_not_noted() -> None:
+    spoken = line((5 * FRAME, 3_000))
+    first, *rest = frames(spoken.pcm)
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    sending.send(first)
+    sending.mouth.cut(sending.now_ns)
+    noted = len(sending.noted)
+    sending.send(*rest)
+    sending.mouth.cut(sending.now_ns)
+    assert len(sending.noted) == noted
+
+
+def test_a_line_that_was_cut_before_it_was_heard_was_never_said() -> None:
+    sending = Sending()
+    sending.mouth.begin(0, PAUSE)
+    sending.send(SILENCE, SILENCE)
+    sending.mouth.cut(sending.now_ns)
+    assert sending.noted == []
+    assert not sending.mouth.busy
+
+
+def test_a_line_of_nothing_but_silence_takes_its_time() -> None:
+    sending = Sending()
+    sending.mouth.begin(0, Line("Hello", bytes(2 * 3 * FRAME), 0, 3 * FRAME - 1))
+    sending.send(*[SILENCE] * 5)
+    assert sending.noted == [started(START_NS), stopped(START_NS + 3 * FRAME_NS)]

@@ -1,0 +1,206 @@
+"""JUnit XML: what each outcome becomes, and that nothing an agent says can break it."""
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from junitparser import Error, Failure, JUnitXml, Properties, Skipped, TestCase
+
+from bots.timeline import EndedReason, Source
+from runner.calls.suite_file import OpenRun, SuiteResult, SuiteRun
+from runner.evaluation.outcome import Cause, Status
+from runner.evaluation.verdicts import Evidence, ExpectationVerdict, Verdict
+from runner.reports.junit import junit_xml, write_junit
+
+FOLDER = Path("runs/suite-1")
+MISSED = ExpectationVerdict(
+    turn=1,
+    index=0,
+    event="response",
+    expected="a response that holds 'booked'",
+    verdict=Verdict.MISSED,
+    reason="does not contain 'booked'",
+    source=Source.HEARD,
+    evidence=(Evidence(event="response", at_s=7.25, text="Sorry, no tables.", source=Source.HEARD),),
+)
+
+
+def run(**given: Any) -> SuiteRun:
+    return SuiteRun.model_validate(
+        {
+            "scenario": "booking/four",
+            "file": "config/scenarios/booking.yaml",
+            "repeat": 1,
+            "status": Status.COMPLETED,
+            "success": True,
+            "cause": None,
+            "ended_reason": EndedReason.CALLER_HUNG_UP,
+            "detail": None,
+            "started_at": "2026-01-01T00:00:00.000Z",
+            "duration_s": 31.5,
+            "folder": "20260101-000000-abc",
+            "first_response_ms": 812.4,
+            "response_latencies_ms": [640.2, 1203.9],
+            **given,
+        }
+    )
+
+
+FAILED = run(
+    success=False, cause=Cause.AGENT, detail="turn 2: a response that holds 'booked': does not", unmet=[MISSED]
+)
+UNDECIDED = run(
+    success=None,
+    cause=Cause.ROOM,
+    status=Status.FAILED,
+    ended_reason=EndedReason.ROOM_UNREACHABLE,
+    detail="nothing answers",
+    folder=None,
+    first_response_ms=None,
+    response_latencies_ms=[],
+    duration_s=0.25,
+)
+OPEN = OpenRun(scenario="booking/five", file="config/scenarios/booking.yaml", repeat=2)
+
+
+def suite(*runs: SuiteRun, left: tuple[OpenRun, ...] = (), **given: Any) -> SuiteResult:
+    return SuiteResult.model_validate(
+        {
+            "suite": "night",
+            "file": "config/suites/night.yaml",
+            "started_at": "2026-01-01T00:00:00.000Z",
+            "finished": not left,
+            "runs": list(runs),
+            "open": list(left),
+            **given,
+        }
+    )
+
+
+def parsed(result: SuiteResult) -> tuple[Any, list[TestCase]]:
+    document = JUnitXml.fromstring(junit_xml(result, FOLDER).encode())
+    (only,) = list(document)
+    return document, list(only)
+
+
+def only_case(result: SuiteResult) -> TestCase:
+    _, (case,) = parsed(result)
+    return case
+
+
+def test_the_totals_are_those_of_the_suite() -> None:
+    document, cases = parsed(suite(run(), FAILED, UNDECIDED, left=(OPEN,)))
+    assert (document.tests, document.failures, document.errors, document.skipped) == (4, 1, 1, 1)
+    assert document.time == pytest.approx(31.5 + 31.5 + 0.25)
+    (only,) = list(document)
+    assert (only.name, only.timestamp) == ("night", "2026-01-01T00:00:00.000")
+    assert (only.tests, only.failures, only.errors, only.skipped) == (4, 1, 1, 1)
+    assert len(cases) == 4
+
+
+def test_a_run_that_passed_is_a_case_without_a_result() -> None:
+    case = only_case(suite(run()))
+    assert case.is_passed
+    assert (case.name, case.classname, case.time) == ("booking/four", "night.booking", 31.5)
+    properties = {p.name: p.value for p in case.child(Properties)}
+    assert properties == {
+        "run_folder": "runs/suite-1/20260101-000000-abc",
+        "ended_reason": "caller-hung-up",
+    }
+
+
+def test_repeats_have_names_of_their_own() -> None:
+    _, cases = parsed(suite(run(), run(repeat=2), run(repeat=3)))
+    assert [case.name for case in cases] == ["booking/four", "booking/four #2", "booking/four #3"]
+
+
+def test_the_agents_failure_is_a_failure_with_what_was_missed_and_the_evidence() -> None:
+    (result,) = only_case(suite(FAILED)).result
+    assert isinstance(result, Failure)
+    assert result.message == "turn 2: a response that holds 'booked': does not"
+    assert result.text.splitlines() == [
+        "turn 2: a response that holds 'booked': does not",
+        "missed: turn 2: a response that holds 'booked': does not contain 'booked'",
+        "    7.25 s response (heard) 'Sorry, no tables.'",
+        "ended: caller-hung-up after 31.5 s, cause: agent",
+        "first response: 812 ms",
+        "response latencies: 640 ms, 1204 ms",
+        "run: runs/suite-1/20260101-000000-abc",
+    ]
+
+
+def test_a_run_nobody_can_judge_is_an_error_that_names_cause_and_ending() -> None:
+    (result,) = only_case(suite(UNDECIDED)).result
+    assert isinstance(result, Error)
+    assert result.message == "cause: room, ended: room-unreachable: nothing answers"
+    assert "run_folder" not in junit_xml(suite(UNDECIDED), FOLDER)
+
+
+def test_a_cancelled_run_is_an_error() -> None:
+    cancelled = run(success=None, status=Status.CANCELLED, ended_reason=EndedReason.CANCELLED, detail="stopped")
+    (result,) = only_case(suite(cancelled)).result
+    assert isinstance(result, Error)
+    assert result.message == "cause: nobody's, ended: cancelled: stopped"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "not made yet when this was written"),
+        ({"stopped": "stopped by SIGINT"}, "the suite was stopped (stopped by"),
+    ],
+)
+def test_a_run_that_was_not_made_is_skipped(given: dict[str, Any], says: str) -> None:
+    case = only_case(suite(left=(OPEN,), **given))
+    (result,) = case.result
+    assert isinstance(result, Skipped)
+    assert says in result.message
+    assert case.name == "booking/five #2"
+
+
+HOSTILE = (
+    "\x00\x01\x08\x0b\x1f\x7f\x85\ud800\udfff\ufffe\uffff ]]> & < > \" ' \r\n\t </failure> 😀 ü \u2028 &#0; <!--"
+)
+
+
+def test_nothing_that_is_said_can_break_the_file() -> None:
+    verdict = MISSED.model_copy(
+        update={
+            "expected": HOSTILE,
+            "reason": HOSTILE,
+            "evidence": (Evidence(event="response", at_s=1, text=HOSTILE),),
+        }
+    )
+    # Built without validation: a lone surrogate gets this far only by accident.
+    hostile = FAILED.model_copy(
+        update={"detail": HOSTILE, "scenario": HOSTILE, "file": HOSTILE, "folder": HOSTILE, "unmet": [verdict]}
+    )
+    undecided = UNDECIDED.model_copy(update={"detail": HOSTILE, "repeat": 2})
+    left = OPEN.model_copy(update={"scenario": HOSTILE})
+    result = suite(left=()).model_copy(
+        update={"suite": HOSTILE, "file": HOSTILE, "stopped": HOSTILE, "runs": [hostile, undecided], "open": [left]}
+    )
+    text = junit_xml(result, FOLDER)
+    text.encode("utf-8")
+    root = ElementTree.fromstring(text.encode("utf-8"))
+    cases = root.findall("testsuite/testcase")
+    assert [len(case.findall(kind)) for case, kind in zip(cases, ["failure", "error", "skipped"], strict=True)] == [
+        1
+    ] * 3
+    failure = root.find("testsuite/testcase/failure")
+    assert failure is not None and failure.text is not None
+    for said in (failure.get("message") or "", failure.text):
+        assert "]]> & < > \" '" in said
+        assert "😀 ü" in said
+        assert "\x00" not in said
+    assert failure.get("message", "").count("\ufffd") == 9
+
+
+def test_the_file_is_replaced_whole_and_its_folder_made(tmp_path: Path) -> None:
+    path = tmp_path / "reports" / "junit.xml"
+    write_junit(path, suite(left=(OPEN,)), FOLDER)
+    write_junit(path, suite(run()), FOLDER)
+    assert [entry.name for entry in path.parent.iterdir()] == ["junit.xml"]
+    assert len(list(next(iter(JUnitXml.fromfile(str(path)))))) == 1
+    assert path.read_text(encoding="utf-8").startswith('<?xml version="1.0" encoding="utf-8"?>\n<testsuites ')

@@ -1,0 +1,122 @@
+"""A suite on the terminal: lines as runs end, the time that is left, and the closing table."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bots.timeline import EndedReason
+from runner.calls.suite_file import OpenRun, SuiteResult, SuiteRun
+from runner.evaluation.outcome import Cause, Status
+from runner.reports.suite import SuiteReport, print_suite
+from runner.scenarios.suites import Suite, load_suite
+from runner.settings import Settings
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    (tmp_path / "a.yaml").write_text("name: a [b]\nturns: [{ expect: [{ event: response }] }]\n")
+    (tmp_path / "suite.yaml").write_text(
+        "name: night [x]\nagent: { url: 'http://a' }\nrepeat: 4\nconcurrency: 2\nscenarios: [a.yaml]\n"
+    )
+    return load_suite(tmp_path / "suite.yaml", Settings())
+
+
+def run(success: bool | None, repeat: int = 1, **given: Any) -> SuiteRun:
+    return SuiteRun.model_validate(
+        {
+            "scenario": "a [b]",
+            "file": "a.yaml",
+            "repeat": repeat,
+            "status": Status.COMPLETED,
+            "success": success,
+            "cause": {True: None, False: Cause.AGENT, None: Cause.ROOM}[success],
+            "ended_reason": EndedReason.CALLER_HUNG_UP if success is not None else EndedReason.ROOM_UNREACHABLE,
+            "detail": None if success else "said [red]nothing[/red]",
+            "started_at": "2026-01-01T00:00:00.000Z",
+            "duration_s": 10.0,
+            **given,
+        }
+    )
+
+
+def console(width: int = 120, *, terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=terminal)
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_without_a_terminal_there_is_one_plain_line_for_each_run_that_ended(suite: Suite) -> None:
+    plain = console(40)
+    with SuiteReport(plain, suite) as report:
+        for planned, success in zip(suite.runs, [True, False, None], strict=False):
+            report.begun(planned)
+            report.ended(planned, run(success))
+        report.begun(suite.runs[3])
+        report.ended(suite.runs[3], None)
+    assert text_of(plain).splitlines() == [
+        "night [x]: 4 runs, 2 at a time",
+        "      1/4  passed      a [b]  10.0 s",
+        "      2/4  failed      a [b] #2  10.0 s  caller-hung-up: said [red]nothing[/red]",
+        "      3/4  no verdict  a [b] #3  10.0 s  room-unreachable (room): said [red]nothing[/red]",
+    ]
+
+
+def test_the_status_counts_and_names_what_is_under_way(suite: Suite) -> None:
+    clock = Clock()
+    report = SuiteReport(console(), suite, clock=clock)
+    report.begun(suite.runs[0])
+    report.begun(suite.runs[1])
+    assert report.time_left_s() is None
+    assert report.status().plain == "  0/4 done: 0 passed, 0 failed, 0 undecided\n  now: a [b], a [b] #2"
+    clock.now_s += 60
+    report.ended(suite.runs[0], run(True))
+    report.begun(suite.runs[2])
+    # One waits (60 s), one is just begun (60 s), one is as long under way as the first took: two at a time.
+    assert report.time_left_s() == 60
+    assert "1/4 done: 1 passed" in report.status().plain
+    assert "1 min 00 s left" in report.status().plain
+
+
+def test_on_a_terminal_it_is_shown_and_taken_away_again(suite: Suite) -> None:
+    live = console(terminal=True)
+    with SuiteReport(live, suite) as report:
+        report.begun(suite.runs[0])
+        report.ended(suite.runs[0], run(True))
+    assert "passed" in text_of(live)
+
+
+def test_the_closing_table_has_a_line_for_each_scenario_and_the_agents_failures_first() -> None:
+    result = SuiteResult(
+        suite="night",
+        file="night.yaml",
+        started_at="2026-01-01T00:00:00.000Z",
+        finished=True,
+        runs=[run(None), run(False, 2), run(True, 3), run(True, scenario="c"), run(None, scenario="d")],
+        open=[OpenRun(scenario="e", file="e.yaml", repeat=1), OpenRun(scenario="e", file="e.yaml", repeat=2)],
+    )
+    plain = console()
+    print_suite(plain, result, "runs/[1]")
+    lines = [" ".join(line.split()) for line in text_of(plain).splitlines() if line.strip()]
+    assert lines == [
+        "scenario passed failed undecided first reason",
+        "a [b] 1 1 1 caller-hung-up: said [red]nothing[/red]",
+        "c 1 0 0",
+        "d 0 0 1 room-unreachable (room): said [red]nothing[/red]",
+        "e 0 0 0 2 runs not made",
+        "failed: 2 of 7 runs passed, 1 failed, 2 undecided, 2 not made",
+        "runs/[1]",
+    ]

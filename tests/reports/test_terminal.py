@@ -1,0 +1,291 @@
+"""A call on the terminal, line by line."""
+
+import io
+from collections.abc import Callable, Sequence
+
+import pytest
+from rich.console import Console
+
+from bots.caller.script import Expectation, FunctionCall, Script, Speak, Turn, Words
+from bots.clock import NS_PER_S
+from bots.timeline import (
+    AgentCalledFunction,
+    AgentJoined,
+    AgentLeft,
+    AgentMediaResumed,
+    AgentMediaStopped,
+    AgentSaid,
+    AgentStartedSpeaking,
+    AgentStoppedSpeaking,
+    AgentTurnEnded,
+    BotReady,
+    CallEnded,
+    CallerPressedKeys,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    CallerTurnStarted,
+    CallerUnderrun,
+    CallStarted,
+    DataMessagePublished,
+    EndedReason,
+    MessageReceived,
+    RoomEntered,
+    Source,
+    TimelineEvent,
+)
+from runner.calls.run_file import judge_run
+from runner.evaluation.verdicts import ExpectationVerdict, Verdict
+from runner.reports.terminal import TerminalReport, print_summary
+
+
+def s(seconds: float) -> int:
+    return round(seconds * NS_PER_S)
+
+
+def told(at_s: float, text: str) -> TimelineEvent:
+    return AgentSaid(at_ns=s(at_s), text=text, source=Source.TOLD)
+
+
+def heard(start_s: float, end_s: float, text: str) -> TimelineEvent:
+    return AgentSaid(at_ns=s(end_s), text=text, source=Source.HEARD, started_ns=s(start_s))
+
+
+SCRIPT = Script(
+    name="booking",
+    turns=(
+        Turn(
+            action=Speak(parts=(Words(text="A table, please."),)),
+            expect=(
+                Expectation(event="function_call", calls=(FunctionCall(name="book"),)),
+                Expectation(text_contains="how many"),
+                Expectation(text_contains="smoking", within_ms=3_000),
+            ),
+        ),
+    ),
+)
+FACTS: list[TimelineEvent] = [
+    CallStarted(
+        at_ns=0,
+        run_id="20260101-000000-abc",
+        scenario="booking",
+        room="http://localhost:7860/api/offer",
+        wall_time="2026-01-01T00:00:00.000Z",
+        monotonic_ns=5,
+    ),
+    RoomEntered(at_ns=s(0.5)),
+    AgentJoined(at_ns=s(0.6), participant="Bot"),
+    BotReady(at_ns=s(0.65)),
+    DataMessagePublished(at_ns=s(0.7), message={"type": "x"}),
+    AgentStartedSpeaking(at_ns=s(1)),
+    told(1.1, "Hello."),
+    AgentStoppedSpeaking(at_ns=s(1.6)),
+    heard(1, 1.6, "hello"),
+    AgentTurnEnded(at_ns=s(2)),
+    CallerTurnStarted(at_ns=s(2), turn=0),
+    CallerStartedSpeaking(at_ns=s(2.1), turn=0, text="A table, please."),
+    CallerStoppedSpeaking(at_ns=s(3.25), turn=0),
+    AgentCalledFunction(at_ns=s(3.5), call_id="c", name="book", arguments={"people": 2}),
+    AgentStartedSpeaking(at_ns=s(4)),
+    told(4.2, "For how many?"),
+    AgentStoppedSpeaking(at_ns=s(5)),
+    heard(4, 5, "for how many"),
+    AgentTurnEnded(at_ns=s(6)),
+    CallEnded(at_ns=s(7), reason=EndedReason.CALLER_HUNG_UP),
+]
+LINES = [
+    "    0.00 s  call    booking at http://localhost:7860/api/offer",
+    "    0.50 s  call    in the room",
+    "    0.60 s  agent   is there (Bot)",
+    "    0.70 s  call    data message published",
+    "    1.10 s  agent   Hello.",
+    "    1.60 s  agent   hello (heard)",
+    "    2.10 s  caller  A table, please.",
+    "    3.50 s  agent   → book(people=2)",
+    "    4.20 s  agent   For how many? (750 ms)",
+    "    5.00 s  agent   for how many (heard)",
+    "    7.00 s  call    caller-hung-up",
+]
+
+
+def printed(show: Callable[[Console], None], *, terminal: bool = False) -> list[str]:
+    file = io.StringIO()
+    show(Console(file=file, width=60, force_terminal=terminal, color_system=None, legacy_windows=False))
+    return file.getvalue().splitlines()
+
+
+def report(
+    facts: Sequence[TimelineEvent] = (),
+    verdicts: Sequence[ExpectationVerdict] = (),
+    *,
+    show_heard: bool = False,
+    terminal: bool = False,
+) -> list[str]:
+    def show(console: Console) -> None:
+        with TerminalReport(console, show_heard=show_heard) as shown:
+            for fact in facts:
+                shown.fact(fact)
+            shown.verdicts(verdicts)
+
+    return printed(show, terminal=terminal)
+
+
+def texts(*facts: TimelineEvent) -> list[str]:
+    return [line[20:] for line in report(facts)]
+
+
+def test_a_call_is_shown_as_who_said_and_did_what_when() -> None:
+    assert report(FACTS, show_heard=True) == LINES
+
+
+def test_what_was_heard_is_left_out_where_the_agent_tells_its_words() -> None:
+    assert report(FACTS) == [line for line in LINES if "(heard)" not in line]
+
+
+def test_what_was_heard_is_shown_where_the_agent_tells_nothing() -> None:
+    assert texts(heard(1, 2, "hello")) == ["hello (heard)"]
+
+
+@pytest.mark.parametrize(
+    ("fact", "text"),
+    [
+        (AgentJoined(at_ns=0), "is there"),
+        (AgentLeft(at_ns=0, detail="it closed the connection"), "left: it closed the connection"),
+        (AgentMediaStopped(at_ns=0), "nothing arrives from it any more"),
+        (AgentMediaResumed(at_ns=0), "is heard again"),
+        (CallerPressedKeys(at_ns=0, turn=0, keys="12#"), "[keys] 12#"),
+        (CallerUnderrun(at_ns=0, turn=0, duration_ms=39.6), "the caller's audio was 40 ms late"),
+        (AgentCalledFunction(at_ns=0, call_id="c"), "→ (unnamed)()"),
+        (CallEnded(at_ns=0, reason=EndedReason.ICE_FAILED, detail="no way"), "ice-failed: no way"),
+    ],
+)
+def test_what_else_a_person_wants_to_see(fact: TimelineEvent, text: str) -> None:
+    assert texts(fact) == [text]
+
+
+def test_what_only_a_machine_wants_to_see_is_left_out() -> None:
+    assert report([MessageReceived(at_ns=0, message={}), CallerTurnStarted(at_ns=0, turn=0)]) == []
+
+
+@pytest.mark.parametrize("text", ["[bold]x[/bold]", "[/]", "[red", "a \\[b]", ":smile:", "x" * 200])
+def test_words_are_shown_as_they_were_said_whatever_they_hold(text: str) -> None:
+    assert texts(told(0, text)) == [text]
+    assert texts(CallerStartedSpeaking(at_ns=0, turn=0, text=text)) == [text]
+    assert texts(AgentCalledFunction(at_ns=0, call_id="c", name=text)) == [f"→ {text}()"]
+    assert texts(CallEnded(at_ns=0, reason=EndedReason.AGENT_LEFT, detail=text)) == [f"agent-left: {text}"]
+
+
+def line(start_s: float, end_s: float, turn: int = 0) -> list[TimelineEvent]:
+    started = CallerStartedSpeaking(at_ns=s(start_s), turn=turn, text="line")
+    return [started, CallerStoppedSpeaking(at_ns=s(end_s), turn=turn)]
+
+
+def test_a_latency_stands_once_with_the_first_words_that_follow_it() -> None:
+    shown = texts(*line(1, 2), AgentStartedSpeaking(at_ns=s(2.5)), told(2.6, "One."), told(3, "Two."))
+    assert shown == ["line", "One. (500 ms)", "Two."]
+
+
+def test_an_agent_that_speaks_while_the_caller_does_has_no_latency() -> None:
+    started, stopped = line(1, 2)
+    onset = AgentStartedSpeaking(at_ns=s(1.5))
+    assert texts(started, onset, told(1.6, "One."), stopped, told(2.1, "Two.")) == ["line", "One.", "Two."]
+
+
+def test_speaking_over_the_next_line_is_no_late_answer_to_the_one_before() -> None:
+    facts = [*line(1, 2), line(5, 6, 1)[0], AgentStartedSpeaking(at_ns=s(5.5)), told(5.6, "One.")]
+    assert texts(*facts) == ["line", "line", "One."]
+
+
+def test_a_latency_never_stands_with_the_words_of_a_later_turn() -> None:
+    answer = AgentStartedSpeaking(at_ns=s(2.5))
+    shown = texts(*line(1, 2), told(2.4, "One."), answer, *line(5, 6, 1), told(6.4, "Two."))
+    assert shown == ["line", "One.", "line", "Two."]
+
+
+def verdict(state: Verdict, index: int = 0, **fields: str) -> ExpectationVerdict:
+    values = {"event": "response", "expected": "response with [x]", "reason": "the agent said [y]"} | fields
+    return ExpectationVerdict(turn=0, index=index, verdict=state, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        (Verdict.MET, "✓ response with [x]"),
+        (Verdict.MISSED, "✗ response with [x]: the agent said [y]"),
+        (Verdict.NOT_JUDGED, "? response with [x]: the agent said [y]"),
+        (Verdict.NOT_OBSERVABLE, "? response with [x]: the agent said [y]"),
+    ],
+)
+def test_an_expectation_is_shown_with_what_became_of_it(state: Verdict, shown: str) -> None:
+    assert [text.strip() for text in report(verdicts=[verdict(state)])] == [shown]
+
+
+def test_an_expectation_is_shown_once_and_only_when_it_is_decided() -> None:
+    first = verdict(Verdict.MET)
+    shown = report(verdicts=[verdict(Verdict.PENDING), first, first, verdict(Verdict.PENDING, 1)])
+    assert [text.strip() for text in shown] == ["✓ response with [x]"]
+
+
+def test_a_terminal_shows_who_is_speaking() -> None:
+    def last(*facts: TimelineEvent) -> str:
+        return next(text for text in reversed(report(facts, terminal=True)) if "caller" in text)
+
+    assert "○ caller   ○ agent" in last(RoomEntered(at_ns=0))
+    assert "○ caller   ● agent" in last(AgentStartedSpeaking(at_ns=0))
+    assert "● caller   ○ agent" in last(CallerStartedSpeaking(at_ns=0, turn=0, text="x"))
+    assert "○ caller   ○ agent" in last(*line(0, 1), AgentStartedSpeaking(at_ns=1), AgentStoppedSpeaking(at_ns=2))
+
+
+def summary(facts: Sequence[TimelineEvent], folder: str = "runs/x", warnings: Sequence[str] = ()) -> list[str]:
+    run = judge_run(SCRIPT, facts).model_copy(update={"warnings": list(warnings)})
+    return printed(lambda console: print_summary(console, run, folder))
+
+
+def test_the_summary_says_what_each_turn_took_what_was_missed_and_what_it_came_to() -> None:
+    assert summary(FACTS, warnings=["slow [x]"]) == [
+        "",
+        "  turn 1        750 ms   A table, please.",
+        "  ✗ turn 1: response containing 'smoking' within 3 s: the agent said nothing within 3 s",
+        "  ! slow [x]",
+        "failed: 2 of 3 expectations met in 7.0 s (caller-hung-up, cause: agent)",
+        "  turn 1: response containing 'smoking' within 3 s: the agent said nothing within 3 s",
+        "  runs/x",
+    ]
+
+
+def test_a_call_that_did_not_take_place_lists_no_missed_expectations() -> None:
+    failed = CallEnded(at_ns=s(1), reason=EndedReason.ICE_FAILED, detail="no way through")
+    assert summary([*FACTS[:2], failed]) == [
+        "",
+        "no verdict: 0 of 3 expectations met in 1.0 s (ice-failed, cause: network)",
+        "  no way through",
+        "  runs/x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("after", "took"),
+    [
+        ([*line(2, 3)], "no answer"),
+        ([*line(2, 3), AgentStartedSpeaking(at_ns=s(2.5))], "talked over"),
+        ([line(2, 3)[0]], ""),
+    ],
+)
+def test_a_turn_without_a_latency_says_why(after: list[TimelineEvent], took: str) -> None:
+    facts = [FACTS[0], CallerTurnStarted(at_ns=s(2), turn=0), *after, FACTS[-1]]
+    assert summary(facts)[1] == f"  turn 1   {took:>11}   line"
+
+
+def test_a_missed_expectation_stands_with_its_evidence() -> None:
+    run = judge_run(SCRIPT, FACTS)
+    met, *_ = run.expectations
+    missed = met.model_copy(update={"verdict": Verdict.MISSED, "expected": "a [x]", "reason": "b"})
+    assert missed.evidence
+    run = run.model_copy(update={"expectations": [missed]})
+    _, _, first, second, *_ = printed(lambda console: print_summary(console, run, "runs/x"))
+    assert first == "  ✗ turn 1: a [x]: b"
+    assert second == "      3.50 s agent_called_function 'book'"
+
+
+@pytest.mark.parametrize("folder", ["runs/[old]", "runs/[/]", "a" * 200])
+def test_the_folder_is_shown_so_that_it_can_be_copied(folder: str) -> None:
+    assert summary(FACTS, folder)[-1] == f"  {folder}"
