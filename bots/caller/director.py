@@ -276,7 +276,10 @@ class Director:
 
     def _next_turn(self, *, failed: bool) -> list[Action]:
         if failed and self._script.stop_on_failure:
-            return self._hang_up(EndedReason.CALLER_HUNG_UP, f"turn {self._turn + 1} was not met")
+            unmet = f"turn {self._turn + 1} was not met"
+            if not self._agent_has_spoken:
+                return self._hang_up(EndedReason.AGENT_NEVER_SPOKE, f"the agent was not heard at all: {unmet}")
+            return self._hang_up(EndedReason.CALLER_HUNG_UP, unmet)
         self._turn += 1
         done = self._turn == len(self._script.turns)
         self._enter(_Phase.CLOSING if done else _Phase.WAITING, self._now_ns)

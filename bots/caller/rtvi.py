@@ -56,14 +56,19 @@ class RtviReader:
         match kind:
             case "bot-ready":
                 about = data.get("about")
+                version = _text(data, "version")
+                # Known before the first of them: the older message about the same words comes earlier.
+                self._has_bot_output = self._has_bot_output or _major(version) >= 2
                 return BotReady(
                     at_ns=at_ns,
-                    protocol_version=_text(data, "version"),
+                    protocol_version=version,
                     about=about if isinstance(about, dict) else None,
                 )
             case "bot-output":
                 self._has_bot_output = True
                 spoken = data.get("will_be_spoken") is True and data.get("spoken_status") == "completed"
+                # As protocol 1 says it; there every word comes once more by itself.
+                spoken = spoken or (data.get("spoken") is True and data.get("aggregated_by") != "word")
                 text = _text(data, "text")
                 return AgentSaid(at_ns=at_ns, text=text, source=Source.TOLD) if spoken and text else None
             case "bot-transcription" if not self._has_bot_output:
@@ -110,6 +115,11 @@ def _writable(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [_writable(item, depth + 1) for item in value]
     return value
+
+
+def _major(version: str | None) -> int:
+    major = (version or "").partition(".")[0]
+    return int(major) if major.isdecimal() and len(major) < 4 else 0
 
 
 def _text(data: dict[str, Any], key: str) -> str | None:

@@ -20,9 +20,11 @@ from bots.timeline import (
     AgentLeft,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
+    CallEnded,
     CallerPressedKeys,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
+    LineEnd,
     TimelineEvent,
 )
 from runner.evaluation.verdicts import KNOWN_LATE_NS, Finding, Verdict, evidence_of
@@ -60,6 +62,22 @@ class _Turn:
     handed_over: TimelineEvent | None
     left: AgentLeft | None
     speaks: bool
+    known_until_ns: int
+    """Now, while the call is on; else when it ended."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the caller came to the end of its line."""
+        return self.line_end is not None and self.line_end.end is LineEnd.SAID
+
+    @property
+    def line_lasts_until_ns(self) -> int:
+        """When the line ended, or until when it is known to have gone on."""
+        return self.known_until_ns if self.line_end is None else self.line_end.at_ns
+
+    def talks_over(self, speech: _Speech) -> bool:
+        """Whether speech that began in the line began long enough before its end."""
+        return self.line_lasts_until_ns - speech.started.at_ns >= MIN_OVERLAP_NS
 
 
 def find_behaviour(
@@ -103,6 +121,7 @@ def find_behaviour(
         handed_over=handed_over,
         left=next((e for e in facts if isinstance(e, AgentLeft) and e.at_ns >= began_ns), None),
         speaks=speaks,
+        known_until_ns=_ended_ns(facts) if now_ns is None else now_ns,
     )
     find = {
         AGENT_SPEAKS: _speaks,
@@ -127,12 +146,27 @@ def _speeches(facts: Sequence[TimelineEvent]) -> list[_Speech]:
     return speeches
 
 
+def _ended_ns(facts: Sequence[TimelineEvent]) -> int:
+    ended = next((e.at_ns for e in reversed(facts) if isinstance(e, CallEnded)), None)
+    return max((e.at_ns for e in facts), default=0) if ended is None else ended
+
+
 def _open(now_ns: int | None, deadline_ns: int, reason: str) -> Finding:
     """Return what an expectation is that nothing has met: open while there is time, missed after."""
     until_ns = deadline_ns + KNOWN_LATE_NS
     if now_ns is not None and now_ns <= until_ns:
         return Finding(verdict=Verdict.PENDING, recheck_ns=until_ns + 1)
     return Finding(verdict=Verdict.MISSED, reason=reason)
+
+
+def _may_be_unknown(at_ns: int, now_ns: int | None) -> bool:
+    """Whether what the agent did at a time may not be known yet."""
+    return now_ns is not None and now_ns <= at_ns + KNOWN_LATE_NS
+
+
+def _wait(at_ns: int) -> Finding:
+    """Return that an expectation is open until what the agent did at a time is known."""
+    return Finding(verdict=Verdict.PENDING, recheck_ns=at_ns + KNOWN_LATE_NS + 1)
 
 
 def _unfinished(now_ns: int | None) -> Finding:
@@ -142,7 +176,10 @@ def _unfinished(now_ns: int | None) -> Finding:
 
 
 def _speaks(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding:
-    if turn.speaks and turn.line_end is None:
+    if turn.speaks and not turn.finished:
+        if now_ns is None and turn.left is not None:
+            reason = "hung up before the caller had finished"
+            return Finding(verdict=Verdict.MISSED, reason=reason, evidence=(evidence_of(turn.left),))
         return _unfinished(now_ns)
     from_ns = turn.began_ns if turn.handed_over is None else turn.handed_over.at_ns
     began_ns = turn.line.at_ns if turn.line is not None else from_ns
@@ -152,10 +189,12 @@ def _speaks(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Findin
             continue
         evidence = (evidence_of(speech.started),)
         if onset_ns < from_ns:
-            if speech.lasts_at(from_ns):
-                reason = f"began {_ms(from_ns - onset_ns)} ms before the caller had finished"
-                return Finding(verdict=Verdict.MET, reason=reason, evidence=evidence)
-            continue
+            if not speech.lasts_at(from_ns):
+                continue
+            if speech.stopped is None and _may_be_unknown(from_ns, now_ns):
+                return _wait(from_ns)
+            reason = f"began {_ms(from_ns - onset_ns)} ms before the caller had finished"
+            return Finding(verdict=Verdict.MET, reason=reason, evidence=evidence)
         took_ns = onset_ns - from_ns
         verdict = Verdict.MET if took_ns <= expectation.budget_ms * NS_PER_MS else Verdict.MISSED
         return Finding(verdict=verdict, reason=f"spoke after {_ms(took_ns)} ms", evidence=evidence)
@@ -169,27 +208,30 @@ def _stops(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding
     barge_in_ns = turn.line.at_ns
     under_way = next((s for s in turn.speeches if s.lasts_at(barge_in_ns)), None)
     if under_way is None:
-        if now_ns is not None and now_ns <= barge_in_ns + KNOWN_LATE_NS:
-            return Finding(verdict=Verdict.PENDING, recheck_ns=barge_in_ns + KNOWN_LATE_NS + 1)
+        if _may_be_unknown(barge_in_ns, now_ns):
+            return _wait(barge_in_ns)
         return Finding(verdict=Verdict.NOT_JUDGED, reason="the barge-in did not land: the agent was already silent")
     # Speech that goes on before the caller has finished is the same speech: resuming counts as not stopping.
-    end_ns = turn.line_end.at_ns if turn.line_end is not None else None
-    last = [
-        s
-        for s in turn.speeches
-        if s is under_way or (s.started.at_ns > barge_in_ns and (end_ns is None or s.started.at_ns < end_ns))
-    ][-1]
+    last = [s for s in turn.speeches if s is under_way or (s.started.at_ns > barge_in_ns and turn.talks_over(s))][-1]
     evidence = (evidence_of(turn.line), *([evidence_of(last.stopped)] if last.stopped is not None else []))
     deadline_ns = barge_in_ns + expectation.budget_ms * NS_PER_MS
     if last.stopped is None:
-        found = _open(now_ns, deadline_ns, f"still spoke {expectation.budget_ms} ms after the barge-in")
-        return found.model_copy(update={"evidence": evidence})
+        if now_ns is None and turn.known_until_ns <= deadline_ns:
+            after_ms = _ms(turn.known_until_ns - barge_in_ns)
+            reason = f"the call ended {after_ms} ms after the barge-in, while the agent still spoke"
+            return Finding(verdict=Verdict.NOT_JUDGED, reason=reason, evidence=evidence)
+        reason = f"still spoke {expectation.budget_ms} ms after the barge-in"
+        if last is not under_way:
+            reason = f"stopped, but spoke again {_ms(last.started.at_ns - barge_in_ns)} ms after the barge-in"
+        return _open(now_ns, deadline_ns, reason).model_copy(update={"evidence": evidence})
     took_ns = last.stopped.at_ns - barge_in_ns
     if last.stopped.at_ns > deadline_ns:
         return Finding(verdict=Verdict.MISSED, reason=f"stopped after {_ms(took_ns)} ms", evidence=evidence)
-    if turn.line_end is None and now_ns is not None:
+    if now_ns is not None and turn.line_end is None:
         # It may still resume.
         return Finding(verdict=Verdict.PENDING, evidence=evidence)
+    if turn.line_end is not None and _may_be_unknown(turn.line_end.at_ns, now_ns):
+        return _wait(turn.line_end.at_ns)
     if last is under_way and took_ns < NATURAL_END_NS:
         return Finding(
             verdict=Verdict.NOT_JUDGED,
@@ -207,23 +249,15 @@ def _never_talks_over(expectation: Expectation, turn: _Turn, now_ns: int | None)
         begin_ns += FALLING_SILENT_NS
     for speech in turn.speeches:
         onset_ns = speech.started.at_ns
-        if onset_ns <= begin_ns:
-            continue
-        if turn.line_end is None:
-            # Until when it lasts is not known yet; that it is an overlap is, once it is long enough.
-            overlap_ns = 0 if now_ns is None else now_ns - onset_ns
-        else:
-            overlap_ns = turn.line_end.at_ns - onset_ns
-        if overlap_ns >= MIN_OVERLAP_NS:
+        if onset_ns > begin_ns and turn.talks_over(speech):
             return Finding(
                 verdict=Verdict.MISSED,
                 reason=f"began to speak at {onset_ns / 1e9:.2f} s, while the caller still spoke",
                 evidence=(evidence_of(turn.line), evidence_of(speech.started)),
             )
-    if now_ns is not None and (turn.line_end is None or now_ns <= turn.line_end.at_ns + KNOWN_LATE_NS):
-        recheck_ns = None if turn.line_end is None else turn.line_end.at_ns + KNOWN_LATE_NS + 1
-        return Finding(verdict=Verdict.PENDING, recheck_ns=recheck_ns)
-    return Finding(verdict=Verdict.MET)
+    if turn.line_end is not None and _may_be_unknown(turn.line_end.at_ns, now_ns):
+        return _wait(turn.line_end.at_ns)
+    return Finding(verdict=Verdict.MET) if turn.finished else _unfinished(now_ns)
 
 
 def _hangs_up(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding:

@@ -7,7 +7,8 @@ in Pipecat Evals.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 from bots.caller.event_names import names_of
@@ -86,6 +87,9 @@ _BEHAVIOURS_IN_WORDS = {
     AGENT_HANGS_UP: "the agent hangs up",
 }
 
+_WAITED_FOR_AN_EVENT = frozenset({EndedReason.CALLER_HUNG_UP, EndedReason.MAX_DURATION})
+"""How a call ends whose caller waits for an event that never comes."""
+
 _NO_RTVI = "the agent does not speak RTVI"
 NO_JUDGE = "no judge is configured (the setting judge)"
 
@@ -110,7 +114,7 @@ def evaluate(
     unreachable = None if now_ns is not None else unobservable_start(script, ordered)
     verdicts: list[ExpectationVerdict] = []
     for index, turn in enumerate(script.turns):
-        if unreachable is not None and index >= unreachable[0]:
+        if unreachable is not None and index >= unreachable[0] and index not in starts:
             found = Finding(verdict=Verdict.NOT_OBSERVABLE, reason=unreachable[1])
             verdicts.extend(_verdict(index, i, e, found) for i, e in enumerate(turn.expect))
         else:
@@ -119,7 +123,7 @@ def evaluate(
 
 
 def unobservable_start(script: Script, facts: Sequence[TimelineEvent]) -> tuple[int, str] | None:
-    """Return the turn that was never taken up because its agent does not report what it was to start after.
+    """Return the first turn that was not taken up, if its agent does not report what it was to start after.
 
     Args:
         script: The script that was played.
@@ -136,7 +140,8 @@ def unobservable_start(script: Script, facts: Sequence[TimelineEvent]) -> tuple[
     ended = next((e for e in facts if isinstance(e, CallEnded)), None)
     if not isinstance(start, AfterEvent) or start.event is None:
         return None
-    if ended is None or ended.reason is not EndedReason.CALLER_HUNG_UP:
+    passed_over = any(i > first for i in starts)
+    if not passed_over and (ended is None or ended.reason not in _WAITED_FOR_AN_EVENT):
         return None
     why = hidden_reason(start.event, facts)
     return None if why is None else (first, f"turn {first + 1} starts after {start.event}, and {why}")
@@ -248,11 +253,13 @@ class _Cursor:
         at_ns: Where the expectation above was met.
         matched: Whether one was.
         used: The events that expectations above were met by, by identity.
+        answered: Those that a response without words was met by: its onset, and the first words after that.
     """
 
     at_ns: int
     matched: bool = False
     used: frozenset[int] = field(default_factory=frozenset[int])
+    answered: frozenset[int] = field(default_factory=frozenset[int])
 
 
 @dataclass(frozen=True)
@@ -349,14 +356,14 @@ class _Search:
         last_ns = max(e.at_ns for e in events)
         used = self.cursor.used | {id(e) for e in events}
         # What was found further back takes nothing from those below.
-        self.cursor = _Cursor(max(last_ns, self.cursor.at_ns), matched=True, used=used)
+        self.cursor = replace(self.cursor, at_ns=max(last_ns, self.cursor.at_ns), matched=True, used=used)
 
     def _absent(self) -> Finding:
         name = self._expectation.event
         found: list[TimelineEvent] = list(self._window.named(name, self.cursor.at_ns + int(self.cursor.matched)))
         if name == "response":
             found = [*found, *self._window.onsets(self.cursor.at_ns)]
-        if name == "response" and self.cursor.matched:
+        if name == "response" and self.cursor.matched and self._reply_is_under_way():
             # What continues the reply that was matched above is no new one.
             reply_end_ns = self._reply_end_ns()
             found = [e for e in found if reply_end_ns is not None and _began_ns(e) >= reply_end_ns]
@@ -372,6 +379,12 @@ class _Search:
             return Finding(verdict=Verdict.NOT_OBSERVABLE, reason=hidden)
         return Finding(verdict=Verdict.MET, reason=f"none came within {self._budget_s:g} s")
 
+    def _reply_is_under_way(self) -> bool:
+        """Whether the agent was in the middle of a reply where the expectation above was met."""
+        so_far = [e for e in self._window.facts if self._window.begin_ns <= _began_ns(e) <= self.cursor.at_ns]
+        ended_ns = max((e.at_ns for e in so_far if isinstance(e, AgentTurnEnded)), default=self._window.begin_ns - 1)
+        return any(isinstance(e, AgentSaid | AgentStartedSpeaking) and _began_ns(e) > ended_ns for e in so_far)
+
     def _reply_end_ns(self) -> int | None:
         return next(
             (e.at_ns for e in self._window.facts if isinstance(e, AgentTurnEnded) and e.at_ns >= self.cursor.at_ns),
@@ -386,9 +399,13 @@ class _Search:
             seen.append(event)
             text = f"{text} {words_of(event)}".strip()
             problem = _text_problem(expectation, text) or _marker_problem(expectation, event)
+            if problem and isinstance(event, MessageReceived):
+                # A message is a whole, and no part of something longer: the first one decides.
+                return Finding(verdict=Verdict.MISSED, reason=problem, evidence=(evidence_of(event),))
             if not problem:
-                judged = self._judged("reply", text, event) if expectation.criterion is not None else None
-                return self._met(seen[-3:]) if judged is None else self._settled_by(judged, seen[-3:])
+                if expectation.criterion is None or event.at_ns > self._deadline_ns:
+                    return self._met(seen[-3:])
+                return self._settled_by(self._judged("reply", text, event), seen[-3:])
         evidence = tuple(evidence_of(e) for e in seen[-3:])
         if seen:
             return self._open(problem, evidence)
@@ -429,24 +446,31 @@ class _Search:
         if hidden is not None:
             return self._unobservable(hidden)
         onsets = [e for e in self._window.onsets(self._from_ns) if e.at_ns <= self._deadline_ns]
-        if onsets and not self._rtvi():
-            finding = self._open("", late_ns=RECOGNITION_NS)
-            if finding.verdict is Verdict.PENDING:
-                return finding
+        if onsets:
+            waiting = self._open("", late_ns=KNOWN_LATE_NS if self._rtvi() else RECOGNITION_NS)
+            # Words are told as they are spoken, and recognised once the agent's turn is over.
+            if waiting.verdict is Verdict.PENDING and not (self._rtvi() and self._turn_ended_after(onsets[0].at_ns)):
+                return waiting
         if onsets and not self._window.holds_words():
             reason = "the agent spoke, but no words of it are known: not told, not recognised"
             return Finding(verdict=Verdict.NOT_OBSERVABLE, reason=reason)
         return self._open(f"the agent said nothing within {self._budget_s:g} s")
 
+    def _turn_ended_after(self, at_ns: int) -> bool:
+        return any(isinstance(e, AgentTurnEnded) and e.at_ns >= at_ns for e in self._window.facts)
+
     def _any_response(self) -> Finding:
+        answered = self.cursor.answered
         onset = None
         if self._expectation.event == "response":
-            onset = next(iter(self._window.onsets(self._from_ns - int(self.cursor.matched))), None)
-        said = next(iter(self._candidates()), None)
+            onsets = self._window.onsets(self._from_ns - int(self.cursor.matched))
+            onset = next((e for e in onsets if id(e) not in answered), None)
+        said = next((e for e in self._candidates() if id(e) not in answered), None)
         if onset is not None:
             found = self._met([onset])
-            words = () if said is None else (evidence_of(said),)
-            return found.model_copy(update={"evidence": (*found.evidence, *words)})
+            words = [] if said is None else [said]
+            self.cursor = replace(self.cursor, answered=answered | {id(e) for e in (onset, *words)})
+            return found.model_copy(update={"evidence": (*found.evidence, *(evidence_of(e) for e in words))})
         if said is None:
             hidden = self._hidden()
             if hidden is not None:
@@ -461,7 +485,12 @@ class _Search:
         text = problem = ""
         judged: Finding | None = None
         seen: list[AgentSaid] = []
-        for event in said:
+        if expectation.criterion is not None:
+            in_time = [e for e in said if e.at_ns <= self._deadline_ns]
+            if not in_time:
+                return self._met(said[:1])
+            said = in_time
+        for event, following in zip_longest(said, said[1:]):
             text = f"{text} {event.text}".strip()
             seen.append(event)
             problem = _text_problem(expectation, text)
@@ -471,11 +500,11 @@ class _Search:
             if problem:
                 continue
             if expectation.criterion is None:
-                if expectation.text_excludes is None or self._reply_is_over(event):
+                if expectation.text_excludes is None or self._reply_is_over(event, following):
                     return self._met(seen)
                 continue
             judged = None
-            if self._reply_is_over(event):
+            if self._reply_is_over(event, following):
                 judged = self._settled_by(self._judged("reply", text, event), seen)
                 if judged.verdict is Verdict.MET:
                     return judged
@@ -518,17 +547,21 @@ class _Search:
             self._use(events)
         return judged.model_copy(update={"evidence": tuple(evidence_of(e) for e in events)})
 
-    def _reply_is_over(self, event: AgentSaid) -> bool:
-        """Whether nothing more is to come that could hold what is excluded, or change a judge's mind."""
-        if self._now_ns is None and event is self._last_said(event.source):
+    def _reply_is_over(self, event: AgentSaid, following: AgentSaid | None) -> bool:
+        """Whether nothing more of a reply is to come that could hold what is excluded, or change a judge's mind.
+
+        Args:
+            event: Words of the reply.
+            following: The words that follow them, of this reply or of the next; None if there are none yet.
+        """
+        if following is None and self._now_ns is None:
             return True
         return any(
-            isinstance(e, AgentTurnEnded) and e.at_ns >= event.at_ns - TOLD_GRACE_NS for e in self._window.facts
+            isinstance(e, AgentTurnEnded)
+            and e.at_ns >= event.at_ns - TOLD_GRACE_NS
+            and (following is None or e.at_ns < following.at_ns)
+            for e in self._window.facts
         )
-
-    def _last_said(self, source: Source) -> AgentSaid | None:
-        said = [e for e in self._candidates() if isinstance(e, AgentSaid) and e.source is source]
-        return said[-1] if said else None
 
     def _function_calls(self) -> Finding:
         expectation = self._expectation
@@ -547,7 +580,7 @@ class _Search:
                 evidence = tuple(evidence_of(e) for e in seen)
                 return self._open(f"no call of {_signature(call)} within {self._budget_s:g} s", evidence)
             used.append(match)
-        if expectation.criterion is not None:
+        if expectation.criterion is not None and max(e.at_ns for e in used) <= self._deadline_ns:
             for event in used:
                 if isinstance(event, AgentCalledFunction) and event.arguments is None:
                     return self._unobservable("the agent does not tell the arguments of its function calls over RTVI")
@@ -633,6 +666,8 @@ def _marker_problem(expectation: Expectation, event: TimelineEvent) -> str:
     leads = first is not None and not raw[: first[0]].strip()
     if expectation.marker_first is not None and leads is not expectation.marker_first:
         return "text comes before the marker" if expectation.marker_first else "nothing comes before the marker"
+    if expectation.text_after is not None and first is None:
+        return "the text holds no marker"
     follows = first is not None and bool(raw[first[0] + len(first[1]) :].strip())
     if expectation.text_after is not None and follows is not expectation.text_after:
         return "no text follows the marker" if expectation.text_after else "text follows the marker"

@@ -12,6 +12,7 @@ from bots.timeline import (
     AgentFunctionReturned,
     AgentSaid,
     CallerHeardAs,
+    MessageReceived,
     Source,
     TimelineEvent,
 )
@@ -154,4 +155,13 @@ def evidence_of(event: TimelineEvent) -> Evidence:
 
 def words_of(event: TimelineEvent) -> str:
     """Return the words an event carries; empty if none."""
-    return event.text if isinstance(event, AgentSaid | CallerHeardAs) else ""
+    match event:
+        case AgentSaid() | CallerHeardAs():
+            return event.text
+        # A backchannel tells what was really spoken; a marker is its own text.
+        case MessageReceived(message={"data": {"spoken_progress": {"accumulated_text": str() as spoken}}}) if spoken:
+            return spoken
+        case MessageReceived(message={"data": {"text": str() as text}}):
+            return text
+        case _:
+            return ""

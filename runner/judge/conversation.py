@@ -33,26 +33,39 @@ def conversation_before(facts: Sequence[TimelineEvent], question: Question) -> l
         facts: The facts of the call.
         question: What is asked.
     """
-    ordered = sorted(facts, key=lambda event: event.at_ns)
-    tells = any(isinstance(e, AgentSaid) and e.source is Source.TOLD for e in ordered)
+    ordered = sorted((e for e in facts if _began_ns(e) <= question.at_ns), key=_began_ns)
+    tells = any(isinstance(e, AgentSaid) and e.source is Source.TOLD for e in facts)
     source = Source.TOLD if tells else Source.HEARD
-    began_ns = next(
-        (e.at_ns for e in ordered if isinstance(e, CallerTurnStarted) and e.turn == question.turn), question.at_ns
-    )
+    subject = _subject(ordered, question, source) if question.kind == "reply" else frozenset[int]()
     said: list[Utterance] = []
     for event in ordered:
-        if event.at_ns > question.at_ns:
-            break
         match event:
             case CallerStartedSpeaking():
                 said.append(Utterance("caller", event.text))
             case CallerPressedKeys():
                 said.append(Utterance("caller", f"[presses {event.keys}]"))
-            # Words of the turn itself are the subject; a call is judged in the light of them.
-            case AgentSaid() if event.source is source and (question.kind == "call" or event.at_ns < began_ns):
+            case AgentSaid() if event.source is source and id(event) not in subject:
                 said.append(Utterance("agent", event.text))
             case AgentCalledFunction() if event.name is not None and event.at_ns < question.at_ns:
                 said.append(Utterance("function", event.name))
             case _:
                 pass
     return said
+
+
+def _began_ns(event: TimelineEvent) -> int:
+    # Heard words are known at the end of the speech they were heard in.
+    return event.started_ns if isinstance(event, AgentSaid) and event.started_ns is not None else event.at_ns
+
+
+def _subject(ordered: Sequence[TimelineEvent], question: Question, source: Source) -> frozenset[int]:
+    """Return which words are the subject itself, by identity: the last ones that make it up."""
+    words = [e for e in ordered if isinstance(e, AgentSaid) and e.source is source and e.at_ns <= question.at_ns]
+    for first in reversed(range(len(words))):
+        if " ".join(e.text for e in words[first:]).strip() == question.subject:
+            return frozenset(id(e) for e in words[first:])
+    # Words of the other source, or with gaps: everything of the turn may be part of it.
+    began_ns = next(
+        (e.at_ns for e in ordered if isinstance(e, CallerTurnStarted) and e.turn == question.turn), question.at_ns
+    )
+    return frozenset(id(e) for e in ordered if isinstance(e, AgentSaid) and _began_ns(e) >= began_ns)

@@ -1,20 +1,20 @@
 """Pipecat's judge over any LLM service: one question, one answer, and what it took."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import anyio
 import httpx
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-from pipecat.classifiers.base_classifier import ClassifierError
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
+from pipecat.classifiers.base_classifier import ChoiceResult, ClassifierError, ClassifierResult, YesNoResult
 from pipecat.classifiers.llm.classifier import LLMClassifier
 from pipecat.evals.judge import EvalJudge, JudgeVerdict
 from pipecat.services.llm_service import LLMService
 from pipecat.services.openai.llm import OpenAILLMService
 
 from bots.caller.speech.services import make_llm
-from bots.caller.speech.settings import ServiceSettings, from_environment
+from bots.caller.speech.settings import SECRET_NAME, ServiceSettings, from_environment
 from bots.timeline import TimelineEvent
 from runner.errors import UsageError
 from runner.evaluation.verdicts import Judgement, JudgeUsage, Question
@@ -23,8 +23,12 @@ from runner.settings import JudgeSettings
 
 __all__ = ["Judge", "LLMJudge", "make_judge"]
 
-HTTP_RETRIES = 2
-"""Of one request, with the client library's own backoff; the judge itself asks a failed question once more."""
+HTTP_RETRIES = 1
+"""Of a request that was refused or failed, with the client library's own backoff. The one retry it gets: the judge
+itself asks again only where no answer came in time, or one that is none."""
+
+GRACE_S = 1.0
+"""How much longer than two timeouts a question may take."""
 
 
 class Judge(Protocol):
@@ -99,18 +103,63 @@ class _OpenAICompatible(OpenAILLMService):
             http_client=DefaultAsyncHttpxClient(event_hooks={"response": [self._tokens.count]}),
         )
 
+    async def run_inference(self, *args: Any, **kwargs: Any) -> str | None:
+        """Ask the endpoint once."""
+        try:
+            return await super().run_inference(*args, **kwargs)
+        except (ValueError, AttributeError, LookupError, TypeError) as error:
+            raise ValueError("what it sent is no chat completion; is base_url right?") from error
+
 
 class _Classifier(LLMClassifier):
-    """Remembers why the last question failed: the judge itself only logs it."""
+    """Remembers what the last question came to: why it failed, which the judge itself only logs, or its answer.
 
-    problem: str = ""
+    Args:
+        shown: Makes a text fit to be shown: takes the secrets out.
+        **kwargs: As for Pipecat's.
+    """
+
+    def __init__(self, shown: Callable[[str], str], **kwargs: Any):
+        super().__init__(**kwargs)
+        self._shown = shown
+        self.problem = ""
+        self.result: ClassifierResult | None = None
+        self._tried_again = False
 
     async def _ask(self, *args: Any, **kwargs: Any) -> Any:
+        if self._tried_again:
+            raise ClassifierError(self.problem)
         try:
-            return await super()._ask(*args, **kwargs)
+            answers, usage = await super()._ask(*args, **kwargs)
         except ClassifierError as error:
-            self.problem = str(error)
-            raise
+            # The client tried again where that could help.
+            self._tried_again = isinstance(error.__cause__, APIStatusError | APIConnectionError)
+            self.problem = self._shown(str(error))
+            # Without the cause: it could show the key.
+            raise ClassifierError(self.problem) from None
+        self.result = next(iter(answers.values()))
+        return answers, usage
+
+
+class _Explainer(LLMService[Any]):
+    """Gives the reasons; an error of the service it asks, which the judge logs, is fit to be shown.
+
+    Args:
+        llm: The service.
+        shown: Makes a text fit to be shown: takes the secrets out.
+    """
+
+    def __init__(self, llm: LLMService[Any], shown: Callable[[str], str]):
+        super().__init__()
+        self._llm = llm
+        self._shown = shown
+
+    async def run_inference(self, *args: Any, **kwargs: Any) -> str | None:
+        """Ask the service."""
+        try:
+            return await self._llm.run_inference(*args, **kwargs)
+        except Exception as error:
+            raise RuntimeError(self._shown(str(error))) from None
 
 
 class LLMJudge:
@@ -128,14 +177,15 @@ class LLMJudge:
         self._tokens = _Tokens()
         self._secrets: frozenset[str] = frozenset()
         self._llm = self._make_llm()
+        self._explainer = _Explainer(self._llm, self._shown)
         self._questions = 0
         self.model = str(settings.model or settings.settings.get("model") or settings.service)
 
     async def ask(self, question: Question, facts: Sequence[TimelineEvent]) -> Judgement:
         """Answer a question."""
         self._questions += 1
-        classifier = _Classifier(llm=self._llm, timeout=self._settings.timeout_s)
-        judge = EvalJudge(classifier, explainer=self._llm)
+        classifier = _Classifier(self._shown, llm=self._llm, timeout=self._settings.timeout_s)
+        judge = EvalJudge(classifier, explainer=self._explainer)
         for said in conversation_before(facts, question):
             add = {
                 "caller": judge.add_user_message,
@@ -144,16 +194,19 @@ class LLMJudge:
             }[said.role]
             add(said.text)
         verdict: JudgeVerdict | None = None
-        # Asked twice if need be, and once for the reason.
-        with anyio.move_on_after(self._settings.timeout_s * 4):
+        # Asked twice if need be; the time that is left goes into the reason.
+        with anyio.move_on_after(self._settings.timeout_s * 2 + GRACE_S):
             if question.kind == "call":
                 name, _, arguments = question.subject.partition("(")
                 verdict = await judge.evaluate_call(name, json.loads(arguments[:-1]), question.criterion)
             else:
                 judge.add_assistant_message(question.subject)
                 verdict = await judge.evaluate(question.criterion)
+        if verdict is None and classifier.result is not None:
+            answer, confidence = _answer_of(classifier.result)
+            return self._judgement(question, answer, "no reason was given in time", confidence)
         if verdict is None or verdict.confidence is None:
-            problem = self._shown(classifier.problem or "it did not answer in time")
+            problem = classifier.problem or "it did not answer in time"
             return self._judgement(question, "none", f"the judge gave no answer: {problem}", None)
         return self._judgement(question, verdict.verdict, self._shown(verdict.reason), verdict.confidence)
 
@@ -176,7 +229,10 @@ class LLMJudge:
         if settings.service is not None:
             given = {"temperature": 0, **settings.settings}
             service = ServiceSettings(service=settings.service, params=settings.params, settings=given)
-            _, self._secrets = from_environment(settings.params, "judge.params")
+            for values, where in ((settings.params, "judge.params"), (settings.settings, "judge.settings")):
+                _, secrets = from_environment(values, where)
+                written = {str(value) for name, value in values.items() if SECRET_NAME.search(name)}
+                self._secrets |= secrets | written
             return make_llm(service)
         key = "none" if settings.api_key is None else settings.api_key.get_secret_value()
         values, secrets = from_environment({"api_key": key}, "judge")
@@ -184,6 +240,7 @@ class LLMJudge:
         return _OpenAICompatible(
             self._tokens,
             settings.timeout_s,
+            name=f"the endpoint {_host(settings.base_url)}",
             api_key=values["api_key"],
             base_url=settings.base_url,
             settings=OpenAILLMService.Settings(model=settings.model, temperature=0),
@@ -196,6 +253,25 @@ class LLMJudge:
                 text = text.replace(secret, "***")
         text = " ".join(text.split())
         return text if len(text) <= 300 else text[:300] + "…"
+
+
+def _answer_of(result: ClassifierResult) -> tuple[str, float | None]:
+    """Return an answer and the confidence in it, as Pipecat's judge makes them of a result."""
+    if isinstance(result, ChoiceResult):
+        return result.choice, result.confidence
+    if isinstance(result, YesNoResult):
+        return "yes" if result.is_yes else "no", max(result.probability, 1 - result.probability)
+    return "none", None
+
+
+def _host(base_url: str | None) -> str:
+    try:
+        url = httpx.URL(base_url or "https://api.openai.com/v1")
+    except httpx.InvalidURL as error:
+        raise ValueError(f"judge.base_url: no URL ({error})") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError("judge.base_url: no address of an endpoint, such as http://localhost:11434/v1")
+    return url.netloc.decode("ascii")
 
 
 def _whole(value: Any) -> int:

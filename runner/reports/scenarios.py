@@ -1,5 +1,6 @@
 """What scenario files hold, in words: for somebody who wants to know before they call."""
 
+import re
 from collections.abc import Iterator
 
 from bots.caller.script import (
@@ -18,14 +19,22 @@ from bots.caller.script import (
 from runner.evaluation.expectations import describe
 from runner.scenarios.model import Scenario
 
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+"""Line ends, and what a terminal would obey."""
+
 
 def describe_scenario(scenario: Scenario, *, has_judge: bool) -> Iterator[str]:
-    """Yield what a scenario would do, line by line.
+    """Yield what a scenario would do, line by line; texts of several lines are put on one.
 
     Args:
         scenario: The scenario.
         has_judge: Whether the settings name a judge.
     """
+    for line in _lines(scenario, has_judge):
+        yield _CONTROL_CHARACTERS.sub(" ", line)
+
+
+def _lines(scenario: Scenario, has_judge: bool) -> Iterator[str]:
     yield f"{scenario.name} ({scenario.path}:{scenario.line})"
     if scenario.refusal is not None:
         yield f"  can't be played in a room: {scenario.refusal}"

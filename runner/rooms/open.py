@@ -21,11 +21,13 @@ class RoomAddress:
         url: A Daily room, an ``/api/offer`` address, or the base address of a Pipecat runner.
         token: A meeting token for Daily; elsewhere it goes along as a bearer header.
         request_data: Reaches a SmallWebRTC bot as its runner arguments' ``body``.
+        ice_servers: STUN and TURN servers that came with the room, besides those of the settings.
     """
 
     url: str
     token: SecretStr | None = None
     request_data: Any = None
+    ice_servers: tuple[IceServer, ...] = ()
 
 
 async def open_room(
@@ -70,7 +72,7 @@ async def open_room(
 
     from runner.rooms.smallwebrtc import SmallWebRTCRoom
 
-    offer_url, ice_servers = address.url, list(settings.ice_servers)
+    offer_url, ice_servers = address.url, [*settings.ice_servers, *address.ice_servers]
     if kind is RoomKind.PIPECAT_RUNNER:
         from runner.sessions.pipecat_runner import start_smallwebrtc_session
 

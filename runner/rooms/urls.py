@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from runner.errors import UsageError
 
@@ -29,22 +29,8 @@ def room_kind(url: str, daily_domains: list[str]) -> RoomKind:
     Raises:
         UsageError: It is no address of a room.
     """
-    if not url.isprintable() or " " in url:
-        raise UsageError("room URL: holds white space, or something that can't be printed")
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-        _ = parts.port
-    except ValueError:
-        # What urlsplit says can quote a password.
-        raise UsageError("room URL: its host or port is not written as a URL has it") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise UsageError(
-            "room URL: must begin with http:// or https:// and name a host, for example "
-            "https://acme.daily.co/room or http://localhost:7860/api/offer"
-        )
-    if parts.username is not None or parts.password is not None:
-        raise UsageError("room URL: holds a user name or password; pass the token with --token instead")
+    parts = _parse(url, "room URL", "https://acme.daily.co/room or http://localhost:7860/api/offer")
+    host = parts.hostname or ""
     path = parts.path.rstrip("/")
     if host.endswith(f".{DAILY_HOST}") or host in {domain.lower() for domain in daily_domains}:
         if not path:
@@ -58,6 +44,36 @@ def room_kind(url: str, daily_domains: list[str]) -> RoomKind:
         f"room URL: {parts.path!r} is no room; a SmallWebRTC room ends in /api/offer, a Pipecat runner is its base "
         "address alone, and custom Daily domains are listed in the setting room.daily_domains"
     )
+
+
+def check_start_url(url: str) -> None:
+    """Refuse what is no address that a session can be started at.
+
+    Raises:
+        UsageError: It is none.
+    """
+    parts = _parse(url, "start URL", "https://api.pipecat.daily.co/v1/public/<agent>/start")
+    if not parts.path.strip("/"):
+        raise UsageError(
+            "start URL: has no path; it is the whole address to post to, such as http://localhost:7860/start"
+        )
+
+
+def _parse(url: str, label: str, example: str) -> SplitResult:
+    if not url.isprintable() or " " in url:
+        raise UsageError(f"{label}: holds white space, or something that can't be printed")
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError:
+        # What urlsplit says can quote a password.
+        raise UsageError(f"{label}: its host or port is not written as a URL has it") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise UsageError(f"{label}: must begin with http:// or https:// and name a host, for example {example}")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(f"{label}: holds a user name or password; pass the token with --token instead")
+    return parts
 
 
 def public_url(url: str) -> str:

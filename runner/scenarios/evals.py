@@ -1,14 +1,28 @@
 """Scenario files in the format of Pipecat Evals, with our own keys in the same mappings.
 
 A scenario of ``pipecat eval`` plays here in a real room, by voice. Keys of our own, which Pipecat passes over: of a
-scenario ``hang_up``, ``max_duration_s``, ``turn_taking`` and ``agent_never_talks_over``; of a turn ``silence_ms``,
-``interrupt_after_ms``, ``after_silence_ms``, ``agent_speaks_within_ms``, ``agent_stops_within_ms``,
+scenario ``description``, ``hang_up``, ``max_duration_s``, ``turn_taking`` and ``agent_never_talks_over``; of a turn
+``silence_ms``, ``interrupt_after_ms``, ``after_silence_ms``, ``agent_speaks_within_ms``, ``agent_stops_within_ms``,
 ``agent_never_talks_over`` and ``agent_hangs_up``; of an expectation ``text_matches``.
 
-Stricter than Pipecat's loader on purpose: an unknown key or event, a key that stands twice, and a scenario without
-turns are errors, since each makes a test that tests nothing.
+Stricter than Pipecat's loader on purpose, since each of these makes a test that tests nothing, or another thing than
+it says:
+
+- an unknown key or event; a key that stands twice; a key that belongs to another kind of scenario or event (Pipecat
+  passes over ``calls`` on a ``response``, and over ``name`` beside ``calls``);
+- a scenario without turns; an empty text; an empty file that is included; arguments of a call that are no mapping or
+  have keys that are no texts;
+- a value of the wrong type where Pipecat takes any (``within_ms: soon``, ``stop_on_failure: "no"``), or out of bounds
+  (an hour, 500 turns, 64 keys, texts of 5,000 characters and what is looked for in them of 1,000); ``dtmf`` as a number
+  with a sign or underscores; two ``<<`` in one mapping;
+- tags that JSON has no value for (``!!set``, ``!!binary``);
+- a recording that is not there, and files outside of the folder that files may come from.
+
+A key without a value is as good as not there, except that ``expect`` needs its list; ``stop_on_failure`` without a
+value is true here, and false in Pipecat.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -115,16 +129,23 @@ def load_file(path: Path, settings: Settings) -> list[Scenario]:
     if "scenarios" not in top:
         return [_scenario(top, file_name, settings)]
     defaults = top.without("scenarios", "name")
+    for_scripts = defaults.without(*_PERSONA_KEYS)
     entries = top["scenarios"].items()
     if not entries:
         raise top["scenarios"].place.error("scenarios must hold at least one")
     scenarios: dict[str, Scenario] = {}
     for entry in entries:
-        mapping = entry.mapping(_SCENARIO_KEYS)
+        mapping = entry.mapping((*_SCENARIO_KEYS, "scenarios"))
+        if "scenarios" in mapping:
+            raise mapping["scenarios"].place.error("a scenario can't hold scenarios of its own")
         name = f"{file_name}/{mapping['name'].text()}"
         if name in scenarios:
             raise mapping["name"].place.error(f"there are two scenarios called {name!r}")
-        scenarios[name] = _scenario(mapping.over(defaults), name, settings)
+        # A file may hold both kinds: what it says of simulations at its top does not concern the scripts.
+        simulated = "persona" in mapping or "persona" in defaults
+        scenarios[name] = _scenario(mapping.over(defaults if simulated else for_scripts), name, settings)
+    if all(scenario.script is not None for scenario in scenarios.values()):
+        _refuse_persona_keys(defaults)
     return list(scenarios.values())
 
 
@@ -138,19 +159,30 @@ def load_scenario(spec: str, settings: Settings) -> Scenario:
     Raises:
         UsageError: The file is wrong, or holds no such scenario.
     """
-    file, _, name = spec, "", ""
-    if not Path(spec).is_file() and ":" in spec:
-        file, _, name = spec.rpartition(":")
+    file, name = _split(spec)
     scenarios = load_file(Path(file), settings)
     if not name:
         if len(scenarios) == 1:
             return scenarios[0]
         names = ", ".join(s.short_name for s in scenarios)
         raise UsageError(f"{file}: holds {len(scenarios)} scenarios; name one: {file}:NAME with NAME of {names}")
-    for scenario in scenarios:
-        if name in (scenario.name, scenario.short_name):
-            return scenario
-    raise UsageError(f"{file}: no scenario called {name!r}; there are: {', '.join(s.short_name for s in scenarios)}")
+    # A name may hold slashes of its own: the whole of it comes first, then whatever it ends with.
+    found = [s for s in scenarios if s.name == name] or [s for s in scenarios if s.name.endswith(f"/{name}")]
+    if not found:
+        names = ", ".join(s.short_name for s in scenarios)
+        raise UsageError(f"{file}: no scenario called {name!r}; there are: {names}")
+    if len(found) > 1:
+        raise UsageError(f"{file}: {name!r} can be {' or '.join(s.name for s in found)}; give the whole name")
+    return found[0]
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """Return file and name of ``FILE[:NAME]``, of which either may hold colons."""
+    ends = [len(spec), *(i for i in range(len(spec) - 1, 0, -1) if spec[i] == ":")]
+    for end in ends:
+        if os.path.isfile(spec[:end]):  # noqa: PTH113 - unlike pathlib's, never an error
+            return spec[:end], spec[end + 1 :]
+    return (spec, "") if len(ends) == 1 else (spec[: ends[1]], spec[ends[1] + 1 :])
 
 
 def _scenario(mapping: Mapping, name: str, settings: Settings) -> Scenario:
@@ -160,9 +192,7 @@ def _scenario(mapping: Mapping, name: str, settings: Settings) -> Scenario:
             raise mapping["persona"].place.error("a scenario has turns (scripted) or a persona (simulated), not both")
         refusal = "it is a simulation (persona:); only scripted scenarios (turns:) are played so far"
         return Scenario(name=name, path=place.path, line=place.line, script=None, refusal=refusal)
-    for key in _PERSONA_KEYS:
-        if key in mapping:
-            raise mapping[key].place.error(f"{key} belongs to a simulated scenario, which has a persona")
+    _refuse_persona_keys(mapping)
     if "turns" not in mapping:
         raise place.error(f"{name!r} needs turns: what the caller does")
     turn_nodes = mapping["turns"].items()
@@ -191,6 +221,12 @@ def _scenario(mapping: Mapping, name: str, settings: Settings) -> Scenario:
     return Scenario(name=name, path=place.path, line=place.line, script=script, refusal=refusals.text, notes=notes)
 
 
+def _refuse_persona_keys(mapping: Mapping) -> None:
+    for key in _PERSONA_KEYS:
+        if key in mapping:
+            raise mapping[key].place.error(f"{key} belongs to a simulated scenario, which has a persona")
+
+
 class _Refusals:
     """Collects what a deployed room can't offer."""
 
@@ -213,6 +249,9 @@ def _notes(mapping: Mapping) -> tuple[str, ...]:
             continue
         block = mapping[key].mapping(known)
         modality = block.get("modality", lambda node: node.one_of(("audio", "text")))
+        for service in known:
+            if service != "modality" and service in block and not block[service].is_mapping():
+                raise block[service].place.error(f"{service} must be a mapping: which service, and its settings")
         notes.append(f"{note}; the file asks for text" if modality == "text" else note)
     if "trigger_disconnect" in mapping:
         notes.append("trigger_disconnect: the caller always leaves the room at the end")
@@ -220,10 +259,8 @@ def _notes(mapping: Mapping) -> tuple[str, ...]:
 
 
 def _turn_taking(node: Node, settings: Settings) -> TurnTaking:
-    given: dict[str, Any] = {}
     mapping = node.mapping(TurnTaking.model_fields)
-    for key in mapping:
-        given[key] = mapping[key].plain()
+    given = {key: mapping[key].plain() for key in mapping if key in mapping}
     try:
         return TurnTaking.model_validate({**settings.turn_taking.model_dump(), **given})
     except ValidationError as error:
@@ -238,8 +275,12 @@ def _turn(node: Node, never_over: bool, refusals: _Refusals) -> Turn:
         mapping[_IMAGE].text()
         refusals.add("it shows the agent an image", _IMAGE)
     action = _action(mapping)
+    if "expect" not in mapping and "expect" in list(mapping):
+        raise mapping.place_of("expect").error("expect is empty; indent its list below it, or leave it out")
     expect = mapping.get("expect", lambda n: tuple(_expectation(e, refusals) for e in n.items())) or ()
-    return Turn(action=action, start=_trigger(mapping), expect=(*expect, *_behaviours(mapping, action, never_over)))
+    return Turn(
+        action=action, start=_trigger(mapping, refusals), expect=(*expect, *_behaviours(mapping, action, never_over))
+    )
 
 
 def _behaviours(mapping: Mapping, action: Action, never_over: bool) -> list[Expectation]:
@@ -295,7 +336,7 @@ def _play(mapping: Mapping) -> Play:
     if mapping["user"].is_list():
         raise place.error("a recording has its own pauses: with audio, user is one text")
     path = mapping["audio"].path()
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - unlike pathlib's, never an error
         raise place.error(f"audio: there is no file {path}")
     text = " ".join(part.text for part in _parts(mapping["user"]) if isinstance(part, Words))
     return Play(path=path, text=text)
@@ -315,7 +356,7 @@ def _parts(node: Node) -> tuple[Words | Pause, ...]:
     return tuple(parts)
 
 
-def _trigger(mapping: Mapping) -> Trigger:
+def _trigger(mapping: Mapping, refusals: _Refusals) -> Trigger:
     given = [key for key in ("send_after", "interrupt_after_ms", "after_silence_ms") if key in mapping]
     if len(given) > 1:
         raise mapping[given[1]].place.error(f"a turn starts in one way, not by {' and '.join(given)}")
@@ -329,7 +370,7 @@ def _trigger(mapping: Mapping) -> Trigger:
         raise mapping["send_after"].place.error("send_after says when user or dtmf is sent; the turn has neither")
     after = mapping["send_after"].mapping(("event", "delay_ms"))
     delay_ms = after.get("delay_ms", lambda n: n.integer(0, MAX_MS)) or 0
-    event = after.get("event", lambda n: n.one_of(sorted(EVENT_NAMES)))
+    event = after.get("event", lambda n: _event(n, refusals))
     if event is None and delay_ms == 0:
         raise after.place.error("send_after needs an event, or a delay_ms above 0")
     return AfterEvent(event=event, delay_ms=delay_ms)
@@ -339,9 +380,7 @@ def _expectation(node: Node, refusals: _Refusals) -> Expectation:
     mapping = node.mapping(_EXPECTATION_KEYS)
     if "event" not in mapping:
         raise mapping.place.error("an expectation needs event: what to look for")
-    event = mapping["event"].one_of(sorted({*EVENT_NAMES, _IMAGE}))
-    if event == _IMAGE:
-        refusals.add("it expects an image of the agent", _IMAGE)
+    event = _event(mapping["event"], refusals)
     absent = mapping.get("absent", Node.flag) or False
     checks = [key for key in (*_CONTENT_KEYS, "check_from") if key in mapping]
     if absent and checks:
@@ -373,6 +412,13 @@ def _expectation(node: Node, refusals: _Refusals) -> Expectation:
         ),
         absent=absent,
     )
+
+
+def _event(node: Node, refusals: _Refusals) -> str:
+    event = node.one_of(sorted({*EVENT_NAMES, _IMAGE}))
+    if event == _IMAGE:
+        refusals.add("it waits for an image of the agent", "event")
+    return event
 
 
 def _pattern(node: Node) -> str:
@@ -412,4 +458,18 @@ def _named_call(mapping: Mapping) -> FunctionCall:
     args = mapping.get("args", Node.plain)
     if args is not None and not isinstance(args, dict):
         raise mapping["args"].place.error("args must be a mapping")
+    if key := _no_text_key(args):
+        raise mapping["args"].place.error(f"args: the key {key} is no text, as those of a call are; quote it")
     return FunctionCall(name=mapping.get("name", Node.text), args=args)
+
+
+def _no_text_key(value: Any) -> str | None:
+    """Return a key somewhere in a value that is no text, as Python writes it."""
+    if isinstance(value, list):
+        return next(filter(None, map(_no_text_key, value)), None)
+    if not isinstance(value, dict):
+        return None
+    for key, inner in value.items():
+        if found := repr(key)[:40] if not isinstance(key, str) else _no_text_key(inner):
+            return found
+    return None

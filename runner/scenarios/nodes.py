@@ -1,6 +1,7 @@
 """YAML with places: every value knows its file and line, so that every error can name them.
 
-``!include PATH`` stands for the value of another file, relative to the one it stands in.
+``!include PATH`` stands for the value of another file. As in Pipecat Evals every path is relative to the file that is
+read, also where it stands in an included one.
 """
 
 import difflib
@@ -8,7 +9,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,16 +20,27 @@ MAX_FILE_BYTES = 1_000_000
 """A scenario file is written by people: a megabyte is thousands of turns."""
 
 MAX_NODES = 200_000
-"""Bounds what aliases can expand to."""
+"""Bounds what a file may hold with all it includes, and what aliases can expand that to."""
 
 MAX_DEPTH = 40
 
 MAX_INCLUDED_FILES = 100
 
+MAX_PATH_CHARACTERS = 1_000
+
 INCLUDE_TAG = "!include"
 
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 _MERGE_TAG = _STANDARD_TAGS + "merge"
+_TEXT_TAGS = tuple(_STANDARD_TAGS + name for name in ("str", "timestamp", "value", "merge"))
+_PLAIN_TAGS = frozenset(
+    {*_TEXT_TAGS, *(_STANDARD_TAGS + name for name in ("null", "bool", "int", "float", "map", "seq"))}
+)
+"""What a value can be: what JSON knows. A date, for one, is the text it is written as."""
+
+_SHORT = 40
+
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 _T = TypeVar("_T")
 
@@ -60,8 +71,8 @@ class Place:
         return f"{self.path}:{self.line}"
 
     def error(self, message: str) -> UsageError:
-        """Return an error about what stands here."""
-        return UsageError(f"{self}: {message}")
+        """Return an error about what stands here, in one line."""
+        return UsageError(f"{self}: {_CONTROL_CHARACTERS.sub(' ', message)}")
 
 
 @dataclass(frozen=True)
@@ -93,11 +104,11 @@ class Node:
         for key_node, value_node in self._node.value:
             place = self._place_of(key_node)
             if key_node.tag == _MERGE_TAG:
+                if merged:
+                    raise place.error(f"'<<' stands twice in {self.label}; give it a list: << : [*a, *b]")
                 merged.append(self._child(value_node, "<<"))
                 continue
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise place.error(f"a key of {self.label} must be a plain word")
-            key = str(key_node.value)
+            key = self._key(key_node)
             if key not in known:
                 raise place.error(f"unknown key {_short(key)} in {self.label}{_meant(key, known)}")
             if key in entries:
@@ -157,14 +168,16 @@ class Node:
         return word
 
     def path(self) -> Path:
-        """Return the path a text names, relative to the file it stands in.
+        """Return the path a text names, relative to the file that is read.
 
         Raises:
             UsageError: It is no text, or leads out of the folder that files may come from.
         """
         if not isinstance(self._node, yaml.ScalarNode) or not self._node.value.strip():
             raise self.place.error(f"{self.label} must be the path of a file, not {self._kind()}")
-        path = self.place.path.parent / str(self._node.value)
+        if len(self._node.value) > MAX_PATH_CHARACTERS:
+            raise self.place.error(f"{self.label} is longer than {MAX_PATH_CHARACTERS} characters")
+        path = self._origin.folder / str(self._node.value)
         try:
             inside = path.resolve().is_relative_to(self._origin.root)
         except (OSError, ValueError, RuntimeError) as error:
@@ -186,7 +199,7 @@ class Node:
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.place.error(f"{self.label} must be a whole number, not {self._kind()}")
         if not low <= value <= high:
-            raise self.place.error(f"{self.label} must be from {low} to {high}, not {value}")
+            raise self.place.error(f"{self.label} must be from {low} to {high}, not {self._written()}")
         return value
 
     def number(self, low: float, high: float) -> float:
@@ -196,10 +209,11 @@ class Node:
             UsageError: It is no number, or out of bounds.
         """
         value = self.plain()
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or (isinstance(value, float) and not math.isfinite(value)):
             raise self.place.error(f"{self.label} must be a number, not {self._kind()}")
         if not low <= value <= high:
-            raise self.place.error(f"{self.label} must be from {low:g} to {high:g}, not {value:g}")
+            raise self.place.error(f"{self.label} must be from {low:g} to {high:g}, not {self._written()}")
         return float(value)
 
     def flag(self) -> bool:
@@ -217,39 +231,56 @@ class Node:
         """Return the value as plain Python data; a date stays the text it is written as.
 
         Raises:
-            UsageError: Something in it is no plain data.
+            UsageError: Something in it is no plain data, or a key stands twice.
         """
         if isinstance(self._node, yaml.SequenceNode):
             return [item.plain() for item in self.items()]
-        if isinstance(self._node, yaml.MappingNode):
-            merged: dict[Any, Any] = {}
-            own: dict[Any, Any] = {}
-            for key_node, value_node in self._node.value:
-                value = self._child(value_node, str(key_node.value))
-                if key_node.tag == _MERGE_TAG:
-                    for mapping in value.items() if value.is_list() else [value]:
-                        merged = {**mapping._plain_mapping(), **merged}
-                else:
-                    own[self._child(key_node, f"a key of {self.label}")._scalar()] = value.plain()
-            return {**merged, **own}
-        return self._scalar()
+        if not isinstance(self._node, yaml.MappingNode):
+            return self._scalar()
+        merged: dict[Any, Any] = {}
+        own: dict[Any, Any] = {}
+        merges = 0
+        for key_node, value_node in self._node.value:
+            if key_node.tag == _MERGE_TAG:
+                merges += 1
+                if merges > 1:
+                    raise self._place_of(key_node).error(f"'<<' stands twice in {self.label}")
+                value = self._child(value_node, "<<")
+                for mapping in value.items() if value.is_list() else [value]:
+                    for key, default in mapping._plain_mapping().items():
+                        merged.setdefault(key, default)
+                continue
+            name = self._key(key_node)
+            key = self._child(key_node, f"a key of {self.label}")._scalar()
+            if key in own:
+                raise self._place_of(key_node).error(f"{_short(name)} stands twice in {self.label}")
+            own[key] = self._child(value_node, name if len(name) <= _SHORT else _short(name)).plain()
+        return {**merged, **own}
 
     def _plain_mapping(self) -> dict[Any, Any]:
         if not self.is_mapping():
             raise self.place.error(f"{self.label} must be a mapping (key: value), not {self._kind()}")
         return self.plain()
 
+    def _key(self, node: yaml.Node) -> str:
+        if not isinstance(node, yaml.ScalarNode) or node.tag not in _PLAIN_TAGS:
+            raise self._place_of(node).error(f"a key of {self.label} must be a plain word")
+        return str(node.value)
+
     def _scalar(self) -> Any:
         if not isinstance(self._node, yaml.ScalarNode):
             raise self.place.error(f"{self.label} must be a plain value, not {self._kind()}")
+        if self._node.tag in _TEXT_TAGS:
+            return str(self._node.value)
         loader = _Loader("")
         try:
-            value = loader.construct_document(self._node)
-        except (yaml.YAMLError, ValueError) as error:
-            raise self.place.error(f"{self.label}: {_problem(error)}") from error
+            return loader.construct_document(self._node)
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:
+            # A tag that does not fit what it stands before: PyYAML fails in as many ways as there are types.
+            kind = self._node.tag.removeprefix(_STANDARD_TAGS)
+            raise self.place.error(f"{self.label}: {_short(str(self._node.value))} is no {kind}") from error
         finally:
             loader.dispose()
-        return str(self._node.value) if isinstance(value, date) else value
 
     def _place_of(self, node: yaml.Node) -> Place:
         return Place(self.place.path, node.start_mark.line + 1)
@@ -265,9 +296,11 @@ class Node:
             return "a mapping"
         if isinstance(self._node, yaml.SequenceNode):
             return "a list"
-        if self.is_null():
-            return "nothing"
-        return _short(str(self._node.value))
+        return "nothing" if self.is_null() else _short(str(self._node.value))
+
+    def _written(self) -> str:
+        text = str(self._node.value)
+        return text if len(text) <= _SHORT else f"{text[:_SHORT]}…"
 
 
 @dataclass(frozen=True)
@@ -301,6 +334,10 @@ class Mapping:
             raise self.place.error(f"{self.label} needs {key!r}")
         return self._entries[key]
 
+    def place_of(self, key: str) -> Place:
+        """Return where the value of a key stands, also if nothing is given there."""
+        return self._entries[key].place
+
     def get(self, key: str, read: Callable[[Node], _T]) -> _T | None:
         """Return the value of a key as ``read`` reads it; None where it is not given."""
         return read(self._entries[key]) if key in self else None
@@ -316,9 +353,20 @@ class Mapping:
 
 @dataclass
 class _Budget:
-    """Counts values, so that a file whose aliases or includes multiply ends in an error and not in memory."""
+    """Counts values, so that a file whose aliases or includes multiply ends in an error and not in memory.
 
+    Attributes:
+        read: How many stand in the files that were read.
+        spent: How many were looked at, those of an alias each time.
+    """
+
+    read: int = 0
     spent: int = 0
+
+    def count(self, place: Place) -> None:
+        self.read += 1
+        if self.read > MAX_NODES:
+            raise place.error(f"holds more than {MAX_NODES} values, with what it includes")
 
     def spend(self, place: Place) -> None:
         self.spent += 1
@@ -332,12 +380,14 @@ class _Origin:
 
     Attributes:
         root: The folder that nothing is included from outside of.
+        folder: The folder that paths are relative to.
         chain: The files a value came through, the innermost last.
         budget: Shared by all.
         files: Every file read so far.
     """
 
     root: Path
+    folder: Path
     chain: tuple[Path, ...]
     budget: _Budget = field(default_factory=_Budget)
     files: dict[Path, yaml.Node] = field(default_factory=dict[Path, yaml.Node])
@@ -353,11 +403,12 @@ def read_yaml(path: Path, root: Path | None = None) -> Node:
     Raises:
         UsageError: It can't be read, is too large, or is no YAML.
     """
+    budget = _Budget()
     try:
-        node = _compose(path)
+        node = _compose(path, budget)
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error
-    origin = _Origin((root or default_root(path)).resolve(), (path.resolve(),))
+    origin = _Origin((root or default_root(path)).resolve(), path.parent, (path.resolve(),), budget)
     return _opened(node, Place(path, node.start_mark.line + 1), "the file", origin, 0)
 
 
@@ -380,41 +431,48 @@ def _opened(node: yaml.Node, place: Place, label: str, origin: _Origin, depth: i
             if len(origin.files) >= MAX_INCLUDED_FILES:
                 raise place.error(f"more than {MAX_INCLUDED_FILES} files are included")
             try:
-                origin.files[file] = _compose(path)
+                if file.is_fifo():
+                    raise place.error(f"!include {path}: is a pipe, and no file")
+                origin.files[file] = _compose(path, origin.budget)
             except OSError as error:
                 raise place.error(f"!include {path}: can't be read ({error.strerror})") from error
         node = origin.files[file]
         place = Place(path, node.start_mark.line + 1)
         origin = replace(origin, chain=(*origin.chain, file))
         origin.budget.spend(place)
-    if not node.tag.startswith(_STANDARD_TAGS):
-        raise place.error(f"{label}: the tag {_short(node.tag)} is not known here")
+    if node.tag not in _PLAIN_TAGS:
+        raise place.error(f"{label}: the tag {_short(node.tag.replace(_STANDARD_TAGS, '!!'))} is not known here")
     return Node(place, label, node, origin, depth)
 
 
-def _compose(path: Path) -> yaml.Node:
+def _compose(path: Path, budget: _Budget) -> yaml.Node:
     """Return a file's document.
 
     Raises:
         OSError: It can't be read.
         UsageError: It is too large, or is no YAML.
     """
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
         raise UsageError(f"{path}:1: larger than {MAX_FILE_BYTES // 1_000_000} MB; split it into several files")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UsageError(f"{path}:{line}: not UTF-8 (at byte {error.start})") from error
+        raise UsageError(f"{path}:{_line(error.object, error.start)}: not UTF-8 (at byte {error.start})") from error
     try:
         # First without building anything: composing calls itself for every level, and must not run out of stack.
         depth = 0
         for event in yaml.parse(text, Loader=_Loader):
+            place = Place(path, event.start_mark.line + 1)
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
-                raise UsageError(f"{path}:{event.start_mark.line + 1}: nested more than {MAX_DEPTH} deep")
+                raise place.error(f"nested more than {MAX_DEPTH} deep")
+            if isinstance(event, yaml.NodeEvent):
+                budget.count(place)
         node = yaml.compose(text, Loader=_Loader)
+    except yaml.reader.ReaderError as error:
+        raise UsageError(f"{path}:{_line(text.encode(), error.position)}: no YAML: {_problem(error)}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = 1 if mark is None else mark.line + 1
@@ -424,6 +482,10 @@ def _compose(path: Path) -> yaml.Node:
     return node
 
 
+def _line(content: bytes, position: int) -> int:
+    return content[:position].count(b"\n") + 1
+
+
 def _meant(word: str, known: Sequence[str]) -> str:
     # Compared with everything known in turn: a long word would take long, and is no typing error.
     near = difflib.get_close_matches(word[:60], known, n=1, cutoff=0.5)
@@ -431,7 +493,7 @@ def _meant(word: str, known: Sequence[str]) -> str:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:40] + "…")
+    return repr(text if len(text) <= _SHORT else text[:_SHORT] + "…")
 
 
 def _problem(error: Exception) -> str:

@@ -5,10 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
 
 import anyio
 from anyio.abc import Process
@@ -21,6 +23,9 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
 POLL_INTERVAL_S = 0.05
 LOG_TAIL_LINES = 12
+
+PORT_PLACEHOLDER = "{port}"
+PYTHON_PLACEHOLDER = "{python}"
 
 
 def reference_agent_command(name: str, port: int, options: Sequence[str] = ()) -> list[str]:
@@ -63,53 +68,146 @@ async def local_agent(command: Sequence[str], port: int, env: dict[str, str] | N
             end of what it printed.
     """
     with TemporaryDirectory(prefix="scenario-runner-") as folder:
-        log = Path(folder) / "agent.log"
-        with log.open("wb") as output:
-            try:
-                # A session of its own: a Ctrl-C at the terminal is ours to handle, and its children end with it.
-                process = await anyio.open_process(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **(env or {})},
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise RunnerError(f"the agent can't be started: {command[0]}: {error.strerror}") from error
+        async with _running(command, port, env or {}, Path(folder) / "agent.log"):
+            yield _base_url(port)
+
+
+class LastingAgent:
+    """An agent that is there whenever it is asked for: started at first, and again when it has died.
+
+    An async context manager; the agent and everything it started end with it.
+
+    Args:
+        command: What starts it; ``{port}`` stands for the port it is to listen on, ``{python}`` for this interpreter.
+        env: Further environment variables, in which the same stand for the same.
+        log: Gets what it prints.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path):
+        self._command = command
+        self._env = env
+        self.log = log
+        self._port = 0
+        self._process: Process | None = None
+        self._stack = AsyncExitStack()
+        self.starts = 0
+        """How often it was started."""
+
+    async def address(self) -> str:
+        """Return its base address; it listens there.
+
+        Raises:
+            RunnerError: It can't be started, ended at once, or did not listen within :data:`START_TIMEOUT_S`; the
+                first line says so, the others hold the end of what it printed.
+        """
+        if not await self.is_alive():
+            await self.stop()
+            self._port = free_port()
+            command = [self._filled_in(argument) for argument in self._command]
+            env = {name: self._filled_in(value) for name, value in self._env.items()}
+            self.starts += 1
+            self._process = await self._stack.enter_async_context(_running(command, self._port, env, self.log))
+        return _base_url(self._port)
+
+    async def is_alive(self) -> bool:
+        """Whether it runs and takes connections."""
+        return self._process is not None and self._process.returncode is None and await _listens(self._port)
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, if it ended by itself; negative: by this signal."""
+        return None if self._process is None else self._process.returncode
+
+    async def stop(self) -> None:
+        """End it, if it runs; the next who asks for it gets a new one."""
+        self._process = None
+        await self._stack.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Return the agent itself; nothing is started yet."""
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the agent."""
+        await self.stop()
+
+    def _filled_in(self, text: str) -> str:
+        return text.replace(PORT_PLACEHOLDER, str(self._port)).replace(PYTHON_PLACEHOLDER, sys.executable)
+
+
+_process_groups: set[int] = set()
+
+
+def kill_local_agents() -> None:
+    """Kill every agent of this process at once; for a process that is about to end without closing its contexts."""
+    for group in _process_groups:
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def _running(command: Sequence[str], port: int, env: Mapping[str, str], log: Path) -> AsyncGenerator[Process]:
+    """Run an agent, appending what it prints to a file, and yield its process once it listens."""
+    with log.open("ab") as output:
+        began = output.tell()
         try:
-            await _wait_until_it_listens(process, port, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            with anyio.CancelScope(shield=True):
-                await _stop(process)
+            # A session of its own: a Ctrl-C at the terminal is ours to handle, and its children end with it.
+            process = await anyio.open_process(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **env},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise RunnerError(f"the agent can't be started: {command[0]}: {error.strerror}") from error
+    _process_groups.add(process.pid)
+    try:
+        await _wait_until_it_listens(process, port, log, began)
+        yield process
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _stop(process)
+        _process_groups.discard(process.pid)
 
 
-async def _wait_until_it_listens(process: Process, port: int, log: Path) -> None:
+def _base_url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+async def _listens(port: int) -> bool:
+    try:
+        await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+    except OSError:
+        return False
+    return True
+
+
+async def _wait_until_it_listens(process: Process, port: int, log: Path, began: int) -> None:
     with anyio.move_on_after(START_TIMEOUT_S):
         while process.returncode is None:
-            try:
-                stream = await anyio.connect_tcp("127.0.0.1", port)
-            except OSError:
-                await anyio.sleep(POLL_INTERVAL_S)
-                continue
-            await stream.aclose()
-            return
+            if await _listens(port):
+                return
+            await anyio.sleep(POLL_INTERVAL_S)
     ended = f"ended with exit code {process.returncode}" if process.returncode is not None else "does not listen"
-    raise RunnerError(f"the agent {ended} (port {port}); the end of what it printed:\n{_tail(log)}")
+    lines = _tail(log, began)
+    summary = f"the agent {ended} (port {port}): {lines[-1].strip() if lines else 'it printed nothing'}"
+    raise RunnerError("\n  ".join([f"{summary}\nthe end of what it printed:", *lines] if lines else [summary]))
 
 
-def _tail(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-    return "\n".join(f"  {line}" for line in lines) or "  (nothing)"
+def _tail(log: Path, began: int) -> list[str]:
+    return log.read_bytes()[began:].decode(errors="replace").rstrip().splitlines()[-LOG_TAIL_LINES:]
 
 
 async def _stop(process: Process) -> None:
-    for stop in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, stop)
-        except ProcessLookupError:
-            break
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
         with anyio.move_on_after(STOP_TIMEOUT_S):
             await process.wait()
-            return
+        # The agent if it is still there, and what it started and left behind.
+        os.killpg(process.pid, signal.SIGKILL)
+    with anyio.move_on_after(STOP_TIMEOUT_S):
+        await process.wait()

@@ -240,3 +240,17 @@ def test_a_message_nested_without_end_is_kept_as_far_as_a_timeline_goes() -> Non
     (event,) = read(deep)
     assert EVENT_ADAPTER.validate_json(EVENT_ADAPTER.dump_json(event)) == event
     assert EVENT_ADAPTER.dump_json(event).count(b"[") == MAX_DEPTH
+
+
+def test_an_agent_of_protocol_2_is_not_counted_twice_from_its_first_words_on() -> None:
+    transcription = rtvi("bot-transcription", {"text": "Hi."})
+    ready = rtvi("bot-ready", {"version": "2.2.0"})
+    assert read(ready, transcription, output("Hi."))[1:] == [kept(transcription), told("Hi.")]
+
+
+def test_an_agent_of_protocol_1_tells_sentences_and_words_of_which_the_sentences_count() -> None:
+    ready = rtvi("bot-ready", {"version": "1.2.0"})
+    sentence = rtvi("bot-output", {"text": "Hi there.", "spoken": True, "aggregated_by": "sentence"})
+    word = rtvi("bot-output", {"text": "Hi", "spoken": True, "aggregated_by": "word"})
+    unspoken = rtvi("bot-output", {"text": "Hi there.", "spoken": False, "aggregated_by": "sentence"})
+    assert read(ready, unspoken, word, sentence)[1:] == [kept(unspoken), kept(word), told("Hi there.")]

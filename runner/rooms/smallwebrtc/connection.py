@@ -12,10 +12,12 @@ from aiortc import (
     RTCIceServer,
     RTCPeerConnection,
     RTCRtpReceiver,
+    RTCRtpSender,
     RTCRtpTransceiver,
     RTCSessionDescription,
     RTCStatsReport,
 )
+from aiortc.exceptions import InvalidStateError
 from aiortc.mediastreams import MediaStreamTrack
 from anyio.abc import TaskGroup
 from loguru import logger
@@ -101,7 +103,10 @@ class OfferingConnection:
         # One transport for all media, as browsers have it; aiortc would otherwise open several.
         configuration = RTCConfiguration(iceServers=ice_servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
         self._pc = RTCPeerConnection(configuration)
-        self._pc.addTransceiver(track, direction="sendrecv")
+        audio = self._pc.addTransceiver(track, direction="sendrecv")
+        # Ours is encoded already and the peer's is decoded here, both as Opus: an answer must not choose another.
+        codecs = RTCRtpSender.getCapabilities("audio").codecs
+        audio.setCodecPreferences([codec for codec in codecs if codec.mimeType == "audio/opus"])
         for _ in VIDEO_INDEXES:
             self._pc.addTransceiver("video", direction="recvonly")
         self._channel: RTCDataChannel = self._pc.createDataChannel("chat", ordered=True)
@@ -152,7 +157,11 @@ class OfferingConnection:
             await self._channel_open.wait()
         if self._channel.readyState != "open":
             raise RoomError(EndedReason.ICE_FAILED, "the data channel to the agent is not open")
-        self._channel.send(json.dumps(message, ensure_ascii=False))
+        try:
+            self._channel.send(json.dumps(message, ensure_ascii=False))
+        except ValueError as error:
+            # Not JSON, no Unicode, or larger than the peer said it takes.
+            raise RoomError(EndedReason.RUNNER_ERROR, f"the message can't be sent: {error}") from error
 
     async def close(self) -> None:
         """Close the connection. The peer sees it close, as when a browser tab is shut."""
@@ -168,7 +177,8 @@ class OfferingConnection:
         answer = await self._post_offer(offer)
         try:
             await self._pc.setRemoteDescription(RTCSessionDescription(sdp=answer["sdp"], type=answer["type"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except Exception as error:
+            # aiortc's parser trips over what it doesn't know in many ways, and has no error of its own for it.
             raise RoomError(
                 EndedReason.ROOM_UNREACHABLE,
                 f"the answer to the offer is no usable session description ({type(error).__name__}): "
@@ -218,13 +228,14 @@ class OfferingConnection:
 
     def _on_message(self, raw: str | bytes) -> None:
         at_ns = self._clock.now_ns()
-        if len(raw) > MAX_MESSAGE_BYTES:
-            logger.warning("left out a message of {} bytes: larger than {}", len(raw), MAX_MESSAGE_BYTES)
+        size_bytes = len(raw.encode(errors="replace") if isinstance(raw, str) else raw)
+        if size_bytes > MAX_MESSAGE_BYTES:
+            logger.warning("left out a message of {} bytes: larger than {}", size_bytes, MAX_MESSAGE_BYTES)
             return
         try:
             message = json.loads(raw)
-        except ValueError:
-            logger.warning("left out a message that is not JSON")
+        except (ValueError, RecursionError):
+            logger.warning("left out a message that is not JSON, or nested without end")
             return
         if isinstance(message, dict) and message.get("type") == "signalling":
             self._on_signalling(message.get("message"))
@@ -258,8 +269,12 @@ class OfferingConnection:
             try:
                 await self._negotiate()
             except RoomError as error:
-                # The media that was agreed before goes on; the bot may ask again.
-                logger.warning("renegotiation failed: {}", error)
+                if not self._leaving:
+                    # The media that was agreed before goes on; the bot may ask again.
+                    logger.warning("renegotiation failed: {}", error)
+            except InvalidStateError:
+                # Closed in the meantime, by either side.
+                return
 
     async def _watch(self) -> None:
         received = await self._packets_received()

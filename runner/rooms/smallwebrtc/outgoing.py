@@ -61,7 +61,12 @@ class CallerTrack(MediaStreamTrack):
         self._codec = codec
 
     async def write(self, pcm: bytes) -> None:
-        """Queue 16-bit mono audio at :data:`AUDIO_RATE_HZ`; waits while there is more than enough ahead."""
+        """Queue 16-bit mono audio at :data:`AUDIO_RATE_HZ`; waits while there is more than enough ahead.
+
+        A track that was stopped takes nothing any more, and waits for nothing.
+        """
+        if self.readyState != "live":
+            return
         self._buffer += pcm
         while len(self._buffer) > FRAME_BYTES * (LEAD_NS // FRAME_NS):
             self._room.clear()

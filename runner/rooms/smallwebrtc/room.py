@@ -1,5 +1,7 @@
 """A SmallWebRTC room: one call to one Pipecat bot, which answers our offer."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
@@ -17,6 +19,7 @@ from runner.rooms.base import RoomListener
 from runner.rooms.smallwebrtc.connection import OfferingConnection
 from runner.rooms.smallwebrtc.incoming import AgentStream
 from runner.rooms.smallwebrtc.outgoing import CallerTrack
+from runner.rooms.smallwebrtc.posting import MAX_ANSWER_BYTES, AnswerTooLarge, post_json
 from runner.rooms.smallwebrtc.transport import OfferingTransport
 from runner.rooms.urls import public_url
 
@@ -66,6 +69,7 @@ class SmallWebRTCRoom:
         self._stream = AgentStream(clock, recording=listener.agent_audio, pipeline=self._transport.input().put)
         self._agent_here = anyio.Event()
         self._left = False
+        self._broken = False
         self._connection: OfferingConnection | None = None
 
     @property
@@ -140,7 +144,8 @@ class SmallWebRTCRoom:
 
     def message(self, at_ns: int, message: Any) -> None:
         """Pass on a message of the bot."""
-        self._listener.message_received(at_ns, message)
+        with self._own_errors():
+            self._listener.message_received(at_ns, message)
 
     def peer_left(self, at_ns: int, detail: str) -> None:
         """Pass on that the bot left."""
@@ -159,39 +164,54 @@ class SmallWebRTCRoom:
         self._listener.room_lost(error)
 
     def _caller_sent(self, at_ns: int, pcm: bytes) -> None:
-        self._listener.caller_audio(at_ns, pcm)
-        # The outgoing track is the one thing that goes on whatever the agent does: it keeps the stream going.
-        self._stream.tick(self._clock.now_ns())
+        with self._own_errors():
+            self._listener.caller_audio(at_ns, pcm)
+            # The outgoing track is the one thing that goes on whatever the agent does: it keeps the stream going.
+            self._stream.tick(self._clock.now_ns())
 
     def _agent_packet(self, packet: RtpPacket, monotonic_ns: int) -> None:
         if self._left:
             return
-        if not self._agent_here.is_set():
-            self._agent_here.set()
-            self._listener.agent_joined(self._clock.at_ns(monotonic_ns), None)
-        self._stream.packet_arrived(packet, monotonic_ns)
+        with self._own_errors():
+            if not self._agent_here.is_set():
+                self._agent_here.set()
+                self._listener.agent_joined(self._clock.at_ns(monotonic_ns), None)
+            self._stream.packet_arrived(packet, monotonic_ns)
+
+    @contextmanager
+    def _own_errors(self) -> Generator[None]:
+        """End the call as ours if something fails here: aiortc would take it for the end of the connection."""
+        try:
+            yield
+        except Exception as error:
+            if self._broken:
+                return
+            self._broken = True
+            logger.opt(exception=True).error("what the room reported could not be taken")
+            self._listener.room_lost(
+                RoomError(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}")
+            )
 
     async def _post_offer(self, offer: dict[str, Any]) -> dict[str, Any]:
         if self._request_data is not None:
             offer = offer | {"requestData": self._request_data}
-        headers = {} if self._token is None else {"Authorization": f"Bearer {self._token.get_secret_value()}"}
         try:
-            response = await self._http.post(self._url, json=offer, headers=headers, timeout=OFFER_TIMEOUT_S)
+            answered = await post_json(self._http, self._url, self._token, offer, timeout_s=OFFER_TIMEOUT_S)
         except httpx.HTTPError as error:
             raise RoomError(EndedReason.ROOM_UNREACHABLE, _unreachable(self._shown, error)) from error
-        if response.status_code in (401, 403):
+        if answered.status in (401, 403):
             raise RoomError(
                 EndedReason.TOKEN_REFUSED,
-                f"{self._shown} refused the token (HTTP {response.status_code}): pass one valid for this session",
+                f"{self._shown} refused the token (HTTP {answered.status}): pass one valid for this session",
             )
-        if not response.is_success:
-            hint = "the session is unknown or over" if response.status_code == 404 else "see the agent's own log"
+        if not 200 <= answered.status < 300:
+            hint = "the session is unknown or over" if answered.status == 404 else "see the agent's own log"
             raise RoomError(
                 EndedReason.ROOM_UNREACHABLE,
-                f"{self._shown} answered the offer with HTTP {response.status_code}: {hint}",
+                f"{self._shown} answered the offer with HTTP {answered.status}: {hint}",
             )
         try:
-            answer = response.json()
+            answer = answered.json()
         except ValueError as error:
             raise RoomError(EndedReason.ROOM_UNREACHABLE, f"{self._shown} answered the offer with no JSON") from error
         if not isinstance(answer, dict):
@@ -202,6 +222,8 @@ class SmallWebRTCRoom:
 def _unreachable(url: str, error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.ConnectError):
         return f"nothing answers at {url}: is the agent running, and is this its address?"
+    if isinstance(error, AnswerTooLarge):
+        return f"{url} answered the offer with more than {MAX_ANSWER_BYTES} bytes: is it a Pipecat bot?"
     if isinstance(error, httpx.TimeoutException):
         return f"{url} did not answer the offer within {OFFER_TIMEOUT_S:.0f} s"
     return f"{url} could not be reached ({type(error).__name__})"

@@ -1,0 +1,180 @@
+"""``suite.json``: what became of the runs of a suite, written again after each of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
+
+from bots.timeline import EndedReason
+from runner.atomic import write_atomically
+from runner.errors import UsageError
+from runner.evaluation.outcome import Cause, Status
+from runner.evaluation.verdicts import ExpectationVerdict
+from runner.scenarios.suites import run_title
+
+FILE_NAME = "suite.json"
+FORMAT_VERSION = 1
+
+
+class OpenRun(BaseModel):
+    """A run without a result: it was not begun, or was under way when the file was written.
+
+    Attributes:
+        scenario: The scenario's name.
+        file: The scenario's file.
+        repeat: Which run of this scenario it is, from 1.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    scenario: str
+    file: str
+    repeat: int
+
+    @property
+    def title(self) -> str:
+        """The scenario's name, with the number of the run from the second on."""
+        return run_title(self.scenario, self.repeat)
+
+
+class SuiteRun(OpenRun):
+    """What became of one run.
+
+    Attributes:
+        status: Whether the call took place.
+        success: True: passed. False: the agent failed. Null: nobody can say, for no fault of the agent.
+        cause: Whose fault it was, where something failed.
+        ended_reason: How the call ended.
+        detail: What happened, in one line.
+        started_at: ISO 8601, UTC.
+        duration_s: How long the call took; where none was made, how long it took to know.
+        folder: The run's folder, in that of the suite; null where no call was made.
+        first_response_ms: Agent onset minus both parties present.
+        response_latencies_ms: Of each turn that was answered, in order.
+        unmet: The expectations that were not met, with their evidence.
+    """
+
+    status: Status
+    success: bool | None
+    cause: Cause | None
+    ended_reason: EndedReason
+    detail: str | None
+    started_at: str
+    duration_s: float
+    folder: str | None = None
+    first_response_ms: float | None = None
+    response_latencies_ms: list[float] = []
+    unmet: list[ExpectationVerdict] = []
+
+    @computed_field
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 the agent failed, 2 anything else."""
+        if self.success is None:
+            return 2
+        return 0 if self.success else 1
+
+
+class Totals(BaseModel):
+    """How many runs there are, and of which kind.
+
+    Attributes:
+        runs: All that were planned.
+        passed: Those that passed.
+        failed: Those in which the agent failed.
+        undecided: Those of which nobody can say, for no fault of the agent.
+        open: Those without a result.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    runs: int
+    passed: int
+    failed: int
+    undecided: int
+    open: int
+
+
+class SuiteResult(BaseModel):
+    """What became of a suite.
+
+    Attributes:
+        format: Version of this format.
+        suite: The suite's name.
+        file: The file it was read from.
+        started_at: ISO 8601, UTC.
+        finished: Whether every run has a result; false while the suite is under way, and for good where it was
+            stopped or killed.
+        stopped: Why it was stopped before its end, if it was.
+        allow_unjudged: Whether runs passed whose only trouble was what nobody could judge.
+        runs: The runs that have a result, in the suite's order.
+        open: The runs that have none, in the suite's order.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT_VERSION
+    suite: str
+    file: str
+    started_at: str
+    finished: bool
+    stopped: str | None = None
+    allow_unjudged: bool = False
+    runs: list[SuiteRun]
+    open: list[OpenRun]
+
+    @computed_field
+    @property
+    def totals(self) -> Totals:
+        """How many runs there are, and of which kind."""
+        return Totals(
+            runs=len(self.runs) + len(self.open),
+            passed=sum(run.success is True for run in self.runs),
+            failed=sum(run.success is False for run in self.runs),
+            undecided=sum(run.success is None for run in self.runs),
+            open=len(self.open),
+        )
+
+    @computed_field
+    @property
+    def exit_code(self) -> int:
+        """0 every run passed, 1 the agent failed in one, 2 anything else: also a suite that was stopped."""
+        if self.stopped is None and any(run.success is False for run in self.runs):
+            return 1
+        return 0 if self.finished and all(run.success for run in self.runs) else 2
+
+
+def write_suite(folder: Path, result: SuiteResult) -> Path:
+    """Write ``suite.json`` into a folder, atomically, and return its path.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    path = folder / FILE_NAME
+    write_atomically(path, result.model_dump_json(indent=2) + "\n")
+    return path
+
+
+def read_suite(folder: Path) -> SuiteResult:
+    """Return the suite in a folder.
+
+    Raises:
+        UsageError: There is none, or it is not readable.
+    """
+    path = folder / FILE_NAME
+    try:
+        return SuiteResult.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror}); a suite's folder holds {FILE_NAME}") from error
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise UsageError(f"{path}: no suite ({place}: {problem['msg']})") from error
+
+
+def by_scenario(result: SuiteResult) -> list[Sequence[SuiteRun | OpenRun]]:
+    """Return the runs of each scenario, with and without results."""
+    grouped: dict[tuple[str, str], list[SuiteRun | OpenRun]] = {}
+    for run in (*result.runs, *result.open):
+        grouped.setdefault((run.file, run.scenario), []).append(run)
+    return list(grouped.values())

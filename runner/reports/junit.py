@@ -1,0 +1,120 @@
+"""JUnit XML of a suite, as GitHub's and GitLab's test reports read it."""
+
+import re
+from pathlib import Path
+
+from junitparser import Attr, Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
+
+from runner.atomic import write_atomically
+from runner.calls.suite_file import OpenRun, SuiteResult, SuiteRun
+from runner.evaluation.verdicts import ExpectationVerdict
+
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 can't hold, not even escaped."""
+
+
+class _Case(TestCase):
+    file = Attr()
+
+
+class _Suite(TestSuite):
+    file = Attr()
+    testcase = _Case
+
+
+def write_junit(path: Path, result: SuiteResult, folder: Path) -> None:
+    """Write a suite's result as JUnit XML, atomically.
+
+    Args:
+        path: The file; its folder is made if it is not there.
+        result: The suite's result, as it stands.
+        folder: The suite's folder.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, junit_xml(result, folder))
+
+
+def junit_xml(result: SuiteResult, folder: Path) -> str:
+    """Return a suite's result as JUnit XML.
+
+    A run in which the agent failed is a failure; one of which nobody can say is an error; one without a result is
+    skipped. Times are in seconds.
+
+    Args:
+        result: The suite's result, as it stands.
+        folder: The suite's folder, which the runs' folders are shown below.
+    """
+    suite = _Suite(_text(result.suite))
+    suite.file = _text(result.file)
+    suite.timestamp = result.started_at.removesuffix("Z")
+    suite.add_testcases([_case(result, run, folder) for run in (*result.runs, *result.open)])
+    document = JUnitXml(_text(result.suite))
+    document.add_testsuite(suite)
+    document.update_statistics()
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + document.tostring().decode("utf-8") + "\n"
+
+
+def _case(result: SuiteResult, run: SuiteRun | OpenRun, folder: Path) -> TestCase:
+    case = _Case(_text(run.title), _text(f"{result.suite}.{Path(run.file).stem}"))
+    case.file = _text(run.file)
+    if not isinstance(run, SuiteRun):
+        case.append(Skipped(_text(_why_skipped(result))))
+        return case
+    case.time = run.duration_s
+    properties = Properties()
+    if run.folder is not None:
+        properties.add_property(Property("run_folder", _text(str(folder / run.folder))))
+    properties.add_property(Property("ended_reason", run.ended_reason.value))
+    if run.cause is not None:
+        properties.add_property(Property("cause", run.cause.value))
+    case.append(properties)
+    if run.success:
+        return case
+    if run.success is False:
+        outcome = Failure(_text(run.detail or run.ended_reason.value), "AgentFailed")
+    else:
+        cause = "nobody's" if run.cause is None else run.cause.value
+        message = f"cause: {cause}, ended: {run.ended_reason.value}" + (f": {run.detail}" if run.detail else "")
+        outcome = Error(_text(message), "NoVerdict")
+    # GitLab shows the text and not the message.
+    outcome.text = _text("\n".join(_told(run, folder)))
+    case.append(outcome)
+    return case
+
+
+def _why_skipped(result: SuiteResult) -> str:
+    if result.stopped is not None:
+        return f"not made: the suite was stopped ({result.stopped})"
+    return "not made yet when this was written"
+
+
+def _told(run: SuiteRun, folder: Path) -> list[str]:
+    lines = [run.detail] if run.detail else []
+    for verdict in run.unmet:
+        lines += _expectation(verdict)
+    cause = "" if run.cause is None else f", cause: {run.cause.value}"
+    lines.append(f"ended: {run.ended_reason.value} after {run.duration_s:.1f} s{cause}")
+    if run.first_response_ms is not None:
+        lines.append(f"first response: {run.first_response_ms:.0f} ms")
+    if run.response_latencies_ms:
+        lines.append("response latencies: " + ", ".join(f"{ms:.0f} ms" for ms in run.response_latencies_ms))
+    if run.folder is not None:
+        lines.append(f"run: {folder / run.folder}")
+    return lines
+
+
+def _expectation(verdict: ExpectationVerdict) -> list[str]:
+    kind = verdict.verdict.value.replace("_", " ")
+    lines = [f"{kind}: turn {verdict.turn + 1}: {verdict.expected}: {verdict.reason}"]
+    for evidence in verdict.evidence:
+        source = f" ({evidence.source.value})" if evidence.source else ""
+        words = f" {evidence.text!r}" if evidence.text else ""
+        lines.append(f"    {evidence.at_s:.2f} s {evidence.event}{source}{words}")
+    return lines
+
+
+def _text(text: str) -> str:
+    return _FORBIDDEN.sub("\ufffd", text)

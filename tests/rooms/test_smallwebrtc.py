@@ -1,0 +1,948 @@
+"""The offering room against a scripted peer that answers: real HTTP, ICE, DTLS and RTP on loopback."""
+
+import asyncio
+import fractions
+import json
+import logging
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import av
+import httpx
+import numpy as np
+import psutil
+import pytest
+from aiortc import RTCBundlePolicy, RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.sdp import SessionDescription
+from loguru import logger
+from pydantic import SecretStr
+
+from bots.caller.script import Listen, Script, Turn
+from bots.clock import NS_PER_S, CallClock
+from bots.timeline import AgentJoined, ClientReadySent, EndedReason
+from runner.calls.call import Call, CallRequest
+from runner.calls.timeline import read_timeline
+from runner.errors import RoomError
+from runner.rooms.open import RoomAddress
+from runner.rooms.smallwebrtc import SmallWebRTCRoom, connection, posting
+from runner.rooms.smallwebrtc import room as room_module
+from runner.rooms.smallwebrtc.incoming import QUIET_PEAK
+from runner.rooms.smallwebrtc.outgoing import FRAME_BYTES, FRAME_NS, LEAD_NS, CallerTrack
+from runner.settings import Settings
+
+pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
+
+TOKEN = "s3cr3t-t0ken-4711"
+PATH = "/sessions/ab-12/api/offer"
+RENEGOTIATE = {"type": "signalling", "message": {"type": "renegotiate"}}
+PEER_LEFT = {"type": "signalling", "message": {"type": "peerLeft"}}
+STEP_S = 0.02
+PATIENCE_S = 8.0
+"""How long anything that is to happen may take on a machine that is busy."""
+
+
+async def until(happened: Callable[[], Any], within_s: float = PATIENCE_S) -> None:
+    with anyio.fail_after(within_s):
+        while not happened():
+            await anyio.sleep(STEP_S)
+
+
+@dataclass
+class Request:
+    """What came in over HTTP."""
+
+    target: str
+    headers: dict[str, str]
+    body: bytes
+
+
+Respond = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Server:
+    """An HTTP server that says whatever it is told to, well-formed or not."""
+
+    respond: Respond
+    requests: list[Request] = field(default_factory=list)
+    url: str = ""
+    serving: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
+        task.add_done_callback(self.serving.discard)
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head[1:] if line)}
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            self.requests.append(Request(head[0].split(" ")[1], headers, body))
+            await self.respond(self.requests[-1], writer)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(respond: Respond) -> AsyncIterator[Server]:
+    server = Server(respond)
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}{PATH}"
+    try:
+        yield server
+    finally:
+        listening.close()
+        for task in server.serving:
+            task.cancel()
+        if server.serving:
+            await asyncio.wait(server.serving)
+
+
+def http_response(body: bytes = b"", status: int = 200, **headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def saying(body: bytes = b"", status: int = 200, **headers: str) -> Respond:
+    async def respond(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(http_response(body, status, **headers))
+
+    return respond
+
+
+class AgentTrack(MediaStreamTrack):
+    """20 ms of a tone at a time while it may speak; otherwise no packet leaves at all."""
+
+    kind = "audio"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.speaking = asyncio.Event()
+        self.first_ns: int | None = None
+        self._due_s = 0.0
+        self._samples = 0
+
+    async def recv(self) -> av.AudioFrame:
+        await self.speaking.wait()
+        if self.readyState != "live":
+            raise MediaStreamError
+        now_s = time.monotonic()
+        self._due_s = max(self._due_s + 0.02, now_s - 0.1)
+        await asyncio.sleep(max(self._due_s - now_s, 0))
+        t = (np.arange(960) + self._samples) / 48_000
+        frame = av.AudioFrame.from_ndarray((8_000 * np.sin(2_500 * t)).astype(np.int16)[np.newaxis], "s16", "mono")
+        frame.sample_rate, frame.pts, frame.time_base = 48_000, self._samples, fractions.Fraction(1, 48_000)
+        self._samples += 960
+        self.first_ns = self.first_ns or time.monotonic_ns()
+        return frame
+
+
+class Agent:
+    """A scripted peer that answers offers as a Pipecat bot does, and keeps what it is told."""
+
+    def __init__(self, *, speaking: bool = True) -> None:
+        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        self.track = AgentTrack()
+        if speaking:
+            self.track.speaking.set()
+        self.channel: RTCDataChannel | None = None
+        self.offers: list[dict[str, Any]] = []
+        self.received: list[tuple[float, str | bytes]] = []
+        self.heard: list[int] = []
+        self.refuses = False
+        self.answers_after: anyio.Event | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self.pc.on("datachannel", self._on_channel)
+        self.pc.on("track", self._on_track)
+
+    def _on_channel(self, channel: RTCDataChannel) -> None:
+        self.channel = channel
+        channel.on("message", lambda raw: self.received.append((time.monotonic(), raw)))
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        if track.kind == "audio":
+            self._listening = asyncio.create_task(self._listen(track))
+
+    async def _listen(self, track: MediaStreamTrack) -> None:
+        with suppress(MediaStreamError):
+            while True:
+                frame = await track.recv()
+                assert isinstance(frame, av.AudioFrame)
+                self.heard.append(int(np.abs(frame.to_ndarray().astype(int)).max()))
+
+    async def answer(self, offer: dict[str, Any]) -> dict[str, Any]:
+        self.offers.append(offer)
+        await self.pc.setRemoteDescription(RTCSessionDescription(offer["sdp"], offer["type"]))
+        if len(self.offers) == 1:
+            self.pc.addTrack(self.track)
+        await self.pc.setLocalDescription(await self.pc.createAnswer())
+        return {"sdp": self.pc.localDescription.sdp, "type": "answer", "pc_id": "peer-7"}
+
+    async def respond(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        if self.answers_after is not None:
+            await self.answers_after.wait()
+        if self.refuses or self.pc.signalingState == "closed":
+            self.offers.append(json.loads(request.body))
+            writer.write(http_response(b"no", 500))
+            return
+        writer.write(http_response(json.dumps(await self.answer(json.loads(request.body))).encode()))
+
+    def send(self, message: Any) -> None:
+        assert self.channel is not None
+        self.channel.send(message if isinstance(message, str | bytes) else json.dumps(message))
+
+    @property
+    def pings(self) -> list[float]:
+        return [at_s for at_s, raw in self.received if raw == "ping"]
+
+    @property
+    def messages(self) -> list[Any]:
+        """What it was sent, without the pings and what belongs to SmallWebRTC itself."""
+        return [message for message in self._decoded() if message.get("type") != "signalling"]
+
+    @property
+    def signalling(self) -> list[Any]:
+        return [message["message"] for message in self._decoded() if message.get("type") == "signalling"]
+
+    def _decoded(self) -> list[Any]:
+        return [json.loads(raw) for _, raw in self.received if raw != "ping"]
+
+    def go_dark(self) -> Callable[[], None]:
+        """Let nothing out any more, as a process that died; return what ends it."""
+        ice = self.pc.getTransceivers()[0].receiver.transport.transport
+        send = ice._send
+
+        async def drop(data: bytes) -> None:
+            pass
+
+        def back() -> None:
+            ice._send = send
+
+        ice._send = drop
+        return back
+
+    async def close(self) -> None:
+        self.track.stop()
+        self.track.speaking.set()
+        await self.pc.close()
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+
+
+@dataclass
+class Listener:
+    """Keeps everything a room reports."""
+
+    caller: list[tuple[int, bytes]] = field(default_factory=list)
+    agent: list[tuple[int, bytes]] = field(default_factory=list)
+    joined: list[int] = field(default_factory=list)
+    left: list[tuple[int, str | None]] = field(default_factory=list)
+    stopped: list[int] = field(default_factory=list)
+    resumed: list[int] = field(default_factory=list)
+    messages: list[Any] = field(default_factory=list)
+    lost: list[RoomError] = field(default_factory=list)
+    fails_on: str = ""
+
+    def caller_audio(self, at_ns: int, pcm: bytes) -> None:
+        self._take("caller_audio", self.caller, (at_ns, pcm))
+
+    def agent_audio(self, at_ns: int, pcm: bytes) -> None:
+        self._take("agent_audio", self.agent, (at_ns, pcm))
+
+    def agent_joined(self, at_ns: int, participant: str | None) -> None:
+        self.joined.append(at_ns)
+
+    def agent_left(self, at_ns: int, detail: str | None) -> None:
+        self.left.append((at_ns, detail))
+
+    def agent_media_stopped(self, at_ns: int) -> None:
+        self.stopped.append(at_ns)
+
+    def agent_media_resumed(self, at_ns: int) -> None:
+        self.resumed.append(at_ns)
+
+    def message_received(self, at_ns: int, message: Any) -> None:
+        self._take("message_received", self.messages, message)
+
+    def room_lost(self, error: RoomError) -> None:
+        self.lost.append(error)
+
+    def _take(self, what: str, kept: list[Any], value: Any) -> None:
+        if what == self.fails_on:
+            raise OSError("no space left on device")
+        kept.append(value)
+
+
+@dataclass
+class Visit:
+    """A room, and everything around it."""
+
+    room: SmallWebRTCRoom
+    listener: Listener
+    clock: CallClock
+
+
+@asynccontextmanager
+async def opened(
+    url: str, *, token: str | None = TOKEN, fails_on: str = "", request_data: Any = None
+) -> AsyncIterator[Visit]:
+    """A room that was not entered yet; it is left in the end."""
+    clock, listener = CallClock(), Listener(fails_on=fails_on)
+    async with httpx.AsyncClient() as http, anyio.create_task_group() as tasks:
+        room = SmallWebRTCRoom(
+            url,
+            None if token is None else SecretStr(token),
+            clock=clock,
+            listener=listener,
+            http=http,
+            tasks=tasks,
+            ice_servers=[],
+            request_data=request_data,
+        )
+        try:
+            yield Visit(room, listener, clock)
+        finally:
+            await room.leave()
+            tasks.cancel_scope.cancel()
+
+
+@dataclass
+class Meeting(Visit):
+    """A room that was entered, and the agent in it."""
+
+    agent: Agent
+    server: Server
+
+
+@asynccontextmanager
+async def answering(**agent: Any) -> AsyncIterator[tuple[Agent, Server]]:
+    peer = Agent(**agent)
+    async with serving(peer.respond) as server:
+        try:
+            yield peer, server
+        finally:
+            await peer.close()
+
+
+@asynccontextmanager
+async def entered(*, speaking: bool = True, **kwargs: Any) -> AsyncIterator[Meeting]:
+    async with answering(speaking=speaking) as (agent, server), opened(server.url, **kwargs) as visit:
+        await visit.room.enter()
+        yield Meeting(visit.room, visit.listener, visit.clock, agent, server)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a process holds: tasks, threads other than the event loop's own, UDP and TCP sockets."""
+
+    tasks: frozenset[str]
+    threads: frozenset[str]
+    sockets: frozenset[Any]
+
+    @classmethod
+    def now(cls) -> "Held":
+        return cls(
+            frozenset(str(task.get_coro()) for task in asyncio.all_tasks()),
+            frozenset(
+                f"{thread.name} {thread.ident}"
+                for thread in threading.enumerate()
+                if not thread.name.startswith("asyncio_")
+            ),
+            frozenset((held.type, held.laddr) for held in psutil.Process().net_connections("inet")),
+        )
+
+    def __sub__(self, before: "Held") -> "Held":
+        return Held(self.tasks - before.tasks, self.threads - before.threads, self.sockets - before.sockets)
+
+
+NOTHING = Held(frozenset(), frozenset(), frozenset())
+
+
+@asynccontextmanager
+async def leaves_nothing() -> AsyncIterator[None]:
+    """What begins inside must be over within a moment of its end."""
+    before = Held.now()
+    yield
+    with anyio.move_on_after(3):
+        while Held.now() - before != NOTHING:
+            await anyio.sleep(STEP_S)
+    assert Held.now() - before == NOTHING
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """Everything anybody logs, at every level."""
+    lines: list[str] = []
+    handler = logger.add(lambda line: lines.append(str(line)), level="TRACE", diagnose=False)
+    with caplog.at_level(logging.DEBUG):
+        yield lines
+    logger.remove(handler)
+    lines += [record.getMessage() for record in caplog.records]
+
+
+async def refusal(url: str, **kwargs: Any) -> RoomError:
+    """Return why a room can't be entered: one line for a person, and nothing secret down to the first cause."""
+    async with opened(url, **kwargs) as visit:
+        began_s = time.monotonic()
+        with pytest.raises(RoomError) as caught:
+            await visit.room.enter()
+        assert time.monotonic() - began_s < PATIENCE_S
+    assert "\n" not in str(caught.value)
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+    assert visit.listener == Listener()
+    return caught.value
+
+
+# The offer.
+
+
+async def test_the_offer_is_what_a_pipecat_bot_looks_for() -> None:
+    async with entered() as meeting:
+        (offer,) = meeting.agent.offers
+        media = SessionDescription.parse(offer["sdp"]).media
+    assert offer.keys() == {"sdp", "type"}
+    assert offer["type"] == "offer"
+    assert [(m.kind, m.direction) for m in media if m.kind != "application"] == [
+        ("audio", "sendrecv"),
+        ("video", "recvonly"),
+        ("video", "recvonly"),
+    ]
+    assert media[3].kind == "application" and len(media) == 4
+    assert [codec.mimeType for codec in media[0].rtp.codecs] == ["audio/opus"]
+    for m in media:
+        assert m.ice_candidates_complete
+        assert m.ice_candidates
+
+
+async def test_the_token_is_a_bearer_header_and_shows_nowhere_else(log: list[str]) -> None:
+    async with entered(request_data={"restaurant": "Luigi"}) as meeting:
+        (request,) = meeting.server.requests
+        assert request.target == PATH
+        assert request.headers["authorization"] == f"Bearer {TOKEN}"
+        assert TOKEN not in request.body.decode()
+        assert json.loads(request.body)["requestData"] == {"restaurant": "Luigi"}
+        await meeting.room.publish({"type": "hello"})
+    assert log
+    assert TOKEN not in "".join(log)
+
+
+@pytest.mark.parametrize("token", [None, ""])
+async def test_without_a_token_there_is_no_header(token: str | None) -> None:
+    async with serving(saying(status=500)) as server:
+        await refusal(server.url, token=token)
+        assert "authorization" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize("token", [f"{TOKEN}\n", f" {TOKEN}", f"{TOKEN}…", f"a\r\nX: {TOKEN}"])
+async def test_a_token_that_no_header_takes_is_refused_and_not_quoted(token: str, log: list[str]) -> None:
+    async with serving(saying()) as server:
+        error = await refusal(server.url, token=token)
+        assert server.requests == []
+    assert error.reason is EndedReason.TOKEN_REFUSED
+    assert TOKEN not in "".join(log)
+
+
+# Answers that are none.
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_token_is_named_as_such(status: int, log: list[str]) -> None:
+    async with serving(saying(f"no such token: {TOKEN}".encode(), status)) as server:
+        error = await refusal(server.url)
+        assert (error.reason, len(server.requests)) == (EndedReason.TOKEN_REFUSED, 1)
+    assert f"HTTP {status}" in str(error) and server.url in str(error)
+    assert TOKEN not in "".join(log)
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
+async def test_other_refusals_mean_that_the_room_is_unreachable(status: int) -> None:
+    async with serving(saying(b'{"detail": "no"}', status)) as server:
+        error = await refusal(server.url)
+    assert error.reason is EndedReason.ROOM_UNREACHABLE
+    assert f"HTTP {status}" in str(error) and server.url in str(error)
+
+
+async def test_a_redirect_is_not_followed_and_the_token_goes_nowhere_else() -> None:
+    async with serving(saying()) as elsewhere, serving(saying(status=307, Location=elsewhere.url)) as server:
+        error = await refusal(server.url)
+        assert elsewhere.requests == []
+    assert error.reason is EndedReason.ROOM_UNREACHABLE
+    assert "HTTP 307" in str(error)
+
+
+def answer_of(*media: str, kind: str = "answer") -> bytes:
+    head = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n"
+    return json.dumps({"sdp": head + "".join(media), "type": kind}).encode()
+
+
+SECURED = f"a=ice-ufrag:abcd\r\na=ice-pwd:{'x' * 22}\r\na=setup:active\r\na=fingerprint:sha-256 {'00:' * 31}00\r\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"<html>It works!</html>", id="HTML"),
+        pytest.param(b"\xff\xfe\x00", id="no text"),
+        pytest.param(b"[" * 100_000, id="nested without end"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b"[]", id="list"),
+        pytest.param(b"{}", id="nothing in it"),
+        pytest.param(b'{"sdp": null, "type": "answer"}', id="null SDP"),
+        pytest.param(b'{"sdp": 5, "type": "answer"}', id="number for SDP"),
+        pytest.param(b'{"sdp": "hello", "type": "answer"}', id="text for SDP"),
+        pytest.param(b'{"sdp": "", "type": "answer"}', id="empty SDP"),
+        pytest.param(answer_of(kind="offer"), id="an offer"),
+        pytest.param(answer_of(kind="maybe"), id="a type there is not"),
+        pytest.param(answer_of("m=nonsense\r\n"), id="broken media line"),
+        pytest.param(answer_of("m=audio 9 UDP/TLS/RTP/SAVPF 96\r\na=rtcp-fb:97 nack\r\n"), id="unknown payload type"),
+        pytest.param(answer_of("m=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\n", SECURED), id="too few media"),
+    ],
+)
+async def test_a_body_that_is_no_answer_makes_the_room_unreachable(body: bytes) -> None:
+    async with serving(saying(body)) as server:
+        error = await refusal(server.url)
+    assert error.reason is EndedReason.ROOM_UNREACHABLE
+    assert "answer" in str(error)
+
+
+async def test_an_answer_that_chooses_another_codec_than_opus_is_refused() -> None:
+    agent = Agent()
+
+    async def respond(request: Request, writer: asyncio.StreamWriter) -> None:
+        answer = await agent.answer(json.loads(request.body))
+        answer["sdp"] = answer["sdp"].replace("opus/48000/2", "PCMU/8000")
+        writer.write(http_response(json.dumps(answer).encode()))
+
+    async with serving(respond) as server:
+        error = await refusal(server.url)
+    await agent.close()
+    assert error.reason is EndedReason.ROOM_UNREACHABLE
+
+
+async def test_an_answer_without_end_is_cut_off() -> None:
+    sent_bytes = 0
+
+    async def respond(request: Request, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent_bytes
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b" " * 65_536)
+            sent_bytes += 65_536
+            await writer.drain()
+
+    async with serving(respond) as server:
+        error = await refusal(server.url)
+    assert error.reason is EndedReason.ROOM_UNREACHABLE
+    assert str(posting.MAX_ANSWER_BYTES) in str(error)
+    assert sent_bytes < 64 * posting.MAX_ANSWER_BYTES
+
+
+async def hanging(request: Request, writer: asyncio.StreamWriter) -> None:
+    await anyio.sleep_forever()
+
+
+async def trickling(request: Request, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        writer.write(b" ")
+        await writer.drain()
+        await anyio.sleep(0.05)
+
+
+@pytest.mark.parametrize("respond", [hanging, trickling])
+async def test_a_server_that_does_not_come_to_an_end_is_given_up(
+    respond: Respond, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room_module, "OFFER_TIMEOUT_S", 0.4)
+    async with serving(respond) as server:
+        began_s = time.monotonic()
+        error = await refusal(server.url)
+        assert time.monotonic() - began_s < 3
+    assert error.reason is EndedReason.ROOM_UNREACHABLE
+    assert "did not answer the offer" in str(error)
+
+
+async def test_where_nothing_listens_the_error_asks_whether_the_agent_runs() -> None:
+    async with serving(saying()) as server:
+        pass
+    error = await refusal(server.url)
+    assert error.reason is EndedReason.ROOM_UNREACHABLE
+    assert "is the agent running" in str(error)
+
+
+@pytest.mark.parametrize("host", ["ex☎ample.com", "a..b"])
+async def test_a_host_that_can_not_be_is_unreachable(host: str) -> None:
+    error = await refusal(f"http://{host}{PATH}")
+    assert error.reason is EndedReason.ROOM_UNREACHABLE
+
+
+# ICE.
+
+
+def answering_from_nowhere(change: Callable[[str], str] = str) -> Respond:
+    """Answer as an agent does that nobody can reach."""
+
+    async def respond(request: Request, writer: asyncio.StreamWriter) -> None:
+        agent = Agent()
+        answer = await agent.answer(json.loads(request.body))
+        await agent.close()
+        writer.write(http_response(json.dumps(answer | {"sdp": change(answer["sdp"])}).encode()))
+
+    return respond
+
+
+def without_candidates(sdp: str) -> str:
+    return "".join(line for line in sdp.splitlines(keepends=True) if not line.startswith("a=candidate"))
+
+
+async def test_an_agent_whose_addresses_can_not_be_reached_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_S", 0.6)
+    async with leaves_nothing(), serving(answering_from_nowhere()) as server:
+        began_s = time.monotonic()
+        error = await refusal(server.url)
+        assert 0.5 < time.monotonic() - began_s < 5
+    assert error.reason is EndedReason.ICE_FAILED
+    assert "TURN" in str(error)
+
+
+async def test_an_answer_without_addresses_fails_at_once() -> None:
+    async with leaves_nothing(), serving(answering_from_nowhere(without_candidates)) as server:
+        began_s = time.monotonic()
+        error = await refusal(server.url)
+        assert time.monotonic() - began_s < connection.CONNECT_TIMEOUT_S / 3
+    assert error.reason is EndedReason.ICE_FAILED
+
+
+@pytest.mark.slow
+async def test_no_media_connection_is_waited_for_longer_than_it_says() -> None:
+    async with serving(answering_from_nowhere()) as server, opened(server.url) as visit:
+        began_s = time.monotonic()
+        with pytest.raises(RoomError) as caught:
+            await visit.room.enter()
+        assert time.monotonic() - began_s == pytest.approx(connection.CONNECT_TIMEOUT_S, abs=3)
+    assert caught.value.reason is EndedReason.ICE_FAILED
+
+
+# The call.
+
+
+async def test_silence_leaves_from_the_start() -> None:
+    async with entered(speaking=False) as meeting:
+        await until(lambda: len(meeting.agent.heard) >= 15)
+        assert max(meeting.agent.heard) <= QUIET_PEAK
+        assert not any(any(pcm) for _, pcm in meeting.listener.caller)
+        assert meeting.listener.joined == []
+        places_ns = [at_ns for at_ns, _ in meeting.listener.caller]
+        assert {(place_ns - places_ns[0]) % FRAME_NS for place_ns in places_ns} == {0}
+
+
+async def test_the_agent_is_there_with_its_first_packet_and_not_before() -> None:
+    async with entered(speaking=False) as meeting:
+        with anyio.move_on_after(0.4) as waiting:
+            await meeting.room.wait_for_agent()
+        assert waiting.cancelled_caught
+        assert meeting.room.participants() == []
+        meeting.agent.track.speaking.set()
+        with anyio.fail_after(PATIENCE_S):
+            await meeting.room.wait_for_agent()
+        (joined_ns,) = meeting.listener.joined
+        assert meeting.room.participants() == ["agent"]
+        first_ns = meeting.agent.track.first_ns
+        assert first_ns is not None
+        assert 0 <= meeting.clock.origin_ns + joined_ns - first_ns < NS_PER_S
+        await until(lambda: len(meeting.listener.agent) > 5)
+    quality = meeting.room.agent_audio_quality(0)
+    assert quality is not None and quality.packets > 5 and quality.lost == 0
+
+
+async def test_client_ready_goes_out_after_the_agents_first_packet(tmp_path: Path) -> None:
+    script = Script(name="test", turns=(Turn(action=Listen()),))
+    async with answering(speaking=False) as (agent, server):
+        call = Call(CallRequest(script, RoomAddress(server.url), transcribe=False), Settings(), tmp_path / "run")
+
+        async def speak_late() -> None:
+            await until(lambda: agent.channel is not None)
+            await anyio.sleep(0.7)
+            assert agent.messages == []
+            agent.track.speaking.set()
+            await until(lambda: agent.messages)
+            call.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(speak_late)
+            await call.make()
+        assert [message["type"] for message in agent.messages] == ["client-ready"]
+    facts = read_timeline(tmp_path / "run" / "timeline.jsonl")
+    joined, ready = (next(e for e in facts if isinstance(e, kind)) for kind in (AgentJoined, ClientReadySent))
+    assert facts.index(joined) < facts.index(ready)
+    assert joined.at_ns <= ready.at_ns
+
+
+async def test_a_ping_goes_once_a_second_as_long_as_the_call_lives() -> None:
+    async with entered() as meeting:
+        agent = meeting.agent
+        await until(lambda: len(agent.pings) >= 3)
+        gaps_s = np.diff(agent.pings)
+        assert gaps_s.mean() == pytest.approx(1.0, abs=0.3)
+        assert gaps_s.max() < 3, "a Pipecat bot takes 3 s without a ping for a disconnect"
+
+
+async def test_video_is_said_to_be_off() -> None:
+    async with entered() as meeting:
+        await until(lambda: len(meeting.agent.signalling) >= 2)
+        assert meeting.agent.signalling == [
+            {"type": "trackStatus", "receiver_index": index, "enabled": False} for index in (1, 2)
+        ]
+
+
+async def test_messages_go_once_and_unchanged_both_ways() -> None:
+    message = {"type": "hello", "nested": {"ü": [1, 2.5, None, True, "☎\n\u2028"]}, "data": "x" * 20_000}
+    async with entered() as meeting:
+        await meeting.room.publish(message)
+        await meeting.room.send_client_message({"label": "rtvi-ai", "type": "client-ready"})
+        await until(lambda: len(meeting.agent.messages) == 2)
+        for sent in (message, [1, "two"], "text", None):
+            meeting.agent.send(json.dumps(sent))
+        await until(lambda: len(meeting.listener.messages) == 4)
+        await anyio.sleep(0.3)
+        assert meeting.agent.messages == [message, {"label": "rtvi-ai", "type": "client-ready"}]
+        assert meeting.listener.messages == [message, [1, "two"], "text", None]
+
+
+NO_MESSAGES: list[Any] = [
+    "hello",
+    b"\xff\x00",
+    "[" * 60_000,
+    '"' + "ü" * 131_073 + '"',
+    {"type": "signalling"},
+    {"type": "signalling", "message": ["renegotiate"]},
+    {"type": "signalling", "message": {"type": {}}},
+]
+
+
+async def test_a_message_that_is_none_is_left_out_and_the_call_goes_on() -> None:
+    async with entered() as meeting:
+        await until(lambda: meeting.agent.channel is not None)
+        # The agent's own library keeps to the limit we state.
+        meeting.agent.pc.sctp._remote_max_message_size = 0
+        for raw in NO_MESSAGES:
+            meeting.agent.send(raw)
+            meeting.agent.send({"type": "after", "what": str(raw)[:20]})
+        await until(lambda: len(meeting.listener.messages) >= len(NO_MESSAGES))
+        assert meeting.listener.messages == [{"type": "after", "what": str(raw)[:20]} for raw in NO_MESSAGES]
+        assert len(meeting.agent.offers) == 1
+        assert meeting.listener.left == meeting.listener.lost == []
+
+
+@pytest.mark.parametrize("message", [{"type": "x", "data": "x" * 300_000}, {"type": "half a pair: \ud83d"}])
+async def test_a_message_that_can_not_be_sent_says_so(message: Any) -> None:
+    async with entered() as meeting:
+        with pytest.raises(RoomError, match="can't be sent"):
+            await meeting.room.publish(message)
+        await meeting.room.publish({"type": "after"})
+        await until(lambda: meeting.agent.messages)
+        assert meeting.agent.messages == [{"type": "after"}]
+
+
+async def test_a_wish_to_renegotiate_is_answered_with_the_same_connection() -> None:
+    async with entered() as meeting:
+        agent = meeting.agent
+        await until(lambda: agent.channel is not None)
+        agent.send(RENEGOTIATE)
+        await until(lambda: len(agent.offers) == 2)
+        assert agent.offers[1]["pc_id"] == "peer-7"
+        assert agent.offers[1]["restart_pc"] is False
+        agent.refuses = True
+        agent.send(RENEGOTIATE)
+        await until(lambda: len(agent.offers) == 3)
+        agent.refuses = False
+        agent.send(RENEGOTIATE)
+        await until(lambda: len(agent.offers) == 4)
+        heard = len(meeting.listener.agent)
+        await meeting.room.publish({"type": "after"})
+        await until(lambda: agent.messages and len(meeting.listener.agent) > heard + 10)
+        assert len(meeting.listener.joined) == 1
+        assert meeting.listener.messages == meeting.listener.left == meeting.listener.lost == []
+
+
+async def test_leaving_while_a_renegotiation_is_under_way_is_leaving() -> None:
+    async with leaves_nothing(), entered() as meeting:
+        await until(lambda: meeting.agent.channel is not None)
+        meeting.agent.answers_after = anyio.Event()
+        meeting.agent.send(RENEGOTIATE)
+        await until(lambda: len(meeting.server.requests) == 2)
+        meeting.agent.send(RENEGOTIATE)
+        meeting.agent.send({"type": "after"})
+        await until(lambda: meeting.listener.messages)
+        await meeting.room.leave()
+        meeting.agent.answers_after.set()
+        await anyio.sleep(0.2)
+    assert len(meeting.server.requests) == 2
+    assert meeting.listener.left == meeting.listener.lost == []
+
+
+# The end.
+
+
+async def test_an_agent_that_says_it_leaves_has_left_once() -> None:
+    async with entered() as meeting:
+        await until(lambda: meeting.agent.channel is not None)
+        meeting.agent.send(PEER_LEFT)
+        await meeting.agent.pc.close()
+        await until(lambda: meeting.listener.left)
+        await anyio.sleep(0.2)
+    ((_, detail),) = meeting.listener.left
+    assert detail == "it said that it leaves"
+    assert meeting.listener.lost == meeting.listener.messages == []
+
+
+async def test_an_agent_that_closes_the_connection_has_left_too() -> None:
+    async with entered() as meeting:
+        await until(lambda: meeting.agent.channel is not None)
+        await meeting.agent.pc.close()
+        await until(lambda: meeting.listener.left)
+    assert len(meeting.listener.left) == 1
+    assert meeting.listener.lost == []
+
+
+async def test_the_agent_sees_us_leave_and_is_told_nothing() -> None:
+    async with entered() as meeting:
+        await until(lambda: len(meeting.agent.signalling) >= 2)
+        await meeting.room.leave()
+        await until(lambda: meeting.agent.pc.connectionState == "closed")
+        assert PEER_LEFT["message"] not in meeting.agent.signalling
+    assert meeting.listener.left == meeting.listener.lost == []
+
+
+async def test_an_agent_that_goes_dark_is_noticed_within_3_s_and_gone_soon_after() -> None:
+    async with entered() as meeting:
+        listener, clock = meeting.listener, meeting.clock
+        await until(lambda: listener.joined and meeting.agent.channel)
+        meeting.agent.go_dark()
+        dark_ns = clock.now_ns()
+        await until(lambda: listener.stopped)
+        noticed_ns = clock.now_ns()
+        assert 2.0 < (noticed_ns - dark_ns) / NS_PER_S < 3.5
+        # The last sign of life, not when it was missed.
+        assert abs(listener.stopped[0] - dark_ns) < NS_PER_S
+        await until(lambda: listener.lost)
+        assert 3.0 < (clock.now_ns() - dark_ns) / NS_PER_S < 5
+        assert listener.lost[0].reason is EndedReason.AGENT_VANISHED
+    assert (len(listener.stopped), len(listener.lost)) == (1, 1)
+    assert listener.resumed == listener.left == []
+
+
+async def test_an_agent_that_comes_back_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MEDIA_TIMEOUT_NS", NS_PER_S // 2)
+    monkeypatch.setattr(connection, "GONE_TIMEOUT_NS", 60 * NS_PER_S)
+    async with entered() as meeting:
+        listener = meeting.listener
+        await until(lambda: listener.joined and meeting.agent.channel)
+        back = meeting.agent.go_dark()
+        await until(lambda: listener.stopped)
+        back()
+        await until(lambda: listener.resumed)
+        heard = len(listener.agent)
+        await until(lambda: len(listener.agent) > heard + 10)
+    assert listener.stopped[0] < listener.resumed[0]
+    assert listener.lost == listener.left == []
+
+
+@pytest.mark.slow
+async def test_an_agent_that_only_sends_no_audio_is_not_taken_for_gone() -> None:
+    async with entered() as meeting:
+        await until(lambda: meeting.listener.joined)
+        meeting.agent.track.speaking.clear()
+        await anyio.sleep(2 * connection.GONE_TIMEOUT_NS / NS_PER_S)
+        assert meeting.listener.lost == meeting.listener.left == []
+
+
+@pytest.mark.parametrize("fails_on", ["caller_audio", "agent_audio", "message_received"])
+async def test_what_fails_on_our_side_is_not_blamed_on_the_agent(fails_on: str) -> None:
+    async with entered(fails_on=fails_on) as meeting:
+        await until(lambda: meeting.agent.channel is not None)
+        meeting.agent.send({"type": "hello"})
+        await until(lambda: meeting.listener.lost)
+        await anyio.sleep(0.1)
+    (error,) = meeting.listener.lost
+    assert error.reason is EndedReason.RUNNER_ERROR
+    assert "no space left" in str(error)
+    assert meeting.listener.left == []
+
+
+# Leaving.
+
+
+async def test_leaving_closes_everything_and_is_done_once() -> None:
+    async with leaves_nothing(), answering() as (agent, server), opened(server.url) as visit:
+        before = Held.now()
+        await visit.room.enter()
+        await until(lambda: len(visit.listener.agent) > 5)
+        mine = {
+            candidate.port for candidate in SessionDescription.parse(agent.offers[0]["sdp"]).media[0].ice_candidates
+        }
+        assert mine & {laddr.port for _, laddr in Held.now().sockets}
+        began_s = time.monotonic()
+        for _ in range(3):
+            await visit.room.leave()
+        assert time.monotonic() - began_s < room_module.LEAVE_TIMEOUT_S + 1
+        assert not mine & {laddr.port for _, laddr in Held.now().sockets}
+        heard = len(visit.listener.agent)
+        await agent.close()
+        await until(lambda: not (Held.now() - before).threads)
+        with pytest.raises(RoomError):
+            await visit.room.publish({"type": "too late"})
+        assert len(visit.listener.agent) == heard
+
+
+async def test_a_room_that_was_not_entered_can_be_left() -> None:
+    async with leaves_nothing(), opened("http://127.0.0.1:1/api/offer") as visit:
+        await visit.room.leave()
+        with pytest.raises(RoomError):
+            await visit.room.publish({"type": "too early"})
+
+
+async def test_a_connection_that_does_not_close_does_not_keep_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room_module, "LEAVE_TIMEOUT_S", 0.2)
+    async with entered() as meeting:
+        held = meeting.room._connection
+        assert held is not None
+        close = held.close
+        monkeypatch.setattr(held, "close", anyio.sleep_forever)
+        began_s = time.monotonic()
+        await meeting.room.leave()
+        assert time.monotonic() - began_s < 2
+        await close()
+
+
+@pytest.mark.parametrize("respond", [hanging, answering_from_nowhere()], ids=["answer awaited", "ICE under way"])
+async def test_cancelled_while_entering_nothing_is_left(respond: Respond) -> None:
+    async with leaves_nothing(), serving(respond) as server, opened(server.url) as visit:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(visit.room.enter)
+            await until(lambda: server.requests)
+            await anyio.sleep(0.3)
+            tasks.cancel_scope.cancel()
+        await visit.room.leave()
+
+
+async def test_a_writer_does_not_wait_for_a_track_that_was_stopped() -> None:
+    track = CallerTrack(CallClock(), lambda at_ns, pcm: None)
+    track.stop()
+    with anyio.fail_after(1):
+        for _ in range(3):
+            await track.write(bytes(FRAME_BYTES * (LEAD_NS // FRAME_NS) * 2))

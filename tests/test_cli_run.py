@@ -1,0 +1,114 @@
+"""The command `run`: what it refuses before anybody is called, and what it prints where no call can be made."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from junitparser import JUnitXml
+from loguru import logger
+
+from runner.cli import main
+
+SUITE = "name: night\nagent: { url: 'http://127.0.0.1:9' }\nscenarios: [listen.yaml]\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for name in list(os.environ):
+        if name.upper().startswith("SCENARIO_RUNNER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "listen.yaml").write_text("name: listen\nturns: [{ expect: [{ event: response }] }]\n")
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    yield tmp_path
+    logger.remove()
+
+
+def run(*options: str, stdin: str = "") -> Result:
+    return CliRunner().invoke(main, ["run", *options], input=stdin)
+
+
+def test_a_mistake_in_the_suite_is_one_line_and_nothing_is_written(folder: Path) -> None:
+    (folder / "suite.yaml").write_text(SUITE + "repaet: 3\n")
+    result = run("suite.yaml", "--junit", "junit.xml")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr == "error: suite.yaml:4: unknown key 'repaet' in the file; did you mean 'repeat'?\n"
+    assert not (folder / "runs").exists() and not (folder / "junit.xml").exists()
+
+
+@pytest.mark.parametrize("option", [("--repeat", "0"), ("--concurrency", "65"), ("--repeat", "often")])
+def test_numbers_out_of_bounds_are_refused(option: tuple[str, str]) -> None:
+    assert run("suite.yaml", *option).exit_code == 2
+
+
+def test_where_nobody_answers_there_are_results_all_the_same(folder: Path) -> None:
+    result = run("suite.yaml", "--repeat", "2", "--out", "out", "--junit", "reports/junit.xml", "--json")
+    assert result.exit_code == 2
+    told = json.loads(result.stdout)
+    assert told == json.loads((folder / "out" / "suite.json").read_text())
+    assert [(r["ended_reason"], r["cause"], r["exit_code"]) for r in told["runs"]] == [
+        ("room-unreachable", "room", 2)
+    ] * 2
+    assert told["totals"] == {"runs": 2, "passed": 0, "failed": 0, "undecided": 2, "open": 0}
+    assert "2/2  no verdict  listen #2" in result.stderr
+    assert "no verdict: 0 of 2 runs passed, 2 undecided" in result.stderr
+    (suite,) = list(JUnitXml.fromfile("reports/junit.xml"))
+    assert (suite.tests, suite.errors) == (2, 2)
+
+
+def test_a_report_that_can_t_be_written_is_known_before_the_first_call(folder: Path) -> None:
+    (folder / "reports").write_text("a file")
+    result = run("suite.yaml", "--out", "out", "--junit", "reports/junit.xml")
+    assert result.exit_code == 2
+    assert result.stderr == "error: reports: can't be written (File exists)\n"
+    assert json.loads((folder / "out" / "suite.json").read_text())["runs"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "stdin", "variable", "sent"),
+    [
+        ((), "", None, "of-the-file"),
+        (("--token", "given"), "", "of-ours", "given"),
+        (("--token", "-"), "piped\n", None, "piped"),
+    ],
+)
+def test_the_token_given_goes_before_the_one_of_the_file(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    stdin: str,
+    variable: str | None,
+    sent: str,
+) -> None:
+    tokens: list[str | None] = []
+
+    async def look(suite: object, *args: object, **kwargs: object) -> int:
+        token = suite.token  # type: ignore[attr-defined]
+        tokens.append(None if token is None else token.get_secret_value())
+        return 0
+
+    monkeypatch.setattr("runner.cli._run_suite", look)
+    monkeypatch.setenv("AGENT_TOKEN", "of-the-file")
+    if variable is not None:
+        monkeypatch.setenv("SCENARIO_RUNNER_TOKEN", variable)
+    (folder / "suite.yaml").write_text(SUITE.replace(" }", ", token: env:AGENT_TOKEN }"))
+    assert run("suite.yaml", *options, stdin=stdin).exit_code == 0
+    assert tokens == [sent]
+
+
+def test_without_a_token_in_the_file_ours_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens: list[str | None] = []
+
+    async def look(suite: object, *args: object, **kwargs: object) -> int:
+        tokens.append(suite.token and suite.token.get_secret_value())  # type: ignore[attr-defined]
+        return 0
+
+    monkeypatch.setattr("runner.cli._run_suite", look)
+    run("suite.yaml")
+    monkeypatch.setenv("SCENARIO_RUNNER_TOKEN", "ours")
+    run("suite.yaml")
+    assert tokens == [None, "ours"]
