@@ -2,16 +2,19 @@
 
     python -m bots.agents.restaurant -t webrtc --port 7860
 
-What it understands and says is in :mod:`bots.agents.restaurant_dialogue`. Recognition (Whisper tiny.en) and speech
-(Hibari) need neither network nor key. It is stock Pipecat throughout: context aggregators, function calls
-(``check_availability``, ``book_table``), interruptions and everything told over RTVI come from Pipecat, only the
-language model is replaced by the dialogue. DTMF is taken for the number of people and the telephone number, ended by
-``#``. Messages that are not RTVI are kept, and acknowledged by the RTVI server message ``{"type":
-"data-message-received", "message": <unchanged>, "count": <how many so far>}``.
+What it understands and says is in :mod:`bots.agents.restaurant_dialogue`, when a turn of the caller is over in
+:mod:`bots.agents.turns`, and how it fails on purpose (``--fault NAME``) in :mod:`bots.agents.faults`.
+
+Recognition (Whisper tiny.en) and speech (Hibari) need neither network nor key. It is stock Pipecat throughout:
+context aggregators, function calls (``check_availability``, ``book_table``), interruptions and everything told over
+RTVI come from Pipecat, only the language model is replaced by the dialogue. DTMF is taken for the number of people
+and the telephone number, ended by ``#``. Messages that are not RTVI are kept, and acknowledged by the RTVI server
+message ``{"type": "data-message-received", "message": <unchanged>, "count": <how many so far>}``.
 
 Options come from the environment:
 
-    RESTAURANT_END_OF_TURN_MS   silence after which the caller's turn is over, once the VAD hears it (default 500)
+    RESTAURANT_END_OF_TURN_MS   silence after which the caller's turn is over, once the VAD hears it (default 800:
+                                synthetic callers pause for 750 ms between two sentences)
     RESTAURANT_SILENCE_MS       silence after which the caller is asked whether they are still there (default 10000)
     RESTAURANT_HANG_UP_MS       silence after a booking, after which it says goodbye by itself (default 5000)
 """
@@ -29,16 +32,13 @@ from pipecat.frames.frames import (
     EndFrame,
     EndWorkerFrame,
     Frame,
-    InterimTranscriptionFrame,
     LLMContextFrame,
     LLMFullResponseEndFrame,
     LLMFullResponseStartFrame,
     LLMRunFrame,
     LLMTextFrame,
-    TranscriptionFrame,
     TTSSpeakFrame,
     UserIdleTimeoutUpdateFrame,
-    VADUserStoppedSpeakingFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
@@ -54,29 +54,37 @@ from pipecat.runner.utils import create_transport
 from pipecat.services.llm_service import FunctionCallFromLLM, FunctionCallParams, LLMService
 from pipecat.services.settings import LLMSettings
 from pipecat.transports.base_transport import BaseTransport, TransportParams
-from pipecat.turns.types import ProcessFrameResult
-from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
+from pipecat.turns.empty_user_turn import EmptyUserTurnConfig
+from pipecat.turns.user_start import TranscriptionUserTurnStartStrategy, VADUserTurnStartStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
+from bots.agents.faults import FAULTS, Fault, fault_of_session
 from bots.agents.restaurant_dialogue import RestaurantDialogue, Step, book_table, check_availability
 from bots.agents.serve import ends_with_server, run_agent
-from bots.caller.speech.services import make_stt, make_tts
+from bots.agents.turns import DTMF_PREFIX, SegmentSTTService, WholeTurnStopStrategy
+from bots.caller.speech.services import make_tts
 from bots.caller.speech.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from pipecat.runner.types import RunnerArguments
 
-DTMF_PREFIX = "DTMF: "
 GREET_UNASKED_AFTER_S = 2.0
 """A client that speaks no RTVI never says that it is ready: it is greeted so long after it connected."""
+
+TURN_TIMEOUT_S = 10.0
+"""A turn ends at the latest so long after the last sign of it, in case no more audio comes."""
+
+NOTHING_UNDERSTOOD = "The caller spoke, but nothing was understood."
+NOTHING_UNDERSTOOD_ROLE = "developer"
+"""The role in which Pipecat puts that into the context."""
 
 
 @dataclass(frozen=True)
 class RestaurantSettings:
     """How the restaurant takes turns; all times in milliseconds, as in the module's documentation."""
 
-    end_of_turn_ms: float = 500
+    end_of_turn_ms: float = 800
     silence_ms: float = 10_000
     hang_up_ms: float = 5_000
 
@@ -92,36 +100,6 @@ class RestaurantSettings:
         if min(values.values()) < 0:
             raise ValueError("the RESTAURANT_*_MS options must not be negative")
         return cls(**values)
-
-
-class WholeTurnStopStrategy(SpeechTimeoutUserTurnStopStrategy):
-    """Ends a turn only when all its segments have been recognised.
-
-    Whisper hears a turn in segments, one for each pause. Pipecat takes the words of one segment for the last ones
-    also where they arrive while the caller speaks on; a turn with a comma in it would be answered in two pieces.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        """Make the strategy; takes what Pipecat's takes."""
-        super().__init__(**kwargs)
-        self._unrecognised = 0
-
-    async def process_frame(self, frame: Frame) -> ProcessFrameResult:
-        """Look at a frame, for the end of the turn."""
-        if isinstance(frame, VADUserStoppedSpeakingFrame):
-            self._unrecognised += 1
-            # To Pipecat an interim transcript says that more is on its way, as it is now for this segment.
-            await super().process_frame(InterimTranscriptionFrame("", "", ""))
-        elif isinstance(frame, TranscriptionFrame) and not frame.text.startswith(DTMF_PREFIX):
-            self._unrecognised = max(self._unrecognised - 1, 0)
-            if self._unrecognised:
-                return await super().process_frame(TranscriptionFrame(frame.text, frame.user_id, frame.timestamp))
-        return await super().process_frame(frame)
-
-    async def handle_user_turn_stopped(self) -> None:
-        """Forget the segments of the turn that ended: noise is a segment without words."""
-        self._unrecognised = 0
-        await super().handle_user_turn_stopped()
 
 
 class DialogueLLMService(LLMService[Any]):
@@ -160,8 +138,10 @@ class DialogueLLMService(LLMService[Any]):
         if not isinstance(frame, LLMContextFrame):
             await self.push_frame(frame, direction)
             return
-        await self.push_frame(LLMFullResponseStartFrame())
         step = self._decide(frame.context)
+        if step is None:
+            return
+        await self.push_frame(LLMFullResponseStartFrame())
         if step.say:
             await self.push_frame(LLMTextFrame(step.say))
         if step.call:
@@ -181,23 +161,26 @@ class DialogueLLMService(LLMService[Any]):
         if step.end:
             await self.push_frame(EndWorkerFrame(), FrameDirection.UPSTREAM)
 
-    def _decide(self, context: LLMContext) -> Step:
+    def _decide(self, context: LLMContext) -> Step | None:
+        """Return what to do next, or None where a context brings nothing that was not answered already."""
         messages: list[Any] = list(context.get_messages())
         step: Step | None = None
         if self._pending and (content := _result(messages, self._pending[0])) is not None:
             name, self._pending = self._pending[1], None
             if isinstance(content, dict):
                 step = self._dialogue.function_returned(name, content)
-        heard = [_text(message) for message in messages[self._seen :] if message.get("role") == "user"]
-        self._seen = len(messages)
+        new, self._seen = messages[self._seen :], len(messages)
+        heard = [_text(message) for message in new if message.get("role") == "user"]
+        greeted, self._greeted = self._greeted, True
         if heard:
             return self._dialogue.hear(" ".join(heard))
         if step:
             return step
-        if not self._greeted:
-            self._greeted = True
+        if not greeted:
             return self._dialogue.greet()
-        return self._dialogue.hear("")
+        if any(message.get("role") == NOTHING_UNDERSTOOD_ROLE for message in new):
+            return self._dialogue.hear("")
+        return None
 
 
 def _result(messages: list[Any], call_id: str) -> dict[str, Any] | str | None:
@@ -230,16 +213,17 @@ async def _book_table(params: FunctionCallParams) -> None:
 
 
 async def run_restaurant(
-    transport: BaseTransport, settings: RestaurantSettings, idle_timeout_s: float | None
+    transport: BaseTransport, settings: RestaurantSettings, fault: Fault, idle_timeout_s: float | None
 ) -> None:
     """Run one call over a transport.
 
     Args:
         transport: Where the caller is.
         settings: How to take turns.
+        fault: How to fail.
         idle_timeout_s: How long a call may go on without anyone speaking, in seconds.
     """
-    dialogue = RestaurantDialogue()
+    dialogue = fault.dialogue()
     llm = DialogueLLMService(dialogue)
     llm.register_function("check_availability", _check_availability)
     llm.register_function("book_table", _book_table)
@@ -248,9 +232,17 @@ async def run_restaurant(
         user_params=LLMUserAggregatorParams(
             vad_analyzer=SileroVADAnalyzer(),
             user_turn_strategies=UserTurnStrategies(
-                stop=[WholeTurnStopStrategy(user_speech_timeout=settings.end_of_turn_ms / 1000)]
+                start=[
+                    VADUserTurnStartStrategy(enable_interruptions=fault.can_be_interrupted),
+                    TranscriptionUserTurnStartStrategy(enable_interruptions=fault.can_be_interrupted),
+                ],
+                stop=[WholeTurnStopStrategy(silence_ms=settings.end_of_turn_ms)],
             ),
-            user_idle_timeout=settings.silence_ms / 1000,
+            user_turn_stop_timeout=TURN_TIMEOUT_S,
+            user_idle_timeout=settings.silence_ms / 1000 if fault.asks_after_silence else 0,
+            empty_user_turn=EmptyUserTurnConfig(
+                interrupted_prompt=NOTHING_UNDERSTOOD, idle_prompt=NOTHING_UNDERSTOOD
+            ),
         ),
     )
     user = aggregators.user()
@@ -258,11 +250,14 @@ async def run_restaurant(
         Pipeline(
             [
                 transport.input(),
-                make_stt(ServiceSettings(params={"ttfs_p99_latency": 4.0})),
+                *([fault.ears()] if fault.ears else []),
+                SegmentSTTService(),
                 DTMFAggregator(prefix=DTMF_PREFIX),
                 user,
+                *([fault.mind()] if fault.mind else []),
                 llm,
                 make_tts(ServiceSettings()),
+                *([fault.mouth()] if fault.mouth else []),
                 transport.output(),
                 aggregators.assistant(),
             ]
@@ -335,16 +330,25 @@ async def bot(runner_args: "RunnerArguments") -> None:
 
     Args:
         runner_args: A session of Pipecat's runner.
+
+    Raises:
+        ValueError: The session asks for a fault that there is not.
     """
+    fault = fault_of_session(runner_args.body, getattr(runner_args.cli_args, "fault", None))
+    if not fault.joins:
+        return
     transport = await create_transport(
         runner_args,
         {
             "webrtc": lambda: TransportParams(
-                audio_in_enabled=True, audio_out_enabled=True, audio_out_end_silence_secs=1
+                audio_in_enabled=True,
+                audio_out_enabled=True,
+                audio_out_end_silence_secs=1,
+                audio_out_mixer=fault.background() if fault.background else None,
             )
         },
     )
-    await run_restaurant(transport, RestaurantSettings.load(), runner_args.pipeline_idle_timeout_secs)
+    await run_restaurant(transport, RestaurantSettings.load(), fault, runner_args.pipeline_idle_timeout_secs)
 
 
 def preload() -> None:
@@ -357,7 +361,10 @@ def preload() -> None:
 def main() -> None:
     """Serve the restaurant with Pipecat's development runner."""
     RestaurantSettings.load()  # wrong options are told at start, not in the first call
-    run_agent(argparse.ArgumentParser(description="The restaurant, an agent that takes bookings"), preload)
+    parser = argparse.ArgumentParser(description="The restaurant, an agent that takes bookings")
+    faults = "; ".join(f"{name}: {fault.summary}" for name, fault in FAULTS.items())
+    parser.add_argument("--fault", metavar="NAME", choices=list(FAULTS), help=f"Fail in one way. {faults}")
+    run_agent(parser, preload)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,11 @@ from typing import Any, Literal
 
 GREETING = "Good evening, Bella Vista, how can I help you?"
 HOURS = "We are open from Tuesday to Sunday, from five in the evening until eleven."
+MENU = (
+    "To begin with, we have tomato soup, and a salad of figs and goat cheese. "
+    "After that there is fresh pasta with mushrooms, roast lamb, or the catch of the day."
+)
+"""Long enough to be interrupted: with the question that follows, it takes about eleven seconds to say."""
 LARGEST_PARTY = 12
 
 Slot = Literal["people", "day", "time", "name", "phone"]
@@ -120,6 +125,15 @@ _NO = re.compile(r"\b(?:no|nope|not right|not correct|isn't right|wrong|incorrec
 _YES = re.compile(
     r"\b(?:yes|yeah|yep|yup|correct|right|exactly|perfect|sure|sounds good|please do|ok|okay|of course|great|fine|"
     r"good|absolutely|it is|go ahead)\b"
+)
+_THINKING = re.compile(
+    r"\W*(?:(?:well|so|okay|ok|oh|yes|yeah|um+|uh+|er+|hm+|let me (?:see|think|check)|let's see|hold on|hang on|wait|"
+    r"(?:just )?(?:a|one) (?:moment|second|minute)|please)\W*)+"
+)
+_THINKING_WORD = re.compile(r"\b(?:um+|uh+|er+|hm+|let|hold|hang|wait|moment|second|minute)\b")
+_MENU_ASKED = re.compile(
+    r"\b(?:menu|specials?|what (?:food|dishes)|what (?:do you|have you|you) (?:serve|got|have)|to eat|what's cooking|"
+    r"recommend)\b(?! (?:free|available|open|left|on|at|tonight|tomorrow|today|for (?!dinner|dessert|starters)))"
 )
 _HOURS_ASKED = re.compile(r"\b(?:opening (?:hours|times)|open(?:ed)?|clos(?:e|ed|ing)|your hours)\b")
 _REPEAT = re.compile(
@@ -225,6 +239,8 @@ class RestaurantDialogue:
             return self._say(f"Sorry, I did not get that. {self._question()}")
         if _REPEAT.search(words):
             return self._say(self._last or GREETING)
+        if is_thinking(words):
+            return self._say("Take your time.", remember=False)
         if self.booked:
             return self._after_booking(words)
         if _CANCEL.search(words):
@@ -234,7 +250,7 @@ class RestaurantDialogue:
         before = self.booking
         change = self._understand(words, spoken) if words else {}
         if change:
-            self.booking = replace(self.booking, **change)
+            self.note(change)
         changed = self.booking != before or bool(keys)
         if not changed and _BYE.search(words):
             return self._end("Thank you for calling. Goodbye!")
@@ -243,6 +259,14 @@ class RestaurantDialogue:
         if not changed and not change and not self._phone_begun:
             return self._not_understood(words)
         return self._next("Good. " if changed and before != Booking() else "")
+
+    def note(self, found: dict[str, Any]) -> None:
+        """Write down what the caller said of the booking.
+
+        Args:
+            found: Values by the names of :class:`Booking`'s attributes.
+        """
+        self.booking = replace(self.booking, **found)
 
     def function_returned(self, name: str, result: dict[str, Any]) -> Step:
         """Take in what a function returned."""
@@ -330,7 +354,9 @@ class RestaurantDialogue:
     def _small_question(self, words: str) -> str | None:
         if _HOURS_ASKED.search(words) and not _BOOKING.search(words):
             return HOURS
-        return next((answer for pattern, answer in _FAQ if pattern.search(words)), None)
+        if answer := next((answer for pattern, answer in _FAQ if pattern.search(words)), None):
+            return answer
+        return MENU if _MENU_ASKED.search(words) and not _BOOKING.search(words) else None
 
     def _not_understood(self, words: str) -> Step:
         if self._asked is None:
@@ -344,14 +370,14 @@ class RestaurantDialogue:
     def _take_keys(self, sequence: str) -> None:
         digits = re.sub(r"\D", "", sequence)
         if len(digits) >= 5 or (self._asked == "phone" and digits):
-            self.booking = replace(self.booking, phone=digits)
+            self.note({"phone": digits})
             self._phone_begun = ""
         elif self._asked == "time" and (
             time := _clock(digits[:-2] or digits, digits[-2:] if len(digits) > 2 else "0")
         ):
-            self.booking = replace(self.booking, time=time)
+            self.note({"time": time})
         elif digits and 0 < int(digits) < 100:
-            self.booking = replace(self.booking, people=int(digits))
+            self.note({"people": int(digits)})
 
     def _understand(self, words: str, spoken: str) -> dict[str, Any]:
         """Find what can be found; each find is taken out of the text, so that no number counts twice."""
@@ -390,6 +416,12 @@ class RestaurantDialogue:
         if self._asked != "name" or found:
             return None
         return _clean_name(spoken)
+
+
+def is_thinking(text: str) -> bool:
+    """Tell whether a caller has only said that they are thinking, as in "Let me see", and is about to go on."""
+    words = _normal(text)
+    return bool(_THINKING.fullmatch(words) and _THINKING_WORD.search(words))
 
 
 def _normal(text: str) -> str:

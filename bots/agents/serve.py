@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipecat.pipeline.worker import PipelineWorker
 
 AGENTS: dict[str, str] = {
-    "restaurant": "Takes a table booking; calls functions, takes DTMF, can be interrupted.",
+    "restaurant": "Takes a table booking; calls functions, takes DTMF, can be interrupted; --fault NAME breaks it.",
     "metronome": "Answers after a known time and logs the truth about it; for calibration and load.",
     "quickstart": "Repeats what it heard, in Pipecat's own quickstart pattern.",
 }

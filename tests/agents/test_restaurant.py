@@ -3,21 +3,17 @@
 import asyncio
 import json
 import time
-from typing import Any, cast
+from collections.abc import AsyncGenerator
 
 import pytest
-from pipecat.clocks.system_clock import SystemClock
-from pipecat.frames.frames import (
-    Frame,
-    STTMetadataFrame,
-    TranscriptionFrame,
-    VADUserStartedSpeakingFrame,
-    VADUserStoppedSpeakingFrame,
-)
-from pipecat.processors.frame_processor import FrameProcessorSetup
-from pipecat.utils.asyncio.task_manager import TaskManager
+from pipecat.frames.frames import Frame, LLMContextFrame, LLMTextFrame, TranscriptionFrame
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.tests.utils import run_test
 
-from bots.agents.restaurant import WholeTurnStopStrategy
+from bots.agents.restaurant import NOTHING_UNDERSTOOD, NOTHING_UNDERSTOOD_ROLE, DialogueLLMService
+from bots.agents.restaurant_dialogue import GREETING, RestaurantDialogue
+from bots.agents.turns import NothingRecognisedFrame, SegmentSTTService
+from bots.caller.speech.whisper import OfflineWhisperSTTService
 from tests.agents.client import Client, call
 from tests.agents.conftest import Agents
 from tests.agents.speech import speak
@@ -113,51 +109,54 @@ async def test_a_caller_who_leaves_is_not_missed(restaurant: str) -> None:
         await client.said("how can I help you?")
 
 
-class Segments:
-    """Drives the restaurant's turn strategy with the frames of Pipecat's VAD and recognition."""
-
-    def __init__(self) -> None:
-        self.strategy = WholeTurnStopStrategy(user_speech_timeout=0.05)
-        self.ended = 0
-
-        async def on_stopped(_strategy: object, _params: object) -> None:
-            self.ended += 1
-
-        self.strategy.add_event_handler("on_user_turn_stopped", on_stopped)
-
-    async def feed(self, *frames: Frame) -> None:
-        for frame in frames:
-            await self.strategy.process_frame(frame)
-        await asyncio.sleep(0.15)
+async def answers(*contexts: list[dict[str, str]]) -> list[str]:
+    """Return what is said to contexts, each of which adds messages to the one before."""
+    messages: list[dict[str, str]] = []
+    frames: list[Frame] = []
+    for added in contexts:
+        messages = [*messages, *added]
+        frames.append(LLMContextFrame(LLMContext(messages)))  # pyright: ignore[reportArgumentType]
+    down, _ = await run_test(DialogueLLMService(RestaurantDialogue()), frames_to_send=frames)
+    return [frame.text for frame in down if isinstance(frame, LLMTextFrame)]
 
 
-def words(text: str) -> TranscriptionFrame:
-    frame = TranscriptionFrame(text, "", "")
-    frame.finalized = True
-    return frame
+USER = {"role": "user", "content": "A table for two, please."}
+NOISE = {"role": NOTHING_UNDERSTOOD_ROLE, "content": NOTHING_UNDERSTOOD}
 
 
-async def test_a_turn_with_a_pause_in_it_ends_once_and_with_its_last_words() -> None:
-    segments = Segments()
-    await segments.strategy.setup(
-        FrameProcessorSetup(
-            clock=SystemClock(),
-            task_manager=TaskManager(loop=asyncio.get_running_loop()),
-            pipeline_worker=cast(Any, None),
-        )
-    )
-    start, stop = VADUserStartedSpeakingFrame(), VADUserStoppedSpeakingFrame(stop_secs=0.2)
-    await segments.strategy.process_frame(STTMetadataFrame(service_name="stt", ttfs_p99_latency=3))
-    # "Hello," is recognised only while the caller speaks on.
-    await segments.feed(start, stop, start, words("Hello."), stop)
-    assert segments.ended == 0
-    await segments.feed(words("A table, please."))
-    assert segments.ended == 1
-    await segments.strategy.handle_user_turn_stopped()
-    # Both segments are over before the first is recognised.
-    await segments.feed(start, stop, start, stop)
-    await segments.feed(words("Yes,"))
-    assert segments.ended == 1
-    await segments.feed(words("please."))
-    assert segments.ended == 2
-    await segments.strategy.cleanup()
+@pytest.mark.parametrize(
+    ("contexts", "says"),
+    [
+        (([],), [GREETING]),
+        (([], [USER]), [GREETING, "For which day?"]),
+        # A function's result and the caller's next words come in two contexts, of which the first has both.
+        (([], [USER], []), [GREETING, "For which day?"]),
+        # Who speaks first is answered, and not greeted after that.
+        (([USER], []), ["For which day?"]),
+        (([], [NOISE]), [GREETING, "Sorry, I did not get that. Would you like to book a table?"]),
+        (([NOISE],), [GREETING]),
+        (([], [NOISE, USER]), [GREETING, "For which day?"]),
+    ],
+)
+async def test_nothing_is_answered_twice_or_missed(
+    contexts: tuple[list[dict[str, str]], ...], says: list[str]
+) -> None:
+    assert await answers(*contexts) == says
+
+
+@pytest.mark.parametrize("recognised", [True, False])
+async def test_recognition_says_also_where_there_was_nothing(
+    recognised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = TranscriptionFrame("Hello.", "", "")
+
+    async def run_stt(_self: object, _audio: bytes) -> AsyncGenerator[Frame, None]:
+        if recognised:
+            yield words
+
+    monkeypatch.setattr(OfflineWhisperSTTService, "run_stt", run_stt)
+    frames = [frame async for frame in SegmentSTTService().run_stt(bytes(320))]
+    if recognised:
+        assert frames == [words]
+    else:
+        assert [type(frame) for frame in frames] == [NothingRecognisedFrame]

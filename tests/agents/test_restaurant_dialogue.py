@@ -9,11 +9,13 @@ import pytest
 from bots.agents.restaurant_dialogue import (
     GREETING,
     HOURS,
+    MENU,
     Booking,
     RestaurantDialogue,
     Step,
     book_table,
     check_availability,
+    is_thinking,
 )
 
 FULL = Booking(people=4, day="Friday", time="19:30", name="Miller", phone="5550142")
@@ -133,6 +135,16 @@ def test_every_way_leads_to_the_same_booking(lines: tuple[str, ...]) -> None:
         (["A table for thirteen on Sunday at 8"], "12 people is the most we can take. For how many people?"),
         (["Where are you located?"], "12 Harbour Street"),
         (["Do you have vegetarian dishes?"], "vegetarian"),
+        (["What do you have on the menu?"], f"{MENU} Would you like to book a table?"),
+        (["What do you have?"], MENU),
+        (["Could you tell me the menu, please?"], MENU),
+        (["What do you have for dinner?"], MENU),
+        (["What can you recommend?"], MENU),
+        (["A table for two", "What's on the menu?"], f"{MENU} For which day?"),
+        (["I'd like a table for two from the menu"], "For which day?"),
+        (["A table for two on Friday", "What do you have at eight?"], "We have a table for two on Friday at 8 PM."),
+        (["A table for two", "Let me see."], "Take your time."),
+        (["A table for two today at eight", "Smith", "5550142", "Okay, let me see."], "Take your time."),
         (["A table for two today at eight", "Smith", "5550142", "That's not right."], "What should I change?"),
     ],
 )
@@ -235,6 +247,24 @@ def test_speaking_again_starts_the_silences_anew() -> None:
     dialogue.silent()
     run(dialogue, "Friday")
     assert not dialogue.silent().end
+
+
+@pytest.mark.parametrize(
+    ("line", "thinking"),
+    [
+        ("Let me see.", True),
+        ("Well, um...", True),
+        ("Okay, one moment, please.", True),
+        ("Hold on. Just a second.", True),
+        ("Let me see. At eight.", False),
+        ("Yes, please.", False),
+        ("Well", False),
+        ("Wait, make it five.", False),
+        ("", False),
+    ],
+)
+def test_who_only_thinks_is_about_to_go_on(line: str, thinking: bool) -> None:
+    assert is_thinking(line) is thinking
 
 
 def test_it_needs_no_pipecat() -> None:

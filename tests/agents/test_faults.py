@@ -1,0 +1,357 @@
+"""The restaurant's faults: each as it works, and where sound matters also as it is heard over a real connection."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from pipecat.audio.dtmf.types import KeypadEntry
+from pipecat.frames.frames import (
+    BotStoppedSpeakingFrame,
+    CancelWorkerFrame,
+    EndWorkerFrame,
+    Frame,
+    InputAudioRawFrame,
+    InputDTMFFrame,
+    LLMContextFrame,
+    LLMTextFrame,
+    TTSAudioRawFrame,
+    TTSSpeakFrame,
+    UserStartedSpeakingFrame,
+    UserStoppedSpeakingFrame,
+)
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.tests.utils import SleepFrame, run_test
+
+from bots.agents.faults import (
+    FAULTS,
+    KEYSTROKE_PEAK_DBFS,
+    NO_FAULT,
+    NOISE_DBFS,
+    NOISE_LOOP_S,
+    TALKS_OVER_WITH,
+    Crashes,
+    HangsUp,
+    HearsNothing,
+    Leaves,
+    OfficeNoise,
+    SendsSilence,
+    SlowAnswers,
+    TalksOver,
+    WrongNumberOfPeople,
+    fault_of_session,
+    office_noise,
+)
+from bots.agents.restaurant_dialogue import GREETING, MENU
+from tests.agents.client import Client, call
+from tests.agents.conftest import ROOT, Agents
+from tests.agents.speech import speak
+
+pytestmark = pytest.mark.anyio
+
+MENU_ASKED = "What do you have on the menu?"
+LINE = "I'd like to book a table for four on Friday at half past seven, please."
+NAME = "My name is Miller."
+
+
+async def frames_through(
+    processor: FrameProcessor, *frames: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM
+) -> tuple[list[Frame], list[Frame]]:
+    down, up = await run_test(processor, frames_to_send=frames, frames_to_send_direction=direction)
+    return list(down), list(up)
+
+
+def context(*roles: str) -> LLMContextFrame:
+    return LLMContextFrame(LLMContext([{"role": role, "content": "words"} for role in roles]))  # pyright: ignore
+
+
+async def test_slow_holds_every_turn_back_but_not_the_greeting() -> None:
+    for frame, by_s in ((context(), 0.0), (context("assistant", "user"), 0.3)):
+        began = time.monotonic()
+        down, _ = await frames_through(SlowAnswers(by_s=0.3), frame)
+        assert down == [frame]
+        assert by_s <= time.monotonic() - began < by_s + 0.3
+
+
+async def test_talks_over_begins_in_the_middle_of_a_turn_and_once() -> None:
+    down, _ = await frames_through(TalksOver(after_ms=50), UserStartedSpeakingFrame(), SleepFrame(sleep=0.2))
+    assert [frame.text for frame in down if isinstance(frame, TTSSpeakFrame)] == [TALKS_OVER_WITH]
+
+
+async def test_talks_over_lets_a_turn_be_that_is_over_before() -> None:
+    down, _ = await frames_through(
+        TalksOver(after_ms=50), UserStartedSpeakingFrame(), UserStoppedSpeakingFrame(), SleepFrame(sleep=0.15)
+    )
+    assert not any(isinstance(frame, TTSSpeakFrame) for frame in down)
+
+
+async def test_deaf_hears_neither_speech_nor_keys() -> None:
+    audio = InputAudioRawFrame(audio=bytes(320), sample_rate=16_000, num_channels=1)
+    other = LLMTextFrame("words")
+    down, _ = await frames_through(HearsNothing(), audio, InputDTMFFrame(button=KeypadEntry.FOUR), other)
+    assert down == [other]
+
+
+async def test_mute_sends_as_much_silence() -> None:
+    audio = TTSAudioRawFrame(audio=b"\x01\x02" * 160, sample_rate=16_000, num_channels=1)
+    down, _ = await frames_through(SendsSilence(), audio)
+    assert [frame.audio for frame in down if isinstance(frame, TTSAudioRawFrame)] == [bytes(320)]
+
+
+async def test_it_hangs_up_in_place_of_its_second_answer() -> None:
+    first = context("assistant", "user")
+    down, up = await frames_through(HangsUp(), first, context("assistant", "user", "assistant", "user"))
+    assert down == [first]
+    assert [type(frame) for frame in up] == [EndWorkerFrame]
+
+
+async def test_it_leaves_when_it_has_spoken_once() -> None:
+    _, up = await frames_through(Leaves(), BotStoppedSpeakingFrame(), direction=FrameDirection.UPSTREAM)
+    assert [type(frame) for frame in up] == [BotStoppedSpeakingFrame, CancelWorkerFrame]
+
+
+async def test_it_crashes_in_place_of_its_second_answer() -> None:
+    died: list[int] = []
+    first = context("assistant", "user")
+    down, _ = await frames_through(Crashes(die=lambda: died.append(1)), first, context("user", "assistant", "user"))
+    assert down == [first]
+    assert died == [1]
+
+
+@pytest.mark.parametrize("line", ["A table for four on Friday at 8", "DTMF: 4#"])
+def test_a_wrong_number_of_people_is_said_and_booked(line: str) -> None:
+    dialogue = WrongNumberOfPeople()
+    step = dialogue.hear(line)
+    if not step.call:
+        step = dialogue.hear("On Friday at 8")
+    assert step.call
+    assert step.call.arguments == {"people": 5, "day": "Friday", "time": "20:00"}
+    assert "for five" in dialogue.function_returned("check_availability", {"available": True}).say
+    dialogue.hear("Miller")
+    assert "for five" in dialogue.hear("555 0142").say
+    step = dialogue.hear("No, for four people, please.")
+    step = dialogue.hear("Yes")
+    assert step.call
+    assert (step.call.name, step.call.arguments["people"]) == ("book_table", 5)
+
+
+async def test_noise_is_as_loud_as_promised_and_the_same_every_time() -> None:
+    rate_hz = 8_000
+    noise = office_noise(rate_hz)
+    assert len(noise) == NOISE_LOOP_S * rate_hz
+    assert np.array_equal(noise, office_noise(rate_hz))
+    pieces = noise.reshape(-1, rate_hz // 10) / 32768
+    assert np.median(20 * np.log10(np.sqrt(np.mean(np.square(pieces), axis=1)))) == pytest.approx(NOISE_DBFS, abs=1)
+    # Somebody types now and then: most of the time there is only the steady noise.
+    typing = 20 * np.log10(np.abs(pieces).max(axis=1)) > KEYSTROKE_PEAK_DBFS - 3
+    assert 10 <= np.sum(typing) <= 60
+
+
+async def test_noise_goes_on_from_piece_to_piece_and_never_overflows() -> None:
+    mixer = OfficeNoise()
+    await mixer.start(8_000)
+    loop = np.frombuffer(b"".join([await mixer.mix(bytes(2 * 7_000)) for _ in range(46)]), np.int16)
+    assert np.array_equal(loop[: 8_000 * NOISE_LOOP_S], office_noise(8_000).astype(np.int16))
+    assert np.array_equal(loop[8_000 * NOISE_LOOP_S :][:1_000], loop[:1_000])
+    loud = await mixer.mix(np.full(80_000, 32_767, np.int16).tobytes())
+    assert np.frombuffer(loud, np.int16).min() > 20_000
+
+
+@pytest.mark.parametrize(
+    ("body", "default", "name"),
+    [
+        (None, None, None),
+        (None, "slow", "slow"),
+        ({"restaurant": {"fault": "mute"}}, "slow", "mute"),
+        ({"restaurant": {"fault": None}}, "slow", None),
+        ({"restaurant": {}}, "slow", "slow"),
+        ({"other": 1}, None, None),
+        ("nonsense", None, None),
+    ],
+)
+def test_a_session_may_ask_for_a_fault(body: Any, default: str | None, name: str | None) -> None:
+    assert fault_of_session(body, default) is (FAULTS[name] if name else NO_FAULT)
+
+
+@pytest.mark.parametrize("name", ["tired", 3, ["slow"]])
+def test_a_fault_that_there_is_not_is_refused_with_those_there_are(name: Any) -> None:
+    with pytest.raises(ValueError, match=r"no fault is called.*slow, talks_over"):
+        fault_of_session({"restaurant": {"fault": name}}, None)
+
+
+def test_a_wrong_name_ends_the_program_with_one_clear_error() -> None:
+    command = [sys.executable, "-m", "bots.agents.restaurant", "-t", "webrtc", "--fault", "tired"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert "'tired'" in error
+    assert all(name in error for name in FAULTS)
+
+
+# Over real connections: one process serves the sessions of all kinds, but those that die.
+
+
+@pytest.fixture(scope="module")
+def restaurant(agents: Agents) -> str:
+    base = agents.start("restaurant")
+    for line in (MENU_ASKED, LINE, NAME):
+        speak(line)
+    return base
+
+
+def with_fault(name: str) -> dict[str, Any]:
+    return {"restaurant": {"fault": name}}
+
+
+async def greeted(client: Client) -> None:
+    await client.said("how can I help you?")
+    await client.expect("bot-stopped-speaking")
+    await asyncio.sleep(0.3)  # the end of its speech arrives after the news of it
+    client.loud_ns.clear()
+
+
+async def says(client: Client, line: str) -> None:
+    client.mouth.say(speak(line))
+    await asyncio.wait_for(client.mouth.done.wait(), 15)
+
+
+async def is_slow(base: str) -> None:
+    async with call(base, with_fault("slow")) as client:
+        await greeted(client)
+        await says(client, MENU_ASKED)
+        await client.expect("user-stopped-speaking")
+        stopped = time.monotonic()
+        await client.expect("bot-started-speaking", 12)
+        assert 4.9 < time.monotonic() - stopped < 8
+
+
+async def talks_over(base: str) -> None:
+    async with call(base, with_fault("talks_over")) as client:
+        await greeted(client)
+        await says(client, LINE)
+        onset_ns, end_ns = client.mouth.started_ns or 0, client.mouth.ended_ns or 0
+        assert onset_ns + 400_000_000 < client.loud_ns[0] < onset_ns + 1_500_000_000
+        assert client.loud_ns[-1] > end_ns - 300_000_000, "it carries on"
+        await client.said("What name is it for?", 15)
+
+
+async def never_stops(base: str) -> None:
+    async with call(base, with_fault("never_stops")) as client:
+        await greeted(client)
+        await says(client, MENU_ASKED)
+        await client.expect("bot-started-speaking", 12)
+        began_ns = time.monotonic_ns()
+        client.loud_ns.clear()
+        await says(client, LINE)
+        await client.expect("bot-stopped-speaking", 20)
+        assert time.monotonic_ns() - began_ns > 9_000_000_000
+        # Nowhere is there a pause as long as that of an agent which stops and answers.
+        assert max(np.diff(client.loud_ns)) < 1_200_000_000
+
+
+async def stops(base: str) -> None:
+    """The good restaurant stops where the one that never stops goes on."""
+    async with call(base) as client:
+        await greeted(client)
+        await says(client, MENU_ASKED)
+        await client.expect("bot-started-speaking", 12)
+        client.mouth.say(speak(LINE))
+        await client.expect("bot-stopped-speaking", 2)
+
+
+async def is_mute(base: str) -> None:
+    async with call(base, with_fault("mute")) as client:
+        await greeted(client)
+        await says(client, LINE)
+        await client.expect("llm-function-call-in-progress", 12, function_name="check_availability")
+        await client.said("What name is it for?", 15)
+        await client.expect("bot-stopped-speaking", 12)
+        assert not client.loud_ns
+        assert {"bot-tts-text", "bot-output", "bot-started-speaking"} <= {m["type"] for m in client.messages}
+
+
+async def is_deaf(base: str) -> None:
+    async with call(base, with_fault("deaf")) as client:
+        await greeted(client)
+        await says(client, LINE)
+        await asyncio.sleep(3)
+        assert not {"user-started-speaking", "user-transcription"} & {m["type"] for m in client.messages}
+        assert not client.loud_ns
+        assert not client.left.is_set()
+
+
+async def is_noisy(base: str) -> None:
+    async with call(base, with_fault("noisy")) as client:
+        await greeted(client)
+        await asyncio.sleep(2)
+        assert len(client.loud_ns) > 20, "there is noise while it is silent"
+        await says(client, LINE)
+        await client.said("What name is it for?", 15)
+
+
+async def hangs_up(base: str) -> None:
+    async with call(base, with_fault("hangs_up")) as client:
+        await greeted(client)
+        await says(client, LINE)
+        await client.said("What name is it for?", 15)
+        await client.expect("bot-stopped-speaking")
+        await says(client, NAME)
+        await asyncio.wait_for(client.left.wait(), 8)
+
+
+async def leaves(base: str) -> None:
+    async with call(base, with_fault("leaves")) as client:
+        await client.said(GREETING)
+        await client.expect("bot-stopped-speaking")
+        spoken = time.monotonic()
+        await asyncio.wait_for(client.left.wait(), 5)
+        assert time.monotonic() - spoken < 1
+        assert len(client.loud_ns) > 50, "the greeting is heard"
+
+
+async def never_joins(base: str) -> None:
+    async with Client(base) as client:
+        await client.connect(with_fault("never_joins"))
+        client.ready()
+        await asyncio.sleep(4)
+        assert client.pc.connectionState == "connected"
+        assert client.messages == []
+        received = [report for report in (await client.pc.getStats()).values() if report.type == "inbound-rtp"]
+        assert not received
+
+
+async def crashes(agents: Agents) -> None:
+    base = await asyncio.to_thread(agents.start, "restaurant", "--fault", "crashes")
+    process = agents.processes[-1]
+    async with call(base) as client:
+        for keys in ("4#", "5#"):
+            assert process.poll() is None
+            await client.expect("bot-stopped-speaking")
+            client.send("dtmf", {"buttons": list(keys)})
+        assert await asyncio.to_thread(process.wait, 10) == -signal.SIGKILL
+
+
+@pytest.mark.webrtc
+async def test_faults_as_a_caller_hears_them(restaurant: str, agents: Agents) -> None:
+    """All at the same time and in one process, as a session's body may name its fault; but one for the crash."""
+    async with asyncio.TaskGroup() as calls:
+        calls.create_task(crashes(agents))
+        for each in (is_slow, talks_over, never_stops, is_mute, is_noisy, leaves, never_joins):
+            calls.create_task(each(restaurant))
+
+
+@pytest.mark.slow
+@pytest.mark.webrtc
+async def test_more_faults_as_a_caller_hears_them(restaurant: str) -> None:
+    async with asyncio.TaskGroup() as calls:
+        for each in (stops, is_deaf, hangs_up):
+            calls.create_task(each(restaurant))
+
+
+def test_the_menu_takes_long_enough_to_be_interrupted() -> None:
+    assert len(speak(f"{MENU} Would you like to book a table?")) / 48_000 > 10
