@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -25,12 +25,16 @@ DEFAULT_FILE = Path("config/runner.toml")
 _DOCUMENTED = "config/runner.toml documents every setting"
 
 
+IceUrl = Annotated[str, Field(pattern=r"^(stuns?|turns?):[^\s/]+$")]
+"""The address of a STUN or TURN server as RFC 7064 and 7065 have it, such as ``stun:stun.example.com:3478``."""
+
+
 class IceServer(BaseModel):
     """A STUN or TURN server."""
 
     model_config = ConfigDict(extra="forbid")
 
-    urls: str | list[str]
+    urls: IceUrl | list[IceUrl]
     username: str | None = None
     credential: SecretStr | None = None
 

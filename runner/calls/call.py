@@ -1,11 +1,12 @@
 """One call, from join to leave: it carries out what the director decides and writes down what happens."""
 
 import bisect
+import json
 import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,8 +55,8 @@ from runner.calls import timeline as timelines
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.run_file import Circumstances, Run, judge_run, utc_now, write_run
 from runner.calls.timeline import TimelineWriter
-from runner.errors import MissingExtra, RoomError, UsageError
-from runner.evaluation.expectations import evaluate_turn, turn_starts
+from runner.errors import MissingExtra, RoomError, RunnerError, UsageError
+from runner.evaluation.expectations import TOLD_GRACE_NS, evaluate_turn, turn_starts
 from runner.evaluation.outcome import judge_expectations
 from runner.evaluation.transcript import agent_turns
 from runner.evaluation.verdicts import ExpectationVerdict, Judgement, Question, Verdict
@@ -72,6 +73,7 @@ FLUSH_LAG_NS = 500 * NS_PER_MS
 """The recording on disk ends this long before now: the agent's audio takes a moment to be placed."""
 
 PIPELINE_STOP_TIMEOUT_S = 5.0
+MAX_MESSAGE_CHARACTERS = 20_000_000
 MAX_MESSAGES = 20_000
 """Messages of the agent that are kept as they came; what they say of speech and functions is always kept."""
 
@@ -191,6 +193,7 @@ class Call:
         self._envelope = Envelope(AUDIO_RATE_HZ)
         self._mouth = Mouth(AUDIO_RATE_HZ, self._note)
         self._messages_kept = 0
+        self._message_characters = 0
         self._onset_ns: int | None = None
         self._turn_onset_ns: int | None = None
         self._last_end_ns = 0
@@ -226,7 +229,10 @@ class Call:
         self._timeline = TimelineWriter(self.folder / timelines.FILE_NAME)
         self._recording = RecordingWriter(self.folder / recordings.FILE_NAME, AUDIO_RATE_HZ)
         try:
-            self._note(
+            if self._ending is not None:
+                # Cancelled before it began.
+                self._ending.at_ns = 0
+            self._write(
                 CallStarted(
                     at_ns=0,
                     run_id=self.run_id,
@@ -238,7 +244,7 @@ class Call:
             )
             await self._hold_call()
             # On disk before the words are: what the call came to does not wait for its transcript.
-            write_run(self.folder, self._judged_run())
+            self._write_run(self._judged_run())
             if self.request.transcribe:
                 await self._recognise_rest()
             await self._judge_rest()
@@ -246,11 +252,20 @@ class Call:
             if self._ending is None:
                 self._ending = _Ending(EndedReason.CANCELLED, None, self._clock.now_ns())
                 self._write(CallEnded(at_ns=self._ending.at_ns, reason=self._ending.reason))
+            for stream in (self._to_conduct, self._conducted, self._to_judge, self._questions):
+                stream.close()
+            self._to_recognise.close()
             self._recording.close()
             self._timeline.close()
             run = self._judged_run()
-            write_run(self.folder, run)
+            self._write_run(run)
         return run
+
+    def _write_run(self, run: Run) -> None:
+        try:
+            write_run(self.folder, run)
+        except OSError as error:
+            raise RunnerError(f"{self.folder}: the run can't be written ({error.strerror})") from error
 
     def _judged_run(self) -> Run:
         has_judge = self.judge is not None and self.request.script.needs_judge
@@ -308,9 +323,12 @@ class Call:
         for event in self._reader.facts(at_ns, message):
             if isinstance(event, MessageReceived):
                 self._messages_kept += 1
-                if self._messages_kept == MAX_MESSAGES + 1:
-                    self._warn(f"the agent sent more than {MAX_MESSAGES} messages: the rest are not on the timeline")
-                if self._messages_kept > MAX_MESSAGES:
+                self._message_characters += len(json.dumps(event.message, ensure_ascii=False))
+                if self._messages_kept > MAX_MESSAGES or self._message_characters > MAX_MESSAGE_CHARACTERS:
+                    self._warn(
+                        f"the agent sent more than {MAX_MESSAGES} messages, or {MAX_MESSAGE_CHARACTERS} characters "
+                        "in them: the rest are not on the timeline"
+                    )
                     continue
             self._note(event)
             if isinstance(event, BotReady):
@@ -344,7 +362,7 @@ class Call:
         """Note that the agent's turn is over."""
         self._note(AgentTurnEnded(at_ns=self._clock.now_ns()))
         onset_ns, self._turn_onset_ns = self._turn_onset_ns, None
-        if onset_ns is not None and self._words_are_heard_only():
+        if onset_ns is not None and self._words_are_missing(onset_ns):
             self._to_recognise.put(onset_ns, self._last_end_ns)
 
     # The course of the call.
@@ -393,7 +411,7 @@ class Call:
         if self._mouth.busy:
             self._mouth.cut(ending.at_ns)
         self._write(CallEnded(at_ns=ending.at_ns, reason=ending.reason, detail=ending.detail))
-        self._recording.flush(ending.at_ns)
+        self._flush(ending.at_ns)
 
     async def _talk(self, room: Room, pipeline: CallerPipeline) -> None:
         await room.enter()
@@ -507,13 +525,25 @@ class Call:
     async def _keep_recording(self) -> None:
         while True:
             await anyio.sleep(FLUSH_INTERVAL_S)
-            self._recording.flush(self._clock.now_ns() - FLUSH_LAG_NS)
+            self._flush(self._clock.now_ns() - FLUSH_LAG_NS)
+
+    def _flush(self, until_ns: int) -> None:
+        try:
+            self._recording.flush(until_ns)
+        except OSError as error:
+            problem = f"the recording can't be written ({error.strerror})"
+            self._warn(problem)
+            self._end(EndedReason.RUNNER_ERROR, problem)
 
     # Words.
 
-    def _words_are_heard_only(self) -> bool:
-        """Whether the script waits for words, and the agent does not tell them."""
-        return self.request.script.needs_words and not any(isinstance(e, BotReady) for e in self._facts)
+    def _words_are_missing(self, onset_ns: int) -> bool:
+        """Whether the script waits for words, and the agent has told none of the turn that began then."""
+        told_from_ns = onset_ns - TOLD_GRACE_NS
+        return self.request.script.needs_words and not any(
+            isinstance(e, AgentSaid) and e.source is Source.TOLD and e.at_ns >= told_from_ns
+            for e in reversed(self._facts)
+        )
 
     async def _recognise_live(self) -> None:
         while True:
@@ -540,6 +570,11 @@ class Call:
             texts = await transcribe(audio, AUDIO_RATE_HZ, self.settings.speech.stt)
         except (MissingSpeechPackage, SpeechError, ValueError) as error:
             self._warn(f"what the agent said could not be recognised: {error}")
+            return
+        except Exception as error:
+            # Whatever a service throws: words that are missing are no reason to lose the call.
+            logger.opt(exception=True).error("recognition failed")
+            self._warn(f"what the agent said could not be recognised: {type(error).__name__}")
             return
         for (onset_ns, end_ns), text in zip(turns, texts, strict=True):
             if text:
@@ -568,28 +603,39 @@ class Call:
                 await self._ask(question)
 
     async def _ask(self, question: Question) -> None:
-        if self.judge is not None:
+        if self.judge is None:
+            return
+        try:
             self._judgements[question] = await self.judge.ask(question, self._facts)
+        except Exception as error:
+            logger.opt(exception=True).error("the judge failed")
+            reason = f"our own error: {type(error).__name__}"
+            self._judgements[question] = Judgement(question=question, answer="none", reason=reason)
 
     # Facts and the end.
 
     def _note(self, event: TimelineEvent) -> None:
         """Write down a fact, and let everybody know who goes by it."""
-        if self._ending is not None and not isinstance(event, AgentSaid):
+        if self._ending is not None and event.at_ns > self._ending.at_ns and not isinstance(event, AgentSaid):
             return
         self._write(event)
-        self._to_conduct.send_nowait(event)
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            self._to_conduct.send_nowait(event)
 
     def _write(self, event: TimelineEvent) -> None:
         self._facts.append(event)
-        bisect.insort(self._in_order, event, key=lambda e: e.at_ns)
-        self._timeline.write(event)
+        if names_of(event) or not isinstance(event, MessageReceived):
+            bisect.insort(self._in_order, event, key=lambda e: e.at_ns)
+        try:
+            self._timeline.write(event)
+        except OSError as error:
+            self._end(EndedReason.RUNNER_ERROR, f"the timeline can't be written ({error.strerror})")
         if self.watcher is not None:
             self.watcher.fact(event)
 
     def _warn(self, warning: str) -> None:
-        logger.warning("{}", warning)
         if warning not in self._warnings:
+            logger.warning("{}", warning)
             self._warnings.append(warning)
 
     def _end(self, reason: EndedReason, detail: str | None) -> None:
@@ -611,3 +657,7 @@ class _SpeechQueue:
 
     async def get(self) -> tuple[int, int]:
         return await self._receive.receive()
+
+    def close(self) -> None:
+        self._send.close()
+        self._receive.close()

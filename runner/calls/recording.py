@@ -66,7 +66,7 @@ class RecordingWriter:
         rest = self._pending[taken:].copy()
         self._pending[: len(rest)] = rest
         self._pending[len(rest) :] = 0
-        os.pwrite(self._file, ready.tobytes(), _HEADER_BYTES + self._written_frames * _FRAME_BYTES)
+        self._write_at(_HEADER_BYTES + self._written_frames * _FRAME_BYTES, ready.tobytes())
         self._written_frames += frames
         # The header comes last: it never promises what is not there.
         self._write_header()
@@ -84,7 +84,9 @@ class RecordingWriter:
 
     def close(self) -> None:
         """Close the file; what was put but not flushed is dropped."""
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def _write_header(self) -> None:
         data_bytes = self._written_frames * _FRAME_BYTES
@@ -104,7 +106,14 @@ class RecordingWriter:
             b"data",
             data_bytes,
         )
-        os.pwrite(self._file, header, 0)
+        self._write_at(0, header)
+
+    def _write_at(self, offset: int, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            written = os.pwrite(self._file, rest, offset)
+            offset += written
+            rest = rest[written:]
 
 
 def read_recording(path: Path) -> tuple[npt.NDArray[np.int16], int]:

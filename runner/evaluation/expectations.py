@@ -445,19 +445,19 @@ class _Search:
         hidden = self._hidden()
         if hidden is not None:
             return self._unobservable(hidden)
-        onsets = [e for e in self._window.onsets(self._from_ns) if e.at_ns <= self._deadline_ns]
-        if onsets:
-            waiting = self._open("", late_ns=KNOWN_LATE_NS if self._rtvi() else RECOGNITION_NS)
-            # Words are told as they are spoken, and recognised once the agent's turn is over.
-            if waiting.verdict is Verdict.PENDING and not (self._rtvi() and self._turn_ended_after(onsets[0].at_ns)):
-                return waiting
-        if onsets and not self._window.holds_words():
+        onset = next((e for e in self._window.onsets(self._from_ns) if e.at_ns <= self._deadline_ns), None)
+        if onset is None:
+            return self._open(f"the agent said nothing within {self._budget_s:g} s")
+        # It spoke in time: its words are told when it has said them, or else recognised once its turn is over.
+        over = next((e for e in self._window.facts if isinstance(e, AgentTurnEnded) and e.at_ns > onset.at_ns), None)
+        until_ns = (self._deadline_ns if over is None else over.at_ns) + RECOGNITION_NS
+        if self._now_ns is not None and self._now_ns <= until_ns:
+            return Finding(verdict=Verdict.PENDING, recheck_ns=until_ns + 1)
+        if not self._window.holds_words():
             reason = "the agent spoke, but no words of it are known: not told, not recognised"
-            return Finding(verdict=Verdict.NOT_OBSERVABLE, reason=reason)
-        return self._open(f"the agent said nothing within {self._budget_s:g} s")
-
-    def _turn_ended_after(self, at_ns: int) -> bool:
-        return any(isinstance(e, AgentTurnEnded) and e.at_ns >= at_ns for e in self._window.facts)
+            return Finding(verdict=Verdict.NOT_OBSERVABLE, reason=reason, evidence=(evidence_of(onset),))
+        reason = "the agent spoke, but said nothing that could be understood"
+        return Finding(verdict=Verdict.MISSED, reason=reason, evidence=(evidence_of(onset),))
 
     def _any_response(self) -> Finding:
         answered = self.cursor.answered

@@ -1,6 +1,7 @@
 """Pipecat's judge over any LLM service: one question, one answer, and what it took."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from pipecat.classifiers.llm.classifier import LLMClassifier
 from pipecat.evals.judge import EvalJudge, JudgeVerdict
 from pipecat.services.llm_service import LLMService
 from pipecat.services.openai.llm import OpenAILLMService
+from pydantic import ValidationError
 
 from bots.caller.speech.services import make_llm
 from bots.caller.speech.settings import SECRET_NAME, ServiceSettings, from_environment
@@ -29,6 +31,9 @@ itself asks again only where no answer came in time, or one that is none."""
 
 GRACE_S = 1.0
 """How much longer than two timeouts a question may take."""
+
+
+_LLM_SETTING = re.compile(r"(?<![\w.])llm(?=[.:])")
 
 
 class Judge(Protocol):
@@ -54,7 +59,9 @@ def make_judge(settings: JudgeSettings) -> Judge | None:
     try:
         return LLMJudge(settings)
     except ValueError as error:
-        raise UsageError(f"judge: {error}") from error
+        # Made as any LLM service is, but its settings have another name.
+        problem = _LLM_SETTING.sub("judge", str(error))
+        raise UsageError(problem if problem.startswith("judge") else f"judge: {problem}") from error
 
 
 class _Tokens:
@@ -228,7 +235,11 @@ class LLMJudge:
         settings = self._settings
         if settings.service is not None:
             given = {"temperature": 0, **settings.settings}
-            service = ServiceSettings(service=settings.service, params=settings.params, settings=given)
+            try:
+                service = ServiceSettings(service=settings.service, params=settings.params, settings=given)
+            except ValidationError:
+                problem = f"{settings.service!r} is no dotted path of a Pipecat LLM service class"
+                raise ValueError(f"judge.service: {problem}") from None
             for values, where in ((settings.params, "judge.params"), (settings.settings, "judge.settings")):
                 _, secrets = from_environment(values, where)
                 written = {str(value) for name, value in values.items() if SECRET_NAME.search(name)}

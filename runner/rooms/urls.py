@@ -1,5 +1,6 @@
 """What kind of room an address is."""
 
+import json
 from enum import StrEnum
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -92,6 +93,10 @@ def check_data_message(kind: RoomKind, message: Any) -> None:
     Raises:
         UsageError: The message can't be delivered; says which rule it breaks.
     """
+    try:
+        json.dumps(message, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"data message: is no JSON that another side could read ({error})") from error
     if kind is RoomKind.DAILY:
         return
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):

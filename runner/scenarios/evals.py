@@ -13,8 +13,8 @@ it says:
 - a scenario without turns; an empty text; an empty file that is included; arguments of a call that are no mapping or
   have keys that are no texts;
 - a value of the wrong type where Pipecat takes any (``within_ms: soon``, ``stop_on_failure: "no"``), or out of bounds
-  (an hour, 500 turns, 64 keys, texts of 5,000 characters and what is looked for in them of 1,000); ``dtmf`` as a number
-  with a sign or underscores; two ``<<`` in one mapping;
+  (an hour, 500 turns, 64 keys, texts of 5,000 characters and what is looked for in them of 1,000); ``dtmf`` as a
+  number with a sign or underscores; two ``<<`` in one mapping;
 - tags that JSON has no value for (``!!set``, ``!!binary``);
 - a recording that is not there, and files outside of the folder that files may come from.
 

@@ -1,5 +1,6 @@
 """A Pipecat runner's ``/start``: the session it starts, and the room that came with it."""
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -39,7 +40,7 @@ class StartedDailySession:
 
 _ASKING_FOR: dict[RoomKind | None, dict[str, Any]] = {
     None: {},
-    RoomKind.SMALLWEBRTC: {"transport": "webrtc", "enableDefaultIceServers": True},
+    RoomKind.SMALLWEBRTC: {"transport": "webrtc"},
     RoomKind.DAILY: {"createDailyRoom": True},
 }
 """How Pipecat's own runner and Pipecat Cloud are told; other servers may not care."""
@@ -60,8 +61,7 @@ async def start_smallwebrtc_session(
         RoomError: The runner can't be reached, or refuses.
     """
     url = _below(base_url, "/start")
-    request = {"transport": "webrtc", "enableDefaultIceServers": False, "body": body or {}}
-    answered = await _post(http, url, token, request)
+    answered = await _post(http, url, token, _request(url, RoomKind.SMALLWEBRTC, body))
     try:
         return _smallwebrtc_session(answered.json(), base_url)
     except _NO_SESSION as error:
@@ -95,7 +95,7 @@ async def start_session(
     Raises:
         RoomError: Nothing answers there, or no session was started.
     """
-    answered = await _post(http, start_url, token, {**_ASKING_FOR[kind], "body": body or {}})
+    answered = await _post(http, start_url, token, _request(start_url, kind, body))
     try:
         answer: Any = answered.json()
         room_url = _first(answer, "dailyRoom", "daily_room", "room_url")
@@ -122,8 +122,28 @@ def _smallwebrtc_session(answer: Any, base_url: str) -> StartedSession:
     return StartedSession(
         session_id=session_id,
         offer_url=_below(base_url, f"/sessions/{quote(session_id, safe='')}/api/offer"),
-        ice_servers=[IceServer.model_validate(server) for server in config.get("iceServers", [])],
+        ice_servers=[
+            # A browser's RTCIceServer, of which what does not concern us is left out (credentialType).
+            IceServer.model_validate({key: server[key] for key in IceServer.model_fields if key in server})
+            for server in config.get("iceServers", [])
+        ],
     )
+
+
+def _request(url: str, kind: RoomKind | None, body: dict[str, Any] | None) -> dict[str, Any]:
+    request = {**_ASKING_FOR[kind], "body": body or {}}
+    if kind is RoomKind.SMALLWEBRTC:
+        # On this machine a public STUN server is of no use, and asking it costs seconds where there is no network.
+        request["enableDefaultIceServers"] = not _is_loopback(url)
+    return request
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _first(answer: Any, *keys: str) -> str | None:

@@ -53,7 +53,7 @@ async def test_a_session_is_started_and_its_room_returned(base: str) -> None:
     assert request.headers["Authorization"] == f"Bearer {TOKEN}"
     assert json.loads(request.content) == {
         "transport": "webrtc",
-        "enableDefaultIceServers": False,
+        "enableDefaultIceServers": True,
         "body": {"restaurant": "Luigi"},
     }
 
@@ -167,3 +167,22 @@ async def test_an_answer_that_names_no_session_is_refused(content: dict[str, Any
     error = await refusal(answering(**content))
     assert error.reason is EndedReason.ROOM_UNREACHABLE
     assert "Pipecat runner" in str(error)
+
+
+@pytest.mark.parametrize("host", ["localhost:7860", "127.0.0.1:7860", "127.9.9.9", "[::1]:7860", "bot.localhost"])
+async def test_no_public_stun_server_is_asked_for_on_this_machine(host: str) -> None:
+    requests: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(200, json={"sessionId": "ab-12"})
+
+    await start(handler, f"http://{host}")
+    assert json.loads(requests[0].content)["enableDefaultIceServers"] is False
+
+
+async def test_an_ice_server_is_taken_as_browsers_write_it() -> None:
+    server = {"urls": ["turn:t.example.com:3478"], "username": "u", "credential": "c", "credentialType": "password"}
+    answer = {"sessionId": "ab-12", "iceConfig": {"iceServers": [server]}}
+    session = await start(lambda _: httpx.Response(200, json=answer), BASE)
+    assert [s.urls for s in session.ice_servers] == [["turn:t.example.com:3478"]]

@@ -1,0 +1,170 @@
+"""Calls in which something of our own side fails, and calls that take a judge: over real WebRTC on loopback."""
+
+import errno
+import os
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+
+from bots.caller.script import Expectation, Listen, Script, Speak, Turn, Words
+from bots.timeline import (
+    CallEnded,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    CallStarted,
+    EndedReason,
+    LineEnd,
+    TimelineEvent,
+)
+from runner.calls.call import Call, CallRequest
+from runner.calls.recording import read_recording
+from runner.calls.run_file import read_run
+from runner.calls.timeline import TimelineWriter, read_timeline
+from runner.evaluation.outcome import Cause, Status
+from runner.evaluation.verdicts import Judgement, JudgeUsage, Question
+from runner.rooms.open import RoomAddress
+from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
+from runner.settings import Settings
+
+pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
+
+ANSWERED = (Expectation(within_ms=10_000),)
+LONG_LINE = "This is a rather long line, and somebody will break it off before the caller comes to its end."
+
+
+@pytest.fixture
+async def agent_url() -> AsyncGenerator[str]:
+    port = free_port()
+    async with local_agent(reference_agent_command("metronome", port), port) as base_url:
+        yield base_url
+
+
+def listening(*expect: Expectation) -> Script:
+    return Script(name="test", turns=(Turn(action=Listen(), expect=expect or ANSWERED),))
+
+
+def saying(text: str) -> Script:
+    return Script(name="test", turns=(Turn(action=Speak(parts=(Words(text=text),)), expect=ANSWERED),))
+
+
+def request(script: Script, url: str, *, allow_unjudged: bool = False) -> CallRequest:
+    return CallRequest(script, RoomAddress(url), transcribe=False, allow_unjudged=allow_unjudged)
+
+
+async def test_a_call_that_is_cancelled_before_it_begins_is_a_cancelled_run(tmp_path: Path) -> None:
+    call = Call(request(saying("Hello."), "http://127.0.0.1:1"), Settings(), tmp_path / "run")
+    call.cancel("not today")
+    run = await call.make()
+    assert (run.status, run.ended_reason, run.detail) == (Status.CANCELLED, EndedReason.CANCELLED, "not today")
+    assert [type(e) for e in read_timeline(tmp_path / "run" / "timeline.jsonl")] == [CallStarted, CallEnded]
+    assert read_run(tmp_path / "run") == run
+
+
+async def test_a_line_that_the_end_of_the_call_breaks_off_is_marked_so(agent_url: str, tmp_path: Path) -> None:
+    call = Call(request(saying(LONG_LINE), agent_url), Settings(), tmp_path / "run")
+
+    class Watcher:
+        def fact(self, event: TimelineEvent) -> None:
+            if isinstance(event, CallerStartedSpeaking):
+                tasks.start_soon(cancel_in_mid_line)
+
+        def verdicts(self, verdicts: object) -> None: ...
+
+        def audio(self, channel: int, at_ns: int, pcm: bytes) -> None: ...
+
+    async def cancel_in_mid_line() -> None:
+        await anyio.sleep(0.5)
+        call.cancel()
+
+    call.watcher = Watcher()
+    async with anyio.create_task_group() as tasks:
+        await call.make()
+    facts = read_timeline(tmp_path / "run" / "timeline.jsonl")
+    (stopped,) = [e for e in facts if isinstance(e, CallerStoppedSpeaking)]
+    assert stopped.end is LineEnd.CUT
+    assert isinstance(facts[-1], CallEnded) and stopped.at_ns <= facts[-1].at_ns
+
+
+@pytest.mark.parametrize("file", ["timeline", "recording"])
+async def test_a_full_disk_ends_the_call_as_our_own_fault(
+    agent_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if file == "timeline":
+        write = TimelineWriter.write
+
+        def writing(self: TimelineWriter, event: TimelineEvent) -> None:
+            if isinstance(event, CallerStartedSpeaking):
+                raise full
+            write(self, event)
+
+        monkeypatch.setattr(TimelineWriter, "write", writing)
+    else:
+        pwrite = os.pwrite
+
+        def pwriting(fd: int, data: bytes, offset: int) -> int:
+            if offset > 100_000:
+                raise full
+            return pwrite(fd, data, offset)
+
+        monkeypatch.setattr(os, "pwrite", pwriting)
+    run = await Call(request(saying(LONG_LINE), agent_url), Settings(), tmp_path / "run").make()
+    assert (run.status, run.success, run.cause) == (Status.FAILED, None, Cause.HARNESS)
+    assert run.ended_reason is EndedReason.RUNNER_ERROR
+    assert run.detail == f"the {file} can't be written (No space left on device)"
+    samples, _ = read_recording(tmp_path / "run" / "recording.wav")
+    assert samples.shape[1] > 0, "what was written before is readable"
+
+
+class StubJudge:
+    """Answers every question alike, after a while."""
+
+    def __init__(self, answer: str, delay_s: float = 0.0):
+        self.answer = answer
+        self.delay_s = delay_s
+        self.asked: list[Question] = []
+
+    async def ask(self, question: Question, facts: Sequence[TimelineEvent]) -> Judgement:
+        self.asked.append(question)
+        await anyio.sleep(self.delay_s)
+        if self.answer == "raise":
+            raise ZeroDivisionError
+        return Judgement.model_validate(
+            {"question": question, "answer": self.answer, "reason": "because", "model": "stub"}
+        )
+
+    def usage(self) -> JudgeUsage:
+        return JudgeUsage(model="stub", questions=len(self.asked))
+
+
+JUDGED = Expectation(criterion="says that it is on time", within_ms=8_000)
+
+
+@pytest.mark.parametrize(
+    ("answer", "success", "exit_code"),
+    [("yes", True, 0), ("no", False, 1), ("none", None, 2), ("raise", None, 2)],
+)
+async def test_a_judge_decides_while_the_call_is_on(
+    agent_url: str, tmp_path: Path, answer: str, success: bool | None, exit_code: int
+) -> None:
+    # Later than the budget: how long a judge thinks is not the agent's fault.
+    judge = StubJudge(answer, delay_s=6.0 if answer == "yes" else 0.0)
+    run = await Call(request(listening(JUDGED), agent_url), Settings(), tmp_path / "run", judge=judge).make()
+    assert (run.success, run.exit_code) == (success, exit_code), run.detail
+    (question,) = judge.asked
+    assert question.subject == "Right on time, as ever I am." and question.criterion == JUDGED.criterion
+    assert run.judge == JudgeUsage(model="stub", questions=1)
+    assert run.judgements is not None and [j.question for j in run.judgements] == [question]
+    assert read_run(tmp_path / "run").expectations == run.expectations
+
+
+async def test_without_a_judge_the_call_goes_on_and_is_not_passed(agent_url: str, tmp_path: Path) -> None:
+    run = await Call(request(listening(JUDGED), agent_url), Settings(), tmp_path / "run").make()
+    assert (run.success, run.cause, run.exit_code) == (None, None, 2)
+    assert run.detail is not None and "not judged: no judge is configured" in run.detail
+    assert run.duration_s < 8, "the caller does not wait for a judge that is not there"
+    allowed = Call(request(listening(JUDGED), agent_url, allow_unjudged=True), Settings(), tmp_path / "allowed")
+    run = await allowed.make()
+    assert (run.success, run.exit_code, run.allow_unjudged) == (True, 0, True)
