@@ -233,12 +233,12 @@ def replay(run_dir: Path, speed: float) -> None:
     """Show a finished call again, from its facts."""
 
     async def run() -> int:
-        from rich.console import Console
-
+        _log_to_stderr("WARNING")
+        from runner.reports.console import make_console
         from runner.reports.replay import replay as play
         from runner.reports.terminal import TerminalReport, print_summary
 
-        console = Console()
+        console = make_console()
         with TerminalReport(console, show_heard=True) as report:
             finished = await play(run_dir, report, speed=speed)
         print_summary(console, finished, str(run_dir))
@@ -272,11 +272,10 @@ def doctor(room_url: str | None, token: str | None, config: Path | None, verbose
 
     async def run() -> int:
         settings = _settings(config, verbose)
-        from rich.console import Console
-
         from runner import doctor as clinic
+        from runner.reports.console import make_console
 
-        console = Console(emoji=False)
+        console = make_console()
         if room_url is not None:
             return await _visit(console, room_url, token, settings)
 
@@ -334,14 +333,13 @@ async def _make_call(
     request: "CallRequest", settings: "Settings", *, out: Path | None, as_json: bool, listen: bool
 ) -> int:
     """Make a call, showing it, and return its exit code."""
-    from rich.console import Console
-
     from runner.calls.call import Call, new_run_id
     from runner.calls.run_file import FILE_NAME
+    from runner.reports.console import make_console
     from runner.reports.terminal import TerminalReport, print_summary
     from runner.rooms.base import AUDIO_RATE_HZ
 
-    console = Console(stderr=as_json)
+    console = make_console(stderr=as_json)
     run_id = new_run_id()
     folder = out or settings.runs_dir / run_id
     with ExitStack() as stack:
@@ -355,7 +353,7 @@ async def _make_call(
         run = await _until_interrupted(the_call)
     print_summary(console, run, str(folder))
     if as_json:
-        sys.stdout.write((folder / FILE_NAME).read_text())
+        click.echo((folder / FILE_NAME).read_text(), nl=False)
     return run.exit_code
 
 
@@ -363,10 +361,9 @@ async def _run_suite(
     suite: "Suite", settings: "Settings", *, folder: Path, junit: Path | None, as_json: bool, allow_unjudged: bool
 ) -> int:
     """Run a suite, showing it, and return its exit code."""
-    from rich.console import Console
-
     from runner.calls.suite import SuiteRunner
     from runner.calls.suite_file import FILE_NAME
+    from runner.reports.console import make_console
     from runner.reports.junit import write_junit
     from runner.reports.suite import SuiteReport, print_suite
 
@@ -374,7 +371,7 @@ async def _run_suite(
         if junit is not None:
             write_junit(junit, result, folder)
 
-    console = Console(stderr=as_json)
+    console = make_console(stderr=as_json)
     with SuiteReport(console, suite) as report:
         runner = SuiteRunner(suite, settings, folder, allow_unjudged=allow_unjudged, watcher=report, keep=keep)
         result = await _until_interrupted(runner)

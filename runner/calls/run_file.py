@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import Script
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePublished, EndedReason, TimelineEvent
-from runner.atomic import write_atomically
 from runner.errors import UsageError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Cause, Status, decide, judge_expectations
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
 from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns
 from runner.evaluation.verdicts import ExpectationVerdict, Judgement, JudgeUsage, by_question
+from runner.files import read_model, write_atomically
 
 FILE_NAME = "run.json"
 FORMAT_VERSION = 1
@@ -185,15 +185,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         UsageError: There is none, or it is not readable.
     """
-    path = folder / FILE_NAME
-    try:
-        return Run.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read ({error.strerror}); a run's folder holds run.json") from error
-    except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise UsageError(f"{path}: no run ({place}: {problem['msg']})") from error
+    return read_model(folder / FILE_NAME, Run, "run")
 
 
 def utc_now() -> str:

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from bots.timeline import EndedReason
-from runner.atomic import write_atomically
-from runner.errors import UsageError
 from runner.evaluation.outcome import Cause, Status
 from runner.evaluation.verdicts import ExpectationVerdict
+from runner.files import read_model, write_atomically
 from runner.scenarios.suites import run_title
 
 FILE_NAME = "suite.json"
@@ -161,15 +160,7 @@ def read_suite(folder: Path) -> SuiteResult:
     Raises:
         UsageError: There is none, or it is not readable.
     """
-    path = folder / FILE_NAME
-    try:
-        return SuiteResult.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read ({error.strerror}); a suite's folder holds {FILE_NAME}") from error
-    except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise UsageError(f"{path}: no suite ({place}: {problem['msg']})") from error
+    return read_model(folder / FILE_NAME, SuiteResult, "suite")
 
 
 def by_scenario(result: SuiteResult) -> list[Sequence[SuiteRun | OpenRun]]:

@@ -28,7 +28,7 @@ from bots.caller.script import (
     Turn,
     compile_pattern,
 )
-from bots.caller.speech.wording import contains_words
+from bots.caller.speech.wording import contains_words, normalise_words
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import (
     AgentCalledFunction,
@@ -506,7 +506,8 @@ class _Search:
             judged = None
             if self._reply_is_over(event, following):
                 judged = self._settled_by(self._judged("reply", text, event), seen)
-                if judged.verdict is Verdict.MET:
+                # A reply is judged before a longer one is: the call can be judged again, and comes to the same.
+                if judged.verdict is Verdict.MET or judged.question is not None:
                     return judged
         evidence = tuple(evidence_of(e) for e in seen)
         if judged is not None:
@@ -631,9 +632,9 @@ def _excluded(expectation: Expectation, text: str) -> bool:
 
 
 def _contains(text: str, part: str) -> bool:
-    # Spoken and written forms are equal ("555-0142", "five five five…"); a literal hit counts as well, for
-    # parts that are no words (markers, symbols).
-    return part in text or contains_words(text, part)
+    # Spoken and written forms are equal ("555-0142", "five five five…"). A part that is no words (a marker, a symbol)
+    # is there only as it is written.
+    return part in text or (bool(normalise_words(part)) and contains_words(text, part))
 
 
 def _text_problem(expectation: Expectation, text: str) -> str:

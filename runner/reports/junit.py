@@ -5,9 +5,9 @@ from pathlib import Path
 
 from junitparser import Attr, Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
 
-from runner.atomic import write_atomically
 from runner.calls.suite_file import OpenRun, SuiteResult, SuiteRun
 from runner.evaluation.verdicts import ExpectationVerdict
+from runner.files import write_atomically
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 can't hold, not even escaped."""

@@ -1,6 +1,7 @@
 """Shows a finished call again, from its facts."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -8,15 +9,17 @@ from bots.caller.event_names import names_of
 from bots.clock import NS_PER_S
 from bots.timeline import CallStarted, TimelineEvent
 from runner.calls import timeline as timelines
-from runner.calls.call import CallWatcher
 from runner.calls.run_file import FILE_NAME, Run, read_run
 from runner.calls.timeline import read_timeline
 from runner.errors import UsageError
 from runner.evaluation.expectations import evaluate_turn, turn_starts
 from runner.evaluation.verdicts import by_question
 
+if TYPE_CHECKING:
+    from runner.calls.call import CallWatcher
 
-async def replay(folder: Path, watcher: CallWatcher, *, speed: float) -> Run:
+
+async def replay(folder: Path, watcher: "CallWatcher", *, speed: float) -> Run:
     """Play a call's facts to a watcher, and return its run.
 
     Args:

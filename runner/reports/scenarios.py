@@ -19,7 +19,7 @@ from bots.caller.script import (
 from runner.evaluation.expectations import describe
 from runner.scenarios.model import Scenario
 
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 """Line ends, and what a terminal would obey."""
 
 

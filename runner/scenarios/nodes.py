@@ -38,9 +38,12 @@ _PLAIN_TAGS = frozenset(
 )
 """What a value can be: what JSON knows. A date, for one, is the text it is written as."""
 
+_INCLUDE_COSTS = 5
+"""Following a path takes as long as looking at so many values."""
+
 _SHORT = 40
 
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 _T = TypeVar("_T")
 
@@ -368,8 +371,8 @@ class _Budget:
         if self.read > MAX_NODES:
             raise place.error(f"holds more than {MAX_NODES} values, with what it includes")
 
-    def spend(self, place: Place) -> None:
-        self.spent += 1
+    def spend(self, place: Place, values: int = 1) -> None:
+        self.spent += values
         if self.spent > MAX_NODES:
             raise place.error(f"expands to more than {MAX_NODES} values")
 
@@ -439,7 +442,7 @@ def _opened(node: yaml.Node, place: Place, label: str, origin: _Origin, depth: i
         node = origin.files[file]
         place = Place(path, node.start_mark.line + 1)
         origin = replace(origin, chain=(*origin.chain, file))
-        origin.budget.spend(place)
+        origin.budget.spend(place, _INCLUDE_COSTS)
     if node.tag not in _PLAIN_TAGS:
         raise place.error(f"{label}: the tag {_short(node.tag.replace(_STANDARD_TAGS, '!!'))} is not known here")
     return Node(place, label, node, origin, depth)

@@ -1,0 +1,59 @@
+"""Files of ours: there whole or not at all, however the process ends, and read back with one clear error."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from runner.errors import UsageError
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file as UTF-8, in place of the one that may be there.
+
+    Args:
+        path: The file; its folder exists.
+        text: What it is to hold.
+
+    Raises:
+        OSError: It can't be written; what was there is still there.
+    """
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix, delete=False
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def read_model(path: Path, model: type[_Model], what: str) -> _Model:
+    """Return what a JSON file of ours holds.
+
+    Args:
+        path: The file.
+        model: What it must hold.
+        what: What that is called, such as ``run``.
+
+    Raises:
+        UsageError: The file is not there, or holds something else.
+    """
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        hint = f"a {what}'s folder holds {path.name}"
+        raise UsageError(f"{path}: can't be read ({error.strerror}); {hint}") from error
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise UsageError(f"{path}: no {what} ({place}: {problem['msg']})") from error

@@ -1,0 +1,22 @@
+"""The terminal everything is shown on."""
+
+import os
+import sys
+
+from rich.console import Console
+
+
+class CalmConsole(Console):
+    """A console that falls silent when nobody reads it any more: a call goes on, and its result is what counts."""
+
+    def on_broken_pipe(self) -> None:
+        """Stop writing; Rich's own way is to end the program in the middle of whatever it does."""
+        self.quiet = True
+        # What the stream still holds would fail again when Python closes it.
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
+            os.dup2(nowhere.fileno(), (sys.stderr if self.stderr else sys.stdout).fileno())
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return the console to show things on; words of others are shown as they are, without emoji codes."""
+    return CalmConsole(stderr=stderr, emoji=False)

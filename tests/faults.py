@@ -1,0 +1,120 @@
+"""What becomes of a call to the restaurant with each of its faults: the scenario that catches it, and the verdict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from bots.timeline import EndedReason
+from runner.calls.call import Call, CallRequest
+from runner.calls.run_file import Run
+from runner.evaluation.outcome import Cause
+from runner.rooms.open import RoomAddress
+from runner.scenarios.evals import load_scenario
+from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
+from runner.settings import RoomSettings, Settings
+
+SCENARIOS = Path("config/scenarios")
+
+
+@dataclass(frozen=True)
+class Caught:
+    """How a fault is caught.
+
+    Attributes:
+        fault: Its name; None for the good agent.
+        scenario: ``FILE:NAME`` below ``config/scenarios``.
+        ended_reason: How the call ends.
+        cause: Whose fault it was.
+        exit_code: Of the command.
+    """
+
+    fault: str | None
+    scenario: str
+    ended_reason: EndedReason
+    cause: Cause | None = Cause.AGENT
+    exit_code: int = 1
+
+    @property
+    def spec(self) -> str:
+        """The scenario as the command line takes it."""
+        return str(SCENARIOS / self.scenario)
+
+    @property
+    def verdict(self) -> tuple[EndedReason, Cause | None, int]:
+        """What the run must come to."""
+        return self.ended_reason, self.cause, self.exit_code
+
+
+BOOKING = "booking.yaml:table_for_four"
+
+FAULTS = (
+    Caught("slow", "restaurant.yaml:answers_in_time", EndedReason.CALLER_HUNG_UP),
+    Caught("talks_over", "restaurant.yaml:lets_the_caller_finish", EndedReason.CALLER_HUNG_UP),
+    Caught("never_stops", "restaurant.yaml:stops_when_interrupted", EndedReason.CALLER_HUNG_UP),
+    Caught("deaf", "restaurant.yaml:hears_the_caller", EndedReason.AGENT_FROZE),
+    Caught("mute", "restaurant.yaml:greets", EndedReason.AGENT_NEVER_SPOKE),
+    Caught("wrong_answer", BOOKING, EndedReason.CALLER_HUNG_UP),
+    Caught("hangs_up", BOOKING, EndedReason.AGENT_LEFT),
+    Caught("leaves", BOOKING, EndedReason.AGENT_LEFT),
+    Caught("crashes", BOOKING, EndedReason.AGENT_VANISHED),
+    Caught("noisy", BOOKING, EndedReason.CALLER_HUNG_UP, cause=None, exit_code=0),
+    Caught("never_joins", "restaurant.yaml:greets", EndedReason.AGENT_NEVER_JOINED),
+)
+
+GOOD = (
+    Caught(None, BOOKING, EndedReason.CALLER_HUNG_UP, cause=None, exit_code=0),
+    *(
+        Caught(None, f"restaurant.yaml:{name}", EndedReason.CALLER_HUNG_UP, cause=None, exit_code=0)
+        for name in (
+            "answers_in_time",
+            "lets_the_caller_finish",
+            "stops_when_interrupted",
+            "hears_the_caller",
+            "greets",
+        )
+    ),
+    Caught(None, "restaurant.yaml:hangs_up_after_goodbye", EndedReason.AGENT_LEFT, cause=None, exit_code=0),
+)
+
+SETTINGS = Settings(room=RoomSettings(agent_join_timeout_s=8.0))
+AT_ONCE = 2
+"""Calls at a time: what two cores do beside other work without making the good agent late."""
+
+
+async def make_all(table: Sequence[Caught], folder: Path) -> list[tuple[Caught, Run]]:
+    """Make the calls of a table, some at a time; one that kills its agent gets a process of its own."""
+    runs: list[tuple[Caught, Run]] = []
+    limit = anyio.CapacityLimiter(AT_ONCE)
+    port = free_port()
+
+    async def one(index: int, caught: Caught, base_url: str) -> None:
+        request = CallRequest(
+            load_scenario(caught.spec, SETTINGS).playable(),
+            RoomAddress(base_url, request_data={"restaurant": {"fault": caught.fault}}),
+            transcribe=False,
+        )
+        async with limit:
+            runs.append((caught, await Call(request, SETTINGS, folder / str(index)).make()))
+
+    async def alone(index: int, caught: Caught) -> None:
+        own_port = free_port()
+        async with local_agent(reference_agent_command("restaurant", own_port), own_port) as base_url:
+            await one(index, caught, base_url)
+
+    async with (
+        local_agent(reference_agent_command("restaurant", port), port) as shared_url,
+        anyio.create_task_group() as tasks,
+    ):
+        for index, caught in enumerate(table):
+            if caught.fault == "crashes":
+                tasks.start_soon(alone, index, caught)
+            else:
+                tasks.start_soon(one, index, caught, shared_url)
+    return runs
+
+
+def came_to(run: Run) -> tuple[EndedReason, Cause | None, int]:
+    """Return what a run came to, as the table says it."""
+    return run.ended_reason, run.cause, run.exit_code
