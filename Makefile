@@ -54,7 +54,7 @@ format: $(STAMP)
 # Addresses of registries stay out of the lock file: whoever installs from it uses their own.
 lock: $(STAMP)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra offline --group dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra offline --extra server --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-emit-index-url --no-annotate --quiet --output-file requirements.lock
 
 clean:

@@ -106,6 +106,47 @@ class JudgeSettings(BaseModel):
         return self
 
 
+class ServerSettings(BaseModel):
+    """The API, the record and the worker beside it.
+
+    Attributes:
+        data_dir: Where the record's database, its artefacts and its secret key are kept, unless named otherwise.
+        database_url: ``postgresql://user@host/name``; without it a SQLite file in ``data_dir``.
+        secret_key: What tokens and credentials are encrypted with (32 bytes, urlsafe base64). Without it one is made
+            and kept in ``data_dir``.
+        artefacts_url: ``s3://bucket/prefix``; without it the folder ``artefacts`` in ``data_dir``.
+        artefacts_options: Options of the S3 client, such as ``endpoint`` and ``region``; credentials come from the
+            environment (``AWS_ACCESS_KEY_ID``, …).
+        retention_days: After so many days the artefacts of a run go; without it they stay.
+        public_url: How clients reach the API, for the links it gives out; without it as they addressed it.
+        allowed_rooms: Hosts that rooms and start URLs may be on: a name, ``*.name``, or an address or network
+            (``10.0.0.0/8``).
+        allow_loopback: Whether this machine itself is allowed; ``serve`` on a loopback address turns it on.
+        concurrency: How many calls the worker beside the API makes at once.
+        duplicate_window_s: For so long the same launch from the same key is answered with the first one's result.
+        max_body_bytes: The largest body of a request; artefacts may be larger.
+        max_artefact_bytes: The largest artefact.
+        requests_per_minute: For each key, and for each address without one.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    data_dir: Path = Path("data")
+    database_url: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    artefacts_url: str | None = None
+    artefacts_options: dict[str, str] = Field(default_factory=dict)
+    retention_days: float | None = Field(default=None, gt=0)
+    public_url: str | None = None
+    allowed_rooms: list[str] = Field(default_factory=lambda: ["*.daily.co"])
+    allow_loopback: bool = False
+    concurrency: int = Field(default=4, ge=1, le=64)
+    duplicate_window_s: float = Field(default=10.0, ge=0, le=600)
+    max_body_bytes: int = Field(default=2_000_000, ge=1_000)
+    max_artefact_bytes: int = Field(default=500_000_000, ge=1_000)
+    requests_per_minute: int = Field(default=1_200, ge=1)
+
+
 class Settings(BaseSettings):
     """Everything that can be set, by environment or in the TOML file.
 
@@ -114,6 +155,7 @@ class Settings(BaseSettings):
         room: How rooms are entered.
         speech: What the caller speaks and hears with.
         judge: What judges ``eval`` expectations.
+        server: The API, the record and the worker beside it.
         scenarios_dir: The folder that scenario files may take other files from; by default the working directory, or
             a file's own folder if it lies outside.
         turn_taking: How the caller takes turns, where a scenario does not say.
@@ -127,6 +169,7 @@ class Settings(BaseSettings):
     room: RoomSettings = Field(default_factory=RoomSettings)
     speech: SpeechSettings = Field(default_factory=SpeechSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
+    server: ServerSettings = Field(default_factory=ServerSettings)
     scenarios_dir: Path | None = None
     turn_taking: TurnTaking = Field(default_factory=TurnTaking)
     max_duration_s: float = Field(default=300.0, gt=0, le=7_200)

@@ -1,0 +1,1 @@
+"""The HTTP API: Cekura-compatible routes, and those the workers report to."""

@@ -1,0 +1,63 @@
+"""The statuses of runs and results, and which way they move."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+
+class RunStatus(StrEnum):
+    """How far a run has come. Written as Cekura writes it."""
+
+    PENDING = "pending"
+    """Launched; nobody has taken it yet."""
+    RUNNING = "running"
+    """A worker has taken it: its session starts, or its call is on."""
+    EVALUATING = "evaluating"
+    """The call is over; its words are being recognised and judged."""
+    COMPLETED = "completed"
+    """The call took place. Whether the agent passed is another matter (``success``)."""
+    FAILED = "failed"
+    """There was no call: for a reason of the room, the network, the harness, or an agent that never came."""
+    CANCELLED = "cancelled"
+
+
+class ResultStatus(StrEnum):
+    """How far a result has come. It always ends in completed, failed or cancelled."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL_RUN = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+"""Statuses a run never leaves."""
+
+FINAL_RESULT = frozenset({ResultStatus.COMPLETED, ResultStatus.FAILED, ResultStatus.CANCELLED})
+"""Statuses a result never leaves."""
+
+_RANK = {RunStatus.PENDING: 0, RunStatus.RUNNING: 1, RunStatus.EVALUATING: 2}
+
+
+def may_move(before: RunStatus, after: RunStatus) -> bool:
+    """Return whether a run may go from one status to another: forward only, and from a final one nowhere."""
+    if before in FINAL_RUN:
+        return False
+    return after in FINAL_RUN or _RANK[after] > _RANK[before]
+
+
+def result_status(runs: Iterable[RunStatus]) -> ResultStatus:
+    """Return the status of a result from those of its runs.
+
+    Completed when all have ended and at least one completed (as Cekura counts); cancelled when all that ended were
+    cancelled; failed otherwise.
+    """
+    statuses = list(runs)
+    if any(status not in FINAL_RUN for status in statuses):
+        begun = any(status is not RunStatus.PENDING for status in statuses)
+        return ResultStatus.RUNNING if begun else ResultStatus.PENDING
+    if RunStatus.COMPLETED in statuses:
+        return ResultStatus.COMPLETED
+    if all(status is RunStatus.CANCELLED for status in statuses):
+        return ResultStatus.CANCELLED
+    return ResultStatus.FAILED

@@ -1,0 +1,266 @@
+"""The tables of the record.
+
+Times are UTC. JSON columns hold what the API takes and gives as it is; what is searched or sorted by has a column of
+its own. Nothing secret stands here in clear: keys as digests, tokens and credentials encrypted.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+JsonValue = JSON().with_variant(JSONB(), "postgresql")
+Id = BigInteger().with_variant(Integer(), "sqlite")
+"""SQLite counts up only plain integers."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time. SQLite keeps no zone: what comes back is UTC, as what went in."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Take in a time, in UTC."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Give it out again."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def utc_now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
+
+
+class Base(DeclarativeBase):
+    """The tables' metadata."""
+
+
+class Project(Base):
+    """What keys are scoped to: nothing is seen from another project."""
+
+    __tablename__ = "projects"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class ApiKey(Base):
+    """A key. Only its digest is kept; ``prefix`` is its beginning, to tell keys apart in a list.
+
+    ``kind`` is ``user`` (everything in its project) or ``worker`` (reports, and nothing else; no project).
+    """
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    project_id: Mapped[int | None] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    prefix: Mapped[str] = mapped_column(String(20))
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Agent(Base):
+    """An agent under test.
+
+    ``provider`` is what the API shows of it; ``credentials`` the encrypted JSON of what it never shows. ``session``
+    is ours: how a session is started (``start_url``, ``transport``, ``data``), where rooms are not given.
+    """
+
+    __tablename__ = "agents"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    description: Mapped[str] = mapped_column(Text, default="")
+    language: Mapped[str] = mapped_column(String(20), default="en")
+    inbound: Mapped[bool] = mapped_column(Boolean, default=True)
+    phone_number: Mapped[str | None] = mapped_column(String(40))
+    provider: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
+    credentials: Mapped[bytes | None] = mapped_column(LargeBinary)
+    session: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class Personality(Base):
+    """A caller's voice and manners. Built-in ones belong to no project and can't be changed."""
+
+    __tablename__ = "personalities"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[int | None] = mapped_column(ForeignKey("projects.id"), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    language: Mapped[str] = mapped_column(String(20), default="en")
+    data: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class TestProfile(Base):
+    """Values for a scenario's placeholders, and for the agent's session."""
+
+    __tablename__ = "test_profiles"
+    __test__ = False
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    agent_id: Mapped[int | None] = mapped_column(ForeignKey("agents.id", ondelete="SET NULL"))
+    name: Mapped[str] = mapped_column(String(200))
+    information: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class ScenarioRow(Base):
+    """A scenario as the API holds it. ``data`` has every writable field that has no column of its own.
+
+    ``pipecat_eval`` is ours: the text of a Pipecat Evals scenario file that holds one scenario.
+    """
+
+    __tablename__ = "scenarios"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    agent_id: Mapped[int | None] = mapped_column(ForeignKey("agents.id", ondelete="SET NULL"), index=True)
+    personality_id: Mapped[int | None] = mapped_column(ForeignKey("personalities.id", ondelete="SET NULL"))
+    test_profile_id: Mapped[int | None] = mapped_column(ForeignKey("test_profiles.id", ondelete="SET NULL"))
+    name: Mapped[str] = mapped_column(String(80))
+    scenario_type: Mapped[str] = mapped_column(String(40))
+    tags: Mapped[list[str]] = mapped_column(JsonValue, default=list)
+    folder_path: Mapped[str | None] = mapped_column(String(400))
+    pipecat_eval: Mapped[str | None] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class ResultRow(Base):
+    """The batch of runs that one launch created.
+
+    ``launch_digest`` is of the launch's body and key: the same launch again within a short window is the same result.
+    """
+
+    __tablename__ = "results"
+    __table_args__ = (
+        UniqueConstraint("project_id", "idempotency_key", name="uq_results_idempotency"),
+        Index("ix_results_digest", "project_id", "launch_digest", "created_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    agent_id: Mapped[int | None] = mapped_column(ForeignKey("agents.id", ondelete="SET NULL"), index=True)
+    agent_name: Mapped[str] = mapped_column(String(200), default="")
+    name: Mapped[str] = mapped_column(String(200), default="")
+    status: Mapped[str] = mapped_column(String(20), default="pending", index=True)
+    run_type: Mapped[str] = mapped_column(String(40))
+    run_settings: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
+    run_as_text: Mapped[bool] = mapped_column(Boolean, default=False)
+    is_cronjob: Mapped[bool] = mapped_column(Boolean, default=False)
+    concurrency_limit: Mapped[int | None] = mapped_column(Integer)
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    launch_digest: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class RunRow(Base):
+    """A call with its verdict.
+
+    ``snapshot`` is the scenario as it was at launch: ``{name, scenario_type, script, notes, expected_outcome_prompt,
+    personality, test_profile, tags}`` with ``script`` a dump of :class:`bots.caller.script.Script`. ``outcome`` is
+    the worker's ``run.json``, without the script. ``data_message`` is ``{"value": …}`` where one is to be published, for
+    null is a message too. ``artefacts`` maps names (``recording.wav``, ``timeline.jsonl``, ``run.json``) to
+    the sizes, in bytes, of what the store holds under ``runs/<id>/<name>``.
+    """
+
+    __tablename__ = "runs"
+    __table_args__ = (Index("ix_runs_result_status", "result_id", "status"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id", ondelete="CASCADE"))
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    agent_id: Mapped[int | None] = mapped_column(ForeignKey("agents.id", ondelete="SET NULL"))
+    scenario_id: Mapped[int | None] = mapped_column(ForeignKey("scenarios.id", ondelete="SET NULL"), index=True)
+    scenario_name: Mapped[str] = mapped_column(String(80))
+    status: Mapped[str] = mapped_column(String(20), default="pending")
+    success: Mapped[bool | None] = mapped_column(Boolean)
+    snapshot: Mapped[dict[str, Any]] = mapped_column(JsonValue)
+    room_url: Mapped[str | None] = mapped_column(Text)
+    room_token: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Encrypted; erased when the run ends."""
+    data_message: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
+    session_data: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
+    """Goes into the body of a session that is started for the run."""
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    executor: Mapped[str | None] = mapped_column(String(200))
+    cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+    error_message: Mapped[str] = mapped_column(Text, default="")
+    cause: Mapped[str | None] = mapped_column(String(20))
+    ended_reason: Mapped[str | None] = mapped_column(String(40))
+    call_ended_reason: Mapped[str | None] = mapped_column(String(80))
+    duration_s: Mapped[float | None] = mapped_column(Float)
+    outcome: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
+    artefacts: Mapped[dict[str, int]] = mapped_column(JsonValue, default=dict)
+    trace: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
+    """What a tracer inside the agent sent of this run."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    joined_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class ShareLink(Base):
+    """Lets whoever has its token read one result. Only the token's digest is kept."""
+
+    __tablename__ = "share_links"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id", ondelete="CASCADE"), index=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class CronJob(Base):
+    """A schedule, as the API holds it. ``data`` has the fields without a column of their own."""
+
+    __tablename__ = "cron_jobs"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    agent_id: Mapped[int | None] = mapped_column(ForeignKey("agents.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    crontab_expression: Mapped[str] = mapped_column(String(100))
+    timezone: Mapped[str] = mapped_column(String(60), default="UTC")
+    scenario_ids: Mapped[list[int]] = mapped_column(JsonValue, default=list)
+    is_active: Mapped[bool] = mapped_column(Boolean, default=True)
+    data: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)

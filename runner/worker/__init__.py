@@ -1,0 +1,1 @@
+"""The worker: takes a run, makes the call, reports it."""
