@@ -2,17 +2,17 @@
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from runner.errors import RunnerError, UsageError
+from runner.errors import USAGE_EXIT_CODE, RunnerError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from runner.settings import Settings
 
 TOKEN_VARIABLE = "SCENARIO_RUNNER_TOKEN"  # noqa: S105 - the name of a variable
-USAGE_EXIT_CODE = 2
 AGENT_NAMES = ("restaurant", "metronome", "quickstart")
 
 _T = TypeVar("_T")
@@ -35,7 +34,23 @@ _T_co = TypeVar("_T_co", covariant=True)
 _Command = Callable[..., Any]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_ELSEWHERE = {"keys": "runner.cli_server", "migrate": "runner.cli_server", "serve": "runner.cli_serve"}
+"""Commands of other modules, by name."""
+
+
+class _Commands(click.Group):
+    """The commands, those of other modules included: such a module is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE:
+            return getattr(import_module(_ELSEWHERE[cmd_name]), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pipecat-scenario-runner")
 def main() -> None:
     """Call voice agents as a user would, and tell whether they still work.
@@ -306,8 +321,11 @@ async def _visit(console: "Console", room_url: str, token: str | None, settings:
     if visit.agent is None:
         say(False, "nobody sends audio: the agent is not in the room, or its name is not the setting room.agent_name")
         return USAGE_EXIT_CODE
+    if visit.audio_s == 0:
+        say(False, f"the agent is {visit.agent!r}, but no audio of it arrived")
+        return USAGE_EXIT_CODE
     level = "silence so far" if visit.agent_level_dbfs is None else f"peak {visit.agent_level_dbfs:.0f} dBFS"
-    say(True, f"the agent is {visit.agent!r}: audio arrives ({level}), {visit.messages} messages")
+    say(True, f"the agent is {visit.agent!r}: {visit.audio_s:.1f} s of audio ({level}), {visit.messages} messages")
     return 0
 
 
@@ -335,6 +353,7 @@ async def _make_call(
     """Make a call, showing it, and return its exit code."""
     from runner.calls.call import Call, new_run_id
     from runner.calls.run_file import FILE_NAME
+    from runner.interruption import ending_in_good_order
     from runner.reports.console import make_console
     from runner.reports.terminal import TerminalReport, print_summary
     from runner.rooms.base import AUDIO_RATE_HZ
@@ -350,10 +369,11 @@ async def _make_call(
             speakers = stack.enter_context(Speakers(AUDIO_RATE_HZ))
         report = stack.enter_context(TerminalReport(console))
         the_call = Call(request, settings, folder, run_id=run_id, watcher=_Watchers(report, speakers))
-        run = await _until_interrupted(the_call)
+        with ending_in_good_order(the_call):
+            run = await the_call.make()
     print_summary(console, run, str(folder))
     if as_json:
-        click.echo((folder / FILE_NAME).read_text(), nl=False)
+        click.echo((folder / FILE_NAME).read_text(encoding="utf-8"), nl=False)
     return run.exit_code
 
 
@@ -363,6 +383,7 @@ async def _run_suite(
     """Run a suite, showing it, and return its exit code."""
     from runner.calls.suite import SuiteRunner
     from runner.calls.suite_file import FILE_NAME
+    from runner.interruption import ending_in_good_order
     from runner.reports.console import make_console
     from runner.reports.junit import write_junit
     from runner.reports.suite import SuiteReport, print_suite
@@ -374,50 +395,12 @@ async def _run_suite(
     console = make_console(stderr=as_json)
     with SuiteReport(console, suite) as report:
         runner = SuiteRunner(suite, settings, folder, allow_unjudged=allow_unjudged, watcher=report, keep=keep)
-        result = await _until_interrupted(runner)
+        with ending_in_good_order(runner):
+            result = await runner.make()
     print_suite(console, result, str(folder))
     if as_json:
-        sys.stdout.write((folder / FILE_NAME).read_text(encoding="utf-8"))
+        click.echo((folder / FILE_NAME).read_text(encoding="utf-8"), nl=False)
     return result.exit_code
-
-
-class _Stoppable(Protocol[_T_co]):
-    """Something that takes its time and can be ended in good order: a call, a suite."""
-
-    async def make(self) -> _T_co: ...
-
-    def cancel(self, detail: str | None = None) -> None: ...
-
-
-async def _until_interrupted(stoppable: _Stoppable[_T]) -> _T:
-    """Make a call or a suite; the first Ctrl-C ends it in good order, the second at once."""
-    import anyio
-
-    async def watch_signals() -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            count = 0
-            async for number in signals:
-                count += 1
-                if count > 1:
-                    from runner.sessions.local_agent import kill_local_agents
-
-                    kill_local_agents()
-                    os._exit(USAGE_EXIT_CODE)
-                stoppable.cancel(f"stopped by {signal.Signals(number).name}")
-
-    made: list[_T] = []
-    refused: RunnerError | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch_signals)
-        try:
-            made.append(await stoppable.make())
-        except RunnerError as error:
-            # Raised here it would come out wrapped in a group.
-            refused = error
-        tasks.cancel_scope.cancel()
-    if not made:
-        raise refused or RunnerError("it was not made")
-    return made[0]
 
 
 def _settings(config: Path | None, verbose: int) -> "Settings":
@@ -477,8 +460,10 @@ def _run(command: Callable[[], Awaitable[int]], verbose: int) -> None:
     """Run a command to its exit code; every error is one message, never a traceback."""
     import anyio
 
+    from runner.interruption import run_interruptibly
+
     try:
-        code = anyio.run(command, backend_options={"use_uvloop": sys.platform != "win32"})
+        code = anyio.run(run_interruptibly, command, backend_options={"use_uvloop": sys.platform != "win32"})
     except RunnerError as error:
         _fail(str(error))
     except KeyboardInterrupt:

@@ -11,17 +11,20 @@ from typing import Any
 import anyio
 import httpx
 import numpy as np
+from loguru import logger
 
 from bots.caller.script import Expectation, Listen, Script, Speak, Turn, Words
 from bots.caller.speech.errors import MissingSpeechPackage, SpeechError
 from bots.caller.speech.settings import OFFLINE, ServiceSettings
 from bots.clock import CallClock
 from runner.errors import RoomError, RunnerError
+from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.open import RoomAddress, open_room
 from runner.rooms.urls import room_kind
 from runner.settings import Settings
 
 SENTENCE = "The line is clear."
+LEAVE_TIMEOUT_S = 10.0
 LOOK_AROUND_S = 3.0
 """How long to look around in a room once in it: others are announced a moment after."""
 
@@ -54,8 +57,13 @@ async def examine(settings: Settings, report: Callable[[Finding], None]) -> bool
         report: Takes each finding as it is made.
     """
     fine = True
-    for check in (_speaks, _hears, _calls, _daily, _speakers):
-        finding = await check(settings)
+    for name, check in _CHECKS.items():
+        try:
+            finding = await check(settings)
+        except Exception as error:
+            # One check that breaks says so, and keeps none of the others from being made.
+            logger.opt(exception=True).debug("{} could not be checked", name)
+            finding = Finding(name, False, f"could not be checked: {type(error).__name__}: {error}")
         report(finding)
         fine = fine and (finding.ok or not finding.required)
     return fine
@@ -67,13 +75,14 @@ async def _speaks(settings: Settings) -> Finding:
     name = f"speaking ({_named(settings.speech.tts)})"
     began_s = time.monotonic()
     try:
-        (line,) = await Voice(settings.speech).synthesise([Speak(parts=(Words(text=SENTENCE),))])
+        # What was kept from last time proves nothing.
+        with TemporaryDirectory(prefix="scenario-runner-") as folder:
+            fresh = settings.speech.model_copy(update={"cache_dir": Path(folder)})
+            (line,) = await Voice(fresh).synthesise([Speak(parts=(Words(text=SENTENCE),))])
     except (MissingSpeechPackage, SpeechError, ValueError, OSError) as error:
         return Finding(name, False, str(error))
     seconds = len(line.pcm) / 2 / 24_000
-    return Finding(
-        name, True, f"{seconds:.1f} s of speech in {time.monotonic() - began_s:.1f} s (kept for next time)"
-    )
+    return Finding(name, True, f"{seconds:.1f} s of speech in {time.monotonic() - began_s:.1f} s")
 
 
 async def _hears(settings: Settings) -> Finding:
@@ -84,7 +93,10 @@ async def _hears(settings: Settings) -> Finding:
         from bots.caller.speech.recognition import transcribe
         from bots.caller.speech.voice import Voice
 
-        (line,) = await Voice(settings.speech).synthesise([Speak(parts=(Words(text=SENTENCE),))])
+        try:
+            (line,) = await Voice(settings.speech).synthesise([Speak(parts=(Words(text=SENTENCE),))])
+        except (MissingSpeechPackage, SpeechError, ValueError, OSError):
+            return Finding(name, False, "could not be tried: nothing can be spoken to it (see above)")
         (text,) = await transcribe([line.pcm], 24_000, settings.speech.stt)
     except (MissingSpeechPackage, SpeechError, ValueError, OSError) as error:
         return Finding(name, False, str(error))
@@ -121,6 +133,25 @@ async def _calls(settings: Settings) -> Finding:
     )
 
 
+async def _judges(settings: Settings) -> Finding:
+    name = "judging (eval)"
+    if not settings.judge.configured:
+        detail = "no judge is configured, so eval expectations are not judged: see the setting judge"
+        return Finding(name, False, detail, required=False)
+    from runner.evaluation.verdicts import Question
+    from runner.judge.judge import make_judge
+
+    try:
+        judge = make_judge(settings.judge)
+    except RunnerError as error:
+        return Finding(name, False, str(error))
+    question = Question(turn=0, index=0, kind="reply", subject=SENTENCE, criterion="speaks of the line", at_ns=0)
+    judgement = None if judge is None else await judge.ask(question, [])
+    if judge is None or judgement is None or judgement.answer == "none":
+        return Finding(name, False, "" if judgement is None else judgement.reason)
+    return Finding(name, True, f"{judge.usage().model} answered {judgement.answer!r} to whether {SENTENCE!r} does")
+
+
 async def _daily(settings: Settings) -> Finding:
     name = "Daily"
     if importlib.util.find_spec("daily") is None:
@@ -138,6 +169,16 @@ async def _speakers(settings: Settings) -> Finding:
     return Finding("--listen", True, "calls can be heard on this machine's speakers", required=False)
 
 
+_CHECKS: dict[str, Check] = {
+    "speaking": _speaks,
+    "recognising": _hears,
+    "a WebRTC call on this machine": _calls,
+    "judging (eval)": _judges,
+    "Daily": _daily,
+    "--listen": _speakers,
+}
+
+
 def _named(service: ServiceSettings) -> str:
     return "offline" if service.service == OFFLINE else service.service.rpartition(".")[2]
 
@@ -150,6 +191,8 @@ class Visit:
     participants: list[str] = field(default_factory=list[str])
     agent: str | None = None
     agent_level_dbfs: float | None = None
+    audio_s: float = 0.0
+    """How much audio of the agent arrived."""
     messages: int = 0
     error: str | None = None
 
@@ -161,6 +204,7 @@ class _Visitor:
         self.agent_here = False
         self.participant: str | None = None
         self.peak = 0
+        self.samples = 0
         self.messages = 0
         self.lost: RoomError | None = None
 
@@ -168,6 +212,7 @@ class _Visitor:
 
     def agent_audio(self, at_ns: int, pcm: bytes) -> None:
         samples = np.frombuffer(pcm, dtype=np.int16)
+        self.samples += samples.size
         if samples.size:
             self.peak = max(self.peak, int(np.abs(samples.astype(np.int32)).max()))
 
@@ -223,12 +268,15 @@ async def visit_room(address: RoomAddress, settings: Settings) -> Visit:
                 await anyio.sleep(LOOK_AROUND_S)
                 visit.participants = room.participants()
             finally:
-                with anyio.CancelScope(shield=True):
+                with anyio.CancelScope(shield=True), anyio.move_on_after(LEAVE_TIMEOUT_S):
                     await room.leave()
                     await pipeline.stop()
         except RoomError as error:
             visit.error = f"{error.reason.value}: {error}"
         tasks.cancel_scope.cancel()
+    if visitor.lost is not None:
+        visit.error = visit.error or f"{visitor.lost.reason.value}: {visitor.lost}"
+    visit.audio_s = visitor.samples / AUDIO_RATE_HZ
     if visitor.agent_here:
         visit.agent = visitor.participant or "agent"
         visit.agent_level_dbfs = 20 * float(np.log10(visitor.peak / 32_768)) if visitor.peak else None

@@ -10,6 +10,9 @@
 
 from bots.timeline import EndedReason
 
+USAGE_EXIT_CODE = 2
+"""What a command exits with where nobody can say anything about the agent."""
+
 
 class RunnerError(Exception):
     """Base of every error raised on purpose. Its text is for a person: what, where, and how to mend it."""

@@ -89,10 +89,11 @@ class RtviReader:
                 )
             case "llm-function-call-stopped":
                 call_id = _text(data, "tool_call_id") or ""
+                called_as = self._functions.pop(call_id, None)
                 return AgentFunctionReturned(
                     at_ns=at_ns,
                     call_id=call_id,
-                    name=_text(data, "function_name") or self._functions.pop(call_id, None),
+                    name=_text(data, "function_name") or called_as,
                     result=data.get("result"),
                     cancelled=data.get("cancelled") is True,
                 )

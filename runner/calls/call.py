@@ -201,6 +201,7 @@ class Call:
         self._agent_is_ready = anyio.Event()
         self._ending: _Ending | None = None
         self._scope: anyio.CancelScope | None = None
+        self._afterwards: anyio.CancelScope | None = None
         self._warnings: list[str] = []
         self._settled: set[int] = set()
         self._recheck_ns: int | None = None
@@ -226,8 +227,11 @@ class Call:
         except OSError as error:
             raise UsageError(f"{self.folder}: the run's folder can't be made ({error.strerror})") from error
         self._clock = CallClock()
-        self._timeline = TimelineWriter(self.folder / timelines.FILE_NAME)
-        self._recording = RecordingWriter(self.folder / recordings.FILE_NAME, AUDIO_RATE_HZ)
+        try:
+            self._timeline = TimelineWriter(self.folder / timelines.FILE_NAME)
+            self._recording = RecordingWriter(self.folder / recordings.FILE_NAME, AUDIO_RATE_HZ)
+        except OSError as error:
+            raise RunnerError(f"{self.folder}: can't be written to ({error.strerror})") from error
         try:
             if self._ending is not None:
                 # Cancelled before it began.
@@ -242,12 +246,15 @@ class Call:
                     monotonic_ns=self._clock.origin_ns,
                 )
             )
+            # With its script, a call that breaks off here can be judged from its timeline.
+            self._write_run(self._judged_run())
             await self._hold_call()
             # On disk before the words are: what the call came to does not wait for its transcript.
             self._write_run(self._judged_run())
-            if self.request.transcribe:
-                await self._recognise_rest()
-            await self._judge_rest()
+            with anyio.CancelScope() as self._afterwards:
+                if self.request.transcribe:
+                    await self._recognise_rest()
+                await self._judge_rest()
         finally:
             if self._ending is None:
                 self._ending = _Ending(EndedReason.CANCELLED, None, self._clock.now_ns())
@@ -282,8 +289,15 @@ class Call:
         )
 
     def cancel(self, detail: str | None = None) -> None:
-        """End the call: the caller leaves the room, the facts stay, the run is cancelled."""
-        self._end(EndedReason.CANCELLED, detail)
+        """End the call: the caller leaves the room, the facts stay, the run is cancelled.
+
+        Once the call is over only what is still made of it ends: words not recognised by then stay unknown.
+        """
+        if self._afterwards is not None:
+            self._warn("stopped before all of the agent's words were recognised and judged")
+            self._afterwards.cancel()
+        else:
+            self._end(EndedReason.CANCELLED, detail)
 
     # What the room reports (RoomListener).
 
@@ -392,7 +406,7 @@ class Call:
             except UsageError as error:
                 self._end(EndedReason.RUNNER_ERROR, str(error))
             except Exception as error:
-                logger.opt(exception=True).error("the call broke off")
+                logger.opt(exception=True).debug("the call broke off")
                 self._end(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}")
             finally:
                 with anyio.CancelScope(shield=True):
@@ -503,7 +517,7 @@ class Call:
                 try:
                     await pipeline.run()
                 except Exception as error:
-                    logger.opt(exception=True).error("the caller's pipeline failed")
+                    logger.opt(exception=True).debug("the caller's pipeline failed")
                     self._end(EndedReason.RUNNER_ERROR, f"the caller's pipeline failed: {type(error).__name__}")
                 finally:
                     done.set()
@@ -573,7 +587,7 @@ class Call:
             return
         except Exception as error:
             # Whatever a service throws: words that are missing are no reason to lose the call.
-            logger.opt(exception=True).error("recognition failed")
+            logger.opt(exception=True).debug("recognition failed")
             self._warn(f"what the agent said could not be recognised: {type(error).__name__}")
             return
         for (onset_ns, end_ns), text in zip(turns, texts, strict=True):
@@ -608,7 +622,7 @@ class Call:
         try:
             self._judgements[question] = await self.judge.ask(question, self._facts)
         except Exception as error:
-            logger.opt(exception=True).error("the judge failed")
+            logger.opt(exception=True).debug("the judge failed")
             reason = f"our own error: {type(error).__name__}"
             self._judgements[question] = Judgement(question=question, answer="none", reason=reason)
 

@@ -4,6 +4,7 @@ import os
 import sys
 
 from rich.console import Console
+from rich.markup import escape
 
 
 class CalmConsole(Console):
@@ -20,3 +21,8 @@ class CalmConsole(Console):
 def make_console(*, stderr: bool = False) -> Console:
     """Return the console to show things on; words of others are shown as they are, without emoji codes."""
     return CalmConsole(stderr=stderr, emoji=False)
+
+
+def shown(text: str) -> str:
+    """Return words of others as markup that shows them as they are: no control codes reach the terminal."""
+    return escape("".join(character if character.isprintable() else "�" for character in text))

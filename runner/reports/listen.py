@@ -41,14 +41,14 @@ class Speakers:
             self._stream = sounddevice.OutputStream(
                 samplerate=rate_hz, channels=CHANNELS, dtype="int16", callback=self._fill
             )
+            self._stream.start()
         except sounddevice.PortAudioError as error:
             # The call matters more than hearing it.
+            self._stream = None
             logger.warning("this machine has no speakers to play the call on ({})", error)
 
     def __enter__(self) -> Self:
-        """Begin to play."""
-        if self._stream is not None:
-            self._stream.start()
+        """Return the speakers themselves; they play already."""
         return self
 
     def __exit__(

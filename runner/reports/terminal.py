@@ -6,7 +6,6 @@ from typing import Self
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.text import Text
 
 from bots.clock import NS_PER_MS
@@ -33,6 +32,7 @@ from bots.timeline import (
 from runner.calls.run_file import Run
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict
+from runner.reports.console import shown
 
 _MARKS = {
     Verdict.MET: "[green]✓[/]",
@@ -54,14 +54,14 @@ class TerminalReport:
     def __init__(self, console: Console, *, show_heard: bool = False):
         self._console = console
         self._show_heard = show_heard
-        self._live = Live(self._status(), console=console, refresh_per_second=8, transient=True)
         self._caller_speaking = False
         self._agent_speaking = False
         self._caller_end_ns: int | None = None
         self._latency_ms: float | None = None
         self._tells = False
         self._reported: set[tuple[int, int]] = set()
-        self._now = ""
+        self._ended = False
+        self._live = Live(self._status(), console=console, refresh_per_second=8, transient=True)
 
     def __enter__(self) -> Self:
         """Begin to show who is speaking, at the bottom of the terminal."""
@@ -80,18 +80,18 @@ class TerminalReport:
         """Show a fact, if it is one a person wants to see."""
         match event:
             case CallStarted():
-                self._line(event, "call", f"[bold]{escape(event.scenario)}[/] at {escape(event.room)}")
+                self._line(event, "call", f"[bold]{shown(event.scenario)}[/] at {shown(event.room)}")
             case RoomEntered():
                 self._line(event, "call", "in the room")
             case AgentJoined():
-                name = f" ({escape(event.participant)})" if event.participant else ""
+                name = f" ({shown(event.participant)})" if event.participant else ""
                 self._line(event, "agent", f"is there{name}", style="magenta")
             case DataMessagePublished():
                 self._line(event, "call", "data message published")
             case CallerStartedSpeaking():
                 self._caller_speaking = True
                 self._latency_ms = None
-                self._line(event, "caller", escape(event.text), style="cyan")
+                self._line(event, "caller", shown(event.text), style="cyan")
             case CallerStoppedSpeaking():
                 self._caller_speaking = False
                 self._caller_end_ns = event.at_ns
@@ -109,15 +109,16 @@ class TerminalReport:
             case AgentCalledFunction():
                 arguments = ", ".join(f"{k}={v!r}" for k, v in (event.arguments or {}).items())
                 call = f"→ {event.name or '(unnamed)'}({arguments})"
-                self._line(event, "agent", escape(call), style="magenta")
+                self._line(event, "agent", shown(call), style="magenta")
             case AgentLeft():
-                self._line(event, "agent", f"left: {escape(event.detail or '')}", style="magenta")
+                self._line(event, "agent", f"left: {shown(event.detail or '')}", style="magenta")
             case AgentMediaStopped():
                 self._line(event, "agent", "[yellow]nothing arrives from it any more[/]", style="magenta")
             case AgentMediaResumed():
                 self._line(event, "agent", "is heard again", style="magenta")
             case CallEnded():
-                detail = f": {escape(event.detail)}" if event.detail else ""
+                self._ended = True
+                detail = f": {shown(event.detail)}" if event.detail else ""
                 self._line(event, "call", f"{event.reason.value}{detail}")
             case _:
                 pass
@@ -130,9 +131,9 @@ class TerminalReport:
             if verdict.verdict is Verdict.PENDING or key in self._reported:
                 continue
             self._reported.add(key)
-            reason = f": {escape(verdict.reason)}" if verdict.reason and verdict.verdict is not Verdict.MET else ""
+            reason = f": {shown(verdict.reason)}" if verdict.reason and verdict.verdict is not Verdict.MET else ""
             source = f" [dim]({verdict.source.value})[/]" if verdict.source is not None else ""
-            self._print(f"{'':>18}{_MARKS[verdict.verdict]} {escape(verdict.expected)}{source}{reason}")
+            self._print(f"{'':>18}{_MARKS[verdict.verdict]} {shown(verdict.expected)}{source}{reason}")
 
     def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
         """Hear nothing: this report is for the eyes."""
@@ -145,7 +146,7 @@ class TerminalReport:
         latency = "" if self._latency_ms is None else f" [dim]({self._latency_ms:.0f} ms)[/]"
         heard = " [dim](heard)[/]" if event.source is Source.HEARD else ""
         self._latency_ms = None
-        self._line(event, "agent", f"{escape(event.text)}{latency}{heard}", style="magenta")
+        self._line(event, "agent", f"{shown(event.text)}{latency}{heard}", style="magenta")
 
     def _note_latency(self, event: AgentStartedSpeaking) -> None:
         if self._caller_end_ns is not None and not self._caller_speaking:
@@ -154,14 +155,15 @@ class TerminalReport:
 
     def _line(self, event: TimelineEvent, who: str, text: str, style: str = "dim") -> None:
         self._print(f"[dim]{event.at_s:8.2f} s[/]  [{style}]{who:<6}[/]  {text}")
-        self._now = f"{event.at_s:.0f} s"
 
     def _print(self, markup: str) -> None:
         self._console.print(markup, emoji=False, highlight=False, soft_wrap=True)
 
     def _status(self) -> Text:
-        caller = "● caller" if getattr(self, "_caller_speaking", False) else "○ caller"
-        agent = "● agent" if getattr(self, "_agent_speaking", False) else "○ agent"
+        if self._ended:
+            return Text(f"{'':>12}recognising what the agent said … (Ctrl-C to go without)", style="bold")
+        caller = "● caller" if self._caller_speaking else "○ caller"
+        agent = "● agent" if self._agent_speaking else "○ agent"
         return Text(f"{'':>12}{caller}   {agent}", style="bold")
 
     def _refresh(self) -> None:
@@ -185,21 +187,21 @@ def print_summary(console: Console, run: Run, folder: str) -> None:
             took = f"{turn.response_latency_ms:6.0f} ms"
         else:
             took = "" if turn.caller_speech_end_s is None else ("talked over" if turn.talked_over else "no answer")
-        line = f"  turn {turn.turn + 1:<3} {took:>11}   {escape(_short(turn.said))}"
+        line = f"  turn {turn.turn + 1:<3} {took:>11}   {shown(_short(turn.said))}"
         console.print(line, emoji=False, highlight=False, soft_wrap=True)
     for verdict in run.expectations:
         # A call that did not take place says nothing about what was expected of it.
         if verdict.verdict is not Verdict.MET and run.status is Status.COMPLETED:
             mark = _MARKS[verdict.verdict]
             text = f"turn {verdict.turn + 1}: {verdict.expected}: {verdict.reason}"
-            console.print(f"  {mark} {escape(text)}", emoji=False, highlight=False, soft_wrap=True)
+            console.print(f"  {mark} {shown(text)}", emoji=False, highlight=False, soft_wrap=True)
             for evidence in verdict.evidence:
                 source = f" ({evidence.source.value})" if evidence.source else ""
                 words = f" {evidence.text!r}" if evidence.text else ""
                 text = f"{evidence.at_s:.2f} s {evidence.event}{source}{words}"
-                console.print(f"      [dim]{escape(text)}[/]", emoji=False, highlight=False, soft_wrap=True)
+                console.print(f"      [dim]{shown(text)}[/]", emoji=False, highlight=False, soft_wrap=True)
     for warning in run.warnings:
-        console.print(f"  [yellow]! {escape(warning)}[/]", emoji=False, highlight=False, soft_wrap=True)
+        console.print(f"  [yellow]! {shown(warning)}[/]", emoji=False, highlight=False, soft_wrap=True)
     met = sum(v.verdict is Verdict.MET for v in run.expectations)
     verdict = {True: "[bold green]passed[/]", False: "[bold red]failed[/]", None: "[bold yellow]no verdict[/]"}[
         run.success
@@ -213,8 +215,8 @@ def print_summary(console: Console, run: Run, folder: str) -> None:
         soft_wrap=True,
     )
     if run.detail and not run.success:
-        console.print(f"  {escape(run.detail)}", emoji=False, highlight=False, soft_wrap=True)
-    console.print(f"  {escape(folder)}", emoji=False, highlight=False, soft_wrap=True)
+        console.print(f"  {shown(run.detail)}", emoji=False, highlight=False, soft_wrap=True)
+    console.print(f"  {shown(folder)}", emoji=False, highlight=False, soft_wrap=True)
 
 
 def _short(text: str, limit: int = 70) -> str:

@@ -1,6 +1,7 @@
 """An agent that runs on this machine for as long as it is needed."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import anyio
 from anyio.abc import Process
 
 from runner.errors import RunnerError
+from runner.settings import ENV_PREFIX
 
 START_TIMEOUT_S = 60.0
 """An agent may load models before it answers."""
@@ -23,6 +25,7 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
 POLL_INTERVAL_S = 0.05
 LOG_TAIL_LINES = 12
+LOG_TAIL_BYTES = 20_000
 
 PORT_PLACEHOLDER = "{port}"
 PYTHON_PLACEHOLDER = "{python}"
@@ -150,16 +153,20 @@ def kill_local_agents() -> None:
 @asynccontextmanager
 async def _running(command: Sequence[str], port: int, env: Mapping[str, str], log: Path) -> AsyncGenerator[Process]:
     """Run an agent, appending what it prints to a file, and yield its process once it listens."""
+    environment = {**_own_environment(), **env}
+    if shutil.which(command[0], path=environment.get("PATH")) is None:
+        raise RunnerError(f"the agent can't be started: there is no program {command[0]}")
     with log.open("ab") as output:
         began = output.tell()
         try:
-            # A session of its own: a Ctrl-C at the terminal is ours to handle, and its children end with it.
+            # A session of its own: a Ctrl-C at the terminal is ours to handle, and its children end with it. On a
+            # leash, so that it ends with this process even where that has no time to end it.
             process = await anyio.open_process(
-                command,
+                [sys.executable, "-m", "runner.sessions.leash", str(os.getpid()), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **env},
+                env=environment,
                 start_new_session=True,
             )
         except OSError as error:
@@ -172,6 +179,11 @@ async def _running(command: Sequence[str], port: int, env: Mapping[str, str], lo
         with anyio.CancelScope(shield=True):
             await _stop(process)
         _process_groups.discard(process.pid)
+
+
+def _own_environment() -> dict[str, str]:
+    """Return what an agent inherits: everything but our own settings, which can hold tokens."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(ENV_PREFIX)}
 
 
 def _base_url(port: int) -> str:
@@ -199,7 +211,9 @@ async def _wait_until_it_listens(process: Process, port: int, log: Path, began: 
 
 
 def _tail(log: Path, began: int) -> list[str]:
-    return log.read_bytes()[began:].decode(errors="replace").rstrip().splitlines()[-LOG_TAIL_LINES:]
+    with log.open("rb") as file:
+        file.seek(max(began, log.stat().st_size - LOG_TAIL_BYTES))
+        return file.read().decode(errors="replace").rstrip().splitlines()[-LOG_TAIL_LINES:]
 
 
 async def _stop(process: Process) -> None:

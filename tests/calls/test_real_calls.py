@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
+from rich.console import Console
 
 from bots.caller.script import Action, AgentHeardFor, Expectation, Listen, PressKeys, Script, Speak, Turn, Words
 from bots.timeline import (
@@ -31,6 +32,8 @@ from runner.calls.recording import read_recording
 from runner.calls.run_file import Run, read_run
 from runner.calls.timeline import read_timeline
 from runner.evaluation.outcome import Cause, Status
+from runner.reports.replay import replay
+from runner.reports.terminal import TerminalReport
 from runner.rooms.open import RoomAddress
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 from runner.settings import Settings
@@ -288,6 +291,10 @@ async def test_a_killed_runner_leaves_a_timeline_and_a_recording_up_to_the_last_
         recorded_s = file.getnframes() / file.getframerate()
     assert (killed_ns - origin_ns) / 1e9 - recorded_s < 1.0
     assert any(isinstance(e, CallerStoppedSpeaking) for e in facts)
+    with TerminalReport(Console(quiet=True)) as report:
+        run = await replay(tmp_path / "run", report, speed=0)
+    assert (run.status, run.success, run.cause) == (Status.FAILED, None, Cause.HARNESS)
+    assert run.transcript_object and run.detail is not None and "breaks off" in run.detail
 
 
 async def test_the_command_prints_the_run_alone_and_a_token_shows_nowhere(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from bots.caller.script import Expectation, Listen, Script, Speak, Turn, Words
+from bots.caller.speech import recognition
 from bots.timeline import (
     CallEnded,
     CallerStartedSpeaking,
@@ -116,6 +117,30 @@ async def test_a_full_disk_ends_the_call_as_our_own_fault(
     assert run.detail == f"the {file} can't be written (No space left on device)"
     samples, _ = read_recording(tmp_path / "run" / "recording.wav")
     assert samples.shape[1] > 0, "what was written before is readable"
+
+
+async def test_stopping_after_the_call_leaves_its_verdict_and_drops_what_was_still_to_come(
+    agent_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recognising = anyio.Event()
+
+    async def never(*_: object) -> list[str]:
+        recognising.set()
+        await anyio.sleep_forever()
+        return []
+
+    monkeypatch.setattr(recognition, "transcribe", never)
+    call = Call(CallRequest(listening(), RoomAddress(agent_url)), Settings(), tmp_path / "run")
+
+    async def stop() -> None:
+        await recognising.wait()
+        call.cancel("stopped by SIGINT")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stop)
+        run = await call.make()
+    assert (run.success, run.ended_reason) == (True, EndedReason.CALLER_HUNG_UP)
+    assert run.warnings == ["stopped before all of the agent's words were recognised and judged"]
 
 
 class StubJudge:
