@@ -10,6 +10,7 @@ context aggregators, function calls (``check_availability``, ``book_table``), in
 RTVI come from Pipecat, only the language model is replaced by the dialogue. DTMF is taken for the number of people
 and the telephone number, ended by ``#``. Messages that are not RTVI are kept, and acknowledged by the RTVI server
 message ``{"type": "data-message-received", "message": <unchanged>, "count": <how many so far>}``.
+Pipecat's own eval harness can talk to it as well, at ``ws://<host>:<port>/ws`` of the same server.
 
 Options come from the environment:
 
@@ -67,6 +68,7 @@ from bots.caller.speech.services import make_tts
 from bots.caller.speech.settings import ServiceSettings
 
 if TYPE_CHECKING:
+    from pipecat.evals.transport import EvalTransportParams
     from pipecat.runner.types import RunnerArguments
 
 GREET_UNASKED_AFTER_S = 2.0
@@ -325,6 +327,12 @@ async def run_restaurant(
             greeting.cancel()
 
 
+def _eval_params() -> "EvalTransportParams":
+    from pipecat.evals.transport import EvalTransportParams
+
+    return EvalTransportParams(audio_in_enabled=True, audio_out_enabled=True)
+
+
 async def bot(runner_args: "RunnerArguments") -> None:
     """Run one call.
 
@@ -345,7 +353,8 @@ async def bot(runner_args: "RunnerArguments") -> None:
                 audio_out_enabled=True,
                 audio_out_end_silence_secs=1,
                 audio_out_mixer=fault.background() if fault.background else None,
-            )
+            ),
+            "eval": _eval_params,
         },
     )
     await run_restaurant(transport, RestaurantSettings.load(), fault, runner_args.pipeline_idle_timeout_secs)

@@ -35,8 +35,11 @@ from bots.timeline import (
     TimelineEvent,
 )
 
-TRIGGER_TIMEOUT_NS = 60 * NS_PER_S
+EVENT_TIMEOUT_NS = 30 * NS_PER_S
 """How long a turn waits for the event it is to start after (as in Pipecat Evals)."""
+
+SPEECH_TIMEOUT_NS = 60 * NS_PER_S
+"""How long a barge-in waits for the agent to be heard."""
 
 TOLD_SPEAKING_NS = 3 * NS_PER_S
 """How long an agent is believed that says it is still speaking while nothing is heard: between two sentences, say."""
@@ -124,6 +127,8 @@ class Director:
         self._line_started_ns = 0
         self._last_sound_ns = 0
         self._seen_ns: dict[str, int] = {}
+        # When the event came that the current turn starts after: what comes after that puts nothing off.
+        self._awaited_ns: int | None = None
         self._settled: dict[int, bool] = {}
 
     @property
@@ -214,6 +219,9 @@ class Director:
         """Take one transition; None if there is none to take now."""
         match self._phase:
             case _Phase.WAITING:
+                start = self._current.start
+                if isinstance(start, AfterEvent) and start.event is not None and self._awaited_ns is None:
+                    self._awaited_ns = self._seen_ns.get(start.event)
                 at_ns = self._trigger_at_ns()
                 if at_ns is not None and at_ns <= self._now_ns:
                     return self._start_turn()
@@ -281,6 +289,7 @@ class Director:
                 return self._hang_up(EndedReason.AGENT_NEVER_SPOKE, f"the agent was not heard at all: {unmet}")
             return self._hang_up(EndedReason.CALLER_HUNG_UP, unmet)
         self._turn += 1
+        self._awaited_ns = None
         done = self._turn == len(self._script.turns)
         self._enter(_Phase.CLOSING if done else _Phase.WAITING, self._now_ns)
         return []
@@ -342,10 +351,11 @@ class Director:
             case AfterAgentTurn():
                 return self._after_agent_turn_ns()
             case AfterEvent(event=None):
-                return self._turn_started_ns + start.delay_ms * NS_PER_MS
+                expected = self._turn > 0 and self._script.turns[self._turn - 1].expect
+                from_ns = self._phase_since_ns if expected else self._turn_started_ns
+                return from_ns + start.delay_ms * NS_PER_MS
             case AfterEvent():
-                seen_ns = self._seen_ns.get(start.event or "")
-                return None if seen_ns is None else seen_ns + start.delay_ms * NS_PER_MS
+                return None if self._awaited_ns is None else self._awaited_ns + start.delay_ms * NS_PER_MS
             case AgentHeardFor():
                 onset_ns = self._onset_since_handover_ns
                 return None if onset_ns is None else onset_ns + start.duration_ms * NS_PER_MS
@@ -366,9 +376,20 @@ class Director:
         return self._phase_since_ns
 
     def _trigger_is_lost(self) -> bool:
-        return isinstance(self._current.start, AfterEvent | AgentHeardFor) and (
-            self._trigger_at_ns() is None and self._now_ns >= self._phase_since_ns + TRIGGER_TIMEOUT_NS
-        )
+        lost_ns = self._trigger_lost_ns()
+        return lost_ns is not None and self._now_ns >= lost_ns
+
+    def _trigger_lost_ns(self) -> int | None:
+        """When what the current turn waits for is given up; None where it is waited for as long as the call lasts."""
+        match self._current.start:
+            case _ if self._trigger_at_ns() is not None:
+                return None
+            case AfterEvent():
+                return self._phase_since_ns + EVENT_TIMEOUT_NS
+            case AgentHeardFor():
+                return self._phase_since_ns + SPEECH_TIMEOUT_NS
+            case _:
+                return None
 
     def _silence_over_ns(self, action: StaySilent) -> int:
         return self._turn_started_ns + action.duration_ms * NS_PER_MS
@@ -389,10 +410,11 @@ class Director:
             yield frozen_ns
         if self._phase is _Phase.WAITING:
             trigger_ns = self._trigger_at_ns()
+            lost_ns = self._trigger_lost_ns()
             if trigger_ns is not None:
                 yield trigger_ns
-            elif isinstance(self._current.start, AfterEvent | AgentHeardFor):
-                yield self._phase_since_ns + TRIGGER_TIMEOUT_NS
+            if lost_ns is not None:
+                yield lost_ns
         elif self._phase is _Phase.ACTING and isinstance(self._current.action, StaySilent):
             yield self._silence_over_ns(self._current.action)
         elif self._phase is _Phase.CLOSING and self._agent_turn_over and not self._agent_speaking:

@@ -85,7 +85,8 @@ class AfterAgentTurn(_Model):
 class AfterEvent(_Model):
     """Start ``delay_ms`` after an event was seen, earlier in the call or now.
 
-    Without an ``event`` the delay counts from the start of the turn before.
+    Without an ``event`` the delay counts from when everything the turn before expects was decided, or from the
+    start of one that expects nothing.
     """
 
     kind: Literal["after_event"] = "after_event"
