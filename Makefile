@@ -8,7 +8,7 @@ CANDIDATES := python3.11 python3.12 python3.13 python3
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install demo test test-slow check format lock clean
+.PHONY: help install postgres demo test test-slow check format lock clean
 
 help:
 	@echo 'make demo       a whole call on this machine: a table is booked by voice'
@@ -36,10 +36,19 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/scenario-runner demo
 
-test: $(STAMP)
+# The record's tests run on SQLite and on a PostgreSQL that they start themselves, from Debian's package.
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+		test -n "$$TESTS_WITHOUT_POSTGRES" || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql; \
+		else echo 'error: the tests need PostgreSQL; run: sudo apt-get install postgresql' \
+			'(or leave it out: make test TESTS_WITHOUT_POSTGRES=1)' >&2; exit 2; fi; }
+
+test: $(STAMP) postgres
 	$(BIN)/pytest -m 'not slow'
 
-test-slow: $(STAMP)
+test-slow: $(STAMP) postgres
 	$(BIN)/pytest -m slow
 
 check: $(STAMP)

@@ -29,6 +29,8 @@ class EndedReason(StrEnum):
     """How a call ended. Every ending has a name here; each is reached within a bounded time."""
 
     ROOM_UNREACHABLE = "room-unreachable"
+    AGENT_AT_CAPACITY = "agent-at-capacity"
+    """No session could be started: as many as may run at a time were running."""
     TOKEN_REFUSED = "token-refused"  # noqa: S105 - a reason, not a secret
     ICE_FAILED = "ice-failed"
     AGENT_NEVER_JOINED = "agent-never-joined"

@@ -20,21 +20,53 @@ def write_atomically(path: Path, text: str) -> None:
         text: What it is to hold.
 
     Raises:
-        OSError: It can't be written; what was there is still there.
+        OSError: It can't be written, and is named; what was there is still there.
     """
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix, delete=False
-    ) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix, delete=False
+        ) as file:
+            temporary = Path(file.name)
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.chmod(0o644)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        # A full disk names no file, everything else the temporary one.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def keep_end(path: Path, max_bytes: int) -> None:
+    """Shorten a file that has grown larger than a limit to the last lines that fit into half of it.
+
+    It stays the same file: whoever appends to it goes on doing so.
+
+    Args:
+        path: The file; need not be there.
+        max_bytes: The limit.
+
+    Raises:
+        OSError: It can't be shortened.
+    """
+    try:
+        with path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size <= max_bytes:
+                return
+            file.seek(size - max_bytes // 2)
+            # What is left of the line it begins in goes too.
+            file.readline()
+            end = file.read()
+            file.seek(0)
+            file.write(end)
+            file.truncate()
+    except FileNotFoundError:
+        return
 
 
 def read_model(path: Path, model: type[_Model], what: str) -> _Model:

@@ -117,9 +117,21 @@ def test_a_message_that_smallwebrtc_can_t_deliver_is_refused_with_the_rule(url: 
 
 
 @pytest.mark.usefixtures("no_call")
-@pytest.mark.parametrize("message", ["null", "5", '"hello"', "[]", "{}"])
-def test_a_message_of_any_kind_can_go_to_a_daily_room(message: str) -> None:
+@pytest.mark.parametrize("message", ["5", '"hello"', "[]", "{}", "[null]", '{"a": null}'])
+def test_a_message_of_any_kind_but_null_can_go_to_a_daily_room(message: str) -> None:
     assert "none.yaml" in refused(*call("--publish", message, url=DAILY, scenario="none.yaml"))
+
+
+@pytest.mark.usefixtures("no_call")
+def test_null_is_refused_for_a_daily_room_with_the_rule() -> None:
+    assert "Daily's library can't send null by itself" in refused(*call("--publish", "null", url=DAILY))
+
+
+@pytest.mark.usefixtures("no_call")
+@pytest.mark.parametrize("url", [OFFER, RUNNER])
+def test_a_message_larger_than_smallwebrtc_takes_is_refused_with_the_limit(url: str) -> None:
+    line = refused(*call("--publish", json.dumps({"type": "x", "value": "x" * 262_144}), url=url))
+    assert "a Pipecat bot takes at most 262144 in one message" in line
 
 
 @pytest.mark.usefixtures("no_call")
@@ -209,10 +221,13 @@ def test_message_and_data_reach_the_call_as_they_were_given(requests: list[calls
     assert request.script.name == "listen"
 
 
-def test_a_message_may_be_null_which_is_not_the_same_as_none(requests: list[calls.CallRequest]) -> None:
-    invoke(*call("--publish", "null", url=DAILY))
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("false", False), ('""', ""), ("[]", []), ("{}", {})])
+def test_a_message_that_is_empty_is_not_the_same_as_none(
+    requests: list[calls.CallRequest], text: str, value: object
+) -> None:
+    invoke(*call("--publish", text, url=DAILY))
     invoke(*call(url=DAILY))
-    assert [request.data_message for request in requests] == [calls.DataMessage(None), None]
+    assert [request.data_message for request in requests] == [calls.DataMessage(value), None]
 
 
 def test_a_call_to_nobody_leaves_one_run_without_the_token(folder: Path) -> None:

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from junitparser import JUnitXml
 from loguru import logger
 
+from runner.calls.suite_file import SuiteResult
 from runner.cli import main
 
 SUITE = "name: night\nagent: { url: 'http://127.0.0.1:9' }\nscenarios: [listen.yaml]\n"
@@ -53,7 +54,7 @@ def test_where_nobody_answers_there_are_results_all_the_same(folder: Path) -> No
     assert [(r["ended_reason"], r["cause"], r["exit_code"]) for r in told["runs"]] == [
         ("room-unreachable", "room", 2)
     ] * 2
-    assert told["totals"] == {"runs": 2, "passed": 0, "failed": 0, "undecided": 2, "open": 0}
+    assert told["totals"] == {"runs": 2, "passed": 0, "failed": 0, "undecided": 2, "open": 0, "skipped": 0}
     assert "2/2  no verdict  listen #2" in result.stderr
     assert "no verdict: 0 of 2 runs passed, 2 undecided" in result.stderr
     (suite,) = list(JUnitXml.fromfile("reports/junit.xml"))
@@ -65,7 +66,47 @@ def test_a_report_that_can_t_be_written_is_known_before_the_first_call(folder: P
     result = run("suite.yaml", "--out", "out", "--junit", "reports/junit.xml")
     assert result.exit_code == 2
     assert result.stderr == "error: reports: can't be written (File exists)\n"
-    assert json.loads((folder / "out" / "suite.json").read_text())["runs"] == []
+    assert not (folder / "out").exists(), "the folder is still to be had"
+    (folder / "reports").unlink()
+    assert "2/2" in run("suite.yaml", "--repeat", "2", "--out", "out", "--junit", "reports/junit.xml").stdout
+
+
+def test_a_report_that_is_a_folder_is_named_itself(folder: Path) -> None:
+    (folder / "junit.xml").mkdir()
+    result = run("suite.yaml", "--out", "out", "--junit", "junit.xml")
+    assert result.exit_code == 2
+    assert result.stderr == "error: junit.xml: can't be written (Is a directory)\n"
+    assert not (folder / "out").exists()
+
+
+def test_results_that_are_lost_are_one_error_and_not_a_pass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "reports").mkdir()
+
+    def lose(path: Path, result: SuiteResult, folder: Path) -> None:
+        if result.runs:
+            raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("runner.reports.junit.write_junit", lose)
+    result = run("suite.yaml", "--out", "out", "--junit", "reports/junit.xml", "--json")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1] == (
+        "error: reports/junit.xml: can't be written (No space left on device); the suite's last results are not in it"
+    )
+
+
+def test_what_can_t_be_played_is_told_and_the_rest_is_run(folder: Path) -> None:
+    (folder / "listen.yaml").write_text(
+        "name: listen\nscenarios:\n  - { name: a, turns: [{ expect: [{ event: response }] }] }\n"
+        "  - { name: b, persona: A caller. }\n"
+    )
+    result = run("suite.yaml", "--out", "out", "--junit", "junit.xml")
+    told = json.loads((folder / "out" / "suite.json").read_text())
+    assert [(s["scenario"], s["file"]) for s in told["skipped"]] == [("listen/b", "listen.yaml")]
+    assert "persona:" in told["skipped"][0]["reason"]
+    assert "skipped: it is a simulation (persona:)" in result.stdout
+    (suite,) = list(JUnitXml.fromfile("junit.xml"))
+    assert (suite.tests, suite.errors, suite.skipped) == (2, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -18,26 +18,31 @@ from loguru import logger
 from bots.timeline import CallEnded, EndedReason
 from runner.calls.call import Call, CallRequest, DataMessage, new_run_id, speech_lines
 from runner.calls.run_file import Run, utc_now
-from runner.calls.suite_file import FILE_NAME, OpenRun, SuiteResult, SuiteRun, write_suite
+from runner.calls.suite_file import FILE_NAME, OpenRun, SkippedScenario, SuiteResult, SuiteRun, write_suite
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Verdict
+from runner.files import keep_end
 from runner.rooms.open import RoomAddress
 from runner.scenarios.suites import AgentAtUrl, AgentByCommand, AgentToStart, PlannedRun, Suite
 from runner.sessions.local_agent import LastingAgent
 from runner.sessions.pipecat_runner import StartedDailySession, start_session
 from runner.settings import Settings
+from runner.text import one_line
 
-_NO_CALL = frozenset({EndedReason.ROOM_UNREACHABLE, EndedReason.ICE_FAILED})
+MAX_LOG_BYTES = 10_000_000
+"""What an agent printed is shortened to its end once it is more than that."""
+
+_NOT_REACHED = frozenset({EndedReason.ROOM_UNREACHABLE, EndedReason.ICE_FAILED})
 """Endings of a run that may owe to an agent that the run before it had brought down."""
 
-_UNWELL = _NO_CALL | {
+_UNWELL = _NOT_REACHED | {
     EndedReason.AGENT_NEVER_JOINED,
     EndedReason.AGENT_NEVER_SPOKE,
     EndedReason.AGENT_VANISHED,
     EndedReason.AGENT_FROZE,
 }
-"""Endings after which an agent of ours is not used again."""
+"""Endings after which an agent of ours is not used again, and what it printed may say why."""
 
 
 class LiveCall(Protocol):
@@ -74,10 +79,17 @@ class SuiteWatcher(Protocol):
 
 @dataclass(eq=False)
 class _Live:
-    """A run under way: until its call is there, what prepares it can be cut off."""
+    """A run under way: until its call is there, what prepares it can be cut off.
+
+    Attributes:
+        scope: What prepares it.
+        call: Its call.
+        first_attempt: The folder of a call that found the agent dead of the run before.
+    """
 
     scope: anyio.CancelScope
     call: LiveCall | None = None
+    first_attempt: str | None = None
 
 
 @dataclass
@@ -92,8 +104,8 @@ class SuiteRunner:
         folder: Where ``suite.json`` and a folder for each run go; is made if it is not there.
         allow_unjudged: Let runs pass whose only trouble is expectations that nobody could judge.
         watcher: Watches the runs.
-        keep: Is called with the suite's result as it stands, whenever that was written; in a worker thread, never
-            twice at a time. What it raises as :class:`OSError` is logged, and before the first call ends the suite.
+        keep: Is called with the suite's result as it stands, before anything is written and then whenever
+            ``suite.json`` was; in a worker thread, never twice at a time. May raise :class:`OSError`.
         make_call: Prepares a call.
     """
 
@@ -108,7 +120,7 @@ class SuiteRunner:
     def __post_init__(self) -> None:
         self._waiting = deque(self.suite.runs)
         self._results: dict[int, SuiteRun] = {}
-        self._live: list[_Live] = []
+        self._live: dict[int, _Live] = {}
         self._preparing = anyio.CancelScope()
         self._writing = anyio.Lock()
         self._stopped: str | None = None
@@ -121,13 +133,16 @@ class SuiteRunner:
             UsageError: The folder holds a suite already or can't be written, or a caller's line can't be spoken;
                 nothing was called.
             MissingExtra: The caller's speech needs an optional package; nothing was called.
+            RunnerError: All runs were made, and what became of them is not on disk, or not all of it.
         """
-        if (self.folder / FILE_NAME).exists():
-            raise UsageError(f"{self.folder}: holds a suite's results already; name another folder")
         self._started_at = utc_now()
         try:
+            if (self.folder / FILE_NAME).exists():
+                raise UsageError(f"{self.folder}: holds a suite's results already; name another folder")
+            # First what may lie anywhere: where it is refused, the folder is still to be had.
+            await self._write(self._keep)
             self.folder.mkdir(parents=True, exist_ok=True)
-            await self._write()
+            await self._write(self._save)
         except OSError as error:
             raise UsageError(f"{error.filename}: can't be written ({error.strerror})") from error
         with self._preparing:
@@ -137,7 +152,10 @@ class SuiteRunner:
         async with anyio.create_task_group() as tasks:
             for slot in range(1, min(self.suite.concurrency, len(self.suite.runs)) + 1):
                 tasks.start_soon(self._work, slot)
-        await self._record()
+        if (lost := await self._record()) is not None:
+            raise RunnerError(
+                f"{lost.filename}: can't be written ({lost.strerror}); the suite's last results are not in it"
+            )
         return self._result()
 
     def cancel(self, detail: str | None = None) -> None:
@@ -146,7 +164,7 @@ class SuiteRunner:
             return
         self._stopped = detail or "stopped"
         self._preparing.cancel()
-        for live in self._live:
+        for live in self._live.values():
             if live.call is None:
                 live.scope.cancel()
             else:
@@ -158,7 +176,16 @@ class SuiteRunner:
         """Make runs, one after the other, until none is left."""
         async with self._agent(slot) as agent:
             while self._waiting and self._stopped is None:
-                await self._run(self._waiting.popleft(), agent)
+                planned = self._waiting.popleft()
+                self._live[planned.index] = live = _Live(anyio.CancelScope())
+                # What came before is on disk, and that this one is under way, should it be the last that is made.
+                await self._record()
+                if agent is not None:
+                    await self._bound(agent.log)
+                if self._stopped is None:
+                    await self._run(planned, agent, live)
+                del self._live[planned.index]
+            await self._record()
 
     def _agent(self, slot: int) -> AbstractAsyncContextManager[LastingAgent | None]:
         match self.suite.agent:
@@ -167,20 +194,16 @@ class SuiteRunner:
             case _:
                 return nullcontext()
 
-    async def _run(self, planned: PlannedRun, agent: LastingAgent | None) -> None:
+    async def _run(self, planned: PlannedRun, agent: LastingAgent | None, live: _Live) -> None:
         if self.watcher is not None:
             self.watcher.begun(planned)
-        live = _Live(anyio.CancelScope())
-        self._live.append(live)
         result: SuiteRun | None = None
         with live.scope:
             result = await self._attempt(planned, agent, live)
-        self._live.remove(live)
         if result is not None:
             self._results[planned.index] = result
         if self.watcher is not None:
             self.watcher.ended(planned, result)
-        await self._record()
 
     async def _attempt(self, planned: PlannedRun, agent: LastingAgent | None, live: _Live) -> SuiteRun:
         began_s, started_at = time.monotonic(), utc_now()
@@ -195,7 +218,7 @@ class SuiteRunner:
                 success=outcome.success,
                 cause=outcome.cause,
                 ended_reason=reason,
-                detail=_one_line(error),
+                detail=_in_one_line(error),
                 started_at=started_at,
                 duration_s=round(time.monotonic() - began_s, 3),
             )
@@ -211,9 +234,13 @@ class SuiteRunner:
             result = no_call(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}")
         if agent is None:
             return result
-        if agent.exit_code is not None:
-            died = f"the agent's process {_ended(agent.exit_code)}: what it printed is in {agent.log.name}"
-            result = result.model_copy(update={"detail": "; ".join(filter(None, [result.detail, died]))})
+        if live.first_attempt is not None:
+            result = result.model_copy(update={"first_attempt": live.first_attempt})
+        notes = [] if agent.exit_code is None else [f"the agent's process {_ended(agent.exit_code)}"]
+        if (notes or result.ended_reason in _UNWELL) and agent.log.exists():
+            notes.append(f"what the agent printed is in {agent.log.name}")
+        if notes:
+            result = result.model_copy(update={"detail": "; ".join(filter(None, [result.detail, *notes]))})
         if result.ended_reason in _UNWELL:
             await agent.stop()
         return result
@@ -221,10 +248,11 @@ class SuiteRunner:
     async def _call(self, planned: PlannedRun, agent: LastingAgent | None, live: _Live) -> SuiteRun:
         starts = 0 if agent is None else agent.starts
         result = await self._call_at(await self._address(planned, agent), planned, live)
-        if agent is None or agent.starts > starts or result.ended_reason not in _NO_CALL or await agent.is_alive():
+        reached = result.ended_reason not in _NOT_REACHED
+        if agent is None or agent.starts > starts or reached or await agent.is_alive():
             return result
         logger.warning("{}: the agent had died of the run before; made again with a new one", planned.title)
-        live.call = None
+        live.call, live.first_attempt = None, result.folder
         return await self._call_at(await self._address(planned, agent), planned, live)
 
     async def _call_at(self, address: RoomAddress, planned: PlannedRun, live: _Live) -> SuiteRun:
@@ -249,7 +277,7 @@ class SuiteRunner:
             success=run.success,
             cause=run.cause,
             ended_reason=run.ended_reason,
-            detail=None if run.detail is None else _one_line(run.detail),
+            detail=None if run.detail is None else _in_one_line(run.detail),
             started_at=run.started_at,
             duration_s=run.duration_s,
             folder=run_id,
@@ -285,28 +313,50 @@ class SuiteRunner:
             allow_unjudged=self.allow_unjudged,
             runs=[self._results[run.index] for run in runs if run.index in self._results],
             open=[
-                OpenRun(scenario=run.scenario.name, file=_shown(run.scenario.path), repeat=run.repeat)
+                OpenRun(
+                    scenario=run.scenario.name,
+                    file=_shown(run.scenario.path),
+                    repeat=run.repeat,
+                    under_way=run.index in self._live,
+                )
                 for run in runs
                 if run.index not in self._results
             ],
+            skipped=[
+                SkippedScenario(scenario=skipped.name, file=_shown(skipped.path), reason=skipped.refusal or "")
+                for skipped in self.suite.skipped
+            ],
         )
 
-    async def _record(self) -> None:
-        try:
-            await self._write()
-        except Exception as error:
-            logger.error("the suite's results can't be written: {}", error)
+    async def _record(self) -> OSError | None:
+        """Write the results wherever they are kept, and return what one of them could not be written for."""
+        lost: OSError | None = None
+        for writer in (self._save, self._keep):
+            try:
+                await self._write(writer)
+            except OSError as error:
+                logger.error("{}: can't be written ({})", error.filename, error.strerror)
+                lost = lost or error
+        return lost
 
-    async def _write(self) -> None:
-        def write(result: SuiteResult) -> None:
-            write_suite(self.folder, result)
-            if self.keep is not None:
-                self.keep(result)
+    def _save(self, result: SuiteResult) -> None:
+        write_suite(self.folder, result)
 
+    def _keep(self, result: SuiteResult) -> None:
+        if self.keep is not None:
+            self.keep(result)
+
+    async def _write(self, writer: Callable[[SuiteResult], None]) -> None:
         # In a thread: the disk may take its time, and calls are under way.
         with anyio.CancelScope(shield=True):
             async with self._writing:
-                await anyio.to_thread.run_sync(write, self._result())
+                await anyio.to_thread.run_sync(writer, self._result())
+
+    async def _bound(self, log: Path) -> None:
+        try:
+            await anyio.to_thread.run_sync(keep_end, log, MAX_LOG_BYTES)
+        except OSError as error:
+            logger.warning("{}: can't be shortened ({})", log, error.strerror)
 
 
 async def _local_address(agent: LastingAgent | None) -> str:
@@ -315,16 +365,16 @@ async def _local_address(agent: LastingAgent | None) -> str:
     try:
         return await agent.address()
     except RunnerError as error:
-        summary = str(error).partition("\n")[0]
-        raise RoomError(EndedReason.ROOM_UNREACHABLE, f"{summary} (all it printed is in {agent.log.name})") from error
+        # Without the end of what it printed, which is no single line.
+        raise RoomError(EndedReason.ROOM_UNREACHABLE, str(error).partition("\n")[0]) from error
 
 
 def _shown(path: Path) -> str:
     return os.path.normpath(path)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _in_one_line(text: str) -> str:
+    return " ".join(one_line(text).split())
 
 
 def _ended(exit_code: int) -> str:

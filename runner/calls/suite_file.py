@@ -15,19 +15,31 @@ FILE_NAME = "suite.json"
 FORMAT_VERSION = 1
 
 
-class OpenRun(BaseModel):
-    """A run without a result: it was not begun, or was under way when the file was written.
-
-    Attributes:
-        scenario: The scenario's name.
-        file: The scenario's file.
-        repeat: Which run of this scenario it is, from 1.
-    """
-
+class _OfScenario(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     scenario: str
     file: str
+
+    @property
+    def title(self) -> str:
+        """What it is called in reports."""
+        return self.scenario
+
+
+class SkippedScenario(_OfScenario):
+    """A scenario that can't be played in a room, of a file that was named as a whole.
+
+    Attributes:
+        scenario: The scenario's name.
+        file: The scenario's file.
+        reason: Why it can't be played.
+    """
+
+    reason: str
+
+
+class _Run(_OfScenario):
     repeat: int
 
     @property
@@ -36,10 +48,26 @@ class OpenRun(BaseModel):
         return run_title(self.scenario, self.repeat)
 
 
-class SuiteRun(OpenRun):
+class OpenRun(_Run):
+    """A run without a result.
+
+    Attributes:
+        scenario: The scenario's name.
+        file: The scenario's file.
+        repeat: Which run of this scenario it is, from 1.
+        under_way: Whether it was under way when the file was written; if not, it was not begun.
+    """
+
+    under_way: bool = False
+
+
+class SuiteRun(_Run):
     """What became of one run.
 
     Attributes:
+        scenario: The scenario's name.
+        file: The scenario's file.
+        repeat: Which run of this scenario it is, from 1.
         status: Whether the call took place.
         success: True: passed. False: the agent failed. Null: nobody can say, for no fault of the agent.
         cause: Whose fault it was, where something failed.
@@ -48,6 +76,8 @@ class SuiteRun(OpenRun):
         started_at: ISO 8601, UTC.
         duration_s: How long the call took; where none was made, how long it took to know.
         folder: The run's folder, in that of the suite; null where no call was made.
+        first_attempt: The folder of a call that found the agent dead of the run before, if there was one: the run
+            was made again with a new agent.
         first_response_ms: Agent onset minus both parties present.
         response_latencies_ms: Of each turn that was answered, in order.
         unmet: The expectations that were not met, with their evidence.
@@ -61,6 +91,7 @@ class SuiteRun(OpenRun):
     started_at: str
     duration_s: float
     folder: str | None = None
+    first_attempt: str | None = None
     first_response_ms: float | None = None
     response_latencies_ms: list[float] = []
     unmet: list[ExpectationVerdict] = []
@@ -83,6 +114,7 @@ class Totals(BaseModel):
         failed: Those in which the agent failed.
         undecided: Those of which nobody can say, for no fault of the agent.
         open: Those without a result.
+        skipped: Scenarios that can't be played in a room; none of the runs.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -92,6 +124,7 @@ class Totals(BaseModel):
     failed: int
     undecided: int
     open: int
+    skipped: int
 
 
 class SuiteResult(BaseModel):
@@ -108,6 +141,7 @@ class SuiteResult(BaseModel):
         allow_unjudged: Whether runs passed whose only trouble was what nobody could judge.
         runs: The runs that have a result, in the suite's order.
         open: The runs that have none, in the suite's order.
+        skipped: The scenarios that can't be played in a room, and for which there are no runs.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -121,6 +155,7 @@ class SuiteResult(BaseModel):
     allow_unjudged: bool = False
     runs: list[SuiteRun]
     open: list[OpenRun]
+    skipped: list[SkippedScenario] = []
 
     @computed_field
     @property
@@ -132,6 +167,7 @@ class SuiteResult(BaseModel):
             failed=sum(run.success is False for run in self.runs),
             undecided=sum(run.success is None for run in self.runs),
             open=len(self.open),
+            skipped=len(self.skipped),
         )
 
     @computed_field
@@ -163,9 +199,9 @@ def read_suite(folder: Path) -> SuiteResult:
     return read_model(folder / FILE_NAME, SuiteResult, "suite")
 
 
-def by_scenario(result: SuiteResult) -> list[Sequence[SuiteRun | OpenRun]]:
-    """Return the runs of each scenario, with and without results."""
-    grouped: dict[tuple[str, str], list[SuiteRun | OpenRun]] = {}
-    for run in (*result.runs, *result.open):
+def by_scenario(result: SuiteResult) -> list[Sequence[SuiteRun | OpenRun | SkippedScenario]]:
+    """Return the runs of each scenario, with and without results, and each scenario that was skipped."""
+    grouped: dict[tuple[str, str], list[SuiteRun | OpenRun | SkippedScenario]] = {}
+    for run in (*result.runs, *result.open, *result.skipped):
         grouped.setdefault((run.file, run.scenario), []).append(run)
     return list(grouped.values())

@@ -4,6 +4,7 @@ from bots.timeline import EndedReason
 
 CEKURA_ENDED_REASON: dict[EndedReason, str] = {
     EndedReason.ROOM_UNREACHABLE: "Testing agent-did-not-connect",
+    EndedReason.AGENT_AT_CAPACITY: "pipecat-agent-concurrency-limit-reached",
     EndedReason.TOKEN_REFUSED: "Testing agent-did-not-connect",
     EndedReason.ICE_FAILED: "Testing agent-did-not-connect",
     EndedReason.AGENT_NEVER_JOINED: "Main agent-call-not-connected",

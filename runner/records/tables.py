@@ -52,8 +52,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+_NEVER_AGAIN = {"sqlite_autoincrement": True}
+"""An id is never given out again after its row is deleted: the queue and the store know runs by it."""
+
+
 class Base(DeclarativeBase):
     """The tables' metadata."""
+
+    __table_args__: Any = _NEVER_AGAIN
 
 
 class Project(Base):
@@ -170,6 +176,7 @@ class ResultRow(Base):
     __table_args__ = (
         UniqueConstraint("project_id", "idempotency_key", name="uq_results_idempotency"),
         Index("ix_results_digest", "project_id", "launch_digest", "created_at"),
+        _NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
@@ -194,13 +201,13 @@ class RunRow(Base):
 
     ``snapshot`` is the scenario as it was at launch: ``{name, scenario_type, script, notes, expected_outcome_prompt,
     personality, test_profile, tags}`` with ``script`` a dump of :class:`bots.caller.script.Script`. ``outcome`` is
-    the worker's ``run.json``, without the script. ``data_message`` is ``{"value": …}`` where one is to be published, for
-    null is a message too. ``artefacts`` maps names (``recording.wav``, ``timeline.jsonl``, ``run.json``) to
+    the worker's ``run.json``, without the script. ``data_message`` is ``{"value": …}`` where one is to be published,
+    for null is a message too. ``artefacts`` maps names (``recording.wav``, ``timeline.jsonl``, ``run.json``) to
     the sizes, in bytes, of what the store holds under ``runs/<id>/<name>``.
     """
 
     __tablename__ = "runs"
-    __table_args__ = (Index("ix_runs_result_status", "result_id", "status"),)
+    __table_args__ = (Index("ix_runs_result_status", "result_id", "status"), _NEVER_AGAIN)
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     result_id: Mapped[int] = mapped_column(ForeignKey("results.id", ondelete="CASCADE"))

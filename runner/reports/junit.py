@@ -5,9 +5,10 @@ from pathlib import Path
 
 from junitparser import Attr, Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
 
-from runner.calls.suite_file import OpenRun, SuiteResult, SuiteRun
+from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
 from runner.evaluation.verdicts import ExpectationVerdict
 from runner.files import write_atomically
+from runner.reports.evidence import evidence_line
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 can't hold, not even escaped."""
@@ -40,8 +41,9 @@ def write_junit(path: Path, result: SuiteResult, folder: Path) -> None:
 def junit_xml(result: SuiteResult, folder: Path) -> str:
     """Return a suite's result as JUnit XML.
 
-    A run in which the agent failed is a failure; one of which nobody can say is an error; one without a result is
-    skipped. Times are in seconds.
+    A run in which the agent failed is a failure; one of which nobody can say is an error; one without a result and a
+    scenario that can't be played are skipped. As long as the suite is not over there is an error in it, also before
+    its first run: it may be the last that is written. Times are in seconds.
 
     Args:
         result: The suite's result, as it stands.
@@ -50,19 +52,43 @@ def junit_xml(result: SuiteResult, folder: Path) -> str:
     suite = _Suite(_text(result.suite))
     suite.file = _text(result.file)
     suite.timestamp = result.started_at.removesuffix("Z")
-    suite.add_testcases([_case(result, run, folder) for run in (*result.runs, *result.open)])
+    cases = [_case(result, run, folder) for run in result.runs]
+    cases += [_open_case(result, run, first=index == 0) for index, run in enumerate(result.open)]
+    cases += [_skipped_case(result, scenario) for scenario in result.skipped]
+    suite.add_testcases(cases)
     document = JUnitXml(_text(result.suite))
     document.add_testsuite(suite)
     document.update_statistics()
     return '<?xml version="1.0" encoding="utf-8"?>\n' + document.tostring().decode("utf-8") + "\n"
 
 
-def _case(result: SuiteResult, run: SuiteRun | OpenRun, folder: Path) -> TestCase:
+def _named_case(result: SuiteResult, run: SuiteRun | OpenRun | SkippedScenario) -> TestCase:
     case = _Case(_text(run.title), _text(f"{result.suite}.{Path(run.file).stem}"))
     case.file = _text(run.file)
-    if not isinstance(run, SuiteRun):
-        case.append(Skipped(_text(_why_skipped(result))))
-        return case
+    return case
+
+
+def _open_case(result: SuiteResult, run: OpenRun, *, first: bool) -> TestCase:
+    case = _named_case(result, run)
+    if run.under_way:
+        case.append(Error("under way when this was written", "NoVerdict"))
+    elif result.stopped is not None:
+        case.append(Skipped(_text(f"not made: the suite was stopped ({result.stopped})")))
+    elif first and not any(other.under_way for other in result.open):
+        case.append(Error("about to be made when this was written", "NoVerdict"))
+    else:
+        case.append(Skipped("not made yet when this was written"))
+    return case
+
+
+def _skipped_case(result: SuiteResult, scenario: SkippedScenario) -> TestCase:
+    case = _named_case(result, scenario)
+    case.append(Skipped(_text(f"can't be played in a room: {scenario.reason}")))
+    return case
+
+
+def _case(result: SuiteResult, run: SuiteRun, folder: Path) -> TestCase:
+    case = _named_case(result, run)
     case.time = run.duration_s
     properties = Properties()
     if run.folder is not None:
@@ -85,12 +111,6 @@ def _case(result: SuiteResult, run: SuiteRun | OpenRun, folder: Path) -> TestCas
     return case
 
 
-def _why_skipped(result: SuiteResult) -> str:
-    if result.stopped is not None:
-        return f"not made: the suite was stopped ({result.stopped})"
-    return "not made yet when this was written"
-
-
 def _told(run: SuiteRun, folder: Path) -> list[str]:
     lines = [run.detail] if run.detail else []
     for verdict in run.unmet:
@@ -103,17 +123,15 @@ def _told(run: SuiteRun, folder: Path) -> list[str]:
         lines.append("response latencies: " + ", ".join(f"{ms:.0f} ms" for ms in run.response_latencies_ms))
     if run.folder is not None:
         lines.append(f"run: {folder / run.folder}")
+    if run.first_attempt is not None:
+        lines.append(f"first attempt, which found the agent dead of the run before: {folder / run.first_attempt}")
     return lines
 
 
 def _expectation(verdict: ExpectationVerdict) -> list[str]:
     kind = verdict.verdict.value.replace("_", " ")
     lines = [f"{kind}: turn {verdict.turn + 1}: {verdict.expected}: {verdict.reason}"]
-    for evidence in verdict.evidence:
-        source = f" ({evidence.source.value})" if evidence.source else ""
-        words = f" {evidence.text!r}" if evidence.text else ""
-        lines.append(f"    {evidence.at_s:.2f} s {evidence.event}{source}{words}")
-    return lines
+    return [*lines, *(f"    {evidence_line(evidence)}" for evidence in verdict.evidence)]
 
 
 def _text(text: str) -> str:

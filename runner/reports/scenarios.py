@@ -1,6 +1,5 @@
 """What scenario files hold, in words: for somebody who wants to know before they call."""
 
-import re
 from collections.abc import Iterator
 
 from bots.caller.script import (
@@ -18,9 +17,7 @@ from bots.caller.script import (
 )
 from runner.evaluation.expectations import describe
 from runner.scenarios.model import Scenario
-
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-"""Line ends, and what a terminal would obey."""
+from runner.text import one_line
 
 
 def describe_scenario(scenario: Scenario, *, has_judge: bool) -> Iterator[str]:
@@ -31,7 +28,7 @@ def describe_scenario(scenario: Scenario, *, has_judge: bool) -> Iterator[str]:
         has_judge: Whether the settings name a judge.
     """
     for line in _lines(scenario, has_judge):
-        yield _CONTROL_CHARACTERS.sub(" ", line)
+        yield one_line(line)
 
 
 def _lines(scenario: Scenario, has_judge: bool) -> Iterator[str]:

@@ -5,18 +5,20 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from runner.calls.suite_file import SuiteResult, SuiteRun, by_scenario
+from runner.calls.suite_file import SkippedScenario, SuiteResult, SuiteRun, by_scenario
+from runner.reports.console import shown
 from runner.scenarios.suites import PlannedRun, Suite
+from runner.text import one_line
 
 _VERDICTS = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[yellow]no verdict[/]"}
 _WIDTH = len("no verdict")
 MAX_LIVE_NAMES = 6
+MAX_LINE = 10_000
 
 
 class SuiteReport:
@@ -43,7 +45,7 @@ class SuiteReport:
     def __enter__(self) -> Self:
         """Begin to show what is under way, at the bottom of the terminal."""
         self._console.print(
-            f"[bold]{escape(self._suite.name)}[/]: {_count(len(self._suite.runs), 'run')}, "
+            f"[bold]{shown(self._suite.name)}[/]: {_count(len(self._suite.runs), 'run')}, "
             f"{self._suite.concurrency} at a time",
             highlight=False,
         )
@@ -73,9 +75,9 @@ class SuiteReport:
         self._counts[result.success] += 1
         done = f"{len(self._took_s)}/{len(self._suite.runs)}"
         verdict = _VERDICTS[result.success] + " " * (_WIDTH - len(Text.from_markup(_VERDICTS[result.success])))
-        reason = "" if result.success else f"  {escape(_reason(result))}"
+        reason = "" if result.success else f"  {shown(_reason(result))}"
         self._console.print(
-            f"{done:>9}  {verdict}  {escape(run.title)}  [dim]{result.duration_s:.1f} s[/]{reason}",
+            f"{done:>9}  {verdict}  {shown(run.title)}  [dim]{result.duration_s:.1f} s[/]{reason}",
             highlight=False,
             soft_wrap=True,
         )
@@ -84,11 +86,11 @@ class SuiteReport:
         """Return the line that says what is under way."""
         total, done = len(self._suite.runs), len(self._took_s)
         names = list(self._titles.values())
-        shown = ", ".join(names[:MAX_LIVE_NAMES]) + ("…" if len(names) > MAX_LIVE_NAMES else "")
+        now = one_line(", ".join(names[:MAX_LIVE_NAMES])) + ("…" if len(names) > MAX_LIVE_NAMES else "")
         counts = f"{self._counts[True]} passed, {self._counts[False]} failed, {self._counts[None]} undecided"
         left_s = self.time_left_s()
         left = "" if left_s is None else f", {_duration(left_s)} left"
-        return Text(f"  {done}/{total} done: {counts}{left}\n  now: {shown or '-'}", style="bold")
+        return Text(f"  {done}/{total} done: {counts}{left}\n  now: {now or '-'}", style="bold")
 
     def time_left_s(self) -> float | None:
         """Return how long the rest will take by what the finished runs took; None before the first is finished."""
@@ -115,6 +117,9 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
         table.add_column(column, justify="right")
     table.add_column("first reason", overflow="fold")
     for runs in by_scenario(result):
+        if isinstance(first := runs[0], SkippedScenario):
+            table.add_row(shown(first.scenario), *["[dim]0[/]"] * 3, shown(f"skipped: {first.reason}"))
+            continue
         done = [run for run in runs if isinstance(run, SuiteRun)]
         # The agent's failures first: they are what the suite is for.
         bad = [run for run in done if run.success is False] or [run for run in done if run.success is None]
@@ -125,21 +130,37 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
         ]
         left = len(runs) - len(done)
         reason = _reason(bad[0]) if bad else (f"{_count(left, 'run')} not made" if left else "")
-        table.add_row(escape(runs[0].scenario), *cells, escape(reason))
+        table.add_row(shown(runs[0].scenario), *cells, shown(reason))
     totals = result.totals
     parts = [f"{totals.passed} of {_count(totals.runs, 'run')} passed"]
     parts += [f"{totals.failed} failed"] if totals.failed else []
     parts += [f"{totals.undecided} undecided"] if totals.undecided else []
     parts += [f"{totals.open} not made"] if totals.open else []
+    parts += [f"{_count(totals.skipped, 'scenario')} skipped"] if totals.skipped else []
     verdict = {0: "[bold green]passed[/]", 1: "[bold red]failed[/]"}.get(
         result.exit_code, "[bold yellow]no verdict[/]"
     )
     console.print()
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+    else:
+        # Nobody reads it at this width, if at all: a line for each scenario, whole, can be searched.
+        console.print(_Unfolded(table), soft_wrap=True)
     console.print()
-    stopped = f" ({escape(result.stopped)})" if result.stopped else ""
+    stopped = f" ({shown(result.stopped)})" if result.stopped else ""
     console.print(f"{verdict}: {', '.join(parts)}{stopped}", highlight=False)
-    console.print(f"  {escape(folder)}", highlight=False, soft_wrap=True)
+    console.print(f"  {shown(folder)}", highlight=False, soft_wrap=True)
+
+
+class _Unfolded:
+    """A table as wide as what it holds."""
+
+    def __init__(self, table: Table):
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = self._table.__rich_measure__(console, options.update_width(MAX_LINE)).maximum
+        yield from console.render(self._table, options.update_width(width))
 
 
 def _reason(run: SuiteRun) -> str:

@@ -33,6 +33,7 @@ from runner.calls.run_file import Run
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict
 from runner.reports.console import shown
+from runner.reports.evidence import evidence_line
 
 _MARKS = {
     Verdict.MET: "[green]✓[/]",
@@ -196,10 +197,8 @@ def print_summary(console: Console, run: Run, folder: str) -> None:
             text = f"turn {verdict.turn + 1}: {verdict.expected}: {verdict.reason}"
             console.print(f"  {mark} {shown(text)}", emoji=False, highlight=False, soft_wrap=True)
             for evidence in verdict.evidence:
-                source = f" ({evidence.source.value})" if evidence.source else ""
-                words = f" {evidence.text!r}" if evidence.text else ""
-                text = f"{evidence.at_s:.2f} s {evidence.event}{source}{words}"
-                console.print(f"      [dim]{shown(text)}[/]", emoji=False, highlight=False, soft_wrap=True)
+                text = shown(evidence_line(evidence))
+                console.print(f"      [dim]{text}[/]", emoji=False, highlight=False, soft_wrap=True)
     for warning in run.warnings:
         console.print(f"  [yellow]! {shown(warning)}[/]", emoji=False, highlight=False, soft_wrap=True)
     met = sum(v.verdict is Verdict.MET for v in run.expectations)

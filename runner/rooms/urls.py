@@ -10,6 +10,9 @@ from runner.errors import UsageError
 OFFER_PATH = "/api/offer"
 DAILY_HOST = "daily.co"
 
+SMALLWEBRTC_MESSAGE_BYTES = 256 * 1024
+"""The largest message a Pipecat bot offers to take over its data channel (aiortc)."""
+
 
 class RoomKind(StrEnum):
     """The kinds of room there are."""
@@ -94,10 +97,15 @@ def check_data_message(kind: RoomKind, message: Any) -> None:
         UsageError: The message can't be delivered; says which rule it breaks.
     """
     try:
-        json.dumps(message, ensure_ascii=False, allow_nan=False).encode()
+        size_bytes = len(json.dumps(message, ensure_ascii=False, allow_nan=False).encode())
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"data message: is no JSON that another side could read ({error})") from error
     if kind is RoomKind.DAILY:
+        if message is None:
+            raise UsageError(
+                "data message: Daily's library can't send null by itself; send any other JSON, "
+                'for example {"value": null}'
+            )
         return
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise UsageError(
@@ -106,3 +114,8 @@ def check_data_message(kind: RoomKind, message: Any) -> None:
         )
     if message["type"] == "signalling":
         raise UsageError('data message: the type "signalling" belongs to SmallWebRTC itself; choose another')
+    if size_bytes > SMALLWEBRTC_MESSAGE_BYTES:
+        raise UsageError(
+            f"data message: is {size_bytes} bytes as JSON; over SmallWebRTC a Pipecat bot takes at most "
+            f"{SMALLWEBRTC_MESSAGE_BYTES} in one message"
+        )

@@ -23,6 +23,7 @@ value is true here, and false in Pipecat.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -58,7 +59,7 @@ from bots.caller.script import (
 )
 from runner.errors import UsageError
 from runner.scenarios.model import Scenario
-from runner.scenarios.nodes import Mapping, Node, read_yaml
+from runner.scenarios.nodes import Mapping, Node, read_yaml, read_yaml_text
 from runner.settings import Settings
 
 MAX_TURNS = 500
@@ -124,7 +125,27 @@ def load_file(path: Path, settings: Settings) -> list[Scenario]:
     Raises:
         UsageError: Something in the file is wrong; names file and line, and how to mend it.
     """
-    top = read_yaml(path, settings.scenarios_dir).mapping((*_SCENARIO_KEYS, "scenarios"))
+    return _scenarios(read_yaml(path, settings.scenarios_dir), settings)
+
+
+def load_text(text: str, name: str, settings: Settings) -> list[Scenario]:
+    """Return the scenarios of a text that is written as a file is, in its order. It takes in no files.
+
+    Args:
+        text: The text.
+        name: What it is called in errors: ``name: line N: …``.
+        settings: Give what a scenario does not say itself.
+
+    Raises:
+        UsageError: Something in the text is wrong; names the line, and how to mend it.
+    """
+    return _scenarios(read_yaml_text(text, name), settings)
+
+
+def _scenarios(document: Node, settings: Settings) -> list[Scenario]:
+    if document.has_keys("agent", "scenarios"):
+        raise document.place.error("this is a suite, and no scenario file: run it with scenario-runner run")
+    top = document.mapping((*_SCENARIO_KEYS, "scenarios"))
     file_name = top["name"].text()
     if "scenarios" not in top:
         return [_scenario(top, file_name, settings)]
@@ -159,13 +180,39 @@ def load_scenario(spec: str, settings: Settings) -> Scenario:
     Raises:
         UsageError: The file is wrong, or holds no such scenario.
     """
-    file, name = _split(spec)
-    scenarios = load_file(Path(file), settings)
-    if not name:
-        if len(scenarios) == 1:
-            return scenarios[0]
-        names = ", ".join(s.short_name for s in scenarios)
-        raise UsageError(f"{file}: holds {len(scenarios)} scenarios; name one: {file}:NAME with NAME of {names}")
+    file, name = split_spec(spec)
+    scenarios = load_file(file, settings)
+    if name:
+        return scenario_named(name, scenarios, file)
+    if len(scenarios) == 1:
+        return scenarios[0]
+    names = ", ".join(s.short_name for s in scenarios)
+    raise UsageError(f"{file}: holds {len(scenarios)} scenarios; name one: {file}:NAME with NAME of {names}")
+
+
+def split_spec(spec: str, folder: Path = Path()) -> tuple[Path, str]:
+    """Return file and name of ``FILE[:NAME]``, of which either may hold colons.
+
+    Args:
+        spec: What names a file, or one of its scenarios.
+        folder: What the file is relative to.
+
+    Returns:
+        The file, which need not be there, and the name; empty where all of the file is meant.
+    """
+    ends = [len(spec), *(i for i in range(len(spec) - 1, 0, -1) if spec[i] == ":")]
+    for end in ends:
+        if os.path.isfile(folder / spec[:end]):  # noqa: PTH113 - unlike pathlib's, never an error
+            return folder / spec[:end], spec[end + 1 :]
+    return (folder / spec, "") if len(ends) == 1 else (folder / spec[: ends[1]], spec[ends[1] + 1 :])
+
+
+def scenario_named(name: str, scenarios: Sequence[Scenario], file: Path) -> Scenario:
+    """Return the one scenario of a file that has a name, written with or without the file's own.
+
+    Raises:
+        UsageError: There is none, or several could be meant.
+    """
     # A name may hold slashes of its own: the whole of it comes first, then whatever it ends with.
     found = [s for s in scenarios if s.name == name] or [s for s in scenarios if s.name.endswith(f"/{name}")]
     if not found:
@@ -174,15 +221,6 @@ def load_scenario(spec: str, settings: Settings) -> Scenario:
     if len(found) > 1:
         raise UsageError(f"{file}: {name!r} can be {' or '.join(s.name for s in found)}; give the whole name")
     return found[0]
-
-
-def _split(spec: str) -> tuple[str, str]:
-    """Return file and name of ``FILE[:NAME]``, of which either may hold colons."""
-    ends = [len(spec), *(i for i in range(len(spec) - 1, 0, -1) if spec[i] == ":")]
-    for end in ends:
-        if os.path.isfile(spec[:end]):  # noqa: PTH113 - unlike pathlib's, never an error
-            return spec[:end], spec[end + 1 :]
-    return (spec, "") if len(ends) == 1 else (spec[: ends[1]], spec[ends[1] + 1 :])
 
 
 def _scenario(mapping: Mapping, name: str, settings: Settings) -> Scenario:

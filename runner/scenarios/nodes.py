@@ -5,6 +5,7 @@ read, also where it stands in an included one.
 """
 
 import difflib
+import errno
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import yaml
 
 from runner.errors import UsageError
+from runner.text import one_line
 
 MAX_FILE_BYTES = 1_000_000
 """A scenario file is written by people: a megabyte is thousands of turns."""
@@ -42,8 +44,6 @@ _INCLUDE_COSTS = 5
 """Following a path takes as long as looking at so many values."""
 
 _SHORT = 40
-
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 _T = TypeVar("_T")
 
@@ -75,7 +75,15 @@ class Place:
 
     def error(self, message: str) -> UsageError:
         """Return an error about what stands here, in one line."""
-        return UsageError(f"{self}: {_CONTROL_CHARACTERS.sub(' ', message)}")
+        return UsageError(f"{self}: {one_line(message)}")
+
+
+class _PlaceInText(Place):
+    """Where a value stands in a text that is no file; ``path`` is what the text is called."""
+
+    def __str__(self) -> str:
+        """Return ``name: line N``."""
+        return f"{self.path}: line {self.line}"
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,12 @@ class Node:
         """Whether the value is a list."""
         return isinstance(self._node, yaml.SequenceNode)
 
+    def has_keys(self, *keys: str) -> bool:
+        """Whether the value is a mapping that holds these keys, and whatever others."""
+        if not isinstance(self._node, yaml.MappingNode):
+            return False
+        return {*keys} <= {key.value for key, _ in self._node.value if isinstance(key, yaml.ScalarNode)}
+
     def is_mapping(self) -> bool:
         """Whether the value is a mapping."""
         return isinstance(self._node, yaml.MappingNode)
@@ -180,6 +194,8 @@ class Node:
             raise self.place.error(f"{self.label} must be the path of a file, not {self._kind()}")
         if len(self._node.value) > MAX_PATH_CHARACTERS:
             raise self.place.error(f"{self.label} is longer than {MAX_PATH_CHARACTERS} characters")
+        if self._origin.folder is None:
+            raise self.place.error(f"{self.label}: files can't be taken in here; this is a text of its own")
         path = self._origin.folder / str(self._node.value)
         try:
             inside = path.resolve().is_relative_to(self._origin.root)
@@ -286,7 +302,7 @@ class Node:
             loader.dispose()
 
     def _place_of(self, node: yaml.Node) -> Place:
-        return Place(self.place.path, node.start_mark.line + 1)
+        return replace(self.place, line=node.start_mark.line + 1)
 
     def _child(self, node: yaml.Node, label: str) -> "Node":
         place = self._place_of(node)
@@ -383,14 +399,14 @@ class _Origin:
 
     Attributes:
         root: The folder that nothing is included from outside of.
-        folder: The folder that paths are relative to.
+        folder: The folder that paths are relative to; None where no files are taken in.
         chain: The files a value came through, the innermost last.
         budget: Shared by all.
         files: Every file read so far.
     """
 
     root: Path
-    folder: Path
+    folder: Path | None
     chain: tuple[Path, ...]
     budget: _Budget = field(default_factory=_Budget)
     files: dict[Path, yaml.Node] = field(default_factory=dict[Path, yaml.Node])
@@ -415,6 +431,23 @@ def read_yaml(path: Path, root: Path | None = None) -> Node:
     return _opened(node, Place(path, node.start_mark.line + 1), "the file", origin, 0)
 
 
+def read_yaml_text(text: str, name: str) -> Node:
+    """Return the one document of a YAML text, which takes in no files.
+
+    Args:
+        text: The text.
+        name: What it is called in errors: ``name: line N: …``.
+
+    Raises:
+        UsageError: It is too large, or is no YAML.
+    """
+    place = _PlaceInText(Path(name), 1)
+    budget = _Budget()
+    node = _compose_content(text.encode("utf-8", "surrogatepass"), place, budget)
+    origin = _Origin(Path(), None, (), budget)
+    return _opened(node, replace(place, line=node.start_mark.line + 1), "the text", origin, 0)
+
+
 def default_root(path: Path) -> Path:
     """Return where a file may refer to others: below the working directory, or beside it if it lies elsewhere."""
     return Path.cwd() if path.resolve().is_relative_to(Path.cwd()) else path.resolve().parent
@@ -434,8 +467,6 @@ def _opened(node: yaml.Node, place: Place, label: str, origin: _Origin, depth: i
             if len(origin.files) >= MAX_INCLUDED_FILES:
                 raise place.error(f"more than {MAX_INCLUDED_FILES} files are included")
             try:
-                if file.is_fifo():
-                    raise place.error(f"!include {path}: is a pipe, and no file")
                 origin.files[file] = _compose(path, origin.budget)
             except OSError as error:
                 raise place.error(f"!include {path}: can't be read ({error.strerror})") from error
@@ -455,19 +486,32 @@ def _compose(path: Path, budget: _Budget) -> yaml.Node:
         OSError: It can't be read.
         UsageError: It is too large, or is no YAML.
     """
+    if path.is_fifo():
+        # Opening one waits for somebody who writes.
+        raise OSError(errno.EINVAL, "a pipe is no file")
     with path.open("rb") as file:
         content = file.read(MAX_FILE_BYTES + 1)
+    return _compose_content(content, Place(path, 1), budget)
+
+
+def _compose_content(content: bytes, start: Place, budget: _Budget) -> yaml.Node:
+    """Return the document of what a file holds, or a text.
+
+    Raises:
+        UsageError: It is too large, or is no YAML.
+    """
     if len(content) > MAX_FILE_BYTES:
-        raise UsageError(f"{path}:1: larger than {MAX_FILE_BYTES // 1_000_000} MB; split it into several files")
+        raise UsageError(f"{start}: larger than {MAX_FILE_BYTES // 1_000_000} MB; split it into several files")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}:{_line(error.object, error.start)}: not UTF-8 (at byte {error.start})") from error
+        place = replace(start, line=_line(error.object, error.start))
+        raise UsageError(f"{place}: not UTF-8 (at byte {error.start})") from error
     try:
         # First without building anything: composing calls itself for every level, and must not run out of stack.
         depth = 0
         for event in yaml.parse(text, Loader=_Loader):
-            place = Place(path, event.start_mark.line + 1)
+            place = replace(start, line=event.start_mark.line + 1)
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise place.error(f"nested more than {MAX_DEPTH} deep")
@@ -475,13 +519,14 @@ def _compose(path: Path, budget: _Budget) -> yaml.Node:
                 budget.count(place)
         node = yaml.compose(text, Loader=_Loader)
     except yaml.reader.ReaderError as error:
-        raise UsageError(f"{path}:{_line(text.encode(), error.position)}: no YAML: {_problem(error)}") from error
+        place = replace(start, line=_line(text.encode(), error.position))
+        raise UsageError(f"{place}: no YAML: {_problem(error)}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = 1 if mark is None else mark.line + 1
-        raise UsageError(f"{path}:{line}: no YAML: {_problem(error)}") from error
+        place = start if mark is None else replace(start, line=mark.line + 1)
+        raise UsageError(f"{place}: no YAML: {_problem(error)}") from error
     if node is None:
-        raise UsageError(f"{path}:1: the file is empty")
+        raise UsageError(f"{start}: the file is empty")
     return node
 
 

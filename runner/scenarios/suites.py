@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 from bots.caller.script import Script
 from runner.errors import UsageError
 from runner.rooms.urls import RoomKind, check_data_message, check_start_url, room_kind
-from runner.scenarios.evals import load_file, load_scenario
+from runner.scenarios.evals import load_file, scenario_named, split_spec
 from runner.scenarios.model import Scenario
 from runner.scenarios.nodes import Mapping, Node, read_yaml
 from runner.sessions.local_agent import PORT_PLACEHOLDER
@@ -21,7 +22,8 @@ from runner.settings import Settings
 
 MAX_REPEAT = 1_000
 MAX_CONCURRENCY = 64
-MAX_RUNS = 10_000
+MAX_RUNS = 2_000
+"""All results are written again after each run, which takes a tenth of a second for so many."""
 
 _SUITE_KEYS = ("name", "agent", "repeat", "concurrency", "scenarios")
 _AGENT_KEYS = ("url", "start_url", "command", "transport", "env", "token", "data", "publish")
@@ -103,6 +105,7 @@ class Suite:
         token: Goes along to the agent's side.
         concurrency: How many runs are made at a time.
         runs: The runs, in order.
+        skipped: The scenarios that can't be played in a room, of the files that are named as a whole.
     """
 
     name: str
@@ -111,6 +114,7 @@ class Suite:
     token: SecretStr | None
     concurrency: int
     runs: tuple[PlannedRun, ...]
+    skipped: tuple[Scenario, ...] = ()
 
 
 def run_title(scenario: str, repeat: int) -> str:
@@ -128,6 +132,9 @@ def load_suite(
 ) -> Suite:
     """Return the suite of a file, with all its scenarios.
 
+    Of a file that is named as a whole, what can't be played in a room is skipped. To name such a scenario itself is a
+    mistake, and so is a suite of nothing else.
+
     Args:
         path: The file.
         settings: Give what suite and scenarios do not say themselves.
@@ -142,7 +149,13 @@ def load_suite(
     agent = top["agent"].mapping(_AGENT_KEYS)
     reached = _Reached.read(agent, settings)
     planned: list[PlannedRun] = []
+    skipped: dict[tuple[Path, str], Scenario] = {}
     counts: dict[tuple[Path, str], int] = {}
+
+    @cache
+    def load(file: Path) -> list[Scenario]:
+        return load_file(file, settings)
+
     entries = top["scenarios"].items()
     if not entries:
         raise top["scenarios"].place.error("scenarios must hold at least one")
@@ -153,14 +166,22 @@ def load_suite(
             own = entry.mapping(_ENTRY_KEYS)
             named, given = own["scenario"], own.over(agent)
         data, publish = given.get("data", reached.data), given.get("publish", reached.message)
-        for scenario in _scenarios(named, settings):
+        for scenario in _scenarios(named, load):
+            key = (scenario.path.resolve(), scenario.name)
+            if scenario.refusal is not None:
+                skipped.setdefault(key, scenario)
+                continue
             script = scenario.playable()
             for _ in range(repeat or given.get("repeat", _repeat) or default_repeat):
                 if len(planned) == MAX_RUNS:
                     raise entry.place.error(f"more than {MAX_RUNS} runs")
-                key = (scenario.path.resolve(), scenario.name)
                 counts[key] = counts.get(key, 0) + 1
                 planned.append(PlannedRun(len(planned), scenario, script, counts[key], data, publish))
+    if not planned:
+        first = next(iter(skipped.values()))
+        raise top["scenarios"].place.error(
+            f"none of the scenarios can be played in a room; {first.name} can't because {first.refusal}"
+        )
     at_a_time = concurrency or top.get("concurrency", lambda node: node.integer(1, MAX_CONCURRENCY)) or 1
     if at_a_time > 1 and reached.kind is RoomKind.DAILY:
         raise agent["url"].place.error(
@@ -173,6 +194,7 @@ def load_suite(
         token=token or agent.get("token", _token),
         concurrency=at_a_time,
         runs=tuple(planned),
+        skipped=tuple(skipped.values()),
     )
 
 
@@ -238,19 +260,21 @@ class _Reached:
         return value
 
 
-def _scenarios(node: Node, settings: Settings) -> list[Scenario]:
-    """Return the scenarios that ``FILE`` (all) or ``FILE:NAME`` (one) names, relative to the suite's file."""
-    spec, folder = node.text(), node.place.path.parent
-    file, name = folder / spec, ""
-    if not file.is_file() and ":" in spec:
-        spec, _, name = spec.rpartition(":")
-        file = folder / spec
-    if not file.is_file():
+def _scenarios(node: Node, load: Callable[[Path], list[Scenario]]) -> list[Scenario]:
+    """Return the scenarios that ``FILE`` (all) or ``FILE:NAME`` (one) names, relative to the suite's file.
+
+    Raises:
+        UsageError: There is no such file, or no such scenario in it, or the one that is named can't be played.
+    """
+    file, name = split_spec(node.text(), node.place.path.parent)
+    if not os.path.isfile(file):  # noqa: PTH113 - unlike pathlib's, never an error
         raise node.place.error(f"there is no scenario file {file}")
-    scenarios = load_file(file, settings)
+    scenarios = load(file)
     if not name:
         return scenarios
-    return [_checked(node, lambda: load_scenario(f"{file}:{name}", settings))]
+    scenario = _checked(node, lambda: scenario_named(name, scenarios, file))
+    _checked(node, scenario.playable)
+    return [scenario]
 
 
 def _checked(node: Node, check: Callable[[], _T]) -> _T:

@@ -212,7 +212,9 @@ async def _wait_until_it_listens(process: Process, port: int, log: Path, began: 
 
 def _tail(log: Path, began: int) -> list[str]:
     with log.open("rb") as file:
-        file.seek(max(began, log.stat().st_size - LOG_TAIL_BYTES))
+        size = log.stat().st_size
+        # A log that was cut meanwhile may be shorter than it was.
+        file.seek(max(began if began <= size else 0, size - LOG_TAIL_BYTES))
         return file.read().decode(errors="replace").rstrip().splitlines()[-LOG_TAIL_LINES:]
 
 

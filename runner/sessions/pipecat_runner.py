@@ -1,8 +1,11 @@
 """A Pipecat runner's ``/start``: the session it starts, and the room that came with it."""
 
 import ipaddress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import httpx
@@ -20,6 +23,27 @@ START_TIMEOUT_S = 30.0
 MAX_DETAIL_CHARACTERS = 200
 """How much of a runner's own words goes into an error."""
 
+SHORTEST_SECRET_CHARACTERS = 8
+"""Texts of a session's data that are shorter may be quoted back in an error."""
+
+
+class SessionNotStarted(RoomError):
+    """No session was started.
+
+    Args:
+        reason: The ended reason the call gets.
+        message: What happened and what to do, in one line for a person; holds no token.
+        transient: Whether the same request may succeed a little later.
+        retry_after_s: How long to wait until then, where the agent's side said so, in seconds.
+    """
+
+    def __init__(
+        self, reason: EndedReason, message: str, *, transient: bool = False, retry_after_s: float | None = None
+    ):
+        super().__init__(reason, message)
+        self.transient = transient
+        self.retry_after_s = retry_after_s
+
 
 @dataclass(frozen=True)
 class StartedSession:
@@ -36,6 +60,7 @@ class StartedDailySession:
 
     room_url: str
     token: SecretStr | None
+    session_id: str | None = None
 
 
 _ASKING_FOR: dict[RoomKind | None, dict[str, Any]] = {
@@ -58,14 +83,15 @@ async def start_smallwebrtc_session(
         body: Reaches the bot as its runner arguments' ``body``.
 
     Raises:
-        RoomError: The runner can't be reached, or refuses.
+        SessionNotStarted: The runner can't be reached, or refuses.
+        RoomError: The token or the address can't be sent as it is.
     """
     url = _below(base_url, "/start")
-    answered = await _post(http, url, token, _request(url, RoomKind.SMALLWEBRTC, body))
+    answered = await _post(http, url, token, _request(url, RoomKind.SMALLWEBRTC, body), START_TIMEOUT_S)
     try:
         return _smallwebrtc_session(answered.json(), base_url)
     except _NO_SESSION as error:
-        raise RoomError(
+        raise SessionNotStarted(
             EndedReason.ROOM_UNREACHABLE,
             f"{public_url(url)} started no session: its answer names none; is it a Pipecat runner?",
         ) from error
@@ -78,6 +104,8 @@ async def start_session(
     *,
     kind: RoomKind | None = None,
     body: dict[str, Any] | None = None,
+    room_properties: Mapping[str, Any] | None = None,
+    timeout_s: float = START_TIMEOUT_S,
 ) -> StartedSession | StartedDailySession:
     """Start a session by posting to an address that starts one.
 
@@ -91,20 +119,27 @@ async def start_session(
         token: Goes along as a bearer header, if there is one.
         kind: What kind of room to ask for, Daily or SmallWebRTC; None leaves it to the other side.
         body: Reaches the bot as its runner arguments' ``body``.
+        room_properties: How the Daily room is to be, as Daily's REST API has it; only where one is asked for.
+        timeout_s: How long it may take.
 
     Raises:
-        RoomError: Nothing answers there, or no session was started.
+        SessionNotStarted: Nothing answers there, or no session was started.
+        RoomError: The token or the address can't be sent as it is.
     """
-    answered = await _post(http, start_url, token, _request(start_url, kind, body))
+    request = _request(start_url, kind, body)
+    if room_properties and kind is RoomKind.DAILY:
+        request["dailyRoomProperties"] = dict(room_properties)
+    answered = await _post(http, start_url, token, request, timeout_s)
     try:
         answer: Any = answered.json()
         room_url = _first(answer, "dailyRoom", "daily_room", "room_url")
         if room_url is not None:
             room_token = _first(answer, "dailyToken", "daily_token", "token")
-            return StartedDailySession(room_url, None if room_token is None else SecretStr(room_token))
+            session_id = _first(answer, "sessionId", "session_id")
+            return StartedDailySession(room_url, None if room_token is None else SecretStr(room_token), session_id)
         return _smallwebrtc_session(answer, _parent(start_url))
     except _NO_SESSION as error:
-        raise RoomError(
+        raise SessionNotStarted(
             EndedReason.ROOM_UNREACHABLE,
             f"{public_url(start_url)} started no session: its answer names neither a dailyRoom nor a sessionId",
         ) from error
@@ -157,25 +192,80 @@ def _first(answer: Any, *keys: str) -> str | None:
     return None
 
 
-async def _post(http: httpx.AsyncClient, url: str, token: SecretStr | None, request: dict[str, Any]) -> Answer:
+_LOST = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+"""The connection failed or broke: the next may not."""
+
+
+async def _post(
+    http: httpx.AsyncClient, url: str, token: SecretStr | None, request: dict[str, Any], timeout_s: float
+) -> Answer:
     shown = public_url(url)
     try:
-        answered = await post_json(http, url, token, request, timeout_s=START_TIMEOUT_S)
+        answered = await post_json(http, url, token, request, timeout_s=timeout_s)
+    except httpx.ReadTimeout as error:
+        raise SessionNotStarted(
+            EndedReason.ROOM_UNREACHABLE,
+            f"no session could be started: no answer from {shown} in {timeout_s:.3g} s (ReadTimeout); if the agent "
+            "starts from cold, keep an instance warm or let its start take longer",
+        ) from error
     except httpx.HTTPError as error:
-        raise RoomError(
+        raise SessionNotStarted(
             EndedReason.ROOM_UNREACHABLE,
             f"no session could be started: no answer from {shown} ({type(error).__name__}); is the agent running?",
+            transient=isinstance(error, _LOST),
         ) from error
-    if answered.status in (401, 403):
-        raise RoomError(
-            EndedReason.TOKEN_REFUSED, f"{shown} refused the token (HTTP {answered.status}): pass a valid one"
-        )
     if not 200 <= answered.status < 300:
-        raise RoomError(
-            EndedReason.ROOM_UNREACHABLE,
-            f"no session could be started: {shown} answered with HTTP {answered.status}" + _detail(answered, token),
-        )
+        raise _refusal(shown, answered, token, request)
     return answered
+
+
+_TRANSIENT = frozenset({429, 502, 503, 504})
+
+_CLOUD_CODES = {"PCC-1002": 401, "PCC-1004": 402, "PCC-AGENT-AT-CAPACITY": 429}
+"""Pipecat Cloud's own error codes, and the HTTP status that means the same.
+
+https://docs.pipecat.ai/pipecat-cloud/fundamentals/error-codes
+"""
+
+_WHAT_TO_DO = {
+    402: "; it wants payment first: see to the account's billing and credits",
+    404: "; there is no such agent: check its name and the address",
+    413: "; the session's data is too large (Pipecat Cloud takes 1 MB)",
+    429: "; as many sessions as may run at a time are running: make fewer calls at once, or raise the agent's limit",
+}
+
+
+def _refusal(shown: str, answered: Answer, token: SecretStr | None, request: dict[str, Any]) -> SessionNotStarted:
+    status = answered.status
+    meaning = _CLOUD_CODES.get(_said(answered, "code") or "", status)
+    if meaning in (401, 403):
+        return SessionNotStarted(
+            EndedReason.TOKEN_REFUSED, f"{shown} refused the token (HTTP {status}): pass a valid one"
+        )
+    advice = _WHAT_TO_DO.get(meaning, "")
+    if 300 <= status < 400:
+        advice = "; redirects are not followed: give the address it leads to"
+    said = _detail(answered, token, request)
+    return SessionNotStarted(
+        EndedReason.AGENT_AT_CAPACITY if meaning == 429 else EndedReason.ROOM_UNREACHABLE,
+        f"no session could be started: {shown} answered with HTTP {status}{said}{advice}",
+        transient=meaning in _TRANSIENT,
+        retry_after_s=_retry_after_s(answered),
+    )
+
+
+def _retry_after_s(answered: Answer) -> float | None:
+    """Return what the header ``Retry-After`` says (RFC 9110, 10.2.3): seconds, or a date."""
+    text = answered.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        at = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())
 
 
 def _below(base_url: str, path: str) -> str:
@@ -188,12 +278,33 @@ def _parent(url: str) -> str:
     return urlunsplit(parts._replace(path=parts.path.rstrip("/").rpartition("/")[0]))
 
 
-def _detail(answered: Answer, token: SecretStr | None) -> str:
-    """Return what the runner says of its refusal: one short line that quotes no token back."""
-    try:
-        detail = answered.json().get("detail")
-    except (ValueError, AttributeError):
+def _detail(answered: Answer, token: SecretStr | None, request: dict[str, Any]) -> str:
+    """Return what the other side says of its refusal: one short line that quotes nothing back that can be secret."""
+    detail = next(filter(None, (_said(answered, key) for key in ("detail", "error", "message"))), None)
+    if detail is None or (token and token.get_secret_value() in detail):
         return ""
-    if not isinstance(detail, str) or (token and token.get_secret_value() in detail):
-        return ""
+    for text in sorted(set(_texts(request)), key=len, reverse=True):
+        if len(text) >= SHORTEST_SECRET_CHARACTERS:
+            detail = detail.replace(text, "***")
     return ": " + " ".join(detail.split())[:MAX_DETAIL_CHARACTERS]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a JSON value: whatever of a session's data can be secret."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in cast(dict[str, Any], value).values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in cast(list[Any], value):
+            yield from _texts(item)
+
+
+def _said(answered: Answer, key: str) -> str | None:
+    """Return the text under a key of an answer, where there is one."""
+    try:
+        text = answered.json().get(key)
+    except (ValueError, AttributeError):
+        return None
+    return text if isinstance(text, str) else None

@@ -98,7 +98,7 @@ def test_a_run_tells_what_the_timeline_holds() -> None:
 
 
 def test_the_agent_failing_is_exit_code_1() -> None:
-    run = judge_run(SCRIPT, facts("No tables today."))
+    run = judge_run(SCRIPT, facts("No tables today.", reason=EndedReason.AGENT_LEFT))
     assert (run.success, run.cause, run.exit_code) == (False, Cause.AGENT, 1)
     assert run.detail is not None and "how many" in run.detail
 

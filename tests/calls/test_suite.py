@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
@@ -316,18 +317,108 @@ async def test_results_that_can_t_be_kept_end_a_suite_before_its_first_call_only
         if result.runs:
             raise OSError(28, "No space left on device", "junit.xml")
 
-    result = await runner(tmp_path, StubCalls(), keep=keep).make()
+    calls = StubCalls()
+    with pytest.raises(RunnerError, match=r"^junit\.xml: can't be written \(No space left on device\)"):
+        await runner(tmp_path, calls, keep=keep).make()
     assert written > 3
-    assert result.exit_code == 0
+    assert len(calls.made) == 3
+    kept = read_suite(tmp_path / "out")
+    assert kept.finished and kept.totals.passed == 3, "the other one goes on being written"
 
     def refuse(result: SuiteResult) -> None:
         raise OSError(13, "Permission denied", "junit.xml")
 
     calls = StubCalls()
-    (tmp_path / "out" / "suite.json").unlink()
+    (tmp_path / "out").rename(tmp_path / "before")
     with pytest.raises(UsageError, match=r"junit\.xml: can't be written \(Permission denied\)"):
         await runner(tmp_path, calls, keep=refuse).make()
     assert calls.made == []
+    assert not (tmp_path / "out").exists()
+
+
+async def test_results_that_could_not_be_written_for_a_while_are_no_loss(tmp_path: Path) -> None:
+    def keep(result: SuiteResult) -> None:
+        if len(result.runs) == 1:
+            raise OSError(28, "No space left on device", "junit.xml")
+
+    assert (await runner(tmp_path, StubCalls(), keep=keep).make()).exit_code == 0
+
+
+async def test_a_suite_json_that_is_lost_is_no_pass(tmp_path: Path) -> None:
+    kept: list[SuiteResult] = []
+
+    async def wipe(call: StubCall) -> tuple[EndedReason, bool]:
+        if call.name == "c":
+            (tmp_path / "out" / "suite.json").unlink()
+            (tmp_path / "out" / "suite.json").mkdir()
+        return await passes(call)
+
+    with pytest.raises(RunnerError, match=r"suite\.json: can't be written \(Is a directory\)"):
+        await runner(tmp_path, StubCalls(wipe), keep=kept.append).make()
+    assert kept[-1].finished, "the other one goes on being written"
+
+
+async def test_a_mistake_of_ours_in_writing_results_is_not_passed_over(tmp_path: Path) -> None:
+    def keep(result: SuiteResult) -> None:
+        if result.runs:
+            raise ZeroDivisionError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await runner(tmp_path, StubCalls(), keep=keep).make()
+    assert caught.value.subgroup(ZeroDivisionError)
+
+
+async def test_what_is_under_way_is_on_disk_before_it_begins(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    async def look(call: StubCall) -> tuple[EndedReason, bool]:
+        at = read_suite(tmp_path / "out")
+        seen.append([run.title for run in at.open if run.under_way])
+        return await passes(call)
+
+    result = await runner(tmp_path, StubCalls(look)).make()
+    assert seen == [["all/a"], ["all/b"], ["all/c"]]
+    assert result.open == []
+
+
+async def test_a_slots_last_result_does_not_wait_for_the_other_slots(tmp_path: Path) -> None:
+    async def outlasts_the_others(call: StubCall) -> tuple[EndedReason, bool]:
+        with anyio.fail_after(5):
+            while not read_suite(tmp_path / "out").runs:
+                await anyio.sleep(0.01)
+        return await passes(call)
+
+    result = await runner(tmp_path, StubCalls(a=outlasts_the_others), "ab", more="concurrency: 2").make()
+    assert result.exit_code == 0
+
+
+async def test_a_suite_stopped_between_two_runs_begins_the_next_no_more(tmp_path: Path) -> None:
+    calls = StubCalls()
+    watcher = Watcher()
+    the_runner: SuiteRunner
+
+    def keep(result: SuiteResult) -> None:
+        if len(result.runs) == 2:
+            anyio.from_thread.run_sync(the_runner.cancel, "stopped by SIGINT")
+
+    the_runner = runner(tmp_path, calls, watcher=watcher, keep=keep)
+    result = await the_runner.make()
+    assert [call.name for call in calls.made] == ["a", "b"]
+    assert watcher.seen[-1] == "ended all/b: True"
+    assert result.stopped == "stopped by SIGINT"
+    assert names_of(result.open) == ["c"] and not result.open[0].under_way
+
+
+async def test_scenarios_that_can_t_be_played_are_listed(tmp_path: Path) -> None:
+    the_runner = runner(tmp_path, StubCalls(), "a")
+    (tmp_path / "all.yaml").write_text(
+        f"name: all\nscenarios: [{{ name: a, {LISTEN} }}, {{ name: b, persona: x }}]\n"
+    )
+    the_runner.suite = load_suite(tmp_path / "suite.yaml", Settings())
+    result = await the_runner.make()
+    assert [(s.scenario, s.file) for s in result.skipped] == [("all/b", str(tmp_path / "all.yaml"))]
+    assert "persona:" in result.skipped[0].reason
+    assert (result.totals.runs, result.totals.skipped, result.exit_code) == (1, 1, 0)
 
 
 async def test_a_line_that_can_t_be_spoken_is_known_before_the_first_call(
@@ -488,7 +579,7 @@ async def test_an_agent_that_dies_in_a_call_does_not_spoil_the_next(tmp_path: Pa
     assert ports(calls)[0] == ports(calls)[1]
     assert ports(calls)[2] == ports(calls)[3]
     detail = result.runs[1].detail
-    assert detail is not None and detail.endswith("was ended by SIGKILL: what it printed is in agent-1.log")
+    assert detail is not None and detail.endswith("was ended by SIGKILL; what the agent printed is in agent-1.log")
 
 
 async def test_a_run_that_finds_the_agent_dead_of_the_run_before_is_made_again(
@@ -507,6 +598,63 @@ async def test_a_run_that_finds_the_agent_dead_of_the_run_before_is_made_again(
     assert [call.name for call in calls.made] == ["a", "b", "b", "c"]
     assert [run.success for run in result.runs] == [True, True, True]
     assert len(agents.pids) == 2
+    assert [run.first_attempt for run in result.runs] == [None, calls.made[1].run_id, None]
+    assert (tmp_path / "out" / calls.made[1].run_id / "run.json").exists()
+
+
+async def test_a_first_attempt_is_known_also_where_there_is_no_second(tmp_path: Path, agents: Agents) -> None:
+    async def finds_it_dead(call: StubCall) -> tuple[EndedReason, bool]:
+        agents.kill(agents.pids[-1])
+        (tmp_path / "agent.py").write_text("raise SystemExit('gone')")
+        await anyio.sleep(0.1)
+        return EndedReason.ROOM_UNREACHABLE, False
+
+    calls = StubCalls(b=finds_it_dead)
+    result = await runner(tmp_path, calls, "ab", agents.yaml()).make()
+    assert [call.name for call in calls.made] == ["a", "b"]
+    assert (result.runs[1].folder, result.runs[1].first_attempt) == (None, calls.made[1].run_id)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (EndedReason.AGENT_NEVER_JOINED, True),
+        (EndedReason.AGENT_NEVER_SPOKE, True),
+        (EndedReason.AGENT_VANISHED, True),
+        (EndedReason.AGENT_FROZE, True),
+        (EndedReason.ROOM_UNREACHABLE, True),
+        (EndedReason.CALLER_HUNG_UP, False),
+    ],
+)
+async def test_where_the_agent_printed_is_told_of_a_run_that_it_may_explain(
+    tmp_path: Path, agents: Agents, reason: EndedReason, told: bool
+) -> None:
+    async def ends(call: StubCall) -> tuple[EndedReason, bool]:
+        return reason, False
+
+    (run,) = (await runner(tmp_path, StubCalls(ends), "a", agents.yaml()).make()).runs
+    assert ("what the agent printed is in agent-1.log" in (run.detail or "")) is told
+    (tmp_path / "out").rename(tmp_path / "before")
+    (run,) = (await runner(tmp_path, StubCalls(ends), "a").make()).runs
+    assert "agent-1.log" not in (run.detail or "")
+
+
+async def test_what_an_agent_printed_is_kept_to_a_limit(
+    tmp_path: Path, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.calls.suite.MAX_LOG_BYTES", 1_000)
+    log = tmp_path / "out" / "agent-1.log"
+    sizes: list[int] = []
+
+    async def chatters(call: StubCall) -> tuple[EndedReason, bool]:
+        sizes.append(log.stat().st_size)
+        with log.open("a") as file:
+            file.writelines(f"line {n}\n" for n in range(1_000))
+        return await passes(call)
+
+    await runner(tmp_path, StubCalls(chatters), agent=agents.yaml()).make()
+    assert max(sizes) < 1_000
+    assert len(sizes) == 3
 
 
 async def test_an_agent_that_dies_of_being_called_is_not_called_for_ever(tmp_path: Path, agents: Agents) -> None:
@@ -539,7 +687,7 @@ async def test_an_agent_that_can_t_be_started_is_a_result(tmp_path: Path, agents
         assert (run.success, run.ended_reason, run.cause) == (None, EndedReason.ROOM_UNREACHABLE, Cause.ROOM)
         assert run.detail is not None
         assert "ended with exit code 1" in run.detail
-        assert "the model is not there (all it printed is in agent-1.log)" in run.detail
+        assert run.detail.endswith("the model is not there; what the agent printed is in agent-1.log")
         assert "\n" not in run.detail
     assert "here I am" in (tmp_path / "out" / "agent-1.log").read_text()
 
@@ -548,7 +696,7 @@ async def test_a_program_that_is_not_there_is_a_result(tmp_path: Path) -> None:
     agent = 'agent: { command: [/no/such/program, "{port}"] }'
     result = await runner(tmp_path, StubCalls(), "a", agent).make()
     assert result.runs[0].detail is not None
-    assert "/no/such/program: No such file" in result.runs[0].detail
+    assert result.runs[0].detail.endswith("/no/such/program"), "and no log, as there is none"
 
 
 async def test_an_agent_that_never_listens_is_ended(

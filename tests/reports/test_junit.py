@@ -8,7 +8,7 @@ import pytest
 from junitparser import Error, Failure, JUnitXml, Properties, Skipped, TestCase
 
 from bots.timeline import EndedReason, Source
-from runner.calls.suite_file import OpenRun, SuiteResult, SuiteRun
+from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
 from runner.evaluation.outcome import Cause, Status
 from runner.evaluation.verdicts import Evidence, ExpectationVerdict, Verdict
 from runner.reports.junit import junit_xml, write_junit
@@ -90,7 +90,7 @@ def only_case(result: SuiteResult) -> TestCase:
 
 
 def test_the_totals_are_those_of_the_suite() -> None:
-    document, cases = parsed(suite(run(), FAILED, UNDECIDED, left=(OPEN,)))
+    document, cases = parsed(suite(run(), FAILED, UNDECIDED, left=(OPEN,), stopped="stopped by SIGINT"))
     assert (document.tests, document.failures, document.errors, document.skipped) == (4, 1, 1, 1)
     assert document.time == pytest.approx(31.5 + 31.5 + 0.25)
     (only,) = list(document)
@@ -144,19 +144,52 @@ def test_a_cancelled_run_is_an_error() -> None:
     assert result.message == "cause: nobody's, ended: cancelled: stopped"
 
 
+UNDER_WAY = OPEN.model_copy(update={"repeat": 1, "under_way": True})
+STOPPED = {"stopped": "stopped by SIGINT"}
+NOT_YET = (Skipped, "not made yet when this was written")
+STOPPED_BEFORE = (Skipped, "not made: the suite was stopped (stopped by SIGINT)")
+
+
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("left", "given", "results"),
     [
-        ({}, "not made yet when this was written"),
-        ({"stopped": "stopped by SIGINT"}, "the suite was stopped (stopped by"),
+        ([UNDER_WAY, OPEN], {}, [(Error, "under way when this was written"), NOT_YET]),
+        ([UNDER_WAY, UNDER_WAY], {}, [(Error, "under way when this was written")] * 2),
+        ([OPEN, OPEN], {}, [(Error, "about to be made when this was written"), NOT_YET]),
+        ([UNDER_WAY, OPEN], STOPPED, [(Error, "under way when this was written"), STOPPED_BEFORE]),
+        ([OPEN, OPEN], STOPPED, [STOPPED_BEFORE] * 2),
     ],
 )
-def test_a_run_that_was_not_made_is_skipped(given: dict[str, Any], says: str) -> None:
-    case = only_case(suite(left=(OPEN,), **given))
-    (result,) = case.result
+def test_a_suite_that_dies_does_not_leave_a_green_report(
+    left: list[OpenRun], given: dict[str, Any], results: list[tuple[type[Any], str]]
+) -> None:
+    _, cases = parsed(suite(run(), left=tuple(left), **given))
+    assert cases[0].is_passed
+    assert [case.name.partition("/")[2] for case in cases[1:]] == [r.title.partition("/")[2] for r in left]
+    assert [(type(case.result[0]), case.result[0].message) for case in cases[1:]] == results
+
+
+def test_a_scenario_that_can_t_be_played_is_skipped_with_its_reason() -> None:
+    skipped = SkippedScenario(scenario="booking/simulated", file="config/scenarios/booking.yaml", reason="a persona")
+    document, cases = parsed(suite(run(), skipped=[skipped]))
+    (result,) = cases[1].result
     assert isinstance(result, Skipped)
-    assert says in result.message
-    assert case.name == "booking/five #2"
+    assert result.message == "can't be played in a room: a persona"
+    assert (cases[1].name, cases[1].classname) == ("booking/simulated", "night.booking")
+    assert (document.tests, document.skipped, document.errors) == (2, 1, 0)
+
+
+def test_a_first_attempt_is_told_where_there_was_one() -> None:
+    (result,) = only_case(suite(FAILED.model_copy(update={"first_attempt": "20260101-000000-abb"}))).result
+    assert "runs/suite-1/20260101-000000-abb" in result.text.splitlines()[-1]
+
+
+def test_a_file_that_can_t_be_written_is_named_itself(tmp_path: Path) -> None:
+    (tmp_path / "junit.xml").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_junit(tmp_path / "junit.xml", suite(run()), FOLDER)
+    assert caught.value.filename == str(tmp_path / "junit.xml")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["junit.xml"]
 
 
 HOSTILE = (
@@ -178,16 +211,25 @@ def test_nothing_that_is_said_can_break_the_file() -> None:
     )
     undecided = UNDECIDED.model_copy(update={"detail": HOSTILE, "repeat": 2})
     left = OPEN.model_copy(update={"scenario": HOSTILE})
+    skipped = SkippedScenario(scenario="s", file="f", reason="r").model_copy(
+        update={"scenario": HOSTILE, "file": HOSTILE, "reason": HOSTILE}
+    )
     result = suite(left=()).model_copy(
-        update={"suite": HOSTILE, "file": HOSTILE, "stopped": HOSTILE, "runs": [hostile, undecided], "open": [left]}
+        update={
+            "suite": HOSTILE,
+            "file": HOSTILE,
+            "stopped": HOSTILE,
+            "runs": [hostile, undecided],
+            "open": [left],
+            "skipped": [skipped],
+        }
     )
     text = junit_xml(result, FOLDER)
     text.encode("utf-8")
     root = ElementTree.fromstring(text.encode("utf-8"))
     cases = root.findall("testsuite/testcase")
-    assert [len(case.findall(kind)) for case, kind in zip(cases, ["failure", "error", "skipped"], strict=True)] == [
-        1
-    ] * 3
+    kinds = ["failure", "error", "skipped", "skipped"]
+    assert [len(case.findall(kind)) for case, kind in zip(cases, kinds, strict=True)] == [1] * 4
     failure = root.find("testsuite/testcase/failure")
     assert failure is not None and failure.text is not None
     for said in (failure.get("message") or "", failure.text):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from bots.timeline import EndedReason
-from runner.calls.suite_file import OpenRun, SuiteResult, SuiteRun
+from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
 from runner.evaluation.outcome import Cause, Status
 from runner.reports.suite import SuiteReport, print_suite
 from runner.scenarios.suites import Suite, load_suite
@@ -120,3 +120,49 @@ def test_the_closing_table_has_a_line_for_each_scenario_and_the_agents_failures_
         "failed: 2 of 7 runs passed, 1 failed, 2 undecided, 2 not made",
         "runs/[1]",
     ]
+
+
+LONG = "a reason that goes on for longer than anything that is as wide as a terminal without one is thought to be"
+
+
+def closing(shown: Console) -> str:
+    result = SuiteResult(
+        suite="night",
+        file="night.yaml",
+        started_at="2026-01-01T00:00:00.000Z",
+        finished=True,
+        runs=[run(False, scenario="booking/table_for_four_at_a_quarter_past_seven", detail=LONG)],
+        open=[],
+        skipped=[SkippedScenario(scenario="booking/simulated", file="a.yaml", reason=f"{LONG} (persona:)")],
+    )
+    print_suite(shown, result, "runs/1")
+    return text_of(shown)
+
+
+def test_what_was_skipped_is_listed_with_its_reason() -> None:
+    lines = [" ".join(line.split()) for line in closing(console(400)).splitlines()]
+    assert f"booking/simulated 0 0 0 skipped: {LONG} (persona:)" in lines
+    assert "failed: 0 of 1 run passed, 1 failed, 1 scenario skipped" in lines
+
+
+def test_without_a_terminal_the_closing_table_is_not_folded() -> None:
+    told = closing(console(60))
+    assert LONG in told
+    assert "booking/table_for_four_at_a_quarter_past_seven " in told
+    assert max(map(len, closing(console(60, terminal=True)).splitlines())) < 200
+
+
+def test_no_control_code_reaches_the_terminal(suite: Suite) -> None:
+    plain = console()
+    with SuiteReport(plain, suite) as report:
+        report.begun(suite.runs[0])
+        report.ended(suite.runs[0], run(False, detail="\x1b[2Jgone\x07"))
+    print_suite(
+        plain,
+        SuiteResult(
+            suite="night", file="n", started_at="x", finished=True, runs=[run(False, detail="\x1b[2Jgone")], open=[]
+        ),
+        "runs/1",
+    )
+    assert "gone" in text_of(plain)
+    assert "\x1b" not in text_of(plain) and "\x07" not in text_of(plain)

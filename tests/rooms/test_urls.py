@@ -1,14 +1,16 @@
 """Which room an address is, what may be shown of it, and which data messages it takes."""
 
+import json
 from typing import Any
 
 import httpx
 import pytest
+from aiortc.rtcsctptransport import LOCAL_MAX_MESSAGE_SIZE
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import UsageError
-from runner.rooms.urls import RoomKind, check_data_message, public_url, room_kind
+from runner.rooms.urls import SMALLWEBRTC_MESSAGE_BYTES, RoomKind, check_data_message, public_url, room_kind
 
 DOMAINS = ["calls.example.com"]
 SECRET = "s3cr3t"
@@ -130,13 +132,35 @@ def test_an_object_with_a_type_goes_everywhere(kind: RoomKind, message: Any) -> 
 
 
 @pytest.mark.parametrize(
-    "message", [None, True, 0, 1.5, "", "hello", [], [{"type": "x"}], {}, {"Type": "x"}, {"type": 1}, {"type": None}]
+    "message", [True, 0, 1.5, "", "hello", [], [{"type": "x"}], {}, {"Type": "x"}, {"type": 1}, {"type": None}]
 )
 def test_other_messages_go_to_daily_alone(message: Any) -> None:
     check_data_message(RoomKind.DAILY, message)
     for kind in (RoomKind.SMALLWEBRTC, RoomKind.PIPECAT_RUNNER):
         with pytest.raises(UsageError, match='"type"'):
             check_data_message(kind, message)
+
+
+@pytest.mark.parametrize("kind", RoomKind)
+def test_null_goes_nowhere(kind: RoomKind) -> None:
+    with pytest.raises(UsageError, match=r"^data message: .*(null by itself|\"type\")"):
+        check_data_message(kind, None)
+
+
+def test_null_inside_a_message_goes_to_daily() -> None:
+    for message in ([None], {"value": None}):
+        check_data_message(RoomKind.DAILY, message)
+
+
+def test_a_message_may_be_as_large_as_the_data_channel_takes() -> None:
+    assert SMALLWEBRTC_MESSAGE_BYTES == LOCAL_MAX_MESSAGE_SIZE
+    room = SMALLWEBRTC_MESSAGE_BYTES - len(json.dumps({"type": "x", "value": ""}))
+    fits = {"type": "x", "value": "x" * (room - 2) + "é"}
+    for kind in RoomKind:
+        check_data_message(kind, fits)
+    for kind in (RoomKind.SMALLWEBRTC, RoomKind.PIPECAT_RUNNER):
+        with pytest.raises(UsageError, match=r"is 262145 bytes as JSON; .* takes at most 262144"):
+            check_data_message(kind, {**fits, "value": fits["value"] + "x"})
 
 
 def test_signalling_is_refused_where_the_room_itself_uses_it() -> None:

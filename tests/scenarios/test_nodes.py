@@ -203,6 +203,21 @@ def test_windows_line_ends(tmp_path: Path) -> None:
     assert told.startswith(f"{tmp_path}/file.yaml:3: unknown key 'c'")
 
 
+@pytest.mark.timeout(5)
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    told = refused(lambda: read_yaml(tmp_path / "pipe.yaml"))
+    assert told == f"{tmp_path}/pipe.yaml: can't be read (a pipe is no file)"
+
+
+@pytest.mark.parametrize(
+    ("written", "has"),
+    [("{a: 1, b: , c: 2}", True), ("{a: 1, c: 2}", False), ("[a, b]", False), ("a b", False), ("{[a]: b}", False)],
+)
+def test_a_mapping_can_be_asked_for_keys_before_any_is_refused(tmp_path: Path, written: str, has: bool) -> None:
+    assert read(tmp_path, f"{written}\n").has_keys("a", "b") is has
+
+
 class TestInclude:
     def test_paths_are_relative_to_the_file_that_is_read(self, tmp_path: Path) -> None:
         (tmp_path / "sub").mkdir()
@@ -252,7 +267,7 @@ class TestInclude:
             ("[part.yaml]", "must be the path of a file, not a list"),
             ('"a\\0b"', "is no path: embedded null byte"),
             ("loop", "is no path: Symlink loop"),
-            ("pipe", "pipe: is a pipe, and no file"),
+            ("pipe", "pipe: can't be read (a pipe is no file)"),
             ("file.yaml", "goes round in a circle: file.yaml -> file.yaml"),
             ("one.yaml", "goes round in a circle: one.yaml -> two.yaml -> one.yaml"),
         ],

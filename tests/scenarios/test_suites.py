@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from runner.errors import UsageError
 from runner.rooms.urls import RoomKind
+from runner.scenarios.evals import load_file
 from runner.scenarios.suites import MAX_RUNS, AgentAtUrl, AgentByCommand, AgentToStart, Suite, load_suite
 from runner.settings import RoomSettings, Settings
 
@@ -60,6 +61,87 @@ def test_a_suite_runs_every_scenario_of_a_file_in_order(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["five", "booking/five"])
 def test_one_scenario_of_a_file_can_be_named(folder: Path, name: str) -> None:
     assert titles(load(folder, suite(scenarios=f"scenarios: ['booking.yaml:{name}']\n"))) == ["booking/five"]
+
+
+COLONS = """\
+name: colons
+scenarios:
+  - name: "a: b"
+    turns: [{ user: "Hello.", expect: [{ event: response }] }]
+  - name: "b"
+    turns: [{ user: "Hello.", expect: [{ event: response }] }]
+"""
+
+
+@pytest.mark.parametrize("file", ["colons.yaml", "col:ons.yaml"])
+@pytest.mark.parametrize("name", ["a: b", "colons/a: b"])
+def test_files_and_names_may_hold_colons(folder: Path, file: str, name: str) -> None:
+    (folder / file).write_text(COLONS)
+    assert titles(load(folder, suite(scenarios=f"scenarios: ['{file}:{name}']\n"))) == ["colons/a: b"]
+    assert titles(load(folder, suite(scenarios=f"scenarios: ['{file}']\n"))) == ["colons/a: b", "colons/b"]
+
+
+def test_a_file_is_read_once_however_often_it_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def load_and_note(path: Path, settings: Settings) -> Any:
+        read.append(path.name)
+        return load_file(path, settings)
+
+    monkeypatch.setattr("runner.scenarios.suites.load_file", load_and_note)
+    entries = "scenarios: [booking.yaml, 'booking.yaml:four', 'booking.yaml:five', hello.yaml]\n"
+    assert len(load(folder, suite(scenarios=entries)).runs) == 5
+    assert read == ["booking.yaml", "hello.yaml"]
+
+
+MIXED = """\
+name: mixed
+scenarios:
+  - name: plays
+    turns: [{ user: "Hello.", expect: [{ event: response }] }]
+  - name: simulated
+    persona: A hurried caller.
+    goal: Book a table.
+    success: A table is booked.
+  - name: shows
+    turns: [{ image: cat.png, user: "What is it?" }]
+"""
+
+
+def test_what_can_t_be_played_of_a_whole_file_is_skipped_with_its_reason(folder: Path) -> None:
+    (folder / "mixed.yaml").write_text(MIXED)
+    loaded = load(folder, suite(scenarios="scenarios: [mixed.yaml, hello.yaml, mixed.yaml]\n"))
+    assert titles(loaded) == ["mixed/plays", "hello", "mixed/plays #2"]
+    assert [run.index for run in loaded.runs] == [0, 1, 2]
+    assert [skipped.name for skipped in loaded.skipped] == ["mixed/simulated", "mixed/shows"]
+    assert "persona:" in (loaded.skipped[0].refusal or "")
+    assert load(folder, suite()).skipped == ()
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("mixed.yaml:simulated", "mixed.yaml:5: mixed/simulated can't be played in a room: it is a simulation"),
+        ("only.yaml", "none of the scenarios can be played in a room; only can't because it is a simulation"),
+    ],
+)
+def test_a_suite_that_asks_for_nothing_else_is_a_mistake(folder: Path, entry: str, says: str) -> None:
+    (folder / "mixed.yaml").write_text(MIXED)
+    (folder / "only.yaml").write_text("name: only\npersona: A caller.\n")
+    with pytest.raises(UsageError) as caught:
+        load(folder, suite(scenarios=f"scenarios:\n  - {entry}\n"))
+    told = str(caught.value)
+    assert told.startswith(f"{folder / 'suite.yaml'}:4: ")
+    assert says in told
+
+
+def test_a_suite_that_is_taken_for_a_scenario_file_is_told_apart(folder: Path) -> None:
+    load(folder, suite())
+    with pytest.raises(UsageError) as caught:
+        load_file(folder / "suite.yaml", Settings())
+    assert str(caught.value) == (
+        f"{folder / 'suite.yaml'}:1: this is a suite, and no scenario file: run it with scenario-runner run"
+    )
 
 
 def test_repeats_are_numbered_and_an_entry_may_have_its_own(folder: Path) -> None:
@@ -184,6 +266,8 @@ def test_a_mistake_in_the_agent_is_told_with_its_line(folder: Path, agent: str, 
         (suite(scenarios=""), 1, "needs 'scenarios'"),
         (suite(scenarios="scenarios: []\n"), 3, "at least one"),
         (suite(scenarios="scenarios:\n  - helo.yaml\n"), 4, "there is no scenario file"),
+        (suite(scenarios="scenarios:\n  - " + "x" * 300 + ".yaml\n"), 4, "there is no scenario file"),
+        (suite(scenarios="scenarios:\n  - .\n"), 4, "there is no scenario file"),
         (suite(scenarios="scenarios:\n  - booking.yaml:six\n"), 4, "no scenario called 'six'"),
         (suite(scenarios="scenarios:\n  - scenario: hello.yaml\n    repaet: 2\n"), 5, "did you mean 'repeat'"),
         (suite(scenarios="scenarios:\n  - repeat: 2\n"), 4, "needs 'scenario'"),

@@ -62,7 +62,7 @@ async def test_the_address_is_posted_to_as_it_is(kind: RoomKind | None, asks: di
 )
 async def test_a_daily_room_comes_with_its_token(answer: dict[str, Any]) -> None:
     session = await start(answering(json=answer))
-    assert session == StartedDailySession("https://a.daily.co/r", SecretStr("room-s3cr3t"))
+    assert session == StartedDailySession("https://a.daily.co/r", SecretStr("room-s3cr3t"), answer.get("sessionId"))
     assert "s3cr3t" not in repr(session)
 
 

@@ -1,7 +1,7 @@
-"""Posts to the agent's side, and reads its answer: no longer than it may take, no more than it may say."""
+"""Asks the agent's side, and reads its answer: no longer than it may take, no more than it may say."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -27,10 +27,12 @@ class Answer:
     Attributes:
         status: HTTP status.
         content: The body, decompressed.
+        headers: What came before it.
     """
 
     status: int
     content: bytes
+    headers: httpx.Headers = field(default_factory=httpx.Headers)
 
     def json(self) -> Any:
         """Return the body's JSON value.
@@ -60,7 +62,33 @@ async def post_json(
         httpx.HTTPError: No whole answer came.
         RoomError: The token or the address can't be sent as it is.
     """
-    headers = {"Content-Type": "application/json"}
+    return await ask(http, "POST", url, token, json.dumps(content).encode(), timeout_s=timeout_s)
+
+
+async def ask(
+    http: httpx.AsyncClient,
+    method: str,
+    url: str,
+    token: SecretStr | None,
+    content: bytes | None = None,
+    *,
+    timeout_s: float,
+) -> Answer:
+    """Make a request, and return the answer, whatever its status. Redirects are not followed.
+
+    Args:
+        http: The client to use.
+        method: ``GET``, ``POST``, ``DELETE``.
+        url: Where to.
+        token: Goes along as a bearer header, if there is one.
+        content: A JSON text.
+        timeout_s: How long it may take until the whole answer is there.
+
+    Raises:
+        httpx.HTTPError: No whole answer came.
+        RoomError: The token or the address can't be sent as it is.
+    """
+    headers = {} if content is None else {"Content-Type": "application/json"}
     if token:
         secret = token.get_secret_value()
         if not secret.isascii() or not secret.isprintable() or secret != secret.strip():
@@ -75,13 +103,13 @@ async def post_json(
         # The client's own limit is for each piece of the answer: one that trickles in would never be late.
         with anyio.fail_after(timeout_s):
             async with http.stream(
-                "POST", url, content=json.dumps(content).encode(), headers=headers, timeout=timeout_s
+                method, url, content=content, headers=headers, timeout=timeout_s, follow_redirects=False
             ) as response:
                 async for piece in response.aiter_bytes():
                     body += piece
                     if len(body) > MAX_ANSWER_BYTES:
                         raise AnswerTooLarge(f"more than {MAX_ANSWER_BYTES} bytes")
-                return Answer(response.status_code, bytes(body))
+                return Answer(response.status_code, bytes(body), response.headers)
     except TimeoutError:
         raise httpx.ReadTimeout(f"no whole answer within {timeout_s:g} s") from None
     except httpx.InvalidURL as error:

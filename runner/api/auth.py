@@ -1,0 +1,80 @@
+"""Who asks: keys in ``X-CEKURA-API-KEY`` or ``Authorization: Bearer``."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from runner.api.errors import Forbidden, Unauthorized
+from runner.api.services import Services
+from runner.records.keys import KeyIdentity, KeyKind, identify
+
+KEY_HEADER = "X-CEKURA-API-KEY"
+
+_header = APIKeyHeader(name=KEY_HEADER, auto_error=False, scheme_name="ApiKey")
+_bearer = HTTPBearer(auto_error=False, scheme_name="Bearer", description="The same key as a bearer token.")
+
+
+def services_of(request: Request) -> Services:
+    """Return what the routes work with."""
+    services: Services = request.app.state.services
+    return services
+
+
+AppServices = Annotated[Services, Depends(services_of)]
+
+
+async def _identify(
+    request: Request,
+    header: Annotated[str | None, Depends(_header)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> KeyIdentity:
+    presented = header or (bearer.credentials if bearer is not None else None)
+    if not presented:
+        raise Unauthorized("Authentication credentials were not provided.")
+    identity = await identify(services_of(request).database, presented)
+    if identity is None:
+        request.state.refused_key = True
+        raise Unauthorized("Invalid API key.")
+    # For the limits and the log, which are around the routes.
+    request.state.key = identity
+    return identity
+
+
+async def _user(identity: Annotated[KeyIdentity, Depends(_identify)]) -> KeyIdentity:
+    if identity.kind is not KeyKind.USER or identity.project_id is None:
+        raise Forbidden("This is a worker's key: it can only report.")
+    return identity
+
+
+async def _worker(identity: Annotated[KeyIdentity, Depends(_identify)]) -> KeyIdentity:
+    if identity.kind is not KeyKind.WORKER:
+        raise Forbidden("Only a worker's key can report.")
+    return identity
+
+
+UserKey = Annotated[KeyIdentity, Depends(_user)]
+"""A user's key: sees and changes everything in its project, and nothing else.
+
+Raises:
+    Unauthorized: There is no key, or it is unknown or revoked.
+    Forbidden: It is a worker's.
+"""
+
+WorkerKey = Annotated[KeyIdentity, Depends(_worker)]
+"""A worker's key: reports on runs of every project, and nothing else.
+
+Raises:
+    Unauthorized: There is no key, or it is unknown or revoked.
+    Forbidden: It is a user's.
+"""
+
+
+async def _project(key: UserKey) -> int:
+    if key.project_id is None:
+        raise Forbidden("This key is of no project.")
+    return key.project_id
+
+
+ProjectId = Annotated[int, Depends(_project)]
+"""The project of a user's key."""

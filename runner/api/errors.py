@@ -1,0 +1,267 @@
+"""What the API answers when it refuses: bodies in the shapes Cekura's clients know.
+
+A wrong field is ``{field: [message, …]}``, nested where fields are; everything else is ``{"detail": …}``. No answer
+repeats what was sent: it may hold a token.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, JsonValue, RootModel
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+NON_FIELD = "non_field_errors"
+"""Where messages go that belong to no field of their own."""
+
+MAX_ERRORS = 1_000
+"""So many problems of one body are named; the others show when these are mended."""
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+_REQUIRED = "This field is required."
+_NOT_NULL = "This field may not be null."
+
+
+class Detail(BaseModel):
+    """Why a request was refused, in one line."""
+
+    detail: str
+
+
+class FieldErrors(RootModel[dict[str, JsonValue]]):
+    """What is wrong, by field: a list of messages, or the same again for the fields within."""
+
+
+class ApiError(Exception):
+    """A request is refused.
+
+    Args:
+        status: The HTTP status.
+        body: The body of the answer.
+        headers: Headers that go with it.
+    """
+
+    def __init__(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None):
+        super().__init__(f"{status}")
+        self.status = status
+        self.body = dict(body)
+        self.headers = dict(headers or {})
+
+
+class BadRequest(ApiError):
+    """Fields are wrong (400). Each value is a list of messages, or nested as the fields are."""
+
+    def __init__(self, errors: Mapping[str, Any]):
+        super().__init__(400, errors)
+
+
+class Unauthorized(ApiError):
+    """There is no key, or none that is known (401)."""
+
+    def __init__(self, detail: str):
+        super().__init__(401, {"detail": detail}, {"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(ApiError):
+    """The key is known and may not do this (403)."""
+
+    def __init__(self, detail: str):
+        super().__init__(403, {"detail": detail})
+
+
+class NotFound(ApiError):
+    """There is no such thing, or none in the key's project (404)."""
+
+    def __init__(self, detail: str = "Not found."):
+        super().__init__(404, {"detail": detail})
+
+
+class Conflict(ApiError):
+    """It can't be done any more, or not now (409)."""
+
+    def __init__(self, detail: str):
+        super().__init__(409, {"detail": detail})
+
+
+class TooLarge(ApiError):
+    """More was sent than is kept (413)."""
+
+    def __init__(self, detail: str):
+        super().__init__(413, {"detail": detail})
+
+
+Responses = dict[int | str, dict[str, Any]]
+
+_DETAILS = {
+    401: "No key, or none that is known.",
+    403: "The key may not do this.",
+    404: "There is no such thing in the key's project.",
+    409: "It can't be done any more, or not now.",
+    413: "The body is too large.",
+    415: "The body is no JSON by its Content-Type.",
+    429: "Too many requests; Retry-After says for how many seconds.",
+}
+
+
+def refusals(*statuses: int) -> Responses:
+    """Return what a route's ``responses`` says of the statuses it refuses with.
+
+    Every route has 400, 401, 403, 413, 415 and 429 besides those given.
+
+    Args:
+        statuses: Further ones, such as 404 and 409.
+    """
+    declared: Responses = {400: {"model": FieldErrors, "description": "Something in the request is wrong."}}
+    for status in sorted({401, 403, 413, 415, 429, *statuses} - {400}):
+        declared[status] = {"model": Detail, "description": _DETAILS[status]}
+    return declared
+
+
+def missing(kind_id: int) -> str:
+    """Return the message about an id of which there is nothing in the key's project."""
+    return f'Invalid pk "{kind_id}" - object does not exist.'
+
+
+def install(app: FastAPI) -> None:
+    """Let an application answer errors in these shapes."""
+
+    async def refused(_: Request, error: Exception) -> JSONResponse:
+        problem = cast(ApiError, error)
+        return JSONResponse(problem.body, problem.status, problem.headers)
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        problem = cast(HTTPException, error)
+        detail = "Not found." if problem.status_code == 404 else str(problem.detail)
+        headers = dict(problem.headers or {})
+        if problem.status_code == 405:
+            headers["Allow"] = ", ".join(_allowed(request))
+        return JSONResponse({"detail": detail}, problem.status_code, headers)
+
+    async def invalid(_: Request, error: Exception) -> JSONResponse:
+        return _answer_invalid(cast(RequestValidationError, error))
+
+    app.add_exception_handler(ApiError, refused)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods that a path is there for: the framework names those of one route alone."""
+    asked = {name: request.scope[name] for name in ("type", "path", "root_path", "headers")}
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**asked, "method": method})[0] is Match.FULL for route in request.app.router.routes)
+    ]
+
+
+def _answer_invalid(error: RequestValidationError) -> JSONResponse:
+    problems = cast(Sequence[Mapping[str, Any]], error.errors())
+    sources = {problem["loc"][0] for problem in problems}
+    if "path" in sources:
+        return JSONResponse({"detail": "Not found."}, 404)
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        reason = problems[0].get("ctx", {}).get("error", "no JSON")
+        return JSONResponse({"detail": f"JSON parse error - {reason}"}, 400)
+    if "body" in sources and isinstance(error.body, bytes):
+        return JSONResponse({"detail": "Unsupported media type; send Content-Type: application/json."}, 415)
+    return JSONResponse(field_errors(problems, error.body), 400)
+
+
+def field_errors(problems: Sequence[Mapping[str, Any]], body: Any) -> dict[str, JsonValue]:
+    """Return pydantic's problems as ``{field: [message, …]}``, nested as the fields are.
+
+    Args:
+        problems: As ``errors()`` of a ``RequestValidationError`` gives them: each place begins with its source.
+        body: What was sent, to tell fields from the names pydantic gives to the members of a union.
+    """
+    root: dict[str | int, Any] = {}
+    for problem in problems[:MAX_ERRORS]:
+        source, *places = problem["loc"]
+        path = _fields(places, body, problem["type"]) if source == "body" else places
+        _put(root, path, _message(problem))
+    found = _shaped(root)
+    return cast(dict[str, JsonValue], found if isinstance(found, dict) else {NON_FIELD: found})
+
+
+def _fields(places: Sequence[str | int], body: Any, kind: str) -> list[str | int]:
+    """Return those parts of a place that are fields and items of the body."""
+    path: list[str | int] = []
+    value = body
+    for index, part in enumerate(places):
+        if isinstance(value, dict) and part in value:
+            value = cast(dict[Any, Any], value)[part]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(cast(list[Any], value)):
+            value = cast(list[Any], value)[part]
+        elif not (kind == "missing" and index == len(places) - 1):
+            continue
+        path.append(part)
+    return path
+
+
+def _put(root: dict[str | int, Any], path: Sequence[str | int], message: str) -> None:
+    node = root
+    for part in path:
+        node = node.setdefault(part, {})
+    messages: list[str] = node.setdefault(NON_FIELD, [])
+    if message not in messages:
+        messages.append(message)
+
+
+def _shaped(node: dict[str | int, Any]) -> JsonValue:
+    messages: list[str] = node.get(NON_FIELD, [])
+    children = {key: _shaped(child) for key, child in node.items() if key != NON_FIELD}
+    if not children:
+        return cast(JsonValue, messages)
+    if not messages and all(isinstance(key, int) for key in children):
+        if all(isinstance(child, dict) for child in children.values()):
+            # The way of Django's serializers: an item without fault is an empty object.
+            last = max(cast(list[int], list(children)))
+            return [children.get(index, {}) for index in range(last + 1)]
+        return {str(key): child for key, child in children.items()}
+    named: dict[str, JsonValue] = {str(key): child for key, child in children.items()}
+    return {**named, NON_FIELD: cast(JsonValue, messages)} if messages else named
+
+
+def _message(problem: Mapping[str, Any]) -> str:
+    kind: str = problem["type"]
+    limits: Mapping[str, Any] = problem.get("ctx") or {}
+    if kind == "missing":
+        return _REQUIRED
+    if problem.get("input", ...) is None and (kind.endswith("_type") or kind in ("literal_error", "is_instance_of")):
+        return _NOT_NULL
+    match kind:
+        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
+            return "A valid integer is required."
+        case "float_type" | "float_parsing" | "finite_number":
+            return "A valid number is required."
+        case "string_type" | "string_unicode":
+            return "Not a valid string."
+        case "bool_type" | "bool_parsing":
+            return "Must be a valid boolean."
+        case "list_type":
+            return "Expected a list of items."
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return "Invalid data. Expected a dictionary."
+        case "string_too_short" if limits.get("min_length") == 1:
+            return "This field may not be blank."
+        case "too_short" if limits.get("min_length") == 1:
+            return "This list may not be empty."
+        case "string_too_long":
+            return f"Ensure this field has no more than {limits.get('max_length')} characters."
+        case "too_long":
+            return f"Ensure this field has no more than {limits.get('max_length')} elements."
+        case "greater_than_equal":
+            return f"Ensure this value is greater than or equal to {limits.get('ge')}."
+        case "less_than_equal":
+            return f"Ensure this value is less than or equal to {limits.get('le')}."
+        case "literal_error" | "enum":
+            return f"Not a valid choice; it must be {limits.get('expected')}."
+        case "value_error":
+            return str(limits.get("error", problem["msg"]))
+        case _:
+            return str(problem["msg"])

@@ -1,0 +1,241 @@
+"""A call as it happens: ``…/runs/{id}/events``, as server-sent events."""
+
+import json
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import anyio
+from fastapi import FastAPI, Header, Request
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from runner.api.auth import AppServices
+from runner.api.errors import refusals
+from runner.api.routes.runs import find_run
+from runner.api.routing import CompatRouter
+from runner.api.schemas.query import PathId
+from runner.api.services import Services
+from runner.api.sharing import Reader, Reading
+from runner.records.results import line_of
+from runner.records.statuses import FINAL_RUN, RunStatus
+from runner.records.store import ArtefactMissing, artefact_key
+from runner.records.tables import RunRow
+
+TIMELINE = "timeline.jsonl"
+
+MAX_LIVE_RUNS = 256
+MAX_RUN_BYTES = 4_000_000
+"""How much of a call is kept in memory; of a longer one the beginning goes first."""
+
+LOOK_EVERY_S = 1.0
+"""How often a watcher looks whether its run has ended without anybody telling."""
+
+HEARTBEAT_S = 15
+
+router = CompatRouter("/test_framework/v1/runs", "/test_framework/v1/runs-external", tags=["runs"])
+
+
+@dataclass
+class _Live:
+    """The events of one attempt at a run.
+
+    Attributes:
+        attempt: The attempt.
+        dropped: How many at the beginning are not kept any more.
+        events: The others, as JSON.
+    """
+
+    attempt: int
+    dropped: int = 0
+    events: deque[str] = field(default_factory=deque[str])
+    size: int = 0
+
+    def add(self, events: Iterable[str]) -> None:
+        """Append events."""
+        for event in events:
+            self.events.append(event)
+            self.size += len(event)
+        while self.size > MAX_RUN_BYTES and len(self.events) > 1:
+            self.size -= len(self.events.popleft())
+            self.dropped += 1
+
+    def after(self, position: int) -> list[tuple[int, str]]:
+        """Return the events from a position on, each with the position after it."""
+        start = max(0, position - self.dropped)
+        return [(self.dropped + index + 1, event) for index, event in enumerate(self.events) if index >= start]
+
+
+class LiveTimelines:
+    """What workers tell of the calls they are making, for whoever watches. In memory: the artefact is the truth."""
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[int, _Live] = OrderedDict()
+        self._changes: dict[int, anyio.Event] = {}
+
+    def post(self, run_id: int, attempt: int, events: Sequence[dict[str, Any]]) -> None:
+        """Take in events. Those of an earlier attempt than the latest are passed over."""
+        live = self._runs.get(run_id)
+        if live is None or live.attempt < attempt:
+            live = self._runs[run_id] = _Live(attempt)
+        elif live.attempt > attempt:
+            return
+        self._runs.move_to_end(run_id)
+        while len(self._runs) > MAX_LIVE_RUNS:
+            self._runs.popitem(last=False)
+        live.add(json.dumps(event, separators=(",", ":")) for event in events)
+        self._wake(run_id)
+
+    def end(self, run_id: int) -> None:
+        """Let go of a run that has ended."""
+        self._runs.pop(run_id, None)
+        self._wake(run_id)
+
+    def live(self, run_id: int) -> _Live | None:
+        """Return what is there of a run."""
+        return self._runs.get(run_id)
+
+    async def change(self, run_id: int, *, timeout_s: float) -> None:
+        """Wait until something is told of a run, or for so long."""
+        changed = self._changes.setdefault(run_id, anyio.Event())
+        with anyio.move_on_after(timeout_s):
+            await changed.wait()
+        if self._changes.get(run_id) is changed:
+            self._wake(run_id)
+
+    def _wake(self, run_id: int) -> None:
+        changed = self._changes.pop(run_id, None)
+        if changed is not None:
+            changed.set()
+
+
+def live_timelines(app: FastAPI) -> LiveTimelines:
+    """Return the application's."""
+    if not hasattr(app.state, "live_timelines"):
+        app.state.live_timelines = LiveTimelines()
+    found: LiveTimelines = app.state.live_timelines
+    return found
+
+
+_MESSAGE: dict[str, Any] = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"enum": ["message", "restart", "end"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+"""One message, as an event stream's schema describes it up to OpenAPI 3.1."""
+
+
+@router.get(
+    "/{id}/events/",
+    response_class=EventSourceResponse,
+    responses={
+        **refusals(404),
+        200: {
+            "content": {"text/event-stream": {"schema": _MESSAGE}},
+            "description": "The timeline, message by message.",
+        },
+    },
+)
+async def watch(
+    request: Request,
+    services: AppServices,
+    reader: Reader,
+    id: PathId,
+    last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+) -> EventSourceResponse:
+    """Watch a call: the events of its timeline, first those that were, then each as it happens.
+
+    ``data`` of every message is an event as ``timeline.jsonl`` has it. ``restart`` says that another attempt begins;
+    ``end`` is the last message, and says what the run came to. Ours.
+    """
+    async with services.database.reading() as session:
+        await find_run(session, reader, id)
+    position = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else 0
+    return EventSourceResponse(
+        timeline_of(services, live_timelines(request.app), reader, id, position), ping=HEARTBEAT_S
+    )
+
+
+async def timeline_of(
+    services: Services, timelines: LiveTimelines, reader: Reading, run_id: int, position: int = 0
+) -> AsyncGenerator[ServerSentEvent]:
+    """Yield the messages of a run's timeline until the run has ended.
+
+    Args:
+        services: What it works with.
+        timelines: What workers tell.
+        reader: Who watches.
+        run_id: The run.
+        position: How many events are known already.
+    """
+    shown: _Live | None = None
+    while True:
+        live = timelines.live(run_id) or shown
+        if live is not None:
+            if shown is not None and live.attempt != shown.attempt:
+                position = 0
+                yield ServerSentEvent(json.dumps({"attempt": live.attempt}), event="restart")
+            shown = live
+            for position, event in live.after(position):  # noqa: B020 - the position is where it stands
+                yield ServerSentEvent(event, id=str(position))
+        run = await _run(services, reader, run_id)
+        if run is None:
+            return
+        if RunStatus(run.status) in FINAL_RUN:
+            break
+        if timelines.live(run_id) in (None, shown) and (shown is None or not shown.after(position)):
+            await timelines.change(run_id, timeout_s=LOOK_EVERY_S)
+    if shown is not None:
+        for position, event in shown.after(position):  # noqa: B020
+            yield ServerSentEvent(event, id=str(position))
+    else:
+        async for place, event in _stored(services, run):
+            if place > position:
+                yield ServerSentEvent(event, id=str(place))
+    line = line_of(run)
+    end = {
+        "status": line.status.value,
+        "success": line.passed,
+        "cause": line.cause,
+        "ended_reason": line.ended_reason,
+        "detail": line.detail or line.error_message or None,
+    }
+    yield ServerSentEvent(json.dumps(end), event="end")
+
+
+async def _run(services: Services, reader: Reading, run_id: int) -> RunRow | None:
+    async with services.database.reading() as session:
+        run = await session.get(RunRow, run_id)
+    return run if run is not None and run.project_id == reader.project_id and reader.sees(run.result_id) else None
+
+
+async def _stored(services: Services, run: RunRow) -> AsyncGenerator[tuple[int, str]]:
+    """Yield the events of a run that has ended, numbered from 1. A last line that was cut off is left out."""
+    if TIMELINE not in run.artefacts:
+        return
+    count = 0
+    try:
+        async for text in _lines(services.store.get(artefact_key(run.id, TIMELINE))):
+            try:
+                json.loads(text)
+            except ValueError:
+                continue
+            count += 1
+            yield count, text
+    except ArtefactMissing:
+        return
+
+
+async def _lines(pieces: AsyncIterable[bytes]) -> AsyncGenerator[str]:
+    rest = b""
+    async for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            if line.strip():
+                yield line.decode(errors="replace")
+    if rest.strip():
+        yield rest.decode(errors="replace")

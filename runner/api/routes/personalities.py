@@ -1,0 +1,157 @@
+"""Personalities: ``/test_framework/v1/personalities``."""
+
+from typing import Annotated
+
+from fastapi import Query
+from sqlalchemy import Select, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from runner.api.auth import AppServices, ProjectId
+from runner.api.errors import BadRequest, Forbidden, NotFound, missing, refusals
+from runner.api.paging import Page, PageAsked
+from runner.api.routing import CompatRouter
+from runner.api.schemas import personalities as schemas
+from runner.api.schemas.common import of_row
+from runner.api.schemas.query import PathId, QueryId, Search
+from runner.records.tables import Personality
+
+router = CompatRouter(
+    "/test_framework/v1/personalities", "/test_framework/v1/personalities-external", tags=["personalities"]
+)
+
+_READ_ONLY = "Built-in personalities are shared and can't be changed: fork one, and change the copy."
+
+_Body = schemas.PersonalityBody | schemas.PersonalityPatch
+
+
+@router.get("/", responses=refusals(404))
+async def list_personalities(
+    services: AppServices,
+    project: ProjectId,
+    paging: PageAsked,
+    project_id: QueryId = None,
+    language: Annotated[str | None, Query(max_length=20)] = None,
+    search: Search = None,
+) -> Page[schemas.Personality]:
+    """List the built-in personalities, and those of the key's project."""
+    statement = _seen(project).order_by(Personality.id)
+    if project_id is not None and project_id != project:
+        statement = statement.where(Personality.project_id.is_(None))
+    if language:
+        statement = statement.where(Personality.language == language)
+    if search:
+        statement = statement.where(Personality.name.icontains(search, autoescape=True))
+    async with services.database.reading() as session:
+        rows, count = await paging.rows(session, statement)
+    return paging.page_of([_shown(row) for row in rows], count)
+
+
+@router.post("/", status_code=201, responses=refusals())
+async def create_personality(
+    services: AppServices, project: ProjectId, body: schemas.PersonalityBody
+) -> schemas.Personality:
+    """Create a personality."""
+    row = Personality(project_id=project, data={})
+    _fill(row, body, project, whole=True)
+    async with services.database.session() as session:
+        session.add(row)
+        await session.flush()
+    return _shown(row)
+
+
+@router.get("/{id}/", responses=refusals(404))
+async def get_personality(services: AppServices, project: ProjectId, id: PathId) -> schemas.Personality:
+    """Show a personality."""
+    async with services.database.reading() as session:
+        return _shown(await _find(session, project, id))
+
+
+@router.patch("/{id}/", responses=refusals(404))
+async def update_personality(
+    services: AppServices, project: ProjectId, id: PathId, body: schemas.PersonalityPatch
+) -> schemas.Personality:
+    """Change what is given of a personality."""
+    return await _change(services, project, id, body, whole=False)
+
+
+@router.put("/{id}/", responses=refusals(404))
+async def replace_personality(
+    services: AppServices, project: ProjectId, id: PathId, body: schemas.PersonalityBody
+) -> schemas.Personality:
+    """Replace a personality."""
+    return await _change(services, project, id, body, whole=True)
+
+
+@router.delete("/{id}/", status_code=204, responses=refusals(404))
+async def delete_personality(services: AppServices, project: ProjectId, id: PathId) -> None:
+    """Delete a personality."""
+    async with services.database.session() as session:
+        await session.delete(await _own(session, project, id))
+
+
+@router.post("/{id}/fork/", status_code=201, responses=refusals(404))
+async def fork_personality(
+    services: AppServices, project: ProjectId, id: PathId, body: schemas.ForkBody | None = None
+) -> schemas.Personality:
+    """Copy a personality into the key's project, where it can be changed."""
+    async with services.database.session() as session:
+        origin = await _find(session, project, id)
+        copy = Personality(
+            project_id=project,
+            name=(body.name if body is not None else None) or origin.name,
+            language=origin.language,
+            data={**origin.data, "forked_from": origin.id},
+        )
+        session.add(copy)
+        await session.flush()
+    return _shown(copy)
+
+
+def _seen(project: int) -> Select[Personality]:
+    return select(Personality).where(or_(Personality.project_id.is_(None), Personality.project_id == project))
+
+
+async def _find(session: AsyncSession, project: int, personality_id: int) -> Personality:
+    row = await session.scalar(_seen(project).where(Personality.id == personality_id))
+    if row is None:
+        raise NotFound
+    return row
+
+
+async def _own(session: AsyncSession, project: int, personality_id: int) -> Personality:
+    row = await _find(session, project, personality_id)
+    if row.project_id is None:
+        raise Forbidden(_READ_ONLY)
+    return row
+
+
+async def _change(
+    services: AppServices, project: int, personality_id: int, body: _Body, *, whole: bool
+) -> schemas.Personality:
+    async with services.database.session() as session:
+        row = await _own(session, project, personality_id)
+        _fill(row, body, project, whole=whole)
+        await session.flush()
+        await session.refresh(row)
+    return _shown(row)
+
+
+def _fill(row: Personality, body: _Body, project: int, *, whole: bool) -> None:
+    if body.project is not None and body.project != project:
+        raise BadRequest({"project": [missing(body.project)]})
+    if whole or body.given("name"):
+        row.name = body.name
+    if whole or body.given("language"):
+        row.language = body.language
+    traits = body.model_dump(mode="json", include=set(schemas.TRAITS), exclude_unset=not whole)
+    row.data = {**row.data, **traits}
+
+
+def _shown(row: Personality) -> schemas.Personality:
+    traits = {name: row.data[name] for name in schemas.TRAITS if name in row.data}
+    return schemas.Personality(
+        **of_row(row, "id", "name", "language", "created_at", "updated_at"),
+        project=row.project_id,
+        forked_from=row.data.get("forked_from"),
+        **traits,
+    )

@@ -1,0 +1,324 @@
+"""Runs: ``/test_framework/v1/runs``."""
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, cast, get_args
+
+from fastapi import Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from runner.api.auth import AppServices, ProjectId
+from runner.api.errors import BadRequest, NotFound, refusals
+from runner.api.filters import holds_any, words_of
+from runner.api.paging import Page, PageAsked, absolute_url
+from runner.api.routes.results import ids_of
+from runner.api.routing import CompatRouter
+from runner.api.schemas import runs as schemas
+from runner.api.schemas.query import PathId, QueryId, Search, Words
+from runner.api.sharing import Reader, Reading
+from runner.errors import UsageError
+from runner.records.results import RunFilter
+from runner.records.runs import request_cancel
+from runner.records.store import ArtefactMissing, artefact_key
+from runner.records.tables import ResultRow, RunRow
+
+PATH = "/test_framework/v1/runs"
+
+router = CompatRouter(PATH, "/test_framework/v1/runs-external", tags=["runs"])
+
+_RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,18})-(?P<last>\d{0,18})|-(?P<suffix>\d{1,18}))", re.ASCII)
+_CLOCK = re.compile(r"(?P<minutes>\d{1,6}):(?P<seconds>\d{2})", re.ASCII)
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
+
+_TYPES = {".wav": "audio/wav", ".jsonl": "application/x-ndjson", ".json": "application/json", ".log": "text/plain"}
+_ANYTHING = "application/octet-stream"
+"""Everything else: a page of somebody else's, say, would run here with this server's rights."""
+
+AnyStatus = Literal[
+    "running",
+    "completed",
+    "failed",
+    "pending",
+    "in_progress",
+    "evaluating",
+    "in_queue",
+    "timeout",
+    "cancelled",
+    "scaling_up",
+]
+"""Every status there is at Cekura. Here no run is ever in some of them."""
+
+DurationText = Annotated[str | None, Query(max_length=20, description="Seconds, or MM:SS.")]
+Moment = Annotated[AwareDatetime | None, Query(description="ISO 8601, with its time zone.")]
+
+
+@router.get("/", responses=refusals(404))
+async def list_runs(
+    request: Request,
+    services: AppServices,
+    reader: Reader,
+    paging: PageAsked,
+    result_id: QueryId = None,
+    agent_id: QueryId = None,
+    project_id: QueryId = None,
+    id__in: Words = None,
+    status: Annotated[AnyStatus | None, Query()] = None,
+    status__in: Words = None,
+    success: Annotated[bool | None, Query()] = None,
+    timestamp__gte: Moment = None,
+    timestamp__lte: Moment = None,
+    duration__gte: DurationText = None,
+    duration__lte: DurationText = None,
+    scenario__id: QueryId = None,
+    personality__id: QueryId = None,
+    tags: Words = None,
+    search: Search = None,
+    call_ended_reason: Annotated[str | None, Query(max_length=1_000)] = None,
+    call_ended_reason__in: Words = None,
+    call_ended_reason__icontains: Annotated[str | None, Query(max_length=1_000)] = None,
+) -> Page[schemas.Run]:
+    """List runs, the latest first. Also open to whoever has a link to their result."""
+    statuses = [*words_of(status__in), *([status] if status is not None else [])]
+    reasons = [*words_of(call_ended_reason__in), *([call_ended_reason] if call_ended_reason else [])]
+    wanted = RunFilter(
+        project_id=reader.project_id,
+        result_id=result_id,
+        agent_id=agent_id,
+        scenario_id=scenario__id,
+        personality_id=personality__id,
+        ids=ids_of(id__in, "id__in") if id__in else None,
+        statuses=_statuses(statuses) or None,
+        success=success,
+        since=timestamp__gte,
+        until=timestamp__lte,
+        shortest_s=_seconds(duration__gte, "duration__gte"),
+        longest_s=_seconds(duration__lte, "duration__lte"),
+        search=search,
+        ended_reasons=reasons or None,
+        ended_reason_holds=call_ended_reason__icontains,
+    )
+    statement = _narrowed(wanted.select(), reader)
+    if project_id is not None:
+        statement = statement.where(RunRow.project_id == project_id)
+    if labels := words_of(tags):
+        statement = statement.where(holds_any(cast(Any, RunRow.snapshot["tags"]), labels))
+    async with services.database.reading() as session:
+        rows, count = await paging.rows(session, statement)
+        return paging.page_of(await _shown(session, request, rows), count)
+
+
+@router.get("/bulk/", responses=refusals(404))
+async def bulk(
+    request: Request,
+    services: AppServices,
+    reader: Reader,
+    ids: Annotated[str | None, Query(max_length=20_000, description="Ids, separated by commas.")] = None,
+    run_ids: Annotated[str | None, Query(max_length=20_000, description="The same, as it was once called.")] = None,
+) -> list[schemas.Run]:
+    """Show several runs, in the order asked for; those that are not there are left out."""
+    wanted = list(dict.fromkeys([i for name in ("ids", "run_ids") for i in _given(name, ids, run_ids)]))
+    if not wanted:
+        raise BadRequest({"run_ids": ["This field is required."]})
+    async with services.database.reading() as session:
+        statement = select(RunRow).where(RunRow.project_id == reader.project_id, RunRow.id.in_(wanted))
+        rows = {row.id: row for row in await session.scalars(_narrowed(statement, reader))}
+        return await _shown(session, request, [rows[run_id] for run_id in wanted if run_id in rows])
+
+
+@router.get("/{id}/", responses=refusals(404))
+async def get_run(request: Request, services: AppServices, reader: Reader, id: PathId) -> schemas.Run:
+    """Show a run. Also open to whoever has a link to its result."""
+    async with services.database.reading() as session:
+        (shown,) = await _shown(session, request, [await find_run(session, reader, id)])
+    return shown
+
+
+@router.post("/{id}/end_call/", response_class=Response, responses=refusals(404))
+async def end_call(services: AppServices, project: ProjectId, id: PathId) -> Response:
+    """End a call: at once if it has not begun, within two seconds if it is on. One that is over stays as it is."""
+    async with services.database.session() as session:
+        await find_run(session, Reading(project), id)
+        cancelled = await request_cancel(session, [id])
+    await services.queue.forget(cancelled)
+    return Response(status_code=200)
+
+
+@router.get("/{id}/trace/", responses=refusals(404))
+async def get_trace(services: AppServices, reader: Reader, id: PathId) -> schemas.Trace:
+    """Show what a tracer inside the agent sent of a run."""
+    async with services.database.reading() as session:
+        run = await find_run(session, reader, id)
+    if not run.trace:
+        raise NotFound("No trace was recorded for this run.")
+    trace = dict(run.trace)
+    trace_id, spans = trace.pop("trace_id", None), trace.pop("spans", None)
+    return schemas.Trace(
+        trace_id=trace_id if isinstance(trace_id, str) else None,
+        spans=spans if isinstance(spans, list) else [],
+        session=trace,
+    )
+
+
+_BYTES: dict[str, Any] = {"content": {kind: {} for kind in sorted({*_TYPES.values(), _ANYTHING})}}
+Name = Annotated[str, Path(max_length=200, description="Such as recording.wav, timeline.jsonl or run.json.")]
+
+
+@router.get(
+    "/{id}/artefacts/{name}/",
+    response_class=StreamingResponse,
+    responses={
+        **refusals(404),
+        200: {**_BYTES, "description": "The whole of it."},
+        206: {**_BYTES, "description": "The range that was asked for."},
+        416: {"description": "The range lies beyond the end."},
+    },
+)
+async def get_artefact(request: Request, services: AppServices, reader: Reader, id: PathId, name: Name) -> Response:
+    """Give out what is kept of a call. A single range of bytes can be asked for, as players do that seek."""
+    return await _artefact(request, services, reader, id, name, with_body=True)
+
+
+@router.api_route("/{id}/artefacts/{name}/", methods=["HEAD"], include_in_schema=False)
+async def head_artefact(request: Request, services: AppServices, reader: Reader, id: PathId, name: Name) -> Response:
+    """Say how large what is kept of a call is."""
+    return await _artefact(request, services, reader, id, name, with_body=False)
+
+
+async def find_run(session: AsyncSession, reader: Reading, run_id: int) -> RunRow:
+    """Return a run that a reader may see.
+
+    Raises:
+        NotFound: There is none.
+    """
+    statement = select(RunRow).where(RunRow.project_id == reader.project_id, RunRow.id == run_id)
+    row = await session.scalar(_narrowed(statement, reader))
+    if row is None:
+        raise NotFound
+    return row
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Bytes of an artefact: from the first to before the end."""
+
+    first: int
+    end: int
+
+
+async def _artefact(
+    request: Request, services: AppServices, reader: Reading, run_id: int, name: str, *, with_body: bool
+) -> Response:
+    async with services.database.reading() as session:
+        run = await find_run(session, reader, run_id)
+    if name not in run.artefacts:
+        raise NotFound
+    try:
+        key = artefact_key(run_id, name)
+    except UsageError:
+        raise NotFound from None
+    size = await services.store.size(key)
+    if size is None:
+        raise NotFound("It is not kept any more.")
+    headers = {
+        "Accept-Ranges": "bytes",
+        "ETag": f'"{run_id}-{run.attempt}-{size}"',
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "private",
+    }
+    span = _span(request, size, headers["ETag"])
+    if span is None:
+        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
+    partial = (span.first, span.end) != (0, size)
+    if partial:
+        headers["Content-Range"] = f"bytes {span.first}-{span.end - 1}/{size}"
+    headers["Content-Length"] = str(span.end - span.first)
+    status, kind = (206 if partial else 200), _type_of(name)
+    if not with_body or span.first == span.end:
+        return Response(status_code=status, headers=headers, media_type=kind)
+    pieces = services.store.get(key, span.first, span.end if partial else None)
+    try:
+        # The first piece before the headers: what is gone by now is a 404, and no broken answer.
+        first = await anext(pieces)
+    except ArtefactMissing:
+        raise NotFound("It is not kept any more.") from None
+
+    async def body() -> AsyncGenerator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    return StreamingResponse(body(), status_code=status, headers=headers, media_type=kind)
+
+
+def _span(request: Request, size: int, etag: str) -> _Span | None:
+    """Return the bytes that are asked for; None if they lie beyond the end.
+
+    What is no single range of bytes, or was meant for another version, is answered with the whole (RFC 9110, 14.2).
+    """
+    whole = _Span(0, size)
+    asked = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
+    condition = request.headers.get("if-range")
+    if asked is None or (condition is not None and condition != etag):
+        return whole
+    if asked["suffix"] is not None:
+        length = min(int(asked["suffix"]), size)
+        return _Span(size - length, size) if length else None
+    first = int(asked["first"])
+    last = int(asked["last"]) if asked["last"] else size - 1
+    if asked["last"] and last < first:
+        return whole
+    return _Span(first, min(last, size - 1) + 1) if first < size else None
+
+
+def _type_of(name: str) -> str:
+    return _TYPES.get(PurePosixPath(name).suffix.lower(), _ANYTHING)
+
+
+def _narrowed(statement: Select[RunRow], reader: Reading) -> Select[RunRow]:
+    return statement if reader.result_id is None else statement.where(RunRow.result_id == reader.result_id)
+
+
+async def _shown(session: AsyncSession, request: Request, rows: Sequence[RunRow]) -> list[schemas.Run]:
+    ids = {row.result_id for row in rows}
+    found = await session.execute(
+        select(ResultRow.id, ResultRow.name, ResultRow.agent_name, ResultRow.run_type).where(ResultRow.id.in_(ids))
+    )
+    results = {row.id: row for row in found}
+    base = absolute_url(request, PATH)
+    return [
+        schemas.run(
+            row,
+            result_name=results[row.result_id].name,
+            agent_name=results[row.result_id].agent_name,
+            run_type=results[row.result_id].run_type,
+            artefacts={name: f"{base}/{row.id}/artefacts/{name}" for name in sorted(row.artefacts)},
+        )
+        for row in rows
+    ]
+
+
+def _given(name: str, ids: str | None, run_ids: str | None) -> list[int]:
+    text = ids if name == "ids" else run_ids
+    return ids_of(text, name) if text else []
+
+
+def _statuses(texts: Sequence[str]) -> list[str]:
+    known = get_args(AnyStatus)
+    if any(text not in known for text in texts):
+        raise BadRequest({"status__in": [f"Not a valid choice; they are {', '.join(known)}."]})
+    return list(texts)
+
+
+def _seconds(text: str | None, name: str) -> float | None:
+    if not text:
+        return None
+    if clock := _CLOCK.fullmatch(text):
+        return int(clock["minutes"]) * 60.0 + int(clock["seconds"])
+    if not _SECONDS.fullmatch(text):
+        raise BadRequest({name: ["Expected seconds, or MM:SS."]})
+    return float(text)

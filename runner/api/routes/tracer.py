@@ -1,0 +1,74 @@
+"""The tracer's webhook: ``/test_framework/v1/pipecat/webhook``."""
+
+import json
+from typing import Any
+
+from sqlalchemy import update
+
+from runner.api.auth import AppServices, ProjectId
+from runner.api.errors import refusals
+from runner.api.routing import CompatRouter
+from runner.api.schemas.common import MAX_ID
+from runner.api.schemas.tracer import TraceBody, TraceTaken
+from runner.records.tables import RunRow, utc_now
+
+MAX_TRACE_BYTES = 1_000_000
+"""So much of a trace is kept; the logs go first, then the transcript."""
+
+RUN_ID = "cekura_run_id"
+
+router = CompatRouter("/test_framework/v1/pipecat/webhook", tags=["tracer"])
+
+
+@router.post("/", responses=refusals())
+async def take_trace(services: AppServices, project: ProjectId, body: TraceBody) -> TraceTaken:
+    """Store what a tracer inside the agent saw with the run whose id the session was started with.
+
+    A trace of a run that is not known is not an error: the agent can't do anything about it.
+    """
+    run_id = _run_id(body)
+    if run_id is None:
+        return TraceTaken(run=None, stored=False, detail=f"provider_data.session_params has no {RUN_ID}.")
+    trace, truncated = _kept(body, run_id)
+    mine = update(RunRow).where(RunRow.id == run_id, RunRow.project_id == project)
+    async with services.database.session() as session:
+        found = await session.scalar(mine.values(trace=trace).returning(RunRow.id))
+    if found is None:
+        return TraceTaken(run=None, stored=False, detail=f"There is no run {run_id}.")
+    return TraceTaken(run=run_id, stored=True, truncated=truncated)
+
+
+def _run_id(body: TraceBody) -> int | None:
+    """Return the run's id, as a number or as the text that some servers make of it."""
+    given = ((body.provider_data.session_params if body.provider_data else None) or {}).get(RUN_ID)
+    if isinstance(given, str) and given.isascii() and given.isdigit() and len(given) < 20:
+        given = int(given)
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_ID:
+        return None
+    return given
+
+
+def _kept(body: TraceBody, run_id: int) -> tuple[dict[str, Any], bool]:
+    """Return what is kept of a trace, and whether something was left out for its size.
+
+    Of the session's parameters only the run's id: the others can hold keys of the agent.
+    """
+    trace = body.model_dump(mode="json", exclude_none=True)
+    provider = trace.get("provider_data", {})
+    provider["session_params"] = {RUN_ID: run_id}
+    trace["received_at"] = utc_now().isoformat()
+    truncated = False
+    for part in ("logs", "transcript"):
+        if _size(trace) <= MAX_TRACE_BYTES:
+            return trace, truncated
+        if trace.pop(part, None) is not None:
+            truncated = True
+    if _size(trace) > MAX_TRACE_BYTES:
+        known = ("session_start", "session_end", "trace_id", "received_at")
+        trace = {name: trace[name] for name in known if name in trace and _size(trace[name]) <= 1_000}
+        truncated = True
+    return trace, truncated
+
+
+def _size(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode())

@@ -1,0 +1,56 @@
+"""What all bodies have in common."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, StringConstraints
+
+MAX_ID = 2**63 - 1
+
+
+def _whole(value: Any) -> Any:
+    """Return a whole number as one: to JSON, 2 and 2.0 are the same."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = BeforeValidator(_whole)
+"""Belongs to every whole number in a body."""
+
+Id = Annotated[int, Whole, Field(ge=1, le=MAX_ID)]
+"""An id of the record."""
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
+
+JsonObject = dict[str, JsonValue]
+"""A JSON object that is kept and given back as it is."""
+
+Timestamp = Annotated[
+    datetime,
+    PlainSerializer(lambda at: at.isoformat().replace("+00:00", "Z"), return_type=str, when_used="json"),
+]
+"""ISO 8601, UTC, as Cekura writes it: ``2026-01-01T10:00:00.000000Z``."""
+
+
+Unset: Any = Field(default_factory=str)
+"""The default of a text that a change may leave out, and that has none: look at ``given``."""
+
+
+class RequestBody(BaseModel):
+    """Base of what is sent: types are what they are (no ``"1"`` for 1), and unknown fields are passed over."""
+
+    model_config = ConfigDict(strict=True)
+
+    def given(self, name: str) -> bool:
+        """Whether a field was sent, also as null."""
+        return name in self.model_fields_set
+
+
+class ResponseBody(BaseModel):
+    """Base of what is answered."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def of_row(row: Any, *names: str) -> dict[str, Any]:
+    """Return attributes of a row, by their names."""
+    return {name: getattr(row, name) for name in names}

@@ -1,0 +1,161 @@
+"""Launches."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, JsonValue, SecretStr, StringConstraints
+
+from runner.api.schemas.common import Id, JsonObject, RequestBody, ResponseBody, Timestamp
+from runner.records.statuses import ResultStatus, RunStatus
+
+RoomUrl = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
+Label = Annotated[str, StringConstraints(max_length=200)]
+ToolName = Annotated[str, StringConstraints(max_length=200)]
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Number = Annotated[str, StringConstraints(max_length=40)]
+
+MAX_ENTRIES = 10_000
+MAX_TOKEN_CHARACTERS = 20_000
+
+Frequency = Annotated[int, Field(ge=1, le=100)]
+ConcurrencyLimit = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class RoomEntry(RequestBody):
+    """A scenario, and the room it is played in.
+
+    Attributes:
+        scenario: The scenario.
+        pipecat_room_url: A Daily room, an ``/api/offer`` address, or the base address of a Pipecat runner.
+        pipecat_token: The room's token; elsewhere than on Daily it goes along as a bearer header. Kept encrypted
+            until the run ends, then erased.
+        publish_data_message: Sent once, unchanged, when caller and agent are both in the room. Null is none.
+    """
+
+    scenario: Id
+    pipecat_room_url: RoomUrl
+    pipecat_token: Annotated[SecretStr, Field(max_length=MAX_TOKEN_CHARACTERS)] | None = None
+    publish_data_message: JsonValue = None
+
+    @property
+    def token(self) -> SecretStr | None:
+        """The token; None where it is empty."""
+        return (
+            self.pipecat_token if self.pipecat_token is not None and self.pipecat_token.get_secret_value() else None
+        )
+
+
+class LaunchCommon(RequestBody):
+    """What both kinds of launch have.
+
+    Attributes:
+        agent: The agent; without one that of the first scenario.
+        agent_id: The same.
+        name: A label for the result.
+        frequency: How often each scenario is run.
+        concurrency_limit: How many of the runs may be on at once.
+        mock_tool_names: Kept and shown; tools are not mocked here.
+    """
+
+    agent: Id | None = None
+    agent_id: Id | None = None
+    name: Label | None = None
+    frequency: Frequency | None = None
+    concurrency_limit: ConcurrencyLimit | None = None
+    mock_tool_names: Annotated[list[ToolName], Field(max_length=1_000)] | None = None
+
+
+class RoomLaunch(LaunchCommon):
+    """Scenarios that are played in rooms that are there: one run for each entry.
+
+    ``name``, ``frequency`` and ``concurrency_limit`` are ours.
+    """
+
+    scenarios: Annotated[list[RoomEntry], Field(min_length=1, max_length=MAX_ENTRIES)]
+
+
+class SessionEntry(RequestBody):
+    """A scenario for which a session of the agent is started."""
+
+    scenario: Id
+    publish_data_message: JsonValue = None
+
+
+class PipecatData(RequestBody):
+    """In place of what is saved with the agent; nothing is merged. Kept encrypted, and never given back.
+
+    Attributes:
+        pipecat_agent_name: The agent's name at Pipecat Cloud.
+        config: The body that reaches the agent.
+        room_properties: Of the Daily room that comes with the session.
+    """
+
+    pipecat_agent_name: Annotated[str, StringConstraints(max_length=200)] | None = None
+    config: JsonObject | None = None
+    room_properties: JsonObject | None = None
+
+
+class SessionLaunch(LaunchCommon):
+    """Scenarios for which sessions of the agent are started.
+
+    Attributes:
+        scenarios: Ids, or objects that may bring a data message.
+        tags: In place of scenarios: the agent's that have one of these.
+        folder_path: In place of scenarios: those in this folder, and below it.
+        project_id: Where that folder is; the key's project.
+        personality_ids: Every scenario is run with each of these.
+        personality_id: One more of them.
+        test_profile_ids: Every scenario is run with each of these.
+        test_profile_id: One more of them.
+        pipecat_data: In place of what is saved with the agent.
+        agent_number: Kept and shown; nobody is called by telephone.
+        outbound_phone_number: Likewise.
+    """
+
+    scenarios: Annotated[list[Id | SessionEntry], Field(max_length=MAX_ENTRIES)] | None = None
+    tags: Annotated[list[Tag], Field(max_length=1_000)] | None = None
+    folder_path: Annotated[str, StringConstraints(max_length=400)] | None = None
+    project_id: Id | None = None
+    personality_ids: Annotated[list[Id], Field(max_length=1_000)] | None = None
+    personality_id: Id | None = None
+    test_profile_ids: Annotated[list[Id], Field(max_length=1_000)] | None = None
+    test_profile_id: Id | None = None
+    pipecat_data: PipecatData | None = None
+    agent_number: Number | None = None
+    outbound_phone_number: Number | None = None
+
+
+class LaunchedRun(ResponseBody):
+    """A run, as a launch answers with it.
+
+    Attributes:
+        number: The agent's number, if it calls.
+        inbound_number: The agent's number, if it is called.
+        test_profile_data: The test profile, ``{id, name, information}``.
+        outbound_dial_window_opens_at: Nobody is called by telephone: always null, as the two below.
+    """
+
+    id: int
+    status: RunStatus
+    scenario: int | None
+    number: str | None
+    inbound_number: str | None
+    scenario_name: str
+    test_profile_data: dict[str, Any] | None
+    outbound_dial_window_opens_at: None = None
+    outbound_dial_window_seconds: None = None
+    outbound_dial_window_closes_at: None = None
+
+
+class Launched(ResponseBody):
+    """The result that a launch created, with its runs."""
+
+    id: int
+    agent: int | None
+    name: str
+    status: ResultStatus
+    success_rate: float
+    run_as_text: bool
+    is_cronjob: bool
+    created_at: Timestamp
+    updated_at: Timestamp
+    runs: list[LaunchedRun]

@@ -1,0 +1,264 @@
+"""Results."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from runner.api.schemas.common import Id, RequestBody, ResponseBody, Timestamp
+from runner.api.schemas.runs import LATENCY_METRIC_ID, Metric, ResultRun, clock, latency_metrics, result_run
+from runner.evaluation.outcome import Cause
+from runner.records.results import Counts, RunLine, counts_of
+from runner.records.runs import shown_settings
+from runner.records.statuses import ResultStatus, RunStatus
+from runner.records.tables import ResultRow
+
+MAX_DELETED = 100
+MAX_ISSUES = 10
+
+
+class NamedScenario(ResponseBody):
+    """A scenario's id and name."""
+
+    id: int
+    name: str
+
+
+class RunSummary(ResponseBody):
+    """A run in a list of results."""
+
+    id: int
+    status: RunStatus
+    success: bool | None
+    scenario: int | None
+    scenario_name: str
+
+
+class ResultCommon(ResponseBody):
+    """What the list and the detail of results have in common.
+
+    Attributes:
+        completed_runs_count: Runs that have ended, in whatever way.
+        success_runs_count: Those of them that passed.
+        failed_runs_count: Those of them that did not, for whatever reason: with those that passed, all.
+        met_expected_outcome_count: Runs whose expected outcome was met.
+        total_expected_outcome_count: Runs whose expected outcome was decided on.
+        success_rate: Runs that passed of all, from 0 to 100.
+    """
+
+    id: int
+    name: str
+    agent: int | None
+    agent_name: str
+    agent_version: None = None
+    status: ResultStatus
+    run_type: str
+    run_settings: dict[str, Any]
+    run_as_text: bool
+    is_cronjob: bool
+    created_at: Timestamp
+    updated_at: Timestamp
+    total_runs_count: int
+    completed_runs_count: int
+    success_runs_count: int
+    failed_runs_count: int
+    met_expected_outcome_count: int
+    total_expected_outcome_count: int
+    success_rate: float
+
+
+class ResultItem(ResultCommon):
+    """A result in a list."""
+
+    agent_inbound: bool | None
+    runs: list[RunSummary]
+
+
+class OverallEvaluation(ResponseBody):
+    """The measures over all runs."""
+
+    success_rate: float
+    metric_summary: dict[str, Metric]
+    worst_performing_metrics: list[Metric] = Field(default_factory=list[Metric])
+    numeric_metrics: list[Metric]
+    enum_metrics: list[Metric] = Field(default_factory=list[Metric])
+    extra_metrics: list[Metric] = Field(default_factory=list[Metric])
+
+
+class Issue(ResponseBody):
+    """Runs that failed in the same way."""
+
+    rank: int
+    run_ids: list[int]
+    description: str
+    affected_count: int
+
+
+class FailedReasons(ResponseBody):
+    """Why runs failed, the most frequent reason first."""
+
+    issues: list[Issue]
+    total_failed_runs: int
+
+
+class Result(ResultCommon):
+    """A result.
+
+    Attributes:
+        total_duration: Of all calls together, ``MM:SS``.
+        runs: By their ids.
+        connected_runs: Whose caller was in the room with the agent.
+        not_connected_runs: That ended without.
+        successful_calls: That passed.
+        failed_infrastructure_runs: That ended without a verdict, for no fault of the agent.
+        failed_workflow_runs: In which the agent failed.
+    """
+
+    total_duration: str
+    scenarios: list[NamedScenario]
+    runs: dict[str, ResultRun]
+    connected_runs: list[int]
+    not_connected_runs: list[int]
+    successful_calls: list[int]
+    failed_infrastructure_runs: list[int]
+    failed_workflow_runs: list[int]
+    overall_evaluation: OverallEvaluation
+    runs_by_tags: dict[str, list[int]]
+    metrics: list[int]
+    critical_categories: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+    failed_reasons: FailedReasons
+    ai_summary: None = None
+    ai_summary_status: None = None
+    next_steps: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+
+
+class RerunBody(RequestBody):
+    """What is to be run again: all of it, or these runs."""
+
+    run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
+    name: Annotated[str, Field(max_length=200)] | None = None
+
+
+class DeleteRunsBody(RequestBody):
+    """Runs to be deleted, at most a hundred."""
+
+    run_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_DELETED)]
+
+
+class EvaluateMetricsBody(RequestBody):
+    """Runs, and what is to be measured of them."""
+
+    run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)]
+    metric_ids: Annotated[list[Id], Field(min_length=1, max_length=100)]
+
+
+class Evaluated(ResponseBody):
+    """What measuring again came to."""
+
+    status: str
+    detail: str
+    run_ids: list[int]
+    metric_ids: list[int]
+
+
+class EndCallsBody(RequestBody):
+    """Which calls are to end: all of the result's, or these runs'."""
+
+    run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
+
+
+class ShareBody(RequestBody):
+    """How long a link is to hold: for ever, or until then."""
+
+    expire_at: Annotated[datetime, Field(strict=False)] | None = None
+
+
+class Shared(ResponseBody):
+    """A link to a result.
+
+    Attributes:
+        token: Goes into the header ``X-VOCERA-SHAREABLE-LINK-TOKEN``. It is not told again.
+        shareable_link: The result's address, with the token as a fragment: browsers keep that to themselves.
+    """
+
+    token: str
+    shareable_link: str
+
+
+def common(row: ResultRow, counts: Counts) -> dict[str, Any]:
+    """Return the fields that the list and the detail have in common."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "agent": row.agent_id,
+        "agent_name": row.agent_name,
+        "status": ResultStatus(row.status),
+        "run_type": row.run_type,
+        "run_settings": shown_settings(row.run_settings),
+        "run_as_text": row.run_as_text,
+        "is_cronjob": row.is_cronjob,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+        "total_runs_count": counts.total,
+        "completed_runs_count": counts.ended,
+        "success_runs_count": counts.success,
+        "failed_runs_count": counts.failed,
+        "met_expected_outcome_count": counts.met,
+        "total_expected_outcome_count": counts.expected,
+        "success_rate": counts.success_rate,
+    }
+
+
+def result(row: ResultRow, lines: Sequence[RunLine]) -> Result:
+    """Return a result with its runs."""
+    counts = counts_of(lines)
+    ended = [line for line in lines if line.ended]
+    agents_fault = [line.id for line in ended if line.success is False and line.cause == Cause.AGENT.value]
+    metrics = latency_metrics([latency for line in lines for latency in line.latencies_ms])
+    tags: dict[str, list[int]] = {}
+    for line in lines:
+        for tag in line.tags:
+            tags.setdefault(tag, []).append(line.id)
+    return Result(
+        **common(row, counts),
+        total_duration=clock(sum(line.duration_s or 0 for line in lines)) or "00:00",
+        scenarios=[
+            NamedScenario(id=scenario_id, name=name)
+            for scenario_id, name in {line.scenario_id: line.scenario_name for line in lines}.items()
+            if scenario_id is not None
+        ],
+        runs={str(line.id): result_run(line) for line in lines},
+        connected_runs=[line.id for line in lines if line.joined_at is not None],
+        not_connected_runs=[line.id for line in ended if line.joined_at is None],
+        successful_calls=[line.id for line in ended if line.passed],
+        failed_infrastructure_runs=[line.id for line in ended if line.success is None],
+        failed_workflow_runs=agents_fault,
+        overall_evaluation=OverallEvaluation(
+            success_rate=counts.success_rate,
+            metric_summary={str(metric.id): metric for metric in metrics},
+            numeric_metrics=metrics,
+        ),
+        runs_by_tags=tags,
+        metrics=[LATENCY_METRIC_ID],
+        failed_reasons=_failed_reasons(ended),
+    )
+
+
+def _failed_reasons(ended: Sequence[RunLine]) -> FailedReasons:
+    failed = [line for line in ended if not line.passed]
+    texts = {line.id: line.detail or line.error_message or "no reason is known" for line in failed}
+    frequent = Counter(texts.values()).most_common(MAX_ISSUES)
+    return FailedReasons(
+        issues=[
+            Issue(
+                rank=rank,
+                run_ids=[run_id for run_id, own in texts.items() if own == text],
+                description=text,
+                affected_count=count,
+            )
+            for rank, (text, count) in enumerate(frequent, start=1)
+        ],
+        total_failed_runs=len(failed),
+    )

@@ -1,0 +1,370 @@
+"""Runs: Cekura's fields, and under ``scenario_runner`` what is ours."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from runner.api.schemas.common import ResponseBody, Timestamp
+from runner.records.results import MET, Distribution, RunLine, line_of
+from runner.records.statuses import RunStatus
+from runner.records.tables import RunRow
+
+LATENCY_METRIC_ID = 1
+LATENCY_METRIC = "Latency (in ms)"
+
+SCENARIO_DELETED = "Scenario Deleted"
+RECORDING = "recording.wav"
+CALLER_CHANNEL = 0
+
+
+class OutcomeAlignment(ResponseBody):
+    """What became of one expectation of the script; ``aligned`` is null where nobody can say."""
+
+    outcome: str
+    prompt_part: str
+    aligned: bool | None
+
+
+class ExpectedOutcome(ResponseBody):
+    """What became of the script's expectations: 100 all met, 0 not all, 50 undecided."""
+
+    score: int
+    explanation: list[str]
+    outcome_alignments: list[OutcomeAlignment]
+
+
+class Metric(ResponseBody):
+    """A measure. ``score`` is the median, in milliseconds; ``extra`` has the whole distribution."""
+
+    id: int
+    name: str
+    type: str
+    score: float | None
+    explanation: list[str]
+    extra: dict[str, float]
+    function_name: str
+    vocera_defined_metric_code: str
+    p50: float | None
+
+
+class Evaluation(ResponseBody):
+    """The measures of a run."""
+
+    metrics: list[Metric]
+
+
+class Failure(ResponseBody):
+    """Ours: whose fault it was, how the call ended, and what happened in one line."""
+
+    cause: str | None
+    ended_reason: str | None
+    detail: str | None
+
+
+class ResultRun(ResponseBody):
+    """A run within its result."""
+
+    id: int
+    scenario: int | None
+    scenario_name: str
+    personality_name: str | None
+    test_profile_data: dict[str, Any] | None
+    status: RunStatus
+    success: bool | None
+    expected_outcome: ExpectedOutcome | None
+    evaluation: Evaluation
+    error_message: str
+    timestamp: Timestamp
+    executed_at: Timestamp | None
+    duration: str | None
+    metadata: dict[str, Any]
+    inbound_number: str | None
+    outbound_number: str | None
+    scenario_runner: Failure
+
+
+class TranscriptItem(BaseModel):
+    """Who said what when; times in seconds from the beginning of the call."""
+
+    role: str
+    content: str
+    time: str
+    start_time: float
+    end_time: float
+    data: dict[str, Any] | None = None
+    source: str | None = None
+    told: str | None = None
+
+
+class Additions(ResponseBody):
+    """What a run has beyond Cekura's fields.
+
+    Attributes:
+        cause: Whose fault it was, where something failed: agent, caller, room, network, harness.
+        ended_reason: How the call ended, in our words.
+        detail: What happened, in one line.
+        success: True: passed. False: the agent failed. Null: nobody can say, for no fault of the agent.
+        attempt: How often it was taken up by a worker.
+        duration_s: From the beginning of the call to its end.
+        first_response_ms: Agent onset minus both parties present.
+        turns: What each turn took.
+        expectations: What became of each expectation, with its evidence.
+        publish_data_message: The data message, and when it was sent, in seconds from the beginning of the call.
+        judge: What judged, and what that took.
+        notes: What of the scenario was played otherwise than it says, and why.
+        warnings: What did not work as it should without touching the verdict.
+        artefacts: What is kept of the call, with addresses.
+        created_at: When it was launched.
+        started_at: When a worker took it up.
+        joined_at: When the caller was in the room.
+        ended_at: When it had ended.
+    """
+
+    cause: str | None
+    ended_reason: str | None
+    detail: str | None
+    success: bool | None
+    attempt: int
+    duration_s: float | None
+    first_response_ms: float | None
+    turns: list[dict[str, Any]]
+    expectations: list[dict[str, Any]]
+    publish_data_message: dict[str, Any] | None
+    judge: dict[str, Any] | None
+    notes: list[str]
+    warnings: list[str]
+    artefacts: dict[str, str]
+    created_at: Timestamp
+    started_at: Timestamp | None
+    joined_at: Timestamp | None
+    ended_at: Timestamp | None
+
+
+class Run(ResponseBody):
+    """A run: a call with its verdict."""
+
+    id: int
+    result_id: int
+    result_name: str
+    agent: int | None
+    agent_name: str
+    agent_version: None = None
+    scenario: int | None
+    scenario_name: str
+    scenario_type: str | None
+    scenario_instructions: str | None
+    personality: int | None
+    personality_name: str | None
+    test_profile_data: dict[str, Any] | None
+    run_type: str
+    run_as_text: bool
+    tags: list[str]
+    provider_call_id: str | None = None
+    provider_call_details: None = None
+    trace_id: str | None
+    agent_number: str | None
+    outbound_number: str | None
+    inbound_number: str | None
+    email_id: None = None
+    outbound_dial_window_opens_at: None = None
+    outbound_dial_window_seconds: None = None
+    outbound_dial_window_closes_at: None = None
+    status: RunStatus
+    success: bool | None
+    evaluation_status: str | None
+    error_message: str
+    call_ended_reason: str | None
+    metadata: dict[str, Any]
+    is_reviewed: bool = False
+    feedback: str = ""
+    timestamp: Timestamp
+    executed_at: Timestamp | None
+    duration: str | None
+    transcript: str
+    transcript_object: list[TranscriptItem]
+    voice_recording_url: str | None
+    testing_channel_index: int = CALLER_CHANNEL
+    expected_outcome_prompt: str | None
+    expected_outcome: ExpectedOutcome | None
+    evaluation: Evaluation
+    rubric: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+    critical_categories: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+    generated_mock_tool_entries: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+    mocked_tool_names: list[str] = Field(default_factory=list[str])
+    scenario_runner: Additions
+
+
+class Trace(ResponseBody):
+    """What a tracer inside the agent sent of a run."""
+
+    trace_id: str | None
+    spans: list[Any]
+    session: dict[str, Any]
+    """Ours: everything else that it sent."""
+
+
+def clock(seconds: float | None) -> str | None:
+    """Return a duration as ``MM:SS``; the minutes are as many as there are."""
+    if seconds is None:
+        return None
+    whole = int(seconds)
+    return f"{whole // 60:02d}:{whole % 60:02d}"
+
+
+def latency_metrics(latencies_ms: list[float]) -> list[Metric]:
+    """Return the metric of how long the agent took to answer; none where it answered nothing."""
+    found = Distribution.of(latencies_ms)
+    if found is None:
+        return []
+    extra = {f"p{percent}": value for percent, value in found.percentiles.items()}
+    return [
+        Metric(
+            id=LATENCY_METRIC_ID,
+            name=LATENCY_METRIC,
+            type="numeric",
+            score=found.percentiles[50],
+            explanation=[f"the median of {found.count} answers, from the caller's last sound to the agent's first"],
+            extra={**extra, "mean": found.mean, "count": found.count},
+            function_name="latency",
+            vocera_defined_metric_code="latency",
+            p50=found.percentiles[50],
+        )
+    ]
+
+
+def expected_outcome(line: RunLine) -> ExpectedOutcome | None:
+    """Return what became of a run's expected outcome; None where there was no call that could tell."""
+    score = line.score
+    if score is None:
+        return None
+    explanation = [f"{e['expected']}: {e['reason']}" for e in line.expectations if e.get("verdict") != "met"]
+    if score != MET and line.detail and not explanation:
+        explanation = [line.detail]
+    if line.prompt and score != 0:
+        explanation.append("the text of the expected outcome was not judged")
+    if not explanation:
+        explanation = [f"all {len(line.expectations)} expectations of the script were met"]
+    aligned = {"met": True, "missed": False}
+    return ExpectedOutcome(
+        score=score,
+        explanation=explanation,
+        outcome_alignments=[
+            OutcomeAlignment(
+                outcome=str(e.get("verdict")),
+                prompt_part=str(e.get("expected")),
+                aligned=aligned.get(str(e.get("verdict"))),
+            )
+            for e in line.expectations
+        ],
+    )
+
+
+def numbers(agent: Mapping[str, Any] | None) -> tuple[str | None, str | None]:
+    """Return the number an agent calls from, and the one it is called at: of an agent only one is there."""
+    if agent is None or not agent.get("phone_number"):
+        return None, None
+    return (None, agent["phone_number"]) if agent.get("inbound") else (agent["phone_number"], None)
+
+
+def metadata(line: RunLine) -> dict[str, Any]:
+    """Return how a call ended, as scripts look for it."""
+    return {} if line.call_ended_reason is None else {"ended_reason": line.call_ended_reason}
+
+
+def result_run(line: RunLine) -> ResultRun:
+    """Return a run within its result."""
+    outbound, inbound = numbers(line.agent)
+    return ResultRun(
+        id=line.id,
+        scenario=line.scenario_id,
+        scenario_name=line.scenario_name or SCENARIO_DELETED,
+        personality_name=None if line.personality is None else line.personality.get("name"),
+        test_profile_data=line.test_profile,
+        status=line.status,
+        success=line.passed,
+        expected_outcome=expected_outcome(line),
+        evaluation=Evaluation(metrics=latency_metrics(line.latencies_ms)),
+        error_message=line.error_message,
+        timestamp=line.started_at or line.created_at,
+        executed_at=line.started_at,
+        duration=clock(line.duration_s),
+        metadata=metadata(line),
+        inbound_number=inbound,
+        outbound_number=outbound,
+        scenario_runner=Failure(
+            cause=line.cause, ended_reason=line.ended_reason, detail=line.detail or line.error_message or None
+        ),
+    )
+
+
+def run(row: RunRow, *, result_name: str, agent_name: str, run_type: str, artefacts: dict[str, str]) -> Run:
+    """Return a run.
+
+    Args:
+        row: The run.
+        result_name: Its result's name.
+        agent_name: The agent's.
+        run_type: How it came to its room.
+        artefacts: The address of everything that is kept of it.
+    """
+    line = line_of(row)
+    outcome = row.outcome or {}
+    outbound, inbound = numbers(line.agent)
+    transcript = [TranscriptItem.model_validate(entry) for entry in outcome.get("transcript_object") or []]
+    return Run(
+        id=row.id,
+        result_id=row.result_id,
+        result_name=result_name,
+        agent=row.agent_id,
+        agent_name=agent_name,
+        scenario=row.scenario_id,
+        scenario_name=row.scenario_name or SCENARIO_DELETED,
+        scenario_type=row.snapshot.get("scenario_type"),
+        scenario_instructions=row.snapshot.get("instructions"),
+        personality=None if line.personality is None else line.personality.get("id"),
+        personality_name=None if line.personality is None else line.personality.get("name"),
+        test_profile_data=line.test_profile,
+        run_type=run_type,
+        run_as_text=False,
+        tags=line.tags,
+        trace_id=(row.trace or {}).get("trace_id"),
+        agent_number=outbound or inbound,
+        outbound_number=outbound,
+        inbound_number=inbound,
+        status=line.status,
+        success=line.passed,
+        evaluation_status=None if line.passed is None else ("success" if line.passed else "failure"),
+        error_message=line.error_message,
+        call_ended_reason=line.call_ended_reason,
+        metadata=metadata(line),
+        timestamp=line.started_at or line.created_at,
+        executed_at=line.started_at,
+        duration=clock(line.duration_s),
+        transcript="\n".join(f"[{entry.time}] {entry.role}: {entry.content}" for entry in transcript),
+        transcript_object=transcript,
+        voice_recording_url=artefacts.get(RECORDING),
+        expected_outcome_prompt=line.prompt,
+        expected_outcome=expected_outcome(line),
+        evaluation=Evaluation(metrics=latency_metrics(line.latencies_ms)),
+        scenario_runner=Additions(
+            cause=line.cause,
+            ended_reason=line.ended_reason,
+            detail=line.detail or line.error_message or None,
+            success=line.success,
+            attempt=row.attempt,
+            duration_s=line.duration_s,
+            first_response_ms=outcome.get("first_response_ms"),
+            turns=line.turns,
+            expectations=line.expectations,
+            publish_data_message=outcome.get("publish_data_message"),
+            judge=outcome.get("judge"),
+            notes=row.snapshot.get("notes") or [],
+            warnings=outcome.get("warnings") or [],
+            artefacts=artefacts,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            joined_at=row.joined_at,
+            ended_at=row.ended_at,
+        ),
+    )

@@ -1,0 +1,136 @@
+"""What workers and the record tell each other."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, StringConstraints, model_validator
+
+from runner.api.schemas.common import RequestBody, ResponseBody
+from runner.records.runs import Job, RunProblem
+from runner.records.statuses import RunStatus
+
+MAX_EVENTS = 1_000
+"""How many events come at once."""
+
+Attempt = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class ClaimBody(RequestBody):
+    """Who takes a run."""
+
+    executor: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class SessionBody(ResponseBody):
+    """How a session of the agent is started; see :class:`runner.records.runs.SessionStart`."""
+
+    start_url: str
+    transport: str | None
+    data: dict[str, Any] = Field(repr=False)
+    room_properties: dict[str, Any] = Field(repr=False)
+    credential: str | None = Field(repr=False)
+    start_timeout_s: float | None
+    agent_join_timeout_s: float | None
+    bot_ready_timeout_s: float | None
+
+
+class JobBody(ResponseBody):
+    """What a worker needs to make a call, tokens in clear; see :class:`runner.records.runs.Job`."""
+
+    run_id: int
+    attempt: int
+    scenario: str
+    script: dict[str, Any] = Field(repr=False)
+    notes: list[str]
+    room_url: str | None = Field(repr=False)
+    token: str | None = Field(repr=False)
+    data_message: dict[str, Any] | None
+    session: SessionBody | None
+    session_data: dict[str, Any] = Field(repr=False)
+    transcribe: bool = True
+    allow_unjudged: bool = False
+
+    @classmethod
+    def of(cls, job: Job) -> "JobBody":
+        """Return a job as it goes to its worker."""
+        start = job.session
+        session = None
+        if start is not None:
+            session = SessionBody(
+                start_url=start.start_url,
+                transport=start.transport,
+                data=start.data,
+                room_properties=start.room_properties,
+                credential=_revealed(start.credential),
+                start_timeout_s=start.start_timeout_s,
+                agent_join_timeout_s=start.agent_join_timeout_s,
+                bot_ready_timeout_s=start.bot_ready_timeout_s,
+            )
+        return cls(
+            run_id=job.run_id,
+            attempt=job.attempt,
+            scenario=job.scenario,
+            script=job.script,
+            notes=list(job.notes),
+            room_url=job.room_url,
+            token=_revealed(job.token),
+            data_message=job.data_message,
+            session=session,
+            session_data=job.session_data,
+        )
+
+
+class ProgressBody(RequestBody):
+    """How far a run has come."""
+
+    attempt: Attempt
+    status: Literal["running", "evaluating"]
+    joined: bool = False
+
+
+class Cancelling(ResponseBody):
+    """Whether the call is to be broken off."""
+
+    cancel_requested: bool
+
+
+class RunState(Cancelling):
+    """What stands of a run for whoever works on it."""
+
+    status: RunStatus
+
+
+class EventsBody(RequestBody):
+    """Events of the timeline, in the order they were written."""
+
+    attempt: Attempt
+    events: Annotated[list[dict[str, Any]], Field(max_length=MAX_EVENTS)]
+
+
+class Stored(ResponseBody):
+    """How large what was stored is, in bytes."""
+
+    size: int
+
+
+class OutcomeBody(RequestBody):
+    """What a run came to: a call, or the reason why there was none."""
+
+    attempt: Attempt
+    run: Annotated[dict[str, Any], Field(description="run.json without its script")] | None = None
+    error: RunProblem | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "OutcomeBody":
+        if (self.run is None) == (self.error is None):
+            raise ValueError("Give run or error, and not both.")
+        return self
+
+
+class Accepted(ResponseBody):
+    """Whether the record holds this outcome."""
+
+    accepted: bool
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()

@@ -1,0 +1,73 @@
+"""Who may read a result: its project's keys, and whoever has a link to it."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from runner.api.auth import KEY_HEADER, services_of
+from runner.api.errors import Forbidden, Unauthorized
+from runner.records.keys import KeyKind, find_key
+from runner.records.results import shared_result
+
+SHARE_HEADER = "X-VOCERA-SHAREABLE-LINK-TOKEN"
+
+_header = APIKeyHeader(name=KEY_HEADER, auto_error=False, scheme_name="ApiKey")
+_bearer = HTTPBearer(auto_error=False, scheme_name="Bearer", description="The same key as a bearer token.")
+_share = APIKeyHeader(
+    name=SHARE_HEADER, auto_error=False, scheme_name="ShareableLink", description="Reads one result and its runs."
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader may see.
+
+    Attributes:
+        project_id: Nothing of another project.
+        result_id: Only this result and its runs; None for all of the project.
+    """
+
+    project_id: int
+    result_id: int | None = None
+
+    def sees(self, result_id: int) -> bool:
+        """Return whether a result of the project is among it."""
+        return self.result_id is None or self.result_id == result_id
+
+
+async def _reading(
+    request: Request,
+    header: Annotated[str | None, Depends(_header)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    share: Annotated[str | None, Depends(_share)],
+) -> Reading:
+    presented = header or (bearer.credentials if bearer is not None else None)
+    database = services_of(request).database
+    if not presented and share:
+        async with database.reading() as session:
+            shared = await shared_result(session, share)
+        if shared is None:
+            raise Unauthorized("The link is unknown or has expired.")
+        return Reading(*shared)
+    if not presented:
+        raise Unauthorized("Authentication credentials were not provided.")
+    async with database.session() as session:
+        identity = await find_key(session, presented)
+    if identity is None:
+        request.state.refused_key = True
+        raise Unauthorized("Invalid API key.")
+    request.state.key = identity
+    if identity.kind is not KeyKind.USER or identity.project_id is None:
+        raise Forbidden("This is a worker's key: it can only report.")
+    return Reading(identity.project_id)
+
+
+Reader = Annotated[Reading, Depends(_reading)]
+"""A user's key, or the token of a link to one result.
+
+Raises:
+    Unauthorized: There is neither, or one that is unknown, revoked or expired.
+    Forbidden: It is a worker's key.
+"""

@@ -1,0 +1,100 @@
+"""The command that serves. Importing this imports no server: it is loaded when the command runs."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.errors import MissingExtra, RunnerError
+
+if TYPE_CHECKING:
+    from runner.server import Announcement
+    from runner.settings import Settings
+
+USAGE_EXIT_CODE = 2
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the record is kept (default: data).")
+@click.option(
+    "--database-url",
+    metavar="URL",
+    help="sqlite:///path or postgresql://user@host/name. One with a password is better out of sight: the variable "
+    "SCENARIO_RUNNER_SERVER__DATABASE_URL.",
+)
+@click.option("--no-worker", is_flag=True, help="Serve the API and the record alone; make no calls.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Settings file (default: config/runner.toml, if it is there).",
+)
+@click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
+def serve(
+    host: str,
+    port: int,
+    data_dir: Path | None,
+    database_url: str | None,
+    no_worker: bool,
+    config: Path | None,
+    verbose: int,
+) -> None:
+    """Serve the API, keep the record, and make the calls, until Ctrl-C.
+
+    Prints where it is reached, and the first time a key. Calls that are on when it is told to stop get a moment to
+    finish; a second Ctrl-C cancels them.
+    """
+    import anyio
+
+    def announce(announcement: "Announcement") -> None:
+        click.echo(f"serving on {announcement.url} (API description: {announcement.url}/docs)")
+        if announcement.key is not None:
+            click.echo(f"API key, shown this once: {announcement.key.get_secret_value()}")
+        sys.stdout.flush()
+
+    async def run() -> None:
+        settings = _settings(config, data_dir, database_url)
+        try:
+            from runner.api.logs import log_as_json
+
+            log_as_json({0: settings.log_level, 1: "INFO", 2: "DEBUG"}.get(verbose, "TRACE"))
+            from runner import server
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("runner"):
+                raise
+            raise MissingExtra(
+                f"serve needs the extra 'server' ({error.name} is not installed): "
+                "pip install 'pipecat-scenario-runner[server]'"
+            ) from error
+        await server.serve(settings, host=host, port=port, with_worker=not no_worker, announce=announce)
+
+    try:
+        anyio.run(run, backend_options={"use_uvloop": sys.platform != "win32"})
+    except RunnerError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(USAGE_EXIT_CODE)
+    except KeyboardInterrupt:
+        click.echo("error: stopped", err=True)
+        sys.exit(USAGE_EXIT_CODE)
+    except Exception as error:
+        if verbose:
+            raise
+        # What a driver says can be long, and quote the address.
+        click.echo(f"error: our own error: {type(error).__name__} (run again with --verbose)", err=True)
+        sys.exit(USAGE_EXIT_CODE)
+
+
+def _settings(config: Path | None, data_dir: Path | None, database_url: str | None) -> "Settings":
+    from pydantic import SecretStr
+
+    from runner.settings import load_settings
+
+    settings = load_settings(config)
+    server = settings.server
+    if data_dir is not None:
+        server = server.model_copy(update={"data_dir": data_dir})
+    if database_url is not None:
+        server = server.model_copy(update={"database_url": SecretStr(database_url)})
+    return settings.model_copy(update={"server": server})

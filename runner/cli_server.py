@@ -1,0 +1,189 @@
+"""The commands that look after the record. Importing this imports no database: a command loads what it needs."""
+
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runner.errors import USAGE_EXIT_CODE, MissingExtra, RunnerError, UsageError
+
+if TYPE_CHECKING:
+    from runner.records.database import Database
+    from runner.settings import ServerSettings
+
+_Command = Callable[..., Any]
+_Work = Callable[["Database"], Awaitable[int]]
+
+
+def _where(command: _Command) -> _Command:
+    for option in (
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            help="Settings file (default: config/runner.toml, if it is there).",
+        ),
+        click.option(
+            "--database-url",
+            metavar="URL",
+            help="sqlite:///path or postgresql://user@host/name. One with a password is better out of sight: the "
+            "variable SCENARIO_RUNNER_SERVER__DATABASE_URL.",
+        ),
+        click.option("--data-dir", type=click.Path(path_type=Path), help="Where the record is kept (default: data)."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_where
+def migrate(data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+    """Make the record's tables, or bring them up to date."""
+
+    async def work(database: "Database") -> int:
+        from runner.dispatch.dbos_queue import migrate_queue
+        from runner.records.seed import seed
+
+        await database.migrate()
+        await migrate_queue(database.url)
+        async with database.session() as session:
+            await seed(session)
+        click.echo(f"{database.name} is up to date")
+        return 0
+
+    _run(work, data_dir, database_url, config)
+
+
+@click.group()
+def keys() -> None:
+    """Make, list and revoke the keys of the API."""
+
+
+@keys.command()
+@click.option("--name", default="key", show_default=True, help="What it is called in lists.")
+@click.option(
+    "--kind",
+    type=click.Choice(["user", "worker"]),
+    default="user",
+    show_default=True,
+    help="A user's key may do everything in its project, a worker's only report.",
+)
+@click.option("--project", type=click.IntRange(1), help="The project of a user's key (default: 1).")
+@_where
+def create(
+    name: str, kind: str, project: int | None, data_dir: Path | None, database_url: str | None, config: Path | None
+) -> None:
+    """Make a key and print it. It is shown this once."""
+
+    async def work(database: "Database") -> int:
+        from runner.records.keys import KeyKind, create_key
+
+        of = KeyKind(kind)
+        async with database.session() as session:
+            text = await create_key(
+                session, of, project_id=project or 1 if of is KeyKind.USER else project, name=name
+            )
+        click.echo(text)
+        return 0
+
+    _run_on_current(work, data_dir, database_url, config)
+
+
+@keys.command("list")
+@_where
+def list_(data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+    """Print every key: id, beginning, kind, project, when it was last used, name."""
+
+    async def work(database: "Database") -> int:
+        from runner.records.keys import list_keys
+
+        async with database.reading() as session:
+            for key in await list_keys(session):
+                used = "never used" if key.last_used_at is None else f"used {key.last_used_at:%Y-%m-%d %H:%M}"
+                state = used if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d %H:%M}"
+                project = "" if key.project_id is None else f"project {key.project_id}"
+                click.echo(f"{key.id:>4}  {key.prefix}…  {key.kind:<6}  {project:<10}  {state:<24}  {key.name}")
+        return 0
+
+    _run_on_current(work, data_dir, database_url, config)
+
+
+@keys.command()
+@click.argument("key", metavar="ID|PREFIX")
+@_where
+def revoke(key: str, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+    """Revoke a key: it opens nothing from now on."""
+
+    async def work(database: "Database") -> int:
+        from runner.records.keys import PREFIX_LENGTH, revoke_key
+
+        async with database.session() as session:
+            if not await revoke_key(session, key):
+                raise UsageError(f"there is no key {key[:PREFIX_LENGTH]}; `scenario-runner keys list` shows them")
+        click.echo("revoked")
+        return 0
+
+    _run_on_current(work, data_dir, database_url, config)
+
+
+def _server_settings(data_dir: Path | None, database_url: str | None, config: Path | None) -> "ServerSettings":
+    from pydantic import SecretStr
+
+    from runner.settings import load_settings
+
+    server = load_settings(config).server
+    if data_dir is not None:
+        server = server.model_copy(update={"data_dir": data_dir})
+    if database_url is not None:
+        server = server.model_copy(update={"database_url": SecretStr(database_url)})
+    return server
+
+
+def _run_on_current(work: _Work, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+    async def checked(database: "Database") -> int:
+        if not await database.is_current():
+            raise UsageError(f"{database.name}: is not there or not up to date; run `scenario-runner migrate` first")
+        return await work(database)
+
+    _run(checked, data_dir, database_url, config)
+
+
+def _run(work: _Work, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+    """Do something with the database and exit; every error is one message, never a traceback."""
+    import anyio
+
+    async def run() -> int:
+        settings = _server_settings(data_dir, database_url, config)
+        try:
+            from runner.records.database import Database
+            from runner.records.database import database_url as address
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("runner"):
+                raise
+            raise MissingExtra(
+                f"this needs the extra 'server' ({error.name} is not installed): "
+                "pip install 'pipecat-scenario-runner[server]'"
+            ) from error
+        database = Database(address(settings))
+        try:
+            return await work(database)
+        finally:
+            await database.close()
+
+    try:
+        code = anyio.run(run)
+    except RunnerError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("stopped")
+    except Exception as error:
+        # What a driver says can be long, and quote the address.
+        _fail(f"our own error: {type(error).__name__}")
+    else:
+        sys.exit(code)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(USAGE_EXIT_CODE)

@@ -1,0 +1,296 @@
+"""The record's database: SQLite or PostgreSQL, used the same way.
+
+SQLite has one writer at a time. Here every transaction that may write takes its turn when it begins: first in this
+process, in the order they came, then among processes. So none ever fails for having read what another one changed
+since. Reading waits for nobody.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from alembic import command
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from runner.errors import UsageError
+from runner.records.data_dir import private_folder
+from runner.records.migrations import VERSION_TABLE, alembic_config, head, present, revisions
+from runner.settings import ServerSettings
+
+FILE_NAME = "record.sqlite"
+READING = "reading"
+"""Is true in the ``info`` of a session that can't write."""
+
+_LOCK_TIMEOUT_S = 30.0
+_CONNECT_TIMEOUT_S = 10
+_POSTGRES_CONNECTIONS = 10
+_MIGRATION_LOCK = 0x73636E72
+"""What processes that migrate the same PostgreSQL database hold, one after the other."""
+
+_SQLITE = ("sqlite", "sqlite+aiosqlite")
+_POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
+_migrating = threading.Lock()
+"""Alembic's context is one for the whole process."""
+
+
+def database_url(settings: ServerSettings) -> str:
+    """Return the address of the record's database: the one that is set, or else a file in the data folder."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    path = settings.data_dir.expanduser().absolute() / FILE_NAME
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
+class Database:
+    """The record's database. Belongs to one event loop.
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql://user:password@host/name``. Nothing is opened yet.
+
+    Raises:
+        UsageError: The address is no such address.
+    """
+
+    def __init__(self, url: str):
+        self._url = _parse(url)
+        self._is_sqlite = self._url.drivername == "sqlite"
+        self._file = anyio.Path(self._url.database or "")
+        self._engine: AsyncEngine | None = None
+        self._reading_engine: AsyncEngine | None = None
+
+    def __repr__(self) -> str:
+        """Return it without the password."""
+        return f"Database({self.name!r})"
+
+    @property
+    def url(self) -> str:
+        """The address with its password: for connecting, and for nothing that is shown."""
+        return self._url.render_as_string(hide_password=False)
+
+    @property
+    def name(self) -> str:
+        """The address without its password."""
+        return self._url.render_as_string(hide_password=True)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """Where transactions that may write begin. On SQLite it has one connection: they take turns."""
+        if self._engine is None:
+            self._engine = self._sqlite_engine(pool_size=1, max_overflow=0) if self._is_sqlite else self._postgres()
+        return self._engine
+
+    @property
+    def _reader(self) -> AsyncEngine:
+        if self._reading_engine is None:
+            self._reading_engine = (
+                self._sqlite_engine(reading=True)
+                if self._is_sqlite
+                else self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            )
+        return self._reading_engine
+
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[AsyncSession]:
+        """Open a transaction. It is committed at the end, and rolled back when an exception passes through.
+
+        Not within another one of the same task: on SQLite that waits for itself.
+        """
+        session = async_sessionmaker(self.engine, expire_on_commit=False)()
+        try:
+            yield session
+            # A commit that is cancelled half way may have taken place or not; it is let finish.
+            with anyio.CancelScope(shield=True):
+                await session.commit()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await session.close()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncGenerator[AsyncSession]:
+        """Open a transaction that can't write: everything in it is read as of one moment, and waits for no writer."""
+        session = async_sessionmaker(self._reader, expire_on_commit=False, info={READING: True})()
+        try:
+            yield session
+        finally:
+            with anyio.CancelScope(shield=True):
+                await session.close()
+
+    async def migrate(self) -> None:
+        """Bring the tables up to date, whichever version they have. Safe while other processes do the same.
+
+        Raises:
+            UsageError: The database can't be opened, or was made by a newer version of this program.
+        """
+        await anyio.to_thread.run_sync(self._migrate)
+
+    async def is_current(self) -> bool:
+        """Return whether the tables are those of this version. False too where the database can't be reached."""
+        if self._is_sqlite and not await self._file.is_file():
+            return False
+        try:
+            async with self.reading() as session:
+                versions = (await session.scalars(text(f"SELECT version_num FROM {VERSION_TABLE}"))).all()  # noqa: S608
+        except (SQLAlchemyError, OSError):
+            return False
+        return list(versions) == [head()]
+
+    async def close(self) -> None:
+        """Close every connection."""
+        engines = [self._reading_engine, self._engine] if self._is_sqlite else [self._engine]
+        self._reading_engine = self._engine = None
+        with anyio.CancelScope(shield=True):
+            for engine in engines:
+                if engine is not None:
+                    await engine.dispose()
+
+    def _sqlite_engine(self, *, reading: bool = False, **pool: int) -> AsyncEngine:
+        engine = create_async_engine(
+            self._url.set(drivername="sqlite+aiosqlite"),
+            connect_args={"timeout": _LOCK_TIMEOUT_S, "isolation_level": None},
+            pool_timeout=_LOCK_TIMEOUT_S,
+            hide_parameters=True,
+            **pool,
+        )
+        _begin_with(engine.sync_engine, "BEGIN" if reading else "BEGIN IMMEDIATE")
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def prepare(connection: Any, _: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+            # Every commit reaches the disk: a report that was accepted is never lost.
+            pragmas = ["foreign_keys = ON", "synchronous = FULL", *(["query_only = ON"] if reading else [])]
+            cursor = connection.cursor()
+            for pragma in pragmas:
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        return engine
+
+    def _postgres(self) -> AsyncEngine:
+        return create_async_engine(
+            self._url.set(drivername="postgresql+psycopg"),
+            connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
+            pool_size=_POSTGRES_CONNECTIONS,
+            max_overflow=_POSTGRES_CONNECTIONS,
+            pool_pre_ping=True,
+            hide_parameters=True,
+        )
+
+    def _migrate(self) -> None:
+        with _migrating, self._migration() as connection:
+            if newer := present(connection) - revisions():
+                raise UsageError(
+                    f"{self.name}: was made by a newer version of this program (its tables are at "
+                    f"{', '.join(sorted(newer))}); use that version, or another database"
+                )
+            command.upgrade(alembic_config(connection), "head")
+            if self._is_sqlite and (row := connection.exec_driver_sql("PRAGMA foreign_key_check").first()):
+                raise RuntimeError(f"the migration leaves rows of {row[0]} that refer to nothing")
+
+    @contextmanager
+    def _migration(self) -> Generator[Connection]:
+        """Open a transaction that no other process migrates in at the same time.
+
+        Raises:
+            UsageError: The database can't be opened.
+        """
+        engine = self._sqlite_for_migration() if self._is_sqlite else self._postgres_for_migration()
+        try:
+            try:
+                connection = engine.connect()
+                connection.begin()
+                if not self._is_sqlite:
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+                present(connection)
+            except DBAPIError as error:
+                raise UsageError(f"{self.name}: can't be opened ({self._without_password(error)})") from None
+            with connection:
+                yield connection
+                connection.commit()
+        finally:
+            engine.dispose()
+
+    def _sqlite_for_migration(self) -> Engine:
+        path = Path(self._file)
+        private_folder(path.parent)
+        try:
+            if not path.exists():
+                # Whoever has the folder: what people said in calls is for this user alone.
+                path.touch(mode=0o600)
+        except OSError as error:
+            raise UsageError(f"{self.name}: can't be made ({error.strerror})") from None
+        engine = create_engine(
+            self._url,
+            poolclass=NullPool,
+            connect_args={"timeout": _LOCK_TIMEOUT_S, "isolation_level": None},
+            hide_parameters=True,
+        )
+        _begin_with(engine, "BEGIN IMMEDIATE")
+        event.listen(engine, "connect", lambda connection, _: _write_ahead(connection))  # pyright: ignore[reportUnknownLambdaType]
+        return engine
+
+    def _postgres_for_migration(self) -> Engine:
+        return create_engine(
+            self._url.set(drivername="postgresql+psycopg"),
+            poolclass=NullPool,
+            connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
+            hide_parameters=True,
+        )
+
+    def _without_password(self, error: DBAPIError) -> str:
+        """Return what the driver says, in one line."""
+        said = " ".join(str(error.orig).split())
+        password = self._url.password
+        return said.replace(str(password), "***") if password else said
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # What it says can quote the password.
+        raise UsageError("database URL: is no URL; use sqlite:///path or postgresql://user@host/name") from None
+    if parsed.drivername in _POSTGRES:
+        return parsed.set(drivername="postgresql")
+    if parsed.drivername not in _SQLITE:
+        raise UsageError(
+            f"database URL: {parsed.drivername!r} is not supported; use sqlite:///path or postgresql://user@host/name"
+        )
+    path = parsed.database
+    if not path or path == ":memory:" or path.startswith("file:") or parsed.host or parsed.query:
+        raise UsageError("database URL: SQLite needs the path of a file alone, as in sqlite:///data/record.sqlite")
+    return parsed.set(drivername="sqlite", database=str(Path(path).expanduser().absolute()))
+
+
+def _begin_with(engine: Engine, statement: str) -> None:
+    """Let transactions begin with a statement of ours: the driver's own begins one only at the first write."""
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
+        connection.exec_driver_sql(statement)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Turn on SQLite's write-ahead log, which stays on: with it readers and a writer don't wait for each other.
+
+    Raises:
+        UsageError: The file system has no shared memory, which the log needs.
+    """
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            break
+        except sqlite3.OperationalError as error:
+            # While another process turns it on SQLite waits for nothing.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    if mode != "wal":
+        raise UsageError("the record's folder is on a file system that SQLite can't share there; use a local disk")

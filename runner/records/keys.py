@@ -1,0 +1,202 @@
+"""Keys: what clients and workers show to be let in."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from runner.errors import UsageError
+from runner.records.database import READING, Database
+from runner.records.tables import ApiKey, Project, utc_now
+
+PREFIX_LENGTH = 12
+"""So much of a key is kept in clear, to tell keys apart."""
+
+_RANDOM_BYTES = 40
+"""Of which 32 remain unknown to who sees the prefix."""
+_USE_NOTED_EVERY = timedelta(minutes=1)
+_MAX_LENGTH = 200
+
+
+class KeyKind(StrEnum):
+    """What a key is for."""
+
+    USER = "user"
+    """Everything in its project."""
+    WORKER = "worker"
+    """Taking runs and reporting on them, whichever project they are of."""
+
+
+_BEGINNINGS = {KeyKind.USER: "psr_", KeyKind.WORKER: "psw_"}
+
+
+@dataclass(frozen=True)
+class KeyIdentity:
+    """Who presented a key.
+
+    Attributes:
+        id: The key's id.
+        kind: What it is for.
+        project_id: The project that it is scoped to; None for a worker's.
+        name: What it was called when it was made.
+    """
+
+    id: int
+    kind: KeyKind
+    project_id: int | None
+    name: str
+
+
+@dataclass(frozen=True)
+class KeyInfo(KeyIdentity):
+    """A key as a list shows it.
+
+    Attributes:
+        prefix: How it begins.
+        created_at: When it was made.
+        last_used_at: When it was last used, to the minute.
+        revoked_at: When it was revoked.
+    """
+
+    prefix: str
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+async def create_key(session: AsyncSession, kind: KeyKind, *, project_id: int | None, name: str) -> str:
+    """Make a key and return its text, which nobody can be told again.
+
+    Args:
+        session: A transaction.
+        kind: What it is for.
+        project_id: The project that a user's key is scoped to; None for a worker's.
+        name: What it is called, up to 200 characters.
+
+    Raises:
+        UsageError: There is no such project, a user's key is given none, or the name is empty or too long.
+    """
+    name = name.strip()
+    if not 0 < len(name) <= 200:
+        raise UsageError("key: needs a name of up to 200 characters")
+    if (kind is KeyKind.USER) != (project_id is not None):
+        raise UsageError("key: a user's key is of one project, and a worker's of none")
+    if project_id is not None and await session.get(Project, project_id) is None:
+        raise UsageError(f"key: there is no project {project_id}")
+    text = _BEGINNINGS[kind] + secrets.token_urlsafe(_RANDOM_BYTES)
+    session.add(
+        ApiKey(kind=kind.value, project_id=project_id, name=name, prefix=text[:PREFIX_LENGTH], digest=_digest(text))
+    )
+    await session.flush()
+    return text
+
+
+async def find_key(session: AsyncSession, presented: str) -> KeyIdentity | None:
+    """Return whose key this is; None where it is nobody's or revoked.
+
+    Notes that it was used, at most once a minute, where the session can write. :func:`identify` does without a
+    transaction that can.
+    """
+    row = await _find(session, presented)
+    if row is None:
+        return None
+    if not session.info.get(READING) and _use_is_due(row):
+        await _note_use(session, row.id)
+    return _identity(row)
+
+
+async def identify(database: Database, presented: str) -> KeyIdentity | None:
+    """Do the same as :func:`find_key` in transactions of its own, and write only when it is time to."""
+    async with database.reading() as session:
+        row = await _find(session, presented)
+    if row is None:
+        return None
+    if _use_is_due(row):
+        async with database.session() as session:
+            await _note_use(session, row.id)
+    return _identity(row)
+
+
+async def list_keys(session: AsyncSession) -> Sequence[KeyInfo]:
+    """Return every key, revoked ones too, oldest first."""
+    rows = await session.scalars(select(ApiKey).order_by(ApiKey.id))
+    return [
+        KeyInfo(
+            id=row.id,
+            kind=KeyKind(row.kind),
+            project_id=row.project_id,
+            name=row.name,
+            prefix=row.prefix,
+            created_at=row.created_at,
+            last_used_at=row.last_used_at,
+            revoked_at=row.revoked_at,
+        )
+        for row in rows
+    ]
+
+
+async def revoke_key(session: AsyncSession, id_or_prefix: str) -> bool:
+    """Revoke a key: it opens nothing from now on.
+
+    Args:
+        session: A transaction.
+        id_or_prefix: Its id, its prefix as the list shows it, or the key itself.
+
+    Returns:
+        Whether there is such a key. One that was revoked before stays so since then.
+
+    Raises:
+        UsageError: Several keys begin so.
+    """
+    given = id_or_prefix.strip()
+    if given.isascii() and given.isdigit():
+        # No id has more digits; databases refuse larger numbers.
+        condition = ApiKey.id == int(given[:18])
+    elif len(given) > PREFIX_LENGTH:
+        condition = ApiKey.digest == _digest(given)
+    else:
+        condition = ApiKey.prefix == given
+    ids = (await session.scalars(select(ApiKey.id).where(condition))).all()
+    if len(ids) > 1:
+        raise UsageError(f"key: {len(ids)} keys begin with {given}; give the id of one ({', '.join(map(str, ids))})")
+    if not ids:
+        return False
+    await session.execute(
+        update(ApiKey).where(ApiKey.id == ids[0], ApiKey.revoked_at.is_(None)).values(revoked_at=utc_now())
+    )
+    return True
+
+
+async def _find(session: AsyncSession, presented: str) -> ApiKey | None:
+    if (
+        not presented.isascii()
+        or len(presented) > _MAX_LENGTH
+        or not presented.startswith(tuple(_BEGINNINGS.values()))
+    ):
+        return None
+    digest = _digest(presented)
+    row = await session.scalar(select(ApiKey).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None)))
+    return row if row is not None and hmac.compare_digest(row.digest, digest) else None
+
+
+def _use_is_due(row: ApiKey) -> bool:
+    return row.last_used_at is None or utc_now() - row.last_used_at >= _USE_NOTED_EVERY
+
+
+async def _note_use(session: AsyncSession, key_id: int) -> None:
+    await session.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=utc_now()))
+
+
+def _identity(row: ApiKey) -> KeyIdentity:
+    return KeyIdentity(row.id, KeyKind(row.kind), row.project_id, row.name)
+
+
+def _digest(text: str) -> str:
+    """Return what is kept of a key. A plain digest is enough: there is nothing to guess in 320 random bits."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

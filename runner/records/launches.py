@@ -1,0 +1,564 @@
+"""From a launch to a result with its runs, queued: all of it, or nothing."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import SecretStr
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from runner.api.rooms import RoomGuard, RoomRefused
+from runner.dispatch.queue import QueuedRun
+from runner.errors import RunnerError, UsageError
+from runner.records.runs import (
+    AT_ONCE,
+    RoomSecrets,
+    RunType,
+    SessionStart,
+    open_pipecat_data,
+    seal_pipecat_data,
+    session_start,
+    shown_settings,
+)
+from runner.records.tables import Agent, Personality, ResultRow, RunRow, ScenarioRow, TestProfile, utc_now
+from runner.rooms.urls import RoomKind, check_data_message, public_url
+from runner.scenarios.cekura import ScenarioFields, script_of
+
+if TYPE_CHECKING:
+    from runner.api.services import Services
+
+MAX_RUNS = 10_000
+"""How many runs a launch may make."""
+
+ATTEMPTS = 3
+"""How often a launch is checked anew because what it names went between checking and writing."""
+
+Errors = dict[str, Any]
+
+
+class LaunchRefused(RunnerError):
+    """A launch is wrong, and nothing of it was created.
+
+    Args:
+        errors: What is wrong, by field; for ``scenarios`` a list as long as the launch's, empty where all is well.
+    """
+
+    def __init__(self, errors: Errors):
+        super().__init__("the launch was refused")
+        self.errors = errors
+
+
+@dataclass(frozen=True)
+class LaunchEntry:
+    """One scenario of a launch.
+
+    Attributes:
+        scenario_id: The scenario.
+        room_url: Where it is played; None where a session is started for it.
+        token: The room's token.
+        data_message: ``{"value": …}`` where a message is to be published.
+        personality_id: In place of the scenario's own.
+        test_profile_id: In place of the scenario's own.
+        session_data: Goes into the body of a started session, over everything else.
+    """
+
+    scenario_id: int
+    room_url: str | None = None
+    token: SecretStr | None = None
+    data_message: dict[str, Any] | None = None
+    personality_id: int | None = None
+    test_profile_id: int | None = None
+    session_data: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is to be run.
+
+    Attributes:
+        project_id: The project; nothing of another is seen.
+        key_id: The key that launches; None for the server itself.
+        agent_id: The agent; None takes the first scenario's.
+        entries: The scenarios, in order.
+        run_type: How the runs come to their rooms.
+        name: A label.
+        frequency: How often each is run.
+        personality_ids: Every entry is run with each of these, in place of its own.
+        test_profile_ids: The same with test profiles.
+        concurrency_limit: How many of the runs may be on at once.
+        idempotency_key: A launch with the same one is this one.
+        digest: A launch with the same one, and no idempotency key, is this one for a short while.
+        run_settings: What was asked for, as it is shown.
+        pipecat_data: ``{pipecat_agent_name, config, room_properties}`` in place of what is saved with the agent. Kept
+            encrypted, and not shown.
+        mock_tool_names: Tools to be mocked; None for all.
+        is_cronjob: Whether a schedule launches.
+    """
+
+    project_id: int
+    key_id: int | None
+    agent_id: int | None
+    entries: Sequence[LaunchEntry]
+    run_type: RunType
+    name: str = ""
+    frequency: int = 1
+    personality_ids: Sequence[int] = ()
+    test_profile_ids: Sequence[int] = ()
+    concurrency_limit: int | None = None
+    idempotency_key: str | None = None
+    digest: str | None = None
+    run_settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    pipecat_data: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    mock_tool_names: Sequence[str] | None = None
+    is_cronjob: bool = False
+
+
+async def launch(services: "Services", launch: Launch) -> ResultRow:
+    """Create a result with its runs, and queue them.
+
+    A launch that was there before (by its idempotency key, or by its digest within the settings' window) creates
+    nothing: its result is returned.
+
+    Args:
+        services: What it works with.
+        launch: What is to be run.
+
+    Raises:
+        LaunchRefused: Something is wrong with it; nothing was created.
+    """
+    guard = RoomGuard(services.settings)
+    await guard.look_up([entry.room_url for entry in launch.entries if entry.room_url is not None])
+    for attempt in range(1, ATTEMPTS + 1):
+        async with services.database.reading() as session:
+            earlier = await _earlier(services, session, launch)
+            if earlier is not None:
+                return earlier
+            found = await _find(session, launch)
+        plan = await _Check(services, launch, found, guard).plan()
+        try:
+            async with services.database.session() as session:
+                await _lock(session, launch)
+                earlier = await _earlier(services, session, launch)
+                return earlier or await _write(services, session, launch, plan)
+        except IntegrityError:
+            # A scenario or agent was deleted after it was looked up: checking again says which.
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def again(
+    services: "Services", result: ResultRow, runs: Sequence[RunRow], *, key_id: int | None, name: str, digest: str
+) -> Launch:
+    """Return the launch that makes runs of a result anew, with their scenarios as they are now.
+
+    Args:
+        services: What it works with.
+        result: The result.
+        runs: Those of its runs that are wanted.
+        key_id: The key that launches.
+        name: A label; empty for the result's own.
+        digest: By which the launch is known again.
+
+    Raises:
+        LaunchRefused: A scenario is gone, or a room's token, which is erased when a run ends.
+    """
+    errors: Errors = {}
+    entries: list[LaunchEntry] = []
+    for run in runs:
+        secrets = RoomSecrets.open(services.vault, run.room_token)
+        if run.scenario_id is None:
+            errors[str(run.id)] = ["Its scenario was deleted."]
+        elif run.snapshot.get("sealed") and run.room_token is None:
+            errors[str(run.id)] = [
+                "Its room's token was erased when the run ended; launch it anew, with a room and token that hold."
+            ]
+        else:
+            entries.append(
+                LaunchEntry(
+                    scenario_id=run.scenario_id,
+                    room_url=run.room_url if secrets.url is None else secrets.url.get_secret_value(),
+                    token=secrets.token,
+                    data_message=run.data_message,
+                    personality_id=(run.snapshot.get("personality") or {}).get("id"),
+                    test_profile_id=(run.snapshot.get("test_profile") or {}).get("id"),
+                )
+            )
+    if errors:
+        raise LaunchRefused({"runs": errors})
+    return Launch(
+        project_id=result.project_id,
+        key_id=key_id,
+        agent_id=result.agent_id,
+        entries=entries,
+        run_type=RunType(result.run_type),
+        name=name or result.name,
+        concurrency_limit=result.concurrency_limit,
+        digest=digest,
+        run_settings={**shown_settings(result.run_settings), "rerun_of": result.id},
+        pipecat_data=open_pipecat_data(services.vault, result.run_settings),
+        mock_tool_names=result.run_settings.get("mock_tool_names"),
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What of a launch's ids there is, in its project."""
+
+    scenarios: dict[int, ScenarioRow]
+    agent: Agent | None
+    personalities: dict[int, Personality]
+    test_profiles: dict[int, TestProfile]
+
+
+@dataclass(frozen=True)
+class _PlannedRun:
+    scenario: ScenarioRow
+    entry: LaunchEntry
+    kind: RoomKind | None
+    snapshot: dict[str, Any]
+    session_data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    agent: Agent | None
+    runs: list[_PlannedRun]
+
+
+async def _find(session: AsyncSession, launch: Launch) -> _Found:
+    wanted = {entry.scenario_id for entry in launch.entries}
+    scenarios: dict[int, ScenarioRow] = {}
+    for ids in _chunks(sorted(wanted)):
+        rows = await session.scalars(
+            select(ScenarioRow).where(ScenarioRow.id.in_(ids), ScenarioRow.project_id == launch.project_id)
+        )
+        scenarios |= {row.id: row for row in rows}
+    first = scenarios.get(launch.entries[0].scenario_id) if launch.entries else None
+    agent_id = launch.agent_id or (first.agent_id if first is not None else None)
+    agent = None if agent_id is None else await session.get(Agent, agent_id)
+    if agent is not None and agent.project_id != launch.project_id:
+        agent = None
+    named = {e.personality_id for e in launch.entries} | {s.personality_id for s in scenarios.values()}
+    personalities: dict[int, Personality] = {}
+    for ids in _chunks(sorted({*launch.personality_ids, *(i for i in named if i is not None)})):
+        of_project = (Personality.project_id == launch.project_id) | Personality.project_id.is_(None)
+        rows = await session.scalars(select(Personality).where(Personality.id.in_(ids), of_project))
+        personalities |= {row.id: row for row in rows}
+    named = {e.test_profile_id for e in launch.entries} | {s.test_profile_id for s in scenarios.values()}
+    profiles: dict[int, TestProfile] = {}
+    for ids in _chunks(sorted({*launch.test_profile_ids, *(i for i in named if i is not None)})):
+        rows = await session.scalars(
+            select(TestProfile).where(TestProfile.id.in_(ids), TestProfile.project_id == launch.project_id)
+        )
+        profiles |= {row.id: row for row in rows}
+    return _Found(scenarios, agent, personalities, profiles)
+
+
+class _Check:
+    """Goes through a launch once, collecting everything that is wrong with it."""
+
+    def __init__(self, services: "Services", launch: Launch, found: _Found, guard: RoomGuard):
+        self._services = services
+        self._launch = launch
+        self._found = found
+        self._guard = guard
+        self._snapshots: dict[tuple[int, int | None], dict[str, Any] | str] = {}
+        self._kinds: dict[str, RoomKind | str] = {}
+
+    async def plan(self) -> _Plan:
+        """Return what is to be written.
+
+        Raises:
+            LaunchRefused: Something is wrong.
+        """
+        launch, found = self._launch, self._found
+        errors: Errors = {}
+        if not launch.entries:
+            raise LaunchRefused({"scenarios": ["Name at least one scenario."]})
+        count = len(launch.entries) * launch.frequency
+        count *= max(1, len(launch.personality_ids)) * max(1, len(launch.test_profile_ids))
+        if count > MAX_RUNS:
+            raise LaunchRefused({"scenarios": [f"These are {count} runs; a launch makes at most {MAX_RUNS}."]})
+        if launch.agent_id is not None and found.agent is None:
+            errors["agent"] = [_missing(launch.agent_id)]
+        for name, ids, there in (
+            ("personality_ids", launch.personality_ids, found.personalities),
+            ("test_profile_ids", launch.test_profile_ids, found.test_profiles),
+        ):
+            if missing := [i for i in ids if i not in there]:
+                errors[name] = [_missing(i) for i in missing]
+        session = await self._session_kind(errors)
+        runs: list[_PlannedRun] = []
+        entry_errors: list[Errors] = []
+        for entry in launch.entries:
+            wrong: Errors = {}
+            runs += await self._entry(entry, wrong, session)
+            entry_errors.append(wrong)
+        if any(entry_errors):
+            errors["scenarios"] = entry_errors
+        if errors:
+            raise LaunchRefused(errors)
+        return _Plan(found.agent, runs)
+
+    async def _session_kind(self, errors: Errors) -> RoomKind:
+        """Return what kind of room sessions come with: Daily, unless it is said."""
+        if self._launch.run_type is not RunType.SESSIONS or "agent" in errors:
+            return RoomKind.DAILY
+        start = await self._session(errors)
+        return RoomKind.SMALLWEBRTC if start is not None and start.transport == "webrtc" else RoomKind.DAILY
+
+    async def _session(self, errors: Errors) -> SessionStart | None:
+        agent = self._found.agent
+        if agent is None:
+            errors["agent"] = ["Name the agent: the first scenario has none."]
+            return None
+        start = session_start(agent, self._services.vault, self._launch.pipecat_data)
+        if start is None:
+            errors["agent"] = [
+                f"Agent {agent.id} has no way to start a session: give it a start URL (session.start_url), or a "
+                "Pipecat Cloud API key and a pipecat_agent_name."
+            ]
+            return None
+        try:
+            await self._guard.check_start_url(start.start_url)
+        except (UsageError, RoomRefused) as error:
+            errors["agent"] = [f"Agent {agent.id}: {error}"]
+        return start
+
+    async def _entry(self, entry: LaunchEntry, wrong: Errors, session: RoomKind) -> list[_PlannedRun]:
+        kind = await self._kind(entry, wrong)
+        if entry.data_message is not None and "pipecat_room_url" not in wrong:
+            try:
+                check_data_message(kind or session, entry.data_message["value"])
+            except UsageError as error:
+                wrong["publish_data_message"] = [str(error)]
+        scenario = self._found.scenarios.get(entry.scenario_id)
+        if scenario is None:
+            wrong["scenario"] = [_missing(entry.scenario_id)]
+            return []
+        runs: list[_PlannedRun] = []
+        for profile_id in self._launch.test_profile_ids or [entry.test_profile_id or scenario.test_profile_id]:
+            profile = None if profile_id is None else self._found.test_profiles.get(profile_id)
+            if profile is None and profile_id is not None:
+                if not self._launch.test_profile_ids:
+                    wrong["test_profile"] = [_missing(profile_id)]
+                continue
+            played = self._played(scenario, profile)
+            if isinstance(played, str):
+                wrong["scenario"] = [f"Scenario {scenario.id} can't be played: {played}"]
+                continue
+            for personality_id in self._launch.personality_ids or [entry.personality_id or scenario.personality_id]:
+                personality = None if personality_id is None else self._found.personalities.get(personality_id)
+                if personality is None and entry.personality_id is not None and not self._launch.personality_ids:
+                    wrong["personality"] = [_missing(personality_id)]
+                    continue
+                planned = _PlannedRun(
+                    scenario=scenario,
+                    entry=entry,
+                    kind=kind,
+                    snapshot=_snapshot(played, personality, entry),
+                    session_data=_session_data(profile, entry),
+                )
+                runs += [planned] * self._launch.frequency
+        return runs
+
+    async def _kind(self, entry: LaunchEntry, wrong: Errors) -> RoomKind | None:
+        url = entry.room_url
+        if url is None:
+            return None
+        if url not in self._kinds:
+            try:
+                self._kinds[url] = await self._guard.check_room(url)
+            except (UsageError, RoomRefused) as error:
+                self._kinds[url] = str(error)
+        kind = self._kinds[url]
+        if not isinstance(kind, RoomKind):
+            wrong["pipecat_room_url"] = [kind]
+            return None
+        return kind
+
+    def _played(self, scenario: ScenarioRow, profile: TestProfile | None) -> dict[str, Any] | str:
+        """Return a scenario's part of the snapshot, or why it can't be played."""
+        key = (scenario.id, None if profile is None else profile.id)
+        if key not in self._snapshots:
+            try:
+                self._snapshots[key] = self._read(scenario, profile)
+            except UsageError as error:
+                self._snapshots[key] = str(error)
+        return self._snapshots[key]
+
+    def _read(self, scenario: ScenarioRow, profile: TestProfile | None) -> dict[str, Any]:
+        agent = self._found.agent
+        variables = None if profile is None else _variables(profile, "testing")
+        script, notes = script_of(ScenarioFields.of(cast(Any, scenario), variables), self._services.settings)
+        prompt = scenario.data.get("expected_outcome_prompt")
+        if prompt:
+            notes = (*notes, "expected_outcome_prompt: is not judged; the verdict is the script's expectations")
+        return {
+            "name": scenario.name,
+            "scenario_type": scenario.scenario_type,
+            "script": script.model_dump(mode="json"),
+            "notes": list(notes),
+            "expected_outcome_prompt": prompt,
+            "instructions": scenario.data.get("instructions"),
+            "test_profile": None
+            if profile is None
+            else {"id": profile.id, "name": profile.name, "information": profile.information},
+            "tags": list(scenario.tags),
+            "agent": None
+            if agent is None
+            else {"name": agent.name, "inbound": agent.inbound, "phone_number": agent.phone_number},
+        }
+
+
+def _snapshot(played: dict[str, Any], personality: Personality | None, entry: LaunchEntry) -> dict[str, Any]:
+    shown = None
+    if personality is not None:
+        shown = {"id": personality.id, "name": personality.name, "language": personality.language}
+    sealed = entry.token is not None or (entry.room_url is not None and _has_query(entry.room_url))
+    return {**played, "personality": shown, "sealed": sealed}
+
+
+def _session_data(profile: TestProfile | None, entry: LaunchEntry) -> dict[str, Any]:
+    variables = {} if profile is None else _variables(profile, "main")
+    return {**variables, **entry.session_data}
+
+
+def _variables(profile: TestProfile, side: str) -> dict[str, Any]:
+    """Return the variables a test profile has for a side, ``main`` (the agent) or ``testing`` (the caller).
+
+    One without sides, as there were once, holds for both.
+    """
+    information = profile.information
+    sides = ("main_agent_variables", "testing_agent_variables")
+    if any(key in information for key in sides):
+        found = information.get(f"{side}_agent_variables")
+        return cast(dict[str, Any], found) if isinstance(found, dict) else {}
+    return information
+
+
+async def _earlier(services: "Services", session: AsyncSession, launch: Launch) -> ResultRow | None:
+    """Return the result of the same launch, if there was one.
+
+    Raises:
+        LaunchRefused: Its idempotency key belongs to another launch.
+    """
+    of_project = select(ResultRow).where(ResultRow.project_id == launch.project_id)
+    if launch.idempotency_key is not None:
+        found = await session.scalar(of_project.where(ResultRow.idempotency_key == launch.idempotency_key))
+        if found is not None and found.launch_digest != launch.digest:
+            raise LaunchRefused({"Idempotency-Key": [f"It was used for another launch, result {found.id}."]})
+        return found
+    window_s = services.settings.server.duplicate_window_s
+    if launch.digest is None or window_s <= 0:
+        return None
+    return await session.scalar(
+        of_project.where(
+            ResultRow.launch_digest == launch.digest,
+            ResultRow.idempotency_key.is_(None),
+            ResultRow.created_at > utc_now() - timedelta(seconds=window_s),
+        )
+        .order_by(ResultRow.id)
+        .limit(1)
+    )
+
+
+async def _lock(session: AsyncSession, launch: Launch) -> None:
+    """Let the same launch wait that comes at the same moment. On SQLite there is one writer anyway."""
+    same = launch.idempotency_key or launch.digest
+    connection = await session.connection()
+    if same is None or connection.dialect.name != "postgresql":
+        return
+    number = int.from_bytes(hashlib.sha256(f"{launch.project_id}:{same}".encode()).digest()[:8], signed=True)
+    await session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+
+
+async def _write(services: "Services", session: AsyncSession, launch: Launch, plan: _Plan) -> ResultRow:
+    agent_id = None if plan.agent is None else plan.agent.id
+    settings = {**launch.run_settings, **seal_pipecat_data(services.vault, launch.pipecat_data)}
+    if launch.mock_tool_names is not None:
+        settings["mock_tool_names"] = list(launch.mock_tool_names)
+    result = ResultRow(
+        project_id=launch.project_id,
+        agent_id=agent_id,
+        agent_name="" if plan.agent is None else plan.agent.name,
+        name=launch.name,
+        run_type=launch.run_type.value,
+        run_settings=settings,
+        is_cronjob=launch.is_cronjob,
+        concurrency_limit=launch.concurrency_limit,
+        idempotency_key=launch.idempotency_key,
+        launch_digest=launch.digest,
+    )
+    session.add(result)
+    await session.flush()
+    now = utc_now()
+    rows: list[dict[str, Any]] = []
+    for run in plan.runs:
+        entry = run.entry
+        url = entry.room_url
+        secrets = RoomSecrets(token=entry.token, url=SecretStr(url) if url is not None and _has_query(url) else None)
+        rows.append(
+            {
+                "result_id": result.id,
+                "project_id": launch.project_id,
+                "agent_id": agent_id,
+                "scenario_id": run.scenario.id,
+                "scenario_name": run.scenario.name,
+                "snapshot": run.snapshot,
+                "room_url": public_url(url) if url is not None and _has_query(url) else url,
+                "room_token": secrets.seal(services.vault),
+                "data_message": entry.data_message,
+                "session_data": run.session_data,
+                "created_at": now,
+                "updated_at": now,
+            }
+        )
+    # Row by row in one go: their ids go up in the order of the rows.
+    connection = await session.connection()
+    await connection.execute(insert(RunRow), rows)
+    ids = (await session.scalars(select(RunRow.id).where(RunRow.result_id == result.id).order_by(RunRow.id))).all()
+    lanes = _lanes(result.id, launch.concurrency_limit, plan.runs)
+    queued = [QueuedRun(run_id, room) for run_id, room in zip(ids, lanes, strict=True)]
+    await services.queue.enqueue(connection, queued)
+    return result
+
+
+def _lanes(result_id: int, limit: int | None, runs: Sequence[_PlannedRun]) -> list[str | None]:
+    """Return what each run needs for itself.
+
+    A Daily room: two callers in one would talk to each other. An ``/api/offer`` address is no such room, since every
+    offer gets a bot of its own. Under a limit there are so many lanes, and every room has its own among them.
+    """
+    rooms = [_room_key(run) for run in runs]
+    if limit is None:
+        return rooms
+    lanes: list[str | None] = []
+    lane_of: dict[str, int] = {}
+    for index, room in enumerate(rooms):
+        lane = index % limit if room is None else lane_of.setdefault(room, len(lane_of) % limit)
+        lanes.append(f"result-{result_id}-{lane}")
+    return lanes
+
+
+def _room_key(run: _PlannedRun) -> str | None:
+    if run.kind is not RoomKind.DAILY or run.entry.room_url is None:
+        return None
+    return public_url(run.entry.room_url).rstrip("/").lower()
+
+
+def _missing(of_id: int | None) -> str:
+    return f'Invalid pk "{of_id}" - object does not exist.'
+
+
+def _has_query(url: str) -> bool:
+    return "?" in url or "#" in url
+
+
+def _chunks(ids: Sequence[int]) -> Iterable[Sequence[int]]:
+    return (ids[begin : begin + AT_ONCE] for begin in range(0, len(ids), AT_ONCE))

@@ -1,0 +1,614 @@
+"""How a run goes from launched to ended.
+
+Every move is one conditional update: a run that has ended never changes again, and a report counts for the attempt it
+is of. The result of a run is locked before the run is, and follows in the same transaction.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bots.caller.script import Script
+from bots.timeline import EndedReason
+from runner.calls.run_file import Run
+from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
+from runner.evaluation.outcome import Status
+from runner.records.secrets import Vault
+from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, result_status
+from runner.records.tables import Agent, ResultRow, RunRow, utc_now
+from runner.sessions.pipecat_cloud import AGENT_NAME, CLOUD_URL
+from runner.sessions.pipecat_cloud import start_url as cloud_start_url
+
+AT_ONCE = 500
+"""How many ids go into one statement."""
+
+MAX_STORED_DEPTH = 100
+"""How deep what is kept of a report may be nested."""
+
+_FINAL_RUN = [status.value for status in FINAL_RUN]
+_FINAL_RESULT = [status.value for status in FINAL_RESULT]
+_LIVE = [RunStatus.RUNNING.value, RunStatus.EVALUATING.value]
+_SEALED = "sealed_pipecat_data"
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+class RunType(StrEnum):
+    """How the runs of a result come to their rooms."""
+
+    ROOMS = "pipecat"
+    """Every run names its own."""
+    SESSIONS = "pipecat_v2"
+    """A session of the agent is started for every run."""
+
+
+@dataclass(frozen=True)
+class SessionStart:
+    """How a session of the agent is started.
+
+    Attributes:
+        start_url: Where to post.
+        transport: ``daily`` or ``webrtc``; None leaves it to the other side.
+        data: The body that reaches the agent.
+        room_properties: Of the Daily room that comes with it.
+        credential: Goes along as a bearer header, if there is one.
+        start_timeout_s: How long starting may take; None as the worker has it.
+        agent_join_timeout_s: How long the agent may take to be in the room; None as the worker's settings have it.
+        bot_ready_timeout_s: How long to wait for the agent to say that it is ready; None likewise.
+    """
+
+    start_url: str
+    transport: str | None
+    data: dict[str, Any] = field(repr=False)
+    room_properties: dict[str, Any] = field(repr=False)
+    credential: SecretStr | None
+    start_timeout_s: float | None = None
+    agent_join_timeout_s: float | None = None
+    bot_ready_timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to make a call.
+
+    Attributes:
+        run_id: The run.
+        attempt: Which attempt at it this is, from 1; every report names it.
+        scenario: The scenario's name.
+        script: What the caller does.
+        notes: What of the scenario is played otherwise than it says.
+        room_url: The room; None where a session is to be started.
+        token: The room's token.
+        data_message: ``{"value": …}`` where a message is to be published.
+        session: How a session is started; None where there is a room.
+        session_data: What an agent gets that is started in ``room_url``, where that is a Pipecat runner.
+    """
+
+    run_id: int
+    attempt: int
+    scenario: str
+    script: dict[str, Any]
+    notes: tuple[str, ...]
+    room_url: str | None
+    token: SecretStr | None
+    data_message: dict[str, Any] | None
+    session: SessionStart | None
+    session_data: dict[str, Any]
+
+
+class RunProblem(BaseModel):
+    """Why a worker could not see a run through."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cause: str = Field(max_length=20)
+    """Whose fault it was, as :class:`runner.evaluation.outcome.Cause` has it."""
+    reason: str = Field(max_length=40)
+    """How it ended, as :class:`bots.timeline.EndedReason` has it."""
+    detail: str = Field(default="", max_length=4_000)
+
+
+class Claimed(BaseModel):
+    """What stands of a run when somebody asks who has it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: RunStatus
+    attempt: int
+    cancel_requested: bool
+
+
+class RoomSecrets(BaseModel):
+    """What of a room must not stand in the record in clear."""
+
+    model_config = ConfigDict(frozen=True)
+
+    token: SecretStr | None = None
+    url: SecretStr | None = None
+    """The whole address, where it has a query: Daily takes a token there as well."""
+
+    def seal(self, vault: Vault) -> bytes | None:
+        """Return them encrypted; None if there are none."""
+        plain = {key: value.get_secret_value() for key, value in (("token", self.token), ("url", self.url)) if value}
+        return vault.seal(json.dumps(plain)) if plain else None
+
+    @classmethod
+    def open(cls, vault: Vault, sealed: bytes | None) -> "RoomSecrets":
+        """Return what :meth:`seal` made."""
+        return cls() if sealed is None else cls.model_validate_json(vault.open(sealed))
+
+
+async def claim(session: AsyncSession, vault: Vault, run_id: int, executor: str) -> Job | None:
+    """Take a run on: it is running, in a new attempt.
+
+    A run whose cancelling was asked for ends here.
+
+    Args:
+        session: A transaction.
+        vault: Opens what is encrypted.
+        run_id: The run.
+        executor: Who takes it.
+
+    Returns:
+        What is needed to make the call; None if the run has ended, or is not there.
+    """
+    result_id = await _lock_result(session, run_id)
+    if result_id is None:
+        return None
+    taken = await session.execute(
+        update(RunRow)
+        .where(RunRow.id == run_id, _open(), RunRow.cancel_requested.is_(False))
+        .values(
+            status=case((RunRow.status == RunStatus.PENDING.value, RunStatus.RUNNING.value), else_=RunRow.status),
+            attempt=RunRow.attempt + 1,
+            executor=executor[:200],
+            started_at=func.coalesce(RunRow.started_at, utc_now()),
+            updated_at=utc_now(),
+        )
+        .returning(RunRow.id)
+    )
+    if taken.first() is None:
+        if await _close(session, run_id, _cancelled(), where=RunRow.cancel_requested.is_(True)):
+            await refresh_result(session, result_id)
+        return None
+    await refresh_result(session, result_id)
+    return await _job(session, vault, run_id)
+
+
+async def progress(
+    session: AsyncSession, run_id: int, attempt: int, status: RunStatus, joined_at: datetime | None
+) -> bool:
+    """Take in how far a run has come.
+
+    Args:
+        session: A transaction.
+        run_id: The run.
+        attempt: The attempt this is a report of.
+        status: Running or evaluating; a step back is passed over.
+        joined_at: When the caller was in the room with the agent; None if it is not yet.
+
+    Returns:
+        Whether the attempt is the one under way.
+    """
+    forward = [RunStatus.RUNNING.value] if status is RunStatus.EVALUATING else []
+    moved = await session.execute(
+        update(RunRow)
+        .where(RunRow.id == run_id, _of_attempt(attempt), _open())
+        .values(
+            status=case((RunRow.status.in_(forward), status.value), else_=RunRow.status),
+            joined_at=func.coalesce(RunRow.joined_at, joined_at),
+            updated_at=utc_now(),
+        )
+        .returning(RunRow.id)
+    )
+    return moved.first() is not None
+
+
+async def finish(session: AsyncSession, run_id: int, attempt: int, outcome: Run) -> bool:
+    """End a run with what its call came to. Tokens are erased; the result follows.
+
+    Args:
+        session: A transaction.
+        run_id: The run.
+        attempt: The attempt this is a report of.
+        outcome: The worker's ``run.json``.
+
+    Returns:
+        Whether the record holds this outcome now: also where this very report came before. False if the run had ended
+        otherwise, or another attempt is under way.
+    """
+    ending = _Ending(
+        status=RunStatus(outcome.status.value),
+        success=outcome.success,
+        cause=None if outcome.cause is None else outcome.cause.value,
+        ended_reason=outcome.ended_reason.value,
+        call_ended_reason=outcome.call_ended_reason,
+        error_message=_error_message(outcome),
+        duration_s=outcome.duration_s,
+        outcome=storable(outcome.model_dump(mode="json", exclude={"script"})),
+    )
+    return await _report(session, run_id, attempt, ending)
+
+
+async def give_up(session: AsyncSession, run_id: int, attempt: int, problem: RunProblem) -> bool:
+    """End a run that came to no call. Otherwise as :func:`finish`."""
+    return await _report(session, run_id, attempt, _failed(problem))
+
+
+async def fail(session: AsyncSession, run_id: int, *, cause: str, reason: str, detail: str) -> bool:
+    """End a run that nobody reports on.
+
+    Args:
+        session: A transaction.
+        run_id: The run.
+        cause: Whose fault it was.
+        reason: How it ended.
+        detail: What happened, in one line.
+
+    Returns:
+        Whether it was still open.
+    """
+    result_id = await _lock_result(session, run_id)
+    if result_id is None:
+        return False
+    closed = await _close(session, run_id, _failed(RunProblem(cause=cause, reason=reason, detail=detail)))
+    if closed:
+        await refresh_result(session, result_id)
+    return closed
+
+
+async def request_cancel(session: AsyncSession, run_ids: Sequence[int]) -> list[int]:
+    """Cancel runs: what nobody has taken ends at once, what is under way when its worker has left the room.
+
+    Args:
+        session: A transaction.
+        run_ids: The runs; those that have ended stay as they are.
+
+    Returns:
+        Those that ended at once; take them off the queue.
+    """
+    cancelled: list[int] = []
+    for begin in range(0, len(run_ids), AT_ONCE):
+        ids = run_ids[begin : begin + AT_ONCE]
+        results = (
+            await session.scalars(
+                select(ResultRow.id)
+                .where(ResultRow.id.in_(select(RunRow.result_id).where(RunRow.id.in_(ids))))
+                .order_by(ResultRow.id)
+                .with_for_update()
+            )
+        ).all()
+        pending = RunRow.status == RunStatus.PENDING.value
+        ended = await session.scalars(
+            update(RunRow).where(RunRow.id.in_(ids), pending).values(**_cancelled().values()).returning(RunRow.id)
+        )
+        cancelled += ended.all()
+        await session.execute(
+            update(RunRow)
+            .where(RunRow.id.in_(ids), RunRow.status.in_(_LIVE))
+            .values(cancel_requested=True, updated_at=utc_now())
+        )
+        for result_id in results:
+            await refresh_result(session, result_id)
+    return cancelled
+
+
+async def look_at(session: AsyncSession, run_id: int) -> Claimed | None:
+    """Return what stands of a run for whoever works on it; None if it is not there."""
+    found = (
+        await session.execute(
+            select(RunRow.status, RunRow.attempt, RunRow.cancel_requested).where(RunRow.id == run_id)
+        )
+    ).first()
+    if found is None:
+        return None
+    return Claimed(status=RunStatus(found.status), attempt=found.attempt, cancel_requested=found.cancel_requested)
+
+
+async def add_artefact(session: AsyncSession, run_id: int, attempt: int, name: str, size: int) -> bool:
+    """Take down that the store holds an artefact of a run.
+
+    Returns:
+        Whether the attempt is the last one; if not, nothing is taken down.
+    """
+    found = (
+        await session.execute(
+            select(RunRow.artefacts).where(RunRow.id == run_id, RunRow.attempt == attempt).with_for_update()
+        )
+    ).first()
+    if found is None:
+        return False
+    artefacts = cast(dict[str, int], found.artefacts)
+    await session.execute(
+        update(RunRow).where(RunRow.id == run_id).values(artefacts={**artefacts, name: size}, updated_at=utc_now())
+    )
+    return True
+
+
+async def refresh_result(session: AsyncSession, result_id: int) -> None:
+    """Let the status of a result follow those of its runs. Its row must be locked by the transaction."""
+    statuses = await session.scalars(select(RunRow.status).where(RunRow.result_id == result_id).distinct())
+    status = result_status(RunStatus(text) for text in statuses)
+    forward = ResultRow.status.not_in(_FINAL_RESULT)
+    if status is ResultStatus.PENDING:
+        forward &= ResultRow.status == ResultStatus.PENDING.value
+    await session.execute(
+        update(ResultRow)
+        .where(ResultRow.id == result_id, forward)
+        .values(status=status.value, updated_at=utc_now())
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def lock_result(session: AsyncSession, result_id: int) -> bool:
+    """Keep other transactions from moving the runs of a result; return whether it is there."""
+    found = await session.scalar(select(ResultRow.id).where(ResultRow.id == result_id).with_for_update())
+    return found is not None
+
+
+def read_outcome(reported: Mapping[str, Any], script: Mapping[str, Any]) -> Run:
+    """Return a reported ``run.json``, checked.
+
+    Args:
+        reported: The run without its script.
+        script: The script that the run was launched with.
+
+    Raises:
+        ValueError: It is none; says what is wrong with it, and quotes nothing of it.
+    """
+    try:
+        return Run.model_validate({**reported, "script": Script.model_validate(script)})
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise ValueError(f"{where}: {problem['msg']}") from None
+
+
+def session_start(
+    agent: Agent | None, vault: Vault, overrides: Mapping[str, Any], data: dict[str, Any] | None = None
+) -> SessionStart | None:
+    """Return how a session of an agent is started; None if there is no way.
+
+    An agent has a start URL of its own, or a name at Pipecat Cloud and the key for it. A launch's ``config`` and
+    ``room_properties`` stand in place of what is saved with the agent; they are not merged.
+
+    Args:
+        agent: The agent.
+        vault: Opens its credentials.
+        overrides: A launch's ``pipecat_data``.
+        data: Goes into the body that reaches the agent, over what is saved with it.
+    """
+    if agent is None:
+        return None
+    kept = _credentials(agent, vault)
+    saved = kept.config
+    name = overrides.get("pipecat_agent_name") or saved.get("pipecat_agent_name")
+    start_url, transport = agent.session.get("start_url"), agent.session.get("transport")
+    if not start_url and name and kept.api_key is not None:
+        if not re.fullmatch(AGENT_NAME, str(name)):
+            return None
+        start_url, transport = cloud_start_url(CLOUD_URL, str(name)), transport or "daily"
+    if not start_url:
+        return None
+    body = overrides.get("config")
+    if body is None:
+        body = {**_object(saved.get("config")), **_object(agent.session.get("data"))}
+    properties = overrides.get("room_properties")
+    return SessionStart(
+        start_url=str(start_url),
+        transport=None if transport is None else str(transport),
+        data={**_object(body), **(data or {})},
+        room_properties=_object(saved.get("room_properties") if properties is None else properties),
+        credential=kept.api_key,
+        start_timeout_s=agent.session.get("start_timeout_s"),
+        agent_join_timeout_s=agent.session.get("agent_join_timeout_s"),
+        bot_ready_timeout_s=agent.session.get("bot_ready_timeout_s"),
+    )
+
+
+def seal_pipecat_data(vault: Vault, pipecat_data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a launch's ``pipecat_data`` goes into ``run_settings``: encrypted, as an agent's is."""
+    if not pipecat_data:
+        return {}
+    shown = {"pipecat_agent_name": pipecat_data.get("pipecat_agent_name"), "replaces": sorted(pipecat_data)}
+    return {"pipecat_data": shown, _SEALED: vault.seal(json.dumps(pipecat_data)).decode("ascii")}
+
+
+def open_pipecat_data(vault: Vault, run_settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what :func:`seal_pipecat_data` sealed."""
+    sealed = run_settings.get(_SEALED)
+    return {} if sealed is None else _object(json.loads(vault.open(str(sealed).encode("ascii"))))
+
+
+def shown_settings(run_settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``run_settings`` of a result as they may be seen."""
+    return {key: value for key, value in run_settings.items() if key != _SEALED}
+
+
+@dataclass(frozen=True)
+class _Credentials:
+    api_key: SecretStr | None
+    config: dict[str, Any]
+
+
+def _credentials(agent: Agent, vault: Vault) -> _Credentials:
+    kept = _object(None if agent.credentials is None else json.loads(vault.open(agent.credentials)))
+    api_key = kept.get("api_key")
+    return _Credentials(SecretStr(str(api_key)) if api_key else None, _object(kept.get("config")))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
+
+
+def storable(value: Any, depth: int = MAX_STORED_DEPTH) -> Any:
+    """Return a JSON value without what no database takes: NUL, halves of surrogate pairs, numbers that are none.
+
+    What is nested deeper than ``depth`` is left out.
+    """
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list | dict) and depth == 0:
+        return None
+    if isinstance(value, list):
+        return [storable(item, depth - 1) for item in cast(list[Any], value)]
+    if isinstance(value, dict):
+        return {storable(key): storable(item, depth - 1) for key, item in cast(dict[Any, Any], value).items()}
+    return value
+
+
+@dataclass(frozen=True)
+class _Ending:
+    status: RunStatus
+    success: bool | None
+    cause: str | None
+    ended_reason: str
+    call_ended_reason: str
+    error_message: str
+    duration_s: float | None = None
+    outcome: dict[str, Any] | None = None
+
+    def values(self) -> dict[str, Any]:
+        """Return what the run's columns become."""
+        now = utc_now()
+        values: dict[str, Any] = {
+            "status": self.status.value,
+            "success": self.success,
+            "cause": self.cause,
+            "ended_reason": self.ended_reason,
+            "call_ended_reason": self.call_ended_reason,
+            "error_message": self.error_message,
+            "room_token": None,
+            "ended_at": now,
+            "updated_at": now,
+        }
+        if self.outcome is not None:
+            values |= {"duration_s": self.duration_s, "outcome": self.outcome}
+            if self.status is RunStatus.COMPLETED:
+                # The report that the caller was in the room may still be under way.
+                values["joined_at"] = func.coalesce(RunRow.joined_at, RunRow.started_at, now)
+        return values
+
+
+def _cancelled() -> _Ending:
+    return _Ending(
+        status=RunStatus.CANCELLED,
+        success=None,
+        cause=None,
+        ended_reason=EndedReason.CANCELLED.value,
+        call_ended_reason=CEKURA_ENDED_REASON[EndedReason.CANCELLED],
+        error_message="the run was cancelled",
+    )
+
+
+def _failed(problem: RunProblem) -> _Ending:
+    if problem.reason == EndedReason.CANCELLED.value:
+        return _cancelled()
+    try:
+        words = CEKURA_ENDED_REASON[EndedReason(problem.reason)]
+    except ValueError:
+        words = "call-failed-unknown-error"
+    return _Ending(
+        status=RunStatus.FAILED,
+        success=None,
+        cause=cast(str, storable(problem.cause)),
+        ended_reason=cast(str, storable(problem.reason)),
+        call_ended_reason=words,
+        error_message=cast(str, storable(problem.detail)) or f"no call took place ({problem.reason})",
+    )
+
+
+def _error_message(outcome: Run) -> str:
+    detail = cast(str | None, storable(outcome.detail))
+    if outcome.status is Status.CANCELLED:
+        return detail or "the run was cancelled"
+    if outcome.status is Status.FAILED:
+        return detail or f"no call took place ({outcome.ended_reason.value})"
+    if outcome.success is None:
+        return f"undecided: {detail or 'nobody can say whether the agent passed'}"
+    return ""
+
+
+def _open() -> ColumnElement[bool]:
+    return RunRow.status.not_in(_FINAL_RUN)
+
+
+def _of_attempt(attempt: int) -> ColumnElement[bool]:
+    """Return the condition that an attempt is the one under way. Nobody can report on a run that nobody has taken."""
+    return (RunRow.attempt == attempt) & (RunRow.attempt > 0)
+
+
+async def _lock_result(session: AsyncSession, run_id: int) -> int | None:
+    """Lock the result of a run, before the run itself: whoever locks both does so in this order."""
+    of_run = select(RunRow.result_id).where(RunRow.id == run_id).scalar_subquery()
+    return await session.scalar(select(ResultRow.id).where(ResultRow.id == of_run).with_for_update())
+
+
+async def _report(session: AsyncSession, run_id: int, attempt: int, ending: _Ending) -> bool:
+    result_id = await _lock_result(session, run_id)
+    if result_id is None:
+        return False
+    if await _close(session, run_id, ending, where=_of_attempt(attempt)):
+        await refresh_result(session, result_id)
+        return True
+    found = (
+        await session.execute(
+            select(RunRow.attempt, RunRow.status, RunRow.ended_reason, RunRow.error_message, RunRow.outcome).where(
+                RunRow.id == run_id
+            )
+        )
+    ).one()
+    # A run that ended otherwise has no outcome, or another.
+    return (
+        found.attempt == attempt
+        and (found.status, found.ended_reason, found.error_message)
+        == (ending.status.value, ending.ended_reason, ending.error_message)
+        and found.outcome == ending.outcome
+    )
+
+
+async def _close(
+    session: AsyncSession, run_id: int, ending: _Ending, *, where: ColumnElement[bool] | None = None
+) -> bool:
+    condition = RunRow.id == run_id
+    closed = await session.execute(
+        update(RunRow)
+        .where(condition if where is None else condition & where, _open())
+        .values(**ending.values())
+        .returning(RunRow.id)
+        .execution_options(synchronize_session=False)
+    )
+    return closed.first() is not None
+
+
+async def _job(session: AsyncSession, vault: Vault, run_id: int) -> Job:
+    run = await session.get_one(RunRow, run_id, populate_existing=True)
+    result = await session.get_one(ResultRow, run.result_id)
+    secrets = RoomSecrets.open(vault, run.room_token)
+    data = {**run.session_data, "cekura_run_id": run_id}
+    start: SessionStart | None = None
+    if result.run_type == RunType.SESSIONS.value:
+        agent = None if run.agent_id is None else await session.get(Agent, run.agent_id)
+        start = session_start(agent, vault, open_pipecat_data(vault, result.run_settings), data)
+    return Job(
+        run_id=run_id,
+        attempt=run.attempt,
+        scenario=run.scenario_name,
+        script=run.snapshot["script"],
+        notes=tuple(run.snapshot.get("notes", ())),
+        room_url=run.room_url if secrets.url is None else secrets.url.get_secret_value(),
+        token=secrets.token,
+        data_message=run.data_message,
+        session=start,
+        session_data=data,
+    )

@@ -1,0 +1,180 @@
+"""Where recordings and timelines are kept: a folder, or an S3 bucket."""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, S3Store
+
+from runner.errors import UsageError
+from runner.records.data_dir import data_dir, private_folder
+from runner.settings import ServerSettings
+
+FOLDER = "artefacts"
+_CHUNK_BYTES = 1_000_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_KEY = re.compile(r"runs/[1-9][0-9]{0,18}/" + _NAME.pattern, re.ASCII)
+
+
+class ArtefactTooLarge(UsageError):
+    """An artefact is larger than may be stored."""
+
+
+class ArtefactMissing(UsageError):
+    """There is no such artefact."""
+
+
+def artefact_key(run_id: int, name: str) -> str:
+    """Return what an artefact is kept under.
+
+    Args:
+        run_id: The run's id.
+        name: Letters, digits, ``.``, ``_`` and ``-``, up to 100; begins with a letter or digit.
+
+    Raises:
+        UsageError: The name is another.
+    """
+    return _checked(f"runs/{run_id}/{name}")
+
+
+class ArtefactStore:
+    """Keeps artefacts, each whole or not at all. Keys are those of :func:`artefact_key`.
+
+    Args:
+        store: What they are kept in.
+    """
+
+    def __init__(self, store: ObjectStore):
+        self._store = store
+
+    async def put(self, key: str, data: AsyncIterator[bytes] | bytes, *, max_bytes: int) -> int:
+        """Keep an artefact, in place of the one that may be there, and return its size in bytes.
+
+        When anything is raised, also by ``data``, what was there is still there.
+
+        Raises:
+            ArtefactTooLarge: It has more bytes than it may have.
+            UsageError: The key is wrong.
+        """
+        _checked(key)
+        if isinstance(data, bytes):
+            if len(data) > max_bytes:
+                raise _too_large(max_bytes)
+            await self._store.put_async(key, data)
+            return len(data)
+        counted = _Counted(data, max_bytes)
+        await self._store.put_async(key, counted)
+        return counted.size
+
+    async def size(self, key: str) -> int | None:
+        """Return the size of an artefact in bytes; None where there is none.
+
+        Raises:
+            UsageError: The key is wrong.
+        """
+        try:
+            return (await self._store.head_async(_checked(key)))["size"]
+        except FileNotFoundError:
+            return None
+
+    async def get(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield an artefact piece by piece.
+
+        Args:
+            key: Which one.
+            start: The first byte, from 0; not beyond the last.
+            end: The first byte that is left out; None for none. May lie beyond the end.
+
+        Raises:
+            ArtefactMissing: There is none.
+            UsageError: The key is wrong.
+        """
+        _checked(key)
+        if end is not None and end <= start:
+            return
+        span: Any = {"offset": start} if end is None else (start, end)
+        try:
+            found = await self._store.get_async(key, options={"range": span} if start or end is not None else None)
+        except FileNotFoundError:
+            raise ArtefactMissing(f"{key}: there is no such artefact") from None
+        async for piece in found.stream(min_chunk_size=_CHUNK_BYTES):
+            if piece:
+                yield bytes(piece)
+
+    async def delete_run(self, run_id: int) -> None:
+        """Delete every artefact of a run. There need be none."""
+        async for batch in self._store.list(f"runs/{run_id}/"):
+            try:
+                await self._store.delete_async([meta["path"] for meta in batch])
+            except FileNotFoundError:
+                # Somebody else deletes them too. What is left of them goes one by one.
+                await self._delete_each([meta["path"] for meta in batch])
+
+    async def _delete_each(self, paths: list[str]) -> None:
+        for path in paths:
+            try:
+                await self._store.delete_async(path)
+            except FileNotFoundError:
+                continue
+
+
+def open_store(settings: ServerSettings) -> ArtefactStore:
+    """Return the store that is set: an S3 bucket, or else a folder in the data folder.
+
+    Raises:
+        UsageError: The setting is wrong, or the folder can't be made.
+    """
+    if settings.artefacts_url is not None:
+        return ArtefactStore(_s3(settings.artefacts_url, settings.artefacts_options))
+    folder = private_folder(data_dir(settings) / FOLDER)
+    return ArtefactStore(LocalStore(folder, automatic_cleanup=True))
+
+
+def _s3(url: str, options: dict[str, str]) -> S3Store:
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment:
+        raise UsageError("server.artefacts_url: must be s3://bucket or s3://bucket/prefix")
+    plain = options.get("endpoint", "").startswith("http://")
+    try:
+        return S3Store(
+            parts.netloc,
+            prefix=parts.path.strip("/") or None,
+            config=cast("Any", options),
+            client_options={"allow_http": plain},
+        )
+    except (BaseError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"server.artefacts_options: {first}") from None
+
+
+class _Counted:
+    """Passes pieces on, counts their bytes, and stops when there are too many."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], max_bytes: int):
+        self._pieces = pieces
+        self._max_bytes = max_bytes
+        self.size = 0
+
+    def __aiter__(self) -> "_Counted":
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await anext(self._pieces)
+        self.size += len(piece)
+        if self.size > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        return piece
+
+
+def _too_large(max_bytes: int) -> ArtefactTooLarge:
+    return ArtefactTooLarge(f"artefact: is larger than {max_bytes} bytes, which server.max_artefact_bytes allows")
+
+
+def _checked(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise UsageError(
+            "artefact: its name must be letters, digits, '.', '_' and '-', and begin with a letter or digit"
+        )
+    return key

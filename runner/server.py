@@ -1,0 +1,292 @@
+"""API, record and worker in one process, from start to shutdown."""
+
+import ipaddress
+import shutil
+import signal
+import socket
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from loguru import logger
+from pydantic import SecretStr
+
+from runner.api.app import create_app
+from runner.api.services import Services
+from runner.dispatch.dbos_queue import DbosQueue, migrate_queue
+from runner.dispatch.reconciler import Reconciler
+from runner.errors import UsageError
+from runner.records.data_dir import data_dir
+from runner.records.database import Database, database_url
+from runner.records.keys import KeyKind, create_key, find_key, list_keys
+from runner.records.retention import purge
+from runner.records.secrets import open_vault
+from runner.records.seed import DEFAULT_PROJECT, seed
+from runner.records.store import open_store
+from runner.records.tables import utc_now
+from runner.settings import Settings
+
+DRAIN_LIMIT_S = 20.0
+"""How long calls that are on may last once the server is told to stop; a second signal ends that."""
+
+CONNECTIONS_LIMIT_S = 3
+"""How long open connections may last after that."""
+
+RETENTION_INTERVAL_S = 3_600.0
+QUEUE_MEMORY = timedelta(days=1)
+"""How long the queue remembers runs that have ended."""
+
+LEFTOVERS_S = 86_400.0
+"""How long what a killed process had on disk is kept: no call is on for so long."""
+
+WORKER_KEY_FILE = "worker.key"
+EXECUTORS_FOLDER = "executors"
+WORK_FOLDER = "work"
+IN_PROCESS_URL = "http://record.invalid"
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What to tell whoever started the server.
+
+    Attributes:
+        url: Where it is reached.
+        key: A new key for the API, if there was none before.
+    """
+
+    url: str
+    key: SecretStr | None
+
+
+async def serve(
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    with_worker: bool,
+    announce: Callable[[Announcement], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT; then take nothing new, let calls that are on finish for a while, and return.
+
+    Args:
+        settings: The settings. A loopback ``host`` allows rooms on this machine.
+        host: The address to listen on.
+        port: The port; 0 takes a free one.
+        with_worker: Whether to make calls as well.
+        announce: Is called once, when requests are answered and runs taken.
+
+    Raises:
+        UsageError: Something in the settings is wrong, or the port is taken.
+        RunnerError: The database or the queue can't be used.
+    """
+    if _is_loopback(host):
+        server = settings.server.model_copy(update={"allow_loopback": True})
+        settings = settings.model_copy(update={"server": server})
+    with (
+        _listening(host, port) as listener,
+        # From beginning to end: a signal outside of it would end the process at once.
+        anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
+    ):
+        database = Database(database_url(settings.server))
+        queue = DbosQueue(database.url, lock_dir=data_dir(settings.server) / EXECUTORS_FOLDER)
+        async with _opened(settings, database, queue) as services:
+            key = await _first_key(database)
+            app = create_app(services)
+            reconciler = Reconciler(database, queue)
+            # Before this process takes runs: those of one that died go first.
+            await reconciler.reconcile()
+            async with (
+                _working(services, app, queue) if with_worker else nullcontext(),
+                anyio.create_task_group() as background,
+            ):
+                background.start_soon(reconciler.run)
+                background.start_soon(_retain, services, queue)
+                async with anyio.create_task_group() as serving:
+                    web = _Web(_web_config(app))
+                    serving.start_soon(web.serve, [listener])
+                    await web.ready.wait()
+                    announce(Announcement(_url(host, listener), key))
+                    await _until_told(signals, queue)
+                    web.should_exit = True
+                background.cancel_scope.cancel()
+
+
+def _web_config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=CONNECTIONS_LIMIT_S,
+    )
+
+
+class _Web(uvicorn.Server):
+    """The web server, which leaves signals to us."""
+
+    def __init__(self, config: uvicorn.Config):
+        super().__init__(config)
+        self.ready = anyio.Event()
+        """Requests are answered."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Capture none."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        self.ready.set()
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, database: Database, queue: DbosQueue) -> AsyncGenerator[Services]:
+    """Open everything, with its tables up to date."""
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
+        await database.migrate()
+        await migrate_queue(database.url)
+        async with database.session() as session:
+            await seed(session)
+        stack.push_async_callback(queue.close)
+        yield Services(
+            settings=settings,
+            database=database,
+            vault=open_vault(settings.server),
+            store=open_store(settings.server),
+            queue=queue,
+        )
+
+
+async def _first_key(database: Database) -> SecretStr | None:
+    """Return a new key for the API if it has none yet."""
+    async with database.session() as session:
+        if any(key.kind is KeyKind.USER for key in await list_keys(session)):
+            return None
+        return SecretStr(await create_key(session, KeyKind.USER, project_id=DEFAULT_PROJECT, name="first key"))
+
+
+@asynccontextmanager
+async def _working(services: Services, app: FastAPI, queue: DbosQueue) -> AsyncGenerator[None]:
+    """Take runs for as long as the context is open."""
+    from runner.worker.record_client import RecordClient
+    from runner.worker.worker import Worker
+
+    folder = data_dir(services.settings.server)
+    key = await _worker_key(services.database, folder / WORKER_KEY_FILE)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url=IN_PROCESS_URL) as http:
+        worker = Worker(services.settings, RecordClient(http, key), folder / WORK_FOLDER, queue.executor)
+        await worker.start(queue)
+        try:
+            yield
+        finally:
+            # Where something went wrong; otherwise it is stopped by now.
+            await queue.stop_worker(timeout_s=0)
+
+
+async def _worker_key(database: Database, path: Path) -> SecretStr:
+    """Return the key of workers beside the API, kept in a file for this user alone; made if there is none that holds.
+
+    Raises:
+        UsageError: The file can't be read or written.
+    """
+    try:
+        kept = _kept(path)
+        async with database.session() as session:
+            found = await find_key(session, kept) if kept else None
+            if found is not None and found.kind is KeyKind.WORKER:
+                return SecretStr(kept)
+            key = await create_key(session, KeyKind.WORKER, project_id=None, name="worker beside the API")
+        _keep(path, key)
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read or written ({error.strerror})") from None
+    return SecretStr(key)
+
+
+def _kept(path: Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _keep(path: Path, key: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(key + "\n")
+
+
+async def _until_told(signals: AsyncIterator[signal.Signals], queue: DbosQueue) -> None:
+    """Wait for a signal, and then for the calls that are on: until they end, a second signal, or the limit."""
+    number = await anext(signals)
+    logger.info("stopping: {}", signal.Signals(number).name)
+    async with anyio.create_task_group() as tasks:
+
+        async def drain() -> None:
+            await queue.stop_worker(timeout_s=DRAIN_LIMIT_S)
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(drain)
+        await anext(signals)
+        queue.hurry()
+
+
+async def _retain(services: Services, queue: DbosQueue) -> None:
+    """Delete what is old enough, every hour."""
+    server = services.settings.server
+    days = server.retention_days
+    while True:
+        try:
+            await anyio.to_thread.run_sync(_tidy, data_dir(server) / WORK_FOLDER)
+            await queue.prune(older_than=utc_now() - QUEUE_MEMORY)
+            if days is not None:
+                purged = await purge(services.database, services.store, older_than=utc_now() - timedelta(days=days))
+                logger.info("the artefacts of {} runs were deleted", purged)
+        except Exception as error:
+            logger.opt(exception=True).warning("what is old could not be deleted ({})", type(error).__name__)
+        await anyio.sleep(RETENTION_INTERVAL_S)
+
+
+def _tidy(folder: Path) -> None:
+    """Delete what calls left behind whose process was killed."""
+    before_s = time.time() - LEFTOVERS_S
+    for left in folder.glob("*"):
+        if left.stat().st_mtime < before_s:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Generator[socket.socket]:
+    """Listen, before anything else: a port that is taken is found out first.
+
+    Raises:
+        UsageError: Nobody can listen there.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UsageError(f"{host}:{port}: can't be listened on ({error.strerror}); name another --port") from None
+    with listener:
+        yield listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    port: int = listener.getsockname()[1]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared with, not listened on
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

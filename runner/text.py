@@ -1,0 +1,10 @@
+"""Words of others, made fit to be shown."""
+
+import re
+
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def one_line(text: str) -> str:
+    """Return a text without line ends, and without what a terminal would obey."""
+    return _CONTROL_CHARACTERS.sub(" ", text)

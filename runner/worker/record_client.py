@@ -1,0 +1,245 @@
+"""The record as a worker sees it: over HTTP, with a worker's key."""
+
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from runner.errors import RunnerError
+
+API = "/worker/v1/runs"
+TIMEOUT_S = 30.0
+UPLOAD_TIMEOUT_S = 300.0
+UPLOAD_CHUNK_BYTES = 256 * 1024
+
+_T = TypeVar("_T", bound=BaseModel)
+
+_LATER = frozenset({401, 403, 408, 425, 429})
+"""Answers below 500 that may be others a little later: a key can be mended, a limit passes."""
+
+
+class RecordError(RunnerError):
+    """The record did not take what it was told.
+
+    Args:
+        message: What happened; holds no token.
+        transient: Whether the same may be taken a little later.
+    """
+
+    def __init__(self, message: str, *, transient: bool):
+        super().__init__(message)
+        self.transient = transient
+
+
+class SessionStart(BaseModel):
+    """How a session of the agent is started.
+
+    Attributes:
+        start_url: Where to post.
+        transport: ``daily`` or ``webrtc``; None leaves it to the other side.
+        data: The body that reaches the agent.
+        room_properties: Of the Daily room that comes with it.
+        credential: Goes along as a bearer header, if there is one.
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    start_url: str
+    transport: str | None = None
+    data: dict[str, Any] = Field(default_factory=dict, repr=False)
+    room_properties: dict[str, Any] = Field(default_factory=dict, repr=False)
+    credential: SecretStr | None = None
+
+
+class Job(BaseModel):
+    """A run that a worker has taken on.
+
+    Attributes:
+        run_id: The run.
+        attempt: Which attempt at it this is; every report names it.
+        scenario: The scenario's name.
+        script: What the caller does: a dump of :class:`bots.caller.script.Script`.
+        notes: What of the scenario is played otherwise than it says.
+        room_url: The room; None where a session is to be started.
+        token: The room's token.
+        data_message: ``{"value": …}`` where a message is to be published.
+        session: How a session is started; None where there is a room.
+        session_data: What an agent gets that is started in ``room_url``, where that is a Pipecat runner.
+        transcribe: Whether to recognise what the agent said.
+        allow_unjudged: Whether the run passes although expectations were not judged or not observable.
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    run_id: int
+    attempt: int
+    scenario: str
+    script: dict[str, Any] = Field(repr=False)
+    notes: tuple[str, ...] = ()
+    room_url: str | None = None
+    token: SecretStr | None = None
+    data_message: dict[str, Any] | None = Field(default=None, repr=False)
+    session: SessionStart | None = None
+    session_data: dict[str, Any] = Field(default_factory=dict, repr=False)
+    transcribe: bool = True
+    allow_unjudged: bool = False
+
+
+class Problem(BaseModel):
+    """Why a run came to no call.
+
+    Attributes:
+        cause: Whose fault it was, as :class:`runner.evaluation.outcome.Cause` has it.
+        reason: How it ended, as :class:`bots.timeline.EndedReason` has it.
+        detail: What happened, in one line; holds no token.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    cause: str
+    reason: str
+    detail: str
+
+
+class RunState(BaseModel):
+    """What the record holds of a run under way."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: str
+    cancel_requested: bool
+
+
+class _Cancelling(BaseModel):
+    cancel_requested: bool
+
+
+class _Accepted(BaseModel):
+    accepted: bool
+
+
+class RecordClient:
+    """Talks to the record.
+
+    Args:
+        http: A client with the record's base address, or with its application behind it.
+        key: A worker's key.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, key: SecretStr):
+        self._http = http
+        self._key = key
+
+    async def claim(self, run_id: int, executor: str) -> Job | None:
+        """Take a run on; None if nobody wants it any more.
+
+        Raises:
+            RecordError: There is no answer, or one that says nothing of the run.
+        """
+        answer = await self._send("POST", f"{API}/{run_id}/claim", json={"executor": executor}, also={409, 404})
+        return None if answer.status_code != 200 else _read(Job, answer)
+
+    async def progress(self, run_id: int, attempt: int, status: str, *, joined: bool) -> bool:
+        """Say how far a run has come; return whether it is to be cancelled.
+
+        Raises:
+            RecordError: The record did not take it.
+        """
+        told = {"attempt": attempt, "status": status, "joined": joined}
+        answer = await self._send("POST", f"{API}/{run_id}/progress", json=told)
+        return _read(_Cancelling, answer).cancel_requested
+
+    async def state(self, run_id: int, attempt: int) -> RunState | None:
+        """Return what the record holds of a run; None if this attempt at it does not count any more.
+
+        Raises:
+            RecordError: There is no answer.
+        """
+        answer = await self._send("GET", f"{API}/{run_id}", params={"attempt": attempt}, also={404, 409})
+        return None if answer.status_code != 200 else _read(RunState, answer)
+
+    async def events(self, run_id: int, attempt: int, events: Sequence[str]) -> None:
+        """Pass on facts of a call, each as JSON, to whoever watches it live.
+
+        Raises:
+            RecordError: The record did not take them.
+        """
+        told = f'{{"attempt": {attempt}, "events": [{", ".join(events)}]}}'
+        headers = {"Content-Type": "application/json"}
+        await self._send("POST", f"{API}/{run_id}/events", content=told.encode(), headers=headers)
+
+    async def put_artefact(self, run_id: int, attempt: int, name: str, path: Path) -> None:
+        """Upload a file.
+
+        Raises:
+            RecordError: The record did not take it.
+            OSError: It can't be read.
+        """
+        size = (await anyio.Path(path).stat()).st_size
+
+        async def chunks() -> AsyncGenerator[bytes]:
+            async with await anyio.open_file(path, "rb") as file:
+                while chunk := await file.read(UPLOAD_CHUNK_BYTES):
+                    yield chunk
+
+        await self._send(
+            "PUT",
+            f"{API}/{run_id}/artefacts/{name}",
+            params={"attempt": attempt},
+            content=chunks(),
+            headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"},
+            timeout=UPLOAD_TIMEOUT_S,
+        )
+
+    async def outcome(self, run_id: int, attempt: int, report: dict[str, Any] | Problem) -> bool:
+        """Report what a run came to; return whether it counts.
+
+        Args:
+            run_id: The run.
+            attempt: The attempt.
+            report: ``run.json`` without its script, or why there was no call.
+
+        Raises:
+            RecordError: The record did not take it.
+        """
+        failed = isinstance(report, Problem)
+        told = {
+            "attempt": attempt,
+            "run": None if failed else report,
+            "error": report.model_dump(mode="json") if failed else None,
+        }
+        answer = await self._send("POST", f"{API}/{run_id}/outcome", json=told, also={404, 409})
+        return answer.is_success and _read(_Accepted, answer).accepted
+
+    async def _send(
+        self, method: str, path: str, *, also: set[int] | None = None, timeout: float = TIMEOUT_S, **request: Any
+    ) -> httpx.Response:
+        headers = {**request.pop("headers", {}), "Authorization": f"Bearer {self._key.get_secret_value()}"}
+        answer: httpx.Response | None = None
+        try:
+            # Cut off half way it may have been taken or not. An upload can be made again, and takes long.
+            with anyio.move_on_after(timeout, shield=timeout <= TIMEOUT_S):
+                answer = await self._http.request(method, path, headers=headers, timeout=timeout, **request)
+        except httpx.HTTPError as error:
+            raise RecordError(f"the record does not answer ({type(error).__name__})", transient=True) from error
+        if answer is None:
+            raise RecordError(f"the record does not answer within {timeout:g} s", transient=True)
+        if answer.is_success or (also is not None and answer.status_code in also):
+            return answer
+        transient = answer.status_code >= 500 or answer.status_code in _LATER
+        raise RecordError(f"the record answered {path} with HTTP {answer.status_code}", transient=transient)
+
+
+def _read(model: type[_T], answer: httpx.Response) -> _T:
+    try:
+        return model.model_validate_json(answer.content)
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise RecordError(
+            f"the record's answer can't be read: {where}: {problem['msg']}; is it of another version?",
+            transient=False,
+        ) from None

@@ -1,0 +1,61 @@
+"""The room of a run: one that is there, or that of a session started for it."""
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import httpx
+from pydantic import ValidationError
+
+from runner.errors import UsageError
+from runner.rooms.open import RoomAddress
+from runner.sessions.pipecat_cloud import CLOUD_URL
+from runner.sessions.start import SessionKind, SessionSpec, started_session
+from runner.worker.record_client import Job
+
+_CLOUD_START = re.compile(re.escape(CLOUD_URL) + r"/v1/public/([^/?#]+)/start/?")
+
+
+@asynccontextmanager
+async def room_of(job: Job, http: httpx.AsyncClient, daily_domains: Sequence[str]) -> AsyncGenerator[RoomAddress]:
+    """Yield the address of a run's room; a session started for it ends with the context.
+
+    Args:
+        job: The run.
+        http: Client for requests to the agent's side.
+        daily_domains: Hosts that are Daily rooms, besides ``*.daily.co``.
+
+    Raises:
+        UsageError: The run has neither a room nor a way to start a session, or one that can't be used.
+        RoomError: No session was started.
+    """
+    async with started_session(_session(job), http, daily_domains=daily_domains) as session:
+        yield session.address
+
+
+def _session(job: Job) -> SessionSpec:
+    try:
+        if job.room_url is not None:
+            return SessionSpec(
+                kind=SessionKind.ROOM, url=job.room_url, token=job.token, data=job.session_data, run_id=job.run_id
+            )
+        start = job.session
+        if start is None:
+            raise UsageError("the run has no room, and its agent has no session that could be started")
+        common = {
+            "transport": start.transport,
+            "data": {**start.data, **job.session_data},
+            "room_properties": start.room_properties,
+            "run_id": job.run_id,
+        }
+        if cloud := _CLOUD_START.fullmatch(start.start_url):
+            return SessionSpec.model_validate(
+                {**common, "kind": SessionKind.PIPECAT_CLOUD, "agent_name": cloud[1], "api_key": start.credential}
+            )
+        return SessionSpec.model_validate(
+            {**common, "kind": SessionKind.START_URL, "start_url": start.start_url, "token": start.credential}
+        )
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise UsageError(f"the agent's session can't be started: {where}: {problem['msg']}") from None

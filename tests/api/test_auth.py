@@ -1,0 +1,88 @@
+"""Who is let in, and to what."""
+
+import httpx
+import pytest
+
+from runner.api.services import Services
+from runner.records.keys import revoke_key
+from tests.api.conftest import client_of, other_project
+
+pytestmark = pytest.mark.anyio
+
+PROJECTS = "/user/v1/projects/"
+
+
+async def test_both_headers_are_taken(anonymous: httpx.AsyncClient, user_key: str) -> None:
+    for headers in (
+        {"X-CEKURA-API-KEY": user_key},
+        {"x-cekura-api-key": user_key},
+        {"Authorization": f"Bearer {user_key}"},
+        {"Authorization": f"bearer {user_key}"},
+    ):
+        assert (await anonymous.get(PROJECTS, headers=headers)).status_code == 200
+
+
+UNKNOWN: list[dict[str, str]] = [
+    {},
+    {"X-CEKURA-API-KEY": ""},
+    {"X-CEKURA-API-KEY": "psr_wrong"},
+    {"X-CEKURA-API-KEY": "sk-somebody-elses"},
+    {"Authorization": "Bearer psr_wrong"},
+    {"Authorization": "Basic dXNlcjpwYXNz"},
+    {"X-CEKURA-API-KEY": "psr_\xe9"},
+]
+
+
+async def test_without_a_known_key_the_answer_is_401(anonymous: httpx.AsyncClient) -> None:
+    for headers in UNKNOWN:
+        answer = await anonymous.get(
+            PROJECTS, headers=[(k.encode(), v.encode("latin-1")) for k, v in headers.items()]
+        )
+        assert answer.status_code == 401, headers
+        assert list(answer.json()) == ["detail"]
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_a_revoked_key_opens_nothing_from_that_moment(
+    client: httpx.AsyncClient, services: Services, user_key: str
+) -> None:
+    assert (await client.get(PROJECTS)).status_code == 200
+    async with services.database.session() as session:
+        assert await revoke_key(session, user_key)
+    assert (await client.get(PROJECTS)).status_code == 401
+
+
+async def test_a_workers_key_can_only_report(worker_client: httpx.AsyncClient, client: httpx.AsyncClient) -> None:
+    refused = await worker_client.get(PROJECTS)
+    assert refused.status_code == 403
+    assert "worker" in refused.json()["detail"]
+    assert (await client.post("/worker/v1/runs/1/claim/", json={"executor": "e"})).status_code == 403
+
+
+async def test_nothing_is_seen_from_another_project(client: httpx.AsyncClient, services: Services) -> None:
+    project, key = await other_project(services)
+    created = [
+        ("/test_framework/v2/aiagents/", {"name": "mine"}),
+        ("/test_framework/v1/personalities/", {"name": "mine"}),
+        ("/test_framework/v1/test-profiles/", {"name": "mine"}),
+        ("/test_framework/v1/scenarios/", {"name": "mine", "instructions": "Talk."}),
+        ("/schedules/v1/cron-jobs/", {"crontab_expression": "0 4 * * *", "scenarios": [1]}),
+    ]
+    async with client_of(client._transport.app, key) as stranger:  # type: ignore[attr-defined]
+        assert [p["id"] for p in (await stranger.get(PROJECTS)).json()["results"]] == [project]
+        assert (await stranger.get(f"{PROJECTS}1/")).status_code == 404
+        for path, body in created:
+            answer = await client.post(path, json=body)
+            assert answer.status_code == 201, answer.text
+            own = f"{path}{answer.json()['id']}/"
+            for method in ("GET", "PATCH", "DELETE"):
+                hidden = await stranger.request(method, own, json={} if method == "PATCH" else None)
+                assert hidden.status_code == 404, (method, own)
+            listed = (await stranger.get(path)).json()
+            names = [item["name"] for item in (listed if isinstance(listed, list) else listed["results"])]
+            assert "mine" not in names
+            assert (await client.get(own)).status_code == 200
+        refused = await stranger.post(created[3][0], json={"name": "x", "agent": 1})
+        assert refused.json() == {"agent": ['Invalid pk "1" - object does not exist.']}
+        refused = await stranger.post(created[3][0], json={"name": "x", "project": 1})
+        assert refused.json() == {"project": ['Invalid pk "1" - object does not exist.']}

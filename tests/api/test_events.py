@@ -1,0 +1,165 @@
+"""Watching a call as it happens."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+import runner.api.routes.events
+from runner.api.routes.events import LiveTimelines, live_timelines, timeline_of
+from runner.api.services import Services
+from runner.api.sharing import Reading
+from tests.api.test_worker_routes import WORKER, claimed, report, run_launched
+from tests.records.outcomes import no_call, outcome
+
+pytestmark = pytest.mark.anyio
+
+RUNS = "/test_framework/v1/runs"
+
+
+def messages(text: str) -> list[tuple[str, Any]]:
+    """Return the messages of a stream of server-sent events, as ``(event, data)``."""
+    found: list[tuple[str, Any]] = []
+    for block in text.replace("\r\n", "\n").split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line and not line.startswith(":"))
+        if "data" in fields:
+            found.append((fields.get("event", "message"), json.loads(fields["data"])))
+    return found
+
+
+async def told(worker: httpx.AsyncClient, run_id: int, *events: dict[str, Any], attempt: int = 1) -> None:
+    answer = await worker.post(f"{WORKER}/{run_id}/events", json={"attempt": attempt, "events": list(events)})
+    assert answer.status_code == 204, answer.text
+
+
+def event(number: int) -> dict[str, Any]:
+    return {"type": "agent_turn_ended", "at_ns": number}
+
+
+class Watcher:
+    """Collects what a watcher of a run is sent, as it comes."""
+
+    def __init__(self, services: Services, timelines: LiveTimelines, run_id: int, position: int = 0):
+        self.seen: list[tuple[str, Any]] = []
+        self._stream = timeline_of(services, timelines, Reading(1), run_id, position)
+        self._task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        async for message in self._stream:
+            self.seen.append((message.event or "message", json.loads(str(message.data))))
+
+    async def sees(self, *numbers: int) -> None:
+        """Wait until these events were seen, and no others."""
+        async with asyncio.timeout(5):
+            while [data["at_ns"] for kind, data in self.seen if kind == "message"] != list(numbers):
+                await asyncio.sleep(0.005)
+
+    async def end(self) -> Any:
+        """Wait for the end, and return the last message."""
+        async with asyncio.timeout(5):
+            await self._task
+        return self.seen[-1]
+
+
+async def test_a_watcher_sees_what_was_and_then_each_event_as_it_comes(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
+) -> None:
+    (run_id,) = await run_launched(client)
+    early = Watcher(services, live_timelines(app), run_id)
+    await claimed(worker_client, run_id)
+    await told(worker_client, run_id, event(1), event(2))
+    await early.sees(1, 2)
+    late = Watcher(services, live_timelines(app), run_id)
+    knowing = Watcher(services, live_timelines(app), run_id, position=1)
+    await late.sees(1, 2)
+    await knowing.sees(2)
+    await told(worker_client, run_id, event(3))
+    for watcher in (early, late):
+        await watcher.sees(1, 2, 3)
+    await told(worker_client, run_id, event(4))
+    await report(worker_client, run_id, outcome())
+    for watcher in (early, late):
+        kind, end = await watcher.end()
+        assert kind == "end" and (end["status"], end["success"]) == ("completed", True)
+        await watcher.sees(1, 2, 3, 4)
+    await knowing.end()
+    await knowing.sees(2, 3, 4)
+
+
+async def test_a_run_that_has_ended_is_told_from_what_is_kept_of_it(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    await told(worker_client, run_id, event(1))
+    lines = "\n".join(json.dumps(event(n)) for n in (1, 2, 3)) + '\n{"cut'
+    path = f"{WORKER}/{run_id}/artefacts/timeline.jsonl"
+    assert (await worker_client.put(path, params={"attempt": 1}, content=lines.encode())).status_code == 200
+    await report(worker_client, run_id, no_call())
+    answer = await client.get(f"{RUNS}/{run_id}/events")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *events, (kind, end) = messages(answer.text)
+    assert [data["at_ns"] for _, data in events] == [1, 2, 3]
+    assert kind == "end" and (end["status"], end["cause"]) == ("failed", "room")
+    again = await client.get(f"{RUNS}/{run_id}/events/", headers={"Last-Event-ID": "2"})
+    assert [data.get("at_ns") for _, data in messages(again.text)] == [3, None]
+
+
+async def test_over_http_the_stream_ends_with_its_run(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    await told(worker_client, run_id, event(1))
+    watching = asyncio.create_task(client.get(f"{RUNS}/{run_id}/events"))
+    await asyncio.sleep(0.1)
+    assert not watching.done()
+    await report(worker_client, run_id, outcome())
+    async with asyncio.timeout(5):
+        kinds = [kind for kind, _ in messages((await watching).text)]
+    assert kinds in (["message", "end"], ["end"])
+
+
+async def test_a_run_that_ends_without_a_word_ends_the_stream_too(
+    client: httpx.AsyncClient, services: Services, app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner.api.routes.events, "LOOK_EVERY_S", 0.05)
+    (run_id,) = await run_launched(client)
+    watcher = Watcher(services, live_timelines(app), run_id)
+    await client.post(f"{RUNS}/{run_id}/end_call")
+    assert (await watcher.end())[1]["status"] == "cancelled"
+
+
+async def test_another_attempt_begins_anew(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    watcher = Watcher(services, live_timelines(app), run_id)
+    await told(worker_client, run_id, event(1))
+    await watcher.sees(1)
+    await claimed(worker_client, run_id)
+    await told(worker_client, run_id, event(5), attempt=2)
+    await watcher.sees(1, 5)
+    assert ("restart", {"attempt": 2}) in watcher.seen
+    await report(worker_client, run_id, outcome(), attempt=2)
+    await watcher.end()
+
+
+def test_of_a_long_call_the_beginning_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.api.routes.events, "MAX_RUN_BYTES", 200)
+    monkeypatch.setattr(runner.api.routes.events, "MAX_LIVE_RUNS", 2)
+    timelines = LiveTimelines()
+    for number in range(100):
+        timelines.post(1, 1, [event(number)])
+    live = timelines.live(1)
+    assert live is not None and live.size <= 200
+    assert live.after(0)[-1][0] == 100 and live.after(99) == [(100, json.dumps(event(99), separators=(",", ":")))]
+    assert live.after(100) == []
+    timelines.post(2, 1, [event(1)])
+    timelines.post(3, 1, [event(1)])
+    assert timelines.live(1) is None and timelines.live(3) is not None
+    timelines.post(3, 0, [event(9)])
+    assert len(timelines.live(3).after(0)) == 1  # type: ignore[union-attr]

@@ -1,0 +1,84 @@
+"""Personalities."""
+
+import httpx
+import pytest
+
+from tests.api.conftest import on_every_database
+
+pytestmark = pytest.mark.anyio
+
+PERSONALITIES = "/test_framework/v1/personalities/"
+
+
+async def test_the_ids_that_users_write_down_are_there(client: httpx.AsyncClient) -> None:
+    for number, language in ((693, "en"), (362, "es"), (4710, "multi")):
+        answer = await client.get(f"{PERSONALITIES}{number}")
+        assert (answer.json()["id"], answer.json()["language"]) == (number, language)
+        assert answer.json()["project"] is None
+
+
+@on_every_database
+async def test_lists_have_the_built_in_ones_and_ones_own(client: httpx.AsyncClient) -> None:
+    await client.post(PERSONALITIES, json={"name": "Hurried", "language": "de"})
+
+    async def names(**filters: object) -> set[str]:
+        answer = await client.get(PERSONALITIES, params=filters)  # type: ignore[arg-type]
+        return {item["name"] for item in answer.json()["results"]}
+
+    assert {"Normal", "Hurried"} <= await names()
+    assert await names(language="de") == {"Hurried"}
+    assert await names(search="hurr") == {"Hurried"}
+    assert "Hurried" not in await names(project_id=99)
+    assert "Normal" in await names(project_id=99)
+
+
+async def test_built_in_ones_can_not_be_changed(client: httpx.AsyncClient) -> None:
+    for method in ("PATCH", "PUT", "DELETE"):
+        body = None if method == "DELETE" else {"name": "Mine"}
+        answer = await client.request(method, f"{PERSONALITIES}693/", json=body)
+        assert answer.status_code == 403
+        assert "fork" in answer.json()["detail"]
+    assert (await client.get(f"{PERSONALITIES}693/")).json()["name"] == "Normal Male"
+
+
+@on_every_database
+async def test_a_fork_is_ones_own(client: httpx.AsyncClient) -> None:
+    for body in (None, {}, {"name": "Mine"}):
+        answer = await client.post(f"{PERSONALITIES}693/fork/", json=body)
+        assert answer.status_code == 201, answer.text
+    fork = answer.json()
+    assert (fork["name"], fork["forked_from"], fork["project"], fork["gender"]) == ("Mine", 693, 1, "male")
+    changed = await client.patch(f"{PERSONALITIES}{fork['id']}/", json={"speed": 1.2})
+    assert (changed.json()["speed"], changed.json()["forked_from"]) == (1.2, 693)
+    assert (await client.delete(f"{PERSONALITIES}{fork['id']}/")).status_code == 204
+
+
+async def test_every_trait_is_kept(client: httpx.AsyncClient) -> None:
+    traits = {
+        "background_noise": "coffee-shop",
+        "voice_model": "sonic-3.5",
+        "voice_id": "abc",
+        "provider": "cartesia",
+        "prompt": "You are in a hurry.",
+        "accent": "Scottish",
+        "interruption_level": "high",
+        "speed": 1.1,
+        "generation_config": {"volume": 1, "emotion": "angry"},
+        "network_simulation": {"packet_loss": 5},
+        "message_plan": {"idle_timeout_seconds": 10, "idle_message_max_spoken_count": 3},
+        "start_speaking_plan": 0.4,
+        "stop_speaking_plan": {"num_words": 2},
+        "background_sound_volume": {"base": 0.5, "reduced": 0.1},
+        "end_call_enabled": False,
+    }
+    created = (await client.post(PERSONALITIES, json={"name": "Whole", **traits})).json()
+    assert {name: created[name] for name in traits} == traits
+    changed = (await client.patch(f"{PERSONALITIES}{created['id']}", json={"accent": None})).json()
+    assert {name: changed[name] for name in traits} == {**traits, "accent": None}
+
+
+async def test_idle_prompts_can_not_be_turned_off(client: httpx.AsyncClient) -> None:
+    answer = await client.post(PERSONALITIES, json={"name": "x", "message_plan": {"idle_timeout_seconds": 0}})
+    assert answer.json() == {
+        "message_plan": {"idle_timeout_seconds": ["Ensure this value is greater than or equal to 1.0."]}
+    }

@@ -1,0 +1,285 @@
+"""The database: transactions, taking turns, and what is shown of it."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from loguru import logger
+from pydantic import SecretStr
+from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from runner.errors import UsageError
+from runner.records.database import Database, database_url
+from runner.records.tables import Project, RunRow
+from runner.settings import ServerSettings
+
+pytestmark = pytest.mark.anyio
+PASSWORD = "s3cr3t-p4ss"
+
+
+async def count(database: Database) -> int:
+    async with database.reading() as session:
+        return await session.scalar(select(func.count()).select_from(Project)) or 0
+
+
+async def test_a_session_commits_at_its_end(database: Database) -> None:
+    async with database.session() as session:
+        project = Project(name="one")
+        session.add(project)
+    assert project.id == 1, "what was loaded stays readable after the commit"
+    assert await count(database) == 1
+
+
+async def test_an_exception_rolls_back(database: Database) -> None:
+    with pytest.raises(RuntimeError, match="no"):
+        async with database.session() as session:
+            session.add(Project(name="one"))
+            await session.flush()
+            raise RuntimeError("no")
+    assert await count(database) == 0
+
+
+async def test_a_cancelled_task_rolls_back_and_leaves_its_connection(database: Database) -> None:
+    for _ in range(25):
+        with anyio.move_on_after(0.005):
+            async with database.session() as session:
+                session.add(Project(name="one"))
+                await session.flush()
+                await anyio.sleep_forever()
+    with anyio.fail_after(5):
+        async with database.session() as session:
+            session.add(Project(name="two"))
+        assert await count(database) == 1
+
+
+async def test_a_reading_session_can_not_write(database: Database) -> None:
+    with pytest.raises(DBAPIError):
+        async with database.reading() as session:
+            session.add(Project(name="one"))
+            await session.flush()
+    async with database.session() as session:
+        session.add(Project(name="two"))
+    assert await count(database) == 1
+
+
+async def test_a_reading_session_sees_one_moment(database: Database) -> None:
+    async with database.reading() as session:
+        before = await session.scalar(select(func.count()).select_from(Project))
+        async with database.session() as other:
+            other.add(Project(name="one"))
+        assert await session.scalar(select(func.count()).select_from(Project)) == before == 0
+
+
+async def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
+    async with database.session() as session:
+        session.add(Project(name="one"))
+        await session.flush()
+        with anyio.fail_after(1):
+            assert await count(database) == 0
+
+
+async def test_what_refers_to_nothing_is_refused(database: Database) -> None:
+    with pytest.raises(IntegrityError):
+        async with database.session() as session:
+            session.add(RunRow(result_id=7, project_id=7, scenario_name="x", snapshot={}))
+
+
+async def test_writers_take_turns_in_one_process(database: Database) -> None:
+    """Each reads and writes what it read: nothing is lost where a transaction locks what it begins with."""
+    async with database.session() as session:
+        session.add(Project(id=1, name="0"))
+
+    async def add_one() -> None:
+        async with database.session() as session:
+            project = await session.get_one(Project, 1, with_for_update=True)
+            await anyio.sleep(0.001)
+            project.name = str(int(project.name) + 1)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(40):
+            tasks.start_soon(add_one)
+    async with database.reading() as session:
+        assert (await session.get_one(Project, 1)).name == "40"
+
+
+WRITER = """
+import anyio, sys
+from runner.records.database import Database
+from runner.records.tables import Project
+
+async def write(database):
+    for _ in range(30):
+        async with database.session() as session:
+            project = await session.get_one(Project, 1, with_for_update=True)
+            await anyio.sleep(0.001)
+            project.name = str(int(project.name) + 1)
+
+async def main():
+    database = Database(sys.argv[1])
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(write, database)
+    await database.close()
+
+anyio.run(main)
+"""
+
+
+async def test_writers_take_turns_among_processes(database: Database) -> None:
+    async with database.session() as session:
+        session.add(Project(id=1, name="0"))
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(anyio.run_process, [sys.executable, "-c", WRITER, database.url])
+    async with database.reading() as session:
+        assert (await session.get_one(Project, 1)).name == "120"
+
+
+async def test_ids_are_never_given_out_again(database: Database) -> None:
+    ids = []
+    for _ in range(3):
+        async with database.session() as session:
+            project = Project(name="one")
+            session.add(project)
+            await session.flush()
+            ids.append(project.id)
+            await session.delete(project)
+    async with database.session() as session:
+        session.add(last := Project(name="last"))
+    assert sorted({*ids, last.id}) == [*ids, last.id]
+
+
+async def test_the_settings_name_the_database(tmp_path: Path) -> None:
+    named = SecretStr("postgresql://u@h/n")
+    assert database_url(ServerSettings(database_url=named)) == "postgresql://u@h/n"
+    folder = tmp_path / "a folder? with %20 #1"
+    database = Database(database_url(ServerSettings(data_dir=folder)))
+    await database.migrate()
+    await database.close()
+    assert (folder / "record.sqlite").is_file()
+
+
+async def test_the_folder_and_the_file_are_for_this_user_alone(tmp_path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        database = Database(f"sqlite:///{tmp_path}/new/record.sqlite")
+        await database.migrate()
+        async with database.session() as session:
+            session.add(Project(name="one"))
+            await session.flush()
+            for path in (tmp_path / "new").iterdir():
+                assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        await database.close()
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql//u:{PASSWORD}@h/n",
+        f"postgresql://u:{PASSWORD}@h:port/n",
+        f"mysql://u:{PASSWORD}@h/n",
+        f"sqlite://u:{PASSWORD}@h/n",
+        f"sqlite:///x?key={PASSWORD}",
+        f"sqlite:///file:x?mode=memory&key={PASSWORD}",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "",
+    ],
+)
+async def test_what_is_no_address_of_a_database_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="database URL") as refusal:
+        Database(url)
+    assert PASSWORD not in str(refusal.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+async def test_postgresql_is_written_in_several_ways(scheme: str) -> None:
+    assert Database(f"{scheme}://u@h/n").url == "postgresql://u@h/n"
+
+
+async def test_a_password_is_never_shown() -> None:
+    url = f"postgresql://u:{PASSWORD}@127.0.0.1:1/n?connect_timeout=2"
+    database = Database(url)
+    assert database.url == url
+    logged: list[str] = []
+    sink = logger.add(logged.append, level="TRACE")
+    try:
+        with pytest.raises(UsageError, match="can't be opened") as refusal:
+            await database.migrate()
+        assert not await database.is_current()
+    finally:
+        logger.remove(sink)
+    await database.close()
+    shown = [repr(database), str(database), database.name, str(refusal.value), repr(refusal.value), *logged]
+    assert refusal.value.__cause__ is None
+    assert "u:***@127.0.0.1" in database.name
+    assert not [line for line in shown if PASSWORD in line]
+
+
+async def test_errors_do_not_quote_what_was_written(database: Database) -> None:
+    with pytest.raises(DBAPIError) as failure:
+        async with database.session() as session:
+            await session.execute(text("UPDATE nowhere SET it = :secret"), {"secret": PASSWORD})
+    assert PASSWORD not in str(failure.value)
+
+
+async def test_a_file_that_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "record.sqlite").write_text("this is no database, and long enough to be looked at" * 50)
+    database = Database(f"sqlite:///{tmp_path}/record.sqlite")
+    with pytest.raises(UsageError, match="not a database"):
+        await database.migrate()
+    assert not await database.is_current()
+    await database.close()
+
+
+async def test_a_folder_that_can_not_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="can't be made"):
+        await Database(f"sqlite:///{tmp_path}/file/record.sqlite").migrate()
+
+
+async def test_asking_whether_a_record_is_current_makes_none(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/record.sqlite")
+    assert not await database.is_current()
+    assert not [path async for path in anyio.Path(tmp_path).iterdir()]
+
+
+async def test_it_can_be_used_again_after_closing(database: Database) -> None:
+    assert await count(database) == 0
+    await database.close()
+    assert await count(database) == 0
+    assert await database.is_current()
+
+
+def test_a_program_that_forgets_to_close_still_ends(tmp_path: Path) -> None:
+    code = """
+import anyio, sys
+from sqlalchemy import text
+from runner.records.database import Database
+
+async def main():
+    database = Database(sys.argv[1])
+    await database.migrate()
+    async with database.session() as session:
+        await session.execute(text("SELECT 1"))
+
+anyio.run(main)
+"""
+    subprocess.run([sys.executable, "-c", code, f"sqlite:///{tmp_path}/record.sqlite"], check=True, timeout=20)
+
+
+async def test_an_update_within_a_transaction_is_seen_in_it(database: Database) -> None:
+    async with database.session() as session:
+        session.add(Project(id=1, name="one"))
+        await session.flush()
+        changed = await session.execute(update(Project).where(Project.name == "one").values(name="two"))
+        assert changed.rowcount == 1  # pyright: ignore[reportAttributeAccessIssue]
+        assert await session.scalar(select(Project.name)) == "two"

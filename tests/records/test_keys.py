@@ -1,0 +1,185 @@
+"""Keys of the API."""
+
+import string
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select, text, update
+
+from runner.errors import UsageError
+from runner.records import keys
+from runner.records.database import Database
+from runner.records.keys import KeyIdentity, KeyKind, create_key, find_key, identify, list_keys, revoke_key
+from runner.records.tables import ApiKey, utc_now
+
+pytestmark = pytest.mark.anyio
+
+
+async def make(database: Database, kind: KeyKind = KeyKind.USER, name: str = "ci") -> str:
+    async with database.session() as session:
+        return await create_key(session, kind, project_id=1 if kind is KeyKind.USER else None, name=name)
+
+
+async def find(database: Database, presented: str) -> KeyIdentity | None:
+    async with database.session() as session:
+        return await find_key(session, presented)
+
+
+async def test_a_key_is_found_again(seeded: Database) -> None:
+    user, worker = await make(seeded), await make(seeded, KeyKind.WORKER, "one")
+    assert user.startswith("psr_")
+    assert worker.startswith("psw_")
+    assert await find(seeded, user) == KeyIdentity(1, KeyKind.USER, 1, "ci")
+    assert await find(seeded, worker) == KeyIdentity(2, KeyKind.WORKER, None, "one")
+
+
+async def test_a_key_has_256_bits_beyond_what_a_list_shows(seeded: Database) -> None:
+    key = await make(seeded)
+    unseen = key[keys.PREFIX_LENGTH :]
+    assert set(unseen) <= {*string.ascii_letters, *string.digits, "-", "_"}
+    assert len(unseen) * 6 - 8 >= 256
+    assert len({await make(seeded) for _ in range(5)}) == 5
+
+
+async def test_the_text_of_a_key_is_nowhere_in_the_record(seeded: Database) -> None:
+    key = await make(seeded)
+    async with seeded.reading() as session:
+        (row,) = (await session.execute(text("SELECT * FROM api_keys"))).all()
+    assert key[keys.PREFIX_LENGTH :] not in repr(row)
+    assert key[: keys.PREFIX_LENGTH] in repr(row)
+
+
+@pytest.mark.parametrize(
+    "presented",
+    [
+        "",
+        "psr_",
+        "psr_" + "A" * 54,
+        "psr_" + "é" * 54,
+        "psr_\ud800",
+        "psr_\x00",
+        "psr_" + "A" * 1_000_000,
+        "' OR 1=1 --",
+    ],
+)
+async def test_what_is_no_key_is_nobodys(seeded: Database, presented: str) -> None:
+    await make(seeded)
+    assert await find(seeded, presented) is None
+    assert await identify(seeded, presented) is None
+
+
+async def test_a_key_of_one_kind_is_none_of_the_other(seeded: Database) -> None:
+    key = await make(seeded)
+    assert await find(seeded, "psw_" + key[4:]) is None
+    assert await find(seeded, key.swapcase()) is None
+    assert await find(seeded, key[:-1]) is None
+    assert await find(seeded, key + "A") is None
+
+
+async def test_a_digest_is_compared_as_a_whole(seeded: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[str, str]] = []
+
+    def compare(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return False
+
+    key = await make(seeded)
+    monkeypatch.setattr("runner.records.keys.hmac.compare_digest", compare)
+    assert await find(seeded, key) is None
+    assert len(compared) == 1
+
+
+@pytest.mark.parametrize("by", ["id", "prefix", "key"])
+async def test_a_revoked_key_opens_nothing(seeded: Database, by: str) -> None:
+    key, other = await make(seeded), await make(seeded)
+    given = {"id": "1", "prefix": key[: keys.PREFIX_LENGTH], "key": key}[by]
+    async with seeded.session() as session:
+        assert await revoke_key(session, given)
+    assert await find(seeded, key) is None
+    assert await identify(seeded, key) is None
+    assert await find(seeded, other) is not None
+
+
+async def test_revoking_again_changes_nothing(seeded: Database) -> None:
+    await make(seeded)
+    times = []
+    for _ in range(2):
+        async with seeded.session() as session:
+            assert await revoke_key(session, "1")
+        async with seeded.reading() as session:
+            times.append((await list_keys(session))[0].revoked_at)
+    assert times[0] is not None
+    assert times[0] == times[1]
+
+
+@pytest.mark.parametrize("given", ["2", "psr_", "", "9" * 40, "psr_" + "A" * 54, "%"])
+async def test_what_is_not_there_is_not_revoked(seeded: Database, given: str) -> None:
+    key = await make(seeded)
+    async with seeded.session() as session:
+        assert not await revoke_key(session, given)
+    assert await find(seeded, key) is not None
+
+
+async def test_a_prefix_of_several_keys_revokes_none(seeded: Database) -> None:
+    await make(seeded)
+    await make(seeded)
+    async with seeded.session() as session:
+        await session.execute(update(ApiKey).values(prefix="psr_AAAAAAAA"))
+    with pytest.raises(UsageError, match=r"give the id of one \(1, 2\)"):
+        async with seeded.session() as session:
+            await revoke_key(session, "psr_AAAAAAAA")
+
+
+@pytest.mark.parametrize("by_session", [True, False])
+async def test_use_is_noted_once_a_minute(seeded: Database, by_session: bool) -> None:
+    key = await make(seeded)
+
+    async def use() -> object:
+        assert await (find if by_session else identify)(seeded, key)
+        async with seeded.reading() as session:
+            return (await list_keys(session))[0].last_used_at
+
+    first = await use()
+    assert first is not None
+    assert await use() == first
+    async with seeded.session() as session:
+        await session.execute(update(ApiKey).values(last_used_at=utc_now() - timedelta(seconds=61)))
+    assert await use() > first  # pyright: ignore[reportOperatorIssue]
+
+
+async def test_a_session_that_only_reads_can_look_for_a_key(seeded: Database) -> None:
+    key = await make(seeded)
+    async with seeded.reading() as session:
+        assert await find_key(session, key) is not None
+
+
+async def test_the_list_shows_everything_but_the_key(seeded: Database) -> None:
+    key = await make(seeded)
+    await make(seeded, KeyKind.WORKER, "one")
+    async with seeded.reading() as session:
+        user, worker = await list_keys(session)
+        digest = await session.scalar(select(ApiKey.digest).where(ApiKey.id == 1))
+    assert (user.id, user.kind, user.project_id, user.name) == (1, KeyKind.USER, 1, "ci")
+    assert (worker.id, worker.kind, worker.project_id, worker.name) == (2, KeyKind.WORKER, None, "one")
+    assert user.prefix == key[: keys.PREFIX_LENGTH]
+    assert digest not in repr(user)
+
+
+@pytest.mark.parametrize(
+    ("kind", "project_id", "name", "reason"),
+    [
+        (KeyKind.USER, 7, "ci", "no project 7"),
+        (KeyKind.USER, None, "ci", "of one project"),
+        (KeyKind.WORKER, 1, "ci", "of none"),
+        (KeyKind.USER, 1, "  ", "name"),
+        (KeyKind.USER, 1, "x" * 201, "name"),
+    ],
+)
+async def test_a_wrong_key_is_not_made(
+    seeded: Database, kind: KeyKind, project_id: int | None, name: str, reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        async with seeded.session() as session:
+            await create_key(session, kind, project_id=project_id, name=name)
+    async with seeded.reading() as session:
+        assert not await list_keys(session)

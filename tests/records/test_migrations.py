@@ -1,0 +1,185 @@
+"""The migrations: they come to the tables of the code, on both kinds of database, whoever else does the same."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from hatchling.builders.wheel import WheelBuilder
+from sqlalchemy import Connection, create_engine, inspect, select, text
+
+from runner.errors import UsageError
+from runner.records.database import Database
+from runner.records.migrations import VERSION_TABLE, alembic_config, head
+from runner.records.tables import Base, Project
+
+pytestmark = pytest.mark.anyio
+PROJECT = Path(__file__).parents[2]
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Connection]:
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+async def migrate(url: str) -> None:
+    database = Database(url)
+    await database.migrate()
+    assert await database.is_current()
+    await database.close()
+
+
+async def test_they_come_to_the_tables_of_the_code(new_url: str) -> None:
+    await migrate(new_url)
+    with connected(new_url) as connection:
+        opts: dict[str, Any] = {"version_table": VERSION_TABLE, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=opts)
+        assert compare_metadata(context, Base.metadata) == []
+
+
+async def test_an_empty_database_is_not_current(new_url: str) -> None:
+    database = Database(new_url)
+    assert not await database.is_current()
+    await database.migrate()
+    assert await database.is_current()
+    await database.close()
+
+
+async def test_migrating_again_changes_nothing(new_url: str) -> None:
+    await migrate(new_url)
+    async with (database := Database(new_url)).session() as session:
+        session.add(Project(name="kept"))
+    await migrate(new_url)
+    async with database.reading() as session:
+        assert (await session.scalars(select(Project.name))).all() == ["kept"]
+    await database.close()
+
+
+async def test_tables_of_others_are_left_alone(new_url: str) -> None:
+    with connected(new_url) as connection:
+        connection.execute(text("CREATE TABLE workflow_status (id integer)"))
+        connection.execute(text("CREATE TABLE alembic_version (version_num varchar(32))"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
+    await migrate(new_url)
+    with connected(new_url) as connection:
+        assert {"workflow_status", "alembic_version", "runs"} <= set(inspect(connection).get_table_names())
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "theirs"
+
+
+async def test_tables_of_others_are_no_difference(new_url: str) -> None:
+    await migrate(new_url)
+    with connected(new_url) as connection:
+        connection.execute(text("CREATE TABLE workflow_status (id integer)"))
+        # Raises where there is a difference to be written.
+        command.check(alembic_config(connection))
+
+
+async def test_the_first_one_can_be_taken_back(new_url: str) -> None:
+    await migrate(new_url)
+    with connected(new_url) as connection:
+        command.downgrade(alembic_config(connection), "base")
+        assert [name for name in inspect(connection).get_table_names() if name != VERSION_TABLE] == []
+    await migrate(new_url)
+
+
+async def test_a_record_of_a_newer_version_is_refused(new_url: str) -> None:
+    await migrate(new_url)
+    with connected(new_url) as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    database = Database(new_url)
+    assert not await database.is_current()
+    with pytest.raises(UsageError, match=r"was made by a newer version of this program \(its tables are at 9999\)"):
+        await database.migrate()
+    await database.close()
+    with connected(new_url) as connection:
+        assert connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}")) == "9999"
+
+
+async def test_a_migration_that_fails_leaves_the_tables_as_they_were(
+    new_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("in the middle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("alembic.op.create_index", fail)
+        with pytest.raises(RuntimeError, match="in the middle"):
+            await Database(new_url).migrate()
+    with connected(new_url) as connection:
+        assert inspect(connection).get_table_names() == []
+    await migrate(new_url)
+
+
+async def test_threads_that_migrate_at_once_all_succeed(new_url: str, tmp_path: Path) -> None:
+    """Half of them the same database, half one of their own: Alembic keeps its state for the whole process."""
+    failures: list[BaseException] = []
+    barrier = threading.Barrier(6)
+
+    def start(url: str) -> None:
+        barrier.wait()
+        try:
+            anyio.run(migrate, url)
+        except BaseException as error:
+            failures.append(error)
+
+    urls = [*[new_url] * 3, *(f"sqlite:///{tmp_path}/{number}.sqlite" for number in range(3))]
+    threads = [threading.Thread(target=start, args=(url,)) for url in urls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await anyio.to_thread.run_sync(thread.join)
+    assert failures == []
+
+
+async def test_processes_that_migrate_at_once_all_succeed(new_url: str) -> None:
+    code = """
+import anyio, sys, time
+from runner.records.database import Database
+time.sleep(max(0, float(sys.argv[2]) - time.time()))
+anyio.run(Database(sys.argv[1]).migrate)
+"""
+    at = str(time.time() + 1.5)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(anyio.run_process, [sys.executable, "-c", code, new_url, at])
+    await migrate(new_url)
+
+
+def test_there_is_one_latest_version_and_a_way_to_it() -> None:
+    scripts = ScriptDirectory(str(PROJECT / "runner" / "records" / "migrations"))
+    assert scripts.get_heads() == [head()]
+    assert [script.revision for script in scripts.walk_revisions()][-1] == "0001"
+
+
+def test_they_are_found_from_anywhere(tmp_path: Path) -> None:
+    code = """
+import anyio
+from runner.records.database import Database
+anyio.run(Database("sqlite:///record.sqlite").migrate)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)
+    with connected(f"sqlite:///{tmp_path}/record.sqlite") as connection:
+        assert "runs" in inspect(connection).get_table_names()
+
+
+def test_they_are_in_the_package() -> None:
+    packaged = {file.distribution_path for file in WheelBuilder(str(PROJECT)).recurse_included_files()}
+    folder = PROJECT / "runner" / "records" / "migrations"
+    written = {
+        str(path.relative_to(PROJECT)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"
+    }
+    assert "runner/records/migrations/script.py.mako" in written
+    assert written <= packaged

@@ -1,0 +1,123 @@
+"""Counts and verdicts of results, and what runs are found by."""
+
+from datetime import timedelta
+
+import pytest
+
+from runner.records.database import Database
+from runner.records.results import (
+    Counts,
+    Distribution,
+    RunFilter,
+    count_runs,
+    counts_of,
+    delete_runs,
+    read_lines,
+    share,
+    shared_result,
+)
+from runner.records.runs import claim, finish, request_cancel
+from runner.records.tables import RunRow, utc_now
+from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, undecided
+from tests.records.test_runs import VAULT, do, launched, row
+
+pytestmark = pytest.mark.anyio
+
+
+async def ended(database: Database) -> list[int]:
+    """Launch six runs that end in all ways there are, but for the last."""
+    ids = await launched(database, 6)
+    for run_id, run in zip(ids, (outcome(), agent_failed(), undecided(), no_call(), cancelled()), strict=False):
+        await do(database, claim, VAULT, run_id, "a")
+        await do(database, finish, run_id, 1, run)
+    return ids
+
+
+async def found(database: Database, **wanted: object) -> list[int]:
+    async with database.reading() as session:
+        filtered = RunFilter(project_id=1, **wanted)  # type: ignore[arg-type]
+        return sorted(run.id for run in await session.scalars(filtered.select()))
+
+
+async def test_counts_are_the_same_whether_counted_there_or_here(database: Database) -> None:
+    ids = await ended(database)
+    result_id = (await row(database, ids[0])).result_id
+    async with database.session() as session:
+        run = await session.get_one(RunRow, ids[0])
+        run.snapshot = {**run.snapshot, "expected_outcome_prompt": ""}
+        run = await session.get_one(RunRow, ids[2])
+        run.snapshot = {**run.snapshot, "expected_outcome_prompt": "The agent is polite."}
+    async with database.reading() as session:
+        here = counts_of(await read_lines(session, result_id))
+        assert (await count_runs(session, [result_id, 999])) == {result_id: here, 999: Counts()}
+    assert here == Counts(total=6, ended=5, success=1, met=1, expected=3)
+    assert here.failed == 4 and here.success_rate == 16.67
+    await do(database, request_cancel, ids)
+    async with database.reading() as session:
+        at_the_end = (await count_runs(session, [result_id]))[result_id]
+    assert at_the_end.success + at_the_end.failed == at_the_end.total
+
+
+async def test_an_expected_outcome_that_nobody_judges_is_never_met(database: Database) -> None:
+    (run_id,) = await launched(database)
+    async with database.session() as session:
+        run = await session.get_one(RunRow, run_id)
+        run.snapshot = {**run.snapshot, "expected_outcome_prompt": "The agent is polite."}
+    await do(database, claim, VAULT, run_id, "a")
+    await do(database, finish, run_id, 1, outcome())
+    async with database.reading() as session:
+        (line,) = await read_lines(session, (await row(database, run_id)).result_id)
+    assert line.score == 50 and line.passed is True
+
+
+async def test_runs_are_found_by_what_is_asked_for_alone(database: Database) -> None:
+    ids = await ended(database)
+    passed, missed, open_question, without, broken_off, waiting = ids
+    assert await found(database) == ids
+    assert await found(database, success=True) == [passed]
+    assert await found(database, success=False) == [missed, open_question, without, broken_off]
+    assert await found(database, statuses=["pending", "failed"]) == [without, waiting]
+    assert await found(database, ids=[passed, waiting, 999]) == [passed, waiting]
+    assert await found(database, ended_reasons=["Testing agent-did-not-connect"]) == [without]
+    assert await found(database, ended_reason_holds="TESTING") == [passed, missed, open_question, without]
+    assert await found(database, shortest_s=41.0, longest_s=41.0) == ids[:5]
+    assert await found(database, shortest_s=41.5) == []
+    assert await found(database, search="7860") == [without]
+    assert await found(database, search=str(missed)) == [missed]
+    assert await found(database, search="%") == []
+    assert await found(database, since=utc_now() - timedelta(minutes=5)) == ids
+    assert await found(database, until=utc_now() - timedelta(minutes=5)) == []
+    result_id = (await row(database, passed)).result_id
+    assert await found(database, result_id=result_id) == ids and await found(database, result_id=999) == []
+    assert await found(database, agent_id=9) == [] == await found(database, scenario_id=9)
+    async with database.session() as session:
+        run = await session.get_one(RunRow, missed)
+        run.snapshot = {**run.snapshot, "personality": {"id": 693, "name": "n"}}
+    assert await found(database, personality_id=693) == [missed]
+
+
+async def test_deleted_runs_are_gone(database: Database) -> None:
+    ids = await ended(database)
+    await do(database, delete_runs, ids[1:])
+    assert await found(database) == ids[:1]
+
+
+async def test_a_link_opens_its_result_until_it_expires(database: Database) -> None:
+    (run_id,) = await launched(database)
+    result_id = (await row(database, run_id)).result_id
+    forever = await do(database, share, result_id, None)
+    past = await do(database, share, result_id, utc_now() - timedelta(seconds=1))
+    ahead = await do(database, share, result_id, utc_now() + timedelta(hours=1))
+    async with database.reading() as session:
+        assert await shared_result(session, forever) == (1, result_id) == await shared_result(session, ahead)
+        for token in (past, "", "x", forever[:-1], "\ud800"):
+            assert await shared_result(session, token) is None
+
+
+def test_percentiles_lie_between_the_values_around_them() -> None:
+    spread = Distribution.of([100.0, 200.0, 300.0, 400.0])
+    assert spread is not None and (spread.count, spread.mean) == (4, 250.0)
+    assert spread.percentiles == {25: 175.0, 50: 250.0, 75: 325.0, 90: 370.0, 95: 385.0, 99: 397.0}
+    alone = Distribution.of([5.0])
+    assert alone is not None and set(alone.percentiles.values()) == {5.0}
+    assert Distribution.of([]) is None

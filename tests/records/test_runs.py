@@ -1,0 +1,364 @@
+"""How a run goes from launched to ended, whatever is reported in which order."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import insert, select, update
+
+from bots.timeline import EndedReason
+from runner.calls.run_file import Run
+from runner.evaluation.outcome import Cause
+from runner.records.database import Database
+from runner.records.runs import (
+    RunProblem,
+    add_artefact,
+    claim,
+    fail,
+    finish,
+    give_up,
+    look_at,
+    progress,
+    read_outcome,
+    refresh_result,
+    request_cancel,
+    storable,
+)
+from runner.records.secrets import Vault
+from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, may_move, result_status
+from runner.records.tables import Project, ResultRow, RunRow, utc_now
+from tests.records.outcomes import SCRIPT, agent_failed, cancelled, no_call, outcome, reported, undecided
+
+pytestmark = pytest.mark.anyio
+
+VAULT = Vault(b"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+REFUSED = RunProblem(cause="room", reason="token-refused", detail="the room refused the token")
+
+
+async def launched(database: Database, count: int = 1) -> list[int]:
+    """Launch runs and return their ids."""
+    async with database.session() as session:
+        if await session.get(Project, 1) is None:
+            session.add(Project(id=1, name="default"))
+            await session.flush()
+        result = ResultRow(project_id=1, run_type="pipecat", run_settings={})
+        session.add(result)
+        await session.flush()
+        row = {
+            "result_id": result.id,
+            "project_id": 1,
+            "scenario_name": "s",
+            "snapshot": {"script": SCRIPT.model_dump(mode="json"), "notes": ["n"]},
+            "room_url": "http://localhost:7860/api/offer",
+            "room_token": VAULT.seal('{"token": "t"}'),
+            "session_data": {"a": 1},
+        }
+        for _ in range(count):
+            await session.execute(insert(RunRow).values(**row))
+        return list(await session.scalars(select(RunRow.id).where(RunRow.result_id == result.id)))
+
+
+async def row(database: Database, run_id: int) -> RunRow:
+    async with database.reading() as session:
+        return await session.get_one(RunRow, run_id)
+
+
+async def status_of_result(database: Database, run_id: int) -> str:
+    async with database.reading() as session:
+        run = await session.get_one(RunRow, run_id)
+        return (await session.get_one(ResultRow, run.result_id)).status
+
+
+async def do(database: Database, move: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+    async with database.session() as session:
+        return await move(session, *arguments, **more)
+
+
+async def test_a_claimed_run_is_running_and_its_job_has_all_that_the_call_needs(database: Database) -> None:
+    (run_id,) = await launched(database)
+    job = await do(database, claim, VAULT, run_id, "worker-1")
+    assert job.attempt == 1 and job.notes == ("n",) and job.session is None
+    assert job.token.get_secret_value() == "t"
+    assert job.session_data == {"a": 1, "cekura_run_id": run_id}
+    run = await row(database, run_id)
+    assert (run.status, run.executor, run.attempt) == ("running", "worker-1", 1)
+    assert await status_of_result(database, run_id) == "running"
+
+
+async def test_a_run_claimed_again_is_another_attempt_and_the_first_ones_reports_do_not_count(
+    database: Database,
+) -> None:
+    (run_id,) = await launched(database)
+    assert (await do(database, claim, VAULT, run_id, "a")).attempt == 1
+    assert await do(database, progress, run_id, 1, RunStatus.EVALUATING, NOW)
+    assert (await do(database, claim, VAULT, run_id, "b")).attempt == 2
+    assert (await row(database, run_id)).status == "evaluating"
+    assert not await do(database, progress, run_id, 1, RunStatus.RUNNING, None)
+    assert not await do(database, finish, run_id, 1, outcome())
+    assert not await do(database, add_artefact, run_id, 1, "run.json", 5)
+    assert await do(database, finish, run_id, 2, agent_failed())
+    assert (await row(database, run_id)).success is False
+
+
+async def test_a_finished_run_keeps_its_outcome_and_loses_its_token(database: Database) -> None:
+    (run_id,) = await launched(database)
+    await do(database, claim, VAULT, run_id, "a")
+    assert await do(database, finish, run_id, 1, outcome())
+    run = await row(database, run_id)
+    assert run.room_token is None
+    assert (run.status, run.success, run.error_message, run.duration_s) == ("completed", True, "", 41.0)
+    assert run.call_ended_reason == "Testing agent-ended-call"
+    assert run.joined_at is not None and run.ended_at is not None
+    assert "script" not in (run.outcome or {})
+    assert await status_of_result(database, run_id) == "completed"
+    assert await do(database, claim, VAULT, run_id, "b") is None
+
+
+async def test_the_same_outcome_again_counts_as_taken_and_another_one_does_not(database: Database) -> None:
+    (run_id,) = await launched(database)
+    await do(database, claim, VAULT, run_id, "a")
+    assert await do(database, finish, run_id, 1, outcome())
+    before = await row(database, run_id)
+    assert await do(database, finish, run_id, 1, outcome())
+    assert not await do(database, finish, run_id, 1, agent_failed())
+    assert not await do(database, give_up, run_id, 1, REFUSED)
+    assert not await do(database, fail, run_id, cause="harness", reason="runner-error", detail="gone")
+    after = await row(database, run_id)
+    assert (after.status, after.outcome, after.ended_at) == (before.status, before.outcome, before.ended_at)
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "message"),
+    [
+        (undecided(), "completed", "undecided: turn 1"),
+        (no_call(), "failed", "nothing answers"),
+        (cancelled(), "cancelled", "cancelled"),
+        (agent_failed(), "completed", ""),
+    ],
+)
+async def test_whatever_is_no_verdict_says_why(database: Database, run: Run, status: str, message: str) -> None:
+    (run_id,) = await launched(database)
+    await do(database, claim, VAULT, run_id, "a")
+    await do(database, finish, run_id, 1, run)
+    ended = await row(database, run_id)
+    assert ended.status == status and ended.success is not True
+    assert message in ended.error_message and bool(message) == bool(ended.error_message)
+
+
+async def test_a_run_without_a_call_fails_with_its_cause_in_cekuras_words_too(database: Database) -> None:
+    one, two, three = await launched(database, 3)
+    for run_id in (one, two, three):
+        await do(database, claim, VAULT, run_id, "a")
+    assert await do(database, give_up, one, 1, REFUSED)
+    assert await do(database, give_up, one, 1, REFUSED)
+    await do(database, give_up, two, 1, RunProblem(cause="harness", reason="lost-in-space"))
+    await do(database, give_up, three, 1, RunProblem(cause="harness", reason=EndedReason.CANCELLED.value))
+    run = await row(database, one)
+    assert (run.status, run.cause, run.ended_reason) == ("failed", "room", "token-refused")
+    assert run.call_ended_reason == "Testing agent-did-not-connect" and run.joined_at is None
+    assert (await row(database, two)).call_ended_reason == "call-failed-unknown-error"
+    assert (await row(database, three)).status == "cancelled"
+    assert await status_of_result(database, one) == "failed"
+
+
+async def test_cancelling_ends_what_waits_at_once_and_asks_what_is_on_to_stop(database: Database) -> None:
+    waiting, on, over = await launched(database, 3)
+    await do(database, claim, VAULT, on, "a")
+    await do(database, claim, VAULT, over, "a")
+    await do(database, finish, over, 1, outcome())
+    assert await do(database, request_cancel, [waiting, on, over, 999]) == [waiting]
+    assert await do(database, request_cancel, [waiting, on, over]) == []
+    run = await row(database, waiting)
+    assert (run.status, run.room_token, run.call_ended_reason) == ("cancelled", None, "run-cancelled-by-user")
+    state = await do(database, look_at, on)
+    assert state.cancel_requested and state.status is RunStatus.RUNNING
+    assert not (await row(database, over)).cancel_requested
+    # Its worker is gone: whoever takes it next finds it cancelled.
+    assert await do(database, claim, VAULT, on, "b") is None
+    assert (await row(database, on)).status == "cancelled"
+    assert await status_of_result(database, on) == "completed"
+
+
+async def test_many_runs_are_cancelled_in_as_many_statements_as_it_takes(database: Database) -> None:
+    ids = await launched(database, 3)
+    assert await do(database, request_cancel, [*ids, *range(10_000, 12_000)]) == ids
+    assert await status_of_result(database, ids[0]) == "cancelled"
+
+
+async def test_what_no_database_takes_is_replaced_in_a_report(database: Database) -> None:
+    (run_id,) = await launched(database)
+    await do(database, claim, VAULT, run_id, "a")
+    bad = agent_failed("it said \x00 and \ud800").model_copy(
+        update={"warnings": ["\x00"], "versions": {"\x00": "\udfff"}}
+    )
+    assert await do(database, finish, run_id, 1, bad)
+    assert await do(database, finish, run_id, 1, bad)
+    assert (await row(database, run_id)).outcome is not None
+    assert storable({"a": [float("nan"), float("inf"), 1.5, "x\x00"]}) == {"a": [None, None, 1.5, "x\ufffd"]}
+
+
+async def test_a_report_is_checked_and_nothing_of_it_quoted() -> None:
+    good = reported(outcome())
+    assert read_outcome(good, SCRIPT.model_dump(mode="json")) == outcome()
+    for wrong in ({}, {**good, "status": "s3cret"}, {**good, "turns": "s3cret"}):
+        with pytest.raises(ValueError) as caught:
+            read_outcome(wrong, SCRIPT.model_dump(mode="json"))
+        assert "s3cret" not in str(caught.value)
+
+
+async def test_artefacts_of_the_last_attempt_are_taken_down_side_by_side(database: Database) -> None:
+    (run_id,) = await launched(database)
+    await do(database, claim, VAULT, run_id, "a")
+    assert await do(database, add_artefact, run_id, 1, "run.json", 5)
+    assert await do(database, add_artefact, run_id, 1, "recording.wav", 7)
+    assert (await row(database, run_id)).artefacts == {"run.json": 5, "recording.wav": 7}
+
+
+async def test_the_results_of_runs_that_end_at_the_same_moment_end_too(database: Database) -> None:
+    ids = await launched(database, 8)
+    for run_id in ids:
+        await do(database, claim, VAULT, run_id, "a")
+    moves = [do(database, finish, run_id, 1, outcome()) for run_id in ids]
+    await asyncio.gather(*moves, do(database, request_cancel, ids), do(database, request_cancel, ids[::-1]))
+    assert await status_of_result(database, ids[0]) == "completed"
+
+
+Move = tuple[str, int, int]
+KINDS = (
+    "claim",
+    "running",
+    "evaluating",
+    "passed",
+    "agent failed",
+    "undecided",
+    "no call",
+    "cancelled",
+    "give up",
+    "fail",
+    "cancel",
+)
+OUTCOMES = {
+    "passed": outcome(),
+    "agent failed": agent_failed(),
+    "undecided": undecided(),
+    "no call": no_call(),
+    "cancelled": cancelled(),
+}
+
+
+REPORTS = {*OUTCOMES, "running", "evaluating", "give up"}
+"""Moves that are of an attempt, and count for that one alone."""
+
+
+class Model:
+    """Applies moves to runs, and holds after each that nothing went back."""
+
+    def __init__(self, database: Database, ids: list[int]):
+        self._database = database
+        self._ids = ids
+        self._before = {run_id: (RunStatus.PENDING, None, None, None) for run_id in ids}
+
+    async def apply(self, move: Move) -> None:
+        kind, which, late = move
+        run_id = self._ids[which]
+        state = await do(self._database, look_at, run_id)
+        attempt = max(0, state.attempt - late)
+        match kind:
+            case "claim":
+                await do(self._database, claim, VAULT, run_id, "w")
+            case "running" | "evaluating":
+                await do(self._database, progress, run_id, attempt, RunStatus(kind), NOW)
+            case "give up":
+                await do(self._database, give_up, run_id, attempt, REFUSED)
+            case "fail":
+                await do(self._database, fail, run_id, cause="harness", reason="runner-error", detail="gone")
+            case "cancel":
+                await do(self._database, request_cancel, [run_id])
+            case _:
+                await do(self._database, finish, run_id, attempt, OUTCOMES[kind])
+        await self._check(run_id, is_stale=kind in REPORTS and (attempt == 0 or late > 0))
+
+    async def _check(self, moved: int, *, is_stale: bool) -> None:
+        statuses: list[RunStatus] = []
+        for run_id in self._ids:
+            run = await row(self._database, run_id)
+            now = (RunStatus(run.status), run.success, run.outcome, run.ended_at)
+            before = self._before[run_id]
+            if before[0] in FINAL_RUN or run_id != moved or is_stale:
+                assert now == before
+            assert now[0] is before[0] or may_move(before[0], now[0])
+            assert (run.ended_at is not None) == (now[0] in FINAL_RUN) == (run.room_token is None)
+            self._before[run_id] = now
+            statuses.append(now[0])
+        async with self._database.reading() as session:
+            result = (await session.scalars(select(ResultRow).order_by(ResultRow.id.desc()).limit(1))).one()
+        assert result.status == result_status(statuses).value
+
+    async def end(self) -> None:
+        for which in range(len(self._ids)):
+            await self.apply(("fail", which, 0))
+        assert await status_of_result(self._database, self._ids[0]) in {status.value for status in FINAL_RESULT}
+
+
+@pytest.fixture(scope="module")
+def record(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[asyncio.Runner, Database]]:
+    path = tmp_path_factory.mktemp("moves") / "record.sqlite"
+    shutil.copy(sqlite_template, path)
+    with asyncio.Runner() as loop:
+        database = Database(f"sqlite:///{path}")
+        yield loop, database
+        loop.run(database.close())
+
+
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    moves=st.lists(
+        st.tuples(st.sampled_from(KINDS), st.integers(0, 1), st.sampled_from([0, 0, 0, 1, 2])), max_size=10
+    ),
+    begun=st.booleans(),
+    twice=st.booleans(),
+)
+def test_whatever_is_reported_in_whatever_order_a_run_ends_once_and_its_result_follows(
+    record: tuple[asyncio.Runner, Database], moves: list[Move], begun: bool, twice: bool
+) -> None:
+    loop, database = record
+
+    async def play() -> None:
+        model = Model(database, await launched(database, 2))
+        started: list[Move] = [("claim", 0, 0), ("claim", 1, 0)] if begun else []
+        for move in [*started, *moves]:
+            await model.apply(move)
+            if twice:
+                await model.apply(move)
+        await model.end()
+
+    loop.run(play())
+
+
+async def test_a_result_that_ended_stays_so_and_one_under_way_never_waits_again(database: Database) -> None:
+    first, second = await launched(database, 2)
+    await do(database, claim, VAULT, first, "a")
+    async with database.session() as session:
+        run = await session.get_one(RunRow, first)
+        await session.execute(update(RunRow).where(RunRow.id == first).values(status="pending", updated_at=utc_now()))
+        await refresh_result(session, run.result_id)
+    assert await status_of_result(database, first) == ResultStatus.RUNNING.value
+    for run_id in (first, second):
+        await do(database, fail, run_id, cause=Cause.HARNESS.value, reason="runner-error", detail="gone")
+    async with database.session() as session:
+        await session.execute(update(RunRow).where(RunRow.id == first).values(status="running"))
+        await refresh_result(session, run.result_id)
+    assert await status_of_result(database, first) == ResultStatus.FAILED.value

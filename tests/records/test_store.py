@@ -1,0 +1,233 @@
+"""The store of artefacts: a folder, and a bucket."""
+
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from runner.errors import UsageError
+from runner.records.store import ArtefactMissing, ArtefactStore, ArtefactTooLarge, artefact_key, open_store
+from runner.settings import ServerSettings
+from tests.records.s3 import Bucket, s3_server
+
+pytestmark = pytest.mark.anyio
+MIB = 1_048_576
+KEY = artefact_key(7, "recording.wav")
+
+
+@pytest.fixture
+def bucket() -> Iterator[Bucket]:
+    with s3_server() as bucket:
+        yield bucket
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtefactStore:
+    if request.param == "folder":
+        return open_store(ServerSettings(data_dir=tmp_path))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "name")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    bucket: Bucket = request.getfixturevalue("bucket")
+    return open_store(
+        ServerSettings(
+            data_dir=tmp_path,
+            artefacts_url="s3://tests/some/where",
+            artefacts_options={"endpoint": bucket.url, "region": "eu-central-1"},
+        )
+    )
+
+
+async def pieces(*given: bytes, then: Exception | None = None) -> AsyncIterator[bytes]:
+    for piece in given:
+        yield piece
+    if then is not None:
+        raise then
+
+
+async def read(store: ArtefactStore, key: str = KEY, start: int = 0, end: int | None = None) -> bytes:
+    return b"".join([piece async for piece in store.get(key, start, end)])
+
+
+async def test_what_is_put_is_got(store: ArtefactStore) -> None:
+    assert await store.put(KEY, b"abcdef", max_bytes=6) == 6
+    assert await store.size(KEY) == 6
+    assert await read(store) == b"abcdef"
+
+
+async def test_what_comes_in_pieces_is_one_artefact(store: ArtefactStore) -> None:
+    data = [os.urandom(MIB) for _ in range(12)]
+    assert await store.put(KEY, pieces(*data, b"", b"end"), max_bytes=20 * MIB) == 12 * MIB + 3
+    assert await store.size(KEY) == 12 * MIB + 3
+    assert await read(store) == b"".join([*data, b"end"])
+
+
+async def test_a_large_artefact_comes_in_pieces(store: ArtefactStore) -> None:
+    await store.put(KEY, bytes(9 * MIB), max_bytes=9 * MIB)
+    lengths = [len(piece) async for piece in store.get(KEY)]
+    assert len(lengths) > 1
+    assert sum(lengths) == 9 * MIB
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (0, None, b"abcdef"),
+        (0, 6, b"abcdef"),
+        (0, 1, b"a"),
+        (2, 4, b"cd"),
+        (5, None, b"f"),
+        (4, 99, b"ef"),
+        (3, 3, b""),
+        (0, 0, b""),
+    ],
+)
+async def test_a_part_can_be_read(store: ArtefactStore, start: int, end: int | None, expected: bytes) -> None:
+    await store.put(KEY, b"abcdef", max_bytes=6)
+    assert await read(store, KEY, start, end) == expected
+
+
+@pytest.mark.parametrize("as_pieces", [False, True])
+async def test_an_empty_artefact_is_one(store: ArtefactStore, as_pieces: bool) -> None:
+    assert await store.put(KEY, pieces() if as_pieces else b"", max_bytes=1) == 0
+    assert await store.size(KEY) == 0
+    assert await read(store) == b""
+
+
+async def test_what_is_not_there_has_no_size(store: ArtefactStore) -> None:
+    assert await store.size(KEY) is None
+    with pytest.raises(ArtefactMissing):
+        await read(store)
+    with pytest.raises(ArtefactMissing):
+        await read(store, KEY, 3, 5)
+
+
+async def test_another_one_takes_its_place(store: ArtefactStore) -> None:
+    await store.put(KEY, b"abcdef", max_bytes=6)
+    await store.put(KEY, b"gh", max_bytes=6)
+    assert await read(store) == b"gh"
+
+
+@pytest.mark.parametrize("before", [None, b"before"])
+async def test_what_breaks_off_leaves_what_was_there(store: ArtefactStore, before: bytes | None) -> None:
+    if before is not None:
+        await store.put(KEY, before, max_bytes=6)
+    with pytest.raises(RuntimeError, match="line is down"):
+        await store.put(KEY, pieces(bytes(6 * MIB), then=RuntimeError("line is down")), max_bytes=20 * MIB)
+    assert await store.size(KEY) == (None if before is None else 6)
+
+
+async def test_what_breaks_off_leaves_no_upload_behind(store: ArtefactStore, bucket: Bucket, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="line is down"):
+        await store.put(
+            KEY, pieces(bytes(6 * MIB), bytes(6 * MIB), then=RuntimeError("line is down")), max_bytes=MIB * 20
+        )
+    assert bucket.uploads == {}
+    assert not [path async for path in anyio.Path(tmp_path).rglob("*") if await path.is_file()]
+
+
+async def test_what_is_cancelled_leaves_nothing(store: ArtefactStore) -> None:
+    async def slowly() -> AsyncIterator[bytes]:
+        yield bytes(6 * MIB)
+        await anyio.sleep_forever()
+
+    with anyio.move_on_after(0.3):
+        await store.put(KEY, slowly(), max_bytes=20 * MIB)
+    assert await store.size(KEY) is None
+
+
+async def test_what_is_too_large_is_refused(store: ArtefactStore) -> None:
+    with pytest.raises(ArtefactTooLarge, match="larger than 5 bytes"):
+        await store.put(KEY, b"abcdef", max_bytes=5)
+    with pytest.raises(ArtefactTooLarge, match="larger than 5 bytes"):
+        await store.put(KEY, pieces(b"abc", b"def"), max_bytes=5)
+    assert await store.size(KEY) is None
+
+
+async def test_a_run_is_deleted_and_its_neighbours_are_not(store: ArtefactStore) -> None:
+    for run_id in (1, 12, 2):
+        for name in ("recording.wav", "timeline.jsonl"):
+            await store.put(artefact_key(run_id, name), b"x", max_bytes=1)
+    await store.delete_run(1)
+    await store.delete_run(1)
+    assert await store.size(artefact_key(1, "recording.wav")) is None
+    assert await store.size(artefact_key(12, "recording.wav")) == 1
+    assert await store.size(artefact_key(2, "timeline.jsonl")) == 1
+
+
+async def test_those_who_delete_at_once_do_not_fail(store: ArtefactStore) -> None:
+    for number in range(20):
+        await store.put(artefact_key(1, f"{number}"), b"x", max_bytes=1)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(store.delete_run, 1)
+    assert [await store.size(artefact_key(1, f"{number}")) for number in range(20)] == [None] * 20
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "recording.wav",
+        "runs/7/",
+        "runs/7/..",
+        "runs/7/../8/recording.wav",
+        "runs/7/a/b",
+        "runs/0/a",
+        "runs/-7/a",
+        "runs/07/a",
+        "runs/7/.hidden",
+        "runs/7/a b",
+        "runs/7/a\n",
+        "runs/7/a%2Fb",
+        "runs/7/a\\b",
+        "runs/7/ä",
+        "runs/٧/a",
+        "/runs/7/a",
+        "runs/7/" + "a" * 101,
+        "",
+    ],
+)
+async def test_a_name_that_leads_elsewhere_is_refused(store: ArtefactStore, key: str) -> None:
+    with pytest.raises(UsageError, match="its name must be"):
+        await store.put(key, b"", max_bytes=1)
+    with pytest.raises(UsageError, match="its name must be"):
+        await store.size(key)
+    with pytest.raises(UsageError, match="its name must be"):
+        await read(store, key)
+
+
+async def test_a_folder_holds_them_for_this_user_alone(tmp_path: Path) -> None:
+    store = open_store(ServerSettings(data_dir=tmp_path))
+    await store.put(KEY, b"x", max_bytes=1)
+    folder = tmp_path / "artefacts"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (folder / KEY).read_bytes() == b"x"
+    await store.delete_run(7)
+    assert not (folder / "runs" / "7").exists()
+    await store.put(KEY, b"x", max_bytes=1)
+
+
+async def test_a_bucket_is_used_below_its_prefix(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "name")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    store = open_store(
+        ServerSettings(artefacts_url="s3://tests/some/where/", artefacts_options={"endpoint": bucket.url})
+    )
+    await store.put(KEY, b"x", max_bytes=1)
+    assert bucket.objects == {f"tests/some/where/{KEY}": b"x"}
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x/y", "s3://", "s3:bucket", "bucket", "s3://name:secret@bucket", "s3://b?x=secret"]
+)
+async def test_what_is_no_bucket_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match=r"^server.artefacts_url: must be s3://bucket") as refusal:
+        open_store(ServerSettings(artefacts_url=url))
+    assert "secret" not in str(refusal.value)
+
+
+async def test_an_unknown_option_is_named() -> None:
+    with pytest.raises(UsageError, match=r"server.artefacts_options: .*endpint"):
+        open_store(ServerSettings(artefacts_url="s3://b", artefacts_options={"endpint": "http://x"}))

@@ -1,0 +1,246 @@
+"""Sessions on Pipecat Cloud: how they are started, and that they are stopped whatever became of the call."""
+
+import json
+from collections.abc import Callable, Generator
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from loguru import logger
+from pydantic import SecretStr
+
+from bots.timeline import EndedReason
+from runner.errors import RoomError
+from runner.sessions.pipecat_cloud import stop_session
+from runner.sessions.start import END_GRACE_S, END_TIMEOUT_S, SessionKind, SessionSpec, started_session
+from tests.sessions.virtual_time import VIRTUAL_TIME
+
+pytestmark = pytest.mark.anyio
+
+PUBLIC, PRIVATE = "pk_s3cr3t", "sk_s3cr3t"
+SESSION = "639f91d8-d511-4677-a83b-bd7564d5d92f"
+DAILY = {"dailyRoom": "https://cloud-1.daily.co/abc", "dailyToken": "r00m-s3cr3t", "sessionId": SESSION}
+STOP = f"DELETE https://api.pipecat.daily.co/v1/agents/luigi/sessions/{SESSION}"
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return VIRTUAL_TIME
+
+
+@pytest.fixture(autouse=True)
+def logged() -> Generator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), level="TRACE")
+    yield lines
+    logger.remove(sink)
+    assert not any("s3cr3t" in line for line in lines), "a secret in the log"
+
+
+def spec(**fields: Any) -> SessionSpec:
+    return SessionSpec(
+        **{
+            "kind": SessionKind.PIPECAT_CLOUD,
+            "agent_name": "luigi",
+            "api_key": SecretStr(PUBLIC),
+            "private_key": SecretStr(PRIVATE),
+            "run_id": 7,
+            **fields,
+        }
+    )
+
+
+class Cloud:
+    """Pipecat Cloud: answers a start, and what it is told to a stop."""
+
+    def __init__(
+        self,
+        started: dict[str, Any] | None = None,
+        stop: Callable[[], httpx.Response] = lambda: httpx.Response(200, json={"status": "terminated"}),
+        stop_takes_s: float = 0,
+    ):
+        self._started = DAILY if started is None else started
+        self._stop = stop
+        self._stop_takes_s = stop_takes_s
+        self.requests: list[httpx.Request] = []
+        self.at_s: list[float] = []
+        self.stops = 0
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        self.at_s.append(anyio.current_time())
+        if request.method == "POST":
+            return httpx.Response(200, json=self._started)
+        await anyio.sleep(self._stop_takes_s)
+        self.stops += 1
+        return self._stop()
+
+    @property
+    def asked(self) -> list[str]:
+        return [f"{request.method} {request.url}" for request in self.requests]
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(self), follow_redirects=True)
+
+
+async def test_an_agent_is_started_with_the_public_key_in_a_daily_room() -> None:
+    cloud = Cloud()
+    wanted = spec(data={"a": 1}, room_properties={"enable_recording": "cloud"})
+    assert wanted.address == "https://api.pipecat.daily.co/v1/public/luigi/start"
+    async with cloud.client() as http, started_session(wanted, http) as session:
+        assert session.address.url == DAILY["dailyRoom"]
+        assert session.address.token == SecretStr("r00m-s3cr3t")
+        assert session.session_id == SESSION
+    request = cloud.requests[0]
+    assert str(request.url) == wanted.address
+    assert request.headers["Authorization"] == f"Bearer {PUBLIC}"
+    assert json.loads(request.content) == {
+        "createDailyRoom": True,
+        "dailyRoomProperties": {"enable_recording": "cloud"},
+        "body": {"a": 1, "cekura_run_id": 7},
+    }
+
+
+async def test_an_agent_is_started_in_a_room_of_smallwebrtc() -> None:
+    cloud = Cloud({"sessionId": SESSION})
+    async with cloud.client() as http, started_session(spec(transport="webrtc"), http) as session:
+        assert session.address.url == f"https://api.pipecat.daily.co/v1/public/luigi/sessions/{SESSION}/api/offer"
+        assert session.address.token == SecretStr(PUBLIC)
+    assert cloud.asked[1:] == [STOP]
+
+
+async def test_a_cloud_of_ones_own_is_asked_in_place_of_the_public_one() -> None:
+    cloud = Cloud()
+    async with cloud.client() as http, started_session(spec(cloud_url="https://pcc.acme.com/"), http):
+        pass
+    assert cloud.asked == [
+        "POST https://pcc.acme.com/v1/public/luigi/start",
+        f"DELETE https://pcc.acme.com/v1/agents/luigi/sessions/{SESSION}",
+    ]
+
+
+async def test_the_session_is_stopped_with_the_private_key_once_the_agent_had_time_to_end() -> None:
+    cloud = Cloud()
+    async with cloud.client() as http, started_session(spec(), http):
+        left_s = anyio.current_time()
+    assert cloud.asked[1:] == [STOP]
+    assert cloud.requests[1].headers["Authorization"] == f"Bearer {PRIVATE}"
+    assert cloud.at_s[1] - left_s == pytest.approx(END_GRACE_S, abs=0.1)
+
+
+async def test_a_session_whose_call_broke_is_stopped_at_once() -> None:
+    cloud = Cloud()
+    began_s = anyio.current_time()
+    async with cloud.client() as http:
+        with pytest.raises(RuntimeError, match="broke"):
+            async with started_session(spec(), http):
+                raise RuntimeError("broke")
+    assert cloud.asked[1:] == [STOP]
+    assert cloud.at_s[1] - began_s < 0.1
+
+
+@pytest.mark.parametrize("cancelled_after_s", [1.0, 60.0 + END_GRACE_S / 2])
+async def test_a_session_whose_run_is_cancelled_is_stopped_at_once(cancelled_after_s: float) -> None:
+    cloud = Cloud(stop_takes_s=1)
+    async with cloud.client() as http:
+        with anyio.move_on_after(cancelled_after_s) as scope:
+            async with started_session(spec(), http):
+                await anyio.sleep(60)
+    assert scope.cancelled_caught
+    assert cloud.asked[1:] == [STOP]
+    assert cloud.stops == 1
+    assert cloud.at_s[1] - cloud.at_s[0] == pytest.approx(cancelled_after_s, abs=0.1)
+
+
+async def test_a_session_in_a_room_that_can_not_be_entered_is_stopped() -> None:
+    cloud = Cloud({"dailyRoom": "http://169.254.169.254/api/offer", "sessionId": SESSION})
+    async with cloud.client() as http:
+        with pytest.raises(RoomError):
+            async with started_session(spec(), http):
+                pass
+    assert cloud.asked[1:] == [STOP]
+
+
+@pytest.mark.parametrize(
+    ("keys", "presented"),
+    [
+        ({"private_key": None}, None),
+        ({"private_key": None, "api_key": SecretStr(PRIVATE)}, PRIVATE),
+        ({"private_key": SecretStr(f"{PRIVATE}\n")}, None),
+    ],
+)
+async def test_only_a_key_that_may_stop_a_session_is_presented(keys: dict[str, Any], presented: str | None) -> None:
+    cloud = Cloud()
+    async with cloud.client() as http, started_session(spec(**keys), http):
+        pass
+    shown = [request.headers["Authorization"] for request in cloud.requests[1:]]
+    assert shown == ([] if presented is None else [f"Bearer {presented}"])
+
+
+def _broken() -> httpx.Response:
+    raise httpx.ReadError(f"with {PRIVATE}")
+
+
+@pytest.mark.parametrize(
+    ("stop", "says"),
+    [
+        (lambda: httpx.Response(200), None),
+        (lambda: httpx.Response(204), None),
+        (lambda: httpx.Response(404), None),
+        (lambda: httpx.Response(401), "takes a private key"),
+        (lambda: httpx.Response(500, text=PRIVATE), "HTTP 500"),
+        (lambda: httpx.Response(307, headers={"Location": "https://elsewhere.example.com"}), "HTTP 307"),
+        (lambda: httpx.Response(200, content=b"x" * 2_000_000), "AnswerTooLarge"),
+        (_broken, "ReadError"),
+    ],
+)
+async def test_a_stop_that_fails_is_logged_and_does_no_harm(
+    stop: Callable[[], httpx.Response], says: str | None, logged: list[str]
+) -> None:
+    cloud = Cloud(stop=stop)
+    async with cloud.client() as http, started_session(spec(), http):
+        pass
+    assert cloud.asked[1:] == [STOP]
+    warnings = [line for line in logged if "could not be stopped" in line]
+    assert len(warnings) == (0 if says is None else 1)
+    assert says is None or says in warnings[0]
+
+
+async def test_a_stop_that_hangs_holds_nobody_up() -> None:
+    cloud = Cloud(stop_takes_s=3_600)
+    async with cloud.client() as http, started_session(spec(), http):
+        left_s = anyio.current_time()
+    assert anyio.current_time() - left_s == pytest.approx(END_GRACE_S + END_TIMEOUT_S, abs=0.2)
+
+
+@pytest.mark.parametrize("session_id", ["..", "a/../../secrets", "a?b", "", "x" * 200])
+async def test_a_session_id_that_is_none_leads_to_no_request(session_id: str) -> None:
+    cloud = Cloud()
+    async with cloud.client() as http:
+        key = SecretStr(PRIVATE)
+        assert not await stop_session(http, "https://x", "luigi", session_id, key, timeout_s=1)
+    assert cloud.requests == []
+
+
+async def test_a_session_without_an_id_can_not_be_stopped_and_is_called_all_the_same() -> None:
+    cloud = Cloud({"dailyRoom": DAILY["dailyRoom"]})
+    async with cloud.client() as http, started_session(spec(), http) as session:
+        assert session.address.url == DAILY["dailyRoom"]
+    assert len(cloud.requests) == 1
+
+
+async def test_nothing_is_stopped_where_nothing_was_started() -> None:
+    requests: list[str] = []
+
+    def full(request: httpx.Request) -> httpx.Response:
+        requests.append(request.method)
+        return httpx.Response(429, json={"status": 429, "code": "429", "message": "Rate limit exceeded."})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(full)) as http:
+        with pytest.raises(RoomError) as caught:
+            async with started_session(spec(retries=1), http):
+                pass
+    assert caught.value.reason is EndedReason.AGENT_AT_CAPACITY
+    assert "Rate limit exceeded." in str(caught.value)
+    assert requests == ["POST", "POST"]

@@ -1,0 +1,182 @@
+"""The server as its users start it: a process of its own, a real call by HTTP alone, and an orderly end."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from runner.errors import UsageError
+from runner.server import serve
+from runner.sessions.local_agent import free_port, reference_agent_command
+from runner.settings import ServerSettings, Settings
+
+pytestmark = pytest.mark.webrtc
+
+API = "/test_framework/v1"
+LISTENS = "name: listens\nturns:\n  - expect:\n      - { event: response, within_ms: 10000 }\n"
+WAITS = "name: waits\nturns:\n  - silence_ms: 60000\n"
+TOKEN = "planted-room-token"
+
+
+@dataclass
+class Server:
+    """A server that runs."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+    key: str
+    log: Path
+
+    def client(self, key: str) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers={"X-CEKURA-API-KEY": key}, timeout=10)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=40)
+
+
+@contextmanager
+def serving(folder: Path, *options: str, first: bool = True) -> Generator[Server]:
+    log = folder / "serve.log"
+    command = [sys.executable, "-m", "runner.cli", "serve", "--port", "0", "--data-dir", str(folder / "data")]
+    with log.open("ab") as errors:
+        process = subprocess.Popen([*command, *options], cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        found = re.match(r"serving on (http://127\.0\.0\.1:\d+) ", said)
+        assert found, said + log.read_text()
+        key = process.stdout.readline().rpartition(" ")[2].strip() if first else ""
+        yield Server(process, found[1], key, log)
+        # Nothing is said after that.
+        assert process.poll() is None or process.stdout.read() == ""
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[str]:
+    port = free_port()
+    with subprocess.Popen(
+        reference_agent_command("metronome", port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/")
+                break
+            except httpx.ConnectError:
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/api/offer"
+        process.terminate()
+
+
+def until(client: httpx.Client, path: str, wanted: Any, timeout_s: float = 60) -> dict[str, Any]:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        body = client.get(path).raise_for_status().json()
+        if wanted(body):
+            return body
+        assert time.monotonic() < deadline, body
+        time.sleep(0.05)
+
+
+def launch(client: httpx.Client, scenario: int, agent: str, **entry: Any) -> dict[str, Any]:
+    body = {"scenarios": [{"scenario": scenario, "pipecat_room_url": agent, **entry}], "agent": 1}
+    answer = client.post(f"{API}/scenarios/run_scenarios_pipecat/", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def make_scenario(client: httpx.Client, name: str, text: str) -> int:
+    body = {
+        "name": name,
+        "agent": 1,
+        "personality": 693,
+        "scenario_type": "conditional_actions",
+        "pipecat_eval": text,
+    }
+    answer = client.post(f"{API}/scenarios/", json={**body, "pipecat_eval": text})
+    assert answer.status_code == 201, answer.text
+    return answer.json()["id"]
+
+
+def test_a_call_is_made_recorded_and_ended_by_http_alone(tmp_path: Path, agent: str) -> None:
+    with serving(tmp_path) as server:
+        assert server.key.startswith("psr_")
+        with server.client(server.key) as client:
+            listens, waits = make_scenario(client, "listens", LISTENS), make_scenario(client, "waits", WAITS)
+
+            made = launch(client, listens, agent, pipecat_token=TOKEN, publish_data_message={"type": "hello"})
+            assert made["status"] == "pending" and made["runs"][0]["status"] == "pending"
+            result = until(
+                client, f"{API}/results/{made['id']}/", lambda r: r["status"] not in ("pending", "running")
+            )
+            assert result["status"] == "completed", result
+            run = client.get(f"{API}/runs/{made['runs'][0]['id']}/").json()
+            ours = run["scenario_runner"]
+            assert run["status"] == "completed" and ours["success"] is True, run
+            assert ours["publish_data_message"]["message"] == {"type": "hello"}
+            assert "Right on time, as ever I am." in [line["content"] for line in run["transcript_object"]]
+            recording = client.get(ours["artefacts"]["recording.wav"])
+            with wave.open(BytesIO(recording.content)) as wav:
+                assert wav.getnchannels() == 2 and wav.getnframes() / wav.getframerate() > 1
+            timeline = client.get(ours["artefacts"]["timeline.jsonl"]).text.splitlines()
+            assert json.loads(timeline[0])["type"] == "call_started"
+
+            long = launch(client, waits, agent)
+            run_path = f"{API}/runs/{long['runs'][0]['id']}/"
+            until(client, run_path, lambda r: r["scenario_runner"]["joined_at"])
+            began_s = time.monotonic()
+            assert client.post(f"{run_path}end_call/").status_code == 200
+            run = until(client, run_path, lambda r: r["status"] == "cancelled")
+            assert time.monotonic() - began_s < 2
+            assert run["scenario_runner"]["artefacts"].keys() >= {"recording.wav", "timeline.jsonl"}
+            assert client.get(f"{API}/results/{long['id']}/").json()["status"] == "cancelled"
+
+            # The last one is on when the server is told to stop, and told again to hurry.
+            last = launch(client, waits, agent)
+            last_path = f"{API}/runs/{last['runs'][0]['id']}/"
+            until(client, last_path, lambda r: r["scenario_runner"]["joined_at"])
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert server.stop() == 0, server.log.read_text()
+        log = server.log.read_text()
+        assert "Traceback" not in log and TOKEN not in log and server.key not in log
+    key = server.key
+    with serving(tmp_path, "--no-worker", first=False) as server:
+        with server.client(key) as client:
+            assert client.get(last_path).json()["status"] == "cancelled"
+        assert server.stop(signal.SIGINT) == 0
+    kept = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    assert not [path for path in kept if TOKEN.encode() in path.read_bytes() or key.encode() in path.read_bytes()]
+    assert not list((tmp_path / "data" / "work").iterdir())
+    assert not list((tmp_path / "data" / "executors").iterdir())
+
+
+@pytest.mark.anyio
+async def test_a_taken_port_is_said_before_anything_else(tmp_path: Path) -> None:
+    settings = Settings(server=ServerSettings(data_dir=tmp_path / "data"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"127.0.0.1:{port}: can't be listened on"):
+            await serve(settings, host="127.0.0.1", port=port, with_worker=True, announce=print)
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - not through a path: the test is a coroutine
