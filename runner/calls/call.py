@@ -101,7 +101,7 @@ class CallWatcher(Protocol):
 
 @dataclass(frozen=True)
 class DataMessage:
-    """The message to publish, which may be any JSON value, null included."""
+    """The message to publish: any JSON value that the room's kind delivers."""
 
     value: Any
 

@@ -19,6 +19,7 @@ import pytest
 CHANNEL_NOT_OPEN = "AppMessage(Signalling(ChannelNotOpen))"
 RELEASED = "this object has already been released"
 BLOCK_S = 0.01
+BLOCKS_AHEAD = 2
 
 AudioSource = Callable[[int, int, int], bytes]
 """(first sample, number of samples, rate) -> 16-bit mono PCM."""
@@ -58,7 +59,7 @@ class FakeParticipant:
         self.meeting = meeting
         self.id = str(uuid.uuid4())
         self.name = name
-        self.audio = audio
+        self.microphone = "playable" if audio else "off"
         self.hidden = hidden
         self.source = source
         self.joined_at = next(meeting.seconds)
@@ -68,7 +69,7 @@ class FakeParticipant:
 
     def describe(self) -> dict[str, Any]:
         off: dict[str, Any] = {"state": "off", "offReasons": ["user"], "subscribed": "subscribed"}
-        mic = {"state": "playable", "subscribed": "subscribed"} if self.audio else off
+        mic = off if self.microphone == "off" else {"state": self.microphone, "subscribed": "subscribed"}
         return {
             "id": self.id,
             "info": {
@@ -81,9 +82,13 @@ class FakeParticipant:
             "media": {"microphone": mic, "camera": off, "screenAudio": off, "screenVideo": off, "customAudio": {}},
         }
 
-    def turn_on_audio(self) -> None:
-        self.audio = True
+    def set_microphone(self, state: str) -> None:
+        self.microphone = state
         self.meeting.tell("on_participant_updated", self.describe())
+
+    def be_killed(self) -> None:
+        """Send nothing any more, without a word; the meeting does not know yet."""
+        self.delivering = False
 
     def leave(self, reason: str = "leftCall") -> None:
         self.meeting.members.pop(self.id)
@@ -108,6 +113,8 @@ class Meeting:
     members: dict[str, FakeParticipant] = field(default_factory=dict)
     clients: "list[FakeCallClient]" = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
+    on_sent: Callable[[Any], None] | None = None
+    """Called with each message the caller sends, on the caller's thread."""
     dropped: list[Any] = field(default_factory=list)
     sources: "list[FakeCustomAudioSource]" = field(default_factory=list)
     seconds: Iterator[int] = field(default_factory=lambda: iter(range(1_700_000_000, 1_800_000_000)))
@@ -155,6 +162,8 @@ class FakeCallClient:
         self._id = str(uuid.uuid4())
         self._user_name: str | None = None
         self.joined = False
+        self.left = False
+        """Whether it has left a meeting it had joined."""
         self.renderers: dict[str, threading.Thread] = {}
         self._thread = threading.Thread(target=self._run, name="fake-daily-events", daemon=True)
         self._thread.start()
@@ -193,9 +202,9 @@ class FakeCallClient:
     def release(self) -> None:
         self._alive()
         self._released = True
-        self.joined = False
         self.stop()
-        self._thread.join(2)
+        self._thread.join()  # as the library does: it waits for what is under way
+        self.joined = False
 
     def set_user_name(self, user_name: str) -> None:
         self._alive()
@@ -248,7 +257,13 @@ class FakeCallClient:
 
     def leave(self, completion: Any = None) -> None:
         self._alive()
-        self.joined = False
+
+        def work() -> None:
+            self.left = self.left or self.joined
+            self.joined = False
+
+        # One thing after the other: a leave that follows a join waits for its end.
+        self._work.put(work)
         self.emit("on_call_state_updated", "leaving")
         self.emit("on_call_state_updated", "left")
         self._complete(completion, "leave", None)
@@ -265,6 +280,8 @@ class FakeCallClient:
             return
         self._meeting.sent.append(Sent(message, participant_id))
         self._complete(completion, "sendAppMessage", None)
+        if self._meeting.on_sent is not None:
+            self._meeting.on_sent(message)
 
     def set_audio_renderer(
         self,
@@ -329,27 +346,34 @@ class FakeCustomAudioSource:
         self._stopped.set()
 
     def _drain(self) -> None:
+        """Send a block every 10 ms, from two that are kept ahead; where there is nothing to keep, it is silence.
+
+        So the library was measured: a write is done when its last block is among the two, and the next one may be
+        up to 20 ms late before silence gets in between.
+        """
         started_ns = time.monotonic_ns()
         number = 0
         block_bytes = int(self.sample_rate * BLOCK_S) * 2
+        ahead = bytearray()
         while not self._stopped.is_set():
             done: list[_Write] = []
-            block = bytearray()
             with self._lock:
-                while self._writes and len(block) < block_bytes:
+                while self._writes and len(ahead) < BLOCKS_AHEAD * block_bytes:
                     write = self._writes[0]
-                    take = block_bytes - len(block)
-                    block += write.pcm[:take]
+                    take = BLOCKS_AHEAD * block_bytes - len(ahead)
+                    ahead += write.pcm[:take]
                     del write.pcm[:take]
                     if not write.pcm:
                         done.append(self._writes.pop(0))
-            at_ns = started_ns + int(number * BLOCK_S * 1e9)
-            self.heard.append(HeardBlock(at_ns, bytes(block) + bytes(block_bytes - len(block))))
+            for write in done:
+                write.completion(write.count)
+            if not ahead:
+                ahead += bytes(BLOCKS_AHEAD * block_bytes)
+            self.heard.append(HeardBlock(started_ns + int(number * BLOCK_S * 1e9), bytes(ahead[:block_bytes])))
+            del ahead[:block_bytes]
             number += 1
             due_ns = started_ns + int(number * BLOCK_S * 1e9)
             time.sleep(max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
-            for write in done:
-                write.completion(write.count)
 
 
 class FakeCustomAudioTrack:

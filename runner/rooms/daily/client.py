@@ -6,9 +6,11 @@ with :meth:`RoomClient.capture` is received.
 """
 
 import asyncio
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from daily import AudioData
@@ -37,6 +39,8 @@ TICK_S = 0.1
 RELEASE_LIMIT_S = 2.0
 LEAVE_LIMIT_S = 2.0
 SEND_LIMIT_S = 5.0
+
+LIBRARY_LOG_VARIABLE = "RUST_LOG"
 
 
 class CallEvents(Protocol):
@@ -91,6 +95,10 @@ class CallEvents(Protocol):
         ...
 
 
+class JoinFailed(Exception):
+    """The room could not be joined; the events have been told why."""
+
+
 class RoomClient(DailyTransportClient):
     """Pipecat's client of the library, with stamped callbacks that never make the library wait for the loop."""
 
@@ -111,6 +119,7 @@ class RoomClient(DailyTransportClient):
         )
         self._events = events
         self._join_timeout_s = join_timeout_s
+        self._joining = False
 
     def scrub(self, text: str) -> str:
         """Return ``text`` without the token."""
@@ -242,18 +251,33 @@ class RoomClient(DailyTransportClient):
         if self._in_call():
             self._call_state = _CallState.LEFT
             await self._leave()
+        elif self._joining:
+            # The library does one thing after the other: it leaves as soon as it has joined, and nobody waits.
+            self._client.leave()
         if self._task_manager is None:
             # The pipeline was never set up, so it will never release the client.
             await asyncio.to_thread(self._cleanup)
 
+    async def join(self) -> None:
+        """Join the room; a join that fails is for whoever hears the events, and no error of the pipeline."""
+        try:
+            await super().join()
+        except JoinFailed as e:
+            logger.debug(f"joining {self._room_url}: {e}")
+
     async def _join(self) -> tuple[Any, Any]:
+        self._joining = True
         try:
             data, error = await asyncio.wait_for(super()._join(), self._join_timeout_s)
+            self._joining = False
         except TimeoutError:
+            # The library is still at it.
             data, error = None, JOIN_TIMED_OUT
         if error:
             error = self.scrub(str(error))
             self._events.join_failed(error)
+            # Pipecat would report what is returned here as an error of its own, three times over.
+            raise JoinFailed(error)
         return data, error
 
     async def _leave(self) -> str | None:
@@ -335,7 +359,8 @@ class RoomTransport(DailyTransport):
             camera_out_enabled=False,
             transcription_enabled=False,
         )
-        super().__init__(room_url, None, name, params)
+        with _library_log():
+            super().__init__(room_url, None, name, params)
         # Pipecat offers no way to bring one's own client, so the one it made is replaced before anyone has seen it.
         unused = self._client
         self._events = events
@@ -363,3 +388,37 @@ class RoomTransport(DailyTransport):
     async def _on_joined(self, data: Mapping[str, Any]) -> None:
         self._events.joined(time.monotonic_ns(), data.get("participants", {}))
         await super()._on_joined(data)
+
+    async def _on_error(self, error: str) -> None:
+        # Pipecat says so of a call that ended under us, which the events tell with its reason.
+        logger.debug(self.client.scrub(error))
+
+
+@contextmanager
+def _library_log() -> Generator[None]:
+    """Set up the library inside of this, so that it writes to standard error only if the log is verbose.
+
+    The library makes its log when it is first used, from the environment alone: the level that ``Daily.init`` takes
+    is that of WebRTC below it.
+    """
+    if LIBRARY_LOG_VARIABLE in os.environ or _is_verbose():
+        yield
+        return
+    os.environ[LIBRARY_LOG_VARIABLE] = "off"
+    try:
+        yield
+    finally:
+        del os.environ[LIBRARY_LOG_VARIABLE]
+
+
+def _is_verbose() -> bool:
+    verbose = False
+
+    def note() -> str:
+        nonlocal verbose
+        verbose = True
+        return "Daily's library writes its own log to standard error"
+
+    # Loguru doesn't tell its level, but asks for a lazy argument only where the message goes somewhere.
+    logger.opt(lazy=True).debug("{}", note)
+    return verbose

@@ -13,7 +13,7 @@ from runner.errors import RoomError
 JOIN_TIMED_OUT = "join-timed-out"
 """What we call it when the library has not answered within our own limit."""
 
-_DETAIL_LENGTH = 240
+_DETAIL_LENGTH = 160
 
 _NO_NETWORK = re.compile(r"InfoFetchFailed|Failed to fetch room information|GET failed|ConnectionFailed", re.I)
 _BAD_URL = re.compile(r"InvalidUrl|Failed to parse url", re.I)
@@ -24,6 +24,10 @@ _EXPIRED = re.compile(r"exp-room|expired|nbf-room|not.?before|room.?deleted|ende
 _NO_ROOM = re.compile(r"RoomInfoError|no-room|not.?found|does not exist|NoWorkerForRoom|\b404\b", re.I)
 _FULL = re.compile(r"meeting-full|full\b", re.I)
 _MEDIA = re.compile(r"\bice\b|TransportCreationFailed|SendTransport|RecvTransport|Mediasoup|dtls", re.I)
+
+_NOTATION = re.compile(r"[A-Za-z][\w:]*(\(|\s?\{)")
+_TEXT = re.compile(r'(?:(?P<name>\w+)\()?"(?P<text>(?:[^"\\]|\\.)*)"')
+_NAME = re.compile(r"[A-Z]\w+")
 
 
 def join_failed(detail: str, room: str) -> RoomError:
@@ -116,8 +120,33 @@ def connection_lost(connection: str, for_s: float, room: str) -> RoomError:
     )
 
 
+def agent_vanished(silent_s: float) -> RoomError:
+    """Return the error for an agent of which nothing arrives any more, though it did not leave.
+
+    Args:
+        silent_s: For how long, in seconds.
+    """
+    return RoomError(
+        EndedReason.AGENT_VANISHED,
+        f"nothing has arrived from the agent for {silent_s:.1f} s: "
+        "its process died, or the network in between is cut",
+    )
+
+
 def _quote(detail: str) -> str:
-    words = " ".join(detail.split())
+    words = " ".join(_innermost(detail).split())
     if len(words) > _DETAIL_LENGTH:
         words = words[: _DETAIL_LENGTH - 1] + "…"
     return f" ({words})" if words else ""
+
+
+def _innermost(detail: str) -> str:
+    """Return what an error in the library's notation, one type around the other, says at its core."""
+    if not _NOTATION.match(detail):
+        return detail
+    texts = [match for match in _TEXT.finditer(detail) if re.search("[^\\W_]", match["text"])]
+    if texts:
+        name, text = texts[-1]["name"], texts[-1]["text"]
+        return f"{name}: {text}" if name and " " not in text else text
+    names = _NAME.findall(detail)
+    return names[-1] if names else detail

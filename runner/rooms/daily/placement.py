@@ -14,8 +14,14 @@ BYTES_PER_SAMPLE = 2
 DRIFT_TOLERANCE_NS = 100 * NS_PER_MS
 """How far count and stamps may differ before the stamps win."""
 
-SOURCE_IDLE_NS = 20 * NS_PER_MS
-"""A source without a write for this long has sent silence: it is drained every 10 ms."""
+SOURCE_AHEAD_NS = 20 * NS_PER_MS
+"""The library's source keeps so much ahead: a write is done when its last sample has come in, and leaves later.
+
+Measured: a write may follow the one before up to 19 ms late without a gap, and is then done so much sooner.
+"""
+
+SOURCE_IDLE_NS = SOURCE_AHEAD_NS
+"""A source without a write for this long has sent silence."""
 
 SILENCE_MARGIN_NS = 100 * NS_PER_MS
 """Silence is laid out only this far behind the present, so a line can never begin before it."""
@@ -157,13 +163,13 @@ class SentTrack:
 
         Args:
             taken_ns: When the write was handed to the source.
-            done_ns: When the source had sent its last sample.
+            done_ns: When the source had taken in its last sample, :data:`SOURCE_AHEAD_NS` before it is sent.
             pcm: The samples that were sent, 16-bit mono PCM.
         """
         if self._pending_ns:
             self._pending_ns.popleft()
         samples = len(pcm) // BYTES_PER_SAMPLE
-        start_ns = max(done_ns - samples_to_ns(samples, self._rate_hz), taken_ns)
+        start_ns = max(done_ns + SOURCE_AHEAD_NS - samples_to_ns(samples, self._rate_hz), taken_ns)
         placed: list[PlacedAudio] = []
         if self._last_done_ns is None or taken_ns - self._last_done_ns > SOURCE_IDLE_NS:
             placed += self._silence_to(start_ns)

@@ -21,6 +21,9 @@ from runner.rooms.daily.session import RoomSession
 _LEAVE_LIMIT_S = 5.0  # above what the client allows itself for leaving and releasing together
 _JOIN_GRACE_S = 0.5
 
+DOCUMENTED_MESSAGE_BYTES = 4096
+"""The size of an app message that Daily's documentation gives as the limit. Larger ones are known to have passed."""
+
 
 class DailyRoom:
     """A Daily room, entered as one participant with a microphone.
@@ -28,8 +31,8 @@ class DailyRoom:
     The agent is the participant named ``agent_name``, or else the first other participant with audio. Only its
     microphone is received; participants without one, hidden ones and every further one are left alone.
 
-    The pipeline joins the room while it sets itself up. Pipecat limits the set-up itself, to 20 s unless told
-    otherwise (``PipelineWorker(setup_timeout_secs=…)``): keep ``join_timeout_s`` below that.
+    The pipeline joins the room while it sets itself up. Pipecat limits the set-up too
+    (``PipelineWorker(setup_timeout_secs=…)``, 20 s by default): its limit must be above ``join_timeout_s``.
 
     Args:
         url: The room's URL. A token in its query (``?t=``) is used where ``token`` is None.
@@ -125,13 +128,18 @@ class DailyRoom:
 
     async def _send(self, message: Any) -> None:
         try:
-            json.dumps(message, allow_nan=False)
+            size_bytes = len(json.dumps(message, allow_nan=False, ensure_ascii=False).encode())
         except (TypeError, ValueError) as e:
             raise RoomError(EndedReason.RUNNER_ERROR, f"The message is not a JSON value: {e}.") from None
         if not self._transport.client.can_send():
             raise RoomError(
                 EndedReason.ROOM_UNREACHABLE,
                 f"No message can be sent to {self._address}: the caller is not in the room, or is reconnecting.",
+            )
+        if size_bytes > DOCUMENTED_MESSAGE_BYTES:
+            logger.warning(
+                f"a message of {size_bytes} bytes goes to {self._address}: Daily promises to deliver "
+                f"{DOCUMENTED_MESSAGE_BYTES}, so it may not arrive"
             )
         try:
             error = await self._transport.client.send(message)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,13 +18,17 @@ from runner.rooms.daily import failures
 from runner.rooms.daily.client import PIPELINE_RATE_HZ
 from runner.rooms.daily.placement import BYTES_PER_SAMPLE, PlacedAudio, SampleClock, SentTrack
 
-MEDIA_STOPPED_AFTER_S = 3.0
+MEDIA_STOPPED_AFTER_S = 2.5
 """The agent's audio has stopped when nothing of it arrived for this long."""
+
+GONE_AFTER_S = 3.5
+"""An agent of which nothing arrives for this long, though its microphone is on, is gone."""
 
 CONNECTION_LOST_AFTER_S = 15.0
 """The library reconnects by itself; a connection that is away for this long is given up."""
 
-_AUDIO_STATES = frozenset({"receivable", "loading", "playable", "interrupted"})
+_INTERRUPTED = "interrupted"
+_AUDIO_STATES = frozenset({"receivable", "loading", "playable", _INTERRUPTED})
 _MESSAGES_KEPT = 200
 
 
@@ -48,7 +53,8 @@ class Participant:
         name: The name they gave themselves.
         local: Whether this is the caller itself.
         joined_at_s: When they joined, in seconds since the epoch, as Daily counts it.
-        has_audio: Whether they send from a microphone we can receive, and are visible.
+        has_audio: Whether they send from a microphone we can receive, and are visible. False while it is muted.
+        interrupted: Whether their microphone is on, but Daily sees nothing come from it.
     """
 
     id: str
@@ -56,6 +62,7 @@ class Participant:
     local: bool
     joined_at_s: float
     has_audio: bool
+    interrupted: bool
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> "Participant":
@@ -64,14 +71,27 @@ class Participant:
         media: Mapping[str, Any] = raw.get("media") or {}
         microphone: Mapping[str, Any] = media.get("microphone") or {}
         permissions: Mapping[str, Any] = info.get("permissions") or {}
-        joined_at = info.get("joinedAt")
+        state = microphone.get("state")
         return cls(
             id=str(raw["id"]),
             name=info.get("userName") or None,
             local=bool(info.get("isLocal")),
-            joined_at_s=float(joined_at) if isinstance(joined_at, int | float) else 0.0,
-            has_audio=microphone.get("state") in _AUDIO_STATES and permissions.get("hasPresence") is not False,
+            joined_at_s=_epoch_s(info.get("joinedAt")),
+            has_audio=state in _AUDIO_STATES and permissions.get("hasPresence") is not False,
+            interrupted=state == _INTERRUPTED,
         )
+
+
+def _epoch_s(joined_at: Any) -> float:
+    """Read a time: Daily's pages give it as a number of seconds in one place, as a text in another."""
+    try:
+        return float(joined_at)
+    except (TypeError, ValueError):
+        pass
+    try:
+        return datetime.fromisoformat(joined_at).timestamp()
+    except (TypeError, ValueError):
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -128,12 +148,17 @@ class RoomSession:
         self._participants: dict[str, Participant] = {}
         self._agent: str | None = None
         self._agent_left = False
+        self._gone: set[str] = set()
         self._kept: list[_KeptMessage] = []
+        self._left_out_messages = False
         self._received = SampleClock(AUDIO_RATE_HZ)
         self._for_pipeline = _PipelineAudio()
         self._sent: SentTrack | None = None
         self._last_arrival_ns = 0
+        self._anything_arrived = False
         self._media_stopped = False
+        self._excused_until_ns = 0
+        self._last_tick_ns = 0
         self._interrupted_ns: dict[str, int] = {}
         self._last_error: str | None = None
         self._lost = False
@@ -169,7 +194,8 @@ class RoomSession:
         for raw in participants.values():
             participant = Participant.parse(raw)
             # What events have told since is newer than what the join returned.
-            self._participants.setdefault(participant.id, participant)
+            if participant.id not in self._gone:
+                self._participants.setdefault(participant.id, participant)
         self.join_over.set()
         self._choose_agent(stamp_ns)
 
@@ -186,12 +212,18 @@ class RoomSession:
 
     def participant_left(self, stamp_ns: int, participant_id: str, reason: str) -> None:
         """Note that a participant left; it may be the agent."""
-        self._participants.pop(participant_id, None)
+        left = self._participants.pop(participant_id, None)
+        self._gone.add(participant_id)
         self._kept = [kept for kept in self._kept if kept.sender != participant_id]
         if participant_id != self._agent or self._agent_left or self._closed:
             return
         self._emit_agent(self._received.flush())
         self._agent_left = True
+        unexplained_s = self._unexplained_s(left, stamp_ns)
+        if unexplained_s > MEDIA_STOPPED_AFTER_S:
+            # Daily gives no other reason for those it has dropped itself.
+            self._lose(failures.agent_vanished(unexplained_s))
+            return
         detail = "left the call" if reason == "leftCall" else f"left the call ({reason})"
         if self._media_stopped:
             silent_s = (stamp_ns - self._last_arrival_ns) / NS_PER_S
@@ -206,6 +238,12 @@ class RoomSession:
         if self._agent is None:
             if len(self._kept) < _MESSAGES_KEPT:
                 self._kept.append(_KeptMessage(at_ns, message, sender))
+            elif not self._left_out_messages:
+                self._left_out_messages = True
+                logger.warning(
+                    f"more than {_MESSAGES_KEPT} messages came before the agent was in {self._room} with audio: "
+                    "the rest until then are left out"
+                )
         elif sender == self._agent:
             self._listener.message_received(at_ns, message)
 
@@ -213,10 +251,14 @@ class RoomSession:
         """Place audio of the agent."""
         if participant_id != self._agent or self._agent_left or self._closed:
             return
-        self._last_arrival_ns = stamp_ns
-        if self._media_stopped:
-            self._media_stopped = False
-            self._listener.agent_media_resumed(self._clock.at_ns(stamp_ns))
+        agent = self._participants.get(participant_id)
+        # The library may go on with silence of its own making while nothing comes over the network.
+        if agent is None or not agent.interrupted or pcm.strip(b"\0"):
+            self._last_arrival_ns = stamp_ns
+            self._anything_arrived = True
+            if self._media_stopped:
+                self._media_stopped = False
+                self._listener.agent_media_resumed(self._clock.at_ns(stamp_ns))
         self._emit_agent(self._received.place(self._clock.at_ns(stamp_ns), pcm))
 
     def audio_taken(self, stamp_ns: int) -> None:
@@ -248,6 +290,8 @@ class RoomSession:
 
     def tick(self, stamp_ns: int) -> None:
         """Lay out the caller's silence; notice what has not happened for too long."""
+        overslept = stamp_ns - self._last_tick_ns > NS_PER_S
+        self._last_tick_ns = stamp_ns
         if self._closed or self._sent is None:
             return
         self._emit_caller(self._sent.silence_until(self._clock.at_ns(stamp_ns)))
@@ -255,11 +299,34 @@ class RoomSession:
             away_s = (stamp_ns - since_ns) / NS_PER_S
             if away_s > CONNECTION_LOST_AFTER_S:
                 self._lose(failures.connection_lost(connection, away_s, self._room))
-        listening = self._agent is not None and not self._agent_left and not self._media_stopped
-        if listening and stamp_ns - self._last_arrival_ns > MEDIA_STOPPED_AFTER_S * NS_PER_S:
+        if overslept:
+            # Whoever slept (a process that was stopped) has heard nothing, and can blame nobody.
+            self._last_arrival_ns = stamp_ns
+        self._watch_agent(stamp_ns)
+
+    def _watch_agent(self, stamp_ns: int) -> None:
+        if self._agent is None or self._agent_left:
+            return
+        if not self._media_stopped and stamp_ns - self._last_arrival_ns > MEDIA_STOPPED_AFTER_S * NS_PER_S:
             self._media_stopped = True
             self._emit_agent(self._received.flush())
             self._listener.agent_media_stopped(self._clock.at_ns(self._last_arrival_ns))
+        unexplained_s = self._unexplained_s(self._participants.get(self._agent), stamp_ns)
+        if unexplained_s == 0.0:
+            self._excused_until_ns = stamp_ns
+        elif unexplained_s > GONE_AFTER_S:
+            self._lose(failures.agent_vanished(unexplained_s))
+
+    def _unexplained_s(self, agent: Participant | None, stamp_ns: int) -> float:
+        """Return how long nothing of the agent has arrived that should have, in seconds.
+
+        A muted microphone sends nothing, a connection of ours that is away lets nothing through, and before the
+        first audio there is nothing to miss.
+        """
+        muted = agent is not None and not agent.has_audio
+        if muted or self._interrupted_ns or not self._anything_arrived:
+            return 0.0
+        return max(0, stamp_ns - max(self._last_arrival_ns, self._excused_until_ns)) / NS_PER_S
 
     def _choose_agent(self, stamp_ns: int) -> None:
         if self._agent is not None or self._sent is None or self._closed or self._carrier is None:

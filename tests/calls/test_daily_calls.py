@@ -1,0 +1,279 @@
+"""Whole calls in a Daily room, against a stand-in for Daily's library: what a run comes to, from join to leave."""
+
+import time
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pydantic import SecretStr
+
+from bots.caller.script import Expectation, Listen, PressKeys, Script, Speak, Turn, TurnTaking, Words
+from bots.caller.speech.voice import Voice
+from bots.clock import NS_PER_S
+from bots.timeline import (
+    AgentJoined,
+    AgentLeft,
+    AgentMediaStopped,
+    BotReady,
+    CallEnded,
+    CallerPressedKeys,
+    CallerStoppedSpeaking,
+    ClientReadySent,
+    DataMessagePublished,
+    EndedReason,
+    MessageReceived,
+    RoomEntered,
+    TimelineEvent,
+)
+from runner.calls.call import Call, CallRequest, DataMessage
+from runner.calls.recording import AGENT, CALLER, FILE_NAME, read_recording
+from runner.calls.run_file import Run, read_run
+from runner.calls.timeline import read_timeline
+from runner.evaluation.outcome import Cause, Status
+from runner.rooms.base import AUDIO_RATE_HZ
+from runner.rooms.open import RoomAddress
+from runner.settings import Settings
+from tests.doubles.daily import Meeting, fake_daily
+
+pytestmark = pytest.mark.anyio
+
+URL = "https://example.daily.co/room"
+TOKEN = "eyJhbGciOi.very-secret.token"
+GREETING = "How can I help you?"
+ANSWER = "For how many people?"
+CONFIRMATION = "Thank you and goodbye."
+REQUEST = "A table for tonight, please."
+
+ANSWER_AFTER_S = 0.4
+LOUD = 1_000
+
+
+Fact = TypeVar("Fact", bound=TimelineEvent)
+
+
+def rtvi(kind: str, data: Any = None) -> dict[str, Any]:
+    return {"label": "rtvi-ai", "type": kind, "id": "1", "data": data}
+
+
+class Agent:
+    """An agent in the meeting: greets its client, answers once the caller has spoken, thanks for keys."""
+
+    def __init__(self, meeting: Meeting, lines: dict[str, bytes], *, leaves: bool = False):
+        self._meeting = meeting
+        self._lines = lines
+        self._leaves = leaves
+        self._to_say = b""
+        self._answers = 0
+        self.inbox: list[Any] = []
+        self.participant = meeting.add("Bella", source=self._speak)
+        meeting.on_sent = self._receive
+
+    def say(self, text: str) -> None:
+        self._to_say += self._lines[text]
+        self.participant.send(rtvi("bot-transcription", {"text": text}))
+
+    def _receive(self, message: Any) -> None:
+        self.inbox.append(message)
+        match message:
+            case {"label": "rtvi-ai", "type": "client-ready"}:
+                self.participant.send(rtvi("bot-ready", {"version": "1.0.0"}))
+                self.say(GREETING)
+            case {"label": "rtvi-ai", "type": "dtmf", "data": {"buttons": buttons}}:
+                self.participant.send({"pressed": buttons})
+                self.say(CONFIRMATION)
+            case _:
+                pass
+
+    def _speak(self, first: int, count: int, rate_hz: int) -> bytes:
+        assert rate_hz == AUDIO_RATE_HZ
+        if not self._to_say and not self._answers and self._caller_has_spoken():
+            self._answers += 1
+            self.say(ANSWER)
+        pcm, self._to_say = self._to_say[: 2 * count], self._to_say[2 * count :]
+        if pcm and not self._to_say and self._leaves:
+            self.participant.leave()
+        return pcm.ljust(2 * count, b"\0")
+
+    def _caller_has_spoken(self) -> bool:
+        heard = [loud_samples(np.frombuffer(block.pcm, np.int16)) for block in self._meeting.heard]
+        return any(heard) and not any(heard[-round(ANSWER_AFTER_S * 100) :])
+
+
+def loud_samples(samples: npt.NDArray[np.int16]) -> int:
+    return int(np.count_nonzero(np.abs(samples.astype(np.int32)) > LOUD))
+
+
+@pytest.fixture
+def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
+    with fake_daily(monkeypatch, Meeting(url=URL, token=TOKEN)) as meeting:
+        yield meeting
+
+
+@pytest.fixture
+async def lines() -> dict[str, bytes]:
+    """What the agent says, as sound: the caller tells speech from noise."""
+    texts = (GREETING, ANSWER, CONFIRMATION)
+    made = await Voice(Settings().speech).synthesise([Speak(parts=(Words(text=text),)) for text in texts])
+    return {text: line.pcm for text, line in zip(texts, made, strict=True)}
+
+
+def told(words: str) -> tuple[Expectation, ...]:
+    return (Expectation(within_ms=8_000, text_contains=words),)
+
+
+BRISK = TurnTaking(end_of_turn_ms=500)
+CONVERSATION = Script(
+    name="booking",
+    turns=(
+        Turn(action=Listen(), expect=told("how can i help")),
+        Turn(action=Speak(parts=(Words(text=REQUEST),)), expect=told("for how many people")),
+        Turn(action=PressKeys(keys="2#"), expect=told("goodbye")),
+    ),
+    turn_taking=BRISK,
+)
+WAITING = Script(
+    name="waiting",
+    turns=(Turn(action=Listen(), expect=told("how can i help")), Turn(action=Listen(), expect=told("never said"))),
+    turn_taking=BRISK,
+)
+MESSAGE = {"customer": {"name": "Zoë", "visits": [1, None, 2.5]}, "type": 7}
+
+
+async def make(
+    folder: Path, played: Script, *, token: str = TOKEN, meanwhile: Callable[[], Any] | None = None, **request: Any
+) -> tuple[Run, list[TimelineEvent]]:
+    address = RoomAddress(URL, SecretStr(token))
+    call = Call(CallRequest(played, address, transcribe=False, **request), Settings(), folder)
+    async with anyio.create_task_group() as tasks:
+        if meanwhile is not None:
+            tasks.start_soon(meanwhile)
+        run = await call.make()
+        tasks.cancel_scope.cancel()
+    assert read_run(folder).model_dump() == run.model_dump()
+    assert files_with(folder, TOKEN) == []
+    return run, read_timeline(folder / "timeline.jsonl")
+
+
+def files_with(folder: Path, text: str) -> list[str]:
+    return [path.name for path in folder.iterdir() if text.encode() in path.read_bytes()]
+
+
+def only(facts: list[TimelineEvent], kind: type[Fact]) -> Fact:
+    (fact,) = [fact for fact in facts if isinstance(fact, kind)]
+    return fact
+
+
+async def once(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not condition():
+            await anyio.sleep(0.01)
+
+
+async def test_a_conversation_from_join_to_leave(meeting: Meeting, lines: dict[str, bytes], tmp_path: Path) -> None:
+    agent = Agent(meeting, lines)
+    meeting.add("an observer", audio=False)
+    run, facts = await make(tmp_path / "run", CONVERSATION, data_message=DataMessage(MESSAGE))
+
+    assert (run.status, run.success, run.cause) == (Status.COMPLETED, True, None), run.detail
+    assert run.ended_reason is EndedReason.CALLER_HUNG_UP
+    assert [verdict.verdict.value for verdict in run.expectations] == ["met"] * 3
+
+    assert only(facts, AgentJoined).participant == "Bella"
+    assert only(facts, BotReady).protocol_version == "1.0.0"
+    in_order = (RoomEntered, DataMessagePublished, ClientReadySent, CallerPressedKeys, CallEnded)
+    assert tuple(type(fact) for fact in facts if isinstance(fact, in_order)) == in_order
+
+    # Sent by the caller: the data message once, to everyone and unchanged; then RTVI.
+    assert meeting.dropped == []
+    assert {sent.participant_id for sent in meeting.sent} == {None}
+    assert agent.inbox[0] == MESSAGE
+    assert [message["type"] for message in agent.inbox[1:]] == ["client-ready", "dtmf"]
+    assert agent.inbox[2]["data"] == {"buttons": ["2", "#"]}
+    assert only(facts, DataMessagePublished).message == MESSAGE
+    assert run.publish_data_message is not None
+    assert only(facts, MessageReceived).message == {"pressed": ["2", "#"]}
+
+    # The agent answered a known time after the caller's last sample.
+    latency_ms = run.turns[1].response_latency_ms
+    assert latency_ms is not None and abs(latency_ms - 1000 * ANSWER_AFTER_S) < 250
+
+    with wave.open(str(tmp_path / "run" / FILE_NAME)) as file:
+        assert (file.getnchannels(), file.getframerate()) == (2, AUDIO_RATE_HZ)
+        assert file.getnframes() / AUDIO_RATE_HZ == pytest.approx(run.duration_s, abs=0.3)
+    recorded, _ = read_recording(tmp_path / "run" / FILE_NAME)
+    said = np.frombuffer(lines[GREETING] + lines[ANSWER], np.int16)
+    pressed = only(facts, CallerPressedKeys).at_ns * AUDIO_RATE_HZ // NS_PER_S
+    assert loud_samples(recorded[AGENT][:pressed]) == pytest.approx(loud_samples(said), rel=0.2)
+    sent = np.frombuffer(b"".join(block.pcm for block in meeting.heard), np.int16)
+    assert loud_samples(recorded[CALLER]) == loud_samples(sent) > 0
+    end = only(facts, CallerStoppedSpeaking).at_ns * AUDIO_RATE_HZ // NS_PER_S
+    assert loud_samples(recorded[CALLER][end - AUDIO_RATE_HZ // 2 : end])
+    assert not loud_samples(recorded[CALLER][end + AUDIO_RATE_HZ // 20 :])
+
+    assert not any(client.joined for client in meeting.clients)
+    assert any(client.left for client in meeting.clients)
+
+
+async def test_an_agent_that_leaves(meeting: Meeting, lines: dict[str, bytes], tmp_path: Path) -> None:
+    Agent(meeting, lines, leaves=True)
+    run, facts = await make(tmp_path / "run", WAITING)
+    assert (run.ended_reason, run.success) == (EndedReason.AGENT_LEFT, False)
+    assert only(facts, AgentLeft).detail == "left the call"
+    assert [verdict.verdict.value for verdict in run.expectations] == ["met", "missed"]
+
+
+async def test_an_agent_that_is_killed_is_reported_within_five_seconds(
+    meeting: Meeting, lines: dict[str, bytes], tmp_path: Path
+) -> None:
+    agent = Agent(meeting, lines)
+    killed_s: list[float] = []
+
+    async def kill() -> None:
+        await once(lambda: bool(agent.inbox))
+        await anyio.sleep(0.5)
+        agent.participant.be_killed()
+        killed_s.append(time.monotonic())
+
+    run, facts = await make(tmp_path / "run", WAITING, meanwhile=kill)
+    assert time.monotonic() - killed_s[0] < 5
+    assert (run.ended_reason, run.cause, run.success) == (EndedReason.AGENT_VANISHED, Cause.AGENT, False)
+    assert run.detail is not None and run.detail.startswith("nothing has arrived from the agent for 3.")
+    assert only(facts, CallEnded).at_ns - only(facts, AgentMediaStopped).at_ns == pytest.approx(3.6e9, abs=0.3e9)
+    assert not [fact for fact in facts if isinstance(fact, AgentLeft)]
+
+
+async def test_a_caller_that_is_put_out(meeting: Meeting, lines: dict[str, bytes], tmp_path: Path) -> None:
+    agent = Agent(meeting, lines)
+
+    async def eject() -> None:
+        await once(lambda: bool(agent.inbox))
+        meeting.eject("Meeting has ended")
+
+    run, _ = await make(tmp_path / "run", WAITING, meanwhile=eject)
+    assert (run.ended_reason, run.cause) == (EndedReason.ROOM_UNREACHABLE, Cause.ROOM)
+    assert run.detail is not None and "(Meeting has ended)" in run.detail
+
+
+async def test_a_token_that_is_refused(meeting: Meeting, tmp_path: Path) -> None:
+    run, facts = await make(tmp_path / "run", WAITING, token="another")
+    assert (run.ended_reason, run.cause, run.success) == (EndedReason.TOKEN_REFUSED, Cause.ROOM, None)
+    assert run.detail is not None and "InvalidMeetingToken" in run.detail
+    assert files_with(tmp_path / "run", "another") == []
+    assert not [fact for fact in facts if isinstance(fact, RoomEntered)]
+    assert meeting.sent == meeting.dropped == []
+
+
+async def test_an_agent_that_never_comes(meeting: Meeting, tmp_path: Path) -> None:
+    meeting.add("an observer", audio=False)
+    settings = Settings()
+    settings = settings.model_copy(update={"room": settings.room.model_copy(update={"agent_join_timeout_s": 0.3})})
+    request = CallRequest(WAITING, RoomAddress(URL, SecretStr(TOKEN)), DataMessage(MESSAGE))
+    run = await Call(request, settings, tmp_path / "run").make()
+    assert (run.ended_reason, run.cause) == (EndedReason.AGENT_NEVER_JOINED, Cause.AGENT)
+    assert meeting.sent == meeting.dropped == []
+    assert not any(client.joined for client in meeting.clients)
