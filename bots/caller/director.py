@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from bots.caller.event_names import names_of
+from bots.caller.event_names import names_of, told_speaking
 from bots.caller.script import (
     AfterAgentTurn,
     AfterEvent,
@@ -176,7 +176,8 @@ class Director:
             case AgentTurnEnded():
                 self._turn_over = True
             case MessageReceived():
-                self._told_speaking = _told_speaking(event, self._told_speaking)
+                told = told_speaking(event)
+                self._told_speaking = self._told_speaking if told is None else told
             case CallerStartedSpeaking():
                 self._caller_speaking = True
                 self._line_started_ns = event.at_ns
@@ -419,14 +420,3 @@ class Director:
             yield self._silence_over_ns(self._current.action)
         elif self._phase is _Phase.CLOSING and self._agent_turn_over and not self._agent_speaking:
             yield self._closing_limit_ns()
-
-
-def _told_speaking(event: MessageReceived, before: bool) -> bool:
-    """Return whether the agent says, over RTVI, that it is speaking."""
-    match event.message:
-        case {"type": "bot-started-speaking"}:
-            return True
-        case {"type": "bot-stopped-speaking" | "bot-interrupted"}:
-            return False
-        case _:
-            return before

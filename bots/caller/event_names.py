@@ -71,3 +71,14 @@ def _message_names(message: Any) -> tuple[str, ...]:
             return (RTVI_EVENT_NAMES[kind],)
         case _:
             return ()
+
+
+def told_speaking(event: TimelineEvent) -> bool | None:
+    """Return whether the agent says, over RTVI, that it speaks from now on, or no more; None if it says neither."""
+    match event:
+        case MessageReceived(message={"type": "bot-started-speaking"}):
+            return True
+        case MessageReceived(message={"type": "bot-stopped-speaking" | "bot-interrupted"}):
+            return False
+        case _:
+            return None

@@ -18,7 +18,7 @@ from loguru import logger
 
 from bots.caller import rtvi
 from bots.caller.director import Action, Director, HangUp, Press, Say, StartTurn
-from bots.caller.event_names import names_of
+from bots.caller.event_names import names_of, told_speaking
 from bots.caller.hearing import Envelope
 from bots.caller.mouth import Mouth
 from bots.caller.pipeline import CallerPipeline
@@ -56,8 +56,9 @@ from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.run_file import Circumstances, Run, judge_run, utc_now, write_run
 from runner.calls.timeline import TimelineWriter
 from runner.errors import MissingExtra, RoomError, RunnerError, UsageError
-from runner.evaluation.expectations import TOLD_GRACE_NS, evaluate_turn, turn_starts
+from runner.evaluation.expectations import evaluate_turn, turn_starts
 from runner.evaluation.outcome import judge_expectations
+from runner.evaluation.speech import words_are_in_doubt
 from runner.evaluation.transcript import agent_turns
 from runner.evaluation.verdicts import ExpectationVerdict, Judgement, Question, Verdict
 from runner.rooms.base import AUDIO_RATE_HZ, Room
@@ -552,12 +553,8 @@ class Call:
     # Words.
 
     def _words_are_missing(self, onset_ns: int) -> bool:
-        """Whether the script waits for words, and the agent has told none of the turn that began then."""
-        told_from_ns = onset_ns - TOLD_GRACE_NS
-        return self.request.script.needs_words and not any(
-            isinstance(e, AgentSaid) and e.source is Source.TOLD and e.at_ns >= told_from_ns
-            for e in reversed(self._facts)
-        )
+        """Whether the script waits for words, and what the agent told of the turn that began then is no proof."""
+        return self.request.script.needs_words and words_are_in_doubt(self._in_order, onset_ns)
 
     async def _recognise_live(self) -> None:
         while True:
@@ -638,7 +635,7 @@ class Call:
 
     def _write(self, event: TimelineEvent) -> None:
         self._facts.append(event)
-        if names_of(event) or not isinstance(event, MessageReceived):
+        if names_of(event) or not isinstance(event, MessageReceived) or told_speaking(event) is not None:
             bisect.insort(self._in_order, event, key=lambda e: e.at_ns)
         try:
             self._timeline.write(event)

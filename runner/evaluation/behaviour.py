@@ -18,15 +18,15 @@ from bots.clock import NS_PER_MS
 from bots.timeline import (
     AgentJoined,
     AgentLeft,
-    AgentStartedSpeaking,
-    AgentStoppedSpeaking,
-    CallEnded,
     CallerPressedKeys,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
     LineEnd,
     TimelineEvent,
 )
+from runner.evaluation.ending import Ending, ending_of
+from runner.evaluation.speech import Speech, answers_from_ns, between_phrases, speeches_of
+from runner.evaluation.turns import in_ms
 from runner.evaluation.verdicts import KNOWN_LATE_NS, Finding, Verdict, evidence_of
 
 MIN_OVERLAP_NS = 100 * NS_PER_MS
@@ -40,30 +40,25 @@ FALLING_SILENT_NS = 1_500 * NS_PER_MS
 
 
 @dataclass(frozen=True)
-class _Speech:
-    """A stretch of agent speech; ``stopped`` is None while it lasts."""
-
-    started: AgentStartedSpeaking
-    stopped: AgentStoppedSpeaking | None
-
-    def lasts_at(self, at_ns: int) -> bool:
-        return self.started.at_ns < at_ns and (self.stopped is None or self.stopped.at_ns > at_ns)
-
-
-@dataclass(frozen=True)
 class _Turn:
     """What a turn's behaviour is told from."""
 
     began_ns: int
     next_ns: int | None
-    speeches: Sequence[_Speech]
+    speeches: Sequence[Speech]
     line: CallerStartedSpeaking | None
     line_end: CallerStoppedSpeaking | None
     handed_over: TimelineEvent | None
     left: AgentLeft | None
     speaks: bool
+    between_phrases: bool
+    """Whether the caller's line began while the agent took a breath."""
+    answers_from_ns: int | None
+    """From where on the agent's speech may be an answer; None where nothing so far may."""
     known_until_ns: int
     """Now, while the call is on; else when it ended."""
+    ending: Ending | None
+    """How the call ended; None while it is on, or where that is not known."""
 
     @property
     def finished(self) -> bool:
@@ -75,7 +70,7 @@ class _Turn:
         """When the line ended, or until when it is known to have gone on."""
         return self.known_until_ns if self.line_end is None else self.line_end.at_ns
 
-    def talks_over(self, speech: _Speech) -> bool:
+    def talks_over(self, speech: Speech) -> bool:
         """Whether speech that began in the line began long enough before its end."""
         return self.line_lasts_until_ns - speech.started.at_ns >= MIN_OVERLAP_NS
 
@@ -112,16 +107,21 @@ def find_behaviour(
         # A greeting's latency counts from when both sides are present.
         handed_over = next((e for e in facts if isinstance(e, AgentJoined)), None)
         began_ns = handed_over.at_ns if handed_over is not None else began_ns
+    speeches = speeches_of(facts)
+    ending = None if now_ns is not None else ending_of(facts)
     seen = _Turn(
         began_ns=began_ns,
         next_ns=next_ns,
-        speeches=_speeches(facts),
+        speeches=speeches,
         line=line,
         line_end=line_end,
         handed_over=handed_over,
         left=next((e for e in facts if isinstance(e, AgentLeft) and e.at_ns >= began_ns), None),
         speaks=speaks,
-        known_until_ns=_ended_ns(facts) if now_ns is None else now_ns,
+        between_phrases=line is not None and between_phrases(line.at_ns, speeches, facts),
+        answers_from_ns=answers_from_ns(facts, speeches, turn),
+        known_until_ns=_ended_ns(facts, ending) if now_ns is None else now_ns,
+        ending=ending,
     )
     find = {
         AGENT_SPEAKS: _speaks,
@@ -132,30 +132,20 @@ def find_behaviour(
     return find(expectation, seen, now_ns)
 
 
-def _speeches(facts: Sequence[TimelineEvent]) -> list[_Speech]:
-    speeches: list[_Speech] = []
-    started: AgentStartedSpeaking | None = None
-    for event in facts:
-        if isinstance(event, AgentStartedSpeaking):
-            started = event
-        elif isinstance(event, AgentStoppedSpeaking) and started is not None:
-            speeches.append(_Speech(started, event))
-            started = None
-    if started is not None:
-        speeches.append(_Speech(started, None))
-    return speeches
+def _ended_ns(facts: Sequence[TimelineEvent], ending: Ending | None) -> int:
+    return max((e.at_ns for e in facts), default=0) if ending is None else ending.at_ns
 
 
-def _ended_ns(facts: Sequence[TimelineEvent]) -> int:
-    ended = next((e.at_ns for e in reversed(facts) if isinstance(e, CallEnded)), None)
-    return max((e.at_ns for e in facts), default=0) if ended is None else ended
+def _open(turn: _Turn, now_ns: int | None, deadline_ns: int, reason: str) -> Finding:
+    """Return what an expectation is that nothing has met: open while there is time, missed after.
 
-
-def _open(now_ns: int | None, deadline_ns: int, reason: str) -> Finding:
-    """Return what an expectation is that nothing has met: open while there is time, missed after."""
+    Where the call was ended before its time was up, for no doing of the agent, it is not judged.
+    """
     until_ns = deadline_ns + KNOWN_LATE_NS
     if now_ns is not None and now_ns <= until_ns:
         return Finding(verdict=Verdict.PENDING, recheck_ns=until_ns + 1)
+    if turn.ending is not None and turn.ending.cuts_short(deadline_ns):
+        return Finding(verdict=Verdict.NOT_JUDGED, reason=turn.ending.before)
     return Finding(verdict=Verdict.MISSED, reason=reason)
 
 
@@ -183,9 +173,13 @@ def _speaks(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Findin
         return _unfinished(now_ns)
     from_ns = turn.began_ns if turn.handed_over is None else turn.handed_over.at_ns
     began_ns = turn.line.at_ns if turn.line is not None else from_ns
+    goes_on = False
     for speech in turn.speeches:
         onset_ns = speech.started.at_ns
         if onset_ns < began_ns or (turn.next_ns is not None and onset_ns >= turn.next_ns):
+            continue
+        if turn.answers_from_ns is None or onset_ns < turn.answers_from_ns:
+            goes_on = goes_on or onset_ns >= from_ns
             continue
         evidence = (evidence_of(speech.started),)
         if onset_ns < from_ns:
@@ -193,13 +187,14 @@ def _speaks(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Findin
                 continue
             if speech.stopped is None and _may_be_unknown(from_ns, now_ns):
                 return _wait(from_ns)
-            reason = f"began {_ms(from_ns - onset_ns)} ms before the caller had finished"
+            reason = f"began {in_ms(from_ns - onset_ns):.0f} ms before the caller had finished"
             return Finding(verdict=Verdict.MET, reason=reason, evidence=evidence)
         took_ns = onset_ns - from_ns
         verdict = Verdict.MET if took_ns <= expectation.budget_ms * NS_PER_MS else Verdict.MISSED
-        return Finding(verdict=verdict, reason=f"spoke after {_ms(took_ns)} ms", evidence=evidence)
+        return Finding(verdict=verdict, reason=f"spoke after {in_ms(took_ns):.0f} ms", evidence=evidence)
     deadline_ns = from_ns + expectation.budget_ms * NS_PER_MS
-    return _open(now_ns, deadline_ns, "did not speak")
+    did = "did not answer: it went on with what it was saying" if goes_on else "did not speak"
+    return _open(turn, now_ns, deadline_ns, did)
 
 
 def _stops(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding:
@@ -207,9 +202,14 @@ def _stops(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding
         return _unfinished(now_ns)
     barge_in_ns = turn.line.at_ns
     under_way = next((s for s in turn.speeches if s.lasts_at(barge_in_ns)), None)
+    known_ns = barge_in_ns
+    if under_way is None and turn.between_phrases:
+        known_ns = min(barge_in_ns + FALLING_SILENT_NS, turn.line_lasts_until_ns)
+        after = (s for s in turn.speeches if barge_in_ns < s.started.at_ns <= known_ns)
+        under_way = next((s for s in after if turn.talks_over(s)), None)
     if under_way is None:
-        if _may_be_unknown(barge_in_ns, now_ns):
-            return _wait(barge_in_ns)
+        if _may_be_unknown(known_ns, now_ns):
+            return _wait(known_ns)
         return Finding(verdict=Verdict.NOT_JUDGED, reason="the barge-in did not land: the agent was already silent")
     # Speech that goes on before the caller has finished is the same speech: resuming counts as not stopping.
     last = [s for s in turn.speeches if s is under_way or (s.started.at_ns > barge_in_ns and turn.talks_over(s))][-1]
@@ -217,16 +217,16 @@ def _stops(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding
     deadline_ns = barge_in_ns + expectation.budget_ms * NS_PER_MS
     if last.stopped is None:
         if now_ns is None and turn.known_until_ns <= deadline_ns:
-            after_ms = _ms(turn.known_until_ns - barge_in_ns)
-            reason = f"the call ended {after_ms} ms after the barge-in, while the agent still spoke"
+            after_ms = in_ms(turn.known_until_ns - barge_in_ns)
+            reason = f"the call ended {after_ms:.0f} ms after the barge-in, while the agent still spoke"
             return Finding(verdict=Verdict.NOT_JUDGED, reason=reason, evidence=evidence)
         reason = f"still spoke {expectation.budget_ms} ms after the barge-in"
         if last is not under_way:
-            reason = f"stopped, but spoke again {_ms(last.started.at_ns - barge_in_ns)} ms after the barge-in"
-        return _open(now_ns, deadline_ns, reason).model_copy(update={"evidence": evidence})
+            reason = f"stopped, but spoke again {in_ms(last.started.at_ns - barge_in_ns):.0f} ms after the barge-in"
+        return _open(turn, now_ns, deadline_ns, reason).model_copy(update={"evidence": evidence})
     took_ns = last.stopped.at_ns - barge_in_ns
     if last.stopped.at_ns > deadline_ns:
-        return Finding(verdict=Verdict.MISSED, reason=f"stopped after {_ms(took_ns)} ms", evidence=evidence)
+        return Finding(verdict=Verdict.MISSED, reason=f"stopped after {in_ms(took_ns):.0f} ms", evidence=evidence)
     if now_ns is not None and turn.line_end is None:
         # It may still resume.
         return Finding(verdict=Verdict.PENDING, evidence=evidence)
@@ -235,17 +235,17 @@ def _stops(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding
     if last is under_way and took_ns < NATURAL_END_NS:
         return Finding(
             verdict=Verdict.NOT_JUDGED,
-            reason=f"the barge-in came too late: the agent had finished {_ms(took_ns)} ms after",
+            reason=f"the barge-in came too late: the agent had finished {in_ms(took_ns):.0f} ms after",
             evidence=evidence,
         )
-    return Finding(verdict=Verdict.MET, reason=f"stopped after {_ms(took_ns)} ms", evidence=evidence)
+    return Finding(verdict=Verdict.MET, reason=f"stopped after {in_ms(took_ns):.0f} ms", evidence=evidence)
 
 
 def _never_talks_over(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding:
     if turn.line is None:
         return _unfinished(now_ns)
     begin_ns = turn.line.at_ns
-    if any(s.lasts_at(begin_ns) for s in turn.speeches):
+    if turn.between_phrases or any(s.lasts_at(begin_ns) for s in turn.speeches):
         begin_ns += FALLING_SILENT_NS
     for speech in turn.speeches:
         onset_ns = speech.started.at_ns
@@ -263,11 +263,7 @@ def _never_talks_over(expectation: Expectation, turn: _Turn, now_ns: int | None)
 def _hangs_up(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding:
     deadline_ns = turn.began_ns + expectation.budget_ms * NS_PER_MS
     if turn.left is None:
-        return _open(now_ns, deadline_ns, "did not hang up")
+        return _open(turn, now_ns, deadline_ns, "did not hang up")
     took_s = (turn.left.at_ns - turn.began_ns) / 1e9
     verdict = Verdict.MET if turn.left.at_ns <= deadline_ns else Verdict.MISSED
     return Finding(verdict=verdict, reason=f"hung up after {took_s:.1f} s", evidence=(evidence_of(turn.left),))
-
-
-def _ms(duration_ns: int) -> int:
-    return round(duration_ns / NS_PER_MS)

@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import Script
 from bots.timeline import CallEnded, EndedReason, TimelineEvent
-from runner.evaluation.expectations import evaluate, turn_starts, unobservable_start
+from runner.evaluation.expectations import evaluate
+from runner.evaluation.limit import Limit, limit_reached
+from runner.evaluation.observable import turn_starts, unobservable_start
 from runner.evaluation.verdicts import ExpectationVerdict, Judgements, Verdict
 
 
@@ -58,6 +60,7 @@ class Outcome(BaseModel):
 
 _NO_CALL: dict[EndedReason, Cause] = {
     EndedReason.ROOM_UNREACHABLE: Cause.ROOM,
+    EndedReason.AGENT_AT_CAPACITY: Cause.ROOM,
     EndedReason.TOKEN_REFUSED: Cause.ROOM,
     EndedReason.ICE_FAILED: Cause.NETWORK,
     EndedReason.RUNNER_ERROR: Cause.HARNESS,
@@ -73,6 +76,9 @@ _AGENT_FAILED = frozenset(
     }
 )
 """Endings that are a failure of the agent whatever was expected of it."""
+
+
+_NOT_ALL_PLAYED = "not every turn was reached"
 
 
 def judge_expectations(
@@ -134,18 +140,23 @@ def decide(
     missed = [v for v in verdicts if v.verdict is Verdict.MISSED]
     all_played = len(turn_starts(facts)) == len(script.turns)
     unreachable = unobservable_start(script, facts)
-    if missed or reason in _AGENT_FAILED or not (all_played or unreachable):
-        return Outcome(
-            status=status,
-            success=False,
-            cause=Cause.AGENT,
-            ended_reason=reason,
-            detail=_failure(ended, missed),
-        )
-    undecided = [v for v in verdicts if v.verdict is not Verdict.MET]
+    failure = _failure(ended, missed, all_played=all_played or unreachable is not None)
+    if failure is None and not script.hang_up and all_played and reason is EndedReason.CALLER_HUNG_UP:
+        failure = ended.detail or "the agent was to hang up, and did not"
+    limit = Limit()
+    if failure is None and reason is EndedReason.MAX_DURATION:
+        limit = limit_reached(script, sorted(facts, key=lambda event: event.at_ns), ended.at_ns)
+        failure = None if limit.by_agent is None else f"{_limit_detail(ended)}: {limit.by_agent}"
+    if failure is not None:
+        return Outcome(status=status, success=False, cause=Cause.AGENT, ended_reason=reason, detail=failure)
+    # Whatever may be left unjudged: a call that was not the whole scenario is no success.
     if unreachable is not None:
-        # Whatever may be left unjudged: this call was not the whole scenario.
         return Outcome(status=status, success=None, cause=None, ended_reason=reason, detail=unreachable[1])
+    unplayed = _unplayed(script, ended, all_played=all_played)
+    undecided = [v for v in verdicts if v.verdict is not Verdict.MET]
+    cause = Cause.CALLER if limit.by_caller and (unplayed or undecided) else None
+    if unplayed is not None:
+        return Outcome(status=status, success=None, cause=cause, ended_reason=reason, detail=unplayed)
     if not undecided:
         return Outcome(status=status, success=True, cause=None, ended_reason=reason, detail=ended.detail)
     first = undecided[0]
@@ -153,11 +164,31 @@ def decide(
     if len(undecided) > 1:
         detail += f" (and {len(undecided) - 1} more)"
     success = True if allow_unjudged else None
-    return Outcome(status=status, success=success, cause=None, ended_reason=reason, detail=detail)
+    return Outcome(
+        status=status, success=success, cause=None if success else cause, ended_reason=reason, detail=detail
+    )
 
 
-def _failure(ended: CallEnded, missed: Sequence[ExpectationVerdict]) -> str:
-    """Return why the agent failed: what it did where that ended the call, else what it did not do."""
-    if missed and (ended.reason is EndedReason.CALLER_HUNG_UP or ended.detail is None):
+def _failure(ended: CallEnded, missed: Sequence[ExpectationVerdict], *, all_played: bool) -> str | None:
+    """Return why the agent failed; None if it did not, as far as the verdicts and the ending tell."""
+    ended_by_agent = ended.reason not in (EndedReason.CALLER_HUNG_UP, EndedReason.MAX_DURATION)
+    if missed and not (ended_by_agent and ended.detail):
         return f"turn {missed[0].turn + 1}: {missed[0].expected}: {missed[0].reason}"
-    return ended.detail or "not every turn was reached"
+    if missed or ended.reason in _AGENT_FAILED:
+        return ended.detail or _NOT_ALL_PLAYED
+    if not all_played and ended.reason is not EndedReason.MAX_DURATION:
+        return ended.detail or _NOT_ALL_PLAYED
+    return None
+
+
+def _unplayed(script: Script, ended: CallEnded, *, all_played: bool) -> str | None:
+    """Return what of the scenario a call did not come to because it reached its limit."""
+    if ended.reason is not EndedReason.MAX_DURATION:
+        return None
+    if not all_played:
+        return f"{_limit_detail(ended)} before every turn was reached"
+    return None if script.hang_up else f"{_limit_detail(ended)} before the agent hung up"
+
+
+def _limit_detail(ended: CallEnded) -> str:
+    return ended.detail or "the call reached its limit"

@@ -9,13 +9,13 @@ from bots.clock import NS_PER_MS
 from bots.timeline import (
     AgentJoined,
     AgentStartedSpeaking,
-    AgentStoppedSpeaking,
     CallerPressedKeys,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
     CallerTurnStarted,
     TimelineEvent,
 )
+from runner.evaluation.speech import speeches_of
 
 
 class TurnMeasures(BaseModel):
@@ -56,7 +56,7 @@ def first_response_ms(facts: Sequence[TimelineEvent]) -> float | None:
     onset = min((e.at_ns for e in facts if isinstance(e, AgentStartedSpeaking)), default=None)
     if joined is None or onset is None:
         return None
-    return _ms(onset - joined.at_ns)
+    return in_ms(onset - joined.at_ns)
 
 
 def _measure(
@@ -76,13 +76,13 @@ def _measure(
     next_line_ns = min(
         (e.at_ns for e in facts if isinstance(e, CallerStartedSpeaking) and e.at_ns > line.at_ns), default=None
     )
-    talked_over = _speaking_at(facts, handed_over_ns)
+    talked_over = any(s.started.at_ns == handed_over_ns or s.lasts_at(handed_over_ns) for s in speeches_of(facts))
     onset_ns = next(
         (e.at_ns for e in facts if isinstance(e, AgentStartedSpeaking) and e.at_ns > handed_over_ns), None
     )
     if onset_ns is not None and next_line_ns is not None and onset_ns >= next_line_ns:
         onset_ns = None
-    latency_ms = None if onset_ns is None or talked_over else _ms(onset_ns - handed_over_ns)
+    latency_ms = None if onset_ns is None or talked_over else in_ms(onset_ns - handed_over_ns)
     return TurnMeasures(
         turn=turn,
         said=said,
@@ -94,17 +94,6 @@ def _measure(
     )
 
 
-def _speaking_at(facts: Sequence[TimelineEvent], at_ns: int) -> bool:
-    speaking = False
-    for event in facts:
-        if event.at_ns > at_ns:
-            break
-        if isinstance(event, AgentStartedSpeaking):
-            speaking = True
-        elif isinstance(event, AgentStoppedSpeaking):
-            speaking = False
-    return speaking
-
-
-def _ms(duration_ns: int) -> float:
+def in_ms(duration_ns: int) -> float:
+    """Return a duration in milliseconds, to a tenth."""
     return round(duration_ns / NS_PER_MS, 1)

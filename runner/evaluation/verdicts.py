@@ -142,6 +142,8 @@ class Finding(_Model):
     evidence: tuple[Evidence, ...] = ()
     recheck_ns: int | None = None
     question: Question | None = None
+    broken_off: bool = False
+    """Whether it is not judged because the call was ended before its time was up."""
 
 
 def evidence_of(event: TimelineEvent) -> Evidence:

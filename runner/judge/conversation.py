@@ -13,6 +13,7 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
+from runner.evaluation.speech import began_ns as speech_began_ns
 from runner.evaluation.verdicts import Question
 
 
@@ -33,7 +34,7 @@ def conversation_before(facts: Sequence[TimelineEvent], question: Question) -> l
         facts: The facts of the call.
         question: What is asked.
     """
-    ordered = sorted((e for e in facts if _began_ns(e) <= question.at_ns), key=_began_ns)
+    ordered = sorted((e for e in facts if speech_began_ns(e) <= question.at_ns), key=speech_began_ns)
     tells = any(isinstance(e, AgentSaid) and e.source is Source.TOLD for e in facts)
     source = Source.TOLD if tells else Source.HEARD
     subject = _subject(ordered, question, source) if question.kind == "reply" else frozenset[int]()
@@ -53,11 +54,6 @@ def conversation_before(facts: Sequence[TimelineEvent], question: Question) -> l
     return said
 
 
-def _began_ns(event: TimelineEvent) -> int:
-    # Heard words are known at the end of the speech they were heard in.
-    return event.started_ns if isinstance(event, AgentSaid) and event.started_ns is not None else event.at_ns
-
-
 def _subject(ordered: Sequence[TimelineEvent], question: Question, source: Source) -> frozenset[int]:
     """Return which words are the subject itself, by identity: the last ones that make it up."""
     words = [e for e in ordered if isinstance(e, AgentSaid) and e.source is source and e.at_ns <= question.at_ns]
@@ -68,4 +64,4 @@ def _subject(ordered: Sequence[TimelineEvent], question: Question, source: Sourc
     began_ns = next(
         (e.at_ns for e in ordered if isinstance(e, CallerTurnStarted) and e.turn == question.turn), question.at_ns
     )
-    return frozenset(id(e) for e in ordered if isinstance(e, AgentSaid) and _began_ns(e) >= began_ns)
+    return frozenset(id(e) for e in ordered if isinstance(e, AgentSaid) and speech_began_ns(e) >= began_ns)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 from pydantic import ValidationError
@@ -42,12 +43,14 @@ def _session(job: Job) -> SessionSpec:
         start = job.session
         if start is None:
             raise UsageError("the run has no room, and its agent has no session that could be started")
-        common = {
+        common: dict[str, Any] = {
             "transport": start.transport,
             "data": {**start.data, **job.session_data},
             "room_properties": start.room_properties,
             "run_id": job.run_id,
         }
+        if start.start_timeout_s is not None:
+            common["start_timeout_s"] = start.start_timeout_s
         if cloud := _CLOUD_START.fullmatch(start.start_url):
             return SessionSpec.model_validate(
                 {**common, "kind": SessionKind.PIPECAT_CLOUD, "agent_name": cloud[1], "api_key": start.credential}

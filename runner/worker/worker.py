@@ -180,7 +180,9 @@ class Worker:
                     allow_unjudged=job.allow_unjudged,
                     notes=job.notes,
                 )
-                live.call = self.make_call(request, self.settings, folder, run_id=str(job.run_id), watcher=report)
+                live.call = self.make_call(
+                    request, _settings_for(job, self.settings), folder, run_id=str(job.run_id), watcher=report
+                )
                 made = await live.call.make()
         return made
 
@@ -225,6 +227,15 @@ class Worker:
                 logger.log("WARNING" if tried in (3, 30) else "DEBUG", "{}; tried again", error)
             await anyio.sleep(wait_s)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+
+def _settings_for(job: Job, settings: Settings) -> Settings:
+    """Return the settings, with what the agent's session has of its own in their place."""
+    if job.session is None:
+        return settings
+    names = ("agent_join_timeout_s", "bot_ready_timeout_s")
+    own = {name: value for name in names if (value := getattr(job.session, name)) is not None}
+    return settings.model_copy(update={"room": settings.room.model_copy(update=own)})
 
 
 def _dump(run: Run | None) -> dict[str, Any] | None:

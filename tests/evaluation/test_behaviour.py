@@ -33,6 +33,7 @@ from bots.timeline import (
     AgentLeft,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
+    AgentTurnEnded,
     CallEnded,
     CallerPressedKeys,
     CallerStartedSpeaking,
@@ -40,6 +41,7 @@ from bots.timeline import (
     CallerTurnStarted,
     EndedReason,
     LineEnd,
+    MessageReceived,
     TimelineEvent,
 )
 from runner.evaluation.behaviour import FALLING_SILENT_NS, MIN_OVERLAP_NS, NATURAL_END_NS
@@ -77,6 +79,10 @@ def cut(at_ms: float) -> TimelineEvent:
 def speech(begin_ms: float, end_ms: float | None = None) -> list[TimelineEvent]:
     facts: list[TimelineEvent] = [AgentStartedSpeaking(at_ns=ns(begin_ms))]
     return facts if end_ms is None else [*facts, AgentStoppedSpeaking(at_ns=ns(end_ms))]
+
+
+def over(at_ms: float) -> TimelineEvent:
+    return AgentTurnEnded(at_ns=ns(at_ms))
 
 
 def joined(at_ms: float) -> TimelineEvent:
@@ -231,6 +237,16 @@ STOPS = {
     "an answer that begins too early is none": Case(
         [*LINE, *speech(9_000, 11_500), *speech(13_000 - OVERLAP_MS, 20_000)], MISSED, "stopped after 9000 ms"
     ),
+    "between two phrases, and it stops": Case(
+        [*LINE, *speech(9_000, 10_800), *speech(11_200, 12_000)], MET, "stopped after 1000 ms"
+    ),
+    "between two phrases, and it goes on": Case(
+        [*LINE, *speech(9_000, 10_800), *speech(11_200), ended(30_000)], MISSED, "still spoke 2000 ms after"
+    ),
+    "after its last phrase": Case([*LINE, *speech(9_000, 10_800), *speech(13_500)], NOT_JUDGED, "did not land"),
+    "just after its turn": Case(
+        [*LINE, *speech(9_000, 10_800), over(10_900), *speech(11_200, 12_000)], NOT_JUDGED, "did not land"
+    ),
     "the line did not begin": Case([turn(10_000), *speech(9_000)], NOT_JUDGED, "the end of its line"),
     "the call ended in the line, after it stopped": Case(
         [turn(10_000), *line(11_000), *speech(9_000, 11_500), ended(12_000)], MET, "stopped after 500 ms"
@@ -277,6 +293,12 @@ TALKS_OVER = {
     "it was speaking, and tries again": Case(
         [*LINE, *speech(9_000, 11_500), *speech(11_001 + FALLING_MS, 12_800)], MISSED, "12.50 s"
     ),
+    "it took a breath": Case([*LINE, *speech(9_000, 10_000), *speech(11_200, 12_000)], MET),
+    "it took a long breath": Case([*LINE, *speech(9_000, 9_999), *speech(11_200, 12_000)], MISSED, "11.20 s"),
+    "it took a breath, and tries again": Case(
+        [*LINE, *speech(9_000, 10_800), *speech(11_001 + FALLING_MS, 12_800)], MISSED, "12.50 s"
+    ),
+    "its turn was over": Case([*LINE, *speech(9_000, 10_000), over(10_800), *speech(11_200)], MISSED, "11.20 s"),
     "the line did not begin": Case([turn(10_000), *speech(12_000)], NOT_JUDGED, "the end of its line"),
     "the call ended in the line": Case([turn(10_000), *line(11_000), ended(12_000)], NOT_JUDGED, "of its line"),
     "the call ended in the line, too late": Case(
@@ -408,6 +430,9 @@ class Known(NamedTuple):
     fact: TimelineEvent
 
 
+TELLS = ["bot-started-speaking", "bot-stopped-speaking", "bot-interrupted"]
+
+
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[list[Known], int]:
     """Draw a call of one turn: its facts in the order in which they become known, and when it ends."""
@@ -423,6 +448,11 @@ def calls(draw: st.DrawFn) -> tuple[list[Known], int]:
             known_ms = max(known_ms, event_ms + draw(st.integers(0, LATE_MS)))
             facts.append(Known(known_ms, event))
         at_ms = stop_ms + draw(st.integers(1, 200)) * 10
+        if draw(st.booleans()):
+            # Known when it is decided, or when it arrives.
+            end_ms = draw(st.integers(stop_ms // 10, at_ms // 10)) * 10
+            told = MessageReceived(at_ns=ns(end_ms), message={"type": draw(st.sampled_from(TELLS))})
+            facts.append(Known(end_ms, draw(st.sampled_from([over(end_ms), told]))))
     ends_ms = draw(st.integers(1_000, 2_500)) * 10
     if draw(st.booleans()):
         facts.append(Known(ends_ms, left(ends_ms)))

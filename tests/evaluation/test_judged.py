@@ -23,8 +23,9 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
-from runner.evaluation.expectations import NO_JUDGE, describe, evaluate
+from runner.evaluation.expectations import describe, evaluate
 from runner.evaluation.outcome import decide, judge_expectations
+from runner.evaluation.search import NO_JUDGE
 from runner.evaluation.verdicts import (
     KNOWN_LATE_NS,
     ExpectationVerdict,

@@ -423,10 +423,10 @@ def test_something_missed_before_it_counts() -> None:
 @pytest.mark.parametrize("reason", [EndedReason.CALLER_HUNG_UP, EndedReason.AGENT_LEFT])
 def test_turns_that_were_played_after_it_are_judged_all_the_same(reason: EndedReason) -> None:
     facts = [*FIRST, turn(75, 2), onset(76), told(76.1, "three"), over(78)]
-    states, success, code, _ = come_to(waits_for("llm_marker", THREE), [*facts, ended(80, reason)])
+    states, success, code, _ = come_to(waits_for("llm_marker", THREE), [*facts, ended(140, reason)])
     assert (states, success, code) == ([MET, NOT_OBSERVABLE, NOT_OBSERVABLE, MET], None, 2)
     facts[-2] = told(76.1, "four")
-    states, success, code, _ = come_to(waits_for("llm_marker", THREE), [*facts, ended(80, reason)])
+    states, success, code, _ = come_to(waits_for("llm_marker", THREE), [*facts, ended(140, reason)])
     assert (states[-1], success, code) == (MISSED, False, 1)
 
 

@@ -40,6 +40,7 @@ NOBODY = (None, None)
 PASS, FAIL = (True, None), (False, C.AGENT)
 TABLE: dict[EndedReason, tuple[Status, tuple[object, object], tuple[object, object], tuple[object, object]]] = {
     R.ROOM_UNREACHABLE: (S.FAILED, (None, C.ROOM), (None, C.ROOM), (None, C.ROOM)),
+    R.AGENT_AT_CAPACITY: (S.FAILED, (None, C.ROOM), (None, C.ROOM), (None, C.ROOM)),
     R.TOKEN_REFUSED: (S.FAILED, (None, C.ROOM), (None, C.ROOM), (None, C.ROOM)),
     R.ICE_FAILED: (S.FAILED, (None, C.NETWORK), (None, C.NETWORK), (None, C.NETWORK)),
     R.RUNNER_ERROR: (S.FAILED, (None, C.HARNESS), (None, C.HARNESS), (None, C.HARNESS)),
@@ -76,11 +77,19 @@ def test_every_ending_comes_to_its_status_success_and_cause(reason: EndedReason)
 
 
 @pytest.mark.parametrize("reached", [0, 1])
-@pytest.mark.parametrize("reason", [R.AGENT_LEFT, R.MAX_DURATION, R.CALLER_HUNG_UP])
+@pytest.mark.parametrize("reason", [R.AGENT_LEFT, R.CALLER_HUNG_UP])
 def test_a_call_that_stops_before_its_last_turn_fails(reason: EndedReason, reached: int) -> None:
     outcome = come_to(reason, Verdict.MET, reached=reached)
     assert (outcome.success, outcome.cause) == (False, Cause.AGENT)
     assert outcome.detail == "not every turn was reached"
+
+
+@pytest.mark.parametrize("reached", [0, 1])
+def test_a_call_that_reaches_its_limit_before_its_last_turn_does_not(reached: int) -> None:
+    outcome = come_to(R.MAX_DURATION, Verdict.MET, reached=reached)
+    assert (outcome.success, outcome.cause, outcome.exit_code) == (None, None, 2)
+    assert outcome.detail == "the call reached its limit before every turn was reached"
+    assert come_to(R.MAX_DURATION, Verdict.MISSED, reached=reached).success is False
 
 
 def test_a_turn_that_was_taken_up_twice_is_one_turn() -> None:
@@ -132,7 +141,8 @@ def test_what_was_open_when_a_call_broke_off_for_no_fault_of_the_agent_is_not_ju
     facts: list[TimelineEvent] = [CallerTurnStarted(at_ns=0, turn=0), AgentStartedSpeaking(at_ns=NS_PER_S)]
     facts.append(CallerTurnStarted(at_ns=2 * NS_PER_S, turn=1))
     facts += [] if reason is None else [CallEnded(at_ns=3 * NS_PER_S, reason=reason)]
-    blameless = reason is None or TABLE[reason][1][1] not in (None, C.AGENT) or reason is R.CANCELLED
+    blameless = reason is None or TABLE[reason][1][1] not in (None, C.AGENT)
+    blameless = blameless or reason in (R.CANCELLED, R.MAX_DURATION, R.CALLER_HUNG_UP)
     expected = Verdict.NOT_JUDGED if blameless else Verdict.MISSED
     assert [v.verdict for v in judge_expectations(SCRIPT, facts)] == [Verdict.MET, expected]
 

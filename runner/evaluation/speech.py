@@ -1,0 +1,193 @@
+"""The agent's speech as it was heard, and what follows from it: which told words were audible, what is an answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from bots.caller.event_names import told_speaking
+from bots.clock import NS_PER_MS
+from bots.timeline import (
+    AgentSaid,
+    AgentStartedSpeaking,
+    AgentStoppedSpeaking,
+    AgentTurnEnded,
+    CallerPressedKeys,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    Source,
+    TimelineEvent,
+)
+
+TOLD_GRACE_NS = 250 * NS_PER_MS
+"""Words are told a little before they are heard: the message overtakes the audio."""
+
+BREATH_NS = 1_000 * NS_PER_MS
+"""A barge-in that comes so soon after the agent's speech, while its turn is not over, fell between two phrases: the
+agent could not know of it when it went on. A longer silence ends what the agent was saying."""
+
+PHRASE_PAUSE_NS = 400 * NS_PER_MS
+"""A shorter silence is one between two phrases, and no end of what the agent was saying."""
+
+REACTION_NS = 1_000 * NS_PER_MS
+"""An agent that falls silent so soon after a barge-in may have done so for the caller."""
+
+TOLD_AFTER_NS = 1_500 * NS_PER_MS
+"""Words that were spoken to their end are told so soon after their last audible sample: 0.4 s is usual."""
+
+TOLD_BEFORE_NS = 500 * NS_PER_MS
+"""And so long before it, where the message overtakes the audio."""
+
+AUDIBLE_PER_WORD_NS = 100 * NS_PER_MS
+"""Words for which less speech than this was heard were not spoken to their end: people say four words a second, and
+hurried synthetic voices six."""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A stretch of audible agent speech; ``stopped`` is None while it lasts."""
+
+    started: AgentStartedSpeaking
+    stopped: AgentStoppedSpeaking | None
+
+    def lasts_at(self, at_ns: int) -> bool:
+        """Whether it began before a time and ends after it."""
+        return self.started.at_ns < at_ns and (self.stopped is None or self.stopped.at_ns > at_ns)
+
+    def touches(self, from_ns: int, to_ns: int | None) -> bool:
+        """Whether some of it lies in a span of time; None: without an end."""
+        began_in_time = to_ns is None or self.started.at_ns <= to_ns
+        return began_in_time and (self.stopped is None or self.stopped.at_ns >= from_ns)
+
+
+def speeches_of(facts: Sequence[TimelineEvent]) -> list[Speech]:
+    """Return the stretches of agent speech in facts that are ordered by time."""
+    speeches: list[Speech] = []
+    started: AgentStartedSpeaking | None = None
+    for event in facts:
+        if isinstance(event, AgentStartedSpeaking):
+            started = event if started is None else started
+        elif isinstance(event, AgentStoppedSpeaking) and started is not None:
+            speeches.append(Speech(started, event))
+            started = None
+    if started is not None:
+        speeches.append(Speech(started, None))
+    return speeches
+
+
+def began_ns(event: TimelineEvent) -> int:
+    """Return when something happened; of heard words, when their speech began."""
+    if isinstance(event, AgentSaid) and event.started_ns is not None:
+        return event.started_ns
+    return event.at_ns
+
+
+def audible_told(
+    facts: Sequence[TimelineEvent],
+    speeches: Sequence[Speech],
+    *,
+    from_ns: int,
+    to_ns: int | None = None,
+    until_ns: int,
+) -> list[AgentSaid]:
+    """Return the words that the agent told in a span of time and that can have been heard.
+
+    An agent tells over RTVI what it has spoken, or is about to, whether or not its audio arrives. Its words are
+    believed where some speech was heard about when they were told, or else where enough speech was heard in all for
+    everything told so far.
+
+    Args:
+        facts: The facts of the call, ordered by time.
+        speeches: The agent's speech in them.
+        from_ns: Where the span begins.
+        to_ns: Where it ends; None: it does not.
+        until_ns: Now, or when the call ended: what speech goes on is known to have lasted until then.
+    """
+    heard_ns = sum(
+        max((until_ns if s.stopped is None else s.stopped.at_ns) - s.started.at_ns, 0)
+        for s in speeches
+        if s.touches(from_ns, to_ns)
+    )
+    audible: list[AgentSaid] = []
+    words = 0
+    for event in facts:
+        if not isinstance(event, AgentSaid) or event.source is not Source.TOLD:
+            continue
+        if event.at_ns < from_ns or (to_ns is not None and event.at_ns >= to_ns):
+            continue
+        words += len(event.text.split())
+        in_time = any(s.touches(event.at_ns - TOLD_AFTER_NS, event.at_ns + TOLD_BEFORE_NS) for s in speeches)
+        if in_time or heard_ns >= words * AUDIBLE_PER_WORD_NS:
+            audible.append(event)
+    return audible
+
+
+def words_are_in_doubt(facts: Sequence[TimelineEvent], onset_ns: int) -> bool:
+    """Whether it takes recognition to know what the agent said: it told none of it, or more than was heard.
+
+    Args:
+        facts: The facts of the call so far, ordered by time.
+        onset_ns: When the agent's turn began.
+    """
+    from_ns = onset_ns - TOLD_GRACE_NS
+    told = [e for e in facts if isinstance(e, AgentSaid) and e.source is Source.TOLD and e.at_ns >= from_ns]
+    until_ns = max((e.at_ns for e in facts), default=onset_ns)
+    audible = audible_told(facts, speeches_of(facts), from_ns=from_ns, until_ns=until_ns)
+    return not told or len(audible) < len(told)
+
+
+def between_phrases(at_ns: int, speeches: Sequence[Speech], facts: Sequence[TimelineEvent]) -> bool:
+    """Whether the agent was silent at a time in the middle of its turn."""
+    before = [s for s in speeches if s.started.at_ns < at_ns]
+    if not before or before[-1].stopped is None or before[-1].lasts_at(at_ns):
+        return False
+    ended_ns = before[-1].stopped.at_ns
+    over = any(isinstance(e, AgentTurnEnded) and ended_ns <= e.at_ns <= at_ns for e in facts)
+    return at_ns - ended_ns <= BREATH_NS and not over
+
+
+def answers_from_ns(facts: Sequence[TimelineEvent], speeches: Sequence[Speech], turn: int) -> int | None:
+    """Return from where on the agent's speech may answer a turn of the caller.
+
+    What goes on with a reply that the caller interrupted is no answer. Such a reply is over when the caller took it
+    to be, when the agent says so over RTVI, or when it was silent for a second. An agent that says nothing of its
+    speech over RTVI is given the benefit of the doubt where it fell silent when the caller spoke.
+
+    Args:
+        facts: The facts of the call, ordered by time.
+        speeches: The agent's speech in them.
+        turn: The turn's place in the script, from 0.
+
+    Returns:
+        0 where the caller interrupted nothing; else the onset of the first speech that is not part of the interrupted
+        reply, None if there is none so far.
+    """
+    began = next(
+        (e for e in facts if isinstance(e, CallerStartedSpeaking | CallerPressedKeys) and e.turn == turn), None
+    )
+    if began is None:
+        return 0
+    at_ns = began.at_ns
+    ends_ns = [e.at_ns for e in facts if isinstance(e, AgentTurnEnded) or told_speaking(e) is False]
+    if not any(s.lasts_at(at_ns) for s in speeches):
+        silent_from_ns = max((s.stopped.at_ns for s in speeches if s.stopped and s.stopped.at_ns <= at_ns), default=0)
+        over = any(silent_from_ns <= end_ns <= at_ns for end_ns in ends_ns)
+        if over or not between_phrases(at_ns, speeches, facts):
+            return 0
+    line_end = next((e for e in facts if isinstance(e, CallerStoppedSpeaking) and e.turn == turn), None)
+    line_end_ns = at_ns if isinstance(began, CallerPressedKeys) else None if line_end is None else line_end.at_ns
+    tells_from_ns = next((e.at_ns for e in facts if told_speaking(e) is True), None)
+    for before, speech in pairwise(speeches):
+        onset_ns = speech.started.at_ns
+        if onset_ns <= at_ns or before.stopped is None:
+            continue
+        silent_from_ns = before.stopped.at_ns
+        over = any(at_ns <= end_ns <= onset_ns for end_ns in ends_ns)
+        if over or onset_ns - silent_from_ns >= BREATH_NS:
+            return onset_ns
+        if tells_from_ns is not None and tells_from_ns <= onset_ns:
+            continue
+        if line_end_ns is None or onset_ns < line_end_ns or onset_ns - silent_from_ns < PHRASE_PAUSE_NS:
+            continue
+        if silent_from_ns <= max(line_end_ns, at_ns + REACTION_NS):
+            return onset_ns
+    return None
