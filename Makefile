@@ -45,9 +45,14 @@ postgres:
 		else echo 'error: the tests need PostgreSQL; run: sudo apt-get install postgresql' \
 			'(or leave it out: make test TESTS_WITHOUT_POSTGRES=1)' >&2; exit 2; fi; }
 
-test: $(STAMP) postgres
-	$(BIN)/pytest -m 'not slow'
+# Most of their time the tests wait: calls are as long as calls are. Each file stays in one process.
+JOBS ?= 3
+TOGETHER := -n $(JOBS) --dist loadfile
 
+test: $(STAMP) postgres
+	$(BIN)/pytest -m 'not slow' $(TOGETHER)
+
+# These make many calls at once themselves: one after the other, so that no agent is late for want of a core.
 test-slow: $(STAMP) postgres
 	$(BIN)/pytest -m slow
 

@@ -337,6 +337,7 @@ async def crashes(agents: Agents) -> None:
 
 
 @pytest.mark.webrtc
+@pytest.mark.slow
 async def test_faults_as_a_caller_hears_them(restaurant: str, agents: Agents) -> None:
     """All at the same time and in one process, as a session's body may name its fault; but one for the crash."""
     async with asyncio.TaskGroup() as calls:
