@@ -14,15 +14,15 @@ from typing import Any
 
 from benchmarks.common import Claim, parser, report, run_uvloop
 from runner.calls.run_file import Run
-from tests.faults import FAULTS, GOOD, Caught, came_to, make_all
+from tests.faults import AT_ONCE, FAULTS, GOOD, Caught, came_to, make_all
 
 
 async def run_table(options: Any) -> list[tuple[Caught, Run]]:
     """Make all calls: first those to the faulty agents, then those to the good one."""
     good = list(itertools.islice(itertools.cycle(GOOD), options.good))
     with TemporaryDirectory(prefix="benchmark-") as folder:
-        faulty_runs = await make_all(FAULTS * options.repeat, Path(folder) / "faulty")
-        return [*faulty_runs, *await make_all(good, Path(folder) / "good")]
+        faulty = await make_all(FAULTS * options.repeat, Path(folder) / "faulty", at_once=options.at_once)
+        return [*faulty, *await make_all(good, Path(folder) / "good", at_once=options.at_once)]
 
 
 def main() -> int:
@@ -30,6 +30,7 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--repeat", type=int, default=10, help="calls to each faulty agent")
     options.add_argument("--good", type=int, default=50, help="calls to the good agent")
+    options.add_argument("--at-once", type=int, default=AT_ONCE, help="calls at a time")
     chosen = options.parse_args()
     runs = run_uvloop(run_table, chosen)
     made = Counter(caught for caught, _ in runs)

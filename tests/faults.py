@@ -83,10 +83,10 @@ AT_ONCE = 2
 """Calls at a time: what two cores do beside other work without making the good agent late."""
 
 
-async def make_all(table: Sequence[Caught], folder: Path) -> list[tuple[Caught, Run]]:
+async def make_all(table: Sequence[Caught], folder: Path, *, at_once: int = AT_ONCE) -> list[tuple[Caught, Run]]:
     """Make the calls of a table, some at a time; one that kills its agent gets a process of its own."""
     runs: list[tuple[Caught, Run]] = []
-    limit = anyio.CapacityLimiter(AT_ONCE)
+    limit = anyio.CapacityLimiter(at_once)
     port = free_port()
 
     async def one(index: int, caught: Caught, base_url: str) -> None:
