@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from runner.errors import USAGE_EXIT_CODE, RunnerError, UsageError
+from runner.commands import run_command
+from runner.errors import USAGE_EXIT_CODE, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,7 +128,7 @@ def call(
         )
         return await _make_call(request, settings, out=out, as_json=as_json, listen=listen)
 
-    _run(run, verbose)
+    run_command(run, verbose=verbose)
 
 
 @main.command("run")
@@ -183,7 +184,7 @@ def run_suite(
             suite, settings, folder=folder, junit=junit, as_json=as_json, allow_unjudged=allow_unjudged
         )
 
-    _run(run, verbose)
+    run_command(run, verbose=verbose)
 
 
 @main.command()
@@ -207,7 +208,7 @@ def demo(listen: bool, out: Path | None, as_json: bool, config: Path | None, ver
             request = CallRequest(demo_script(settings), RoomAddress(base_url))
             return await _make_call(request, settings, out=out, as_json=as_json, listen=listen)
 
-    _run(run, verbose)
+    run_command(run, verbose=verbose)
 
 
 @main.command()
@@ -238,7 +239,7 @@ def check(files: Sequence[Path], config: Path | None, verbose: int) -> None:
                     click.echo(line)
         return 0 if fine else USAGE_EXIT_CODE
 
-    _run(run, verbose)
+    run_command(run, verbose=verbose)
 
 
 @main.command()
@@ -259,7 +260,7 @@ def replay(run_dir: Path, speed: float) -> None:
         print_summary(console, finished, str(run_dir))
         return finished.exit_code
 
-    _run(run, verbose=0)
+    run_command(run)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -301,7 +302,7 @@ def doctor(room_url: str | None, token: str | None, config: Path | None, verbose
 
         return 0 if await clinic.examine(settings, report) else USAGE_EXIT_CODE
 
-    _run(run, verbose)
+    run_command(run, verbose=verbose)
 
 
 async def _visit(console: "Console", room_url: str, token: str | None, settings: "Settings") -> int:
@@ -454,31 +455,6 @@ def _json_object(text: str, option: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f'{option}: must be a JSON object, such as \'{{"key": "value"}}\'')
     return value
-
-
-def _run(command: Callable[[], Awaitable[int]], verbose: int) -> None:
-    """Run a command to its exit code; every error is one message, never a traceback."""
-    import anyio
-
-    from runner.interruption import run_interruptibly
-
-    try:
-        code = anyio.run(run_interruptibly, command, backend_options={"use_uvloop": sys.platform != "win32"})
-    except RunnerError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("stopped")
-    except Exception as error:
-        if verbose:
-            raise
-        _fail(f"our own error: {type(error).__name__}: {error} (run again with --verbose for where it came from)")
-    else:
-        sys.exit(code)
-
-
-def _fail(message: str) -> None:
-    click.echo(f"error: {message}", err=True)
-    sys.exit(USAGE_EXIT_CODE)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.errors import MissingExtra, RunnerError
+from runner.commands import needing_server_extra, run_command, server_settings
 
 if TYPE_CHECKING:
     from runner.server import Announcement
-    from runner.settings import Settings
-
-USAGE_EXIT_CODE = 2
 
 
 @click.command()
@@ -46,7 +43,6 @@ def serve(
     Prints where it is reached, and the first time a key. Calls that are on when it is told to stop get a moment to
     finish; a second Ctrl-C cancels them.
     """
-    import anyio
 
     def announce(announcement: "Announcement") -> None:
         click.echo(f"serving on {announcement.url} (API description: {announcement.url}/docs)")
@@ -54,47 +50,14 @@ def serve(
             click.echo(f"API key, shown this once: {announcement.key.get_secret_value()}")
         sys.stdout.flush()
 
-    async def run() -> None:
-        settings = _settings(config, data_dir, database_url)
-        try:
+    async def run() -> int:
+        settings = server_settings(config, data_dir, database_url)
+        with needing_server_extra():
             from runner.api.logs import log_as_json
 
             log_as_json({0: settings.log_level, 1: "INFO", 2: "DEBUG"}.get(verbose, "TRACE"))
             from runner import server
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("runner"):
-                raise
-            raise MissingExtra(
-                f"serve needs the extra 'server' ({error.name} is not installed): "
-                "pip install 'pipecat-scenario-runner[server]'"
-            ) from error
         await server.serve(settings, host=host, port=port, with_worker=not no_worker, announce=announce)
+        return 0
 
-    try:
-        anyio.run(run, backend_options={"use_uvloop": sys.platform != "win32"})
-    except RunnerError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(USAGE_EXIT_CODE)
-    except KeyboardInterrupt:
-        click.echo("error: stopped", err=True)
-        sys.exit(USAGE_EXIT_CODE)
-    except Exception as error:
-        if verbose:
-            raise
-        # What a driver says can be long, and quote the address.
-        click.echo(f"error: our own error: {type(error).__name__} (run again with --verbose)", err=True)
-        sys.exit(USAGE_EXIT_CODE)
-
-
-def _settings(config: Path | None, data_dir: Path | None, database_url: str | None) -> "Settings":
-    from pydantic import SecretStr
-
-    from runner.settings import load_settings
-
-    settings = load_settings(config)
-    server = settings.server
-    if data_dir is not None:
-        server = server.model_copy(update={"data_dir": data_dir})
-    if database_url is not None:
-        server = server.model_copy(update={"database_url": SecretStr(database_url)})
-    return settings.model_copy(update={"server": server})
+    run_command(run, verbose=verbose, quotes=False, takes_signals=False)

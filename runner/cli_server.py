@@ -1,17 +1,16 @@
 """The commands that look after the record. Importing this imports no database: a command loads what it needs."""
 
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.errors import USAGE_EXIT_CODE, MissingExtra, RunnerError, UsageError
+from runner.commands import needing_server_extra, run_command, server_settings
+from runner.errors import UsageError
 
 if TYPE_CHECKING:
     from runner.records.database import Database
-    from runner.settings import ServerSettings
 
 _Command = Callable[..., Any]
 _Work = Callable[["Database"], Awaitable[int]]
@@ -127,19 +126,6 @@ def revoke(key: str, data_dir: Path | None, database_url: str | None, config: Pa
     _run_on_current(work, data_dir, database_url, config)
 
 
-def _server_settings(data_dir: Path | None, database_url: str | None, config: Path | None) -> "ServerSettings":
-    from pydantic import SecretStr
-
-    from runner.settings import load_settings
-
-    server = load_settings(config).server
-    if data_dir is not None:
-        server = server.model_copy(update={"data_dir": data_dir})
-    if database_url is not None:
-        server = server.model_copy(update={"database_url": SecretStr(database_url)})
-    return server
-
-
 def _run_on_current(work: _Work, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
     async def checked(database: "Database") -> int:
         if not await database.is_current():
@@ -150,40 +136,17 @@ def _run_on_current(work: _Work, data_dir: Path | None, database_url: str | None
 
 
 def _run(work: _Work, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
-    """Do something with the database and exit; every error is one message, never a traceback."""
-    import anyio
+    """Do something with the database and exit."""
 
     async def run() -> int:
-        settings = _server_settings(data_dir, database_url, config)
-        try:
+        settings = server_settings(config, data_dir, database_url).server
+        with needing_server_extra():
             from runner.records.database import Database
             from runner.records.database import database_url as address
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("runner"):
-                raise
-            raise MissingExtra(
-                f"this needs the extra 'server' ({error.name} is not installed): "
-                "pip install 'pipecat-scenario-runner[server]'"
-            ) from error
         database = Database(address(settings))
         try:
             return await work(database)
         finally:
             await database.close()
 
-    try:
-        code = anyio.run(run)
-    except RunnerError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("stopped")
-    except Exception as error:
-        # What a driver says can be long, and quote the address.
-        _fail(f"our own error: {type(error).__name__}")
-    else:
-        sys.exit(code)
-
-
-def _fail(message: str) -> None:
-    click.echo(f"error: {message}", err=True)
-    sys.exit(USAGE_EXIT_CODE)
+    run_command(run, quotes=False)

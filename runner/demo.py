@@ -12,5 +12,9 @@ _IN_CHECKOUT = Path(__file__).parent.parent / "config" / "scenarios" / "booking.
 
 def demo_script(settings: Settings) -> Script:
     """Return what the caller does in the demo."""
-    path = _PACKAGED if _PACKAGED.is_file() else _IN_CHECKOUT
-    return load_scenario(str(path), settings).playable()
+    return load_scenario(str(booking_file()), settings).playable()
+
+
+def booking_file() -> Path:
+    """Return where the scenario is: in an installed package, or in a checkout."""
+    return _PACKAGED if _PACKAGED.is_file() else _IN_CHECKOUT

@@ -29,7 +29,15 @@ async def _identify(
     header: Annotated[str | None, Depends(_header)],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> KeyIdentity:
-    presented = header or (bearer.credentials if bearer is not None else None)
+    return await identify_request(request, header or (bearer.credentials if bearer is not None else None))
+
+
+async def identify_request(request: Request, presented: str | None) -> KeyIdentity:
+    """Return whose key came with a request.
+
+    Raises:
+        Unauthorized: There is none, or it is unknown or revoked.
+    """
     if not presented:
         raise Unauthorized("Authentication credentials were not provided.")
     identity = await identify(services_of(request).database, presented)
@@ -42,9 +50,19 @@ async def _identify(
 
 
 async def _user(identity: Annotated[KeyIdentity, Depends(_identify)]) -> KeyIdentity:
+    project_of_user(identity)
+    return identity
+
+
+def project_of_user(identity: KeyIdentity) -> int:
+    """Return the project that a user's key opens.
+
+    Raises:
+        Forbidden: It is a worker's.
+    """
     if identity.kind is not KeyKind.USER or identity.project_id is None:
         raise Forbidden("This is a worker's key: it can only report.")
-    return identity
+    return identity.project_id
 
 
 async def _worker(identity: Annotated[KeyIdentity, Depends(_identify)]) -> KeyIdentity:
@@ -71,9 +89,7 @@ Raises:
 
 
 async def _project(key: UserKey) -> int:
-    if key.project_id is None:
-        raise Forbidden("This key is of no project.")
-    return key.project_id
+    return project_of_user(key)
 
 
 ProjectId = Annotated[int, Depends(_project)]

@@ -6,9 +6,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from runner.api.auth import KEY_HEADER, services_of
-from runner.api.errors import Forbidden, Unauthorized
-from runner.records.keys import KeyKind, find_key
+from runner.api.auth import KEY_HEADER, identify_request, project_of_user, services_of
+from runner.api.errors import Unauthorized
 from runner.records.results import shared_result
 
 SHARE_HEADER = "X-VOCERA-SHAREABLE-LINK-TOKEN"
@@ -51,17 +50,7 @@ async def _reading(
         if shared is None:
             raise Unauthorized("The link is unknown or has expired.")
         return Reading(*shared)
-    if not presented:
-        raise Unauthorized("Authentication credentials were not provided.")
-    async with database.session() as session:
-        identity = await find_key(session, presented)
-    if identity is None:
-        request.state.refused_key = True
-        raise Unauthorized("Invalid API key.")
-    request.state.key = identity
-    if identity.kind is not KeyKind.USER or identity.project_id is None:
-        raise Forbidden("This is a worker's key: it can only report.")
-    return Reading(identity.project_id)
+    return Reading(project_of_user(await identify_request(request, presented)))
 
 
 Reader = Annotated[Reading, Depends(_reading)]

@@ -11,7 +11,6 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runner.api.rooms import RoomGuard, RoomRefused
 from runner.dispatch.queue import QueuedRun
 from runner.errors import RunnerError, UsageError
 from runner.records.runs import (
@@ -25,6 +24,7 @@ from runner.records.runs import (
     shown_settings,
 )
 from runner.records.tables import Agent, Personality, ResultRow, RunRow, ScenarioRow, TestProfile, utc_now
+from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.rooms.urls import RoomKind, check_data_message, public_url
 from runner.scenarios.cekura import ScenarioFields, script_of
 

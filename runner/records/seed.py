@@ -1,22 +1,18 @@
 """What a new record begins with: a project, personalities, and the demo's agent and scenario."""
 
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from runner.demo import booking_file
 from runner.records.tables import Agent, Personality, Project, ScenarioRow
 
 DEFAULT_PROJECT = 1
 DEMO_AGENT = 1
 DEMO_SCENARIO = 1
 NORMAL = 1
-
-_RUNNER = Path(__file__).parents[1]
-_BOOKING = (_RUNNER / "booking.yaml", _RUNNER.parent / "config" / "scenarios" / "booking.yaml")
-"""Where the demo's scenario is: in an installed package, and in a checkout."""
 
 
 def _personality(number: int, name: str, language: str, **more: str) -> dict[str, Any]:
@@ -59,7 +55,7 @@ async def seed(session: AsyncSession) -> None:
             name="Book a table",
             scenario_type="pipecat_eval",
             tags=["demo"],
-            pipecat_eval=_booking(),
+            pipecat_eval=booking_file().read_text(encoding="utf-8"),
             data={"scenario_language": "en"},
         )
     )
@@ -81,7 +77,3 @@ async def _count_on_from_here(session: AsyncSession) -> None:
     for table in (Project, Personality, Agent, ScenarioRow):
         last = select(func.max(table.id)).scalar_subquery()
         await session.execute(select(func.setval(func.pg_get_serial_sequence(table.__tablename__, "id"), last)))
-
-
-def _booking() -> str:
-    return next(path for path in _BOOKING if path.is_file()).read_text(encoding="utf-8")

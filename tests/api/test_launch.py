@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
-import runner.api.rooms
+import runner.rooms.allowed
 from runner.api.services import Services
 from runner.records.tables import Agent, ResultRow, RunRow, ScenarioRow
 from runner.settings import ServerSettings
@@ -28,7 +28,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
     async def resolve(host: str) -> list[str]:
         return ["52.1.2.3"]
 
-    monkeypatch.setattr(runner.api.rooms, "resolve", resolve)
+    monkeypatch.setattr(runner.rooms.allowed, "resolve", resolve)
 
 
 @pytest.fixture

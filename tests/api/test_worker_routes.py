@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-import runner.api.rooms
+import runner.rooms.allowed
 from runner.api.services import Services
 from runner.records.secrets import Vault
 from runner.records.tables import RunRow
@@ -149,7 +149,7 @@ async def test_a_room_whose_name_leads_inside_since_the_launch_is_not_opened(
     async def resolve(host: str) -> list[str]:
         return [address]
 
-    monkeypatch.setattr(runner.api.rooms, "resolve", resolve)
+    monkeypatch.setattr(runner.rooms.allowed, "resolve", resolve)
     (run_id,) = await run_launched(client, pipecat_room_url="https://acme.daily.co/r1", pipecat_token=TOKEN)
     address = "169.254.169.254"
     answer = await worker_client.post(f"{WORKER}/{run_id}/claim", json={"executor": "x"})

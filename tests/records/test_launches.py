@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-import runner.api.rooms
+import runner.rooms.allowed
 from runner.api.services import Services
 from runner.dispatch.queue import QueuedRun, RunHandler
 from runner.records.database import Database
@@ -58,7 +58,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
     async def resolve(host: str) -> list[str]:
         return ["52.1.2.3"]
 
-    monkeypatch.setattr(runner.api.rooms, "resolve", resolve)
+    monkeypatch.setattr(runner.rooms.allowed, "resolve", resolve)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from sqlalchemy import select
 from bots.timeline import EndedReason
 from runner.api.auth import AppServices, WorkerKey
 from runner.api.errors import BadRequest, Conflict, NotFound, TooLarge, refusals
-from runner.api.rooms import RoomGuard, RoomRefused
 from runner.api.routes.events import live_timelines
 from runner.api.routing import CompatRouter
 from runner.api.schemas import worker as schemas
@@ -36,6 +35,7 @@ from runner.records.runs import (
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.records.store import ArtefactTooLarge, artefact_key
 from runner.records.tables import RunRow, utc_now
+from runner.rooms.allowed import RoomGuard, RoomRefused
 
 
 class _ReportRequest(Request):

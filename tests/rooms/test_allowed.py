@@ -2,8 +2,8 @@
 
 import pytest
 
-from runner.api.rooms import RoomGuard, RoomRefused
 from runner.errors import UsageError
+from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.rooms.urls import RoomKind
 from runner.settings import RoomSettings, ServerSettings, Settings
 
