@@ -40,7 +40,8 @@ from bots.timeline import (
     CallStarted,
     TimelineEvent,
 )
-from runner.calls.call import Call, CallRequest
+from runner.calls.call import Call
+from runner.calls.request import CallRequest
 from runner.calls.run_file import Run
 from runner.rooms.open import RoomAddress
 from runner.scenarios.evals import load_scenario

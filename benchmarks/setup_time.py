@@ -19,7 +19,8 @@ import anyio
 from benchmarks.common import Claim, agents, in_fresh_process, median, parser, percentile, report, run_uvloop
 from bots.caller.script import Script, Turn
 from bots.timeline import AgentJoined, BotReady, CallEnded, ClientReadySent, RoomEntered, TimelineEvent
-from runner.calls.call import Call, CallRequest
+from runner.calls.call import Call
+from runner.calls.request import CallRequest
 from runner.rooms.open import RoomAddress
 from runner.settings import load_settings
 

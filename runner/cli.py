@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bots.timeline import TimelineEvent
-    from runner.calls.call import CallRequest
+    from runner.calls.request import CallRequest
     from runner.calls.suite_file import SuiteResult
     from runner.evaluation.verdicts import ExpectationVerdict
     from runner.reports.listen import Speakers
@@ -105,7 +105,7 @@ def call(
 
     async def run() -> int:
         settings = _settings(config, verbose)
-        from runner.calls.call import CallRequest, DataMessage
+        from runner.calls.request import CallRequest, DataMessage
         from runner.rooms.open import RoomAddress
         from runner.rooms.urls import RoomKind, check_data_message, room_kind
         from runner.scenarios.evals import load_scenario
@@ -177,7 +177,7 @@ def run_suite(
         )
         if suite.token is None:
             suite = replace(suite, token=_token(None))
-        from runner.calls.call import new_run_id
+        from runner.calls.request import new_run_id
 
         folder = out or settings.runs_dir / f"suite-{new_run_id()}"
         return await _run_suite(
@@ -202,7 +202,7 @@ def demo(listen: bool, out: Path | None, as_json: bool, config: Path | None, ver
 
         port = free_port()
         async with local_agent(reference_agent_command("restaurant", port), port) as base_url:
-            from runner.calls.call import CallRequest
+            from runner.calls.request import CallRequest
             from runner.rooms.open import RoomAddress
 
             request = CallRequest(demo_script(settings), RoomAddress(base_url))
@@ -352,7 +352,8 @@ async def _make_call(
     request: "CallRequest", settings: "Settings", *, out: Path | None, as_json: bool, listen: bool
 ) -> int:
     """Make a call, showing it, and return its exit code."""
-    from runner.calls.call import Call, new_run_id
+    from runner.calls.call import Call
+    from runner.calls.request import new_run_id
     from runner.calls.run_file import FILE_NAME
     from runner.interruption import ending_in_good_order
     from runner.reports.console import make_console

@@ -106,7 +106,8 @@ async def _hears(settings: Settings) -> Finding:
 
 
 async def _calls(settings: Settings) -> Finding:
-    from runner.calls.call import Call, CallRequest
+    from runner.calls.call import Call
+    from runner.calls.request import CallRequest
     from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 
     script = Script(

@@ -7,7 +7,8 @@ from pathlib import Path
 import anyio
 
 from bots.timeline import EndedReason
-from runner.calls.call import Call, CallRequest
+from runner.calls.call import Call
+from runner.calls.request import CallRequest
 from runner.calls.run_file import Run
 from runner.evaluation.outcome import Cause
 from runner.rooms.open import RoomAddress

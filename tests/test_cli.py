@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from loguru import logger
 
 from runner.calls import call as calls
+from runner.calls.request import CallRequest, DataMessage
 from runner.cli import TOKEN_VARIABLE, main
 
 PROJECT = Path(__file__).parents[1]
@@ -176,11 +177,11 @@ def given_by_variable(monkeypatch: pytest.MonkeyPatch) -> Result:
 
 
 @pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> list[calls.CallRequest]:
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[CallRequest]:
     """Calls fail before they begin; what they were asked for is kept."""
-    asked: list[calls.CallRequest] = []
+    asked: list[CallRequest] = []
 
-    def make(request: calls.CallRequest, *args: object, **kwargs: object) -> None:
+    def make(request: CallRequest, *args: object, **kwargs: object) -> None:
         asked.append(request)
         raise RuntimeError(f"no calls today: {request}")
 
@@ -191,7 +192,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[calls.CallRequest]:
 @pytest.mark.parametrize("give", [given_by_option, given_by_standard_input, given_by_variable])
 def test_a_token_reaches_the_call_and_is_never_printed(
     monkeypatch: pytest.MonkeyPatch,
-    requests: list[calls.CallRequest],
+    requests: list[CallRequest],
     give: Callable[[pytest.MonkeyPatch], Result],
 ) -> None:
     result = give(monkeypatch)
@@ -205,7 +206,7 @@ def test_a_token_reaches_the_call_and_is_never_printed(
 
 @pytest.mark.parametrize("environment", [None, ""])
 def test_without_a_token_none_is_sent(
-    monkeypatch: pytest.MonkeyPatch, requests: list[calls.CallRequest], environment: str | None
+    monkeypatch: pytest.MonkeyPatch, requests: list[CallRequest], environment: str | None
 ) -> None:
     if environment is not None:
         monkeypatch.setenv(TOKEN_VARIABLE, environment)
@@ -213,21 +214,21 @@ def test_without_a_token_none_is_sent(
     assert [request.address.token for request in requests] == [None]
 
 
-def test_message_and_data_reach_the_call_as_they_were_given(requests: list[calls.CallRequest]) -> None:
+def test_message_and_data_reach_the_call_as_they_were_given(requests: list[CallRequest]) -> None:
     invoke(*call("--publish", '{"type": "x", "n": [1, null]}', "--data", '{"restaurant": "Luigi"}'))
     (request,) = requests
-    assert request.data_message == calls.DataMessage({"type": "x", "n": [1, None]})
+    assert request.data_message == DataMessage({"type": "x", "n": [1, None]})
     assert request.address.request_data == {"restaurant": "Luigi"}
     assert request.script.name == "listen"
 
 
 @pytest.mark.parametrize(("text", "value"), [("0", 0), ("false", False), ('""', ""), ("[]", []), ("{}", {})])
 def test_a_message_that_is_empty_is_not_the_same_as_none(
-    requests: list[calls.CallRequest], text: str, value: object
+    requests: list[CallRequest], text: str, value: object
 ) -> None:
     invoke(*call("--publish", text, url=DAILY))
     invoke(*call(url=DAILY))
-    assert [request.data_message for request in requests] == [calls.DataMessage(value), None]
+    assert [request.data_message for request in requests] == [DataMessage(value), None]
 
 
 def test_a_call_to_nobody_leaves_one_run_without_the_token(folder: Path) -> None:

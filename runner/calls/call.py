@@ -3,13 +3,11 @@
 import bisect
 import json
 import math
-import secrets
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
@@ -53,6 +51,7 @@ from bots.timeline import (
 from runner.calls import recording as recordings
 from runner.calls import timeline as timelines
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
+from runner.calls.request import CallRequest, CallWatcher, new_run_id
 from runner.calls.run_file import Circumstances, Run, judge_run, utc_now, write_run
 from runner.calls.timeline import TimelineWriter
 from runner.errors import MissingExtra, RoomError, RunnerError, UsageError
@@ -60,9 +59,9 @@ from runner.evaluation.expectations import evaluate_turn, turn_starts
 from runner.evaluation.outcome import judge_expectations
 from runner.evaluation.speech import words_are_in_doubt
 from runner.evaluation.transcript import agent_turns
-from runner.evaluation.verdicts import ExpectationVerdict, Judgement, Question, Verdict
+from runner.evaluation.verdicts import Judgement, Question, Verdict
 from runner.rooms.base import AUDIO_RATE_HZ, Room
-from runner.rooms.open import RoomAddress, open_room
+from runner.rooms.open import open_room
 from runner.rooms.urls import check_data_message, public_url, room_kind
 from runner.settings import Settings
 
@@ -84,60 +83,11 @@ _SETTLES = (AgentTurnEnded, CallerTurnStarted, CallerStartedSpeaking, CallerStop
 RECOGNITION_PADDING_NS = 100 * NS_PER_MS
 
 
-class CallWatcher(Protocol):
-    """Watches a call. Called on the event loop; must not block and must not raise."""
-
-    def fact(self, event: TimelineEvent) -> None:
-        """See a fact as it becomes known."""
-        ...
-
-    def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
-        """See the verdicts on the current turn's expectations, as far as they are decided."""
-        ...
-
-    def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
-        """Hear a side: 16-bit mono PCM at the recording's rate."""
-        ...
-
-
-@dataclass(frozen=True)
-class DataMessage:
-    """The message to publish: any JSON value that the room's kind delivers."""
-
-    value: Any
-
-
-@dataclass(frozen=True)
-class CallRequest:
-    """What call to make.
-
-    Attributes:
-        script: What the caller does.
-        address: Where the agent is.
-        data_message: Published once when both sides are in the room.
-        transcribe: Whether to recognise, from the recording, what the agent said once the call is over.
-        allow_unjudged: Whether the run passes although expectations were not judged or not observable.
-        notes: What of the scenario is played otherwise than its file says, and why.
-    """
-
-    script: Script
-    address: RoomAddress
-    data_message: DataMessage | None = None
-    transcribe: bool = True
-    allow_unjudged: bool = False
-    notes: tuple[str, ...] = ()
-
-
 @dataclass
 class _Ending:
     reason: EndedReason
     detail: str | None
     at_ns: int
-
-
-def new_run_id() -> str:
-    """Return an id for a run: sorts by time, and is not taken."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
 
 
 async def speech_lines(script: Script, settings: Settings) -> dict[int, Line]:

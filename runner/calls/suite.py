@@ -16,7 +16,8 @@ import httpx
 from loguru import logger
 
 from bots.timeline import CallEnded, EndedReason
-from runner.calls.call import Call, CallRequest, DataMessage, new_run_id, speech_lines
+from runner.calls.call import Call, speech_lines
+from runner.calls.request import CallRequest, DataMessage, new_run_id
 from runner.calls.run_file import Run, utc_now
 from runner.calls.suite_file import FILE_NAME, OpenRun, SkippedScenario, SuiteResult, SuiteRun, write_suite
 from runner.errors import RoomError, RunnerError, UsageError

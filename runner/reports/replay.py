@@ -16,7 +16,7 @@ from runner.evaluation.expectations import evaluate_turn, turn_starts
 from runner.evaluation.verdicts import by_question
 
 if TYPE_CHECKING:
-    from runner.calls.call import CallWatcher
+    from runner.calls.request import CallWatcher
 
 
 async def replay(folder: Path, watcher: "CallWatcher", *, speed: float) -> Run:

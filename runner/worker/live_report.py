@@ -24,7 +24,7 @@ MAX_WAITING = 2_000
 
 
 class LiveReport:
-    """Watches a call for the record (see :class:`runner.calls.call.CallWatcher`). What it tells may get lost.
+    """Watches a call for the record (see :class:`runner.calls.request.CallWatcher`). What it tells may get lost.
 
     Args:
         record: The record.

@@ -17,7 +17,8 @@ from loguru import logger
 from bots.caller.script import Script
 from bots.timeline import CallEnded, EndedReason
 from runner.calls import recording, run_file, timeline
-from runner.calls.call import Call, CallRequest, CallWatcher, DataMessage
+from runner.calls.call import Call
+from runner.calls.request import CallRequest, CallWatcher, DataMessage
 from runner.calls.run_file import Run
 from runner.dispatch.queue import Queue
 from runner.errors import RoomError, RunnerError, UsageError

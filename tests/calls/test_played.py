@@ -9,7 +9,8 @@ import yaml
 
 from bots.caller.event_names import EVENT_NAMES
 from bots.timeline import TimelineEvent
-from runner.calls.call import Call, CallRequest
+from runner.calls.call import Call
+from runner.calls.request import CallRequest
 from runner.calls.run_file import Run
 from runner.evaluation.verdicts import Judgement, JudgeUsage, Question, Verdict
 from runner.rooms.open import RoomAddress

@@ -27,8 +27,9 @@ from bots.timeline import (
     MessageReceived,
     TimelineEvent,
 )
-from runner.calls.call import Call, CallRequest, DataMessage
+from runner.calls.call import Call
 from runner.calls.recording import read_recording
+from runner.calls.request import CallRequest, DataMessage
 from runner.calls.run_file import Run, read_run
 from runner.calls.timeline import read_timeline
 from runner.evaluation.outcome import Cause, Status

@@ -19,8 +19,9 @@ from bots.timeline import (
     LineEnd,
     TimelineEvent,
 )
-from runner.calls.call import Call, CallRequest
+from runner.calls.call import Call
 from runner.calls.recording import read_recording
+from runner.calls.request import CallRequest
 from runner.calls.run_file import read_run
 from runner.calls.timeline import TimelineWriter, read_timeline
 from runner.evaluation.outcome import Cause, Status

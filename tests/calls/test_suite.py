@@ -26,7 +26,7 @@ from bots.timeline import (
     RoomEntered,
     TimelineEvent,
 )
-from runner.calls.call import CallRequest
+from runner.calls.request import CallRequest
 from runner.calls.run_file import Run, judge_run, write_run
 from runner.calls.suite import SuiteRunner
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite

@@ -28,7 +28,8 @@ from pydantic import SecretStr
 from bots.caller.script import Listen, Script, Turn
 from bots.clock import NS_PER_S, CallClock
 from bots.timeline import AgentJoined, ClientReadySent, EndedReason
-from runner.calls.call import Call, CallRequest
+from runner.calls.call import Call
+from runner.calls.request import CallRequest
 from runner.calls.timeline import read_timeline
 from runner.errors import RoomError
 from runner.rooms.open import RoomAddress

@@ -16,7 +16,8 @@ from pydantic import SecretStr, ValidationError
 
 from bots.caller.script import Expectation, Listen, Script, Turn
 from bots.timeline import CallEnded, EndedReason
-from runner.calls.call import Call, CallRequest
+from runner.calls.call import Call
+from runner.calls.request import CallRequest
 from runner.errors import RoomError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Cause, decide

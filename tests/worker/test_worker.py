@@ -20,7 +20,7 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
-from runner.calls.call import CallRequest, CallWatcher
+from runner.calls.request import CallRequest, CallWatcher
 from runner.calls.run_file import Run, judge_run, write_run
 from runner.errors import RoomError, UsageError
 from runner.settings import Settings

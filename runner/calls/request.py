@@ -1,0 +1,61 @@
+"""What a call is asked for, and who watches it."""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bots.caller.script import Script
+from bots.timeline import TimelineEvent
+from runner.evaluation.verdicts import ExpectationVerdict
+from runner.rooms.open import RoomAddress
+
+
+class CallWatcher(Protocol):
+    """Watches a call. Called on the event loop; must not block and must not raise."""
+
+    def fact(self, event: TimelineEvent) -> None:
+        """See a fact as it becomes known."""
+        ...
+
+    def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
+        """See the verdicts on the current turn's expectations, as far as they are decided."""
+        ...
+
+    def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
+        """Hear a side: 16-bit mono PCM at the recording's rate."""
+        ...
+
+
+@dataclass(frozen=True)
+class DataMessage:
+    """The message to publish: any JSON value that the room's kind delivers."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class CallRequest:
+    """What call to make.
+
+    Attributes:
+        script: What the caller does.
+        address: Where the agent is.
+        data_message: Published once when both sides are in the room.
+        transcribe: Whether to recognise, from the recording, what the agent said once the call is over.
+        allow_unjudged: Whether the run passes although expectations were not judged or not observable.
+        notes: What of the scenario is played otherwise than its file says, and why.
+    """
+
+    script: Script
+    address: RoomAddress
+    data_message: DataMessage | None = None
+    transcribe: bool = True
+    allow_unjudged: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def new_run_id() -> str:
+    """Return an id for a run: sorts by time, and is not taken."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
