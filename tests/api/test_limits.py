@@ -102,8 +102,9 @@ async def test_a_revoked_key_counts_for_its_address_again(services: Services, us
         assert (await client.get(PROJECTS)).status_code == 200
         async with services.database.session() as session:
             await revoke_key(session, user_key)
-        statuses = [(await client.get(PROJECTS)).status_code for _ in range(5)]
-    assert statuses == [401, 401, 401, 401, 429]
+        statuses = [(await client.get(PROJECTS)).status_code for _ in range(9)]
+    # Nine, for a minute that ends in between lets as many through again.
+    assert statuses[:4] == [401] * 4 and statuses[-1] == 429
 
 
 async def test_workers_and_watchers_are_not_limited(services: Services, worker_key: str) -> None:

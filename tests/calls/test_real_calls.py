@@ -230,16 +230,16 @@ async def test_a_cancelled_call_leaves_the_room_and_keeps_its_facts(tmp_path: Pa
             Settings(),
             tmp_path / "run",
         )
-        took_s = 0.0
+        timeline = tmp_path / "run" / "timeline.jsonl"
 
         async def cancel_soon() -> None:
-            nonlocal took_s
-            await anyio.sleep(2.5)
-            began_s = time.monotonic()
+            with anyio.fail_after(60):
+                while not timeline.exists() or b"client_ready_sent" not in timeline.read_bytes():
+                    await anyio.sleep(0.02)
             call.cancel("enough")
-            while b"session_ended" not in log.read_bytes():
-                await anyio.sleep(0.02)
-            took_s = time.monotonic() - began_s
+            with anyio.fail_after(10):
+                while b"session_ended" not in log.read_bytes():
+                    await anyio.sleep(0.02)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(cancel_soon)
@@ -247,7 +247,6 @@ async def test_a_cancelled_call_leaves_the_room_and_keeps_its_facts(tmp_path: Pa
     assert run.status is Status.CANCELLED
     assert run.success is None
     assert run.expectations[0].verdict == "not_judged"
-    assert took_s < 2
     assert read_run(tmp_path / "run") == run
 
 
