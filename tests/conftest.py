@@ -1,10 +1,19 @@
 """What all tests share."""
 
+import os
+
+import hypothesis
 import pytest
 
 from tests.postgres import postgres_server, postgres_url
 
 __all__ = ["postgres_server", "postgres_url"]
+
+# The same examples in every run: what a change breaks is the change's, and no matter of luck. HYPOTHESIS_PROFILE=wide
+# looks for more.
+hypothesis.settings.register_profile("steady", derandomize=True, database=None)
+hypothesis.settings.register_profile("wide", max_examples=2_000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
 @pytest.fixture

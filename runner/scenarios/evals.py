@@ -229,7 +229,8 @@ def _scenario(mapping: Mapping, name: str, settings: Settings) -> Scenario:
         if "turns" in mapping:
             raise mapping["persona"].place.error("a scenario has turns (scripted) or a persona (simulated), not both")
         refusal = "it is a simulation (persona:); only scripted scenarios (turns:) are played so far"
-        return Scenario(name=name, path=place.path, line=place.line, script=None, refusal=refusal)
+        # Of a simulation's name, unlike a script's, Pipecat takes off the white space around it.
+        return Scenario(name=name.strip(), path=place.path, line=place.line, script=None, refusal=refusal)
     _refuse_persona_keys(mapping)
     if "turns" not in mapping:
         raise place.error(f"{name!r} needs turns: what the caller does")

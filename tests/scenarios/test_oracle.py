@@ -280,6 +280,16 @@ SINGLE = st.fixed_dictionaries(
 )
 
 
+def test_a_simulation_s_name_is_trimmed_as_pipecat_trims_it(corpus: Path) -> None:
+    path = corpus / "spaces.yaml"
+    path.write_text(
+        'name: " diner"\nscenarios:\n- name: "book "\n  persona: Jamie\n  goal: a table\n  success: booked\n',
+        encoding="utf-8",
+    )
+    assert_same(ours(path), theirs(path))
+    assert [scenario.name for scenario in ours(path)] == ["diner/book"]
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(file=FILE | MIXED | SINGLE, flow=st.sampled_from([None, True, False]), width=st.integers(20, 200))
 def test_whatever_pipecat_loads_means_the_same_here(corpus: Path, file: Any, flow: bool | None, width: int) -> None:
