@@ -126,7 +126,7 @@ class Client:
 def serving(folder: Path, *options: str) -> Generator[Client]:
     """Run a server, and yield a client with its key."""
     command = [sys.executable, "-m", "runner.cli", "serve", "--port", "0", "--data-dir", str(folder), *options]
-    env = {**os.environ, "SCENARIO_RUNNER_SERVER__CONCURRENCY": str(CALLS)}
+    env = {**os.environ, "SCENARIO_RUNNER_WORKER__CALLS": str(CALLS)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None
         address = re.match(r"serving on (\S+)", process.stdout.readline())

@@ -35,7 +35,13 @@ _T_co = TypeVar("_T_co", covariant=True)
 _Command = Callable[..., Any]
 
 
-_ELSEWHERE = {"keys": "runner.cli_server", "migrate": "runner.cli_server", "serve": "runner.cli_serve"}
+_ELSEWHERE = {
+    "keys": "runner.cli_server",
+    "migrate": "runner.cli_server",
+    "serve": "runner.cli_serve",
+    "status": "runner.cli_status",
+    "worker": "runner.cli_worker",
+}
 """Commands of other modules, by name."""
 
 

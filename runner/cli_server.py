@@ -16,7 +16,8 @@ _Command = Callable[..., Any]
 _Work = Callable[["Database"], Awaitable[int]]
 
 
-def _where(command: _Command) -> _Command:
+def record_options(command: _Command) -> _Command:
+    """Give a command the options that say where the record is."""
     for option in (
         click.option(
             "--config",
@@ -36,7 +37,7 @@ def _where(command: _Command) -> _Command:
 
 
 @click.command()
-@_where
+@record_options
 def migrate(data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
     """Make the record's tables, or bring them up to date."""
 
@@ -69,7 +70,7 @@ def keys() -> None:
     help="A user's key may do everything in its project, a worker's only report.",
 )
 @click.option("--project", type=click.IntRange(1), help="The project of a user's key (default: 1).")
-@_where
+@record_options
 def create(
     name: str, kind: str, project: int | None, data_dir: Path | None, database_url: str | None, config: Path | None
 ) -> None:
@@ -86,11 +87,11 @@ def create(
         click.echo(text)
         return 0
 
-    _run_on_current(work, data_dir, database_url, config)
+    run_on_record(work, data_dir, database_url, config)
 
 
 @keys.command("list")
-@_where
+@record_options
 def list_(data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
     """Print every key: id, beginning, kind, project, when it was last used, name."""
 
@@ -105,12 +106,12 @@ def list_(data_dir: Path | None, database_url: str | None, config: Path | None) 
                 click.echo(f"{key.id:>4}  {key.prefix}…  {key.kind:<6}  {project:<10}  {state:<24}  {key.name}")
         return 0
 
-    _run_on_current(work, data_dir, database_url, config)
+    run_on_record(work, data_dir, database_url, config)
 
 
 @keys.command()
 @click.argument("key", metavar="ID|PREFIX")
-@_where
+@record_options
 def revoke(key: str, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
     """Revoke a key: it opens nothing from now on."""
 
@@ -123,10 +124,24 @@ def revoke(key: str, data_dir: Path | None, database_url: str | None, config: Pa
         click.echo("revoked")
         return 0
 
-    _run_on_current(work, data_dir, database_url, config)
+    run_on_record(work, data_dir, database_url, config)
 
 
-def _run_on_current(work: _Work, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+def run_on_record(
+    work: Callable[["Database"], Awaitable[int]],
+    data_dir: Path | None,
+    database_url: str | None,
+    config: Path | None,
+) -> None:
+    """Do something with a record that is there and up to date, and exit.
+
+    Args:
+        work: What to do; returns the exit code.
+        data_dir: Where the record is, as the command was told.
+        database_url: Likewise.
+        config: Likewise.
+    """
+
     async def checked(database: "Database") -> int:
         if not await database.is_current():
             raise UsageError(f"{database.name}: is not there or not up to date; run `scenario-runner migrate` first")

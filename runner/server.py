@@ -1,18 +1,16 @@
 """API, record and worker in one process, from start to shutdown."""
 
 import ipaddress
-import shutil
 import signal
 import socket
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
-import anyio.to_thread
 import httpx
 import uvicorn
 from fastapi import FastAPI
@@ -22,8 +20,9 @@ from pydantic import SecretStr
 from runner.api.app import create_app
 from runner.api.services import Services
 from runner.dispatch.dbos_queue import DbosQueue, migrate_queue
-from runner.dispatch.reconciler import Reconciler
+from runner.dispatch.dispatcher import Dispatcher
 from runner.errors import UsageError
+from runner.records.assignments import Limits
 from runner.records.data_dir import data_dir
 from runner.records.database import Database, database_url
 from runner.records.keys import KeyKind, create_key, find_key, list_keys
@@ -33,6 +32,9 @@ from runner.records.seed import DEFAULT_PROJECT, seed
 from runner.records.store import open_store
 from runner.records.tables import utc_now
 from runner.settings import Settings
+
+if TYPE_CHECKING:
+    from runner.worker.process import WorkerProcess
 
 DRAIN_LIMIT_S = 20.0
 """How long calls that are on may last once the server is told to stop; a second signal ends that."""
@@ -44,12 +46,7 @@ RETENTION_INTERVAL_S = 3_600.0
 QUEUE_MEMORY = timedelta(days=1)
 """How long the queue remembers runs that have ended."""
 
-LEFTOVERS_S = 86_400.0
-"""How long what a killed process had on disk is kept: no call is on for so long."""
-
 WORKER_KEY_FILE = "worker.key"
-EXECUTORS_FOLDER = "executors"
-WORK_FOLDER = "work"
 IN_PROCESS_URL = "http://record.invalid"
 
 
@@ -96,25 +93,24 @@ async def serve(
         anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
     ):
         database = Database(database_url(settings.server))
-        queue = DbosQueue(database.url, lock_dir=data_dir(settings.server) / EXECUTORS_FOLDER)
-        async with _opened(settings, database, queue) as services:
+        queue = DbosQueue(database.url)
+        server = settings.server
+        dispatcher = Dispatcher(database, queue, Limits(server.max_calls, server.max_calls_per_agent))
+        async with _opened(settings, database, queue, dispatcher) as services:
             key = await _first_key(database)
             app = create_app(services)
-            reconciler = Reconciler(database, queue)
-            # Before this process takes runs: those of one that died go first.
-            await reconciler.reconcile()
-            async with (
-                _working(services, app, queue) if with_worker else nullcontext(),
-                anyio.create_task_group() as background,
-            ):
-                background.start_soon(reconciler.run)
+            async with anyio.create_task_group() as background:
+                background.start_soon(dispatcher.run)
                 background.start_soon(_retain, services, queue)
-                async with anyio.create_task_group() as serving:
+                async with (
+                    _working(services, app) if with_worker else nullcontext() as worker,
+                    anyio.create_task_group() as serving,
+                ):
                     web = _Web(_web_config(app))
                     serving.start_soon(web.serve, [listener])
                     await web.ready.wait()
                     announce(Announcement(_url(host, listener), key))
-                    await _until_told(signals, queue)
+                    await _until_told(signals, worker)
                     web.should_exit = True
                 background.cancel_scope.cancel()
 
@@ -151,7 +147,9 @@ class _Web(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, database: Database, queue: DbosQueue) -> AsyncGenerator[Services]:
+async def _opened(
+    settings: Settings, database: Database, queue: DbosQueue, dispatcher: Dispatcher
+) -> AsyncGenerator[Services]:
     """Open everything, with its tables up to date."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
@@ -165,7 +163,8 @@ async def _opened(settings: Settings, database: Database, queue: DbosQueue) -> A
             database=database,
             vault=open_vault(settings.server),
             store=open_store(settings.server),
-            queue=queue,
+            wake=dispatcher.wake,
+            dispatching=lambda: dispatcher.is_looking,
         )
 
 
@@ -178,22 +177,26 @@ async def _first_key(database: Database) -> SecretStr | None:
 
 
 @asynccontextmanager
-async def _working(services: Services, app: FastAPI, queue: DbosQueue) -> AsyncGenerator[None]:
+async def _working(services: Services, app: FastAPI) -> AsyncGenerator["WorkerProcess"]:
     """Take runs for as long as the context is open."""
-    from runner.worker.record_client import RecordClient
-    from runner.worker.worker import Worker
+    from runner.worker.process import WorkerProcess
 
-    folder = data_dir(services.settings.server)
-    key = await _worker_key(services.database, folder / WORKER_KEY_FILE)
+    settings = services.settings
+    key = await _worker_key(services.database, data_dir(settings.server) / WORKER_KEY_FILE)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url=IN_PROCESS_URL) as http:
-        worker = Worker(services.settings, RecordClient(http, key), folder / WORK_FOLDER, queue.executor)
-        await worker.start(queue)
+    name = settings.worker.name or socket.gethostname()
+    async with (
+        httpx.AsyncClient(transport=transport, base_url=IN_PROCESS_URL) as http,
+        anyio.create_task_group() as tasks,
+    ):
+        worker = WorkerProcess(settings, http, key, services.database.url, name)
+        tasks.start_soon(worker.run)
         try:
-            yield
+            await worker.ready.wait()
+            yield worker
         finally:
             # Where something went wrong; otherwise it is stopped by now.
-            await queue.stop_worker(timeout_s=0)
+            worker.stop(limit_s=0)
 
 
 async def _worker_key(database: Database, path: Path) -> SecretStr:
@@ -224,19 +227,22 @@ def _keep(path: Path, key: str) -> None:
     path.write_text(key + "\n")
 
 
-async def _until_told(signals: AsyncIterator[signal.Signals], queue: DbosQueue) -> None:
+async def _until_told(signals: AsyncIterator[signal.Signals], worker: "WorkerProcess | None") -> None:
     """Wait for a signal, and then for the calls that are on: until they end, a second signal, or the limit."""
     number = await anext(signals)
     logger.info("stopping: {}", signal.Signals(number).name)
+    if worker is None:
+        return
     async with anyio.create_task_group() as tasks:
 
         async def drain() -> None:
-            await queue.stop_worker(timeout_s=DRAIN_LIMIT_S)
+            worker.stop(limit_s=DRAIN_LIMIT_S)
+            await worker.ended.wait()
             tasks.cancel_scope.cancel()
 
         tasks.start_soon(drain)
         await anext(signals)
-        queue.hurry()
+        worker.hurry()
 
 
 async def _retain(services: Services, queue: DbosQueue) -> None:
@@ -245,7 +251,6 @@ async def _retain(services: Services, queue: DbosQueue) -> None:
     days = server.retention_days
     while True:
         try:
-            await anyio.to_thread.run_sync(_tidy, data_dir(server) / WORK_FOLDER)
             await queue.prune(older_than=utc_now() - QUEUE_MEMORY)
             if days is not None:
                 purged = await purge(services.database, services.store, older_than=utc_now() - timedelta(days=days))
@@ -253,14 +258,6 @@ async def _retain(services: Services, queue: DbosQueue) -> None:
         except Exception as error:
             logger.opt(exception=True).warning("what is old could not be deleted ({})", type(error).__name__)
         await anyio.sleep(RETENTION_INTERVAL_S)
-
-
-def _tidy(folder: Path) -> None:
-    """Delete what calls left behind whose process was killed."""
-    before_s = time.time() - LEFTOVERS_S
-    for left in folder.glob("*"):
-        if left.stat().st_mtime < before_s:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

@@ -107,7 +107,7 @@ class JudgeSettings(BaseModel):
 
 
 class ServerSettings(BaseModel):
-    """The API, the record and the worker beside it.
+    """The API and the record.
 
     Attributes:
         data_dir: Where the record's database, its artefacts and its secret key are kept, unless named otherwise.
@@ -122,7 +122,9 @@ class ServerSettings(BaseModel):
         allowed_rooms: Hosts that rooms and start URLs may be on: a name, ``*.name``, or an address or network
             (``10.0.0.0/8``).
         allow_loopback: Whether this machine itself is allowed; ``serve`` on a loopback address turns it on.
-        concurrency: How many calls the worker beside the API makes at once.
+        max_calls: How many calls may be on at once, of all workers; without it as many as they make.
+        max_calls_per_agent: How many calls one agent may be in at once that has no ``max_calls`` of its own; without it
+            likewise.
         duplicate_window_s: For so long the same launch from the same key is answered with the first one's result.
         max_body_bytes: The largest body of a request; artefacts may be larger.
         max_artefact_bytes: The largest artefact.
@@ -140,11 +142,38 @@ class ServerSettings(BaseModel):
     public_url: str | None = None
     allowed_rooms: list[str] = Field(default_factory=lambda: ["*.daily.co"])
     allow_loopback: bool = False
-    concurrency: int = Field(default=4, ge=1, le=64)
+    max_calls: int | None = Field(default=None, ge=1)
+    max_calls_per_agent: int | None = Field(default=None, ge=1)
     duplicate_window_s: float = Field(default=10.0, ge=0, le=600)
     max_body_bytes: int = Field(default=2_000_000, ge=1_000)
     max_artefact_bytes: int = Field(default=500_000_000, ge=1_000)
     requests_per_minute: int = Field(default=1_200, ge=1)
+
+
+class WorkerSettings(BaseModel):
+    """What makes the calls: processes of their own, or the one that serves.
+
+    Attributes:
+        record_url: Where the API is reached that reports go to.
+        key: A worker's key for it (``psw_…``).
+        processes: How many processes make calls; ``serve`` is one.
+        calls: How many calls each of them makes at once.
+        name: What it is called in logs and lists; the machine's name without it.
+        drain_limit_s: How long calls that are on may last once the worker is told to stop.
+        health_port: Where ``/healthz``, ``/readyz`` and ``/metrics`` are answered; nowhere without it.
+        health_host: On which address.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    record_url: str | None = None
+    key: SecretStr | None = None
+    processes: int = Field(default=1, ge=1, le=256)
+    calls: int = Field(default=4, ge=1, le=64)
+    name: str | None = Field(default=None, pattern=r"^[\w.:-]{1,100}$")
+    drain_limit_s: float = Field(default=300.0, ge=0, le=86_400)
+    health_port: int | None = Field(default=None, ge=1, le=65_535)
+    health_host: str = "127.0.0.1"
 
 
 class Settings(BaseSettings):
@@ -155,7 +184,8 @@ class Settings(BaseSettings):
         room: How rooms are entered.
         speech: What the caller speaks and hears with.
         judge: What judges ``eval`` expectations.
-        server: The API, the record and the worker beside it.
+        server: The API and the record.
+        worker: What makes the calls: processes of their own, or the one that serves.
         scenarios_dir: The folder that scenario files may take other files from; by default the working directory, or
             a file's own folder if it lies outside.
         turn_taking: How the caller takes turns, where a scenario does not say.
@@ -170,6 +200,7 @@ class Settings(BaseSettings):
     speech: SpeechSettings = Field(default_factory=SpeechSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
     scenarios_dir: Path | None = None
     turn_taking: TurnTaking = Field(default_factory=TurnTaking)
     max_duration_s: float = Field(default=300.0, gt=0, le=7_200)

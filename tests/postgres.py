@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -18,14 +19,8 @@ WITHOUT = "TESTS_WITHOUT_POSTGRES"
 USER = "runner"
 _START_TIMEOUT_S = 30.0
 _ROOM_BYTES = 1_000_000_000
-_OPTIONS = (
-    "listen_addresses=",
-    "max_connections=200",
-    "fsync=off",
-    "synchronous_commit=off",
-    "full_page_writes=off",
-    "autovacuum=off",
-)
+_OPTIONS = ("listen_addresses=", "max_connections=200")
+_FORGETFUL = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off")
 
 
 class PostgresServer:
@@ -33,9 +28,10 @@ class PostgresServer:
 
     Args:
         binaries: The folder of ``initdb`` and ``postgres``.
+        survives_crashes: Whether it is as users have it, and still knows after :meth:`crash` what was committed.
     """
 
-    def __init__(self, binaries: Path):
+    def __init__(self, binaries: Path, *, survives_crashes: bool = False):
         # The name of a socket may have 107 bytes only: not below pytest's own folder.
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=_in_memory()))
         self._numbers = itertools.count(1)
@@ -52,16 +48,21 @@ class PostgresServer:
             cwd=self._folder,
             timeout=60,
         )
-        options = [f"unix_socket_directories={self._folder}", *_OPTIONS]
-        with (self._folder / "log").open("wb") as log:
+        options = [f"unix_socket_directories={self._folder}", *_OPTIONS, *(() if survives_crashes else _FORGETFUL)]
+        self._command = [
+            *_ends_with_parent(),
+            binaries / "postgres",
+            "-D",
+            data,
+            *(part for option in options for part in ("-c", option)),
+        ]
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    *_ends_with_parent(),
-                    binaries / "postgres",
-                    "-D",
-                    data,
-                    *(part for option in options for part in ("-c", option)),
-                ],
+                self._command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 user=self._user,
@@ -70,6 +71,17 @@ class PostgresServer:
                 process_group=0,
             )
         self._wait()
+
+    def crash(self) -> None:
+        """Stop it as ``pg_ctl stop -m immediate`` does: every connection breaks, and nothing is tidied up."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(timeout=20)
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """All of its processes."""
+        first = psutil.Process(self._process.pid)
+        return [first, *first.children(recursive=True)]
 
     def create(self, template: str = "template0") -> str:
         """Create a database and return its name.

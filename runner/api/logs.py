@@ -22,17 +22,18 @@ UNMATCHED = "unmatched"
 """Stands for the route of a request that no route takes."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_FIELDS = ("request_id", "key_id", "run_id", "result_id")
+_FIELDS = ("request_id", "key_id", "run_id", "attempt", "result_id")
 _IDS_IN_PATHS = re.compile(r"/(runs|results)(?:-external)?/\{(\w+)\}")
 
 
 def log_as_json(level: str, stream: TextIO | None = None) -> int:
     """Let everything that is logged, by loguru or by the standard library, go out as JSON lines.
 
-    A line has ``time``, ``level``, ``message`` and, where they are known, ``request_id``, ``key_id``, ``run_id`` and
-    ``result_id``. Of an exception it has the type and where it was raised; its words only if they are this project's
-    own, for those of libraries can quote what was sent. For the same reason libraries that use the standard library's
-    logging are heard from warnings on: below, some write down SQL with its values, and addresses with their queries.
+    A line has ``time``, ``level``, ``message`` and, where they are known, ``request_id``, ``key_id``, ``run_id``,
+    ``attempt`` and ``result_id``. Of an exception it has the type and where it was raised; its words only if they are
+    this project's own, for those of libraries can quote what was sent. For the same reason libraries that use the
+    standard library's logging are heard from warnings on: below, some write down SQL with its values, and addresses
+    with their queries.
 
     Args:
         level: The lowest level that is logged.

@@ -1,9 +1,7 @@
-"""The queue on DBOS: its tables stand in the record's database, so a launch and what it queues commit as one.
+"""The queue on DBOS: its tables stand in the record's database, so what the record decides and hands over is one.
 
-A run is a DBOS workflow ``run-<id>`` of one step. Runs that share nothing wait in one queue, first come first served;
-those that need a room for themselves in another, which DBOS divides by room. DBOS counts each queue's runs by itself,
-so a worker's limit for both together is kept here: a run that was handed over and finds no slot waits for one, and
-goes back when the worker stops.
+Each worker has a queue of its own, ``worker-<executor>``, in which a DBOS workflow ``run-<id>-<attempt>`` of one step
+stands for every run that was given to it. So nothing here has to limit, order, or choose: that is decided before.
 """
 
 import asyncio
@@ -11,63 +9,45 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 import sqlalchemy as sa
-from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions, WorkflowStatus
-from sqlalchemy import event
+from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from runner.dispatch.engines import plain_url, sqlite_engine, without_password
 from runner.dispatch.errors import QueueError
-from runner.dispatch.executors import ExecutorLocks, new_executor_id
-from runner.dispatch.queue import QueuedRun, RunHandler
+from runner.dispatch.lease import new_executor_id
+from runner.dispatch.queue import RunHandler
+from runner.records.assignments import Assignment
 
 APPLICATION = "scenario-runner"
-APPLICATION_VERSION = "1"
+APPLICATION_VERSION = "2"
 """Of what a workflow does, not of the package: a worker takes runs of its own version only."""
 
-RUNS_QUEUE = "runs"
-ROOMS_QUEUE = "rooms"
 WORKFLOW = "run"
 
 POLL_INTERVAL_S = 0.2
 CANCEL_LIMIT_S = 20.0
-"""How long runs may take to end once they are cancelled: to leave the room, upload, and report."""
+"""How long runs may take to end once they are cancelled: to leave the room, and to be given back."""
 
 SETTLING_LIMIT_S = 2.0
 SETTLING_INTERVAL_S = 0.05
 """How long, and how often, a worker that stops waits for its last runs to be written down as over."""
 
-MAX_HANDOVERS = 10
 CHUNK = 500
 
-_WAITING = ["ENQUEUED", "DELAYED"]
-_TAKEN = ["PENDING"]
+_OPEN = ["ENQUEUED", "DELAYED", "PENDING"]
 _OVER = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 _T = TypeVar("_T")
 
 # DBOS brings a console handler of its own where there is none; what it says goes where everything else does.
 logging.getLogger("dbos").addHandler(logging.NullHandler())
-
-
-@dataclass(frozen=True)
-class DeadWorker:
-    """A worker whose process has ended.
-
-    Attributes:
-        executor: Its id.
-        run_ids: The runs it left behind.
-    """
-
-    executor: str
-    run_ids: tuple[int, ...]
 
 
 async def migrate_queue(database_url: str) -> None:
@@ -78,218 +58,141 @@ async def migrate_queue(database_url: str) -> None:
     """
     try:
         # With DBOS's own engine: its migration begins a transaction itself, which ours has begun already.
-        await anyio.to_thread.run_sync(DBOS.migrate, _plain_url(database_url))
+        await anyio.to_thread.run_sync(DBOS.migrate, plain_url(database_url))
     except Exception as error:
         raise QueueError(f"the queue's tables can't be made: {type(error).__name__}") from error
 
 
 class DbosQueue:
-    """The queue (see :class:`runner.dispatch.queue.Queue`).
+    """The queue, as the record sees it (see :class:`runner.dispatch.queue.Queue`).
 
     Args:
         database_url: The record's database: ``sqlite:///path`` or ``postgresql://…``.
-        lock_dir: Where the workers of this machine show that they are alive.
     """
 
-    def __init__(self, database_url: str, *, lock_dir: Path):
-        self._url = _plain_url(database_url)
-        self._locks = ExecutorLocks(lock_dir)
-        self._serializer = DBOSPortableJSONSerializer()
-        self._engines: list[sa.Engine] = []
-        self._client = DBOSClient(
-            system_database_url=self._url,
-            system_database_engine=self._engine(),
-            application_name=APPLICATION,
-            serializer=self._serializer,
-            # Connects when it has to, and never to enqueue: whoever launches may hold the only write lock there is.
-            lazy=True,
-        )
-        self._worker: _TakenRuns | None = None
-        self._stopping: _TakenRuns | None = None
-        self.executor = new_executor_id()
-        """The id of this process's worker."""
+    def __init__(self, database_url: str):
+        self._connection = _Connection(database_url)
+        self._client = self._connection.client
 
-    async def enqueue(self, connection: AsyncConnection, runs: Sequence[QueuedRun]) -> None:
-        """Queue runs within the transaction of a connection: they are queued if, and only if, it commits."""
+    async def hand_over(self, connection: AsyncConnection, assignments: Sequence[Assignment]) -> None:
+        """Hand runs to their workers within the transaction of a connection."""
         client = self._client
 
         def enqueue_all(sync_connection: sa.Connection) -> None:
-            for run in runs:
-                client.enqueue_in_transaction(sync_connection, _options(run), run.run_id)
+            for run in assignments:
+                client.enqueue_in_transaction(sync_connection, _options(run), run.run_id, run.attempt)
 
         await connection.run_sync(enqueue_all)
 
-    async def forget(self, run_ids: Sequence[int]) -> None:
-        """Take runs off the queue that no worker has taken yet; those that one has are left to it."""
-        client = self._client
-        waiting = await self._workflows(run_ids, status=_WAITING)
-        if waiting:
-            # One that is taken between these two is stopped in its tracks: the record refuses its claim.
-            await _in_thread(client.cancel_workflows, [workflow.workflow_id for workflow in waiting])
+    async def retire(self, executor: str) -> None:
+        """Forget a worker that is gone, and what was handed to it."""
+        client, queue = self._client, _queue_name(executor)
+        while left := await self._workflows(queue_name=queue, status=_OPEN):
+            await _in_thread(client.cancel_workflows, left)
+        await _in_thread(client.delete_queue, queue)
 
-    async def start_worker(self, handler: RunHandler, *, concurrency: int) -> None:
-        """Begin to take runs in this process, so many at a time. They run on the event loop this is called on.
-
-        Raises:
-            QueueError: This process takes runs already, or the queue's tables are not there.
-        """
-        if self._worker is not None:
-            raise QueueError("this process takes runs already")
-        client = self._client
-        worker = _TakenRuns(handler, concurrency)
-        try:
-            # Before the launch: queues that are there are looked at right away, others up to a second later.
-            await _in_thread(partial(_register_queues, client, concurrency))
-            await _in_thread(self._locks.hold, self.executor)
-            _declare(worker)
-            DBOS(config=self._config())
-            DBOS.launch()
-        except Exception as error:
-            DBOS.destroy(destroy_registry=True)
-            self._locks.bury(self.executor)
-            raise QueueError(f"the queue's worker can't start: {self._without_password(error)}") from error
-        self._worker = worker
-
-    async def stop_worker(self, *, timeout_s: float) -> None:
-        """Take no more runs, and let those under way finish for so long; then they are cancelled."""
-        worker, self._worker = self._worker, None
-        if worker is None:
-            return
-        self._stopping = worker
-        with anyio.CancelScope(shield=True):
-            worker.begin_nothing_more()
-            if worker.is_idle:
-                with anyio.move_on_after(SETTLING_LIMIT_S):
-                    while await self._taken(self.executor):  # noqa: ASYNC110 - a table tells nobody
-                        await anyio.sleep(SETTLING_INTERVAL_S)
-                await _in_thread(_destroy, 0)
-            else:
-                # Takes no more from now on; looks only every second whether what it had is over.
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_in_thread, _destroy, math.ceil(timeout_s + CANCEL_LIMIT_S))
-                    await worker.finish(timeout_s)
-            # DBOS had made its pool the loop's own, which is shut down now.
-            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
-            if worker.is_idle:
-                # Taken and not begun; or ended and not yet written down, which the record refuses to begin again.
-                await self.requeue([_run_id(workflow) for workflow in await self._taken(self.executor)])
-                self._locks.bury(self.executor)
-            else:
-                self._locks.let_go(self.executor)
-
-    def hurry(self) -> None:
-        """Cancel at once what :meth:`stop_worker` waits for."""
-        if self._stopping is not None:
-            self._stopping.hurry()
+    async def prune(self, *, older_than: datetime) -> int:
+        """Remove what is remembered of runs that were handed over and ended before a time; return of how many."""
+        removed = 0
+        while old := await self._workflows(status=_OVER, name=WORKFLOW, completed_before=older_than.isoformat()):
+            await _in_thread(self._client.delete_workflows, old)
+            removed += len(old)
+        return removed
 
     async def close(self) -> None:
         """Let go of everything."""
-        await self.stop_worker(timeout_s=0)
-        await _in_thread(self._client.destroy)
-        for engine in self._engines:
-            await _in_thread(engine.dispose)
-        self._engines.clear()
+        await self._connection.close()
 
-    # For the reconciler.
-
-    async def requeue(self, run_ids: Sequence[int]) -> None:
-        """Queue runs again that a worker had taken and nobody has begun."""
-        client = self._client
-        for workflow in await self._workflows(run_ids, status=_TAKEN):
-            queue = workflow.queue_name or RUNS_QUEUE
-            await _in_thread(partial(client.resume_workflow, workflow.workflow_id, queue_name=queue))
-
-    async def drop(self, run_ids: Sequence[int]) -> None:
-        """Take runs off the queue, those included that a worker has taken: their rooms are free again."""
-        client = self._client
-        found = await self._workflows(run_ids, status=[*_WAITING, *_TAKEN])
-        if found:
-            await _in_thread(client.cancel_workflows, [workflow.workflow_id for workflow in found])
-
-    async def dead_workers(self) -> list[DeadWorker]:
-        """Return the workers of this machine that are dead, until they are buried; nobody else gets to see them."""
-        executors = await _in_thread(self._locks.take_dead)
-        try:
-            left = {executor: await self._taken(executor) for executor in executors}
-        except BaseException:
-            for executor in executors:
-                self._locks.let_go(executor)
-            raise
-        return [DeadWorker(executor, tuple(map(_run_id, workflows))) for executor, workflows in left.items()]
-
-    def bury(self, worker: DeadWorker) -> None:
-        """Forget a dead worker: what it left behind is seen to."""
-        self._locks.bury(worker.executor)
-
-    def leave(self, worker: DeadWorker) -> None:
-        """Leave a dead worker to be found again: what it left behind could not be seen to."""
-        self._locks.let_go(worker.executor)
-
-    async def ended(self, run_ids: Sequence[int]) -> dict[int, str]:
-        """Return those of some runs that the queue has nothing more to do with, and how that came."""
-        found = {_run_id(workflow): workflow.status for workflow in await self._workflows(run_ids)}
-        return {
-            run_id: found.get(run_id, "gone") for run_id in run_ids if run_id not in found or found[run_id] in _OVER
-        }
-
-    async def prune(self, *, older_than: datetime) -> int:
-        """Remove what the queue remembers of runs that ended before a time; return of how many."""
-        client = self._client
-        removed = 0
-        while True:
-            old = await _in_thread(
-                partial(
-                    client.list_workflows,
-                    status=_OVER,
-                    name=WORKFLOW,
-                    completed_before=older_than.isoformat(),
-                    limit=CHUNK,
-                    load_input=False,
-                    load_output=False,
-                )
-            )
-            if not old:
-                return removed
-            await _in_thread(client.delete_workflows, [workflow.workflow_id for workflow in old])
-            removed += len(old)
-
-    # Inside.
-
-    async def _taken(self, executor: str) -> list[WorkflowStatus]:
-        """Return what a worker has taken and not ended."""
-        return await _in_thread(
-            partial(
-                self._client.list_workflows,
-                status=_TAKEN,
-                name=WORKFLOW,
-                executor_id=executor,
-                load_input=False,
-                load_output=False,
-            )
+    async def _workflows(self, **wanted: Any) -> list[str]:
+        """Return the ids of some workflows: not of all, if there are many."""
+        found = await _in_thread(
+            partial(self._client.list_workflows, limit=CHUNK, load_input=False, load_output=False, **wanted)
         )
+        return [workflow.workflow_id for workflow in found]
 
-    async def _workflows(
-        self, run_ids: Sequence[int], *, status: Sequence[str] | None = None
-    ) -> list[WorkflowStatus]:
-        client = self._client
-        found: list[WorkflowStatus] = []
-        for start in range(0, len(run_ids), CHUNK):
-            found += await _in_thread(
+
+class DbosWorker:
+    """The queue, as a worker sees it (see :class:`runner.dispatch.queue.WorkerQueue`). Is started once.
+
+    DBOS is one for the whole process: there is one worker at a time.
+
+    Args:
+        database_url: The record's database.
+        executor: The id of the worker; without it a new one.
+    """
+
+    def __init__(self, database_url: str, *, executor: str | None = None):
+        self._url = plain_url(database_url)
+        self._connection = _Connection(database_url)
+        self._taken: _TakenRuns | None = None
+        self.executor = executor or new_executor_id()
+        """The id of the worker."""
+
+    async def start(self, handler: RunHandler) -> None:
+        """Take what is handed to this worker, on this event loop.
+
+        Raises:
+            QueueError: The queue can't be used: its tables are not there, or this process has a worker already.
+        """
+        if self._taken is not None:
+            raise QueueError("this process takes runs already")
+        taken = _TakenRuns(handler)
+        queue = _queue_name(self.executor)
+        try:
+            # Before the launch: queues that are there are looked at right away, others up to a second later.
+            await _in_thread(
+                partial(self._connection.client.register_queue, queue, polling_interval_sec=POLL_INTERVAL_S)
+            )
+            _declare(taken)
+            DBOS(config=self._config())
+            DBOS.listen_queues([queue])
+            DBOS.launch()
+        except Exception as error:
+            DBOS.destroy(destroy_registry=True)
+            await self._connection.close()
+            raise QueueError(f"the queue's worker can't start: {without_password(self._url, error)}") from error
+        self._taken = taken
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """Take no more, and let what is under way finish for so long; then it is cancelled.
+
+        What was handed over and not taken stays where it is, for whoever retires this worker.
+        """
+        taken = self._taken
+        if taken is None or taken.stopping:
+            return
+        with anyio.CancelScope(shield=True):
+            taken.begin_nothing_more()
+            # Takes no more from now on; looks only every second whether what it had is over.
+            limit_s = 0 if taken.is_idle else math.ceil(timeout_s + CANCEL_LIMIT_S)
+            if taken.is_idle:
+                await self._settle()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_in_thread, _destroy, limit_s)
+                await taken.finish(timeout_s)
+            # DBOS had made its pool the loop's own, which is shut down now.
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
+            await self._connection.close()
+
+    def hurry(self) -> None:
+        """Cancel at once what :meth:`stop` waits for."""
+        if self._taken is not None:
+            self._taken.hurry()
+
+    async def _settle(self) -> None:
+        """Wait until the last runs are written down as over: where DBOS is destroyed at once they might not be."""
+        with anyio.move_on_after(SETTLING_LIMIT_S):
+            while await _in_thread(  # noqa: ASYNC110 - a table tells nobody
                 partial(
-                    client.list_workflows,
-                    workflow_ids=[_workflow_id(run_id) for run_id in run_ids[start : start + CHUNK]],
-                    status=None if status is None else list(status),
+                    self._connection.client.list_workflows,
+                    status="PENDING",
+                    queue_name=_queue_name(self.executor),
+                    limit=1,
                     load_input=False,
                     load_output=False,
                 )
-            )
-        return found
-
-    def _without_password(self, error: Exception) -> str:
-        """Return what an error says, in one line."""
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        password = sa.make_url(self._url).password
-        return said.replace(str(password), "***") if password else said
+            ):
+                await anyio.sleep(SETTLING_INTERVAL_S)
 
     def _config(self) -> DBOSConfig:
         config: DBOSConfig = {
@@ -297,73 +200,83 @@ class DbosQueue:
             "application_version": APPLICATION_VERSION,
             "executor_id": self.executor,
             "system_database_url": self._url,
-            "serializer": self._serializer,
+            "serializer": self._connection.serializer,
             "run_migrations": False,
             "scheduler_polling_interval_sec": 5.0,
             "log_level": "WARNING",
         }
-        engine = self._engine()
+        engine = self._connection.engine()
         if engine is not None:
             config["system_database_engine"] = engine
         return config
 
-    def _engine(self) -> sa.Engine | None:
+
+class _Connection:
+    """DBOS's client and the engines it uses."""
+
+    def __init__(self, database_url: str):
+        self._url = plain_url(database_url)
+        self._engines: list[sa.Engine] = []
+        self.serializer = DBOSPortableJSONSerializer()
+        self.client = DBOSClient(
+            system_database_url=self._url,
+            system_database_engine=self.engine(),
+            application_name=APPLICATION,
+            serializer=self.serializer,
+            # Connects when it has to, and never to hand over: whoever does may hold the only write lock there is.
+            lazy=True,
+        )
+
+    def engine(self) -> sa.Engine | None:
         """Return an engine for DBOS to use; None where its own is right."""
         if not self._url.startswith("sqlite"):
             return None
-        engine = sa.create_engine(self._url, connect_args={"timeout": 30})
-        event.listen(engine, "connect", _prepare_sqlite)
-        # DBOS counts the runs under way before its first write: outside of a transaction two workers count the same.
-        event.listen(engine, "begin", _begin_immediate)
+        engine = sqlite_engine(self._url)
         self._engines.append(engine)
         return engine
+
+    async def close(self) -> None:
+        """Close everything."""
+        await _in_thread(self.client.destroy)
+        for engine in self._engines:
+            await _in_thread(engine.dispose)
+        self._engines.clear()
 
 
 class _TakenRuns:
     """The runs that DBOS has handed to this process."""
 
-    def __init__(self, handler: RunHandler, concurrency: int):
+    def __init__(self, handler: RunHandler):
         self._handler = handler
-        self._slots = anyio.CapacityLimiter(concurrency)
-        self._waiting: set[anyio.CancelScope] = set()
         self._under_way: set[anyio.CancelScope] = set()
-        self._stopping = False
         self._patience = anyio.CancelScope()
         self._changed = anyio.Event()
+        self.stopping = False
+        """Whether nothing more is begun."""
 
     @property
     def is_idle(self) -> bool:
         """Whether no run is under way."""
-        return not self._under_way and not self._waiting
+        return not self._under_way
 
-    async def see_through(self, run_id: int) -> None:
-        """See a run through, as soon as there is a slot for it."""
+    async def see_through(self, run_id: int, attempt: int) -> None:
+        """See a run through."""
+        if self.stopping:
+            # The one way out of a workflow that writes no outcome.
+            raise asyncio.CancelledError
         scope = anyio.CancelScope()
-        self._waiting.add(scope)
-        begun = False
+        self._under_way.add(scope)
         try:
             with scope:
-                if self._stopping:
-                    scope.cancel()
-                async with self._slots:
-                    begun = True
-                    self._waiting.discard(scope)
-                    self._under_way.add(scope)
-                    await self._handler(run_id)
+                await self._handler(run_id, attempt)
         finally:
-            self._waiting.discard(scope)
             self._under_way.discard(scope)
             changed, self._changed = self._changed, anyio.Event()
             changed.set()
-        if not begun:
-            # The one way out of a workflow that writes no outcome: it stays as it is until it is queued again.
-            raise asyncio.CancelledError
 
     def begin_nothing_more(self) -> None:
-        """Hand back what waits, and what comes from now on."""
-        self._stopping = True
-        for scope in list(self._waiting):
-            scope.cancel()
+        """Leave what comes from now on to others."""
+        self.stopping = True
 
     async def finish(self, timeout_s: float) -> None:
         """Wait for what is under way; cancel it after so long, and wait for its end."""
@@ -388,66 +301,31 @@ def _destroy(timeout_s: int) -> None:
     DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=timeout_s)
 
 
-def _declare(worker: _TakenRuns) -> None:
+def _declare(taken: _TakenRuns) -> None:
     """Tell DBOS what a run is. It keeps that for the whole process, until it is destroyed."""
 
     @DBOS.step(name="see_through", preemptible=True)
-    async def see_through(run_id: int) -> None:
-        await worker.see_through(run_id)
+    async def see_through(run_id: int, attempt: int) -> None:
+        await taken.see_through(run_id, attempt)
 
-    @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=MAX_HANDOVERS)
-    async def run(run_id: int) -> None:  # pyright: ignore[reportUnusedFunction] - DBOS knows it by its name
-        await see_through(run_id)
-
-
-def _register_queues(client: DBOSClient, concurrency: int) -> None:
-    client.register_queue(RUNS_QUEUE, worker_concurrency=concurrency, polling_interval_sec=POLL_INTERVAL_S)
-    client.register_queue(
-        ROOMS_QUEUE, worker_concurrency=concurrency, partition_concurrency=1, polling_interval_sec=POLL_INTERVAL_S
-    )
+    @DBOS.workflow(name=WORKFLOW)
+    async def run(run_id: int, attempt: int) -> None:  # pyright: ignore[reportUnusedFunction] - known by its name
+        await see_through(run_id, attempt)
 
 
-def _options(run: QueuedRun) -> EnqueueOptions:
-    options: EnqueueOptions = {
+def _options(run: Assignment) -> EnqueueOptions:
+    return {
         "workflow_name": WORKFLOW,
-        "queue_name": RUNS_QUEUE if run.room is None else ROOMS_QUEUE,
-        "workflow_id": _workflow_id(run.run_id),
-        "priority": run.priority,
+        "queue_name": _queue_name(run.executor),
+        "workflow_id": f"run-{run.run_id}-{run.attempt}",
         "app_version": APPLICATION_VERSION,
     }
-    if run.room is not None:
-        options["queue_partition_key"] = run.room
-    if run.delay_s > 0:
-        options["delay_seconds"] = run.delay_s
-    return options
 
 
-def _workflow_id(run_id: int) -> str:
-    return f"run-{run_id}"
-
-
-def _run_id(workflow: WorkflowStatus) -> int:
-    return int(workflow.workflow_id.removeprefix("run-"))
+def _queue_name(executor: str) -> str:
+    return f"worker-{executor}"
 
 
 async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T:
     """Call what blocks, in a thread of anyio's: not in the loop's pool, which DBOS takes over and shuts down."""
     return await anyio.to_thread.run_sync(function, *arguments)
-
-
-def _plain_url(url: str) -> str:
-    """Return an address without the name of a driver: DBOS chooses its own."""
-    scheme, separator, rest = url.partition("://")
-    return scheme.partition("+")[0] + separator + rest
-
-
-def _prepare_sqlite(connection: Any, record: Any) -> None:
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("busy_timeout=30000", "foreign_keys=ON", "journal_mode=WAL", "synchronous=NORMAL"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,56 +1,59 @@
-"""The queue as the rest of the project knows it."""
+"""The queue as the rest of the project knows it: it brings a run to the worker that the record gave it to.
+
+Which worker that is, and when, the record decides (:mod:`runner.records.assignments`). What the queue is trusted with
+is that a run that was handed over in a transaction reaches its worker if, and only if, that transaction commits.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-RunHandler = Callable[[int], Awaitable[None]]
-"""Sees a run through, from claiming it to reporting its outcome. Called with the run's id, by a worker."""
+from runner.records.assignments import Assignment
 
-
-@dataclass(frozen=True)
-class QueuedRun:
-    """A run to be made.
-
-    Attributes:
-        run_id: The run's id.
-        room: What it needs for itself: no two runs with the same one are on at a time. None where it shares nothing.
-        priority: Lower goes first, from 1.
-        delay_s: It is not taken before so many seconds have passed.
-    """
-
-    run_id: int
-    room: str | None = None
-    priority: int = 100
-    delay_s: float = 0.0
+RunHandler = Callable[[int, int], Awaitable[None]]
+"""Sees a run through, from claiming it to reporting its outcome. Called with the run's id and the attempt."""
 
 
 class Queue(Protocol):
-    """Hands runs to workers, each to one of them."""
+    """The queue, as the record sees it."""
 
-    async def enqueue(self, connection: AsyncConnection, runs: Sequence[QueuedRun]) -> None:
-        """Queue runs within the transaction of a connection: they are queued if, and only if, it commits."""
+    async def hand_over(self, connection: AsyncConnection, assignments: Sequence[Assignment]) -> None:
+        """Hand runs to their workers within the transaction of a connection."""
         ...
 
-    async def forget(self, run_ids: Sequence[int]) -> None:
-        """Take runs off the queue that no worker has taken yet; those that one has are left to it."""
+    async def retire(self, executor: str) -> None:
+        """Forget a worker that is gone, and what was handed to it."""
         ...
 
-    async def start_worker(self, handler: RunHandler, *, concurrency: int) -> None:
-        """Begin to take runs in this process, so many at a time.
-
-        Args:
-            handler: Sees a run through.
-            concurrency: How many at a time.
-        """
-        ...
-
-    async def stop_worker(self, *, timeout_s: float) -> None:
-        """Take no more runs, and let those under way finish for so long; then they are cancelled."""
+    async def prune(self, *, older_than: datetime) -> int:
+        """Remove what is remembered of runs that were handed over and ended before a time; return of how many."""
         ...
 
     async def close(self) -> None:
         """Let go of everything."""
+        ...
+
+
+class WorkerQueue(Protocol):
+    """The queue, as a worker sees it."""
+
+    executor: str
+    """The id of this worker's process: no other has it, nor had it before."""
+
+    async def start(self, handler: RunHandler) -> None:
+        """Take what is handed to this worker, on this event loop.
+
+        Raises:
+            QueueError: The queue can't be used.
+        """
+        ...
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """Take no more, and let what is under way finish for so long; then it is cancelled."""
+        ...
+
+    def hurry(self) -> None:
+        """Cancel at once what :meth:`stop` waits for."""
         ...

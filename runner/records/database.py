@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from runner.errors import UsageError
+from runner.records.changes import log_changes
 from runner.records.data_dir import private_folder
 from runner.records.migrations import VERSION_TABLE, alembic_config, head, present, revisions
 from runner.settings import ServerSettings
@@ -101,7 +102,8 @@ class Database:
     async def session(self) -> AsyncGenerator[AsyncSession]:
         """Open a transaction. It is committed at the end, and rolled back when an exception passes through.
 
-        Not within another one of the same task: on SQLite that waits for itself.
+        What it changes of runs is logged once it is committed. Not within another one of the same task: on SQLite
+        that waits for itself.
         """
         session = async_sessionmaker(self.engine, expire_on_commit=False)()
         try:
@@ -109,6 +111,7 @@ class Database:
             # A commit that is cancelled half way may have taken place or not; it is let finish.
             with anyio.CancelScope(shield=True):
                 await session.commit()
+            log_changes(session)
         finally:
             with anyio.CancelScope(shield=True):
                 await session.close()

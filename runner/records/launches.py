@@ -1,4 +1,4 @@
-"""From a launch to a result with its runs, queued: all of it, or nothing."""
+"""From a launch to a result with its runs, waiting for workers: all of it, or nothing."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,6 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runner.dispatch.queue import QueuedRun
 from runner.errors import RunnerError, UsageError
 from runner.records.runs import (
     AT_ONCE,
@@ -27,12 +26,15 @@ from runner.records.tables import Agent, Personality, ResultRow, RunRow, Scenari
 from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.rooms.urls import RoomKind, check_data_message, public_url
 from runner.scenarios.cekura import ScenarioFields, script_of
+from runner.sessions.pipecat_cloud import CLOUD_URL
 
 if TYPE_CHECKING:
     from runner.api.services import Services
 
 MAX_RUNS = 10_000
 """How many runs a launch may make."""
+
+DEFAULT_PRIORITY = 100
 
 ATTEMPTS = 3
 """How often a launch is checked anew because what it names went between checking and writing."""
@@ -90,6 +92,8 @@ class Launch:
         personality_ids: Every entry is run with each of these, in place of its own.
         test_profile_ids: The same with test profiles.
         concurrency_limit: How many of the runs may be on at once.
+        priority: Runs with a lower one go first; from 1.
+        delay_s: None of the runs begins before so many seconds have passed.
         idempotency_key: A launch with the same one is this one.
         digest: A launch with the same one, and no idempotency key, is this one for a short while.
         run_settings: What was asked for, as it is shown.
@@ -109,6 +113,8 @@ class Launch:
     personality_ids: Sequence[int] = ()
     test_profile_ids: Sequence[int] = ()
     concurrency_limit: int | None = None
+    priority: int = DEFAULT_PRIORITY
+    delay_s: float = 0.0
     idempotency_key: str | None = None
     digest: str | None = None
     run_settings: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -118,7 +124,7 @@ class Launch:
 
 
 async def launch(services: "Services", launch: Launch) -> ResultRow:
-    """Create a result with its runs, and queue them.
+    """Create a result with its runs, which wait for workers from then on.
 
     A launch that was there before (by its idempotency key, or by its digest within the settings' window) creates
     nothing: its result is returned.
@@ -142,8 +148,10 @@ async def launch(services: "Services", launch: Launch) -> ResultRow:
         try:
             async with services.database.session() as session:
                 await _lock(session, launch)
-                earlier = await _earlier(services, session, launch)
-                return earlier or await _write(services, session, launch, plan)
+                result = await _earlier(services, session, launch)
+                result = result or await _write(services, session, launch, plan)
+            services.wake()
+            return result
         except IntegrityError:
             # A scenario or agent was deleted after it was looked up: checking again says which.
             if attempt == ATTEMPTS:
@@ -154,7 +162,7 @@ async def launch(services: "Services", launch: Launch) -> ResultRow:
 def again(
     services: "Services", result: ResultRow, runs: Sequence[RunRow], *, key_id: int | None, name: str, digest: str
 ) -> Launch:
-    """Return the launch that makes runs of a result anew, with their scenarios as they are now.
+    """Return the launch that makes runs of a result anew, with their scenarios as they are now, and without delay.
 
     Args:
         services: What it works with.
@@ -198,11 +206,16 @@ def again(
         run_type=RunType(result.run_type),
         name=name or result.name,
         concurrency_limit=result.concurrency_limit,
+        priority=result.run_settings.get("priority", DEFAULT_PRIORITY),
         digest=digest,
-        run_settings={**shown_settings(result.run_settings), "rerun_of": result.id},
+        run_settings={**_without_delay(shown_settings(result.run_settings)), "rerun_of": result.id},
         pipecat_data=open_pipecat_data(services.vault, result.run_settings),
         mock_tool_names=result.run_settings.get("mock_tool_names"),
     )
+
+
+def _without_delay(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "delay_s"}
 
 
 @dataclass(frozen=True)
@@ -220,6 +233,7 @@ class _PlannedRun:
     scenario: ScenarioRow
     entry: LaunchEntry
     kind: RoomKind | None
+    """What kind of room it takes place in, where that is certain before it begins."""
     snapshot: dict[str, Any]
     session_data: dict[str, Any]
 
@@ -292,7 +306,10 @@ class _Check:
         ):
             if missing := [i for i in ids if i not in there]:
                 errors[name] = [_missing(i) for i in missing]
-        session = await self._session_kind(errors)
+        session = None
+        if launch.run_type is RunType.SESSIONS and "agent" not in errors:
+            start = await self._session(errors)
+            session = None if start is None else _session_kind(start)
         runs: list[_PlannedRun] = []
         entry_errors: list[Errors] = []
         for entry in launch.entries:
@@ -304,13 +321,6 @@ class _Check:
         if errors:
             raise LaunchRefused(errors)
         return _Plan(found.agent, runs)
-
-    async def _session_kind(self, errors: Errors) -> RoomKind:
-        """Return what kind of room sessions come with: Daily, unless it is said."""
-        if self._launch.run_type is not RunType.SESSIONS or "agent" in errors:
-            return RoomKind.DAILY
-        start = await self._session(errors)
-        return RoomKind.SMALLWEBRTC if start is not None and start.transport == "webrtc" else RoomKind.DAILY
 
     async def _session(self, errors: Errors) -> SessionStart | None:
         agent = self._found.agent
@@ -330,11 +340,12 @@ class _Check:
             errors["agent"] = [f"Agent {agent.id}: {error}"]
         return start
 
-    async def _entry(self, entry: LaunchEntry, wrong: Errors, session: RoomKind) -> list[_PlannedRun]:
-        kind = await self._kind(entry, wrong)
+    async def _entry(self, entry: LaunchEntry, wrong: Errors, session: RoomKind | None) -> list[_PlannedRun]:
+        kind = session if entry.room_url is None else await self._kind(entry.room_url, wrong)
         if entry.data_message is not None and "pipecat_room_url" not in wrong:
             try:
-                check_data_message(kind or session, entry.data_message["value"])
+                # A session that does not say where it takes place is most likely on Daily.
+                check_data_message(kind or RoomKind.DAILY, entry.data_message["value"])
             except UsageError as error:
                 wrong["publish_data_message"] = [str(error)]
         scenario = self._found.scenarios.get(entry.scenario_id)
@@ -367,10 +378,7 @@ class _Check:
                 runs += [planned] * self._launch.frequency
         return runs
 
-    async def _kind(self, entry: LaunchEntry, wrong: Errors) -> RoomKind | None:
-        url = entry.room_url
-        if url is None:
-            return None
+    async def _kind(self, url: str, wrong: Errors) -> RoomKind | None:
         if url not in self._kinds:
             try:
                 self._kinds[url] = await self._guard.check_room(url)
@@ -498,6 +506,7 @@ async def _write(services: "Services", session: AsyncSession, launch: Launch, pl
     session.add(result)
     await session.flush()
     now = utc_now()
+    not_before = now + timedelta(seconds=launch.delay_s) if launch.delay_s else None
     rows: list[dict[str, Any]] = []
     for run in plan.runs:
         entry = run.entry
@@ -515,6 +524,10 @@ async def _write(services: "Services", session: AsyncSession, launch: Launch, pl
                 "room_token": secrets.seal(services.vault),
                 "data_message": entry.data_message,
                 "session_data": run.session_data,
+                "priority": launch.priority,
+                "not_before": not_before,
+                "room_key": _room_key(run),
+                "room_kind": None if run.kind in (None, RoomKind.PIPECAT_RUNNER) else run.kind.value,
                 "created_at": now,
                 "updated_at": now,
             }
@@ -522,31 +535,22 @@ async def _write(services: "Services", session: AsyncSession, launch: Launch, pl
     # Row by row in one go: their ids go up in the order of the rows.
     connection = await session.connection()
     await connection.execute(insert(RunRow), rows)
-    ids = (await session.scalars(select(RunRow.id).where(RunRow.result_id == result.id).order_by(RunRow.id))).all()
-    lanes = _lanes(result.id, launch.concurrency_limit, plan.runs)
-    queued = [QueuedRun(run_id, room) for run_id, room in zip(ids, lanes, strict=True)]
-    await services.queue.enqueue(connection, queued)
     return result
 
 
-def _lanes(result_id: int, limit: int | None, runs: Sequence[_PlannedRun]) -> list[str | None]:
-    """Return what each run needs for itself.
-
-    A Daily room: two callers in one would talk to each other. An ``/api/offer`` address is no such room, since every
-    offer gets a bot of its own. Under a limit there are so many lanes, and every room has its own among them.
-    """
-    rooms = [_room_key(run) for run in runs]
-    if limit is None:
-        return rooms
-    lanes: list[str | None] = []
-    lane_of: dict[str, int] = {}
-    for index, room in enumerate(rooms):
-        lane = index % limit if room is None else lane_of.setdefault(room, len(lane_of) % limit)
-        lanes.append(f"result-{result_id}-{lane}")
-    return lanes
+def _session_kind(start: SessionStart) -> RoomKind | None:
+    """Return what kind of room sessions come with; None where the other side decides."""
+    if start.transport is None:
+        return RoomKind.DAILY if start.start_url.startswith(f"{CLOUD_URL}/") else None
+    return RoomKind.SMALLWEBRTC if start.transport == "webrtc" else RoomKind.DAILY
 
 
 def _room_key(run: _PlannedRun) -> str | None:
+    """Return what a run needs for itself.
+
+    A Daily room: two callers in one would talk to each other. An ``/api/offer`` address is no such room, since every
+    offer gets a bot of its own.
+    """
     if run.kind is not RoomKind.DAILY or run.entry.room_url is None:
         return None
     return public_url(run.entry.room_url).rstrip("/").lower()

@@ -13,7 +13,7 @@ _BATCH = 100
 
 
 async def purge(database: Database, store: ArtefactStore, *, older_than: datetime) -> int:
-    """Delete the artefacts of runs that ended before a time, and return how many runs that were.
+    """Delete the artefacts of runs that ended before a time, of all attempts; return how many runs that were.
 
     What the record says of the runs stays. A run whose artefacts can't be deleted keeps them until the next time.
     """

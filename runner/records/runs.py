@@ -14,14 +14,15 @@ from enum import StrEnum
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bots.caller.script import Script
 from bots.timeline import EndedReason
 from runner.calls.run_file import Run
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
-from runner.evaluation.outcome import Status
+from runner.evaluation.outcome import Cause, Status
+from runner.records.changes import Change, RunChange, note
 from runner.records.secrets import Vault
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, result_status
 from runner.records.tables import Agent, ResultRow, RunRow, utc_now
@@ -31,6 +32,9 @@ from runner.sessions.pipecat_cloud import start_url as cloud_start_url
 AT_ONCE = 500
 """How many ids go into one statement."""
 
+MAX_LOST = 2
+"""How often a run is given to another worker because its worker was lost: it may be what workers die of."""
+
 MAX_STORED_DEPTH = 100
 """How deep what is kept of a report may be nested."""
 
@@ -39,6 +43,7 @@ _FINAL_RESULT = [status.value for status in FINAL_RESULT]
 _LIVE = [RunStatus.RUNNING.value, RunStatus.EVALUATING.value]
 _SEALED = "sealed_pipecat_data"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_CAUSES = {cause.value for cause in Cause}
 
 
 class RunType(StrEnum):
@@ -123,7 +128,13 @@ class Claimed(BaseModel):
 
     status: RunStatus
     attempt: int
+    is_taken: bool
+    """Whether a worker has it, or had it when it ended."""
     cancel_requested: bool
+
+    def is_of(self, attempt: int) -> bool:
+        """Return whether an attempt is the one that counts: of a run that waits there is none yet."""
+        return self.is_taken and self.attempt == attempt
 
 
 class RoomSecrets(BaseModel):
@@ -146,8 +157,8 @@ class RoomSecrets(BaseModel):
         return cls() if sealed is None else cls.model_validate_json(vault.open(sealed))
 
 
-async def claim(session: AsyncSession, vault: Vault, run_id: int, executor: str) -> Job | None:
-    """Take a run on: it is running, in a new attempt.
+async def claim(session: AsyncSession, vault: Vault, run_id: int, attempt: int, executor: str) -> Job | None:
+    """Take a run on that was given to a worker: it is running. The same again gives the same.
 
     A run whose cancelling was asked for ends here.
 
@@ -155,36 +166,47 @@ async def claim(session: AsyncSession, vault: Vault, run_id: int, executor: str)
         session: A transaction.
         vault: Opens what is encrypted.
         run_id: The run.
-        executor: Who takes it.
+        attempt: The attempt it was given for.
+        executor: The worker it was given to.
 
     Returns:
-        What is needed to make the call; None if the run has ended, or is not there.
+        What is needed to make the call; None if the run has ended, is another worker's, or is not there.
     """
     result_id = await _lock_result(session, run_id)
     if result_id is None:
         return None
-    taken = await session.execute(
-        update(RunRow)
-        .where(RunRow.id == run_id, _open(), RunRow.cancel_requested.is_(False))
-        .values(
-            status=case((RunRow.status == RunStatus.PENDING.value, RunStatus.RUNNING.value), else_=RunRow.status),
-            attempt=RunRow.attempt + 1,
-            executor=executor[:200],
-            started_at=func.coalesce(RunRow.started_at, utc_now()),
-            updated_at=utc_now(),
+    found = (
+        await session.execute(
+            select(RunRow.status, RunRow.cancel_requested)
+            .where(RunRow.id == run_id, _of_attempt(attempt), RunRow.executor == executor, _open())
+            .with_for_update()
         )
-        .returning(RunRow.id)
-    )
-    if taken.first() is None:
-        if await _close(session, run_id, _cancelled(), where=RunRow.cancel_requested.is_(True)):
-            await refresh_result(session, result_id)
+    ).first()
+    if found is None:
         return None
-    await refresh_result(session, result_id)
+    if found.cancel_requested:
+        await _close(session, run_id, _cancelled())
+        await refresh_result(session, result_id)
+        return None
+    if found.status == RunStatus.PENDING.value:
+        now = utc_now()
+        await session.execute(
+            update(RunRow)
+            .where(RunRow.id == run_id)
+            .values(status=RunStatus.RUNNING.value, started_at=now, updated_at=now)
+        )
+        note(session, RunChange(run_id, attempt, Change.CLAIMED, f"by {executor}"))
+        await refresh_result(session, result_id)
     return await _job(session, vault, run_id)
 
 
 async def progress(
-    session: AsyncSession, run_id: int, attempt: int, status: RunStatus, joined_at: datetime | None
+    session: AsyncSession,
+    run_id: int,
+    attempt: int,
+    status: RunStatus,
+    joined_at: datetime | None,
+    said_at: datetime | None = None,
 ) -> bool:
     """Take in how far a run has come.
 
@@ -194,22 +216,34 @@ async def progress(
         attempt: The attempt this is a report of.
         status: Running or evaluating; a step back is passed over.
         joined_at: When the caller was in the room with the agent; None if it is not yet.
+        said_at: When something was said or published there; None if nothing was yet.
 
     Returns:
         Whether the attempt is the one under way.
     """
-    forward = [RunStatus.RUNNING.value] if status is RunStatus.EVALUATING else []
-    moved = await session.execute(
-        update(RunRow)
-        .where(RunRow.id == run_id, _of_attempt(attempt), _open())
-        .values(
-            status=case((RunRow.status.in_(forward), status.value), else_=RunRow.status),
-            joined_at=func.coalesce(RunRow.joined_at, joined_at),
-            updated_at=utc_now(),
+    found = (
+        await session.execute(
+            select(RunRow.status, RunRow.joined_at, RunRow.said_at)
+            .where(RunRow.id == run_id, _of_attempt(attempt), _open())
+            .with_for_update()
         )
-        .returning(RunRow.id)
-    )
-    return moved.first() is not None
+    ).first()
+    if found is None:
+        return False
+    values: dict[str, Any] = {}
+    if joined_at is not None and found.joined_at is None:
+        values["joined_at"] = joined_at
+        note(session, RunChange(run_id, attempt, Change.JOINED))
+    if said_at is not None and found.said_at is None:
+        values["said_at"] = said_at
+        note(session, RunChange(run_id, attempt, Change.SAID))
+    if status is RunStatus.EVALUATING and found.status == RunStatus.RUNNING.value:
+        values["status"] = status.value
+        note(session, RunChange(run_id, attempt, Change.EVALUATING))
+    # Most reports repeat what is known, and cost no writing.
+    if values:
+        await session.execute(update(RunRow).where(RunRow.id == run_id).values(**values, updated_at=utc_now()))
+    return True
 
 
 async def finish(session: AsyncSession, run_id: int, attempt: int, outcome: Run) -> bool:
@@ -265,15 +299,86 @@ async def fail(session: AsyncSession, run_id: int, *, cause: str, reason: str, d
     return closed
 
 
+async def give_back(
+    session: AsyncSession, run_id: int, attempt: int, *, detail: str, unsaid: bool, was_lost: bool = False
+) -> bool | None:
+    """Take a run from a worker that will not see it through: it waits for another one, or ends.
+
+    It waits again if nobody had begun it, if its session can be started anew, or if nothing had been said; and if its
+    worker was lost, not more often than :data:`MAX_LOST` times. From then on nothing counts that its worker reports.
+
+    Args:
+        session: A transaction.
+        run_id: The run.
+        attempt: The attempt that the worker was given.
+        detail: Why, in one line: the end of a run that has to end.
+        unsaid: Whether the record would know if something had been said.
+        was_lost: Whether its worker was lost, and with it maybe because of it.
+
+    Returns:
+        Whether it waits again, and not ended; None if the attempt was not under way.
+    """
+    result_id = await _lock_result(session, run_id)
+    if result_id is None:
+        return None
+    # Locked: what is said from now on is said in an attempt that is void, and refused.
+    found = (
+        await session.execute(
+            select(
+                RunRow.status,
+                RunRow.cancel_requested,
+                RunRow.lost,
+                RunRow.said_at,
+                RunRow.artefacts,
+                ResultRow.run_type,
+            )
+            .join(ResultRow, ResultRow.id == RunRow.result_id)
+            .where(RunRow.id == run_id, _of_attempt(attempt), _open())
+            .with_for_update(of=RunRow)
+        )
+    ).first()
+    if found is None:
+        return None
+    begun = found.status != RunStatus.PENDING.value
+    starts_anew = found.run_type == RunType.SESSIONS.value
+    again = not begun or (
+        not found.cancel_requested
+        and found.lost + was_lost <= MAX_LOST
+        and (starts_anew or (unsaid and found.said_at is None))
+    )
+    if again:
+        await session.execute(
+            update(RunRow)
+            .where(RunRow.id == run_id)
+            .values(
+                status=RunStatus.PENDING.value,
+                executor=None,
+                attempt=RunRow.attempt + 1,
+                lost=RunRow.lost + int(was_lost and begun),
+                started_at=None,
+                joined_at=None,
+                said_at=None,
+                artefacts=_set_aside(found.artefacts, attempt),
+                updated_at=utc_now(),
+            )
+        )
+        note(session, RunChange(run_id, attempt, Change.GIVEN_BACK, "it waits again"))
+    else:
+        ending = _cancelled() if found.cancel_requested else _failed(_lost(detail))
+        await _close(session, run_id, ending)
+    await refresh_result(session, result_id)
+    return again
+
+
 async def request_cancel(session: AsyncSession, run_ids: Sequence[int]) -> list[int]:
-    """Cancel runs: what nobody has taken ends at once, what is under way when its worker has left the room.
+    """Cancel runs: what nobody has begun ends at once, what is under way when its worker has left the room.
 
     Args:
         session: A transaction.
         run_ids: The runs; those that have ended stay as they are.
 
     Returns:
-        Those that ended at once; take them off the queue.
+        Those that ended at once. Where one was handed to a worker already, its claim is refused.
     """
     cancelled: list[int] = []
     for begin in range(0, len(run_ids), AT_ONCE):
@@ -287,10 +392,15 @@ async def request_cancel(session: AsyncSession, run_ids: Sequence[int]) -> list[
             )
         ).all()
         pending = RunRow.status == RunStatus.PENDING.value
-        ended = await session.scalars(
-            update(RunRow).where(RunRow.id.in_(ids), pending).values(**_cancelled().values()).returning(RunRow.id)
+        ended = await session.execute(
+            update(RunRow)
+            .where(RunRow.id.in_(ids), pending)
+            .values(**_cancelled().values())
+            .returning(RunRow.id, RunRow.attempt)
         )
-        cancelled += ended.all()
+        for run_id, attempt in ended.all():
+            cancelled.append(run_id)
+            note(session, RunChange(run_id, attempt, Change.ENDED, _cancelled().in_words))
         await session.execute(
             update(RunRow)
             .where(RunRow.id.in_(ids), RunRow.status.in_(_LIVE))
@@ -305,23 +415,28 @@ async def look_at(session: AsyncSession, run_id: int) -> Claimed | None:
     """Return what stands of a run for whoever works on it; None if it is not there."""
     found = (
         await session.execute(
-            select(RunRow.status, RunRow.attempt, RunRow.cancel_requested).where(RunRow.id == run_id)
+            select(RunRow.status, RunRow.attempt, RunRow.executor, RunRow.cancel_requested).where(RunRow.id == run_id)
         )
     ).first()
     if found is None:
         return None
-    return Claimed(status=RunStatus(found.status), attempt=found.attempt, cancel_requested=found.cancel_requested)
+    return Claimed(
+        status=RunStatus(found.status),
+        attempt=found.attempt,
+        is_taken=found.executor is not None,
+        cancel_requested=found.cancel_requested,
+    )
 
 
 async def add_artefact(session: AsyncSession, run_id: int, attempt: int, name: str, size: int) -> bool:
     """Take down that the store holds an artefact of a run.
 
     Returns:
-        Whether the attempt is the last one; if not, nothing is taken down.
+        Whether the attempt is the one that counts; if not, nothing is taken down.
     """
     found = (
         await session.execute(
-            select(RunRow.artefacts).where(RunRow.id == run_id, RunRow.attempt == attempt).with_for_update()
+            select(RunRow.artefacts).where(RunRow.id == run_id, _of_attempt(attempt)).with_for_update()
         )
     ).first()
     if found is None:
@@ -331,6 +446,11 @@ async def add_artefact(session: AsyncSession, run_id: int, attempt: int, name: s
         update(RunRow).where(RunRow.id == run_id).values(artefacts={**artefacts, name: size}, updated_at=utc_now())
     )
     return True
+
+
+def artefacts_of(run: RunRow) -> dict[str, int]:
+    """Return what the store holds of a run's last attempt, with the sizes in bytes."""
+    return {name: size for name, size in run.artefacts.items() if "/" not in name}
 
 
 async def refresh_result(session: AsyncSession, result_id: int) -> None:
@@ -478,6 +598,14 @@ class _Ending:
     duration_s: float | None = None
     outcome: dict[str, Any] | None = None
 
+    @property
+    def in_words(self) -> str:
+        """What to log of it: words of ours alone."""
+        if self.status is RunStatus.CANCELLED:
+            return self.status.value
+        cause = f", cause {self.cause}" if self.cause in _CAUSES else ""
+        return f"{self.status.value}, success {json.dumps(self.success)}{cause}"
+
     def values(self) -> dict[str, Any]:
         """Return what the run's columns become."""
         now = utc_now()
@@ -528,6 +656,10 @@ def _failed(problem: RunProblem) -> _Ending:
     )
 
 
+def _lost(detail: str) -> RunProblem:
+    return RunProblem(cause=Cause.HARNESS.value, reason=EndedReason.RUNNER_ERROR.value, detail=detail)
+
+
 def _error_message(outcome: Run) -> str:
     detail = cast(str | None, storable(outcome.detail))
     if outcome.status is Status.CANCELLED:
@@ -539,13 +671,18 @@ def _error_message(outcome: Run) -> str:
     return ""
 
 
+def _set_aside(artefacts: Mapping[str, int], attempt: int) -> dict[str, int]:
+    """Return what the store holds of a run whose attempt does not count any more: kept in mind to be deleted."""
+    return {name if "/" in name else f"{attempt}/{name}": size for name, size in artefacts.items()}
+
+
 def _open() -> ColumnElement[bool]:
     return RunRow.status.not_in(_FINAL_RUN)
 
 
 def _of_attempt(attempt: int) -> ColumnElement[bool]:
-    """Return the condition that an attempt is the one under way. Nobody can report on a run that nobody has taken."""
-    return (RunRow.attempt == attempt) & (RunRow.attempt > 0)
+    """Return the condition that an attempt is the one a worker has. Nobody can report on a run that nobody has."""
+    return (RunRow.attempt == attempt) & RunRow.executor.is_not(None)
 
 
 async def _lock_result(session: AsyncSession, run_id: int) -> int | None:
@@ -585,10 +722,14 @@ async def _close(
         update(RunRow)
         .where(condition if where is None else condition & where, _open())
         .values(**ending.values())
-        .returning(RunRow.id)
+        .returning(RunRow.attempt)
         .execution_options(synchronize_session=False)
     )
-    return closed.first() is not None
+    attempt = closed.scalar()
+    if attempt is None:
+        return False
+    note(session, RunChange(run_id, attempt, Change.ENDED, ending.in_words))
+    return True
 
 
 async def _job(session: AsyncSession, vault: Vault, run_id: int) -> Job:

@@ -1,4 +1,4 @@
-"""The statuses of runs and results, and which way they move."""
+"""The statuses of runs and results, and which way they move: forward, but for a run that is given back."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -8,9 +8,9 @@ class RunStatus(StrEnum):
     """How far a run has come. Written as Cekura writes it."""
 
     PENDING = "pending"
-    """Launched; nobody has taken it yet."""
+    """Waits for a worker, or for the one that has it to begin: launched, or given back."""
     RUNNING = "running"
-    """A worker has taken it: its session starts, or its call is on."""
+    """A worker has begun it: its session starts, or its call is on."""
     EVALUATING = "evaluating"
     """The call is over; its words are being recognised and judged."""
     COMPLETED = "completed"
@@ -21,7 +21,7 @@ class RunStatus(StrEnum):
 
 
 class ResultStatus(StrEnum):
-    """How far a result has come. It always ends in completed, failed or cancelled."""
+    """How far a result has come: never back, and it always ends in completed, failed or cancelled."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -40,10 +40,13 @@ _RANK = {RunStatus.PENDING: 0, RunStatus.RUNNING: 1, RunStatus.EVALUATING: 2}
 
 
 def may_move(before: RunStatus, after: RunStatus) -> bool:
-    """Return whether a run may go from one status to another: forward only, and from a final one nowhere."""
-    if before in FINAL_RUN:
+    """Return whether a run may go from one status to another.
+
+    Forward; from a final one nowhere; and back to pending where a worker that had begun it gives it back.
+    """
+    if before in FINAL_RUN or before is after:
         return False
-    return after in FINAL_RUN or _RANK[after] > _RANK[before]
+    return after in FINAL_RUN or after is RunStatus.PENDING or _RANK[after] > _RANK[before]
 
 
 def result_status(runs: Iterable[RunStatus]) -> ResultStatus:

@@ -14,8 +14,14 @@ from runner.settings import ServerSettings
 
 FOLDER = "artefacts"
 _CHUNK_BYTES = 1_000_000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
-_KEY = re.compile(r"runs/[1-9][0-9]{0,18}/" + _NAME.pattern, re.ASCII)
+_KEY = re.compile(
+    r"runs/[1-9][0-9]{0,18}/"
+    # Attempts after the first.
+    r"(?:(?:[2-9]|[1-9][0-9]{1,9})/)?"
+    # No number alone, for those are attempts.
+    r"(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+    re.ASCII,
+)
 
 
 class ArtefactTooLarge(UsageError):
@@ -26,17 +32,18 @@ class ArtefactMissing(UsageError):
     """There is no such artefact."""
 
 
-def artefact_key(run_id: int, name: str) -> str:
-    """Return what an artefact is kept under.
+def artefact_key(run_id: int, name: str, attempt: int) -> str:
+    """Return what an artefact is kept under: no attempt at a run touches what another one left.
 
     Args:
         run_id: The run's id.
-        name: Letters, digits, ``.``, ``_`` and ``-``, up to 100; begins with a letter or digit.
+        name: Letters, digits, ``.``, ``_`` and ``-``, up to 100; begins with a letter or digit, and is no number.
+        attempt: Which attempt at the run it is of, from 1.
 
     Raises:
         UsageError: The name is another.
     """
-    return _checked(f"runs/{run_id}/{name}")
+    return _checked(f"runs/{run_id}/{name}" if attempt == 1 else f"runs/{run_id}/{attempt}/{name}")
 
 
 class ArtefactStore:
@@ -103,8 +110,16 @@ class ArtefactStore:
             if piece:
                 yield bytes(piece)
 
+    async def delete(self, key: str) -> None:
+        """Delete an artefact. There need be none.
+
+        Raises:
+            UsageError: The key is wrong.
+        """
+        await self._delete_each([_checked(key)])
+
     async def delete_run(self, run_id: int) -> None:
-        """Delete every artefact of a run. There need be none."""
+        """Delete every artefact of a run, of all attempts at it. There need be none."""
         async for batch in self._store.list(f"runs/{run_id}/"):
             try:
                 await self._store.delete_async([meta["path"] for meta in batch])
@@ -175,6 +190,7 @@ def _too_large(max_bytes: int) -> ArtefactTooLarge:
 def _checked(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise UsageError(
-            "artefact: its name must be letters, digits, '.', '_' and '-', and begin with a letter or digit"
+            "artefact: its name must be letters, digits, '.', '_' and '-', begin with a letter or digit, and be no "
+            "number"
         )
     return key

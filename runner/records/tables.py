@@ -203,11 +203,19 @@ class RunRow(Base):
     personality, test_profile, tags}`` with ``script`` a dump of :class:`bots.caller.script.Script`. ``outcome`` is
     the worker's ``run.json``, without the script. ``data_message`` is ``{"value": …}`` where one is to be published,
     for null is a message too. ``artefacts`` maps names (``recording.wav``, ``timeline.jsonl``, ``run.json``) to
-    the sizes, in bytes, of what the store holds under ``runs/<id>/<name>``.
+    the sizes, in bytes, of what the store holds of attempt ``attempt`` (see
+    :func:`runner.records.store.artefact_key`), and ``<attempt>/<name>`` likewise of an attempt that does not count.
+
+    A run without ``executor`` waits; with one it is that worker's, in attempt ``attempt``, until it ends or is given
+    back.
     """
 
     __tablename__ = "runs"
-    __table_args__ = (Index("ix_runs_result_status", "result_id", "status"), _NEVER_AGAIN)
+    __table_args__ = (
+        Index("ix_runs_result_status", "result_id", "status"),
+        Index("ix_runs_status_priority", "status", "priority", "id"),
+        _NEVER_AGAIN,
+    )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     result_id: Mapped[int] = mapped_column(ForeignKey("results.id", ondelete="CASCADE"))
@@ -224,8 +232,20 @@ class RunRow(Base):
     data_message: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
     session_data: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
     """Goes into the body of a session that is started for the run."""
-    attempt: Mapped[int] = mapped_column(Integer, default=0)
-    executor: Mapped[str | None] = mapped_column(String(200))
+    priority: Mapped[int] = mapped_column(Integer, default=100, server_default="100")
+    """Lower goes first, from 1."""
+    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """No worker gets it before."""
+    room_key: Mapped[str | None] = mapped_column(Text)
+    """What the run needs for itself: no two with the same one are on at a time. None where it shares nothing."""
+    room_kind: Mapped[str | None] = mapped_column(String(20))
+    """What kind of room a worker must be able to enter for it; None where any worker can."""
+    attempt: Mapped[int] = mapped_column(Integer, default=1)
+    """Which attempt at it this is, from 1. A report counts only for this one, and only while a worker has it."""
+    lost: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """How often a worker was lost that had it."""
+    executor: Mapped[str | None] = mapped_column(String(200), index=True)
+    """The worker that has it, or had it when it ended."""
     cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
     error_message: Mapped[str] = mapped_column(Text, default="")
     cause: Mapped[str | None] = mapped_column(String(20))
@@ -239,8 +259,40 @@ class RunRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     joined_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    said_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When something was said or published in it, as far as it was told."""
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class WorkerRow(Base):
+    """A worker's process, for as long as it lives and a while longer. The queue's: workers write it themselves.
+
+    ``beat`` goes up every second; whoever watches it goes by their own clock, so that clocks need not agree. ``runs``
+    is ``{"live": […], "held": […]}``: the ids of the runs it works on, and of those whose outcome it has on disk and
+    has not been able to report. ``load`` is what it says of itself (see :class:`runner.dispatch.lease.Load`).
+    """
+
+    __tablename__ = "workers"
+    __table_args__ = ()
+
+    executor: Mapped[str] = mapped_column(String(200), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    """Its machine and place there: stays the same when its process is started anew."""
+    version: Mapped[str] = mapped_column(String(40))
+    protocol: Mapped[int] = mapped_column(Integer)
+    """Workers and record of the same one understand each other."""
+    rooms: Mapped[list[str]] = mapped_column(JsonValue)
+    """The kinds of rooms it can enter."""
+    calls: Mapped[int] = mapped_column(Integer)
+    """How many calls it makes at once."""
+    state: Mapped[str] = mapped_column(String(20), index=True)
+    beat: Mapped[int] = mapped_column(BigInteger)
+    beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    gone_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    runs: Mapped[dict[str, list[int]]] = mapped_column(JsonValue)
+    load: Mapped[dict[str, Any]] = mapped_column(JsonValue)
 
 
 class ShareLink(Base):

@@ -7,12 +7,25 @@ from contextlib import contextmanager
 import anyio
 from loguru import logger
 
-from bots.timeline import CallEnded, RoomEntered, TimelineEvent
+from bots.timeline import (
+    AgentSaid,
+    AgentStartedSpeaking,
+    CallEnded,
+    CallerHeardAs,
+    CallerPressedKeys,
+    CallerStartedSpeaking,
+    DataMessagePublished,
+    RoomEntered,
+    TimelineEvent,
+)
 from runner.evaluation.verdicts import ExpectationVerdict
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.worker.record_client import Job, RecordClient, RecordError
 
 POLL_INTERVAL_S = 0.5
+AGAIN_INTERVAL_S = 0.5
+"""How soon a move is told again that the record has not taken."""
+
 BATCH_INTERVAL_S = 0.25
 MAX_BATCH = 200
 MAX_BATCH_CHARACTERS = 500_000
@@ -23,8 +36,22 @@ MAX_WAITING = 2_000
 """Facts that are kept while the record does not answer; the oldest are lost first."""
 
 
+_SAID = (
+    DataMessagePublished,
+    CallerStartedSpeaking,
+    CallerPressedKeys,
+    CallerHeardAs,
+    AgentStartedSpeaking,
+    AgentSaid,
+)
+"""From the first of these facts on the agent has met this caller: nobody else meets it as if for the first time."""
+
+
 class LiveReport:
-    """Watches a call for the record (see :class:`runner.calls.request.CallWatcher`). What it tells may get lost.
+    """Watches a call for the record (see :class:`runner.calls.request.CallWatcher`).
+
+    Facts may get lost on the way. How far the call has come is told again until the record has it, or the call is
+    over.
 
     Args:
         record: The record.
@@ -37,9 +64,11 @@ class LiveReport:
         self._job = job
         self._cancel = cancel
         self._cancelled = False
-        self._moves: deque[tuple[RunStatus, bool]] = deque()
         self._facts: deque[str] = deque(maxlen=MAX_WAITING)
+        self._status = RunStatus.RUNNING
         self._joined = False
+        self.said = False
+        """Whether anything was said or published in it."""
         self.has_begun = False
         """Whether the call has: from then on it ends in good order."""
         self._moved = anyio.Event()
@@ -48,11 +77,15 @@ class LiveReport:
     def fact(self, event: TimelineEvent) -> None:
         """See a fact: it is passed on a moment later."""
         self.has_begun = True
+        before = (self._status, self._joined, self.said)
         if isinstance(event, RoomEntered):
             self._joined = True
-            self._move(RunStatus.RUNNING)
         elif isinstance(event, CallEnded):
-            self._move(RunStatus.EVALUATING)
+            self._status = RunStatus.EVALUATING
+        elif isinstance(event, _SAID):
+            self.said = True
+        if before != (self._status, self._joined, self.said):
+            self._moved.set()
         self._facts.append(event.model_dump_json())
         self._new_facts.set()
 
@@ -69,19 +102,23 @@ class LiveReport:
             tasks.start_soon(self._tell_facts)
             tasks.start_soon(self._ask)
 
-    def _move(self, status: RunStatus) -> None:
-        self._moves.append((status, self._joined))
-        self._moved.set()
-
     async def _tell_moves(self) -> None:
         job = self._job
         while True:
             await self._moved.wait()
             self._moved = anyio.Event()
-            while self._moves:
-                status, joined = self._moves.popleft()
-                with self._on_its_own():
-                    self._note(await self._record.progress(job.run_id, job.attempt, status.value, joined=joined))
+            taken = False
+            with self._on_its_own():
+                self._note(
+                    await self._record.progress(
+                        job.run_id, job.attempt, self._status.value, joined=self._joined, said=self.said
+                    )
+                )
+                taken = True
+            if not taken:
+                # The latest, then: what it has come to by now.
+                self._moved.set()
+                await anyio.sleep(AGAIN_INTERVAL_S)
 
     async def _tell_facts(self) -> None:
         while True:

@@ -1,5 +1,6 @@
 """The record as a worker sees it: over HTTP, with a worker's key."""
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,9 @@ from runner.errors import RunnerError
 
 API = "/worker/v1/runs"
 TIMEOUT_S = 30.0
+QUICK_TIMEOUT_S = 5.0
+"""What may be lost, or is asked again in a moment, does not wait for longer."""
+
 UPLOAD_TIMEOUT_S = 300.0
 UPLOAD_CHUNK_BYTES = 256 * 1024
 
@@ -20,6 +24,9 @@ _T = TypeVar("_T", bound=BaseModel)
 _LATER = frozenset({401, 403, 408, 425, 429})
 """Answers below 500 that may be others a little later: a key can be mended, a limit passes."""
 
+_OF_NO_RECORD = frozenset({502, 504})
+"""Answers of what stands before a record that does not answer."""
+
 
 class RecordError(RunnerError):
     """The record did not take what it was told.
@@ -27,11 +34,13 @@ class RecordError(RunnerError):
     Args:
         message: What happened; holds no token.
         transient: Whether the same may be taken a little later.
+        status: The HTTP status; None where there was no answer.
     """
 
-    def __init__(self, message: str, *, transient: bool):
+    def __init__(self, message: str, *, transient: bool, status: int | None = None):
         super().__init__(message)
         self.transient = transient
+        self.status = status
 
 
 class SessionStart(BaseModel):
@@ -127,6 +136,10 @@ class _Accepted(BaseModel):
     accepted: bool
 
 
+class _Released(BaseModel):
+    again: bool | None
+
+
 class RecordClient:
     """Talks to the record.
 
@@ -138,25 +151,58 @@ class RecordClient:
     def __init__(self, http: httpx.AsyncClient, key: SecretStr):
         self._http = http
         self._key = key
+        self.heard_s = time.monotonic()
+        """When the record last answered, on the clock of :func:`time.monotonic`."""
 
-    async def claim(self, run_id: int, executor: str) -> Job | None:
-        """Take a run on; None if nobody wants it any more.
+    async def knock(self) -> None:
+        """Ask whether the record takes the key.
+
+        Raises:
+            RecordError: There is no answer, or it does not (401 or 403).
+        """
+        # Which run it is does not matter: the key comes first.
+        await self._send("GET", f"{API}/1", params={"attempt": 1}, also={400, 404, 409}, timeout=QUICK_TIMEOUT_S)
+
+    async def claim(self, run_id: int, attempt: int, executor: str) -> Job | None:
+        """Take a run on; None if it is not this worker's any more. The same again gives the same.
 
         Raises:
             RecordError: There is no answer, or one that says nothing of the run.
         """
-        answer = await self._send("POST", f"{API}/{run_id}/claim", json={"executor": executor}, also={409, 404})
+        told = {"executor": executor, "attempt": attempt}
+        answer = await self._send("POST", f"{API}/{run_id}/claim", json=told, also={404, 409})
         return None if answer.status_code != 200 else _read(Job, answer)
 
-    async def progress(self, run_id: int, attempt: int, status: str, *, joined: bool) -> bool:
-        """Say how far a run has come; return whether it is to be cancelled.
+    async def progress(self, run_id: int, attempt: int, status: str, *, joined: bool, said: bool) -> bool:
+        """Say how far a run has come; return whether it is to end, or this attempt at it does not count any more.
 
         Raises:
             RecordError: The record did not take it.
         """
-        told = {"attempt": attempt, "status": status, "joined": joined}
-        answer = await self._send("POST", f"{API}/{run_id}/progress", json=told)
-        return _read(_Cancelling, answer).cancel_requested
+        told = {"attempt": attempt, "status": status, "joined": joined, "said": said}
+        answer = await self._send(
+            "POST", f"{API}/{run_id}/progress", json=told, also={404, 409}, timeout=QUICK_TIMEOUT_S
+        )
+        return answer.status_code != 200 or _read(_Cancelling, answer).cancel_requested
+
+    async def release(self, run_id: int, attempt: int, *, detail: str, said: bool) -> bool | None:
+        """Give a run back.
+
+        Args:
+            run_id: The run.
+            attempt: The attempt.
+            detail: Why, in one line.
+            said: Whether anything was said or published in it.
+
+        Returns:
+            Whether it waits for a worker again; false if it has ended, None if this attempt did not count any more.
+
+        Raises:
+            RecordError: The record did not take it.
+        """
+        told = {"attempt": attempt, "detail": detail, "said": said}
+        answer = await self._send("POST", f"{API}/{run_id}/release", json=told, also={404, 409})
+        return None if answer.status_code != 200 else _read(_Released, answer).again
 
     async def state(self, run_id: int, attempt: int) -> RunState | None:
         """Return what the record holds of a run; None if this attempt at it does not count any more.
@@ -164,7 +210,9 @@ class RecordClient:
         Raises:
             RecordError: There is no answer.
         """
-        answer = await self._send("GET", f"{API}/{run_id}", params={"attempt": attempt}, also={404, 409})
+        answer = await self._send(
+            "GET", f"{API}/{run_id}", params={"attempt": attempt}, also={404, 409}, timeout=QUICK_TIMEOUT_S
+        )
         return None if answer.status_code != 200 else _read(RunState, answer)
 
     async def events(self, run_id: int, attempt: int, events: Sequence[str]) -> None:
@@ -175,7 +223,9 @@ class RecordClient:
         """
         told = f'{{"attempt": {attempt}, "events": [{", ".join(events)}]}}'
         headers = {"Content-Type": "application/json"}
-        await self._send("POST", f"{API}/{run_id}/events", content=told.encode(), headers=headers)
+        await self._send(
+            "POST", f"{API}/{run_id}/events", content=told.encode(), headers=headers, timeout=QUICK_TIMEOUT_S
+        )
 
     async def put_artefact(self, run_id: int, attempt: int, name: str, path: Path) -> None:
         """Upload a file.
@@ -226,17 +276,23 @@ class RecordClient:
         headers = {**request.pop("headers", {}), "Authorization": f"Bearer {self._key.get_secret_value()}"}
         answer: httpx.Response | None = None
         try:
-            # Cut off half way it may have been taken or not. An upload can be made again, and takes long.
-            with anyio.move_on_after(timeout, shield=timeout <= TIMEOUT_S):
+            # Cut off half way it may have been taken or not. What takes longer can be told again.
+            with anyio.move_on_after(timeout, shield=timeout <= QUICK_TIMEOUT_S):
                 answer = await self._http.request(method, path, headers=headers, timeout=timeout, **request)
         except httpx.HTTPError as error:
             raise RecordError(f"the record does not answer ({type(error).__name__})", transient=True) from error
         if answer is None:
             raise RecordError(f"the record does not answer within {timeout:g} s", transient=True)
+        if answer.status_code not in _OF_NO_RECORD:
+            self.heard_s = time.monotonic()
         if answer.is_success or (also is not None and answer.status_code in also):
             return answer
         transient = answer.status_code >= 500 or answer.status_code in _LATER
-        raise RecordError(f"the record answered {path} with HTTP {answer.status_code}", transient=transient)
+        raise RecordError(
+            f"the record answered {path} with HTTP {answer.status_code}",
+            transient=transient,
+            status=answer.status_code,
+        )
 
 
 def _read(model: type[_T], answer: httpx.Response) -> _T:

@@ -1,13 +1,13 @@
 """Sees runs through: takes one, makes its call, and reports what came of it."""
 
-import gc
 import importlib
 import shutil
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
@@ -15,33 +15,32 @@ import httpx
 from loguru import logger
 
 from bots.caller.script import Script
-from bots.timeline import CallEnded, EndedReason
-from runner.calls import recording, run_file, timeline
+from bots.timeline import CallEnded, CallerUnderrun, CallStarted, EndedReason, RoomEntered, TimelineEvent
+from runner.calls import run_file
 from runner.calls.call import Call
 from runner.calls.request import CallRequest, CallWatcher, DataMessage
 from runner.calls.run_file import Run
-from runner.dispatch.queue import Queue
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import Cause, decide
+from runner.evaluation.verdicts import ExpectationVerdict
 from runner.settings import Settings
 from runner.worker.live_report import LiveReport
+from runner.worker.outbox import GiveBack, Report, Shelf
 from runner.worker.record_client import Job, Problem, RecordClient, RecordError
+from runner.worker.retries import retried
 from runner.worker.session_rooms import room_of
+from runner.worker.watch import LoadWatch
 
-ARTEFACTS = (recording.FILE_NAME, timeline.FILE_NAME, run_file.FILE_NAME)
+CLAIM_PATIENCE_S = 180.0
+"""How long the record may not answer before a run is left to others."""
 
-CLAIM_TRIES = 8
-UPLOAD_TRIES = 4
-FIRST_WAIT_S = 0.25
-LONGEST_WAIT_S = 10.0
-STOPPED_REPORT_LIMIT_S = 12.0
-"""How long a run that was broken off may take to be reported."""
+STOPPED_REPORT_LIMIT_S = 10.0
+"""How long a run that was broken off may take to be given back; then that is left for the next start."""
 
+STOPPED_DETAIL = "its worker was stopped"
 MAX_DETAIL_CHARACTERS = 2_000
 
 _NEEDED = ("runner.rooms.smallwebrtc", "runner.rooms.daily", "bots.caller.speech.recognition")
-
-_T = TypeVar("_T")
 
 
 class LiveCall(Protocol):
@@ -66,90 +65,215 @@ class CallMaker(Protocol):
         ...
 
 
-class _Live:
-    """A run under way: until its call has begun, what prepares it can be cut off."""
+@dataclass
+class Counts:
+    """What a worker's process counts.
 
-    def __init__(self) -> None:
-        self.preparing = anyio.CancelScope()
-        self.report: LiveReport | None = None
+    Attributes:
+        calls_made: The calls it began.
+        rooms_entered: How many of them came into their room.
+        setting_up_s: How long that took from when the run was taken, all together.
+    """
+
+    calls_made: int = 0
+    rooms_entered: int = 0
+    setting_up_s: float = 0.0
+
+
+class _Live:
+    """A run under way, and what is known of it; watches its call."""
+
+    def __init__(self, worker: "Worker", run_id: int, attempt: int):
+        self._worker = worker
+        self._claimed_s = 0.0
+        self.run_id = run_id
+        self.attempt = attempt
+        self.scope = anyio.CancelScope()
+        """All of it, until its report is handed in."""
+        self.job: Job | None = None
         self.call: LiveCall | None = None
+        self.preparing = anyio.CancelScope()
+        """Until the call has begun, what prepares it can be cut off."""
+        self.told: LiveReport | None = None
+        self.is_cancelled = False
+        self.ended: EndedReason | None = None
+        self.report: Report | None = None
+        """What came of it, once that is known."""
+        self.handed_in: anyio.Event | None = None
+
+    def begin(self, job: Job) -> None:
+        """Note that it is this worker's."""
+        self.job = job
+        self._claimed_s = time.monotonic()
 
     def cancel(self) -> None:
-        if self.call is not None and self.report is not None and self.report.has_begun:
+        """End it, because the record wants that."""
+        self.is_cancelled = True
+        if self.call is not None and self.told is not None and self.told.has_begun:
             self.call.cancel("cancelled by request")
         else:
             self.preparing.cancel()
 
+    def fact(self, event: TimelineEvent) -> None:
+        """See a fact."""
+        counts = self._worker.counts
+        if isinstance(event, CallStarted):
+            counts.calls_made += 1
+        elif isinstance(event, RoomEntered):
+            counts.rooms_entered += 1
+            counts.setting_up_s += time.monotonic() - self._claimed_s
+        elif isinstance(event, CallerUnderrun):
+            if self._worker.watch.underrun(time.monotonic()):
+                self._worker.changed()
+        elif isinstance(event, CallEnded):
+            self.ended = event.reason
+        if self.told is not None:
+            self.told.fact(event)
+
+    def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
+        """See verdicts: they come with the outcome."""
+
+    def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
+        """Hear a side: the recording comes with the outcome."""
+
+    def reported(self, what: dict[str, Any] | Problem) -> Report:
+        """Return the report of what it came to."""
+        if isinstance(what, Problem):
+            return Report(run_id=self.run_id, attempt=self.attempt, problem=what)
+        return Report(run_id=self.run_id, attempt=self.attempt, run=what)
+
+    def given_back(self, detail: str) -> Report:
+        """Return that it is given back."""
+        said = self.told is not None and self.told.said
+        starts_anew = self.job is not None and self.job.session is not None
+        back = GiveBack(detail=detail, said=said, may_end=said and not starts_anew)
+        return Report(run_id=self.run_id, attempt=self.attempt, back=back)
+
 
 @dataclass
 class Worker:
-    """Takes runs from the queue, and knows the record only over HTTP.
+    """Sees the runs through that it is given, and knows the record only over HTTP.
 
     Args:
         settings: How to make calls.
         record: The record.
-        folder: Where calls are kept until the record has them.
-        executor: Who this is, for the record.
+        shelf: Where calls are kept until the record has them.
         make_call: Prepares a call.
+        watch: Gets to know of calls without audio to send.
+        counts: Is counted up.
+        changed: Is called when :attr:`live` has changed, or whether the worker is overloaded.
     """
 
     settings: Settings
     record: RecordClient
-    folder: Path
-    executor: str
+    shelf: Shelf
     make_call: CallMaker = Call
+    watch: LoadWatch = field(default_factory=LoadWatch)
+    counts: Counts = field(default_factory=Counts)
+    changed: Callable[[], None] = lambda: None
 
-    async def start(self, queue: Queue) -> None:
-        """Begin to take runs.
+    def __post_init__(self) -> None:
+        self._runs: dict[tuple[int, int], _Live] = {}
+        self._given_up: str | None = None
+        self.live: tuple[int, ...] = ()
+        """The runs under way."""
 
-        Raises:
-            RunnerError: The queue can't be used.
-        """
-        # The first call would wait for these, and calls under way with it.
-        await anyio.to_thread.run_sync(_load)
-        await queue.start_worker(self.see_through, concurrency=self.settings.server.concurrency)
-        # A full collection takes longer than a frame of audio: what is there from the beginning stays out of it.
-        gc.collect()
-        gc.freeze()
+    def give_up(self, reason: str) -> None:
+        """Hang up everywhere at once, and take nothing more: somebody else may have been given what was here."""
+        self._given_up = reason
+        for live in self._runs.values():
+            live.scope.cancel()
 
-    async def see_through(self, run_id: int) -> None:
-        """See a run through, from claiming it to reporting its outcome. Every error is an outcome.
-
-        Raises:
-            RecordError: The record does not say whether the run is still wanted.
-        """
-        with logger.contextualize(run_id=run_id):
-            job = await self._retried(lambda: self.record.claim(run_id, self.executor), tries=CLAIM_TRIES)
-            if job is None:
-                logger.info("run {}: not wanted any more", run_id)
-                return
-            folder = self.folder / f"{run_id}-{job.attempt}"
-            try:
-                await self._make(job, folder)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
-
-    async def _make(self, job: Job, folder: Path) -> None:
-        report: dict[str, Any] | Problem | None = None
+    async def see_through(self, run_id: int, attempt: int) -> None:
+        """See a run through, from claiming it to reporting its outcome. Every error is an outcome."""
+        if self._given_up is not None or (run_id, attempt) in self._runs:
+            return
+        live = _Live(self, run_id, attempt)
+        self._runs[run_id, attempt] = live
+        self._note()
         try:
-            report = await self._attempt(job, folder)
-            await self._deliver(job, folder, report)
+            with logger.contextualize(run_id=run_id, attempt=attempt):
+                await self._see_through(live)
+        finally:
+            del self._runs[run_id, attempt]
+            self._note()
+
+    def _note(self) -> None:
+        self.live = tuple(sorted({run_id for run_id, _ in self._runs}))
+        self.changed()
+
+    async def _see_through(self, live: _Live) -> None:
+        try:
+            with live.scope:
+                live.report = await self._work(live)
+                if live.report is not None:
+                    await self._hand_in(live, live.report)
+                return
+            await self._hand_in_given_up(live)
         except anyio.get_cancelled_exc_class():
             # Broken off from outside: the call has left its room, and its facts are on disk.
             with anyio.move_on_after(STOPPED_REPORT_LIMIT_S, shield=True):
-                await self._deliver(job, folder, report or _stopped(folder))
+                if self._given_up is None:
+                    await self._hand_in(live, live.report or await self._broken_off(live))
+                else:
+                    await self._hand_in_given_up(live)
             raise
 
-    async def _attempt(self, job: Job, folder: Path) -> dict[str, Any] | Problem:
+    async def _hand_in(self, live: _Live, report: Report) -> None:
+        """Write a report down, and wait until it is seen to."""
+        if live.handed_in is None:
+            live.handed_in = await self.shelf.put(report)
+        await live.handed_in.wait()
+
+    async def _hand_in_given_up(self, live: _Live) -> None:
+        """Write down that a run was given up. It is reported, but nobody waits for that."""
+        if live.handed_in is None:
+            problem = Problem(
+                cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=self._given_up or STOPPED_DETAIL
+            )
+            live.handed_in = await self.shelf.put(live.reported(problem))
+
+    async def _broken_off(self, live: _Live) -> Report:
+        """Return what there is to report of a run that was broken off from outside."""
+        if live.is_cancelled or live.ended not in (None, EndedReason.CANCELLED):
+            # Its call was over, or was to be.
+            folder = self.shelf.folder(live.run_id, live.attempt)
+            try:
+                run = await anyio.to_thread.run_sync(run_file.read_run, folder)
+                return live.reported(_dump(run) or _cancelled_before_its_call())
+            except RunnerError:
+                if live.is_cancelled:
+                    return live.reported(_cancelled_before_its_call())
+        return live.given_back(STOPPED_DETAIL)
+
+    async def _work(self, live: _Live) -> Report | None:
+        """Take a run and make its call; return what to report, or None if it is not this worker's any more."""
+        until_s = anyio.current_time() + CLAIM_PATIENCE_S
+        try:
+            job = await retried(
+                lambda: self.record.claim(live.run_id, live.attempt, self.shelf.executor),
+                gives_up=lambda _: anyio.current_time() > until_s,
+            )
+        except RecordError as error:
+            logger.warning("run {}: could not be taken on: {}", live.run_id, error)
+            if error.transient:
+                return live.given_back("its worker could not reach the record")
+            problem = Problem(cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=str(error))
+            return live.reported(problem)
+        if job is None:
+            logger.info("run {}: not wanted any more", live.run_id)
+            return None
+        live.begin(job)
+        return live.reported(await self._attempt(job, live))
+
+    async def _attempt(self, job: Job, live: _Live) -> dict[str, Any] | Problem:
         """Make a run's call, and return what to report."""
-        live = _Live()
-        live.report = report = LiveReport(self.record, job, live.cancel)
+        live.told = told = LiveReport(self.record, job, live.cancel)
         outcome: dict[str, Any] | Problem | None = None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(report.run)
+            tasks.start_soon(told.run)
             try:
-                outcome = _dump(await self._call(job, folder, live, report))
+                outcome = _dump(await self._call(job, live))
             except RoomError as error:
                 outcome = _no_session(job, error)
             except RunnerError as error:
@@ -160,8 +284,9 @@ class Worker:
             tasks.cancel_scope.cancel()
         return outcome or _cancelled_before_its_call()
 
-    async def _call(self, job: Job, folder: Path, live: _Live, report: LiveReport) -> Run | None:
+    async def _call(self, job: Job, live: _Live) -> Run | None:
         """Make a run's call; None if it was cancelled before."""
+        folder = self.shelf.folder(live.run_id, live.attempt)
         await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
         try:
             script = Script.model_validate(job.script)
@@ -182,52 +307,10 @@ class Worker:
                     notes=job.notes,
                 )
                 live.call = self.make_call(
-                    request, _settings_for(job, self.settings), folder, run_id=str(job.run_id), watcher=report
+                    request, _settings_for(job, self.settings), folder, run_id=str(job.run_id), watcher=live
                 )
                 made = await live.call.make()
         return made
-
-    async def _deliver(self, job: Job, folder: Path, report: dict[str, Any] | Problem) -> None:
-        """Upload what there is, and report; as often as it takes."""
-        for name in ARTEFACTS:
-            path = folder / name
-            if not await anyio.Path(path).is_file():
-                continue
-            try:
-                await self._retried(
-                    lambda name=name, path=path: self.record.put_artefact(job.run_id, job.attempt, name, path),
-                    tries=UPLOAD_TRIES,
-                )
-            except (RecordError, OSError) as error:
-                logger.warning("run {}: {} could not be uploaded: {}", job.run_id, name, error)
-        try:
-            accepted = await self._told(job, report)
-        except RecordError as error:
-            logger.error("run {}: its outcome was refused: {}", job.run_id, error)
-            accepted = await self._told(job, _problem(job, f"the record refused the outcome: {error}"))
-        logger.info("run {}: reported{}", job.run_id, "" if accepted else ", and did not count any more")
-
-    async def _told(self, job: Job, report: dict[str, Any] | Problem) -> bool:
-        return await self._retried(lambda: self.record.outcome(job.run_id, job.attempt, report), tries=None)
-
-    async def _retried(self, tell: Callable[[], Awaitable[_T]], *, tries: int | None) -> _T:
-        """Tell the record something until it takes it.
-
-        Raises:
-            RecordError: It never will, or has not in so many tries.
-        """
-        tried = 0
-        wait_s = FIRST_WAIT_S
-        while True:
-            tried += 1
-            try:
-                return await tell()
-            except RecordError as error:
-                if not error.transient or tried == tries:
-                    raise
-                logger.log("WARNING" if tried in (3, 30) else "DEBUG", "{}; tried again", error)
-            await anyio.sleep(wait_s)
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
 
 def _settings_for(job: Job, settings: Settings) -> Settings:
@@ -261,14 +344,6 @@ def _cancelled_before_its_call() -> Problem:
     return Problem(cause=Cause.HARNESS, reason=EndedReason.CANCELLED, detail="cancelled before its call")
 
 
-def _stopped(folder: Path) -> dict[str, Any] | Problem:
-    """Return what there is to report of a run that was broken off."""
-    try:
-        return run_file.read_run(folder).model_dump(mode="json", exclude={"script"})
-    except RunnerError:
-        return Problem(cause=Cause.HARNESS, reason=EndedReason.CANCELLED, detail="the worker was stopped")
-
-
 def _safe(job: Job, detail: str) -> str:
     """Return a text in one line, without the run's secrets."""
     text = " ".join(detail.split())
@@ -279,8 +354,8 @@ def _safe(job: Job, detail: str) -> str:
     return text[:MAX_DETAIL_CHARACTERS]
 
 
-def _load() -> None:
-    """Load what calls need: seconds of imports."""
+def load() -> None:
+    """Load what calls need: seconds of imports, which the first call would wait for, and calls under way with it."""
     for module in _NEEDED:
         # What is not installed is missed by the run that needs it.
         with suppress(ImportError):

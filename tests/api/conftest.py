@@ -1,7 +1,7 @@
 """An API on a record of its own, without sockets."""
 
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
@@ -9,11 +9,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runner.api.app import create_app
 from runner.api.services import Services
-from runner.dispatch.queue import QueuedRun, RunHandler
 from runner.records.database import Database, database_url
 from runner.records.keys import KeyKind, create_key
 from runner.records.secrets import open_vault
@@ -26,28 +24,15 @@ from tests.postgres import PostgresServer
 BASE_URL = "http://testserver"
 
 
-class FakeQueue:
-    """Remembers what it is given. What is queued in a transaction that is rolled back stays: look at the record."""
+class Dispatch:
+    """Stands for what gives runs to workers."""
 
     def __init__(self) -> None:
-        self.queued: list[QueuedRun] = []
-        self.forgotten: list[int] = []
-        self.started = True
+        self.woken = 0
+        self.is_looking = True
 
-    async def enqueue(self, connection: AsyncConnection, runs: Sequence[QueuedRun]) -> None:
-        self.queued.extend(runs)
-
-    async def forget(self, run_ids: Sequence[int]) -> None:
-        self.forgotten.extend(run_ids)
-
-    async def start_worker(self, handler: RunHandler, *, concurrency: int) -> None:
-        raise NotImplementedError
-
-    async def stop_worker(self, *, timeout_s: float) -> None:
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        pass
+    def wake(self) -> None:
+        self.woken += 1
 
 
 @pytest.fixture(scope="session")
@@ -106,8 +91,15 @@ def record(request: pytest.FixtureRequest, server_settings: ServerSettings) -> N
 
 
 @pytest.fixture
-async def services(record: None, server_settings: ServerSettings, anyio_backend: str) -> AsyncIterator[Services]:
-    """What the routes work with; the queue only remembers."""
+def dispatch() -> Dispatch:
+    return Dispatch()
+
+
+@pytest.fixture
+async def services(
+    record: None, server_settings: ServerSettings, dispatch: Dispatch, anyio_backend: str
+) -> AsyncIterator[Services]:
+    """What the routes work with."""
     settings = Settings(server=server_settings)
     database = Database(database_url(server_settings))
     yield Services(
@@ -115,7 +107,8 @@ async def services(record: None, server_settings: ServerSettings, anyio_backend:
         database=database,
         vault=open_vault(server_settings),
         store=open_store(server_settings),
-        queue=FakeQueue(),
+        wake=dispatch.wake,
+        dispatching=lambda: dispatch.is_looking,
     )
     await database.close()
 

@@ -99,7 +99,13 @@ async def test_a_session_of_our_own_is_kept(client: httpx.AsyncClient) -> None:
         "start_timeout_s": 60.0,
         "agent_join_timeout_s": None,
         "bot_ready_timeout_s": None,
+        "max_calls": None,
     }
+    limited = await client.patch(f"{AGENTS}{agent['id']}/", json={"session": {"max_calls": 3}})
+    assert (limited.json()["session"]["max_calls"], limited.json()["session"]["start_url"]) == (
+        3,
+        session["start_url"],
+    )
     changed = await client.patch(f"{AGENTS}{agent['id']}/", json={"session": {"agent_join_timeout_s": 5}})
     assert changed.json()["session"]["start_url"] == session["start_url"]
     assert changed.json()["session"]["agent_join_timeout_s"] == 5
@@ -115,6 +121,9 @@ WRONG_SESSIONS: list[tuple[dict[str, Any], str]] = [
     ({"start_timeout_s": 0}, "start_timeout_s"),
     ({"agent_join_timeout_s": -1}, "agent_join_timeout_s"),
     ({"data": []}, "data"),
+    ({"max_calls": 0}, "max_calls"),
+    ({"max_calls": 1.5}, "max_calls"),
+    ({"max_calls": "3"}, "max_calls"),
 ]
 
 

@@ -11,7 +11,7 @@ import runner.api.routes.events
 from runner.api.routes.events import LiveTimelines, live_timelines, timeline_of
 from runner.api.services import Services
 from runner.api.sharing import Reading
-from tests.api.test_worker_routes import WORKER, claimed, report, run_launched
+from tests.api.test_worker_routes import WORKER, claimed, release, report, run_launched
 from tests.records.outcomes import no_call, outcome
 
 pytestmark = pytest.mark.anyio
@@ -140,7 +140,8 @@ async def test_another_attempt_begins_anew(
     watcher = Watcher(services, live_timelines(app), run_id)
     await told(worker_client, run_id, event(1))
     await watcher.sees(1)
-    await claimed(worker_client, run_id)
+    assert (await release(worker_client, run_id)).json() == {"again": True}
+    await claimed(worker_client, run_id, 2)
     await told(worker_client, run_id, event(5), attempt=2)
     await watcher.sees(1, 5)
     assert ("restart", {"attempt": 2}) in watcher.seen

@@ -1,18 +1,26 @@
 """What watches the server."""
 
 import dataclasses
+import math
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from runner.api.app import create_app
 from runner.api.services import Services
 from runner.records.database import Database
-from runner.records.tables import ResultRow, RunRow
-from tests.api.conftest import FakeQueue, client_of, on_every_database
+from runner.records.tables import ResultRow, RunRow, WorkerRow, utc_now
+from tests.api.conftest import Dispatch, client_of, on_every_database
+from tests.api.test_worker_routes import WORKER, claimed, given, release, report, run_launched
+from tests.records.giving import worker
+from tests.records.outcomes import outcome
 
 pytestmark = pytest.mark.anyio
 
@@ -22,12 +30,12 @@ async def test_the_process_answers_without_a_key(anonymous: httpx.AsyncClient) -
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-async def test_it_is_ready_with_its_record_and_its_queue(anonymous: httpx.AsyncClient, services: Services) -> None:
+async def test_it_is_ready_with_its_record_and_while_runs_are_looked_at(
+    anonymous: httpx.AsyncClient, dispatch: Dispatch
+) -> None:
     answer = await anonymous.get("/readyz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ready", "database": True, "queue": True})
-    queue = services.queue
-    assert isinstance(queue, FakeQueue)
-    queue.started = False
+    dispatch.is_looking = False
     answer = await anonymous.get("/readyz")
     assert (answer.status_code, answer.json()) == (503, {"status": "not ready", "database": True, "queue": False})
 
@@ -79,6 +87,90 @@ async def test_runs_are_counted_by_status(client: httpx.AsyncClient, services: S
     assert found["scenario_runner_runs", "pending"] == 2
     assert found["scenario_runner_runs", "completed"] == 1
     assert found["scenario_runner_runs", "running"] == 0
+
+
+@on_every_database
+async def test_what_waits_and_how_workers_fare_can_be_read(client: httpx.AsyncClient, services: Services) -> None:
+    now = utc_now()
+    minute = timedelta(minutes=1)
+    async with services.database.session() as session:
+        session.add(result := ResultRow(project_id=1, run_type="pipecat"))
+        await session.flush()
+        for values in (
+            {"created_at": now - 5 * minute},
+            {"not_before": now + minute},
+            {"executor": "w", "created_at": now - 9 * minute},
+        ):
+            session.add(RunRow(result_id=result.id, project_id=1, scenario_name="x", snapshot={}, **values))
+        load = {"loop_lag_ms": 250.0, "underruns": 3}
+        session.add(worker("one-1", calls=4, runs={"live": [1, 2], "held": [3]}, load=load))
+        # Its process was started anew while the one before it sees its calls through.
+        session.add(worker("two-1", state="draining", calls=2, runs={"live": [4], "held": []}))
+        session.add(worker("two-2", calls=2, runs={"live": [5], "held": []}))
+        session.add(worker("gone-1", state="lost", gone_at=now))
+    found = await samples(client)
+    prefix = "scenario_runner_"
+    assert found[prefix + "record_readable",] == 1
+    assert (found[prefix + "runs_waiting", "yes"], found[prefix + "runs_waiting", "no"]) == (1, 1)
+    assert 299 < found[prefix + "oldest_waiting_seconds",] < 400
+    states = {state: found[prefix + "workers", state] for state in ("taking", "draining", "lost", "stopped")}
+    assert states == {"taking": 2, "draining": 1, "lost": 1, "stopped": 0}
+    assert (found[prefix + "worker_calls", "one"], found[prefix + "worker_calls_limit", "one"]) == (2, 4)
+    assert found[prefix + "worker_calls", "two"] == 2
+    assert found[prefix + "worker_loop_lag_seconds", "one"] == 0.25
+    assert (found[prefix + "worker_reports_waiting", "one"], found[prefix + "worker_underruns", "one"]) == (1, 3)
+    assert not [key for key in found if "gone" in key]
+    async with services.database.session() as session:
+        await session.execute(update(WorkerRow).where(WorkerRow.name == "one").values(gone_at=now, state="stopped"))
+    assert not [key for key in await samples(client) if "one" in key]
+
+
+async def test_a_record_that_is_away_leaves_no_old_figures(
+    client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with services.database.session() as session:
+        session.add(worker("one-1"))
+    assert ("scenario_runner_worker_calls", "one") in await samples(client)
+    readable = services.database.reading
+
+    def away() -> Any:
+        raise OperationalError("SELECT", {}, Exception("the database is away"))
+
+    monkeypatch.setattr(services.database, "reading", away)
+    found = await samples(client)
+    assert found["scenario_runner_record_readable",] == 0
+    assert math.isnan(found["scenario_runner_oldest_waiting_seconds",])
+    assert not [key for key in found if key[0] in ("scenario_runner_runs", "scenario_runner_worker_calls")]
+    assert found["scenario_runner_requests_total", "GET", "/metrics", "200"] == 1
+    monkeypatch.setattr(services.database, "reading", readable)
+    assert ("scenario_runner_worker_calls", "one") in await samples(client)
+
+
+@on_every_database
+async def test_how_long_a_run_waited_and_took_to_its_room_counts_once(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+) -> None:
+    delayed, unjoined, unclaimed, lost = await run_launched(client, 4)
+    for run_id in (delayed, unjoined, lost):
+        await claimed(worker_client, run_id)
+    await given(worker_client, unclaimed)
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    times = {"created_at": at, "not_before": at + timedelta(seconds=60), "started_at": at + timedelta(seconds=63)}
+    async with services.database.session() as session:
+        joined = {"joined_at": at + timedelta(seconds=67)}
+        await session.execute(update(RunRow).where(RunRow.id == delayed).values(**times, **joined))
+        await session.execute(update(RunRow).where(RunRow.id == unjoined).values(**times))
+    error = {"attempt": 1, "error": {"cause": "room", "reason": "token-refused"}}
+    for _ in range(2):
+        await report(worker_client, delayed, outcome())
+        # It was in the room, and the report of that got lost: how soon is not known.
+        await report(worker_client, unjoined, outcome())
+        await worker_client.post(f"{WORKER}/{unclaimed}/outcome", json=error)
+    await release(worker_client, lost, said=True)
+    found = await samples(client)
+    queue, set_up = "scenario_runner_run_queue_seconds", "scenario_runner_run_setup_seconds"
+    assert (found[queue + "_count",], found[queue + "_sum",]) == (2, 6)
+    assert (found[set_up + "_count",], found[set_up + "_sum",]) == (1, 4)
 
 
 async def test_each_application_counts_for_itself(app: FastAPI, services: Services) -> None:

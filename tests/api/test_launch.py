@@ -156,6 +156,12 @@ WRONG_TYPES: list[tuple[dict[str, Any], list[Any]]] = [
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "frequency": 0}, ["frequency"]),
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "frequency": 101}, ["frequency"]),
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "concurrency_limit": 0}, ["concurrency_limit"]),
+    ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "priority": 0}, ["priority"]),
+    ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "priority": 1_001}, ["priority"]),
+    ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "priority": 1.5}, ["priority"]),
+    ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "delay_s": -1}, ["delay_s"]),
+    ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "delay_s": 30 * 86_400 + 1}, ["delay_s"]),
+    ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "delay_s": "1"}, ["delay_s"]),
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "mock_tool_names": "a"}, ["mock_tool_names"]),
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "agent": 1, "agent_id": 2}, ["agent"]),
     (
@@ -213,6 +219,24 @@ async def test_an_idempotency_key_tells_launches_apart_and_together(client: http
     assert long.status_code == 400 and "Idempotency-Key" in long.json()
 
 
+async def test_runs_wait_in_the_order_and_for_the_time_that_is_asked_for(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    entry = {"scenario": 1, "pipecat_room_url": ROOM}
+    for more, priority, delay_s in (
+        ({"priority": 1, "delay_s": 90}, 1, 90),
+        ({"priority": 1_000, "delay_s": 0}, 1_000, None),
+        ({"priority": 2.0, "delay_s": 0.5}, 2, 0.5),
+        ({"priority": None, "delay_s": None}, 100, None),
+    ):
+        answer = await client.post(V1, json={"scenarios": [entry], **more})
+        assert answer.status_code == 200, answer.text
+        async with services.database.reading() as session:
+            run = await session.get_one(RunRow, answer.json()["runs"][0]["id"])
+        waits_s = None if run.not_before is None else (run.not_before - run.created_at).total_seconds()
+        assert (run.priority, waits_s) == (priority, delay_s), more
+
+
 async def test_a_thousand_entries_are_answered_in_time(client: httpx.AsyncClient, services: Services) -> None:
     entries = [
         {"scenario": 1, "pipecat_room_url": f"https://acme.daily.co/r{n}", "pipecat_token": TOKEN}
@@ -222,7 +246,7 @@ async def test_a_thousand_entries_are_answered_in_time(client: httpx.AsyncClient
     answer = await client.post(V1, json={"scenarios": entries})
     launched_s = time.perf_counter() - began
     body = answer.json()
-    assert [run["id"] for run in body["runs"]] == [run.run_id for run in services.queue.queued]  # type: ignore[attr-defined]
+    assert [run["id"] for run in body["runs"]] == sorted(run["id"] for run in body["runs"])
     began = time.perf_counter()
     result = (await client.get(f"/test_framework/v1/results/{body['id']}")).json()
     read_s = time.perf_counter() - began
@@ -266,12 +290,13 @@ async def test_what_sdk_and_cli_send_to_v2_is_understood(
         personality_id=693,
         test_profile_ids=None,
         concurrency_limit=2,
+        priority=7,
+        delay_s=0.5,
         agent_number="+1",
         mock_tool_names=[],
         pipecat_data={"config": {"key": TOKEN}},
     )
     assert len(both["runs"]) == 6
-    assert len({run.room for run in services.queue.queued[-6:]}) == 2  # type: ignore[attr-defined]
     async with services.database.reading() as session:
         result = await session.get_one(ResultRow, both["id"])
         assert TOKEN not in json.dumps(result.run_settings)
@@ -280,6 +305,8 @@ async def test_what_sdk_and_cli_send_to_v2_is_understood(
     assert shown.json()["run_settings"] == {
         "frequency": 3,
         "concurrency_limit": 2,
+        "priority": 7,
+        "delay_s": 0.5,
         "personality_ids": [1, 693],
         "agent_number": "+1",
         "mock_tool_names": [],
@@ -300,6 +327,8 @@ WRONG_V2: list[tuple[dict[str, Any], str]] = [
     ({"scenarios": [1, 99]}, "scenarios"),
     ({"scenarios": [1], "agent_id": 1}, "agent"),
     ({"scenarios": [1], "pipecat_data": []}, "pipecat_data"),
+    ({"scenarios": [1], "priority": 0}, "priority"),
+    ({"scenarios": [1], "delay_s": -1}, "delay_s"),
 ]
 
 

@@ -111,6 +111,6 @@ async def test_workers_and_watchers_are_not_limited(services: Services, worker_k
     app = limited(services, requests_per_minute=2)
     async with client_of(app, worker_key) as worker, client_of(app) as anonymous:
         for _ in range(6):
-            answer = await worker.post("/worker/v1/runs/999/claim", json={"executor": "e"})
+            answer = await worker.post("/worker/v1/runs/999/claim", json={"attempt": 1, "executor": "e"})
             assert answer.status_code in (404, 409)
             assert (await anonymous.get("/healthz/")).status_code == 200

@@ -14,6 +14,8 @@ from loguru import logger
 from runner.api.logs import log_as_json
 from runner.errors import UsageError
 from tests.api.conftest import client_of
+from tests.api.test_worker_routes import ME, WORKER, claim, claimed, release, report, run_launched
+from tests.records.outcomes import agent_failed
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +53,32 @@ async def test_each_answer_is_a_line_with_its_ids(client: httpx.AsyncClient, log
     assert set(line) == {"time", "level", "message", "request_id", "key_id", "run_id"}
     await client.get("/test_framework/v1/results-external/18")
     assert answered(log)["result_id"] == 18
+
+
+async def test_what_changes_of_a_run_is_a_line_with_its_run_and_attempt(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, log: io.StringIO
+) -> None:
+    (run_id,) = await run_launched(client, pipecat_token=SECRET)
+    await claimed(worker_client, run_id)
+    told = {"attempt": 1, "status": "running", "joined": True, "said": False}
+    for _ in range(2):
+        await claim(worker_client, run_id)
+        await worker_client.post(f"{WORKER}/{run_id}/progress", json=told)
+    await release(worker_client, run_id, detail=SECRET)
+    await claimed(worker_client, run_id, 2)
+    for _ in range(2):
+        await report(worker_client, run_id, agent_failed(SECRET), 2)
+    changes = [line for line in lines(log) if "attempt" in line]
+    assert [(line["attempt"], line["message"].partition(": ")[2]) for line in changes] == [
+        (1, f"claimed: by {ME}"),
+        (1, "joined"),
+        (1, "given back: it waits again"),
+        (2, f"claimed: by {ME}"),
+        (2, "ended: completed, success false, cause agent"),
+    ]
+    assert {line["run_id"] for line in changes} == {run_id}
+    assert {line["level"] for line in changes} == {"INFO"}
+    assert SECRET not in log.getvalue()
 
 
 async def test_a_request_id_is_made_where_none_is_fit(anonymous: httpx.AsyncClient, log: io.StringIO) -> None:

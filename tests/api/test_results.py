@@ -11,8 +11,8 @@ from sqlalchemy import insert, select
 from runner.api.services import Services
 from runner.records.store import artefact_key
 from runner.records.tables import ResultRow, RunRow, ScenarioRow, utc_now
-from tests.api.conftest import client_of, other_project
-from tests.api.test_worker_routes import ROOM, WORKER, claimed, report, run_launched
+from tests.api.conftest import Dispatch, client_of, other_project
+from tests.api.test_worker_routes import ROOM, WORKER, claim, claimed, given, release, report, run_launched
 from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, reported, undecided
 
 pytestmark = pytest.mark.anyio
@@ -158,20 +158,23 @@ async def test_another_projects_result_is_not_there(client: httpx.AsyncClient, s
 
 
 async def test_ending_the_calls_cancels_what_waits_and_asks_the_others(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, dispatch: Dispatch
 ) -> None:
-    waiting, on = await run_launched(client, 2)
+    waiting, handed_over, on = await run_launched(client, 3)
     await claimed(worker_client, on)
+    await given(worker_client, handed_over)
+    before = dispatch.woken
     result_id = (await client.get(f"/test_framework/v1/runs/{on}")).json()["result_id"]
     answer = await client.post(f"{RESULTS}/{result_id}/end_calls", json={})
     assert (answer.status_code, answer.content) == (200, b"")
-    assert services.queue.forgotten == [waiting]  # type: ignore[attr-defined]
+    assert dispatch.woken > before
     assert (await client.get(f"/test_framework/v1/runs/{waiting}")).json()["status"] == "cancelled"
+    assert (await claim(worker_client, handed_over)).status_code == 409
     state = (await worker_client.get(f"{WORKER}/{on}", params={"attempt": 1})).json()
     assert state["cancel_requested"] is True
     await report(worker_client, on, cancelled())
     body = (await client.get(f"{RESULTS}/{result_id}")).json()
-    assert (body["status"], body["failed_runs_count"]) == ("cancelled", 2)
+    assert (body["status"], body["failed_runs_count"]) == ("cancelled", 3)
     assert (await client.post(f"{RESULTS}/{result_id}/end_calls")).status_code == 200
 
 
@@ -201,12 +204,18 @@ async def test_a_result_is_run_again_in_its_rooms_or_says_why_not(
 
 
 async def test_deleting_runs_takes_everything_that_is_kept_of_them(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, dispatch: Dispatch
 ) -> None:
     over, waiting, on = await run_launched(client, 3)
     await claimed(worker_client, over)
-    await worker_client.put(f"{WORKER}/{over}/artefacts/recording.wav", params={"attempt": 1}, content=b"RIFF")
-    await report(worker_client, over, outcome())
+    for attempt in (1, 2):
+        path = f"{WORKER}/{over}/artefacts/recording.wav"
+        await worker_client.put(path, params={"attempt": attempt}, content=b"RIFF")
+        if attempt == 1:
+            assert (await release(worker_client, over)).json() == {"again": True}
+            await claimed(worker_client, over, 2)
+    await report(worker_client, over, outcome(), 2)
+    assert await services.store.size(artefact_key(over, "recording.wav", 1)) == 4
     await claimed(worker_client, on)
     result_id = (await client.get(f"/test_framework/v1/runs/{on}")).json()["result_id"]
     path = f"{RESULTS}/{result_id}/delete_runs"
@@ -215,9 +224,11 @@ async def test_deleting_runs_takes_everything_that_is_kept_of_them(
     assert (await client.get(f"/test_framework/v1/runs/{waiting}")).json()["status"] == "pending"
     for wrong in ({}, {"run_ids": []}, {"run_ids": [999]}, {"run_ids": list(range(1, 102))}):
         assert (await client.post(path, json=wrong)).status_code == 400
+    before = dispatch.woken
     assert (await client.post(path, json={"run_ids": [over, waiting]})).status_code == 204
-    assert services.queue.forgotten == [waiting]  # type: ignore[attr-defined]
-    assert await services.store.size(artefact_key(over, "recording.wav")) is None
+    assert dispatch.woken > before
+    assert await services.store.size(artefact_key(over, "recording.wav", 1)) is None
+    assert await services.store.size(artefact_key(over, "recording.wav", 2)) is None
     assert (await client.get(f"/test_framework/v1/runs/{over}")).status_code == 404
     assert (await client.get(f"{RESULTS}/{result_id}")).json()["total_runs_count"] == 1
 

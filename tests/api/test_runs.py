@@ -8,7 +8,7 @@ import pytest
 from runner.api.services import Services
 from runner.records.store import artefact_key
 from runner.records.tables import RunRow
-from tests.api.conftest import client_of, other_project
+from tests.api.conftest import Dispatch, client_of, other_project
 from tests.api.test_results import ended
 from tests.api.test_worker_routes import WORKER, claimed, report, run_launched
 from tests.records.outcomes import agent_failed, no_call, outcome, undecided
@@ -165,14 +165,15 @@ async def test_another_projects_runs_are_not_there(
 
 
 async def test_ending_a_call_that_waits_cancels_it_and_one_that_is_over_stays(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, dispatch: Dispatch
 ) -> None:
     over = await recorded(client, worker_client)
     (waiting,) = await run_launched(client)
+    before = dispatch.woken
     for run_id in (waiting, over, waiting):
         answer = await client.post(f"{EXTERNAL}/{run_id}/end_call")
         assert (answer.status_code, answer.content) == (200, b"")
-    assert services.queue.forgotten == [waiting]  # type: ignore[attr-defined]
+    assert dispatch.woken >= before + 3
     run = (await client.get(f"{RUNS}/{waiting}")).json()
     assert (run["status"], run["success"]) == ("cancelled", False)
     assert run["metadata"] == {"ended_reason": "run-cancelled-by-user"}
@@ -249,5 +250,5 @@ async def test_only_what_is_kept_is_given_out_and_only_to_who_may(
     assert (empty.status_code, empty.content) == (200, b"")
     assert (await client.get(f"{base}/empty.log", headers={"Range": "bytes=0-"})).status_code == 416
     await services.store.delete_run(run_id)
-    assert await services.store.size(artefact_key(run_id, "recording.wav")) is None
+    assert await services.store.size(artefact_key(run_id, "recording.wav", 1)) is None
     assert (await client.get(f"{base}/recording.wav")).status_code == 404

@@ -2,23 +2,33 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
+import runner.api.routes.worker
 import runner.rooms.allowed
 from runner.api.services import Services
+from runner.records.retention import purge
+from runner.records.runs import give_back
 from runner.records.secrets import Vault
-from runner.records.tables import RunRow
+from runner.records.store import artefact_key
+from runner.records.tables import Agent, RunRow, utc_now
+from tests.api.conftest import Dispatch, on_every_database
+from tests.records.giving import give
 from tests.records.outcomes import agent_failed, outcome, reported
 
 pytestmark = pytest.mark.anyio
 
 WORKER = "/worker/v1/runs"
 V1 = "/test_framework/v1/scenarios/run_scenarios_pipecat/"
+V2 = "/test_framework/v1/scenarios/run_scenarios_pipecat_v2/"
 ROOM = "http://localhost:7860/api/offer"
 TOKEN = "pl4nted-t0ken"
+ME = "host-1-0000"
 
 
 async def run_launched(client: httpx.AsyncClient, count: int = 1, **entry: Any) -> list[int]:
@@ -29,11 +39,29 @@ async def run_launched(client: httpx.AsyncClient, count: int = 1, **entry: Any) 
     return [run["id"] for run in answer.json()["runs"]]
 
 
-async def claimed(worker: httpx.AsyncClient, run_id: int) -> dict[str, Any]:
-    """Claim a run and return the job."""
-    answer = await worker.post(f"{WORKER}/{run_id}/claim", json={"executor": "me"})
+async def given(worker: httpx.AsyncClient, *run_ids: int) -> None:
+    """Give runs to a worker."""
+    services: Services = worker._transport.app.state.services  # type: ignore[attr-defined]
+    await give(services.database, *run_ids, executor=ME)
+
+
+async def claimed(worker: httpx.AsyncClient, run_id: int, attempt: int = 1) -> dict[str, Any]:
+    """Give a run to a worker, claim it, and return the job."""
+    await given(worker, run_id)
+    answer = await claim(worker, run_id, attempt)
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+async def claim(worker: httpx.AsyncClient, run_id: int, attempt: int = 1, executor: str = ME) -> httpx.Response:
+    return await worker.post(f"{WORKER}/{run_id}/claim", json={"attempt": attempt, "executor": executor})
+
+
+async def release(
+    worker: httpx.AsyncClient, run_id: int, attempt: int = 1, *, said: bool = False, detail: str = "it stops"
+) -> httpx.Response:
+    told = {"attempt": attempt, "detail": detail, "said": said}
+    return await worker.post(f"{WORKER}/{run_id}/release", json=told)
 
 
 async def report(worker: httpx.AsyncClient, run_id: int, run: Any, attempt: int = 1) -> httpx.Response:
@@ -84,26 +112,185 @@ async def test_an_outcome_counts_once(client: httpx.AsyncClient, worker_client: 
     late = {"attempt": 1, "status": "running", "joined": True}
     answer = await worker_client.post(f"{WORKER}/{run_id}/progress", json=late)
     assert answer.json() == {"cancel_requested": True}
-    assert (await worker_client.post(f"{WORKER}/{run_id}/claim", json={"executor": "x"})).status_code == 409
+    assert (await claim(worker_client, run_id)).status_code == 409
 
 
-async def test_reports_of_an_attempt_that_is_not_under_way_are_refused(
+async def test_a_claim_that_is_sent_again_is_answered_with_the_same_job(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
-    (run_id,) = await run_launched(client)
+    (run_id,) = await run_launched(client, pipecat_token=TOKEN)
+    job = await claimed(worker_client, run_id)
+    for _ in range(2):
+        assert (await claim(worker_client, run_id)).json() == job
+    assert (await claim(worker_client, run_id, executor="another")).status_code == 409
+    assert (await claim(worker_client, run_id, attempt=2)).status_code == 409
+    assert (await claim(worker_client, run_id)).json() == job
+
+
+async def every_report(worker: httpx.AsyncClient, run_id: int, attempt: int) -> list[int]:
+    """Send a report of every kind of an attempt; return the statuses of the answers."""
     path = f"{WORKER}/{run_id}"
+    told = {"attempt": attempt, "status": "running", "joined": True, "said": True}
+    artefact = await worker.put(f"{path}/artefacts/run.json", params={"attempt": attempt}, content=b"{}")
+    answers = [
+        artefact,
+        await claim(worker, run_id, attempt),
+        await worker.post(f"{path}/progress", json=told),
+        await worker.get(path, params={"attempt": attempt}),
+        await worker.post(f"{path}/events", json={"attempt": attempt, "events": []}),
+        await report(worker, run_id, outcome(), attempt),
+        await release(worker, run_id, attempt, said=True),
+    ]
+    return [answer.status_code for answer in answers]
+
+
+async def test_nothing_counts_of_an_attempt_that_is_not_under_way(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+) -> None:
+    (run_id,) = await run_launched(client)
+
+    async def state() -> dict[str, Any]:
+        async with services.database.reading() as session:
+            run = await session.get_one(RunRow, run_id)
+        return {name: value for name, value in vars(run).items() if not name.startswith("_")}
+
+    async def refused(*attempts: int) -> None:
+        before = await state()
+        for attempt in attempts:
+            assert set(await every_report(worker_client, run_id, attempt)) == {409}, attempt
+        assert await state() == before
+
+    await refused(1, 2)
     await claimed(worker_client, run_id)
-    assert (await claimed(worker_client, run_id))["attempt"] == 2
-    for attempt in (1, 3):
-        told = {"attempt": attempt, "status": "running", "joined": True}
-        assert (await worker_client.post(f"{path}/progress", json=told)).status_code == 409
-        assert (await worker_client.get(path, params={"attempt": attempt})).status_code == 409
-        assert (await report(worker_client, run_id, outcome(), attempt)).status_code == 409
-        events = {"attempt": attempt, "events": []}
-        assert (await worker_client.post(f"{path}/events", json=events)).status_code == 409
-        answer = await worker_client.put(f"{path}/artefacts/run.json", params={"attempt": attempt}, content=b"{}")
-        assert answer.status_code == 409
-    assert (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["status"] == "running"
+    await refused(2)
+    assert (await release(worker_client, run_id)).json() == {"again": True}
+    await refused(1, 2, 3)
+    await claimed(worker_client, run_id, 2)
+    await refused(1, 3)
+    assert (await report(worker_client, run_id, outcome(), 2)).json() == {"accepted": True}
+    await refused(1, 3)
+
+
+@on_every_database
+async def test_a_run_that_is_given_back_waits_again_unless_something_was_said(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    unsaid, told_now, told_before = await run_launched(client, 3)
+    for run_id in (unsaid, told_now, told_before):
+        await claimed(worker_client, run_id)
+    told = {"attempt": 1, "status": "running", "joined": True, "said": True}
+    await worker_client.post(f"{WORKER}/{told_before}/progress", json=told)
+    assert (await release(worker_client, unsaid)).json() == {"again": True}
+    assert (await release(worker_client, told_now, said=True)).json() == {"again": False}
+    assert (await release(worker_client, told_before, detail="it \x00 stops")).json() == {"again": False}
+    runs = [(await client.get(f"/test_framework/v1/runs/{i}")).json() for i in (unsaid, told_now, told_before)]
+    assert [run["status"] for run in runs] == ["pending", "failed", "failed"]
+    assert [run["scenario_runner"]["cause"] for run in runs] == [None, "harness", "harness"]
+    assert [run["error_message"] for run in runs] == ["", "it stops", "it \ufffd stops"]
+    assert [run["scenario_runner"]["attempt"] for run in runs] == [2, 1, 1]
+    result = (await client.get(f"/test_framework/v1/results/{runs[0]['result_id']}")).json()
+    assert result["status"] == "running"
+    # Its answer was lost: it is not given back twice, and does not end twice.
+    assert (await release(worker_client, unsaid)).status_code == 409
+    assert (await release(worker_client, told_now, said=True)).json() == {"again": None}
+    assert (await claimed(worker_client, unsaid, 2))["attempt"] == 2
+
+
+async def test_what_was_said_is_known_even_where_giving_back_fails(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+
+    async def broken(*arguments: Any, **more: Any) -> bool:
+        raise RuntimeError("the database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.api.routes.worker, "give_back", broken)
+        assert (await release(worker_client, run_id, said=True)).status_code == 500
+    async with services.database.session() as session:
+        assert not await give_back(session, run_id, 1, detail="worker lost", unsaid=True, was_lost=True)
+
+
+async def test_a_session_is_started_anew_for_a_run_that_is_given_back_whatever_was_said(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+) -> None:
+    async with services.database.session() as session:
+        (await session.get_one(Agent, 1)).session = {"start_url": "http://localhost:7860/start"}
+    answer = await client.post(V2, json={"scenarios": [1]})
+    run_id = answer.json()["runs"][0]["id"]
+    assert (await claimed(worker_client, run_id))["session"] is not None
+    assert (await release(worker_client, run_id, said=True)).json() == {"again": True}
+    job = await claimed(worker_client, run_id, 2)
+    assert job["attempt"] == 2 and job["session"] is not None
+
+
+async def test_whoever_gives_runs_to_workers_is_woken_when_a_place_becomes_free(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, dispatch: Dispatch
+) -> None:
+    woken: list[int] = []
+
+    def since() -> int:
+        woken.append(dispatch.woken)
+        return woken[-1] - (woken[-2] if len(woken) > 1 else 0)
+
+    first, second = await run_launched(client, 2)
+    assert since() == 1
+    await claimed(worker_client, first)
+    await claimed(worker_client, second)
+    told = {"attempt": 1, "status": "running", "joined": True}
+    await worker_client.post(f"{WORKER}/{first}/progress", json=told)
+    assert since() == 0
+    await report(worker_client, first, outcome())
+    assert since() == 1
+    await report(worker_client, first, outcome())
+    assert since() == 0
+    await release(worker_client, second)
+    assert since() == 1
+
+
+async def test_attempts_keep_their_artefacts_apart_and_only_the_last_ones_are_shown(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+) -> None:
+    (run_id,) = await run_launched(client)
+    upload, shown = f"{WORKER}/{run_id}/artefacts", f"/test_framework/v1/runs/{run_id}"
+    await claimed(worker_client, run_id)
+    for name in ("recording.wav", "timeline.jsonl"):
+        await worker_client.put(f"{upload}/{name}", params={"attempt": 1}, content=b"first")
+    await release(worker_client, run_id)
+    assert (await client.get(shown)).json()["scenario_runner"]["artefacts"] == {}
+    await claimed(worker_client, run_id, 2)
+    await worker_client.put(f"{upload}/recording.wav", params={"attempt": 2}, content=b"second")
+    await report(worker_client, run_id, outcome(), 2)
+    run = (await client.get(shown)).json()
+    assert list(run["scenario_runner"]["artefacts"]) == ["recording.wav"]
+    assert (await client.get(run["voice_recording_url"])).content == b"second"
+    assert (await client.get(f"{shown}/artefacts/timeline.jsonl")).status_code == 404
+    assert [kind for kind in (await client.get(f"{shown}/events")).text.split() if kind == "end"] == ["end"]
+    assert await services.store.size(artefact_key(run_id, "recording.wav", 1)) == 5
+    assert await purge(services.database, services.store, older_than=utc_now() + timedelta(days=1)) == 1
+    for name, attempt in (("recording.wav", 1), ("timeline.jsonl", 1), ("recording.wav", 2)):
+        assert await services.store.size(artefact_key(run_id, name, attempt)) is None
+
+
+async def test_an_artefact_whose_run_is_given_back_while_it_is_uploaded_leaves_nothing(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"RI"
+        assert (await release(worker_client, run_id)).json() == {"again": True}
+        await claimed(worker_client, run_id, 2)
+        yield b"FF"
+
+    path = f"{WORKER}/{run_id}/artefacts/recording.wav"
+    assert (await worker_client.put(path, params={"attempt": 1}, content=slowly())).status_code == 409
+    assert await services.store.size(artefact_key(run_id, "recording.wav", 1)) is None
+    assert (await worker_client.put(path, params={"attempt": 2}, content=b"RIFF")).json() == {"size": 4}
+    async with services.database.reading() as session:
+        assert (await session.get_one(RunRow, run_id)).artefacts == {"recording.wav": 4}
 
 
 async def test_what_is_no_report_is_refused_and_changes_nothing(
@@ -132,13 +319,19 @@ async def test_only_workers_report_and_only_on_what_is_there(
     client: httpx.AsyncClient, anonymous: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
     (run_id,) = await run_launched(client)
-    claim = {"executor": "x"}
-    assert (await client.post(f"{WORKER}/{run_id}/claim", json=claim)).status_code == 403
-    assert (await anonymous.post(f"{WORKER}/{run_id}/claim", json=claim)).status_code == 401
-    assert (await worker_client.post(f"{WORKER}/999/claim", json=claim)).status_code == 404
+    await given(worker_client, run_id)
+    assert (await claim(client, run_id)).status_code == 403
+    assert (await claim(anonymous, run_id)).status_code == 401
+    assert (await release(client, run_id)).status_code == 403
+    assert (await claim(worker_client, 999)).status_code == 404
+    assert (await release(worker_client, 999)).status_code == 404
     assert (await worker_client.get(f"{WORKER}/999", params={"attempt": 1})).status_code == 404
     assert (await report(worker_client, 999, outcome())).status_code == 404
-    assert (await worker_client.post(f"{WORKER}/{10**30}/claim", json=claim)).status_code == 404
+    assert (await claim(worker_client, 10**30)).status_code == 404
+    for body in ({"executor": ME}, {"attempt": 0, "executor": ME}, {"attempt": 1, "executor": ""}, {"attempt": 1}):
+        assert (await worker_client.post(f"{WORKER}/{run_id}/claim", json=body)).status_code == 400, body
+    for body in ({}, {"attempt": 1, "said": False}, {"attempt": 1, "said": False, "detail": "x" * 4_001}):
+        assert (await worker_client.post(f"{WORKER}/{run_id}/release", json=body)).status_code == 400, body
 
 
 async def test_a_room_whose_name_leads_inside_since_the_launch_is_not_opened(
@@ -152,7 +345,8 @@ async def test_a_room_whose_name_leads_inside_since_the_launch_is_not_opened(
     monkeypatch.setattr(runner.rooms.allowed, "resolve", resolve)
     (run_id,) = await run_launched(client, pipecat_room_url="https://acme.daily.co/r1", pipecat_token=TOKEN)
     address = "169.254.169.254"
-    answer = await worker_client.post(f"{WORKER}/{run_id}/claim", json={"executor": "x"})
+    await given(worker_client, run_id)
+    answer = await claim(worker_client, run_id)
     assert answer.status_code == 409 and TOKEN not in answer.text
     run = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()
     assert (run["status"], run["scenario_runner"]["cause"]) == ("failed", "room")
@@ -166,7 +360,8 @@ async def test_a_run_whose_token_cant_be_decrypted_fails_and_says_so(
     async with services.database.session() as session:
         other = Vault(b"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
         (await session.get_one(RunRow, run_id)).room_token = other.seal("{}")
-    assert (await worker_client.post(f"{WORKER}/{run_id}/claim", json={"executor": "x"})).status_code == 409
+    await given(worker_client, run_id)
+    assert (await claim(worker_client, run_id)).status_code == 409
     run = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()
     assert (run["status"], run["scenario_runner"]["cause"]) == ("failed", "harness")
 
@@ -179,7 +374,7 @@ async def test_artefacts_are_kept_under_names_that_stay_in_their_place(
     path = f"{WORKER}/{run_id}/artefacts"
     answer = await worker_client.put(f"{path}/recording.wav", params={"attempt": 1}, content=b"RIFF")
     assert (answer.status_code, answer.json()) == (200, {"size": 4})
-    for name in ("..%2f..%2fx", "a%2fb", ".hidden", "%20", "x" * 150):
+    for name in ("..%2f..%2fx", "a%2fb", ".hidden", "%20", "x" * 150, "2"):
         answer = await worker_client.put(f"{path}/{name}", params={"attempt": 1}, content=b"x")
         assert answer.status_code in (400, 404), name
     async with services.database.reading() as session:

@@ -29,7 +29,7 @@ from runner.records.secrets import open_vault
 from runner.records.store import open_store
 from runner.sessions.local_agent import free_port, reference_agent_command
 from runner.settings import ServerSettings, Settings
-from tests.api.conftest import FakeQueue, migrated
+from tests.api.conftest import migrated
 
 __all__ = ["migrated"]
 
@@ -245,19 +245,16 @@ class InProcess:
 
     app: FastAPI
     services: Services
-    queue: FakeQueue
 
 
 def application(migrated: Path, folder: Path) -> InProcess:
     """Return an application; its database is opened by whoever asks first."""
     shutil.copytree(migrated, folder, dirs_exist_ok=True)
     server = ServerSettings(data_dir=folder, allow_loopback=True, requests_per_minute=1_000_000, duplicate_window_s=0)
-    queue = FakeQueue()
     services = Services(
         settings=Settings(server=server),
         database=Database(database_url(server)),
         vault=open_vault(server),
         store=open_store(server),
-        queue=queue,
     )
-    return InProcess(create_app(services), services, queue)
+    return InProcess(create_app(services), services)

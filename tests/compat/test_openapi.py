@@ -28,6 +28,7 @@ from schemathesis.specs.openapi.checks import (
 from runner.records.database import Database
 from runner.records.keys import KeyKind, create_key
 from tests.compat.conftest import API, InProcess, application
+from tests.records.giving import WORKER, give
 from tests.records.outcomes import outcome
 
 CHECKS = [
@@ -69,7 +70,7 @@ def described(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         schema = schemathesis.openapi.from_asgi("/openapi.json", under_test.app, config=config)
         user_key, worker_key = _keys(under_test)
         client.headers[KEY] = user_key
-        _fill(client, worker_key)
+        _fill(client, under_test, worker_key)
         yield Described(under_test, schema, user_key, worker_key)
     logger.enable("runner.api.logs")
 
@@ -90,7 +91,7 @@ def _keys(under_test: InProcess) -> tuple[str, str]:
     return anyio.run(make)
 
 
-def _fill(client: Session, worker_key: str) -> None:
+def _fill(client: Session, under_test: InProcess, worker_key: str) -> None:
     """Put something of everything into the record, and take one of three runs to its end."""
 
     def post(path: str, body: Any, **options: Any) -> Any:
@@ -110,14 +111,21 @@ def _fill(client: Session, worker_key: str) -> None:
     entry = {"scenario": 1, "pipecat_room_url": "http://localhost:7860/api/offer", "pipecat_token": "t"}
     for _ in range(3):
         post(f"{API}/scenarios/run_scenarios_pipecat/", {"scenarios": [entry]})
+    anyio.run(_give, under_test, 1, 3)
     worker = {"headers": {KEY: worker_key}}
     for run_id in (1, 3):
-        job = post(f"/worker/v1/runs/{run_id}/claim/", {"executor": "e"}, **worker)
+        job = post(f"/worker/v1/runs/{run_id}/claim/", {"attempt": 1, "executor": WORKER}, **worker)
     for name, content in (("recording.wav", b"RIFF"), ("timeline.jsonl", b'{"type":"call_started"}\n')):
         path = f"/worker/v1/runs/{FINISHED_RUN}/artefacts/{name}/?attempt={job['attempt']}"
         assert client.put(path, data=content, **worker).status_code == 200
     report = outcome().model_dump(mode="json", exclude={"script"})
     assert post(f"/worker/v1/runs/{FINISHED_RUN}/outcome/", {"attempt": 1, "run": report}, **worker)["accepted"]
+
+
+async def _give(under_test: InProcess, *run_ids: int) -> None:
+    database = Database(under_test.services.database.url)
+    await give(database, *run_ids)
+    await database.close()
 
 
 def operations(described: Described) -> list[APIOperation]:

@@ -1,21 +1,22 @@
-"""From a launch to a result with its runs, queued: all of it, or nothing."""
+"""From a launch to a result with its runs, waiting for workers: all of it, or nothing."""
 
 import json
+import sqlite3
 import time
-from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 import runner.rooms.allowed
 from runner.api.services import Services
-from runner.dispatch.queue import QueuedRun, RunHandler
 from runner.records.database import Database
 from runner.records.launches import Launch, LaunchEntry, LaunchRefused, again, launch
 from runner.records.results import read_lines
@@ -24,33 +25,13 @@ from runner.records.secrets import open_vault
 from runner.records.store import open_store
 from runner.records.tables import Agent, Personality, Project, ResultRow, RunRow, ScenarioRow, TestProfile
 from runner.settings import ServerSettings, Settings
+from tests.records.giving import WORKER, give
 
 pytestmark = pytest.mark.anyio
 
 ROOM = "http://localhost:7860/api/offer"
 DAILY = "https://acme.daily.co/r1"
 TOKEN = "pl4nted-t0ken"
-
-
-class Queue:
-    """Queues in memory, what commits and what does not."""
-
-    def __init__(self) -> None:
-        self.queued: list[QueuedRun] = []
-        self.breaks = False
-
-    async def enqueue(self, connection: AsyncConnection, runs: Sequence[QueuedRun]) -> None:
-        if self.breaks:
-            raise RuntimeError("the queue is broken")
-        self.queued += runs
-
-    async def forget(self, run_ids: Sequence[int]) -> None: ...
-
-    async def start_worker(self, handler: RunHandler, *, concurrency: int) -> None: ...
-
-    async def stop_worker(self, *, timeout_s: float) -> None: ...
-
-    async def close(self) -> None: ...
 
 
 @pytest.fixture(autouse=True)
@@ -62,19 +43,20 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def queue() -> Queue:
-    return Queue()
+def woken() -> list[int]:
+    """Grows whenever what gives runs to workers is woken."""
+    return []
 
 
 @pytest.fixture
-def services(seeded: Database, queue: Queue, tmp_path: Path) -> Services:
+def services(seeded: Database, woken: list[int], tmp_path: Path) -> Services:
     server = ServerSettings(data_dir=tmp_path / "data", allow_loopback=True)
     return Services(
         settings=Settings(server=server),
         database=seeded,
         vault=open_vault(server),
         store=open_store(server),
-        queue=queue,
+        wake=lambda: woken.append(1),
     )
 
 
@@ -98,7 +80,6 @@ async def refusal(services: Services, asked: Launch) -> dict[str, Any]:
     async with services.database.reading() as session:
         assert await session.scalar(select(func.count()).select_from(ResultRow)) == 0
         assert await session.scalar(select(func.count()).select_from(RunRow)) == 0
-    assert not services.queue.queued  # type: ignore[attr-defined]
     return caught.value.errors
 
 
@@ -107,14 +88,15 @@ async def runs_of(services: Services, result: ResultRow) -> list[RunRow]:
         return list(await session.scalars(select(RunRow).where(RunRow.result_id == result.id).order_by(RunRow.id)))
 
 
-async def test_every_entry_becomes_a_queued_run_with_a_snapshot_of_its_scenario(
-    services: Services, queue: Queue
+async def test_every_entry_becomes_a_run_that_waits_with_a_snapshot_of_its_scenario(
+    services: Services, woken: list[int]
 ) -> None:
     result = await launch(services, of(in_room(), in_room(token=SecretStr(TOKEN)), name="night"))
     assert (result.status, result.name, result.agent_name) == ("pending", "night", "restaurant")
     first, second = await runs_of(services, result)
-    assert [run.run_id for run in queue.queued] == [first.id, second.id]
+    assert woken == [1]
     assert first.status == "pending" and first.scenario_name == "Book a table"
+    assert (first.attempt, first.executor, first.priority, first.not_before) == (1, None, 100, None)
     assert first.snapshot["script"]["turns"] and first.snapshot["tags"] == ["demo"]
     async with services.database.session() as session:
         row = await session.get_one(ScenarioRow, 1)
@@ -129,8 +111,9 @@ async def test_a_token_in_the_address_is_kept_encrypted_as_well(services: Servic
     result = await launch(services, of(in_room(url=f"{DAILY}?t={TOKEN}")))
     (run,) = await runs_of(services, result)
     assert run.room_url == DAILY
+    await give(services.database, run.id)
     async with services.database.session() as session:
-        job = await claim(session, services.vault, run.id, "me")
+        job = await claim(session, services.vault, run.id, 1, WORKER)
     assert job is not None and job.room_url == f"{DAILY}?t={TOKEN}"
 
 
@@ -181,12 +164,19 @@ async def test_without_an_agent_it_is_the_first_scenarios(services: Services) ->
     assert (await launch(services, of(in_room(), agent_id=None))).agent_id == 1
 
 
-async def test_nothing_is_created_when_the_queue_fails(services: Services, queue: Queue) -> None:
-    queue.breaks = True
-    with pytest.raises(RuntimeError):
-        await launch(services, of(in_room()))
-    async with services.database.reading() as session:
-        assert await session.scalar(select(func.count()).select_from(ResultRow)) == 0
+async def test_nobody_is_woken_before_the_runs_are_there_for_all_to_see(services: Services) -> None:
+    seen: list[int] = []
+
+    def look() -> None:
+        with closing(_connection(services.database.url)) as connection:
+            seen.append(connection.execute("SELECT count(*) FROM runs").fetchone()[0])
+
+    await launch(replace(services, wake=look), of(in_room(), in_room()))
+    assert seen == [2]
+
+
+def _connection(url: str) -> Any:
+    return sqlite3.connect(url.removeprefix("sqlite:///")) if url.startswith("sqlite") else psycopg.connect(url)
 
 
 async def test_frequency_personalities_and_test_profiles_multiply(services: Services) -> None:
@@ -260,9 +250,10 @@ async def test_a_cloud_agent_is_started_with_its_key_and_what_a_launch_gives_rep
     result = await launch(services, replace(asked, pipecat_data=given))
     (other,) = await runs_of(services, result)
     assert TOKEN not in json.dumps(result.run_settings)
+    await give(services.database, run.id, other.id)
     async with services.database.session() as session:
-        first = await claim(session, services.vault, run.id, "me")
-        second = await claim(session, services.vault, other.id, "me")
+        first = await claim(session, services.vault, run.id, 1, WORKER)
+        second = await claim(session, services.vault, other.id, 1, WORKER)
     assert first is not None and first.session is not None and second is not None and second.session is not None
     assert first.session.start_url == "https://api.pipecat.daily.co/v1/public/bot/start"
     assert first.session.transport == "daily"
@@ -274,11 +265,11 @@ async def test_a_cloud_agent_is_started_with_its_key_and_what_a_launch_gives_rep
     assert TOKEN not in repr(second)
 
 
-async def test_the_same_launch_again_is_the_first_one(services: Services, queue: Queue) -> None:
+async def test_the_same_launch_again_is_the_first_one(services: Services) -> None:
     first = await launch(services, of(in_room(), digest="d1"))
     assert (await launch(services, of(in_room(), digest="d1"))).id == first.id
     assert (await launch(services, of(in_room(), digest="d2"))).id != first.id
-    assert len(queue.queued) == 2
+    assert len(await runs_of(services, first)) == 1
     short = replace(services, settings=Settings(server=ServerSettings(allow_loopback=True, duplicate_window_s=0)))
     assert (await launch(short, of(in_room(), digest="d1"))).id != first.id
 
@@ -295,7 +286,7 @@ async def test_an_idempotency_key_is_one_launch_for_ever_and_no_other(services: 
     await add(services, Project(id=7, name="another"))
 
 
-async def test_the_same_launch_many_times_at_once_is_one(services: Services, queue: Queue) -> None:
+async def test_the_same_launch_many_times_at_once_is_one(services: Services) -> None:
     found: list[int] = []
 
     async def one(asked: Launch) -> None:
@@ -305,22 +296,65 @@ async def test_the_same_launch_many_times_at_once_is_one(services: Services, que
         async with anyio.create_task_group() as tasks:
             for _ in range(6):
                 tasks.start_soon(one, asked)
-    assert len(found) == 12 and len(set(found)) == 2 and len(queue.queued) == 2
+    assert len(found) == 12 and len(set(found)) == 2
+    async with services.database.reading() as session:
+        assert await session.scalar(select(func.count()).select_from(RunRow)) == 2
 
 
-async def test_calls_in_one_daily_room_follow_each_other(services: Services, queue: Queue) -> None:
-    await launch(services, of(in_room(url=DAILY), in_room(url=f"{DAILY}?t=x"), in_room(), in_room()))
-    one, two, three, four = (run.room for run in queue.queued)
-    assert one is not None and one == two
-    assert three is None and four is None
+async def test_what_a_run_needs_of_its_worker_and_for_itself_is_written_down(services: Services) -> None:
+    urls = (
+        DAILY,
+        f"{DAILY}/?t=x",
+        "https://ACME.daily.co/R1",
+        "https://acme.daily.co/r2",
+        ROOM,
+        "http://localhost:7860",
+    )
+    runs = await runs_of(services, await launch(services, of(*(in_room(url=url) for url in urls))))
+    assert [run.room_kind for run in runs] == ["daily"] * 4 + ["smallwebrtc", None]
+    # Two callers in one Daily room would talk to each other; every offer, and every start, gets a bot of its own.
+    assert len({run.room_key for run in runs[:3]}) == 1 and runs[0].room_key is not None
+    assert runs[3].room_key not in (None, runs[0].room_key)
+    assert [run.room_key for run in runs[4:]] == [None, None]
 
 
-async def test_a_limit_leaves_so_many_lanes_and_every_room_one_of_them(services: Services, queue: Queue) -> None:
-    entries = [*[in_room() for _ in range(7)], *[in_room(url=DAILY) for _ in range(3)]]
-    await launch(services, of(*entries, concurrency_limit=3))
-    lanes = [run.room for run in queue.queued]
-    assert None not in lanes and len(set(lanes)) == 3
-    assert len(set(lanes[7:])) == 1
+@pytest.mark.parametrize(
+    ("session", "kept", "kind"),
+    [
+        ({"start_url": "http://localhost:1/start"}, {}, None),
+        ({"start_url": "http://localhost:1/start", "transport": "webrtc"}, {}, "smallwebrtc"),
+        ({"start_url": "http://localhost:1/start", "transport": "daily"}, {}, "daily"),
+        ({}, {"api_key": TOKEN, "config": {"pipecat_agent_name": "bot"}}, "daily"),
+        ({"start_url": "https://api.pipecat.daily.co/v1/public/bot/start"}, {}, "daily"),
+    ],
+)
+async def test_so_it_is_for_sessions(
+    services: Services, session: dict[str, Any], kept: dict[str, Any], kind: str | None
+) -> None:
+    credentials = services.vault.seal(json.dumps(kept)) if kept else None
+    await add(services, Agent(id=9, project_id=1, name="bot", provider={}, session=session, credentials=credentials))
+    result = await launch(services, of(LaunchEntry(1), agent_id=9, run_type=RunType.SESSIONS))
+    (run,) = await runs_of(services, result)
+    assert (run.room_kind, run.room_key) == (kind, None)
+
+
+async def test_priority_and_delay_are_written_down_with_every_run(services: Services) -> None:
+    result = await launch(services, of(in_room(), in_room(), priority=7, delay_s=90.0))
+    for run in await runs_of(services, result):
+        assert run.priority == 7
+        assert run.not_before is not None and run.not_before - run.created_at == timedelta(seconds=90)
+
+
+async def test_a_rerun_keeps_the_priority_and_begins_at_once(services: Services) -> None:
+    settings = {"priority": 7, "delay_s": 90.0, "frequency": 1}
+    first = await launch(services, of(in_room(), priority=7, delay_s=90.0, run_settings=settings))
+    runs = await runs_of(services, first)
+    result = await launch(services, again(services, first, runs, key_id=None, name="", digest="r"))
+    assert result.run_settings == {"priority": 7, "frequency": 1, "rerun_of": first.id}
+    (run,) = await runs_of(services, result)
+    assert (run.priority, run.not_before) == (7, None)
+    once_more = again(services, result, [run], key_id=None, name="", digest="r2")
+    assert (once_more.priority, once_more.delay_s) == (7, 0.0)
 
 
 async def test_a_rerun_enters_the_same_room_unless_its_token_is_gone(services: Services) -> None:

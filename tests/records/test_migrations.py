@@ -19,9 +19,11 @@ from hatchling.builders.wheel import WheelBuilder
 from sqlalchemy import Connection, create_engine, inspect, select, text
 
 from runner.errors import UsageError
+from runner.records.assignments import Capacity, Limits, assign
 from runner.records.database import Database
 from runner.records.migrations import VERSION_TABLE, alembic_config, head
-from runner.records.tables import Base, Project
+from runner.records.runs import give_back
+from runner.records.tables import Base, Project, RunRow, WorkerRow
 
 pytestmark = pytest.mark.anyio
 PROJECT = Path(__file__).parents[2]
@@ -87,12 +89,99 @@ async def test_tables_of_others_are_no_difference(new_url: str) -> None:
         command.check(alembic_config(connection))
 
 
-async def test_the_first_one_can_be_taken_back(new_url: str) -> None:
+async def test_all_of_them_can_be_taken_back(new_url: str) -> None:
     await migrate(new_url)
     with connected(new_url) as connection:
         command.downgrade(alembic_config(connection), "base")
         assert [name for name in inspect(connection).get_table_names() if name != VERSION_TABLE] == []
     await migrate(new_url)
+
+
+BEFORE_WORKERS = (
+    # (id, status, attempt, executor, ended, room)
+    (1, "pending", 0, None, False, "https://acme.daily.co/Room/"),
+    (2, "pending", 0, None, False, "http://localhost:7860/api/offer"),
+    (3, "running", 1, "old-worker", False, "https://acme.daily.co/room"),
+    (4, "evaluating", 2, "old-worker", False, None),
+    (5, "completed", 2, "old-worker", True, "https://acme.daily.co/room"),
+    (6, "cancelled", 0, None, True, "https://acme.daily.co/room"),
+)
+
+
+def fill_before_workers(connection: Connection) -> None:
+    """Put runs into a record as they were before there were workers elsewhere."""
+    now = "2026-01-01 10:00:00+00"
+    connection.execute(text(f"INSERT INTO projects (id, name, created_at) VALUES (1, 'p', '{now}')"))
+    connection.execute(
+        text(
+            "INSERT INTO results (id, project_id, agent_name, name, status, run_type, run_settings, run_as_text, "
+            f"is_cronjob, created_at, updated_at) VALUES (1, 1, '', '', 'running', 'pipecat', '{{}}', false, false, "
+            f"'{now}', '{now}')"
+        )
+    )
+    for run_id, status, attempt, executor, ended, room in BEFORE_WORKERS:
+        connection.execute(
+            text(
+                "INSERT INTO runs (id, result_id, project_id, scenario_name, status, snapshot, session_data, "
+                "attempt, executor, cancel_requested, error_message, artefacts, created_at, updated_at, ended_at, "
+                "room_url) "
+                f"VALUES (:id, 1, 1, 's', :status, '{{}}', '{{}}', :attempt, :executor, false, '', '{{}}', '{now}', "
+                f"'{now}', :ended_at, :room)"
+            ),
+            {
+                "id": run_id,
+                "status": status,
+                "attempt": attempt,
+                "executor": executor,
+                "ended_at": now if ended else None,
+                "room": room,
+            },
+        )
+
+
+async def test_runs_from_before_there_were_workers_go_on(new_url: str) -> None:
+    with connected(new_url) as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        fill_before_workers(connection)
+    await migrate(new_url)
+    database = Database(new_url)
+    async with database.reading() as session:
+        runs = list(await session.scalars(select(RunRow).order_by(RunRow.id)))
+        assert list(await session.scalars(select(WorkerRow))) == []
+    assert [(run.status, run.executor) for run in runs] == [(row[1], row[3]) for row in BEFORE_WORKERS]
+    assert [run.attempt for run in runs] == [1, 1, 1, 2, 2, 1]
+    assert {(run.priority, run.lost, run.not_before, run.said_at) for run in runs} == {(100, 0, None, None)}
+    daily = ("https://acme.daily.co/room", "daily")
+    nothing = (None, None)
+    assert [(run.room_key, run.room_kind) for run in runs] == [daily, nothing, daily, nothing, nothing, nothing]
+    # What waited is given to workers, and what was on when the old version stopped is known to be somebody's.
+    async with database.session() as session:
+        able = [Capacity("w", 9, frozenset({"daily", "smallwebrtc"}))]
+        assert [run.run_id for run in await assign(session, able, Limits())] == [2]
+        assert await give_back(session, 3, 1, detail="worker lost", unsaid=True, was_lost=True)
+    async with database.session() as session:
+        assert len(await assign(session, able, Limits())) == 1
+    await database.close()
+
+
+async def test_ids_are_never_given_out_again_after_a_migration_there_and_back(new_url: str) -> None:
+    with connected(new_url) as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        fill_before_workers(connection)
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT setval(pg_get_serial_sequence('runs', 'id'), 6)"))
+    for _ in range(2):
+        await migrate(new_url)
+        with connected(new_url) as connection:
+            command.downgrade(alembic_config(connection), "0001")
+            connection.execute(text("DELETE FROM runs"))
+    await migrate(new_url)
+    database = Database(new_url)
+    async with database.session() as session:
+        session.add(run := RunRow(result_id=1, project_id=1, scenario_name="s", snapshot={}))
+        await session.flush()
+        assert run.id == 7
+    await database.close()
 
 
 async def test_a_record_of_a_newer_version_is_refused(new_url: str) -> None:
@@ -147,6 +236,7 @@ async def test_threads_that_migrate_at_once_all_succeed(new_url: str, tmp_path: 
 async def test_processes_that_migrate_at_once_all_succeed(new_url: str) -> None:
     code = """
 import anyio, sys, time
+from runner.records.assignments import Capacity, Limits, assign
 from runner.records.database import Database
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
 anyio.run(Database(sys.argv[1]).migrate)
@@ -167,6 +257,7 @@ def test_there_is_one_latest_version_and_a_way_to_it() -> None:
 def test_they_are_found_from_anywhere(tmp_path: Path) -> None:
     code = """
 import anyio
+from runner.records.assignments import Capacity, Limits, assign
 from runner.records.database import Database
 anyio.run(Database("sqlite:///record.sqlite").migrate)
 """

@@ -16,10 +16,10 @@ from runner.records.results import (
     share,
     shared_result,
 )
-from runner.records.runs import claim, finish, request_cancel
+from runner.records.runs import finish, request_cancel
 from runner.records.tables import RunRow, utc_now
 from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, undecided
-from tests.records.test_runs import VAULT, do, launched, row
+from tests.records.test_runs import begun, do, launched, row
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +28,7 @@ async def ended(database: Database) -> list[int]:
     """Launch six runs that end in all ways there are, but for the last."""
     ids = await launched(database, 6)
     for run_id, run in zip(ids, (outcome(), agent_failed(), undecided(), no_call(), cancelled()), strict=False):
-        await do(database, claim, VAULT, run_id, "a")
+        await begun(database, run_id)
         await do(database, finish, run_id, 1, run)
     return ids
 
@@ -63,7 +63,7 @@ async def test_an_expected_outcome_that_nobody_judges_is_never_met(database: Dat
     async with database.session() as session:
         run = await session.get_one(RunRow, run_id)
         run.snapshot = {**run.snapshot, "expected_outcome_prompt": "The agent is polite."}
-    await do(database, claim, VAULT, run_id, "a")
+    await begun(database, run_id)
     await do(database, finish, run_id, 1, outcome())
     async with database.reading() as session:
         (line,) = await read_lines(session, (await row(database, run_id)).result_id)

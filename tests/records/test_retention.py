@@ -43,13 +43,13 @@ async def add_runs(database: Database, store: ArtefactStore, *ended: datetime | 
         ]
         session.add_all(runs)
     for run in runs:
-        await store.put(artefact_key(run.id, "recording.wav"), b"abc", max_bytes=3)
+        await store.put(artefact_key(run.id, "recording.wav", 1), b"abc", max_bytes=3)
     return [run.id for run in runs]
 
 
 async def kept(database: Database, store: ArtefactStore, ids: list[int]) -> list[bool]:
     """Return which runs have their recording, both in the store and in the record."""
-    sizes = [await store.size(artefact_key(run_id, "recording.wav")) for run_id in ids]
+    sizes = [await store.size(artefact_key(run_id, "recording.wav", 1)) for run_id in ids]
     async with database.reading() as session:
         named = [(await session.get_one(RunRow, run_id)).artefacts == {"recording.wav": 3} for run_id in ids]
     assert [size is not None for size in sizes] == named

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,15 @@ from runner.calls.run_file import Run
 from runner.evaluation.outcome import Cause
 from runner.records.database import Database
 from runner.records.runs import (
+    MAX_LOST,
+    Job,
     RunProblem,
     add_artefact,
+    artefacts_of,
     claim,
     fail,
     finish,
+    give_back,
     give_up,
     look_at,
     progress,
@@ -33,6 +38,7 @@ from runner.records.runs import (
 from runner.records.secrets import Vault
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, may_move, result_status
 from runner.records.tables import Project, ResultRow, RunRow, utc_now
+from tests.records.giving import give
 from tests.records.outcomes import SCRIPT, agent_failed, cancelled, no_call, outcome, reported, undecided
 
 pytestmark = pytest.mark.anyio
@@ -42,13 +48,13 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 REFUSED = RunProblem(cause="room", reason="token-refused", detail="the room refused the token")
 
 
-async def launched(database: Database, count: int = 1) -> list[int]:
+async def launched(database: Database, count: int = 1, run_type: str = "pipecat") -> list[int]:
     """Launch runs and return their ids."""
     async with database.session() as session:
         if await session.get(Project, 1) is None:
             session.add(Project(id=1, name="default"))
             await session.flush()
-        result = ResultRow(project_id=1, run_type="pipecat", run_settings={})
+        result = ResultRow(project_id=1, run_type=run_type, run_settings={})
         session.add(result)
         await session.flush()
         row = {
@@ -81,35 +87,155 @@ async def do(database: Database, move: Callable[..., Any], *arguments: Any, **mo
         return await move(session, *arguments, **more)
 
 
+async def begun(database: Database, run_id: int, attempt: int = 1, executor: str = "a") -> Job:
+    """Give a run to a worker, and let it begin."""
+    await give(database, run_id, executor=executor)
+    job = await do(database, claim, VAULT, run_id, attempt, executor)
+    assert job is not None
+    return job
+
+
 async def test_a_claimed_run_is_running_and_its_job_has_all_that_the_call_needs(database: Database) -> None:
     (run_id,) = await launched(database)
-    job = await do(database, claim, VAULT, run_id, "worker-1")
+    job = await begun(database, run_id, executor="worker-1")
     assert job.attempt == 1 and job.notes == ("n",) and job.session is None
-    assert job.token.get_secret_value() == "t"
+    assert job.token is not None and job.token.get_secret_value() == "t"
     assert job.session_data == {"a": 1, "cekura_run_id": run_id}
     run = await row(database, run_id)
     assert (run.status, run.executor, run.attempt) == ("running", "worker-1", 1)
     assert await status_of_result(database, run_id) == "running"
 
 
-async def test_a_run_claimed_again_is_another_attempt_and_the_first_ones_reports_do_not_count(
+async def test_a_claim_that_comes_again_changes_nothing_and_gets_the_same_job(database: Database) -> None:
+    (run_id,) = await launched(database)
+    job = await begun(database, run_id)
+    before = await row(database, run_id)
+    assert await do(database, claim, VAULT, run_id, 1, "a") == job
+    await do(database, progress, run_id, 1, RunStatus.EVALUATING, NOW)
+    assert await do(database, claim, VAULT, run_id, 1, "a") == job
+    after = await row(database, run_id)
+    assert (after.started_at, after.attempt, after.status) == (before.started_at, 1, "evaluating")
+
+
+async def test_only_the_worker_that_has_a_run_claims_it_and_only_in_its_attempt(database: Database) -> None:
+    (run_id,) = await launched(database)
+    assert await do(database, claim, VAULT, run_id, 1, "a") is None
+    await give(database, run_id, executor="a")
+    assert await do(database, claim, VAULT, run_id, 1, "b") is None
+    assert await do(database, claim, VAULT, run_id, 2, "a") is None
+    assert await do(database, claim, VAULT, 999, 1, "a") is None
+    assert (await row(database, run_id)).status == "pending"
+    assert await status_of_result(database, run_id) == "pending"
+
+
+async def test_a_run_that_is_given_back_is_another_attempt_and_the_first_ones_reports_do_not_count(
     database: Database,
 ) -> None:
     (run_id,) = await launched(database)
-    assert (await do(database, claim, VAULT, run_id, "a")).attempt == 1
+    await begun(database, run_id)
     assert await do(database, progress, run_id, 1, RunStatus.EVALUATING, NOW)
-    assert (await do(database, claim, VAULT, run_id, "b")).attempt == 2
-    assert (await row(database, run_id)).status == "evaluating"
-    assert not await do(database, progress, run_id, 1, RunStatus.RUNNING, None)
-    assert not await do(database, finish, run_id, 1, outcome())
-    assert not await do(database, add_artefact, run_id, 1, "run.json", 5)
+    assert await do(database, add_artefact, run_id, 1, "run.json", 5)
+    assert await do(database, give_back, run_id, 1, detail="it stops", unsaid=True)
+    waits = await row(database, run_id)
+    assert (waits.status, waits.executor, waits.attempt, waits.lost) == ("pending", None, 2, 0)
+    assert (waits.started_at, waits.joined_at, waits.said_at) == (None, None, None)
+    assert artefacts_of(waits) == {} and waits.artefacts == {"1/run.json": 5}
+    assert await status_of_result(database, run_id) == "running"
+    for is_taken in (False, True):
+        for attempt in (1, 3) if is_taken else (1, 2, 3):
+            assert await do(database, claim, VAULT, run_id, attempt, "a") is None
+            assert not await do(database, progress, run_id, attempt, RunStatus.EVALUATING, NOW, NOW)
+            assert not await do(database, finish, run_id, attempt, outcome())
+            assert not await do(database, give_up, run_id, attempt, REFUSED)
+            assert not await do(database, add_artefact, run_id, attempt, "run.json", 5)
+            assert await do(database, give_back, run_id, attempt, detail="x", unsaid=True) is None
+        if not is_taken:
+            await begun(database, run_id, 2, "b")
+    assert await do(database, add_artefact, run_id, 2, "run.json", 6)
     assert await do(database, finish, run_id, 2, agent_failed())
-    assert (await row(database, run_id)).success is False
+    ended = await row(database, run_id)
+    assert ended.success is False
+    assert artefacts_of(ended) == {"run.json": 6} and ended.artefacts == {"1/run.json": 5, "run.json": 6}
+
+
+@dataclass(frozen=True)
+class GivenBack:
+    """A run that a worker gives back, or that is taken from it."""
+
+    run_type: str = "pipecat"
+    status: str = "running"
+    said: bool = False
+    unsaid: bool = True
+    was_lost: bool = False
+    lost: int = 0
+    cancelled: bool = False
+
+
+WAITS_AGAIN = [
+    GivenBack(),
+    GivenBack(status="evaluating"),
+    GivenBack(status="pending"),
+    GivenBack(status="pending", unsaid=False, was_lost=True, lost=9),
+    GivenBack(was_lost=True, lost=MAX_LOST - 1),
+    GivenBack(lost=MAX_LOST),
+    GivenBack("pipecat_v2", said=True, unsaid=False),
+    GivenBack("pipecat_v2", said=True, unsaid=False, was_lost=True, lost=MAX_LOST - 1),
+]
+FAILS = [
+    GivenBack(said=True),
+    GivenBack(unsaid=False),
+    GivenBack(said=True, unsaid=False, was_lost=True),
+    GivenBack(was_lost=True, lost=MAX_LOST),
+    GivenBack("pipecat_v2", was_lost=True, lost=MAX_LOST),
+]
+IS_CANCELLED = [GivenBack(cancelled=True), GivenBack("pipecat_v2", said=True, cancelled=True, was_lost=True)]
+
+
+async def test_whether_a_run_that_is_given_back_waits_again_or_ends(database: Database) -> None:
+    cases = [
+        *((case, "pending") for case in WAITS_AGAIN),
+        *((case, "failed") for case in FAILS),
+        *((case, "cancelled") for case in IS_CANCELLED),
+    ]
+    for case, status in cases:
+        (run_id,) = await launched(database, run_type=case.run_type)
+        await give(database, run_id, executor="a")
+        async with database.session() as session:
+            run = await session.get_one(RunRow, run_id)
+            run.status, run.lost, run.cancel_requested = case.status, case.lost, case.cancelled
+            run.said_at = NOW if case.said else None
+        again = await do(
+            database, give_back, run_id, 1, detail="worker lost", unsaid=case.unsaid, was_lost=case.was_lost
+        )
+        run = await row(database, run_id)
+        assert (run.status, again) == (status, status == "pending"), case
+        if again:
+            begun = case.status != "pending"
+            assert (run.attempt, run.executor, run.lost) == (2, None, case.lost + (case.was_lost and begun)), case
+            assert run.room_token is not None
+        else:
+            assert (run.attempt, run.executor, run.room_token) == (1, "a", None), case
+            assert await do(database, give_back, run_id, 1, detail="x", unsaid=True) is None
+        if status == "failed":
+            assert (run.cause, run.ended_reason) == ("harness", "runner-error")
+            assert run.error_message == "worker lost"
+
+
+async def test_what_is_said_while_a_run_is_taken_back_is_not_overlooked(database: Database) -> None:
+    """Whichever comes first: a run in which something was said, by the record's own answer, never waits again."""
+    for _ in range(5):
+        (run_id,) = await launched(database)
+        await begun(database, run_id)
+        told, again = await asyncio.gather(
+            do(database, progress, run_id, 1, RunStatus.RUNNING, NOW, NOW),
+            do(database, give_back, run_id, 1, detail="worker lost", unsaid=True, was_lost=True),
+        )
+        assert told is not again, (told, again)
 
 
 async def test_a_finished_run_keeps_its_outcome_and_loses_its_token(database: Database) -> None:
     (run_id,) = await launched(database)
-    await do(database, claim, VAULT, run_id, "a")
+    await begun(database, run_id)
     assert await do(database, finish, run_id, 1, outcome())
     run = await row(database, run_id)
     assert run.room_token is None
@@ -118,12 +244,12 @@ async def test_a_finished_run_keeps_its_outcome_and_loses_its_token(database: Da
     assert run.joined_at is not None and run.ended_at is not None
     assert "script" not in (run.outcome or {})
     assert await status_of_result(database, run_id) == "completed"
-    assert await do(database, claim, VAULT, run_id, "b") is None
+    assert await do(database, claim, VAULT, run_id, 1, "a") is None
 
 
 async def test_the_same_outcome_again_counts_as_taken_and_another_one_does_not(database: Database) -> None:
     (run_id,) = await launched(database)
-    await do(database, claim, VAULT, run_id, "a")
+    await begun(database, run_id)
     assert await do(database, finish, run_id, 1, outcome())
     before = await row(database, run_id)
     assert await do(database, finish, run_id, 1, outcome())
@@ -145,7 +271,7 @@ async def test_the_same_outcome_again_counts_as_taken_and_another_one_does_not(d
 )
 async def test_whatever_is_no_verdict_says_why(database: Database, run: Run, status: str, message: str) -> None:
     (run_id,) = await launched(database)
-    await do(database, claim, VAULT, run_id, "a")
+    await begun(database, run_id)
     await do(database, finish, run_id, 1, run)
     ended = await row(database, run_id)
     assert ended.status == status and ended.success is not True
@@ -155,7 +281,7 @@ async def test_whatever_is_no_verdict_says_why(database: Database, run: Run, sta
 async def test_a_run_without_a_call_fails_with_its_cause_in_cekuras_words_too(database: Database) -> None:
     one, two, three = await launched(database, 3)
     for run_id in (one, two, three):
-        await do(database, claim, VAULT, run_id, "a")
+        await begun(database, run_id)
     assert await do(database, give_up, one, 1, REFUSED)
     assert await do(database, give_up, one, 1, REFUSED)
     await do(database, give_up, two, 1, RunProblem(cause="harness", reason="lost-in-space"))
@@ -169,19 +295,21 @@ async def test_a_run_without_a_call_fails_with_its_cause_in_cekuras_words_too(da
 
 
 async def test_cancelling_ends_what_waits_at_once_and_asks_what_is_on_to_stop(database: Database) -> None:
-    waiting, on, over = await launched(database, 3)
-    await do(database, claim, VAULT, on, "a")
-    await do(database, claim, VAULT, over, "a")
+    waiting, handed_over, on, over = await launched(database, 4)
+    await begun(database, on)
+    await begun(database, over)
+    await give(database, handed_over, executor="a")
     await do(database, finish, over, 1, outcome())
-    assert await do(database, request_cancel, [waiting, on, over, 999]) == [waiting]
-    assert await do(database, request_cancel, [waiting, on, over]) == []
+    assert await do(database, request_cancel, [waiting, handed_over, on, over, 999]) == [waiting, handed_over]
+    assert await do(database, request_cancel, [waiting, handed_over, on, over]) == []
+    assert await do(database, claim, VAULT, handed_over, 1, "a") is None
     run = await row(database, waiting)
     assert (run.status, run.room_token, run.call_ended_reason) == ("cancelled", None, "run-cancelled-by-user")
     state = await do(database, look_at, on)
     assert state.cancel_requested and state.status is RunStatus.RUNNING
     assert not (await row(database, over)).cancel_requested
-    # Its worker is gone: whoever takes it next finds it cancelled.
-    assert await do(database, claim, VAULT, on, "b") is None
+    # The answer to its claim was lost: it is not begun a second time.
+    assert await do(database, claim, VAULT, on, 1, "a") is None
     assert (await row(database, on)).status == "cancelled"
     assert await status_of_result(database, on) == "completed"
 
@@ -194,7 +322,7 @@ async def test_many_runs_are_cancelled_in_as_many_statements_as_it_takes(databas
 
 async def test_what_no_database_takes_is_replaced_in_a_report(database: Database) -> None:
     (run_id,) = await launched(database)
-    await do(database, claim, VAULT, run_id, "a")
+    await begun(database, run_id)
     bad = agent_failed("it said \x00 and \ud800").model_copy(
         update={"warnings": ["\x00"], "versions": {"\x00": "\udfff"}}
     )
@@ -215,7 +343,7 @@ async def test_a_report_is_checked_and_nothing_of_it_quoted() -> None:
 
 async def test_artefacts_of_the_last_attempt_are_taken_down_side_by_side(database: Database) -> None:
     (run_id,) = await launched(database)
-    await do(database, claim, VAULT, run_id, "a")
+    await begun(database, run_id)
     assert await do(database, add_artefact, run_id, 1, "run.json", 5)
     assert await do(database, add_artefact, run_id, 1, "recording.wav", 7)
     assert (await row(database, run_id)).artefacts == {"run.json": 5, "recording.wav": 7}
@@ -224,7 +352,7 @@ async def test_artefacts_of_the_last_attempt_are_taken_down_side_by_side(databas
 async def test_the_results_of_runs_that_end_at_the_same_moment_end_too(database: Database) -> None:
     ids = await launched(database, 8)
     for run_id in ids:
-        await do(database, claim, VAULT, run_id, "a")
+        await begun(database, run_id)
     moves = [do(database, finish, run_id, 1, outcome()) for run_id in ids]
     await asyncio.gather(*moves, do(database, request_cancel, ids), do(database, request_cancel, ids[::-1]))
     assert await status_of_result(database, ids[0]) == "completed"
@@ -232,6 +360,7 @@ async def test_the_results_of_runs_that_end_at_the_same_moment_end_too(database:
 
 Move = tuple[str, int, int]
 KINDS = (
+    "give",
     "claim",
     "running",
     "evaluating",
@@ -242,6 +371,8 @@ KINDS = (
     "cancelled",
     "give up",
     "fail",
+    "give back",
+    "lost",
     "cancel",
 )
 OUTCOMES = {
@@ -253,7 +384,7 @@ OUTCOMES = {
 }
 
 
-REPORTS = {*OUTCOMES, "running", "evaluating", "give up"}
+REPORTS = {*OUTCOMES, "claim", "running", "evaluating", "give up", "give back", "lost"}
 """Moves that are of an attempt, and count for that one alone."""
 
 
@@ -264,6 +395,7 @@ class Model:
         self._database = database
         self._ids = ids
         self._before = {run_id: (RunStatus.PENDING, None, None, None) for run_id in ids}
+        self._has_begun = False
 
     async def apply(self, move: Move) -> None:
         kind, which, late = move
@@ -271,8 +403,16 @@ class Model:
         state = await do(self._database, look_at, run_id)
         attempt = max(0, state.attempt - late)
         match kind:
+            case "give":
+                await give(self._database, run_id, executor="w")
             case "claim":
-                await do(self._database, claim, VAULT, run_id, "w")
+                await do(self._database, claim, VAULT, run_id, attempt, "w")
+            case "give back":
+                await do(self._database, give_back, run_id, attempt, detail="it stops", unsaid=True)
+            case "lost":
+                await do(
+                    self._database, give_back, run_id, attempt, detail="worker lost", unsaid=False, was_lost=True
+                )
             case "running" | "evaluating":
                 await do(self._database, progress, run_id, attempt, RunStatus(kind), NOW)
             case "give up":
@@ -283,7 +423,7 @@ class Model:
                 await do(self._database, request_cancel, [run_id])
             case _:
                 await do(self._database, finish, run_id, attempt, OUTCOMES[kind])
-        await self._check(run_id, is_stale=kind in REPORTS and (attempt == 0 or late > 0))
+        await self._check(run_id, is_stale=kind in REPORTS and not state.is_of(attempt))
 
     async def _check(self, moved: int, *, is_stale: bool) -> None:
         statuses: list[RunStatus] = []
@@ -299,7 +439,12 @@ class Model:
             statuses.append(now[0])
         async with self._database.reading() as session:
             result = (await session.scalars(select(ResultRow).order_by(ResultRow.id.desc()).limit(1))).one()
-        assert result.status == result_status(statuses).value
+        follows = result_status(statuses)
+        # A result that is under way does not wait again because its runs do.
+        self._has_begun = self._has_begun or follows is not ResultStatus.PENDING
+        if self._has_begun and follows is ResultStatus.PENDING:
+            follows = ResultStatus.RUNNING
+        assert result.status == follows.value
 
     async def end(self) -> None:
         for which in range(len(self._ids)):
@@ -338,7 +483,7 @@ def test_whatever_is_reported_in_whatever_order_a_run_ends_once_and_its_result_f
 
     async def play() -> None:
         model = Model(database, await launched(database, 2))
-        started: list[Move] = [("claim", 0, 0), ("claim", 1, 0)] if begun else []
+        started: list[Move] = [(kind, which, 0) for which in (0, 1) for kind in ("give", "claim")] if begun else []
         for move in [*started, *moves]:
             await model.apply(move)
             if twice:
@@ -350,7 +495,7 @@ def test_whatever_is_reported_in_whatever_order_a_run_ends_once_and_its_result_f
 
 async def test_a_result_that_ended_stays_so_and_one_under_way_never_waits_again(database: Database) -> None:
     first, second = await launched(database, 2)
-    await do(database, claim, VAULT, first, "a")
+    await begun(database, first)
     async with database.session() as session:
         run = await session.get_one(RunRow, first)
         await session.execute(update(RunRow).where(RunRow.id == first).values(status="pending", updated_at=utc_now()))

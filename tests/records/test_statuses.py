@@ -1,4 +1,4 @@
-"""Statuses move one way only."""
+"""Statuses move one way only, but for a run that is given back."""
 
 import itertools
 
@@ -18,18 +18,19 @@ PENDING, RUNNING, EVALUATING, COMPLETED, FAILED, CANCELLED = RunStatus
         (PENDING, EVALUATING),
         (RUNNING, EVALUATING),
         *itertools.product((PENDING, RUNNING, EVALUATING), (COMPLETED, FAILED, CANCELLED)),
+        # Given back.
+        (RUNNING, PENDING),
+        (EVALUATING, PENDING),
     ],
 )
-def test_forward_is_allowed(before: RunStatus, after: RunStatus) -> None:
+def test_forward_is_allowed_and_back_to_waiting(before: RunStatus, after: RunStatus) -> None:
     assert may_move(before, after)
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        (RUNNING, PENDING),
         (EVALUATING, RUNNING),
-        (EVALUATING, PENDING),
         *((status, status) for status in RunStatus),
         *itertools.product((COMPLETED, FAILED, CANCELLED), RunStatus),
     ],

@@ -15,7 +15,7 @@ from tests.records.s3 import Bucket, s3_server
 
 pytestmark = pytest.mark.anyio
 MIB = 1_048_576
-KEY = artefact_key(7, "recording.wav")
+KEY = artefact_key(7, "recording.wav", 1)
 
 
 @pytest.fixture
@@ -148,22 +148,34 @@ async def test_what_is_too_large_is_refused(store: ArtefactStore) -> None:
 
 async def test_a_run_is_deleted_and_its_neighbours_are_not(store: ArtefactStore) -> None:
     for run_id in (1, 12, 2):
-        for name in ("recording.wav", "timeline.jsonl"):
-            await store.put(artefact_key(run_id, name), b"x", max_bytes=1)
+        for attempt in (1, 2, 12):
+            for name in ("recording.wav", "timeline.jsonl"):
+                await store.put(artefact_key(run_id, name, attempt), b"x", max_bytes=1)
     await store.delete_run(1)
     await store.delete_run(1)
-    assert await store.size(artefact_key(1, "recording.wav")) is None
-    assert await store.size(artefact_key(12, "recording.wav")) == 1
-    assert await store.size(artefact_key(2, "timeline.jsonl")) == 1
+    for attempt in (1, 2, 12):
+        assert await store.size(artefact_key(1, "recording.wav", attempt)) is None
+        assert await store.size(artefact_key(12, "recording.wav", attempt)) == 1
+        assert await store.size(artefact_key(2, "timeline.jsonl", attempt)) == 1
+
+
+async def test_attempts_keep_theirs_apart(store: ArtefactStore) -> None:
+    for attempt in (1, 2, 3):
+        await store.put(artefact_key(7, "recording.wav", attempt), b"x" * attempt, max_bytes=9)
+    assert artefact_key(7, "recording.wav", 1) == "runs/7/recording.wav"
+    assert artefact_key(7, "recording.wav", 2) == "runs/7/2/recording.wav"
+    await store.delete(artefact_key(7, "recording.wav", 2))
+    await store.delete(artefact_key(7, "recording.wav", 2))
+    assert [await store.size(artefact_key(7, "recording.wav", attempt)) for attempt in (1, 2, 3)] == [1, None, 3]
 
 
 async def test_those_who_delete_at_once_do_not_fail(store: ArtefactStore) -> None:
     for number in range(20):
-        await store.put(artefact_key(1, f"{number}"), b"x", max_bytes=1)
+        await store.put(artefact_key(1, f"n{number}", 1), b"x", max_bytes=1)
     async with anyio.create_task_group() as tasks:
         for _ in range(4):
             tasks.start_soon(store.delete_run, 1)
-    assert [await store.size(artefact_key(1, f"{number}")) for number in range(20)] == [None] * 20
+    assert [await store.size(artefact_key(1, f"n{number}", 1)) for number in range(20)] == [None] * 20
 
 
 @pytest.mark.parametrize(
@@ -182,6 +194,14 @@ async def test_those_who_delete_at_once_do_not_fail(store: ArtefactStore) -> Non
         "runs/7/a\n",
         "runs/7/a%2Fb",
         "runs/7/a\\b",
+        "runs/7/2",
+        "runs/7/3/2",
+        "runs/7/1/a",
+        "runs/7/0/a",
+        "runs/7/02/a",
+        "runs/7/2/3/a",
+        "runs/7/2/",
+        "runs/7/2/../a",
         "runs/7/ä",
         "runs/٧/a",
         "/runs/7/a",
@@ -196,6 +216,8 @@ async def test_a_name_that_leads_elsewhere_is_refused(store: ArtefactStore, key:
         await store.size(key)
     with pytest.raises(UsageError, match="its name must be"):
         await read(store, key)
+    with pytest.raises(UsageError, match="its name must be"):
+        await store.delete(key)
 
 
 async def test_a_folder_holds_them_for_this_user_alone(tmp_path: Path) -> None:

@@ -1,9 +1,15 @@
-"""A record that keeps what workers tell it, in memory; behind real HTTP semantics, without a socket."""
+"""A record that keeps what workers tell it, in memory; behind real HTTP semantics, without a socket or with one."""
 
+import socket
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import SecretStr
@@ -18,19 +24,29 @@ class RecordDouble:
     """The record, and how it misbehaves.
 
     Attributes:
-        jobs: What claiming a run gives; a run that is not there is refused.
+        jobs: What claiming a run gives; a run that is not there is not known.
+        attempts: Which attempt at a run counts, where it is not the first; nothing that another one tells is taken.
         refusals: Answers to give first, by the last part of a path: HTTP status codes, one for each request.
+        is_down: Whether nothing answers.
         cancelled: Runs that are to be cancelled.
+        waits_again: Runs that wait again when they are given back; others end.
+        told: What was asked for, by the last part of a path, whatever was answered.
     """
 
     jobs: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
+    attempts: dict[int, int] = field(default_factory=dict[int, int])
     refusals: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    is_down: bool = False
     cancelled: set[int] = field(default_factory=set[int])
+    waits_again: set[int] = field(default_factory=set[int])
     told: list[str] = field(default_factory=list[str])
-    moves: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
+    claims: list[tuple[int, int, str]] = field(default_factory=list[tuple[int, int, str]])
+    moves: list[tuple[str, bool, bool]] = field(default_factory=list[tuple[str, bool, bool]])
     events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     artefacts: dict[str, bytes] = field(default_factory=dict[str, bytes])
     outcomes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    released: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    ended: set[int] = field(default_factory=set[int])
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -47,39 +63,99 @@ class RecordDouble:
 
         @app.post("/worker/v1/runs/{run_id}/claim")
         async def claim(run_id: int, body: dict[str, Any]) -> Response:  # pyright: ignore[reportUnusedFunction]
-            assert body["executor"]
-            job = self.jobs.get(run_id)
-            return JSONResponse({}, 409) if job is None else JSONResponse(job)
+            if (void := self._void(run_id, body["attempt"])) is not None:
+                return void
+            if run_id in self.ended:
+                return JSONResponse({}, 409)
+            self.claims.append((run_id, body["attempt"], body["executor"]))
+            return JSONResponse({**self.jobs[run_id], "attempt": body["attempt"]})
 
         @app.post("/worker/v1/runs/{run_id}/progress")
         async def progress(run_id: int, body: dict[str, Any]) -> Any:  # pyright: ignore[reportUnusedFunction]
-            self.moves.append((body["status"], body["joined"]))
+            if (void := self._void(run_id, body["attempt"])) is not None:
+                return void
+            self.moves.append((body["status"], body["joined"], body["said"]))
             return {"cancel_requested": run_id in self.cancelled}
 
         @app.get("/worker/v1/runs/{run_id}")
         async def state(run_id: int, attempt: int) -> Any:  # pyright: ignore[reportUnusedFunction]
-            return {"status": "running", "cancel_requested": run_id in self.cancelled}
+            return self._void(run_id, attempt) or {"status": "running", "cancel_requested": run_id in self.cancelled}
 
         @app.post("/worker/v1/runs/{run_id}/events")
         async def events(run_id: int, body: dict[str, Any]) -> Any:  # pyright: ignore[reportUnusedFunction]
+            if (void := self._void(run_id, body["attempt"])) is not None:
+                return void
             self.events += body["events"]
             return {}
 
         @app.put("/worker/v1/runs/{run_id}/artefacts/{name}")
-        async def artefact(run_id: int, name: str, request: Request) -> Any:  # pyright: ignore[reportUnusedFunction]
-            self.artefacts[name] = await request.body()
-            return {"size": len(self.artefacts[name])}
+        async def artefact(run_id: int, name: str, attempt: int, request: Request) -> Any:  # pyright: ignore[reportUnusedFunction]
+            content = await request.body()
+            if (void := self._void(run_id, attempt)) is not None:
+                return void
+            self.artefacts[name] = content
+            return {"size": len(content)}
 
         @app.post("/worker/v1/runs/{run_id}/outcome")
         async def outcome(run_id: int, body: dict[str, Any]) -> Any:  # pyright: ignore[reportUnusedFunction]
-            self.outcomes.append(body)
+            if (void := self._void(run_id, body["attempt"])) is not None:
+                return void
+            if run_id not in self.ended:
+                self.ended.add(run_id)
+                self.outcomes.append(body)
             return {"accepted": True}
+
+        @app.post("/worker/v1/runs/{run_id}/release")
+        async def release(run_id: int, body: dict[str, Any]) -> Any:  # pyright: ignore[reportUnusedFunction]
+            if (void := self._void(run_id, body["attempt"])) is not None:
+                return void
+            if run_id in self.ended:
+                return {"again": None}
+            self.released.append({"run_id": run_id, **body})
+            if run_id in self.waits_again:
+                self.attempts[run_id] = body["attempt"] + 1
+                return {"again": True}
+            self.ended.add(run_id)
+            return {"again": False}
 
         return app
 
     def client(self, key: str = KEY) -> RecordClient:
-        transport = httpx.ASGITransport(self.app(), raise_app_exceptions=False)
-        return RecordClient(httpx.AsyncClient(transport=transport, base_url="http://record.invalid"), SecretStr(key))
+        return RecordClient(self.http(), SecretStr(key))
+
+    def http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=_Transport(self), base_url="http://record.invalid")
+
+    @contextmanager
+    def listening(self) -> Generator[str]:
+        """Answer on a socket, and yield the address."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = uvicorn.Server(uvicorn.Config(self.app(), log_config=None, lifespan="off"))
+            thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+            thread.start()
+            try:
+                while not server.started:
+                    time.sleep(0.01)
+                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                thread.join()
+
+    def _void(self, run_id: int, attempt: int) -> Response | None:
+        if run_id not in self.jobs:
+            return JSONResponse({}, 404)
+        return JSONResponse({}, 409) if attempt != self.attempts.get(run_id, 1) else None
+
+
+class _Transport(httpx.AsyncBaseTransport):
+    def __init__(self, record: RecordDouble):
+        self._record = record
+        self._app = httpx.ASGITransport(record.app(), raise_app_exceptions=False)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._record.is_down:
+            raise httpx.ConnectError("nobody listens", request=request)
+        return await self._app.handle_async_request(request)
 
 
 def job(run_id: int = 7, **more: Any) -> dict[str, Any]:

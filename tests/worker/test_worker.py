@@ -1,7 +1,8 @@
 """Seeing a run through: whatever happens, the record gets its facts first and then its outcome."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,110 +11,65 @@ import pytest
 from pydantic import SecretStr
 
 from bots.timeline import (
-    AgentJoined,
     AgentSaid,
-    CallEnded,
-    CallStarted,
+    AgentStartedSpeaking,
+    CallerUnderrun,
     EndedReason,
     MessageReceived,
-    RoomEntered,
     Source,
-    TimelineEvent,
 )
-from runner.calls.request import CallRequest, CallWatcher
-from runner.calls.run_file import Run, judge_run, write_run
+from runner.calls.call import Call
 from runner.errors import RoomError, UsageError
 from runner.settings import Settings
-from runner.worker import live_report, worker
-from runner.worker.worker import Worker
+from runner.worker import worker as workers
+from runner.worker.outbox import Outbox
+from runner.worker.worker import CallMaker, Worker
+from tests.worker.calls_double import RECORDING, StubCalls
+from tests.worker.conftest import TOKEN, until
 from tests.worker.record_double import RecordDouble, job
 
 pytestmark = pytest.mark.anyio
 
-TOKEN = "planted-token"
+SESSION = {"start_url": "http://127.0.0.1:7860/start", "transport": "webrtc"}
 
 
-class StubCall:
-    """A call that goes as it is told to, and leaves behind what a call leaves behind."""
-
-    def __init__(self, calls: "StubCalls", request: CallRequest, folder: Path, run_id: str, watcher: CallWatcher):
-        self.calls = calls
-        self.request = request
-        self.folder = folder
-        self.run_id = run_id
-        self.watcher = watcher
-        self.over = anyio.Event()
-        self.facts: list[TimelineEvent] = []
-
-    async def make(self) -> Run:
-        self.calls.made.append(self)
-        if self.calls.raises is not None:
-            raise self.calls.raises
-        await anyio.sleep(self.calls.prepares_s)
-        self.folder.mkdir(parents=True)
-        (self.folder / "recording.wav").write_bytes(b"RIFF" * 1_000)
-        self.fact(
-            CallStarted(at_ns=0, run_id=self.run_id, scenario="greeting", room="r", wall_time="now", monotonic_ns=1)
-        )
-        self.fact(RoomEntered(at_ns=1))
-        self.fact(AgentJoined(at_ns=2))
-        for event in self.calls.facts:
-            self.fact(event)
-        reason = EndedReason.CANCELLED
-        try:
-            with anyio.move_on_after(self.calls.lasts_s) as waiting:
-                await self.over.wait()
-            reason = EndedReason.CALLER_HUNG_UP if waiting.cancelled_caught else reason
-        finally:
-            self.fact(CallEnded(at_ns=1_000_000_000, reason=reason))
-            (self.folder / "timeline.jsonl").write_text("\n".join(e.model_dump_json() for e in self.facts))
-            run = judge_run(self.request.script, self.facts)
-            write_run(self.folder, run)
-        return run
-
-    def cancel(self, detail: str | None = None) -> None:
-        self.over.set()
-
-    def fact(self, event: TimelineEvent) -> None:
-        self.facts.append(event)
-        self.watcher.fact(event)
-
-
-class StubCalls:
-    def __init__(self, lasts_s: float = 0.0, prepares_s: float = 0.0, raises: Exception | None = None):
-        self.lasts_s = lasts_s
-        self.prepares_s = prepares_s
-        self.raises = raises
-        self.facts: list[TimelineEvent] = []
-        self.made: list[StubCall] = []
-
-    def __call__(
-        self, request: CallRequest, settings: Settings, folder: Path, run_id: str, watcher: CallWatcher
-    ) -> StubCall:
-        return StubCall(self, request, folder, run_id, watcher)
+@asynccontextmanager
+async def working(
+    record: RecordDouble, folder: Path, calls: CallMaker = Call, executor: str = "executor"
+) -> AsyncIterator[Worker]:
+    """Be a worker with an outbox that delivers."""
+    client = record.client()
+    outbox = Outbox(folder / "outbox", client)
+    async with anyio.create_task_group() as tasks:
+        shelf = outbox.open(executor)
+        tasks.start_soon(outbox.run)
+        yield Worker(Settings(), client, shelf, calls)
+        tasks.cancel_scope.cancel()
+    outbox.close()
 
 
 @pytest.fixture
-def record(monkeypatch: pytest.MonkeyPatch) -> RecordDouble:
-    monkeypatch.setattr(worker, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(live_report, "POLL_INTERVAL_S", 0.05)
-    monkeypatch.setattr(live_report, "BATCH_INTERVAL_S", 0.02)
-    return RecordDouble(jobs={7: job(token=TOKEN, data_message={"value": None}, session_data={"table": 4})})
+def see(record: RecordDouble, tmp_path: Path) -> Callable[..., Any]:
+    """See a run through."""
+
+    async def see_through(calls: CallMaker = Call, run_id: int = 7) -> None:
+        async with working(record, tmp_path, calls) as worker:
+            await worker.see_through(run_id, 1)
+            assert worker.live == ()
+
+    return see_through
 
 
-@pytest.fixture
-def made(record: RecordDouble, tmp_path: Path) -> Callable[[StubCalls], Worker]:
-    def make(calls: StubCalls) -> Worker:
-        return Worker(Settings(), record.client(), tmp_path / "work", "executor", make_call=calls)
-
-    return make
+def kept(folder: Path) -> list[str]:
+    """Return the files in the outbox."""
+    return [path.name for path in (folder / "outbox").rglob("*") if path.is_file()]
 
 
 async def test_a_call_is_made_as_the_record_says_and_reported_with_everything_it_left(
-    record: RecordDouble, made: Callable[[StubCalls], Worker], tmp_path: Path
+    record: RecordDouble, see: Callable[..., Any], tmp_path: Path
 ) -> None:
     calls = StubCalls(lasts_s=0.2)
-    await made(calls).see_through(7)
+    await see(calls)
     request = calls.made[0].request
     assert request.address.url == "http://127.0.0.1:7860/api/offer"
     assert request.address.token == SecretStr(TOKEN)
@@ -124,50 +80,213 @@ async def test_a_call_is_made_as_the_record_says_and_reported_with_everything_it
     assert outcome["attempt"] == 1 and outcome["error"] is None
     assert outcome["run"]["id"] == "7" and outcome["run"]["status"] == "completed"
     assert "script" not in outcome["run"]
-    assert record.artefacts["recording.wav"] == b"RIFF" * 1_000
+    assert record.artefacts["recording.wav"] == RECORDING
     assert json.loads(record.artefacts["run.json"])["id"] == "7"
     assert b"call_ended" in record.artefacts["timeline.jsonl"]
     assert record.told.index("outcome") > record.told.index("run.json")
-    assert record.moves[:1] == [("running", True)]
+    assert record.moves[:1] == [("running", True, False)]
     assert [event["type"] for event in record.events][:3] == ["call_started", "room_entered", "agent_joined"]
-    assert not list((tmp_path / "work").iterdir())
+    assert record.claims == [(7, 1, "executor")]
+    assert kept(tmp_path) == []
 
 
-async def test_a_run_nobody_wants_is_not_made(record: RecordDouble, made: Callable[[StubCalls], Worker]) -> None:
+async def test_a_run_nobody_wants_is_not_made(record: RecordDouble, see: Callable[..., Any]) -> None:
     calls = StubCalls()
-    await made(calls).see_through(8)
+    await see(calls, 8)
     assert calls.made == [] and record.outcomes == []
 
 
-async def test_cancelling_ends_the_call_in_good_order(
-    record: RecordDouble, made: Callable[[StubCalls], Worker]
-) -> None:
+async def test_cancelling_ends_the_call_in_good_order(record: RecordDouble, see: Callable[..., Any]) -> None:
     calls = StubCalls(lasts_s=30)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(made(calls).see_through, 7)
-            await anyio.sleep(0.1)
+            tasks.start_soon(see, calls)
+            await until(lambda: record.moves)
             record.cancelled.add(7)
     assert record.outcomes[0]["run"]["ended_reason"] == "cancelled"
     assert "recording.wav" in record.artefacts
 
 
 async def test_cancelling_before_the_call_has_begun_cuts_off_what_prepares_it(
-    record: RecordDouble, made: Callable[[StubCalls], Worker]
+    record: RecordDouble, see: Callable[..., Any]
 ) -> None:
     record.cancelled.add(7)
     with anyio.fail_after(5):
-        await made(StubCalls(prepares_s=30)).see_through(7)
+        await see(StubCalls(prepares_s=30))
     assert record.outcomes[0]["error"]["reason"] == "cancelled"
 
 
-async def test_a_worker_that_is_stopped_still_reports(
-    record: RecordDouble, made: Callable[[StubCalls], Worker]
+async def broken_off(worker: Worker, calls: StubCalls, wanted: Callable[[], object]) -> None:
+    """See run 7 through, and break that off from outside."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.see_through, 7, 1)
+        await until(wanted)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_run_that_is_broken_off_is_given_back_once_the_call_has_left_its_room(
+    record: RecordDouble, tmp_path: Path
 ) -> None:
-    with anyio.move_on_after(0.2):
-        await made(StubCalls(lasts_s=30)).see_through(7)
-    assert record.outcomes[0]["run"]["ended_reason"] == "cancelled"
-    assert "timeline.jsonl" in record.artefacts
+    record.waits_again.add(7)
+    calls = StubCalls(lasts_s=30)
+    async with working(record, tmp_path, calls) as worker:
+        await broken_off(worker, calls, lambda: record.moves)
+    assert calls.left == ["7"]
+    assert record.released == [{"run_id": 7, "attempt": 1, "detail": "its worker was stopped", "said": False}]
+    # Somebody else makes the call: what there is of this one is worth nothing.
+    assert record.artefacts == {} and record.outcomes == [] and kept(tmp_path) == []
+
+
+@pytest.mark.parametrize(("session", "is_kept"), [(None, True), (SESSION, False)])
+async def test_facts_are_kept_of_a_run_that_may_end_by_being_given_back(
+    record: RecordDouble,
+    tmp_path: Path,
+    session: dict[str, Any] | None,
+    is_kept: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if session is not None:
+        monkeypatch.setattr(workers, "room_of", room_without_session)
+    record.jobs[7] = job(session=session, room_url=None if session else "http://127.0.0.1:7860/api/offer")
+    calls = StubCalls(lasts_s=30)
+    calls.facts = [AgentStartedSpeaking(at_ns=3)]
+    async with working(record, tmp_path, calls) as worker:
+        await broken_off(worker, calls, lambda: any(said for _, _, said in record.moves))
+    assert record.released[0]["said"] is True
+    assert ("recording.wav" in record.artefacts) is is_kept
+    if is_kept:
+        assert record.told.index("run.json") < record.told.index("release")
+
+
+@asynccontextmanager
+async def room_without_session(*_: Any) -> AsyncIterator[Any]:
+    from runner.rooms.open import RoomAddress
+
+    yield RoomAddress("http://127.0.0.1:7860/api/offer")
+
+
+async def test_a_run_that_is_broken_off_before_it_is_claimed_is_given_back(
+    record: RecordDouble, tmp_path: Path
+) -> None:
+    record.refusals["claim"] = [503] * 1_000
+    calls = StubCalls()
+    async with working(record, tmp_path, calls) as worker:
+        await broken_off(worker, calls, lambda: record.told.count("claim") > 2)
+    assert [told["said"] for told in record.released] == [False] and calls.made == []
+
+
+async def test_a_call_that_was_over_when_it_was_broken_off_is_reported_as_what_it_was(
+    record: RecordDouble, tmp_path: Path
+) -> None:
+    calls = StubCalls(evaluates_s=30)
+    async with working(record, tmp_path, calls) as worker:
+        await broken_off(worker, calls, lambda: any(move[0] == "evaluating" for move in record.moves))
+    assert record.released == []
+    assert record.outcomes[0]["run"]["ended_reason"] == "caller-hung-up"
+
+
+async def test_a_call_that_was_cancelled_when_it_was_broken_off_is_reported_as_cancelled(
+    record: RecordDouble, tmp_path: Path
+) -> None:
+    calls = StubCalls(prepares_s=30)
+    record.cancelled.add(7)
+    async with working(record, tmp_path, calls) as worker:
+        record.refusals["outcome"] = [503] * 5
+        await broken_off(worker, calls, lambda: "outcome" in record.told)
+    assert record.released == []
+    assert record.outcomes[0]["error"]["reason"] == "cancelled"
+
+
+async def test_what_can_t_be_given_back_in_time_is_left_for_the_next_start(
+    record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "STOPPED_REPORT_LIMIT_S", 0.2)
+    record.waits_again.add(7)
+    calls = StubCalls(lasts_s=30)
+    async with working(record, tmp_path, calls) as worker:
+
+        def gone() -> bool:
+            record.is_down = bool(record.moves)
+            return record.is_down
+
+        await broken_off(worker, calls, gone)
+        assert worker.live == ()
+    assert "report.json" in kept(tmp_path)
+    record.is_down = False
+    async with working(record, tmp_path, calls, "another"):
+        await until(lambda: kept(tmp_path) == ["another.lock"])
+    assert record.released[0]["detail"] == "its worker was stopped" and kept(tmp_path) == []
+
+
+async def test_a_worker_that_gives_up_hangs_up_everywhere_and_leaves_the_rest_to_the_outbox(
+    record: RecordDouble, tmp_path: Path
+) -> None:
+    record.jobs[8] = job(8)
+    calls = StubCalls(lasts_s=30)
+    async with working(record, tmp_path, calls) as worker:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.see_through, 7, 1)
+            tasks.start_soon(worker.see_through, 8, 1)
+            await until(lambda: len(record.moves) == 2)
+            assert worker.live == (7, 8)
+            # Somebody else has been given one of them.
+            record.attempts[8] = 2
+            worker.give_up("the worker stood still for 9 s")
+        assert worker.live == () and sorted(calls.left) == ["7", "8"]
+        await worker.see_through(7, 1)
+        await until(lambda: kept(tmp_path) == ["executor.lock"])
+    assert len(calls.made) == 2
+    [outcome] = record.outcomes
+    assert outcome["error"] == {
+        "cause": "harness",
+        "reason": "runner-error",
+        "detail": "the worker stood still for 9 s",
+    }
+
+
+async def test_a_claim_that_is_answered_no_more_is_given_back(
+    record: RecordDouble, see: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "CLAIM_PATIENCE_S", 0.1)
+    record.refusals["claim"] = [503] * 1_000
+    await see(StubCalls())
+    assert record.released[0]["said"] is False
+
+
+async def test_a_claim_that_is_answered_in_another_language_is_an_outcome(
+    record: RecordDouble, see: Callable[..., Any]
+) -> None:
+    record.jobs[7] = {"task": "call"}
+    await see(StubCalls())
+    assert "another version" in record.outcomes[0]["error"]["detail"]
+
+
+async def test_the_same_attempt_is_made_once_however_often_it_is_handed_over(
+    record: RecordDouble, tmp_path: Path
+) -> None:
+    calls = StubCalls(lasts_s=0.3)
+    async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.see_through, 7, 1)
+        tasks.start_soon(worker.see_through, 7, 1)
+    assert len(calls.made) == 1 and len(record.outcomes) == 1
+
+
+async def test_an_attempt_that_does_not_count_any_more_ends_its_call(record: RecordDouble, tmp_path: Path) -> None:
+    calls = StubCalls(lasts_s=30)
+    async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.see_through, 7, 1)
+        await until(lambda: record.moves)
+        record.attempts[7] = 2
+    assert calls.left == ["7"] and record.outcomes == []
+
+
+async def test_calls_are_counted_and_what_they_had_no_audio_for(record: RecordDouble, tmp_path: Path) -> None:
+    calls = StubCalls()
+    calls.facts = [CallerUnderrun(at_ns=3, turn=0, duration_ms=40)]
+    async with working(record, tmp_path, calls) as worker:
+        await worker.see_through(7, 1)
+    assert (worker.counts.calls_made, worker.counts.rooms_entered) == (1, 1)
+    assert worker.watch.underruns == 1 and worker.watch.is_overloaded
 
 
 @pytest.mark.parametrize(
@@ -180,13 +299,13 @@ async def test_a_worker_that_is_stopped_still_reports(
 )
 async def test_every_error_is_an_outcome_without_secrets(
     record: RecordDouble,
-    made: Callable[[StubCalls], Worker],
+    see: Callable[..., Any],
     error: Exception,
     cause: str,
     reason: str,
     says: str,
 ) -> None:
-    await made(StubCalls(raises=error)).see_through(7)
+    await see(StubCalls(raises=error))
     told = record.outcomes[0]["error"]
     assert (told["cause"], told["reason"]) == (cause, reason)
     assert says in told["detail"] and TOKEN not in told["detail"]
@@ -196,15 +315,15 @@ async def test_every_error_is_an_outcome_without_secrets(
     "job_", [job(script={"name": "x", "turns": "none"}), job(room_url=None), job(room_url="ftp://x")]
 )
 async def test_a_job_that_can_t_be_made_is_an_outcome(
-    record: RecordDouble, tmp_path: Path, job_: dict[str, Any]
+    record: RecordDouble, see: Callable[..., Any], job_: dict[str, Any]
 ) -> None:
     record.jobs[7] = job_
-    await Worker(Settings(), record.client(), tmp_path / "work", "executor").see_through(7)
+    await see()
     assert record.outcomes[0]["error"]["cause"] == "harness"
 
 
 async def test_the_outcome_gets_through_whatever_the_record_answers_at_first(
-    record: RecordDouble, made: Callable[[StubCalls], Worker]
+    record: RecordDouble, see: Callable[..., Any]
 ) -> None:
     record.refusals = {
         "claim": [503, 500],
@@ -214,35 +333,18 @@ async def test_the_outcome_gets_through_whatever_the_record_answers_at_first(
         "7": [500] * 99,
         "outcome": [503, 429, 401, 500],
     }
-    await made(StubCalls(lasts_s=0.1)).see_through(7)
+    await see(StubCalls(lasts_s=0.1))
     assert [outcome["run"]["status"] for outcome in record.outcomes] == ["completed"]
     assert set(record.artefacts) == {"recording.wav", "timeline.jsonl", "run.json"}
 
 
-async def test_artefacts_that_are_refused_do_not_keep_the_outcome_back(
-    record: RecordDouble, made: Callable[[StubCalls], Worker]
-) -> None:
-    record.refusals = {"recording.wav": [413], "timeline.jsonl": [500] * 4}
-    await made(StubCalls()).see_through(7)
-    assert record.outcomes[0]["run"]["status"] == "completed"
-    assert set(record.artefacts) == {"run.json"}
-
-
-async def test_an_outcome_that_is_refused_for_good_is_reported_as_our_failure(
-    record: RecordDouble, made: Callable[[StubCalls], Worker]
-) -> None:
-    record.refusals = {"outcome": [400]}
-    await made(StubCalls()).see_through(7)
-    assert record.outcomes[0]["error"]["cause"] == "harness"
-
-
 async def test_facts_go_out_in_batches_of_a_size_and_huge_ones_not_at_all(
-    record: RecordDouble, made: Callable[[StubCalls], Worker]
+    record: RecordDouble, see: Callable[..., Any]
 ) -> None:
     calls = StubCalls(lasts_s=0.5)
     calls.facts = [AgentSaid(at_ns=i, text=f"word {i} ü", source=Source.TOLD) for i in range(500)]
     calls.facts.append(MessageReceived(at_ns=500, message={"much": "x" * 200_000}))
-    await made(calls).see_through(7)
+    await see(calls)
     assert [e["text"] for e in record.events if e["type"] == "agent_said"] == [f"word {i} ü" for i in range(500)]
     assert not any(e["type"] == "message_received" for e in record.events)
     assert 3 <= record.told.count("events") <= 6

@@ -18,6 +18,7 @@ from runner.api.schemas.query import PathId
 from runner.api.services import Services
 from runner.api.sharing import Reader, Reading
 from runner.records.results import line_of
+from runner.records.runs import artefacts_of
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.records.store import ArtefactMissing, artefact_key
 from runner.records.tables import RunRow
@@ -215,11 +216,11 @@ async def _run(services: Services, reader: Reading, run_id: int) -> RunRow | Non
 
 async def _stored(services: Services, run: RunRow) -> AsyncGenerator[tuple[int, str]]:
     """Yield the events of a run that has ended, numbered from 1. A last line that was cut off is left out."""
-    if TIMELINE not in run.artefacts:
+    if TIMELINE not in artefacts_of(run):
         return
     count = 0
     try:
-        async for text in _lines(services.store.get(artefact_key(run.id, TIMELINE))):
+        async for text in _lines(services.store.get(artefact_key(run.id, TIMELINE, run.attempt))):
             try:
                 json.loads(text)
             except ValueError:

@@ -15,6 +15,7 @@ from runner.api.routing import CompatRouter
 from runner.api.schemas.health import Health, Readiness
 from runner.api.services import Services
 from runner.records.tables import RunRow
+from runner.records.workers import read_clock, read_queue, read_workers
 
 READY_TIMEOUT_S = 5.0
 
@@ -34,10 +35,9 @@ async def healthz() -> Health:
 
 @router.get("/readyz", response_model=Readiness, responses=_NOT_READY)
 async def readyz(services: AppServices) -> JSONResponse:
-    """Say whether launches can be taken."""
+    """Say whether launches can be taken, and go on to workers. There need be no worker."""
     database = await _database_is_ready(services)
-    # A queue that can't tell has nothing to start.
-    queue = bool(getattr(services.queue, "started", True))
+    queue = services.dispatching()
     is_ready = database and queue
     found = Readiness(status="ready" if is_ready else "not ready", database=database, queue=queue)
     return JSONResponse(found.model_dump(), 200 if is_ready else 503)
@@ -45,16 +45,27 @@ async def readyz(services: AppServices) -> JSONResponse:
 
 @router.get("/metrics", response_class=Response, responses=_TEXT)
 async def metrics(request: Request, services: AppServices) -> Response:
-    """Give out what the server counts of itself."""
+    """Give out what the server counts of itself, of the queue, and of the workers."""
     counts: Metrics = request.app.state.metrics
-    try:
-        async with services.database.reading() as session:
-            rows = await session.execute(select(RunRow.status, func.count()).group_by(RunRow.status))
-            counts.set_runs({status: count for status, count in rows})
-    except (SQLAlchemyError, OSError):
-        # What else is counted is worth reading above all when the record is away.
+    # What else is counted is worth reading above all when the record is away.
+    if not await _read_record(services, counts):
         logger.warning("the runs could not be counted: the record can't be read")
+        counts.clear_record()
     return Response(counts.text(), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def _read_record(services: Services, counts: Metrics) -> bool:
+    with anyio.move_on_after(READY_TIMEOUT_S):
+        try:
+            async with services.database.reading() as session:
+                now = await read_clock(session)
+                rows = await session.execute(select(RunRow.status, func.count()).group_by(RunRow.status))
+                by_status: dict[str, int] = {status: count for status, count in rows}
+                counts.set_record(by_status, await read_queue(session, now), await read_workers(session, now))
+            return True
+        except (SQLAlchemyError, OSError):
+            return False
+    return False
 
 
 async def _database_is_ready(services: Services) -> bool:

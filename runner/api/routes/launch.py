@@ -17,7 +17,7 @@ from runner.api.schemas import launch as schemas
 from runner.api.schemas.runs import numbers
 from runner.api.services import Services
 from runner.records.keys import KeyIdentity
-from runner.records.launches import Launch, LaunchEntry, LaunchRefused, launch
+from runner.records.launches import DEFAULT_PRIORITY, Launch, LaunchEntry, LaunchRefused, launch
 from runner.records.results import counts_of, read_lines
 from runner.records.runs import RunType
 from runner.records.statuses import ResultStatus
@@ -178,6 +178,8 @@ def _launch(
     settings: dict[str, Any] = {
         "frequency": body.frequency,
         "concurrency_limit": body.concurrency_limit,
+        "priority": body.priority,
+        "delay_s": body.delay_s,
         "personality_ids": list(personality_ids),
         "test_profile_ids": list(test_profile_ids),
         **(shown or {}),
@@ -193,6 +195,8 @@ def _launch(
         personality_ids=personality_ids,
         test_profile_ids=test_profile_ids,
         concurrency_limit=body.concurrency_limit,
+        priority=DEFAULT_PRIORITY if body.priority is None else body.priority,
+        delay_s=body.delay_s or 0.0,
         idempotency_key=idempotency_key,
         digest=digest,
         run_settings={name: value for name, value in settings.items() if value not in (None, [])},

@@ -97,8 +97,8 @@ async def end_calls(
     async with services.database.session() as session:
         await _find(session, project, id)
         ids = await _chosen(session, id, None if body is None else body.run_ids)
-        cancelled = await request_cancel(session, ids)
-    await services.queue.forget(cancelled)
+        await request_cancel(session, ids)
+    services.wake()
     return Response(status_code=200)
 
 
@@ -109,14 +109,14 @@ async def delete_runs(services: AppServices, project: ProjectId, id: PathId, bod
         await _find(session, project, id)
         ids = await _chosen(session, id, body.run_ids)
         await lock_result(session, id)
-        pending = await request_cancel(session, await _with_status(session, ids, [RunStatus.PENDING]))
+        await request_cancel(session, await _with_status(session, ids, [RunStatus.PENDING]))
         live = await _with_status(session, ids, [status for status in RunStatus if status not in FINAL_RUN])
         if live:
             on = ", ".join(str(run_id) for run_id in live)
             raise BadRequest({"run_ids": [f"These calls are on: {on}. End them first (end_calls)."]})
         await records.delete_runs(session, ids)
         await refresh_result(session, id)
-    await services.queue.forget(pending)
+    services.wake()
     for run_id in ids:
         try:
             await services.store.delete_run(run_id)

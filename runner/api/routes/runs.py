@@ -23,7 +23,7 @@ from runner.api.schemas.query import PathId, QueryId, Search, Words
 from runner.api.sharing import Reader, Reading
 from runner.errors import UsageError
 from runner.records.results import RunFilter
-from runner.records.runs import request_cancel
+from runner.records.runs import artefacts_of, request_cancel
 from runner.records.store import ArtefactMissing, artefact_key
 from runner.records.tables import ResultRow, RunRow
 
@@ -143,8 +143,8 @@ async def end_call(services: AppServices, project: ProjectId, id: PathId) -> Res
     """End a call: at once if it has not begun, within two seconds if it is on. One that is over stays as it is."""
     async with services.database.session() as session:
         await find_run(session, Reading(project), id)
-        cancelled = await request_cancel(session, [id])
-    await services.queue.forget(cancelled)
+        await request_cancel(session, [id])
+    services.wake()
     return Response(status_code=200)
 
 
@@ -215,10 +215,10 @@ async def _artefact(
 ) -> Response:
     async with services.database.reading() as session:
         run = await find_run(session, reader, run_id)
-    if name not in run.artefacts:
+    if name not in artefacts_of(run):
         raise NotFound
     try:
-        key = artefact_key(run_id, name)
+        key = artefact_key(run_id, name, run.attempt)
     except UsageError:
         raise NotFound from None
     size = await services.store.size(key)
@@ -296,7 +296,7 @@ async def _shown(session: AsyncSession, request: Request, rows: Sequence[RunRow]
             result_name=results[row.result_id].name,
             agent_name=results[row.result_id].agent_name,
             run_type=results[row.result_id].run_type,
-            artefacts={name: f"{base}/{row.id}/artefacts/{name}" for name in sorted(row.artefacts)},
+            artefacts={name: f"{base}/{row.id}/artefacts/{name}" for name in sorted(artefacts_of(row))},
         )
         for row in rows
     ]

@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from bots.timeline import EndedReason
 from runner.api.auth import AppServices, WorkerKey
 from runner.api.errors import BadRequest, Conflict, NotFound, TooLarge, refusals
+from runner.api.metrics import Metrics
 from runner.api.routes.events import live_timelines
 from runner.api.routing import CompatRouter
 from runner.api.schemas import worker as schemas
@@ -18,14 +21,15 @@ from runner.api.schemas.query import PathId
 from runner.api.services import Services
 from runner.errors import UsageError
 from runner.evaluation.outcome import Cause
+from runner.records.changes import Change, noted
 from runner.records.runs import (
     Claimed,
     Job,
     RunProblem,
     add_artefact,
     claim,
-    fail,
     finish,
+    give_back,
     give_up,
     look_at,
     progress,
@@ -68,23 +72,28 @@ ATTEMPT = Query(ge=1, le=2**31 - 1, description="The attempt this is of.")
 Attempt = Annotated[int, ATTEMPT]
 ArtefactName = Annotated[str, Path(max_length=200)]
 
+MAX_DETAIL_CHARACTERS = 4_000
+
 
 @router.post("/{id}/claim/", responses=refusals(404, 409))
 async def claim_run(services: AppServices, key: WorkerKey, id: PathId, body: schemas.ClaimBody) -> schemas.JobBody:
-    """Take a run on. 409: it has ended, or was cancelled."""
+    """Take a run on that was given to a worker; the same again is answered with the same.
+
+    409: it is not this worker's (any more), has ended, or was cancelled.
+    """
     try:
         async with services.database.session() as session:
-            job = await claim(session, services.vault, id, body.executor)
+            job = await claim(session, services.vault, id, body.attempt, body.executor)
     except UsageError as error:
         # Not by another worker either: the record's key is not the one that things were encrypted with.
-        await _give_up_claim(services, id, str(error), Cause.HARNESS, EndedReason.RUNNER_ERROR)
+        await _give_up_claim(services, id, body.attempt, str(error), Cause.HARNESS, EndedReason.RUNNER_ERROR)
         raise Conflict("The run has ended.") from None
     if job is None:
-        await _state(services, id)
-        raise Conflict("The run has ended.")
+        await _state(services, id, body.attempt)
+        raise Conflict("The run has ended, or is another worker's.")
     refusal = await _refusal(services, job)
     if refusal is not None:
-        await _give_up_claim(services, id, refusal, Cause.ROOM, EndedReason.ROOM_UNREACHABLE)
+        await _give_up_claim(services, id, body.attempt, refusal, Cause.ROOM, EndedReason.ROOM_UNREACHABLE)
         raise Conflict("The run has ended: its room is not allowed.")
     return schemas.JobBody.of(job)
 
@@ -93,17 +102,48 @@ async def claim_run(services: AppServices, key: WorkerKey, id: PathId, body: sch
 async def report_progress(
     services: AppServices, key: WorkerKey, id: PathId, body: schemas.ProgressBody
 ) -> schemas.Cancelling:
-    """Say how far a run has come. 409: another attempt is under way."""
-    joined_at = utc_now() if body.joined else None
+    """Say how far a run has come. 409: this attempt does not count any more."""
+    now = utc_now()
     async with services.database.session() as session:
-        await progress(session, id, body.attempt, RunStatus(body.status), joined_at)
+        await progress(
+            session,
+            id,
+            body.attempt,
+            RunStatus(body.status),
+            joined_at=now if body.joined else None,
+            said_at=now if body.said else None,
+        )
     state = await _state(services, id, body.attempt)
     return schemas.Cancelling(cancel_requested=state.cancel_requested or state.status in FINAL_RUN)
 
 
+@router.post("/{id}/release/", responses=refusals(404, 409))
+async def release_run(
+    request: Request, services: AppServices, key: WorkerKey, id: PathId, body: schemas.ReleaseBody
+) -> schemas.Released:
+    """Give a run back that this worker will not see through: it waits for another one, or ends as failed.
+
+    Nothing counts that this attempt reports from then on. 409: it does not count any more already.
+    """
+    await _state(services, id, body.attempt)
+    if body.said:
+        # First, and for itself: what was said in a run is known from then on, whatever becomes of this request.
+        async with services.database.session() as session:
+            await progress(session, id, body.attempt, RunStatus.RUNNING, joined_at=None, said_at=utc_now())
+    async with services.database.session() as session:
+        again = await give_back(session, id, body.attempt, detail=body.detail, unsaid=not body.said)
+    services.wake()
+    if again is None:
+        # It has ended, unless somebody else gave it back at the same moment.
+        await _state(services, id, body.attempt)
+    if not again:
+        live_timelines(request.app).end(id)
+    return schemas.Released(again=again)
+
+
 @router.get("/{id}/", responses=refusals(404, 409))
 async def get_state(services: AppServices, key: WorkerKey, id: PathId, attempt: Attempt) -> schemas.RunState:
-    """Ask whether a call is to be broken off. 409: another attempt is under way."""
+    """Ask whether a call is to be broken off. 409: this attempt does not count any more."""
     state = await _state(services, id, attempt)
     return schemas.RunState(cancel_requested=state.cancel_requested or state.status in FINAL_RUN, status=state.status)
 
@@ -112,7 +152,7 @@ async def get_state(services: AppServices, key: WorkerKey, id: PathId, attempt: 
 async def report_events(
     request: Request, services: AppServices, key: WorkerKey, id: PathId, body: schemas.EventsBody
 ) -> None:
-    """Tell whoever watches what happens in a call. 409: another attempt is under way."""
+    """Tell whoever watches what happens in a call. 409: this attempt does not count any more."""
     state = await _state(services, id, body.attempt)
     if state.status not in FINAL_RUN:
         live_timelines(request.app).post(id, body.attempt, body.events)
@@ -131,9 +171,12 @@ async def report_events(
 async def put_artefact(
     request: Request, services: AppServices, key: WorkerKey, id: PathId, name: ArtefactName, attempt: Attempt
 ) -> schemas.Stored:
-    """Keep a recording, a timeline, or whatever else there is of a call. 409: another attempt is under way."""
+    """Keep a recording, a timeline, or whatever else there is of a call.
+
+    409: this attempt does not count any more.
+    """
     try:
-        stored_as = artefact_key(id, name)
+        stored_as = artefact_key(id, name, attempt)
     except UsageError as error:
         raise BadRequest({"name": [str(error)]}) from None
     await _state(services, id, attempt)
@@ -146,6 +189,8 @@ async def put_artefact(
     async with services.database.session() as session:
         added = await add_artefact(session, id, attempt, name, size)
     if not added:
+        # Given back, or deleted, while it was uploaded: nothing else would ever remove it.
+        await services.store.delete(stored_as)
         await _state(services, id, attempt)
     return schemas.Stored(size=size)
 
@@ -154,9 +199,13 @@ async def put_artefact(
 async def report_outcome(
     request: Request, services: AppServices, key: WorkerKey, id: PathId, body: schemas.OutcomeBody
 ) -> schemas.Accepted:
-    """Report what a run came to. It counts once, however often it comes. 409: another attempt is under way."""
+    """Report what a run came to. It counts once, however often it comes.
+
+    409: this attempt does not count any more.
+    """
     await _state(services, id, body.attempt)
     async with services.database.session() as session:
+        times = await _times(session, id)
         if body.run is None:
             problem = body.error or RunProblem(cause=Cause.HARNESS.value, reason=EndedReason.RUNNER_ERROR.value)
             accepted = await give_up(session, id, body.attempt, problem)
@@ -167,25 +216,54 @@ async def report_outcome(
             except ValueError as error:
                 raise BadRequest({"run": [str(error)]}) from None
             accepted = await finish(session, id, body.attempt, run)
+        is_new = any(made.change is Change.ENDED for made in noted(session))
+    if is_new:
+        services.wake()
+        metrics: Metrics = request.app.state.metrics
+        metrics.ended(queued_s=times.queued_s, set_up_s=times.set_up_s)
     await _state(services, id, body.attempt)
     live_timelines(request.app).end(id)
     return schemas.Accepted(accepted=accepted)
 
 
-async def _state(services: Services, run_id: int, attempt: int | None = None) -> Claimed:
+async def _state(services: Services, run_id: int, attempt: int) -> Claimed:
     """Return what stands of a run.
 
     Raises:
         NotFound: There is no such run.
-        Conflict: Another attempt than this one is under way.
+        Conflict: The attempt does not count (any more).
     """
     async with services.database.reading() as session:
         state = await look_at(session, run_id)
     if state is None:
         raise NotFound
-    if attempt is not None and state.attempt != attempt:
-        raise Conflict(f"This is attempt {attempt}; attempt {state.attempt} is under way.")
+    if not state.is_of(attempt):
+        raise Conflict(f"Attempt {attempt} does not count any more.")
     return state
+
+
+@dataclass(frozen=True)
+class _Times:
+    """How long a run took to begin, and then to get into its room; None where it did not come so far."""
+
+    queued_s: float | None = None
+    set_up_s: float | None = None
+
+
+async def _times(session: AsyncSession, run_id: int) -> _Times:
+    """Return them, of a run that has not ended: its end fills in what was not told in time."""
+    found = (
+        await session.execute(
+            select(RunRow.created_at, RunRow.not_before, RunRow.started_at, RunRow.joined_at).where(
+                RunRow.id == run_id
+            )
+        )
+    ).first()
+    if found is None or found.started_at is None:
+        return _Times()
+    due = found.not_before or found.created_at
+    set_up = None if found.joined_at is None else (found.joined_at - found.started_at).total_seconds()
+    return _Times(queued_s=(found.started_at - due).total_seconds(), set_up_s=set_up)
 
 
 async def _refusal(services: Services, job: Job) -> str | None:
@@ -201,6 +279,10 @@ async def _refusal(services: Services, job: Job) -> str | None:
     return None
 
 
-async def _give_up_claim(services: Services, run_id: int, detail: str, cause: Cause, reason: EndedReason) -> None:
+async def _give_up_claim(
+    services: Services, run_id: int, attempt: int, detail: str, cause: Cause, reason: EndedReason
+) -> None:
+    problem = RunProblem(cause=cause.value, reason=reason.value, detail=detail[:MAX_DETAIL_CHARACTERS])
     async with services.database.session() as session:
-        await fail(session, run_id, cause=cause.value, reason=reason.value, detail=detail)
+        await give_up(session, run_id, attempt, problem)
+    services.wake()

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, StringConstraints, field_validator
 
-from runner.api.schemas.common import Id, JsonObject, Name, RequestBody, ResponseBody, Timestamp, Unset
+from runner.api.schemas.common import Id, JsonObject, Name, RequestBody, ResponseBody, Timestamp, Unset, Whole
 from runner.errors import UsageError
 from runner.rooms.urls import check_start_url
 
@@ -12,7 +12,7 @@ PhoneNumber = Annotated[str, StringConstraints(max_length=40)]
 
 
 class AgentSession(RequestBody):
-    """Ours: how a session of the agent is started, where a launch gives no room.
+    """Ours: how a session of the agent is started, where a launch gives no room; and how many calls it takes.
 
     Without ``start_url`` an agent with Pipecat Cloud credentials is started there. The key in
     ``provider.credentials`` goes along as a bearer header.
@@ -24,6 +24,7 @@ class AgentSession(RequestBody):
         start_timeout_s: How long a start may take, cold starts included.
         agent_join_timeout_s: How long the agent may take to be in the room; null as the settings have it.
         bot_ready_timeout_s: How long to wait for the agent to say that it is ready; null as the settings have it.
+        max_calls: How many calls the agent takes at once; null as the settings have it.
     """
 
     start_url: Annotated[str, StringConstraints(max_length=2_000)] | None = None
@@ -32,6 +33,7 @@ class AgentSession(RequestBody):
     start_timeout_s: float = Field(default=60.0, gt=0, le=600)
     agent_join_timeout_s: float | None = Field(default=None, gt=0, le=600)
     bot_ready_timeout_s: float | None = Field(default=None, ge=0, le=60)
+    max_calls: Annotated[int, Whole, Field(ge=1, le=10_000)] | None = None
 
     @field_validator("start_url")
     @classmethod

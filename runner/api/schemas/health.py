@@ -17,7 +17,7 @@ class Readiness(ResponseBody):
     Attributes:
         status: ``ready`` if all of it is.
         database: Whether the record can be reached, and its tables are of this version.
-        queue: Whether runs can be queued.
+        queue: Whether runs that wait are looked at: launches are kept, but none begins while they are not.
     """
 
     status: Literal["ready", "not ready"]

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, SecretStr, StringConstraints
 
-from runner.api.schemas.common import Id, JsonObject, RequestBody, ResponseBody, Timestamp
+from runner.api.schemas.common import Id, JsonObject, RequestBody, ResponseBody, Timestamp, Whole
 from runner.records.statuses import ResultStatus, RunStatus
 
 RoomUrl = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
@@ -14,10 +14,13 @@ Tag = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Number = Annotated[str, StringConstraints(max_length=40)]
 
 MAX_ENTRIES = 10_000
+MAX_DELAY_S = 30 * 86_400
 MAX_TOKEN_CHARACTERS = 20_000
 
-Frequency = Annotated[int, Field(ge=1, le=100)]
-ConcurrencyLimit = Annotated[int, Field(ge=1, le=10_000)]
+Frequency = Annotated[int, Whole, Field(ge=1, le=100)]
+ConcurrencyLimit = Annotated[int, Whole, Field(ge=1, le=10_000)]
+Priority = Annotated[int, Whole, Field(ge=1, le=1_000)]
+Delay = Annotated[float, Field(ge=0, le=MAX_DELAY_S)]
 
 
 class RoomEntry(RequestBody):
@@ -53,6 +56,8 @@ class LaunchCommon(RequestBody):
         name: A label for the result.
         frequency: How often each scenario is run.
         concurrency_limit: How many of the runs may be on at once.
+        priority: Ours: runs with a lower one go first; without it it is 100.
+        delay_s: Ours: none of the runs begins before so many seconds have passed.
         mock_tool_names: Kept and shown; tools are not mocked here.
     """
 
@@ -61,13 +66,15 @@ class LaunchCommon(RequestBody):
     name: Label | None = None
     frequency: Frequency | None = None
     concurrency_limit: ConcurrencyLimit | None = None
+    priority: Priority | None = None
+    delay_s: Delay | None = None
     mock_tool_names: Annotated[list[ToolName], Field(max_length=1_000)] | None = None
 
 
 class RoomLaunch(LaunchCommon):
     """Scenarios that are played in rooms that are there: one run for each entry.
 
-    ``name``, ``frequency`` and ``concurrency_limit`` are ours.
+    ``name``, ``frequency`` and ``concurrency_limit`` are ours too.
     """
 
     scenarios: Annotated[list[RoomEntry], Field(min_length=1, max_length=MAX_ENTRIES)]

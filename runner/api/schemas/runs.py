@@ -105,7 +105,7 @@ class Additions(ResponseBody):
         ended_reason: How the call ended, in our words.
         detail: What happened, in one line.
         success: True: passed. False: the agent failed. Null: nobody can say, for no fault of the agent.
-        attempt: How often it was taken up by a worker.
+        attempt: Which attempt at it this is: one more each time that a worker gave it back or was lost.
         duration_s: From the beginning of the call to its end.
         first_response_ms: Agent onset minus both parties present.
         turns: What each turn took.

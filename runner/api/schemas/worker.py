@@ -15,8 +15,9 @@ Attempt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class ClaimBody(RequestBody):
-    """Who takes a run."""
+    """Who takes a run, and for which attempt it was given to it."""
 
+    attempt: Attempt
     executor: Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -80,11 +81,39 @@ class JobBody(ResponseBody):
 
 
 class ProgressBody(RequestBody):
-    """How far a run has come."""
+    """How far a run has come.
+
+    Attributes:
+        attempt: The attempt this is of.
+        status: Whether the call is on, or being judged.
+        joined: Whether the caller is in the room with the agent, or was.
+        said: Whether either side has said something, or a data message was published.
+    """
 
     attempt: Attempt
     status: Literal["running", "evaluating"]
     joined: bool = False
+    said: bool = False
+
+
+class ReleaseBody(RequestBody):
+    """Why a worker gives a run back.
+
+    Attributes:
+        attempt: The attempt this is of.
+        detail: In one line; what the run fails with if it has to end.
+        said: Whether either side has said something, or a data message was published.
+    """
+
+    attempt: Attempt
+    detail: Annotated[str, StringConstraints(max_length=4_000)]
+    said: bool
+
+
+class Released(ResponseBody):
+    """Whether a run that was given back waits again, and did not end; null if it had ended before."""
+
+    again: bool | None
 
 
 class Cancelling(ResponseBody):

@@ -1,0 +1,91 @@
+"""The command that shows how things stand. Importing this imports no database: the command loads what it needs."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.cli_server import record_options, run_on_record
+from runner.commands import server_settings
+from runner.errors import USAGE_EXIT_CODE
+from runner.text import one_line
+
+if TYPE_CHECKING:
+    from runner.records.database import Database
+    from runner.records.workers import Overview, QueueState, Stuck, WorkerView
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON alone on standard output.")
+@record_options
+def status(as_json: bool, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+    """Show what waits, what is on, how the workers fare, and which runs are stuck.
+
+    Reads the record's database, and needs neither the API nor a key.
+
+    Exit codes: 0 everything goes on by itself, 2 runs are stuck.
+    """
+
+    async def work(database: "Database") -> int:
+        from runner.records.workers import read_overview
+
+        settings = server_settings(config, data_dir, database_url)
+        overview = await read_overview(database, max_duration_s=settings.max_duration_s)
+        if as_json:
+            click.echo(json.dumps(asdict(overview)))
+        else:
+            for line in _lines(overview):
+                click.echo(line)
+        for stuck in overview.stuck:
+            click.echo(_stuck(stuck), err=True)
+        return USAGE_EXIT_CODE if overview.stuck else 0
+
+    run_on_record(work, data_dir, database_url, config)
+
+
+def _lines(overview: "Overview") -> Iterator[str]:
+    queue = overview.queue
+    yield f"waiting  {_waiting(queue)}"
+    yield f"live     {queue.handed_over} handed over, {queue.running} running, {queue.evaluating} evaluating"
+    living = sum(not worker.is_gone for worker in overview.workers)
+    yield f"workers  {living or 'none'}"
+    width = max((len(worker.name) for worker in overview.workers), default=0)
+    for worker in overview.workers:
+        yield f"  {one_line(worker.name):<{width}}  {_worker(worker)}"
+
+
+def _waiting(queue: "QueueState") -> str:
+    oldest = "" if queue.oldest_waiting_s is None else f", the oldest for {_age(queue.oldest_waiting_s)}"
+    delayed = f"; {queue.delayed} delayed" if queue.delayed else ""
+    return f"{queue.waiting or 'none'}{oldest}{delayed}"
+
+
+def _worker(worker: "WorkerView") -> str:
+    parts = [
+        f"{worker.state:<10}",
+        f"{len(worker.live)}/{worker.limit} calls",
+        f"lag {worker.loop_lag_ms:.0f} ms",
+        f"{worker.underruns} underruns",
+        f"{len(worker.held)} reports waiting",
+        f"seen {_age(worker.seen_s)} ago",
+        f"up {_age(worker.up_s)}",
+        one_line(worker.version) + ("" if worker.is_understood else ", which the record does not understand"),
+    ]
+    return "  ".join(parts)
+
+
+def _stuck(stuck: "Stuck") -> str:
+    runs = "1 run" if stuck.count == 1 else f"{stuck.count} runs"
+    more = ", …" if stuck.count > len(stuck.run_ids) else ""
+    return f"stuck: {runs} ({', '.join(map(str, stuck.run_ids))}{more}): {one_line(stuck.why)}"
+
+
+def _age(seconds: float) -> str:
+    """Return how long ago something was, roughly."""
+    for unit, length_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length_s:
+            return f"{seconds / length_s:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

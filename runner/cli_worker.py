@@ -1,0 +1,239 @@
+"""The command that makes calls for a server elsewhere. Importing this imports no worker: the command does."""
+
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import click
+
+from runner.commands import needing_server_extra, run_command, server_settings
+from runner.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from runner.settings import Settings, WorkerSettings
+
+KEY_VARIABLE = "SCENARIO_RUNNER_WORKER__KEY"
+
+
+@click.command()
+@click.option("--processes", type=click.IntRange(1, 256), help="How many processes make calls (default: 1).")
+@click.option("--calls", type=click.IntRange(1, 64), help="How many calls each makes at once (default: 4).")
+@click.option(
+    "--database-url",
+    metavar="URL",
+    help="The server's database: sqlite:///path or postgresql://user@host/name. One with a password is better out of "
+    "sight: the variable SCENARIO_RUNNER_SERVER__DATABASE_URL.",
+)
+@click.option("--record-url", metavar="URL", help="Where the server's API is reached.")
+@click.option(
+    "--key", metavar="-", help=f"- reads a worker's key from standard input (or the variable {KEY_VARIABLE})."
+)
+@click.option("--key-file", type=click.Path(path_type=Path), help="A file that holds the key.")
+@click.option("--name", help="What it is called in logs and lists (default: the machine's name).")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where outcomes wait that are not reported yet (default: data).",
+)
+@click.option(
+    "--drain-limit",
+    type=click.FloatRange(0, 86_400),
+    metavar="SECONDS",
+    help="How long calls may last once it is told to stop; the rest are given back (default: 300).",
+)
+@click.option("--health-port", type=click.IntRange(1, 65_535), help="Answer /healthz, /readyz and /metrics there.")
+@click.option("--health-host", help="On which address (default: 127.0.0.1).")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Settings file (default: config/runner.toml, if it is there).",
+)
+@click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
+def worker(
+    processes: int | None,
+    calls: int | None,
+    database_url: str | None,
+    record_url: str | None,
+    key: str | None,
+    key_file: Path | None,
+    name: str | None,
+    data_dir: Path | None,
+    drain_limit: float | None,
+    health_port: int | None,
+    health_host: str | None,
+    config: Path | None,
+    verbose: int,
+) -> None:
+    """Make the calls of a server that runs elsewhere, until Ctrl-C.
+
+    Prints one line when it takes runs. Told to stop, it takes no more; calls that are on get their time to finish,
+    and what is left is given back to the server. A second Ctrl-C gives back everything at once.
+    """
+
+    async def run() -> int:
+        settings = server_settings(config, data_dir, database_url)
+        told = {
+            "processes": processes,
+            "calls": calls,
+            "record_url": record_url,
+            "key": _key(key, key_file),
+            "name": name,
+            "drain_limit_s": drain_limit,
+            "health_port": health_port,
+            "health_host": health_host,
+        }
+        with needing_server_extra():
+            from runner.api.logs import log_as_json
+
+            level = {0: settings.log_level, 1: "INFO", 2: "DEBUG"}.get(verbose, "TRACE")
+            log_as_json(level)
+        of_worker = _with(settings.worker, {name: value for name, value in told.items() if value is not None})
+        _check(of_worker)
+        settings = settings.model_copy(update={"worker": of_worker, "log_level": level})
+        await _supervise(settings, config)
+        return 0
+
+    run_command(run, verbose=verbose, quotes=False, takes_signals=False)
+
+
+async def _supervise(settings: "Settings", config: Path | None) -> None:
+    import anyio
+
+    from runner.worker.supervisor import Supervisor
+
+    worker = settings.worker
+    name = worker.name or socket.gethostname()
+
+    def ready() -> None:
+        several = "process" if worker.processes == 1 else "processes"
+        click.echo(
+            f"worker {name}: {worker.processes} {several}, {worker.calls} calls each, record {worker.record_url}"
+        )
+        sys.stdout.flush()
+
+    supervisor = Supervisor(
+        [f"{name}-{number}" for number in range(1, worker.processes + 1)],
+        _environment(settings, config),
+        drain_limit_s=worker.drain_limit_s,
+        ready=ready,
+    )
+    with ExitStack() as stack:
+        health: Callable[[], Awaitable[None]] | None = None
+        if worker.health_port is not None:
+            from runner.worker.health import listening, serve_health
+
+            # Before anything else: a port that is taken is found out first.
+            listener = stack.enter_context(listening(worker.health_host, worker.health_port))
+            health = partial(serve_health, supervisor.children, listener)
+        failure: UsageError | None = None
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(supervisor.obey_signals)
+            if health is not None:
+                tasks.start_soon(health)
+            try:
+                await supervisor.run()
+            except UsageError as error:
+                # Raised here it would come out wrapped in a group.
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+
+def _key(key: str | None, key_file: Path | None) -> "SecretStr | None":
+    """Return the key that was named on the command line, if one was.
+
+    Raises:
+        UsageError: It can't be had that way.
+    """
+    from pydantic import SecretStr
+
+    if key is not None and key_file is not None:
+        raise UsageError("--key and --key-file: give one of them")
+    if key is not None:
+        if key != "-":
+            # Not repeated: it may be one.
+            raise UsageError(
+                f"--key: takes - alone; anybody could read a key there, so use {KEY_VARIABLE} or --key-file"
+            )
+        text, where = sys.stdin.readline().strip(), "--key -: standard input"
+    elif key_file is not None:
+        try:
+            text, where = key_file.read_text(encoding="utf-8").strip(), f"--key-file: {key_file}"
+        except (OSError, ValueError) as error:
+            said = error.strerror if isinstance(error, OSError) else "no text"
+            raise UsageError(f"--key-file: {key_file}: can't be read ({said})") from None
+    else:
+        return None
+    if not text:
+        raise UsageError(f"{where} holds no key")
+    return SecretStr(text)
+
+
+def _with(worker: "WorkerSettings", told: dict[str, object]) -> "WorkerSettings":
+    """Return the settings of a worker, with what the command was told in their place.
+
+    Raises:
+        UsageError: A value can't be.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return type(worker).model_validate({**dict(worker), **told})
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        option = str(problem["loc"][0]).replace("_", "-")
+        raise UsageError(f"--{option}: {problem['msg']}") from None
+
+
+def _check(worker: "WorkerSettings") -> None:
+    """Refuse what a worker can't be started with.
+
+    Raises:
+        UsageError: Something is missing or wrong.
+    """
+    if worker.record_url is None:
+        raise UsageError("the record's address is missing: --record-url, or the setting worker.record_url")
+    try:
+        parts = urlsplit(worker.record_url)
+        good = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
+        # Reading it tells whether it is one.
+        good = good and parts.username is None and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError("--record-url: must be like https://voice-tests.example.com, without user, ? and #")
+    if worker.key is None or not worker.key.get_secret_value().strip():
+        raise UsageError(
+            f"a worker's key is missing: the variable {KEY_VARIABLE}, --key-file or --key -; "
+            "`scenario-runner keys create --kind worker` makes one"
+        )
+
+
+def _environment(settings: "Settings", config: Path | None) -> dict[str, str]:
+    """Return the environment that gives a worker's processes their settings, secrets among them."""
+    from runner.settings import ENV_PREFIX, FILE_VARIABLE
+
+    worker, server = settings.worker, settings.server
+    told: dict[str, str] = {
+        f"{ENV_PREFIX}LOG_LEVEL": settings.log_level,
+        f"{ENV_PREFIX}SERVER__DATA_DIR": str(server.data_dir.expanduser().absolute()),
+        f"{ENV_PREFIX}WORKER__CALLS": str(worker.calls),
+        f"{ENV_PREFIX}WORKER__RECORD_URL": worker.record_url or "",
+        f"{ENV_PREFIX}WORKER__DRAIN_LIMIT_S": str(worker.drain_limit_s),
+        KEY_VARIABLE: "" if worker.key is None else worker.key.get_secret_value().strip(),
+    }
+    if server.database_url is not None:
+        told[f"{ENV_PREFIX}SERVER__DATABASE_URL"] = server.database_url.get_secret_value()
+    if config is not None:
+        told[FILE_VARIABLE] = str(config.absolute())
+    # However it is written: of two that mean the same, nobody could say which one counts.
+    return {**{name: value for name, value in os.environ.items() if name.upper() not in told}, **told}

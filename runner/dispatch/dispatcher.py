@@ -1,0 +1,255 @@
+"""Gives waiting runs to workers, and takes them from workers that are gone.
+
+Every API process has one. What they do at the same time is safe: giving is one transaction at a time, and taking back
+counts once for each attempt.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import anyio
+from loguru import logger
+from sqlalchemy import delete, select, update
+
+from runner.dispatch.lease import PROTOCOL, WorkerState
+from runner.dispatch.queue import Queue
+from runner.dispatch.watch import Watch
+from runner.records.assignments import Capacity, Limits, assign, taken, waiting
+from runner.records.database import Database
+from runner.records.runs import give_back
+from runner.records.statuses import RunStatus
+from runner.records.tables import RunRow, WorkerRow, utc_now
+
+INTERVAL_S = 1.0
+"""How often it looks, when nobody wakes it."""
+
+STALE_S = 10.0
+"""After so long without a look nothing is being given to workers."""
+
+UNKNOWN_LIMIT = timedelta(seconds=10)
+"""How long a worker that lives may have a run without saying so."""
+
+HELD_LIMIT = timedelta(minutes=15)
+"""How long an outcome may lie on the disk of a worker that is gone, before its run is taken for lost as well."""
+
+REMEMBERED = timedelta(hours=1)
+"""How long a worker that is gone is shown."""
+
+LOST_DETAIL = "worker lost"
+STOPPED_DETAIL = "its worker was stopped"
+UNKNOWN_DETAIL = "worker lost: it does not know of this run"
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A run that a worker has."""
+
+    run_id: int
+    attempt: int
+    executor: str
+    begun: bool
+    since: datetime
+
+
+class Dispatcher:
+    """Gives runs to workers and takes them back, from :meth:`run` on.
+
+    Args:
+        database: The record.
+        queue: Brings runs to workers.
+        limits: What holds for all workers together.
+    """
+
+    def __init__(self, database: Database, queue: Queue, limits: Limits):
+        self._database = database
+        self._queue = queue
+        self._limits = limits
+        self._watch = Watch()
+        self._woken = anyio.Event()
+        self._known: dict[str, str] = {}
+        self._retired: set[str] = set()
+        self._looked_s: float | None = None
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether it has looked lately, and the record and the queue could be used."""
+        return self._looked_s is not None and time.monotonic() - self._looked_s <= STALE_S
+
+    def wake(self) -> None:
+        """Let it look at once: there may be something to give, or somebody to give it to."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Look until cancelled. What goes wrong is logged, and tried again."""
+        failing = False
+        while True:
+            try:
+                await self.look()
+                if failing:
+                    logger.info("runs are given to workers again")
+                failing = False
+            except Exception as error:
+                # Once: while the database is away this comes every second.
+                logger.opt(exception=not failing).log(
+                    "DEBUG" if failing else "WARNING", "no runs are given to workers: {}", type(error).__name__
+                )
+                failing = True
+            with anyio.move_on_after(INTERVAL_S):
+                await self._woken.wait()
+            self._woken = anyio.Event()
+
+    async def look(self) -> None:
+        """Look once: who lives, what has to be taken back, and what can be given."""
+        workers = await self._living()
+        await self._take_back(workers)
+        await self._give(workers)
+        self._looked_s = time.monotonic()
+        await self._forget([worker for worker in workers if worker.gone_at is not None])
+
+    # Who lives.
+
+    async def _living(self) -> list[WorkerRow]:
+        """Return all workers, those given up for lost that have shown no sign of life for too long."""
+        async with self._database.reading() as session:
+            workers = list(await session.scalars(select(WorkerRow)))
+        silent = set(self._watch.look({worker.executor: worker.beat for worker in workers}, time.monotonic()))
+        for worker in workers:
+            if worker.executor in silent and worker.gone_at is None and await self._give_up(worker):
+                worker.state, worker.gone_at = WorkerState.LOST.value, utc_now()
+            self._note(worker)
+        self._known = {worker.executor: worker.state for worker in workers}
+        return workers
+
+    async def _give_up(self, worker: WorkerRow) -> bool:
+        """Give a worker up for lost, unless it shows a sign of life in this very moment."""
+        lost = WorkerState.LOST.value
+        async with self._database.session() as session:
+            marked = await session.execute(
+                update(WorkerRow)
+                .where(
+                    WorkerRow.executor == worker.executor,
+                    WorkerRow.beat == worker.beat,
+                    WorkerRow.gone_at.is_(None),
+                )
+                .values(state=lost, gone_at=utc_now())
+                .returning(WorkerRow.executor)
+            )
+            return marked.first() is not None
+
+    def _note(self, worker: WorkerRow) -> None:
+        """Write down what a worker can't say itself."""
+        before = self._known.get(worker.executor)
+        said = logger.bind(worker=worker.name, executor=worker.executor, state=worker.state)
+        if worker.state == WorkerState.LOST.value:
+            if before not in (None, worker.state):
+                said.warning("worker {}: lost", worker.name)
+        elif before is None and worker.gone_at is None:
+            if worker.protocol == PROTOCOL:
+                said.info("worker {}: found, makes {} calls at once", worker.name, worker.calls)
+            else:
+                said.warning(
+                    "worker {}: is of version {}, which this one can't work with, and is given nothing",
+                    worker.name,
+                    worker.version,
+                )
+
+    # Taking back.
+
+    async def _take_back(self, workers: Sequence[WorkerRow]) -> None:
+        by_executor = {worker.executor: worker for worker in workers}
+        held = {run_id for worker in workers for run_id in worker.runs.get("held", ())}
+        for run in await self._taken():
+            worker = by_executor.get(run.executor)
+            if worker is None or worker.gone_at is not None:
+                await self._from_gone(run, worker, held=run.run_id in held)
+            elif worker.state == WorkerState.DRAINING.value and not run.begun and not _says(worker, run):
+                await self._back(run, STOPPED_DETAIL, unsaid=True)
+            elif (
+                self._watch.is_fresh(run.executor)
+                and not _says(worker, run)
+                and utc_now() - run.since > UNKNOWN_LIMIT
+            ):
+                await self._back(run, UNKNOWN_DETAIL, unsaid=False, was_lost=True)
+
+    async def _taken(self) -> list[_Taken]:
+        """Return the runs that workers have."""
+        async with self._database.reading() as session:
+            rows = await session.execute(
+                select(RunRow.id, RunRow.attempt, RunRow.executor, RunRow.status, RunRow.updated_at)
+                .where(taken())
+                .order_by(RunRow.id)
+            )
+            return [
+                _Taken(run_id, attempt, executor, status != RunStatus.PENDING.value, since)
+                for run_id, attempt, executor, status, since in rows
+                if executor is not None
+            ]
+
+    async def _from_gone(self, run: _Taken, worker: WorkerRow | None, *, held: bool) -> None:
+        if held and (worker is None or worker.gone_at is None or utc_now() - worker.gone_at < HELD_LIMIT):
+            # Its call is over, and its outcome on a disk: whoever finds it there reports it.
+            return
+        stopped = worker is not None and worker.state == WorkerState.STOPPED.value
+        await self._back(
+            run,
+            STOPPED_DETAIL if stopped else LOST_DETAIL,
+            unsaid=stopped or self._watch.was_alive(run.executor),
+            was_lost=not stopped,
+        )
+
+    async def _back(self, run: _Taken, detail: str, *, unsaid: bool, was_lost: bool = False) -> None:
+        async with self._database.session() as session:
+            again = await give_back(session, run.run_id, run.attempt, detail=detail, unsaid=unsaid, was_lost=was_lost)
+        if again is not None:
+            logger.bind(run_id=run.run_id, attempt=run.attempt, executor=run.executor).log(
+                "WARNING" if was_lost else "INFO",
+                "run {}: {} ({})",
+                run.run_id,
+                "waits for another worker" if again else "ended",
+                detail,
+            )
+
+    async def _forget(self, gone: Sequence[WorkerRow]) -> None:
+        """Remove what the queue has of workers that are gone, and after a while what the record has."""
+        for worker in gone:
+            if worker.executor not in self._retired:
+                await self._queue.retire(worker.executor)
+                self._retired.add(worker.executor)
+        old = [w.executor for w in gone if w.gone_at is not None and utc_now() - w.gone_at > REMEMBERED]
+        if old:
+            async with self._database.session() as session:
+                await session.execute(delete(WorkerRow).where(WorkerRow.executor.in_(old)))
+            self._retired.difference_update(old)
+
+    # Giving.
+
+    async def _give(self, workers: Sequence[WorkerRow]) -> None:
+        able = [
+            Capacity(worker.executor, worker.calls, frozenset(worker.rooms))
+            for worker in workers
+            if worker.state == WorkerState.TAKING.value
+            and worker.protocol == PROTOCOL
+            and self._watch.is_fresh(worker.executor)
+        ]
+        if not able or not await self._anything_waits():
+            return
+        async with self._database.session() as session:
+            given = await assign(session, able, self._limits)
+            if given:
+                await self._queue.hand_over(await session.connection(), given)
+        for run in given:
+            logger.bind(run_id=run.run_id, attempt=run.attempt, executor=run.executor).info(
+                "run {}: given to a worker", run.run_id
+            )
+
+    async def _anything_waits(self) -> bool:
+        """Return whether a run waits: looking takes no turn at writing, of which SQLite has one."""
+        async with self._database.reading() as session:
+            return await session.scalar(select(RunRow.id).where(waiting()).limit(1)) is not None
+
+
+def _says(worker: WorkerRow, run: _Taken) -> bool:
+    """Return whether a worker says that it has a run."""
+    return any(run.run_id in ids for ids in worker.runs.values())

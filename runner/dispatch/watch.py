@@ -1,0 +1,60 @@
+"""Tells from their signs of life which workers live."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runner.dispatch.lease import BEAT_INTERVAL_S, LOST_AFTER_S
+
+GAP_S = 2.5
+"""Who has not looked for so long knows nothing of what happened meanwhile, and begins to wait anew: while the
+database is away, or whoever watches stood still, nobody dies."""
+
+FRESH_S = 3 * BEAT_INTERVAL_S
+"""A worker whose last sign of life is older is given nothing more."""
+
+
+@dataclass
+class _Seen:
+    beat: int
+    since_s: float
+    alive: bool = False
+
+
+class Watch:
+    """Watches signs of life by a clock of its own, so that clocks of machines need not agree."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Seen] = {}
+        self._looked_s: float | None = None
+
+    def look(self, beats: Mapping[str, int], now_s: float) -> list[str]:
+        """Take in the workers' latest signs of life; return those who have shown none for too long.
+
+        Args:
+            beats: What each worker has counted up to.
+            now_s: The time, on a clock that only goes forward.
+        """
+        if self._looked_s is not None and now_s - self._looked_s > GAP_S:
+            for seen in self._seen.values():
+                seen.since_s = now_s
+        self._looked_s = now_s
+        self._seen = {executor: self._updated(executor, beat, now_s) for executor, beat in beats.items()}
+        return [executor for executor, seen in self._seen.items() if now_s - seen.since_s > LOST_AFTER_S]
+
+    def is_fresh(self, executor: str) -> bool:
+        """Return whether a worker has shown a sign of life just now, or is new."""
+        seen = self._seen.get(executor)
+        return seen is not None and self._looked_s is not None and self._looked_s - seen.since_s <= FRESH_S
+
+    def was_alive(self, executor: str) -> bool:
+        """Return whether a worker was seen to live, and not only what it left behind."""
+        seen = self._seen.get(executor)
+        return seen is not None and seen.alive
+
+    def _updated(self, executor: str, beat: int, now_s: float) -> _Seen:
+        seen = self._seen.get(executor)
+        if seen is None:
+            return _Seen(beat, now_s)
+        if seen.beat != beat:
+            return _Seen(beat, now_s, alive=True)
+        return seen

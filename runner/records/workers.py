@@ -1,0 +1,323 @@
+"""What waits, what is on, and how workers fare: for whoever watches. Nothing is changed here."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, cast
+
+import anyio
+from sqlalchemy import ColumnElement, case, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from runner.dispatch.lease import BEAT_INTERVAL_S, LOST_AFTER_S, PROTOCOL, WorkerState
+from runner.records.assignments import taken, waiting
+from runner.records.database import Database
+from runner.records.statuses import RunStatus
+from runner.records.tables import RunRow, WorkerRow, utc_now
+
+OVERTIME_S = 300.0
+"""So much longer than its script allows may a call be on, with what comes before and after it."""
+
+MAX_NAMED = 20
+"""How many of many stuck runs are named."""
+
+_LOOK_AGAIN_S = 2.5 * BEAT_INTERVAL_S
+_ABLE = (WorkerState.TAKING.value, WorkerState.OVERLOADED.value)
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """What waits, and what is on.
+
+    Attributes:
+        waiting: Runs that could begin, and wait for a worker.
+        delayed: Runs that are not to begin yet.
+        oldest_waiting_s: How long the one of them that could begin first could have; None if none waits.
+        handed_over: Runs that a worker has and has not begun.
+        running: Runs whose session starts, or whose call is on.
+        evaluating: Runs whose call is over, and is being judged.
+    """
+
+    waiting: int = 0
+    delayed: int = 0
+    oldest_waiting_s: float | None = None
+    handed_over: int = 0
+    running: int = 0
+    evaluating: int = 0
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """A worker as it says of itself.
+
+    Attributes:
+        executor: Its id.
+        name: Its machine and place there.
+        version: The version of its program.
+        protocol: What it tells the record in; another one than the record's is not understood.
+        state: What it is ready for.
+        is_gone: Whether it has ended, or was given up for lost.
+        rooms: The kinds of rooms it can enter.
+        limit: How many calls it makes at once.
+        live: The runs it works on.
+        held: The runs whose outcome it has on disk, and has not been able to report.
+        loop_lag_ms: The longest its event loop was late within the last seconds.
+        underruns: How often a call of its had no audio to send, since it started.
+        calls_made: How many calls it made, since it started.
+        beat: How often it has shown a sign of life.
+        seen_s: How long ago the last one was, as far as its clock is right.
+        up_s: How long ago it started, likewise.
+    """
+
+    executor: str
+    name: str
+    version: str
+    protocol: int
+    state: str
+    is_gone: bool
+    rooms: tuple[str, ...]
+    limit: int
+    live: tuple[int, ...]
+    held: tuple[int, ...]
+    loop_lag_ms: float
+    underruns: int
+    calls_made: int
+    beat: int
+    seen_s: float
+    up_s: float
+
+    @property
+    def is_understood(self) -> bool:
+        """Whether it tells the record in a way that this version knows."""
+        return self.protocol == PROTOCOL
+
+
+@dataclass(frozen=True)
+class TakenRun:
+    """A run that a worker has.
+
+    Attributes:
+        run_id: The run.
+        executor: The worker.
+        begun_s: How long ago it began; None if it has not.
+        limit_s: How long its call may last.
+    """
+
+    run_id: int
+    executor: str
+    begun_s: float | None
+    limit_s: float
+
+
+@dataclass(frozen=True)
+class WaitingRuns:
+    """Runs that could begin and need the same kind of room.
+
+    Attributes:
+        room_kind: The kind; None where any worker can enter.
+        count: How many they are.
+        run_ids: Some of them: those that were launched first.
+    """
+
+    room_kind: str | None
+    count: int
+    run_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """Runs that go no further by themselves.
+
+    Attributes:
+        why: What holds them up.
+        count: How many they are.
+        run_ids: Some of them, in order.
+    """
+
+    why: str
+    count: int
+    run_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Everything at a glance."""
+
+    queue: QueueState
+    workers: list[WorkerView] = field(default_factory=list[WorkerView])
+    stuck: list[Stuck] = field(default_factory=list[Stuck])
+
+
+async def read_overview(database: Database, *, max_duration_s: float) -> Overview:
+    """Return everything at a glance. Where a worker seems to be silent it takes a few seconds to make sure.
+
+    Args:
+        database: The record.
+        max_duration_s: How long a call may last whose script does not say.
+    """
+    async with database.reading() as session:
+        now = await read_clock(session)
+        queue = await read_queue(session, now)
+        workers = await read_workers(session, now)
+        live = await _taken_runs(session, now, max_duration_s)
+        due = await _waiting_runs(session, now)
+    silent = await _silent(database, workers)
+    return Overview(queue, workers, find_stuck(live, due, workers, silent))
+
+
+async def read_clock(session: AsyncSession) -> datetime:
+    """Return the time: the database server's, or this machine's where there is none."""
+    if session.get_bind().dialect.name == "postgresql":
+        return cast(datetime, await session.scalar(select(func.now())))
+    return utc_now()
+
+
+async def read_queue(session: AsyncSession, now: datetime) -> QueueState:
+    """Return what waits, and what is on."""
+    due_at = func.coalesce(RunRow.not_before, RunRow.created_at)
+    is_due = _is_due(now)
+    count, due, oldest = (
+        await session.execute(
+            select(
+                func.count(),
+                func.coalesce(func.sum(case((is_due, 1), else_=0)), 0),
+                func.min(case((is_due, due_at))),
+            ).where(waiting())
+        )
+    ).one()
+    statuses = await session.execute(select(RunRow.status, func.count()).where(taken()).group_by(RunRow.status))
+    by_status: dict[str, int] = {status: number for status, number in statuses}
+    return QueueState(
+        waiting=due,
+        delayed=count - due,
+        oldest_waiting_s=None if oldest is None else max(0.0, (now - oldest).total_seconds()),
+        handed_over=by_status.get(RunStatus.PENDING.value, 0),
+        running=by_status.get(RunStatus.RUNNING.value, 0),
+        evaluating=by_status.get(RunStatus.EVALUATING.value, 0),
+    )
+
+
+async def read_workers(session: AsyncSession, now: datetime) -> list[WorkerView]:
+    """Return the workers, those that went lately included, by name."""
+    rows = await session.scalars(select(WorkerRow).order_by(WorkerRow.name, WorkerRow.started_at))
+    return [_view(row, now) for row in rows]
+
+
+def find_stuck(
+    live: Sequence[TakenRun], due: Sequence[WaitingRuns], workers: Sequence[WorkerView], silent: Iterable[str] = ()
+) -> list[Stuck]:
+    """Return the runs that go no further by themselves.
+
+    Args:
+        live: The runs that workers have.
+        due: The runs that could begin.
+        workers: The workers.
+        silent: Those of them that show no sign of life.
+    """
+    silent = set(silent)
+    by_executor = {worker.executor: worker for worker in workers}
+    reported = {run_id for worker in workers if _lives(worker, silent) for run_id in worker.held}
+    held_up: defaultdict[str, list[int]] = defaultdict(list)
+    for run in live:
+        why = _holds_up(run, by_executor.get(run.executor), silent)
+        # Whoever finds an outcome on a disk reports it, whose run it was.
+        if why is not None and run.run_id not in reported:
+            held_up[why].append(run.run_id)
+    found = [Stuck(why, len(ids), tuple(ids[:MAX_NAMED])) for why, ids in held_up.items()]
+    able = [worker for worker in workers if _lives(worker, silent) and worker.state in _ABLE and worker.is_understood]
+    for runs in due:
+        if not able:
+            found.append(Stuck("there is no worker that takes runs", runs.count, runs.run_ids))
+        elif runs.room_kind is not None and not any(runs.room_kind in worker.rooms for worker in able):
+            why = f"no worker that takes runs can enter a {runs.room_kind} room"
+            found.append(Stuck(why, runs.count, runs.run_ids))
+    return found
+
+
+def _lives(worker: WorkerView, silent: set[str]) -> bool:
+    return not worker.is_gone and worker.executor not in silent
+
+
+def _holds_up(run: TakenRun, worker: WorkerView | None, silent: set[str]) -> str | None:
+    """Return what holds up a run that a worker has; None if nothing does."""
+    if worker is None:
+        return f"worker {run.executor} is unknown"
+    if worker.is_gone:
+        return f"worker {worker.name} is gone" + (
+            ", with the outcome on its disk" if run.run_id in worker.held else ""
+        )
+    if worker.executor in silent:
+        return f"worker {worker.name} shows no sign of life"
+    if run.begun_s is not None and run.begun_s > run.limit_s + OVERTIME_S:
+        return f"on for {run.begun_s / 60:.0f} min, where the script allows {run.limit_s / 60:.0f}"
+    return None
+
+
+async def _silent(database: Database, workers: Sequence[WorkerView]) -> set[str]:
+    """Return the workers that show no sign of life.
+
+    Clocks of machines need not agree: whoever seems to be silent by its own is looked at a second time.
+    """
+    seeming = [worker for worker in workers if not worker.is_gone and abs(worker.seen_s) > LOST_AFTER_S]
+    if not seeming:
+        return set()
+    await anyio.sleep(_LOOK_AGAIN_S)
+    async with database.reading() as session:
+        rows = await session.execute(select(WorkerRow.executor, WorkerRow.beat))
+        beats: dict[str, int] = {executor: beat for executor, beat in rows}
+    return {worker.executor for worker in seeming if beats.get(worker.executor) == worker.beat}
+
+
+async def _taken_runs(session: AsyncSession, now: datetime, max_duration_s: float) -> list[TakenRun]:
+    limit = RunRow.snapshot[("script", "max_duration_s")].as_float()
+    rows = await session.execute(
+        select(RunRow.id, RunRow.executor, RunRow.started_at, limit).where(taken()).order_by(RunRow.id)
+    )
+    return [
+        TakenRun(
+            run_id,
+            executor or "",
+            begun_s=None if started_at is None else (now - started_at).total_seconds(),
+            limit_s=max_duration_s if limit_s is None else limit_s,
+        )
+        for run_id, executor, started_at, limit_s in rows
+    ]
+
+
+async def _waiting_runs(session: AsyncSession, now: datetime) -> list[WaitingRuns]:
+    is_due = waiting() & _is_due(now)
+    counts = await session.execute(
+        select(RunRow.room_kind, func.count()).where(is_due).group_by(RunRow.room_kind).order_by(RunRow.room_kind)
+    )
+    found: list[WaitingRuns] = []
+    for room_kind, count in counts.all():
+        ids = select(RunRow.id).where(is_due, RunRow.room_kind.is_not_distinct_from(room_kind)).order_by(RunRow.id)
+        found.append(WaitingRuns(room_kind, count, tuple(await session.scalars(ids.limit(MAX_NAMED)))))
+    return found
+
+
+def _is_due(now: datetime) -> ColumnElement[bool]:
+    return or_(RunRow.not_before.is_(None), RunRow.not_before <= now)
+
+
+def _view(row: WorkerRow, now: datetime) -> WorkerView:
+    load: dict[str, Any] = row.load
+    return WorkerView(
+        executor=row.executor,
+        name=row.name,
+        version=row.version,
+        protocol=row.protocol,
+        state=row.state,
+        is_gone=row.gone_at is not None,
+        rooms=tuple(row.rooms),
+        limit=row.calls,
+        live=tuple(row.runs.get("live", ())),
+        held=tuple(row.runs.get("held", ())),
+        loop_lag_ms=float(load.get("loop_lag_ms", 0.0)),
+        underruns=int(load.get("underruns", 0)),
+        calls_made=int(load.get("calls_made", 0)),
+        beat=row.beat,
+        seen_s=(now - row.beat_at).total_seconds(),
+        up_s=(now - row.started_at).total_seconds(),
+    )

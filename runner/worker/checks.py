@@ -1,0 +1,61 @@
+"""Whether a worker could take runs: found out before it loads what calls need."""
+
+from pathlib import Path
+
+import anyio.to_thread
+import sqlalchemy as sa
+from loguru import logger
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from runner.dispatch.engines import lease_engine
+from runner.dispatch.errors import QueueError
+from runner.errors import UsageError
+from runner.records.database import Database
+from runner.records.tables import WorkerRow
+from runner.worker.record_client import RecordClient, RecordError
+
+
+async def check(database_url: str, record: RecordClient) -> None:
+    """See that the queue's database is there, and that the record takes the key. It need not answer yet.
+
+    Raises:
+        UsageError: The database is not there or has no tables, or the record refuses the key.
+        QueueError: The database can't be reached.
+    """
+    await anyio.to_thread.run_sync(check_database, database_url)
+    try:
+        await record.knock()
+    except RecordError as error:
+        if error.status in (401, 403):
+            raise UsageError(
+                f"the record refuses the worker's key (HTTP {error.status}); "
+                "`scenario-runner keys create --kind worker` makes one"
+            ) from None
+        logger.warning("{}; runs wait for that", error)
+
+
+def check_database(url: str) -> None:
+    """See that the queue's database is there. Blocks for seconds at most.
+
+    Raises:
+        UsageError: It is not, or has no tables.
+        QueueError: It can't be reached.
+    """
+    database = Database(url)
+    parsed = sa.make_url(database.url)
+    hint = "run `scenario-runner migrate`, or start the API first"
+    if parsed.drivername == "sqlite" and not Path(parsed.database or "").is_file():
+        raise UsageError(f"{database.name}: is not there; {hint}")
+    engine = lease_engine(database.url)
+    try:
+        with engine.connect() as connection:
+            has_tables = sa.inspect(connection).has_table(WorkerRow.__tablename__)
+    except SQLAlchemyError as error:
+        said = " ".join(str(error.orig).split()) if isinstance(error, DBAPIError) else type(error).__name__
+        if parsed.password:
+            said = said.replace(str(parsed.password), "***")
+        raise QueueError(f"{database.name}: can't be opened ({said})") from None
+    finally:
+        engine.dispose()
+    if not has_tables:
+        raise UsageError(f"{database.name}: has no tables, or those of another version; {hint}")

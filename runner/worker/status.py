@@ -1,0 +1,37 @@
+"""How a worker's process fares, as it tells whoever supervises it: a JSON object a line."""
+
+from pydantic import BaseModel, ConfigDict
+
+STARTING = "starting"
+"""The state of a worker that does not take runs yet. The others are :class:`runner.dispatch.lease.WorkerState`."""
+
+TAKING = "taking"
+STATES = (STARTING, TAKING, "overloaded", "draining", "lost")
+
+
+class WorkerStatus(BaseModel):
+    """How a worker's process fares. What is counted is counted from its start.
+
+    Attributes:
+        state: What it is ready for.
+        live: How many runs it works on.
+        calls: How many calls it makes at once.
+        held: How many outcomes it has on disk that the record has not taken.
+        loop_lag_ms: The longest its event loop was late within the last seconds.
+        underruns: How often a call had no audio to send.
+        calls_made: How many calls it began.
+        rooms_entered: How many of them came into their room.
+        setting_up_s: How long that took from when the run was taken, all together.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    state: str = STARTING
+    live: int = 0
+    calls: int = 0
+    held: int = 0
+    loop_lag_ms: float = 0.0
+    underruns: int = 0
+    calls_made: int = 0
+    rooms_entered: int = 0
+    setting_up_s: float = 0.0

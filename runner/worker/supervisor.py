@@ -1,0 +1,235 @@
+"""Starts a worker's processes, and starts one that died again. Makes no calls itself, and loads nothing that does."""
+
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import ByteReceiveStream, Process, TaskStatus
+from loguru import logger
+from pydantic import ValidationError
+
+from runner.errors import UsageError
+from runner.worker.orders import DRAIN, HURRY
+from runner.worker.status import STARTING, TAKING, WorkerStatus
+
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 30.0
+"""How long to wait before a process is started again: longer each time, until it lives for :data:`STEADY_S`."""
+
+STEADY_S = 60.0
+START_LIMIT_S = 60.0
+"""How long a process may say nothing after its start."""
+
+SILENCE_LIMIT_S = 5.0
+"""How long it may say nothing later: an event loop that is silent for so long does not go on."""
+
+END_LIMIT_S = 45.0
+"""How long processes may take to end once their calls have had their time; then they are killed."""
+
+_MAX_LINE_BYTES = 65_536
+
+
+@dataclass
+class Child:
+    """A process, and what it says of itself.
+
+    Attributes:
+        name: What the worker in it is called.
+        status: What it said last.
+        restarts: How often it was started again.
+    """
+
+    name: str
+    status: WorkerStatus = field(default_factory=WorkerStatus)
+    restarts: int = 0
+    is_running: bool = False
+    started_s: float = 0.0
+    said_s: float | None = None
+    error: str | None = None
+    """Why it can't be started as it was told to."""
+
+    def is_healthy(self, now_s: float) -> bool:
+        """Return whether it lives and its event loop goes on; ``now_s`` is on the clock of :func:`time.monotonic`."""
+        if self.said_s is None:
+            return self.is_running and now_s - self.started_s <= START_LIMIT_S
+        return self.is_running and now_s - self.said_s <= SILENCE_LIMIT_S
+
+    @property
+    def takes_runs(self) -> bool:
+        """Whether it takes runs."""
+        return self.is_running and self.status.state == TAKING
+
+
+class Supervisor:
+    """Keeps a worker's processes running, until it is stopped.
+
+    Args:
+        names: What the worker in each of them is called.
+        env: The environment of them all: their settings.
+        drain_limit_s: How long their calls may last once they are told to stop.
+        ready: Is called once, when all of them take runs.
+        command: What starts a process; its worker's name is added.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        drain_limit_s: float,
+        ready: Callable[[], None] = lambda: None,
+        # What lies in the working directory is none of ours.
+        command: Sequence[str] = (sys.executable, "-P", "-m", "runner.worker.child"),
+    ):
+        self.children = [Child(name) for name in names]
+        self._env = dict(env)
+        self._command = command
+        self._drain_limit_s = drain_limit_s
+        self._ready = ready
+        self._started: set[str] = set()
+        self._stopping = anyio.Event()
+        self._hurrying = anyio.Event()
+
+    async def run(self) -> None:
+        """Keep them running until :meth:`stop`, and return when they have ended.
+
+        Raises:
+            UsageError: They can't be started as they were told to.
+        """
+        async with anyio.create_task_group() as tasks:
+            for child in self.children:
+                tasks.start_soon(self._keep, child)
+        errors = Counter(child.error for child in self.children if child.error is not None)
+        if errors and not self._started:
+            raise UsageError(errors.most_common(1)[0][0])
+
+    async def obey_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Stop when SIGTERM or SIGINT comes, and hurry when another one does."""
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                again = self._stopping.is_set()
+                logger.info("{}: {}", "hurrying" if again else "stopping", signal.Signals(number).name)
+                (self.hurry if again else self.stop)()
+
+    def stop(self) -> None:
+        """Let all processes take nothing more, see their calls through for a while, and end."""
+        self._stopping.set()
+
+    def hurry(self) -> None:
+        """Let them end without waiting for calls."""
+        self._stopping.set()
+        self._hurrying.set()
+
+    async def _keep(self, child: Child) -> None:
+        wait_s = FIRST_WAIT_S
+        while not self._stopping.is_set():
+            child.started_s, child.said_s, child.error = time.monotonic(), None, None
+            child.status = child.status.model_copy(update={"state": STARTING, "live": 0})
+            try:
+                code = await self._live(child)
+            except OSError as error:
+                code = None
+                logger.error("worker {}: can't be started ({})", child.name, error.strerror)
+            child.is_running = False
+            if self._stopping.is_set():
+                break
+            if child.error is not None and not self._started:
+                # Nobody could be started: it is not a matter of time.
+                self.stop()
+                break
+            if time.monotonic() - child.started_s >= STEADY_S:
+                wait_s = FIRST_WAIT_S
+            logger.bind(worker=child.name).warning(
+                "worker {}: {}; it is started again in {:g} s", child.name, _how(child, code), wait_s
+            )
+            child.restarts += 1
+            with anyio.move_on_after(wait_s):
+                await self._stopping.wait()
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    async def _live(self, child: Child) -> int:
+        """Run a process to its end, and return its exit code.
+
+        Raises:
+            OSError: It can't be started.
+        """
+        # Signals of the terminal are for the supervisor alone.
+        process = await anyio.open_process(
+            [*self._command, child.name], env=self._env, stderr=None, start_new_session=True
+        )
+        code = 0
+        async with process, anyio.create_task_group() as tasks:
+            child.is_running = True
+            logger.bind(worker=child.name).info("worker {}: process {} is started", child.name, process.pid)
+            tasks.start_soon(self._order, child, process)
+            if process.stdout is not None:
+                async for line in _lines(process.stdout):
+                    self._take(child, line)
+            code = await process.wait()
+            tasks.cancel_scope.cancel()
+        return code
+
+    async def _order(self, child: Child, process: Process) -> None:
+        """Tell a process to stop when it is time, and see that it does."""
+        await self._stopping.wait()
+        await _send(process, DRAIN)
+        with anyio.move_on_after(self._drain_limit_s + END_LIMIT_S):
+            await self._hurrying.wait()
+            await _send(process, HURRY)
+            await anyio.sleep(END_LIMIT_S)
+        logger.warning("worker {}: does not end, and is killed", child.name)
+        with suppress(ProcessLookupError):
+            process.kill()
+
+    def _take(self, child: Child, line: bytes) -> None:
+        """Take in what a process says of itself."""
+        try:
+            said = json.loads(line)
+            if "error" in said:
+                child.error = str(said["error"])
+                return
+            child.status = WorkerStatus.model_validate(said)
+        except (ValueError, TypeError, ValidationError):
+            logger.warning("worker {}: says something that is no status", child.name)
+            return
+        child.said_s = time.monotonic()
+        if child.status.state != STARTING and child.name not in self._started:
+            self._started.add(child.name)
+            if len(self._started) == len(self.children):
+                self._ready()
+
+
+def _how(child: Child, code: int | None) -> str:
+    """Return how a process ended."""
+    if child.error is not None:
+        return f"can't start: {child.error}"
+    if code is None:
+        return "could not be started"
+    if code < 0:
+        with suppress(ValueError):
+            return f"was killed ({signal.Signals(-code).name})"
+    return f"ended (exit code {code})"
+
+
+async def _send(process: Process, order: str) -> None:
+    # It may have ended.
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+        if process.stdin is not None:
+            await process.stdin.send(f"{order}\n".encode())
+
+
+async def _lines(stream: ByteReceiveStream) -> AsyncGenerator[bytes]:
+    left = b""
+    with suppress(anyio.BrokenResourceError):
+        async for chunk in stream:
+            *lines, left = (left + chunk).split(b"\n")
+            for line in lines:
+                yield line
+            left = left[:_MAX_LINE_BYTES]

@@ -1,0 +1,190 @@
+"""A whole deployment on this machine: API, workers, database and agent, each a process that can be done away with."""
+
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from runner.sessions.local_agent import free_port
+from tests.cluster.agent import Agent
+from tests.cluster.client import Client
+from tests.cluster.program import Program, environment, marked, until
+from tests.cluster.store import Store, new_store, pid_of
+
+CALLS = 4
+
+
+class Worker(Program):
+    """A worker: the process that supervises, and those that make calls."""
+
+    def __init__(self, name: str, folder: Path, options: list[str], env: dict[str, str]):
+        self.data_dir = folder / f"{name}-data"
+        command = ["-m", "runner.cli", "worker", "--name", name, "--data-dir", str(self.data_dir), *options]
+        super().__init__(name, command, folder, env)
+
+    def wait(self) -> None:
+        """Wait until it takes runs."""
+        self.says(rf"^worker {self.name}:")
+
+    def has(self, store: Store) -> set[int]:
+        """Return the runs that the record gave it, and that have not ended."""
+        pids = {process.pid for process in self.processes()}
+        return {run for run, executor in store.taken().items() if pid_of(executor) in pids}
+
+    def state(self, store: Store) -> tuple[str, str]:
+        """Return the id of its one process that makes calls, and what it says that it is ready for."""
+        pids = {process.pid for process in self.processes()}
+        rows = store.rows("SELECT executor, state FROM workers ORDER BY started_at DESC")
+        return next(((row.executor, row.state) for row in rows if pid_of(row.executor) in pids), ("", ""))
+
+    def holds(self, store: Store) -> set[int]:
+        """Return the runs of which it says that it has not been able to report them."""
+        executor, _ = self.state(store)
+        rows = store.rows(
+            "SELECT CAST(runs AS TEXT) AS runs FROM workers WHERE executor = :executor", executor=executor
+        )
+        return {run for row in rows for run in json.loads(row.runs)["held"]}
+
+    def reports(self) -> list[Path]:
+        """Return the reports that wait on its disk."""
+        return list(self.data_dir.rglob("report.json"))
+
+    def leavings(self) -> list[Path]:
+        """Return what is on its disk of calls, be they under way, waiting or put aside."""
+        return [path for path in (self.data_dir / "outbox").rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+class Cluster:
+    """A deployment.
+
+    Args:
+        folder: Where everything is kept.
+        store: The database.
+        env: More settings, as variables.
+    """
+
+    def __init__(self, folder: Path, store: Store, env: Mapping[str, str] | None = None):
+        self.folder = folder
+        self.store = store
+        self.mark = secrets.token_hex(8)
+        self.env = environment(
+            self.mark,
+            **{
+                "SCENARIO_RUNNER_LOG_LEVEL": "INFO",
+                "SCENARIO_RUNNER_SERVER__REQUESTS_PER_MINUTE": "100000",
+                **(env or {}),
+            },
+        )
+        self.agent = Agent(folder, self.mark)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._where = ["--data-dir", str(folder / "data"), "--database-url", store.url]
+        command = ["-m", "runner.cli", "serve", "--no-worker", "--port", str(self.port), *self._where]
+        self.api = Program("api", command, folder, self.env)
+        self.workers: list[Worker] = []
+        self.secrets: list[str] = []
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The API."""
+        assert self._client is not None, "the cluster is not started"
+        return self._client
+
+    def start(self) -> None:
+        """Start the API and the agent, on an empty database."""
+        self.agent.start()
+        self.api.start()
+        key = self.api.says(r"^API key.* (psr_\S+)$")[1]
+        self.store.audit()
+        worker_key = subprocess.run(
+            [sys.executable, "-m", "runner.cli", "keys", "create", "--kind", "worker", "--name", "w", *self._where],
+            env=self.env,
+            cwd=self.folder,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        assert worker_key.startswith("psw_")
+        self._worker_key = worker_key
+        self.secrets = [key, worker_key]
+        self._client = Client(self.url, key, self.agent)
+
+    def wait(self) -> None:
+        """Wait for all that was started."""
+        for worker in self.workers:
+            worker.wait()
+        self.agent.wait()
+        self.client.start_sessions_at(self.agent.start_url())
+
+    def start_api(self) -> None:
+        """Start the API again, where it was."""
+        self.api.start()
+        self.api.says(r"^serving on ")
+
+    def add_worker(self, name: str, *, processes: int = 1, calls: int = CALLS, drain_s: float = 60.0) -> Worker:
+        """Start a worker; :meth:`Worker.wait` waits for it."""
+        options = [
+            *("--processes", str(processes), "--calls", str(calls), "--drain-limit", f"{drain_s:g}"),
+            *("--record-url", self.url, "--database-url", self.store.url),
+        ]
+        env = {**self.env, "SCENARIO_RUNNER_WORKER__KEY": self._worker_key}
+        worker = Worker(name, self.folder, options, env)
+        self.workers.append(worker)
+        worker.start()
+        return worker
+
+    @property
+    def programs(self) -> list[Program]:
+        """All of them."""
+        return [*self.workers, self.api, self.agent.program]
+
+    def stop(self) -> None:
+        """Stop what runs, in good order.
+
+        Raises:
+            AssertionError: Something did not end as it should, or left a process behind.
+        """
+        workers = [worker for worker in self.workers if worker.is_running]
+        for worker in workers:
+            worker.terminate()
+        for program in workers:
+            assert program.ends() == 0, f"{program.name} ended with {program.ends()}: {program.tail()}"
+        assert self.api.stop() == 0, self.api.tail()
+        self.agent.program.stop()
+        until(
+            lambda: not marked(self.mark),
+            lambda: f"nobody is left: {[' '.join(process.cmdline()) for process in marked(self.mark)]}",
+            timeout_s=5,
+        )
+
+    def kill(self) -> None:
+        """Kill what there is, whatever its state."""
+        for program in self.programs:
+            program.thaw()
+            program.kill()
+        for process in marked(self.mark):
+            process.kill()
+        if self._client is not None:
+            self._client.close()
+
+
+@contextmanager
+def cluster(kind: str, folder: Path, env: Mapping[str, str] | None = None) -> Generator[Cluster]:
+    """Yield a deployment with its API and its agent, and no worker yet; nothing of it outlives the context.
+
+    Args:
+        kind: Of its database.
+        folder: An empty one, where everything is kept.
+        env: More settings, as variables.
+    """
+    with new_store(kind, folder) as store:
+        made = Cluster(folder, store, env)
+        try:
+            made.start()
+            yield made
+        finally:
+            made.kill()

@@ -1,0 +1,103 @@
+"""Everything that can happen to a deployment in a short while, and what must be true afterwards."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster.checks import check
+from tests.cluster.client import FAILS, PASSES, Launched
+from tests.cluster.cluster import Cluster, Worker, cluster
+from tests.cluster.program import until
+from tests.cluster.store import pid_of
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long things last, in seconds.
+
+    Attributes:
+        away_s: How long the API is away.
+        frozen_s: How long a worker stands still: longer than it takes to be given up.
+    """
+
+    away_s: float
+    frozen_s: float
+
+
+FAST = Times(away_s=8, frozen_s=9)
+SLOW = Times(away_s=20, frozen_s=20)
+
+
+def ordeal(kind: str, folder: Path, times: Times) -> None:
+    """Make 24 runs with two workers while one is killed, the API is away, the database crashes and one is frozen.
+
+    Args:
+        kind: Of the database.
+        folder: Where everything is kept.
+        times: How long things last.
+
+    Raises:
+        AssertionError: A run did not end once, as it should; or something of it is missing.
+    """
+    with cluster(kind, folder) as made:
+        one, two = made.add_worker("one"), made.add_worker("two")
+        made.wait()
+        launched = launch(made, 6)
+        lost = killed(made, one)
+        one.start()
+        api_away(made, times.away_s)
+        one.wait()
+        until_live(made, one)
+        made.store.restart()
+        lost |= frozen(made, two, times.frozen_s)
+        made.client.until_ended(launched)
+        statuses = check(made, launched, may_be_lost=lost)
+        assert list(statuses.values()).count("failed") < len(statuses) / 2, statuses
+        made.stop()
+
+
+def launch(made: Cluster, each: int) -> list[Launched]:
+    """Launch so many runs of each kind: with rooms and with sessions, and with both verdicts.
+
+    Args:
+        made: The deployment.
+        each: How many of each of the four kinds.
+    """
+    return [
+        made.client.launch(text, each, success=text == PASSES, sessions=sessions)
+        for sessions in (False, True)
+        for text in (PASSES, FAILS)
+    ]
+
+
+def until_live(made: Cluster, worker: Worker) -> set[int]:
+    """Wait until a worker's caller is in a room, and return the runs for which that is so."""
+    return until(lambda: worker.has(made.store) & made.agent.runs_on(), f"{worker.name} makes calls")
+
+
+def killed(made: Cluster, worker: Worker) -> set[int]:
+    """Kill a worker in the middle of a call, and return the runs that it had."""
+    until_live(made, worker)
+    pids = {process.pid for process in worker.processes()}
+    worker.kill()
+    return {run for run, executor in made.store.taken().items() if pid_of(executor) in pids}
+
+
+def frozen(made: Cluster, worker: Worker, frozen_s: float) -> set[int]:
+    """Let a worker stand still in the middle of a call, and return the runs that it had."""
+    until_live(made, worker)
+    worker.freeze()
+    had = worker.has(made.store)
+    time.sleep(frozen_s)
+    worker.thaw()
+    return had
+
+
+def api_away(made: Cluster, away_s: float) -> None:
+    """Stop the API while calls are on, so that some end meanwhile; and start it again."""
+    until(made.agent.runs_on, "calls are on")
+    began_s = time.monotonic()
+    assert made.api.stop() == 0, made.api.tail()
+    until(lambda: any(worker.reports() for worker in made.workers), "reports wait", away_s)
+    time.sleep(max(0.0, began_s + away_s - time.monotonic()))
+    made.start_api()

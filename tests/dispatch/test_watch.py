@@ -1,0 +1,67 @@
+"""Who lives: by signs of life alone, on the clock of whoever watches."""
+
+import pytest
+
+from runner.dispatch.watch import FRESH_S, GAP_S, Watch
+
+
+def watched(watch: Watch, beats: dict[str, int], *, begin_s: float, end_s: float, step_s: float = 1.0) -> list[str]:
+    """Look every so often without anything changing; return who was silent the last time."""
+    silent: list[str] = []
+    now_s = begin_s
+    while now_s <= end_s:
+        silent = watch.look(beats, now_s)
+        now_s += step_s
+    return silent
+
+
+def test_a_worker_is_lost_after_six_seconds_without_a_sign_of_life() -> None:
+    watch = Watch()
+    assert watched(watch, {"a": 1}, begin_s=100, end_s=106) == []
+    assert watch.look({"a": 1}, 107) == ["a"]
+
+
+def test_every_sign_of_life_counts_however_clocks_differ() -> None:
+    watch = Watch()
+    for second in range(60):
+        assert watch.look({"a": second}, float(second)) == []
+
+
+def test_one_s_silence_is_not_another_s() -> None:
+    watch = Watch()
+    for second in range(7):
+        watch.look({"a": second, "b": 1}, float(second))
+    assert watch.look({"a": 7, "b": 1}, 7) == ["b"]
+
+
+@pytest.mark.parametrize("gap_s", [GAP_S + 0.1, 20.0, 3_600.0])
+def test_who_did_not_look_waits_anew(gap_s: float) -> None:
+    watch = Watch()
+    watched(watch, {"a": 1}, begin_s=0, end_s=5)
+    assert watched(watch, {"a": 1}, begin_s=5 + gap_s, end_s=5 + gap_s + 6) == []
+    assert watch.look({"a": 1}, 5 + gap_s + 7) == ["a"]
+
+
+def test_a_worker_is_given_runs_for_as_long_as_its_last_sign_of_life_is_fresh() -> None:
+    watch = Watch()
+    assert not watch.is_fresh("a")
+    watch.look({"a": 1}, 0)
+    assert watch.is_fresh("a")
+    watched(watch, {"a": 1}, begin_s=1, end_s=FRESH_S)
+    assert watch.is_fresh("a")
+    watch.look({"a": 1}, FRESH_S + 1)
+    assert not watch.is_fresh("a")
+    watch.look({"a": 2}, FRESH_S + 2)
+    assert watch.is_fresh("a")
+
+
+def test_what_a_worker_left_behind_is_no_sign_of_life() -> None:
+    watch = Watch()
+    watch.look({"a": 5}, 0)
+    assert not watch.was_alive("a")
+    watch.look({"a": 6}, 1)
+    assert watch.was_alive("a")
+    watched(watch, {"a": 6}, begin_s=2, end_s=9)
+    assert watch.was_alive("a")
+    watch.look({}, 10)
+    assert not watch.was_alive("a")

@@ -1,0 +1,291 @@
+"""The worker as its users start it: processes of its own, a database, and a record behind HTTP."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from runner.cli import main
+from runner.dispatch.dbos_queue import DbosQueue
+from runner.records.assignments import Assignment
+from runner.records.database import Database
+from runner.sessions.local_agent import free_port
+from tests.worker.record_double import KEY, RecordDouble, job
+
+SECRET = "pl4nted-s3cret"
+URL = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own, and no setting in the environment."""
+    for name in list(os.environ):
+        if name.upper().startswith("SCENARIO_RUNNER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def database_url(folder: Path) -> str:
+    url = f"sqlite:///{folder}/record.sqlite"
+    result = CliRunner().invoke(main, ["migrate", "--database-url", url])
+    assert result.exit_code == 0, result.output
+    return url
+
+
+def until(wanted: Callable[[], object], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not wanted():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@dataclass
+class Running:
+    process: "subprocess.Popen[str]"
+    log: Path
+    said: str
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+    def end(self) -> int:
+        return self.process.wait(timeout=30)
+
+
+@contextmanager
+def running(folder: Path, database_url: str, record_url: str, *options: str) -> Generator[Running]:
+    log = folder / "worker.log"
+    where = ["--database-url", database_url, "--record-url", record_url, "--name", "w"]
+    command = [sys.executable, "-m", "runner.cli", "worker", *where, "-v", *options]
+    env = {**os.environ, "SCENARIO_RUNNER_WORKER__KEY": KEY}
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    left: list[psutil.Process] = []
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said, log.read_text()
+        found = Running(process, log, said.strip())
+        left = found.children()
+        yield found
+        text = log.read_text()
+        assert "Traceback" not in text and KEY not in text
+        assert all(json.loads(line)["message"] for line in text.splitlines())
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for child in left:
+            if child.is_running():
+                child.kill()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def workers(folder: Path) -> dict[str, str]:
+    """Return the names of those that are there, with their executors."""
+    with sqlite3.connect(folder / "record.sqlite") as connection:
+        return dict(
+            connection.execute("SELECT name, executor FROM workers WHERE gone_at IS NULL ORDER BY started_at")
+        )
+
+
+def hand_over(database_url: str, executor: str, run_id: int) -> None:
+    async def handing() -> None:
+        database, queue = Database(database_url), DbosQueue(database_url)
+        async with database.session() as session:
+            await queue.hand_over(await session.connection(), [Assignment(run_id, 1, executor)])
+        await queue.close()
+        await database.close()
+
+    asyncio.run(handing())
+
+
+@pytest.fixture
+def room() -> Iterator[str]:
+    """A room whose door is never opened."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        yield f"http://127.0.0.1:{door.getsockname()[1]}/api/offer"
+
+
+def test_two_processes_take_runs_survive_a_kill_and_give_back_what_is_left(
+    folder: Path, database_url: str, room: str
+) -> None:
+    record = RecordDouble(jobs={run_id: job(run_id, room_url=room) for run_id in (7, 8)})
+    record.waits_again = {7, 8}
+    port = free_port()
+    options = ("--processes", "2", "--calls", "3", "--health-port", str(port))
+    with record.listening() as record_url, running(folder, database_url, record_url, *options) as worker:
+        assert worker.said == f"worker w: 2 processes, 3 calls each, record {record_url}"
+        found = workers(folder)
+        assert sorted(found) == ["w-1", "w-2"]
+        assert KEY not in " ".join(psutil.Process(worker.process.pid).cmdline())
+        assert not [child for child in worker.children() if KEY in " ".join(child.cmdline())]
+        health = httpx.Client(base_url=f"http://127.0.0.1:{port}")
+        assert health.get("/healthz").status_code == health.get("/readyz").status_code == 200
+
+        hand_over(database_url, found["w-1"], 7)
+        until(lambda: (7, 1, found["w-1"]) in record.claims)
+        (first,) = [child for child in worker.children() if f"-{child.pid}-" in found["w-1"]]
+        first.kill()
+        until(lambda: workers(folder).get("w-1") not in (None, found["w-1"]))
+        # A call without an outcome: it is for others to say what became of its run.
+        assert record.outcomes == [] and record.released == []
+
+        found = workers(folder)
+        hand_over(database_url, found["w-2"], 8)
+        until(lambda: (8, 1, found["w-2"]) in record.claims)
+        # As systemd does it: one for each process, and the supervisor passes on its own. That hurries nobody.
+        for process in [*worker.children(), psutil.Process(worker.process.pid)]:
+            process.send_signal(signal.SIGTERM)
+        until(lambda: health.get("/readyz").status_code == 503)
+        time.sleep(0.5)
+        assert record.released == []
+        worker.process.send_signal(signal.SIGINT)
+        assert worker.end() == 0
+        health.close()
+    assert record.outcomes == []
+    assert [told["run_id"] for told in record.released] == [8]
+    assert record.released[0]["detail"] == "its worker was stopped"
+    assert list((folder / "data" / "outbox").iterdir()) == []
+    with sqlite3.connect(folder / "record.sqlite") as connection:
+        states = dict(connection.execute("SELECT executor, state FROM workers"))
+    # The killed one has not been looked for by anybody.
+    assert sorted(states.values()) == ["stopped", "stopped", "taking"]
+
+
+def test_processes_whose_supervisor_was_killed_end_in_good_order(folder: Path, database_url: str) -> None:
+    record = RecordDouble()
+    with record.listening() as record_url, running(folder, database_url, record_url) as worker:
+        assert worker.said.startswith("worker w: 1 process, 4 calls each")
+        (child,) = worker.children()
+        worker.process.kill()
+        worker.process.wait()
+        _, alive = psutil.wait_procs([child], timeout=15)
+        assert alive == []
+    assert workers(folder) == {}
+
+
+def refused(*arguments: str, stdin: str = "", key: str | None = None) -> str:
+    """Return the one line that a wrong command comes to."""
+    env = {"SCENARIO_RUNNER_WORKER__KEY": key}
+    result = CliRunner().invoke(main, ["worker", *arguments], input=stdin, env=env)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == "" and SECRET not in result.output
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("{")]
+    assert line.startswith("error: ") and "our own error" not in line
+    return line
+
+
+def test_what_is_missing_or_wrong_is_one_line(folder: Path) -> None:
+    (folder / "empty").touch()
+    (folder / "binary").write_bytes(b"\xff\xfe")
+    assert "record's address is missing" in refused(key=KEY)
+    assert "a worker's key is missing" in refused("--record-url", URL)
+    for url in (
+        "localhost:8000",
+        "ftp://host",
+        "http://",
+        f"http://me:{SECRET}@host",
+        "http://host?a=1",
+        "http://h:x",
+    ):
+        assert "--record-url: must be like" in refused("--record-url", url, key=KEY)
+    assert "--key: takes - alone" in refused("--record-url", URL, "--key", SECRET)
+    assert "standard input holds no key" in refused("--record-url", URL, "--key", "-")
+    assert "holds no key" in refused("--record-url", URL, "--key-file", "empty")
+    assert "can't be read" in refused("--record-url", URL, "--key-file", "none")
+    assert "can't be read (no text)" in refused("--record-url", URL, "--key-file", "binary")
+    assert "give one of them" in refused("--record-url", URL, "--key", "-", "--key-file", "empty")
+    assert "--name" in refused("--record-url", URL, "--name", "two words", key=KEY)
+    assert "no such settings file" in refused("--config", "none.toml")
+
+
+def ended(folder: Path, *options: str, stdin: str = "", **env: str) -> str:
+    """Return the one line that a worker ends with whose processes can't be started."""
+    command = [sys.executable, "-m", "runner.cli", "worker", *options]
+    done = subprocess.run(
+        command,
+        input=stdin,
+        env={**os.environ, **env},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert SECRET not in done.stderr and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    return line
+
+
+def test_a_database_that_is_none_is_one_line_and_not_one_for_each_process(folder: Path) -> None:
+    options = ("--processes", "2", "--record-url", URL, "--key", "-")
+    line = ended(folder, *options, stdin=f"{SECRET}\n", SCENARIO_RUNNER_SERVER__DATABASE_URL="sqlite:///none.sqlite")
+    assert re.fullmatch(r"error: sqlite:.*/none.sqlite: is not there; run `scenario-runner migrate`.*", line)
+
+
+def test_a_key_that_the_record_refuses_is_one_line(folder: Path, database_url: str) -> None:
+    (folder / "key").write_text(f"psr_{SECRET}\n")
+    with RecordDouble().listening() as record_url:
+        line = ended(folder, "--database-url", database_url, "--record-url", record_url, "--key-file", "key")
+    assert line.startswith("error: the record refuses the worker's key (HTTP 401)")
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_started(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert "name another --health-port" in refused("--record-url", URL, "--health-port", port, key=KEY)
+    assert not (folder / "data").exists()
+
+
+def test_settings_reach_the_processes_however_they_are_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runner.cli_worker import _environment
+    from runner.settings import load_settings
+
+    (folder / "my.toml").write_text(
+        '[room]\nagent_name = "Bella"\n[server]\ndata_dir = "here"\n[worker]\ncalls = 9\nkey = "psw_file"\n'
+    )
+    monkeypatch.setenv("scenario_runner_worker__calls", "7")
+    settings = load_settings(folder / "my.toml")
+    told = _environment(settings, folder / "my.toml")
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    theirs = load_settings()
+    assert theirs.worker.calls == 7 and theirs.room.agent_name == "Bella"
+    assert theirs.worker.key is not None and theirs.worker.key.get_secret_value() == "psw_file"
+    assert theirs.server.data_dir == folder / "here"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = """
+import sys
+from runner.cli import main
+main(["worker", "--help"], standalone_mode=False)
+heavy = {"sqlalchemy", "dbos", "pipecat", "httpx", "starlette", "uvicorn", "prometheus_client", "anyio"}
+print(*sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert shown.stderr.strip() == "" and "--record-url" in shown.stdout

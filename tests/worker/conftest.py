@@ -1,0 +1,43 @@
+"""What the worker's tests share."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from runner.records.tables import WorkerRow
+from runner.worker import live_report, retries
+from tests.worker.record_double import RecordDouble, job
+
+TOKEN = "planted-token"
+
+
+@pytest.fixture
+def record(monkeypatch: pytest.MonkeyPatch) -> RecordDouble:
+    """A record with run 7, and a worker in a hurry."""
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(retries, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(live_report, "POLL_INTERVAL_S", 0.05)
+    monkeypatch.setattr(live_report, "AGAIN_INTERVAL_S", 0.05)
+    monkeypatch.setattr(live_report, "BATCH_INTERVAL_S", 0.02)
+    return RecordDouble(jobs={7: job(token=TOKEN, data_message={"value": None}, session_data={"table": 4})})
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """A database with the table of workers."""
+    url = f"sqlite:///{tmp_path}/record.sqlite"
+    engine = sa.create_engine(url)
+    WorkerRow.metadata.tables[WorkerRow.__tablename__].create(engine)
+    engine.dispose()
+    return url
+
+
+async def until(wanted: object, timeout_s: float = 5.0) -> None:
+    """Wait until a function returns something true."""
+    import anyio
+
+    assert callable(wanted)
+    with anyio.fail_after(timeout_s):
+        while not wanted():
+            await anyio.sleep(0.01)

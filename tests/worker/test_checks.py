@@ -1,0 +1,45 @@
+"""What is found out before a worker starts."""
+
+from pathlib import Path
+
+import pytest
+
+from runner.dispatch.errors import QueueError
+from runner.errors import UsageError
+from runner.worker.checks import check
+from tests.worker.record_double import RecordDouble
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite:///{folder}/none.sqlite", "is not there; run `scenario-runner migrate`"),
+        ("sqlite:///{folder}/empty.sqlite", "has no tables"),
+        ("sqlite:///{folder}/text.sqlite", "can't be opened"),
+        ("postgresql://me:planted@127.0.0.1:1/none", "can't be opened"),
+        ("mysql://me:planted@127.0.0.1/none", "is not supported"),
+    ],
+)
+async def test_a_database_that_is_none(record: RecordDouble, tmp_path: Path, url: str, said: str) -> None:
+    (tmp_path / "empty.sqlite").touch()
+    (tmp_path / "text.sqlite").write_text("no database " * 1_000)
+    with pytest.raises((UsageError, QueueError), match=said) as caught:
+        await check(url.format(folder=tmp_path), record.client())
+    assert "planted" not in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+async def test_a_key_that_is_refused(record: RecordDouble, database_url: str) -> None:
+    await check(database_url, record.client())
+    with pytest.raises(UsageError, match=r"refuses the worker's key \(HTTP 401\)") as caught:
+        await check(database_url, record.client("psr_planted"))
+    assert "planted" not in str(caught.value)
+
+
+async def test_a_record_that_does_not_answer_yet_is_no_reason_not_to_start(
+    record: RecordDouble, database_url: str
+) -> None:
+    record.is_down = True
+    await check(database_url, record.client())

@@ -1,0 +1,271 @@
+"""Outcomes on disk: whatever ends, and whoever is away, the record gets them once, and facts before outcomes."""
+
+import errno
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from loguru import logger
+
+from runner.worker import outbox as outboxes
+from runner.worker.outbox import GiveBack, Outbox, Report, Shelf
+from runner.worker.record_client import Problem
+from tests.worker.conftest import until
+from tests.worker.record_double import RecordDouble, job
+
+pytestmark = pytest.mark.anyio
+
+RUN = {"id": "7", "status": "completed"}
+OUTCOME = Report(run_id=7, attempt=1, run=RUN)
+
+# A worker that writes down what its calls came to, says so, and waits to be killed.
+WORKER = """
+import asyncio, sys, time
+from pathlib import Path
+from runner.worker.outbox import Outbox, Report
+shelf = Outbox(Path(sys.argv[1]), None).open("dead")
+for run_id in (7, 8):
+    folder = shelf.folder(run_id, 1)
+    folder.mkdir()
+    (folder / "recording.wav").write_bytes(b"RIFF")
+asyncio.run(shelf.put(Report(run_id=7, attempt=1, run={"id": "7"})))
+print("written", flush=True)
+time.sleep(60)
+"""
+
+
+@asynccontextmanager
+async def delivering(record: RecordDouble, folder: Path) -> AsyncIterator[Outbox]:
+    outbox = Outbox(folder, record.client())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(outbox.run)
+        yield outbox
+        tasks.cancel_scope.cancel()
+    outbox.close()
+
+
+def call(shelf: Shelf) -> None:
+    """Leave what a call leaves."""
+    folder = shelf.folder(7, 1)
+    folder.mkdir()
+    (folder / "recording.wav").write_bytes(b"RIFF")
+    (folder / "timeline.jsonl").write_bytes(b"{}")
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+async def test_facts_go_before_the_outcome_and_the_folder_last(record: RecordDouble, tmp_path: Path) -> None:
+    async with delivering(record, tmp_path) as outbox:
+        shelf = outbox.open("me")
+        call(shelf)
+        await (await shelf.put(OUTCOME)).wait()
+        assert record.told == ["recording.wav", "timeline.jsonl", "outcome"]
+        assert record.outcomes == [{"attempt": 1, "run": RUN, "error": None}]
+        assert outbox.held == ()
+        assert kept(tmp_path) == ["me.lock"] and names(shelf.path) == []
+        outbox.shut(shelf)
+    assert names(tmp_path) == []
+
+
+async def test_a_report_is_whole_on_disk_before_it_is_sent(record: RecordDouble, tmp_path: Path) -> None:
+    record.is_down = True
+    async with delivering(record, tmp_path) as outbox:
+        shelf = outbox.open("me")
+        await shelf.put(OUTCOME)
+        assert outbox.held == (7,)
+        assert json.loads((shelf.folder(7, 1) / "report.json").read_text())["run"] == RUN
+
+
+async def test_a_record_that_is_away_gets_everything_when_it_is_back(record: RecordDouble, tmp_path: Path) -> None:
+    record.is_down = True
+    async with delivering(record, tmp_path) as outbox:
+        shelf = outbox.open("me")
+        call(shelf)
+        handed_in = await shelf.put(OUTCOME)
+        # Far longer than a few tries take.
+        await anyio.sleep(0.5)
+        assert outbox.held == (7,) and record.told == []
+        record.is_down = False
+        record.refusals = {"recording.wav": [502, 503], "outcome": [503, 500, 429, 401]}
+        await handed_in.wait()
+    assert set(record.artefacts) == {"recording.wav", "timeline.jsonl"}
+    assert len(record.outcomes) == 1
+
+
+async def test_what_a_stopped_worker_could_not_report_the_next_one_does(record: RecordDouble, tmp_path: Path) -> None:
+    record.is_down = True
+    async with delivering(record, tmp_path) as outbox:
+        shelf = outbox.open("me")
+        call(shelf)
+        await shelf.put(OUTCOME)
+        outbox.shut(shelf)
+    assert "me/7-1/report.json" in kept(tmp_path)
+    record.is_down = False
+    async with delivering(record, tmp_path):
+        await until(lambda: names(tmp_path) == [])
+    assert record.told == ["recording.wav", "timeline.jsonl", "outcome"]
+
+
+async def test_what_a_killed_worker_left_is_delivered_and_what_a_living_one_has_is_let_be(
+    record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outboxes, "SWEEP_INTERVAL_S", 0.05)
+    record.jobs[8] = job(8)
+    process = await anyio.open_process([sys.executable, "-c", WORKER, str(tmp_path)], stderr=None)
+    async with process, delivering(record, tmp_path):
+        assert process.stdout is not None
+        assert (await process.stdout.receive()).strip() == b"written"
+        await anyio.sleep(0.3)
+        assert record.told == []
+        process.kill()
+        await process.wait()
+        await until(lambda: names(tmp_path) == [])
+    # Run 7 was over; of run 8 there are facts and no more.
+    assert [outcome["run"] for outcome in record.outcomes] == [{"id": "7"}]
+    assert record.told.count("recording.wav") == 2 and record.told.count("outcome") == 1
+
+
+async def test_nothing_of_an_attempt_counts_that_somebody_else_has(record: RecordDouble, tmp_path: Path) -> None:
+    record.attempts[7] = 2
+    async with delivering(record, tmp_path) as outbox:
+        shelf = outbox.open("me")
+        call(shelf)
+        await (await shelf.put(OUTCOME)).wait()
+        assert names(shelf.path) == []
+    assert record.artefacts == {} and record.outcomes == []
+    # The first refusal says it: no more of it is uploaded.
+    assert record.told == ["recording.wav", "outcome"]
+
+
+@pytest.mark.parametrize("waits_again", [True, False])
+async def test_a_run_is_given_back(record: RecordDouble, tmp_path: Path, waits_again: bool) -> None:
+    record.waits_again = {7} if waits_again else set()
+    record.refusals["release"] = [503]
+    back = GiveBack(detail="its worker was stopped", said=True, may_end=not waits_again)
+    async with delivering(record, tmp_path) as outbox:
+        shelf = outbox.open("me")
+        call(shelf)
+        await (await shelf.put(Report(run_id=7, attempt=1, back=back))).wait()
+    assert record.released == [{"run_id": 7, "attempt": 1, "detail": "its worker was stopped", "said": True}]
+    assert bool(record.artefacts) is not waits_again
+
+
+async def test_a_store_that_fails_holds_the_outcome_back_for_a_while_only(
+    record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outboxes, "UPLOAD_PATIENCE_S", 0.3)
+    record.refusals = {"recording.wav": [500] * 1_000, "timeline.jsonl": [500] * 1_000}
+    async with delivering(record, tmp_path) as outbox:
+        shelf = outbox.open("me")
+        call(shelf)
+        with anyio.fail_after(5):
+            await (await shelf.put(OUTCOME)).wait()
+    assert record.told.count("recording.wav") > 3 and record.told.count("timeline.jsonl") == 1
+    assert len(record.outcomes) == 1
+
+
+async def test_a_file_that_is_refused_does_not_keep_the_outcome_back(record: RecordDouble, tmp_path: Path) -> None:
+    record.refusals = {"recording.wav": [413]}
+    async with delivering(record, tmp_path) as outbox:
+        shelf = outbox.open("me")
+        call(shelf)
+        await (await shelf.put(OUTCOME)).wait()
+    assert set(record.artefacts) == {"timeline.jsonl"} and len(record.outcomes) == 1
+
+
+@pytest.mark.parametrize("refusals", [[400], [413], [400, 503]])
+async def test_an_outcome_that_is_refused_for_good_is_reported_as_our_failure(
+    record: RecordDouble, tmp_path: Path, refusals: list[int]
+) -> None:
+    record.refusals = {"outcome": refusals.copy()}
+    async with delivering(record, tmp_path) as outbox:
+        await (await outbox.open("me").put(OUTCOME)).wait()
+    [told] = record.outcomes
+    assert told["error"]["cause"] == "harness" and f"HTTP {refusals[0]}" in told["error"]["detail"]
+
+
+async def test_a_report_that_is_refused_whatever_it_says_is_put_aside(record: RecordDouble, tmp_path: Path) -> None:
+    record.refusals = {"outcome": [400, 400]}
+    async with delivering(record, tmp_path) as outbox:
+        shelf = outbox.open("me")
+        await (await shelf.put(OUTCOME)).wait()
+        assert names(shelf.path) == []
+    assert kept(tmp_path) == ["aside/me-7-1.json"]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"\xff", OUTCOME.model_copy(update={"run_id": 8}).model_dump_json().encode()]
+)
+async def test_a_damaged_report_is_put_aside_once_and_its_facts_are_kept(
+    record: RecordDouble, tmp_path: Path, damage: bytes
+) -> None:
+    record.is_down = True
+    async with delivering(record, tmp_path) as outbox:
+        shelf = outbox.open("me")
+        call(shelf)
+        await shelf.put(OUTCOME)
+    (tmp_path / "me" / "7-1" / "report.json").write_bytes(damage)
+    record.is_down = False
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(message.record["message"]), level="ERROR")
+    for _ in range(2):
+        async with delivering(record, tmp_path):
+            await until(lambda: kept(tmp_path) == ["aside/me-7-1.json"])
+            await until(lambda: not (tmp_path / "me").exists())
+    logger.remove(sink)
+    assert record.told == ["recording.wav", "timeline.jsonl"]
+    assert len(said) == 1 and "me/7-1/report.json" in said[0]
+
+
+async def test_few_are_kept_of_those_put_aside(
+    record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outboxes, "MAX_ASIDE", 2)
+    record.jobs.update({run_id: job(run_id) for run_id in range(1, 6)})
+    async with delivering(record, tmp_path) as outbox:
+        shelf = outbox.open("me")
+        for run_id in range(1, 6):
+            record.refusals = {"outcome": [400, 400]}
+            await (await shelf.put(Report(run_id=run_id, attempt=1, run={}))).wait()
+    assert len(kept(tmp_path / "aside")) == 2
+
+
+async def test_an_outcome_is_reported_also_where_it_can_t_be_written(
+    record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(outboxes, "write_atomically", full)
+    async with delivering(record, tmp_path) as outbox:
+        await (await outbox.open("me").put(OUTCOME)).wait()
+    assert len(record.outcomes) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800", {1, 2}])
+async def test_an_outcome_that_is_no_json_is_an_outcome_all_the_same(
+    record: RecordDouble, tmp_path: Path, value: Any
+) -> None:
+    report = Report(run_id=7, attempt=1, run={"odd": value})
+    async with delivering(record, tmp_path) as outbox:
+        await (await outbox.open("me").put(report)).wait()
+    assert len(record.outcomes) == 1
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"run": RUN, "problem": Problem(cause="harness", reason="runner-error", detail="")}]
+)
+def test_a_report_is_one_thing(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="more than one"):
+        Report(run_id=7, attempt=1, **given)

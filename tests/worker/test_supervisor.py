@@ -1,0 +1,270 @@
+"""What keeps a worker's processes running; the processes are stand-ins, the signals and pipes are real."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from runner.errors import UsageError
+from runner.worker import supervisor as supervisors
+from runner.worker.health import health_app, listening, serve_health
+from runner.worker.status import WorkerStatus
+from runner.worker.supervisor import Child, Supervisor
+from tests.worker.conftest import until
+
+pytestmark = pytest.mark.anyio
+
+# Says that it takes runs, and what it is told; ends when it is told to, or as its mode says.
+CHILD = """
+import os, sys, time
+mode = os.environ["MODE"]
+def say(line):
+    os.write(1, line.encode() + b"\\n")
+def note(line):
+    with open(os.environ["NOTES"], "a") as notes:
+        notes.write(f"{sys.argv[1]} {line}\\n")
+note(f"started {os.getpid()}")
+if mode == "refused":
+    say('{"error": "the record refuses the key"}')
+    sys.exit(2)
+if mode == "crash":
+    sys.exit(1)
+say('{"state": "starting"}')
+say("no status")
+say('{"state": "taking", "live": 2, "calls": 4, "held": 1, "loop_lag_ms": 12.5, "calls_made": 9}')
+for line in sys.stdin:
+    note(line.strip())
+    if mode != "stubborn" and (mode != "busy" or line == "hurry\\n"):
+        say('{"state": "draining"}')
+        sys.exit(0)
+note("orphaned")
+time.sleep(60)
+"""
+
+
+@dataclass
+class Supervised:
+    supervisor: Supervisor
+    path: Path
+    ready: list[bool] = field(default_factory=list[bool])
+    failure: UsageError | None = None
+
+    def notes(self) -> list[str]:
+        return self.path.read_text().splitlines() if self.path.exists() else []
+
+    def pids(self, name: str) -> list[int]:
+        return [int(line.split()[2]) for line in self.notes() if line.startswith(f"{name} started")]
+
+
+@asynccontextmanager
+async def supervised(
+    folder: Path, *, mode: str = "good", names: tuple[str, ...] = ("w-1", "w-2"), drain_limit_s: float = 60.0
+) -> AsyncIterator[Supervised]:
+    async with anyio.create_task_group() as tasks:
+        found = Supervised(
+            Supervisor(
+                names,
+                {"MODE": mode, "NOTES": str(folder / "notes")},
+                drain_limit_s=drain_limit_s,
+                ready=lambda: found.ready.append(True),
+                command=[sys.executable, "-S", "-c", CHILD],
+            ),
+            folder / "notes",
+        )
+
+        async def run() -> None:
+            try:
+                await found.supervisor.run()
+            except UsageError as error:
+                found.failure = error
+
+        tasks.start_soon(run)
+        with anyio.fail_after(20):
+            yield found
+            found.supervisor.stop()
+            while any(child.is_running for child in found.supervisor.children):
+                await anyio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisors, "FIRST_WAIT_S", 0.05)
+
+
+async def test_it_is_ready_once_all_take_runs_and_stops_them_all(tmp_path: Path) -> None:
+    async with supervised(tmp_path) as found:
+        await until(lambda: found.ready)
+        assert [child.takes_runs for child in found.supervisor.children] == [True, True]
+    assert found.ready == [True] and found.failure is None
+    assert sorted(line for line in found.notes() if "started" not in line) == ["w-1 drain", "w-2 drain"]
+
+
+async def test_one_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    async with supervised(tmp_path) as found:
+        await until(lambda: found.ready)
+        first, second = found.supervisor.children
+        os.kill(found.pids("w-1")[0], signal.SIGKILL)
+        await until(lambda: not first.takes_runs)
+        await until(lambda: len(found.pids("w-1")) == 2 and first.takes_runs)
+        assert (first.restarts, second.restarts) == (1, 0)
+    assert found.ready == [True]
+
+
+async def test_one_that_keeps_dying_is_started_more_and_more_rarely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(supervisors, "LONGEST_WAIT_S", 0.2)
+    monkeypatch.setattr(supervisors.logger, "bind", lambda **_: Waits(waits))
+    async with supervised(tmp_path, mode="crash", names=("w-1",)):
+        await until(lambda: len(waits) > 3, 10)
+    assert waits[:4] == [0.05, 0.1, 0.2, 0.2]
+
+
+class Waits:
+    def __init__(self, waits: list[float]):
+        self.waits = waits
+
+    def warning(self, text: str, *values: object) -> None:
+        assert isinstance(values[-1], float)
+        self.waits.append(values[-1])
+
+    def info(self, text: str, *values: object) -> None:
+        """Nothing of interest."""
+
+
+async def test_what_can_t_be_started_as_it_was_told_to_is_said_once(tmp_path: Path) -> None:
+    async with supervised(tmp_path, mode="refused") as found:
+        await until(lambda: found.failure)
+    assert str(found.failure) == "the record refuses the key"
+    assert len(found.pids("w-1")) <= 1 and found.ready == []
+
+
+async def test_what_worked_before_is_tried_again(tmp_path: Path) -> None:
+    async with supervised(tmp_path, names=("w-1",)) as found:
+        await until(lambda: found.ready)
+        found.supervisor._env["MODE"] = "refused"
+        os.kill(found.pids("w-1")[0], signal.SIGKILL)
+        await until(lambda: len(found.pids("w-1")) > 2)
+        found.supervisor._env["MODE"] = "good"
+        await until(lambda: found.supervisor.children[0].takes_runs)
+    assert found.failure is None
+
+
+async def test_a_second_signal_hurries(tmp_path: Path) -> None:
+    async with supervised(tmp_path, mode="busy", names=("w-1",)) as found, anyio.create_task_group() as tasks:
+        await tasks.start(found.supervisor.obey_signals)
+        await until(lambda: found.ready)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: "w-1 drain" in found.notes())
+        os.kill(os.getpid(), signal.SIGINT)
+        await until(lambda: "w-1 hurry" in found.notes())
+        tasks.cancel_scope.cancel()
+
+
+async def test_one_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisors, "END_LIMIT_S", 0.2)
+    async with supervised(tmp_path, mode="stubborn", names=("w-1",), drain_limit_s=0.1) as found:
+        await until(lambda: found.ready)
+    assert found.failure is None
+
+
+def test_a_process_is_healthy_while_it_says_so() -> None:
+    child = Child("w-1")
+    assert not child.is_healthy(0.0)
+    child.is_running = True
+    assert child.is_healthy(50.0) and not child.is_healthy(70.0)
+    child.said_s = 70.0
+    assert child.is_healthy(74.0) and not child.is_healthy(76.0)
+
+
+@pytest.fixture
+def children() -> list[Child]:
+    """Two processes: one that takes runs, and one that was started again."""
+    good = Child("w-1", is_running=True, said_s=float("inf"), restarts=2)
+    good.status = WorkerStatus(
+        state="taking",
+        live=3,
+        calls=4,
+        held=2,
+        loop_lag_ms=250,
+        underruns=1,
+        calls_made=12,
+        rooms_entered=10,
+        setting_up_s=20,
+    )
+    return [good, Child("w-2", is_running=True, said_s=float("inf"))]
+
+
+@pytest.fixture
+def asking(children: list[Child]) -> Callable[[], httpx.AsyncClient]:
+    transport = httpx.ASGITransport(health_app(children))
+    return lambda: httpx.AsyncClient(transport=transport, base_url="http://worker")
+
+
+async def test_health_is_all_and_readiness_any(
+    children: list[Child], asking: Callable[[], httpx.AsyncClient]
+) -> None:
+    async with asking() as http:
+        assert (await http.get("/healthz")).status_code == 200
+        ready = await http.get("/readyz")
+        assert ready.status_code == 200
+        assert ready.json()["workers"] == {"w-1": "taking", "w-2": "starting"}
+        children[1].is_running = False
+        assert (await http.get("/healthz")).json()["workers"] == {"w-1": True, "w-2": False}
+        assert (await http.get("/healthz")).status_code == 503
+        assert (await http.get("/readyz")).status_code == 200
+        children[0].status = children[0].status.model_copy(update={"state": "overloaded"})
+        assert (await http.get("/readyz")).status_code == 503
+
+
+async def test_figures_are_what_prometheus_reads(asking: Callable[[], httpx.AsyncClient]) -> None:
+    async with asking() as http:
+        text = (await http.get("/metrics")).text
+    prefix = "scenario_runner_worker_process_"
+    found = {
+        (sample.name.removeprefix(prefix), *map(sample.labels.get, sorted(sample.labels, reverse=True))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    expected = {
+        ("up", "w-1"): 1,
+        ("state", "w-1", "taking"): 1,
+        ("state", "w-1", "draining"): 0,
+        ("calls_live", "w-1"): 3,
+        ("calls_limit", "w-1"): 4,
+        ("reports_waiting", "w-1"): 2,
+        ("loop_lag_seconds", "w-1"): 0.25,
+        ("underruns_total", "w-1"): 1,
+        ("calls_made_total", "w-1"): 12,
+        ("restarts_total", "w-1"): 2,
+        ("setup_seconds_count", "w-1"): 10,
+        ("setup_seconds_sum", "w-1"): 20,
+        ("state", "w-2", "starting"): 1,
+    }
+    assert {key: found[key] for key in expected} == expected
+
+
+async def test_it_answers_on_a_port_of_its_own(children: list[Child]) -> None:
+    with listening("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        async with anyio.create_task_group() as tasks, httpx.AsyncClient() as http:
+            tasks.start_soon(serve_health, children, listener)
+            assert (await http.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+            tasks.cancel_scope.cancel()
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match="name another --health-port"), listening("127.0.0.1", port):
+            pass
