@@ -50,7 +50,7 @@ class PostgresServer:
         )
         options = [f"unix_socket_directories={self._folder}", *_OPTIONS, *(() if survives_crashes else _FORGETFUL)]
         self._command = [
-            *_ends_with_parent(),
+            *ends_with_parent("INT"),
             binaries / "postgres",
             "-D",
             data,
@@ -172,6 +172,6 @@ def _unprivileged() -> str:
     return "postgres" if "postgres" in names else "nobody"
 
 
-def _ends_with_parent() -> list[str]:
-    """Return what has the system stop a command when the tests end, whatever ends them."""
-    return ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
+def ends_with_parent(signal_name: str) -> list[str]:
+    """Return what has the system send a command a signal when the tests end, whatever ends them."""
+    return ["setpriv", "--pdeathsig", signal_name] if shutil.which("setpriv") else []

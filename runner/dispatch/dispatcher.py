@@ -201,15 +201,7 @@ class Dispatcher:
 
     async def _back(self, run: _Taken, detail: str, *, unsaid: bool, was_lost: bool = False) -> None:
         async with self._database.session() as session:
-            again = await give_back(session, run.run_id, run.attempt, detail=detail, unsaid=unsaid, was_lost=was_lost)
-        if again is not None:
-            logger.bind(run_id=run.run_id, attempt=run.attempt, executor=run.executor).log(
-                "WARNING" if was_lost else "INFO",
-                "run {}: {} ({})",
-                run.run_id,
-                "waits for another worker" if again else "ended",
-                detail,
-            )
+            await give_back(session, run.run_id, run.attempt, detail=detail, unsaid=unsaid, was_lost=was_lost)
 
     async def _forget(self, gone: Sequence[WorkerRow]) -> None:
         """Remove what the queue has of workers that are gone, and after a while what the record has."""
@@ -239,10 +231,6 @@ class Dispatcher:
             given = await assign(session, able, self._limits)
             if given:
                 await self._queue.hand_over(await session.connection(), given)
-        for run in given:
-            logger.bind(run_id=run.run_id, attempt=run.attempt, executor=run.executor).info(
-                "run {}: given to a worker", run.run_id
-            )
 
     async def _anything_waits(self) -> bool:
         """Return whether a run waits: looking takes no turn at writing, of which SQLite has one."""

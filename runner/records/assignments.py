@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from runner.records.changes import Change, RunChange, note
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.records.tables import Agent, ResultRow, RunRow, utc_now
 
@@ -174,7 +175,9 @@ async def assign(session: AsyncSession, workers: Sequence[Capacity], limits: Lim
                 .values(executor=executor, updated_at=utc_now())
                 .returning(RunRow.id, RunRow.attempt)
             )
-            given += [Assignment(run_id, attempt, executor) for run_id, attempt in rows]
+            for run_id, attempt in rows:
+                given.append(Assignment(run_id, attempt, executor))
+                note(session, RunChange(run_id, attempt, Change.GIVEN, executor))
         if len(runs) < _BATCH or not chosen:
             break
     return sorted(given, key=lambda assignment: assignment.run_id)

@@ -17,6 +17,7 @@ _KEY = "run_changes"
 class Change(StrEnum):
     """What changed of a run."""
 
+    GIVEN = "given to a worker"
     CLAIMED = "claimed"
     JOINED = "joined"
     SAID = "said"

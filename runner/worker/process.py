@@ -231,6 +231,7 @@ class WorkerProcess:
                 if self._stopping.is_set():
                     life.over.set()
                 self._freeze()
+                self._watch.forget()
                 self._began_s = time.monotonic()
                 self.ready.set()
                 self._changed()

@@ -10,8 +10,11 @@ WINDOW_S = 5.0
 """Being late so many times within this is too much, and so is one call without audio to send. Once nothing was late
 for so long, all is well again."""
 
+STILL_MS = 1_000.0
+"""Being later than this is too much by itself."""
+
 SAMPLE_INTERVAL_MS = 100.0
-"""How often the event loop is looked at; being later than that counts as often as it would have been."""
+"""How often the event loop is looked at."""
 
 
 class LoadWatch:
@@ -37,8 +40,7 @@ class LoadWatch:
         while self._samples[0][0] <= now_s - WINDOW_S:
             self._samples.popleft()
         if lag_ms > LATE_MS:
-            times = 1 + int(lag_ms // SAMPLE_INTERVAL_MS)
-            self._late_s.extend([now_s] * min(times, LATE_SAMPLES))
+            self._late_s.extend([now_s] * (LATE_SAMPLES if lag_ms > STILL_MS else 1))
         return self._judge(now_s)
 
     def underrun(self, now_s: float) -> bool:
@@ -46,6 +48,13 @@ class LoadWatch:
         self.underruns += 1
         self._underrun_s = now_s
         return self._judge(now_s)
+
+    def forget(self) -> None:
+        """Begin anew: what was late is over, and so are the calls that had to wait for it."""
+        self._samples.clear()
+        self._late_s.clear()
+        self._underrun_s = None
+        self.is_overloaded = False
 
     def _judge(self, now_s: float) -> bool:
         since_s = now_s - WINDOW_S

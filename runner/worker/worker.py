@@ -193,7 +193,10 @@ class Worker:
         self._note()
         try:
             with logger.contextualize(run_id=run_id, attempt=attempt):
-                await self._see_through(live)
+                # In a task of its own: the queue's may be cancelled from outside of anyio, which no shield holds off,
+                # and in the middle of leaving a room. Here that comes as a cancellation of anyio's.
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._see_through, live)
         finally:
             del self._runs[run_id, attempt]
             self._note()

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import psutil
 
+from tests.postgres import ends_with_parent
+
 MARK = "TESTS_CLUSTER"
 """The variable that every process of a cluster has in its environment, whoever its parent is by now."""
 
@@ -50,7 +52,7 @@ class Program:
 
     def __init__(self, name: str, command: Sequence[str], folder: Path, env: Mapping[str, str]):
         self.name = name
-        self._command = [sys.executable, *command]
+        self._command = [*ends_with_parent("KILL"), sys.executable, *command]
         self._folder = folder
         self._env = env
         self.out, self.log = folder / f"{name}.out", folder / f"{name}.log"

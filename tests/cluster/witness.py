@@ -106,7 +106,7 @@ class Watch:
         self._connection = connection
         self._told = {"call": next(_numbers), "run": run, "room": _room.get()}
         self._log = log
-        self._heard_ns: int | None = None
+        self._heard_ns = time.monotonic_ns()
         self._packets = 0
         self._over = False
         self._say("entered")
@@ -133,7 +133,7 @@ class Watch:
                 if silent:
                     silent = False
                     self._say("resumed")
-            elif not silent and self._heard_ns is not None and now_ns - self._heard_ns > SILENT_AFTER_S * 1e9:
+            elif not silent and now_ns - self._heard_ns > SILENT_AFTER_S * 1e9:
                 silent = True
                 self._say("silent", heard_ns=self._heard_ns)
 

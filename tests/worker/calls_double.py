@@ -45,6 +45,8 @@ class StubCall:
                 self.fact(CallEnded(at_ns=1_000_000_000, reason=reason))
                 await anyio.sleep(self.calls.evaluates_s)
         finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(self.calls.leaves_s)
             self.calls.left.append(self.run_id)
             if not any(isinstance(event, CallEnded) for event in self.facts):
                 self.fact(CallEnded(at_ns=1_000_000_000, reason=reason))
@@ -68,6 +70,7 @@ class StubCalls:
         lasts_s: How long a call is on.
         prepares_s: How long it takes before.
         evaluates_s: How long it takes afterwards.
+        leaves_s: How long it takes to leave the room.
         raises: What it comes to in place of a run.
     """
 
@@ -76,11 +79,13 @@ class StubCalls:
         lasts_s: float = 0.0,
         prepares_s: float = 0.0,
         evaluates_s: float = 0.0,
+        leaves_s: float = 0.0,
         raises: Exception | None = None,
     ):
         self.lasts_s = lasts_s
         self.prepares_s = prepares_s
         self.evaluates_s = evaluates_s
+        self.leaves_s = leaves_s
         self.raises = raises
         self.facts: list[TimelineEvent] = []
         self.made: list[StubCall] = []

@@ -1,5 +1,6 @@
 """Seeing a run through: whatever happens, the record gets its facts first and then its outcome."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -242,6 +243,23 @@ async def test_a_worker_that_gives_up_hangs_up_everywhere_and_leaves_the_rest_to
         "reason": "runner-error",
         "detail": "the worker stood still for 9 s",
     }
+
+
+async def test_cancellations_from_outside_of_anyio_don_t_keep_a_call_from_leaving_its_room(
+    record: RecordDouble, tmp_path: Path
+) -> None:
+    record.waits_again.add(7)
+    calls = StubCalls(lasts_s=30, leaves_s=0.3)
+    async with working(record, tmp_path, calls) as worker:
+        task = asyncio.create_task(worker.see_through(7, 1))
+        await until(lambda: record.moves)
+        for _ in range(3):
+            task.cancel()
+            await anyio.sleep(0.05)
+        assert calls.left == [] and worker.live == (7,)
+        await asyncio.wait([task])
+        assert task.cancelled() and calls.left == ["7"]
+    assert len(record.released) == 1 and kept(tmp_path) == []
 
 
 async def test_a_claim_that_is_answered_no_more_is_given_back(
