@@ -14,7 +14,7 @@ import anyio
 import httpx
 from loguru import logger
 
-from bots.caller.script import Listen
+from bots.caller.script import StaySilent
 from bots.timeline import AgentStartedSpeaking, CallEnded, CallStarted, EndedReason, RoomEntered
 from runner.calls.request import CallRequest, CallWatcher
 from runner.calls.run_file import Run
@@ -38,7 +38,7 @@ class EmptyCall:
         self._watcher = watcher
         self._cancelled = anyio.Event()
         turns = [turn.action for turn in request.script.turns]
-        self._lasts_s = sum(action.silence_ms for action in turns if isinstance(action, Listen)) / 1_000
+        self._lasts_s = sum(action.duration_ms for action in turns if isinstance(action, StaySilent)) / 1_000
 
     async def make(self) -> Run:
         """Let the time pass, and tell the watcher what would have happened."""
@@ -68,9 +68,7 @@ async def run(name: str) -> None:
     assert worker.record_url is not None and worker.key is not None
 
     async with httpx.AsyncClient(base_url=worker.record_url) as http:
-        process = WorkerProcess(
-            settings, http, worker.key, database_url(settings.server), name, make_call=EmptyCall
-        )
+        process = WorkerProcess(settings, http, worker.key, database_url(settings.server), name, make_call=EmptyCall)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(process.run)
             await process.ready.wait()

@@ -10,7 +10,15 @@ from pydantic import BaseModel
 from bots.caller.script import TurnTaking
 from bots.caller.speech.settings import ServiceSettings, SpeechSettings
 from runner.errors import UsageError
-from runner.settings import IceServer, JudgeSettings, RoomSettings, Settings, load_settings
+from runner.settings import (
+    IceServer,
+    JudgeSettings,
+    RoomSettings,
+    ServerSettings,
+    Settings,
+    WorkerSettings,
+    load_settings,
+)
 
 EXAMPLE = Path(__file__).parents[1] / "config" / "runner.toml"
 SECRET = "s3cr3t-k3y"
@@ -136,6 +144,10 @@ def test_a_file_that_is_named_but_not_there_is_an_error(monkeypatch: pytest.Monk
         ("[[room.ice_servers]]\nusername = 'u'", "room.ice_servers.0.urls: "),
         ("[turn_taking]\nend_of_turn_ms = 1.5", "turn_taking.end_of_turn_ms: "),
         ("[speech.stt]\nservice = 'deepgram'", "speech.stt.service: "),
+        ("[server]\nconcurrency = 4", "server.concurrency: there is no such setting"),
+        ("[server]\nmax_calls = 0", "server.max_calls: "),
+        ("[worker]\ncalls = 65", "worker.calls: "),
+        ("[worker]\nname = 'two words'", "worker.name: "),
     ],
 )
 def test_a_wrong_setting_is_named_by_file_and_key(text: str, place: str) -> None:
@@ -182,6 +194,7 @@ def test_a_file_that_is_no_text_is_no_toml() -> None:
         f"[speech.tts]\nparams = {{ api_key = '{SECRET}' }}\nsettings = 1",
         f"token = '{SECRET}'",
         f"max_duration_s = '{SECRET}'",
+        f"[worker]\nkey = ['{SECRET}']",
     ],
 )
 def test_no_error_shows_a_secret(text: str) -> None:
@@ -218,6 +231,8 @@ def test_settings_can_be_shown_without_their_secrets() -> None:
             service = "pipecat.services.openai.llm.OpenAILLMService"
             params = {{ api_key = "{SECRET}" }}
             settings = {{ token = "{SECRET}" }}
+            [worker]
+            key = "{SECRET}"
             """
         )
     )
@@ -233,7 +248,17 @@ def test_the_example_file_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [Settings, RoomSettings, IceServer, TurnTaking, SpeechSettings, ServiceSettings, JudgeSettings],
+    [
+        Settings,
+        RoomSettings,
+        IceServer,
+        TurnTaking,
+        SpeechSettings,
+        ServiceSettings,
+        JudgeSettings,
+        ServerSettings,
+        WorkerSettings,
+    ],
 )
 def test_the_example_file_documents_every_setting(model: type[BaseModel]) -> None:
     documented = set(re.findall(r"^(?:# *)?\[?\[?(?:\w+\.)*(\w+)(?: = |\])", EXAMPLE.read_text(), re.MULTILINE))
@@ -248,6 +273,7 @@ def test_what_the_example_file_shows_can_be_set() -> None:
     assert settings.speech.tts.params == {"api_key": "env:CARTESIA_API_KEY"}
     assert settings.turn_taking == TurnTaking()
     assert settings.judge.model is not None and settings.judge.configured
+    assert settings.worker.health_port == 9090 and settings.server.max_calls == 50
 
 
 def test_a_mistyped_variable_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from runner.api import errors
+from runner.api.auth import WorkerKeys
 from runner.api.limits import BodyLimit, RateLimit
 from runner.api.logs import RequestLog
 from runner.api.metrics import Metrics
@@ -60,6 +61,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.metrics = Metrics()
+    app.state.worker_keys = WorkerKeys()
     errors.install(app)
     for routes in _ROUTES:
         # As they are: including a router builds each of its routes anew, which takes a third of a second for all.

@@ -1,5 +1,7 @@
 """Who asks: keys in ``X-CEKURA-API-KEY`` or ``Authorization: Bearer``."""
 
+import time
+from collections import OrderedDict
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -10,6 +12,12 @@ from runner.api.services import Services
 from runner.records.keys import KeyIdentity, KeyKind, identify
 
 KEY_HEADER = "X-CEKURA-API-KEY"
+
+KEY_MEMORY_S = 2.0
+"""So long after it was shown a worker's key opens what it opened, although it was revoked meanwhile."""
+
+MAX_KEYS = 1_000
+"""How many workers' keys are remembered."""
 
 _header = APIKeyHeader(name=KEY_HEADER, auto_error=False, scheme_name="ApiKey")
 _bearer = HTTPBearer(auto_error=False, scheme_name="Bearer", description="The same key as a bearer token.")
@@ -22,6 +30,26 @@ def services_of(request: Request) -> Services:
 
 
 AppServices = Annotated[Services, Depends(services_of)]
+
+
+class WorkerKeys:
+    """The workers' keys that were shown lately: workers show theirs many times a second."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[str, tuple[float, KeyIdentity]] = OrderedDict()
+
+    def find(self, presented: str) -> KeyIdentity | None:
+        """Return whose key this was a moment ago; None where that is too long ago."""
+        seen = self._seen.get(presented)
+        return seen[1] if seen is not None and time.monotonic() - seen[0] < KEY_MEMORY_S else None
+
+    def keep(self, presented: str, identity: KeyIdentity) -> None:
+        """Remember whose key this is, if it is a worker's."""
+        if identity.kind is KeyKind.WORKER:
+            self._seen[presented] = (time.monotonic(), identity)
+            self._seen.move_to_end(presented)
+            while len(self._seen) > MAX_KEYS:
+                self._seen.popitem(last=False)
 
 
 async def _identify(
@@ -40,10 +68,14 @@ async def identify_request(request: Request, presented: str | None) -> KeyIdenti
     """
     if not presented:
         raise Unauthorized("Authentication credentials were not provided.")
-    identity = await identify(services_of(request).database, presented)
+    keys: WorkerKeys = request.app.state.worker_keys
+    identity = keys.find(presented)
     if identity is None:
-        request.state.refused_key = True
-        raise Unauthorized("Invalid API key.")
+        identity = await identify(services_of(request).database, presented)
+        if identity is None:
+            request.state.refused_key = True
+            raise Unauthorized("Invalid API key.")
+        keys.keep(presented, identity)
     # For the limits and the log, which are around the routes.
     request.state.key = identity
     return identity

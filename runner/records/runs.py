@@ -131,6 +131,10 @@ class Claimed(BaseModel):
     is_taken: bool
     """Whether a worker has it, or had it when it ended."""
     cancel_requested: bool
+    joined: bool
+    """Whether its caller was in the room with the agent."""
+    said: bool
+    """Whether something was said or published there."""
 
     def is_of(self, attempt: int) -> bool:
         """Return whether an attempt is the one that counts: of a run that waits there is none yet."""
@@ -411,21 +415,30 @@ async def request_cancel(session: AsyncSession, run_ids: Sequence[int]) -> list[
     return cancelled
 
 
-async def look_at(session: AsyncSession, run_id: int) -> Claimed | None:
-    """Return what stands of a run for whoever works on it; None if it is not there."""
-    found = (
-        await session.execute(
-            select(RunRow.status, RunRow.attempt, RunRow.executor, RunRow.cancel_requested).where(RunRow.id == run_id)
-        )
-    ).first()
-    if found is None:
-        return None
-    return Claimed(
-        status=RunStatus(found.status),
-        attempt=found.attempt,
-        is_taken=found.executor is not None,
-        cancel_requested=found.cancel_requested,
+async def look_at(session: AsyncSession, run_ids: Sequence[int]) -> dict[int, Claimed]:
+    """Return what stands of runs for whoever works on them; without those that are not there."""
+    rows = await session.execute(
+        select(
+            RunRow.id,
+            RunRow.status,
+            RunRow.attempt,
+            RunRow.executor,
+            RunRow.cancel_requested,
+            RunRow.joined_at,
+            RunRow.said_at,
+        ).where(RunRow.id.in_(run_ids))
     )
+    return {
+        row.id: Claimed(
+            status=RunStatus(row.status),
+            attempt=row.attempt,
+            is_taken=row.executor is not None,
+            cancel_requested=row.cancel_requested,
+            joined=row.joined_at is not None,
+            said=row.said_at is not None,
+        )
+        for row in rows
+    }
 
 
 async def add_artefact(session: AsyncSession, run_id: int, attempt: int, name: str, size: int) -> bool:

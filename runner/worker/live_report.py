@@ -1,8 +1,7 @@
 """Tells the record, while a call is on, how far it has come and what happens in it; and learns whether to end it."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import anyio
 from loguru import logger
@@ -19,22 +18,18 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.evaluation.verdicts import ExpectationVerdict
-from runner.records.statuses import FINAL_RUN, RunStatus
-from runner.worker.record_client import Job, RecordClient, RecordError
-
-POLL_INTERVAL_S = 0.5
-AGAIN_INTERVAL_S = 0.5
-"""How soon a move is told again that the record has not taken."""
+from runner.records.statuses import RunStatus
+from runner.worker.progress import Progress
+from runner.worker.record_client import Job, RecordClient, RecordError, RunOrder, RunProgress
 
 BATCH_INTERVAL_S = 0.25
 MAX_BATCH = 200
 MAX_BATCH_CHARACTERS = 500_000
 MAX_EVENT_CHARACTERS = 100_000
-"""Larger ones are left out: the timeline that is uploaded has them."""
+"""Of larger ones it is only said that there was one: the timeline that is uploaded has them."""
 
-MAX_WAITING = 2_000
-"""Facts that are kept while the record does not answer; the oldest are lost first."""
-
+MAX_KEPT = 2_000
+"""Facts that are kept for whoever begins to watch; the oldest go first."""
 
 _SAID = (
     DataMessagePublished,
@@ -50,32 +45,44 @@ _SAID = (
 class LiveReport:
     """Watches a call for the record (see :class:`runner.calls.request.CallWatcher`).
 
-    Facts may get lost on the way. How far the call has come is told again until the record has it, or the call is
-    over.
+    How far it has come is told again until the call is over. What happens in it is told while somebody watches, and
+    may get lost on the way.
 
     Args:
         record: The record.
         job: The run.
+        progress: Tells how far all runs of this process have come.
         cancel: Is called once when the record wants the run to end.
     """
 
-    def __init__(self, record: RecordClient, job: Job, cancel: Callable[[], None]):
+    def __init__(self, record: RecordClient, job: Job, progress: Progress, cancel: Callable[[], None]):
         self._record = record
         self._job = job
+        self._progress = progress
         self._cancel = cancel
         self._cancelled = False
-        self._facts: deque[str] = deque(maxlen=MAX_WAITING)
         self._status = RunStatus.RUNNING
         self._joined = False
         self.said = False
         """Whether anything was said or published in it."""
         self.has_begun = False
         """Whether the call has: from then on it ends in good order."""
-        self._moved = anyio.Event()
-        self._new_facts = anyio.Event()
+        self._facts: deque[str] = deque(maxlen=MAX_KEPT)
+        self._seen = 0
+        self._sent = 0
+        self._is_watched = False
+        self._something_to_tell = anyio.Event()
+
+    @property
+    def progress(self) -> RunProgress:
+        """How far it has come."""
+        job = self._job
+        return RunProgress(
+            run_id=job.run_id, attempt=job.attempt, status=self._status.value, joined=self._joined, said=self.said
+        )
 
     def fact(self, event: TimelineEvent) -> None:
-        """See a fact: it is passed on a moment later."""
+        """See a fact."""
         self.has_begun = True
         before = (self._status, self._joined, self.said)
         if isinstance(event, RoomEntered):
@@ -85,9 +92,13 @@ class LiveReport:
         elif isinstance(event, _SAID):
             self.said = True
         if before != (self._status, self._joined, self.said):
-            self._moved.set()
-        self._facts.append(event.model_dump_json())
-        self._new_facts.set()
+            self._progress.moved()
+        text = event.model_dump_json()
+        if len(text) > MAX_EVENT_CHARACTERS:
+            text = f'{{"type": "{event.type}", "at_ns": {event.at_ns}, "left_out_characters": {len(text)}}}'
+        self._facts.append(text)
+        self._seen += 1
+        self._something_to_tell.set()
 
     def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
         """See verdicts: they come with the outcome."""
@@ -95,70 +106,47 @@ class LiveReport:
     def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
         """Hear a side: the recording comes with the outcome."""
 
-    async def run(self) -> None:
-        """Tell and ask until cancelled."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._tell_moves)
-            tasks.start_soon(self._tell_facts)
-            tasks.start_soon(self._ask)
+    def obey(self, order: RunOrder) -> None:
+        """Do what the record wants."""
+        if (order.cancel_requested or not order.counts) and not self._cancelled:
+            self._cancelled = True
+            self._cancel()
+        self._is_watched = order.events_from is not None
+        if order.events_from is not None:
+            # What is told twice is passed over there.
+            self._sent = order.events_from
+            self._something_to_tell.set()
 
-    async def _tell_moves(self) -> None:
-        job = self._job
-        while True:
-            await self._moved.wait()
-            self._moved = anyio.Event()
-            taken = False
-            with self._on_its_own():
-                self._note(
-                    await self._record.progress(
-                        job.run_id, job.attempt, self._status.value, joined=self._joined, said=self.said
-                    )
-                )
-                taken = True
-            if not taken:
-                # The latest, then: what it has come to by now.
-                self._moved.set()
-                await anyio.sleep(AGAIN_INTERVAL_S)
+    async def run(self) -> None:
+        """Tell and obey until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._progress.tell, self)
+            tasks.start_soon(self._tell_facts)
 
     async def _tell_facts(self) -> None:
         while True:
-            await self._new_facts.wait()
+            await self._something_to_tell.wait()
             await anyio.sleep(BATCH_INTERVAL_S)
-            self._new_facts = anyio.Event()
-            while batch := self._batch():
-                with self._on_its_own():
-                    await self._record.events(self._job.run_id, self._job.attempt, batch)
-
-    async def _ask(self) -> None:
-        while True:
-            await anyio.sleep(POLL_INTERVAL_S)
-            with self._on_its_own():
-                state = await self._record.state(self._job.run_id, self._job.attempt)
-                self._note(state is None or state.cancel_requested or state.status in FINAL_RUN)
-
-    @contextmanager
-    def _on_its_own(self) -> Generator[None]:
-        """Let nothing that goes wrong touch the call."""
-        try:
-            yield
-        except Exception as error:
-            logger.opt(exception=not isinstance(error, RecordError)).debug("run {}: {}", self._job.run_id, error)
+            self._something_to_tell = anyio.Event()
+            while self._is_watched and (batch := self._batch()):
+                first = self._sent
+                try:
+                    await self._record.events(self._job.run_id, self._job.attempt, batch, first=first)
+                except RecordError as error:
+                    # Nothing that goes wrong here touches the call.
+                    logger.debug("run {}: {}", self._job.run_id, error)
+                    break
+                self._sent = first + len(batch)
 
     def _batch(self) -> list[str]:
+        """Return the next facts to tell, and let :attr:`_sent` be the place of the first."""
+        gone = self._seen - len(self._facts)
+        self._sent = max(self._sent, gone)
         batch: list[str] = []
         characters = 0
-        while self._facts and len(batch) < MAX_BATCH:
-            size = len(self._facts[0])
-            if size > MAX_EVENT_CHARACTERS:
-                self._facts.popleft()
-                continue
-            if characters + size > MAX_BATCH_CHARACTERS:
+        for place in range(self._sent - gone, min(len(self._facts), self._sent - gone + MAX_BATCH)):
+            characters += len(self._facts[place])
+            if batch and characters > MAX_BATCH_CHARACTERS:
                 break
-            characters += size
-            batch.append(self._facts.popleft())
+            batch.append(self._facts[place])
         return batch
-
-    def _note(self, cancel: bool) -> None:
-        if cancel and not self._cancelled:
-            self._cancelled = True
-            self._cancel()

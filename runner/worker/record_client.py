@@ -119,17 +119,48 @@ class Problem(BaseModel):
     detail: str
 
 
-class RunState(BaseModel):
-    """What the record holds of a run under way."""
+class RunProgress(BaseModel):
+    """How far a run has come.
+
+    Attributes:
+        run_id: The run.
+        attempt: The attempt.
+        status: ``running`` or ``evaluating``.
+        joined: Whether the caller is in the room with the agent, or was.
+        said: Whether anything was said or published there.
+    """
 
     model_config = ConfigDict(frozen=True)
 
+    run_id: int
+    attempt: int
     status: str
-    cancel_requested: bool
+    joined: bool
+    said: bool
 
 
-class _Cancelling(BaseModel):
+class RunOrder(BaseModel):
+    """What the record wants done about a run.
+
+    Attributes:
+        run_id: The run.
+        attempt: The attempt.
+        counts: Whether this attempt counts (any more).
+        cancel_requested: Whether its call is to end.
+        events_from: How many of its events the record has, where somebody watches it; None where nobody does.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: int
+    attempt: int
+    counts: bool
     cancel_requested: bool
+    events_from: int | None
+
+
+class _Orders(BaseModel):
+    runs: list[RunOrder]
 
 
 class _Accepted(BaseModel):
@@ -160,8 +191,7 @@ class RecordClient:
         Raises:
             RecordError: There is no answer, or it does not (401 or 403).
         """
-        # Which run it is does not matter: the key comes first.
-        await self._send("GET", f"{API}/1", params={"attempt": 1}, also={400, 404, 409}, timeout=QUICK_TIMEOUT_S)
+        await self.progress([])
 
     async def claim(self, run_id: int, attempt: int, executor: str) -> Job | None:
         """Take a run on; None if it is not this worker's any more. The same again gives the same.
@@ -173,17 +203,15 @@ class RecordClient:
         answer = await self._send("POST", f"{API}/{run_id}/claim", json=told, also={404, 409})
         return None if answer.status_code != 200 else _read(Job, answer)
 
-    async def progress(self, run_id: int, attempt: int, status: str, *, joined: bool, said: bool) -> bool:
-        """Say how far a run has come; return whether it is to end, or this attempt at it does not count any more.
+    async def progress(self, runs: Sequence[RunProgress]) -> list[RunOrder]:
+        """Say how far runs have come; return what is to be done about each.
 
         Raises:
             RecordError: The record did not take it.
         """
-        told = {"attempt": attempt, "status": status, "joined": joined, "said": said}
-        answer = await self._send(
-            "POST", f"{API}/{run_id}/progress", json=told, also={404, 409}, timeout=QUICK_TIMEOUT_S
-        )
-        return answer.status_code != 200 or _read(_Cancelling, answer).cancel_requested
+        told = {"runs": [run.model_dump() for run in runs]}
+        answer = await self._send("POST", f"{API}/progress", json=told, timeout=QUICK_TIMEOUT_S)
+        return _read(_Orders, answer).runs
 
     async def release(self, run_id: int, attempt: int, *, detail: str, said: bool) -> bool | None:
         """Give a run back.
@@ -204,24 +232,13 @@ class RecordClient:
         answer = await self._send("POST", f"{API}/{run_id}/release", json=told, also={404, 409})
         return None if answer.status_code != 200 else _read(_Released, answer).again
 
-    async def state(self, run_id: int, attempt: int) -> RunState | None:
-        """Return what the record holds of a run; None if this attempt at it does not count any more.
-
-        Raises:
-            RecordError: There is no answer.
-        """
-        answer = await self._send(
-            "GET", f"{API}/{run_id}", params={"attempt": attempt}, also={404, 409}, timeout=QUICK_TIMEOUT_S
-        )
-        return None if answer.status_code != 200 else _read(RunState, answer)
-
-    async def events(self, run_id: int, attempt: int, events: Sequence[str]) -> None:
-        """Pass on facts of a call, each as JSON, to whoever watches it live.
+    async def events(self, run_id: int, attempt: int, events: Sequence[str], *, first: int) -> None:
+        """Pass on facts of a call, each as JSON, to whoever watches it live; the first has so many before it.
 
         Raises:
             RecordError: The record did not take them.
         """
-        told = f'{{"attempt": {attempt}, "events": [{", ".join(events)}]}}'
+        told = f'{{"attempt": {attempt}, "first": {first}, "events": [{", ".join(events)}]}}'
         headers = {"Content-Type": "application/json"}
         await self._send(
             "POST", f"{API}/{run_id}/events", content=told.encode(), headers=headers, timeout=QUICK_TIMEOUT_S
@@ -276,8 +293,8 @@ class RecordClient:
         headers = {**request.pop("headers", {}), "Authorization": f"Bearer {self._key.get_secret_value()}"}
         answer: httpx.Response | None = None
         try:
-            # Cut off half way it may have been taken or not. What takes longer can be told again.
-            with anyio.move_on_after(timeout, shield=timeout <= QUICK_TIMEOUT_S):
+            # Cut off half way it may have been taken or not: everything can be told again.
+            with anyio.move_on_after(timeout):
                 answer = await self._http.request(method, path, headers=headers, timeout=timeout, **request)
         except httpx.HTTPError as error:
             raise RecordError(f"the record does not answer ({type(error).__name__})", transient=True) from error

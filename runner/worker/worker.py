@@ -26,6 +26,7 @@ from runner.evaluation.verdicts import ExpectationVerdict
 from runner.settings import Settings
 from runner.worker.live_report import LiveReport
 from runner.worker.outbox import GiveBack, Report, Shelf
+from runner.worker.progress import Progress
 from runner.worker.record_client import Job, Problem, RecordClient, RecordError
 from runner.worker.retries import retried
 from runner.worker.session_rooms import room_of
@@ -174,6 +175,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         self._runs: dict[tuple[int, int], _Live] = {}
+        self._progress = Progress(self.record)
         self._given_up: str | None = None
         self.live: tuple[int, ...] = ()
         """The runs under way."""
@@ -271,7 +273,7 @@ class Worker:
 
     async def _attempt(self, job: Job, live: _Live) -> dict[str, Any] | Problem:
         """Make a run's call, and return what to report."""
-        live.told = told = LiveReport(self.record, job, live.cancel)
+        live.told = told = LiveReport(self.record, job, self._progress, live.cancel)
         outcome: dict[str, Any] | Problem | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(told.run)

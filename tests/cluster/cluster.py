@@ -86,6 +86,7 @@ class Cluster:
         self.api = Program("api", command, folder, self.env)
         self.workers: list[Worker] = []
         self.secrets: list[str] = []
+        self.worker_key = ""
         self._client: Client | None = None
 
     @property
@@ -109,7 +110,7 @@ class Cluster:
             text=True,
         ).stdout.strip()
         assert worker_key.startswith("psw_")
-        self._worker_key = worker_key
+        self.worker_key = worker_key
         self.secrets = [key, worker_key]
         self._client = Client(self.url, key, self.agent)
 
@@ -131,7 +132,7 @@ class Cluster:
             *("--processes", str(processes), "--calls", str(calls), "--drain-limit", f"{drain_s:g}"),
             *("--record-url", self.url, "--database-url", self.store.url),
         ]
-        env = {**self.env, "SCENARIO_RUNNER_WORKER__KEY": self._worker_key}
+        env = {**self.env, "SCENARIO_RUNNER_WORKER__KEY": self.worker_key}
         worker = Worker(name, self.folder, options, env)
         self.workers.append(worker)
         worker.start()

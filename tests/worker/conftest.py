@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from runner.records.tables import WorkerRow
-from runner.worker import live_report, retries
+from runner.worker import live_report, progress, retries
 from tests.worker.record_double import RecordDouble, job
 
 TOKEN = "planted-token"
@@ -17,8 +17,8 @@ def record(monkeypatch: pytest.MonkeyPatch) -> RecordDouble:
     """A record with run 7, and a worker in a hurry."""
     monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(retries, "LONGEST_WAIT_S", 0.05)
-    monkeypatch.setattr(live_report, "POLL_INTERVAL_S", 0.05)
-    monkeypatch.setattr(live_report, "AGAIN_INTERVAL_S", 0.05)
+    monkeypatch.setattr(progress, "INTERVAL_S", 0.05)
+    monkeypatch.setattr(progress, "GATHERING_S", 0.0)
     monkeypatch.setattr(live_report, "BATCH_INTERVAL_S", 0.02)
     return RecordDouble(jobs={7: job(token=TOKEN, data_message={"value": None}, session_data={"table": 4})})
 

@@ -29,6 +29,7 @@ class RecordDouble:
         refusals: Answers to give first, by the last part of a path: HTTP status codes, one for each request.
         is_down: Whether nothing answers.
         cancelled: Runs that are to be cancelled.
+        watched: Runs that somebody watches, and how many of their events are known.
         waits_again: Runs that wait again when they are given back; others end.
         told: What was asked for, by the last part of a path, whatever was answered.
     """
@@ -38,10 +39,12 @@ class RecordDouble:
     refusals: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     is_down: bool = False
     cancelled: set[int] = field(default_factory=set[int])
+    watched: dict[int, int] = field(default_factory=dict[int, int])
     waits_again: set[int] = field(default_factory=set[int])
     told: list[str] = field(default_factory=list[str])
     claims: list[tuple[int, int, str]] = field(default_factory=list[tuple[int, int, str]])
     moves: list[tuple[str, bool, bool]] = field(default_factory=list[tuple[str, bool, bool]])
+    latest: dict[int, tuple[str, bool, bool]] = field(default_factory=dict[int, tuple[str, bool, bool]])
     events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     artefacts: dict[str, bytes] = field(default_factory=dict[str, bytes])
     outcomes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -70,22 +73,36 @@ class RecordDouble:
             self.claims.append((run_id, body["attempt"], body["executor"]))
             return JSONResponse({**self.jobs[run_id], "attempt": body["attempt"]})
 
-        @app.post("/worker/v1/runs/{run_id}/progress")
-        async def progress(run_id: int, body: dict[str, Any]) -> Any:  # pyright: ignore[reportUnusedFunction]
-            if (void := self._void(run_id, body["attempt"])) is not None:
-                return void
-            self.moves.append((body["status"], body["joined"], body["said"]))
-            return {"cancel_requested": run_id in self.cancelled}
-
-        @app.get("/worker/v1/runs/{run_id}")
-        async def state(run_id: int, attempt: int) -> Any:  # pyright: ignore[reportUnusedFunction]
-            return self._void(run_id, attempt) or {"status": "running", "cancel_requested": run_id in self.cancelled}
+        @app.post("/worker/v1/runs/progress")
+        async def progress(body: dict[str, Any]) -> Any:  # pyright: ignore[reportUnusedFunction]
+            orders: list[dict[str, Any]] = []
+            for told in body["runs"]:
+                run_id = told["run_id"]
+                counts = self._void(run_id, told["attempt"]) is None
+                move = (told["status"], told["joined"], told["said"])
+                if counts and move != self.latest.get(run_id, ("running", False, False)):
+                    self.latest[run_id] = move
+                    self.moves.append(move)
+                orders.append(
+                    {
+                        "run_id": run_id,
+                        "attempt": told["attempt"],
+                        "counts": counts,
+                        "cancel_requested": run_id in self.cancelled,
+                        "events_from": self.watched.get(run_id),
+                    }
+                )
+            return {"runs": orders}
 
         @app.post("/worker/v1/runs/{run_id}/events")
         async def events(run_id: int, body: dict[str, Any]) -> Any:  # pyright: ignore[reportUnusedFunction]
             if (void := self._void(run_id, body["attempt"])) is not None:
                 return void
-            self.events += body["events"]
+            known = len(self.events)
+            assert body["first"] <= known, "some were left out"
+            self.events += body["events"][known - body["first"] :]
+            if run_id in self.watched:
+                self.watched[run_id] = len(self.events)
             return {}
 
         @app.put("/worker/v1/runs/{run_id}/artefacts/{name}")

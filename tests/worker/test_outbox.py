@@ -87,7 +87,11 @@ async def test_a_report_is_whole_on_disk_before_it_is_sent(record: RecordDouble,
         assert json.loads((shelf.folder(7, 1) / "report.json").read_text())["run"] == RUN
 
 
-async def test_a_record_that_is_away_gets_everything_when_it_is_back(record: RecordDouble, tmp_path: Path) -> None:
+async def test_a_record_that_is_away_gets_everything_when_it_is_back(
+    record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # For one that answers, and can't keep a file.
+    monkeypatch.setattr(outboxes, "UPLOAD_PATIENCE_S", 0.1)
     record.is_down = True
     async with delivering(record, tmp_path) as outbox:
         shelf = outbox.open("me")

@@ -47,6 +47,7 @@ class FakeQueue:
         self.idle = anyio.Event()
 
     async def start(self, handler: RunHandler) -> None:
+        time.sleep(self.engine.blocks_s)  # noqa: ASYNC251 - as the real one does
         if self.engine.is_away:
             raise QueueError("the queue's worker can't start: no database")
         self.handler = handler
@@ -111,6 +112,7 @@ class FakeEngine:
     """Makes both."""
 
     is_away: bool = False
+    blocks_s: float = 0.0
     queues: list[FakeQueue] = field(default_factory=list[FakeQueue])
     leases: list[FakeLease] = field(default_factory=list[FakeLease])
     happened: list[str] = field(default_factory=list[str])
@@ -324,6 +326,13 @@ async def test_a_late_event_loop_is_said(start: Callable[..., Any]) -> None:
             await anyio.sleep(0.12)
         await until(lambda: started.lease.beat().state is WorkerState.OVERLOADED)
         assert started.lease.beat().load.loop_lag_ms > 100
+
+
+async def test_what_its_own_beginning_takes_is_no_overload(start: Callable[..., Any], engine: FakeEngine) -> None:
+    engine.blocks_s = 1.2
+    async with start(StubCalls()) as started:
+        await anyio.sleep(0.3)
+        assert started.process.status.state == "taking"
 
 
 async def test_a_process_that_is_cut_off_gives_its_runs_back(

@@ -39,9 +39,7 @@ async def test_no_answer_is_worth_trying_again() -> None:
 async def test_a_run_that_is_gone_or_refused_is_not_wanted(status: int) -> None:
     client = answering(httpx.MockTransport(lambda _: httpx.Response(status)))
     assert await client.claim(7, 1, "me") is None
-    assert await client.state(7, 1) is None
     assert await client.release(7, 1, detail="stopped", said=False) is None
-    assert await client.progress(7, 1, "running", joined=True, said=True) is True
 
 
 async def test_an_answer_of_another_version_is_an_error_that_quotes_nothing() -> None:
@@ -66,18 +64,18 @@ async def test_it_knows_when_the_record_last_answered(
     def answer(request: httpx.Request) -> httpx.Response:
         if status is None:
             raise httpx.ConnectError("no")
-        return httpx.Response(status, json={"status": "running", "cancel_requested": False})
+        return httpx.Response(status, json={"runs": []})
 
     client = answering(httpx.MockTransport(answer))
     client.heard_s = 0.0
     with suppress(RecordError):
-        await client.state(7, 1)
+        await client.progress([])
     assert (client.heard_s > 0) is heard
 
 
-@pytest.mark.parametrize(("status", "welcome"), [(200, True), (404, True), (409, True), (401, False), (403, False)])
+@pytest.mark.parametrize(("status", "welcome"), [(200, True), (401, False), (403, False)])
 async def test_knocking_tells_whether_the_key_is_taken(status: int, welcome: bool) -> None:
-    client = answering(httpx.MockTransport(lambda _: httpx.Response(status)))
+    client = answering(httpx.MockTransport(lambda _: httpx.Response(status, json={"runs": []})))
     if welcome:
         await client.knock()
     else:

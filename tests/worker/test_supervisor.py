@@ -157,6 +157,9 @@ async def test_what_worked_before_is_tried_again(tmp_path: Path) -> None:
         await until(lambda: len(found.pids("w-1")) > 2)
         found.supervisor._env["MODE"] = "good"
         await until(lambda: found.supervisor.children[0].takes_runs)
+        found.supervisor._env["MODE"] = "refused"
+        os.kill(found.pids("w-1")[-1], signal.SIGKILL)
+        await until(lambda: found.supervisor.children[0].error)
     assert found.failure is None
 
 

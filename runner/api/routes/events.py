@@ -1,8 +1,9 @@
 """A call as it happens: ``…/runs/{id}/events``, as server-sent events."""
 
 import json
-from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -43,7 +44,7 @@ class _Live:
 
     Attributes:
         attempt: The attempt.
-        dropped: How many at the beginning are not kept any more.
+        dropped: How many at the beginning are not kept, or never came.
         events: The others, as JSON.
     """
 
@@ -52,9 +53,18 @@ class _Live:
     events: deque[str] = field(default_factory=deque[str])
     size: int = 0
 
-    def add(self, events: Iterable[str]) -> None:
-        """Append events."""
-        for event in events:
+    @property
+    def known(self) -> int:
+        """How many events there were so far."""
+        return self.dropped + len(self.events)
+
+    def add(self, events: Sequence[str], first: int) -> None:
+        """Append events, of which the first has so many before it. What is known already is passed over."""
+        if first > self.known:
+            # Some never came: what is there from now on is at its own place all the same.
+            self.dropped, self.size = first, 0
+            self.events.clear()
+        for event in events[max(self.known - first, 0) :]:
             self.events.append(event)
             self.size += len(event)
         while self.size > MAX_RUN_BYTES and len(self.events) > 1:
@@ -73,9 +83,39 @@ class LiveTimelines:
     def __init__(self) -> None:
         self._runs: OrderedDict[int, _Live] = OrderedDict()
         self._changes: dict[int, anyio.Event] = {}
+        self._watchers: Counter[int] = Counter()
 
-    def post(self, run_id: int, attempt: int, events: Sequence[dict[str, Any]]) -> None:
-        """Take in events. Those of an earlier attempt than the latest are passed over."""
+    @contextmanager
+    def watched(self, run_id: int) -> Generator[None]:
+        """Within this context somebody watches a run: its worker is asked for events."""
+        self._watchers[run_id] += 1
+        try:
+            yield
+        finally:
+            self._watchers[run_id] -= 1
+            if not self._watchers[run_id]:
+                del self._watchers[run_id]
+                # Nobody asks for more of it, and who comes later gets it anew.
+                self._runs.pop(run_id, None)
+
+    def wanted_from(self, run_id: int, attempt: int) -> int | None:
+        """Return how many events of an attempt are there already; None if nobody watches the run."""
+        if run_id not in self._watchers:
+            return None
+        live = self._runs.get(run_id)
+        return live.known if live is not None and live.attempt == attempt else 0
+
+    def post(self, run_id: int, attempt: int, events: Sequence[dict[str, Any]], first: int = 0) -> None:
+        """Take in events of a run that is watched. Those of an earlier attempt than the latest are passed over.
+
+        Args:
+            run_id: The run.
+            attempt: The attempt.
+            events: The events, in the order of the timeline.
+            first: How many came before the first of them.
+        """
+        if run_id not in self._watchers:
+            return
         live = self._runs.get(run_id)
         if live is None or live.attempt < attempt:
             live = self._runs[run_id] = _Live(attempt)
@@ -84,7 +124,7 @@ class LiveTimelines:
         self._runs.move_to_end(run_id)
         while len(self._runs) > MAX_LIVE_RUNS:
             self._runs.popitem(last=False)
-        live.add(json.dumps(event, separators=(",", ":")) for event in events)
+        live.add([json.dumps(event, separators=(",", ":")) for event in events], first)
         self._wake(run_id)
 
     def end(self, run_id: int) -> None:
@@ -173,6 +213,14 @@ async def timeline_of(
         run_id: The run.
         position: How many events are known already.
     """
+    with timelines.watched(run_id):
+        async for message in _messages(services, timelines, reader, run_id, position):
+            yield message
+
+
+async def _messages(
+    services: Services, timelines: LiveTimelines, reader: Reading, run_id: int, position: int
+) -> AsyncGenerator[ServerSentEvent]:
     shown: _Live | None = None
     while True:
         live = timelines.live(run_id) or shown
@@ -193,10 +241,13 @@ async def timeline_of(
     if shown is not None:
         for position, event in shown.after(position):  # noqa: B020
             yield ServerSentEvent(event, id=str(position))
-    else:
-        async for place, event in _stored(services, run):
-            if place > position:
-                yield ServerSentEvent(event, id=str(place))
+        if shown.attempt != run.attempt:
+            position = 0
+            yield ServerSentEvent(json.dumps({"attempt": run.attempt}), event="restart")
+    # The last ones may not have been told before the end.
+    async for place, event in _stored(services, run):
+        if place > position:
+            yield ServerSentEvent(event, id=str(place))
     line = line_of(run)
     end = {
         "status": line.status.value,

@@ -98,23 +98,44 @@ async def claim_run(services: AppServices, key: WorkerKey, id: PathId, body: sch
     return schemas.JobBody.of(job)
 
 
-@router.post("/{id}/progress/", responses=refusals(404, 409))
+@router.post("/progress/")
 async def report_progress(
-    services: AppServices, key: WorkerKey, id: PathId, body: schemas.ProgressBody
-) -> schemas.Cancelling:
-    """Say how far a run has come. 409: this attempt does not count any more."""
-    now = utc_now()
-    async with services.database.session() as session:
-        await progress(
-            session,
-            id,
-            body.attempt,
-            RunStatus(body.status),
-            joined_at=now if body.joined else None,
-            said_at=now if body.said else None,
+    request: Request, services: AppServices, key: WorkerKey, body: schemas.ProgressBody
+) -> schemas.RunOrders:
+    """Say how far the runs have come that a worker has, and ask what to do about them.
+
+    Told again and again while calls are on. What is known already costs no writing.
+    """
+    async with services.database.reading() as session:
+        known = await look_at(session, [told.run_id for told in body.runs])
+    news = [told for told in body.runs if _is_news(told, known.get(told.run_id))]
+    if news:
+        now = utc_now()
+        async with services.database.session() as session:
+            for told in sorted(news, key=lambda told: told.run_id):
+                await progress(
+                    session,
+                    told.run_id,
+                    told.attempt,
+                    RunStatus(told.status),
+                    joined_at=now if told.joined else None,
+                    said_at=now if told.said else None,
+                )
+    timelines = live_timelines(request.app)
+    orders: list[schemas.RunOrder] = []
+    for told in body.runs:
+        state = known.get(told.run_id)
+        counts = state is not None and state.is_of(told.attempt) and state.status not in FINAL_RUN
+        orders.append(
+            schemas.RunOrder(
+                run_id=told.run_id,
+                attempt=told.attempt,
+                counts=counts,
+                cancel_requested=state is not None and counts and state.cancel_requested,
+                events_from=timelines.wanted_from(told.run_id, told.attempt) if counts else None,
+            )
         )
-    state = await _state(services, id, body.attempt)
-    return schemas.Cancelling(cancel_requested=state.cancel_requested or state.status in FINAL_RUN)
+    return schemas.RunOrders(runs=orders)
 
 
 @router.post("/{id}/release/", responses=refusals(404, 409))
@@ -141,13 +162,6 @@ async def release_run(
     return schemas.Released(again=again)
 
 
-@router.get("/{id}/", responses=refusals(404, 409))
-async def get_state(services: AppServices, key: WorkerKey, id: PathId, attempt: Attempt) -> schemas.RunState:
-    """Ask whether a call is to be broken off. 409: this attempt does not count any more."""
-    state = await _state(services, id, attempt)
-    return schemas.RunState(cancel_requested=state.cancel_requested or state.status in FINAL_RUN, status=state.status)
-
-
 @router.post("/{id}/events/", status_code=204, responses=refusals(404, 409))
 async def report_events(
     request: Request, services: AppServices, key: WorkerKey, id: PathId, body: schemas.EventsBody
@@ -155,7 +169,7 @@ async def report_events(
     """Tell whoever watches what happens in a call. 409: this attempt does not count any more."""
     state = await _state(services, id, body.attempt)
     if state.status not in FINAL_RUN:
-        live_timelines(request.app).post(id, body.attempt, body.events)
+        live_timelines(request.app).post(id, body.attempt, body.events, body.first)
 
 
 @router.put(
@@ -203,16 +217,14 @@ async def report_outcome(
 
     409: this attempt does not count any more.
     """
-    await _state(services, id, body.attempt)
     async with services.database.session() as session:
-        times = await _times(session, id)
+        reported = await _reported(session, id, body.attempt)
         if body.run is None:
             problem = body.error or RunProblem(cause=Cause.HARNESS.value, reason=EndedReason.RUNNER_ERROR.value)
             accepted = await give_up(session, id, body.attempt, problem)
         else:
-            script = await session.scalar(select(RunRow.snapshot["script"]).where(RunRow.id == id))
             try:
-                run = read_outcome(body.run, script or {})
+                run = read_outcome(body.run, reported.script)
             except ValueError as error:
                 raise BadRequest({"run": [str(error)]}) from None
             accepted = await finish(session, id, body.attempt, run)
@@ -220,8 +232,10 @@ async def report_outcome(
     if is_new:
         services.wake()
         metrics: Metrics = request.app.state.metrics
-        metrics.ended(queued_s=times.queued_s, set_up_s=times.set_up_s)
-    await _state(services, id, body.attempt)
+        metrics.ended(queued_s=reported.queued_s, set_up_s=reported.set_up_s)
+    if not accepted:
+        # It has ended otherwise, unless it was given back at the same moment.
+        await _state(services, id, body.attempt)
     live_timelines(request.app).end(id)
     return schemas.Accepted(accepted=accepted)
 
@@ -234,36 +248,76 @@ async def _state(services: Services, run_id: int, attempt: int) -> Claimed:
         Conflict: The attempt does not count (any more).
     """
     async with services.database.reading() as session:
-        state = await look_at(session, run_id)
+        state = (await look_at(session, [run_id])).get(run_id)
     if state is None:
         raise NotFound
     if not state.is_of(attempt):
-        raise Conflict(f"Attempt {attempt} does not count any more.")
+        raise _void(attempt)
     return state
 
 
+def _void(attempt: int) -> Conflict:
+    return Conflict(f"Attempt {attempt} does not count any more.")
+
+
+def _is_news(told: schemas.RunProgress, known: Claimed | None) -> bool:
+    """Return whether the record does not know yet what a worker tells of a run."""
+    return (
+        known is not None
+        and known.is_of(told.attempt)
+        and known.status not in FINAL_RUN
+        and (
+            (told.joined and not known.joined)
+            or (told.said and not known.said)
+            or (told.status == RunStatus.EVALUATING and known.status is not RunStatus.EVALUATING)
+        )
+    )
+
+
 @dataclass(frozen=True)
-class _Times:
-    """How long a run took to begin, and then to get into its room; None where it did not come so far."""
+class _Reported:
+    """What is known of a run when its outcome comes.
 
-    queued_s: float | None = None
-    set_up_s: float | None = None
+    Attributes:
+        script: The script that it was launched with.
+        queued_s: How long it took to begin; None where it did not.
+        set_up_s: How long it took then to get into its room; None where it did not come so far.
+    """
+
+    script: dict[str, Any]
+    queued_s: float | None
+    set_up_s: float | None
 
 
-async def _times(session: AsyncSession, run_id: int) -> _Times:
-    """Return them, of a run that has not ended: its end fills in what was not told in time."""
+async def _reported(session: AsyncSession, run_id: int, attempt: int) -> _Reported:
+    """Return it. Before the run ends: that fills in what was not told in time.
+
+    Raises:
+        NotFound: There is no such run.
+        Conflict: The attempt does not count (any more).
+    """
     found = (
         await session.execute(
-            select(RunRow.created_at, RunRow.not_before, RunRow.started_at, RunRow.joined_at).where(
-                RunRow.id == run_id
-            )
+            select(
+                RunRow.attempt,
+                RunRow.executor,
+                RunRow.created_at,
+                RunRow.not_before,
+                RunRow.started_at,
+                RunRow.joined_at,
+                RunRow.snapshot["script"].label("script"),
+            ).where(RunRow.id == run_id)
         )
     ).first()
-    if found is None or found.started_at is None:
-        return _Times()
-    due = found.not_before or found.created_at
-    set_up = None if found.joined_at is None else (found.joined_at - found.started_at).total_seconds()
-    return _Times(queued_s=(found.started_at - due).total_seconds(), set_up_s=set_up)
+    if found is None:
+        raise NotFound
+    if found.executor is None or found.attempt != attempt:
+        raise _void(attempt)
+    queued_s = set_up_s = None
+    if found.started_at is not None:
+        queued_s = (found.started_at - (found.not_before or found.created_at)).total_seconds()
+        set_up_s = None if found.joined_at is None else (found.joined_at - found.started_at).total_seconds()
+    return _Reported(found.script or {}, queued_s, set_up_s)
 
 
 async def _refusal(services: Services, job: Job) -> str | None:

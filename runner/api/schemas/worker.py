@@ -4,12 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
-from runner.api.schemas.common import RequestBody, ResponseBody
+from runner.api.schemas.common import Id, RequestBody, ResponseBody
 from runner.records.runs import Job, RunProblem
-from runner.records.statuses import RunStatus
 
 MAX_EVENTS = 1_000
 """How many events come at once."""
+
+MAX_RUNS = 1_000
+"""How many runs a worker tells of at once."""
 
 Attempt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
@@ -80,20 +82,53 @@ class JobBody(ResponseBody):
         )
 
 
-class ProgressBody(RequestBody):
+class RunProgress(RequestBody):
     """How far a run has come.
 
     Attributes:
+        run_id: The run.
         attempt: The attempt this is of.
         status: Whether the call is on, or being judged.
         joined: Whether the caller is in the room with the agent, or was.
         said: Whether either side has said something, or a data message was published.
     """
 
+    run_id: Id
     attempt: Attempt
     status: Literal["running", "evaluating"]
     joined: bool = False
     said: bool = False
+
+
+class ProgressBody(RequestBody):
+    """How far the runs of a worker have come: all that it works on."""
+
+    runs: Annotated[list[RunProgress], Field(max_length=MAX_RUNS)]
+
+
+class RunOrder(ResponseBody):
+    """What a worker is to do about a run.
+
+    Attributes:
+        run_id: The run.
+        attempt: The attempt that it told of.
+        counts: Whether this attempt counts (any more), and has not ended.
+        cancel_requested: Whether the call is to be broken off.
+        events_from: How many of its events are here, where somebody watches it and wants the others; null where
+            nobody does.
+    """
+
+    run_id: int
+    attempt: int
+    counts: bool
+    cancel_requested: bool
+    events_from: int | None
+
+
+class RunOrders(ResponseBody):
+    """What a worker is to do about the runs that it told of."""
+
+    runs: list[RunOrder]
 
 
 class ReleaseBody(RequestBody):
@@ -116,22 +151,17 @@ class Released(ResponseBody):
     again: bool | None
 
 
-class Cancelling(ResponseBody):
-    """Whether the call is to be broken off."""
-
-    cancel_requested: bool
-
-
-class RunState(Cancelling):
-    """What stands of a run for whoever works on it."""
-
-    status: RunStatus
-
-
 class EventsBody(RequestBody):
-    """Events of the timeline, in the order they were written."""
+    """Events of the timeline, in the order they were written.
+
+    Attributes:
+        attempt: The attempt this is of.
+        first: How many came before the first of these.
+        events: The events.
+    """
 
     attempt: Attempt
+    first: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     events: Annotated[list[dict[str, Any]], Field(max_length=MAX_EVENTS)]
 
 
