@@ -123,8 +123,8 @@ class ServerSettings(BaseModel):
             (``10.0.0.0/8``).
         allow_loopback: Whether this machine itself is allowed; ``serve`` on a loopback address turns it on.
         max_calls: How many calls may be on at once, of all workers; without it as many as they make.
-        max_calls_per_agent: How many calls one agent may be in at once that has no ``max_calls`` of its own; without it
-            likewise.
+        max_calls_per_agent: How many calls an agent may be in at once that has no ``max_calls`` of its own; without
+            it likewise.
         duplicate_window_s: For so long the same launch from the same key is answered with the first one's result.
         max_body_bytes: The largest body of a request; artefacts may be larger.
         max_artefact_bytes: The largest artefact.

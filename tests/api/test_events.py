@@ -3,6 +3,7 @@
 import asyncio
 import json
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import httpx
 import pytest
@@ -29,9 +30,24 @@ def messages(text: str) -> list[tuple[str, Any]]:
     return found
 
 
+_happened: WeakKeyDictionary[httpx.AsyncClient, dict[tuple[int, int], list[Any]]] = WeakKeyDictionary()
+"""What happened in the calls of each worker, by run and attempt."""
+
+
 async def told(worker: httpx.AsyncClient, run_id: int, *events: dict[str, Any], attempt: int = 1) -> None:
-    answer = await worker.post(f"{WORKER}/{run_id}/events", json={"attempt": attempt, "events": list(events)})
-    assert answer.status_code == 204, answer.text
+    """Let events happen in a call, and its worker tell them as far as somebody wants to know."""
+    calls = _happened.setdefault(worker, {})
+    calls.setdefault((run_id, attempt), []).extend(events)
+    runs = [{"run_id": run, "attempt": number, "status": "running"} for run, number in calls]
+    answer = await worker.post(f"{WORKER}/progress", json={"runs": runs})
+    assert answer.status_code == 200, answer.text
+    for order in answer.json()["runs"]:
+        first = order["events_from"]
+        if first is not None:
+            new = calls[order["run_id"], order["attempt"]][first:]
+            body = {"attempt": order["attempt"], "first": first, "events": new}
+            answer = await worker.post(f"{WORKER}/{order['run_id']}/events", json=body)
+            assert answer.status_code == 204, answer.text
 
 
 def event(number: int) -> dict[str, Any]:
@@ -41,7 +57,16 @@ def event(number: int) -> dict[str, Any]:
 class Watcher:
     """Collects what a watcher of a run is sent, as it comes."""
 
-    def __init__(self, services: Services, timelines: LiveTimelines, run_id: int, position: int = 0):
+    def __init__(
+        self,
+        services: Services,
+        timelines: LiveTimelines,
+        run_id: int,
+        position: int = 0,
+        worker: httpx.AsyncClient | None = None,
+    ):
+        self._run_id = run_id
+        self._worker = worker
         self.seen: list[tuple[str, Any]] = []
         self._stream = timeline_of(services, timelines, Reading(1), run_id, position)
         self._task = asyncio.create_task(self._watch())
@@ -54,6 +79,8 @@ class Watcher:
         """Wait until these events were seen, and no others."""
         async with asyncio.timeout(5):
             while [data["at_ns"] for kind, data in self.seen if kind == "message"] != list(numbers):
+                if self._worker is not None:
+                    await told(self._worker, self._run_id)
                 await asyncio.sleep(0.005)
 
     async def end(self) -> Any:
@@ -67,12 +94,12 @@ async def test_a_watcher_sees_what_was_and_then_each_event_as_it_comes(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
 ) -> None:
     (run_id,) = await run_launched(client)
-    early = Watcher(services, live_timelines(app), run_id)
+    early = Watcher(services, live_timelines(app), run_id, worker=worker_client)
     await claimed(worker_client, run_id)
     await told(worker_client, run_id, event(1), event(2))
     await early.sees(1, 2)
-    late = Watcher(services, live_timelines(app), run_id)
-    knowing = Watcher(services, live_timelines(app), run_id, position=1)
+    late = Watcher(services, live_timelines(app), run_id, worker=worker_client)
+    knowing = Watcher(services, live_timelines(app), run_id, 1, worker_client)
     await late.sees(1, 2)
     await knowing.sees(2)
     await told(worker_client, run_id, event(3))
@@ -137,7 +164,7 @@ async def test_another_attempt_begins_anew(
 ) -> None:
     (run_id,) = await run_launched(client)
     await claimed(worker_client, run_id)
-    watcher = Watcher(services, live_timelines(app), run_id)
+    watcher = Watcher(services, live_timelines(app), run_id, worker=worker_client)
     await told(worker_client, run_id, event(1))
     await watcher.sees(1)
     assert (await release(worker_client, run_id)).json() == {"again": True}
@@ -149,18 +176,61 @@ async def test_another_attempt_begins_anew(
     await watcher.end()
 
 
+async def test_the_last_events_come_from_what_is_kept_where_nobody_told_them(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    watcher = Watcher(services, live_timelines(app), run_id, worker=worker_client)
+    await told(worker_client, run_id, event(1))
+    await watcher.sees(1)
+    lines = "".join(json.dumps(event(n)) + "\n" for n in (1, 2, 3))
+    path = f"{WORKER}/{run_id}/artefacts/timeline.jsonl"
+    await worker_client.put(path, params={"attempt": 1}, content=lines.encode())
+    await report(worker_client, run_id, outcome())
+    await watcher.end()
+    assert [data["at_ns"] for kind, data in watcher.seen if kind == "message"] == [1, 2, 3]
+
+
+async def test_nothing_is_wanted_of_a_call_that_nobody_watches(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    timelines = live_timelines(app)
+    with timelines.watched(run_id), timelines.watched(run_id):
+        assert timelines.wanted_from(run_id, 1) == 0
+    await told(worker_client, run_id, event(1))
+    timelines.post(run_id, 1, [event(1)])
+    assert timelines.wanted_from(run_id, 1) is None and timelines.live(run_id) is None
+
+
+def test_what_is_told_twice_counts_once_and_what_is_left_out_leaves_its_place() -> None:
+    timelines = LiveTimelines()
+    with timelines.watched(1):
+        timelines.post(1, 1, [event(0), event(1)])
+        timelines.post(1, 1, [event(1), event(2)], first=1)
+        live = timelines.live(1)
+        assert live is not None and [json.loads(text)["at_ns"] for _, text in live.after(0)] == [0, 1, 2]
+        assert timelines.wanted_from(1, 1) == 3 and timelines.wanted_from(1, 2) == 0
+        timelines.post(1, 1, [event(7)], first=7)
+        assert [(place, json.loads(text)["at_ns"]) for place, text in live.after(3)] == [(8, 7)]
+
+
 def test_of_a_long_call_the_beginning_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner.api.routes.events, "MAX_RUN_BYTES", 200)
     monkeypatch.setattr(runner.api.routes.events, "MAX_LIVE_RUNS", 2)
     timelines = LiveTimelines()
-    for number in range(100):
-        timelines.post(1, 1, [event(number)])
-    live = timelines.live(1)
-    assert live is not None and live.size <= 200
-    assert live.after(0)[-1][0] == 100 and live.after(99) == [(100, json.dumps(event(99), separators=(",", ":")))]
-    assert live.after(100) == []
-    timelines.post(2, 1, [event(1)])
-    timelines.post(3, 1, [event(1)])
-    assert timelines.live(1) is None and timelines.live(3) is not None
-    timelines.post(3, 0, [event(9)])
-    assert len(timelines.live(3).after(0)) == 1  # type: ignore[union-attr]
+    with timelines.watched(1), timelines.watched(2), timelines.watched(3):
+        for number in range(100):
+            timelines.post(1, 1, [event(number)], first=number)
+        live = timelines.live(1)
+        assert live is not None and live.size <= 200
+        assert live.after(0)[-1][0] == 100
+        assert live.after(99) == [(100, json.dumps(event(99), separators=(",", ":")))]
+        assert live.after(100) == []
+        timelines.post(2, 1, [event(1)])
+        timelines.post(3, 1, [event(1)])
+        assert timelines.live(1) is None and timelines.live(3) is not None
+        timelines.post(3, 0, [event(9)])
+        assert len(timelines.live(3).after(0)) == 1  # type: ignore[union-attr]

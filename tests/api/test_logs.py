@@ -14,7 +14,7 @@ from loguru import logger
 from runner.api.logs import log_as_json
 from runner.errors import UsageError
 from tests.api.conftest import client_of
-from tests.api.test_worker_routes import ME, WORKER, claim, claimed, release, report, run_launched
+from tests.api.test_worker_routes import ME, claim, claimed, progress, release, report, run_launched
 from tests.records.outcomes import agent_failed
 
 pytestmark = pytest.mark.anyio
@@ -60,10 +60,9 @@ async def test_what_changes_of_a_run_is_a_line_with_its_run_and_attempt(
 ) -> None:
     (run_id,) = await run_launched(client, pipecat_token=SECRET)
     await claimed(worker_client, run_id)
-    told = {"attempt": 1, "status": "running", "joined": True, "said": False}
     for _ in range(2):
         await claim(worker_client, run_id)
-        await worker_client.post(f"{WORKER}/{run_id}/progress", json=told)
+        await progress(worker_client, run_id, joined=True)
     await release(worker_client, run_id, detail=SECRET)
     await claimed(worker_client, run_id, 2)
     for _ in range(2):

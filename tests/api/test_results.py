@@ -12,7 +12,7 @@ from runner.api.services import Services
 from runner.records.store import artefact_key
 from runner.records.tables import ResultRow, RunRow, ScenarioRow, utc_now
 from tests.api.conftest import Dispatch, client_of, other_project
-from tests.api.test_worker_routes import ROOM, WORKER, claim, claimed, given, release, report, run_launched
+from tests.api.test_worker_routes import ROOM, WORKER, claim, claimed, given, progress, release, report, run_launched
 from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, reported, undecided
 
 pytestmark = pytest.mark.anyio
@@ -170,8 +170,7 @@ async def test_ending_the_calls_cancels_what_waits_and_asks_the_others(
     assert dispatch.woken > before
     assert (await client.get(f"/test_framework/v1/runs/{waiting}")).json()["status"] == "cancelled"
     assert (await claim(worker_client, handed_over)).status_code == 409
-    state = (await worker_client.get(f"{WORKER}/{on}", params={"attempt": 1})).json()
-    assert state["cancel_requested"] is True
+    assert (await progress(worker_client, on))["cancel_requested"] is True
     await report(worker_client, on, cancelled())
     body = (await client.get(f"{RESULTS}/{result_id}")).json()
     assert (body["status"], body["failed_runs_count"]) == ("cancelled", 3)

@@ -64,6 +64,17 @@ async def release(
     return await worker.post(f"{WORKER}/{run_id}/release", json=told)
 
 
+async def progress(
+    worker: httpx.AsyncClient, run_id: int, attempt: int = 1, status: str = "running", **more: bool
+) -> dict[str, Any]:
+    """Tell how far a run has come, and return what is wanted."""
+    told = {"run_id": run_id, "attempt": attempt, "status": status, **more}
+    answer = await worker.post(f"{WORKER}/progress", json={"runs": [told]})
+    assert answer.status_code == 200, answer.text
+    [order] = answer.json()["runs"]
+    return order
+
+
 async def report(worker: httpx.AsyncClient, run_id: int, run: Any, attempt: int = 1) -> httpx.Response:
     """Report an outcome."""
     return await worker.post(f"{WORKER}/{run_id}/outcome", json={"attempt": attempt, "run": reported(run)})
@@ -80,22 +91,37 @@ async def test_a_job_has_all_that_the_call_needs(client: httpx.AsyncClient, work
     assert (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["status"] == "running"
 
 
-async def test_progress_tells_whether_to_stop(client: httpx.AsyncClient, worker_client: httpx.AsyncClient) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    path = f"{WORKER}/{run_id}"
-    told = {"attempt": 1, "status": "running", "joined": True}
-    assert (await worker_client.post(f"{path}/progress", json=told)).json() == {"cancel_requested": False}
-    assert (await worker_client.get(path, params={"attempt": 1})).json() == {
-        "cancel_requested": False,
-        "status": "running",
-    }
-    assert (await client.post(f"/test_framework/v1/runs-external/{run_id}/end_call")).status_code == 200
-    assert (await worker_client.get(path, params={"attempt": 1})).json()["cancel_requested"] is True
-    told = {"attempt": 1, "status": "evaluating", "joined": True}
-    assert (await worker_client.post(f"{path}/progress", json=told)).json() == {"cancel_requested": True}
-    run = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()
-    assert run["status"] == "evaluating" and run["scenario_runner"]["joined_at"] is not None
+@on_every_database
+async def test_progress_of_many_runs_tells_what_to_do_about_each(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    joins, ends, waits = await run_launched(client, 3)
+    for run_id in (joins, ends):
+        await claimed(worker_client, run_id)
+    await client.post(f"/test_framework/v1/runs-external/{ends}/end_call")
+    told = [
+        {"run_id": joins, "attempt": 1, "status": "running", "joined": True},
+        {"run_id": ends, "attempt": 1, "status": "evaluating", "joined": True, "said": True},
+        {"run_id": joins, "attempt": 2, "status": "running"},
+        {"run_id": waits, "attempt": 1, "status": "running", "joined": True},
+        {"run_id": 999, "attempt": 1, "status": "running"},
+    ]
+    for _ in range(2):
+        answer = await worker_client.post(f"{WORKER}/progress", json={"runs": told})
+        orders = [(o["run_id"], o["attempt"], o["counts"], o["cancel_requested"]) for o in answer.json()["runs"]]
+        assert orders == [
+            (joins, 1, True, False),
+            (ends, 1, True, True),
+            (joins, 2, False, False),
+            (waits, 1, False, False),
+            (999, 1, False, False),
+        ]
+    runs = [(await client.get(f"/test_framework/v1/runs/{run_id}")).json() for run_id in (joins, ends, waits)]
+    assert [run["status"] for run in runs] == ["running", "evaluating", "pending"]
+    assert [run["scenario_runner"]["joined_at"] is None for run in runs] == [False, False, True]
+    assert (await worker_client.post(f"{WORKER}/progress", json={"runs": []})).json() == {"runs": []}
+    for wrong in ([{"run_id": joins}], [{**told[0], "status": "completed"}], [told[0]] * 1_001):
+        assert (await worker_client.post(f"{WORKER}/progress", json={"runs": wrong})).status_code == 400
 
 
 async def test_an_outcome_counts_once(client: httpx.AsyncClient, worker_client: httpx.AsyncClient) -> None:
@@ -109,9 +135,7 @@ async def test_an_outcome_counts_once(client: httpx.AsyncClient, worker_client: 
     assert answer.json() == {"accepted": False}
     run = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()
     assert (run["status"], run["success"]) == ("completed", True)
-    late = {"attempt": 1, "status": "running", "joined": True}
-    answer = await worker_client.post(f"{WORKER}/{run_id}/progress", json=late)
-    assert answer.json() == {"cancel_requested": True}
+    assert (await progress(worker_client, run_id, joined=True))["counts"] is False
     assert (await claim(worker_client, run_id)).status_code == 409
 
 
@@ -130,13 +154,11 @@ async def test_a_claim_that_is_sent_again_is_answered_with_the_same_job(
 async def every_report(worker: httpx.AsyncClient, run_id: int, attempt: int) -> list[int]:
     """Send a report of every kind of an attempt; return the statuses of the answers."""
     path = f"{WORKER}/{run_id}"
-    told = {"attempt": attempt, "status": "running", "joined": True, "said": True}
+    assert not (await progress(worker, run_id, attempt, joined=True, said=True))["counts"]
     artefact = await worker.put(f"{path}/artefacts/run.json", params={"attempt": attempt}, content=b"{}")
     answers = [
         artefact,
         await claim(worker, run_id, attempt),
-        await worker.post(f"{path}/progress", json=told),
-        await worker.get(path, params={"attempt": attempt}),
         await worker.post(f"{path}/events", json={"attempt": attempt, "events": []}),
         await report(worker, run_id, outcome(), attempt),
         await release(worker, run_id, attempt, said=True),
@@ -178,8 +200,7 @@ async def test_a_run_that_is_given_back_waits_again_unless_something_was_said(
     unsaid, told_now, told_before = await run_launched(client, 3)
     for run_id in (unsaid, told_now, told_before):
         await claimed(worker_client, run_id)
-    told = {"attempt": 1, "status": "running", "joined": True, "said": True}
-    await worker_client.post(f"{WORKER}/{told_before}/progress", json=told)
+    await progress(worker_client, told_before, joined=True, said=True)
     assert (await release(worker_client, unsaid)).json() == {"again": True}
     assert (await release(worker_client, told_now, said=True)).json() == {"again": False}
     assert (await release(worker_client, told_before, detail="it \x00 stops")).json() == {"again": False}
@@ -238,8 +259,7 @@ async def test_whoever_gives_runs_to_workers_is_woken_when_a_place_becomes_free(
     assert since() == 1
     await claimed(worker_client, first)
     await claimed(worker_client, second)
-    told = {"attempt": 1, "status": "running", "joined": True}
-    await worker_client.post(f"{WORKER}/{first}/progress", json=told)
+    await progress(worker_client, first, joined=True)
     assert since() == 0
     await report(worker_client, first, outcome())
     assert since() == 1
@@ -325,7 +345,7 @@ async def test_only_workers_report_and_only_on_what_is_there(
     assert (await release(client, run_id)).status_code == 403
     assert (await claim(worker_client, 999)).status_code == 404
     assert (await release(worker_client, 999)).status_code == 404
-    assert (await worker_client.get(f"{WORKER}/999", params={"attempt": 1})).status_code == 404
+    assert (await client.post(f"{WORKER}/progress", json={"runs": []})).status_code == 403
     assert (await report(worker_client, 999, outcome())).status_code == 404
     assert (await claim(worker_client, 10**30)).status_code == 404
     for body in ({"executor": ME}, {"attempt": 0, "executor": ME}, {"attempt": 1, "executor": ""}, {"attempt": 1}):

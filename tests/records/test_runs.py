@@ -305,7 +305,7 @@ async def test_cancelling_ends_what_waits_at_once_and_asks_what_is_on_to_stop(da
     assert await do(database, claim, VAULT, handed_over, 1, "a") is None
     run = await row(database, waiting)
     assert (run.status, run.room_token, run.call_ended_reason) == ("cancelled", None, "run-cancelled-by-user")
-    state = await do(database, look_at, on)
+    state = (await do(database, look_at, [on]))[on]
     assert state.cancel_requested and state.status is RunStatus.RUNNING
     assert not (await row(database, over)).cancel_requested
     # The answer to its claim was lost: it is not begun a second time.
@@ -400,7 +400,7 @@ class Model:
     async def apply(self, move: Move) -> None:
         kind, which, late = move
         run_id = self._ids[which]
-        state = await do(self._database, look_at, run_id)
+        state = (await do(self._database, look_at, [run_id])).get(run_id)
         attempt = max(0, state.attempt - late)
         match kind:
             case "give":

@@ -98,7 +98,7 @@ async def claim_run(services: AppServices, key: WorkerKey, id: PathId, body: sch
     return schemas.JobBody.of(job)
 
 
-@router.post("/progress/")
+@router.post("/progress/", responses=refusals())
 async def report_progress(
     request: Request, services: AppServices, key: WorkerKey, body: schemas.ProgressBody
 ) -> schemas.RunOrders:
