@@ -132,15 +132,18 @@ class Cost:
 
 
 @contextmanager
-def deployment(kind: str) -> Generator[Cluster]:
+def deployment(kind: str, *, audited: bool = False) -> Generator[Cluster]:
     """Yield a deployment in a folder that goes with it."""
-    with TemporaryDirectory(prefix="benchmark-") as folder, cluster(kind, Path(folder), SETTINGS) as made:
+    with (
+        TemporaryDirectory(prefix="benchmark-") as folder,
+        cluster(kind, Path(folder), SETTINGS, audited=audited) as made,
+    ):
         yield made
 
 
 def endure(kind: str, runs: int, times: Times) -> Endured:
     """Make runs while things happen to what makes them."""
-    with deployment(kind) as made:
+    with deployment(kind, audited=True) as made:
         one, two = made.add_worker("one"), made.add_worker("two")
         made.wait()
         began_s = time.monotonic()

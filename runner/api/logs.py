@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 import uuid
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, TextIO, cast
 
@@ -20,6 +21,14 @@ from runner.errors import RunnerError
 REQUEST_ID_HEADER = "X-Request-ID"
 UNMATCHED = "unmatched"
 """Stands for the route of a request that no route takes."""
+
+AGAIN_S = 60.0
+"""How soon the queue's engine is heard again that says the same again."""
+
+_BEGINNING = 50
+"""So many characters say what a message of its is about."""
+
+_REMEMBERED = 100
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _FIELDS = ("request_id", "key_id", "run_id", "attempt", "result_id")
@@ -79,12 +88,36 @@ def _line(record: Mapping[str, Any]) -> str:
 class _ToLoguru(logging.Handler):
     """Hands on what the standard library logs."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_s: OrderedDict[str, float] = OrderedDict()
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             level: str | int = logger.level(record.levelname).name
         except ValueError:
             level = record.levelno
-        logger.opt(exception=record.exc_info).log(level, "{}", record.getMessage())
+        text = record.getMessage()
+        if record.name == "dbos":
+            # Every thread of its says every second that the database is away, with a traceback in its words.
+            text = text.partition("\n")[0]
+            raised = record.exc_info[0] if record.exc_info else None
+            # Cancelling what a worker left behind is no error.
+            if self._was_said_lately(text) or (raised is not None and "Cancelled" in raised.__name__):
+                level = "DEBUG"
+        logger.opt(exception=record.exc_info).log(level, "{}", text)
+
+    def _was_said_lately(self, text: str) -> bool:
+        begins = text[:_BEGINNING]
+        now_s = time.monotonic()
+        said_s = self._said_s.get(begins)
+        if said_s is not None and now_s - said_s < AGAIN_S:
+            return True
+        self._said_s[begins] = now_s
+        self._said_s.move_to_end(begins)
+        while len(self._said_s) > _REMEMBERED:
+            self._said_s.popitem(last=False)
+        return False
 
 
 class RequestLog:

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ import anyio
 import anyio.to_thread
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runner.dispatch.engines import plain_url, sqlite_engine, without_password
@@ -181,7 +183,8 @@ class DbosWorker:
 
     async def _settle(self) -> None:
         """Wait until the last runs are written down as over: where DBOS is destroyed at once they might not be."""
-        with anyio.move_on_after(SETTLING_LIMIT_S):
+        # While the database is away nothing is written down, and what is not makes no difference to the record.
+        with anyio.move_on_after(SETTLING_LIMIT_S), suppress(SQLAlchemyError):
             while await _in_thread(  # noqa: ASYNC110 - a table tells nobody
                 partial(
                     self._connection.client.list_workflows,

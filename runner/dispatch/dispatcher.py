@@ -25,6 +25,9 @@ from runner.records.tables import RunRow, WorkerRow, utc_now
 INTERVAL_S = 1.0
 """How often it looks, when nobody wakes it."""
 
+GATHERING_S = 0.05
+"""How long it does nothing after it was woken: what frees a place often comes in numbers."""
+
 STALE_S = 10.0
 """After so long without a look nothing is being given to workers."""
 
@@ -68,6 +71,7 @@ class Dispatcher:
         self._limits = limits
         self._watch = Watch()
         self._woken = anyio.Event()
+        self._workers: list[WorkerRow] = []
         self._known: dict[str, str] = {}
         self._retired: set[str] = set()
         self._looked_s: float | None = None
@@ -90,23 +94,32 @@ class Dispatcher:
                 if failing:
                     logger.info("runs are given to workers again")
                 failing = False
+                await self._give_when_woken()
             except Exception as error:
                 # Once: while the database is away this comes every second.
                 logger.opt(exception=not failing).log(
                     "DEBUG" if failing else "WARNING", "no runs are given to workers: {}", type(error).__name__
                 )
                 failing = True
-            with anyio.move_on_after(INTERVAL_S):
-                await self._woken.wait()
-            self._woken = anyio.Event()
+                await anyio.sleep(INTERVAL_S)
 
     async def look(self) -> None:
         """Look once: who lives, what has to be taken back, and what can be given."""
-        workers = await self._living()
-        await self._take_back(workers)
-        await self._give(workers)
+        self._workers = await self._living()
+        await self._take_back(self._workers)
+        await self._give(self._workers)
         self._looked_s = time.monotonic()
-        await self._forget([worker for worker in workers if worker.gone_at is not None])
+        await self._forget([worker for worker in self._workers if worker.gone_at is not None])
+
+    async def _give_when_woken(self) -> None:
+        """Until it is time to look again, give runs whenever there may be some: who lives was seen a moment ago."""
+        with anyio.move_on_after(INTERVAL_S):
+            while True:
+                await self._woken.wait()
+                self._woken = anyio.Event()
+                with anyio.CancelScope(shield=True):
+                    await self._give(self._workers)
+                await anyio.sleep(GATHERING_S)
 
     # Who lives.
 

@@ -128,8 +128,8 @@ class Claimed(BaseModel):
 
     status: RunStatus
     attempt: int
-    is_taken: bool
-    """Whether a worker has it, or had it when it ended."""
+    executor: str | None
+    """The worker that has it, or had it when it ended."""
     cancel_requested: bool
     joined: bool
     """Whether its caller was in the room with the agent."""
@@ -138,7 +138,7 @@ class Claimed(BaseModel):
 
     def is_of(self, attempt: int) -> bool:
         """Return whether an attempt is the one that counts: of a run that waits there is none yet."""
-        return self.is_taken and self.attempt == attempt
+        return self.executor is not None and self.attempt == attempt
 
 
 class RoomSecrets(BaseModel):
@@ -176,32 +176,45 @@ async def claim(session: AsyncSession, vault: Vault, run_id: int, attempt: int, 
     Returns:
         What is needed to make the call; None if the run has ended, is another worker's, or is not there.
     """
-    result_id = await _lock_result(session, run_id)
-    if result_id is None:
+    result = await _lock_result(session, run_id)
+    if result is None:
         return None
-    found = (
+    run = (
         await session.execute(
-            select(RunRow.status, RunRow.cancel_requested)
+            select(
+                RunRow.status,
+                RunRow.cancel_requested,
+                RunRow.attempt,
+                RunRow.agent_id,
+                RunRow.scenario_name,
+                RunRow.snapshot,
+                RunRow.room_url,
+                RunRow.room_token,
+                RunRow.data_message,
+                RunRow.session_data,
+            )
             .where(RunRow.id == run_id, _of_attempt(attempt), RunRow.executor == executor, _open())
             .with_for_update()
         )
     ).first()
-    if found is None:
+    if run is None:
         return None
-    if found.cancel_requested:
+    if run.cancel_requested:
         await _close(session, run_id, _cancelled())
-        await refresh_result(session, result_id)
+        await refresh_result(session, result.id)
         return None
-    if found.status == RunStatus.PENDING.value:
+    if run.status == RunStatus.PENDING.value:
         now = utc_now()
         await session.execute(
             update(RunRow)
             .where(RunRow.id == run_id)
             .values(status=RunStatus.RUNNING.value, started_at=now, updated_at=now)
+            .execution_options(synchronize_session=False)
         )
         note(session, RunChange(run_id, attempt, Change.CLAIMED, f"by {executor}"))
-        await refresh_result(session, result_id)
-    return await _job(session, vault, run_id)
+        if result.status != ResultStatus.RUNNING.value:
+            await refresh_result(session, result.id)
+    return await _job(session, vault, run_id, run, result)
 
 
 async def progress(
@@ -246,7 +259,12 @@ async def progress(
         note(session, RunChange(run_id, attempt, Change.EVALUATING))
     # Most reports repeat what is known, and cost no writing.
     if values:
-        await session.execute(update(RunRow).where(RunRow.id == run_id).values(**values, updated_at=utc_now()))
+        await session.execute(
+            update(RunRow)
+            .where(RunRow.id == run_id)
+            .values(**values, updated_at=utc_now())
+            .execution_options(synchronize_session=False)
+        )
     return True
 
 
@@ -294,12 +312,12 @@ async def fail(session: AsyncSession, run_id: int, *, cause: str, reason: str, d
     Returns:
         Whether it was still open.
     """
-    result_id = await _lock_result(session, run_id)
-    if result_id is None:
+    result = await _lock_result(session, run_id)
+    if result is None:
         return False
     closed = await _close(session, run_id, _failed(RunProblem(cause=cause, reason=reason, detail=detail)))
     if closed:
-        await refresh_result(session, result_id)
+        await refresh_result(session, result.id, result.status)
     return closed
 
 
@@ -322,8 +340,8 @@ async def give_back(
     Returns:
         Whether it waits again, and not ended; None if the attempt was not under way.
     """
-    result_id = await _lock_result(session, run_id)
-    if result_id is None:
+    result = await _lock_result(session, run_id)
+    if result is None:
         return None
     # Locked: what is said from now on is said in an attempt that is void, and refused.
     found = (
@@ -334,17 +352,15 @@ async def give_back(
                 RunRow.lost,
                 RunRow.said_at,
                 RunRow.artefacts,
-                ResultRow.run_type,
             )
-            .join(ResultRow, ResultRow.id == RunRow.result_id)
             .where(RunRow.id == run_id, _of_attempt(attempt), _open())
-            .with_for_update(of=RunRow)
+            .with_for_update()
         )
     ).first()
     if found is None:
         return None
     begun = found.status != RunStatus.PENDING.value
-    starts_anew = found.run_type == RunType.SESSIONS.value
+    starts_anew = result.run_type == RunType.SESSIONS.value
     again = not begun or (
         not found.cancel_requested
         and found.lost + was_lost <= MAX_LOST
@@ -370,7 +386,7 @@ async def give_back(
     else:
         ending = _cancelled() if found.cancel_requested else _failed(_lost(detail))
         await _close(session, run_id, ending)
-    await refresh_result(session, result_id)
+    await refresh_result(session, result.id, result.status)
     return again
 
 
@@ -432,7 +448,7 @@ async def look_at(session: AsyncSession, run_ids: Sequence[int]) -> dict[int, Cl
         row.id: Claimed(
             status=RunStatus(row.status),
             attempt=row.attempt,
-            is_taken=row.executor is not None,
+            executor=row.executor,
             cancel_requested=row.cancel_requested,
             joined=row.joined_at is not None,
             said=row.said_at is not None,
@@ -466,10 +482,18 @@ def artefacts_of(run: RunRow) -> dict[str, int]:
     return {name: size for name, size in run.artefacts.items() if "/" not in name}
 
 
-async def refresh_result(session: AsyncSession, result_id: int) -> None:
-    """Let the status of a result follow those of its runs. Its row must be locked by the transaction."""
+async def refresh_result(session: AsyncSession, result_id: int, known: str | None = None) -> None:
+    """Let the status of a result follow those of its runs. Its row must be locked by the transaction.
+
+    Args:
+        session: The transaction.
+        result_id: The result.
+        known: Its status, where that is known.
+    """
     statuses = await session.scalars(select(RunRow.status).where(RunRow.result_id == result_id).distinct())
     status = result_status(RunStatus(text) for text in statuses)
+    if status.value == known:
+        return
     forward = ResultRow.status.not_in(_FINAL_RESULT)
     if status is ResultStatus.PENDING:
         forward &= ResultRow.status == ResultStatus.PENDING.value
@@ -698,18 +722,37 @@ def _of_attempt(attempt: int) -> ColumnElement[bool]:
     return (RunRow.attempt == attempt) & RunRow.executor.is_not(None)
 
 
-async def _lock_result(session: AsyncSession, run_id: int) -> int | None:
+@dataclass(frozen=True)
+class _LockedResult:
+    """The result of a run, which no other transaction changes.
+
+    Attributes:
+        id: The result.
+        status: Its status.
+        run_type: How its runs come to their rooms.
+        run_settings: What it was launched with.
+    """
+
+    id: int
+    status: str
+    run_type: str
+    run_settings: dict[str, Any]
+
+
+async def _lock_result(session: AsyncSession, run_id: int) -> _LockedResult | None:
     """Lock the result of a run, before the run itself: whoever locks both does so in this order."""
     of_run = select(RunRow.result_id).where(RunRow.id == run_id).scalar_subquery()
-    return await session.scalar(select(ResultRow.id).where(ResultRow.id == of_run).with_for_update())
+    columns = (ResultRow.id, ResultRow.status, ResultRow.run_type, ResultRow.run_settings)
+    row = (await session.execute(select(*columns).where(ResultRow.id == of_run).with_for_update())).first()
+    return None if row is None else _LockedResult(*row)
 
 
 async def _report(session: AsyncSession, run_id: int, attempt: int, ending: _Ending) -> bool:
-    result_id = await _lock_result(session, run_id)
-    if result_id is None:
+    result = await _lock_result(session, run_id)
+    if result is None:
         return False
     if await _close(session, run_id, ending, where=_of_attempt(attempt)):
-        await refresh_result(session, result_id)
+        await refresh_result(session, result.id, result.status)
         return True
     found = (
         await session.execute(
@@ -745,9 +788,7 @@ async def _close(
     return True
 
 
-async def _job(session: AsyncSession, vault: Vault, run_id: int) -> Job:
-    run = await session.get_one(RunRow, run_id, populate_existing=True)
-    result = await session.get_one(ResultRow, run.result_id)
+async def _job(session: AsyncSession, vault: Vault, run_id: int, run: Any, result: _LockedResult) -> Job:
     secrets = RoomSecrets.open(vault, run.room_token)
     data = {**run.session_data, "cekura_run_id": run_id}
     start: SessionStart | None = None

@@ -29,7 +29,8 @@ from runner.calls import recording, run_file, timeline
 from runner.evaluation.outcome import Cause
 from runner.files import write_atomically
 from runner.records.data_dir import private_folder
-from runner.worker.record_client import Problem, RecordClient, RecordError
+from runner.records.statuses import RunStatus
+from runner.worker.record_client import Problem, RecordClient, RecordError, RunProgress
 from runner.worker.retries import retried
 
 FILE_NAME = "report.json"
@@ -103,6 +104,7 @@ class Parcel:
         folder: The folder.
         report: What to report; None where there are facts and nothing else, for its process was killed.
         handed_in: Set when the record has it, or does not want it, or it can't be delivered; None if nobody waits.
+        is_void: Whether the record does not want it.
     """
 
     run_id: int
@@ -110,6 +112,7 @@ class Parcel:
     folder: Path
     report: Report | None
     handed_in: anyio.Event | None = None
+    is_void: bool = False
 
 
 class Outbox:
@@ -205,6 +208,9 @@ class Outbox:
 
     async def _hand_in(self, shelf: "Shelf", parcel: Parcel) -> None:
         run_id, report = parcel.run_id, parcel.report
+        if parcel.is_void:
+            logger.info("run {}: what a worker left of it does not count any more", run_id)
+            return
         back = None if report is None else report.back
         if back is None or back.may_end:
             # First: an outcome never points at nothing.
@@ -300,7 +306,20 @@ class Outbox:
 
     async def _deliver_adopted(self, shelf: "Shelf", parcel: Parcel) -> None:
         async with self._adopting:
+            parcel.is_void = not await self._is_known(shelf, parcel)
             await self._deliver(shelf, parcel)
+
+    async def _is_known(self, shelf: "Shelf", parcel: Parcel) -> bool:
+        """Return whether the record gave a run to the worker that left it: the record may be another one by now."""
+        told = RunProgress(
+            run_id=parcel.run_id, attempt=parcel.attempt, status=RunStatus.RUNNING.value, joined=False, said=False
+        )
+        try:
+            orders = await retried(lambda: self._record.progress([told]))
+        except RecordError as error:
+            logger.warning("run {}: {}", parcel.run_id, error)
+            return True
+        return any(order.executor == shelf.executor for order in orders)
 
     def _find(self) -> list["Shelf"]:
         """Return the folders of dead workers, their locks held."""

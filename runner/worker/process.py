@@ -328,7 +328,9 @@ class WorkerProcess:
     def _working_state(self) -> WorkerState:
         if self._stopping.is_set():
             return WorkerState.DRAINING
-        return WorkerState.OVERLOADED if self._watch.is_overloaded else WorkerState.TAKING
+        # One call at a time there always is: nothing else would tell that it can do it.
+        has_calls = self._life is not None and bool(self._life.worker.live)
+        return WorkerState.OVERLOADED if has_calls and self._watch.is_overloaded else WorkerState.TAKING
 
     @property
     def _state(self) -> str:

@@ -145,6 +145,7 @@ class RunOrder(BaseModel):
     Attributes:
         run_id: The run.
         attempt: The attempt.
+        executor: The worker that has the run, or had it when it ended.
         counts: Whether this attempt counts (any more).
         cancel_requested: Whether its call is to end.
         events_from: How many of its events the record has, where somebody watches it; None where nobody does.
@@ -154,6 +155,7 @@ class RunOrder(BaseModel):
 
     run_id: int
     attempt: int
+    executor: str | None = None
     counts: bool
     cancel_requested: bool
     events_from: int | None

@@ -162,6 +162,11 @@ class Client:
         self.launched.append(launched)
         return launched
 
+    def delete(self, launched: Launched) -> None:
+        """Delete runs that have ended, with everything that is kept of them."""
+        self.post(f"/results/{launched.id}/delete_runs/", {"run_ids": launched.runs})
+        self.launched.remove(launched)
+
     def end(self, launched: Sequence[Launched]) -> None:
         """End runs, and wait until they have ended."""
         for each in launched:

@@ -64,11 +64,13 @@ class Cluster:
         folder: Where everything is kept.
         store: The database.
         env: More settings, as variables.
+        audited: Whether account is kept of all that becomes of runs.
     """
 
-    def __init__(self, folder: Path, store: Store, env: Mapping[str, str] | None = None):
+    def __init__(self, folder: Path, store: Store, env: Mapping[str, str] | None = None, *, audited: bool = True):
         self.folder = folder
         self.store = store
+        self._audited = audited
         self.mark = secrets.token_hex(8)
         self.env = environment(
             self.mark,
@@ -100,7 +102,8 @@ class Cluster:
         self.agent.start()
         self.api.start()
         key = self.api.says(r"^API key.* (psr_\S+)$")[1]
-        self.store.audit()
+        if self._audited:
+            self.store.audit()
         worker_key = subprocess.run(
             [sys.executable, "-m", "runner.cli", "keys", "create", "--kind", "worker", "--name", "w", *self._where],
             env=self.env,
@@ -174,16 +177,19 @@ class Cluster:
 
 
 @contextmanager
-def cluster(kind: str, folder: Path, env: Mapping[str, str] | None = None) -> Generator[Cluster]:
+def cluster(
+    kind: str, folder: Path, env: Mapping[str, str] | None = None, *, audited: bool = True
+) -> Generator[Cluster]:
     """Yield a deployment with its API and its agent, and no worker yet; nothing of it outlives the context.
 
     Args:
         kind: Of its database.
         folder: An empty one, where everything is kept.
         env: More settings, as variables.
+        audited: Whether account is kept of all that becomes of runs.
     """
     with new_store(kind, folder) as store:
-        made = Cluster(folder, store, env)
+        made = Cluster(folder, store, env, audited=audited)
         try:
             made.start()
             yield made

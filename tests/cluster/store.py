@@ -111,6 +111,11 @@ class Store:
         )
         return {row.id: row.executor for row in rows}
 
+    def state(self, executor: str) -> str:
+        """Return what a worker says that it is ready for, or what was found of it."""
+        rows = self.rows("SELECT state FROM workers WHERE executor = :executor", executor=executor)
+        return rows[0].state if rows else ""
+
 
 @contextmanager
 def new_store(kind: str, folder: Path) -> Generator[Store]:

@@ -112,7 +112,10 @@ def test_what_a_dead_or_frozen_worker_had_is_given_to_another_or_closed(made: Cl
     froze_s = time.monotonic()
     _until_seen_to(made, at_two, said, froze_s)
     time.sleep(max(0.0, froze_s + 9 - time.monotonic()))
-    before, thawed_ns = made.store.changes(), now_ns()
+    before = made.store.changes()
+    # Nobody tells it that its calls are others' by now.
+    made.api.kill()
+    thawed_ns = now_ns()
     two.thaw()
 
     def hung_up() -> list[int]:
@@ -120,6 +123,7 @@ def test_what_a_dead_or_frozen_worker_had_is_given_to_another_or_closed(made: Cl
 
     until(lambda: all(hung_up()), lambda: f"its calls are hung up: {hung_up()}", timeout_s=5)
     assert min(hung_up()) > thawed_ns
+    made.start_api()
     until(lambda: two.state(made.store)[1] == "taking", "the frozen worker takes runs again", timeout_s=15)
     assert {run: made.store.changes()[run] for run in at_two} == {run: before[run] for run in at_two}
 
@@ -175,12 +179,14 @@ def test_what_came_of_calls_while_the_record_was_away_arrives(made: Cluster, wor
         )
         assert len(worker.reports()) >= len(runs)
     # One dies as a whole; of the other only what makes the calls.
+    executor, _ = two.state(made.store)
     two.kill()
     _, *making = one.processes()
     for process in making:
         process.kill()
-    two.start()
     made.start_api()
+    until(lambda: made.store.state(executor) == "lost", "the dead worker is given up for lost")
+    two.start()
     made.client.until_ended(launched)
     statuses = check(made, launched)
     held = {run for runs in mine.values() for run in runs}

@@ -313,26 +313,36 @@ async def test_workers_that_are_gone_are_forgotten_after_a_while(scene: Scene) -
     assert sorted(scene.queue.retired) == ["lately", "old"]
 
 
-async def test_it_goes_on_after_what_went_wrong_and_looks_when_it_is_woken(
+async def test_it_goes_on_after_what_went_wrong_and_gives_when_it_is_woken(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatching, "INTERVAL_S", 60)
+    monkeypatch.setattr(dispatching, "INTERVAL_S", 0.2)
+    look = scene.dispatcher.look
     looked: list[bool] = []
 
-    async def look() -> None:
+    async def fail_once() -> None:
         looked.append(True)
         if len(looked) == 1:
             raise OSError("on purpose")
+        monkeypatch.setattr(dispatching, "INTERVAL_S", 60)
+        await look()
 
-    monkeypatch.setattr(scene.dispatcher, "look", look)
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(scene.dispatcher.run)
-            for count in (1, 2, 3):
-                while len(looked) < count:
-                    await anyio.sleep(0.01)
+    monkeypatch.setattr(scene.dispatcher, "look", fail_once)
+    await scene.worker("able")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scene.dispatcher.run)
+        with anyio.fail_after(5):
+            while not scene.dispatcher.is_looking:
+                await anyio.sleep(0.01)
+            for count in (1, 2):
+                await scene.run()
+                await anyio.sleep(0.2)
+                assert len(scene.queue.handed) == count - 1
                 scene.dispatcher.wake()
-            tasks.cancel_scope.cancel()
+                while len(scene.queue.handed) < count:
+                    await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    assert len(looked) == 2
 
 
 async def test_a_run_goes_through_dbos_to_a_real_worker_and_back_when_that_is_gone(

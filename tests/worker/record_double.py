@@ -29,6 +29,7 @@ class RecordDouble:
         refusals: Answers to give first, by the last part of a path: HTTP status codes, one for each request.
         is_down: Whether nothing answers.
         cancelled: Runs that are to be cancelled.
+        given_to: Who has the runs that nobody claimed here.
         watched: Runs that somebody watches, and how many of their events are known.
         waits_again: Runs that wait again when they are given back; others end.
         told: What was asked for, by the last part of a path, whatever was answered.
@@ -39,6 +40,7 @@ class RecordDouble:
     refusals: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     is_down: bool = False
     cancelled: set[int] = field(default_factory=set[int])
+    given_to: str | None = "dead"
     watched: dict[int, int] = field(default_factory=dict[int, int])
     waits_again: set[int] = field(default_factory=set[int])
     told: list[str] = field(default_factory=list[str])
@@ -87,6 +89,7 @@ class RecordDouble:
                     {
                         "run_id": run_id,
                         "attempt": told["attempt"],
+                        "executor": next((who for run, _, who in self.claims if run == run_id), self.given_to),
                         "counts": counts,
                         "cancel_requested": run_id in self.cancelled,
                         "events_from": self.watched.get(run_id),

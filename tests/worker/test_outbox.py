@@ -115,10 +115,25 @@ async def test_what_a_stopped_worker_could_not_report_the_next_one_does(record: 
         await shelf.put(OUTCOME)
         outbox.shut(shelf)
     assert "me/7-1/report.json" in kept(tmp_path)
-    record.is_down = False
+    record.is_down, record.given_to = False, "me"
     async with delivering(record, tmp_path):
         await until(lambda: names(tmp_path) == [])
-    assert record.told == ["recording.wav", "timeline.jsonl", "outcome"]
+    assert record.told == ["progress", "recording.wav", "timeline.jsonl", "outcome"]
+
+
+@pytest.mark.parametrize("given_to", ["another", None])
+async def test_what_the_record_never_gave_to_the_worker_that_left_it_is_not_reported(
+    record: RecordDouble, tmp_path: Path, given_to: str | None
+) -> None:
+    record.is_down = True
+    async with delivering(record, tmp_path) as outbox:
+        call(shelf := outbox.open("me"))
+        await shelf.put(OUTCOME)
+    # A new record has a run of the same number.
+    record.is_down, record.given_to = False, given_to
+    async with delivering(record, tmp_path):
+        await until(lambda: names(tmp_path) == [])
+    assert record.told == ["progress"] and record.outcomes == []
 
 
 async def test_what_a_killed_worker_left_is_delivered_and_what_a_living_one_has_is_let_be(
@@ -220,7 +235,7 @@ async def test_a_damaged_report_is_put_aside_once_and_its_facts_are_kept(
         call(shelf)
         await shelf.put(OUTCOME)
     (tmp_path / "me" / "7-1" / "report.json").write_bytes(damage)
-    record.is_down = False
+    record.is_down, record.given_to = False, "me"
     said: list[str] = []
     sink = logger.add(lambda message: said.append(message.record["message"]), level="ERROR")
     for _ in range(2):
@@ -228,7 +243,7 @@ async def test_a_damaged_report_is_put_aside_once_and_its_facts_are_kept(
             await until(lambda: kept(tmp_path) == ["aside/me-7-1.json"])
             await until(lambda: not (tmp_path / "me").exists())
     logger.remove(sink)
-    assert record.told == ["recording.wav", "timeline.jsonl"]
+    assert record.told == ["progress", "recording.wav", "timeline.jsonl"]
     assert len(said) == 1 and "me/7-1/report.json" in said[0]
 
 

@@ -47,7 +47,6 @@ class FakeQueue:
         self.idle = anyio.Event()
 
     async def start(self, handler: RunHandler) -> None:
-        time.sleep(self.engine.blocks_s)  # noqa: ASYNC251 - as the real one does
         if self.engine.is_away:
             raise QueueError("the queue's worker can't start: no database")
         self.handler = handler
@@ -112,7 +111,6 @@ class FakeEngine:
     """Makes both."""
 
     is_away: bool = False
-    blocks_s: float = 0.0
     queues: list[FakeQueue] = field(default_factory=list[FakeQueue])
     leases: list[FakeLease] = field(default_factory=list[FakeLease])
     happened: list[str] = field(default_factory=list[str])
@@ -318,18 +316,28 @@ async def test_a_call_without_audio_to_send_is_said_and_so_is_that_it_is_well_ag
         await until(lambda: started.lease.beat().state is WorkerState.TAKING)
 
 
-async def test_a_late_event_loop_is_said(start: Callable[..., Any]) -> None:
-    async with start(StubCalls()) as started:
+async def test_a_late_event_loop_is_said_while_calls_are_on(record: RecordDouble, start: Callable[..., Any]) -> None:
+    async with start(StubCalls(lasts_s=60)) as started:
         await anyio.sleep(0.15)
+        time.sleep(1.2)  # noqa: ASYNC251 - that is the point
+        await anyio.sleep(0.15)
+        # One call it can always try.
+        assert started.lease.beat().load.loop_lag_ms > 1_000
+        assert started.lease.beat().state is WorkerState.TAKING
+        started.hand_over(7)
+        await until(lambda: record.moves)
         for _ in range(3):
             time.sleep(0.25)  # noqa: ASYNC251 - that is the point
             await anyio.sleep(0.12)
         await until(lambda: started.lease.beat().state is WorkerState.OVERLOADED)
-        assert started.lease.beat().load.loop_lag_ms > 100
+        record.cancelled.add(7)
+        await until(lambda: started.lease.beat().state is WorkerState.TAKING)
 
 
-async def test_what_its_own_beginning_takes_is_no_overload(start: Callable[..., Any], engine: FakeEngine) -> None:
-    engine.blocks_s = 1.2
+async def test_what_its_own_beginning_takes_is_no_overload(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes.gc, "collect", lambda: time.sleep(1.2))
     async with start(StubCalls()) as started:
         await anyio.sleep(0.3)
         assert started.process.status.state == "taking"

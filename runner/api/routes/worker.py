@@ -130,6 +130,7 @@ async def report_progress(
             schemas.RunOrder(
                 run_id=told.run_id,
                 attempt=told.attempt,
+                executor=None if state is None else state.executor,
                 counts=counts,
                 cancel_requested=state is not None and counts and state.cancel_requested,
                 events_from=timelines.wanted_from(told.run_id, told.attempt) if counts else None,

@@ -112,6 +112,7 @@ class RunOrder(ResponseBody):
     Attributes:
         run_id: The run.
         attempt: The attempt that it told of.
+        executor: The worker that has the run, or had it when it ended.
         counts: Whether this attempt counts (any more), and has not ended.
         cancel_requested: Whether the call is to be broken off.
         events_from: How many of its events are here, where somebody watches it and wants the others; null where
@@ -120,6 +121,7 @@ class RunOrder(ResponseBody):
 
     run_id: int
     attempt: int
+    executor: str | None
     counts: bool
     cancel_requested: bool
     events_from: int | None
