@@ -68,6 +68,7 @@ class Course:
         last: Of the last tenth.
         per_hour: The slope of the line through all, by the hour.
         growth: By how much that line goes up from beginning to end.
+        unsure: By how much more or less it may do so, for what lies about that line (two standard errors).
     """
 
     name: str
@@ -76,11 +77,13 @@ class Course:
     last: float
     per_hour: float
     growth: float
+    unsure: float
 
     @property
     def is_flat(self) -> bool:
         """Whether it does not grow."""
-        return self.growth <= max(SLACK[self.name.rpartition(" ")[2]], MAX_GROWTH * abs(self.first))
+        least = self.growth - self.unsure
+        return least <= max(SLACK[self.name.rpartition(" ")[2]], MAX_GROWTH * abs(self.first))
 
 
 class Soak:
@@ -170,14 +173,16 @@ def course(name: str, samples: list[Sample]) -> Course:
     at_s = np.array([sample.at_s for sample in samples])
     tenth = max(1, len(values) // 10)
     middle = (len(values) - tenth) // 2
-    slope = float(np.polyfit(at_s, values, 1)[0])
+    (slope, _), covariance = np.polyfit(at_s, values, 1, cov=True)
+    lasts_s = at_s[-1] - at_s[0]
     return Course(
         name=name,
         first=float(values[:tenth].mean()),
         middle=float(values[middle : middle + tenth].mean()),
         last=float(values[-tenth:].mean()),
-        per_hour=slope * 3_600,
-        growth=slope * float(at_s[-1] - at_s[0]),
+        per_hour=float(slope) * 3_600,
+        growth=float(slope * lasts_s),
+        unsure=float(2 * np.sqrt(covariance[0, 0]) * lasts_s),
     )
 
 

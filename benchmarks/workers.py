@@ -171,7 +171,8 @@ def endure(kind: str, runs: int, times: Times) -> Endured:
                 if _left(made, launched) > ENOUGH_LEFT:
                     disturb()
                     happened[name] += 1
-                    print(f"  {time.monotonic() - began_s:5.0f} s: {name}; {_left(made, launched)} runs left")
+                    passed_s = time.monotonic() - began_s
+                    print(f"{passed_s:5.0f} s: {name}; {_left(made, launched)} runs left", file=sys.stderr)
                     time.sleep(CALM_S)
         made.client.until_ended(launched, timeout_s=600)
         took_s = time.monotonic() - began_s

@@ -1,6 +1,7 @@
 """The command that makes calls for a server elsewhere. Importing this imports no worker: the command does."""
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -190,7 +191,7 @@ def _with(worker: "WorkerSettings", told: dict[str, object]) -> "WorkerSettings"
         return type(worker).model_validate({**dict(worker), **told})
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False)[0]
-        option = str(problem["loc"][0]).replace("_", "-")
+        option = str(problem["loc"][0]).removesuffix("_s").replace("_", "-")
         raise UsageError(f"--{option}: {problem['msg']}") from None
 
 
@@ -215,6 +216,11 @@ def _check(worker: "WorkerSettings") -> None:
         raise UsageError(
             f"a worker's key is missing: the variable {KEY_VARIABLE}, --key-file or --key -; "
             "`scenario-runner keys create --kind worker` makes one"
+        )
+    if not re.fullmatch(r"[!-~]+", worker.key.get_secret_value().strip()):
+        # Not repeated: most of it may be one.
+        raise UsageError(
+            "the worker's key is none: a key is ASCII without spaces, as it was printed when it was made"
         )
 
 

@@ -217,6 +217,10 @@ def test_what_is_missing_or_wrong_is_one_line(folder: Path) -> None:
     assert "can't be read (no text)" in refused("--record-url", URL, "--key-file", "binary")
     assert "give one of them" in refused("--record-url", URL, "--key", "-", "--key-file", "empty")
     assert "--name" in refused("--record-url", URL, "--name", "two words", key=KEY)
+    assert "--drain-limit: " in refused("--record-url", URL, "--drain-limit", "nan", key=KEY)
+    # As it stands in the README, and a key with a line of something else.
+    for key in ("psw_…", f"psw_{SECRET} # of rack 1"):
+        assert "a key is ASCII without spaces" in refused("--record-url", URL, key=key)
     assert "no such settings file" in refused("--config", "none.toml")
 
 
@@ -250,6 +254,14 @@ def test_a_key_that_the_record_refuses_is_one_line(folder: Path, database_url: s
     with RecordDouble().listening() as record_url:
         line = ended(folder, "--database-url", database_url, "--record-url", record_url, "--key-file", "key")
     assert line.startswith("error: the record refuses the worker's key (HTTP 401)")
+
+
+def test_what_only_a_process_finds_out_is_one_line(folder: Path, database_url: str) -> None:
+    options = ("--database-url", database_url, "--key", "-")
+    line = ended(folder, *options, "--record-url", "http://xn--zz9\u00e9", stdin=f"{SECRET}\n")
+    assert line.startswith("error: the record's address is none: ")
+    line = ended(folder, *options, "--record-url", URL, "--data-dir", "/proc", stdin=f"{SECRET}\n")
+    assert line.startswith("error: /proc/outbox: the folder can't be made")
 
 
 def test_a_port_that_is_taken_is_said_before_anything_is_started(folder: Path) -> None:

@@ -53,6 +53,12 @@ def test_a_unit_s_command_is_one(unit: Path) -> None:
     check_command(command.split())
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_a_unit_is_never_given_up_for_good(unit: Path) -> None:
+    # Started again too often systemd leaves it alone, and a database may be away for longer.
+    assert {"Restart=always", "StartLimitIntervalSec=0"} <= set(unit.read_text().splitlines())
+
+
 @pytest.mark.parametrize("name", ["api.env", "worker.env"])
 def test_variables_of_the_units_are_settings(name: str) -> None:
     lines = (DEPLOY / "systemd" / name).read_text().splitlines()
@@ -78,6 +84,13 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     paths = [str(tmp_path / unit.name) for unit in UNITS]
     done = subprocess.run(["systemd-analyze", "verify", *paths], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_a_pod_s_disk_can_be_written_by_the_image_s_user() -> None:
+    user = re.search(r"^USER (\d+)$", (DEPLOY / "container" / "Containerfile").read_text(), re.MULTILINE)
+    items = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "scenario-runner.yaml").read_text()))
+    (pods,) = [item["spec"]["template"]["spec"] for item in items if item["kind"] == "StatefulSet"]
+    assert user is not None and pods["securityContext"]["fsGroup"] == int(user[1])
 
 
 def test_an_image_holds_what_the_package_is_built_from() -> None:

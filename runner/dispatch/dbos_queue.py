@@ -228,6 +228,8 @@ class _Connection:
             serializer=self.serializer,
             # Connects when it has to, and never to hand over: whoever does may hold the only write lock there is.
             lazy=True,
+            # Whoever uses this tries again, and can be stopped; in there it would be tried for as long as it takes.
+            retry_connection_errors=False,
         )
 
     def engine(self) -> sa.Engine | None:

@@ -218,6 +218,8 @@ class Dispatcher:
 
     async def _forget(self, gone: Sequence[WorkerRow]) -> None:
         """Remove what the queue has of workers that are gone, and after a while what the record has."""
+        # Another process may have removed some.
+        self._retired.intersection_update([worker.executor for worker in gone])
         for worker in gone:
             if worker.executor not in self._retired:
                 await self._queue.retire(worker.executor)
@@ -226,7 +228,6 @@ class Dispatcher:
         if old:
             async with self._database.session() as session:
                 await session.execute(delete(WorkerRow).where(WorkerRow.executor.in_(old)))
-            self._retired.difference_update(old)
 
     # Giving.
 

@@ -36,7 +36,7 @@ class Watch:
         """
         if self._looked_s is not None and now_s - self._looked_s > GAP_S:
             for seen in self._seen.values():
-                seen.since_s = now_s
+                seen.since_s, seen.alive = now_s, False
         self._looked_s = now_s
         self._seen = {executor: self._updated(executor, beat, now_s) for executor, beat in beats.items()}
         return [executor for executor, seen in self._seen.items() if now_s - seen.since_s > LOST_AFTER_S]
@@ -47,7 +47,7 @@ class Watch:
         return seen is not None and self._looked_s is not None and self._looked_s - seen.since_s <= FRESH_S
 
     def was_alive(self, executor: str) -> bool:
-        """Return whether a worker was seen to live, and not only what it left behind."""
+        """Return whether a worker was seen to live since there was no looking, and not only what it left behind."""
         seen = self._seen.get(executor)
         return seen is not None and seen.alive
 

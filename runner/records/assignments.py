@@ -23,7 +23,7 @@ _LOCK = 0x61736E73
 """What processes that decide about the same PostgreSQL database hold, one after the other."""
 
 _BATCH = 100
-_FINAL_RUN = [status.value for status in FINAL_RUN]
+_OPEN_RUN = [status.value for status in RunStatus if status not in FINAL_RUN]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ def waiting() -> ColumnElement[bool]:
 
 def taken() -> ColumnElement[bool]:
     """Return the condition that a worker has a run."""
-    return RunRow.executor.is_not(None) & RunRow.status.not_in(_FINAL_RUN)
+    # By the statuses there are, and not by those there are not: runs that have ended are not even looked at.
+    return RunRow.status.in_(_OPEN_RUN) & RunRow.executor.is_not(None)
 
 
 async def assign(session: AsyncSession, workers: Sequence[Capacity], limits: Limits) -> list[Assignment]:
@@ -158,7 +159,7 @@ async def assign(session: AsyncSession, workers: Sequence[Capacity], limits: Lim
         now.add(run, run.executor)
     given: list[Assignment] = []
     while not now.is_full:
-        # Locked, and none waited for: whoever cancels some of them locks them in an order of their own.
+        # Locked, and none waited for: whoever cancels some of them locks them in another order.
         due = _runs().where(now.may_go()).order_by(RunRow.priority, RunRow.id).limit(_BATCH)
         runs = (await session.execute(due.with_for_update(of=RunRow, skip_locked=True))).all()
         chosen: dict[str, list[int]] = {}

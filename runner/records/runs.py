@@ -401,8 +401,9 @@ async def request_cancel(session: AsyncSession, run_ids: Sequence[int]) -> list[
         Those that ended at once. Where one was handed to a worker already, its claim is refused.
     """
     cancelled: list[int] = []
-    for begin in range(0, len(run_ids), AT_ONCE):
-        ids = run_ids[begin : begin + AT_ONCE]
+    in_order = sorted(run_ids)
+    for begin in range(0, len(in_order), AT_ONCE):
+        ids = in_order[begin : begin + AT_ONCE]
         results = (
             await session.scalars(
                 select(ResultRow.id)
@@ -411,6 +412,10 @@ async def request_cancel(session: AsyncSession, run_ids: Sequence[int]) -> list[
                 .with_for_update()
             )
         ).all()
+        # In the order in which a worker's progress locks them: an update goes by where they lie.
+        await session.execute(
+            select(RunRow.id).where(RunRow.id.in_(ids), _open()).order_by(RunRow.id).with_for_update()
+        )
         pending = RunRow.status == RunStatus.PENDING.value
         ended = await session.execute(
             update(RunRow)

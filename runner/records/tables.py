@@ -243,7 +243,7 @@ class RunRow(Base):
     attempt: Mapped[int] = mapped_column(Integer, default=1)
     """Which attempt at it this is, from 1. A report counts only for this one, and only while a worker has it."""
     lost: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    """How often a worker was lost that had it."""
+    """How often a worker was lost that had begun it."""
     executor: Mapped[str | None] = mapped_column(String(200), index=True)
     """The worker that has it, or had it when it ended."""
     cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)

@@ -1,5 +1,6 @@
 """Whether a worker could take runs: found out before it loads what calls need."""
 
+import tempfile
 from pathlib import Path
 
 import anyio.to_thread
@@ -10,28 +11,46 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from runner.dispatch.engines import lease_engine
 from runner.dispatch.errors import QueueError
 from runner.errors import UsageError
+from runner.records.data_dir import private_folder
 from runner.records.database import Database
 from runner.records.tables import WorkerRow
-from runner.worker.record_client import RecordClient, RecordError
+from runner.worker.record_client import REFUSED, RecordClient, RecordError
 
 
 async def check(database_url: str, record: RecordClient) -> None:
     """See that the queue's database is there, and that the record takes the key. It need not answer yet.
 
     Raises:
-        UsageError: The database is not there or has no tables, or the record refuses the key.
+        UsageError: The database is not there or has no tables, the record refuses the key, or there is none of it.
         QueueError: The database can't be reached.
     """
     await anyio.to_thread.run_sync(check_database, database_url)
     try:
         await record.knock()
     except RecordError as error:
-        if error.status in (401, 403):
+        if error.status in REFUSED:
             raise UsageError(
                 f"the record refuses the worker's key (HTTP {error.status}); "
                 "`scenario-runner keys create --kind worker` makes one"
             ) from None
+        if not error.transient:
+            # Every run that it were given would be lost on it.
+            raise UsageError(f"{error}; is it the record's address?") from None
         logger.warning("{}; runs wait for that", error)
+
+
+def check_outbox(folder: Path) -> None:
+    """See that outcomes can be kept in a folder. Blocks.
+
+    Raises:
+        UsageError: It can't be made or written.
+    """
+    private_folder(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{folder}: can't be written ({error.strerror})") from None
 
 
 def check_database(url: str) -> None:

@@ -18,9 +18,10 @@ from loguru import logger
 
 from runner.api.logs import log_as_json
 from runner.errors import USAGE_EXIT_CODE, RunnerError, UsageError
+from runner.records.data_dir import data_dir
 from runner.records.database import database_url
 from runner.settings import Settings, load_settings
-from runner.worker.checks import check
+from runner.worker.checks import check, check_outbox
 from runner.worker.orders import DRAIN, HURRY
 from runner.worker.record_client import RecordClient
 
@@ -53,11 +54,17 @@ async def _run(name: str, settings: Settings, supervisor: _Supervisor) -> None:
     if worker.record_url is None or worker.key is None:
         raise UsageError("a worker's process is started by `scenario-runner worker`")
     url = database_url(settings.server)
-    async with httpx.AsyncClient(base_url=worker.record_url) as http:
+    try:
+        client = httpx.AsyncClient(base_url=worker.record_url)
+    except httpx.InvalidURL as error:
+        raise UsageError(f"the record's address is none: {error}") from None
+    async with client as http:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             await check(url, RecordClient(http, worker.key))
             # Loads what calls need, for seconds.
-            from runner.worker.process import WorkerProcess
+            from runner.worker.process import OUTBOX_FOLDER, WorkerProcess
+
+            check_outbox(data_dir(settings.server) / OUTBOX_FOLDER)
 
             def say() -> None:
                 supervisor.tell(process.status.model_dump_json())

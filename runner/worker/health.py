@@ -129,6 +129,9 @@ def listening(host: str, port: int) -> Generator[socket.socket]:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         listener = socket.create_server((host, port), family=family)
+    except UnicodeError:
+        # What a name of a host can't be is found out where it is encoded.
+        raise UsageError(f"{host}: is no name of a host; name another --health-host") from None
     except OSError as error:
         raise UsageError(
             f"{host}:{port}: can't be listened on ({error.strerror}); name another --health-port"

@@ -133,7 +133,7 @@ class WorkerProcess:
         self._make_queue = make_queue
         self._make_lease = make_lease
         self._make_call = make_call
-        self._record = RecordClient(http, key)
+        self._record = RecordClient(http, key, refused=self._leave)
         self._outbox = Outbox(data_dir(settings.server) / OUTBOX_FOLDER, self._record, changed=self._changed)
         self._watch = LoadWatch()
         self._counts = Counts()
@@ -141,6 +141,8 @@ class WorkerProcess:
         self._drain_limit_s = settings.worker.drain_limit_s
         self._stopping = anyio.Event()
         self._hurrying = False
+        self._is_refused = False
+        """Whether the record refused the key when it was last shown to it."""
         self._said = STARTING
         self._began_s = math.inf
         """When this life began."""
@@ -248,11 +250,14 @@ class WorkerProcess:
         """Become a worker.
 
         Raises:
-            RunnerError: The database can't be reached, or has no tables.
+            RunnerError: The database can't be reached, or has no tables; or the record still refuses the key.
             OSError: The outbox can't be written.
         """
         # It gives up after a moment, which the engine itself does not.
         await anyio.to_thread.run_sync(check_database, self._url)
+        if self._is_refused:
+            await self._record.knock()
+            self._is_refused = False
         loop = asyncio.get_running_loop()
         executor = new_executor_id()
         shelf = await anyio.to_thread.run_sync(self._outbox.open, executor)
@@ -305,6 +310,14 @@ class WorkerProcess:
         life.over.set()
         self._changed()
 
+    def _leave(self) -> None:
+        """Take nothing more until the record takes the key again: nothing that comes of it could be told."""
+        self._is_refused = True
+        if self._life is not None and not self._life.over.is_set():
+            logger.bind(worker=self._name).warning("worker {}: the record refuses its key", self._name)
+            self._life.over.set()
+            self._changed()
+
     def _registration(self, executor: str) -> Registration:
         rooms = tuple(kind.value for kind, module in _ROOM_MODULES.items() if find_spec(module) is not None)
         version = importlib.metadata.version("pipecat-scenario-runner")
@@ -326,7 +339,7 @@ class WorkerProcess:
 
     @property
     def _working_state(self) -> WorkerState:
-        if self._stopping.is_set():
+        if self._stopping.is_set() or (self._life is not None and self._life.over.is_set()):
             return WorkerState.DRAINING
         # One call at a time there always is: nothing else would tell that it can do it.
         has_calls = self._life is not None and bool(self._life.worker.live)

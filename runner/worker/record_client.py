@@ -1,7 +1,7 @@
 """The record as a worker sees it: over HTTP, with a worker's key."""
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,9 @@ _T = TypeVar("_T", bound=BaseModel)
 
 _LATER = frozenset({401, 403, 408, 425, 429})
 """Answers below 500 that may be others a little later: a key can be mended, a limit passes."""
+
+REFUSED = frozenset({401, 403})
+"""Answers to a key that opens nothing, or not this."""
 
 _OF_NO_RECORD = frozenset({502, 504})
 """Answers of what stands before a record that does not answer."""
@@ -179,11 +182,13 @@ class RecordClient:
     Args:
         http: A client with the record's base address, or with its application behind it.
         key: A worker's key.
+        refused: Is called whenever the record refuses the key.
     """
 
-    def __init__(self, http: httpx.AsyncClient, key: SecretStr):
+    def __init__(self, http: httpx.AsyncClient, key: SecretStr, *, refused: Callable[[], None] = lambda: None):
         self._http = http
         self._key = key
+        self._refused = refused
         self.heard_s = time.monotonic()
         """When the record last answered, on the clock of :func:`time.monotonic`."""
 
@@ -306,6 +311,8 @@ class RecordClient:
             self.heard_s = time.monotonic()
         if answer.is_success or (also is not None and answer.status_code in also):
             return answer
+        if answer.status_code in REFUSED:
+            self._refused()
         transient = answer.status_code >= 500 or answer.status_code in _LATER
         raise RecordError(
             f"the record answered {path} with HTTP {answer.status_code}",

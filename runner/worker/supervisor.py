@@ -4,7 +4,6 @@ import json
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -93,6 +92,7 @@ class Supervisor:
         self._drain_limit_s = drain_limit_s
         self._ready = ready
         self._started: set[str] = set()
+        self._failure: str | None = None
         self._stopping = anyio.Event()
         self._hurrying = anyio.Event()
 
@@ -105,9 +105,8 @@ class Supervisor:
         async with anyio.create_task_group() as tasks:
             for child in self.children:
                 tasks.start_soon(self._keep, child)
-        errors = Counter(child.error for child in self.children if child.error is not None)
-        if errors and not self._started:
-            raise UsageError(errors.most_common(1)[0][0])
+        if self._failure is not None:
+            raise UsageError(self._failure)
 
     async def obey_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Stop when SIGTERM or SIGINT comes, and hurry when another one does."""
@@ -131,17 +130,19 @@ class Supervisor:
         wait_s = FIRST_WAIT_S
         while not self._stopping.is_set():
             child.started_s, child.said_s, child.error = time.monotonic(), None, None
-            child.status = child.status.model_copy(update={"state": STARTING, "live": 0})
             try:
                 code = await self._live(child)
             except OSError as error:
                 code = None
                 logger.error("worker {}: can't be started ({})", child.name, error.strerror)
             child.is_running = False
+            # What it said last is over.
+            child.status = child.status.model_copy(update={"state": STARTING, "live": 0})
             if self._stopping.is_set():
                 break
             if child.error is not None and not self._started:
                 # Nobody could be started: it is not a matter of time.
+                self._failure = child.error
                 self.stop()
                 break
             if time.monotonic() - child.started_s >= STEADY_S:
@@ -200,7 +201,7 @@ class Supervisor:
             logger.warning("worker {}: says something that is no status", child.name)
             return
         child.said_s = time.monotonic()
-        if child.status.state != STARTING and child.name not in self._started:
+        if child.status.state == TAKING and child.name not in self._started:
             self._started.add(child.name)
             if len(self._started) == len(self.children):
                 self._ready()

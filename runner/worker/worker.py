@@ -27,7 +27,7 @@ from runner.settings import Settings
 from runner.worker.live_report import LiveReport
 from runner.worker.outbox import GiveBack, Report, Shelf
 from runner.worker.progress import Progress
-from runner.worker.record_client import Job, Problem, RecordClient, RecordError
+from runner.worker.record_client import REFUSED, Job, Problem, RecordClient, RecordError
 from runner.worker.retries import retried
 from runner.worker.session_rooms import room_of
 from runner.worker.watch import LoadWatch
@@ -257,10 +257,13 @@ class Worker:
         try:
             job = await retried(
                 lambda: self.record.claim(live.run_id, live.attempt, self.shelf.executor),
-                gives_up=lambda _: anyio.current_time() > until_s,
+                gives_up=lambda error: error.status in REFUSED or anyio.current_time() > until_s,
             )
         except RecordError as error:
             logger.warning("run {}: could not be taken on: {}", live.run_id, error)
+            if error.status in REFUSED:
+                # Giving it back would be refused as well; who does not list it any more is taken it from.
+                return None
             if error.transient:
                 return live.given_back("its worker could not reach the record")
             problem = Problem(cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=str(error))

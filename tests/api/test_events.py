@@ -62,18 +62,20 @@ class Watcher:
         services: Services,
         timelines: LiveTimelines,
         run_id: int,
-        position: int = 0,
+        last_event_id: str | None = None,
         worker: httpx.AsyncClient | None = None,
     ):
         self._run_id = run_id
         self._worker = worker
         self.seen: list[tuple[str, Any]] = []
-        self._stream = timeline_of(services, timelines, Reading(1), run_id, position)
+        self.last_id: str | None = None
+        self._stream = timeline_of(services, timelines, Reading(1), run_id, last_event_id)
         self._task = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         async for message in self._stream:
             self.seen.append((message.event or "message", json.loads(str(message.data))))
+            self.last_id = message.id or self.last_id
 
     async def sees(self, *numbers: int) -> None:
         """Wait until these events were seen, and no others."""
@@ -82,6 +84,13 @@ class Watcher:
                 if self._worker is not None:
                     await told(self._worker, self._run_id)
                 await asyncio.sleep(0.005)
+
+    async def leave(self) -> str | None:
+        """Watch no more; return the id of the last event."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await self._stream.aclose()
+        return self.last_id
 
     async def end(self) -> Any:
         """Wait for the end, and return the last message."""
@@ -99,7 +108,7 @@ async def test_a_watcher_sees_what_was_and_then_each_event_as_it_comes(
     await told(worker_client, run_id, event(1), event(2))
     await early.sees(1, 2)
     late = Watcher(services, live_timelines(app), run_id, worker=worker_client)
-    knowing = Watcher(services, live_timelines(app), run_id, 1, worker_client)
+    knowing = Watcher(services, live_timelines(app), run_id, "1", worker_client)
     await late.sees(1, 2)
     await knowing.sees(2)
     await told(worker_client, run_id, event(3))
@@ -176,6 +185,31 @@ async def test_another_attempt_begins_anew(
     await watcher.end()
 
 
+async def test_who_comes_back_in_another_attempt_sees_it_from_its_beginning(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
+) -> None:
+    timelines = live_timelines(app)
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    watcher = Watcher(services, timelines, run_id, worker=worker_client)
+    await told(worker_client, run_id, event(1), event(2))
+    await watcher.sees(1, 2)
+    first = await watcher.leave()
+    await release(worker_client, run_id)
+    await claimed(worker_client, run_id, 2)
+    back = Watcher(services, timelines, run_id, first, worker_client)
+    await told(worker_client, run_id, event(3), event(4), attempt=2)
+    await back.sees(3, 4)
+    assert back.seen[0] == ("restart", {"attempt": 2})
+    again = Watcher(services, timelines, run_id, await back.leave(), worker_client)
+    await told(worker_client, run_id, event(5), attempt=2)
+    await again.sees(5)
+    await report(worker_client, run_id, outcome(), attempt=2)
+    await again.end()
+    assert [kind for kind, _ in again.seen] == ["message", "end"]
+    assert timelines.live(run_id) is None
+
+
 async def test_the_last_events_come_from_what_is_kept_where_nobody_told_them(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
 ) -> None:
@@ -215,6 +249,27 @@ def test_what_is_told_twice_counts_once_and_what_is_left_out_leaves_its_place() 
         assert timelines.wanted_from(1, 1) == 3 and timelines.wanted_from(1, 2) == 0
         timelines.post(1, 1, [event(7)], first=7)
         assert [(place, json.loads(text)["at_ns"]) for place, text in live.after(3)] == [(8, 7)]
+
+
+def test_events_that_are_under_way_while_nobody_watches_leave_no_gap() -> None:
+    timelines = LiveTimelines()
+    with timelines.watched(1):
+        timelines.post(1, 1, [event(0), event(1)])
+    timelines.post(1, 1, [event(2)], first=2)
+    with timelines.watched(1):
+        timelines.post(1, 1, [event(3)], first=3)
+        live = timelines.live(1)
+        assert live is not None and [place for place, _ in live.after(0)] == [1, 2, 3, 4]
+        assert timelines.wanted_from(1, 1) == 4
+
+
+async def test_of_who_leaves_while_nothing_happens_nothing_is_left() -> None:
+    timelines = LiveTimelines()
+    watching = asyncio.create_task(timelines.change(1, timeout_s=30))
+    await asyncio.sleep(0)
+    watching.cancel()
+    await asyncio.wait([watching])
+    assert not timelines._changes
 
 
 def test_of_a_long_call_the_beginning_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ class Client:
         name = f"launch-{os.getpid()}-{next(_names)}"
         body: dict[str, Any] = {"agent": 1, "name": name, "concurrency_limit": limit}
         if sessions:
-            body |= {"scenarios": [scenario], "frequency": count}
+            body["scenarios"] = [scenario] * count
         else:
             rooms = [self._agent.room(f"{name}-{index}", SLOWLY_S * (index in slow)) for index in range(count)]
             body["scenarios"] = [

@@ -7,7 +7,7 @@ import pytest
 from tests.cluster.ordeal import FAST, SLOW, Times, ordeal
 from tests.cluster.store import POSTGRESQL
 
-pytestmark = pytest.mark.webrtc
+pytestmark = [pytest.mark.webrtc, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize(

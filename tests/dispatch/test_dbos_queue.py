@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from runner.dispatch import dbos_queue
 from runner.dispatch.dbos_queue import DbosQueue, DbosWorker
@@ -94,6 +95,22 @@ async def test_a_retired_worker_has_nothing_and_gets_nothing(database: Database,
     async with working(database, others, "other"):
         await others.until(ended=1)
     assert runs.begun == [] and others.begun == [(2, 1)]
+
+
+async def test_nothing_is_waited_for_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def no_wait(seconds: float) -> None:
+        waits.append(seconds)
+        raise RuntimeError("it waits")
+
+    monkeypatch.setattr(time, "sleep", no_wait)
+    queue = DbosQueue("postgresql://nobody@127.0.0.1:1/nothing")
+    for work in (queue.retire("me"), queue.prune(older_than=datetime.now(UTC))):
+        with pytest.raises(OperationalError):
+            await work
+    assert waits == []
+    await queue.close()
 
 
 async def test_a_worker_that_stops_lets_runs_finish_and_begins_no_more(

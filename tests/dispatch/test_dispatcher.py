@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bots.timeline import EndedReason
@@ -377,3 +377,25 @@ async def test_a_run_goes_through_dbos_to_a_real_worker_and_back_when_that_is_go
     await worker.stop(timeout_s=1)
     assert begun[0] == ("a", 1, 1)
     assert sorted(begun[1:]) == [("b", 1, 2), ("b", 2, 1)]
+
+
+async def test_what_another_process_removed_is_not_kept_in_mind(scene: Scene) -> None:
+    await scene.worker("w", state="stopped", gone_at=utc_now())
+    await scene.look()
+    async with scene.database.session() as session:
+        await session.execute(delete(WorkerRow))
+    await scene.look()
+    await scene.worker("w", state="stopped", gone_at=utc_now())
+    await scene.look()
+    assert scene.queue.retired == ["w", "w"]
+
+
+async def test_a_worker_that_goes_while_the_database_is_away_may_have_said_something(scene: Scene) -> None:
+    await scene.worker("w")
+    await scene.look(2, beating=["w"])
+    run_id = await scene.begun("w")
+    await scene.look(1, beating=["w"])
+    scene.clock.now_s += 20
+    await scene.look(8)
+    run = await scene.row(run_id)
+    assert (run.status, run.error_message) == ("failed", "worker lost")

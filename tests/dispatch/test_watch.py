@@ -65,3 +65,13 @@ def test_what_a_worker_left_behind_is_no_sign_of_life() -> None:
     assert watch.was_alive("a")
     watch.look({}, 10)
     assert not watch.was_alive("a")
+
+
+def test_while_nobody_looked_nobody_was_seen_to_live() -> None:
+    watch = Watch()
+    watched(watch, {"a": 5}, begin_s=0, end_s=1)
+    watch.look({"a": 6}, 2)
+    watch.look({"a": 6}, 2 + GAP_S + 0.1)
+    assert not watch.was_alive("a")
+    watch.look({"a": 7}, 3 + GAP_S + 0.1)
+    assert watch.was_alive("a")

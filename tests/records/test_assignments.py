@@ -15,7 +15,7 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, text, update
 
 from runner.records import assignments
 from runner.records.assignments import MAX_CALLS, Assignment, Capacity, Limits, assign, taken
@@ -437,3 +437,28 @@ async def test_dispatchers_at_the_same_time_exceed_no_limit_and_give_nothing_twi
     assert len(set(both.given)) == len(both.given)
     async with database.reading() as session:
         assert (await session.scalars(select(RunRow.id).where(RunRow.ended_at.is_(None)))).all() == []
+
+
+async def test_runs_that_have_ended_are_not_gone_through_for_those_that_are_on(database: Database) -> None:
+    (run_id,) = await launched(database, {"status": "running", "executor": "w"})
+    ended = {
+        "result_id": 1,
+        "project_id": 1,
+        "scenario_name": "s",
+        "snapshot": {},
+        "status": "completed",
+        "executor": "w",
+    }
+    async with database.session() as session:
+        connection = await session.connection()
+        await connection.execute(insert(RunRow), [ended] * 2_000)
+    on = select(RunRow.id).where(taken())
+    async with database.session() as session:
+        is_sqlite = session.get_bind().dialect.name == "sqlite"
+        if not is_sqlite:
+            # It does so by itself, sooner or later; SQLite never does.
+            await session.execute(text("ANALYZE"))
+        assert (await session.scalars(on)).all() == [run_id]
+        written = str(on.compile(session.get_bind(), compile_kwargs={"literal_binds": True}))
+        plan = await session.execute(text(f"EXPLAIN {'QUERY PLAN' if is_sqlite else ''} {written}"))
+        assert "ix_runs_status_priority" in str(plan.all())

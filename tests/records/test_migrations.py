@@ -149,7 +149,8 @@ async def test_runs_from_before_there_were_workers_go_on(new_url: str) -> None:
         runs = list(await session.scalars(select(RunRow).order_by(RunRow.id)))
         assert list(await session.scalars(select(WorkerRow))) == []
     assert [(run.status, run.executor) for run in runs] == [(row[1], row[3]) for row in BEFORE_WORKERS]
-    assert [run.attempt for run in runs] == [1, 1, 1, 2, 2, 1]
+    # What was kept of any attempt is where that of the first one is.
+    assert {run.attempt for run in runs} == {1}
     assert {(run.priority, run.lost, run.not_before, run.said_at) for run in runs} == {(100, 0, None, None)}
     daily = ("https://acme.daily.co/room", "daily")
     nothing = (None, None)

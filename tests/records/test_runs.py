@@ -314,6 +314,27 @@ async def test_cancelling_ends_what_waits_at_once_and_asks_what_is_on_to_stop(da
     assert await status_of_result(database, on) == "completed"
 
 
+async def test_cancelling_runs_whose_progress_is_told_at_that_moment_waits_for_it(database: Database) -> None:
+    ids = await launched(database, 2)
+    for run_id in reversed(ids):
+        # On PostgreSQL the first lies behind the second from now on.
+        await begun(database, run_id)
+
+    async def tell() -> None:
+        async with database.session() as session:
+            assert await progress(session, ids[0], 1, RunStatus.RUNNING, NOW)
+            begun_telling.set()
+            await asyncio.sleep(0.2)
+            assert await progress(session, ids[1], 1, RunStatus.RUNNING, NOW)
+
+    begun_telling = asyncio.Event()
+    telling = asyncio.create_task(tell())
+    await begun_telling.wait()
+    await do(database, request_cancel, ids)
+    await telling
+    assert [(await row(database, run_id)).cancel_requested for run_id in ids] == [True, True]
+
+
 async def test_many_runs_are_cancelled_in_as_many_statements_as_it_takes(database: Database) -> None:
     ids = await launched(database, 3)
     assert await do(database, request_cancel, [*ids, *range(10_000, 12_000)]) == ids

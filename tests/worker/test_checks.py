@@ -6,7 +6,7 @@ import pytest
 
 from runner.dispatch.errors import QueueError
 from runner.errors import UsageError
-from runner.worker.checks import check
+from runner.worker.checks import check, check_outbox
 from tests.worker.record_double import RecordDouble
 
 pytestmark = pytest.mark.anyio
@@ -36,6 +36,27 @@ async def test_a_key_that_is_refused(record: RecordDouble, database_url: str) ->
     with pytest.raises(UsageError, match=r"refuses the worker's key \(HTTP 401\)") as caught:
         await check(database_url, record.client("psr_planted"))
     assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [301, 404, 405])
+async def test_a_server_that_is_no_record(record: RecordDouble, database_url: str, status: int) -> None:
+    record.refusals["progress"] = [status]
+    with pytest.raises(UsageError, match=rf"HTTP {status}; is it the record's address\?"):
+        await check(database_url, record.client())
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_a_record_that_may_take_it_later(record: RecordDouble, database_url: str, status: int) -> None:
+    record.refusals["progress"] = [status]
+    await check(database_url, record.client())
+
+
+def test_a_folder_that_can_t_be_written() -> None:
+    # Nobody can write there, whoever runs the tests.
+    with pytest.raises(UsageError, match=r"/proc/self: can't be written"):
+        check_outbox(Path("/proc/self"))
+    with pytest.raises(UsageError, match=r"/proc/self/outbox: the folder can't be made"):
+        check_outbox(Path("/proc/self/outbox"))
 
 
 async def test_a_record_that_does_not_answer_yet_is_no_reason_not_to_start(

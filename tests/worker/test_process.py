@@ -241,6 +241,31 @@ async def test_a_hurry_gives_everything_back_at_once(start: Callable[..., Any], 
     assert len(record.released) == 1
 
 
+async def test_one_whose_key_is_refused_takes_nothing_more_until_it_is_taken_again(
+    start: Callable[..., Any], record: RecordDouble, tmp_path: Path
+) -> None:
+    record.jobs[8] = job(8)
+    calls = StubCalls(lasts_s=0.3)
+    async with start(calls) as started:
+        first = started.lease
+        started.hand_over(7)
+        await until(lambda: record.moves)
+        record.refusals = {"claim": [401], "progress": [401] * 1_000}
+        started.hand_over(8)
+        await until(lambda: first.beat().state is WorkerState.DRAINING)
+        # The run goes to others, for it is in no sign of life any more; the call that is on goes on.
+        await until(lambda: first.beat().live == (7,))
+        await until(lambda: started.process.status.state == "starting")
+        assert first.last is not None and first.last.live == first.last.held == ()
+        await anyio.sleep(0.1)
+        assert len(started.engine.leases) == 1
+        record.refusals.clear()
+        await until(lambda: started.process.status.state == "taking")
+        assert started.lease.registration.executor != first.registration.executor
+    assert [outcome["run"]["id"] for outcome in record.outcomes] == ["7"]
+    assert record.released == [] and left(tmp_path) == []
+
+
 async def test_one_that_is_given_up_hangs_up_and_becomes_another(
     start: Callable[..., Any], record: RecordDouble, tmp_path: Path
 ) -> None:

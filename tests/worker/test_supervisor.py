@@ -39,6 +39,13 @@ if mode == "refused":
 if mode == "crash":
     sys.exit(1)
 say('{"state": "starting"}')
+if mode == "one refused" and sys.argv[1] == "w-1":
+    say('{"error": "the record refuses the key"}')
+    sys.exit(2)
+if mode in ("slow", "one refused"):
+    sys.stdin.readline()
+    say('{"state": "draining"}')
+    sys.exit(0)
 say("no status")
 say('{"state": "taking", "live": 2, "calls": 4, "held": 1, "loop_lag_ms": 12.5, "calls_made": 9}')
 for line in sys.stdin:
@@ -113,7 +120,9 @@ async def test_one_that_is_killed_is_started_again(tmp_path: Path) -> None:
         await until(lambda: found.ready)
         first, second = found.supervisor.children
         os.kill(found.pids("w-1")[0], signal.SIGKILL)
-        await until(lambda: not first.takes_runs)
+        await until(lambda: not first.is_running)
+        # What it said last is true no more.
+        assert (first.status.state, first.status.live, first.takes_runs) == ("starting", 0, False)
         await until(lambda: len(found.pids("w-1")) == 2 and first.takes_runs)
         assert (first.restarts, second.restarts) == (1, 0)
     assert found.ready == [True]
@@ -147,6 +156,18 @@ async def test_what_can_t_be_started_as_it_was_told_to_is_said_once(tmp_path: Pa
         await until(lambda: found.failure)
     assert str(found.failure) == "the record refuses the key"
     assert len(found.pids("w-1")) <= 1 and found.ready == []
+
+
+async def test_one_that_can_t_be_started_is_said_although_another_could(tmp_path: Path) -> None:
+    async with supervised(tmp_path, mode="one refused") as found:
+        await until(lambda: found.failure)
+    assert str(found.failure) == "the record refuses the key" and found.ready == []
+
+
+async def test_stopped_while_they_start_they_were_never_ready(tmp_path: Path) -> None:
+    async with supervised(tmp_path, mode="slow") as found:
+        await until(lambda: all(child.said_s is not None for child in found.supervisor.children))
+    assert found.ready == [] and found.failure is None
 
 
 async def test_what_worked_before_is_tried_again(tmp_path: Path) -> None:
@@ -264,6 +285,11 @@ async def test_it_answers_on_a_port_of_its_own(children: list[Child]) -> None:
             tasks.start_soon(serve_health, children, listener)
             assert (await http.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
             tasks.cancel_scope.cancel()
+
+
+def test_an_address_that_is_none_is_said() -> None:
+    with pytest.raises(UsageError, match="name another --health-host"), listening("a" * 64, 9090):
+        pass
 
 
 def test_a_port_that_is_taken_is_said() -> None:

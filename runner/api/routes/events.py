@@ -1,6 +1,7 @@
 """A call as it happens: ``…/runs/{id}/events``, as server-sent events."""
 
 import json
+import re
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ LOOK_EVERY_S = 1.0
 """How often a watcher looks whether its run has ended without anybody telling."""
 
 HEARTBEAT_S = 15
+
+_EVENT_ID = re.compile(r"(?:(?P<attempt>[0-9]+)-)?(?P<position>[0-9]+)")
 
 router = CompatRouter("/test_framework/v1/runs", "/test_framework/v1/runs-external", tags=["runs"])
 
@@ -94,9 +97,8 @@ class LiveTimelines:
         finally:
             self._watchers[run_id] -= 1
             if not self._watchers[run_id]:
+                # What was told stays: events may be under way, and whoever comes back goes on from there.
                 del self._watchers[run_id]
-                # Nobody asks for more of it, and who comes later gets it anew.
-                self._runs.pop(run_id, None)
 
     def wanted_from(self, run_id: int, attempt: int) -> int | None:
         """Return how many events of an attempt are there already; None if nobody watches the run."""
@@ -106,7 +108,7 @@ class LiveTimelines:
         return live.known if live is not None and live.attempt == attempt else 0
 
     def post(self, run_id: int, attempt: int, events: Sequence[dict[str, Any]], first: int = 0) -> None:
-        """Take in events of a run that is watched. Those of an earlier attempt than the latest are passed over.
+        """Take in events of a run that is watched, or was. Those of an attempt before the latest are passed over.
 
         Args:
             run_id: The run.
@@ -114,7 +116,7 @@ class LiveTimelines:
             events: The events, in the order of the timeline.
             first: How many came before the first of them.
         """
-        if run_id not in self._watchers:
+        if run_id not in self._watchers and run_id not in self._runs:
             return
         live = self._runs.get(run_id)
         if live is None or live.attempt < attempt:
@@ -139,10 +141,12 @@ class LiveTimelines:
     async def change(self, run_id: int, *, timeout_s: float) -> None:
         """Wait until something is told of a run, or for so long."""
         changed = self._changes.setdefault(run_id, anyio.Event())
-        with anyio.move_on_after(timeout_s):
-            await changed.wait()
-        if self._changes.get(run_id) is changed:
-            self._wake(run_id)
+        try:
+            with anyio.move_on_after(timeout_s):
+                await changed.wait()
+        finally:
+            if self._changes.get(run_id) is changed:
+                self._wake(run_id)
 
     def _wake(self, run_id: int) -> None:
         changed = self._changes.pop(run_id, None)
@@ -195,14 +199,13 @@ async def watch(
     """
     async with services.database.reading() as session:
         await find_run(session, reader, id)
-    position = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else 0
     return EventSourceResponse(
-        timeline_of(services, live_timelines(request.app), reader, id, position), ping=HEARTBEAT_S
+        timeline_of(services, live_timelines(request.app), reader, id, last_event_id), ping=HEARTBEAT_S
     )
 
 
 async def timeline_of(
-    services: Services, timelines: LiveTimelines, reader: Reading, run_id: int, position: int = 0
+    services: Services, timelines: LiveTimelines, reader: Reading, run_id: int, last_event_id: str | None = None
 ) -> AsyncGenerator[ServerSentEvent]:
     """Yield the messages of a run's timeline until the run has ended.
 
@@ -211,43 +214,47 @@ async def timeline_of(
         timelines: What workers tell.
         reader: Who watches.
         run_id: The run.
-        position: How many events are known already.
+        last_event_id: The id of the last event that is known already.
     """
     with timelines.watched(run_id):
-        async for message in _messages(services, timelines, reader, run_id, position):
+        async for message in _messages(services, timelines, reader, run_id, *_known(last_event_id)):
             yield message
 
 
 async def _messages(
-    services: Services, timelines: LiveTimelines, reader: Reading, run_id: int, position: int
+    services: Services, timelines: LiveTimelines, reader: Reading, run_id: int, attempt: int, position: int
 ) -> AsyncGenerator[ServerSentEvent]:
     shown: _Live | None = None
     while True:
-        live = timelines.live(run_id) or shown
-        if live is not None:
-            if shown is not None and live.attempt != shown.attempt:
-                position = 0
-                yield ServerSentEvent(json.dumps({"attempt": live.attempt}), event="restart")
+        live = timelines.live(run_id)
+        if live is not None and live.attempt >= attempt:
+            if live.attempt != attempt:
+                if attempt:
+                    yield _restart(live.attempt)
+                attempt, position = live.attempt, 0
             shown = live
-            for position, event in live.after(position):  # noqa: B020 - the position is where it stands
-                yield ServerSentEvent(event, id=str(position))
+        if shown is not None:
+            for position, event in shown.after(position):  # noqa: B020 - the position is where it stands
+                yield _event(attempt, position, event)
         run = await _run(services, reader, run_id)
         if run is None:
             return
         if RunStatus(run.status) in FINAL_RUN:
+            timelines.end(run_id)
             break
-        if timelines.live(run_id) in (None, shown) and (shown is None or not shown.after(position)):
+        if timelines.live(run_id) in (None, live) and (shown is None or not shown.after(position)):
             await timelines.change(run_id, timeout_s=LOOK_EVERY_S)
     if shown is not None:
         for position, event in shown.after(position):  # noqa: B020
-            yield ServerSentEvent(event, id=str(position))
-        if shown.attempt != run.attempt:
-            position = 0
-            yield ServerSentEvent(json.dumps({"attempt": run.attempt}), event="restart")
+            yield _event(attempt, position, event)
+    if attempt != run.attempt:
+        if attempt:
+            yield _restart(run.attempt)
+        position = 0
     # The last ones may not have been told before the end.
     async for place, event in _stored(services, run):
         if place > position:
-            yield ServerSentEvent(event, id=str(place))
+            yield _event(run.attempt, place, event)
     line = line_of(run)
     end = {
         "status": line.status.value,
@@ -257,6 +264,20 @@ async def _messages(
         "detail": line.detail or line.error_message or None,
     }
     yield ServerSentEvent(json.dumps(end), event="end")
+
+
+def _event(attempt: int, position: int, event: str) -> ServerSentEvent:
+    return ServerSentEvent(event, id=str(position) if attempt == 1 else f"{attempt}-{position}")
+
+
+def _restart(attempt: int) -> ServerSentEvent:
+    return ServerSentEvent(json.dumps({"attempt": attempt}), event="restart")
+
+
+def _known(last_event_id: str | None) -> tuple[int, int]:
+    """Return of which attempt somebody knows events, and how many; both 0 who knows none."""
+    found = _EVENT_ID.fullmatch(last_event_id or "")
+    return (0, 0) if found is None else (int(found["attempt"] or 1), int(found["position"]))
 
 
 async def _run(services: Services, reader: Reading, run_id: int) -> RunRow | None:

@@ -42,8 +42,9 @@ def upgrade() -> None:
         runs.add_column(sa.Column("said_at", _TIME, nullable=True))
         runs.create_index("ix_runs_status_priority", ["status", "priority", "id"])
         runs.create_index("ix_runs_executor", ["executor"])
-    # An attempt is counted from when a run is given to a worker, and was from when one began it.
-    op.execute("UPDATE runs SET attempt = 1 WHERE attempt = 0")
+    # An attempt is counted from when a run is given to a worker, and was from when one began it. Whichever it was,
+    # what is kept of it lies where that of the first does.
+    op.execute("UPDATE runs SET attempt = 1 WHERE attempt <> 1")
     # What waits for a Daily room has it for itself. Rooms on custom domains can't be told from others here.
     op.execute(
         "UPDATE runs SET room_key = lower(rtrim(room_url, '/')), room_kind = 'daily' "
