@@ -113,7 +113,7 @@ def list_(data_dir: Path | None, database_url: str | None, config: Path | None) 
 @click.argument("key", metavar="ID|PREFIX")
 @record_options
 def revoke(key: str, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
-    """Revoke a key: it opens nothing from now on."""
+    """Revoke a key: it opens nothing any more. A worker that is at work notices within two seconds."""
 
     async def work(database: "Database") -> int:
         from runner.records.keys import PREFIX_LENGTH, revoke_key

@@ -129,10 +129,11 @@ async def _supervise(settings: "Settings", config: Path | None) -> None:
     with ExitStack() as stack:
         health: Callable[[], Awaitable[None]] | None = None
         if worker.health_port is not None:
-            from runner.worker.health import listening, serve_health
+            from runner.web import listening
+            from runner.worker.health import serve_health
 
             # Before anything else: a port that is taken is found out first.
-            listener = stack.enter_context(listening(worker.health_host, worker.health_port))
+            listener = stack.enter_context(listening(worker.health_host, worker.health_port, options="--health-"))
             health = partial(serve_health, supervisor.children, listener)
         failure: UsageError | None = None
         async with anyio.create_task_group() as tasks:

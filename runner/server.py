@@ -3,8 +3,8 @@
 import ipaddress
 import signal
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from loguru import logger
 from pydantic import SecretStr
@@ -32,6 +31,7 @@ from runner.records.seed import DEFAULT_PROJECT, seed
 from runner.records.store import open_store
 from runner.records.tables import utc_now
 from runner.settings import Settings
+from runner.web import WebServer, listening
 
 if TYPE_CHECKING:
     from runner.worker.process import WorkerProcess
@@ -88,7 +88,7 @@ async def serve(
         server = settings.server.model_copy(update={"allow_loopback": True})
         settings = settings.model_copy(update={"server": server})
     with (
-        _listening(host, port) as listener,
+        listening(host, port, options="--") as listener,
         # From beginning to end: a signal outside of it would end the process at once.
         anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
     ):
@@ -99,51 +99,21 @@ async def serve(
         async with _opened(settings, database, queue, dispatcher) as services:
             key = await _first_key(database)
             app = create_app(services)
+            worker_key = await _worker_key(database, settings) if with_worker else None
             async with anyio.create_task_group() as background:
                 background.start_soon(dispatcher.run)
                 background.start_soon(_retain, services, queue)
                 async with (
-                    _working(services, app) if with_worker else nullcontext() as worker,
+                    _working(services, app, worker_key) if worker_key is not None else nullcontext() as worker,
                     anyio.create_task_group() as serving,
                 ):
-                    web = _Web(_web_config(app))
+                    web = WebServer(app, connections_limit_s=CONNECTIONS_LIMIT_S)
                     serving.start_soon(web.serve, [listener])
                     await web.ready.wait()
                     announce(Announcement(_url(host, listener), key))
                     await _until_told(signals, worker)
                     web.should_exit = True
                 background.cancel_scope.cancel()
-
-
-def _web_config(app: FastAPI) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=CONNECTIONS_LIMIT_S,
-    )
-
-
-class _Web(uvicorn.Server):
-    """The web server, which leaves signals to us."""
-
-    def __init__(self, config: uvicorn.Config):
-        super().__init__(config)
-        self.ready = anyio.Event()
-        """Requests are answered."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Capture none."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
-        await super().startup(sockets)
-        self.ready.set()
 
 
 @asynccontextmanager
@@ -177,12 +147,11 @@ async def _first_key(database: Database) -> SecretStr | None:
 
 
 @asynccontextmanager
-async def _working(services: Services, app: FastAPI) -> AsyncGenerator["WorkerProcess"]:
+async def _working(services: Services, app: FastAPI, key: SecretStr) -> AsyncGenerator["WorkerProcess"]:
     """Take runs for as long as the context is open."""
     from runner.worker.process import WorkerProcess
 
     settings = services.settings
-    key = await _worker_key(services.database, data_dir(settings.server) / WORKER_KEY_FILE)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     name = settings.worker.name or socket.gethostname()
     async with (
@@ -199,12 +168,13 @@ async def _working(services: Services, app: FastAPI) -> AsyncGenerator["WorkerPr
             worker.stop(limit_s=0)
 
 
-async def _worker_key(database: Database, path: Path) -> SecretStr:
+async def _worker_key(database: Database, settings: Settings) -> SecretStr:
     """Return the key of workers beside the API, kept in a file for this user alone; made if there is none that holds.
 
     Raises:
         UsageError: The file can't be read or written.
     """
+    path = data_dir(settings.server) / WORKER_KEY_FILE
     try:
         kept = _kept(path)
         async with database.session() as session:
@@ -258,22 +228,6 @@ async def _retain(services: Services, queue: DbosQueue) -> None:
         except Exception as error:
             logger.opt(exception=True).warning("what is old could not be deleted ({})", type(error).__name__)
         await anyio.sleep(RETENTION_INTERVAL_S)
-
-
-@contextmanager
-def _listening(host: str, port: int) -> Generator[socket.socket]:
-    """Listen, before anything else: a port that is taken is found out first.
-
-    Raises:
-        UsageError: Nobody can listen there.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise UsageError(f"{host}:{port}: can't be listened on ({error.strerror}); name another --port") from None
-    with listener:
-        yield listener
 
 
 def _url(host: str, listener: socket.socket) -> str:

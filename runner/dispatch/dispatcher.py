@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import anyio
 from loguru import logger
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, or_, select, update
 
 from runner.dispatch.lease import PROTOCOL, WorkerState
 from runner.dispatch.queue import Queue
@@ -106,8 +106,10 @@ class Dispatcher:
     async def look(self) -> None:
         """Look once: who lives, what has to be taken back, and what can be given."""
         self._workers = await self._living()
-        await self._take_back(self._workers)
+        failures = await self._take_back(self._workers)
         await self._give(self._workers)
+        if failures:
+            raise failures[0]
         self._looked_s = time.monotonic()
         await self._forget([worker for worker in self._workers if worker.gone_at is not None])
 
@@ -170,21 +172,26 @@ class Dispatcher:
 
     # Taking back.
 
-    async def _take_back(self, workers: Sequence[WorkerRow]) -> None:
+    async def _take_back(self, workers: Sequence[WorkerRow]) -> list[Exception]:
+        """Take runs from workers that will not see them through; return what went wrong with some of them."""
         by_executor = {worker.executor: worker for worker in workers}
         held = {run_id for worker in workers for run_id in worker.runs.get("held", ())}
+        failures: list[Exception] = []
         for run in await self._taken():
-            worker = by_executor.get(run.executor)
-            if worker is None or worker.gone_at is not None:
-                await self._from_gone(run, worker, held=run.run_id in held)
-            elif worker.state == WorkerState.DRAINING.value and not run.begun and not _says(worker, run):
-                await self._back(run, STOPPED_DETAIL, unsaid=True)
-            elif (
-                self._watch.is_fresh(run.executor)
-                and not _says(worker, run)
-                and utc_now() - run.since > UNKNOWN_LIMIT
-            ):
-                await self._back(run, UNKNOWN_DETAIL, unsaid=False, was_lost=True)
+            try:
+                await self._judge(run, by_executor.get(run.executor), is_held=run.run_id in held)
+            except Exception as error:
+                # The others are not its fault.
+                failures.append(error)
+        return failures
+
+    async def _judge(self, run: _Taken, worker: WorkerRow | None, *, is_held: bool) -> None:
+        if worker is None or worker.gone_at is not None:
+            await self._from_gone(run, worker, held=is_held)
+        elif worker.state == WorkerState.DRAINING.value and not run.begun and not _says(worker, run):
+            await self._back(run, STOPPED_DETAIL, unsaid=True)
+        elif self._watch.is_fresh(run.executor) and not _says(worker, run) and utc_now() - run.since > UNKNOWN_LIMIT:
+            await self._back(run, UNKNOWN_DETAIL, unsaid=False, was_lost=True)
 
     async def _taken(self) -> list[_Taken]:
         """Return the runs that workers have."""
@@ -247,9 +254,10 @@ class Dispatcher:
                 await self._queue.hand_over(await session.connection(), given)
 
     async def _anything_waits(self) -> bool:
-        """Return whether a run waits: looking takes no turn at writing, of which SQLite has one."""
+        """Return whether a run waits and is due: looking takes no turn at writing, of which SQLite has one."""
+        due = or_(RunRow.not_before.is_(None), RunRow.not_before <= utc_now())
         async with self._database.reading() as session:
-            return await session.scalar(select(RunRow.id).where(waiting()).limit(1)) is not None
+            return await session.scalar(select(RunRow.id).where(waiting(), due).limit(1)) is not None
 
 
 def _says(worker: WorkerRow, run: _Taken) -> bool:

@@ -224,8 +224,9 @@ class Lease:
 
     def _lose(self, reason: str) -> None:
         self.is_lost = True
-        logger.warning("worker {}: gives its calls up: {}", self._registration.name, reason)
+        # First of all: whoever reads the log may be slow.
         self._lost(reason)
+        logger.warning("worker {}: gives its calls up: {}", self._registration.name, reason)
 
 
 def _said(beat: Beat) -> dict[str, Any]:

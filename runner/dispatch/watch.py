@@ -18,6 +18,9 @@ class _Seen:
     beat: int
     since_s: float
     alive: bool = False
+    """Its count went up."""
+    is_new: bool = False
+    """It came while somebody was looking, and is not what was left behind before."""
 
 
 class Watch:
@@ -34,27 +37,35 @@ class Watch:
             beats: What each worker has counted up to.
             now_s: The time, on a clock that only goes forward.
         """
-        if self._looked_s is not None and now_s - self._looked_s > GAP_S:
+        goes_on = self._looked_s is not None and now_s - self._looked_s <= GAP_S
+        if not goes_on:
             for seen in self._seen.values():
-                seen.since_s, seen.alive = now_s, False
+                seen.since_s, seen.alive, seen.is_new = now_s, False, False
         self._looked_s = now_s
-        self._seen = {executor: self._updated(executor, beat, now_s) for executor, beat in beats.items()}
+        self._seen = {
+            executor: self._updated(executor, beat, now_s, is_new=goes_on) for executor, beat in beats.items()
+        }
         return [executor for executor, seen in self._seen.items() if now_s - seen.since_s > LOST_AFTER_S]
 
     def is_fresh(self, executor: str) -> bool:
-        """Return whether a worker has shown a sign of life just now, or is new."""
+        """Return whether a worker has shown a sign of life just now, or has come just now."""
         seen = self._seen.get(executor)
-        return seen is not None and self._looked_s is not None and self._looked_s - seen.since_s <= FRESH_S
+        return (
+            seen is not None
+            and (seen.alive or seen.is_new)
+            and self._looked_s is not None
+            and self._looked_s - seen.since_s <= FRESH_S
+        )
 
     def was_alive(self, executor: str) -> bool:
         """Return whether a worker was seen to live since there was no looking, and not only what it left behind."""
         seen = self._seen.get(executor)
         return seen is not None and seen.alive
 
-    def _updated(self, executor: str, beat: int, now_s: float) -> _Seen:
+    def _updated(self, executor: str, beat: int, now_s: float, *, is_new: bool) -> _Seen:
         seen = self._seen.get(executor)
         if seen is None:
-            return _Seen(beat, now_s)
+            return _Seen(beat, now_s, is_new=is_new)
         if seen.beat != beat:
             return _Seen(beat, now_s, alive=True)
         return seen

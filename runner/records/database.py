@@ -178,7 +178,8 @@ class Database:
     def _postgres(self) -> AsyncEngine:
         return create_async_engine(
             self._url.set(drivername="postgresql+psycopg"),
-            connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
+            # A host that vanishes without a word is given up, and not waited for as long as TCP would.
+            connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "tcp_user_timeout": _CONNECT_TIMEOUT_S * 1_000},
             pool_size=_POSTGRES_CONNECTIONS,
             max_overflow=_POSTGRES_CONNECTIONS,
             pool_pre_ping=True,

@@ -299,28 +299,6 @@ async def give_up(session: AsyncSession, run_id: int, attempt: int, problem: Run
     return await _report(session, run_id, attempt, _failed(problem))
 
 
-async def fail(session: AsyncSession, run_id: int, *, cause: str, reason: str, detail: str) -> bool:
-    """End a run that nobody reports on.
-
-    Args:
-        session: A transaction.
-        run_id: The run.
-        cause: Whose fault it was.
-        reason: How it ended.
-        detail: What happened, in one line.
-
-    Returns:
-        Whether it was still open.
-    """
-    result = await _lock_result(session, run_id)
-    if result is None:
-        return False
-    closed = await _close(session, run_id, _failed(RunProblem(cause=cause, reason=reason, detail=detail)))
-    if closed:
-        await refresh_result(session, result.id, result.status)
-    return closed
-
-
 async def give_back(
     session: AsyncSession, run_id: int, attempt: int, *, detail: str, unsaid: bool, was_lost: bool = False
 ) -> bool | None:
@@ -765,10 +743,11 @@ async def _report(session: AsyncSession, run_id: int, attempt: int, ending: _End
                 RunRow.id == run_id
             )
         )
-    ).one()
+    ).first()
     # A run that ended otherwise has no outcome, or another.
     return (
-        found.attempt == attempt
+        found is not None
+        and found.attempt == attempt
         and (found.status, found.ended_reason, found.error_message)
         == (ending.status.value, ending.ended_reason, ending.error_message)
         and found.outcome == ending.outcome

@@ -36,18 +36,6 @@ FINAL_RUN = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLE
 FINAL_RESULT = frozenset({ResultStatus.COMPLETED, ResultStatus.FAILED, ResultStatus.CANCELLED})
 """Statuses a result never leaves."""
 
-_RANK = {RunStatus.PENDING: 0, RunStatus.RUNNING: 1, RunStatus.EVALUATING: 2}
-
-
-def may_move(before: RunStatus, after: RunStatus) -> bool:
-    """Return whether a run may go from one status to another.
-
-    Forward; from a final one nowhere; and back to pending where a worker that had begun it gives it back.
-    """
-    if before in FINAL_RUN or before is after:
-        return False
-    return after in FINAL_RUN or after is RunStatus.PENDING or _RANK[after] > _RANK[before]
-
 
 def result_status(runs: Iterable[RunStatus]) -> ResultStatus:
     """Return the status of a result from those of its runs.

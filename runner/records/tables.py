@@ -286,7 +286,7 @@ class WorkerRow(Base):
     """The kinds of rooms it can enter."""
     calls: Mapped[int] = mapped_column(Integer)
     """How many calls it makes at once."""
-    state: Mapped[str] = mapped_column(String(20), index=True)
+    state: Mapped[str] = mapped_column(String(20))
     beat: Mapped[int] = mapped_column(BigInteger)
     beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)

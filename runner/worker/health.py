@@ -2,10 +2,8 @@
 
 import socket
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 
-import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -16,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from runner.api.metrics import CONTENT_TYPE
-from runner.errors import UsageError
+from runner.web import WebServer
 from runner.worker.status import STATES, WorkerStatus
 from runner.worker.supervisor import Child
 
@@ -96,45 +94,6 @@ def health_app(children: Sequence[Child]) -> Starlette:
     return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])
 
 
-class _Web(uvicorn.Server):
-    """A web server that leaves signals to others."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Capture none."""
-        yield
-
-
 async def serve_health(children: Sequence[Child], listener: socket.socket) -> None:
     """Answer until cancelled."""
-    config = uvicorn.Config(
-        health_app(children),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=1,
-    )
-    await _Web(config).serve([listener])
-
-
-@contextmanager
-def listening(host: str, port: int) -> Generator[socket.socket]:
-    """Listen.
-
-    Raises:
-        UsageError: Nobody can listen there.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        listener = socket.create_server((host, port), family=family)
-    except UnicodeError:
-        # What a name of a host can't be is found out where it is encoded.
-        raise UsageError(f"{host}: is no name of a host; name another --health-host") from None
-    except OSError as error:
-        raise UsageError(
-            f"{host}:{port}: can't be listened on ({error.strerror}); name another --health-port"
-        ) from None
-    with listener:
-        yield listener
+    await WebServer(health_app(children), connections_limit_s=1).serve([listener])

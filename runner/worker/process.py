@@ -292,6 +292,7 @@ class WorkerProcess:
 
     async def _end(self, life: _Life, limit_s: float) -> None:
         """Be this worker no more: its calls may go on for so long."""
+        life.worker.drain()
         if self._hurrying:
             life.queue.hurry()
         for end in (lambda: life.queue.stop(timeout_s=limit_s), lambda: anyio.to_thread.run_sync(life.lease.stop)):
@@ -362,6 +363,11 @@ class WorkerProcess:
         self._on_change()
 
     def _log(self, state: str) -> None:
+        # Of no run, although one may have been the reason.
+        with logger.contextualize(run_id=None, attempt=None):
+            self._log_of_worker(state)
+
+    def _log_of_worker(self, state: str) -> None:
         said = logger.bind(worker=self._name, state=state)
         if state == WorkerState.OVERLOADED.value:
             late_ms, underruns = self._watch.loop_lag_ms, self._watch.underruns

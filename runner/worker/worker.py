@@ -177,6 +177,7 @@ class Worker:
         self._runs: dict[tuple[int, int], _Live] = {}
         self._progress = Progress(self.record)
         self._given_up: str | None = None
+        self._draining = anyio.Event()
         self.live: tuple[int, ...] = ()
         """The runs under way."""
 
@@ -185,6 +186,10 @@ class Worker:
         self._given_up = reason
         for live in self._runs.values():
             live.scope.cancel()
+
+    def drain(self) -> None:
+        """Wait no longer than a moment for a record that does not take reports: the worker is to end."""
+        self._draining.set()
 
     async def see_through(self, run_id: int, attempt: int) -> None:
         """See a run through, from claiming it to reporting its outcome. Every error is an outcome."""
@@ -228,7 +233,16 @@ class Worker:
         """Write a report down, and wait until it is seen to."""
         if live.handed_in is None:
             live.handed_in = await self.shelf.put(report)
-        await live.handed_in.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._wait_no_longer, tasks.cancel_scope)
+            await live.handed_in.wait()
+            tasks.cancel_scope.cancel()
+
+    async def _wait_no_longer(self, scope: anyio.CancelScope) -> None:
+        """End a wait a while after the worker is told to stop: what is on disk whoever comes next reports."""
+        await self._draining.wait()
+        await anyio.sleep(STOPPED_REPORT_LIMIT_S)
+        scope.cancel()
 
     async def _hand_in_given_up(self, live: _Live) -> None:
         """Write down that a run was given up. It is reported, but nobody waits for that."""

@@ -328,12 +328,15 @@ async def test_it_goes_on_after_what_went_wrong_and_gives_when_it_is_woken(
         await look()
 
     monkeypatch.setattr(scene.dispatcher, "look", fail_once)
+    await look()
     await scene.worker("able")
+    await look()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(scene.dispatcher.run)
         with anyio.fail_after(5):
-            while not scene.dispatcher.is_looking:
+            while len(looked) < 2:
                 await anyio.sleep(0.01)
+            await anyio.sleep(0.3)
             for count in (1, 2):
                 await scene.run()
                 await anyio.sleep(0.2)
@@ -352,6 +355,7 @@ async def test_a_run_goes_through_dbos_to_a_real_worker_and_back_when_that_is_go
     begun: list[tuple[str, int, int]] = []
     scene = Scene.__new__(Scene)
     scene.database, scene._ids = database, itertools.count(1)
+    await dispatcher.look()
     await scene.worker("a", calls=1)
     for _ in range(2):
         await scene.run()

@@ -46,13 +46,27 @@ def test_a_worker_is_given_runs_for_as_long_as_its_last_sign_of_life_is_fresh() 
     watch = Watch()
     assert not watch.is_fresh("a")
     watch.look({"a": 1}, 0)
+    watch.look({"a": 2}, 1)
     assert watch.is_fresh("a")
-    watched(watch, {"a": 1}, begin_s=1, end_s=FRESH_S)
+    watched(watch, {"a": 2}, begin_s=2, end_s=1 + FRESH_S)
     assert watch.is_fresh("a")
-    watch.look({"a": 1}, FRESH_S + 1)
-    assert not watch.is_fresh("a")
     watch.look({"a": 2}, FRESH_S + 2)
+    assert not watch.is_fresh("a")
+    watch.look({"a": 3}, FRESH_S + 3)
     assert watch.is_fresh("a")
+
+
+def test_a_worker_that_comes_while_somebody_looks_is_given_runs_at_once_and_what_was_there_before_is_not() -> None:
+    watch = Watch()
+    watch.look({"left": 5}, 0)
+    assert not watch.is_fresh("left")
+    watch.look({"left": 5, "new": 1}, 1)
+    assert watch.is_fresh("new") and not watch.is_fresh("left")
+    # Nobody knows what happened meanwhile.
+    watch.look({"left": 5, "new": 1, "another": 1}, 1 + GAP_S + 1)
+    assert not watch.is_fresh("new") and not watch.is_fresh("another")
+    watch.look({"left": 5, "new": 2, "another": 1}, 1 + GAP_S + 2)
+    assert watch.is_fresh("new") and not watch.is_fresh("another")
 
 
 def test_what_a_worker_left_behind_is_no_sign_of_life() -> None:

@@ -7,12 +7,10 @@ import anyio
 import pytest
 from loguru import logger
 
-from runner.evaluation.outcome import Cause
 from runner.records.database import Database
 from runner.records.runs import (
     RunProblem,
     claim,
-    fail,
     finish,
     give_back,
     give_up,
@@ -80,7 +78,7 @@ async def test_every_end_is_told_and_so_is_giving_back(database: Database, log: 
         await do(database, give_back, back, 1, detail="secret", unsaid=True)
         await do(database, give_back, lost, 1, detail="secret", unsaid=False)
         await do(database, give_up, problem, 1, RunProblem(cause="secret", reason="token-refused", detail="secret"))
-        await do(database, fail, failed, cause=Cause.HARNESS.value, reason="runner-error", detail="secret")
+        await do(database, give_up, failed, 1, RunProblem(cause="harness", reason="runner-error", detail="secret"))
         await do(database, request_cancel, [cancelled])
         await do(database, finish, passed, 1, outcome())
     assert log == [

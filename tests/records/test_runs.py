@@ -15,7 +15,6 @@ from sqlalchemy import insert, select, update
 
 from bots.timeline import EndedReason
 from runner.calls.run_file import Run
-from runner.evaluation.outcome import Cause
 from runner.records.database import Database
 from runner.records.runs import (
     MAX_LOST,
@@ -24,7 +23,6 @@ from runner.records.runs import (
     add_artefact,
     artefacts_of,
     claim,
-    fail,
     finish,
     give_back,
     give_up,
@@ -36,12 +34,22 @@ from runner.records.runs import (
     storable,
 )
 from runner.records.secrets import Vault
-from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, may_move, result_status
+from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, result_status
 from runner.records.tables import Project, ResultRow, RunRow, utc_now
 from tests.records.giving import give
 from tests.records.outcomes import SCRIPT, agent_failed, cancelled, no_call, outcome, reported, undecided
 
 pytestmark = pytest.mark.anyio
+
+_RANK = {RunStatus.PENDING: 0, RunStatus.RUNNING: 1, RunStatus.EVALUATING: 2}
+
+
+def may_move(before: RunStatus, after: RunStatus) -> bool:
+    """Return whether a run may go from one status to another: forward, from a final one nowhere, or back."""
+    if before in FINAL_RUN or before is after:
+        return False
+    return after in FINAL_RUN or after is RunStatus.PENDING or _RANK[after] > _RANK[before]
+
 
 VAULT = Vault(b"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -255,7 +263,7 @@ async def test_the_same_outcome_again_counts_as_taken_and_another_one_does_not(d
     assert await do(database, finish, run_id, 1, outcome())
     assert not await do(database, finish, run_id, 1, agent_failed())
     assert not await do(database, give_up, run_id, 1, REFUSED)
-    assert not await do(database, fail, run_id, cause="harness", reason="runner-error", detail="gone")
+    assert await do(database, give_back, run_id, 1, detail="gone", unsaid=False, was_lost=True) is None
     after = await row(database, run_id)
     assert (after.status, after.outcome, after.ended_at) == (before.status, before.outcome, before.ended_at)
 
@@ -391,7 +399,6 @@ KINDS = (
     "no call",
     "cancelled",
     "give up",
-    "fail",
     "give back",
     "lost",
     "cancel",
@@ -438,8 +445,6 @@ class Model:
                 await do(self._database, progress, run_id, attempt, RunStatus(kind), NOW)
             case "give up":
                 await do(self._database, give_up, run_id, attempt, REFUSED)
-            case "fail":
-                await do(self._database, fail, run_id, cause="harness", reason="runner-error", detail="gone")
             case "cancel":
                 await do(self._database, request_cancel, [run_id])
             case _:
@@ -468,8 +473,10 @@ class Model:
         assert result.status == follows.value
 
     async def end(self) -> None:
-        for which in range(len(self._ids)):
-            await self.apply(("fail", which, 0))
+        for run_id in self._ids:
+            await do(self._database, request_cancel, [run_id])
+            state = (await do(self._database, look_at, [run_id]))[run_id]
+            await do(self._database, give_back, run_id, state.attempt, detail="gone", unsaid=False)
         assert await status_of_result(self._database, self._ids[0]) in {status.value for status in FINAL_RESULT}
 
 
@@ -522,8 +529,9 @@ async def test_a_result_that_ended_stays_so_and_one_under_way_never_waits_again(
         await session.execute(update(RunRow).where(RunRow.id == first).values(status="pending", updated_at=utc_now()))
         await refresh_result(session, run.result_id)
     assert await status_of_result(database, first) == ResultStatus.RUNNING.value
+    await begun(database, second)
     for run_id in (first, second):
-        await do(database, fail, run_id, cause=Cause.HARNESS.value, reason="runner-error", detail="gone")
+        assert await do(database, give_up, run_id, 1, REFUSED)
     async with database.session() as session:
         await session.execute(update(RunRow).where(RunRow.id == first).values(status="running"))
         await refresh_result(session, run.result_id)

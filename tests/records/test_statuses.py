@@ -1,52 +1,12 @@
 """Statuses move one way only, but for a run that is given back."""
 
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, may_move, result_status
+from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, result_status
 
 PENDING, RUNNING, EVALUATING, COMPLETED, FAILED, CANCELLED = RunStatus
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (PENDING, RUNNING),
-        (PENDING, EVALUATING),
-        (RUNNING, EVALUATING),
-        *itertools.product((PENDING, RUNNING, EVALUATING), (COMPLETED, FAILED, CANCELLED)),
-        # Given back.
-        (RUNNING, PENDING),
-        (EVALUATING, PENDING),
-    ],
-)
-def test_forward_is_allowed_and_back_to_waiting(before: RunStatus, after: RunStatus) -> None:
-    assert may_move(before, after)
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (EVALUATING, RUNNING),
-        *((status, status) for status in RunStatus),
-        *itertools.product((COMPLETED, FAILED, CANCELLED), RunStatus),
-    ],
-)
-def test_anything_else_is_not(before: RunStatus, after: RunStatus) -> None:
-    assert not may_move(before, after)
-
-
-@given(st.lists(st.sampled_from(RunStatus)))
-def test_whatever_order_reports_arrive_in_the_first_final_one_stays(reports: list[RunStatus]) -> None:
-    status = PENDING
-    for report in reports:
-        if may_move(status, report):
-            status = report
-    finals = [report for report in reports if report in FINAL_RUN]
-    assert (status == finals[0]) if finals else (status not in FINAL_RUN)
 
 
 @pytest.mark.parametrize(

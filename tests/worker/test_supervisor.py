@@ -15,8 +15,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from runner.errors import UsageError
+from runner.web import listening
 from runner.worker import supervisor as supervisors
-from runner.worker.health import health_app, listening, serve_health
+from runner.worker.health import health_app, serve_health
 from runner.worker.status import WorkerStatus
 from runner.worker.supervisor import Child, Supervisor
 from tests.worker.conftest import until
@@ -279,7 +280,7 @@ async def test_figures_are_what_prometheus_reads(asking: Callable[[], httpx.Asyn
 
 
 async def test_it_answers_on_a_port_of_its_own(children: list[Child]) -> None:
-    with listening("127.0.0.1", 0) as listener:
+    with listening("127.0.0.1", 0, options="--health-") as listener:
         port = listener.getsockname()[1]
         async with anyio.create_task_group() as tasks, httpx.AsyncClient() as http:
             tasks.start_soon(serve_health, children, listener)
@@ -288,12 +289,18 @@ async def test_it_answers_on_a_port_of_its_own(children: list[Child]) -> None:
 
 
 def test_an_address_that_is_none_is_said() -> None:
-    with pytest.raises(UsageError, match="name another --health-host"), listening("a" * 64, 9090):
+    with (
+        pytest.raises(UsageError, match="name another --health-host"),
+        listening("a" * 64, 9090, options="--health-"),
+    ):
         pass
 
 
 def test_a_port_that_is_taken_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match="name another --health-port"), listening("127.0.0.1", port):
+        with (
+            pytest.raises(UsageError, match="name another --health-port"),
+            listening("127.0.0.1", port, options="--health-"),
+        ):
             pass

@@ -32,7 +32,6 @@ def upgrade() -> None:
         sa.Column("load", _JSON, nullable=False),
         sa.PrimaryKeyConstraint("executor"),
     )
-    op.create_index("ix_workers_state", "workers", ["state"])
     with op.batch_alter_table("runs") as runs:
         runs.add_column(sa.Column("priority", sa.Integer(), server_default="100", nullable=False))
         runs.add_column(sa.Column("not_before", _TIME, nullable=True))
