@@ -100,7 +100,7 @@ class _ToLoguru(logging.Handler):
         text = record.getMessage()
         if record.name == "dbos":
             # Every thread of its says every second that the database is away, with a traceback in its words.
-            text = text.partition("\n")[0]
+            text = text.partition("\n")[0].removesuffix("Traceback (most recent call last):").rstrip(": ")
             raised = record.exc_info[0] if record.exc_info else None
             # Cancelling what a worker left behind is no error.
             if self._was_said_lately(text) or (raised is not None and "Cancelled" in raised.__name__):

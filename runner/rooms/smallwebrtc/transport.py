@@ -46,6 +46,7 @@ class AgentInput(BaseInputTransport):
         self._send, self._receive = anyio.create_memory_object_stream[InputAudioRawFrame](_INPUT_QUEUE_FRAMES)
         self._buffer = bytearray()
         self._buffer_at_ns = 0
+        self._left_out_ms = 0
         self._forward_task: Any = None
 
     def put(self, at_ns: int, pcm: bytes) -> None:
@@ -62,12 +63,17 @@ class AgentInput(BaseInputTransport):
             self._buffer_at_ns += INPUT_FRAME_MS * 1_000_000
             try:
                 self._send.send_nowait(frame)
+                self._say_what_was_left_out()
             except anyio.WouldBlock:
-                logger.error(
-                    "the caller's pipeline stands still: left out {} ms of the agent's audio", INPUT_FRAME_MS
-                )
+                self._left_out_ms += INPUT_FRAME_MS
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 return
+
+    def _say_what_was_left_out(self) -> None:
+        """Say once, when it is over, that the pipeline stood still: what a process slept through comes all at once."""
+        if self._left_out_ms:
+            logger.error("the caller's pipeline stood still: left out {} ms of the agent's audio", self._left_out_ms)
+            self._left_out_ms = 0
 
     async def start(self, frame: StartFrame) -> None:
         """Begin to push audio."""
@@ -88,6 +94,7 @@ class AgentInput(BaseInputTransport):
     async def cleanup(self) -> None:
         """Let go of what is left."""
         await self._stop_forwarding()
+        self._say_what_was_left_out()
         self._send.close()
         self._receive.close()
         await super().cleanup()
