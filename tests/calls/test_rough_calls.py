@@ -188,10 +188,11 @@ async def test_a_judge_decides_while_the_call_is_on(
 
 
 async def test_without_a_judge_the_call_goes_on_and_is_not_passed(agent_url: str, tmp_path: Path) -> None:
-    run = await Call(request(listening(JUDGED), agent_url), Settings(), tmp_path / "run").make()
+    patient = JUDGED.model_copy(update={"within_ms": 60_000})
+    run = await Call(request(listening(patient), agent_url), Settings(), tmp_path / "run").make()
     assert (run.success, run.cause, run.exit_code) == (None, None, 2)
     assert run.detail is not None and "not judged: no judge is configured" in run.detail
-    assert run.duration_s < 8, "the caller does not wait for a judge that is not there"
+    assert run.duration_s < 50, "the caller does not wait for a judge that is not there"
     allowed = Call(request(listening(JUDGED), agent_url, allow_unjudged=True), Settings(), tmp_path / "allowed")
     run = await allowed.make()
     assert (run.success, run.exit_code, run.allow_unjudged) == (True, 0, True)

@@ -27,9 +27,6 @@ FAILS = "name: fails\nturns:\n  - agent_speaks_within_ms: 150\n    expect: [{ ev
 WAITS = "name: waits\nturns:\n  - silence_ms: 100000\n"
 """Stays until it is ended."""
 
-LINGERS = "name: lingers\nturns:\n  - expect: [{ event: response }]\n  - silence_ms: 4000\n"
-"""Stays for some seconds after the greeting."""
-
 SLOWLY_S = 15.0
 
 _FINAL = frozenset({"completed", "failed", "cancelled"})

@@ -98,6 +98,6 @@ def api_away(made: Cluster, away_s: float) -> None:
     until(made.agent.runs_on, "calls are on")
     began_s = time.monotonic()
     assert made.api.stop() == 0, made.api.tail()
-    until(lambda: any(worker.reports() for worker in made.workers), "reports wait", away_s)
+    until(lambda: any(worker.reports() for worker in made.workers), "reports wait")
     time.sleep(max(0.0, began_s + away_s - time.monotonic()))
     made.start_api()
