@@ -70,7 +70,7 @@ class AgentInput(BaseInputTransport):
                 return
 
     def _say_what_was_left_out(self) -> None:
-        """Say once, when it is over, that the pipeline stood still: what a process slept through comes all at once."""
+        """Say once, when it is over, that the pipeline stood still: what it slept through comes all at once."""
         if self._left_out_ms:
             logger.error("the caller's pipeline stood still: left out {} ms of the agent's audio", self._left_out_ms)
             self._left_out_ms = 0
