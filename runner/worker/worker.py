@@ -245,12 +245,10 @@ class Worker:
         scope.cancel()
 
     async def _hand_in_given_up(self, live: _Live) -> None:
-        """Write down that a run was given up. It is reported, but nobody waits for that."""
+        """Write down that a run is given back. The record learns of it, but nobody waits for that."""
         if live.handed_in is None:
-            problem = Problem(
-                cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=self._given_up or STOPPED_DETAIL
-            )
-            live.handed_in = await self.shelf.put(live.reported(problem))
+            # Most often that is done already, and this attempt does not count any more.
+            live.handed_in = await self.shelf.put(live.given_back(self._given_up or STOPPED_DETAIL))
 
     async def _broken_off(self, live: _Live) -> Report:
         """Return what there is to report of a run that was broken off from outside."""

@@ -434,7 +434,7 @@ async def test_the_token_is_a_bearer_header_and_shows_nowhere_else(log: list[str
         assert request.target == PATH
         assert request.headers["authorization"] == f"Bearer {TOKEN}"
         assert TOKEN not in request.body.decode()
-        assert json.loads(request.body)["requestData"] == {"restaurant": "Luigi"}
+        assert json.loads(request.body)["request_data"] == {"restaurant": "Luigi"}
         await meeting.room.publish({"type": "hello"})
     assert log
     assert TOKEN not in "".join(log)

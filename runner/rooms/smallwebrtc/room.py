@@ -40,7 +40,7 @@ class SmallWebRTCRoom:
         http: Client the offer is posted with.
         tasks: Task group that owns the room's tasks; cancelled with the call.
         ice_servers: STUN and TURN servers.
-        request_data: Goes to the bot with the offer, as ``requestData``.
+        request_data: Goes to the bot with the offer, as ``request_data``: Pipecat's own route knows no other name.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class SmallWebRTCRoom:
 
     async def _post_offer(self, offer: dict[str, Any]) -> dict[str, Any]:
         if self._request_data is not None:
-            offer = offer | {"requestData": self._request_data}
+            offer = offer | {"request_data": self._request_data}
         try:
             answered = await post_json(self._http, self._url, self._token, offer, timeout_s=OFFER_TIMEOUT_S)
         except httpx.HTTPError as error:
