@@ -127,7 +127,6 @@ def room() -> Iterator[str]:
         yield f"http://127.0.0.1:{door.getsockname()[1]}/api/offer"
 
 
-@pytest.mark.slow
 def test_two_processes_take_runs_survive_a_kill_and_give_back_what_is_left(
     folder: Path, database_url: str, room: str
 ) -> None:

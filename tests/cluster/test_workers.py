@@ -13,7 +13,7 @@ from tests.cluster.ordeal import killed, until_live
 from tests.cluster.program import until
 from tests.cluster.store import SQLITE
 
-pytestmark = [pytest.mark.webrtc, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.webrtc, pytest.mark.slow, pytest.mark.timeout(180)]
 
 CALLS = 3
 HURRIES_S = 1.0
@@ -131,7 +131,6 @@ def test_what_a_dead_or_frozen_worker_had_is_given_to_another_or_closed(made: Cl
     check(made, launched, may_be_lost=said)
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_told_to_stop_sees_its_calls_through(made: Cluster, workers: list[Worker]) -> None:
     _, two = workers
     before = made.client.launch(PASSES, CALLS + 1, success=True)
@@ -167,7 +166,6 @@ def test_what_a_worker_has_no_time_for_is_made_by_another(made: Cluster, workers
     check(made, [launched])
 
 
-@pytest.mark.slow
 def test_what_came_of_calls_while_the_record_was_away_arrives(made: Cluster, workers: list[Worker]) -> None:
     one, two = workers
     launched = [made.client.launch(PASSES, CALLS + 1, success=True, sessions=sessions) for sessions in (False, True)]
