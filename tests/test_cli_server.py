@@ -1,6 +1,5 @@
 """The commands that look after the record."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +13,8 @@ PASSWORD = "s3cr3t-p4ss"
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own, and no setting in the environment."""
-    for name in list(os.environ):
-        if name.upper().startswith("SCENARIO_RUNNER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def folder(bare_folder: Path) -> Path:
+    return bare_folder
 
 
 def invoke(*arguments: str) -> Result:

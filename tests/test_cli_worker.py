@@ -32,13 +32,8 @@ URL = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own, and no setting in the environment."""
-    for name in list(os.environ):
-        if name.upper().startswith("SCENARIO_RUNNER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def folder(bare_folder: Path) -> Path:
+    return bare_folder
 
 
 @pytest.fixture

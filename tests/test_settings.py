@@ -1,6 +1,5 @@
 """The settings: where each comes from, and what is said of one that is wrong."""
 
-import os
 import re
 from pathlib import Path
 
@@ -25,13 +24,8 @@ SECRET = "s3cr3t-k3y"
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own, and no setting in the environment."""
-    for name in list(os.environ):
-        if name.upper().startswith("SCENARIO_RUNNER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def folder(bare_folder: Path) -> Path:
+    return bare_folder
 
 
 def write(text: str, name: str = "mine.toml") -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from runner.dispatch.lease import WorkerState
+from runner.dispatch.states import WorkerState
 from runner.records.statuses import RunStatus
 from runner.records.workers import QueueState, WorkerView
 

@@ -21,11 +21,12 @@ from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, Enque
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from runner.dispatch.engines import plain_url, sqlite_engine, without_password
+from runner.dispatch.engines import plain_url, sqlite_engine
 from runner.dispatch.errors import QueueError
 from runner.dispatch.lease import new_executor_id
 from runner.dispatch.queue import RunHandler
 from runner.records.assignments import Assignment
+from runner.records.database import driver_says
 
 APPLICATION = "scenario-runner"
 APPLICATION_VERSION = "2"
@@ -152,7 +153,7 @@ class DbosWorker:
         except Exception as error:
             DBOS.destroy(destroy_registry=True)
             await self._connection.close()
-            raise QueueError(f"the queue's worker can't start: {without_password(self._url, error)}") from error
+            raise QueueError(f"the queue's worker can't start: {driver_says(self._url, error)}") from error
         self._taken = taken
 
     async def stop(self, *, timeout_s: float) -> None:

@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 
 import anyio
 from loguru import logger
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, select, update
 
-from runner.dispatch.lease import PROTOCOL, WorkerState
+from runner.dispatch.lease import PROTOCOL
 from runner.dispatch.queue import Queue
+from runner.dispatch.states import WorkerState
 from runner.dispatch.watch import Watch
-from runner.records.assignments import Capacity, Limits, assign, taken, waiting
+from runner.records.assignments import Capacity, Limits, assign, is_due, taken, waiting
 from runner.records.database import Database
 from runner.records.runs import give_back
 from runner.records.statuses import RunStatus
@@ -187,7 +188,7 @@ class Dispatcher:
 
     async def _judge(self, run: _Taken, worker: WorkerRow | None, *, is_held: bool) -> None:
         if worker is None or worker.gone_at is not None:
-            await self._from_gone(run, worker, held=is_held)
+            await self._from_gone(run, worker, is_held=is_held)
         elif worker.state == WorkerState.DRAINING.value and not run.begun and not _says(worker, run):
             await self._back(run, STOPPED_DETAIL, unsaid=True)
         elif self._watch.is_fresh(run.executor) and not _says(worker, run) and utc_now() - run.since > UNKNOWN_LIMIT:
@@ -207,8 +208,8 @@ class Dispatcher:
                 if executor is not None
             ]
 
-    async def _from_gone(self, run: _Taken, worker: WorkerRow | None, *, held: bool) -> None:
-        if held and (worker is None or worker.gone_at is None or utc_now() - worker.gone_at < HELD_LIMIT):
+    async def _from_gone(self, run: _Taken, worker: WorkerRow | None, *, is_held: bool) -> None:
+        if is_held and (worker is None or worker.gone_at is None or utc_now() - worker.gone_at < HELD_LIMIT):
             # Its call is over, and its outcome on a disk: whoever finds it there reports it.
             return
         stopped = worker is not None and worker.state == WorkerState.STOPPED.value
@@ -255,9 +256,9 @@ class Dispatcher:
 
     async def _anything_waits(self) -> bool:
         """Return whether a run waits and is due: looking takes no turn at writing, of which SQLite has one."""
-        due = or_(RunRow.not_before.is_(None), RunRow.not_before <= utc_now())
+        due = select(RunRow.id).where(waiting(), is_due(utc_now()))
         async with self._database.reading() as session:
-            return await session.scalar(select(RunRow.id).where(waiting(), due).limit(1)) is not None
+            return await session.scalar(due.limit(1)) is not None
 
 
 def _says(worker: WorkerRow, run: _Taken) -> bool:

@@ -5,6 +5,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from runner.records.database import begin_with
+
 LEASE_TIMEOUT_S = 3
 """How long a sign of life may take to be written: less than a worker may stay silent."""
 
@@ -13,13 +15,6 @@ def plain_url(url: str) -> str:
     """Return an address without the name of a driver."""
     scheme, separator, rest = url.partition("://")
     return scheme.partition("+")[0] + separator + rest
-
-
-def without_password(url: str, error: Exception) -> str:
-    """Return what an error says, in one line, without the password of an address."""
-    said = " ".join(f"{type(error).__name__}: {error}".split())
-    password = sa.make_url(url).password
-    return said.replace(str(password), "***") if password else said
 
 
 def sqlite_engine(url: str, *, timeout_s: float = 30.0) -> sa.Engine:
@@ -39,7 +34,7 @@ def sqlite_engine(url: str, *, timeout_s: float = 30.0) -> sa.Engine:
         cursor.close()
 
     event.listen(engine, "connect", prepare)
-    event.listen(engine, "begin", _begin_immediate)
+    begin_with(engine, "BEGIN IMMEDIATE")
     return engine
 
 
@@ -60,7 +55,3 @@ def lease_engine(url: str) -> sa.Engine:
         pool_pre_ping=True,
         hide_parameters=True,
     )
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

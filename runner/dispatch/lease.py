@@ -16,15 +16,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 from loguru import logger
 from sqlalchemy.exc import SQLAlchemyError
 
-from runner.dispatch.engines import lease_engine, without_password
+from runner.dispatch.engines import lease_engine
 from runner.dispatch.errors import QueueError
+from runner.dispatch.states import WorkerState
+from runner.records.database import driver_says
 from runner.records.tables import WorkerRow, utc_now
 
 PROTOCOL = 1
@@ -36,21 +37,6 @@ SILENCE_LIMIT_S = 5.0
 
 LOST_AFTER_S = 6.0
 """After so long without one, by the clock of whoever watches, it is given up for lost."""
-
-
-class WorkerState(StrEnum):
-    """What a worker is ready for."""
-
-    TAKING = "taking"
-    """It takes runs, as many as it says."""
-    OVERLOADED = "overloaded"
-    """It sees its calls through, and takes no more until they are on time again."""
-    DRAINING = "draining"
-    """It was told to stop: it sees its calls through, and takes no more."""
-    STOPPED = "stopped"
-    """It ended in good order."""
-    LOST = "lost"
-    """It showed no sign of life, and was given up."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +152,7 @@ class Lease:
                 connection.execute(sa.insert(WorkerRow).values(values))
         except SQLAlchemyError as error:
             self._engine.dispose()
-            raise QueueError(f"the worker can't register: {without_password(self._url, error)}") from error
+            raise QueueError(f"the worker can't register: {driver_says(self._url, error)}") from error
         self._last_s = time.monotonic()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()

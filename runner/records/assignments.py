@@ -7,6 +7,7 @@ a limit is never exceeded, not even for a moment.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, or_, select, text, update
@@ -122,7 +123,7 @@ class _Taken:
         kinds = {kind for worker in self._free() for kind in worker.rooms}
         return (
             waiting()
-            & or_(RunRow.not_before.is_(None), RunRow.not_before <= utc_now())
+            & is_due(utc_now())
             & RunRow.result_id.not_in(self.full_results)
             & or_(RunRow.agent_id.is_(None), RunRow.agent_id.not_in(self.full_agents))
             & or_(RunRow.room_key.is_(None), RunRow.room_key.not_in(self.rooms))
@@ -136,6 +137,11 @@ class _Taken:
 def waiting() -> ColumnElement[bool]:
     """Return the condition that a run waits for a worker."""
     return (RunRow.status == RunStatus.PENDING.value) & RunRow.executor.is_(None)
+
+
+def is_due(now: datetime) -> ColumnElement[bool]:
+    """Return the condition that the delay of a run is over, if it had one."""
+    return or_(RunRow.not_before.is_(None), RunRow.not_before <= now)
 
 
 def taken() -> ColumnElement[bool]:

@@ -162,7 +162,7 @@ class Database:
             hide_parameters=True,
             **pool,
         )
-        _begin_with(engine.sync_engine, "BEGIN" if reading else "BEGIN IMMEDIATE")
+        begin_with(engine.sync_engine, "BEGIN" if reading else "BEGIN IMMEDIATE")
 
         @event.listens_for(engine.sync_engine, "connect")
         def prepare(connection: Any, _: Any) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -213,7 +213,7 @@ class Database:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
                 present(connection)
             except DBAPIError as error:
-                raise UsageError(f"{self.name}: can't be opened ({self._without_password(error)})") from None
+                raise UsageError(f"{self.name}: can't be opened ({driver_says(self.url, error)})") from None
             with connection:
                 yield connection
                 connection.commit()
@@ -235,7 +235,7 @@ class Database:
             connect_args={"timeout": _LOCK_TIMEOUT_S, "isolation_level": None},
             hide_parameters=True,
         )
-        _begin_with(engine, "BEGIN IMMEDIATE")
+        begin_with(engine, "BEGIN IMMEDIATE")
         event.listen(engine, "connect", lambda connection, _: _write_ahead(connection))  # pyright: ignore[reportUnknownLambdaType]
         return engine
 
@@ -247,11 +247,13 @@ class Database:
             hide_parameters=True,
         )
 
-    def _without_password(self, error: DBAPIError) -> str:
-        """Return what the driver says, in one line."""
-        said = " ".join(str(error.orig).split())
-        password = self._url.password
-        return said.replace(str(password), "***") if password else said
+
+def driver_says(url: str, error: Exception) -> str:
+    """Return what the database's driver says of an error, in one line, without the password of its address."""
+    said = str(error.orig) if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
+    password = make_url(url).password
+    said = " ".join(said.split())
+    return said.replace(str(password), "***") if password else said
 
 
 def _parse(url: str) -> URL:
@@ -272,7 +274,7 @@ def _parse(url: str) -> URL:
     return parsed.set(drivername="sqlite", database=str(Path(path).expanduser().absolute()))
 
 
-def _begin_with(engine: Engine, statement: str) -> None:
+def begin_with(engine: Engine, statement: str) -> None:
     """Let transactions begin with a statement of ours: the driver's own begins one only at the first write."""
 
     @event.listens_for(engine, "begin")

@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any, cast
 
 import anyio
-from sqlalchemy import ColumnElement, case, func, or_, select
+from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runner.dispatch.lease import BEAT_INTERVAL_S, LOST_AFTER_S, PROTOCOL, WorkerState
-from runner.records.assignments import taken, waiting
+from runner.dispatch.lease import BEAT_INTERVAL_S, LOST_AFTER_S, PROTOCOL
+from runner.dispatch.states import WorkerState
+from runner.records.assignments import is_due, taken, waiting
 from runner.records.database import Database
 from runner.records.statuses import RunStatus
 from runner.records.tables import RunRow, WorkerRow, utc_now
@@ -176,13 +177,13 @@ async def read_clock(session: AsyncSession) -> datetime:
 async def read_queue(session: AsyncSession, now: datetime) -> QueueState:
     """Return what waits, and what is on."""
     due_at = func.coalesce(RunRow.not_before, RunRow.created_at)
-    is_due = _is_due(now)
+    due_now = is_due(now)
     count, due, oldest = (
         await session.execute(
             select(
                 func.count(),
-                func.coalesce(func.sum(case((is_due, 1), else_=0)), 0),
-                func.min(case((is_due, due_at))),
+                func.coalesce(func.sum(case((due_now, 1), else_=0)), 0),
+                func.min(case((due_now, due_at))),
             ).where(waiting())
         )
     ).one()
@@ -286,19 +287,15 @@ async def _taken_runs(session: AsyncSession, now: datetime, max_duration_s: floa
 
 
 async def _waiting_runs(session: AsyncSession, now: datetime) -> list[WaitingRuns]:
-    is_due = waiting() & _is_due(now)
+    due = waiting() & is_due(now)
     counts = await session.execute(
-        select(RunRow.room_kind, func.count()).where(is_due).group_by(RunRow.room_kind).order_by(RunRow.room_kind)
+        select(RunRow.room_kind, func.count()).where(due).group_by(RunRow.room_kind).order_by(RunRow.room_kind)
     )
     found: list[WaitingRuns] = []
     for room_kind, count in counts.all():
-        ids = select(RunRow.id).where(is_due, RunRow.room_kind.is_not_distinct_from(room_kind)).order_by(RunRow.id)
+        ids = select(RunRow.id).where(due, RunRow.room_kind.is_not_distinct_from(room_kind)).order_by(RunRow.id)
         found.append(WaitingRuns(room_kind, count, tuple(await session.scalars(ids.limit(MAX_NAMED)))))
     return found
-
-
-def _is_due(now: datetime) -> ColumnElement[bool]:
-    return or_(RunRow.not_before.is_(None), RunRow.not_before <= now)
 
 
 def _view(row: WorkerRow, now: datetime) -> WorkerView:

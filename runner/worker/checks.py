@@ -6,13 +6,13 @@ from pathlib import Path
 import anyio.to_thread
 import sqlalchemy as sa
 from loguru import logger
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from runner.dispatch.engines import lease_engine
 from runner.dispatch.errors import QueueError
 from runner.errors import UsageError
 from runner.records.data_dir import private_folder
-from runner.records.database import Database
+from runner.records.database import Database, driver_says
 from runner.records.tables import WorkerRow
 from runner.worker.record_client import REFUSED, RecordClient, RecordError
 
@@ -70,10 +70,7 @@ def check_database(url: str) -> None:
         with engine.connect() as connection:
             has_tables = sa.inspect(connection).has_table(WorkerRow.__tablename__)
     except SQLAlchemyError as error:
-        said = " ".join(str(error.orig).split()) if isinstance(error, DBAPIError) else type(error).__name__
-        if parsed.password:
-            said = said.replace(str(parsed.password), "***")
-        raise QueueError(f"{database.name}: can't be opened ({said})") from None
+        raise QueueError(f"{database.name}: can't be opened ({driver_says(database.url, error)})") from None
     finally:
         engine.dispose()
     if not has_tables:

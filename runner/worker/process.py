@@ -18,8 +18,9 @@ from pydantic import SecretStr
 
 from runner.calls.call import Call
 from runner.dispatch.dbos_queue import DbosWorker
-from runner.dispatch.lease import Beat, Lease, Load, Registration, WorkerState, new_executor_id
+from runner.dispatch.lease import Beat, Lease, Load, Registration, new_executor_id
 from runner.dispatch.queue import WorkerQueue
+from runner.dispatch.states import WorkerState
 from runner.errors import RunnerError
 from runner.records.data_dir import data_dir
 from runner.rooms.urls import RoomKind

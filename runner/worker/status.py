@@ -2,11 +2,12 @@
 
 from pydantic import BaseModel, ConfigDict
 
-STARTING = "starting"
-"""The state of a worker that does not take runs yet. The others are :class:`runner.dispatch.lease.WorkerState`."""
+from runner.dispatch.states import WorkerState
 
-TAKING = "taking"
-STATES = (STARTING, TAKING, "overloaded", "draining", "lost")
+STARTING = "starting"
+"""The state of a process that is no worker yet, or no more. The others are those of workers."""
+
+STATES = (STARTING, *(state.value for state in WorkerState if state is not WorkerState.STOPPED))
 
 
 class WorkerStatus(BaseModel):

@@ -13,9 +13,10 @@ from anyio.abc import ByteReceiveStream, Process, TaskStatus
 from loguru import logger
 from pydantic import ValidationError
 
+from runner.dispatch.states import WorkerState
 from runner.errors import UsageError
 from runner.worker.orders import DRAIN, HURRY
-from runner.worker.status import STARTING, TAKING, WorkerStatus
+from runner.worker.status import STARTING, WorkerStatus
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0
@@ -62,7 +63,7 @@ class Child:
     @property
     def takes_runs(self) -> bool:
         """Whether it takes runs."""
-        return self.is_running and self.status.state == TAKING
+        return self.is_running and self.status.state == WorkerState.TAKING
 
 
 class Supervisor:
@@ -201,7 +202,7 @@ class Supervisor:
             logger.warning("worker {}: says something that is no status", child.name)
             return
         child.said_s = time.monotonic()
-        if child.status.state == TAKING and child.name not in self._started:
+        if child.status.state == WorkerState.TAKING and child.name not in self._started:
             self._started.add(child.name)
             if len(self._started) == len(self.children):
                 self._ready()

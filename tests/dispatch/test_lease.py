@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from runner.dispatch import lease as leases
 from runner.dispatch.engines import lease_engine
 from runner.dispatch.errors import QueueError
-from runner.dispatch.lease import Beat, Lease, Load, Registration, WorkerState
+from runner.dispatch.lease import Beat, Lease, Load, Registration
+from runner.dispatch.states import WorkerState
 from runner.records.tables import WorkerRow
 
 

@@ -1,7 +1,6 @@
 """The command that shows how things stand, on both kinds of database."""
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -26,14 +25,10 @@ PASSWORD = "s3cr3t-p4ss"
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own, no setting in the environment, and no long looks."""
-    for name in list(os.environ):
-        if name.upper().startswith("SCENARIO_RUNNER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+def folder(bare_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bare folder, and no long looks."""
     monkeypatch.setattr(workers, "_LOOK_AGAIN_S", 0.01)
-    return tmp_path
+    return bare_folder
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from pydantic import SecretStr
 from bots.timeline import AgentStartedSpeaking, CallerUnderrun
 from runner.dispatch.dbos_queue import DbosQueue, migrate_queue
 from runner.dispatch.errors import QueueError
-from runner.dispatch.lease import Beat, Registration, WorkerState
+from runner.dispatch.lease import Beat, Registration
 from runner.dispatch.queue import RunHandler
+from runner.dispatch.states import WorkerState
 from runner.records.assignments import Assignment
 from runner.records.database import Database
 from runner.records.tables import WorkerRow

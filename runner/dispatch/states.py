@@ -1,0 +1,18 @@
+"""The states of workers. By itself, for whoever has no database."""
+
+from enum import StrEnum
+
+
+class WorkerState(StrEnum):
+    """What a worker is ready for."""
+
+    TAKING = "taking"
+    """It takes runs, as many as it says."""
+    OVERLOADED = "overloaded"
+    """It sees its calls through, and takes no more until they are on time again."""
+    DRAINING = "draining"
+    """It was told to stop: it sees its calls through, and takes no more."""
+    STOPPED = "stopped"
+    """It ended in good order."""
+    LOST = "lost"
+    """It showed no sign of life, and was given up."""
