@@ -12,8 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.errors import RunnerError, UsageError
-from runner.records.runs import (
-    AT_ONCE,
+from runner.records.jobs import (
     RoomSecrets,
     RunType,
     SessionStart,
@@ -22,6 +21,7 @@ from runner.records.runs import (
     session_start,
     shown_settings,
 )
+from runner.records.runs import AT_ONCE
 from runner.records.tables import Agent, Personality, ResultRow, RunRow, ScenarioRow, TestProfile, utc_now
 from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.rooms.urls import RoomKind, check_data_message, public_url

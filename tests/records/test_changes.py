@@ -8,15 +8,7 @@ import pytest
 from loguru import logger
 
 from runner.records.database import Database
-from runner.records.runs import (
-    RunProblem,
-    claim,
-    finish,
-    give_back,
-    give_up,
-    progress,
-    request_cancel,
-)
+from runner.records.runs import RunProblem, claim, finish, give_back, give_up, progress, request_cancel
 from runner.records.statuses import RunStatus
 from tests.records.giving import give
 from tests.records.outcomes import agent_failed, outcome

@@ -18,9 +18,10 @@ from sqlalchemy import func, select
 import runner.rooms.allowed
 from runner.api.services import Services
 from runner.records.database import Database
+from runner.records.jobs import RoomSecrets, RunType
 from runner.records.launches import Launch, LaunchEntry, LaunchRefused, again, launch
 from runner.records.results import read_lines
-from runner.records.runs import RoomSecrets, RunType, claim
+from runner.records.runs import claim
 from runner.records.secrets import open_vault
 from runner.records.store import open_store
 from runner.records.tables import Agent, Personality, Project, ResultRow, RunRow, ScenarioRow, TestProfile

@@ -16,9 +16,9 @@ from sqlalchemy import insert, select, update
 from bots.timeline import EndedReason
 from runner.calls.run_file import Run
 from runner.records.database import Database
+from runner.records.jobs import Job
 from runner.records.runs import (
     MAX_LOST,
-    Job,
     RunProblem,
     add_artefact,
     artefacts_of,

@@ -16,10 +16,10 @@ from runner.api.routing import CompatRouter, read_json
 from runner.api.schemas import launch as schemas
 from runner.api.schemas.runs import numbers
 from runner.api.services import Services
+from runner.records.jobs import RunType
 from runner.records.keys import KeyIdentity
 from runner.records.launches import DEFAULT_PRIORITY, Launch, LaunchEntry, LaunchRefused, launch
 from runner.records.results import counts_of, read_lines
-from runner.records.runs import RunType
 from runner.records.statuses import ResultStatus
 from runner.records.tables import ResultRow, ScenarioRow
 

@@ -22,9 +22,9 @@ from runner.api.services import Services
 from runner.errors import UsageError
 from runner.evaluation.outcome import Cause
 from runner.records.changes import Change, noted
+from runner.records.jobs import Job
 from runner.records.runs import (
     Claimed,
-    Job,
     RunProblem,
     add_artefact,
     claim,

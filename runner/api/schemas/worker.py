@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from runner.api.schemas.common import Id, RequestBody, ResponseBody
-from runner.records.runs import Job, RunProblem
+from runner.records.jobs import Job
+from runner.records.runs import RunProblem
 
 MAX_EVENTS = 1_000
 """How many events come at once."""
@@ -24,7 +25,7 @@ class ClaimBody(RequestBody):
 
 
 class SessionBody(ResponseBody):
-    """How a session of the agent is started; see :class:`runner.records.runs.SessionStart`."""
+    """How a session of the agent is started; see :class:`runner.records.jobs.SessionStart`."""
 
     start_url: str
     transport: str | None
@@ -37,7 +38,7 @@ class SessionBody(ResponseBody):
 
 
 class JobBody(ResponseBody):
-    """What a worker needs to make a call, tokens in clear; see :class:`runner.records.runs.Job`."""
+    """What a worker needs to make a call, tokens in clear; see :class:`runner.records.jobs.Job`."""
 
     run_id: int
     attempt: int
