@@ -6,7 +6,6 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,15 +20,14 @@ from runner.api.services import Services
 from runner.dispatch.dbos_queue import DbosQueue, migrate_queue
 from runner.dispatch.dispatcher import Dispatcher
 from runner.errors import UsageError
+from runner.housekeeping import keep_pruning, keep_purging
 from runner.records.assignments import Limits
 from runner.records.data_dir import data_dir
 from runner.records.database import Database, database_url
 from runner.records.keys import KeyKind, create_key, find_key, list_keys
-from runner.records.retention import purge
 from runner.records.secrets import open_vault
 from runner.records.seed import DEFAULT_PROJECT, seed
 from runner.records.store import open_store
-from runner.records.tables import utc_now
 from runner.settings import Settings
 from runner.web import WebServer, listening
 
@@ -41,10 +39,6 @@ DRAIN_LIMIT_S = 20.0
 
 CONNECTIONS_LIMIT_S = 3
 """How long open connections may last after that."""
-
-RETENTION_INTERVAL_S = 3_600.0
-QUEUE_MEMORY = timedelta(days=1)
-"""How long the queue remembers runs that have ended."""
 
 WORKER_KEY_FILE = "worker.key"
 IN_PROCESS_URL = "http://record.invalid"
@@ -102,7 +96,9 @@ async def serve(
             worker_key = await _worker_key(database, settings) if with_worker else None
             async with anyio.create_task_group() as background:
                 background.start_soon(dispatcher.run)
-                background.start_soon(_retain, services, queue)
+                background.start_soon(keep_pruning, queue)
+                if server.retention_days is not None:
+                    background.start_soon(keep_purging, database, services.store, server.retention_days)
                 async with (
                     _working(services, app, worker_key) if worker_key is not None else nullcontext() as worker,
                     anyio.create_task_group() as serving,
@@ -213,21 +209,6 @@ async def _until_told(signals: AsyncIterator[signal.Signals], worker: "WorkerPro
         tasks.start_soon(drain)
         await anext(signals)
         worker.hurry()
-
-
-async def _retain(services: Services, queue: DbosQueue) -> None:
-    """Delete what is old enough, every hour."""
-    server = services.settings.server
-    days = server.retention_days
-    while True:
-        try:
-            await queue.prune(older_than=utc_now() - QUEUE_MEMORY)
-            if days is not None:
-                purged = await purge(services.database, services.store, older_than=utc_now() - timedelta(days=days))
-                logger.info("the artefacts of {} runs were deleted", purged)
-        except Exception as error:
-            logger.opt(exception=True).warning("what is old could not be deleted ({})", type(error).__name__)
-        await anyio.sleep(RETENTION_INTERVAL_S)
 
 
 def _url(host: str, listener: socket.socket) -> str:

@@ -108,7 +108,7 @@ def hand_over(database_url: str, executor: str, run_id: int) -> None:
     async def handing() -> None:
         database, queue = Database(database_url), DbosQueue(database_url)
         async with database.session() as session:
-            await queue.hand_over(await session.connection(), [Assignment(run_id, 1, executor)])
+            await (await session.connection()).run_sync(queue.hand_over, [Assignment(run_id, 1, executor)])
         await queue.close()
         await database.close()
 

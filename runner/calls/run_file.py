@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bots.caller.script import Script
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePublished, EndedReason, TimelineEvent
@@ -54,8 +54,8 @@ class Circumstances:
     warnings: Sequence[str] = ()
 
 
-class Run(BaseModel):
-    """A call with its verdict.
+class RunReport(BaseModel):
+    """A call with its verdict, and without what was played in it: that is known to whoever asked for it.
 
     Attributes:
         format: Version of this format.
@@ -82,7 +82,6 @@ class Run(BaseModel):
         notes: What of the scenario was played otherwise than its file says, and why.
         warnings: What did not work as it should without touching the verdict.
         versions: What made the call.
-        script: The script that was played: with the timeline, all it takes to judge the call again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -96,7 +95,7 @@ class Run(BaseModel):
     success: bool | None
     cause: Cause | None
     ended_reason: EndedReason
-    call_ended_reason: str
+    call_ended_reason: str = Field(max_length=80)
     detail: str | None
     duration_s: float
     first_response_ms: float | None
@@ -111,7 +110,6 @@ class Run(BaseModel):
     notes: list[str] = []
     warnings: list[str]
     versions: dict[str, str]
-    script: Script
 
     @property
     def exit_code(self) -> int:
@@ -119,6 +117,16 @@ class Run(BaseModel):
         if self.success is None:
             return 2
         return 0 if self.success else 1
+
+
+class Run(RunReport):
+    """A call with its verdict.
+
+    Attributes:
+        script: The script that was played: with the timeline, all it takes to judge the call again.
+    """
+
+    script: Script
 
 
 def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Circumstances | None = None) -> Run:

@@ -1,7 +1,8 @@
 """The queue on DBOS: its tables stand in the record's database, so what the record decides and hands over is one.
 
-Each worker has a queue of its own, ``worker-<executor>``, in which a DBOS workflow ``run-<id>-<attempt>`` of one step
-stands for every run that was given to it. So nothing here has to limit, order, or choose: that is decided before.
+Each worker has a queue of its own, ``worker-<executor>``, in which a DBOS workflow ``run-<id>-<attempt>`` stands for
+every run that was given to it. So nothing here has to limit, order, or choose: that is decided before. A workflow has
+no steps: a worker's id is never used again, so none of its workflows is ever taken up where it was left.
 """
 
 import asyncio
@@ -19,7 +20,6 @@ import anyio.to_thread
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runner.dispatch.engines import plain_url, sqlite_engine
 from runner.dispatch.errors import QueueError
@@ -77,15 +77,10 @@ class DbosQueue:
         self._connection = _Connection(database_url)
         self._client = self._connection.client
 
-    async def hand_over(self, connection: AsyncConnection, assignments: Sequence[Assignment]) -> None:
-        """Hand runs to their workers within the transaction of a connection."""
-        client = self._client
-
-        def enqueue_all(sync_connection: sa.Connection) -> None:
-            for run in assignments:
-                client.enqueue_in_transaction(sync_connection, _options(run), run.run_id, run.attempt)
-
-        await connection.run_sync(enqueue_all)
+    def hand_over(self, connection: sa.Connection, assignments: Sequence[Assignment]) -> None:
+        """Hand runs to their workers within the transaction of a connection. Blocks."""
+        for run in assignments:
+            self._client.enqueue_in_transaction(connection, _options(run), run.run_id, run.attempt)
 
     async def retire(self, executor: str) -> None:
         """Forget a worker that is gone, and what was handed to it."""
@@ -212,6 +207,9 @@ class DbosWorker:
         engine = self._connection.engine()
         if engine is not None:
             config["system_database_engine"] = engine
+        else:
+            # The connection that was used last first: it and its process in the server have everything at hand.
+            config["db_engine_kwargs"] = {"pool_use_lifo": True}
         return config
 
 
@@ -310,13 +308,9 @@ def _destroy(timeout_s: int) -> None:
 def _declare(taken: _TakenRuns) -> None:
     """Tell DBOS what a run is. It keeps that for the whole process, until it is destroyed."""
 
-    @DBOS.step(name="see_through", preemptible=True)
-    async def see_through(run_id: int, attempt: int) -> None:
-        await taken.see_through(run_id, attempt)
-
     @DBOS.workflow(name=WORKFLOW)
     async def run(run_id: int, attempt: int) -> None:  # pyright: ignore[reportUnusedFunction] - known by its name
-        await see_through(run_id, attempt)
+        await taken.see_through(run_id, attempt)
 
 
 def _options(run: Assignment) -> EnqueueOptions:

@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 
 import anyio
 from loguru import logger
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy.orm import Session
 
 from runner.dispatch.lease import PROTOCOL
 from runner.dispatch.queue import Queue
@@ -21,7 +22,7 @@ from runner.records.assignments import Capacity, Limits, assign, is_due, taken, 
 from runner.records.database import Database
 from runner.records.runs import give_back
 from runner.records.statuses import RunStatus
-from runner.records.tables import RunRow, WorkerRow, utc_now
+from runner.records.tables import RUNS, WorkerRow, utc_now
 
 INTERVAL_S = 1.0
 """How often it looks, when nobody wakes it."""
@@ -40,6 +41,13 @@ HELD_LIMIT = timedelta(minutes=15)
 
 REMEMBERED = timedelta(hours=1)
 """How long a worker that is gone is shown."""
+
+_TAKEN = (
+    select(RUNS.c.id, RUNS.c.attempt, RUNS.c.executor, RUNS.c.status, RUNS.c.updated_at)
+    .where(taken())
+    .order_by(RUNS.c.id)
+)
+_WAITING = select(RUNS.c.id).where(waiting(), is_due(bindparam("now"))).limit(1)
 
 LOST_DETAIL = "worker lost"
 STOPPED_DETAIL = "its worker was stopped"
@@ -106,9 +114,10 @@ class Dispatcher:
 
     async def look(self) -> None:
         """Look once: who lives, what has to be taken back, and what can be given."""
-        self._workers = await self._living()
-        failures = await self._take_back(self._workers)
-        await self._give(self._workers)
+        seen = await self._database.look(_see)
+        self._workers = await self._living(seen.workers)
+        failures = await self._take_back(seen.taken)
+        await self._give()
         if failures:
             raise failures[0]
         self._looked_s = time.monotonic()
@@ -121,15 +130,13 @@ class Dispatcher:
                 await self._woken.wait()
                 self._woken = anyio.Event()
                 with anyio.CancelScope(shield=True):
-                    await self._give(self._workers)
+                    await self._give()
                 await anyio.sleep(GATHERING_S)
 
     # Who lives.
 
-    async def _living(self) -> list[WorkerRow]:
+    async def _living(self, workers: list[WorkerRow]) -> list[WorkerRow]:
         """Return all workers, those given up for lost that have shown no sign of life for too long."""
-        async with self._database.reading() as session:
-            workers = list(await session.scalars(select(WorkerRow)))
         silent = set(self._watch.look({worker.executor: worker.beat for worker in workers}, time.monotonic()))
         for worker in workers:
             if worker.executor in silent and worker.gone_at is None and await self._give_up(worker):
@@ -140,19 +147,18 @@ class Dispatcher:
 
     async def _give_up(self, worker: WorkerRow) -> bool:
         """Give a worker up for lost, unless it shows a sign of life in this very moment."""
-        lost = WorkerState.LOST.value
-        async with self._database.session() as session:
-            marked = await session.execute(
-                update(WorkerRow)
-                .where(
-                    WorkerRow.executor == worker.executor,
-                    WorkerRow.beat == worker.beat,
-                    WorkerRow.gone_at.is_(None),
-                )
-                .values(state=lost, gone_at=utc_now())
-                .returning(WorkerRow.executor)
+        marking = (
+            update(WorkerRow)
+            .where(
+                WorkerRow.executor == worker.executor,
+                WorkerRow.beat == worker.beat,
+                WorkerRow.gone_at.is_(None),
             )
-            return marked.first() is not None
+            .values(state=WorkerState.LOST.value, gone_at=utc_now())
+            .returning(WorkerRow.executor)
+        )
+        async with self._database.session() as session:
+            return (await session.execute(marking)).first() is not None
 
     def _note(self, worker: WorkerRow) -> None:
         """Write down what a worker can't say itself."""
@@ -173,12 +179,12 @@ class Dispatcher:
 
     # Taking back.
 
-    async def _take_back(self, workers: Sequence[WorkerRow]) -> list[Exception]:
+    async def _take_back(self, taken: Sequence[_Taken]) -> list[Exception]:
         """Take runs from workers that will not see them through; return what went wrong with some of them."""
-        by_executor = {worker.executor: worker for worker in workers}
-        held = {run_id for worker in workers for run_id in worker.runs.get("held", ())}
+        by_executor = {worker.executor: worker for worker in self._workers}
+        held = {run_id for worker in self._workers for run_id in worker.runs.get("held", ())}
         failures: list[Exception] = []
-        for run in await self._taken():
+        for run in taken:
             try:
                 await self._judge(run, by_executor.get(run.executor), is_held=run.run_id in held)
             except Exception as error:
@@ -194,20 +200,6 @@ class Dispatcher:
         elif self._watch.is_fresh(run.executor) and not _says(worker, run) and utc_now() - run.since > UNKNOWN_LIMIT:
             await self._back(run, UNKNOWN_DETAIL, unsaid=False, was_lost=True)
 
-    async def _taken(self) -> list[_Taken]:
-        """Return the runs that workers have."""
-        async with self._database.reading() as session:
-            rows = await session.execute(
-                select(RunRow.id, RunRow.attempt, RunRow.executor, RunRow.status, RunRow.updated_at)
-                .where(taken())
-                .order_by(RunRow.id)
-            )
-            return [
-                _Taken(run_id, attempt, executor, status != RunStatus.PENDING.value, since)
-                for run_id, attempt, executor, status, since in rows
-                if executor is not None
-            ]
-
     async def _from_gone(self, run: _Taken, worker: WorkerRow | None, *, is_held: bool) -> None:
         if is_held and (worker is None or worker.gone_at is None or utc_now() - worker.gone_at < HELD_LIMIT):
             # Its call is over, and its outcome on a disk: whoever finds it there reports it.
@@ -221,8 +213,10 @@ class Dispatcher:
         )
 
     async def _back(self, run: _Taken, detail: str, *, unsaid: bool, was_lost: bool = False) -> None:
-        async with self._database.session() as session:
-            await give_back(session, run.run_id, run.attempt, detail=detail, unsaid=unsaid, was_lost=was_lost)
+        def back(session: Session) -> None:
+            give_back(session, run.run_id, run.attempt, detail=detail, unsaid=unsaid, was_lost=was_lost)
+
+        await self._database.run(back)
 
     async def _forget(self, gone: Sequence[WorkerRow]) -> None:
         """Remove what the queue has of workers that are gone, and after a while what the record has."""
@@ -239,26 +233,47 @@ class Dispatcher:
 
     # Giving.
 
-    async def _give(self, workers: Sequence[WorkerRow]) -> None:
+    async def _give(self) -> None:
+        """Give runs to the workers that were seen last."""
         able = [
             Capacity(worker.executor, worker.calls, frozenset(worker.rooms))
-            for worker in workers
+            for worker in self._workers
             if worker.state == WorkerState.TAKING.value
             and worker.protocol == PROTOCOL
             and self._watch.is_fresh(worker.executor)
         ]
-        if not able or not await self._anything_waits():
+        # Looking takes no turn at writing, of which SQLite has one.
+        if not able or not await self._database.look(_anything_waits):
             return
-        async with self._database.session() as session:
-            given = await assign(session, able, self._limits)
-            if given:
-                await self._queue.hand_over(await session.connection(), given)
 
-    async def _anything_waits(self) -> bool:
-        """Return whether a run waits and is due: looking takes no turn at writing, of which SQLite has one."""
-        due = select(RunRow.id).where(waiting(), is_due(utc_now()))
-        async with self._database.reading() as session:
-            return await session.scalar(due.limit(1)) is not None
+        def give(session: Session) -> None:
+            given = assign(session, able, self._limits)
+            if given:
+                self._queue.hand_over(session.connection(), given)
+
+        await self._database.run(give)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The workers there are, and the runs they have."""
+
+    workers: list[WorkerRow]
+    taken: list[_Taken]
+
+
+def _see(session: Session) -> _Seen:
+    # First the runs: whoever has one of them was there before it.
+    taken = [
+        _Taken(run_id, attempt, executor, status != RunStatus.PENDING.value, since)
+        for run_id, attempt, executor, status, since in session.execute(_TAKEN)
+    ]
+    return _Seen(list(session.scalars(select(WorkerRow))), taken)
+
+
+def _anything_waits(session: Session) -> bool:
+    """Return whether a run waits and is due."""
+    return session.execute(_WAITING, {"now": utc_now()}).first() is not None
 
 
 def _says(worker: WorkerRow, run: _Taken) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection
 
 from runner.records.assignments import Assignment
 
@@ -19,8 +19,8 @@ RunHandler = Callable[[int, int], Awaitable[None]]
 class Queue(Protocol):
     """The queue, as the record sees it."""
 
-    async def hand_over(self, connection: AsyncConnection, assignments: Sequence[Assignment]) -> None:
-        """Hand runs to their workers within the transaction of a connection."""
+    def hand_over(self, connection: Connection, assignments: Sequence[Assignment]) -> None:
+        """Hand runs to their workers within the transaction of a connection. Blocks."""
         ...
 
     async def retire(self, executor: str) -> None:

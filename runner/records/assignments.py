@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, text, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select, update
+from sqlalchemy.orm import Session
 
 from runner.records.changes import Change, RunChange, note
-from runner.records.statuses import FINAL_RUN, RunStatus
-from runner.records.tables import Agent, ResultRow, RunRow, utc_now
+from runner.records.statuses import OPEN_RUN, RunStatus
+from runner.records.tables import AGENTS, RESULTS, RUNS, utc_now
 
 MAX_CALLS = "max_calls"
 """What of an agent's ``session`` says how many calls it takes at once."""
@@ -24,7 +24,6 @@ _LOCK = 0x61736E73
 """What processes that decide about the same PostgreSQL database hold, one after the other."""
 
 _BATCH = 100
-_OPEN_RUN = [status.value for status in RunStatus if status not in FINAL_RUN]
 
 
 @dataclass(frozen=True)
@@ -121,14 +120,20 @@ class _Taken:
     def may_go(self) -> ColumnElement[bool]:
         """Return the condition that a run waits, and for none of what is taken."""
         kinds = {kind for worker in self._free() for kind in worker.rooms}
-        return (
-            waiting()
-            & is_due(utc_now())
-            & RunRow.result_id.not_in(self.full_results)
-            & or_(RunRow.agent_id.is_(None), RunRow.agent_id.not_in(self.full_agents))
-            & or_(RunRow.room_key.is_(None), RunRow.room_key.not_in(self.rooms))
-            & or_(RunRow.room_kind.is_(None), RunRow.room_kind.in_(kinds))
-        )
+        conditions = [waiting(), is_due(utc_now()), RUNS.c.room_kind.is_(None) | RUNS.c.room_kind.in_(kinds)]
+        if self.full_results:
+            conditions.append(RUNS.c.result_id.not_in(self.full_results))
+        if self.full_agents:
+            conditions.append(RUNS.c.agent_id.is_(None) | RUNS.c.agent_id.not_in(self.full_agents))
+        if self.rooms:
+            conditions.append(RUNS.c.room_key.is_(None) | RUNS.c.room_key.not_in(self.rooms))
+        return and_(*conditions)
+
+    @property
+    def places(self) -> int:
+        """How many runs could be given now, as far as workers and the limit of all go."""
+        free = sum(worker.calls - self.by_worker[worker.executor] for worker in self._free())
+        return free if self.limits.all is None else min(free, self.limits.all - self.total)
 
     def _free(self) -> list[Capacity]:
         return [worker for worker in self.workers.values() if worker.calls > self.by_worker[worker.executor]]
@@ -136,21 +141,21 @@ class _Taken:
 
 def waiting() -> ColumnElement[bool]:
     """Return the condition that a run waits for a worker."""
-    return (RunRow.status == RunStatus.PENDING.value) & RunRow.executor.is_(None)
+    return (RUNS.c.status == RunStatus.PENDING.value) & RUNS.c.executor.is_(None)
 
 
-def is_due(now: datetime) -> ColumnElement[bool]:
+def is_due(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
     """Return the condition that the delay of a run is over, if it had one."""
-    return or_(RunRow.not_before.is_(None), RunRow.not_before <= now)
+    return or_(RUNS.c.not_before.is_(None), RUNS.c.not_before <= now)
 
 
 def taken() -> ColumnElement[bool]:
     """Return the condition that a worker has a run."""
     # By the statuses there are, and not by those there are not: runs that have ended are not even looked at.
-    return RunRow.status.in_(_OPEN_RUN) & RunRow.executor.is_not(None)
+    return RUNS.c.status.in_([status.value for status in OPEN_RUN]) & RUNS.c.executor.is_not(None)
 
 
-async def assign(session: AsyncSession, workers: Sequence[Capacity], limits: Limits) -> list[Assignment]:
+def assign(session: Session, workers: Sequence[Capacity], limits: Limits) -> list[Assignment]:
     """Give waiting runs to workers: as many as they can take, lower priority numbers first, then older runs.
 
     Args:
@@ -159,15 +164,15 @@ async def assign(session: AsyncSession, workers: Sequence[Capacity], limits: Lim
         limits: What holds besides.
     """
     if session.get_bind().dialect.name == "postgresql":
-        await session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        session.execute(_HOLD)
     now = _Taken(limits, {worker.executor: worker for worker in workers})
-    for run in await session.execute(_runs(RunRow.executor).where(taken())):
+    for run in session.execute(_TAKEN_RUNS):
         now.add(run, run.executor)
     given: list[Assignment] = []
     while not now.is_full:
         # Locked, and none waited for: whoever cancels some of them locks them in another order.
-        due = _runs().where(now.may_go()).order_by(RunRow.priority, RunRow.id).limit(_BATCH)
-        runs = (await session.execute(due.with_for_update(of=RunRow, skip_locked=True))).all()
+        most = min(_BATCH, now.places)
+        runs = session.execute(_WAITING_RUNS.where(now.may_go()).limit(most)).all()
         chosen: dict[str, list[int]] = {}
         for run in runs:
             executor = now.worker_for(run)
@@ -176,37 +181,40 @@ async def assign(session: AsyncSession, workers: Sequence[Capacity], limits: Lim
                 chosen.setdefault(executor, []).append(run.id)
         for executor, ids in chosen.items():
             # One that was cancelled meanwhile stays as it is; its place is given away the next time.
-            rows = await session.execute(
-                update(RunRow)
-                .where(RunRow.id.in_(ids), waiting())
-                .values(executor=executor, updated_at=utc_now())
-                .returning(RunRow.id, RunRow.attempt)
-            )
-            for run_id, attempt in rows:
+            for run_id, attempt in session.execute(
+                _GIVE, {"of_runs": ids, "executor": executor, "updated_at": utc_now()}
+            ):
                 given.append(Assignment(run_id, attempt, executor))
                 note(session, RunChange(run_id, attempt, Change.GIVEN, executor))
-        if len(runs) < _BATCH or not chosen:
+        if len(runs) < most or not chosen:
             break
     return sorted(given, key=lambda assignment: assignment.run_id)
-
-
-def _runs(*more: Any) -> Any:
-    return (
-        select(
-            RunRow.id,
-            RunRow.result_id,
-            RunRow.agent_id,
-            RunRow.room_key,
-            RunRow.room_kind,
-            ResultRow.concurrency_limit,
-            Agent.session,
-            *more,
-        )
-        .join(ResultRow, ResultRow.id == RunRow.result_id)
-        .outerjoin(Agent, Agent.id == RunRow.agent_id)
-    )
 
 
 def _agent_limit(session: Mapping[str, Any] | None, limits: Limits) -> int | None:
     own = (session or {}).get(MAX_CALLS)
     return limits.per_agent if own is None else int(own)
+
+
+_HOLD = select(func.pg_advisory_xact_lock(_LOCK))
+_OF_RUN = (
+    select(
+        RUNS.c.id,
+        RUNS.c.result_id,
+        RUNS.c.agent_id,
+        RUNS.c.room_key,
+        RUNS.c.room_kind,
+        RUNS.c.executor,
+        RESULTS.c.concurrency_limit,
+        AGENTS.c.session,
+    )
+    .join_from(RUNS, RESULTS, RESULTS.c.id == RUNS.c.result_id)
+    .outerjoin(AGENTS, AGENTS.c.id == RUNS.c.agent_id)
+)
+_TAKEN_RUNS = _OF_RUN.where(taken())
+_WAITING_RUNS = _OF_RUN.order_by(RUNS.c.priority, RUNS.c.id).with_for_update(of=RUNS, skip_locked=True)
+_GIVE = (
+    update(RUNS)
+    .where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)), waiting())
+    .returning(RUNS.c.id, RUNS.c.attempt)
+)

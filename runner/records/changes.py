@@ -3,13 +3,12 @@
 A report that comes again changes nothing, and so is not noted again.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import cast
+from typing import Any, cast
 
 from loguru import logger
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 _KEY = "run_changes"
 
@@ -43,18 +42,17 @@ class RunChange:
     detail: str = ""
 
 
-def note(session: AsyncSession, change: RunChange) -> None:
+def note(session: Session, change: RunChange) -> None:
     """Note a change that a transaction makes."""
     session.info.setdefault(_KEY, []).append(change)
 
 
-def noted(session: AsyncSession) -> Sequence[RunChange]:
-    """Return what was noted in a transaction that is not committed yet."""
-    return tuple(cast(list[RunChange], session.info.get(_KEY, ())))
+def log_changes(info: dict[Any, Any]) -> None:
+    """Log what a transaction that was committed has changed, each change in one line.
 
-
-def log_changes(session: AsyncSession) -> None:
-    """Log what a transaction that was committed has changed, each change in one line."""
-    for made in cast(list[RunChange], session.info.pop(_KEY, ())):
+    Args:
+        info: The ``info`` of its session.
+    """
+    for made in cast(list[RunChange], info.pop(_KEY, ())):
         detail = f": {made.detail}" if made.detail else ""
         logger.bind(run_id=made.run_id, attempt=made.attempt).info("run {}: {}{}", made.run_id, made.change, detail)

@@ -1,7 +1,11 @@
 """How a run goes from launched to ended.
 
 Every move is one conditional update: a run that has ended never changes again, and a report counts for the attempt it
-is of. The result of a run is locked before the run is, and follows in the same transaction.
+is of. Where the result of a run may have to follow, it is locked before the run is, and follows in the same
+transaction.
+
+Most of it comes many times a second while calls are on: it is done in threads
+(:meth:`runner.records.database.Database.run`), with statements that are built once.
 """
 
 import json
@@ -9,23 +13,21 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy import ColumnElement, func, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import bindparam, func, literal_column, select, update
+from sqlalchemy.orm import Session
 
-from bots.caller.script import Script
 from bots.timeline import EndedReason
-from runner.calls.run_file import Run
+from runner.calls.run_file import RunReport
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Cause, Status
 from runner.records.changes import Change, RunChange, note
 from runner.records.jobs import Job, RoomSecrets, RunType, SessionStart, open_pipecat_data, session_start
 from runner.records.secrets import Vault
-from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, result_status
-from runner.records.tables import Agent, ResultRow, RunRow, utc_now
+from runner.records.statuses import FINAL_RESULT, FINAL_RUN, OPEN_RUN, ResultStatus, RunStatus, result_status
+from runner.records.tables import RESULTS, RUNS, Agent, ResultRow, RunRow, utc_now
 
 AT_ONCE = 500
 """How many ids go into one statement."""
@@ -36,11 +38,91 @@ MAX_LOST = 2
 MAX_STORED_DEPTH = 100
 """How deep what is kept of a report may be nested."""
 
-_FINAL_RUN = [status.value for status in FINAL_RUN]
 _FINAL_RESULT = [status.value for status in FINAL_RESULT]
 _LIVE = [RunStatus.RUNNING.value, RunStatus.EVALUATING.value]
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _CAUSES = {cause.value for cause in Cause}
+
+_RUN = RUNS.c.id == bindparam("of_run")
+_ATTEMPT = (RUNS.c.attempt == bindparam("of_attempt")) & RUNS.c.executor.is_not(None)
+"""An attempt is the one a worker has. Nobody can report on a run that nobody has."""
+
+_OPEN = RUNS.c.status.in_([literal_column(f"'{status.value}'") for status in OPEN_RUN])
+
+_LOCK_RESULT = (
+    select(
+        RESULTS.c.id,
+        RESULTS.c.status,
+        RESULTS.c.run_type,
+        RUNS.c.created_at,
+        RUNS.c.not_before,
+        RUNS.c.started_at,
+        RUNS.c.joined_at,
+    )
+    .join_from(RUNS, RESULTS, RESULTS.c.id == RUNS.c.result_id)
+    .where(_RUN)
+    .with_for_update(of=RESULTS)
+)
+_LOCK_RESULTS = (
+    select(RESULTS.c.id)
+    .where(RESULTS.c.id.in_(select(RUNS.c.result_id).where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)))))
+    .order_by(RESULTS.c.id)
+    .with_for_update()
+)
+_OF_EXECUTOR = RUNS.c.executor == bindparam("of_executor")
+_GIVEN = (
+    select(
+        RUNS.c.status,
+        RUNS.c.cancel_requested,
+        RUNS.c.attempt,
+        RUNS.c.agent_id,
+        RUNS.c.scenario_name,
+        RUNS.c.snapshot,
+        RUNS.c.room_url,
+        RUNS.c.room_token,
+        RUNS.c.data_message,
+        RUNS.c.session_data,
+        RUNS.c.result_id,
+        RESULTS.c.status.label("result_status"),
+        RESULTS.c.run_type,
+        RESULTS.c.run_settings,
+    )
+    .join_from(RUNS, RESULTS, RESULTS.c.id == RUNS.c.result_id)
+    .where(_RUN, _ATTEMPT, _OF_EXECUTOR, _OPEN)
+)
+_BEGIN = (
+    update(RUNS)
+    .where(_RUN, _ATTEMPT, _OF_EXECUTOR, RUNS.c.status == RunStatus.PENDING.value)
+    .values(status=RunStatus.RUNNING.value)
+    .returning(RUNS.c.id)
+)
+_UNDER_WAY = (
+    select(RUNS.c.status, RUNS.c.cancel_requested, RUNS.c.lost, RUNS.c.said_at, RUNS.c.artefacts)
+    .where(_RUN, _ATTEMPT, _OPEN)
+    .with_for_update()
+)
+_ARTEFACTS = select(RUNS.c.artefacts).where(_RUN, _ATTEMPT).with_for_update()
+_LOCKED = (
+    select(RUNS.c.id, RUNS.c.status, RUNS.c.attempt, RUNS.c.executor, RUNS.c.joined_at, RUNS.c.said_at)
+    .where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)), _OPEN)
+    .order_by(RUNS.c.id)
+    .with_for_update()
+)
+_STATE = select(
+    RUNS.c.id,
+    RUNS.c.status,
+    RUNS.c.attempt,
+    RUNS.c.executor,
+    RUNS.c.cancel_requested,
+    RUNS.c.joined_at,
+    RUNS.c.said_at,
+).where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)))
+_SET = update(RUNS).where(_RUN)
+_SET_ALL = update(RUNS).where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)))
+_CLOSE = update(RUNS).where(_RUN, _OPEN).returning(RUNS.c.attempt)
+_CLOSE_ATTEMPT = _CLOSE.where(_ATTEMPT)
+_FIRST_OPEN = select(RUNS.c.status).where(RUNS.c.result_id == bindparam("of_result"), _OPEN).limit(1)
+_STATUSES = select(RUNS.c.status).where(RUNS.c.result_id == bindparam("of_result")).distinct()
 
 
 class RunProblem(BaseModel):
@@ -53,6 +135,25 @@ class RunProblem(BaseModel):
     reason: str = Field(max_length=40)
     """How it ended, as :class:`bots.timeline.EndedReason` has it."""
     detail: str = Field(default="", max_length=4_000)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a worker tells of a run that it has.
+
+    Attributes:
+        run_id: The run.
+        attempt: The attempt this is of.
+        joined: Whether its caller is in the room with the agent, or was.
+        said: Whether something was said or published there.
+        evaluating: Whether its call is over.
+    """
+
+    run_id: int
+    attempt: int
+    joined: bool = False
+    said: bool = False
+    evaluating: bool = False
 
 
 class Claimed(BaseModel):
@@ -75,7 +176,7 @@ class Claimed(BaseModel):
         return self.executor is not None and self.attempt == attempt
 
 
-async def claim(session: AsyncSession, vault: Vault, run_id: int, attempt: int, executor: str) -> Job | None:
+def claim(session: Session, vault: Vault, run_id: int, attempt: int, executor: str) -> Job | None:
     """Take a run on that was given to a worker: it is running. The same again gives the same.
 
     A run whose cancelling was asked for ends here.
@@ -90,131 +191,112 @@ async def claim(session: AsyncSession, vault: Vault, run_id: int, attempt: int, 
     Returns:
         What is needed to make the call; None if the run has ended, is another worker's, or is not there.
     """
-    result = await _lock_result(session, run_id)
-    if result is None:
-        return None
-    run = (
-        await session.execute(
-            select(
-                RunRow.status,
-                RunRow.cancel_requested,
-                RunRow.attempt,
-                RunRow.agent_id,
-                RunRow.scenario_name,
-                RunRow.snapshot,
-                RunRow.room_url,
-                RunRow.room_token,
-                RunRow.data_message,
-                RunRow.session_data,
-            )
-            .where(RunRow.id == run_id, _of_attempt(attempt), RunRow.executor == executor, _open())
-            .with_for_update()
-        )
-    ).first()
+    given = {"of_run": run_id, "of_attempt": attempt, "of_executor": executor}
+    run = session.execute(_GIVEN, given).first()
+    if run is not None and (run.result_status != ResultStatus.RUNNING.value or run.cancel_requested):
+        # The result may have to follow: it is locked first, and what stands of the run is read anew.
+        _lock_result(session, run_id)
+        run = session.execute(_GIVEN, given).first()
     if run is None:
         return None
     if run.cancel_requested:
-        await _close(session, run_id, _cancelled())
-        await refresh_result(session, result.id)
+        _close(session, run_id, _cancelled())
+        refresh_result(session, run.result_id)
         return None
+    # First, for it may fail: then nothing was begun.
+    job = _job(session, vault, run_id, run)
     if run.status == RunStatus.PENDING.value:
         now = utc_now()
-        await session.execute(
-            update(RunRow)
-            .where(RunRow.id == run_id)
-            .values(status=RunStatus.RUNNING.value, started_at=now, updated_at=now)
-            .execution_options(synchronize_session=False)
-        )
+        if session.execute(_BEGIN, {**given, "started_at": now, "updated_at": now}).first() is None:
+            return None
         note(session, RunChange(run_id, attempt, Change.CLAIMED, f"by {executor}"))
-        if result.status != ResultStatus.RUNNING.value:
-            await refresh_result(session, result.id)
-    return await _job(session, vault, run_id, run, result)
+        if run.result_status != ResultStatus.RUNNING.value:
+            refresh_result(session, run.result_id)
+    return job
 
 
-async def progress(
-    session: AsyncSession,
-    run_id: int,
-    attempt: int,
-    status: RunStatus,
-    joined_at: datetime | None,
-    said_at: datetime | None = None,
-) -> bool:
-    """Take in how far a run has come.
+def progress(session: Session, told: Sequence[Told]) -> set[int]:
+    """Take in how far runs have come. Reports of attempts that are not under way are passed over.
+
+    Args:
+        session: A transaction.
+        told: The reports. A step back is passed over.
+
+    Returns:
+        The runs whose attempt is under way.
+    """
+    by_run = {one.run_id: one for one in told}
+    now = utc_now()
+    news = {"joined_at": now, "said_at": now, "status": RunStatus.EVALUATING.value}
+    moved: dict[tuple[str, ...], list[int]] = {}
+    under_way: set[int] = set()
+    for run in session.execute(_LOCKED, {"of_runs": sorted(by_run)}):
+        one = by_run[run.id]
+        if run.executor is None or run.attempt != one.attempt:
+            continue
+        under_way.add(run.id)
+        changes = {
+            "joined_at": Change.JOINED if one.joined and run.joined_at is None else None,
+            "said_at": Change.SAID if one.said and run.said_at is None else None,
+            "status": Change.EVALUATING if one.evaluating and run.status == RunStatus.RUNNING.value else None,
+        }
+        for change in filter(None, changes.values()):
+            note(session, RunChange(run.id, run.attempt, change))
+        # Most reports repeat what is known, and cost no writing.
+        if columns := tuple(name for name, change in changes.items() if change is not None):
+            moved.setdefault(columns, []).append(run.id)
+    for columns, run_ids in moved.items():
+        values = {name: news[name] for name in columns}
+        session.execute(_SET_ALL, {"of_runs": run_ids, "updated_at": now, **values})
+    return under_way
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the record says to a report of what a run came to.
+
+    Attributes:
+        accepted: Whether the record holds it now: also where this very report came before. False if the run had ended
+            otherwise, another attempt is under way, or it is not there.
+        is_new: Whether the run ended by it.
+        has_ended: Whether the run has ended, in this attempt.
+        queued_s: How long the run took to begin; None where it did not.
+        set_up_s: How long it took then to get into its room; None where that was not told.
+    """
+
+    accepted: bool
+    is_new: bool = False
+    has_ended: bool = False
+    queued_s: float | None = None
+    set_up_s: float | None = None
+
+
+def end_run(session: Session, run_id: int, attempt: int, report: RunReport | RunProblem) -> Receipt:
+    """End a run with what its call came to, or with why it came to none. Tokens are erased; the result follows.
 
     Args:
         session: A transaction.
         run_id: The run.
         attempt: The attempt this is a report of.
-        status: Running or evaluating; a step back is passed over.
-        joined_at: When the caller was in the room with the agent; None if it is not yet.
-        said_at: When something was said or published there; None if nothing was yet.
-
-    Returns:
-        Whether the attempt is the one under way.
+        report: The worker's ``run.json``, or the problem.
     """
-    found = (
-        await session.execute(
-            select(RunRow.status, RunRow.joined_at, RunRow.said_at)
-            .where(RunRow.id == run_id, _of_attempt(attempt), _open())
-            .with_for_update()
-        )
-    ).first()
-    if found is None:
-        return False
-    values: dict[str, Any] = {}
-    if joined_at is not None and found.joined_at is None:
-        values["joined_at"] = joined_at
-        note(session, RunChange(run_id, attempt, Change.JOINED))
-    if said_at is not None and found.said_at is None:
-        values["said_at"] = said_at
-        note(session, RunChange(run_id, attempt, Change.SAID))
-    if status is RunStatus.EVALUATING and found.status == RunStatus.RUNNING.value:
-        values["status"] = status.value
-        note(session, RunChange(run_id, attempt, Change.EVALUATING))
-    # Most reports repeat what is known, and cost no writing.
-    if values:
-        await session.execute(
-            update(RunRow)
-            .where(RunRow.id == run_id)
-            .values(**values, updated_at=utc_now())
-            .execution_options(synchronize_session=False)
-        )
-    return True
-
-
-async def finish(session: AsyncSession, run_id: int, attempt: int, outcome: Run) -> bool:
-    """End a run with what its call came to. Tokens are erased; the result follows.
-
-    Args:
-        session: A transaction.
-        run_id: The run.
-        attempt: The attempt this is a report of.
-        outcome: The worker's ``run.json``.
-
-    Returns:
-        Whether the record holds this outcome now: also where this very report came before. False if the run had ended
-        otherwise, or another attempt is under way.
-    """
+    if isinstance(report, RunProblem):
+        return _report(session, run_id, attempt, _failed(report))
     ending = _Ending(
-        status=RunStatus(outcome.status.value),
-        success=outcome.success,
-        cause=None if outcome.cause is None else outcome.cause.value,
-        ended_reason=outcome.ended_reason.value,
-        call_ended_reason=outcome.call_ended_reason,
-        error_message=_error_message(outcome),
-        duration_s=outcome.duration_s,
-        outcome=storable(outcome.model_dump(mode="json", exclude={"script"})),
+        status=RunStatus(report.status.value),
+        success=report.success,
+        cause=None if report.cause is None else report.cause.value,
+        ended_reason=report.ended_reason.value,
+        call_ended_reason=report.call_ended_reason,
+        error_message=_error_message(report),
+        duration_s=report.duration_s,
+        outcome=storable(report.model_dump(mode="json", exclude={"script"})),
     )
-    return await _report(session, run_id, attempt, ending)
+    return _report(session, run_id, attempt, ending)
 
 
-async def give_up(session: AsyncSession, run_id: int, attempt: int, problem: RunProblem) -> bool:
-    """End a run that came to no call. Otherwise as :func:`finish`."""
-    return await _report(session, run_id, attempt, _failed(problem))
-
-
-async def give_back(
-    session: AsyncSession, run_id: int, attempt: int, *, detail: str, unsaid: bool, was_lost: bool = False
+def give_back(
+    session: Session, run_id: int, attempt: int, *, detail: str, unsaid: bool, was_lost: bool = False
 ) -> bool | None:
     """Take a run from a worker that will not see it through: it waits for another one, or ends.
 
@@ -232,23 +314,11 @@ async def give_back(
     Returns:
         Whether it waits again, and not ended; None if the attempt was not under way.
     """
-    result = await _lock_result(session, run_id)
+    result = _lock_result(session, run_id)
     if result is None:
         return None
     # Locked: what is said from now on is said in an attempt that is void, and refused.
-    found = (
-        await session.execute(
-            select(
-                RunRow.status,
-                RunRow.cancel_requested,
-                RunRow.lost,
-                RunRow.said_at,
-                RunRow.artefacts,
-            )
-            .where(RunRow.id == run_id, _of_attempt(attempt), _open())
-            .with_for_update()
-        )
-    ).first()
+    found = session.execute(_UNDER_WAY, {"of_run": run_id, "of_attempt": attempt}).first()
     if found is None:
         return None
     begun = found.status != RunStatus.PENDING.value
@@ -259,30 +329,28 @@ async def give_back(
         and (starts_anew or (unsaid and found.said_at is None))
     )
     if again:
-        await session.execute(
-            update(RunRow)
-            .where(RunRow.id == run_id)
-            .values(
-                status=RunStatus.PENDING.value,
-                executor=None,
-                attempt=RunRow.attempt + 1,
-                lost=RunRow.lost + int(was_lost and begun),
-                started_at=None,
-                joined_at=None,
-                said_at=None,
-                artefacts=_set_aside(found.artefacts, attempt),
-                updated_at=utc_now(),
-            )
+        _set(
+            session,
+            run_id,
+            status=RunStatus.PENDING.value,
+            executor=None,
+            attempt=attempt + 1,
+            lost=found.lost + int(was_lost and begun),
+            started_at=None,
+            joined_at=None,
+            said_at=None,
+            artefacts=_set_aside(found.artefacts, attempt),
+            updated_at=utc_now(),
         )
         note(session, RunChange(run_id, attempt, Change.GIVEN_BACK, "it waits again"))
     else:
         ending = _cancelled() if found.cancel_requested else _failed(_lost(detail))
-        await _close(session, run_id, ending)
-    await refresh_result(session, result.id, result.status)
+        _close(session, run_id, ending)
+    refresh_result(session, result.id, result.status)
     return again
 
 
-async def request_cancel(session: AsyncSession, run_ids: Sequence[int]) -> list[int]:
+def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
     """Cancel runs: what nobody has begun ends at once, what is under way when its worker has left the room.
 
     Args:
@@ -296,20 +364,11 @@ async def request_cancel(session: AsyncSession, run_ids: Sequence[int]) -> list[
     in_order = sorted(run_ids)
     for begin in range(0, len(in_order), AT_ONCE):
         ids = in_order[begin : begin + AT_ONCE]
-        results = (
-            await session.scalars(
-                select(ResultRow.id)
-                .where(ResultRow.id.in_(select(RunRow.result_id).where(RunRow.id.in_(ids))))
-                .order_by(ResultRow.id)
-                .with_for_update()
-            )
-        ).all()
+        results = lock_results_of(session, ids)
         # In the order in which a worker's progress locks them: an update goes by where they lie.
-        await session.execute(
-            select(RunRow.id).where(RunRow.id.in_(ids), _open()).order_by(RunRow.id).with_for_update()
-        )
+        session.execute(_LOCKED, {"of_runs": ids})
         pending = RunRow.status == RunStatus.PENDING.value
-        ended = await session.execute(
+        ended = session.execute(
             update(RunRow)
             .where(RunRow.id.in_(ids), pending)
             .values(**_cancelled().values())
@@ -318,29 +377,18 @@ async def request_cancel(session: AsyncSession, run_ids: Sequence[int]) -> list[
         for run_id, attempt in ended.all():
             cancelled.append(run_id)
             note(session, RunChange(run_id, attempt, Change.ENDED, _cancelled().in_words))
-        await session.execute(
+        session.execute(
             update(RunRow)
             .where(RunRow.id.in_(ids), RunRow.status.in_(_LIVE))
             .values(cancel_requested=True, updated_at=utc_now())
         )
         for result_id in results:
-            await refresh_result(session, result_id)
+            refresh_result(session, result_id)
     return cancelled
 
 
-async def look_at(session: AsyncSession, run_ids: Sequence[int]) -> dict[int, Claimed]:
+def look_at(session: Session, run_ids: Sequence[int]) -> dict[int, Claimed]:
     """Return what stands of runs for whoever works on them; without those that are not there."""
-    rows = await session.execute(
-        select(
-            RunRow.id,
-            RunRow.status,
-            RunRow.attempt,
-            RunRow.executor,
-            RunRow.cancel_requested,
-            RunRow.joined_at,
-            RunRow.said_at,
-        ).where(RunRow.id.in_(run_ids))
-    )
     return {
         row.id: Claimed(
             status=RunStatus(row.status),
@@ -350,27 +398,21 @@ async def look_at(session: AsyncSession, run_ids: Sequence[int]) -> dict[int, Cl
             joined=row.joined_at is not None,
             said=row.said_at is not None,
         )
-        for row in rows
+        for row in session.execute(_STATE, {"of_runs": list(run_ids)})
     }
 
 
-async def add_artefact(session: AsyncSession, run_id: int, attempt: int, name: str, size: int) -> bool:
+def add_artefact(session: Session, run_id: int, attempt: int, name: str, size: int) -> bool:
     """Take down that the store holds an artefact of a run.
 
     Returns:
         Whether the attempt is the one that counts; if not, nothing is taken down.
     """
-    found = (
-        await session.execute(
-            select(RunRow.artefacts).where(RunRow.id == run_id, _of_attempt(attempt)).with_for_update()
-        )
-    ).first()
+    found = session.execute(_ARTEFACTS, {"of_run": run_id, "of_attempt": attempt}).first()
     if found is None:
         return False
     artefacts = cast(dict[str, int], found.artefacts)
-    await session.execute(
-        update(RunRow).where(RunRow.id == run_id).values(artefacts={**artefacts, name: size}, updated_at=utc_now())
-    )
+    _set(session, run_id, artefacts={**artefacts, name: size}, updated_at=utc_now())
     return True
 
 
@@ -379,7 +421,7 @@ def artefacts_of(run: RunRow) -> dict[str, int]:
     return {name: size for name, size in run.artefacts.items() if "/" not in name}
 
 
-async def refresh_result(session: AsyncSession, result_id: int, known: str | None = None) -> None:
+def refresh_result(session: Session, result_id: int, known: str | None = None) -> None:
     """Let the status of a result follow those of its runs. Its row must be locked by the transaction.
 
     Args:
@@ -387,14 +429,16 @@ async def refresh_result(session: AsyncSession, result_id: int, known: str | Non
         result_id: The result.
         known: Its status, where that is known.
     """
-    statuses = await session.scalars(select(RunRow.status).where(RunRow.result_id == result_id).distinct())
-    status = result_status(RunStatus(text) for text in statuses)
+    of_result = {"of_result": result_id}
+    if known == ResultStatus.RUNNING.value and session.execute(_FIRST_OPEN, of_result).first() is not None:
+        return
+    status = result_status(RunStatus(text) for text in session.scalars(_STATUSES, of_result))
     if status.value == known:
         return
     forward = ResultRow.status.not_in(_FINAL_RESULT)
     if status is ResultStatus.PENDING:
         forward &= ResultRow.status == ResultStatus.PENDING.value
-    await session.execute(
+    session.execute(
         update(ResultRow)
         .where(ResultRow.id == result_id, forward)
         .values(status=status.value, updated_at=utc_now())
@@ -402,24 +446,25 @@ async def refresh_result(session: AsyncSession, result_id: int, known: str | Non
     )
 
 
-async def lock_result(session: AsyncSession, result_id: int) -> bool:
-    """Keep other transactions from moving the runs of a result; return whether it is there."""
-    found = await session.scalar(select(ResultRow.id).where(ResultRow.id == result_id).with_for_update())
+def lock_result(session: Session, result_id: int) -> bool:
+    """Keep other transactions from ending runs of a result, or giving them back; return whether it is there."""
+    found = session.scalar(select(ResultRow.id).where(ResultRow.id == result_id).with_for_update())
     return found is not None
 
 
-def read_outcome(reported: Mapping[str, Any], script: Mapping[str, Any]) -> Run:
-    """Return a reported ``run.json``, checked.
+def lock_results_of(session: Session, run_ids: Sequence[int]) -> list[int]:
+    """Lock the results of runs, in order, and return them: whoever locks several does so before everything else."""
+    return list(session.scalars(_LOCK_RESULTS, {"of_runs": list(run_ids)}))
 
-    Args:
-        reported: The run without its script.
-        script: The script that the run was launched with.
+
+def read_outcome(reported: Mapping[str, Any]) -> RunReport:
+    """Return a reported ``run.json`` without its script, checked.
 
     Raises:
         ValueError: It is none; says what is wrong with it, and quotes nothing of it.
     """
     try:
-        return Run.model_validate({**reported, "script": Script.model_validate(script)})
+        return RunReport.model_validate(reported)
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
@@ -479,9 +524,6 @@ class _Ending:
         }
         if self.outcome is not None:
             values |= {"duration_s": self.duration_s, "outcome": self.outcome}
-            if self.status is RunStatus.COMPLETED:
-                # The report that the caller was in the room may still be under way.
-                values["joined_at"] = func.coalesce(RunRow.joined_at, RunRow.started_at, now)
         return values
 
 
@@ -517,7 +559,7 @@ def _lost(detail: str) -> RunProblem:
     return RunProblem(cause=Cause.HARNESS.value, reason=EndedReason.RUNNER_ERROR.value, detail=detail)
 
 
-def _error_message(outcome: Run) -> str:
+def _error_message(outcome: RunReport) -> str:
     detail = cast(str | None, storable(outcome.detail))
     if outcome.status is Status.CANCELLED:
         return detail or "the run was cancelled"
@@ -533,89 +575,66 @@ def _set_aside(artefacts: Mapping[str, int], attempt: int) -> dict[str, int]:
     return {name if "/" in name else f"{attempt}/{name}": size for name, size in artefacts.items()}
 
 
-def _open() -> ColumnElement[bool]:
-    return RunRow.status.not_in(_FINAL_RUN)
+def _lock_result(session: Session, run_id: int) -> Any:
+    """Lock the result of a run, before the run itself: whoever locks both does so in this order.
 
-
-def _of_attempt(attempt: int) -> ColumnElement[bool]:
-    """Return the condition that an attempt is the one a worker has. Nobody can report on a run that nobody has."""
-    return (RunRow.attempt == attempt) & RunRow.executor.is_not(None)
-
-
-@dataclass(frozen=True)
-class _LockedResult:
-    """The result of a run, which no other transaction changes.
-
-    Attributes:
-        id: The result.
-        status: Its status.
-        run_type: How its runs come to their rooms.
-        run_settings: What it was launched with.
+    Returns:
+        What is known of it, and of the times of the run, which is not locked; None if the run is not there.
     """
-
-    id: int
-    status: str
-    run_type: str
-    run_settings: dict[str, Any]
+    return session.execute(_LOCK_RESULT, {"of_run": run_id}).first()
 
 
-async def _lock_result(session: AsyncSession, run_id: int) -> _LockedResult | None:
-    """Lock the result of a run, before the run itself: whoever locks both does so in this order."""
-    of_run = select(RunRow.result_id).where(RunRow.id == run_id).scalar_subquery()
-    columns = (ResultRow.id, ResultRow.status, ResultRow.run_type, ResultRow.run_settings)
-    row = (await session.execute(select(*columns).where(ResultRow.id == of_run).with_for_update())).first()
-    return None if row is None else _LockedResult(*row)
+def _set(session: Session, run_id: int, **values: Any) -> None:
+    session.execute(_SET, {"of_run": run_id, **values})
 
 
-async def _report(session: AsyncSession, run_id: int, attempt: int, ending: _Ending) -> bool:
-    result = await _lock_result(session, run_id)
+def _report(session: Session, run_id: int, attempt: int, ending: _Ending) -> Receipt:
+    result = _lock_result(session, run_id)
     if result is None:
-        return False
-    if await _close(session, run_id, ending, where=_of_attempt(attempt)):
-        await refresh_result(session, result.id, result.status)
-        return True
-    found = (
-        await session.execute(
-            select(RunRow.attempt, RunRow.status, RunRow.ended_reason, RunRow.error_message, RunRow.outcome).where(
-                RunRow.id == run_id
-            )
-        )
+        return Receipt(accepted=False)
+    if _close(session, run_id, ending, attempt):
+        refresh_result(session, result.id, result.status)
+        queued_s = set_up_s = None
+        if result.started_at is not None:
+            queued_s = (result.started_at - (result.not_before or result.created_at)).total_seconds()
+            set_up_s = None if result.joined_at is None else (result.joined_at - result.started_at).total_seconds()
+        return Receipt(accepted=True, is_new=True, has_ended=True, queued_s=queued_s, set_up_s=set_up_s)
+    found = session.execute(
+        select(RUNS.c.attempt, RUNS.c.status, RUNS.c.ended_reason, RUNS.c.error_message, RUNS.c.outcome).where(_RUN),
+        {"of_run": run_id},
     ).first()
+    has_ended = found is not None and found.attempt == attempt and RunStatus(found.status) in FINAL_RUN
     # A run that ended otherwise has no outcome, or another.
-    return (
+    is_this = (
         found is not None
-        and found.attempt == attempt
         and (found.status, found.ended_reason, found.error_message)
         == (ending.status.value, ending.ended_reason, ending.error_message)
         and found.outcome == ending.outcome
     )
+    return Receipt(accepted=has_ended and is_this, has_ended=has_ended)
 
 
-async def _close(
-    session: AsyncSession, run_id: int, ending: _Ending, *, where: ColumnElement[bool] | None = None
-) -> bool:
-    condition = RunRow.id == run_id
-    closed = await session.execute(
-        update(RunRow)
-        .where(condition if where is None else condition & where, _open())
-        .values(**ending.values())
-        .returning(RunRow.attempt)
-        .execution_options(synchronize_session=False)
-    )
-    attempt = closed.scalar()
-    if attempt is None:
+def _close(session: Session, run_id: int, ending: _Ending, attempt: int | None = None) -> bool:
+    """End a run, if it is open and, where one is named, this is its attempt."""
+    of_attempt = {} if attempt is None else {"of_attempt": attempt}
+    statement = _CLOSE if attempt is None else _CLOSE_ATTEMPT
+    if ending.status is RunStatus.COMPLETED:
+        # The report that the caller was in the room may still be under way.
+        statement = statement.values(joined_at=func.coalesce(RUNS.c.joined_at, RUNS.c.started_at, utc_now()))
+    closed = session.execute(statement, {"of_run": run_id, **of_attempt, **ending.values()}).scalar()
+    if closed is None:
         return False
-    note(session, RunChange(run_id, attempt, Change.ENDED, ending.in_words))
+    note(session, RunChange(run_id, closed, Change.ENDED, ending.in_words))
     return True
 
 
-async def _job(session: AsyncSession, vault: Vault, run_id: int, run: Any, result: _LockedResult) -> Job:
+def _job(session: Session, vault: Vault, run_id: int, run: Any) -> Job:
     secrets = RoomSecrets.open(vault, run.room_token)
     data = {**run.session_data, "cekura_run_id": run_id}
     start: SessionStart | None = None
-    if result.run_type == RunType.SESSIONS.value:
-        agent = None if run.agent_id is None else await session.get(Agent, run.agent_id)
-        start = session_start(agent, vault, open_pipecat_data(vault, result.run_settings), data)
+    if run.run_type == RunType.SESSIONS.value:
+        agent = None if run.agent_id is None else session.get(Agent, run.agent_id)
+        start = session_start(agent, vault, open_pipecat_data(vault, run.run_settings), data)
     return Job(
         run_id=run_id,
         attempt=run.attempt,

@@ -31,6 +31,7 @@ class ResultStatus(StrEnum):
 
 
 FINAL_RUN = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+OPEN_RUN = tuple(status for status in RunStatus if status not in FINAL_RUN)
 """Statuses a run never leaves."""
 
 FINAL_RESULT = frozenset({ResultStatus.COMPLETED, ResultStatus.FAILED, ResultStatus.CANCELLED})

@@ -5,7 +5,7 @@ its own. Nothing secret stands here in clear: keys as digests, tokens and creden
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     String,
+    Table,
     Text,
     UniqueConstraint,
 )
@@ -323,3 +324,9 @@ class CronJob(Base):
     data: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+AGENTS = cast(Table, Agent.__table__)
+RESULTS = cast(Table, ResultRow.__table__)
+RUNS = cast(Table, RunRow.__table__)
+"""The tables themselves: for statements that are made many times a second, and built once."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
@@ -29,6 +30,8 @@ V2 = "/test_framework/v1/scenarios/run_scenarios_pipecat_v2/"
 ROOM = "http://localhost:7860/api/offer"
 TOKEN = "pl4nted-t0ken"
 ME = "host-1-0000"
+OTHER_VAULT = Vault(b"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+"""Of another record: with another key."""
 
 
 async def run_launched(client: httpx.AsyncClient, count: int = 1, **entry: Any) -> list[int]:
@@ -139,6 +142,160 @@ async def test_an_outcome_counts_once(client: httpx.AsyncClient, worker_client: 
     assert (await claim(worker_client, run_id)).status_code == 409
 
 
+@on_every_database
+async def test_several_claims_are_answered_with_the_jobs_of_those_that_can_be_taken(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    first, another_s, cancelled, waits, last = await run_launched(client, 5, pipecat_token=TOKEN)
+    await given(worker_client, last, another_s, cancelled, first)
+    await client.post(f"/test_framework/v1/runs-external/{cancelled}/end_call")
+    claims = [
+        {"run_id": last, "attempt": 1, "executor": ME},
+        {"run_id": another_s, "attempt": 1, "executor": "another"},
+        {"run_id": cancelled, "attempt": 1, "executor": ME},
+        {"run_id": waits, "attempt": 1, "executor": ME},
+        {"run_id": first, "attempt": 2, "executor": ME},
+        {"run_id": first, "attempt": 1, "executor": ME},
+        {"run_id": 999, "attempt": 1, "executor": ME},
+    ]
+    for _ in range(2):
+        jobs = (await worker_client.post(f"{WORKER}/claims", json={"claims": claims})).json()["jobs"]
+        assert sorted((job["run_id"], job["attempt"], job["token"]) for job in jobs) == [
+            (first, 1, TOKEN),
+            (last, 1, TOKEN),
+        ]
+        for job in jobs:
+            assert (await claim(worker_client, job["run_id"])).json() == job
+    statuses = [
+        (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["status"]
+        for run_id in (first, another_s, cancelled, waits, last)
+    ]
+    assert statuses == ["running", "pending", "cancelled", "pending", "running"]
+
+
+async def test_of_several_claims_one_that_no_worker_could_do_anything_with_ends_alone(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, sealed, refused = await run_launched(client, 3, pipecat_token=TOKEN)
+    await given(worker_client, good, sealed, refused)
+    async with services.database.session() as session:
+        (await session.get_one(RunRow, sealed)).room_token = OTHER_VAULT.seal("?")
+        (await session.get_one(RunRow, refused)).room_url = "http://moved.test/api/offer"
+    check_room = runner.rooms.allowed.RoomGuard.check_room
+
+    async def check(guard: Any, url: str) -> Any:
+        if "moved" in url:
+            raise runner.rooms.allowed.RoomRefused("leads elsewhere now")
+        return await check_room(guard, url)
+
+    monkeypatch.setattr(runner.rooms.allowed.RoomGuard, "check_room", check)
+    claims = [{"run_id": run_id, "attempt": 1, "executor": ME} for run_id in (sealed, refused, good)]
+    answer = await worker_client.post(f"{WORKER}/claims", json={"claims": claims})
+    assert [job["run_id"] for job in answer.json()["jobs"]] == [good]
+    runs = [(await client.get(f"/test_framework/v1/runs/{run_id}")).json() for run_id in (good, sealed, refused)]
+    assert [run["status"] for run in runs] == ["running", "failed", "failed"]
+    async with services.database.reading() as session:
+        assert (await session.get_one(RunRow, sealed)).started_at is None
+    assert [run["scenario_runner"]["cause"] for run in runs] == [None, "harness", "room"]
+    assert runs[2]["error_message"] == "leads elsewhere now"
+
+
+async def test_the_names_of_several_rooms_are_looked_up_at_once(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_ids = await run_launched(client, 4)
+    await given(worker_client, *run_ids)
+    async with services.database.session() as session:
+        for run_id in run_ids:
+            (await session.get_one(RunRow, run_id)).room_url = f"http://bot-{run_id % 2}.test/api/offer"
+    asked: list[str] = []
+    all_asked = anyio.Event()
+
+    async def resolve(host: str) -> list[str]:
+        asked.append(host)
+        if len(asked) == 2:
+            all_asked.set()
+        await all_asked.wait()
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(runner.rooms.allowed, "resolve", resolve)
+    monkeypatch.setattr(services.settings.server, "allowed_rooms", ["*.test"])
+    claims = [{"run_id": run_id, "attempt": 1, "executor": ME} for run_id in run_ids]
+    with anyio.fail_after(5):
+        answer = await worker_client.post(f"{WORKER}/claims", json={"claims": claims})
+    assert [job["run_id"] for job in answer.json()["jobs"]] == run_ids
+    assert sorted(asked) == ["bot-0.test", "bot-1.test"]
+
+
+@on_every_database
+async def test_of_several_outcomes_each_counts_once_whatever_the_others_are(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, dispatch: Dispatch
+) -> None:
+    first, failed, unreadable, stale, waits = await run_launched(client, 5)
+    for run_id in (first, failed, unreadable, stale):
+        await claimed(worker_client, run_id)
+    error = {"cause": "room", "reason": "token-refused", "detail": "no"}
+    outcomes = [
+        {"run_id": failed, "attempt": 1, "error": error},
+        {"run_id": unreadable, "attempt": 1, "run": {**reported(outcome()), "status": TOKEN}},
+        {"run_id": stale, "attempt": 2, "run": reported(outcome())},
+        {"run_id": first, "attempt": 1, "run": reported(outcome())},
+        {"run_id": first, "attempt": 1, "run": reported(agent_failed())},
+        {"run_id": waits, "attempt": 1, "run": reported(outcome())},
+        {"run_id": 999, "attempt": 1, "error": error},
+    ]
+    woken = dispatch.woken
+    for _ in range(2):
+        answer = await worker_client.post(f"{WORKER}/outcomes", json={"outcomes": outcomes})
+        assert answer.status_code == 200, answer.text
+        answers = answer.json()["answers"]
+        assert [a["accepted"] for a in answers] == [True, False, False, True, False, False, False]
+        assert [a["error"] is not None for a in answers] == [False, True, False, False, False, False, False]
+        assert "status" in answers[1]["error"] and TOKEN not in answer.text
+        assert dispatch.woken == woken + 1
+    statuses = [
+        (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["status"]
+        for run_id in (first, failed, unreadable, stale, waits)
+    ]
+    assert statuses == ["completed", "failed", "running", "running", "pending"]
+
+
+async def test_what_is_no_list_of_reports_is_refused_and_only_workers_may_send_one(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    claim_of_it = {"run_id": run_id, "attempt": 1, "executor": ME}
+    outcome_of_it = {"run_id": run_id, "attempt": 1, "run": reported(outcome())}
+    for path, name, good in (("claims", "claims", claim_of_it), ("outcomes", "outcomes", outcome_of_it)):
+        without_run = {key: value for key, value in good.items() if key != "run_id"}
+        for wrong in ([], [without_run], [good, {**good, "attempt": 0}], [good] * 1_001):
+            assert (await worker_client.post(f"{WORKER}/{path}", json={name: wrong})).status_code == 400, wrong
+        assert (await client.post(f"{WORKER}/{path}", json={name: [good]})).status_code == 403
+    assert (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["status"] == "running"
+
+
+@on_every_database
+async def test_what_is_told_in_the_moment_a_run_is_taken_away_does_not_count(
+    client: httpx.AsyncClient,
+    worker_client: httpx.AsyncClient,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    move = runner.api.routes.worker.progress
+
+    def late(session: Any, told: Any) -> set[int]:
+        assert give_back(session, run_id, 1, detail="worker lost", unsaid=True, was_lost=True)
+        return move(session, told)
+
+    monkeypatch.setattr(runner.api.routes.worker, "progress", late)
+    assert not (await progress(worker_client, run_id, joined=True, said=True))["counts"]
+    async with services.database.reading() as session:
+        assert (await session.get_one(RunRow, run_id)).said_at is None
+
+
 async def test_a_claim_that_is_sent_again_is_answered_with_the_same_job(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
@@ -223,14 +380,14 @@ async def test_what_was_said_is_known_even_where_giving_back_fails(
     (run_id,) = await run_launched(client)
     await claimed(worker_client, run_id)
 
-    async def broken(*arguments: Any, **more: Any) -> bool:
+    def broken(*arguments: Any, **more: Any) -> bool:
         raise RuntimeError("the database is away")
 
     with monkeypatch.context() as patch:
         patch.setattr(runner.api.routes.worker, "give_back", broken)
         assert (await release(worker_client, run_id, said=True)).status_code == 500
     async with services.database.session() as session:
-        assert not await give_back(session, run_id, 1, detail="worker lost", unsaid=True, was_lost=True)
+        assert not await session.run_sync(give_back, run_id, 1, detail="worker lost", unsaid=True, was_lost=True)
 
 
 async def test_a_session_is_started_anew_for_a_run_that_is_given_back_whatever_was_said(
@@ -325,6 +482,7 @@ async def test_what_is_no_report_is_refused_and_changes_nothing(
         {"attempt": 1},
         {"attempt": 1, "run": {}},
         {"attempt": 1, "run": {**reported(outcome()), "status": TOKEN}},
+        {"attempt": 1, "run": {**reported(outcome()), "call_ended_reason": "x" * 81}},
         {"attempt": 1, "run": reported(outcome()), "error": error},
         {"attempt": 1, "error": {"cause": "x" * 30, "reason": "y"}},
         {"attempt": 0, "error": error},
@@ -378,8 +536,7 @@ async def test_a_run_whose_token_cant_be_decrypted_fails_and_says_so(
 ) -> None:
     (run_id,) = await run_launched(client, pipecat_token=TOKEN)
     async with services.database.session() as session:
-        other = Vault(b"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
-        (await session.get_one(RunRow, run_id)).room_token = other.seal("{}")
+        (await session.get_one(RunRow, run_id)).room_token = OTHER_VAULT.seal("{}")
     await given(worker_client, run_id)
     assert (await claim(worker_client, run_id)).status_code == 409
     run = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()

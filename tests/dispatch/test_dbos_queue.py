@@ -48,7 +48,7 @@ class Runs:
 
 async def hand_over(database: Database, queue: DbosQueue, runs: Sequence[Assignment]) -> None:
     async with database.session() as session:
-        await queue.hand_over(await session.connection(), runs)
+        await (await session.connection()).run_sync(queue.hand_over, runs)
 
 
 @asynccontextmanager
@@ -78,7 +78,7 @@ async def test_what_is_rolled_back_reaches_nobody(database: Database, queue: Dbo
     async with working(database, runs):
         with pytest.raises(RuntimeError, match="on purpose"):
             async with database.session() as session:
-                await queue.hand_over(await session.connection(), [Assignment(1, 1, "me")])
+                await (await session.connection()).run_sync(queue.hand_over, [Assignment(1, 1, "me")])
                 raise RuntimeError("on purpose")
         await hand_over(database, queue, [Assignment(2, 1, "me")])
         await runs.until(ended=1)

@@ -7,8 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import delete, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, delete, select, update
 
 from bots.timeline import EndedReason
 from runner.dispatch import dispatcher as dispatching
@@ -19,7 +18,7 @@ from runner.dispatch.lease import PROTOCOL
 from runner.dispatch.watch import Watch
 from runner.records.assignments import Assignment, Limits
 from runner.records.database import Database
-from runner.records.runs import RunProblem, give_up
+from runner.records.runs import RunProblem, end_run
 from runner.records.tables import RunRow, WorkerRow, utc_now
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +41,7 @@ class QueueDouble:
         self.handed: list[Assignment] = []
         self.retired: list[str] = []
 
-    async def hand_over(self, connection: AsyncConnection, assignments: Sequence[Assignment]) -> None:
+    def hand_over(self, connection: Connection, assignments: Sequence[Assignment]) -> None:
         self.handed += assignments
 
     async def retire(self, executor: str) -> None:
@@ -174,10 +173,10 @@ async def test_a_lost_worker_s_runs_end_or_wait_again_and_count_for_nobody(scene
     assert [(await scene.row(run_id)).lost for run_id in (unsaid, session, given)] == [1, 1, 0]
     assert scene.queue.retired == ["lost"]
     # It comes back, and says how its call went.
-    async with scene.database.session() as database:
-        problem = RunProblem(cause="agent", reason=EndedReason.AGENT_FROZE.value)
-        assert not await give_up(database, said, 1, problem)
-        assert not await give_up(database, session, 1, problem)
+    problem = RunProblem(cause="agent", reason=EndedReason.AGENT_FROZE.value)
+    for run_id in (said, session):
+        taken = await scene.database.run(lambda records, run_id=run_id: end_run(records, run_id, 1, problem))
+        assert not taken.accepted
     assert (await scene.row(session)).status == "pending"
     await scene.worker("other")
     await scene.look(beating=["other"])

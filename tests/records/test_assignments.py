@@ -20,7 +20,7 @@ from sqlalchemy import insert, select, text, update
 from runner.records import assignments
 from runner.records.assignments import MAX_CALLS, Assignment, Capacity, Limits, assign, taken
 from runner.records.database import Database
-from runner.records.runs import RunProblem, give_back, give_up, request_cancel
+from runner.records.runs import RunProblem, end_run, give_back, request_cancel
 from runner.records.tables import Agent, Project, ResultRow, RunRow, utc_now
 
 pytestmark = pytest.mark.anyio
@@ -67,7 +67,7 @@ async def launched(
 
 async def assigned(database: Database, *workers: Capacity, limits: Limits = NO_LIMITS) -> list[Assignment]:
     async with database.session() as session:
-        return await assign(session, workers, limits)
+        return await session.run_sync(assign, workers, limits)
 
 
 async def ids(database: Database, *workers: Capacity, limits: Limits = NO_LIMITS) -> list[int]:
@@ -87,7 +87,7 @@ async def test_a_run_is_given_once_with_its_attempt(database: Database) -> None:
     async with database.session() as session:
         run = await session.get_one(RunRow, run_id)
         assert (run.executor, run.status) == ("w", "pending")
-        assert await give_back(session, run_id, 1, detail="it stops", unsaid=True)
+        assert await session.run_sync(give_back, run_id, 1, detail="it stops", unsaid=True)
     assert await assigned(database, worker("v")) == [Assignment(run_id, 2, "v")]
     await end(database, run_id)
     assert await assigned(database, worker()) == []
@@ -165,7 +165,7 @@ async def test_what_workers_have_that_are_gone_counts_until_it_is_taken_back(dat
     assert await ids(database, worker("gone")) == [first]
     assert await ids(database, worker("new")) == []
     async with database.session() as session:
-        await give_back(session, first, 1, detail="worker lost", unsaid=True, was_lost=True)
+        await session.run_sync(give_back, first, 1, detail="worker lost", unsaid=True, was_lost=True)
     assert await ids(database, worker("new")) == [first]
     await end(database, first)
     assert await ids(database, worker("new")) == [second]
@@ -179,7 +179,7 @@ async def test_a_room_holds_one_call_at_a_time(database: Database) -> None:
     await end(database, three)
     assert await ids(database, worker()) == [one]
     async with database.session() as session:
-        assert await request_cancel(session, [one]) == [one]
+        assert await session.run_sync(request_cancel, [one]) == [one]
     assert await ids(database, worker()) == [two]
 
 
@@ -214,7 +214,7 @@ async def test_a_run_that_is_being_cancelled_is_neither_given_nor_waited_for(dat
     one, two = await launched(database, {}, {})
     is_postgres = database.url.startswith("postgresql")
     async with database.session() as session:
-        await request_cancel(session, [one])
+        await session.run_sync(request_cancel, [one])
         if is_postgres:
             with anyio.fail_after(5):
                 assert await ids(database, worker()) == [two]
@@ -234,7 +234,7 @@ async def test_who_decides_waits_for_whoever_decides_just_now(
         given.extend(await ids(other, worker(), limits=Limits(all=1)))
 
     async with anyio.create_task_group() as tasks, database.session() as session:
-        assert [run.run_id for run in await assign(session, [worker()], Limits(all=1))] == [one]
+        assert [run.run_id for run in await session.run_sync(assign, [worker()], Limits(all=1))] == [one]
         tasks.start_soon(decide)
         await anyio.sleep(0.3)
     assert given == []
@@ -383,7 +383,7 @@ class Dispatching:
         database = Database(self._url)
         while utc_now() < until:
             async with database.session() as session:
-                given = await assign(session, WORKERS_OF_ALL, LIMITS_OF_ALL)
+                given = await session.run_sync(assign, WORKERS_OF_ALL, LIMITS_OF_ALL)
                 on = (await session.scalars(select(RunRow).where(taken()))).all()
                 limits = {result.id: result.concurrency_limit for result in await session.scalars(select(ResultRow))}
             with self._lock:
@@ -395,11 +395,11 @@ class Dispatching:
             for run in dice.sample(on, min(2, len(on))):
                 async with database.session() as session:
                     if dice.random() < 0.2:
-                        await give_back(session, run.id, run.attempt, detail="it stops", unsaid=True)
+                        await session.run_sync(give_back, run.id, run.attempt, detail="it stops", unsaid=True)
                     elif dice.random() < 0.3:
-                        await request_cancel(session, [other.id for other in dice.sample(on, len(on))])
+                        await session.run_sync(request_cancel, [other.id for other in dice.sample(on, len(on))])
                     else:
-                        await give_up(session, run.id, run.attempt, OVER)
+                        await session.run_sync(end_run, run.id, run.attempt, OVER)
         await database.close()
 
     @staticmethod

@@ -8,11 +8,11 @@ import pytest
 from loguru import logger
 
 from runner.records.database import Database
-from runner.records.runs import RunProblem, claim, finish, give_back, give_up, progress, request_cancel
+from runner.records.runs import RunProblem, claim, give_back, request_cancel
 from runner.records.statuses import RunStatus
 from tests.records.giving import give
 from tests.records.outcomes import agent_failed, outcome
-from tests.records.test_runs import NOW, VAULT, do, launched
+from tests.records.test_runs import NOW, VAULT, accepts, do, launched, tell
 
 pytestmark = pytest.mark.anyio
 
@@ -40,15 +40,15 @@ async def test_a_run_is_followed_from_its_claim_to_its_end(database: Database, l
     await give(database, run_id, executor="w-1")
     for _ in range(2):
         await do(database, claim, VAULT, run_id, 1, "w-1")
-        await do(database, progress, run_id, 1, RunStatus.RUNNING, None)
+        await tell(database, run_id, 1, RunStatus.RUNNING, None)
     for _ in range(2):
-        await do(database, progress, run_id, 1, RunStatus.RUNNING, NOW)
-    await do(database, progress, run_id, 1, RunStatus.RUNNING, NOW, NOW)
+        await tell(database, run_id, 1, RunStatus.RUNNING, NOW)
+    await tell(database, run_id, 1, RunStatus.RUNNING, NOW, NOW)
     for _ in range(2):
-        await do(database, progress, run_id, 1, RunStatus.EVALUATING, NOW, NOW)
-    await do(database, progress, run_id, 1, RunStatus.RUNNING, NOW, NOW)
+        await tell(database, run_id, 1, RunStatus.EVALUATING, NOW, NOW)
+    await tell(database, run_id, 1, RunStatus.RUNNING, NOW, NOW)
     for run in (agent_failed(), agent_failed(), outcome()):
-        await do(database, finish, run_id, 1, run)
+        await accepts(database, run_id, 1, run)
     of_run = f"run {run_id}: "
     assert log == [
         (run_id, 1, of_run + "claimed: by w-1"),
@@ -69,10 +69,10 @@ async def test_every_end_is_told_and_so_is_giving_back(database: Database, log: 
     for _ in range(2):
         await do(database, give_back, back, 1, detail="secret", unsaid=True)
         await do(database, give_back, lost, 1, detail="secret", unsaid=False)
-        await do(database, give_up, problem, 1, RunProblem(cause="secret", reason="token-refused", detail="secret"))
-        await do(database, give_up, failed, 1, RunProblem(cause="harness", reason="runner-error", detail="secret"))
+        await accepts(database, problem, 1, RunProblem(cause="secret", reason="token-refused", detail="secret"))
+        await accepts(database, failed, 1, RunProblem(cause="harness", reason="runner-error", detail="secret"))
         await do(database, request_cancel, [cancelled])
-        await do(database, finish, passed, 1, outcome())
+        await accepts(database, passed, 1, outcome())
     assert log == [
         (back, 1, f"run {back}: given back: it waits again"),
         (lost, 1, f"run {lost}: ended: failed, success null, cause harness"),
@@ -87,7 +87,7 @@ async def test_what_is_not_committed_is_not_told(database: Database, log: list[L
     (run_id,) = await launched(database)
     with pytest.raises(RuntimeError):
         async with database.session() as session:
-            await request_cancel(session, [run_id])
+            await session.run_sync(request_cancel, [run_id])
             raise RuntimeError("broken off")
     assert log == []
     async with anyio.create_task_group() as tasks:

@@ -4,19 +4,28 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 from loguru import logger
 from pydantic import SecretStr
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as TurnTimeoutError
+from sqlalchemy.orm import Session
 
 from runner.errors import UsageError
+from runner.records import database as databases
+from runner.records.changes import Change, RunChange, note
 from runner.records.database import Database, database_url
 from runner.records.tables import Project, RunRow
 from runner.settings import ServerSettings
+from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.anyio
 PASSWORD = "s3cr3t-p4ss"
@@ -283,3 +292,183 @@ async def test_an_update_within_a_transaction_is_seen_in_it(database: Database) 
         changed = await session.execute(update(Project).where(Project.name == "one").values(name="two"))
         assert changed.rowcount == 1  # pyright: ignore[reportAttributeAccessIssue]
         assert await session.scalar(select(Project.name)) == "two"
+
+
+# Transactions that threads do.
+
+
+def add(name: str) -> Callable[[Session], None]:
+    def work(session: Session) -> None:
+        session.add(Project(name=name))
+        session.flush()
+
+    return work
+
+
+def counted(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(Project)) or 0
+
+
+async def test_what_a_thread_does_is_committed_unless_it_fails(database: Database) -> None:
+    def fail(session: Session) -> None:
+        add("two")(session)
+        raise RuntimeError("no")
+
+    await database.run(add("one"))
+    with pytest.raises(RuntimeError, match="no"):
+        await database.run(fail)
+    assert await database.run(counted) == await database.look(counted) == await count(database) == 1
+
+
+async def test_a_look_can_not_write(database: Database) -> None:
+    with pytest.raises(DBAPIError):
+        await database.look(add("one"))
+    await database.run(add("two"))
+    assert await database.look(counted) == 1
+
+
+async def test_a_look_waits_for_no_writer(database: Database) -> None:
+    async with database.session() as session:
+        session.add(Project(name="one"))
+        await session.flush()
+        with anyio.fail_after(5):
+            assert await database.look(counted) == 0
+    assert await database.look(counted) == 1
+
+
+async def test_threads_and_tasks_take_turns_at_writing(database: Database) -> None:
+    """Each reads, takes its time, and writes what it read and one more: nobody's work is lost."""
+    counter = select(Project.name).where(Project.id == 1)
+    more = update(Project).where(Project.id == 1)
+    await database.run(add("0"))
+
+    def in_thread(session: Session) -> None:
+        name = session.scalar(counter.with_for_update())
+        time.sleep(0.002)
+        session.execute(more.values(name=str(int(name or 0) + 1)))
+
+    async def in_task() -> None:
+        async with database.session() as session:
+            name = await session.scalar(counter.with_for_update())
+            await anyio.sleep(0.002)
+            await session.execute(more.values(name=str(int(name or 0) + 1)))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(database.run, in_thread)
+            tasks.start_soon(in_task)
+    assert await database.look(lambda session: session.scalar(counter)) == "40"
+
+
+async def test_whoever_looks_does_not_wait_for_those_who_wait_for_each_other(
+    postgres_server: PostgresServer, postgres_template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "_BLOCKED_LIMIT_S", 2)
+    name = postgres_server.create(postgres_template)
+    database = Database(postgres_server.url(name))
+    await database.run(add("one"))
+    refused: list[DBAPIError] = []
+
+    async def rename() -> None:
+        try:
+            await database.run(lambda session: session.execute(update(Project).values(name="two")))
+        except DBAPIError as error:
+            refused.append(error)
+
+    async with database.session() as session, anyio.create_task_group() as tasks:
+        await session.execute(select(Project).with_for_update())
+        for _ in range(6):
+            tasks.start_soon(rename)
+        await anyio.sleep(0.2)
+        assert await database.look(counted) == 1 and not refused
+    assert len(refused) == 6 and "lock timeout" in str(refused[0])
+    await database.run(lambda session: session.execute(update(Project).values(name="two")))
+    await database.close()
+    postgres_server.drop(name)
+
+
+async def test_what_a_thread_has_begun_is_let_finish(database: Database) -> None:
+    begun = threading.Event()
+
+    def slowly(session: Session) -> None:
+        begun.set()
+        time.sleep(0.1)
+        add("one")(session)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(database.run, slowly)
+        await anyio.to_thread.run_sync(begun.wait)
+        tasks.cancel_scope.cancel()
+    assert await count(database) == 1
+
+
+async def test_whoever_waits_for_a_turn_is_not_waiting_for_ever(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not database.url.startswith("sqlite"):
+        pytest.skip("PostgreSQL has many writers")
+    monkeypatch.setattr(databases, "_LOCK_TIMEOUT_S", 0.1)
+    begun, enough = threading.Event(), threading.Event()
+
+    def hold(session: Session) -> None:
+        begun.set()
+        enough.wait()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(database.run, hold)
+        await anyio.to_thread.run_sync(begun.wait)
+        with pytest.raises(TurnTimeoutError):
+            await database.run(counted)
+        enough.set()
+    await database.run(add("one"))
+    assert await count(database) == 1
+
+
+async def test_changes_of_runs_are_logged_once_a_thread_has_committed_them(database: Database) -> None:
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(str(message)), level="INFO", format="{message}")
+
+    def change(session: Session) -> None:
+        note(session, RunChange(7, 1, Change.JOINED))
+        assert not said
+
+    def fail(session: Session) -> None:
+        change(session)
+        raise RuntimeError
+
+    try:
+        with pytest.raises(RuntimeError):
+            await database.run(fail)
+        await database.run(change)
+    finally:
+        logger.remove(sink)
+    assert len(said) == 1 and "run 7" in said[0]
+
+
+async def test_after_the_server_was_away_threads_go_on(
+    postgres_server: PostgresServer, postgres_template: str
+) -> None:
+    def slowly(session: Session) -> None:
+        counted(session)
+        time.sleep(0.1)
+
+    name = postgres_server.create(postgres_template)
+    database = Database(postgres_server.url(name))
+    async with anyio.create_task_group() as tasks:
+        for _ in range(6):
+            tasks.start_soon(database.run, slowly)
+            tasks.start_soon(database.look, slowly)
+    async with database.session() as session:
+        others = "FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
+        assert (
+            len((await session.execute(text(f"SELECT pg_terminate_backend(pid) {others}"), {"name": name})).all())
+            >= 6
+        )
+    # One finds out; with its connection all others of its kind are given up.
+    for do in (database.run, database.look):
+        with pytest.raises(DBAPIError):
+            await do(counted)
+    for _ in range(12):
+        assert await database.run(counted) == await database.look(counted) == 0
+    await database.close()
+    postgres_server.drop(name)

@@ -114,7 +114,7 @@ async def test_a_token_in_the_address_is_kept_encrypted_as_well(services: Servic
     assert run.room_url == DAILY
     await give(services.database, run.id)
     async with services.database.session() as session:
-        job = await claim(session, services.vault, run.id, 1, WORKER)
+        job = await session.run_sync(claim, services.vault, run.id, 1, WORKER)
     assert job is not None and job.room_url == f"{DAILY}?t={TOKEN}"
 
 
@@ -253,8 +253,8 @@ async def test_a_cloud_agent_is_started_with_its_key_and_what_a_launch_gives_rep
     assert TOKEN not in json.dumps(result.run_settings)
     await give(services.database, run.id, other.id)
     async with services.database.session() as session:
-        first = await claim(session, services.vault, run.id, 1, WORKER)
-        second = await claim(session, services.vault, other.id, 1, WORKER)
+        first = await session.run_sync(claim, services.vault, run.id, 1, WORKER)
+        second = await session.run_sync(claim, services.vault, other.id, 1, WORKER)
     assert first is not None and first.session is not None and second is not None and second.session is not None
     assert first.session.start_url == "https://api.pipecat.daily.co/v1/public/bot/start"
     assert first.session.transport == "daily"

@@ -158,10 +158,10 @@ async def test_runs_from_before_there_were_workers_go_on(new_url: str) -> None:
     # What waited is given to workers, and what was on when the old version stopped is known to be somebody's.
     async with database.session() as session:
         able = [Capacity("w", 9, frozenset({"daily", "smallwebrtc"}))]
-        assert [run.run_id for run in await assign(session, able, Limits())] == [2]
-        assert await give_back(session, 3, 1, detail="worker lost", unsaid=True, was_lost=True)
+        assert [run.run_id for run in await session.run_sync(assign, able, Limits())] == [2]
+        assert await session.run_sync(give_back, 3, 1, detail="worker lost", unsaid=True, was_lost=True)
     async with database.session() as session:
-        assert len(await assign(session, able, Limits())) == 1
+        assert len(await session.run_sync(assign, able, Limits())) == 1
     await database.close()
 
 

@@ -16,10 +16,10 @@ from runner.records.results import (
     share,
     shared_result,
 )
-from runner.records.runs import finish, request_cancel
+from runner.records.runs import request_cancel
 from runner.records.tables import RunRow, utc_now
 from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, undecided
-from tests.records.test_runs import begun, do, launched, row
+from tests.records.test_runs import accepts, begun, do, launched, row
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +29,7 @@ async def ended(database: Database) -> list[int]:
     ids = await launched(database, 6)
     for run_id, run in zip(ids, (outcome(), agent_failed(), undecided(), no_call(), cancelled()), strict=False):
         await begun(database, run_id)
-        await do(database, finish, run_id, 1, run)
+        await accepts(database, run_id, 1, run)
     return ids
 
 
@@ -64,7 +64,7 @@ async def test_an_expected_outcome_that_nobody_judges_is_never_met(database: Dat
         run = await session.get_one(RunRow, run_id)
         run.snapshot = {**run.snapshot, "expected_outcome_prompt": "The agent is polite."}
     await begun(database, run_id)
-    await do(database, finish, run_id, 1, outcome())
+    await accepts(database, run_id, 1, outcome())
     async with database.reading() as session:
         (line,) = await read_lines(session, (await row(database, run_id)).result_id)
     assert line.score == 50 and line.passed is True
@@ -98,16 +98,18 @@ async def test_runs_are_found_by_what_is_asked_for_alone(database: Database) -> 
 
 async def test_deleted_runs_are_gone(database: Database) -> None:
     ids = await ended(database)
-    await do(database, delete_runs, ids[1:])
+    async with database.session() as session:
+        await delete_runs(session, ids[1:])
     assert await found(database) == ids[:1]
 
 
 async def test_a_link_opens_its_result_until_it_expires(database: Database) -> None:
     (run_id,) = await launched(database)
     result_id = (await row(database, run_id)).result_id
-    forever = await do(database, share, result_id, None)
-    past = await do(database, share, result_id, utc_now() - timedelta(seconds=1))
-    ahead = await do(database, share, result_id, utc_now() + timedelta(hours=1))
+    async with database.session() as session:
+        forever = await share(session, result_id, None)
+        past = await share(session, result_id, utc_now() - timedelta(seconds=1))
+        ahead = await share(session, result_id, utc_now() + timedelta(hours=1))
     async with database.reading() as session:
         assert await shared_result(session, forever) == (1, result_id) == await shared_result(session, ahead)
         for token in (past, "", "x", forever[:-1], "\ud800"):

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, select, update
 
 from bots.timeline import EndedReason
-from runner.calls.run_file import Run
+from runner.calls.run_file import Run, RunReport
 from runner.records.database import Database
 from runner.records.jobs import Job
 from runner.records.runs import (
     MAX_LOST,
     RunProblem,
+    Told,
     add_artefact,
     artefacts_of,
     claim,
-    finish,
+    end_run,
     give_back,
-    give_up,
     look_at,
     progress,
     read_outcome,
@@ -91,8 +91,31 @@ async def status_of_result(database: Database, run_id: int) -> str:
 
 
 async def do(database: Database, move: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-    async with database.session() as session:
-        return await move(session, *arguments, **more)
+    return await database.run(lambda session: move(session, *arguments, **more))
+
+
+async def accepts(database: Database, run_id: int, attempt: int, report: RunReport | RunProblem) -> bool:
+    """Report what a run came to; return whether the record holds it."""
+    return (await database.run(lambda session: end_run(session, run_id, attempt, report))).accepted
+
+
+async def tell(
+    database: Database,
+    run_id: int,
+    attempt: int,
+    status: RunStatus,
+    joined_at: datetime | None = None,
+    said_at: datetime | None = None,
+) -> bool:
+    """Tell how far a run has come; return whether that counts."""
+    told = Told(
+        run_id,
+        attempt,
+        joined=joined_at is not None,
+        said=said_at is not None,
+        evaluating=status is RunStatus.EVALUATING,
+    )
+    return run_id in await database.run(lambda session: progress(session, [told]))
 
 
 async def begun(database: Database, run_id: int, attempt: int = 1, executor: str = "a") -> Job:
@@ -119,7 +142,7 @@ async def test_a_claim_that_comes_again_changes_nothing_and_gets_the_same_job(da
     job = await begun(database, run_id)
     before = await row(database, run_id)
     assert await do(database, claim, VAULT, run_id, 1, "a") == job
-    await do(database, progress, run_id, 1, RunStatus.EVALUATING, NOW)
+    await tell(database, run_id, 1, RunStatus.EVALUATING, NOW)
     assert await do(database, claim, VAULT, run_id, 1, "a") == job
     after = await row(database, run_id)
     assert (after.started_at, after.attempt, after.status) == (before.started_at, 1, "evaluating")
@@ -141,7 +164,7 @@ async def test_a_run_that_is_given_back_is_another_attempt_and_the_first_ones_re
 ) -> None:
     (run_id,) = await launched(database)
     await begun(database, run_id)
-    assert await do(database, progress, run_id, 1, RunStatus.EVALUATING, NOW)
+    assert await tell(database, run_id, 1, RunStatus.EVALUATING, NOW)
     assert await do(database, add_artefact, run_id, 1, "run.json", 5)
     assert await do(database, give_back, run_id, 1, detail="it stops", unsaid=True)
     waits = await row(database, run_id)
@@ -152,15 +175,15 @@ async def test_a_run_that_is_given_back_is_another_attempt_and_the_first_ones_re
     for is_taken in (False, True):
         for attempt in (1, 3) if is_taken else (1, 2, 3):
             assert await do(database, claim, VAULT, run_id, attempt, "a") is None
-            assert not await do(database, progress, run_id, attempt, RunStatus.EVALUATING, NOW, NOW)
-            assert not await do(database, finish, run_id, attempt, outcome())
-            assert not await do(database, give_up, run_id, attempt, REFUSED)
+            assert not await tell(database, run_id, attempt, RunStatus.EVALUATING, NOW, NOW)
+            assert not await accepts(database, run_id, attempt, outcome())
+            assert not await accepts(database, run_id, attempt, REFUSED)
             assert not await do(database, add_artefact, run_id, attempt, "run.json", 5)
             assert await do(database, give_back, run_id, attempt, detail="x", unsaid=True) is None
         if not is_taken:
             await begun(database, run_id, 2, "b")
     assert await do(database, add_artefact, run_id, 2, "run.json", 6)
-    assert await do(database, finish, run_id, 2, agent_failed())
+    assert await accepts(database, run_id, 2, agent_failed())
     ended = await row(database, run_id)
     assert ended.success is False
     assert artefacts_of(ended) == {"run.json": 6} and ended.artefacts == {"1/run.json": 5, "run.json": 6}
@@ -235,7 +258,7 @@ async def test_what_is_said_while_a_run_is_taken_back_is_not_overlooked(database
         (run_id,) = await launched(database)
         await begun(database, run_id)
         told, again = await asyncio.gather(
-            do(database, progress, run_id, 1, RunStatus.RUNNING, NOW, NOW),
+            tell(database, run_id, 1, RunStatus.RUNNING, NOW, NOW),
             do(database, give_back, run_id, 1, detail="worker lost", unsaid=True, was_lost=True),
         )
         assert told is not again, (told, again)
@@ -244,7 +267,7 @@ async def test_what_is_said_while_a_run_is_taken_back_is_not_overlooked(database
 async def test_a_finished_run_keeps_its_outcome_and_loses_its_token(database: Database) -> None:
     (run_id,) = await launched(database)
     await begun(database, run_id)
-    assert await do(database, finish, run_id, 1, outcome())
+    assert await accepts(database, run_id, 1, outcome())
     run = await row(database, run_id)
     assert run.room_token is None
     assert (run.status, run.success, run.error_message, run.duration_s) == ("completed", True, "", 41.0)
@@ -258,11 +281,11 @@ async def test_a_finished_run_keeps_its_outcome_and_loses_its_token(database: Da
 async def test_the_same_outcome_again_counts_as_taken_and_another_one_does_not(database: Database) -> None:
     (run_id,) = await launched(database)
     await begun(database, run_id)
-    assert await do(database, finish, run_id, 1, outcome())
+    assert await accepts(database, run_id, 1, outcome())
     before = await row(database, run_id)
-    assert await do(database, finish, run_id, 1, outcome())
-    assert not await do(database, finish, run_id, 1, agent_failed())
-    assert not await do(database, give_up, run_id, 1, REFUSED)
+    assert await accepts(database, run_id, 1, outcome())
+    assert not await accepts(database, run_id, 1, agent_failed())
+    assert not await accepts(database, run_id, 1, REFUSED)
     assert await do(database, give_back, run_id, 1, detail="gone", unsaid=False, was_lost=True) is None
     after = await row(database, run_id)
     assert (after.status, after.outcome, after.ended_at) == (before.status, before.outcome, before.ended_at)
@@ -280,7 +303,7 @@ async def test_the_same_outcome_again_counts_as_taken_and_another_one_does_not(d
 async def test_whatever_is_no_verdict_says_why(database: Database, run: Run, status: str, message: str) -> None:
     (run_id,) = await launched(database)
     await begun(database, run_id)
-    await do(database, finish, run_id, 1, run)
+    await accepts(database, run_id, 1, run)
     ended = await row(database, run_id)
     assert ended.status == status and ended.success is not True
     assert message in ended.error_message and bool(message) == bool(ended.error_message)
@@ -290,10 +313,10 @@ async def test_a_run_without_a_call_fails_with_its_cause_in_cekuras_words_too(da
     one, two, three = await launched(database, 3)
     for run_id in (one, two, three):
         await begun(database, run_id)
-    assert await do(database, give_up, one, 1, REFUSED)
-    assert await do(database, give_up, one, 1, REFUSED)
-    await do(database, give_up, two, 1, RunProblem(cause="harness", reason="lost-in-space"))
-    await do(database, give_up, three, 1, RunProblem(cause="harness", reason=EndedReason.CANCELLED.value))
+    assert await accepts(database, one, 1, REFUSED)
+    assert await accepts(database, one, 1, REFUSED)
+    await accepts(database, two, 1, RunProblem(cause="harness", reason="lost-in-space"))
+    await accepts(database, three, 1, RunProblem(cause="harness", reason=EndedReason.CANCELLED.value))
     run = await row(database, one)
     assert (run.status, run.cause, run.ended_reason) == ("failed", "room", "token-refused")
     assert run.call_ended_reason == "Testing agent-did-not-connect" and run.joined_at is None
@@ -307,7 +330,7 @@ async def test_cancelling_ends_what_waits_at_once_and_asks_what_is_on_to_stop(da
     await begun(database, on)
     await begun(database, over)
     await give(database, handed_over, executor="a")
-    await do(database, finish, over, 1, outcome())
+    await accepts(database, over, 1, outcome())
     assert await do(database, request_cancel, [waiting, handed_over, on, over, 999]) == [waiting, handed_over]
     assert await do(database, request_cancel, [waiting, handed_over, on, over]) == []
     assert await do(database, claim, VAULT, handed_over, 1, "a") is None
@@ -330,10 +353,10 @@ async def test_cancelling_runs_whose_progress_is_told_at_that_moment_waits_for_i
 
     async def tell() -> None:
         async with database.session() as session:
-            assert await progress(session, ids[0], 1, RunStatus.RUNNING, NOW)
+            assert await session.run_sync(progress, [Told(ids[0], 1, joined=True)])
             begun_telling.set()
             await asyncio.sleep(0.2)
-            assert await progress(session, ids[1], 1, RunStatus.RUNNING, NOW)
+            assert await session.run_sync(progress, [Told(ids[1], 1, joined=True)])
 
     begun_telling = asyncio.Event()
     telling = asyncio.create_task(tell())
@@ -355,18 +378,18 @@ async def test_what_no_database_takes_is_replaced_in_a_report(database: Database
     bad = agent_failed("it said \x00 and \ud800").model_copy(
         update={"warnings": ["\x00"], "versions": {"\x00": "\udfff"}}
     )
-    assert await do(database, finish, run_id, 1, bad)
-    assert await do(database, finish, run_id, 1, bad)
+    assert await accepts(database, run_id, 1, bad)
+    assert await accepts(database, run_id, 1, bad)
     assert (await row(database, run_id)).outcome is not None
     assert storable({"a": [float("nan"), float("inf"), 1.5, "x\x00"]}) == {"a": [None, None, 1.5, "x\ufffd"]}
 
 
 async def test_a_report_is_checked_and_nothing_of_it_quoted() -> None:
     good = reported(outcome())
-    assert read_outcome(good, SCRIPT.model_dump(mode="json")) == outcome()
+    assert read_outcome(good).model_dump() == outcome().model_dump(exclude={"script"})
     for wrong in ({}, {**good, "status": "s3cret"}, {**good, "turns": "s3cret"}):
         with pytest.raises(ValueError) as caught:
-            read_outcome(wrong, SCRIPT.model_dump(mode="json"))
+            read_outcome(wrong)
         assert "s3cret" not in str(caught.value)
 
 
@@ -382,7 +405,7 @@ async def test_the_results_of_runs_that_end_at_the_same_moment_end_too(database:
     ids = await launched(database, 8)
     for run_id in ids:
         await begun(database, run_id)
-    moves = [do(database, finish, run_id, 1, outcome()) for run_id in ids]
+    moves = [accepts(database, run_id, 1, outcome()) for run_id in ids]
     await asyncio.gather(*moves, do(database, request_cancel, ids), do(database, request_cancel, ids[::-1]))
     assert await status_of_result(database, ids[0]) == "completed"
 
@@ -442,13 +465,13 @@ class Model:
                     self._database, give_back, run_id, attempt, detail="worker lost", unsaid=False, was_lost=True
                 )
             case "running" | "evaluating":
-                await do(self._database, progress, run_id, attempt, RunStatus(kind), NOW)
+                await tell(self._database, run_id, attempt, RunStatus(kind), NOW)
             case "give up":
-                await do(self._database, give_up, run_id, attempt, REFUSED)
+                await accepts(self._database, run_id, attempt, REFUSED)
             case "cancel":
                 await do(self._database, request_cancel, [run_id])
             case _:
-                await do(self._database, finish, run_id, attempt, OUTCOMES[kind])
+                await accepts(self._database, run_id, attempt, OUTCOMES[kind])
         await self._check(run_id, is_stale=kind in REPORTS and not state.is_of(attempt))
 
     async def _check(self, moved: int, *, is_stale: bool) -> None:
@@ -527,12 +550,12 @@ async def test_a_result_that_ended_stays_so_and_one_under_way_never_waits_again(
     async with database.session() as session:
         run = await session.get_one(RunRow, first)
         await session.execute(update(RunRow).where(RunRow.id == first).values(status="pending", updated_at=utc_now()))
-        await refresh_result(session, run.result_id)
+        await session.run_sync(refresh_result, run.result_id)
     assert await status_of_result(database, first) == ResultStatus.RUNNING.value
     await begun(database, second)
     for run_id in (first, second):
-        assert await do(database, give_up, run_id, 1, REFUSED)
+        assert await accepts(database, run_id, 1, REFUSED)
     async with database.session() as session:
         await session.execute(update(RunRow).where(RunRow.id == first).values(status="running"))
-        await refresh_result(session, run.result_id)
+        await session.run_sync(refresh_result, run.result_id)
     assert await status_of_result(database, first) == ResultStatus.FAILED.value

@@ -21,7 +21,7 @@ from runner.api.sharing import Reader
 from runner.records import results as records
 from runner.records.launches import LaunchRefused, again
 from runner.records.runs import AT_ONCE, lock_result, refresh_result, request_cancel
-from runner.records.statuses import FINAL_RUN, RunStatus
+from runner.records.statuses import FINAL_RUN, OPEN_RUN, RunStatus
 from runner.records.tables import Agent, ResultRow, RunRow, utc_now
 
 router = CompatRouter("/test_framework/v1/results", "/test_framework/v1/results-external", tags=["results"])
@@ -97,7 +97,7 @@ async def end_calls(
     async with services.database.session() as session:
         await _find(session, project, id)
         ids = await _chosen(session, id, None if body is None else body.run_ids)
-        await request_cancel(session, ids)
+        await session.run_sync(request_cancel, ids)
     services.wake()
     return Response(status_code=200)
 
@@ -108,14 +108,14 @@ async def delete_runs(services: AppServices, project: ProjectId, id: PathId, bod
     async with services.database.session() as session:
         await _find(session, project, id)
         ids = await _chosen(session, id, body.run_ids)
-        await lock_result(session, id)
-        await request_cancel(session, await _with_status(session, ids, [RunStatus.PENDING]))
-        live = await _with_status(session, ids, [status for status in RunStatus if status not in FINAL_RUN])
+        await session.run_sync(lock_result, id)
+        await session.run_sync(request_cancel, await _with_status(session, ids, [RunStatus.PENDING]))
+        live = await _with_status(session, ids, OPEN_RUN)
         if live:
             on = ", ".join(str(run_id) for run_id in live)
             raise BadRequest({"run_ids": [f"These calls are on: {on}. End them first (end_calls)."]})
         await records.delete_runs(session, ids)
-        await refresh_result(session, id)
+        await session.run_sync(refresh_result, id)
     services.wake()
     for run_id in ids:
         try:
@@ -200,7 +200,7 @@ async def _chosen(session: AsyncSession, result_id: int, asked: list[int] | None
     return sorted(set(asked))
 
 
-async def _with_status(session: AsyncSession, ids: list[int], statuses: list[RunStatus]) -> list[int]:
+async def _with_status(session: AsyncSession, ids: list[int], statuses: Sequence[RunStatus]) -> list[int]:
     found = select(RunRow.id).where(RunRow.id.in_(ids), RunRow.status.in_([status.value for status in statuses]))
     return list(await session.scalars(found.order_by(RunRow.id)))
 

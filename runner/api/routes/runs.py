@@ -143,7 +143,7 @@ async def end_call(services: AppServices, project: ProjectId, id: PathId) -> Res
     """End a call: at once if it has not begun, within two seconds if it is on. One that is over stays as it is."""
     async with services.database.session() as session:
         await find_run(session, Reading(project), id)
-        await request_cancel(session, [id])
+        await session.run_sync(request_cancel, [id])
     services.wake()
     return Response(status_code=200)
 

@@ -1,14 +1,12 @@
 """What workers tell the record: ``/worker/v1/runs``. Only a worker's key may."""
 
 import json
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Annotated, Any, TypeGuard
 
 from fastapi import Path, Query, Request, Response
 from fastapi.routing import APIRoute
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from bots.timeline import EndedReason
 from runner.api.auth import AppServices, WorkerKey
@@ -19,18 +17,20 @@ from runner.api.routing import CompatRouter
 from runner.api.schemas import worker as schemas
 from runner.api.schemas.query import PathId
 from runner.api.services import Services
+from runner.calls.run_file import RunReport
 from runner.errors import UsageError
 from runner.evaluation.outcome import Cause
-from runner.records.changes import Change, noted
 from runner.records.jobs import Job
 from runner.records.runs import (
     Claimed,
+    Receipt,
     RunProblem,
+    Told,
     add_artefact,
     claim,
-    finish,
+    end_run,
     give_back,
-    give_up,
+    lock_results_of,
     look_at,
     progress,
     read_outcome,
@@ -38,7 +38,6 @@ from runner.records.runs import (
 )
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.records.store import ArtefactTooLarge, artefact_key
-from runner.records.tables import RunRow, utc_now
 from runner.rooms.allowed import RoomGuard, RoomRefused
 
 
@@ -81,21 +80,17 @@ async def claim_run(services: AppServices, key: WorkerKey, id: PathId, body: sch
 
     409: it is not this worker's (any more), has ended, or was cancelled.
     """
-    try:
-        async with services.database.session() as session:
-            job = await claim(session, services.vault, id, body.attempt, body.executor)
-    except UsageError as error:
-        # Not by another worker either: the record's key is not the one that things were encrypted with.
-        await _give_up_claim(services, id, body.attempt, str(error), Cause.HARNESS, EndedReason.RUNNER_ERROR)
-        raise Conflict("The run has ended.") from None
-    if job is None:
+    jobs = await _claimed(services, [schemas.RunClaim(run_id=id, attempt=body.attempt, executor=body.executor)])
+    if not jobs:
         await _state(services, id, body.attempt)
         raise Conflict("The run has ended, or is another worker's.")
-    refusal = await _refusal(services, job)
-    if refusal is not None:
-        await _give_up_claim(services, id, body.attempt, refusal, Cause.ROOM, EndedReason.ROOM_UNREACHABLE)
-        raise Conflict("The run has ended: its room is not allowed.")
-    return schemas.JobBody.of(job)
+    return schemas.JobBody.of(jobs[0])
+
+
+@router.post("/claims/", responses=refusals())
+async def claim_runs(services: AppServices, key: WorkerKey, body: schemas.ClaimsBody) -> schemas.Jobs:
+    """Take several runs on. Those that can't be taken, for whichever reason, are not in the answer."""
+    return schemas.Jobs(jobs=[schemas.JobBody.of(job) for job in await _claimed(services, body.claims)])
 
 
 @router.post("/progress/", responses=refusals())
@@ -106,26 +101,19 @@ async def report_progress(
 
     Told again and again while calls are on. What is known already costs no writing.
     """
-    async with services.database.reading() as session:
-        known = await look_at(session, [told.run_id for told in body.runs])
-    news = [told for told in body.runs if _is_news(told, known.get(told.run_id))]
+    run_ids = [told.run_id for told in body.runs]
+    known = await services.database.look(lambda session: look_at(session, run_ids)) if run_ids else {}
+    news = [_told(told) for told in body.runs if _is_news(told, known.get(told.run_id))]
+    refused: set[int] = set()
     if news:
-        now = utc_now()
-        async with services.database.session() as session:
-            for told in sorted(news, key=lambda told: told.run_id):
-                await progress(
-                    session,
-                    told.run_id,
-                    told.attempt,
-                    RunStatus(told.status),
-                    joined_at=now if told.joined else None,
-                    said_at=now if told.said else None,
-                )
+        under_way = await services.database.run(lambda session: progress(session, news))
+        refused = {told.run_id for told in news} - under_way
     timelines = live_timelines(request.app)
     orders: list[schemas.RunOrder] = []
     for told in body.runs:
         state = known.get(told.run_id)
-        counts = state is not None and state.is_of(told.attempt) and state.status not in FINAL_RUN
+        # What was taken from the worker between the two is not its any more.
+        counts = _is_under_way(state, told.attempt) and told.run_id not in refused
         orders.append(
             schemas.RunOrder(
                 run_id=told.run_id,
@@ -150,10 +138,11 @@ async def release_run(
     await _state(services, id, body.attempt)
     if body.said:
         # First, and for itself: what was said in a run is known from then on, whatever becomes of this request.
-        async with services.database.session() as session:
-            await progress(session, id, body.attempt, RunStatus.RUNNING, joined_at=None, said_at=utc_now())
-    async with services.database.session() as session:
-        again = await give_back(session, id, body.attempt, detail=body.detail, unsaid=not body.said)
+        told = Told(id, body.attempt, said=True)
+        await services.database.run(lambda session: progress(session, [told]))
+    again = await services.database.run(
+        lambda session: give_back(session, id, body.attempt, detail=body.detail, unsaid=not body.said)
+    )
     services.wake()
     if again is None:
         # It has ended, unless somebody else gave it back at the same moment.
@@ -201,8 +190,7 @@ async def put_artefact(
         )
     except ArtefactTooLarge as error:
         raise TooLarge(str(error)) from None
-    async with services.database.session() as session:
-        added = await add_artefact(session, id, attempt, name, size)
+    added = await services.database.run(lambda session: add_artefact(session, id, attempt, name, size))
     if not added:
         # Given back, or deleted, while it was uploaded: nothing else would ever remove it.
         await services.store.delete(stored_as)
@@ -218,27 +206,94 @@ async def report_outcome(
 
     409: this attempt does not count any more.
     """
-    async with services.database.session() as session:
-        reported = await _reported(session, id, body.attempt)
-        if body.run is None:
-            problem = body.error or RunProblem(cause=Cause.HARNESS.value, reason=EndedReason.RUNNER_ERROR.value)
-            accepted = await give_up(session, id, body.attempt, problem)
-        else:
-            try:
-                run = read_outcome(body.run, reported.script)
-            except ValueError as error:
-                raise BadRequest({"run": [str(error)]}) from None
-            accepted = await finish(session, id, body.attempt, run)
-        is_new = any(made.change is Change.ENDED for made in noted(session))
-    if is_new:
-        services.wake()
-        metrics: Metrics = request.app.state.metrics
-        metrics.ended(queued_s=reported.queued_s, set_up_s=reported.set_up_s)
-    if not accepted:
-        # It has ended otherwise, unless it was given back at the same moment.
+    outcome = schemas.RunOutcome(run_id=id, attempt=body.attempt, run=body.run, error=body.error)
+    (answer,) = await _take_outcomes(request, services, [outcome])
+    if not answer.accepted:
+        # Whatever it is, it may be that nobody wants it. Otherwise it has ended in another way.
         await _state(services, id, body.attempt)
-    live_timelines(request.app).end(id)
-    return schemas.Accepted(accepted=accepted)
+    if answer.error is not None:
+        raise BadRequest({"run": [answer.error]})
+    return schemas.Accepted(accepted=answer.accepted)
+
+
+@router.post("/outcomes/", responses=refusals())
+async def report_outcomes(
+    request: Request, services: AppServices, key: WorkerKey, body: schemas.OutcomesBody
+) -> schemas.Answers:
+    """Report what several runs came to. Each counts once, however often it comes, and whatever the others are."""
+    return schemas.Answers(answers=await _take_outcomes(request, services, body.outcomes))
+
+
+async def _claimed(services: Services, claims: Sequence[schemas.RunClaim]) -> list[Job]:
+    """Take runs on; return the jobs of those that could be taken."""
+
+    def take(session: Session) -> list[tuple[schemas.RunClaim, Job | UsageError | None]]:
+        if len(claims) > 1:
+            lock_results_of(session, [one.run_id for one in claims])
+        taken: list[tuple[schemas.RunClaim, Job | UsageError | None]] = []
+        for one in sorted(claims, key=lambda one: one.run_id):
+            try:
+                job = claim(session, services.vault, one.run_id, one.attempt, one.executor)
+            except UsageError as error:
+                taken.append((one, error))
+            else:
+                taken.append((one, job))
+        return taken
+
+    taken = await services.database.run(take)
+    guard = RoomGuard(services.settings)
+    await guard.look_up([url for _, job in taken if isinstance(job, Job) for url in _addresses(job)])
+    jobs: list[Job] = []
+    for one, job in taken:
+        if isinstance(job, UsageError):
+            # Not by another worker either: the record's key is not the one that things were encrypted with.
+            await _give_up_claim(services, one, str(job), Cause.HARNESS, EndedReason.RUNNER_ERROR)
+        elif job is not None:
+            refusal = await _refusal(guard, job)
+            if refusal is None:
+                jobs.append(job)
+            else:
+                await _give_up_claim(services, one, refusal, Cause.ROOM, EndedReason.ROOM_UNREACHABLE)
+    return jobs
+
+
+async def _take_outcomes(
+    request: Request, services: Services, outcomes: Sequence[schemas.RunOutcome]
+) -> list[schemas.Answer]:
+    """Take in what runs came to; return an answer for each."""
+    errors: dict[int, str] = {}
+    reports: dict[int, RunReport | RunProblem] = {}
+    for place, outcome in enumerate(outcomes):
+        try:
+            reports[place] = _report_of(outcome)
+        except ValueError as error:
+            errors[place] = str(error)
+
+    def take(session: Session) -> dict[int, Receipt]:
+        if len(reports) > 1:
+            lock_results_of(session, [outcomes[place].run_id for place in reports])
+        taken: dict[int, Receipt] = {}
+        for place in sorted(reports, key=lambda place: outcomes[place].run_id):
+            taken[place] = end_run(session, outcomes[place].run_id, outcomes[place].attempt, reports[place])
+        return taken
+
+    taken = await services.database.run(take) if reports else {}
+    if any(one.is_new for one in taken.values()):
+        services.wake()
+    metrics: Metrics = request.app.state.metrics
+    timelines = live_timelines(request.app)
+    for place, one in taken.items():
+        if one.is_new:
+            metrics.ended(queued_s=one.queued_s, set_up_s=one.set_up_s)
+        if one.has_ended:
+            timelines.end(outcomes[place].run_id)
+    return [
+        schemas.Answer(
+            accepted=place in taken and taken[place].accepted,
+            error=errors.get(place),
+        )
+        for place in range(len(outcomes))
+    ]
 
 
 async def _state(services: Services, run_id: int, attempt: int) -> Claimed:
@@ -248,8 +303,7 @@ async def _state(services: Services, run_id: int, attempt: int) -> Claimed:
         NotFound: There is no such run.
         Conflict: The attempt does not count (any more).
     """
-    async with services.database.reading() as session:
-        state = (await look_at(session, [run_id])).get(run_id)
+    state = (await services.database.look(lambda session: look_at(session, [run_id]))).get(run_id)
     if state is None:
         raise NotFound
     if not state.is_of(attempt):
@@ -261,69 +315,33 @@ def _void(attempt: int) -> Conflict:
     return Conflict(f"Attempt {attempt} does not count any more.")
 
 
+def _is_under_way(known: Claimed | None, attempt: int) -> TypeGuard[Claimed]:
+    """Return whether an attempt is under way."""
+    return known is not None and known.is_of(attempt) and known.status not in FINAL_RUN
+
+
 def _is_news(told: schemas.RunProgress, known: Claimed | None) -> bool:
     """Return whether the record does not know yet what a worker tells of a run."""
-    return (
-        known is not None
-        and known.is_of(told.attempt)
-        and known.status not in FINAL_RUN
-        and (
-            (told.joined and not known.joined)
-            or (told.said and not known.said)
-            or (told.status == RunStatus.EVALUATING and known.status is not RunStatus.EVALUATING)
-        )
+    return _is_under_way(known, told.attempt) and (
+        (told.joined and not known.joined)
+        or (told.said and not known.said)
+        or (told.status == RunStatus.EVALUATING and known.status is not RunStatus.EVALUATING)
     )
 
 
-@dataclass(frozen=True)
-class _Reported:
-    """What is known of a run when its outcome comes.
-
-    Attributes:
-        script: The script that it was launched with.
-        queued_s: How long it took to begin; None where it did not.
-        set_up_s: How long it took then to get into its room; None where it did not come so far.
-    """
-
-    script: dict[str, Any]
-    queued_s: float | None
-    set_up_s: float | None
+def _told(told: schemas.RunProgress) -> Told:
+    return Told(
+        told.run_id, told.attempt, told.joined, told.said, evaluating=told.status == RunStatus.EVALUATING.value
+    )
 
 
-async def _reported(session: AsyncSession, run_id: int, attempt: int) -> _Reported:
-    """Return it. Before the run ends: that fills in what was not told in time.
-
-    Raises:
-        NotFound: There is no such run.
-        Conflict: The attempt does not count (any more).
-    """
-    found = (
-        await session.execute(
-            select(
-                RunRow.attempt,
-                RunRow.executor,
-                RunRow.created_at,
-                RunRow.not_before,
-                RunRow.started_at,
-                RunRow.joined_at,
-                RunRow.snapshot["script"].label("script"),
-            ).where(RunRow.id == run_id)
-        )
-    ).first()
-    if found is None:
-        raise NotFound
-    if found.executor is None or found.attempt != attempt:
-        raise _void(attempt)
-    queued_s = set_up_s = None
-    if found.started_at is not None:
-        queued_s = (found.started_at - (found.not_before or found.created_at)).total_seconds()
-        set_up_s = None if found.joined_at is None else (found.joined_at - found.started_at).total_seconds()
-    return _Reported(found.script or {}, queued_s, set_up_s)
+def _addresses(job: Job) -> list[str]:
+    """Return what a job makes a worker open."""
+    return [url for url in (job.room_url, None if job.session is None else job.session.start_url) if url is not None]
 
 
-async def _refusal(services: Services, job: Job) -> str | None:
+async def _refusal(guard: RoomGuard, job: Job) -> str | None:
     """Return why a job's room or start URL must not be opened: where a name leads can change after a launch."""
-    guard = RoomGuard(services.settings)
     try:
         if job.room_url is not None:
             await guard.check_room(job.room_url)
@@ -334,10 +352,20 @@ async def _refusal(services: Services, job: Job) -> str | None:
     return None
 
 
+def _report_of(outcome: schemas.RunOutcome) -> RunReport | RunProblem:
+    """Return what a run came to.
+
+    Raises:
+        ValueError: It can't be read.
+    """
+    if outcome.run is not None:
+        return read_outcome(outcome.run)
+    return outcome.error or RunProblem(cause=Cause.HARNESS.value, reason=EndedReason.RUNNER_ERROR.value)
+
+
 async def _give_up_claim(
-    services: Services, run_id: int, attempt: int, detail: str, cause: Cause, reason: EndedReason
+    services: Services, claimed: schemas.RunClaim, detail: str, cause: Cause, reason: EndedReason
 ) -> None:
     problem = RunProblem(cause=cause.value, reason=reason.value, detail=detail[:MAX_DETAIL_CHARACTERS])
-    async with services.database.session() as session:
-        await give_up(session, run_id, attempt, problem)
+    await services.database.run(lambda session: end_run(session, claimed.run_id, claimed.attempt, problem))
     services.wake()

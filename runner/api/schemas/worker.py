@@ -24,6 +24,18 @@ class ClaimBody(RequestBody):
     executor: Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
+class RunClaim(ClaimBody):
+    """One of several runs that are taken at once."""
+
+    run_id: Id
+
+
+class ClaimsBody(RequestBody):
+    """Which runs are taken, and who takes them."""
+
+    claims: Annotated[list[RunClaim], Field(min_length=1, max_length=MAX_RUNS)]
+
+
 class SessionBody(ResponseBody):
     """How a session of the agent is started; see :class:`runner.records.jobs.SessionStart`."""
 
@@ -81,6 +93,12 @@ class JobBody(ResponseBody):
             session=session,
             session_data=job.session_data,
         )
+
+
+class Jobs(ResponseBody):
+    """The jobs of those of several runs that could be taken."""
+
+    jobs: list[JobBody]
 
 
 class RunProgress(RequestBody):
@@ -186,6 +204,36 @@ class OutcomeBody(RequestBody):
         if (self.run is None) == (self.error is None):
             raise ValueError("Give run or error, and not both.")
         return self
+
+
+class RunOutcome(OutcomeBody):
+    """What one of several runs came to."""
+
+    run_id: Id
+
+
+class OutcomesBody(RequestBody):
+    """What several runs came to."""
+
+    outcomes: Annotated[list[RunOutcome], Field(min_length=1, max_length=MAX_RUNS)]
+
+
+class Answer(ResponseBody):
+    """What became of one of several outcomes.
+
+    Attributes:
+        accepted: Whether the record holds it. False too where the attempt does not count (any more).
+        error: What is wrong with it; null where it can be read.
+    """
+
+    accepted: bool
+    error: str | None
+
+
+class Answers(ResponseBody):
+    """What became of several outcomes, in their order."""
+
+    answers: list[Answer]
 
 
 class Accepted(ResponseBody):
