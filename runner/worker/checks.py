@@ -14,7 +14,8 @@ from runner.errors import UsageError
 from runner.records.data_dir import private_folder
 from runner.records.database import Database, driver_says
 from runner.records.tables import WorkerRow
-from runner.worker.record_client import REFUSED, RecordClient, RecordError
+from runner.worker.errors import RecordError
+from runner.worker.record_client import REFUSED, RecordClient
 
 
 async def check(database_url: str, record: RecordClient) -> None:

@@ -19,8 +19,9 @@ from bots.timeline import (
 )
 from runner.evaluation.verdicts import ExpectationVerdict
 from runner.records.statuses import RunStatus
+from runner.worker.errors import RecordError
 from runner.worker.progress import Progress
-from runner.worker.record_client import Job, RecordClient, RecordError, RunOrder, RunProgress
+from runner.worker.record_client import Job, RecordClient, RunOrder, RunProgress
 
 BATCH_INTERVAL_S = 0.25
 MAX_BATCH = 200

@@ -30,7 +30,8 @@ from runner.evaluation.outcome import Cause
 from runner.files import write_atomically
 from runner.records.data_dir import private_folder
 from runner.records.statuses import RunStatus
-from runner.worker.record_client import Problem, RecordClient, RecordError, RunProgress
+from runner.worker.errors import RecordError
+from runner.worker.record_client import Problem, RecordClient, RunProgress
 from runner.worker.retries import retried
 
 FILE_NAME = "report.json"
@@ -135,6 +136,8 @@ class Outbox:
         self._adopting = anyio.CapacityLimiter(ADOPTED_AT_ONCE)
         self.held: tuple[int, ...] = ()
         """The runs whose report is on disk, and that the record has not taken."""
+        self.adopted = 0
+        """How many dead workers were found so far that had left something."""
 
     def open(self, executor: str) -> "Shelf":
         """Return a new folder for a worker of this process. Blocks.
@@ -298,6 +301,7 @@ class Outbox:
             return
         for shelf in found:
             self._shelves[shelf.executor] = shelf
+            self.adopted += bool(shelf.parcels)
             self._note()
             for parcel in list(shelf.parcels):
                 tasks.start_soon(self._deliver_adopted, shelf, parcel)

@@ -145,6 +145,8 @@ class WorkerProcess:
         self._is_refused = False
         """Whether the record refused the key when it was last shown to it."""
         self._said = STARTING
+        self._shown: tuple[str, str, int] | None = None
+        """Its id and its state, as they were when a sign of life was last hurried."""
         self._began_s = math.inf
         """When this life began."""
         self._has_lived = False
@@ -360,7 +362,12 @@ class WorkerProcess:
             self._said = state
             self._log(state)
         if self._life is not None:
-            self._life.lease.nudge()
+            # What others go by at once: above all that a dead worker's outcomes were found. Which runs it works on
+            # itself is soon enough told with the next sign of life.
+            shown = (self._life.shelf.executor, state, self._outbox.adopted)
+            if shown != self._shown:
+                self._shown = shown
+                self._life.lease.nudge()
         self._on_change()
 
     def _log(self, state: str) -> None:

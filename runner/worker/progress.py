@@ -5,7 +5,8 @@ from typing import Protocol
 import anyio
 from loguru import logger
 
-from runner.worker.record_client import RecordClient, RecordError, RunOrder, RunProgress
+from runner.worker.errors import RecordError
+from runner.worker.record_client import RecordClient, RunOrder, RunProgress
 
 INTERVAL_S = 0.5
 """How often it is told and asked while calls are on: a call that is to end hears of it within this."""

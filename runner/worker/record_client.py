@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,12 +10,18 @@ import anyio
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from runner.errors import RunnerError
+from runner.worker.errors import RecordError
+from runner.worker.together import Together
 
 API = "/worker/v1/runs"
 TIMEOUT_S = 30.0
 QUICK_TIMEOUT_S = 5.0
 """What may be lost, or is asked again in a moment, does not wait for longer."""
+
+CLAIMS_GATHERING_S = 0.02
+OUTCOMES_GATHERING_S = 0.1
+"""How long what is to be told waits for others of its kind. For a claim a room waits; for an outcome only the next
+run that is to have its place."""
 
 UPLOAD_TIMEOUT_S = 300.0
 UPLOAD_CHUNK_BYTES = 256 * 1024
@@ -29,21 +36,6 @@ REFUSED = frozenset({401, 403})
 
 _OF_NO_RECORD = frozenset({502, 504})
 """Answers of what stands before a record that does not answer."""
-
-
-class RecordError(RunnerError):
-    """The record did not take what it was told.
-
-    Args:
-        message: What happened; holds no token.
-        transient: Whether the same may be taken a little later.
-        status: The HTTP status; None where there was no answer.
-    """
-
-    def __init__(self, message: str, *, transient: bool, status: int | None = None):
-        super().__init__(message)
-        self.transient = transient
-        self.status = status
 
 
 class SessionStart(BaseModel):
@@ -172,6 +164,45 @@ class _Accepted(BaseModel):
     accepted: bool
 
 
+class _Jobs(BaseModel):
+    jobs: list[Job]
+
+
+class _Answer(BaseModel):
+    accepted: bool
+    error: str | None
+
+
+class _Answers(BaseModel):
+    answers: list[_Answer]
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """A run that is to be taken on."""
+
+    run_id: int
+    attempt: int
+    executor: str
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What there is to tell of what a run came to."""
+
+    run_id: int
+    attempt: int
+    report: dict[str, Any] | Problem
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """How it is told."""
+        report = self.report
+        if isinstance(report, Problem):
+            return {"attempt": self.attempt, "run": None, "error": report.model_dump(mode="json")}
+        return {"attempt": self.attempt, "run": report, "error": None}
+
+
 class _Released(BaseModel):
     again: bool | None
 
@@ -189,6 +220,8 @@ class RecordClient:
         self._http = http
         self._key = key
         self._refused = refused
+        self._claims = Together(self._claim_one, self._claim_several, gathering_s=CLAIMS_GATHERING_S)
+        self._outcomes = Together(self._outcome_of_one, self._outcomes_of_several, gathering_s=OUTCOMES_GATHERING_S)
         self.heard_s = time.monotonic()
         """When the record last answered, on the clock of :func:`time.monotonic`."""
 
@@ -206,9 +239,7 @@ class RecordClient:
         Raises:
             RecordError: There is no answer, or one that says nothing of the run.
         """
-        told = {"executor": executor, "attempt": attempt}
-        answer = await self._send("POST", f"{API}/{run_id}/claim", json=told, also={404, 409})
-        return None if answer.status_code != 200 else _read(Job, answer)
+        return await self._claims.send(_Claim(run_id, attempt, executor))
 
     async def progress(self, runs: Sequence[RunProgress]) -> list[RunOrder]:
         """Say how far runs have come; return what is to be done about each.
@@ -285,14 +316,35 @@ class RecordClient:
         Raises:
             RecordError: The record did not take it.
         """
-        failed = isinstance(report, Problem)
-        told = {
-            "attempt": attempt,
-            "run": None if failed else report,
-            "error": report.model_dump(mode="json") if failed else None,
-        }
-        answer = await self._send("POST", f"{API}/{run_id}/outcome", json=told, also={404, 409})
+        answer = await self._outcomes.send(_Outcome(run_id, attempt, report))
+        if isinstance(answer, RecordError):
+            raise answer
+        return answer
+
+    async def _claim_one(self, claim: _Claim) -> Job | None:
+        told = {"executor": claim.executor, "attempt": claim.attempt}
+        answer = await self._send("POST", f"{API}/{claim.run_id}/claim", json=told, also={404, 409})
+        return None if answer.status_code != 200 else _read(Job, answer)
+
+    async def _claim_several(self, claims: Sequence[_Claim]) -> list[Job | None]:
+        told = [{"run_id": claim.run_id, "attempt": claim.attempt, "executor": claim.executor} for claim in claims]
+        answer = await self._send("POST", f"{API}/claims", json={"claims": told})
+        jobs = {(job.run_id, job.attempt): job for job in _read(_Jobs, answer).jobs}
+        return [jobs.get((claim.run_id, claim.attempt)) for claim in claims]
+
+    async def _outcome_of_one(self, outcome: _Outcome) -> bool | RecordError:
+        path = f"{API}/{outcome.run_id}/outcome"
+        answer = await self._send("POST", path, json=outcome.told, also={404, 409})
         return answer.is_success and _read(_Accepted, answer).accepted
+
+    async def _outcomes_of_several(self, outcomes: Sequence[_Outcome]) -> list[bool | RecordError]:
+        told = [{"run_id": outcome.run_id, **outcome.told} for outcome in outcomes]
+        answer = await self._send("POST", f"{API}/outcomes", json={"outcomes": told})
+        answers = _read(_Answers, answer).answers
+        if len(answers) != len(outcomes):
+            problem = "the record's answer can't be read: it is not of all outcomes"
+            raise RecordError(problem, transient=False, status=answer.status_code)
+        return [_accepted(each) for each in answers]
 
     async def _send(
         self, method: str, path: str, *, also: set[int] | None = None, timeout: float = TIMEOUT_S, **request: Any
@@ -330,4 +382,11 @@ def _read(model: type[_T], answer: httpx.Response) -> _T:
         raise RecordError(
             f"the record's answer can't be read: {where}: {problem['msg']}; is it of another version?",
             transient=False,
+            status=answer.status_code,
         ) from None
+
+
+def _accepted(answer: _Answer) -> bool | RecordError:
+    if answer.error is None:
+        return answer.accepted
+    return RecordError(f"the record refused an outcome: {answer.error}", transient=False, status=400)

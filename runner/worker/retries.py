@@ -6,7 +6,7 @@ from typing import TypeVar
 import anyio
 from loguru import logger
 
-from runner.worker.record_client import RecordError
+from runner.worker.errors import RecordError
 
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 3.0

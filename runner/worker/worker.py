@@ -24,10 +24,11 @@ from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import Cause, decide
 from runner.evaluation.verdicts import ExpectationVerdict
 from runner.settings import Settings
+from runner.worker.errors import RecordError
 from runner.worker.live_report import LiveReport
 from runner.worker.outbox import GiveBack, Report, Shelf
 from runner.worker.progress import Progress
-from runner.worker.record_client import REFUSED, Job, Problem, RecordClient, RecordError
+from runner.worker.record_client import REFUSED, Job, Problem, RecordClient
 from runner.worker.retries import retried
 from runner.worker.session_rooms import room_of
 from runner.worker.watch import LoadWatch
@@ -200,8 +201,8 @@ class Worker:
         self._note()
         try:
             with logger.contextualize(run_id=run_id, attempt=attempt):
-                # In a task of its own: the queue's may be cancelled from outside of anyio, which no shield holds off,
-                # and in the middle of leaving a room. Here that comes as a cancellation of anyio's.
+                # In a task of its own: the queue's is asyncio's, and may be cancelled in a way that no shield of
+                # anyio's holds off, in the middle of leaving a room. Here that comes as a cancellation of anyio's.
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._see_through, live)
         finally:

@@ -1,5 +1,6 @@
 """A record that keeps what workers tell it, in memory; behind real HTTP semantics, without a socket or with one."""
 
+import json
 import socket
 import threading
 import time
@@ -75,6 +76,11 @@ class RecordDouble:
             self.claims.append((run_id, body["attempt"], body["executor"]))
             return JSONResponse({**self.jobs[run_id], "attempt": body["attempt"]})
 
+        @app.post("/worker/v1/runs/claims")
+        async def claims(body: dict[str, Any]) -> Any:  # pyright: ignore[reportUnusedFunction]
+            answers = [await claim(told["run_id"], told) for told in body["claims"]]
+            return {"jobs": [json.loads(bytes(answer.body)) for answer in answers if answer.status_code == 200]}
+
         @app.post("/worker/v1/runs/progress")
         async def progress(body: dict[str, Any]) -> Any:  # pyright: ignore[reportUnusedFunction]
             orders: list[dict[str, Any]] = []
@@ -124,6 +130,15 @@ class RecordDouble:
                 self.ended.add(run_id)
                 self.outcomes.append(body)
             return {"accepted": True}
+
+        @app.post("/worker/v1/runs/outcomes")
+        async def outcomes(body: dict[str, Any]) -> Any:  # pyright: ignore[reportUnusedFunction]
+            answers: list[dict[str, Any]] = []
+            for told in body["outcomes"]:
+                error = "status: is none" if told["run"] == {} else None
+                accepted = error is None and await outcome(told["run_id"], told) == {"accepted": True}
+                answers.append({"accepted": accepted, "error": error})
+            return {"answers": answers}
 
         @app.post("/worker/v1/runs/{run_id}/release")
         async def release(run_id: int, body: dict[str, Any]) -> Any:  # pyright: ignore[reportUnusedFunction]

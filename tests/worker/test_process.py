@@ -23,8 +23,10 @@ from runner.records.assignments import Assignment
 from runner.records.database import Database
 from runner.records.tables import WorkerRow
 from runner.settings import ServerSettings, Settings, WorkerSettings
+from runner.worker import outbox as outboxes
 from runner.worker import process as processes
 from runner.worker import worker as workers
+from runner.worker.outbox import Outbox, Report
 from runner.worker.process import WorkerProcess
 from tests.worker.calls_double import StubCalls
 from tests.worker.conftest import until
@@ -199,14 +201,34 @@ async def test_what_it_works_on_is_in_its_signs_of_life(start: Callable[..., Any
         before = started.lease.nudges
         started.hand_over(7)
         await until(lambda: calls.made)
-        assert started.lease.beat().live == (7,) and started.lease.nudges > before
+        assert started.lease.beat().live == (7,) and started.lease.nudges == before
         record.is_down = True
         await until(lambda: started.lease.beat().held == (7,))
+        assert started.lease.nudges == before
         assert started.process.status.held == 1
         record.is_down = False
         await until(lambda: started.lease.beat().held == () == started.lease.beat().live)
         assert started.process.status.calls_made == 1
         assert started.lease.heard_s() > time.monotonic() - 5
+
+
+async def test_a_dead_worker_s_outcome_that_was_found_is_said_at_once(
+    start: Callable[..., Any], record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outboxes, "SWEEP_INTERVAL_S", 0.02)
+    record.is_down = True
+    async with start(StubCalls()) as started:
+        dead = Outbox(tmp_path / "data" / "outbox", record.client())
+        shelf = dead.open("dead")
+        before = started.lease.nudges
+        await shelf.put(Report(run_id=7, attempt=1, run={"id": "7"}))
+        dead.close()
+        await until(lambda: started.lease.nudges > before)
+        assert started.lease.beat().held == (7,)
+        record.is_down, record.given_to = False, "dead"
+        await until(lambda: started.lease.beat().held == ())
+        assert started.lease.nudges == before + 1
+    assert [outcome["run"] for outcome in record.outcomes] == [{"id": "7"}]
 
 
 async def test_told_to_stop_it_sees_its_calls_through(start: Callable[..., Any], record: RecordDouble) -> None:
@@ -403,7 +425,7 @@ async def test_on_the_real_queue_it_makes_what_is_handed_to_it_also_in_a_later_l
         mine = await executor("taking")
         assert mine is not None
         async with database.session() as session:
-            await queue.hand_over(await session.connection(), [Assignment(run_id, 1, mine)])
+            await (await session.connection()).run_sync(queue.hand_over, [Assignment(run_id, 1, mine)])
 
     settings = Settings(server=ServerSettings(data_dir=tmp_path / "data"))
     async with record.http() as http, anyio.create_task_group() as tasks:

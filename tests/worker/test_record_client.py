@@ -1,15 +1,20 @@
 """The record over HTTP: what a refusal means, and that nothing secret is in an error."""
 
+from collections.abc import Awaitable
 from contextlib import suppress
+from typing import TypeVar
 
+import anyio
 import httpx
 import pytest
 from pydantic import SecretStr
 
-from runner.worker.record_client import Problem, RecordClient, RecordError
+from runner.worker.errors import RecordError
+from runner.worker.record_client import Problem, RecordClient
 from tests.worker.record_double import RecordDouble, job
 
 pytestmark = pytest.mark.anyio
+_T = TypeVar("_T")
 
 
 def answering(handler: httpx.MockTransport) -> RecordClient:
@@ -82,3 +87,80 @@ async def test_knocking_tells_whether_the_key_is_taken(status: int, welcome: boo
         with pytest.raises(RecordError) as caught:
             await client.knock()
         assert caught.value.status == status
+
+
+async def at_once(*sending: Awaitable[_T]) -> list[_T | RecordError]:
+    """Send at the same moment; return the answers, in order."""
+    answers: dict[int, _T | RecordError] = {}
+
+    async def send(place: int, one: Awaitable[_T]) -> None:
+        try:
+            answers[place] = await one
+        except RecordError as error:
+            answers[place] = error
+
+    async with anyio.create_task_group() as tasks:
+        for place, one in enumerate(sending):
+            tasks.start_soon(send, place, one)
+    return [answers[place] for place in range(len(sending))]
+
+
+async def test_claims_of_the_same_moment_are_one_request_and_each_gets_its_own_job() -> None:
+    record = RecordDouble(jobs={run_id: job(run_id) for run_id in (7, 8, 9)}, attempts={9: 2})
+    client = record.client()
+    jobs = await at_once(
+        client.claim(9, 2, "me"), client.claim(7, 1, "me"), client.claim(8, 2, "me"), client.claim(99, 1, "me")
+    )
+    assert [taken and not isinstance(taken, RecordError) and (taken.run_id, taken.attempt) for taken in jobs] == [
+        (9, 2),
+        (7, 1),
+        None,
+        None,
+    ]
+    assert record.told == ["claims"]
+
+
+async def test_outcomes_of_the_same_moment_are_one_request_and_each_gets_its_own_answer() -> None:
+    record = RecordDouble(jobs={7: job(7), 8: job(8), 9: job(9)}, attempts={9: 2})
+    client = record.client()
+    problem = Problem(cause="room", reason="token-refused", detail="")
+    answers = await at_once(
+        client.outcome(9, 1, {"is": "stale"}),
+        client.outcome(7, 1, {"is": "good"}),
+        client.outcome(8, 1, problem),
+        client.outcome(7, 1, {}),
+    )
+    assert answers[:3] == [False, True, True]
+    assert isinstance(answers[3], RecordError) and (answers[3].transient, answers[3].status) == (False, 400)
+    assert record.told == ["outcomes"]
+    assert record.outcomes == [
+        {"run_id": 7, "attempt": 1, "run": {"is": "good"}, "error": None},
+        {"run_id": 8, "attempt": 1, "run": None, "error": problem.model_dump()},
+    ]
+
+
+@pytest.mark.parametrize("status", [404, 405, 413, 422, 500])
+async def test_a_record_that_takes_no_several_is_told_one_by_one(status: int) -> None:
+    """Also one of an older version, which knows no such request."""
+    record = RecordDouble(jobs={7: job(7), 8: job(8)}, refusals={"claims": [status] * 9, "outcomes": [status] * 9})
+    client = record.client()
+    for _ in range(2):
+        claims = await at_once(client.claim(7, 1, "me"), client.claim(8, 1, "me"))
+        outcomes = await at_once(client.outcome(7, 1, {"a": 1}), client.outcome(8, 1, {"a": 1}))
+        if isinstance(claims[0], RecordError):
+            errors = [error for error in (*claims, *outcomes) if isinstance(error, RecordError)]
+            assert [(error.transient, error.status) for error in errors] == [(True, status)] * 4
+    assert [taken and not isinstance(taken, RecordError) and taken.run_id for taken in claims] == [7, 8]
+    assert outcomes == [True, True]
+    assert sorted(record.told) == ["claim", "claim", "claims", "outcome", "outcome", "outcomes"]
+
+
+@pytest.mark.parametrize("answer", [{"jobs": [{"planted": 1}], "answers": [{"planted": 1}]}, {"answers": []}])
+async def test_an_answer_for_several_that_can_not_be_read_is_asked_for_again(answer: dict[str, object]) -> None:
+    client = answering(httpx.MockTransport(lambda _: httpx.Response(200, json=answer)))
+    for errors in (
+        await at_once(client.claim(7, 1, "me"), client.claim(8, 1, "me")),
+        await at_once(client.outcome(7, 1, {}), client.outcome(8, 1, {})),
+    ):
+        assert [isinstance(error, RecordError) and error.transient for error in errors] == [True, True]
+        assert all("can't be read" in str(error) and "planted" not in str(error) for error in errors)
