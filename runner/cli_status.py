@@ -71,7 +71,7 @@ def _worker(worker: "WorkerView") -> str:
         f"{worker.underruns} underruns",
         f"{len(worker.held)} reports waiting",
         f"seen {_age(worker.seen_s)} ago",
-        f"up {_age(worker.up_s)}",
+        f"{'was ' if worker.is_gone else ''}up {_age(worker.up_s)}",
         one_line(worker.version) + ("" if worker.is_understood else ", which the record does not understand"),
     ]
     return "  ".join(parts)

@@ -68,7 +68,7 @@ class WorkerView:
         calls_made: How many calls it made, since it started.
         beat: How often it has shown a sign of life.
         seen_s: How long ago the last one was, as far as its clock is right.
-        up_s: How long ago it started, likewise.
+        up_s: How long it has been up, likewise; or had been when it showed the last one, if it is gone.
     """
 
     executor: str
@@ -316,5 +316,5 @@ def _view(row: WorkerRow, now: datetime) -> WorkerView:
         calls_made=int(load.get("calls_made", 0)),
         beat=row.beat,
         seen_s=(now - row.beat_at).total_seconds(),
-        up_s=(now - row.started_at).total_seconds(),
+        up_s=((now if row.gone_at is None else row.beat_at) - row.started_at).total_seconds(),
     )

@@ -90,7 +90,7 @@ def test_queue_and_workers_are_shown_with_ages_and_without_dates(url: str) -> No
                 runs={"live": [3], "held": [9]},
                 load={"loop_lag_ms": 12.4, "underruns": 2},
             ),
-            worker("another\x1b[31m-1", state="lost", gone_at=now, protocol=99),
+            worker("another\x1b[31m-1", state="lost", gone_at=now, started_at=now - timedelta(hours=1), protocol=99),
         ],
     )
     shown = status(url)
@@ -102,7 +102,7 @@ def test_queue_and_workers_are_shown_with_ages_and_without_dates(url: str) -> No
     assert mine.split("  ")[1] == "host" and "taking" in mine
     for part in ("1/4 calls", "lag 12 ms", "2 underruns", "1 reports waiting", "seen 0 s ago", "up 5 h", "0.3.0"):
         assert part in mine, mine
-    assert "lost" in other and "does not understand" in other and "\x1b" not in other
+    assert "lost" in other and "was up" in other and "does not understand" in other and "\x1b" not in other
 
 
 def test_what_is_stuck_is_said_in_lines_of_their_own_and_by_the_exit_code(url: str) -> None:

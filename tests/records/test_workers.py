@@ -71,14 +71,23 @@ async def test_workers_are_read_as_they_say(seeded: Database) -> None:
         seeded,
         [
             worker("b-1", calls=7, runs={"live": [1, 2], "held": [3]}, load={"loop_lag_ms": 12.5, "underruns": 4}),
-            worker("a-1", state="lost", gone_at=now, started_at=now - A_MINUTE, load={}, runs={}, protocol=99),
+            worker(
+                "a-1",
+                state="lost",
+                gone_at=now - A_MINUTE,
+                beat_at=now - 2 * A_MINUTE,
+                started_at=now - 5 * A_MINUTE,
+                load={},
+                runs={},
+                protocol=99,
+            ),
         ],
     )
     gone, there = (await read_overview(seeded, max_duration_s=300)).workers
     assert (there.name, there.limit, there.live, there.held, there.state) == ("b", 7, (1, 2), (3,), "taking")
     assert (there.loop_lag_ms, there.underruns, there.calls_made) == (12.5, 4, 0)
     assert not there.is_gone and there.is_understood and 0 <= there.seen_s < 30
-    assert gone.is_gone and not gone.is_understood and gone.up_s > 59 and gone.live == ()
+    assert gone.is_gone and not gone.is_understood and gone.up_s == 180 and gone.live == ()
 
 
 async def test_what_is_stuck_is_found_in_the_record(seeded: Database) -> None:
