@@ -358,17 +358,25 @@ class Outbox:
         except (OSError, ValueError) as error:
             said = "is no report" if isinstance(error, ValidationError) else str(error)
             logger.error("run {}: its report can't be used: {} {}", parcel.run_id, path, said)
-            self._put_aside(shelf, parcel)
+            try:
+                self._put_aside(shelf, parcel)
+            except OSError as failure:
+                logger.error("run {}: and can't be put aside ({})", parcel.run_id, failure.strerror)
             return None
         return report
 
     def _put_aside(self, shelf: "Shelf", parcel: Parcel) -> None:
-        """Keep a report that nobody can deliver, for somebody to look at."""
+        """Keep a report that nobody can deliver, for somebody to look at.
+
+        Raises:
+            OSError: It stays where it is.
+        """
         aside = self._folder / ASIDE
-        with suppress(OSError):
-            aside.mkdir(mode=0o700, exist_ok=True)
-            name = f"{shelf.executor}-{parcel.folder.name}.json"
-            (parcel.folder / FILE_NAME).replace(aside / name)
+        name = f"{shelf.executor}-{parcel.folder.name}.json"
+        aside.mkdir(mode=0o700, exist_ok=True)
+        (parcel.folder / FILE_NAME).replace(aside / name)
+        with suppress(FileNotFoundError):
+            # Another process may be at it.
             for old in sorted(aside.iterdir(), key=lambda path: path.stat().st_mtime)[:-MAX_ASIDE]:
                 old.unlink()
 

@@ -223,6 +223,26 @@ async def test_a_report_that_is_refused_whatever_it_says_is_put_aside(record: Re
     assert kept(tmp_path) == ["aside/me-7-1.json"]
 
 
+async def test_a_report_that_can_neither_be_delivered_nor_put_aside_stays_where_it_is(
+    record: RecordDouble, tmp_path: Path
+) -> None:
+    (tmp_path / "aside").touch()
+    record.refusals = {"outcome": [400, 400]}
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(message.record["message"]), level="ERROR")
+    async with delivering(record, tmp_path) as outbox:
+        shelf = outbox.open("me")
+        await (await shelf.put(OUTCOME)).wait()
+    logger.remove(sink)
+    assert "me/7-1/report.json" in kept(tmp_path)
+    assert said[-1] == "run 7: could not be reported (FileExistsError)"
+    (tmp_path / "aside").unlink()
+    record.given_to = "me"
+    async with delivering(record, tmp_path):
+        await until(lambda: names(tmp_path) == [])
+    assert len(record.outcomes) == 1
+
+
 @pytest.mark.parametrize(
     "damage", [b"", b"{", b"\xff", OUTCOME.model_copy(update={"run_id": 8}).model_dump_json().encode()]
 )
