@@ -36,6 +36,9 @@ STALE_S = 10.0
 UNKNOWN_LIMIT = timedelta(seconds=10)
 """How long a worker that lives may have a run without saying so."""
 
+UNBEGUN_LIMIT = timedelta(seconds=20)
+"""How long a worker that lives may have a run without beginning it: it may not reach the record."""
+
 HELD_LIMIT = timedelta(minutes=15)
 """How long an outcome may lie on the disk of a worker that is gone, before its run is taken for lost as well."""
 
@@ -51,6 +54,7 @@ _WAITING = select(RUNS.c.id).where(waiting(), is_due(bindparam("now"))).limit(1)
 
 LOST_DETAIL = "worker lost"
 STOPPED_DETAIL = "its worker was stopped"
+UNBEGUN_DETAIL = "its worker did not begin it"
 UNKNOWN_DETAIL = "worker lost: it does not know of this run"
 
 
@@ -199,9 +203,15 @@ class Dispatcher:
             await self._back(run, STOPPED_DETAIL, unsaid=True)
         elif self._watch.is_fresh(run.executor) and not _says(worker, run) and utc_now() - run.since > UNKNOWN_LIMIT:
             await self._back(run, UNKNOWN_DETAIL, unsaid=False, was_lost=True)
+        elif self._watch.is_fresh(run.executor) and not run.begun and utc_now() - run.since > UNBEGUN_LIMIT:
+            await self._back(run, UNBEGUN_DETAIL, unsaid=True)
 
     async def _from_gone(self, run: _Taken, worker: WorkerRow | None, *, is_held: bool) -> None:
-        if is_held and (worker is None or worker.gone_at is None or utc_now() - worker.gone_at < HELD_LIMIT):
+        if (
+            is_held
+            and run.begun
+            and (worker is None or worker.gone_at is None or utc_now() - worker.gone_at < HELD_LIMIT)
+        ):
             # Its call is over, and its outcome on a disk: whoever finds it there reports it.
             return
         stopped = worker is not None and worker.state == WorkerState.STOPPED.value

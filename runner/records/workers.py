@@ -246,7 +246,7 @@ def _holds_up(run: TakenRun, worker: WorkerView | None, silent: set[str]) -> str
         return f"worker {run.executor} is unknown"
     if worker.is_gone:
         return f"worker {worker.name} is gone" + (
-            ", with the outcome on its disk" if run.run_id in worker.held else ""
+            ", with what it has to report on its disk" if run.run_id in worker.held else ""
         )
     if worker.executor in silent:
         return f"worker {worker.name} shows no sign of life"

@@ -56,7 +56,7 @@ class _Figures(Collector):
         for child in self._children:
             up.add_metric((child.name,), float(child.is_healthy(now_s)))
             for name in STATES:
-                state.add_metric((child.name, name), float(child.status.state == name))
+                state.add_metric((child.name, name), float(child.state(now_s) == name))
             restarts.add_metric((child.name,), child.restarts)
             setting_up.add_metric((child.name,), child.status.rooms_entered, child.status.setting_up_s)
         yield from (up, state, restarts, setting_up)
@@ -82,8 +82,9 @@ def health_app(children: Sequence[Child]) -> Starlette:
         )
 
     async def readyz(request: Request) -> Response:
-        is_ready = any(child.takes_runs for child in children)
-        states = {child.name: child.status.state for child in children}
+        now_s = time.monotonic()
+        is_ready = any(child.takes_runs(now_s) for child in children)
+        states = {child.name: child.state(now_s) for child in children}
         return JSONResponse(
             {"status": "ready" if is_ready else "not ready", "workers": states}, 200 if is_ready else 503
         )

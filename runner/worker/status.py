@@ -7,7 +7,10 @@ from runner.dispatch.states import WorkerState
 STARTING = "starting"
 """The state of a process that is no worker yet, or no more. The others are those of workers."""
 
-STATES = (STARTING, *(state.value for state in WorkerState if state is not WorkerState.STOPPED))
+SILENT = "silent"
+"""The state of a process that is not there, or says nothing: it may stand still."""
+
+STATES = (STARTING, SILENT, *(state.value for state in WorkerState if state is not WorkerState.STOPPED))
 
 
 class WorkerStatus(BaseModel):

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from runner.dispatch.states import WorkerState
 from runner.errors import UsageError
 from runner.worker.orders import DRAIN, HURRY
-from runner.worker.status import STARTING, WorkerStatus
+from runner.worker.status import SILENT, STARTING, WorkerStatus
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0
@@ -60,10 +60,13 @@ class Child:
             return self.is_running and now_s - self.started_s <= START_LIMIT_S
         return self.is_running and now_s - self.said_s <= SILENCE_LIMIT_S
 
-    @property
-    def takes_runs(self) -> bool:
-        """Whether it takes runs."""
-        return self.is_running and self.status.state == WorkerState.TAKING
+    def state(self, now_s: float) -> str:
+        """Return its state, one of :data:`runner.worker.status.STATES`; ``now_s`` likewise."""
+        return self.status.state if self.is_healthy(now_s) else SILENT
+
+    def takes_runs(self, now_s: float) -> bool:
+        """Return whether it takes runs; ``now_s`` likewise."""
+        return self.state(now_s) == WorkerState.TAKING
 
 
 class Supervisor:

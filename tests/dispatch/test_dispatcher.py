@@ -280,6 +280,29 @@ async def test_an_outcome_on_a_disk_is_waited_for_but_not_for_ever(scene: Scene)
     assert (await scene.row(run_id)).status == "failed"
 
 
+async def test_a_run_that_its_worker_never_begins_is_another_s_after_a_while(scene: Scene) -> None:
+    await scene.worker("deaf", calls=1)
+    run_id = await scene.run(executor="deaf")
+    fresh = await scene.run(executor="deaf")
+    await scene.set_worker("deaf", runs={"live": [run_id, fresh], "held": []}, calls=0)
+    old = utc_now() - dispatching.UNBEGUN_LIMIT - timedelta(seconds=1)
+    async with scene.database.session() as session:
+        await session.execute(update(RunRow).where(RunRow.id == run_id).values(updated_at=old))
+    await scene.worker("other")
+    await scene.look(2, beating=["deaf", "other"])
+    row = await scene.row(run_id)
+    assert (row.status, row.executor, row.attempt, row.lost) == ("pending", "other", 2, 0)
+    assert (await scene.row(fresh)).executor == "deaf"
+
+
+async def test_what_a_gone_worker_has_on_its_disk_of_a_run_it_never_began_holds_nothing_up(scene: Scene) -> None:
+    await scene.worker("stopped", state="stopped", gone_at=utc_now())
+    run_id = await scene.run(executor="stopped")
+    await scene.set_worker("stopped", runs={"live": [], "held": [run_id]})
+    await scene.look()
+    assert ((await scene.row(run_id)).executor, (await scene.row(run_id)).attempt) == (None, 2)
+
+
 async def test_a_run_that_its_living_worker_does_not_know_of_is_taken_from_it(scene: Scene) -> None:
     await scene.worker("w")
     known, unknown, fresh = await scene.begun("w"), await scene.begun("w"), await scene.run(executor="w")

@@ -190,7 +190,7 @@ def test_a_run_whose_worker_lives_is_not_stuck_until_it_is_on_for_far_too_long()
 def test_an_outcome_on_a_disk_is_told_and_no_trouble_where_somebody_reports_it() -> None:
     gone = view(is_gone=True, state="lost", held=(1,))
     assert whys(on(1), on(2), workers=[gone]) == [
-        "worker w is gone, with the outcome on its disk",
+        "worker w is gone, with what it has to report on its disk",
         "worker w is gone",
     ]
     assert whys(on(1), workers=[gone, view("next", held=(1,))]) == []

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -111,7 +112,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_it_is_ready_once_all_take_runs_and_stops_them_all(tmp_path: Path) -> None:
     async with supervised(tmp_path) as found:
         await until(lambda: found.ready)
-        assert [child.takes_runs for child in found.supervisor.children] == [True, True]
+        assert [child.takes_runs(time.monotonic()) for child in found.supervisor.children] == [True, True]
     assert found.ready == [True] and found.failure is None
     assert sorted(line for line in found.notes() if "started" not in line) == ["w-1 drain", "w-2 drain"]
 
@@ -123,8 +124,8 @@ async def test_one_that_is_killed_is_started_again(tmp_path: Path) -> None:
         os.kill(found.pids("w-1")[0], signal.SIGKILL)
         await until(lambda: not first.is_running)
         # What it said last is true no more.
-        assert (first.status.state, first.status.live, first.takes_runs) == ("starting", 0, False)
-        await until(lambda: len(found.pids("w-1")) == 2 and first.takes_runs)
+        assert (first.status.state, first.status.live, first.takes_runs(time.monotonic())) == ("starting", 0, False)
+        await until(lambda: len(found.pids("w-1")) == 2 and first.takes_runs(time.monotonic()))
         assert (first.restarts, second.restarts) == (1, 0)
     assert found.ready == [True]
 
@@ -178,7 +179,7 @@ async def test_what_worked_before_is_tried_again(tmp_path: Path) -> None:
         os.kill(found.pids("w-1")[0], signal.SIGKILL)
         await until(lambda: len(found.pids("w-1")) > 2)
         found.supervisor._env["MODE"] = "good"
-        await until(lambda: found.supervisor.children[0].takes_runs)
+        await until(lambda: found.supervisor.children[0].takes_runs(time.monotonic()))
         found.supervisor._env["MODE"] = "refused"
         os.kill(found.pids("w-1")[-1], signal.SIGKILL)
         await until(lambda: found.supervisor.children[0].error)
@@ -247,6 +248,10 @@ async def test_health_is_all_and_readiness_any(
         children[1].is_running = False
         assert (await http.get("/healthz")).json()["workers"] == {"w-1": True, "w-2": False}
         assert (await http.get("/healthz")).status_code == 503
+        assert (await http.get("/readyz")).json()["workers"] == {"w-1": "taking", "w-2": "silent"}
+        said_s, children[0].said_s = children[0].said_s, time.monotonic() - supervisors.SILENCE_LIMIT_S - 1
+        assert (await http.get("/readyz")).status_code == 503
+        children[0].said_s = said_s
         assert (await http.get("/readyz")).status_code == 200
         children[0].status = children[0].status.model_copy(update={"state": "overloaded"})
         assert (await http.get("/readyz")).status_code == 503
