@@ -25,6 +25,7 @@ from runner.dispatch.dbos_queue import DbosQueue
 from runner.records.assignments import Assignment
 from runner.records.database import Database
 from runner.sessions.local_agent import free_port
+from tests.worker.conftest import add_key
 from tests.worker.record_double import KEY, RecordDouble, job
 
 SECRET = "pl4nted-s3cret"
@@ -41,6 +42,7 @@ def database_url(folder: Path) -> str:
     url = f"sqlite:///{folder}/record.sqlite"
     result = CliRunner().invoke(main, ["migrate", "--database-url", url])
     assert result.exit_code == 0, result.output
+    add_key(url)
     return url
 
 

@@ -10,6 +10,8 @@ class WorkerState(StrEnum):
     """It takes runs, as many as it says."""
     OVERLOADED = "overloaded"
     """It sees its calls through, and takes no more until they are on time again."""
+    CUT_OFF = "cut-off"
+    """The record's API does not answer it: it sees its calls through, and takes no more until it does."""
     DRAINING = "draining"
     """It was told to stop: it sees its calls through, and takes no more."""
     STOPPED = "stopped"

@@ -60,7 +60,7 @@ async def _run(name: str, settings: Settings, supervisor: _Supervisor) -> None:
         raise UsageError(f"the record's address is none: {error}") from None
     async with client as http:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            await check(url, RecordClient(http, worker.key))
+            await check(url, RecordClient(http, worker.key), worker.key)
             # Loads what calls need, for seconds.
             from runner.worker.process import OUTBOX_FOLDER, WorkerProcess
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Protocol
@@ -25,7 +26,8 @@ from runner.errors import RunnerError
 from runner.records.data_dir import data_dir
 from runner.rooms.urls import RoomKind
 from runner.settings import Settings
-from runner.worker.checks import check_database
+from runner.worker.checks import check_database, check_same
+from runner.worker.errors import RecordError
 from runner.worker.outbox import Outbox, Shelf
 from runner.worker.record_client import RecordClient
 from runner.worker.status import STARTING, WorkerStatus
@@ -37,6 +39,12 @@ OUTBOX_FOLDER = "outbox"
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 5.0
 """How long to wait before a life is begun again that could not be begun."""
+
+SILENCE_LIMIT_S = 3.0
+"""For how long the record may not answer until nothing more is taken."""
+
+LISTENING_INTERVAL_S = 1.0
+"""How often it is asked then whether it does again."""
 
 GIVE_UP_LIMIT_S = 10.0
 """How long calls that were hung up may take to end."""
@@ -134,6 +142,7 @@ class WorkerProcess:
         self._make_queue = make_queue
         self._make_lease = make_lease
         self._make_call = make_call
+        self._key = key
         self._record = RecordClient(http, key, refused=self._leave)
         self._outbox = Outbox(data_dir(settings.server) / OUTBOX_FOLDER, self._record, changed=self._changed)
         self._watch = LoadWatch()
@@ -142,8 +151,6 @@ class WorkerProcess:
         self._drain_limit_s = settings.worker.drain_limit_s
         self._stopping = anyio.Event()
         self._hurrying = False
-        self._is_refused = False
-        """Whether the record refused the key when it was last shown to it."""
         self._said = STARTING
         self._shown: tuple[str, str, int] | None = None
         """Its id and its state, as they were when a sign of life was last hurried."""
@@ -181,6 +188,7 @@ class WorkerProcess:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._outbox.run)
                     tasks.start_soon(self._sample)
+                    tasks.start_soon(self._listen)
 
         try:
             async with anyio.create_task_group() as tasks:
@@ -253,14 +261,15 @@ class WorkerProcess:
         """Become a worker.
 
         Raises:
-            RunnerError: The database can't be reached, or has no tables; or the record still refuses the key.
+            RunnerError: The database can't be reached, has no tables, or is of another record; or the record does not
+                answer, or refuses the key.
             OSError: The outbox can't be written.
         """
         # It gives up after a moment, which the engine itself does not.
         await anyio.to_thread.run_sync(check_database, self._url)
-        if self._is_refused:
-            await self._record.knock()
-            self._is_refused = False
+        # What it is given it could not even give back where the record does not answer.
+        await self._record.knock()
+        await check_same(self._url, self._key)
         loop = asyncio.get_running_loop()
         executor = new_executor_id()
         shelf = await anyio.to_thread.run_sync(self._outbox.open, executor)
@@ -316,7 +325,6 @@ class WorkerProcess:
 
     def _leave(self) -> None:
         """Take nothing more until the record takes the key again: nothing that comes of it could be told."""
-        self._is_refused = True
         if self._life is not None and not self._life.over.is_set():
             logger.bind(worker=self._name).warning("worker {}: the record refuses its key", self._name)
             self._life.over.set()
@@ -345,6 +353,8 @@ class WorkerProcess:
     def _working_state(self) -> WorkerState:
         if self._stopping.is_set() or (self._life is not None and self._life.over.is_set()):
             return WorkerState.DRAINING
+        if self._record.silent_s > SILENCE_LIMIT_S:
+            return WorkerState.CUT_OFF
         # One call at a time there always is: nothing else would tell that it can do it.
         has_calls = self._life is not None and bool(self._life.worker.live)
         return WorkerState.OVERLOADED if has_calls and self._watch.is_overloaded else WorkerState.TAKING
@@ -385,9 +395,21 @@ class WorkerProcess:
                 late_ms,
                 underruns,
             )
+        elif state == WorkerState.CUT_OFF.value:
+            said.warning("worker {}: cut off, the record does not answer", self._name)
         else:
             level = "WARNING" if state == WorkerState.LOST.value else "INFO"
             said.log(level, "worker {}: {}", self._name, state)
+
+    async def _listen(self) -> None:
+        """Notice when the record does not answer, and ask until it does, until cancelled."""
+        while True:
+            await anyio.sleep(LISTENING_INTERVAL_S)
+            if self._record.silent_s > 0:
+                with suppress(RecordError):
+                    await self._record.knock()
+            if self._state != self._said:
+                self._changed()
 
     async def _sample(self) -> None:
         """See how late the event loop is, until cancelled."""

@@ -224,6 +224,13 @@ class RecordClient:
         self._outcomes = Together(self._outcome_of_one, self._outcomes_of_several, gathering_s=OUTCOMES_GATHERING_S)
         self.heard_s = time.monotonic()
         """When the record last answered, on the clock of :func:`time.monotonic`."""
+        self._unanswered_since_s: float | None = None
+
+    @property
+    def silent_s(self) -> float:
+        """For how long it has been asked and has not answered."""
+        since_s = self._unanswered_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     async def knock(self) -> None:
         """Ask whether the record takes the key.
@@ -351,16 +358,20 @@ class RecordClient:
     ) -> httpx.Response:
         headers = {**request.pop("headers", {}), "Authorization": f"Bearer {self._key.get_secret_value()}"}
         answer: httpx.Response | None = None
+        asked_s = time.monotonic()
         try:
             # Cut off half way it may have been taken or not: everything can be told again.
             with anyio.move_on_after(timeout):
                 answer = await self._http.request(method, path, headers=headers, timeout=timeout, **request)
         except httpx.HTTPError as error:
-            raise RecordError(f"the record does not answer ({type(error).__name__})", transient=True) from error
+            raise self._no_answer(asked_s, f"({type(error).__name__})") from error
         if answer is None:
-            raise RecordError(f"the record does not answer within {timeout:g} s", transient=True)
-        if answer.status_code not in _OF_NO_RECORD:
+            raise self._no_answer(asked_s, f"within {timeout:g} s")
+        if answer.status_code in _OF_NO_RECORD:
+            self._note_silence(asked_s)
+        else:
             self.heard_s = time.monotonic()
+            self._unanswered_since_s = None
         if answer.is_success or (also is not None and answer.status_code in also):
             return answer
         if answer.status_code in REFUSED:
@@ -371,6 +382,15 @@ class RecordClient:
             transient=transient,
             status=answer.status_code,
         )
+
+    def _no_answer(self, asked_s: float, how: str) -> RecordError:
+        self._note_silence(asked_s)
+        return RecordError(f"{self._http.base_url}: the record does not answer {how}", transient=True)
+
+    def _note_silence(self, asked_s: float) -> None:
+        # What was asked before it last answered says nothing of now.
+        if self._unanswered_since_s is None and self.heard_s <= asked_s:
+            self._unanswered_since_s = asked_s
 
 
 def _read(model: type[_T], answer: httpx.Response) -> _T:

@@ -1,13 +1,14 @@
 """What the worker's tests share."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from runner.records.tables import WorkerRow
+from runner.records.tables import ApiKey, Base, Project, WorkerRow
 from runner.worker import live_report, progress, retries
-from tests.worker.record_double import RecordDouble, job
+from tests.worker.record_double import KEY, RecordDouble, job
 
 TOKEN = "planted-token"
 
@@ -25,12 +26,22 @@ def record(monkeypatch: pytest.MonkeyPatch) -> RecordDouble:
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """A database with the table of workers."""
+    """A database with workers and a worker's key, as far as they go by it."""
     url = f"sqlite:///{tmp_path}/record.sqlite"
     engine = sa.create_engine(url)
-    WorkerRow.metadata.tables[WorkerRow.__tablename__].create(engine)
+    Base.metadata.create_all(engine, tables=[Project.__table__, ApiKey.__table__, WorkerRow.__table__])
     engine.dispose()
+    add_key(url)
     return url
+
+
+def add_key(url: str) -> None:
+    """Let a database know the key that the record's double takes."""
+    engine = sa.create_engine(url)
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    with engine.begin() as connection:
+        connection.execute(sa.insert(ApiKey).values(kind="worker", name="w", prefix=KEY[:12], digest=digest))
+    engine.dispose()
 
 
 async def until(wanted: object, timeout_s: float = 5.0) -> None:

@@ -29,7 +29,7 @@ from runner.worker import worker as workers
 from runner.worker.outbox import Outbox, Report
 from runner.worker.process import WorkerProcess
 from tests.worker.calls_double import StubCalls
-from tests.worker.conftest import until
+from tests.worker.conftest import add_key, until
 from tests.worker.record_double import KEY, RecordDouble, job
 
 pytestmark = pytest.mark.anyio
@@ -216,8 +216,8 @@ async def test_a_dead_worker_s_outcome_that_was_found_is_said_at_once(
     start: Callable[..., Any], record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outboxes, "SWEEP_INTERVAL_S", 0.02)
-    record.is_down = True
     async with start(StubCalls()) as started:
+        record.is_down = True
         dead = Outbox(tmp_path / "data" / "outbox", record.client())
         shelf = dead.open("dead")
         before = started.lease.nudges
@@ -229,6 +229,37 @@ async def test_a_dead_worker_s_outcome_that_was_found_is_said_at_once(
         await until(lambda: started.lease.beat().held == ())
         assert started.lease.nudges == before + 1
     assert [outcome["run"] for outcome in record.outcomes] == [{"id": "7"}]
+
+
+async def test_while_the_record_does_not_answer_it_takes_nothing_and_says_so(
+    start: Callable[..., Any], record: RecordDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "SILENCE_LIMIT_S", 0.1)
+    monkeypatch.setattr(processes, "LISTENING_INTERVAL_S", 0.02)
+    calls = StubCalls(lasts_s=60)
+    async with start(calls) as started:
+        started.hand_over(7)
+        await until(lambda: calls.made)
+        assert started.lease.beat().state is WorkerState.TAKING
+        record.is_down = True
+        await until(lambda: started.lease.beat().state is WorkerState.CUT_OFF)
+        await until(lambda: started.process.status.state == "cut-off")
+        assert started.lease.beat().live == (7,)
+        record.is_down = False
+        await until(lambda: started.process.status.state == "taking")
+        record.cancelled.add(7)
+
+
+async def test_where_the_record_does_not_answer_it_is_no_worker_yet(
+    start: Callable[..., Any], record: RecordDouble
+) -> None:
+    record.is_down = True
+    async with start(StubCalls(), waits=False) as started:
+        await anyio.sleep(0.2)
+        assert started.engine.leases == [] and started.process.status.state == "starting"
+        record.is_down = False
+        await started.process.ready.wait()
+        assert started.process.status.state == "taking"
 
 
 async def test_told_to_stop_it_sees_its_calls_through(start: Callable[..., Any], record: RecordDouble) -> None:
@@ -415,6 +446,7 @@ async def test_on_the_real_queue_it_makes_what_is_handed_to_it_also_in_a_later_l
     database = Database(f"sqlite:///{tmp_path}/record.sqlite")
     await database.migrate()
     await migrate_queue(database.url)
+    add_key(database.url)
     queue = DbosQueue(database.url)
 
     async def executor(state: str) -> str | None:
