@@ -143,8 +143,7 @@ def run_on_record(
     """
 
     async def checked(database: "Database") -> int:
-        if not await database.is_current():
-            raise UsageError(f"{database.name}: is not there or not up to date; run `scenario-runner migrate` first")
+        await database.check_current()
         return await work(database)
 
     _run(checked, data_dir, database_url, config)

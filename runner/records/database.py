@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session
 from runner.errors import UsageError
 from runner.records.changes import log_changes
 from runner.records.data_dir import private_folder
-from runner.records.migrations import VERSION_TABLE, alembic_config, head, present, revisions
+from runner.records.migrations import alembic_config, head, present, revisions
 from runner.settings import ServerSettings
 
 FILE_NAME = "record.sqlite"
@@ -187,14 +187,30 @@ class Database:
 
     async def is_current(self) -> bool:
         """Return whether the tables are those of this version. False too where the database can't be reached."""
-        if self._is_sqlite and not await self._file.is_file():
+        try:
+            await self.check_current()
+        except UsageError:
             return False
+        return True
+
+    async def check_current(self) -> None:
+        """See that the tables are those of this version.
+
+        Raises:
+            UsageError: They are not, or the database can't be reached; says what to do.
+        """
+        hint = "run `scenario-runner migrate` first"
+        if self._is_sqlite and not await self._file.is_file():
+            raise UsageError(f"{self.name}: is not there; {hint}")
         try:
             async with self.reading() as session:
-                versions = (await session.scalars(text(f"SELECT version_num FROM {VERSION_TABLE}"))).all()  # noqa: S608
-        except (SQLAlchemyError, OSError):
-            return False
-        return list(versions) == [head()]
+                found = await session.run_sync(lambda session: present(session.connection()))
+        except (SQLAlchemyError, OSError) as error:
+            raise UsageError(f"{self.name}: can't be opened ({driver_says(self.url, error)})") from None
+        if newer := found - revisions():
+            raise UsageError(self._is_newer(newer))
+        if head() not in found:
+            raise UsageError(f"{self.name}: {'is of an older version' if found else 'has no tables'}; {hint}")
 
     async def close(self) -> None:
         """Close every connection."""
@@ -241,13 +257,16 @@ class Database:
     def _migrate(self) -> None:
         with _migrating, self._migration() as connection:
             if newer := present(connection) - revisions():
-                raise UsageError(
-                    f"{self.name}: was made by a newer version of this program (its tables are at "
-                    f"{', '.join(sorted(newer))}); use that version, or another database"
-                )
+                raise UsageError(self._is_newer(newer))
             command.upgrade(alembic_config(connection), "head")
             if self._is_sqlite and (row := connection.exec_driver_sql("PRAGMA foreign_key_check").first()):
                 raise RuntimeError(f"the migration leaves rows of {row[0]} that refer to nothing")
+
+    def _is_newer(self, versions: frozenset[str]) -> str:
+        return (
+            f"{self.name}: was made by a newer version of this program (its tables are at "
+            f"{', '.join(sorted(versions))}); use that version, or another database"
+        )
 
     @contextmanager
     def _migration(self) -> Generator[Connection]:

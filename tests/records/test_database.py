@@ -262,6 +262,34 @@ async def test_asking_whether_a_record_is_current_makes_none(tmp_path: Path) -> 
     assert not [path async for path in anyio.Path(tmp_path).iterdir()]
 
 
+async def test_a_record_that_can_not_be_used_says_why_and_what_to_do(
+    database: Database, tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    await database.check_current()
+    versions = "UPDATE record_version SET version_num = :version"
+    for version, said in (("0001", "is of an older version; run"), ("9999", "made by a newer version")):
+        async with database.session() as session:
+            await session.execute(text(versions), {"version": version})
+        with pytest.raises(UsageError, match=said):
+            await database.check_current()
+    async with database.session() as session:
+        await session.execute(text("DROP TABLE record_version"))
+    with pytest.raises(UsageError, match="has no tables; run"):
+        await database.check_current()
+    (tmp_path / "text").write_text("no database " * 1_000)
+    for url, said in (
+        (f"sqlite:///{tmp_path}/none.sqlite", "is not there; run"),
+        (f"sqlite:///{tmp_path}/text", "can't be opened .*not a database"),
+        (postgres_server.url("none"), "can't be opened .*does not exist"),
+        (f"postgresql://me:{PASSWORD}@127.0.0.1:1/none", "can't be opened .*refused"),
+    ):
+        other = Database(url)
+        with pytest.raises(UsageError, match=said) as caught:
+            await other.check_current()
+        assert PASSWORD not in str(caught.value) and "\n" not in str(caught.value)
+        await other.close()
+
+
 async def test_it_can_be_used_again_after_closing(database: Database) -> None:
     assert await count(database) == 0
     await database.close()
