@@ -8,6 +8,7 @@ import click
 
 from runner.commands import needing_server_extra, run_command, server_settings
 from runner.errors import UsageError
+from runner.text import one_line
 
 if TYPE_CHECKING:
     from runner.records.database import Database
@@ -103,7 +104,9 @@ def list_(data_dir: Path | None, database_url: str | None, config: Path | None) 
                 used = "never used" if key.last_used_at is None else f"used {key.last_used_at:%Y-%m-%d %H:%M}"
                 state = used if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d %H:%M}"
                 project = "" if key.project_id is None else f"project {key.project_id}"
-                click.echo(f"{key.id:>4}  {key.prefix}…  {key.kind:<6}  {project:<10}  {state:<24}  {key.name}")
+                click.echo(
+                    f"{key.id:>4}  {key.prefix}…  {key.kind:<6}  {project:<10}  {state:<24}  {one_line(key.name)}"
+                )
         return 0
 
     run_on_record(work, data_dir, database_url, config)
