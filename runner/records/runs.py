@@ -8,22 +8,17 @@ Most of it comes many times a second while calls are on: it is done in threads
 (:meth:`runner.records.database.Database.run`), with statements that are built once.
 """
 
-import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import bindparam, func, literal_column, select, update
 from sqlalchemy.orm import Session
 
-from bots.timeline import EndedReason
 from runner.calls.run_file import RunReport
-from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
-from runner.evaluation.outcome import Cause, Status
 from runner.records.changes import Change, RunChange, note
+from runner.records.endings import Ending, RunProblem, cancelled, ending_of, lost
 from runner.records.jobs import Job, RoomSecrets, RunType, SessionStart, open_pipecat_data, session_start
 from runner.records.secrets import Vault
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, OPEN_RUN, ResultStatus, RunStatus, result_status
@@ -35,13 +30,8 @@ AT_ONCE = 500
 MAX_LOST = 2
 """How often a run is given to another worker because its worker was lost: it may be what workers die of."""
 
-MAX_STORED_DEPTH = 100
-"""How deep what is kept of a report may be nested."""
-
 _FINAL_RESULT = [status.value for status in FINAL_RESULT]
 _LIVE = [RunStatus.RUNNING.value, RunStatus.EVALUATING.value]
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-_CAUSES = {cause.value for cause in Cause}
 
 _RUN = RUNS.c.id == bindparam("of_run")
 _ATTEMPT = (RUNS.c.attempt == bindparam("of_attempt")) & RUNS.c.executor.is_not(None)
@@ -125,18 +115,6 @@ _FIRST_OPEN = select(RUNS.c.status).where(RUNS.c.result_id == bindparam("of_resu
 _STATUSES = select(RUNS.c.status).where(RUNS.c.result_id == bindparam("of_result")).distinct()
 
 
-class RunProblem(BaseModel):
-    """Why a worker could not see a run through."""
-
-    model_config = ConfigDict(frozen=True)
-
-    cause: str = Field(max_length=20)
-    """Whose fault it was, as :class:`runner.evaluation.outcome.Cause` has it."""
-    reason: str = Field(max_length=40)
-    """How it ended, as :class:`bots.timeline.EndedReason` has it."""
-    detail: str = Field(default="", max_length=4_000)
-
-
 @dataclass(frozen=True)
 class Told:
     """What a worker tells of a run that it has.
@@ -200,7 +178,7 @@ def claim(session: Session, vault: Vault, run_id: int, attempt: int, executor: s
     if run is None:
         return None
     if run.cancel_requested:
-        _close(session, run_id, _cancelled())
+        _close(session, run_id, cancelled())
         refresh_result(session, run.result_id)
         return None
     # First, for it may fail: then nothing was begun.
@@ -280,19 +258,7 @@ def end_run(session: Session, run_id: int, attempt: int, report: RunReport | Run
         attempt: The attempt this is a report of.
         report: The worker's ``run.json``, or the problem.
     """
-    if isinstance(report, RunProblem):
-        return _report(session, run_id, attempt, _failed(report))
-    ending = _Ending(
-        status=RunStatus(report.status.value),
-        success=report.success,
-        cause=None if report.cause is None else report.cause.value,
-        ended_reason=report.ended_reason.value,
-        call_ended_reason=report.call_ended_reason,
-        error_message=_error_message(report),
-        duration_s=report.duration_s,
-        outcome=storable(report.model_dump(mode="json", exclude={"script"})),
-    )
-    return _report(session, run_id, attempt, ending)
+    return _report(session, run_id, attempt, ending_of(report))
 
 
 def give_back(
@@ -344,7 +310,7 @@ def give_back(
         )
         note(session, RunChange(run_id, attempt, Change.GIVEN_BACK, "it waits again"))
     else:
-        ending = _cancelled() if found.cancel_requested else _failed(_lost(detail))
+        ending = cancelled() if found.cancel_requested else lost(detail)
         _close(session, run_id, ending)
     refresh_result(session, result.id, result.status)
     return again
@@ -360,7 +326,7 @@ def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
     Returns:
         Those that ended at once. Where one was handed to a worker already, its claim is refused.
     """
-    cancelled: list[int] = []
+    at_once: list[int] = []
     in_order = sorted(run_ids)
     for begin in range(0, len(in_order), AT_ONCE):
         ids = in_order[begin : begin + AT_ONCE]
@@ -371,12 +337,12 @@ def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
         ended = session.execute(
             update(RunRow)
             .where(RunRow.id.in_(ids), pending)
-            .values(**_cancelled().values())
+            .values(**cancelled().values())
             .returning(RunRow.id, RunRow.attempt)
         )
         for run_id, attempt in ended.all():
-            cancelled.append(run_id)
-            note(session, RunChange(run_id, attempt, Change.ENDED, _cancelled().in_words))
+            at_once.append(run_id)
+            note(session, RunChange(run_id, attempt, Change.ENDED, cancelled().in_words))
         session.execute(
             update(RunRow)
             .where(RunRow.id.in_(ids), RunRow.status.in_(_LIVE))
@@ -384,7 +350,7 @@ def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
         )
         for result_id in results:
             refresh_result(session, result_id)
-    return cancelled
+    return at_once
 
 
 def look_at(session: Session, run_ids: Sequence[int]) -> dict[int, Claimed]:
@@ -457,119 +423,6 @@ def lock_results_of(session: Session, run_ids: Sequence[int]) -> list[int]:
     return list(session.scalars(_LOCK_RESULTS, {"of_runs": list(run_ids)}))
 
 
-def read_outcome(reported: Mapping[str, Any]) -> RunReport:
-    """Return a reported ``run.json`` without its script, checked.
-
-    Raises:
-        ValueError: It is none; says what is wrong with it, and quotes nothing of it.
-    """
-    try:
-        return RunReport.model_validate(reported)
-    except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise ValueError(f"{where}: {problem['msg']}") from None
-
-
-def storable(value: Any, depth: int = MAX_STORED_DEPTH) -> Any:
-    """Return a JSON value without what no database takes: NUL, halves of surrogate pairs, numbers that are none.
-
-    What is nested deeper than ``depth`` is left out.
-    """
-    if isinstance(value, str):
-        return _UNSTORABLE.sub("\ufffd", value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, list | dict) and depth == 0:
-        return None
-    if isinstance(value, list):
-        return [storable(item, depth - 1) for item in cast(list[Any], value)]
-    if isinstance(value, dict):
-        return {storable(key): storable(item, depth - 1) for key, item in cast(dict[Any, Any], value).items()}
-    return value
-
-
-@dataclass(frozen=True)
-class _Ending:
-    status: RunStatus
-    success: bool | None
-    cause: str | None
-    ended_reason: str
-    call_ended_reason: str
-    error_message: str
-    duration_s: float | None = None
-    outcome: dict[str, Any] | None = None
-
-    @property
-    def in_words(self) -> str:
-        """What to log of it: words of ours alone."""
-        if self.status is RunStatus.CANCELLED:
-            return self.status.value
-        cause = f", cause {self.cause}" if self.cause in _CAUSES else ""
-        return f"{self.status.value}, success {json.dumps(self.success)}{cause}"
-
-    def values(self) -> dict[str, Any]:
-        """Return what the run's columns become."""
-        now = utc_now()
-        values: dict[str, Any] = {
-            "status": self.status.value,
-            "success": self.success,
-            "cause": self.cause,
-            "ended_reason": self.ended_reason,
-            "call_ended_reason": self.call_ended_reason,
-            "error_message": self.error_message,
-            "room_token": None,
-            "ended_at": now,
-            "updated_at": now,
-        }
-        if self.outcome is not None:
-            values |= {"duration_s": self.duration_s, "outcome": self.outcome}
-        return values
-
-
-def _cancelled() -> _Ending:
-    return _Ending(
-        status=RunStatus.CANCELLED,
-        success=None,
-        cause=None,
-        ended_reason=EndedReason.CANCELLED.value,
-        call_ended_reason=CEKURA_ENDED_REASON[EndedReason.CANCELLED],
-        error_message="the run was cancelled",
-    )
-
-
-def _failed(problem: RunProblem) -> _Ending:
-    if problem.reason == EndedReason.CANCELLED.value:
-        return _cancelled()
-    try:
-        words = CEKURA_ENDED_REASON[EndedReason(problem.reason)]
-    except ValueError:
-        words = "call-failed-unknown-error"
-    return _Ending(
-        status=RunStatus.FAILED,
-        success=None,
-        cause=cast(str, storable(problem.cause)),
-        ended_reason=cast(str, storable(problem.reason)),
-        call_ended_reason=words,
-        error_message=cast(str, storable(problem.detail)) or f"no call took place ({problem.reason})",
-    )
-
-
-def _lost(detail: str) -> RunProblem:
-    return RunProblem(cause=Cause.HARNESS.value, reason=EndedReason.RUNNER_ERROR.value, detail=detail)
-
-
-def _error_message(outcome: RunReport) -> str:
-    detail = cast(str | None, storable(outcome.detail))
-    if outcome.status is Status.CANCELLED:
-        return detail or "the run was cancelled"
-    if outcome.status is Status.FAILED:
-        return detail or f"no call took place ({outcome.ended_reason.value})"
-    if outcome.success is None:
-        return f"undecided: {detail or 'nobody can say whether the agent passed'}"
-    return ""
-
-
 def _set_aside(artefacts: Mapping[str, int], attempt: int) -> dict[str, int]:
     """Return what the store holds of a run whose attempt does not count any more: kept in mind to be deleted."""
     return {name if "/" in name else f"{attempt}/{name}": size for name, size in artefacts.items()}
@@ -588,7 +441,7 @@ def _set(session: Session, run_id: int, **values: Any) -> None:
     session.execute(_SET, {"of_run": run_id, **values})
 
 
-def _report(session: Session, run_id: int, attempt: int, ending: _Ending) -> Receipt:
+def _report(session: Session, run_id: int, attempt: int, ending: Ending) -> Receipt:
     result = _lock_result(session, run_id)
     if result is None:
         return Receipt(accepted=False)
@@ -614,7 +467,7 @@ def _report(session: Session, run_id: int, attempt: int, ending: _Ending) -> Rec
     return Receipt(accepted=has_ended and is_this, has_ended=has_ended)
 
 
-def _close(session: Session, run_id: int, ending: _Ending, attempt: int | None = None) -> bool:
+def _close(session: Session, run_id: int, ending: Ending, attempt: int | None = None) -> bool:
     """End a run, if it is open and, where one is named, this is its attempt."""
     of_attempt = {} if attempt is None else {"of_attempt": attempt}
     statement = _CLOSE if attempt is None else _CLOSE_ATTEMPT

@@ -31,8 +31,9 @@ class ResultStatus(StrEnum):
 
 
 FINAL_RUN = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
-OPEN_RUN = tuple(status for status in RunStatus if status not in FINAL_RUN)
 """Statuses a run never leaves."""
+OPEN_RUN = tuple(status for status in RunStatus if status not in FINAL_RUN)
+"""Those of runs that wait or are under way."""
 
 FINAL_RESULT = frozenset({ResultStatus.COMPLETED, ResultStatus.FAILED, ResultStatus.CANCELLED})
 """Statuses a result never leaves."""

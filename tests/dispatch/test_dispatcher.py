@@ -18,7 +18,8 @@ from runner.dispatch.lease import PROTOCOL
 from runner.dispatch.watch import Watch
 from runner.records.assignments import Assignment, Limits
 from runner.records.database import Database
-from runner.records.runs import RunProblem, end_run
+from runner.records.endings import RunProblem
+from runner.records.runs import end_run
 from runner.records.tables import RunRow, WorkerRow, utc_now
 
 pytestmark = pytest.mark.anyio

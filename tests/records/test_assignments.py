@@ -20,7 +20,8 @@ from sqlalchemy import insert, select, text, update
 from runner.records import assignments
 from runner.records.assignments import MAX_CALLS, Assignment, Capacity, Limits, assign, taken
 from runner.records.database import Database
-from runner.records.runs import RunProblem, end_run, give_back, request_cancel
+from runner.records.endings import RunProblem
+from runner.records.runs import end_run, give_back, request_cancel
 from runner.records.tables import Agent, Project, ResultRow, RunRow, utc_now
 
 pytestmark = pytest.mark.anyio

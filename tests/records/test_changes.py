@@ -8,7 +8,8 @@ import pytest
 from loguru import logger
 
 from runner.records.database import Database
-from runner.records.runs import RunProblem, claim, give_back, request_cancel
+from runner.records.endings import RunProblem
+from runner.records.runs import claim, give_back, request_cancel
 from runner.records.statuses import RunStatus
 from tests.records.giving import give
 from tests.records.outcomes import agent_failed, outcome

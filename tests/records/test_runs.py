@@ -16,10 +16,10 @@ from sqlalchemy import insert, select, update
 from bots.timeline import EndedReason
 from runner.calls.run_file import Run, RunReport
 from runner.records.database import Database
+from runner.records.endings import RunProblem, read_outcome, storable
 from runner.records.jobs import Job
 from runner.records.runs import (
     MAX_LOST,
-    RunProblem,
     Told,
     add_artefact,
     artefacts_of,
@@ -28,10 +28,8 @@ from runner.records.runs import (
     give_back,
     look_at,
     progress,
-    read_outcome,
     refresh_result,
     request_cancel,
-    storable,
 )
 from runner.records.secrets import Vault
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, result_status

@@ -20,11 +20,11 @@ from runner.api.services import Services
 from runner.calls.run_file import RunReport
 from runner.errors import UsageError
 from runner.evaluation.outcome import Cause
+from runner.records.endings import RunProblem, read_outcome, storable
 from runner.records.jobs import Job
 from runner.records.runs import (
     Claimed,
     Receipt,
-    RunProblem,
     Told,
     add_artefact,
     claim,
@@ -33,8 +33,6 @@ from runner.records.runs import (
     lock_results_of,
     look_at,
     progress,
-    read_outcome,
-    storable,
 )
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.records.store import ArtefactTooLarge, artefact_key

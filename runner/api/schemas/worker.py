@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from runner.api.schemas.common import Id, RequestBody, ResponseBody
+from runner.records.endings import RunProblem
 from runner.records.jobs import Job
-from runner.records.runs import RunProblem
 
 MAX_EVENTS = 1_000
 """How many events come at once."""
