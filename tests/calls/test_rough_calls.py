@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from bots.agents.metronome import DEFAULT_TEXT
 from bots.caller.script import Expectation, Listen, Script, Speak, Turn, Words
 from bots.caller.speech import recognition
 from bots.timeline import (
@@ -29,6 +30,7 @@ from runner.evaluation.verdicts import Judgement, JudgeUsage, Question
 from runner.rooms.open import RoomAddress
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 from runner.settings import Settings
+from tests.recognition import sounds_like
 
 pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
 
@@ -180,8 +182,7 @@ async def test_a_judge_decides_while_the_call_is_on(
     run = await Call(request(listening(JUDGED), agent_url), Settings(), tmp_path / "run", judge=judge).make()
     assert (run.success, run.exit_code) == (success, exit_code), run.detail
     (question,) = judge.asked
-    # Recognised, so not to the letter.
-    assert question.subject.startswith("Right on time") and question.criterion == JUDGED.criterion
+    assert sounds_like(question.subject, DEFAULT_TEXT) and question.criterion == JUDGED.criterion
     assert run.judge == JudgeUsage(model="stub", questions=1)
     assert run.judgements is not None and [j.question for j in run.judgements] == [question]
     assert read_run(tmp_path / "run").expectations == run.expectations
