@@ -29,6 +29,13 @@ START_LIMIT_S = 60.0
 SILENCE_LIMIT_S = 5.0
 """How long it may say nothing later: an event loop that is silent for so long does not go on."""
 
+HUNG_LIMIT_S = 60.0
+"""How much longer than either it may be silent before it is killed and another one started. What it worked on is
+taken from it long before, but it makes no calls any more."""
+
+LOOK_INTERVAL_S = 5.0
+"""How often it is looked whether a process is hung."""
+
 END_LIMIT_S = 45.0
 """How long processes may take to end once their calls have had their time; then they are killed."""
 
@@ -174,6 +181,7 @@ class Supervisor:
             child.is_running = True
             logger.bind(worker=child.name).info("worker {}: process {} is started", child.name, process.pid)
             tasks.start_soon(self._order, child, process)
+            tasks.start_soon(self._watch, child, process)
             if process.stdout is not None:
                 async for line in _lines(process.stdout):
                     self._take(child, line)
@@ -190,6 +198,25 @@ class Supervisor:
             await _send(process, HURRY)
             await anyio.sleep(END_LIMIT_S)
         logger.warning("worker {}: does not end, and is killed", child.name)
+        with suppress(ProcessLookupError):
+            process.kill()
+
+    async def _watch(self, child: Child, process: Process) -> None:
+        """Kill a process that is silent for so long that it won't come back.
+
+        Its silence is counted in looks, of which there are none while the supervisor stands still: where a whole
+        machine was frozen, its processes have time to say that they go on.
+        """
+        silent_s, said_s = 0.0, child.said_s
+        while True:
+            await anyio.sleep(LOOK_INTERVAL_S)
+            silent_s = silent_s + LOOK_INTERVAL_S if child.said_s == said_s else 0.0
+            said_s = child.said_s
+            if silent_s > HUNG_LIMIT_S + (START_LIMIT_S if said_s is None else SILENCE_LIMIT_S):
+                break
+        logger.bind(worker=child.name).error(
+            "worker {}: has said nothing for {:g} s, and is killed", child.name, silent_s
+        )
         with suppress(ProcessLookupError):
             process.kill()
 

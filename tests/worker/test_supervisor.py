@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 # Says that it takes runs, and what it is told; ends when it is told to, or as its mode says.
 CHILD = """
-import os, sys, time
+import os, sys, threading, time
 mode = os.environ["MODE"]
 def say(line):
     os.write(1, line.encode() + b"\\n")
@@ -50,6 +50,12 @@ if mode in ("slow", "one refused"):
     sys.exit(0)
 say("no status")
 say('{"state": "taking", "live": 2, "calls": 4, "held": 1, "loop_lag_ms": 12.5, "calls_made": 9}')
+def say_on():
+    while True:
+        time.sleep(0.02)
+        say('{"state": "taking"}')
+if mode == "lively":
+    threading.Thread(target=say_on, daemon=True).start()
 for line in sys.stdin:
     note(line.strip())
     if mode != "stubborn" and (mode != "busy" or line == "hurry\\n"):
@@ -202,6 +208,24 @@ async def test_one_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pyte
     async with supervised(tmp_path, mode="stubborn", names=("w-1",), drain_limit_s=0.1) as found:
         await until(lambda: found.ready)
     assert found.failure is None
+
+
+async def test_one_that_is_frozen_is_killed_and_another_one_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisors, "SILENCE_LIMIT_S", 0.2)
+    monkeypatch.setattr(supervisors, "HUNG_LIMIT_S", 1.0)
+    monkeypatch.setattr(supervisors, "LOOK_INTERVAL_S", 0.1)
+    async with supervised(tmp_path, mode="lively") as found:
+        await until(lambda: found.ready)
+        (frozen,) = found.pids("w-1")
+        os.kill(frozen, signal.SIGSTOP)
+        await until(lambda: len(found.pids("w-1")) == 2, 10)
+        first, second = found.supervisor.children
+        await until(lambda: first.takes_runs(time.monotonic()))
+        with pytest.raises(ProcessLookupError):
+            os.kill(frozen, 0)
+        assert (first.restarts, second.restarts) == (1, 0)
 
 
 def test_a_process_is_healthy_while_it_says_so() -> None:
