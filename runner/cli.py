@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from runner.commands import run_command
+from runner.commands import PATH, run_command
 from runner.errors import USAGE_EXIT_CODE, UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def main() -> None:
 def _common(command: _Command) -> _Command:
     command = click.option(
         "--config",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Settings file (default: config/runner.toml, if it is there).",
     )(command)
     return click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")(command)
@@ -85,7 +85,7 @@ def _common(command: _Command) -> _Command:
 @click.option("--publish", metavar="JSON", help="Data message, published once when both sides are in the room.")
 @click.option("--data", metavar="JSON", help="Object for the bot's runner arguments (SmallWebRTC only).")
 @click.option("--listen", is_flag=True, help="Play the call on this machine's speakers.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the run (default: runs/<id>).")
+@click.option("--out", type=PATH, help="Folder for the run (default: runs/<id>).")
 @click.option("--json", "as_json", is_flag=True, help="Print run.json alone on standard output.")
 @click.option("--allow-unjudged", is_flag=True, help="Pass although expectations are not judged or not observable.")
 @_common
@@ -138,12 +138,12 @@ def call(
 
 
 @main.command("run")
-@click.argument("suite_file", metavar="SUITE.yaml", type=click.Path(path_type=Path))
+@click.argument("suite_file", metavar="SUITE.yaml", type=PATH)
 @click.option("--repeat", type=click.IntRange(1, 1_000), help="Runs of every scenario, whatever the file says.")
 @click.option("--concurrency", type=click.IntRange(1, 64), help="Runs at a time, whatever the file says.")
-@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML, after every run.")
+@click.option("--junit", type=PATH, metavar="FILE", help="Write JUnit XML, after every run.")
 @click.option("--json", "as_json", is_flag=True, help="Print suite.json alone on standard output.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the suite (default: runs/suite-<id>).")
+@click.option("--out", type=PATH, help="Folder for the suite (default: runs/suite-<id>).")
 @click.option(
     "--token",
     help="Token for the agent's side; - reads it from standard input. Better out of sight: the variable that the "
@@ -195,7 +195,7 @@ def run_suite(
 
 @main.command()
 @click.option("--listen", is_flag=True, help="Play the call on this machine's speakers.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the run (default: runs/<id>).")
+@click.option("--out", type=PATH, help="Folder for the run (default: runs/<id>).")
 @click.option("--json", "as_json", is_flag=True, help="Print run.json alone on standard output.")
 @_common
 def demo(listen: bool, out: Path | None, as_json: bool, config: Path | None, verbose: int) -> None:
@@ -218,7 +218,7 @@ def demo(listen: bool, out: Path | None, as_json: bool, config: Path | None, ver
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE…")
 @_common
 def check(files: Sequence[Path], config: Path | None, verbose: int) -> None:
     """Check scenario files, and print what each scenario would do.
@@ -249,7 +249,7 @@ def check(files: Sequence[Path], config: Path | None, verbose: int) -> None:
 
 
 @main.command()
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=PATH)
 @click.option("--speed", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="0 shows all at once.")
 def replay(run_dir: Path, speed: float) -> None:
     """Show a finished call again, from its facts."""

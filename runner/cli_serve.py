@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.commands import needing_server_extra, run_command, server_settings
+from runner.commands import PATH, needing_server_extra, run_command, server_settings
 
 if TYPE_CHECKING:
     from runner.server import Announcement
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the record is kept (default: data).")
+@click.option("--data-dir", type=PATH, help="Where the record is kept (default: data).")
 @click.option(
     "--database-url",
     metavar="URL",
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--no-worker", is_flag=True, help="Serve the API and the record alone; make no calls.")
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Settings file (default: config/runner.toml, if it is there).",
 )
 @click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.commands import needing_server_extra, run_command, server_settings
+from runner.commands import PATH, needing_server_extra, run_command, server_settings
 from runner.errors import UsageError
 from runner.text import one_line
 
@@ -22,7 +22,7 @@ def record_options(command: _Command) -> _Command:
     for option in (
         click.option(
             "--config",
-            type=click.Path(path_type=Path),
+            type=PATH,
             help="Settings file (default: config/runner.toml, if it is there).",
         ),
         click.option(
@@ -31,7 +31,7 @@ def record_options(command: _Command) -> _Command:
             help="sqlite:///path or postgresql://user@host/name. One with a password is better out of sight: the "
             "variable SCENARIO_RUNNER_SERVER__DATABASE_URL.",
         ),
-        click.option("--data-dir", type=click.Path(path_type=Path), help="Where the record is kept (default: data)."),
+        click.option("--data-dir", type=PATH, help="Where the record is kept (default: data)."),
     ):
         command = option(command)
     return command

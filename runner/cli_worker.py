@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from runner.commands import needing_server_extra, run_command, server_settings
+from runner.commands import PATH, needing_server_extra, run_command, server_settings
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ KEY_VARIABLE = "SCENARIO_RUNNER_WORKER__KEY"
 @click.option(
     "--key", metavar="-", help=f"- reads a worker's key from standard input (or the variable {KEY_VARIABLE})."
 )
-@click.option("--key-file", type=click.Path(path_type=Path), help="A file that holds the key.")
+@click.option("--key-file", type=PATH, help="A file that holds the key.")
 @click.option("--name", help="What it is called in logs and lists (default: the machine's name).")
 @click.option(
     "--data-dir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Where outcomes wait that are not reported yet (default: data).",
 )
 @click.option(
@@ -54,7 +54,7 @@ KEY_VARIABLE = "SCENARIO_RUNNER_WORKER__KEY"
 @click.option("--health-host", help="On which address (default: 127.0.0.1).")
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Settings file (default: config/runner.toml, if it is there).",
 )
 @click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")

@@ -1,10 +1,12 @@
 """What all commands share: how one is run, and how it says that it can't be."""
 
+import os
+import select
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -12,6 +14,24 @@ from runner.errors import USAGE_EXIT_CODE, MissingExtra, RunnerError
 
 if TYPE_CHECKING:
     from runner.settings import Settings
+
+
+class _NamedPath(click.Path):
+    """A path that is not empty, as that of a variable is that nobody set: it would be the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.
+
+        Raises:
+            click.BadParameter: It is empty.
+        """
+        if value == "":
+            self.fail("a path is missing", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _NamedPath(path_type=Path)
+"""What every argument and option is that names a file or a folder."""
 
 
 def run_command(
@@ -40,11 +60,25 @@ def run_command(
     except KeyboardInterrupt:
         fail("stopped")
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            sys.exit(USAGE_EXIT_CODE)
         if verbose:
             raise
         said = f"{type(error).__name__}: {error}" if quotes else type(error).__name__
         fail(f"our own error: {said} (run again with --verbose for where it came from)")
     sys.exit(code)
+
+
+def _reader_is_gone() -> bool:
+    """Return whether nobody reads what is printed any more, as behind ``| head -1``; then there is nothing to say."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, select.POLLOUT)
+    if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+        return False
+    # What is left is flushed once more when Python ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def fail(message: str) -> NoReturn:

@@ -119,6 +119,8 @@ async def _opened(
     """Open everything, with its tables up to date."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
+        # First what the settings may have wrong: then there is no record yet that nobody meant.
+        vault, store = open_vault(settings.server), open_store(settings.server)
         await database.migrate()
         await migrate_queue(database.url)
         async with database.session() as session:
@@ -127,8 +129,8 @@ async def _opened(
         yield Services(
             settings=settings,
             database=database,
-            vault=open_vault(settings.server),
-            store=open_store(settings.server),
+            vault=vault,
+            store=store,
             wake=dispatcher.wake,
             dispatching=lambda: dispatcher.is_looking,
         )

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -27,6 +27,16 @@ _DOCUMENTED = "config/runner.toml documents every setting"
 
 IceUrl = Annotated[str, Field(pattern=r"^(stuns?|turns?):[^\s/]+$")]
 """The address of a STUN or TURN server as RFC 7064 and 7065 have it, such as ``stun:stun.example.com:3478``."""
+
+
+def _not_empty(value: object) -> object:
+    if value == "":
+        raise ValueError("a path is missing; leave the setting out for its default")
+    return value
+
+
+NamedPath = Annotated[Path, BeforeValidator(_not_empty)]
+"""A path that is not empty, as that of a variable is that nobody set: it would be the working directory."""
 
 
 class IceServer(BaseModel):
@@ -133,7 +143,7 @@ class ServerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    data_dir: Path = Path("data")
+    data_dir: NamedPath = Path("data")
     database_url: SecretStr | None = None
     secret_key: SecretStr | None = None
     artefacts_url: str | None = None
@@ -195,13 +205,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid")
 
-    runs_dir: Path = Path("runs")
+    runs_dir: NamedPath = Path("runs")
     room: RoomSettings = Field(default_factory=RoomSettings)
     speech: SpeechSettings = Field(default_factory=SpeechSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
-    scenarios_dir: Path | None = None
+    scenarios_dir: NamedPath | None = None
     turn_taking: TurnTaking = Field(default_factory=TurnTaking)
     max_duration_s: float = Field(default=300.0, gt=0, le=7_200)
     log_level: str = Field(default="WARNING", pattern="^(TRACE|DEBUG|INFO|WARNING|ERROR)$")
@@ -270,7 +280,8 @@ def _explain(error: ValidationError, path: Path | None) -> str:
     """Return the first problem in one line; never the value, which can be a secret."""
     problem: Any = error.errors(include_input=False, include_url=False)[0]
     parts = [str(part) for part in problem["loc"]]
-    meaning = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+    said = str(problem["msg"]).removeprefix("Value error, ")
+    meaning = "there is no such setting" if problem["type"] == "extra_forbidden" else said
     return f"{_where(parts, path)}: {meaning} ({_DOCUMENTED})"
 
 

@@ -163,6 +163,13 @@ def test_a_command_that_is_incomplete_or_unknown_says_so(arguments: tuple[str, .
     assert result.stderr.splitlines()[-1].startswith("Error: ")
 
 
+@pytest.mark.usefixtures("no_call")
+def test_a_path_that_is_empty_is_not_the_working_directory() -> None:
+    result = invoke(*call("--out", ""))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "'--out': a path is missing" in result.stderr.splitlines()[-1]
+
+
 def given_by_option(monkeypatch: pytest.MonkeyPatch) -> Result:
     return invoke(*call("--token", TOKEN, url=RUNNER))
 

@@ -1,5 +1,6 @@
 """The commands that look after the record."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,16 @@ print(*sorted(heavy & set(sys.modules)), file=sys.stderr)
     assert shown.stderr.strip() == ""
     assert "keys " in shown.stdout
     assert "migrate " in shown.stdout
+
+
+def test_a_reader_that_has_enough_is_no_error_to_tell_of() -> None:
+    done("migrate")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "runner.cli", "keys", "create", "--name", "ci"]
+    ended = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (2, "")
 
 
 def test_a_key_is_made_listed_and_revoked(folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from bots.agents.metronome import DEFAULT_TEXT
 from runner.errors import UsageError
@@ -186,4 +187,12 @@ async def test_a_taken_port_is_said_before_anything_else(tmp_path: Path) -> None
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"127.0.0.1:{port}: can't be listened on"):
             await serve(settings, host="127.0.0.1", port=port, with_worker=True, announce=print)
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - not through a path: the test is a coroutine
+
+
+@pytest.mark.anyio
+async def test_a_key_that_is_none_is_said_before_a_record_is_made(tmp_path: Path) -> None:
+    settings = Settings(server=ServerSettings(data_dir=tmp_path / "data", secret_key=SecretStr("short")))
+    with pytest.raises(UsageError, match="secret_key: must be 32 bytes"):
+        await serve(settings, host="127.0.0.1", port=0, with_worker=False, announce=print)
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - not through a path: the test is a coroutine

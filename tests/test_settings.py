@@ -140,6 +140,7 @@ def test_a_file_that_is_named_but_not_there_is_an_error(monkeypatch: pytest.Monk
         ("[speech.stt]\nservice = 'deepgram'", "speech.stt.service: "),
         ("[server]\nconcurrency = 4", "server.concurrency: there is no such setting"),
         ("[server]\nmax_calls = 0", "server.max_calls: "),
+        ("[server]\ndata_dir = ''", "server.data_dir: a path is missing"),
         ("[worker]\ncalls = 65", "worker.calls: "),
         ("[worker]\nname = 'two words'", "worker.name: "),
     ],
@@ -152,6 +153,7 @@ def test_a_wrong_setting_is_named_by_file_and_key(text: str, place: str) -> None
     ("name", "value", "place"),
     [
         ("MAX_DURATION_S", "long", "MAX_DURATION_S: Input"),
+        ("SERVER__DATA_DIR", "", "SERVER__DATA_DIR: a path is missing"),
         ("ROOM__AGENT", "Bella", "ROOM__AGENT: there is no such setting"),
         ("ROOM__DAILY_DOMAINS", "rooms.example.com", "ROOM__DAILY_DOMAINS: must be JSON"),
         ("ROOM__ICE_SERVERS", '[{"urls": "turn:a", "secret": 1}]', "ROOM__ICE_SERVERS: 0.secret: there is no such"),
