@@ -7,7 +7,7 @@ counts once for each attempt.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import anyio
 from loguru import logger
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from runner.dispatch.lease import PROTOCOL
 from runner.dispatch.queue import Queue
 from runner.dispatch.states import WorkerState
-from runner.dispatch.watch import Watch
+from runner.dispatch.watch import Standing, Watch
 from runner.records.assignments import Capacity, Limits, assign, is_due, taken, waiting
 from runner.records.database import Database
 from runner.records.runs import give_back
@@ -33,11 +33,14 @@ GATHERING_S = 0.05
 STALE_S = 10.0
 """After so long without a look nothing is being given to workers."""
 
-UNKNOWN_LIMIT = timedelta(seconds=10)
+UNKNOWN_LIMIT_S = 10.0
 """How long a worker that lives may have a run without saying so."""
 
-UNBEGUN_LIMIT = timedelta(seconds=20)
+UNBEGUN_LIMIT_S = 20.0
 """How long a worker that lives may have a run without beginning it: it may not reach the record."""
+
+PASSED_OVER_S = 30.0
+"""For how long a worker that did not begin a run is given nothing more."""
 
 HELD_LIMIT = timedelta(minutes=15)
 """How long an outcome may lie on the disk of a worker that is gone, before its run is taken for lost as well."""
@@ -45,11 +48,7 @@ HELD_LIMIT = timedelta(minutes=15)
 REMEMBERED = timedelta(hours=1)
 """How long a worker that is gone is shown."""
 
-_TAKEN = (
-    select(RUNS.c.id, RUNS.c.attempt, RUNS.c.executor, RUNS.c.status, RUNS.c.updated_at)
-    .where(taken())
-    .order_by(RUNS.c.id)
-)
+_TAKEN = select(RUNS.c.id, RUNS.c.attempt, RUNS.c.executor, RUNS.c.status).where(taken()).order_by(RUNS.c.id)
 _WAITING = select(RUNS.c.id).where(waiting(), is_due(bindparam("now"))).limit(1)
 
 LOST_DETAIL = "worker lost"
@@ -66,7 +65,6 @@ class _Taken:
     attempt: int
     executor: str
     begun: bool
-    since: datetime
 
 
 class Dispatcher:
@@ -87,6 +85,10 @@ class Dispatcher:
         self._workers: list[WorkerRow] = []
         self._known: dict[str, str] = {}
         self._retired: set[str] = set()
+        self._unbegun = Standing[_Taken]()
+        self._unsaid = Standing[_Taken]()
+        self._passed_over: dict[str, float] = {}
+        """The workers that did not begin a run, and until when they are given nothing."""
         self._looked_s: float | None = None
 
     @property
@@ -186,11 +188,14 @@ class Dispatcher:
     async def _take_back(self, taken: Sequence[_Taken]) -> list[Exception]:
         """Take runs from workers that will not see them through; return what went wrong with some of them."""
         by_executor = {worker.executor: worker for worker in self._workers}
-        held = {run_id for worker in self._workers for run_id in worker.runs.get("held", ())}
+        now_s = time.monotonic()
+        self._unbegun.look([run for run in taken if not run.begun], now_s)
+        self._unsaid.look([run for run in taken if not _says(by_executor.get(run.executor), run)], now_s)
+        held = {(run_id, attempt) for worker in self._workers for run_id, attempt in worker.runs.get("outcomes", ())}
         failures: list[Exception] = []
         for run in taken:
             try:
-                await self._judge(run, by_executor.get(run.executor), is_held=run.run_id in held)
+                await self._judge(run, by_executor.get(run.executor), is_held=(run.run_id, run.attempt) in held)
             except Exception as error:
                 # The others are not its fault.
                 failures.append(error)
@@ -200,11 +205,28 @@ class Dispatcher:
         if worker is None or worker.gone_at is not None:
             await self._from_gone(run, worker, is_held=is_held)
         elif worker.state == WorkerState.DRAINING.value and not run.begun and not _says(worker, run):
-            await self._back(run, STOPPED_DETAIL, unsaid=True)
-        elif self._watch.is_fresh(run.executor) and not _says(worker, run) and utc_now() - run.since > UNKNOWN_LIMIT:
+            await self._back(run, STOPPED_DETAIL, unsaid=True, only_unbegun=True)
+        elif not self._watch.is_fresh(run.executor):
+            # It may be gone: that is soon known.
+            return
+        elif self._unsaid.stood_s(run) > UNKNOWN_LIMIT_S:
             await self._back(run, UNKNOWN_DETAIL, unsaid=False, was_lost=True)
-        elif self._watch.is_fresh(run.executor) and not run.begun and utc_now() - run.since > UNBEGUN_LIMIT:
-            await self._back(run, UNBEGUN_DETAIL, unsaid=True)
+        elif self._unbegun.stood_s(run) > UNBEGUN_LIMIT_S:
+            await self._from_deaf(run, worker)
+
+    async def _from_deaf(self, run: _Taken, worker: WorkerRow) -> None:
+        """Take back what a worker does not begin, and give it nothing more for a while."""
+        if await self._back(run, UNBEGUN_DETAIL, unsaid=True, only_unbegun=True) is None:
+            # It just did: the record can be reached again.
+            return
+        if worker.executor not in self._passed_over:
+            logger.bind(worker=worker.name, run_id=run.run_id).warning(
+                "worker {}: did not begin run {}, and is given nothing for {:g} s",
+                worker.name,
+                run.run_id,
+                PASSED_OVER_S,
+            )
+        self._passed_over[worker.executor] = time.monotonic() + PASSED_OVER_S
 
     async def _from_gone(self, run: _Taken, worker: WorkerRow | None, *, is_held: bool) -> None:
         if (
@@ -222,11 +244,23 @@ class Dispatcher:
             was_lost=not stopped,
         )
 
-    async def _back(self, run: _Taken, detail: str, *, unsaid: bool, was_lost: bool = False) -> None:
-        def back(session: Session) -> None:
-            give_back(session, run.run_id, run.attempt, detail=detail, unsaid=unsaid, was_lost=was_lost)
+    async def _back(
+        self, run: _Taken, detail: str, *, unsaid: bool, was_lost: bool = False, only_unbegun: bool = False
+    ) -> bool | None:
+        """Take a run back (see :func:`runner.records.runs.give_back`)."""
 
-        await self._database.run(back)
+        def back(session: Session) -> bool | None:
+            return give_back(
+                session,
+                run.run_id,
+                run.attempt,
+                detail=detail,
+                unsaid=unsaid,
+                was_lost=was_lost,
+                only_unbegun=only_unbegun,
+            )
+
+        return await self._database.run(back)
 
     async def _forget(self, gone: Sequence[WorkerRow]) -> None:
         """Remove what the queue has of workers that are gone, and after a while what the record has."""
@@ -245,12 +279,15 @@ class Dispatcher:
 
     async def _give(self) -> None:
         """Give runs to the workers that were seen last."""
+        now_s = time.monotonic()
+        self._passed_over = {executor: until_s for executor, until_s in self._passed_over.items() if until_s > now_s}
         able = [
             Capacity(worker.executor, worker.calls, frozenset(worker.rooms))
             for worker in self._workers
             if worker.state == WorkerState.TAKING.value
             and worker.protocol == PROTOCOL
             and self._watch.is_fresh(worker.executor)
+            and worker.executor not in self._passed_over
         ]
         # Looking takes no turn at writing, of which SQLite has one.
         if not able or not await self._database.look(_anything_waits):
@@ -275,8 +312,8 @@ class _Seen:
 def _see(session: Session) -> _Seen:
     # First the runs: whoever has one of them was there before it.
     taken = [
-        _Taken(run_id, attempt, executor, status != RunStatus.PENDING.value, since)
-        for run_id, attempt, executor, status, since in session.execute(_TAKEN)
+        _Taken(run_id, attempt, executor, status != RunStatus.PENDING.value)
+        for run_id, attempt, executor, status in session.execute(_TAKEN)
     ]
     return _Seen(list(session.scalars(select(WorkerRow))), taken)
 
@@ -286,6 +323,6 @@ def _anything_waits(session: Session) -> bool:
     return session.execute(_WAITING, {"now": utc_now()}).first() is not None
 
 
-def _says(worker: WorkerRow, run: _Taken) -> bool:
+def _says(worker: WorkerRow | None, run: _Taken) -> bool:
     """Return whether a worker says that it has a run."""
-    return any(run.run_id in ids for ids in worker.runs.values())
+    return worker is not None and any(run.run_id in ids for ids in worker.runs.values())

@@ -61,13 +61,15 @@ class Beat:
     Attributes:
         state: What it is ready for.
         live: The runs it works on, from before they are claimed until their outcome is reported or on its disk.
-        held: The runs whose outcome it has on disk and has not been able to report.
+        held: The runs of which it has something to report on disk, and has not been able to.
+        outcomes: Those of them that it reports the end of, each with its attempt.
         load: How it fares.
     """
 
     state: WorkerState = WorkerState.TAKING
     live: tuple[int, ...] = ()
     held: tuple[int, ...] = ()
+    outcomes: tuple[tuple[int, int], ...] = ()
     load: Load = field(default_factory=Load)
 
 
@@ -218,7 +220,11 @@ class Lease:
 def _said(beat: Beat) -> dict[str, Any]:
     return {
         "state": beat.state.value,
-        "runs": {"live": list(beat.live), "held": list(beat.held)},
+        "runs": {
+            "live": list(beat.live),
+            "held": list(beat.held),
+            "outcomes": [list(outcome) for outcome in beat.outcomes],
+        },
         "load": asdict(beat.load),
         "beat_at": utc_now(),
     }

@@ -1,7 +1,9 @@
 """Tells from their signs of life which workers live."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from runner.dispatch.lease import BEAT_INTERVAL_S, LOST_AFTER_S
 
@@ -11,6 +13,8 @@ database is away, or whoever watches stood still, nobody dies."""
 
 FRESH_S = 3 * BEAT_INTERVAL_S
 """A worker whose last sign of life is older is given nothing more."""
+
+_T = TypeVar("_T", bound=Hashable)
 
 
 @dataclass
@@ -69,3 +73,27 @@ class Watch:
         if seen.beat != beat:
             return _Seen(beat, now_s, alive=True)
         return seen
+
+
+class Standing(Generic[_T]):
+    """Tells for how long things have stood as they are, by a clock of its own as well."""
+
+    def __init__(self) -> None:
+        self._since_s: dict[_T, float] = {}
+        self._looked_s = -math.inf
+
+    def look(self, things: Iterable[_T], now_s: float) -> None:
+        """Take in what stands now; what is seen after some time of not looking begins anew.
+
+        Args:
+            things: What stands.
+            now_s: The time, on a clock that only goes forward.
+        """
+        before = self._since_s if now_s - self._looked_s <= GAP_S else {}
+        self._since_s = {thing: before.get(thing, now_s) for thing in things}
+        self._looked_s = now_s
+
+    def stood_s(self, thing: _T) -> float:
+        """Return for how long something had stood when it was looked last; 0 for what did not."""
+        since_s = self._since_s.get(thing)
+        return 0.0 if since_s is None else self._looked_s - since_s

@@ -262,7 +262,14 @@ def end_run(session: Session, run_id: int, attempt: int, report: RunReport | Run
 
 
 def give_back(
-    session: Session, run_id: int, attempt: int, *, detail: str, unsaid: bool, was_lost: bool = False
+    session: Session,
+    run_id: int,
+    attempt: int,
+    *,
+    detail: str,
+    unsaid: bool,
+    was_lost: bool = False,
+    only_unbegun: bool = False,
 ) -> bool | None:
     """Take a run from a worker that will not see it through: it waits for another one, or ends.
 
@@ -276,9 +283,10 @@ def give_back(
         detail: Why, in one line: the end of a run that has to end.
         unsaid: Whether the record would know if something had been said.
         was_lost: Whether its worker was lost, and with it maybe because of it.
+        only_unbegun: Leave it where it is if it has been begun by now.
 
     Returns:
-        Whether it waits again, and not ended; None if the attempt was not under way.
+        Whether it waits again, and not ended; None if the attempt was not under way, or the run was left.
     """
     result = _lock_result(session, run_id)
     if result is None:
@@ -288,6 +296,8 @@ def give_back(
     if found is None:
         return None
     begun = found.status != RunStatus.PENDING.value
+    if begun and only_unbegun:
+        return None
     starts_anew = result.run_type == RunType.SESSIONS.value
     again = not begun or (
         not found.cancel_requested

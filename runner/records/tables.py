@@ -270,8 +270,8 @@ class WorkerRow(Base):
     """A worker's process, for as long as it lives and a while longer. The queue's: workers write it themselves.
 
     ``beat`` goes up every second; whoever watches it goes by their own clock, so that clocks need not agree. ``runs``
-    is ``{"live": […], "held": […]}``: the ids of the runs it works on, and of those whose outcome it has on disk and
-    has not been able to report. ``load`` is what it says of itself (see :class:`runner.dispatch.lease.Load`).
+    is ``{"live": […], "held": […], "outcomes": [[…, …], …]}`` (see :class:`runner.dispatch.lease.Beat`). ``load`` is
+    what it says of itself (see :class:`runner.dispatch.lease.Load`).
     """
 
     __tablename__ = "workers"
@@ -292,7 +292,7 @@ class WorkerRow(Base):
     beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     gone_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    runs: Mapped[dict[str, list[int]]] = mapped_column(JsonValue)
+    runs: Mapped[dict[str, list[Any]]] = mapped_column(JsonValue)
     load: Mapped[dict[str, Any]] = mapped_column(JsonValue)
 
 

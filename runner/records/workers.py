@@ -62,7 +62,8 @@ class WorkerView:
         rooms: The kinds of rooms it can enter.
         limit: How many calls it makes at once.
         live: The runs it works on.
-        held: The runs whose outcome it has on disk, and has not been able to report.
+        held: The runs of which it has something to report on disk, and has not been able to.
+        outcomes: Those of them that it reports the end of, each with its attempt.
         loop_lag_ms: The longest its event loop was late within the last seconds.
         underruns: How often a call of its had no audio to send, since it started.
         calls_made: How many calls it made, since it started.
@@ -81,6 +82,7 @@ class WorkerView:
     limit: int
     live: tuple[int, ...]
     held: tuple[int, ...]
+    outcomes: tuple[tuple[int, int], ...]
     loop_lag_ms: float
     underruns: int
     calls_made: int
@@ -100,12 +102,14 @@ class TakenRun:
 
     Attributes:
         run_id: The run.
+        attempt: The attempt.
         executor: The worker.
         begun_s: How long ago it began; None if it has not.
         limit_s: How long its call may last.
     """
 
     run_id: int
+    attempt: int
     executor: str
     begun_s: float | None
     limit_s: float
@@ -218,12 +222,12 @@ def find_stuck(
     """
     silent = set(silent)
     by_executor = {worker.executor: worker for worker in workers}
-    reported = {run_id for worker in workers if _lives(worker, silent) for run_id in worker.held}
+    reported = {outcome for worker in workers if _lives(worker, silent) for outcome in worker.outcomes}
     held_up: defaultdict[str, list[int]] = defaultdict(list)
     for run in live:
         why = _holds_up(run, by_executor.get(run.executor), silent)
         # Whoever finds an outcome on a disk reports it, whose run it was.
-        if why is not None and run.run_id not in reported:
+        if why is not None and (run.run_id, run.attempt) not in reported:
             held_up[why].append(run.run_id)
     found = [Stuck(why, len(ids), tuple(ids[:MAX_NAMED])) for why, ids in held_up.items()]
     able = [worker for worker in workers if _lives(worker, silent) and worker.state in _ABLE and worker.is_understood]
@@ -246,7 +250,7 @@ def _holds_up(run: TakenRun, worker: WorkerView | None, silent: set[str]) -> str
         return f"worker {run.executor} is unknown"
     if worker.is_gone:
         return f"worker {worker.name} is gone" + (
-            ", with what it has to report on its disk" if run.run_id in worker.held else ""
+            ", with what it has to report on its disk" if (run.run_id, run.attempt) in worker.outcomes else ""
         )
     if worker.executor in silent:
         return f"worker {worker.name} shows no sign of life"
@@ -273,16 +277,19 @@ async def _silent(database: Database, workers: Sequence[WorkerView]) -> set[str]
 async def _taken_runs(session: AsyncSession, now: datetime, max_duration_s: float) -> list[TakenRun]:
     limit = RunRow.snapshot[("script", "max_duration_s")].as_float()
     rows = await session.execute(
-        select(RunRow.id, RunRow.executor, RunRow.started_at, limit).where(taken()).order_by(RunRow.id)
+        select(RunRow.id, RunRow.attempt, RunRow.executor, RunRow.started_at, limit)
+        .where(taken())
+        .order_by(RunRow.id)
     )
     return [
         TakenRun(
             run_id,
+            attempt,
             executor or "",
             begun_s=None if started_at is None else (now - started_at).total_seconds(),
             limit_s=max_duration_s if limit_s is None else limit_s,
         )
-        for run_id, executor, started_at, limit_s in rows
+        for run_id, attempt, executor, started_at, limit_s in rows
     ]
 
 
@@ -311,6 +318,7 @@ def _view(row: WorkerRow, now: datetime) -> WorkerView:
         limit=row.calls,
         live=tuple(row.runs.get("live", ())),
         held=tuple(row.runs.get("held", ())),
+        outcomes=tuple((run_id, attempt) for run_id, attempt in row.runs.get("outcomes", ())),
         loop_lag_ms=float(load.get("loop_lag_ms", 0.0)),
         underruns=int(load.get("underruns", 0)),
         calls_made=int(load.get("calls_made", 0)),

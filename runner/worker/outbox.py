@@ -136,6 +136,8 @@ class Outbox:
         self._adopting = anyio.CapacityLimiter(ADOPTED_AT_ONCE)
         self.held: tuple[int, ...] = ()
         """The runs whose report is on disk, and that the record has not taken."""
+        self.outcomes: tuple[tuple[int, int], ...] = ()
+        """Those of them that end by it, each with its attempt: the rest is given back."""
         self.adopted = 0
         """How many dead workers were found so far that had left something."""
 
@@ -287,8 +289,11 @@ class Outbox:
     def _note(self) -> None:
         reports = [p for shelf in self._shelves.values() for p in shelf.parcels if p.report is not None]
         held = tuple(sorted({parcel.run_id for parcel in reports}))
-        if held != self.held:
-            self.held = held
+        outcomes = tuple(
+            sorted({(p.run_id, p.attempt) for p in reports if p.report is not None and p.report.back is None})
+        )
+        if (held, outcomes) != (self.held, self.outcomes):
+            self.held, self.outcomes = held, outcomes
             self._changed()
 
     # What dead workers left behind.
@@ -334,8 +339,8 @@ class Outbox:
                 if (named := _CALL_FOLDER.fullmatch(folder.name)) is None:
                     continue
                 parcel = Parcel(int(named[1]), int(named[2]), folder, None)
-                parcel.report = self._read(shelf, parcel)
-                shelf.parcels.append(parcel)
+                if self._can_be_delivered(shelf, parcel):
+                    shelf.parcels.append(parcel)
             if shelf.parcels:
                 reports = sum(parcel.report is not None for parcel in shelf.parcels)
                 logger.info(
@@ -347,23 +352,32 @@ class Outbox:
             found.append(shelf)
         return found
 
-    def _read(self, shelf: "Shelf", parcel: Parcel) -> Report | None:
+    def _can_be_delivered(self, shelf: "Shelf", parcel: Parcel) -> bool:
+        """Read the report of a folder that was left behind, if it holds one; return whether it can go on its way.
+
+        What can't be read now, or is no report and can't be put aside, stays for the next time somebody looks.
+        """
         path = parcel.folder / FILE_NAME
         try:
             report = Report.model_validate_json(path.read_bytes())
             if (report.run_id, report.attempt) != (parcel.run_id, parcel.attempt):
                 raise ValueError("is of another run")
+            parcel.report = report
         except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
+            # It was killed before its call was over.
+            return True
+        except OSError as error:
+            logger.error("run {}: its report can't be read: {} ({})", parcel.run_id, path, error.strerror)
+            return False
+        except ValueError as error:
             said = "is no report" if isinstance(error, ValidationError) else str(error)
             logger.error("run {}: its report can't be used: {} {}", parcel.run_id, path, said)
             try:
                 self._put_aside(shelf, parcel)
             except OSError as failure:
                 logger.error("run {}: and can't be put aside ({})", parcel.run_id, failure.strerror)
-            return None
-        return report
+                return False
+        return True
 
     def _put_aside(self, shelf: "Shelf", parcel: Parcel) -> None:
         """Keep a report that nobody can deliver, for somebody to look at.

@@ -46,6 +46,9 @@ SILENCE_LIMIT_S = 3.0
 LISTENING_INTERVAL_S = 1.0
 """How often it is asked then whether it does again."""
 
+KNOCK_AFTER_S = 3.0
+"""After so long without an answer it is asked in any case: what is given to a worker it must be able to begin."""
+
 GIVE_UP_LIMIT_S = 10.0
 """How long calls that were hung up may take to end."""
 
@@ -224,21 +227,21 @@ class WorkerProcess:
 
     async def _live(self) -> None:
         wait_s = FIRST_WAIT_S
-        is_failing = False
+        failure = ""
         while not self._stopping.is_set():
             try:
                 self._life = life = await self._begin()
             except Exception as error:
                 said = str(error) if isinstance(error, RunnerError) else type(error).__name__
-                # Once: it is tried again every few seconds.
-                level = "DEBUG" if is_failing else "WARNING"
+                # Each once: it is tried again every few seconds.
+                level = "DEBUG" if said == failure else "WARNING"
                 logger.bind(worker=self._name).log(level, "worker {}: can't take runs: {}", self._name, said)
-                is_failing = True
+                failure = said
                 with anyio.move_on_after(wait_s):
                     await self._stopping.wait()
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
                 continue
-            wait_s, is_failing = FIRST_WAIT_S, False
+            wait_s, failure = FIRST_WAIT_S, ""
             limit_s = 0.0
             try:
                 if self._stopping.is_set():
@@ -347,7 +350,7 @@ class WorkerProcess:
     def _beat(self, worker: Worker) -> Beat:
         """Return what to say with a sign of life. Called in a thread."""
         load_now = Load(round(self._watch.loop_lag_ms, 1), self._watch.underruns, self._counts.calls_made)
-        return Beat(self._working_state, worker.live, self._outbox.held, load_now)
+        return Beat(self._working_state, worker.live, self._outbox.held, self._outbox.outcomes, load_now)
 
     @property
     def _working_state(self) -> WorkerState:
@@ -405,7 +408,7 @@ class WorkerProcess:
         """Notice when the record does not answer, and ask until it does, until cancelled."""
         while True:
             await anyio.sleep(LISTENING_INTERVAL_S)
-            if self._record.silent_s > 0:
+            if self._record.silent_s > 0 or time.monotonic() - self._record.heard_s > KNOCK_AFTER_S:
                 with suppress(RecordError):
                     await self._record.knock()
             if self._state != self._said:

@@ -35,7 +35,7 @@ REFUSED = frozenset({401, 403})
 """Answers to a key that opens nothing, or not this."""
 
 _OF_NO_RECORD = frozenset({502, 504})
-"""Answers of what stands before a record that does not answer."""
+"""Answers of what stands before a record that does not answer. 503 may be either's."""
 
 
 class SessionStart(BaseModel):
@@ -228,7 +228,7 @@ class RecordClient:
 
     @property
     def silent_s(self) -> float:
-        """For how long it has been asked and has not answered."""
+        """For how long it has been asked and has not done anything: it did not answer, or could not (5xx)."""
         since_s = self._unanswered_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
@@ -367,11 +367,12 @@ class RecordClient:
             raise self._no_answer(asked_s, f"({type(error).__name__})") from error
         if answer is None:
             raise self._no_answer(asked_s, f"within {timeout:g} s")
-        if answer.status_code in _OF_NO_RECORD:
+        if answer.status_code >= 500:
             self._note_silence(asked_s)
         else:
-            self.heard_s = time.monotonic()
             self._unanswered_since_s = None
+        if answer.status_code not in _OF_NO_RECORD:
+            self.heard_s = time.monotonic()
         if answer.is_success or (also is not None and answer.status_code in also):
             return answer
         if answer.status_code in REFUSED:

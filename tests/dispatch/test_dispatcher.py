@@ -273,7 +273,7 @@ async def test_an_outcome_on_a_disk_is_waited_for_but_not_for_ever(scene: Scene)
     await scene.worker("lost")
     await scene.look(2, beating=["lost"])
     run_id = await scene.begun("lost", said_at=utc_now())
-    await scene.set_worker("lost", runs={"live": [], "held": [run_id]})
+    await scene.set_worker("lost", runs={"live": [], "held": [run_id], "outcomes": [[run_id, 1]]})
     await scene.look(9)
     assert await scene.state("lost") == "lost" and (await scene.row(run_id)).status == "running"
     await scene.set_worker("lost", gone_at=utc_now() - dispatching.HELD_LIMIT)
@@ -281,40 +281,97 @@ async def test_an_outcome_on_a_disk_is_waited_for_but_not_for_ever(scene: Scene)
     assert (await scene.row(run_id)).status == "failed"
 
 
+async def test_an_outcome_on_a_disk_says_nothing_of_another_attempt(scene: Scene) -> None:
+    for worker in ("first", "second"):
+        await scene.worker(worker)
+    await scene.look(2, beating=["first", "second"])
+    run_id = await scene.begun("second", attempt=2, said_at=utc_now())
+    await scene.set_worker("first", runs={"live": [], "held": [run_id], "outcomes": [[run_id, 1]]})
+    await scene.look(9, beating=["first"])
+    assert await scene.state("second") == "lost" and (await scene.row(run_id)).status == "failed"
+
+
 async def test_a_run_that_its_worker_never_begins_is_another_s_after_a_while(scene: Scene) -> None:
-    await scene.worker("deaf", calls=1)
+    await scene.worker("deaf", calls=4)
     run_id = await scene.run(executor="deaf")
+    await scene.set_worker("deaf", runs={"live": [run_id], "held": []})
+    await scene.worker("other", calls=1)
+    beating = ["deaf", "other"]
+    await scene.look(int(dispatching.UNBEGUN_LIMIT_S), beating=beating)
     fresh = await scene.run(executor="deaf")
-    await scene.set_worker("deaf", runs={"live": [run_id, fresh], "held": []}, calls=0)
-    old = utc_now() - dispatching.UNBEGUN_LIMIT - timedelta(seconds=1)
-    async with scene.database.session() as session:
-        await session.execute(update(RunRow).where(RunRow.id == run_id).values(updated_at=old))
-    await scene.worker("other")
-    await scene.look(2, beating=["deaf", "other"])
+    await scene.set_worker("deaf", runs={"live": [run_id, fresh], "held": []})
+    await scene.look(beating=beating)
+    assert ((await scene.row(run_id)).executor, (await scene.row(run_id)).attempt) == ("deaf", 1)
+    await scene.look(beating=beating)
     row = await scene.row(run_id)
+    # Although the other one has less room for it.
     assert (row.status, row.executor, row.attempt, row.lost) == ("pending", "other", 2, 0)
     assert (await scene.row(fresh)).executor == "deaf"
+
+
+async def test_who_does_not_begin_what_it_has_is_given_nothing_for_a_while(scene: Scene) -> None:
+    await scene.worker("deaf")
+    run_id = await scene.run(executor="deaf")
+    await scene.set_worker("deaf", runs={"live": [run_id], "held": []})
+    await scene.look(int(dispatching.UNBEGUN_LIMIT_S) + 2, beating=["deaf"])
+    assert ((await scene.row(run_id)).executor, (await scene.row(run_id)).attempt) == (None, 2)
+    await scene.look(int(dispatching.PASSED_OVER_S) - 1, beating=["deaf"])
+    assert (await scene.row(run_id)).executor is None
+    await scene.look(beating=["deaf"])
+    assert (await scene.row(run_id)).executor == "deaf"
+
+
+async def test_while_nobody_looks_no_worker_is_late_to_begin(scene: Scene) -> None:
+    await scene.worker("w")
+    run_id = await scene.run(executor="w")
+    await scene.set_worker("w", runs={"live": [run_id], "held": []})
+    await scene.look(2, beating=["w"])
+    scene.clock.now_s += 3_600
+    await scene.look(int(dispatching.UNBEGUN_LIMIT_S), beating=["w"])
+    assert (await scene.row(run_id)).executor == "w"
+
+
+@pytest.mark.parametrize("state", ["taking", "draining"])
+async def test_a_run_that_is_begun_in_the_last_moment_stays_where_it_is(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    await scene.worker("slow", calls=0)
+    run_id = await scene.run(executor="slow")
+    live = {"live": [run_id], "held": []}
+    await scene.set_worker("slow", runs=live)
+    await scene.look(int(dispatching.UNBEGUN_LIMIT_S) + 1, beating=["slow"])
+    living = scene.dispatcher._living
+
+    async def begin(workers: list[WorkerRow]) -> list[WorkerRow]:
+        async with scene.database.session() as session:
+            values = {"status": "running", "started_at": utc_now()}
+            await session.execute(update(RunRow).where(RunRow.id == run_id).values(**values))
+        return await living(workers)
+
+    monkeypatch.setattr(scene.dispatcher, "_living", begin)
+    await scene.set_worker("slow", runs={"live": [], "held": []} if state == "draining" else live, state=state)
+    await scene.look(beating=["slow"])
+    row = await scene.row(run_id)
+    assert (row.status, row.executor, row.attempt) == ("running", "slow", 1)
 
 
 async def test_what_a_gone_worker_has_on_its_disk_of_a_run_it_never_began_holds_nothing_up(scene: Scene) -> None:
     await scene.worker("stopped", state="stopped", gone_at=utc_now())
     run_id = await scene.run(executor="stopped")
-    await scene.set_worker("stopped", runs={"live": [], "held": [run_id]})
+    await scene.set_worker("stopped", runs={"live": [], "held": [run_id], "outcomes": [[run_id, 1]]})
     await scene.look()
     assert ((await scene.row(run_id)).executor, (await scene.row(run_id)).attempt) == (None, 2)
 
 
 async def test_a_run_that_its_living_worker_does_not_know_of_is_taken_from_it(scene: Scene) -> None:
     await scene.worker("w")
-    known, unknown, fresh = await scene.begun("w"), await scene.begun("w"), await scene.run(executor="w")
-    never = await scene.run(executor="w")
-    await scene.set_worker("w", runs={"live": [known], "held": []})
-    old = utc_now() - dispatching.UNKNOWN_LIMIT - timedelta(seconds=1)
-    async with scene.database.session() as session:
-        ids = (known, unknown, never)
-        await session.execute(update(RunRow).where(RunRow.id.in_(ids)).values(updated_at=old))
-    await scene.set_worker("w", calls=0)
-    await scene.look(2, beating=["w"])
+    known, unknown, never = await scene.begun("w"), await scene.begun("w"), await scene.run(executor="w")
+    await scene.set_worker("w", runs={"live": [known], "held": []}, calls=0)
+    await scene.look(int(dispatching.UNKNOWN_LIMIT_S), beating=["w"])
+    fresh = await scene.run(executor="w")
+    await scene.look(beating=["w"])
+    assert (await scene.row(unknown)).status == "running"
+    await scene.look(beating=["w"])
     assert (await scene.row(known)).status == "running"
     row = await scene.row(unknown)
     assert (row.status, row.error_message) == ("failed", "worker lost: it does not know of this run")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runner.dispatch.watch import FRESH_S, GAP_S, Watch
+from runner.dispatch.watch import FRESH_S, GAP_S, Standing, Watch
 
 
 def watched(watch: Watch, beats: dict[str, int], *, begin_s: float, end_s: float, step_s: float = 1.0) -> list[str]:
@@ -89,3 +89,22 @@ def test_while_nobody_looked_nobody_was_seen_to_live() -> None:
     assert not watch.was_alive("a")
     watch.look({"a": 7}, 3 + GAP_S + 0.1)
     assert watch.was_alive("a")
+
+
+def test_what_stands_is_timed_from_when_it_was_first_seen_without_a_break() -> None:
+    standing = Standing[str]()
+    for second in range(5):
+        standing.look(["a", "b"] if second > 2 else ["a"], second)
+    assert (standing.stood_s("a"), standing.stood_s("b"), standing.stood_s("c")) == (4, 1, 0)
+    standing.look(["b"], 5)
+    standing.look(["a", "b"], 6)
+    assert (standing.stood_s("a"), standing.stood_s("b")) == (0, 3)
+
+
+@pytest.mark.parametrize(("gap_s", "stood_s"), [(GAP_S, 4 + GAP_S), (GAP_S + 0.1, 0)])
+def test_what_stood_before_a_time_of_not_looking_begins_anew(gap_s: float, stood_s: float) -> None:
+    standing = Standing[str]()
+    for second in range(5):
+        standing.look(["a"], second)
+    standing.look(["a"], 4 + gap_s)
+    assert standing.stood_s("a") == pytest.approx(stood_s)

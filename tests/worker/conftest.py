@@ -44,7 +44,7 @@ def add_key(url: str) -> None:
     engine.dispose()
 
 
-async def until(wanted: object, timeout_s: float = 5.0) -> None:
+async def until(wanted: object, timeout_s: float = 20.0) -> None:
     """Wait until a function returns something true."""
     import anyio
 

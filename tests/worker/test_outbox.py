@@ -83,7 +83,7 @@ async def test_a_report_is_whole_on_disk_before_it_is_sent(record: RecordDouble,
     async with delivering(record, tmp_path) as outbox:
         shelf = outbox.open("me")
         await shelf.put(OUTCOME)
-        assert outbox.held == (7,)
+        assert outbox.held == (7,) and outbox.outcomes == ((7, 1),)
         assert json.loads((shelf.folder(7, 1) / "report.json").read_text())["run"] == RUN
 
 
@@ -175,7 +175,10 @@ async def test_a_run_is_given_back(record: RecordDouble, tmp_path: Path, waits_a
     async with delivering(record, tmp_path) as outbox:
         shelf = outbox.open("me")
         call(shelf)
-        await (await shelf.put(Report(run_id=7, attempt=1, back=back))).wait()
+        handed_in = await shelf.put(Report(run_id=7, attempt=1, back=back))
+        # Nothing that its run would have to wait for.
+        assert outbox.held == (7,) and outbox.outcomes == ()
+        await handed_in.wait()
     assert record.released == [{"run_id": 7, "attempt": 1, "detail": "its worker was stopped", "said": True}]
     assert bool(record.artefacts) is not waits_again
 
@@ -265,6 +268,36 @@ async def test_a_damaged_report_is_put_aside_once_and_its_facts_are_kept(
     logger.remove(sink)
     assert record.told == ["progress", "recording.wav", "timeline.jsonl"]
     assert len(said) == 1 and "me/7-1/report.json" in said[0]
+
+
+@pytest.mark.parametrize("is_damaged", [True, False])
+async def test_a_report_that_can_t_be_read_or_put_aside_now_waits_for_the_next_time(
+    record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
+) -> None:
+    record.is_down = True
+    async with delivering(record, tmp_path) as outbox:
+        await outbox.open("me").put(OUTCOME)
+    record.is_down, record.given_to = False, "me"
+    report = tmp_path / "me" / "7-1" / "report.json"
+    whole = report.read_bytes()
+    if is_damaged:
+        report.write_bytes(b"{")
+        (tmp_path / "aside").touch()
+    else:
+        report.unlink()
+        report.symlink_to(report)
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(message.record["message"]), level="ERROR")
+    monkeypatch.setattr(outboxes, "SWEEP_INTERVAL_S", 0.02)
+    async with delivering(record, tmp_path):
+        await until(lambda: len(said) > 2)
+        assert report.is_symlink() or report.read_bytes() == b"{"
+        assert record.told == []
+        (tmp_path / "whole").write_bytes(whole)
+        (tmp_path / "whole").replace(report)
+        await until(lambda: record.outcomes)
+    logger.remove(sink)
+    assert record.outcomes == [{"attempt": 1, "run": RUN, "error": None}]
 
 
 async def test_few_are_kept_of_those_put_aside(

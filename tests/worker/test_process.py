@@ -28,6 +28,7 @@ from runner.worker import process as processes
 from runner.worker import worker as workers
 from runner.worker.outbox import Outbox, Report
 from runner.worker.process import WorkerProcess
+from runner.worker.watch import LoadWatch
 from tests.worker.calls_double import StubCalls
 from tests.worker.conftest import add_key, until
 from tests.worker.record_double import KEY, RecordDouble, job
@@ -196,7 +197,7 @@ async def test_it_registers_last_and_signs_off_last(start: Callable[..., Any], t
 
 
 async def test_what_it_works_on_is_in_its_signs_of_life(start: Callable[..., Any], record: RecordDouble) -> None:
-    calls = StubCalls(lasts_s=0.1)
+    calls = StubCalls(lasts_s=1.0)
     async with start(calls) as started:
         before = started.lease.nudges
         started.hand_over(7)
@@ -221,6 +222,8 @@ async def test_a_dead_worker_s_outcome_that_was_found_is_said_at_once(
         dead = Outbox(tmp_path / "data" / "outbox", record.client())
         shelf = dead.open("dead")
         before = started.lease.nudges
+        # By being cut off as well there is something to say.
+        monkeypatch.setattr(processes, "SILENCE_LIMIT_S", 60.0)
         await shelf.put(Report(run_id=7, attempt=1, run={"id": "7"}))
         dead.close()
         await until(lambda: started.lease.nudges > before)
@@ -236,6 +239,7 @@ async def test_while_the_record_does_not_answer_it_takes_nothing_and_says_so(
 ) -> None:
     monkeypatch.setattr(processes, "SILENCE_LIMIT_S", 0.1)
     monkeypatch.setattr(processes, "LISTENING_INTERVAL_S", 0.02)
+    monkeypatch.setattr(LoadWatch, "sample", lambda *_: False)
     calls = StubCalls(lasts_s=60)
     async with start(calls) as started:
         started.hand_over(7)
@@ -250,16 +254,38 @@ async def test_while_the_record_does_not_answer_it_takes_nothing_and_says_so(
         record.cancelled.add(7)
 
 
-async def test_where_the_record_does_not_answer_it_is_no_worker_yet(
+async def test_one_that_has_nothing_to_do_knows_that_the_record_can_t_be_used(
+    start: Callable[..., Any], record: RecordDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "SILENCE_LIMIT_S", 0.1)
+    monkeypatch.setattr(processes, "LISTENING_INTERVAL_S", 0.02)
+    monkeypatch.setattr(processes, "KNOCK_AFTER_S", 0.05)
+    async with start(StubCalls()) as started:
+        record.refusals = {"progress": [503] * 10_000}
+        await until(lambda: started.lease.beat().state is WorkerState.CUT_OFF)
+        record.refusals.clear()
+        await until(lambda: started.lease.beat().state is WorkerState.TAKING)
+
+
+async def test_where_the_record_does_not_answer_or_refuses_the_key_it_is_no_worker_yet_and_says_why(
     start: Callable[..., Any], record: RecordDouble
 ) -> None:
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(message.record["message"]), level="WARNING")
     record.is_down = True
     async with start(StubCalls(), waits=False) as started:
-        await anyio.sleep(0.2)
-        assert started.engine.leases == [] and started.process.status.state == "starting"
+        await until(lambda: said)
+        record.refusals = {"progress": [401] * 10_000}
         record.is_down = False
-        await started.process.ready.wait()
+        await until(lambda: len(said) > 1)
+        assert started.engine.leases == [] and started.process.status.state == "starting"
+        record.refusals.clear()
+        with anyio.fail_after(20):
+            await started.process.ready.wait()
         assert started.process.status.state == "taking"
+    logger.remove(sink)
+    away, refused = said
+    assert "the record does not answer" in away and "HTTP 401" in refused
 
 
 async def test_told_to_stop_it_sees_its_calls_through(start: Callable[..., Any], record: RecordDouble) -> None:
@@ -299,7 +325,7 @@ async def test_one_whose_key_is_refused_takes_nothing_more_until_it_is_taken_aga
     start: Callable[..., Any], record: RecordDouble, tmp_path: Path
 ) -> None:
     record.jobs[8] = job(8)
-    calls = StubCalls(lasts_s=0.3)
+    calls = StubCalls(lasts_s=2.0)
     async with start(calls) as started:
         first = started.lease
         started.hand_over(7)

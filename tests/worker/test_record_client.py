@@ -62,9 +62,20 @@ async def test_a_wrong_key_is_told_apart_from_a_run_that_is_gone() -> None:
     assert taken is not None and taken.run_id == 7
 
 
-@pytest.mark.parametrize(("status", "heard"), [(200, True), (409, True), (500, True), (502, False), (None, False)])
-async def test_it_knows_when_the_record_last_answered(
-    status: int | None, heard: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("status", "heard", "silent"),
+    [
+        (200, True, False),
+        (409, True, False),
+        (500, True, True),
+        # The record's own, where its database is away, or that of what stands before it.
+        (503, True, True),
+        (502, False, True),
+        (None, False, True),
+    ],
+)
+async def test_it_knows_when_the_record_last_answered_and_since_when_it_does_nothing(
+    status: int | None, heard: bool, silent: bool
 ) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if status is None:
@@ -76,6 +87,7 @@ async def test_it_knows_when_the_record_last_answered(
     with suppress(RecordError):
         await client.progress([])
     assert (client.heard_s > 0) is heard
+    assert (client.silent_s > 0) is silent
 
 
 @pytest.mark.parametrize(("status", "welcome"), [(200, True), (401, False), (403, False)])
