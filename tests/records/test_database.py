@@ -61,7 +61,7 @@ async def test_a_cancelled_task_rolls_back_and_leaves_its_connection(database: D
                 session.add(Project(name="one"))
                 await session.flush()
                 await anyio.sleep_forever()
-    with anyio.fail_after(5):
+    with anyio.fail_after(10):
         async with database.session() as session:
             session.add(Project(name="two"))
         assert await count(database) == 1
@@ -360,7 +360,7 @@ async def test_a_look_waits_for_no_writer(database: Database) -> None:
     async with database.session() as session:
         session.add(Project(name="one"))
         await session.flush()
-        with anyio.fail_after(5):
+        with anyio.fail_after(10):
             assert await database.look(counted) == 0
     assert await database.look(counted) == 1
 

@@ -191,7 +191,7 @@ async def test_a_store_that_fails_holds_the_outcome_back_for_a_while_only(
     async with delivering(record, tmp_path) as outbox:
         shelf = outbox.open("me")
         call(shelf)
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             await (await shelf.put(OUTCOME)).wait()
     assert record.told.count("recording.wav") > 3 and record.told.count("timeline.jsonl") == 1
     assert len(record.outcomes) == 1

@@ -310,7 +310,7 @@ async def test_what_is_left_when_the_limit_has_passed_is_given_back(
 
 
 async def test_a_hurry_gives_everything_back_at_once(start: Callable[..., Any], record: RecordDouble) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with start(StubCalls(lasts_s=60), drain_limit_s=60) as started:
             started.hand_over(7)
             await until(lambda: record.moves)
@@ -370,7 +370,7 @@ async def test_one_that_is_given_up_hangs_up_and_becomes_another(
 
 async def test_one_that_is_given_up_while_it_drains_hangs_up(start: Callable[..., Any], record: RecordDouble) -> None:
     calls = StubCalls(lasts_s=60)
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with start(calls, drain_limit_s=60) as started:
             started.hand_over(7)
             await until(lambda: record.moves)
@@ -403,7 +403,7 @@ async def test_it_waits_for_a_database_that_is_away_and_says_so_once(
 
 async def test_it_can_be_stopped_while_it_waits(start: Callable[..., Any], engine: FakeEngine) -> None:
     engine.is_away = True
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with start(StubCalls(), waits=False):
             await until(lambda: engine.queues)
 
