@@ -11,7 +11,8 @@ class WorkerState(StrEnum):
     OVERLOADED = "overloaded"
     """It sees its calls through, and takes no more until they are on time again."""
     CUT_OFF = "cut-off"
-    """The record's API does not answer it: it sees its calls through, and takes no more until it does."""
+    """The record's API does not answer it, or with errors of its own: it sees its calls through, and takes no more
+    until it can be used."""
     DRAINING = "draining"
     """It was told to stop: it sees its calls through, and takes no more."""
     STOPPED = "stopped"

@@ -41,7 +41,7 @@ LONGEST_WAIT_S = 5.0
 """How long to wait before a life is begun again that could not be begun."""
 
 SILENCE_LIMIT_S = 3.0
-"""For how long the record may not answer until nothing more is taken."""
+"""For how long the record may not answer, or fail, until nothing more is taken."""
 
 LISTENING_INTERVAL_S = 1.0
 """How often it is asked then whether it does again."""
@@ -399,7 +399,7 @@ class WorkerProcess:
                 underruns,
             )
         elif state == WorkerState.CUT_OFF.value:
-            said.warning("worker {}: cut off, the record does not answer", self._name)
+            said.warning("worker {}: cut off, the record does not answer or fails", self._name)
         else:
             level = "WARNING" if state == WorkerState.LOST.value else "INFO"
             said.log(level, "worker {}: {}", self._name, state)
