@@ -219,6 +219,9 @@ class Dispatcher:
         if await self._back(run, UNBEGUN_DETAIL, unsaid=True, only_unbegun=True) is None:
             # It just did: the record can be reached again.
             return
+        if worker.state == WorkerState.CUT_OFF.value:
+            # It knows, and when it says that it takes runs it will begin them.
+            return
         if worker.executor not in self._passed_over:
             logger.bind(worker=worker.name, run_id=run.run_id).warning(
                 "worker {}: did not begin run {}, and is given nothing for {:g} s",
@@ -280,7 +283,12 @@ class Dispatcher:
     async def _give(self) -> None:
         """Give runs to the workers that were seen last."""
         now_s = time.monotonic()
-        self._passed_over = {executor: until_s for executor, until_s in self._passed_over.items() if until_s > now_s}
+        cut_off = {worker.executor for worker in self._workers if worker.state == WorkerState.CUT_OFF.value}
+        self._passed_over = {
+            executor: until_s
+            for executor, until_s in self._passed_over.items()
+            if until_s > now_s and executor not in cut_off
+        }
         able = [
             Capacity(worker.executor, worker.calls, frozenset(worker.rooms))
             for worker in self._workers

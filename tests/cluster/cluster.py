@@ -129,11 +129,27 @@ class Cluster:
         self.api.start()
         self.api.says(r"^serving on ")
 
-    def add_worker(self, name: str, *, processes: int = 1, calls: int = CALLS, drain_s: float = 60.0) -> Worker:
-        """Start a worker; :meth:`Worker.wait` waits for it."""
+    def add_worker(
+        self,
+        name: str,
+        *,
+        processes: int = 1,
+        calls: int = CALLS,
+        drain_s: float = 60.0,
+        record_url: str | None = None,
+    ) -> Worker:
+        """Start a worker; :meth:`Worker.wait` waits for it.
+
+        Args:
+            name: What it is called.
+            processes: How many processes of it make calls.
+            calls: How many each makes at once.
+            drain_s: How long calls may last once it is told to stop.
+            record_url: Where it reaches the API, if not where that is.
+        """
         options = [
             *("--processes", str(processes), "--calls", str(calls), "--drain-limit", f"{drain_s:g}"),
-            *("--record-url", self.url, "--database-url", self.store.url),
+            *("--record-url", record_url or self.url, "--database-url", self.store.url),
         ]
         env = {**self.env, "SCENARIO_RUNNER_WORKER__KEY": self.worker_key}
         worker = Worker(name, self.folder, options, env)

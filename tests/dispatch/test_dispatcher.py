@@ -321,6 +321,22 @@ async def test_who_does_not_begin_what_it_has_is_given_nothing_for_a_while(scene
     assert (await scene.row(run_id)).executor == "deaf"
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_who_knows_that_it_is_cut_off_is_given_runs_as_soon_as_it_says_that_it_takes_them(
+    scene: Scene, when: str
+) -> None:
+    await scene.worker("far", state="cut-off" if when == "before" else "taking")
+    run_id = await scene.run(executor="far")
+    await scene.set_worker("far", runs={"live": [run_id], "held": []})
+    await scene.look(int(dispatching.UNBEGUN_LIMIT_S) + 2, beating=["far"])
+    await scene.set_worker("far", state="cut-off")
+    await scene.look(beating=["far"])
+    assert ((await scene.row(run_id)).executor, (await scene.row(run_id)).attempt) == (None, 2)
+    await scene.set_worker("far", state="taking")
+    await scene.look(beating=["far"])
+    assert (await scene.row(run_id)).executor == "far"
+
+
 async def test_while_nobody_looks_no_worker_is_late_to_begin(scene: Scene) -> None:
     await scene.worker("w")
     run_id = await scene.run(executor="w")
