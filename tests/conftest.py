@@ -11,8 +11,14 @@ from tests.postgres import postgres_server, postgres_url
 __all__ = ["postgres_server", "postgres_url"]
 
 # The same examples in every run: what a change breaks is the change's, and no matter of luck. HYPOTHESIS_PROFILE=wide
-# looks for more.
-hypothesis.settings.register_profile("steady", derandomize=True, database=None)
+# looks for more. How long an example takes says more of the machine than of the product.
+hypothesis.settings.register_profile(
+    "steady",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.register_profile("wide", max_examples=2_000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 

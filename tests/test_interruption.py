@@ -38,7 +38,7 @@ def demo(folder: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_until(holds: Callable[[], bool], within_s: float = 20.0) -> None:
+def wait_until(holds: Callable[[], bool], within_s: float = 60.0) -> None:
     ends_s = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < ends_s, "it did not come to that"
@@ -66,7 +66,7 @@ def test_a_signal_before_the_call_leaves_nothing_behind(tmp_path: Path, number: 
     wait_until(lambda: bool(children_of(runner)))
     agents = children_of(runner)
     runner.send_signal(number)
-    _, errors = runner.communicate(timeout=20)
+    _, errors = runner.communicate(timeout=60)
     assert runner.returncode == 2
     assert errors.strip().endswith(f"stopped by {number.name}")
     assert not psutil.wait_procs(agents, timeout=10)[1]
@@ -79,7 +79,7 @@ def test_a_closed_terminal_ends_the_call_in_good_order(tmp_path: Path) -> None:
     wait_until(lambda: timeline.is_file() and "client_ready_sent" in timeline.read_text())
     agents = children_of(runner)
     runner.send_signal(signal.SIGHUP)
-    runner.communicate(timeout=20)
+    runner.communicate(timeout=60)
     assert runner.returncode == 2
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["status"], run["detail"]) == ("cancelled", "stopped by SIGHUP")

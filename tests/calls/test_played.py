@@ -92,8 +92,8 @@ async def assert_come_to(table: Mapping[str, Expected], folder: Path) -> None:
     prepared = await played.prepare(folder / "scenarios")
     assert list(prepared.scenarios) == list(TABLE)
     runs = await play(prepared, list(table), folder / "runs")
-    disturbed = [name for name, run in runs.items() if run.caller_underruns and not is_as(run, table[name])]
-    # A machine too busy to send the caller's lines in time: that was not the scenario.
+    disturbed = [name for name, run in runs.items() if not is_as(run, table[name])]
+    # A line that was sent late by a busy machine, a word misheard: once more, and alone. What is wrong is so again.
     for name in disturbed:
         runs |= await play(prepared, [name], folder / "again")
     others = {
@@ -103,13 +103,13 @@ async def assert_come_to(table: Mapping[str, Expected], folder: Path) -> None:
     assert set(runs) == set(table)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_scenarios_come_to_what_the_table_says(tmp_path: Path) -> None:
     await assert_come_to({name: e for name, e in TABLE.items() if not e.slow}, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_the_others_do_as_well(tmp_path: Path) -> None:
     await assert_come_to({name: e for name, e in TABLE.items() if e.slow}, tmp_path)
 

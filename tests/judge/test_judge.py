@@ -31,6 +31,8 @@ from tests.judge.endpoint import (
 )
 
 KEY = "sk-a-key-that-nobody-may-see"
+SLACK_S = 5
+"""For a busy machine: an endpoint that hangs does so for longer than that."""
 FACTS: list[TimelineEvent] = [
     AgentSaid(at_ns=1, text="Good evening, the Lanterna.", source=Source.TOLD),
     CallerTurnStarted(at_ns=2, turn=0),
@@ -181,7 +183,7 @@ FAILURES = [
     pytest.param(error(429, **{"Retry-After": "0.1"}), "Error code: 429", 2, id="429"),
     pytest.param(error(401), "Error code: 401", 1, id="401"),
     pytest.param(error(404), "Error code: 404", 1, id="404"),
-    pytest.param(HANGS, "did not answer within 0.4s", 2, id="timeout"),
+    pytest.param(HANGS, "did not answer within 1.0s", 2, id="timeout"),
     pytest.param(completion("I would say yes."), "did not answer with a JSON object", 2, id="prose"),
     pytest.param(
         completion('{"verdict": {"choice": "maybe"}}'), "'maybe', which is not an option", 2, id="no option"
@@ -201,7 +203,7 @@ def test_a_judge_that_fails_says_why_after_one_retry_and_in_time(
     if question is CALL and "option" in problem:
         problem = "no usable 'probability'"
     with serve(answer) as endpoint:
-        settings = endpoint.settings(api_key=KEY, timeout_s=0.4 if answer.hangs else 5)
+        settings = endpoint.settings(api_key=KEY, timeout_s=1.0 if answer.hangs else 5)
         judge = LLMJudge(settings)
         began_s = time.monotonic()
         judgement = ask(judge, question)
@@ -209,7 +211,7 @@ def test_a_judge_that_fails_says_why_after_one_retry_and_in_time(
     assert (judgement.answer, judgement.confidence) == ("none", None)
     assert judgement.reason.startswith("the judge gave no answer: ") and problem in judgement.reason
     assert len(endpoint.bodies) == requests
-    assert took_s < 2 * settings.timeout_s + GRACE_S
+    assert took_s < 2 * settings.timeout_s + GRACE_S + SLACK_S
     # The endpoint says the key back: nobody else does.
     everything = [judgement.reason, repr(judgement), repr(judge), repr(settings), str(settings), *log]
     assert not any(KEY in text for text in everything)
@@ -240,7 +242,7 @@ def after(count: int, first: Reply, then: Reply) -> Callable[[Body], Reply]:
 @pytest.mark.parametrize("first", [error(500), error(429, **{"Retry-After": "0.1"}), HANGS, completion("Well…")])
 def test_a_failure_that_passes_is_none(first: Reply) -> None:
     with serve(after(1, first, verdict("yes"))) as endpoint:
-        judgement = ask(LLMJudge(endpoint.settings(timeout_s=0.5 if first.hangs else 5)))
+        judgement = ask(LLMJudge(endpoint.settings(timeout_s=1.0 if first.hangs else 5)))
     assert judgement.answer == "yes"
     assert len(endpoint.bodies) == 2
 
@@ -251,13 +253,13 @@ def test_a_verdict_counts_although_its_reason_never_came(
     question: Question, answer: Reply, why: Reply, log: list[str]
 ) -> None:
     with serve(lambda body: why if asks_for_reason(body) else answer) as endpoint:
-        settings = endpoint.settings(api_key=KEY, timeout_s=0.5 if why.hangs else 5)
+        settings = endpoint.settings(api_key=KEY, timeout_s=1.0 if why.hangs else 5)
         began_s = time.monotonic()
         judgement = ask(LLMJudge(settings), question)
     assert judgement.answer == "no"
     assert judgement.confidence == pytest.approx(0.9, abs=0.1)
-    assert judgement.reason
-    assert time.monotonic() - began_s < 2 * settings.timeout_s + GRACE_S + 0.3
+    assert judgement.reason and (judgement.reason == "no reason was given in time") is why.hangs
+    assert time.monotonic() - began_s < 2 * settings.timeout_s + GRACE_S + SLACK_S
     assert not any(KEY in text for text in [judgement.reason, *log])
 
 
