@@ -106,6 +106,8 @@ class Meeting:
     url: str = "https://example.daily.co/room"
     token: str | None = None
     join_delay_s: float = 0.05
+    opens: threading.Event | None = None
+    """Joins wait for this."""
     join_error: str | None = None
     """Refuse every join with this."""
     announce_existing: bool = True
@@ -117,6 +119,8 @@ class Meeting:
     """Called with each message the caller sends, on the caller's thread."""
     dropped: list[Any] = field(default_factory=list)
     sources: "list[FakeCustomAudioSource]" = field(default_factory=list)
+    delays_ns: list[int] = field(default_factory=list)
+    """How late each piece of audio was handed over, in either direction."""
     seconds: Iterator[int] = field(default_factory=lambda: iter(range(1_700_000_000, 1_800_000_000)))
 
     def add(
@@ -145,7 +149,14 @@ class Meeting:
     def heard(self) -> list[HeardBlock]:
         return [block for source in self.sources for block in source.heard]
 
+    @property
+    def late_ns(self) -> int:
+        """How late any audio was: what was placed by its coming can be off by so much."""
+        return max(self.delays_ns, default=0)
+
     def close(self) -> None:
+        if self.opens is not None:
+            self.opens.set()
         for client in self.clients:
             client.stop()
         for source in self.sources:
@@ -161,6 +172,8 @@ class FakeCallClient:
         self._work: queue.Queue[Callable[[], Any] | None] = queue.Queue()
         self._id = str(uuid.uuid4())
         self._user_name: str | None = None
+        self.asked = False
+        """Whether it was told to join."""
         self.joined = False
         self.left = False
         """Whether it has left a meeting it had joined."""
@@ -233,6 +246,8 @@ class FakeCallClient:
         assert client_settings["inputs"]["camera"]["isEnabled"] is False
 
         def work() -> None:
+            if self._meeting.opens is not None:
+                self._meeting.opens.wait()
             time.sleep(self._meeting.join_delay_s)
             error = self._meeting.join_error
             if error is None and meeting_url != self._meeting.url:
@@ -254,6 +269,7 @@ class FakeCallClient:
             completion({"meetingSession": {"id": "m"}, "participants": self.participants()}, None)
 
         self._work.put(work)
+        self.asked = True
 
     def leave(self, completion: Any = None) -> None:
         self._alive()
@@ -298,16 +314,22 @@ class FakeCallClient:
 
         def render() -> None:
             count = sample_rate * callback_interval_ms // 1000
+            interval_ns = callback_interval_ms * 1_000_000
             started_ns = time.monotonic_ns()
-            member.started_ns = started_ns
+            first = True
             number = 0
             while not self._stopped.is_set() and participant_id in self._meeting.members:
                 number += 1
-                due_ns = started_ns + number * callback_interval_ms * 1_000_000
+                due_ns = started_ns + number * interval_ns
                 time.sleep(max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
                 if self.joined and member.delivering:
                     pcm = member.source((number - 1) * count, count, sample_rate)
+                    if first:
+                        # However late this thread is by now: time counts from the first piece.
+                        first, due_ns = False, time.monotonic_ns()
+                        started_ns = member.started_ns = due_ns - number * interval_ns
                     callback(participant_id, FakeAudioData(16, sample_rate, 1, count, pcm), audio_source)
+                    self._meeting.delays_ns.append(time.monotonic_ns() - due_ns)
 
         thread = threading.Thread(target=render, name="fake-daily-renderer", daemon=True)
         self.renderers[participant_id] = thread
@@ -325,6 +347,7 @@ class FakeCustomAudioSource:
     def __init__(self, meeting: Meeting, sample_rate: int, channels: int, auto_silence: bool = True):
         assert auto_silence
         assert channels == 1
+        self._meeting = meeting
         self.sample_rate = sample_rate
         self.channels = channels
         self.heard: list[HeardBlock] = []
@@ -349,13 +372,16 @@ class FakeCustomAudioSource:
         """Send a block every 10 ms, from two that are kept ahead; where there is nothing to keep, it is silence.
 
         So the library was measured: a write is done when its last block is among the two, and the next one may be
-        up to 20 ms late before silence gets in between.
+        up to 20 ms late before silence gets in between. What this thread misses by being late it does not make up.
         """
-        started_ns = time.monotonic_ns()
-        number = 0
+        due_ns = time.monotonic_ns()
+        block_ns = int(BLOCK_S * 1e9)
         block_bytes = int(self.sample_rate * BLOCK_S) * 2
         ahead = bytearray()
         while not self._stopped.is_set():
+            planned_ns, now_ns = due_ns, time.monotonic_ns()
+            if now_ns - planned_ns > BLOCKS_AHEAD * block_ns:
+                due_ns = now_ns
             done: list[_Write] = []
             with self._lock:
                 while self._writes and len(ahead) < BLOCKS_AHEAD * block_bytes:
@@ -369,10 +395,10 @@ class FakeCustomAudioSource:
                 write.completion(write.count)
             if not ahead:
                 ahead += bytes(BLOCKS_AHEAD * block_bytes)
-            self.heard.append(HeardBlock(started_ns + int(number * BLOCK_S * 1e9), bytes(ahead[:block_bytes])))
+            self.heard.append(HeardBlock(due_ns, bytes(ahead[:block_bytes])))
+            self._meeting.delays_ns.append(time.monotonic_ns() - planned_ns)
             del ahead[:block_bytes]
-            number += 1
-            due_ns = started_ns + int(number * BLOCK_S * 1e9)
+            due_ns += block_ns
             time.sleep(max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
 
 

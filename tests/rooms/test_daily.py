@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import inspect
+import itertools
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -24,13 +26,13 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.workers.runner import WorkerRunner
 from pydantic import SecretStr
 
-from bots.clock import NS_PER_MS, CallClock, samples_to_ns
+from bots.clock import NS_PER_MS, NS_PER_S, CallClock, samples_to_ns
 from bots.timeline import EndedReason
 from runner.errors import RoomError
 from runner.rooms.base import AUDIO_RATE_HZ, Room
 from runner.rooms.daily import DailyRoom, failures
 from runner.rooms.daily import session as session_module
-from runner.rooms.daily.placement import SampleClock, SentTrack
+from runner.rooms.daily.placement import DRIFT_TOLERANCE_NS, SampleClock, SentTrack
 from tests.doubles.daily import FakeCallClient, Meeting, fake_daily, silence
 
 TOKEN = "eyJhbGciOi.very-secret.token"
@@ -38,6 +40,8 @@ URL = "https://example.daily.co/room"
 CHUNK_MS = 20
 TONE_FIRST_S = 0.5
 TONE_S = 0.3
+PATIENCE_S = 10.0
+"""How long anything that is to happen may take on a machine that is busy."""
 
 
 @pytest.fixture
@@ -116,7 +120,7 @@ async def running(url: str = URL, token: str | None = None, **kwargs: Any) -> As
     clock, listener, tap = CallClock(), Listener(), Tap()
     room = DailyRoom(url, SecretStr(token) if token else None, clock=clock, listener=listener, **kwargs)
     pipeline = Pipeline([room.transport.input(), tap, room.transport.output()])
-    worker = PipelineWorker(pipeline, enable_rtvi=False, idle_timeout_secs=None)
+    worker = PipelineWorker(pipeline, enable_rtvi=False, idle_timeout_secs=None, setup_timeout_secs=40)
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)
     task = asyncio.create_task(runner.run())
@@ -141,7 +145,7 @@ def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
         yield meeting
 
 
-async def until(condition: Any, timeout_s: float = 3.0) -> None:
+async def until(condition: Any, timeout_s: float = PATIENCE_S) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.01)
@@ -316,8 +320,8 @@ async def test_real_join_without_network_is_bounded(log_text: list[str], capfd: 
             await call.room.publish({"early": True})
         assert TOKEN not in repr(vars(call.room)) + repr(caught.value)
     assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
-    assert entering_s < 3
-    assert time.monotonic() - started < 8  # the library itself would take 19 s to let go
+    assert entering_s < 8
+    assert time.monotonic() - started < 14  # the library itself would take 19 s to let go
     out, err = capfd.readouterr()
     assert TOKEN not in "".join(log_text) + out + err + str(caught.value)
     assert "no-such-domain.invalid/room" in str(caught.value)
@@ -356,7 +360,7 @@ asyncio.run(main())
 @pytest.mark.slow
 @pytest.mark.anyio
 async def test_real_join_without_network_in_the_librarys_own_time():
-    async with running("https://no-such-domain.invalid/room", join_timeout_s=19.7) as call:
+    async with running("https://no-such-domain.invalid/room", join_timeout_s=30) as call:
         with pytest.raises(RoomError, match="Daily could not be reached") as caught:
             await call.room.enter()
     assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
@@ -375,37 +379,46 @@ def test_double_has_the_librarys_signatures():
 # Whole calls
 
 
+def laid_out_ns(call: Call) -> int:
+    """How much of the caller's track was told."""
+    return samples_to_ns(sum(len(pcm) // 2 for _, pcm in call.listener.caller), AUDIO_RATE_HZ)
+
+
+def spoken_samples(call: Call) -> int:
+    return sum(np.count_nonzero(np.frombuffer(pcm, np.int16)) for _, pcm in call.listener.caller)
+
+
 @pytest.mark.anyio
 async def test_whole_call_places_both_sides(meeting: Meeting):
     agent = meeting.add("agent", source=tone)
     async with entered() as call:
         assert isinstance(call.room.transport.input()._client._client, FakeCallClient)
         room: Room = call.room
-        await asyncio.wait_for(room.wait_for_agent(), 2)
+        await asyncio.wait_for(room.wait_for_agent(), PATIENCE_S)
         assert room.participants() == ["agent"]
         assert room.agent_audio_quality(0) is None
-        await asyncio.sleep(0.3)
-        laid_out = sum(len(pcm) // 2 for _, pcm in call.listener.caller)
-        assert 0.1 < laid_out / AUDIO_RATE_HZ < 0.5  # silence is told while it leaves
+        await until(lambda: laid_out_ns(call) > 100 * NS_PER_MS)  # silence is told while it leaves
+        assert call.listener.caller[0][0] + laid_out_ns(call) < call.clock.now_ns()
         for _ in range(5):
             await call.say(loud(0, AUDIO_RATE_HZ // 25, AUDIO_RATE_HZ))
-        await until(lambda: len(call.listener.agent) > 45)
+        await until(lambda: len(call.listener.agent) > 45 and len(call.tap.audio) > 30)
+        await until(lambda: spoken_samples(call) >= AUDIO_RATE_HZ // 5)
         await asyncio.sleep(0.2)
     listener = call.listener
+    slack_ns = 25 * NS_PER_MS + meeting.late_ns
 
     assert agent.started_ns is not None
     true_ns = call.clock.at_ns(agent.started_ns) + round(TONE_FIRST_S * 1e9)
-    assert abs(onset_ns(listener.agent) - true_ns) < 25 * NS_PER_MS
+    assert abs(onset_ns(listener.agent) - true_ns) < slack_ns
     frames = call.tap.audio
     assert {frame.sample_rate for frame in frames} == {16_000}
     chunks = [(frame.pts, frame.audio) for frame in frames if frame.pts is not None]
     assert len(chunks) == len(frames) > 30
-    assert abs(onset_ns(chunks, 16_000) - true_ns) < 25 * NS_PER_MS
+    assert abs(onset_ns(chunks, 16_000) - true_ns) < slack_ns
 
     left_ns = onset_ns([(call.clock.at_ns(block.at_monotonic_ns), block.pcm) for block in meeting.heard])
-    assert abs(onset_ns(listener.caller) - left_ns) < 60 * NS_PER_MS  # the stand-in's own thread can be late
-    spoken = np.frombuffer(b"".join(pcm for _, pcm in listener.caller), np.int16)
-    assert np.count_nonzero(spoken) == AUDIO_RATE_HZ // 5
+    assert abs(onset_ns(listener.caller) - left_ns) < slack_ns
+    assert spoken_samples(call) == AUDIO_RATE_HZ // 5
     next_ns = listener.caller[0][0]
     for at_ns, pcm in listener.caller:  # unbroken: the silence between is there
         assert abs(at_ns - next_ns) < 2000
@@ -420,7 +433,7 @@ async def test_agent_is_found_without_events_of_its_joining(meeting: Meeting):
     meeting.announce_existing = False
     meeting.add("agent")
     async with entered() as call:
-        await asyncio.wait_for(call.room.wait_for_agent(), 2)
+        await asyncio.wait_for(call.room.wait_for_agent(), PATIENCE_S)
         await until(lambda: call.listener.agent)
 
 
@@ -435,7 +448,7 @@ async def test_agent_joins_late_and_others_are_ignored(meeting: Meeting):
         await asyncio.sleep(0.1)
         assert call.listener.joined == []
         agent.set_microphone("playable")
-        await asyncio.wait_for(call.room.wait_for_agent(), 2)
+        await asyncio.wait_for(call.room.wait_for_agent(), PATIENCE_S)
         intruder = meeting.add("another", source=loud)
         intruder.send({"not": "the agent's"})
         agent.send({"label": "rtvi-ai", "type": "bot-ready"})
@@ -456,7 +469,7 @@ async def test_agent_is_chosen_by_name(meeting: Meeting):
     meeting.add("somebody", source=loud).send("ignored")
     agent = meeting.add("the agent")
     async with entered(agent_name="the agent") as call:
-        await asyncio.wait_for(call.room.wait_for_agent(), 2)
+        await asyncio.wait_for(call.room.wait_for_agent(), PATIENCE_S)
         await until(lambda: len(call.listener.agent) > 5)
         assert set(call.room.participants()) == {"somebody", "the agent"}
         agent.send(["any", {"json": None}])
@@ -517,13 +530,13 @@ async def test_agent_left_is_told_once(meeting: Meeting):
     agent = meeting.add("agent")
     async with entered() as call:
         await until(lambda: len(call.listener.agent) > 3)
+        leaving_ns = call.clock.now_ns()
         agent.leave()
-        agent_left_ns = call.clock.now_ns()
         await until(lambda: call.listener.left)
+        assert leaving_ns <= call.listener.left[0][0] <= call.clock.now_ns()
         call.listener.agent.clear()
         await asyncio.sleep(0.1)
     assert len(call.listener.left) == 1
-    assert abs(call.listener.left[0][0] - agent_left_ns) < 100 * NS_PER_MS
     assert call.listener.left[0][1] == "left the call"
     assert call.listener.agent == []
     assert call.listener.lost == []
@@ -552,14 +565,14 @@ async def test_being_put_out_loses_the_room(meeting: Meeting, error: str | None,
 
 @pytest.mark.anyio
 async def test_connection_that_stays_away_loses_the_room(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(session_module, "CONNECTION_LOST_AFTER_S", 0.3)
+    monkeypatch.setattr(session_module, "CONNECTION_LOST_AFTER_S", 1.5)
     async with entered() as call:
         meeting.tell("on_network_connection_status_updated", {"connection": "signalling", "event": "interrupted"})
-        await asyncio.sleep(0.1)
+        await until(lambda: not call.room.transport.client.can_send())
         with pytest.raises(RoomError, match="reconnecting"):
             await call.room.publish("while away")
         meeting.tell("on_network_connection_status_updated", {"connection": "signalling", "event": "connected"})
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(2.0)
         assert call.listener.lost == []
         await call.room.publish("back")
         meeting.tell("on_network_connection_status_updated", {"connection": "recvTransport", "event": "interrupted"})
@@ -568,33 +581,41 @@ async def test_connection_that_stays_away_loses_the_room(meeting: Meeting, monke
     assert [sent.message for sent in meeting.sent] == ["back"]
 
 
-@pytest.mark.anyio
-async def test_media_stops_and_resumes(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(session_module, "MEDIA_STOPPED_AFTER_S", 0.3)
-    agent = meeting.add("agent")
-    async with entered() as call:
-        await until(lambda: len(call.listener.agent) > 3)
-        agent.delivering = False
-        stopped_ns = call.clock.now_ns()
-        await until(lambda: call.listener.stopped)
-        assert abs(call.listener.stopped[0] - stopped_ns) < 60 * NS_PER_MS
-        agent.delivering = True
-        await until(lambda: call.listener.resumed)
-        resumed_ns = call.clock.now_ns()
-        await asyncio.sleep(0.1)
-    assert len(call.listener.stopped) == len(call.listener.resumed) == 1
-    assert call.listener.agent[-1][0] > resumed_ns  # the gap is kept: audio after it is placed after it
-    assert call.listener.lost == []
+MEDIA_STOPPED_AFTER_S = 1.5
+GONE_AFTER_S = 2.0
+"""Both are above the second a room may stand still without taking the blame itself."""
+
+PAST_GONE_S = 2.5
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Agents are given up after half a second."""
-    monkeypatch.setattr(session_module, "MEDIA_STOPPED_AFTER_S", 0.3)
-    monkeypatch.setattr(session_module, "GONE_AFTER_S", 0.5)
+    """Agents are given up after two seconds."""
+    monkeypatch.setattr(session_module, "MEDIA_STOPPED_AFTER_S", MEDIA_STOPPED_AFTER_S)
+    monkeypatch.setattr(session_module, "GONE_AFTER_S", GONE_AFTER_S)
 
 
-VANISHED = r"^nothing has arrived from the agent for 0\.\d s: its process died, or the network in between is cut$"
+@pytest.mark.anyio
+async def test_media_stops_and_resumes(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(session_module, "MEDIA_STOPPED_AFTER_S", MEDIA_STOPPED_AFTER_S)
+    agent = meeting.add("agent")
+    async with entered() as call:
+        listener = call.listener
+        await until(lambda: len(listener.agent) > 10)
+        agent.delivering = False
+        await until(lambda: listener.stopped)
+        # The last sign of life, not when it was missed.
+        assert listener.stopped[0] > listener.agent[-1][0] - DRIFT_TOLERANCE_NS
+        assert call.clock.now_ns() - listener.stopped[0] > MEDIA_STOPPED_AFTER_S * NS_PER_S
+        agent.delivering = True
+        await until(lambda: listener.resumed)
+        # The gap is kept: audio after it is placed after it.
+        await until(lambda: any(b - a > NS_PER_S for (a, _), (b, _) in itertools.pairwise(listener.agent)))
+    assert len(listener.stopped) == len(listener.resumed) == 1
+    assert listener.lost == []
+
+
+VANISHED = r"^nothing has arrived from the agent for (\d\.\d) s: its process died, or the network in between is cut$"
 
 
 @pytest.mark.usefixtures("hasty")
@@ -604,14 +625,14 @@ async def test_agent_of_which_nothing_arrives_has_vanished(meeting: Meeting):
     async with entered() as call:
         await until(lambda: len(call.listener.agent) > 3)
         agent.be_killed()
-        killed_ns = call.clock.now_ns()
         await until(lambda: call.listener.lost)
-        assert 0.45 < (call.clock.now_ns() - killed_ns) / 1e9 < 0.8
+        assert call.clock.now_ns() - call.listener.stopped[0] > GONE_AFTER_S * NS_PER_S
         await asyncio.sleep(0.3)
         agent.leave()
         await asyncio.sleep(0.1)
     assert [lost.reason for lost in call.listener.lost] == [EndedReason.AGENT_VANISHED]
-    assert re.match(VANISHED, str(call.listener.lost[0]))
+    told = re.match(VANISHED, str(call.listener.lost[0]))
+    assert told and GONE_AFTER_S <= float(told[1]) <= GONE_AFTER_S + 1  # later than that, it would be our own fault
     assert len(call.listener.stopped) == 1
     assert call.listener.left == []
 
@@ -640,7 +661,7 @@ async def test_muted_agent_has_not_vanished(meeting: Meeting, delivering: bool):
         await until(lambda: len(call.listener.agent) > 3)
         agent.set_microphone("off")
         agent.delivering = delivering
-        await asyncio.sleep(0.9)
+        await asyncio.sleep(PAST_GONE_S)
         assert call.listener.lost == []
         agent.set_microphone("playable")
         await asyncio.sleep(0.2)
@@ -659,7 +680,8 @@ async def test_muted_agent_that_leaves_has_left(meeting: Meeting):
         await until(lambda: len(call.listener.agent) > 3)
         agent.set_microphone("off")
         agent.delivering = False
-        await asyncio.sleep(0.9)
+        await until(lambda: call.listener.stopped)
+        await asyncio.sleep(PAST_GONE_S - MEDIA_STOPPED_AFTER_S)
         agent.leave()
         await until(lambda: call.listener.left)
     assert str(call.listener.left[0][1]).startswith("left the call, ")
@@ -670,19 +692,16 @@ async def test_muted_agent_that_leaves_has_left(meeting: Meeting):
 @pytest.mark.anyio
 async def test_silence_for_a_microphone_without_network_is_no_sign_of_life(meeting: Meeting):
     meeting.add("agent").set_microphone("interrupted")
-    async with entered() as call:
-        await until(lambda: len(call.listener.agent) > 3)
-        await asyncio.sleep(0.9)
-        assert call.listener.lost == []  # nothing can be missed before the first audio
     sound = meeting.add("another agent", source=loud)
-    async with entered(agent_name="another agent") as call:
-        await until(lambda: len(call.listener.agent) > 3)
+    async with entered(agent_name="agent") as silent, entered(agent_name="another agent") as heard:
+        await until(lambda: len(silent.listener.agent) > 3 and len(heard.listener.agent) > 3)
         sound.set_microphone("interrupted")
-        await asyncio.sleep(0.9)
-        assert call.listener.lost == []  # it is heard, whatever Daily says
+        await asyncio.sleep(PAST_GONE_S)
+        assert silent.listener.lost == []  # nothing can be missed before the first audio
+        assert heard.listener.lost == []  # it is heard, whatever Daily says
         sound.source = silence
-        await until(lambda: call.listener.lost)
-    assert call.listener.lost[0].reason is EndedReason.AGENT_VANISHED
+        await until(lambda: heard.listener.lost)
+    assert heard.listener.lost[0].reason is EndedReason.AGENT_VANISHED
 
 
 @pytest.mark.usefixtures("hasty")
@@ -694,7 +713,8 @@ async def test_own_connection_that_is_away_is_not_the_agents_fault(meeting: Meet
         await until(lambda: len(call.listener.agent) > 3)
         meeting.tell("on_network_connection_status_updated", status)
         agent.delivering = False
-        await asyncio.sleep(0.9)
+        await until(lambda: call.listener.stopped)
+        await asyncio.sleep(PAST_GONE_S - MEDIA_STOPPED_AFTER_S)
         assert call.listener.lost == []
         meeting.tell("on_network_connection_status_updated", {**status, "event": "connected"})
         await asyncio.sleep(0.2)
@@ -723,8 +743,8 @@ async def test_agent_whose_audio_never_began_has_not_vanished(meeting: Meeting):
     agent = meeting.add("agent")
     agent.delivering = False
     async with entered() as call:
-        await asyncio.wait_for(call.room.wait_for_agent(), 2)
-        await asyncio.sleep(0.9)
+        await asyncio.wait_for(call.room.wait_for_agent(), PATIENCE_S)
+        await asyncio.sleep(PAST_GONE_S)
         assert call.listener.lost == []
         agent.leave()
         await until(lambda: call.listener.left)
@@ -761,11 +781,12 @@ async def test_message_larger_than_documented_is_sent_with_a_warning(meeting: Me
 
 @pytest.mark.anyio
 async def test_message_before_the_join_is_refused_not_sent(meeting: Meeting):
-    meeting.join_delay_s = 0.4
+    meeting.opens = threading.Event()
     async with running() as call:
-        await asyncio.sleep(0.1)
+        await until(lambda: any(client.asked for client in meeting.clients))
         with pytest.raises(RoomError, match="not in the room"):
             await call.room.publish({"too": "early"})
+        meeting.opens.set()
         await call.room.enter()
         await asyncio.sleep(0.1)
     assert meeting.sent == []
@@ -820,13 +841,14 @@ async def test_being_put_out_brings_no_errors_of_pipecat(meeting: Meeting, log_t
 
 @pytest.mark.anyio
 async def test_leaving_while_joining_leaves_the_room(meeting: Meeting):
-    meeting.join_delay_s = 0.4
+    meeting.opens = threading.Event()
     async with running() as call:
-        await asyncio.sleep(0.1)
+        await until(lambda: any(client.asked for client in meeting.clients))
         started = time.monotonic()
         await call.room.leave()
-        assert time.monotonic() - started < 0.3
+        assert time.monotonic() - started < 1.5
         assert not any(client.left for client in meeting.clients)
+        meeting.opens.set()
         await until(lambda: any(client.left for client in meeting.clients))
     assert not any(client.joined for client in meeting.clients)
     assert call.listener == Listener()
