@@ -60,7 +60,7 @@ def run_command(
     except KeyboardInterrupt:
         fail("stopped")
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+        if _holds_broken_pipe(error) and _reader_is_gone():
             sys.exit(USAGE_EXIT_CODE)
         if verbose:
             raise
@@ -69,9 +69,18 @@ def run_command(
     sys.exit(code)
 
 
+def _holds_broken_pipe(error: Exception) -> bool:
+    """Return whether an error is that of a closed pipe, or one of several that came together is."""
+    if isinstance(error, ExceptionGroup):
+        return error.subgroup(BrokenPipeError) is not None
+    return isinstance(error, BrokenPipeError)
+
+
 def _reader_is_gone() -> bool:
     """Return whether nobody reads what is printed any more, as behind ``| head -1``; then there is nothing to say."""
-    output = sys.stdout.fileno()
+    output = sys.__stdout__.fileno() if sys.__stdout__ is not None else None
+    if output is None:
+        return False
     poll = select.poll()
     poll.register(output, select.POLLOUT)
     if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):

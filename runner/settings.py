@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,6 +17,7 @@ from pydantic_settings import (
 
 from bots.caller.script import TurnTaking
 from bots.caller.speech.settings import SpeechSettings
+from bots.paths import NamedPath
 from runner.errors import UsageError
 
 ENV_PREFIX = "SCENARIO_RUNNER_"
@@ -27,16 +28,6 @@ _DOCUMENTED = "config/runner.toml documents every setting"
 
 IceUrl = Annotated[str, Field(pattern=r"^(stuns?|turns?):[^\s/]+$")]
 """The address of a STUN or TURN server as RFC 7064 and 7065 have it, such as ``stun:stun.example.com:3478``."""
-
-
-def _not_empty(value: object) -> object:
-    if value == "":
-        raise ValueError("a path is missing; leave the setting out for its default")
-    return value
-
-
-NamedPath = Annotated[Path, BeforeValidator(_not_empty)]
-"""A path that is not empty, as that of a variable is that nobody set: it would be the working directory."""
 
 
 class IceServer(BaseModel):

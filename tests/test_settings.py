@@ -154,6 +154,7 @@ def test_a_wrong_setting_is_named_by_file_and_key(text: str, place: str) -> None
     [
         ("MAX_DURATION_S", "long", "MAX_DURATION_S: Input"),
         ("SERVER__DATA_DIR", "", "SERVER__DATA_DIR: a path is missing"),
+        ("SPEECH__CACHE_DIR", "", "SPEECH__CACHE_DIR: a path is missing"),
         ("ROOM__AGENT", "Bella", "ROOM__AGENT: there is no such setting"),
         ("ROOM__DAILY_DOMAINS", "rooms.example.com", "ROOM__DAILY_DOMAINS: must be JSON"),
         ("ROOM__ICE_SERVERS", '[{"urls": "turn:a", "secret": 1}]', "ROOM__ICE_SERVERS: 0.secret: there is no such"),

@@ -23,7 +23,8 @@ UNMATCHED = "unmatched"
 """Stands for the route of a request that no route takes."""
 
 AGAIN_S = 60.0
-"""How soon the queue's engine is heard again that says the same again."""
+"""How soon the same is told again that comes again and again: while a database is away every request fails, and the
+queue's engine says so every second."""
 
 _BEGINNING = 50
 """So many characters say what a message of its is about."""
@@ -85,12 +86,31 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(entry, default=str)
 
 
+class _Lately:
+    """Remembers what was said within the last minute."""
+
+    def __init__(self) -> None:
+        self._said_s: OrderedDict[str, float] = OrderedDict()
+
+    def was_said(self, text: str) -> bool:
+        """Return whether a text was said lately; from now on it was."""
+        now_s = time.monotonic()
+        said_s = self._said_s.get(text)
+        if said_s is not None and now_s - said_s < AGAIN_S:
+            return True
+        self._said_s[text] = now_s
+        self._said_s.move_to_end(text)
+        while len(self._said_s) > _REMEMBERED:
+            self._said_s.popitem(last=False)
+        return False
+
+
 class _ToLoguru(logging.Handler):
     """Hands on what the standard library logs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said_s: OrderedDict[str, float] = OrderedDict()
+        self._lately = _Lately()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -103,21 +123,9 @@ class _ToLoguru(logging.Handler):
             text = text.partition("\n")[0].removesuffix("Traceback (most recent call last):").rstrip(": ")
             raised = record.exc_info[0] if record.exc_info else None
             # Cancelling what a worker left behind is no error.
-            if self._was_said_lately(text) or (raised is not None and "Cancelled" in raised.__name__):
+            if self._lately.was_said(text[:_BEGINNING]) or (raised is not None and "Cancelled" in raised.__name__):
                 level = "DEBUG"
         logger.opt(exception=record.exc_info).log(level, "{}", text)
-
-    def _was_said_lately(self, text: str) -> bool:
-        begins = text[:_BEGINNING]
-        now_s = time.monotonic()
-        said_s = self._said_s.get(begins)
-        if said_s is not None and now_s - said_s < AGAIN_S:
-            return True
-        self._said_s[begins] = now_s
-        self._said_s.move_to_end(begins)
-        while len(self._said_s) > _REMEMBERED:
-            self._said_s.popitem(last=False)
-        return False
 
 
 class RequestLog:
@@ -129,6 +137,7 @@ class RequestLog:
     def __init__(self, app: ASGIApp, metrics: Metrics):
         self._app = app
         self._metrics = metrics
+        self._lately = _Lately()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -150,8 +159,9 @@ class RequestLog:
         with logger.contextualize(request_id=request_id):
             try:
                 await self._app(scope, receive, sending)
-            except Exception:
-                logger.opt(exception=True).bind(**_ids(scope)).error("a request could not be answered")
+            except Exception as error:
+                if not self._lately.was_said(f"{_route(scope)} {type(error).__name__}"):
+                    logger.opt(exception=True).bind(**_ids(scope)).error("a request could not be answered")
                 if status:
                     raise
                 await JSONResponse({"detail": "Something went wrong on the server."}, 500)(scope, receive, sending)

@@ -6,7 +6,7 @@ counts once for each attempt.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import anyio
@@ -89,6 +89,8 @@ class Dispatcher:
         self._unsaid = Standing[_Taken]()
         self._passed_over: dict[str, float] = {}
         """The workers that did not begin a run, and until when they are given nothing."""
+        self._cut_off: set[str] = set()
+        """The workers that were lost after they had been cut off: what was said in their calls nobody knows."""
         self._looked_s: float | None = None
 
     @property
@@ -148,7 +150,11 @@ class Dispatcher:
             if worker.executor in silent and worker.gone_at is None and await self._give_up(worker):
                 worker.state, worker.gone_at = WorkerState.LOST.value, utc_now()
             self._note(worker)
+            was_cut_off = self._known.get(worker.executor) == WorkerState.CUT_OFF.value
+            if was_cut_off and worker.state == WorkerState.LOST.value:
+                self._cut_off.add(worker.executor)
         self._known = {worker.executor: worker.state for worker in workers}
+        self._cut_off.intersection_update(self._known)
         return workers
 
     async def _give_up(self, worker: WorkerRow) -> bool:
@@ -188,10 +194,14 @@ class Dispatcher:
     async def _take_back(self, taken: Sequence[_Taken]) -> list[Exception]:
         """Take runs from workers that will not see them through; return what went wrong with some of them."""
         by_executor = {worker.executor: worker for worker in self._workers}
+        for run in taken:
+            if run.begun and replace(run, begun=False) in self._unbegun:
+                # Whoever begins one can begin others.
+                self._passed_over.pop(run.executor, None)
         now_s = time.monotonic()
         self._unbegun.look([run for run in taken if not run.begun], now_s)
         self._unsaid.look([run for run in taken if not _says(by_executor.get(run.executor), run)], now_s)
-        held = {(run_id, attempt) for worker in self._workers for run_id, attempt in worker.runs.get("outcomes", ())}
+        held = _outcomes(self._workers, taken)
         failures: list[Exception] = []
         for run in taken:
             try:
@@ -210,16 +220,16 @@ class Dispatcher:
             # It may be gone: that is soon known.
             return
         elif self._unsaid.stood_s(run) > UNKNOWN_LIMIT_S:
-            await self._back(run, UNKNOWN_DETAIL, unsaid=False, was_lost=True)
+            if not run.begun:
+                self._pass_over(worker, run)
+            await self._back(run, UNKNOWN_DETAIL, unsaid=False, was_lost=True, only_unbegun=not run.begun)
         elif self._unbegun.stood_s(run) > UNBEGUN_LIMIT_S:
-            await self._from_deaf(run, worker)
+            self._pass_over(worker, run)
+            await self._back(run, UNBEGUN_DETAIL, unsaid=True, only_unbegun=True)
 
-    async def _from_deaf(self, run: _Taken, worker: WorkerRow) -> None:
-        """Take back what a worker does not begin, and give it nothing more for a while."""
-        if await self._back(run, UNBEGUN_DETAIL, unsaid=True, only_unbegun=True) is None:
-            # It just did: the record can be reached again.
-            return
-        if worker.state == WorkerState.CUT_OFF.value:
+    def _pass_over(self, worker: WorkerRow, run: _Taken) -> None:
+        """Give a worker nothing more for a while that takes runs and does not begin them."""
+        if worker.state != WorkerState.TAKING.value:
             # It knows, and when it says that it takes runs it will begin them.
             return
         if worker.executor not in self._passed_over:
@@ -243,7 +253,7 @@ class Dispatcher:
         await self._back(
             run,
             STOPPED_DETAIL if stopped else LOST_DETAIL,
-            unsaid=stopped or self._watch.was_alive(run.executor),
+            unsaid=stopped or (self._watch.was_alive(run.executor) and run.executor not in self._cut_off),
             was_lost=not stopped,
         )
 
@@ -329,6 +339,21 @@ def _see(session: Session) -> _Seen:
 def _anything_waits(session: Session) -> bool:
     """Return whether a run waits and is due."""
     return session.execute(_WAITING, {"now": utc_now()}).first() is not None
+
+
+def _outcomes(workers: Sequence[WorkerRow], taken: Sequence[_Taken]) -> set[tuple[int, int]]:
+    """Return the attempts that may end by what lies on the disks of workers."""
+    found: set[tuple[int, int]] = set()
+    for worker in workers:
+        if worker.protocol != PROTOCOL:
+            continue
+        if "outcomes" in worker.runs:
+            found.update((run_id, attempt) for run_id, attempt in worker.runs["outcomes"])
+        else:
+            # It is of a version that does not tell them apart.
+            held = set(worker.runs.get("held", ()))
+            found.update((run.run_id, run.attempt) for run in taken if run.run_id in held)
+    return found
 
 
 def _says(worker: WorkerRow | None, run: _Taken) -> bool:

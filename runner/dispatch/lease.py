@@ -62,7 +62,7 @@ class Beat:
         state: What it is ready for.
         live: The runs it works on, from before they are claimed until their outcome is reported or on its disk.
         held: The runs of which it has something to report on disk, and has not been able to.
-        outcomes: Those of them that it reports the end of, each with its attempt.
+        outcomes: Those of them that may end by it, each with its attempt: the rest waits for another worker.
         load: How it fares.
     """
 

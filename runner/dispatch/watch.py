@@ -83,15 +83,21 @@ class Standing(Generic[_T]):
         self._looked_s = -math.inf
 
     def look(self, things: Iterable[_T], now_s: float) -> None:
-        """Take in what stands now; what is seen after some time of not looking begins anew.
+        """Take in what stands now. Time in which nobody looked does not count.
 
         Args:
             things: What stands.
             now_s: The time, on a clock that only goes forward.
         """
-        before = self._since_s if now_s - self._looked_s <= GAP_S else {}
-        self._since_s = {thing: before.get(thing, now_s) for thing in things}
+        passed_s = now_s - self._looked_s
+        pause_s = passed_s if passed_s > GAP_S else 0.0
+        before = self._since_s
+        self._since_s = {thing: before[thing] + pause_s if thing in before else now_s for thing in things}
         self._looked_s = now_s
+
+    def __contains__(self, thing: _T) -> bool:
+        """Return whether something stood when it was looked last."""
+        return thing in self._since_s
 
     def stood_s(self, thing: _T) -> float:
         """Return for how long something had stood when it was looked last; 0 for what did not."""

@@ -63,7 +63,7 @@ class WorkerView:
         limit: How many calls it makes at once.
         live: The runs it works on.
         held: The runs of which it has something to report on disk, and has not been able to.
-        outcomes: Those of them that it reports the end of, each with its attempt.
+        outcomes: Those of them that may end by it, each with its attempt: the rest waits for another worker.
         loop_lag_ms: The longest its event loop was late within the last seconds.
         underruns: How often a call of its had no audio to send, since it started.
         calls_made: How many calls it made, since it started.

@@ -37,7 +37,7 @@ from runner.worker.retries import retried
 FILE_NAME = "report.json"
 ARTEFACTS = (recording.FILE_NAME, timeline.FILE_NAME, run_file.FILE_NAME)
 ASIDE = "aside"
-"""The folder for reports that can't be read, or that the record refuses for good."""
+"""The folder for reports that are none, or that the record refuses for good."""
 
 MAX_ASIDE = 20
 SWEEP_INTERVAL_S = 30.0
@@ -94,6 +94,11 @@ class Report(BaseModel):
             raise ValueError("is none, or more than one")
         return self
 
+    @property
+    def may_end(self) -> bool:
+        """Whether the run may end by it."""
+        return self.back is None or self.back.may_end
+
 
 @dataclass(eq=False)
 class Parcel:
@@ -122,7 +127,7 @@ class Outbox:
     Args:
         folder: The folder that all processes of this machine share; is made.
         record: Where reports go.
-        changed: Is called when :attr:`held` has changed.
+        changed: Is called when :attr:`held` or :attr:`outcomes` has changed.
     """
 
     def __init__(self, folder: Path, record: RecordClient, *, changed: Callable[[], None] = lambda: None):
@@ -134,10 +139,11 @@ class Outbox:
         self._starting: list[tuple[Shelf, Parcel]] = []
         self._woken = anyio.Event()
         self._adopting = anyio.CapacityLimiter(ADOPTED_AT_ONCE)
+        self._complained: set[Path] = set()
         self.held: tuple[int, ...] = ()
         """The runs whose report is on disk, and that the record has not taken."""
         self.outcomes: tuple[tuple[int, int], ...] = ()
-        """Those of them that end by it, each with its attempt: the rest is given back."""
+        """Those of them that may end by it, each with its attempt: the rest waits for another worker."""
         self.adopted = 0
         """How many dead workers were found so far that had left something."""
 
@@ -216,15 +222,14 @@ class Outbox:
         if parcel.is_void:
             logger.info("run {}: what a worker left of it does not count any more", run_id)
             return
-        back = None if report is None else report.back
-        if back is None or back.may_end:
+        if report is None or report.may_end:
             # First: an outcome never points at nothing.
             await self._upload(parcel)
         if report is None:
             logger.info("run {}: what a killed worker left of it was seen to", run_id)
             return
         try:
-            said = await self._told(report) if back is None else await self._gave_back(report, back)
+            said = await (self._told(report) if report.back is None else self._gave_back(report, report.back))
         except RecordError as error:
             logger.error("run {}: its outcome was refused: {}", run_id, error)
             refused = f"the record refused the outcome: {error}"
@@ -289,9 +294,8 @@ class Outbox:
     def _note(self) -> None:
         reports = [p for shelf in self._shelves.values() for p in shelf.parcels if p.report is not None]
         held = tuple(sorted({parcel.run_id for parcel in reports}))
-        outcomes = tuple(
-            sorted({(p.run_id, p.attempt) for p in reports if p.report is not None and p.report.back is None})
-        )
+        ends = {(parcel.run_id, parcel.attempt) for parcel in reports if parcel.report and parcel.report.may_end}
+        outcomes = tuple(sorted(ends))
         if (held, outcomes) != (self.held, self.outcomes):
             self.held, self.outcomes = held, outcomes
             self._changed()
@@ -367,17 +371,23 @@ class Outbox:
             # It was killed before its call was over.
             return True
         except OSError as error:
-            logger.error("run {}: its report can't be read: {} ({})", parcel.run_id, path, error.strerror)
+            self._complain(path, f"can't be read: {path} ({error.strerror})", parcel)
             return False
         except ValueError as error:
             said = "is no report" if isinstance(error, ValidationError) else str(error)
-            logger.error("run {}: its report can't be used: {} {}", parcel.run_id, path, said)
             try:
                 self._put_aside(shelf, parcel)
             except OSError as failure:
-                logger.error("run {}: and can't be put aside ({})", parcel.run_id, failure.strerror)
+                self._complain(path, f"can't be used: {path} {said}; nor put aside ({failure.strerror})", parcel)
                 return False
+            self._complain(path, f"can't be used: {path} {said}", parcel)
         return True
+
+    def _complain(self, path: Path, problem: str, parcel: Parcel) -> None:
+        """Say once what is wrong with a report that is met with every time somebody looks."""
+        if path not in self._complained:
+            self._complained.add(path)
+            logger.error("run {}: its report {}", parcel.run_id, problem)
 
     def _put_aside(self, shelf: "Shelf", parcel: Parcel) -> None:
         """Keep a report that nobody can deliver, for somebody to look at.

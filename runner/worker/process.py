@@ -29,7 +29,7 @@ from runner.settings import Settings
 from runner.worker.checks import check_database, check_same
 from runner.worker.errors import RecordError
 from runner.worker.outbox import Outbox, Shelf
-from runner.worker.record_client import RecordClient
+from runner.worker.record_client import QUICK_TIMEOUT_S, RecordClient
 from runner.worker.status import STARTING, WorkerStatus
 from runner.worker.watch import SAMPLE_INTERVAL_MS, LoadWatch
 from runner.worker.worker import CallMaker, Counts, Worker, load
@@ -48,6 +48,13 @@ LISTENING_INTERVAL_S = 1.0
 
 KNOCK_AFTER_S = 3.0
 """After so long without an answer it is asked in any case: what is given to a worker it must be able to begin."""
+
+DEAF_AFTER_S = KNOCK_AFTER_S + LISTENING_INTERVAL_S + QUICK_TIMEOUT_S + 1.0
+"""After so long without an answer nobody can have asked for one: the event loop hangs, and begins nothing either."""
+
+FAILING_AFTER_S = 10.0
+FAILING_INTERVAL_S = 5.0
+"""A record that does not answer for so long is asked less often."""
 
 GIVE_UP_LIMIT_S = 10.0
 """How long calls that were hung up may take to end."""
@@ -227,21 +234,22 @@ class WorkerProcess:
 
     async def _live(self) -> None:
         wait_s = FIRST_WAIT_S
-        failure = ""
+        told: set[str] = set()
         while not self._stopping.is_set():
             try:
                 self._life = life = await self._begin()
             except Exception as error:
                 said = str(error) if isinstance(error, RunnerError) else type(error).__name__
                 # Each once: it is tried again every few seconds.
-                level = "DEBUG" if said == failure else "WARNING"
+                level = "DEBUG" if said in told else "WARNING"
                 logger.bind(worker=self._name).log(level, "worker {}: can't take runs: {}", self._name, said)
-                failure = said
+                told.add(said)
                 with anyio.move_on_after(wait_s):
                     await self._stopping.wait()
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
                 continue
-            wait_s, failure = FIRST_WAIT_S, ""
+            wait_s = FIRST_WAIT_S
+            told.clear()
             limit_s = 0.0
             try:
                 if self._stopping.is_set():
@@ -356,7 +364,8 @@ class WorkerProcess:
     def _working_state(self) -> WorkerState:
         if self._stopping.is_set() or (self._life is not None and self._life.over.is_set()):
             return WorkerState.DRAINING
-        if self._record.silent_s > SILENCE_LIMIT_S:
+        unheard_s = time.monotonic() - self._record.heard_s
+        if self._record.silent_s > SILENCE_LIMIT_S or unheard_s > DEAF_AFTER_S:
             return WorkerState.CUT_OFF
         # One call at a time there always is: nothing else would tell that it can do it.
         has_calls = self._life is not None and bool(self._life.worker.live)
@@ -407,7 +416,8 @@ class WorkerProcess:
     async def _listen(self) -> None:
         """Notice when the record does not answer, and ask until it does, until cancelled."""
         while True:
-            await anyio.sleep(LISTENING_INTERVAL_S)
+            is_failing = self._record.silent_s > FAILING_AFTER_S
+            await anyio.sleep(FAILING_INTERVAL_S if is_failing else LISTENING_INTERVAL_S)
             if self._record.silent_s > 0 or time.monotonic() - self._record.heard_s > KNOCK_AFTER_S:
                 with suppress(RecordError):
                     await self._record.knock()

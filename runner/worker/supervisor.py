@@ -30,8 +30,8 @@ SILENCE_LIMIT_S = 5.0
 """How long it may say nothing later: an event loop that is silent for so long does not go on."""
 
 HUNG_LIMIT_S = 60.0
-"""How much longer than either it may be silent before it is killed and another one started. What it worked on is
-taken from it long before, but it makes no calls any more."""
+"""How much longer than either it may be silent before it is killed and another one started: it makes no calls any
+more, whether it is frozen or its event loop hangs."""
 
 LOOK_INTERVAL_S = 5.0
 """How often it is looked whether a process is hung."""

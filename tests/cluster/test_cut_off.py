@@ -68,7 +68,7 @@ def test_what_it_was_given_is_made_by_another(deployed: Deployed, fault: Fault) 
     deployed.far_is("cut-off")
     made.client.until_ended(launched)
     executor, state = far.state(made.store)
-    assert state == "cut-off" and far.has(made.store) == set()
+    assert state == "cut-off"
     assert {executor for run in given for executor in deployed.began(run)} == {deployed.near.state(made.store)[0]}
     deployed.link.mend()
     deployed.far_is("taking")
@@ -78,15 +78,16 @@ def test_what_it_was_given_is_made_by_another(deployed: Deployed, fault: Fault) 
     check(made, [*launched, after])
 
 
-@pytest.mark.parametrize("before_s", [2.5, 1.0])
+# What is sent again is there a quarter of a second later, and it is looked once a second.
+@pytest.mark.parametrize("after_s", [0.2, 0.8, 1.4])
 def test_a_run_is_in_one_place_only_where_it_can_begin_it_in_the_last_moment(
-    deployed: Deployed, before_s: float
+    deployed: Deployed, after_s: float
 ) -> None:
     made, far = deployed.made, deployed.far
     deployed.link.cut(Fault.LOST)
     launched = made.client.launch(PASSES, 2 * CALLS, success=True)
     until(lambda: far.has(made.store), "it is given some")
-    time.sleep(UNBEGUN_LIMIT_S - before_s)
+    time.sleep(UNBEGUN_LIMIT_S + after_s)
     deployed.link.mend()
     made.client.until_ended([launched])
     check(made, [launched])

@@ -337,25 +337,88 @@ async def test_who_knows_that_it_is_cut_off_is_given_runs_as_soon_as_it_says_tha
     assert (await scene.row(run_id)).executor == "far"
 
 
-async def test_while_nobody_looks_no_worker_is_late_to_begin(scene: Scene) -> None:
+async def test_time_in_which_nobody_looks_is_none_in_which_a_worker_is_late(scene: Scene) -> None:
     await scene.worker("w")
     run_id = await scene.run(executor="w")
     await scene.set_worker("w", runs={"live": [run_id], "held": []})
     await scene.look(2, beating=["w"])
-    scene.clock.now_s += 3_600
+    for _ in range(3):
+        scene.clock.now_s += 3_600
+        await scene.look(beating=["w"])
+    assert (await scene.row(run_id)).attempt == 1
+    # But the rest does.
     await scene.look(int(dispatching.UNBEGUN_LIMIT_S), beating=["w"])
-    assert (await scene.row(run_id)).executor == "w"
+    assert (await scene.row(run_id)).attempt == 2
 
 
-@pytest.mark.parametrize("state", ["taking", "draining"])
+async def test_who_does_not_even_take_what_it_is_given_is_given_nothing_for_a_while(scene: Scene) -> None:
+    await scene.worker("hangs", calls=8)
+    run_id = await scene.run(executor="hangs")
+    await scene.worker("other", calls=1)
+    await scene.look(int(dispatching.UNKNOWN_LIMIT_S) + 2, beating=["hangs", "other"])
+    row = await scene.row(run_id)
+    assert (row.status, row.executor, row.attempt, row.lost) == ("pending", "other", 2, 0)
+
+
+async def test_who_begins_a_run_after_all_is_given_others(scene: Scene) -> None:
+    await scene.worker("slow")
+    late, begun = await scene.run(executor="slow"), await scene.run(executor="slow")
+    await scene.set_worker("slow", runs={"live": [late, begun], "held": []})
+    await scene.look(int(dispatching.UNBEGUN_LIMIT_S) + 1, beating=["slow"])
+    # The one is taken from it a moment before it begins the other.
+    living = scene.dispatcher._living
+
+    async def begin(workers: list[WorkerRow]) -> list[WorkerRow]:
+        async with scene.database.session() as session:
+            values = {"status": "running", "started_at": utc_now()}
+            await session.execute(update(RunRow).where(RunRow.id == begun).values(**values))
+        return await living(workers)
+
+    scene.dispatcher._living = begin
+    await scene.look(beating=["slow"])
+    assert (await scene.row(late)).executor is None and (await scene.row(begun)).status == "running"
+    scene.dispatcher._living = living
+    await scene.look(beating=["slow"])
+    assert ((await scene.row(late)).executor, (await scene.row(late)).attempt) == ("slow", 2)
+
+
+async def test_what_was_said_by_a_worker_that_was_cut_off_and_then_lost_nobody_knows(scene: Scene) -> None:
+    for worker in ("cut-off", "heard"):
+        await scene.worker(worker)
+    beating = ["cut-off", "heard"]
+    await scene.look(2, beating=beating)
+    unknown, silent = await scene.begun("cut-off"), await scene.begun("heard")
+    await scene.set_worker("cut-off", state="cut-off")
+    await scene.look(beating=beating)
+    await scene.look(9)
+    assert [await scene.state(worker) for worker in beating] == ["lost", "lost"]
+    assert (await scene.row(unknown)).status == "failed" and (await scene.row(silent)).status == "pending"
+
+
+async def test_of_a_worker_of_an_older_version_every_report_is_waited_for(scene: Scene) -> None:
+    await scene.worker("old")
+    await scene.look(2, beating=["old"])
+    run_id = await scene.begun("old", said_at=utc_now())
+    await scene.set_worker("old", runs={"live": [], "held": [run_id]})
+    await scene.look(9)
+    assert await scene.state("old") == "lost" and (await scene.row(run_id)).status == "running"
+
+
+@pytest.mark.parametrize(
+    ("state", "says", "waits_s"),
+    [
+        ("taking", True, dispatching.UNBEGUN_LIMIT_S),
+        ("taking", False, dispatching.UNKNOWN_LIMIT_S),
+        ("draining", False, 1),
+    ],
+)
 async def test_a_run_that_is_begun_in_the_last_moment_stays_where_it_is(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, state: str
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, state: str, says: bool, waits_s: float
 ) -> None:
     await scene.worker("slow", calls=0)
     run_id = await scene.run(executor="slow")
-    live = {"live": [run_id], "held": []}
-    await scene.set_worker("slow", runs=live)
-    await scene.look(int(dispatching.UNBEGUN_LIMIT_S) + 1, beating=["slow"])
+    await scene.set_worker("slow", runs={"live": [run_id] if says else [], "held": []})
+    await scene.look(int(waits_s) + 1, beating=["slow"])
     living = scene.dispatcher._living
 
     async def begin(workers: list[WorkerRow]) -> list[WorkerRow]:
@@ -365,7 +428,7 @@ async def test_a_run_that_is_begun_in_the_last_moment_stays_where_it_is(
         return await living(workers)
 
     monkeypatch.setattr(scene.dispatcher, "_living", begin)
-    await scene.set_worker("slow", runs={"live": [], "held": []} if state == "draining" else live, state=state)
+    await scene.set_worker("slow", state=state)
     await scene.look(beating=["slow"])
     row = await scene.row(run_id)
     assert (row.status, row.executor, row.attempt) == ("running", "slow", 1)

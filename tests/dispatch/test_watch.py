@@ -99,10 +99,11 @@ def test_what_stands_is_timed_from_when_it_was_first_seen_without_a_break() -> N
     standing.look(["b"], 5)
     standing.look(["a", "b"], 6)
     assert (standing.stood_s("a"), standing.stood_s("b")) == (0, 3)
+    assert "a" in standing and "c" not in standing
 
 
-@pytest.mark.parametrize(("gap_s", "stood_s"), [(GAP_S, 4 + GAP_S), (GAP_S + 0.1, 0)])
-def test_what_stood_before_a_time_of_not_looking_begins_anew(gap_s: float, stood_s: float) -> None:
+@pytest.mark.parametrize(("gap_s", "stood_s"), [(GAP_S, 4 + GAP_S), (GAP_S + 0.1, 4), (3_600, 4)])
+def test_time_in_which_nobody_looks_does_not_count(gap_s: float, stood_s: float) -> None:
     standing = Standing[str]()
     for second in range(5):
         standing.look(["a"], second)

@@ -98,12 +98,12 @@ async def test_the_least_used_goes_first(tmp_path: Path) -> None:
         name = tmp_path / f"{number}.line"
         name.write_bytes(bytes(450_000))
         os.utime(name, (number, number))
-    stale = tmp_path / "left.tmp"
+    stale = tmp_path / "line-left.tmp"
     stale.write_bytes(b"x")
     os.utime(stale, (0, 0))
     await voice.synthesise([say("one")])
     names = {path.name for path in files(tmp_path)}
-    assert not names & {"0.line", "left.tmp"}
+    assert not names & {"0.line", "line-left.tmp"}
     assert {"1.line", "2.line"} < names
     assert sum(path.stat().st_size for path in files(tmp_path)) <= 1_000_000
 

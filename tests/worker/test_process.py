@@ -267,6 +267,15 @@ async def test_one_that_has_nothing_to_do_knows_that_the_record_can_t_be_used(
         await until(lambda: started.lease.beat().state is WorkerState.TAKING)
 
 
+async def test_one_whose_event_loop_hangs_does_not_say_that_it_takes_runs(start: Callable[..., Any]) -> None:
+    async with start(StubCalls()) as started:
+        assert started.lease.beat().state is WorkerState.TAKING
+        # As it is when nothing has been asked for so long.
+        started.process._record.heard_s -= processes.DEAF_AFTER_S
+        assert started.lease.beat().state is WorkerState.CUT_OFF
+        await until(lambda: started.lease.beat().state is WorkerState.TAKING)
+
+
 async def test_where_the_record_does_not_answer_or_refuses_the_key_it_is_no_worker_yet_and_says_why(
     start: Callable[..., Any], record: RecordDouble
 ) -> None:

@@ -40,6 +40,8 @@ if mode == "refused":
     sys.exit(2)
 if mode == "crash":
     sys.exit(1)
+if mode == "mute":
+    time.sleep(60)
 say('{"state": "starting"}')
 if mode == "one refused" and sys.argv[1] == "w-1":
     say('{"error": "the record refuses the key"}')
@@ -226,6 +228,21 @@ async def test_one_that_is_frozen_is_killed_and_another_one_started(
         with pytest.raises(ProcessLookupError):
             os.kill(frozen, 0)
         assert (first.restarts, second.restarts) == (1, 0)
+
+
+async def test_one_that_takes_its_time_to_start_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisors, "SILENCE_LIMIT_S", 0.1)
+    monkeypatch.setattr(supervisors, "HUNG_LIMIT_S", 0.2)
+    monkeypatch.setattr(supervisors, "LOOK_INTERVAL_S", 0.05)
+    monkeypatch.setattr(supervisors, "END_LIMIT_S", 0.1)
+    async with supervised(tmp_path, mode="mute", names=("w-1",), drain_limit_s=0.0) as found:
+        await until(lambda: found.pids("w-1"))
+        await anyio.sleep(1)
+        assert len(found.pids("w-1")) == 1
+        monkeypatch.setattr(supervisors, "START_LIMIT_S", 0.1)
+        await until(lambda: len(found.pids("w-1")) == 2)
 
 
 def test_a_process_is_healthy_while_it_says_so() -> None:

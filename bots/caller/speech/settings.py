@@ -8,6 +8,8 @@ from typing import Any, cast
 from platformdirs import user_cache_dir
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from bots.paths import NamedPath
+
 __all__ = ["OFFLINE", "SECRET_NAME", "ServiceSettings", "SpeechSettings", "from_environment"]
 
 OFFLINE = "offline"
@@ -67,7 +69,7 @@ class SpeechSettings(_Model):
     tts: ServiceSettings = ServiceSettings()
     stt: ServiceSettings = ServiceSettings()
     level_dbfs: float = Field(default=-20.0, ge=-60.0, le=0.0)
-    cache_dir: Path = Field(default_factory=lambda: Path(user_cache_dir("pipecat-scenario-runner")) / "lines")
+    cache_dir: NamedPath = Field(default_factory=lambda: Path(user_cache_dir("pipecat-scenario-runner")) / "lines")
     cache_max_mb: int = Field(default=256, ge=1)
 
 

@@ -42,6 +42,7 @@ _FORMAT = 1
 _MAGIC = b"LINE0001"
 _HEADER = struct.Struct("<8s32sqq")
 _SUFFIX = ".line"
+_TEMPORARY = "line-"
 _STALE_TEMPORARY_S = 3600.0
 
 
@@ -325,7 +326,7 @@ class _Cache:
         temporary: str | None = None
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self._directory, suffix=".tmp")
+            descriptor, temporary = tempfile.mkstemp(dir=self._directory, prefix=_TEMPORARY, suffix=".tmp")
             with os.fdopen(descriptor, "wb") as file:
                 file.write(_packed(piece))
             Path(temporary).replace(self._path(key))
@@ -339,7 +340,7 @@ class _Cache:
         for path, status in self._files():
             if path.suffix == _SUFFIX:
                 files.append((status.st_mtime, status.st_size, path))
-            elif path.suffix == ".tmp" and time.time() - status.st_mtime > _STALE_TEMPORARY_S:
+            elif path.match(f"{_TEMPORARY}*.tmp") and time.time() - status.st_mtime > _STALE_TEMPORARY_S:
                 path.unlink(missing_ok=True)
         size = sum(size for _, size, _ in files)
         for _, file_size, path in sorted(files):
