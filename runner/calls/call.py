@@ -489,8 +489,10 @@ class Call:
 
     async def _keep_recording(self) -> None:
         while True:
+            # From before the wait: where the machine stood still in it, what was held up has come by the next one.
+            until_ns = self._clock.now_ns() - FLUSH_LAG_NS
             await anyio.sleep(FLUSH_INTERVAL_S)
-            self._flush(self._clock.now_ns() - FLUSH_LAG_NS)
+            self._flush(until_ns)
 
     def _flush(self, until_ns: int) -> None:
         try:
