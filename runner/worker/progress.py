@@ -8,7 +8,7 @@ from loguru import logger
 from runner.worker.errors import RecordError
 from runner.worker.record_client import RecordClient, RunOrder, RunProgress
 
-INTERVAL_S = 0.5
+INTERVAL_S = 0.7
 """How often it is told and asked while calls are on: a call that is to end hears of it within this."""
 
 GATHERING_S = 0.05
