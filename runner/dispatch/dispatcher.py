@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from runner.dispatch.lease import PROTOCOL
 from runner.dispatch.queue import Queue
-from runner.dispatch.states import WorkerState
+from runner.dispatch.states import WORKER_LOST, WorkerState
 from runner.dispatch.watch import Standing, Watch
 from runner.records.assignments import Capacity, Limits, assign, is_due, taken, waiting
 from runner.records.database import Database
@@ -51,10 +51,9 @@ REMEMBERED = timedelta(hours=1)
 _TAKEN = select(RUNS.c.id, RUNS.c.attempt, RUNS.c.executor, RUNS.c.status).where(taken()).order_by(RUNS.c.id)
 _WAITING = select(RUNS.c.id).where(waiting(), is_due(bindparam("now"))).limit(1)
 
-LOST_DETAIL = "worker lost"
 STOPPED_DETAIL = "its worker was stopped"
 UNBEGUN_DETAIL = "its worker did not begin it"
-UNKNOWN_DETAIL = "worker lost: it does not know of this run"
+UNKNOWN_DETAIL = f"{WORKER_LOST}: it does not know of this run"
 
 
 @dataclass(frozen=True)
@@ -252,7 +251,7 @@ class Dispatcher:
         stopped = worker is not None and worker.state == WorkerState.STOPPED.value
         await self._back(
             run,
-            STOPPED_DETAIL if stopped else LOST_DETAIL,
+            STOPPED_DETAIL if stopped else WORKER_LOST,
             unsaid=stopped or (self._watch.was_alive(run.executor) and run.executor not in self._cut_off),
             was_lost=not stopped,
         )

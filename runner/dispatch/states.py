@@ -2,6 +2,9 @@
 
 from enum import StrEnum
 
+WORKER_LOST = "worker lost"
+"""How the reason begins why a run ended that went with its worker."""
+
 
 class WorkerState(StrEnum):
     """What a worker is ready for."""

@@ -21,7 +21,7 @@ from runner.calls.call import Call
 from runner.dispatch.dbos_queue import DbosWorker
 from runner.dispatch.lease import Beat, Lease, Load, Registration, new_executor_id
 from runner.dispatch.queue import WorkerQueue
-from runner.dispatch.states import WorkerState
+from runner.dispatch.states import WORKER_LOST, WorkerState
 from runner.errors import RunnerError
 from runner.records.data_dir import data_dir
 from runner.rooms.urls import RoomKind
@@ -330,7 +330,7 @@ class WorkerProcess:
     def _lose(self, life: _Life, reason: str) -> None:
         """Hang up: somebody else may be given what was here."""
         life.is_lost = True
-        life.worker.give_up(reason)
+        life.worker.give_up(f"{WORKER_LOST}: {reason}")
         life.over.set()
         self._changed()
 

@@ -512,7 +512,7 @@ async def test_on_the_real_queue_it_makes_what_is_handed_to_it_also_in_a_later_l
         await hand_over(8)
         await until(lambda: record.outcomes and record.released, 10)
         process.stop()
-    assert [told["detail"] for told in record.released] == ["the worker was given up for lost"]
+    assert [told["detail"] for told in record.released] == ["worker lost: the worker was given up for lost"]
     assert [outcome["run"]["id"] for outcome in record.outcomes] == ["8"]
     assert await executor("stopped") is not None
     assert left(tmp_path) == []
