@@ -85,10 +85,10 @@ class Dispatcher:
         self._known: dict[str, str] = {}
         self._retired: set[str] = set()
         self._unbegun = Standing[_Taken]()
-        self._unsaid = Standing[_Taken]()
+        self._unknown = Standing[_Taken]()
         self._passed_over: dict[str, float] = {}
         """The workers that did not begin a run, and until when they are given nothing."""
-        self._cut_off: set[str] = set()
+        self._lost_cut_off: set[str] = set()
         """The workers that were lost after they had been cut off: what was said in their calls nobody knows."""
         self._looked_s: float | None = None
 
@@ -151,9 +151,9 @@ class Dispatcher:
             self._note(worker)
             was_cut_off = self._known.get(worker.executor) == WorkerState.CUT_OFF.value
             if was_cut_off and worker.state == WorkerState.LOST.value:
-                self._cut_off.add(worker.executor)
+                self._lost_cut_off.add(worker.executor)
         self._known = {worker.executor: worker.state for worker in workers}
-        self._cut_off.intersection_update(self._known)
+        self._lost_cut_off.intersection_update(self._known)
         return workers
 
     async def _give_up(self, worker: WorkerRow) -> bool:
@@ -199,7 +199,7 @@ class Dispatcher:
                 self._passed_over.pop(run.executor, None)
         now_s = time.monotonic()
         self._unbegun.look([run for run in taken if not run.begun], now_s)
-        self._unsaid.look([run for run in taken if not _says(by_executor.get(run.executor), run)], now_s)
+        self._unknown.look([run for run in taken if not _says(by_executor.get(run.executor), run)], now_s)
         held = _outcomes(self._workers, taken)
         failures: list[Exception] = []
         for run in taken:
@@ -218,7 +218,7 @@ class Dispatcher:
         elif not self._watch.is_fresh(run.executor):
             # It may be gone: that is soon known.
             return
-        elif self._unsaid.stood_s(run) > UNKNOWN_LIMIT_S:
+        elif self._unknown.stood_s(run) > UNKNOWN_LIMIT_S:
             if not run.begun:
                 self._pass_over(worker, run)
             await self._back(run, UNKNOWN_DETAIL, unsaid=False, was_lost=True, only_unbegun=not run.begun)
@@ -252,17 +252,17 @@ class Dispatcher:
         await self._back(
             run,
             STOPPED_DETAIL if stopped else WORKER_LOST,
-            unsaid=stopped or (self._watch.was_alive(run.executor) and run.executor not in self._cut_off),
+            unsaid=stopped or (self._watch.was_alive(run.executor) and run.executor not in self._lost_cut_off),
             was_lost=not stopped,
         )
 
     async def _back(
         self, run: _Taken, detail: str, *, unsaid: bool, was_lost: bool = False, only_unbegun: bool = False
-    ) -> bool | None:
+    ) -> None:
         """Take a run back (see :func:`runner.records.runs.give_back`)."""
 
-        def back(session: Session) -> bool | None:
-            return give_back(
+        def back(session: Session) -> None:
+            give_back(
                 session,
                 run.run_id,
                 run.attempt,
@@ -272,7 +272,7 @@ class Dispatcher:
                 only_unbegun=only_unbegun,
             )
 
-        return await self._database.run(back)
+        await self._database.run(back)
 
     async def _forget(self, gone: Sequence[WorkerRow]) -> None:
         """Remove what the queue has of workers that are gone, and after a while what the record has."""

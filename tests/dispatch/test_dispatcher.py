@@ -1,7 +1,8 @@
 """Giving and taking back: every run is one worker's at a time, and of one that is gone nothing gets lost."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -108,6 +109,21 @@ class Scene:
         run_id = await self.run(result_id, status="running", executor=executor, started_at=utc_now(), **values)
         await self.set_worker(executor, runs={"live": [run_id], "held": []})
         return run_id
+
+    @contextmanager
+    def begun_in_between(self, run_id: int) -> Iterator[None]:
+        """Let a run be begun after the dispatcher has seen what there is, and before it takes anything back."""
+        living = self.dispatcher._living
+
+        async def begin(workers: list[WorkerRow]) -> list[WorkerRow]:
+            async with self.database.session() as session:
+                values = {"status": "running", "started_at": utc_now()}
+                await session.execute(update(RunRow).where(RunRow.id == run_id).values(**values))
+            return await living(workers)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.dispatcher, "_living", begin)
+            yield
 
     async def look(self, times: int = 1, *, beating: Sequence[str] = ()) -> None:
         """Let seconds pass, in which some workers beat and the dispatcher looks."""
@@ -366,18 +382,9 @@ async def test_who_begins_a_run_after_all_is_given_others(scene: Scene) -> None:
     await scene.set_worker("slow", runs={"live": [late, begun], "held": []})
     await scene.look(int(dispatching.UNBEGUN_LIMIT_S) + 1, beating=["slow"])
     # The one is taken from it a moment before it begins the other.
-    living = scene.dispatcher._living
-
-    async def begin(workers: list[WorkerRow]) -> list[WorkerRow]:
-        async with scene.database.session() as session:
-            values = {"status": "running", "started_at": utc_now()}
-            await session.execute(update(RunRow).where(RunRow.id == begun).values(**values))
-        return await living(workers)
-
-    scene.dispatcher._living = begin
-    await scene.look(beating=["slow"])
+    with scene.begun_in_between(begun):
+        await scene.look(beating=["slow"])
     assert (await scene.row(late)).executor is None and (await scene.row(begun)).status == "running"
-    scene.dispatcher._living = living
     await scene.look(beating=["slow"])
     assert ((await scene.row(late)).executor, (await scene.row(late)).attempt) == ("slow", 2)
 
@@ -413,23 +420,15 @@ async def test_of_a_worker_of_an_older_version_every_report_is_waited_for(scene:
     ],
 )
 async def test_a_run_that_is_begun_in_the_last_moment_stays_where_it_is(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, state: str, says: bool, waits_s: float
+    scene: Scene, state: str, says: bool, waits_s: float
 ) -> None:
     await scene.worker("slow", calls=0)
     run_id = await scene.run(executor="slow")
     await scene.set_worker("slow", runs={"live": [run_id] if says else [], "held": []})
     await scene.look(int(waits_s) + 1, beating=["slow"])
-    living = scene.dispatcher._living
-
-    async def begin(workers: list[WorkerRow]) -> list[WorkerRow]:
-        async with scene.database.session() as session:
-            values = {"status": "running", "started_at": utc_now()}
-            await session.execute(update(RunRow).where(RunRow.id == run_id).values(**values))
-        return await living(workers)
-
-    monkeypatch.setattr(scene.dispatcher, "_living", begin)
     await scene.set_worker("slow", state=state)
-    await scene.look(beating=["slow"])
+    with scene.begun_in_between(run_id):
+        await scene.look(beating=["slow"])
     row = await scene.row(run_id)
     assert (row.status, row.executor, row.attempt) == ("running", "slow", 1)
 
