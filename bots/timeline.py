@@ -46,6 +46,17 @@ class EndedReason(StrEnum):
     RUNNER_ERROR = "runner-error"
 
 
+class UnderrunKind(StrEnum):
+    """What became of the part of a line that was not on time."""
+
+    SILENCE = "silence"
+    """Silence went out in its place: its audio was not ready."""
+    GAP = "gap"
+    """Nothing went out in its place: the sender stood still."""
+    LATE = "late"
+    """It left later than its timestamp says, by more than a receiver waits for."""
+
+
 class LineEnd(StrEnum):
     """How a line of the caller ended."""
 
@@ -167,11 +178,60 @@ class CallerPressedKeys(_Event):
 
 
 class CallerUnderrun(_Event):
-    """Silence went out in the middle of a line because its audio was late."""
+    """A line did not go out as it was to: for so long the agent received something else, or received it late."""
 
     type: Literal["caller_underrun"] = "caller_underrun"
     turn: int
     duration_ms: float
+    kind: UnderrunKind = UnderrunKind.SILENCE
+
+
+class CallerTurnSettled(_Event):
+    """The caller took all that a turn expects to be decided, by what was known then.
+
+    Written when it went on or hung up because of it. What the recording says afterwards may differ.
+    """
+
+    type: Literal["caller_turn_settled"] = "caller_turn_settled"
+    turn: int
+    failed: bool
+
+
+class CallCalibrated(_Event):
+    """What our own side adds to a measured time, found before the conversation began."""
+
+    type: Literal["call_calibrated"] = "call_calibrated"
+    loop_lag_ms: float
+    """How late the event loop woke up at worst (95th percentile)."""
+    send_lag_ms: float
+    """How late the caller's packets left at worst (95th percentile)."""
+    arrival_jitter_ms: float
+    """Spread of the agent's packets around their timestamps (95th percentile above the earliest)."""
+
+
+class HarnessStalled(_Event):
+    """Our own side stood still for so long, from ``at_ns`` on: it noticed nothing and decided nothing."""
+
+    type: Literal["harness_stalled"] = "harness_stalled"
+    duration_ms: float
+
+
+class AgentAudioLost(_Event):
+    """A piece of the agent's audio never arrived; silence stands in its place."""
+
+    type: Literal["agent_audio_lost"] = "agent_audio_lost"
+    duration_ms: float
+
+
+class CallerAudioLost(_Event):
+    """The agent's side reports that packets of the caller's audio did not reach it (RTCP receiver report)."""
+
+    type: Literal["caller_audio_lost"] = "caller_audio_lost"
+    since_ns: int
+    """Beginning of the span the report is about; ``at_ns`` is its end."""
+    lost: int
+    packets: int
+    """How many were sent in the span."""
 
 
 class AgentStartedSpeaking(_Event):
@@ -253,6 +313,74 @@ class AgentAudioQuality(_Event):
     """How often the stream's place on the call's clock had to be set anew."""
 
 
+class CallerAudioQuality(_Event):
+    """How the caller's audio was sent and delivered, over the whole call. Written once, when the room is left."""
+
+    type: Literal["caller_audio_quality"] = "caller_audio_quality"
+    packets: int
+    lost: int | None = None
+    """Packets that did not reach the agent, by its own reports; null where it sends none."""
+    jitter_ms: float | None = None
+    """Interarrival jitter at the agent, by its own reports."""
+    round_trip_ms: float | None = None
+    late: int = 0
+    """Packets that left more than 20 ms after their time."""
+    latest_ms: float = 0.0
+    """By how much the latest of them was late."""
+
+
+class AgentSpeechMeasured(_Event):
+    """A stretch of the agent's speech, measured from the recording when the call was over.
+
+    ``at_ns`` is its first audible sample. What is reported goes by these; what the live hearing made of the agent's
+    speech steered the caller.
+    """
+
+    type: Literal["agent_speech_measured"] = "agent_speech_measured"
+    end_ns: int
+    """Its last audible sample."""
+    onset_uncertainty_ms: float
+    """The onset lies within so much of ``at_ns``, in 95 of 100 cases."""
+    end_uncertainty_ms: float
+    level_dbfs: float
+    """Level of the speech."""
+    bed_dbfs: float
+    """Level of what lies under it: noise, music, other people."""
+    too_loud: bool = False
+    """Whether the background is too loud to tell speech from it here."""
+
+
+class RecordingMeasured(_Event):
+    """The recording was measured: from here on the agent's speech is what was measured."""
+
+    type: Literal["recording_measured"] = "recording_measured"
+    method: int
+    """Version of the method: other versions may find other edges."""
+    bed_dbfs: float
+    agent_dbfs: float | None
+    """Level of the agent's speech; null where there is none."""
+    too_loud: bool
+    """Whether the background was too loud to tell the agent's speech from it in most of the call."""
+
+
+class AgentError(_Event):
+    """The agent reported an error of its own over RTVI (``error``, ``error-response``)."""
+
+    type: Literal["agent_error"] = "agent_error"
+    text: str
+    fatal: bool = False
+
+
+class AgentProcessEnded(_Event):
+    """The command that runs the agent ended, where the runner started it."""
+
+    type: Literal["agent_process_ended"] = "agent_process_ended"
+    exit_code: int
+    """Negative: ended by the signal of that number."""
+    log_tail: str = ""
+    """The last lines it printed."""
+
+
 class CallEnded(_Event):
     """The call is over. Nothing that happens in the room comes after it."""
 
@@ -277,6 +405,11 @@ TimelineEvent = Annotated[
     | CallerStoppedSpeaking
     | CallerPressedKeys
     | CallerUnderrun
+    | CallerTurnSettled
+    | CallCalibrated
+    | HarnessStalled
+    | AgentAudioLost
+    | CallerAudioLost
     | AgentStartedSpeaking
     | AgentStoppedSpeaking
     | AgentTurnEnded
@@ -286,6 +419,11 @@ TimelineEvent = Annotated[
     | AgentFunctionReturned
     | MessageReceived
     | AgentAudioQuality
+    | CallerAudioQuality
+    | AgentSpeechMeasured
+    | RecordingMeasured
+    | AgentError
+    | AgentProcessEnded
     | CallEnded,
     Field(discriminator="type"),
 ]

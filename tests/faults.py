@@ -10,7 +10,7 @@ from bots.timeline import EndedReason
 from runner.calls.call import Call
 from runner.calls.request import CallRequest
 from runner.calls.run_file import Run
-from runner.evaluation.outcome import Cause
+from runner.evaluation.verdicts import Cause
 from runner.rooms.open import RoomAddress
 from runner.scenarios.evals import load_scenario
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command

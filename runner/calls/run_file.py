@@ -14,10 +14,10 @@ from bots.caller.script import Script
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePublished, EndedReason, TimelineEvent
 from runner.errors import UsageError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
-from runner.evaluation.outcome import Cause, Status, decide, judge_expectations
+from runner.evaluation.outcome import Failure, Status, decide, judge_expectations
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
 from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns
-from runner.evaluation.verdicts import ExpectationVerdict, Judgement, JudgeUsage, by_question
+from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgement, JudgeUsage, by_question
 from runner.files import read_model, write_atomically
 
 FILE_NAME = "run.json"
@@ -69,6 +69,7 @@ class RunReport(BaseModel):
         ended_reason: How the call ended, in our words.
         call_ended_reason: The same in Cekura's words.
         detail: What happened, in one line.
+        failure: Why the run did not pass; null where it did.
         duration_s: From the beginning of the call to its end.
         first_response_ms: Agent onset minus both parties present.
         turns: What each turn took.
@@ -97,6 +98,7 @@ class RunReport(BaseModel):
     ended_reason: EndedReason
     call_ended_reason: str = Field(max_length=80)
     detail: str | None
+    failure: Failure | None = None
     duration_s: float
     first_response_ms: float | None
     turns: list[TurnMeasures]
@@ -161,6 +163,7 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         ended_reason=outcome.ended_reason,
         call_ended_reason=CEKURA_ENDED_REASON[outcome.ended_reason],
         detail=outcome.detail,
+        failure=outcome.failure,
         duration_s=round(end_ns / 1e9, 3),
         first_response_ms=first_response_ms(facts),
         turns=measure_turns(script, facts),

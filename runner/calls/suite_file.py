@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from bots.timeline import EndedReason
-from runner.evaluation.outcome import Cause, Status
-from runner.evaluation.verdicts import ExpectationVerdict
+from runner.evaluation.outcome import Status
+from runner.evaluation.verdicts import Cause, ExpectationVerdict
 from runner.files import read_model, write_atomically
 from runner.scenarios.suites import run_title
 

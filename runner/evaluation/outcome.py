@@ -10,7 +10,7 @@ from bots.timeline import CallEnded, EndedReason, TimelineEvent
 from runner.evaluation.expectations import evaluate
 from runner.evaluation.limit import Limit, limit_reached
 from runner.evaluation.observable import turn_starts, unobservable_start
-from runner.evaluation.verdicts import ExpectationVerdict, Judgements, Verdict
+from runner.evaluation.verdicts import Cause, Evidence, ExpectationVerdict, Judgements, Verdict
 
 
 class Status(StrEnum):
@@ -21,14 +21,54 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Cause(StrEnum):
-    """Whose fault a failure was. Only the agent's failures fail the test."""
+class FailureKind(StrEnum):
+    """What went wrong, in one word: the leaves of the cause tree."""
 
-    AGENT = "agent"
-    CALLER = "caller"
-    ROOM = "room"
-    NETWORK = "network"
-    HARNESS = "harness"
+    # The agent
+    WRONG = "wrong"
+    """It said or did something else than was expected."""
+    SILENT = "silent"
+    """It said nothing, or its audio did not arrive although it reports that it spoke."""
+    LATE = "late"
+    TALKS_OVER = "talks_over"
+    WILL_NOT_STOP = "will_not_stop"
+    CRASHED = "crashed"
+    LEFT = "left"
+    ERRORED = "errored"
+    """It reported an error of its own, and what was expected of it did not come."""
+    # The caller
+    LINE_NOT_SPOKEN = "line_not_spoken"
+    RECOGNITION_UNSURE = "recognition_unsure"
+    # Everything else
+    NO_ROOM = "no_room"
+    NETWORK_TROUBLE = "network_trouble"
+    HARNESS_TROUBLE = "harness_trouble"
+    NOT_JUDGED = "not_judged"
+    """Something that was asked for could not be judged or observed."""
+
+
+class Failure(BaseModel):
+    """Why a run did not pass: the earliest thing that explains the rest.
+
+    Attributes:
+        kind: What went wrong.
+        cause: Whose fault it was; None where nobody's.
+        headline: One sentence for a person.
+        turn: The turn it happened in, from 0; None where it belongs to no turn.
+        expected: What was expected, in words.
+        heard: What was heard instead (or told, marked as such).
+        evidence: The facts it rests on.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: FailureKind
+    cause: Cause | None
+    headline: str
+    turn: int | None = None
+    expected: str | None = None
+    heard: str | None = None
+    evidence: tuple[Evidence, ...] = ()
 
 
 class Outcome(BaseModel):
@@ -39,7 +79,8 @@ class Outcome(BaseModel):
         success: True: passed. False: the agent failed. None: nobody can say, for no fault of the agent.
         cause: Whose fault it was, where something failed.
         ended_reason: How the call ended.
-        detail: What happened, in one line for a person.
+        detail: What happened, in one line for a person; where the run did not pass, the failure's headline.
+        failure: Why it did not pass.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,6 +90,7 @@ class Outcome(BaseModel):
     cause: Cause | None
     ended_reason: EndedReason
     detail: str | None
+    failure: Failure | None = None
 
     @property
     def exit_code(self) -> int:

@@ -29,6 +29,10 @@ class TurnMeasures(BaseModel):
         agent_onset_s: First sample of audible agent speech after that.
         response_latency_ms: Agent onset minus caller speech end. Null for a turn that was not handed over (the
             agent spoke over its end), that got no answer, or that had nothing to answer.
+        uncertainty_ms: The latency lies within so much of the measured one, in 95 of 100 cases: packet timing,
+            placement, the detector's margin and the background together.
+        refused: Why there is no latency although the agent answered: the sample was too uncertain, or the harness
+            was in trouble. Null where there is one.
         talked_over: Whether the agent was speaking when the caller's line ended.
     """
 
@@ -40,6 +44,8 @@ class TurnMeasures(BaseModel):
     caller_speech_end_s: float | None = None
     agent_onset_s: float | None = None
     response_latency_ms: float | None = None
+    uncertainty_ms: float | None = None
+    refused: str | None = None
     talked_over: bool = False
 
 

@@ -34,6 +34,16 @@ class Verdict(StrEnum):
     """The agent does not send what it would take to tell."""
 
 
+class Cause(StrEnum):
+    """Whose fault a failure was, or why there is no verdict. Only the agent's failures fail the test."""
+
+    AGENT = "agent"
+    CALLER = "caller"
+    ROOM = "room"
+    NETWORK = "network"
+    HARNESS = "harness"
+
+
 UNDECIDED = frozenset({Verdict.NOT_JUDGED, Verdict.NOT_OBSERVABLE})
 """Neither met nor missed, and no fault of the agent."""
 
@@ -128,6 +138,8 @@ class ExpectationVerdict(_Model):
     reason: str
     source: Source | None = None
     evidence: tuple[Evidence, ...] = ()
+    cause: Cause | None = None
+    """Why it is not judged, where that is known: the harness, the network, the caller, the room."""
     recheck_ns: int | None = Field(default=None, exclude=True)
     """While pending: when time alone may decide it, on the call's clock."""
     question: Question | None = Field(default=None, exclude=True)
@@ -142,6 +154,7 @@ class Finding(_Model):
     evidence: tuple[Evidence, ...] = ()
     recheck_ns: int | None = None
     question: Question | None = None
+    cause: Cause | None = None
     broken_off: bool = False
     """Whether it is not judged because the call was ended before its time was up."""
 

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bots.timeline import EndedReason
 from runner.calls.run_file import RunReport
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
-from runner.evaluation.outcome import Cause, Status
+from runner.evaluation.outcome import Status
+from runner.evaluation.verdicts import Cause
 from runner.records.statuses import RunStatus
 from runner.records.tables import utc_now
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 from sqlalchemy import ColumnElement, Select, case, delete, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runner.evaluation.outcome import Cause
+from runner.evaluation.verdicts import Cause
 from runner.records.runs import AT_ONCE
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.records.tables import ResultRow, RunRow, ShareLink, utc_now

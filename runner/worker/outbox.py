@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bots.timeline import EndedReason
 from runner.calls import recording, run_file, timeline
-from runner.evaluation.outcome import Cause
+from runner.evaluation.verdicts import Cause
 from runner.files import write_atomically
 from runner.records.data_dir import private_folder
 from runner.records.statuses import RunStatus

@@ -21,8 +21,8 @@ from runner.calls.call import Call
 from runner.calls.request import CallRequest, CallWatcher, DataMessage
 from runner.calls.run_file import Run
 from runner.errors import RoomError, RunnerError, UsageError
-from runner.evaluation.outcome import Cause, decide
-from runner.evaluation.verdicts import ExpectationVerdict
+from runner.evaluation.outcome import decide
+from runner.evaluation.verdicts import Cause, ExpectationVerdict
 from runner.settings import Settings
 from runner.worker.errors import RecordError
 from runner.worker.live_report import LiveReport

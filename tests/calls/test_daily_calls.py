@@ -37,7 +37,8 @@ from runner.calls.recording import AGENT, CALLER, FILE_NAME, read_recording
 from runner.calls.request import CallRequest, DataMessage
 from runner.calls.run_file import Run, read_run
 from runner.calls.timeline import read_timeline
-from runner.evaluation.outcome import Cause, Status
+from runner.evaluation.outcome import Status
+from runner.evaluation.verdicts import Cause
 from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.open import RoomAddress
 from runner.settings import Settings

@@ -33,7 +33,8 @@ from runner.calls.recording import read_recording
 from runner.calls.request import CallRequest, DataMessage
 from runner.calls.run_file import Run, read_run
 from runner.calls.timeline import read_timeline
-from runner.evaluation.outcome import Cause, Status
+from runner.evaluation.outcome import Status
+from runner.evaluation.verdicts import Cause
 from runner.reports.replay import replay
 from runner.reports.terminal import TerminalReport
 from runner.rooms.open import RoomAddress

@@ -25,8 +25,8 @@ from runner.calls.recording import read_recording
 from runner.calls.request import CallRequest
 from runner.calls.run_file import read_run
 from runner.calls.timeline import TimelineWriter, read_timeline
-from runner.evaluation.outcome import Cause, Status
-from runner.evaluation.verdicts import Judgement, JudgeUsage, Question
+from runner.evaluation.outcome import Status
+from runner.evaluation.verdicts import Cause, Judgement, JudgeUsage, Question
 from runner.rooms.open import RoomAddress
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 from runner.settings import Settings

@@ -30,8 +30,8 @@ from bots.timeline import (
 from runner.calls.run_file import Circumstances, judge_run, read_run, utc_now, write_run
 from runner.errors import UsageError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
-from runner.evaluation.outcome import Cause, Status
-from runner.evaluation.verdicts import Verdict
+from runner.evaluation.outcome import Status
+from runner.evaluation.verdicts import Cause, Verdict
 
 SCRIPT = Script(
     name="booking",

@@ -31,7 +31,8 @@ from runner.calls.run_file import Run, judge_run, write_run
 from runner.calls.suite import SuiteRunner
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite
 from runner.errors import RoomError, RunnerError, UsageError
-from runner.evaluation.outcome import Cause, Status
+from runner.evaluation.outcome import Status
+from runner.evaluation.verdicts import Cause
 from runner.scenarios.suites import PlannedRun, load_suite
 from runner.sessions import local_agent
 from runner.settings import Settings

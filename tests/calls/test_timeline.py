@@ -49,6 +49,28 @@ EVERY_EVENT: list[TimelineEvent] = [
     events.AgentFunctionReturned(at_ns=20, call_id="c", name="book", result=[1, {"ok": None}], cancelled=True),
     events.MessageReceived(at_ns=21, message=["a", 10**40, {}, "\x7f"]),
     events.AgentAudioQuality(at_ns=22, packets=1, lost=2, late=3, jitter_ms=0.125, reanchored=4),
+    events.CallerTurnSettled(at_ns=22, turn=1, failed=True),
+    events.CallCalibrated(at_ns=22, loop_lag_ms=1.5, send_lag_ms=0.5, arrival_jitter_ms=2.25),
+    events.HarnessStalled(at_ns=22, duration_ms=1003.5),
+    events.AgentAudioLost(at_ns=22, duration_ms=60),
+    events.CallerAudioLost(at_ns=22, since_ns=20, lost=3, packets=50),
+    events.CallerUnderrun(at_ns=22, turn=0, duration_ms=40, kind=events.UnderrunKind.GAP),
+    events.CallerAudioQuality(
+        at_ns=22, packets=9, lost=1, jitter_ms=0.5, round_trip_ms=12.5, late=2, latest_ms=81.25
+    ),
+    events.CallerAudioQuality(at_ns=22, packets=9),
+    events.AgentSpeechMeasured(
+        at_ns=22,
+        end_ns=23,
+        onset_uncertainty_ms=8,
+        end_uncertainty_ms=12,
+        level_dbfs=-22.5,
+        bed_dbfs=-60,
+        too_loud=True,
+    ),
+    events.RecordingMeasured(at_ns=22, method=1, bed_dbfs=-90, agent_dbfs=None, too_loud=False),
+    events.AgentError(at_ns=22, text="'order'", fatal=True),
+    events.AgentProcessEnded(at_ns=22, exit_code=-9, log_tail="Killed"),
     events.CallEnded(at_ns=23, reason=EndedReason.AGENT_LEFT, detail=None),
     *[events.CallEnded(at_ns=24, reason=reason, detail="why") for reason in EndedReason],
 ]

@@ -38,8 +38,8 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
-from runner.evaluation.outcome import Cause, Outcome, decide, judge_expectations
-from runner.evaluation.verdicts import ExpectationVerdict, Judgement, Verdict, by_question
+from runner.evaluation.outcome import Outcome, decide, judge_expectations
+from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgement, Verdict, by_question
 
 MET, MISSED, NOT_JUDGED = Verdict.MET, Verdict.MISSED, Verdict.NOT_JUDGED
 SPEAK = Speak(parts=(Words(text="A table for two, please."),))

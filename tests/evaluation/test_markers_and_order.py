@@ -41,8 +41,8 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.evaluation.expectations import evaluate
-from runner.evaluation.outcome import Cause, decide, judge_expectations
-from runner.evaluation.verdicts import ExpectationVerdict, Verdict
+from runner.evaluation.outcome import decide, judge_expectations
+from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 
 MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
 NOT_JUDGED, NOT_OBSERVABLE = Verdict.NOT_JUDGED, Verdict.NOT_OBSERVABLE

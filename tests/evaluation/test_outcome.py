@@ -14,8 +14,8 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
-from runner.evaluation.outcome import Cause, Outcome, Status, decide, judge_expectations
-from runner.evaluation.verdicts import ExpectationVerdict, Verdict
+from runner.evaluation.outcome import Outcome, Status, decide, judge_expectations
+from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 
 SCRIPT = Script(name="t", turns=(Turn(expect=(Expectation(),)), Turn(expect=(Expectation(),))))
 UNDECIDED = (Verdict.NOT_JUDGED, Verdict.NOT_OBSERVABLE)

@@ -6,10 +6,10 @@ from bots.caller.script import Listen, Script, Turn
 from bots.timeline import EndedReason
 from runner.calls.run_file import Run
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
-from runner.evaluation.outcome import Cause, Status
+from runner.evaluation.outcome import Status
 from runner.evaluation.transcript import TranscriptEntry
 from runner.evaluation.turns import TurnMeasures
-from runner.evaluation.verdicts import ExpectationVerdict, Verdict
+from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 
 SCRIPT = Script(name="s", turns=(Turn(action=Listen()),))
 

@@ -9,8 +9,8 @@ from junitparser import Error, Failure, JUnitXml, Properties, Skipped, TestCase
 
 from bots.timeline import EndedReason, Source
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
-from runner.evaluation.outcome import Cause, Status
-from runner.evaluation.verdicts import Evidence, ExpectationVerdict, Verdict
+from runner.evaluation.outcome import Status
+from runner.evaluation.verdicts import Cause, Evidence, ExpectationVerdict, Verdict
 from runner.reports.junit import junit_xml, write_junit
 
 FOLDER = Path("runs/suite-1")

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from bots.timeline import EndedReason
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
-from runner.evaluation.outcome import Cause, Status
+from runner.evaluation.outcome import Status
+from runner.evaluation.verdicts import Cause
 from runner.reports.suite import SuiteReport, print_suite
 from runner.scenarios.suites import Suite, load_suite
 from runner.settings import Settings

@@ -20,7 +20,8 @@ from runner.calls.call import Call
 from runner.calls.request import CallRequest
 from runner.errors import RoomError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
-from runner.evaluation.outcome import Cause, decide
+from runner.evaluation.outcome import decide
+from runner.evaluation.verdicts import Cause
 from runner.rooms.open import RoomAddress
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 from runner.sessions.start import Session, SessionKind, SessionSpec, started_session

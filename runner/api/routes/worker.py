@@ -19,7 +19,7 @@ from runner.api.schemas.query import PathId
 from runner.api.services import Services
 from runner.calls.run_file import RunReport
 from runner.errors import UsageError
-from runner.evaluation.outcome import Cause
+from runner.evaluation.verdicts import Cause
 from runner.records.endings import RunProblem, read_outcome, storable
 from runner.records.jobs import Job
 from runner.records.runs import (

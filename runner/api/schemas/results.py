@@ -9,7 +9,7 @@ from pydantic import Field
 
 from runner.api.schemas.common import Id, RequestBody, ResponseBody, Timestamp
 from runner.api.schemas.runs import LATENCY_METRIC_ID, Metric, ResultRun, clock, latency_metrics, result_run
-from runner.evaluation.outcome import Cause
+from runner.evaluation.verdicts import Cause
 from runner.records.jobs import shown_settings
 from runner.records.results import Counts, RunLine, counts_of
 from runner.records.statuses import ResultStatus, RunStatus
