@@ -18,6 +18,7 @@ from runner.evaluation.outcome import Failure, Status, decide, judge_expectation
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
 from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgement, JudgeUsage, by_question
+from runner.evaluation.view import CallView
 from runner.files import read_model, write_atomically
 
 FILE_NAME = "run.json"
@@ -148,8 +149,9 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         raise UsageError("the timeline does not say which call it is of: its first event is missing")
     ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
     judgements = None if given.judgements is None else by_question(given.judgements)
-    verdicts = judge_expectations(script, facts, judgements)
-    outcome = decide(script, facts, verdicts, allow_unjudged=given.allow_unjudged)
+    view = CallView.measured(facts)
+    verdicts = judge_expectations(script, view, judgements)
+    outcome = decide(script, view, verdicts, allow_unjudged=given.allow_unjudged)
     published = next((e for e in facts if isinstance(e, DataMessagePublished)), None)
     end_ns = ended.at_ns if ended is not None else max(e.at_ns for e in facts)
     return Run(
@@ -165,10 +167,10 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         detail=outcome.detail,
         failure=outcome.failure,
         duration_s=round(end_ns / 1e9, 3),
-        first_response_ms=first_response_ms(facts),
-        turns=measure_turns(script, facts),
+        first_response_ms=first_response_ms(view),
+        turns=measure_turns(script, view),
         expectations=verdicts,
-        transcript_object=transcribe_call(facts),
+        transcript_object=transcribe_call(view),
         publish_data_message=None
         if published is None
         else PublishedMessage(message=published.message, sent_at_s=round(published.at_s, 3)),

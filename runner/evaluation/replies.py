@@ -185,8 +185,6 @@ class ReplySearch(Search):
 
     def _turn_ended(self, event: AgentSaid, following: AgentSaid | None) -> bool:
         return any(
-            isinstance(e, AgentTurnEnded)
-            and e.at_ns >= event.at_ns - TOLD_GRACE_NS
-            and (following is None or e.at_ns < following.at_ns)
-            for e in self._window.facts
+            e.at_ns >= event.at_ns - TOLD_GRACE_NS and (following is None or e.at_ns < following.at_ns)
+            for e in self._window.view.of(AgentTurnEnded)
         )

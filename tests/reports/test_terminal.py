@@ -247,7 +247,7 @@ def test_the_summary_says_what_each_turn_took_what_was_missed_and_what_it_came_t
         "  ✗ turn 1: response containing 'smoking' within 3 s: the agent said nothing within 3 s",
         "  ! slow [x]",
         "failed: 2 of 3 expectations met in 7.0 s (caller-hung-up, cause: agent)",
-        "  turn 1: response containing 'smoking' within 3 s: the agent said nothing within 3 s",
+        "  turn 1: expected response containing 'smoking' within 3 s; the agent said nothing within 3 s",
         "  runs/x",
     ]
 
