@@ -25,16 +25,22 @@ def fairly(
     """
     gave_up = gave_up_in_error(view, verdicts)
     fair: list[ExpectationVerdict] = []
+    excused: ExpectationVerdict | None = None
     for verdict in verdicts:
         if verdict.verdict is not Verdict.MISSED:
             fair.append(verdict)
-        elif gave_up is not None and verdict.turn > gave_up and verdict.turn not in view.starts:
-            fair.append(_inconclusive(verdict, Cause.HARNESS, DIFFERS.format(turn=gave_up + 1)))
-        elif (trouble := _touching(view, verdict.turn, troubles)) is not None:
-            reason = f"{trouble.what}; then: {verdict.reason}"
-            fair.append(_inconclusive(verdict, trouble.cause, reason))
+            continue
+        unreached = verdict.turn not in view.starts
+        trouble = _touching(view, verdict.turn, troubles)
+        if gave_up is not None and verdict.turn > gave_up and unreached:
+            judged = _inconclusive(verdict, Cause.HARNESS, DIFFERS.format(turn=gave_up + 1))
+        elif excused is not None and excused.cause is not None and verdict.follows:
+            judged = _inconclusive(verdict, excused.cause, f"turn {excused.turn + 1} is inconclusive")
+        elif trouble is not None:
+            judged = excused = _inconclusive(verdict, trouble.cause, f"{trouble.what}; then: {verdict.reason}")
         else:
-            fair.append(verdict)
+            judged = verdict
+        fair.append(judged)
     return fair
 
 
@@ -56,7 +62,9 @@ def excuse(view: CallView, reason: EndedReason, troubles: Sequence[Trouble]) -> 
 
 
 def _touching(view: CallView, turn: int, troubles: Sequence[Trouble]) -> Trouble | None:
-    begin_ns = view.starts.get(turn, view.end_ns) if turn else 0
+    if turn not in view.starts:
+        return None if view.ended is None else excuse(view, view.ended.reason, troubles)
+    begin_ns = view.starts[turn] if turn else 0
     until_ns = view.next_start_ns(turn)
     return next((t for t in troubles if t.touches(begin_ns, view.end_ns if until_ns is None else until_ns)), None)
 

@@ -145,7 +145,7 @@ class ExpectationVerdict(_Model):
     question: Question | None = Field(default=None, exclude=True)
     """What a judge must be asked to decide it."""
     follows: bool = Field(default=False, exclude=True)
-    """Whether it is missed because one above it was, or its turn was never reached."""
+    """Whether it is missed because one above it was, or because its turn was never reached."""
     late: bool = Field(default=False, exclude=True)
     """Whether what was expected came, after its time."""
 
