@@ -14,6 +14,7 @@ from bots.caller.script import Script
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePublished, EndedReason, TimelineEvent
 from runner.errors import UsageError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
+from runner.evaluation.differences import hearing_differs
 from runner.evaluation.outcome import Failure, Status, decide, judge_expectations
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
 from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns
@@ -179,7 +180,7 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         judge=given.judge,
         allow_unjudged=given.allow_unjudged,
         notes=list(given.notes),
-        warnings=list(given.warnings),
+        warnings=[*given.warnings, *([] if (differs := hearing_differs(view)) is None else [differs])],
         versions=_versions(),
         script=script,
     )

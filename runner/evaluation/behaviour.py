@@ -7,6 +7,7 @@ for the network; the agent's onset and end are those of its audible speech on th
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bots.caller.director import TOLD_SPEAKING_NS
 from bots.caller.script import (
     AGENT_HANGS_UP,
     AGENT_NEVER_TALKS_OVER,
@@ -64,7 +65,7 @@ class _Turn:
     ending: Ending | None
     """How the call ended; None while it is on, or where that is not known."""
     told_speaking: bool
-    """Whether the agent said, when the caller began its line, that it was in the middle of speaking."""
+    """Whether the agent said, when the caller began its line, that it was speaking, and had just been heard."""
     own_uncertainty_ns: int
     """What our own side and the network add to a measured time."""
     live: bool
@@ -128,7 +129,7 @@ def find_behaviour(
         answers_from_ns=answers_from_ns(view, turn),
         known_until_ns=now_ns if now_ns is not None else view.last_ns if ending is None else ending.at_ns,
         ending=ending,
-        told_speaking=line is not None and _says_it_speaks(view, line.at_ns),
+        told_speaking=line is not None and _is_in_the_middle(view, line.at_ns),
         own_uncertainty_ns=own_uncertainty_ns(view),
         live=now_ns is not None,
     )
@@ -141,10 +142,11 @@ def find_behaviour(
     return find(expectation, seen, now_ns)
 
 
-def _says_it_speaks(view: CallView, at_ns: int) -> bool:
-    """Whether the last the agent said of its speech, before a time, is that it was speaking."""
+def _is_in_the_middle(view: CallView, at_ns: int) -> bool:
+    """Whether the agent, by its own word, was speaking at a time, and was heard shortly before."""
     told = [on for t_ns, on in view.told_speaking if t_ns <= at_ns]
-    return bool(told) and told[-1]
+    ends_ns = [s.end_or(at_ns) for s in view.speeches if s.started.at_ns < at_ns]
+    return bool(told) and told[-1] and bool(ends_ns) and at_ns - ends_ns[-1] <= TOLD_SPEAKING_NS
 
 
 def _in_time(
@@ -257,7 +259,7 @@ def _stops(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding
     if under_way is None:
         if _may_be_unknown(known_ns, now_ns):
             return _wait(known_ns)
-        if turn.between_phrases and turn.told_speaking:
+        if turn.told_speaking:
             # Its reply was under way, and nothing of it came after the barge-in.
             reason = "stopped at once: the barge-in fell between two of its phrases, and it did not go on"
             return Finding(verdict=Verdict.MET, reason=reason, evidence=(evidence_of(turn.line),))

@@ -13,6 +13,10 @@ LONG_S = 10.0
 """What takes the agent less than this is not too long, however short the call may be."""
 
 
+SILENT_NS = 3 * NS_PER_S
+"""An agent that was silent for so long had finished, whether or not the caller noticed."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """What a call was at when it reached its limit.
@@ -76,6 +80,8 @@ def _talks_for_ns(view: CallView, end_ns: int) -> int:
     if not speeches:
         return 0
     last = speeches[-1]
+    if last.stopped is not None and end_ns - last.stopped.at_ns > SILENT_NS:
+        return 0
     # A turn that was taken to be over just before it went on is a new one.
     onset_ns = next((s.started.at_ns for s in speeches if s.started.at_ns > over_ns), None)
     if onset_ns is None:

@@ -9,6 +9,7 @@ from bots.caller.script import Script
 from bots.timeline import CallEnded, EndedReason, TimelineEvent
 from runner.evaluation.blame import DIFFERS, excuse, fairly, gave_up_in_error
 from runner.evaluation.causes import find_failure, talked_over
+from runner.evaluation.differences import silence_in_error, speech_in_error
 from runner.evaluation.dropped import dropped_words
 from runner.evaluation.expectations import evaluate
 from runner.evaluation.failure import Failure, FailureKind
@@ -172,6 +173,9 @@ def decide(
         return Outcome(status=status, success=True, cause=None, ended_reason=reason, detail=ended.detail)
     cause = Cause.CALLER if limit.by_caller else next((v.cause for v in undecided if v.cause is not None), None)
     detail = unplayed
+    if unplayed is not None and cause is None and speech_in_error(view):
+        cause = Cause.CALLER
+        detail = f"{unplayed}: the caller waited for speech to end that the recording does not have"
     if detail is None:
         first = undecided[0]
         detail = f"turn {first.turn + 1}: {first.expected}: {first.verdict.value.replace('_', ' ')}: {first.reason}"
@@ -248,6 +252,9 @@ def _inconclusive(
             headline=f"inconclusive: {DIFFERS.format(turn=gave_up + 1)}",
             turn=gave_up,
         )
+    if silence_in_error(view, ended.reason):
+        headline = f"inconclusive: the caller took the agent for silent ({why}), but the recording has its answer"
+        return Failure(kind=FailureKind.HARNESS_TROUBLE, cause=Cause.HARNESS, headline=headline)
     trouble = excuse(view, ended.reason, troubles_of(view))
     if trouble is None:
         return None

@@ -97,6 +97,7 @@ class CallView:
         self._keys: dict[int, CallerPressedKeys] = {}
         self._speeches: list[Speech] | None = None
         self._measured: list[Speech] | None = None
+        self._live: list[Speech] | None = None
         for event in sorted(facts, key=_at_ns):
             self.add(event)
 
@@ -121,6 +122,7 @@ class CallView:
         edges += [s.stopped for s in speeches if s.stopped is not None]
         view = cls([*kept, *edges])
         view._measured = speeches
+        view._live = _live_speeches([e for e in given if isinstance(e, AgentStartedSpeaking | AgentStoppedSpeaking)])
         return view
 
     def add(self, event: TimelineEvent) -> None:
@@ -171,6 +173,11 @@ class CallView:
         if self._speeches is None:
             self._speeches = _live_speeches([*self.of(AgentStartedSpeaking), *self.of(AgentStoppedSpeaking)])
         return self._speeches
+
+    @property
+    def live_speeches(self) -> Sequence[Speech]:
+        """The agent's speech as the live hearing had it."""
+        return self.speeches if self._live is None else self._live
 
     @property
     def is_measured(self) -> bool:

@@ -81,6 +81,10 @@ def speech(begin_ms: float, end_ms: float | None = None) -> list[TimelineEvent]:
     return facts if end_ms is None else [*facts, AgentStoppedSpeaking(at_ns=ns(end_ms))]
 
 
+def says(at_ms: float, kind: str = "bot-started-speaking") -> TimelineEvent:
+    return MessageReceived(at_ns=ns(at_ms), message={"label": "rtvi-ai", "type": kind})
+
+
 def over(at_ms: float) -> TimelineEvent:
     return AgentTurnEnded(at_ns=ns(at_ms))
 
@@ -244,6 +248,18 @@ STOPS = {
         [*LINE, *speech(9_000, 10_800), *speech(11_200), ended(30_000)], MISSED, "still spoke 2000 ms after"
     ),
     "after its last phrase": Case([*LINE, *speech(9_000, 10_800), *speech(13_500)], NOT_JUDGED, "did not land"),
+    "in a gap of its reply, by its own word, and it does not go on": Case(
+        [*LINE, says(9_000), *speech(9_000, 10_600), *speech(13_500)], MET, "between two of its phrases"
+    ),
+    "in a gap of its reply, which it does not say": Case(
+        [*LINE, *speech(9_000, 10_600), *speech(13_500)], NOT_JUDGED, "at its end or between two phrases"
+    ),
+    "at the end of a sentence of its reply, by its own word": Case(
+        [*LINE, says(9_000), *speech(9_000, 11_050), *speech(13_500)], MET, "stopped after 50 ms"
+    ),
+    "long after its reply, which it forgot to end": Case(
+        [*LINE, says(5_000), *speech(5_000, 7_900), *speech(13_500)], NOT_JUDGED, "did not land"
+    ),
     "just after its turn": Case(
         [*LINE, *speech(9_000, 10_800), over(10_900), *speech(11_200, 12_000)], NOT_JUDGED, "did not land"
     ),
