@@ -455,8 +455,9 @@ async def _run_suite(
             write_junit(junit, result, folder)
 
     console = make_console(stderr=as_json)
-    with SuiteReport(console, suite) as report:
-        runner = SuiteRunner(suite, settings, folder, allow_unjudged=allow_unjudged, watcher=report, keep=keep)
+    runner = SuiteRunner(suite, settings, folder, allow_unjudged=allow_unjudged, keep=keep)
+    with SuiteReport(console, suite, most_at_once=runner.most_at_once) as report:
+        runner.watcher = report
         with ending_in_good_order(runner):
             result = await runner.make()
     print_suite(console, result, str(folder))
