@@ -25,7 +25,7 @@ from bots.timeline import (
 from runner.calls import recording as recordings
 from runner.calls import suite_file
 from runner.calls import timeline as timelines
-from runner.calls.run_file import FILE_NAME, Run, circumstances_of, earlier_attempt, judge_run, read_run, write_run
+from runner.calls.run_file import FILE_NAME, Run, earlier_attempt, judge_run, read_run, write_run
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite, write_suite
 from runner.calls.timeline import StoredTimeline, read_stored, write_timeline
 from runner.errors import RunnerError, UsageError
@@ -91,7 +91,7 @@ def evaluate_run(
     try:
         if added:
             stored = write_timeline(path, stored, added)
-        again = judge_run(run.script, stored.events, replace(circumstances_of(run), timeline=stored.stamp))
+        again = judge_run(run.script, stored.events, replace(run.circumstances, timeline=stored.stamp))
         write_run(folder, again)
     except OSError as error:
         raise RunnerError(f"{error.filename}: can't be written ({error.strerror})") from error

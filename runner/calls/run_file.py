@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,9 +100,9 @@ class Circumstances:
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.
         notes: What of the scenario was played otherwise than its file says, and why.
         warnings: What did not work as it should, besides what the facts tell of that.
+        versions: What made the call; None for what is installed here.
         earlier_attempts: The calls that were made before for the same run, in order.
         timeline: Which facts these are, where they are on disk.
-        versions: What made the call; this installation where it is not known.
     """
 
     judgements: Sequence[Judgement] | None = None
@@ -110,9 +110,9 @@ class Circumstances:
     allow_unjudged: bool = False
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    versions: Mapping[str, str] | None = None
     earlier_attempts: Sequence[EarlierAttempt] = ()
     timeline: TimelineStamp | None = None
-    versions: dict[str, str] | None = None
 
 
 class RunReport(BaseModel):
@@ -195,6 +195,20 @@ class Run(RunReport):
 
     script: Script
 
+    @property
+    def circumstances(self) -> Circumstances:
+        """What its verdict took into account besides script and facts."""
+        return Circumstances(
+            judgements=self.judgements,
+            judge=self.judge,
+            allow_unjudged=self.allow_unjudged,
+            notes=self.notes,
+            warnings=self.warnings,
+            versions=self.versions,
+            earlier_attempts=self.earlier_attempts,
+            timeline=self.timeline,
+        )
+
 
 def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Circumstances | None = None) -> Run:
     """Return the run that a timeline tells of.
@@ -245,22 +259,8 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         warnings=list(dict.fromkeys([*given.warnings, *trouble_warnings(facts)])),
         earlier_attempts=list(given.earlier_attempts),
         timeline=given.timeline,
-        versions=_versions() if given.versions is None else given.versions,
+        versions=_versions() if given.versions is None else dict(given.versions),
         script=script,
-    )
-
-
-def circumstances_of(run: Run) -> Circumstances:
-    """Return what a run's verdict took into account besides script and facts: to judge it again by the same."""
-    return Circumstances(
-        judgements=run.judgements,
-        judge=run.judge,
-        allow_unjudged=run.allow_unjudged,
-        notes=run.notes,
-        warnings=run.warnings,
-        earlier_attempts=run.earlier_attempts,
-        timeline=run.timeline,
-        versions=run.versions,
     )
 
 

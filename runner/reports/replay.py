@@ -9,7 +9,7 @@ from bots.caller.event_names import names_of
 from bots.clock import NS_PER_S
 from bots.timeline import CallEnded, CallStarted, TimelineEvent
 from runner.calls import timeline as timelines
-from runner.calls.run_file import FILE_NAME, Run, circumstances_of, judge_run, read_run
+from runner.calls.run_file import FILE_NAME, Run, judge_run, read_run
 from runner.calls.timeline import read_timeline
 from runner.errors import UsageError
 from runner.evaluation.expectations import evaluate_turn, turn_starts
@@ -36,7 +36,7 @@ async def replay(folder: Path, watcher: "CallWatcher", *, speed: float) -> Run:
         raise UsageError(f"{folder}: {timelines.FILE_NAME} is not of the call that {FILE_NAME} is of")
     if not any(isinstance(event, CallEnded) for event in facts):
         # Its runner was killed: what run.json says is from before.
-        run = judge_run(run.script, facts, circumstances_of(run))
+        run = judge_run(run.script, facts, run.circumstances)
     judgements = None if run.judgements is None else by_question(run.judgements)
     seen: list[TimelineEvent] = []
     began_s = anyio.current_time()
