@@ -241,6 +241,7 @@ class Call:
                 allow_unjudged=self.request.allow_unjudged,
                 notes=self.request.notes,
                 warnings=self._warnings,
+                timeline=self._timeline.stamp,
             ),
         )
 
