@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bots.caller.speech.errors import MissingSpeechPackage
 
-__all__ = ["LOOP_S", "BackgroundLoop", "BackgroundName", "background"]
+__all__ = ["LOOP_S", "BackgroundLoop", "BackgroundName", "background", "background_name"]
 
 Samples = NDArray[np.float32]
 Signal = NDArray[np.float64]
@@ -83,6 +83,17 @@ class BackgroundName(StrEnum):
     CITY = "city"
 
 
+def background_name(name: object) -> BackgroundName:
+    """Return the background that is called so.
+
+    Raises:
+        ValueError: There is none; names those there are.
+    """
+    if not isinstance(name, str) or name not in set(BackgroundName):
+        raise ValueError(f"no background is called {name!r}; there are: {', '.join(BackgroundName)}")
+    return BackgroundName(name)
+
+
 def background(name: str, rate_hz: int, seconds: float = LOOP_S, seed: int = DEFAULT_SEED) -> Samples:
     """Return a loop of a background, mono, with an RMS of 1.0 (0 dBFS) over the whole loop: its peaks are higher.
 
@@ -101,17 +112,18 @@ def background(name: str, rate_hz: int, seconds: float = LOOP_S, seed: int = DEF
         ValueError: There is no such background, or the loop is too short.
         MissingSpeechPackage: It has voices in it, and the extra ``offline`` is not installed.
     """
-    if name not in set(BackgroundName):
-        raise ValueError(f"no background is called {name!r}; there are: {', '.join(BackgroundName)}")
+    known = background_name(name)
     if seconds < SHORTEST_S:
         raise ValueError(f"a background must last at least {SHORTEST_S:g} s, not {seconds:g} s")
-    return _loop(BackgroundName(name), rate_hz, seconds, seed)
+    return _loop(known, rate_hz, seconds, seed)
 
 
 class BackgroundLoop:
     """A background that is played on and on, at a level."""
 
-    def __init__(self, name: str, dbfs: float, rate_hz: int, seed: int = DEFAULT_SEED) -> None:
+    def __init__(
+        self, name: str, dbfs: float, rate_hz: int, seed: int = DEFAULT_SEED, *, from_s: float = 0.0
+    ) -> None:
         """Make the loop; blocks as :func:`background` does.
 
         Args:
@@ -119,6 +131,7 @@ class BackgroundLoop:
             dbfs: RMS level over the whole loop, in dB relative to full scale.
             rate_hz: Sample rate.
             seed: Which loop of this kind.
+            from_s: Where in the loop to begin, in seconds.
 
         Raises:
             ValueError: There is no such background.
@@ -126,7 +139,7 @@ class BackgroundLoop:
         """
         self._samples = background(name, rate_hz, LOOP_S, seed)
         self._gain = np.float32(10 ** (dbfs / 20))
-        self._position = 0
+        self._position = round(from_s * rate_hz) % len(self._samples)
 
     def next(self, samples: int) -> Samples:
         """Return the next piece; 1.0 is full scale."""
