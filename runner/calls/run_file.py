@@ -12,14 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bots.caller.script import Script
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePublished, EndedReason, TimelineEvent
+from runner.calls.run_warnings import trouble_warnings
 from runner.calls.timeline import TimelineStamp
-from runner.calls.trouble import trouble_warnings
 from runner.errors import UsageError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
+from runner.evaluation.differences import hearing_differs
 from runner.evaluation.outcome import Failure, Status, decide, judge_expectations
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
 from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgement, JudgeUsage, by_question
+from runner.evaluation.view import CallView
 from runner.files import read_model, write_atomically
 
 FILE_NAME = "run.json"
@@ -227,8 +229,9 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         raise UsageError("the timeline does not say which call it is of: its first event is missing")
     ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
     judgements = None if given.judgements is None else by_question(given.judgements)
-    verdicts = judge_expectations(script, facts, judgements)
-    outcome = decide(script, facts, verdicts, allow_unjudged=given.allow_unjudged)
+    view = CallView.measured(facts)
+    verdicts = judge_expectations(script, view, judgements)
+    outcome = decide(script, view, verdicts, allow_unjudged=given.allow_unjudged)
     published = next((e for e in facts if isinstance(e, DataMessagePublished)), None)
     end_ns = ended.at_ns if ended is not None else max(e.at_ns for e in facts)
     return Run(
@@ -244,10 +247,10 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         detail=outcome.detail,
         failure=outcome.failure,
         duration_s=round(end_ns / 1e9, 3),
-        first_response_ms=first_response_ms(facts),
-        turns=measure_turns(script, facts),
+        first_response_ms=first_response_ms(view),
+        turns=measure_turns(script, view),
         expectations=verdicts,
-        transcript_object=transcribe_call(facts),
+        transcript_object=transcribe_call(view),
         publish_data_message=None
         if published is None
         else PublishedMessage(message=published.message, sent_at_s=round(published.at_s, 3)),
@@ -256,7 +259,7 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         judge=given.judge,
         allow_unjudged=given.allow_unjudged,
         notes=list(given.notes),
-        warnings=list(dict.fromkeys([*given.warnings, *trouble_warnings(facts)])),
+        warnings=list(dict.fromkeys([*given.warnings, *_own_warnings(view, facts)])),
         earlier_attempts=list(given.earlier_attempts),
         timeline=given.timeline,
         versions=_versions() if given.versions is None else dict(given.versions),
@@ -309,6 +312,12 @@ def read_run(folder: Path) -> Run:
 def utc_now() -> str:
     """Return the wall time in ISO 8601, UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _own_warnings(view: CallView, facts: Sequence[TimelineEvent]) -> list[str]:
+    """Return what the facts themselves tell of what did not work as it should."""
+    differs = hearing_differs(view)
+    return [*([] if differs is None else [differs]), *trouble_warnings(facts)]
 
 
 def _versions() -> dict[str, str]:

@@ -120,7 +120,8 @@ def _case(result: SuiteResult, run: SuiteRun, folder: Path) -> TestCase:
     if run.success is False:
         outcome = Failure(_text(headline), "AgentFailed" if run.failure is None else run.failure.kind.value)
     else:
-        outcome = Error(_text(f"{verdict_words(run.success, run.cause)}: {headline}"), "Inconclusive")
+        verdict = verdict_words(run.success, run.cause, run.failure)
+        outcome = Error(_text(f"{verdict}: {headline}"), "Inconclusive")
     # GitLab shows the text and not the message.
     outcome.text = _text("\n".join(_told(run, headline, folder)))
     case.append(outcome)
