@@ -259,7 +259,7 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         judge=given.judge,
         allow_unjudged=given.allow_unjudged,
         notes=list(given.notes),
-        warnings=list(dict.fromkeys([*given.warnings, *_own_warnings(view, facts)])),
+        warnings=list(dict.fromkeys([*given.warnings, *trouble_warnings(facts), *_differences(view)])),
         earlier_attempts=list(given.earlier_attempts),
         timeline=given.timeline,
         versions=_versions() if given.versions is None else dict(given.versions),
@@ -293,6 +293,11 @@ def earlier_attempt(run: Judged, repeated_because: str, *, folder: str | None = 
     )
 
 
+def _differences(view: CallView) -> list[str]:
+    differs = hearing_differs(view)
+    return [] if differs is None else [differs]
+
+
 def write_run(folder: Path, run: Run) -> Path:
     """Write ``run.json`` into a folder, atomically, and return its path."""
     path = folder / FILE_NAME
@@ -312,12 +317,6 @@ def read_run(folder: Path) -> Run:
 def utc_now() -> str:
     """Return the wall time in ISO 8601, UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _own_warnings(view: CallView, facts: Sequence[TimelineEvent]) -> list[str]:
-    """Return what the facts themselves tell of what did not work as it should."""
-    differs = hearing_differs(view)
-    return [*([] if differs is None else [differs]), *trouble_warnings(facts)]
 
 
 def _versions() -> dict[str, str]:
