@@ -294,7 +294,7 @@ def test_a_call_that_did_not_take_place_lists_no_missed_expectations() -> None:
     failed = CallEnded(at_ns=s(1), reason=EndedReason.ICE_FAILED, detail="no way through")
     assert summary([*FACTS[:2], failed]) == [
         "",
-        "inconclusive (cause: network): no way through (network trouble)",
+        "inconclusive (cause: network): no way through",
         "",
         "inconclusive: 0 of 3 expectations met in 1.0 s (ice-failed, cause: network)",
         "  runs/x",
