@@ -38,6 +38,7 @@ from runner.calls.suite import SuiteRunner
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite
 from runner.calls.timeline import TimelineWriter, read_timeline
 from runner.errors import RoomError, RunnerError, UsageError
+from runner.evaluation.failure import FailureKind
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause
 from runner.scenarios.suites import PlannedRun, load_suite
@@ -676,6 +677,11 @@ with open(pids, "a") as file:
     file.write(f"{os.getpid()}\\n")
 if "broken" in how:
     sys.exit("the model is not there")
+if "raises" in how:
+    server = socket.create_server(("127.0.0.1", int(port)))
+    while not os.path.exists(pids + ".die"):
+        time.sleep(0.01)
+    raise KeyError("order")
 if "deaf" in how:
     time.sleep(60)
 server = socket.create_server(("127.0.0.1", int(port)))
@@ -754,7 +760,26 @@ async def test_an_agent_that_dies_in_a_call_does_not_spoil_the_next(tmp_path: Pa
     assert died.folder is not None
     (end,) = [e for e in read_timeline(tmp_path / "out" / died.folder / "timeline.jsonl") if e.type == PROCESS_ENDED]
     assert isinstance(end, AgentProcessEnded)
-    assert (end.exit_code, end.log_tail) == (-signal.SIGKILL, "here I am")
+    assert (end.exit_code, end.log_tail) == (-signal.SIGKILL, ""), "what it said before is not what it died of"
+
+
+async def test_what_an_agent_died_of_is_a_fact_and_the_headline(tmp_path: Path, agents: Agents) -> None:
+    async def raises(call: StubCall) -> tuple[EndedReason, bool]:
+        (tmp_path / "pids.die").touch()
+        with anyio.fail_after(10):
+            while agents.alive():
+                await anyio.sleep(0.01)
+        return EndedReason.AGENT_LEFT, False
+
+    (run,) = (await runner(tmp_path, StubCalls(raises), "a", agents.yaml("raises")).make()).runs
+    assert (run.success, run.cause, run.agent_exit_code) == (False, Cause.AGENT, 1)
+    assert run.failure is not None and run.failure.kind is FailureKind.CRASHED
+    assert run.detail == "turn 1: the agent's process ended with exit code 1: KeyError: 'order'"
+    assert run.folder is not None
+    (end,) = [e for e in read_timeline(tmp_path / "out" / run.folder / "timeline.jsonl") if e.type == PROCESS_ENDED]
+    assert isinstance(end, AgentProcessEnded)
+    assert end.log_tail.splitlines()[0].startswith("Traceback"), "and not what it printed when it was started"
+    assert read_run(tmp_path / "out" / run.folder).detail == run.detail
 
 
 async def test_a_run_that_finds_the_agent_dead_of_the_run_before_is_made_again(
