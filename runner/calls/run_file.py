@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bots.caller.script import Script
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePublished, EndedReason, TimelineEvent
+from runner.calls.run_warnings import trouble_warnings
 from runner.calls.timeline import TimelineStamp
-from runner.calls.trouble import trouble_warnings
 from runner.errors import UsageError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.differences import hearing_differs
