@@ -56,7 +56,7 @@ from runner.calls import timeline as timelines
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.request import CallRequest, CallWatcher, new_run_id
 from runner.calls.run_file import Circumstances, Run, judge_run, utc_now, write_run
-from runner.calls.stalls import StallWatch
+from runner.calls.stalls import StallWatch, spare_the_collector
 from runner.calls.timeline import TimelineWriter
 from runner.errors import MissingExtra, RoomError, RunnerError, UsageError
 from runner.evaluation.expectations import evaluate_turn
@@ -381,6 +381,7 @@ class Call:
                     tasks=tasks,
                 )
                 async with self._running_pipeline(room, tasks) as pipeline:
+                    spare_the_collector()
                     await self._talk(room, pipeline)
             except RoomError as error:
                 self._end(error.reason, str(error))
