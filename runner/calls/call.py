@@ -236,6 +236,7 @@ class Call:
                 allow_unjudged=self.request.allow_unjudged,
                 notes=self.request.notes,
                 warnings=self._warnings,
+                asked=self.request.asked,
             ),
         )
 

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bots.caller.script import Script
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePublished, EndedReason, TimelineEvent
 from runner.errors import UsageError
+from runner.evaluation.asked import NOTHING, Asked, OutcomeJudgement, not_honoured, settle
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Failure, Status, decide, judge_expectations
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
@@ -45,6 +46,9 @@ class Circumstances:
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.
         notes: What of the scenario was played otherwise than its file says, and why.
         warnings: What did not work as it should.
+        asked: What was asked for besides the script.
+        expected_outcome: What the judge says to the expected outcome; None where it was not asked.
+        versions: What made the call; None for what is installed here.
     """
 
     judgements: Sequence[Judgement] | None = None
@@ -52,6 +56,9 @@ class Circumstances:
     allow_unjudged: bool = False
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    asked: Asked = NOTHING
+    expected_outcome: OutcomeJudgement | None = None
+    versions: Mapping[str, str] | None = None
 
 
 class RunReport(BaseModel):
@@ -82,6 +89,9 @@ class RunReport(BaseModel):
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.
         notes: What of the scenario was played otherwise than its file says, and why.
         warnings: What did not work as it should without touching the verdict.
+        asked: What was asked for besides the script.
+        expected_outcome: What the judge says to the expected outcome; null where it was not asked.
+        not_honoured: What of what was asked for was not had, a sentence each: the run did not pass then.
         versions: What made the call.
     """
 
@@ -111,6 +121,9 @@ class RunReport(BaseModel):
     allow_unjudged: bool = False
     notes: list[str] = []
     warnings: list[str]
+    asked: Asked = NOTHING
+    expected_outcome: OutcomeJudgement | None = None
+    not_honoured: list[str] = []
     versions: dict[str, str]
 
     @property
@@ -129,6 +142,20 @@ class Run(RunReport):
     """
 
     script: Script
+
+    @property
+    def circumstances(self) -> Circumstances:
+        """What its verdict took into account besides script and facts."""
+        return Circumstances(
+            judgements=self.judgements,
+            judge=self.judge,
+            allow_unjudged=self.allow_unjudged,
+            notes=self.notes,
+            warnings=self.warnings,
+            asked=self.asked,
+            expected_outcome=self.expected_outcome,
+            versions=self.versions,
+        )
 
 
 def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Circumstances | None = None) -> Run:
@@ -149,7 +176,14 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
     ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
     judgements = None if given.judgements is None else by_question(given.judgements)
     verdicts = judge_expectations(script, facts, judgements)
-    outcome = decide(script, facts, verdicts, allow_unjudged=given.allow_unjudged)
+    missing = not_honoured(given.asked, facts, judgements)
+    outcome = settle(
+        decide(script, facts, verdicts, allow_unjudged=given.allow_unjudged),
+        given.asked,
+        missing,
+        given.expected_outcome,
+        allow_unjudged=given.allow_unjudged,
+    )
     published = next((e for e in facts if isinstance(e, DataMessagePublished)), None)
     end_ns = ended.at_ns if ended is not None else max(e.at_ns for e in facts)
     return Run(
@@ -178,7 +212,10 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         allow_unjudged=given.allow_unjudged,
         notes=list(given.notes),
         warnings=list(given.warnings),
-        versions=_versions(),
+        asked=given.asked,
+        expected_outcome=given.expected_outcome,
+        not_honoured=missing,
+        versions=_versions() if given.versions is None else dict(given.versions),
         script=script,
     )
 

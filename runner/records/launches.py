@@ -404,15 +404,14 @@ class _Check:
         agent = self._found.agent
         variables = None if profile is None else _variables(profile, "testing")
         script, notes = script_of(ScenarioFields.of(cast(Any, scenario), variables), self._services.settings)
-        prompt = scenario.data.get("expected_outcome_prompt")
-        if prompt:
-            notes = (*notes, "expected_outcome_prompt: is not judged; the verdict is the script's expectations")
+        prompt = (scenario.data.get("expected_outcome_prompt") or "").strip() or None
         return {
             "name": scenario.name,
             "scenario_type": scenario.scenario_type,
             "script": script.model_dump(mode="json"),
             "notes": list(notes),
             "expected_outcome_prompt": prompt,
+            "asked": {"expected_outcome": prompt},
             "instructions": scenario.data.get("instructions"),
             "test_profile": None
             if profile is None

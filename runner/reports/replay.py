@@ -36,7 +36,7 @@ async def replay(folder: Path, watcher: "CallWatcher", *, speed: float) -> Run:
         raise UsageError(f"{folder}: {timelines.FILE_NAME} is not of the call that {FILE_NAME} is of")
     if not any(isinstance(event, CallEnded) for event in facts):
         # Its runner was killed: what run.json says is from before.
-        run = judge_run(run.script, facts)
+        run = judge_run(run.script, facts, run.circumstances)
     judgements = None if run.judgements is None else by_question(run.judgements)
     seen: list[TimelineEvent] = []
     began_s = anyio.current_time()
