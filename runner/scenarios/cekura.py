@@ -30,6 +30,7 @@ from bots.caller.script import (
 )
 from runner.errors import UsageError
 from runner.scenarios.evals import MAX_TURNS, load_text
+from runner.scenarios.markup import unknown_markup
 from runner.scenarios.model import Scenario
 from runner.settings import Settings
 
@@ -55,6 +56,9 @@ _ATTRIBUTE = re.compile(r"""(?P<name>[a-z_]+)\s*=\s*(?:"(?P<double>[^"]*)"|'(?P<
 _PLACEHOLDER = re.compile(r"\{\{\s*(?P<path>[^{}]*?)\s*\}\}")
 _PROFILE = re.compile(r"test_profile(?P<rest>(?:\.[^.\[\]]+|\[[^\[\]]+\])+)")
 _PART = re.compile(r"\.([^.\[\]]+)|\[\s*['\"]?([^\[\]'\"]+)['\"]?\s*\]")
+_PLAYED_TAGS: dict[str, tuple[str, ...]] = {"silence": ("time",), "dtmf": ("digits",), "endcall": ()}
+"""The tags that are played, and their attributes."""
+_PLAYED = '<silence time="2s"/>, <dtmf digits="123#"/> and <endcall/> are'
 _SECONDS = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s)?")
 _KEY_FORMATTING = re.compile(r"[\s().+-]")
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -395,6 +399,8 @@ class _Reader:
                 return ()
             text, verbatim = whole["step"], False
         self._check_functions(text, place, verbatim=verbatim)
+        if verbatim:
+            self._check_markup(text, place)
         return (Step(text, verbatim),)
 
     def _check_functions(self, text: str, place: str, *, verbatim: bool) -> None:
@@ -416,6 +422,18 @@ class _Reader:
             for tag in _TAG.finditer(text):
                 if tag["name"] != "function":
                     self._errors.append(f"{place}: <{tag['name'][:40]}> is not allowed in a generated step.")
+
+    def _check_markup(self, text: str, place: str) -> None:
+        """Refuse what is not played here. Of a placeholder it is not known yet what it stands for."""
+        for placeholder in _PLACEHOLDER.finditer(text):
+            if not _PROFILE.fullmatch(placeholder["path"]) and not _FUNCTION_OUTPUT.fullmatch(placeholder["path"]):
+                self._errors.append(f"{place}: {_unknown_placeholder(placeholder[0])}")
+        without_functions = _FUNCTION_TAG.sub(" ", text)
+        try:
+            for _ in _pieces(_PLACEHOLDER.sub("1", without_functions)):
+                pass
+        except UsageError as error:
+            self._errors.append(f"{place}: {error}")
 
     def _unknown(self, place: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
         unknown = sorted(repr(key[:40]) for key in given if key not in known)
@@ -516,9 +534,9 @@ def _pieces(text: str) -> Iterator[Words | Pause | PressKeys | None]:
     end = 0
     for tag in _TAG.finditer(text):
         if words := text[end : tag.start()].strip():
-            yield Words(text=words)
+            yield _words(words)
         end = tag.end()
-        attributes = {a["name"]: a["double"] or a["single"] or "" for a in _ATTRIBUTE.finditer(tag["attributes"])}
+        attributes = _attributes(tag)
         match tag["close"], tag["name"]:
             case "", "silence":
                 yield from _pauses(attributes.get("time", ""))
@@ -530,12 +548,33 @@ def _pieces(text: str) -> Iterator[Words | Pause | PressKeys | None]:
             case "", "endcall":
                 yield None
             case _:
-                raise UsageError(
-                    f"the tag <{tag['close']}{tag['name'][:40]}> is not played here; "
-                    "<silence/>, <dtmf/> and <endcall/> are"
-                )
+                raise UsageError(f"the tag <{tag['close']}{tag['name'][:40]}> is not played here; {_PLAYED}")
     if words := text[end:].strip():
-        yield Words(text=words)
+        yield _words(words)
+
+
+def _words(text: str) -> Words:
+    if (problem := unknown_markup(text, _PLAYED)) is not None:
+        raise UsageError(problem)
+    return Words(text=text)
+
+
+def _attributes(tag: re.Match[str]) -> dict[str, str]:
+    """Return the attributes of a tag.
+
+    Raises:
+        UsageError: There is one that is not known, or something that is none.
+    """
+    given = tag["attributes"].strip().removesuffix("/")
+    found = {a["name"]: a["double"] or a["single"] or "" for a in _ATTRIBUTE.finditer(given)}
+    known = _PLAYED_TAGS.get(tag["name"])
+    if known is None or tag["close"]:
+        return found
+    unknown = next((name for name in found if name not in known), None) or _ATTRIBUTE.sub("", given).strip()
+    if unknown:
+        may = f"it may have {', '.join(known)}" if known else "it has none"
+        raise UsageError(f"<{tag['name']}/>: the attribute {unknown[:40]!r} is not known; {may}")
+    return found
 
 
 def _pauses(time: str) -> Iterator[Pause]:
@@ -564,7 +603,7 @@ def substitute(text: str, variables: Mapping[str, Any]) -> str:
     def value(placeholder: re.Match[str]) -> str:
         path = _PROFILE.fullmatch(placeholder["path"])
         if path is None:
-            raise UsageError(f"the placeholder {placeholder[0][:80]} is not known here; {{{{test_profile.…}}}} is")
+            raise UsageError(_unknown_placeholder(placeholder[0]))
         found: Any = variables
         for part in _PART.finditer(path["rest"]):
             found = _within(found, (part[1] or part[2]).strip())
@@ -573,6 +612,10 @@ def substitute(text: str, variables: Mapping[str, Any]) -> str:
         return ("true" if found else "false") if isinstance(found, bool) else str(found)
 
     return _PLACEHOLDER.sub(value, text)
+
+
+def _unknown_placeholder(placeholder: str) -> str:
+    return f"the placeholder {placeholder[:80]} is not known here; {{{{test_profile.…}}}} is"
 
 
 def _within(value: Any, key: str) -> Any:

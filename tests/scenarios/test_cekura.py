@@ -155,9 +155,41 @@ def test_what_is_not_played_here_is_refused_by_its_name(text: str, error: str) -
 
 
 def test_less_than_and_greater_than_are_words_too() -> None:
-    assert lines(played(newer(said("a", "1 < 2 and 3 > 2, I <3 you [laughter]")))) == [
-        "1 < 2 and 3 > 2, I <3 you [laughter]"
-    ]
+    assert lines(played(newer(said("a", "1 < 2 and 3 > 2, I <3 you [1]")))) == ["1 < 2 and 3 > 2, I <3 you [1]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Ha [laughter] yes", "[laughter]"),
+        ("[clears throat] Yes", "[clears throat]"),
+        ('Well <Silence time="2s"/> yes', '<Silence time="2s"/>'),
+        ('Well < silence time="2s" /> yes', '< silence time="2s" />'),
+        ('Well <silence time="2s" yes', "<silence"),
+        ("<EndCall/>", "<EndCall/>"),
+        ("<break/> yes", "<break>"),
+        ("Say <emotion value='sad'>no</emotion>", "<emotion>"),
+        ('<silence time="2s" kind="soft"/> yes', "'kind'"),
+        ("Bye <endcall now/>", "'now'"),
+        ('<dtmf digits="1" pause="3"/>', "'pause'"),
+        ('<dtmf digits="1" loud/>', "'loud'"),
+        ("{{nobody.name}}", "{{nobody.name}}"),
+    ],
+)
+def test_markup_that_nobody_plays_is_refused_as_it_is_saved_and_never_read_aloud(text: str, shown: str) -> None:
+    (error,) = errors(newer(said("a", text)))
+    assert error.startswith("conditions[0].say: ") and shown in error
+    (error,) = errors(older(row(1, "a", text)))
+    assert error.startswith("conditions[1].action: ")
+    (error,) = errors(newer(said("a", "Hi", text), first_message="Hello"))
+    assert error.startswith("conditions[0].then[0]: ")
+
+
+def test_markup_may_have_placeholders_in_it_and_they_bring_none_in() -> None:
+    steps = newer(said("a", "I am {{test_profile['name']}} <dtmf digits='{{test_profile.pin}}'/>"))
+    read_conditional_actions(steps)
+    assert "[laughter]" in refused(steps, name="[laughter] Ann", pin="12")
+    assert "digits" in refused(steps, name="Ann", pin="12a")
 
 
 def test_what_a_model_words_is_refused() -> None:
