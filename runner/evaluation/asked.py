@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from bots.timeline import AgentSaid, CallerTurnStarted, TimelineEvent
+from bots.timeline import AgentSaid, CallEnded, CallerTurnStarted, EndedReason, TimelineEvent
 from runner.evaluation.outcome import Failure, FailureKind, Outcome
 from runner.evaluation.verdicts import Cause, Judgements, Question
 
@@ -36,11 +36,13 @@ class Condition(_Model):
         turn: The turn that was to wait for it, from 0.
         where: The field it stands in, such as ``conditions[1].condition``.
         when: What the agent must have done: ``contains "word"`` (joined by AND and OR), or a sentence for a judge.
+        hangs_up: Whether the caller was to hang up then, in place of a turn of its own.
     """
 
     turn: int
     where: str
     when: str
+    hangs_up: bool = False
 
 
 class Asked(_Model):
@@ -181,42 +183,42 @@ def _unmet(condition: Condition, facts: Sequence[TimelineEvent], judgements: Jud
     if question is None:
         return None
     told = f"{condition.where}: {_quoted(condition.when)!r}"
+    then = "the caller hung up" if condition.hangs_up else "its line was said"
     if is_expression(condition.when):
-        if _holds(condition.when, _spoken(condition.turn, facts)):
-            return None
-        return f"{told} had not come true when its line was said"
+        holds = _holds(condition.when, _spoken(condition, facts))
+        return None if holds else f"{told} had not come true when {then}"
     if not question.subject:
-        return f"{told} had not come true when its line was said: the agent had said nothing"
+        return f"{told} had not come true when {then}: the agent had said nothing"
     if judgements is None:
         return f"{told} takes a judge: {NO_JUDGE}"
     found = judgements.get(question)
     if found is None or found.answer == "none":
         return f"{told} was not judged: {'nobody was asked' if found is None else found.reason}"
-    return None if found.answer == "yes" else f"{told} had not come true when its line was said: {found.reason}"
+    return None if found.answer == "yes" else f"{told} had not come true when {then}: {found.reason}"
 
 
 def _question(condition: Condition, facts: Sequence[TimelineEvent]) -> Question | None:
     """Return what to ask about a condition; None if its line was never said."""
-    started_ns = _turn_started(condition.turn, facts)
-    if started_ns is None:
+    at_ns = _said_ns(condition, facts)
+    if at_ns is None:
         return None
-    texts = _spoken(condition.turn, facts)
+    texts = _spoken(condition, facts)
     return Question(
         turn=condition.turn,
         index=0,
         kind="reply",
         subject=texts[0] if texts else "",
         criterion=condition.when,
-        at_ns=started_ns,
+        at_ns=at_ns,
     )
 
 
-def _spoken(turn: int, facts: Sequence[TimelineEvent]) -> list[str]:
-    """Return what the agent said between two turns of the caller: as it was heard, and as it tells it if it does."""
-    until_ns = _turn_started(turn, facts)
+def _spoken(condition: Condition, facts: Sequence[TimelineEvent]) -> list[str]:
+    """Return what the agent said since the caller's turn before: as it was heard, and as it tells it if it does."""
+    until_ns = _said_ns(condition, facts)
     if until_ns is None:
         return []
-    from_ns = _turn_started(turn - 1, facts) or 0
+    from_ns = _turn_started(condition.turn - 1, facts) or 0
     by_source: dict[str, list[AgentSaid]] = {"heard": [], "told": []}
     for event in facts:
         if isinstance(event, AgentSaid):
@@ -225,6 +227,15 @@ def _spoken(turn: int, facts: Sequence[TimelineEvent]) -> list[str]:
                 by_source[event.source.value].append(event)
     texts = (" ".join(e.text for e in sorted(said, key=lambda e: e.at_ns)).strip() for said in by_source.values())
     return [text for text in texts if text]
+
+
+def _said_ns(condition: Condition, facts: Sequence[TimelineEvent]) -> int | None:
+    """Return when a line was said, or the caller hung up in its place; None if that never came."""
+    if not condition.hangs_up:
+        return _turn_started(condition.turn, facts)
+    ended = next((event for event in facts if isinstance(event, CallEnded)), None)
+    hung_up = ended is not None and ended.reason is EndedReason.CALLER_HUNG_UP
+    return ended.at_ns if ended is not None and hung_up else None
 
 
 def _turn_started(turn: int, facts: Sequence[TimelineEvent]) -> int | None:

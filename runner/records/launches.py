@@ -12,6 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.errors import RunnerError, UsageError
+from runner.evaluation.asked import Asked
+from runner.records.honoured import agent_sentences, in_words, personality_sentences, scenario_sentences
 from runner.records.jobs import (
     RoomSecrets,
     RunType,
@@ -25,11 +27,12 @@ from runner.records.runs import AT_ONCE
 from runner.records.tables import Agent, Personality, ResultRow, RunRow, ScenarioRow, TestProfile, utc_now
 from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.rooms.urls import RoomKind, check_data_message, public_url
-from runner.scenarios.cekura import ScenarioFields, script_of
+from runner.scenarios.cekura import ScenarioFields, as_played
 from runner.sessions.pipecat_cloud import CLOUD_URL
 
 if TYPE_CHECKING:
     from runner.api.services import Services
+    from runner.settings import Settings
 
 MAX_RUNS = 10_000
 """How many runs a launch may make."""
@@ -372,7 +375,7 @@ class _Check:
                     scenario=scenario,
                     entry=entry,
                     kind=kind,
-                    snapshot=_snapshot(played, personality, entry),
+                    snapshot=_snapshot(played, personality, entry, self._services.settings),
                     session_data=_session_data(profile, entry),
                 )
                 runs += [planned] * self._launch.frequency
@@ -403,15 +406,25 @@ class _Check:
     def _read(self, scenario: ScenarioRow, profile: TestProfile | None) -> dict[str, Any]:
         agent = self._found.agent
         variables = None if profile is None else _variables(profile, "testing")
-        script, notes = script_of(ScenarioFields.of(cast(Any, scenario), variables), self._services.settings)
+        settings = self._services.settings
+        played = as_played(ScenarioFields.of(cast(Any, scenario), variables), settings)
         prompt = (scenario.data.get("expected_outcome_prompt") or "").strip() or None
         return {
             "name": scenario.name,
             "scenario_type": scenario.scenario_type,
-            "script": script.model_dump(mode="json"),
-            "notes": list(notes),
+            "script": played.script.model_dump(mode="json"),
+            "notes": list(played.notes),
             "expected_outcome_prompt": prompt,
-            "asked": {"expected_outcome": prompt},
+            "asked": Asked(
+                expected_outcome=prompt,
+                conditions=played.conditions,
+                not_honoured=tuple(
+                    [
+                        *in_words("scenario", scenario_sentences(scenario.data, settings)),
+                        *in_words("agent", agent_sentences(None if agent is None else agent.language, settings)),
+                    ]
+                ),
+            ).model_dump(mode="json"),
             "instructions": scenario.data.get("instructions"),
             "test_profile": None
             if profile is None
@@ -423,12 +436,18 @@ class _Check:
         }
 
 
-def _snapshot(played: dict[str, Any], personality: Personality | None, entry: LaunchEntry) -> dict[str, Any]:
+def _snapshot(
+    played: dict[str, Any], personality: Personality | None, entry: LaunchEntry, settings: "Settings"
+) -> dict[str, Any]:
     shown = None
+    asked = played["asked"]
     if personality is not None:
+        built_in = personality.project_id is None
+        sentences = personality_sentences(personality.language, personality.data, settings, built_in=built_in)
+        asked = {**asked, "not_honoured": [*asked["not_honoured"], *in_words("personality", sentences)]}
         shown = {"id": personality.id, "name": personality.name, "language": personality.language}
     sealed = entry.token is not None or (entry.room_url is not None and _has_query(entry.room_url))
-    return {**played, "personality": shown, "sealed": sealed}
+    return {**played, "asked": asked, "personality": shown, "sealed": sealed}
 
 
 def _session_data(profile: TestProfile | None, entry: LaunchEntry) -> dict[str, Any]:

@@ -163,6 +163,9 @@ WRONG_TYPES: list[tuple[dict[str, Any], list[Any]]] = [
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "delay_s": 30 * 86_400 + 1}, ["delay_s"]),
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "delay_s": "1"}, ["delay_s"]),
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "mock_tool_names": "a"}, ["mock_tool_names"]),
+    ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "mock_tool_names": ["a"]}, ["mock_tool_names"]),
+    ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "personality_ids": [1]}, ["personality_ids"]),
+    ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM, "test_profile": 1}]}, ["scenarios", 0, "test_profile"]),
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "agent": 1, "agent_id": 2}, ["agent"]),
     (
         {"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM, "publish_data_message": "hi"}]},
@@ -292,7 +295,6 @@ async def test_what_sdk_and_cli_send_to_v2_is_understood(
         concurrency_limit=2,
         priority=7,
         delay_s=0.5,
-        agent_number="+1",
         mock_tool_names=[],
         pipecat_data={"config": {"key": TOKEN}},
     )
@@ -308,7 +310,6 @@ async def test_what_sdk_and_cli_send_to_v2_is_understood(
         "priority": 7,
         "delay_s": 0.5,
         "personality_ids": [1, 693],
-        "agent_number": "+1",
         "mock_tool_names": [],
         "pipecat_data": {"pipecat_agent_name": None, "replaces": ["config"]},
     }
@@ -327,6 +328,10 @@ WRONG_V2: list[tuple[dict[str, Any], str]] = [
     ({"scenarios": [1, 99]}, "scenarios"),
     ({"scenarios": [1], "agent_id": 1}, "agent"),
     ({"scenarios": [1], "pipecat_data": []}, "pipecat_data"),
+    ({"scenarios": [1], "agent_number": "+1"}, "agent_number"),
+    ({"scenarios": [1], "outbound_phone_number": "+1"}, "outbound_phone_number"),
+    ({"scenarios": [1], "mock_tool_names": ["book"]}, "mock_tool_names"),
+    ({"scenarios": [1], "webhook": "https://example.com"}, "webhook"),
     ({"scenarios": [1], "priority": 0}, "priority"),
     ({"scenarios": [1], "delay_s": -1}, "delay_s"),
 ]

@@ -378,21 +378,28 @@ def test_scenarios_with_conditional_actions_are_kept_as_the_reference_shows_them
 
 
 def test_schedules_are_kept(sdk: Cekura, agent: int, scenarios: dict[str, int]) -> None:
-    made = sdk.cron_jobs.create(
-        name="nightly",
-        agent=agent,
-        crontab_expression="0 4 * * *",
-        timezone="UTC",
-        scenarios=[scenarios["listens"]],
-        execution_mode="pipecat_v2",
-        frequency=1,
-        notify_on="failure",
-    )
-    assert made.items() >= {"scenario_ids": [scenarios["listens"]], "is_active": True, "created_via": "sdk"}.items()
+    job: dict[str, Any] = {
+        "name": "nightly",
+        "agent": agent,
+        "crontab_expression": "0 4 * * *",
+        "timezone": "UTC",
+        "scenarios": [scenarios["listens"]],
+        "execution_mode": "pipecat_v2",
+        "frequency": 1,
+    }
+    # Nothing fires them, and nobody is notified: a schedule that asks for either is refused.
+    with pytest.raises(APIError) as refused:
+        sdk.cron_jobs.create(**job, notify_on="failure")
+    assert refused.value.response_body.keys() == {"notify_on"}
+    with pytest.raises(APIError) as refused:
+        sdk.cron_jobs.create(**job)
+    assert refused.value.response_body.keys() == {"is_active"}
+    made = sdk.cron_jobs.create(**job, is_active=False)
+    assert made.items() >= {"scenario_ids": [scenarios["listens"]], "is_active": False, "created_via": "sdk"}.items()
     assert sdk.cron_jobs.get(made["id"]) == made
     listed = sdk.cron_jobs.list(agent_id=agent)
     assert isinstance(listed, list) and made["id"] in [job["id"] for job in listed]
-    assert sdk.cron_jobs.update(made["id"], is_active=False)["is_active"] is False
+    assert sdk.cron_jobs.update(made["id"], name="weekly")["name"] == "weekly"
     assert sdk.cron_jobs.delete(made["id"]) == {}
     with pytest.raises(NotFoundError):
         sdk.cron_jobs.get(made["id"])

@@ -200,3 +200,12 @@ def test_a_run_that_is_judged_again_is_the_same_byte_for_byte() -> None:
     kept = Run.model_validate_json(run.model_copy(update={"versions": {"python": "2"}}).model_dump_json())
     again = judge_run(kept.script, facts(*NAME), kept.circumstances)
     assert again.model_dump_json() == kept.model_dump_json()
+
+
+def test_a_condition_to_hang_up_at_is_told_from_what_was_said_last() -> None:
+    asked = Asked(conditions=(Condition(turn=2, where="conditions[2].when", when='contains "bye"', hangs_up=True),))
+    assert "had not come true when the caller hung up" in not_honoured(asked, facts(*NAME), None)[0]
+    later = asked.conditions[0].model_copy(update={"when": 'contains "later"'})
+    assert not_honoured(Asked(conditions=(later,)), facts(*NAME), None) == []
+    # The agent left: nobody hung up on it.
+    assert not_honoured(asked, facts(*NAME, reason=EndedReason.AGENT_LEFT), None) == []

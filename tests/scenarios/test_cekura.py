@@ -21,8 +21,8 @@ from runner.scenarios.cekura import (
     ConditionalActionsError,
     ScenarioFields,
     Step,
+    as_played,
     read_conditional_actions,
-    script_of,
     substitute,
 )
 from runner.settings import Settings
@@ -49,7 +49,7 @@ def said(when: str, say: str, *then: str) -> dict[str, Any]:
 
 
 def played(actions: dict[str, Any], **variables: Any) -> Script:
-    return script_of(ScenarioFields("x", "conditional_actions", None, actions, None, variables), SETTINGS)[0]
+    return as_played(ScenarioFields("x", "conditional_actions", None, actions, None, variables), SETTINGS).script
 
 
 def refused(actions: dict[str, Any], **variables: Any) -> str:
@@ -109,13 +109,13 @@ def test_without_a_first_message_the_greeting_is_waited_for() -> None:
 
 def test_notes_say_what_is_played_otherwise() -> None:
     actions = newer(said("a", "Hi"))
-    _, notes = script_of(ScenarioFields("x", "conditional_actions", None, actions), SETTINGS)
-    assert "not matched" in notes[0]
+    notes = as_played(ScenarioFields("x", "conditional_actions", None, actions), SETTINGS).notes
+    assert "in the order written" in notes[0]
     assert "no <endcall/>" in notes[1]
     actions = newer(said("a", "Bye <endcall/>"), said("b", "never said"))
-    script, notes = script_of(ScenarioFields("x", "conditional_actions", None, actions), SETTINGS)
-    assert lines(script) == ["Bye"]
-    assert notes[1].startswith("endcall:")
+    found = as_played(ScenarioFields("x", "conditional_actions", None, actions), SETTINGS)
+    assert lines(found.script) == ["Bye"]
+    assert found.notes[1].startswith("endcall:")
 
 
 def test_tags_are_played_where_they_stand() -> None:
@@ -200,7 +200,7 @@ def test_what_a_model_words_is_refused() -> None:
     ):
         assert "needs a caller that improvises, which is not there yet" in refused(actions)
     with pytest.raises(UsageError, match="needs a caller that improvises"):
-        script_of(ScenarioFields("x", "instruction"), SETTINGS)
+        as_played(ScenarioFields("x", "instruction"), SETTINGS)
 
 
 def test_functions_are_refused() -> None:
@@ -243,7 +243,7 @@ turns:
 
 
 def of_eval(text: str, max_duration_s: float | None = None, **variables: Any) -> Script:
-    return script_of(ScenarioFields("ours", "instruction", text, None, max_duration_s, variables), SETTINGS)[0]
+    return as_played(ScenarioFields("ours", "instruction", text, None, max_duration_s, variables), SETTINGS).script
 
 
 def test_pipecat_eval_goes_before_everything_else() -> None:

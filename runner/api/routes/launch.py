@@ -93,7 +93,6 @@ async def run_scenarios_pipecat_v2(
         personality_ids=_merged(body.personality_ids, body.personality_id),
         test_profile_ids=_merged(body.test_profile_ids, body.test_profile_id),
         pipecat_data={} if body.pipecat_data is None else body.pipecat_data.model_dump(exclude_none=True),
-        shown={"agent_number": body.agent_number, "outbound_phone_number": body.outbound_phone_number},
     )
     return await launched(services, asked)
 
@@ -169,7 +168,6 @@ def _launch(
     personality_ids: Sequence[int] = (),
     test_profile_ids: Sequence[int] = (),
     pipecat_data: dict[str, Any] | None = None,
-    shown: dict[str, Any] | None = None,
 ) -> Launch:
     if body.agent is not None and body.agent_id is not None and body.agent != body.agent_id:
         raise BadRequest({"agent": ["Give agent or agent_id, not two different ones."]})
@@ -182,7 +180,6 @@ def _launch(
         "delay_s": body.delay_s,
         "personality_ids": list(personality_ids),
         "test_profile_ids": list(test_profile_ids),
-        **(shown or {}),
     }
     return Launch(
         project_id=key.project_id,

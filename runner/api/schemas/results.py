@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from runner.api.schemas.common import Id, RequestBody, ResponseBody, Timestamp
-from runner.api.schemas.runs import LATENCY_METRIC_ID, Metric, ResultRun, clock, latency_metrics, result_run
+from runner.api.schemas.common import Id, ResponseBody, Timestamp, WrittenBody
+from runner.api.schemas.runs import Metric, ResultRun, clock, latency_metrics, result_run
 from runner.evaluation.verdicts import Cause
+from runner.records.honoured import LATENCY_METRIC_ID
 from runner.records.jobs import shown_settings
 from runner.records.results import Counts, RunLine, counts_of
 from runner.records.statuses import ResultStatus, RunStatus
@@ -138,20 +139,20 @@ class Result(ResultCommon):
     next_steps: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
 
 
-class RerunBody(RequestBody):
+class RerunBody(WrittenBody):
     """What is to be run again: all of it, or these runs."""
 
     run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
     name: Annotated[str, Field(max_length=200)] | None = None
 
 
-class DeleteRunsBody(RequestBody):
+class DeleteRunsBody(WrittenBody):
     """Runs to be deleted, at most a hundred."""
 
     run_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_DELETED)]
 
 
-class EvaluateMetricsBody(RequestBody):
+class EvaluateMetricsBody(WrittenBody):
     """Runs, and what is to be measured of them."""
 
     run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)]
@@ -167,13 +168,13 @@ class Evaluated(ResponseBody):
     metric_ids: list[int]
 
 
-class EndCallsBody(RequestBody):
+class EndCallsBody(WrittenBody):
     """Which calls are to end: all of the result's, or these runs'."""
 
     run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
 
 
-class ShareBody(RequestBody):
+class ShareBody(WrittenBody):
     """How long a link is to hold: for ever, or until then."""
 
     expire_at: Annotated[datetime, Field(strict=False)] | None = None

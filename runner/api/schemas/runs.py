@@ -6,12 +6,10 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from runner.api.schemas.common import ResponseBody, Timestamp
+from runner.records.honoured import LATENCY_METRIC, LATENCY_METRIC_ID
 from runner.records.results import Distribution, RunLine, line_of
 from runner.records.statuses import RunStatus
 from runner.records.tables import RunRow
-
-LATENCY_METRIC_ID = 1
-LATENCY_METRIC = "Latency (in ms)"
 
 NOTHING_EXPECTED = "nothing was expected of the agent: success says that the call took place and ended, and no more"
 
