@@ -20,7 +20,7 @@ from runner.records.honoured import NOT_KNOWN
 NON_FIELD = "non_field_errors"
 """Where messages go that belong to no field of their own."""
 
-MAX_ERRORS = 1_000
+MAX_ERRORS = 20_000
 """So many problems of one body are named; the others show when these are mended."""
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")

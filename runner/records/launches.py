@@ -162,6 +162,24 @@ async def launch(services: "Services", launch: Launch) -> ResultRow:
     raise AssertionError("unreachable")
 
 
+async def mistakes(services: "Services", launch: Launch) -> Errors:
+    """Return all that is wrong with a launch, by field; nothing is created whatever it is.
+
+    Args:
+        services: What it works with.
+        launch: What is to be run.
+    """
+    guard = RoomGuard(services.settings)
+    await guard.look_up([entry.room_url for entry in launch.entries if entry.room_url is not None])
+    async with services.database.reading() as session:
+        found = await _find(session, launch)
+    try:
+        await _Check(services, launch, found, guard).plan()
+    except LaunchRefused as error:
+        return error.errors
+    return {}
+
+
 def again(
     services: "Services", result: ResultRow, runs: Sequence[RunRow], *, key_id: int | None, name: str, digest: str
 ) -> Launch:
@@ -295,12 +313,15 @@ class _Check:
         """
         launch, found = self._launch, self._found
         errors: Errors = {}
-        if not launch.entries:
-            raise LaunchRefused({"scenarios": ["Name at least one scenario."]})
-        count = len(launch.entries) * launch.frequency
+        entries = launch.entries
+        count = len(entries) * launch.frequency
         count *= max(1, len(launch.personality_ids)) * max(1, len(launch.test_profile_ids))
-        if count > MAX_RUNS:
-            raise LaunchRefused({"scenarios": [f"These are {count} runs; a launch makes at most {MAX_RUNS}."]})
+        if not entries:
+            errors["scenarios"] = ["Name at least one scenario."]
+        elif count > MAX_RUNS:
+            # One by one they are looked at once there are fewer.
+            errors["scenarios"] = [f"These are {count} runs; a launch makes at most {MAX_RUNS}."]
+            entries = ()
         if launch.agent_id is not None and found.agent is None:
             errors["agent"] = [_missing(launch.agent_id)]
         for name, ids, there in (
@@ -315,7 +336,7 @@ class _Check:
             session = None if start is None else _session_kind(start)
         runs: list[_PlannedRun] = []
         entry_errors: list[Errors] = []
-        for entry in launch.entries:
+        for entry in entries:
             wrong: Errors = {}
             runs += await self._entry(entry, wrong, session)
             entry_errors.append(wrong)

@@ -137,6 +137,63 @@ async def test_wrong_entries_are_each_named_and_nothing_is_created(
     assert await runs_there_are(services) == 0
 
 
+async def test_a_launch_tells_all_its_mistakes_at_once_readable_or_not(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    fine = {"scenario": 1, "pipecat_room_url": ROOM}
+    gone = ['Invalid pk "99" - object does not exist.']
+    entries = [
+        {"scenario": "one", "pipecat_room_url": "http://169.254.169.254/api/offer"},
+        {"scenario": 99, "pipecat_room_url": "http://169.254.169.254/api/offer"},
+        fine,
+        {"pipecat_room_url": ROOM, "publish_data_message": 5},
+        {**fine, "publish_data_message": "hi", "test_profile": 1},
+        {**fine, "publish_data_message": "hi"},
+    ]
+    body = {"scenarios": entries, "agent": 99, "frequency": 0, "mock_tool_names": ["a"], "webhook": "x"}
+    answer = await client.post(V1, json=body)
+    assert answer.status_code == 400
+    found = answer.json()
+    assert set(found) == {"scenarios", "agent", "frequency", "mock_tool_names", "webhook"}
+    assert found["agent"] == gone
+    assert [sorted(entry) for entry in found["scenarios"]] == [
+        ["scenario"],
+        ["pipecat_room_url", "scenario"],
+        [],
+        ["scenario"],
+        ["test_profile"],
+        ["publish_data_message"],
+    ]
+    assert found["scenarios"][1]["scenario"] == gone
+    for nothing in ({}, {"scenarios": []}, {"scenarios": [5]}, {"scenarios": "all"}):
+        found = (await client.post(V1, json={**nothing, "agent": 99, "name": 5})).json()
+        assert set(found) == {"scenarios", "agent", "name"} and found["agent"] == gone, found
+    assert await runs_there_are(services) == 0
+
+
+async def test_a_launch_of_sessions_tells_all_its_mistakes_at_once(client: httpx.AsyncClient, bot: int) -> None:
+    body = {
+        "agent": bot,
+        "agent_id": 1,
+        "project_id": 99,
+        "scenarios": [1, 99, "x", {"scenario": 99}],
+        "tags": ["smoke"],
+        "personality_ids": [99],
+        "test_profile_ids": [98],
+        "priority": 0,
+    }
+    found = (await client.post(V2, json=body)).json()
+    names = {"agent", "project_id", "scenarios", "tags", "personality_ids", "test_profile_ids", "priority"}
+    assert set(found) == names
+    # One of them is wrong as a whole: they are told by their places then.
+    assert set(found["scenarios"]) == {"1", "2", "3"}
+    del body["priority"], body["scenarios"]
+    found = (await client.post(V2, json={**body, "tags": ["nowhere"], "scenarios": [1, 99]})).json()
+    assert set(found) == names - {"priority"} and [bool(entry) for entry in found["scenarios"]] == [False, True]
+    found = (await client.post(V2, json={**body, "tags": ["nowhere"]})).json()
+    assert set(found) >= names - {"priority", "scenarios"}
+
+
 WRONG_TYPES: list[tuple[dict[str, Any], list[Any]]] = [
     ({}, ["scenarios"]),
     ({"scenarios": []}, ["scenarios"]),

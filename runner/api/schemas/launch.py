@@ -95,6 +95,10 @@ class SessionEntry(WrittenBody):
     publish_data_message: JsonValue = None
 
 
+SessionScenario = Id | SessionEntry
+"""The scenario alone, or with a data message."""
+
+
 class PipecatData(WrittenBody):
     """In place of what is saved with the agent; nothing is merged. Kept encrypted, and never given back.
 
@@ -126,7 +130,7 @@ class SessionLaunch(LaunchCommon):
         outbound_phone_number: Likewise.
     """
 
-    scenarios: Annotated[list[Id | SessionEntry], Field(max_length=MAX_ENTRIES)] | None = None
+    scenarios: Annotated[list[SessionScenario], Field(max_length=MAX_ENTRIES)] | None = None
     tags: Annotated[list[Tag], Field(max_length=1_000)] | None = None
     folder_path: Annotated[str, StringConstraints(max_length=400)] | None = None
     project_id: Id | None = None
