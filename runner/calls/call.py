@@ -252,6 +252,7 @@ class Call:
                 notes=self.request.notes,
                 warnings=self._warnings,
                 timeline=self._timeline.stamp,
+                asked=self.request.asked,
             ),
         )
 
