@@ -52,7 +52,8 @@ from runner.calls import recording as recordings
 from runner.calls import timeline as timelines
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.request import CallRequest, CallWatcher, new_run_id
-from runner.calls.run_file import Circumstances, Run, judge_run, utc_now, write_run
+from runner.calls.run_file import Circumstances, Run, judge_run, write_run
+from runner.calls.surroundings import Surroundings
 from runner.calls.timeline import TimelineWriter
 from runner.errors import MissingExtra, RoomError, RunnerError, UsageError
 from runner.evaluation.expectations import evaluate_turn, turn_starts
@@ -61,7 +62,6 @@ from runner.evaluation.speech import words_are_in_doubt
 from runner.evaluation.transcript import agent_turns
 from runner.evaluation.verdicts import Judgement, Question, Verdict
 from runner.rooms.base import AUDIO_RATE_HZ, Room
-from runner.rooms.open import open_room
 from runner.rooms.urls import check_data_message, public_url, room_kind
 from runner.settings import Settings
 
@@ -118,6 +118,7 @@ class Call:
         run_id: The run's id.
         watcher: Watches the call.
         judge: Judges ``eval`` expectations; by default the one the settings name.
+        surroundings: What the call is made in: the machine's time, and rooms that can be reached from it.
     """
 
     request: CallRequest
@@ -126,12 +127,13 @@ class Call:
     run_id: str = field(default_factory=new_run_id)
     watcher: CallWatcher | None = None
     judge: "Judge | None" = None
+    surroundings: Surroundings = field(default_factory=Surroundings)
 
     def __post_init__(self) -> None:
         kind = room_kind(self.request.address.url, self.settings.room.daily_domains)
         if self.request.data_message is not None:
             check_data_message(kind, self.request.data_message.value)
-        self._clock = CallClock()
+        self._clock = CallClock.begin(self.surroundings.monotonic_ns)
         self._facts: list[TimelineEvent] = []
         self._in_order: list[TimelineEvent] = []
         # None: something else than a fact may have changed what is decided.
@@ -177,7 +179,7 @@ class Call:
             self.folder.mkdir(parents=True)
         except OSError as error:
             raise UsageError(f"{self.folder}: the run's folder can't be made ({error.strerror})") from error
-        self._clock = CallClock()
+        self._clock = CallClock.begin(self.surroundings.monotonic_ns)
         try:
             self._timeline = TimelineWriter(self.folder / timelines.FILE_NAME)
             self._recording = RecordingWriter(self.folder / recordings.FILE_NAME, AUDIO_RATE_HZ)
@@ -193,7 +195,7 @@ class Call:
                     run_id=self.run_id,
                     scenario=self.request.script.name,
                     room=public_url(self.request.address.url),
-                    wall_time=utc_now(),
+                    wall_time=self.surroundings.wall_time(),
                     monotonic_ns=self._clock.origin_ns,
                 )
             )
@@ -342,7 +344,7 @@ class Call:
             tasks.start_soon(self._judge_live)
             room: Room | None = None
             try:
-                room = await open_room(
+                room = await self.surroundings.open_room(
                     self.request.address,
                     self.settings.room,
                     clock=self._clock,
@@ -520,8 +522,6 @@ class Call:
         await self._recognise([turn for turn in agent_turns(self._facts) if turn[0] not in self._recognised])
 
     async def _recognise(self, turns: Sequence[tuple[int, int]]) -> None:
-        from bots.caller.speech.recognition import transcribe
-
         if not turns:
             return
         self._recognised.update(onset_ns for onset_ns, _ in turns)
@@ -530,7 +530,7 @@ class Call:
             for onset_ns, end_ns in turns
         ]
         try:
-            texts = await transcribe(audio, AUDIO_RATE_HZ, self.settings.speech.stt)
+            texts = await self.surroundings.transcribe(audio, AUDIO_RATE_HZ, self.settings.speech.stt)
         except (MissingSpeechPackage, SpeechError, ValueError) as error:
             self._warn(f"what the agent said could not be recognised: {error}")
             return

@@ -7,6 +7,7 @@ packet is decoded as it arrives; one that is missing is waited for briefly and t
 import fractions
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import av
 import numpy as np
@@ -55,6 +56,18 @@ class ArrivalBuffer(JitterBuffer):
         """Hand the packet on with its arrival time (``time.monotonic_ns()``); never completes a frame."""
         self._sink(packet, time.monotonic_ns())
         return False, None
+
+
+class Decoder(Protocol):
+    """Makes audio of packets, in the order they were sent."""
+
+    def decode(self, payload: bytes) -> tuple[bytes, bytes]:
+        """Return the packet's audio at :data:`AUDIO_RATE_HZ` and at :data:`PIPELINE_RATE_HZ`.
+
+        Raises:
+            av.FFmpegError: The payload can't be decoded.
+        """
+        ...
 
 
 class OpusDecoder:
@@ -139,13 +152,16 @@ class AgentStream:
         clock: The call's clock.
         recording: Takes audio at :data:`AUDIO_RATE_HZ`, gaps filled with silence.
         pipeline: Takes the same audio at :data:`PIPELINE_RATE_HZ`.
+        decoder: Makes audio of the packets: of Opus by default.
     """
 
-    def __init__(self, clock: CallClock, *, recording: AudioSink, pipeline: AudioSink):
+    def __init__(
+        self, clock: CallClock, *, recording: AudioSink, pipeline: AudioSink, decoder: Decoder | None = None
+    ):
         self._clock = clock
         self._recording = _Lane(AUDIO_RATE_HZ, recording)
         self._pipeline = _Lane(PIPELINE_RATE_HZ, pipeline)
-        self._decoder = OpusDecoder()
+        self._decoder = decoder or OpusDecoder()
         self._unwrapper = RtpUnwrapper()
         self._placement = Placement()
         self._ssrc: int | None = None

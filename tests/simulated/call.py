@@ -1,0 +1,119 @@
+"""Makes simulated calls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from anyio.abc import TaskGroup
+
+from bots.caller.script import Script
+from bots.clock import CallClock
+from bots.timeline import CallerStartedSpeaking, CallerStoppedSpeaking, TimelineEvent
+from runner.calls.call import Call
+from runner.calls.request import CallRequest
+from runner.calls.run_file import Run
+from runner.calls.surroundings import Surroundings
+from runner.evaluation.verdicts import ExpectationVerdict
+from runner.rooms.base import RoomListener
+from runner.rooms.open import RoomAddress
+from runner.settings import RoomSettings, Settings
+from tests.simulated.agent import Behaviour
+from tests.simulated.room import Network, SimulatedRoom
+from tests.simulated.speech import Pcm, Utterance, utterances
+from tests.simulated.virtual_time import Stall, VirtualClock, run_virtually
+
+ADDRESS = RoomAddress("http://simulated.invalid/api/offer")
+WALL_TIME = "2026-01-01T00:00:00.000Z"
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a call is simulated with.
+
+    Attributes:
+        seed: Everything that is left to chance is drawn from it.
+        behaviour: How the agent behaves.
+        network: What happens to packets.
+        stalls: When our own side stands still, in nanoseconds from the beginning.
+        background: Is heard behind the agent: 16-bit audio at 24 kHz.
+    """
+
+    seed: int = 0
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    network: Network = field(default_factory=Network)
+    stalls: Sequence[Stall] = ()
+    background: Pcm | None = None
+
+    def play(self, script: Script, folder: Path, *, settings: Settings | None = None, **options: Any) -> Run:
+        """Play a script in a call of its own, and return the run.
+
+        Args:
+            script: What the caller does.
+            folder: Where the run goes.
+            settings: The caller's settings.
+            **options: Further attributes of :class:`~runner.calls.call.Call`.
+        """
+        lines = utterances(script)
+        clock = VirtualClock(self.stalls)
+        guide = _Guide(self, lines)
+        surroundings = Surroundings(
+            monotonic_ns=clock.now_ns, wall_time=lambda: WALL_TIME, open_room=guide.open_room
+        )
+        request = CallRequest(script, ADDRESS, transcribe=False)
+        call = Call(
+            request,
+            settings or Settings(),
+            folder,
+            run_id=f"simulated-{self.seed}",
+            watcher=guide,
+            surroundings=surroundings,
+            **options,
+        )
+        return run_virtually(clock, call.make)
+
+
+class _Guide:
+    """Opens the room, and lets its agent know which line it hears."""
+
+    def __init__(self, simulation: Simulation, lines: dict[int, Utterance]):
+        self._simulation = simulation
+        self._lines = lines
+        self._room: SimulatedRoom | None = None
+
+    async def open_room(
+        self,
+        address: RoomAddress,
+        settings: RoomSettings,
+        *,
+        clock: CallClock,
+        listener: RoomListener,
+        http: httpx.AsyncClient,
+        tasks: TaskGroup,
+    ) -> SimulatedRoom:
+        self._room = SimulatedRoom(
+            clock,
+            listener,
+            tasks,
+            behaviour=self._simulation.behaviour,
+            network=self._simulation.network,
+            random=np.random.default_rng(self._simulation.seed),
+            background=self._simulation.background,
+        )
+        return self._room
+
+    def fact(self, event: TimelineEvent) -> None:
+        if self._room is None:
+            return
+        if isinstance(event, CallerStartedSpeaking):
+            self._room.agent.line_begins(self._lines[event.turn])
+        elif isinstance(event, CallerStoppedSpeaking):
+            self._room.agent.line_ends()
+
+    def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
+        pass
+
+    def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
+        pass

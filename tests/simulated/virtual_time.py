@@ -1,0 +1,131 @@
+"""Time that passes only while there is nothing to do: an event loop whose clock jumps to the next timer."""
+
+import asyncio
+import bisect
+import math
+import selectors
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import anyio.to_thread
+
+from bots.clock import NS_PER_S
+
+_T = TypeVar("_T")
+
+DEADLOCK_S = 60.0
+"""Real seconds without anything to do, or to wait for, after which nothing will ever happen."""
+
+Stall = tuple[int, int]
+"""From when until when the whole process stands still, in nanoseconds of virtual time."""
+
+
+class VirtualClock:
+    """The time of a virtual loop, in nanoseconds from its beginning.
+
+    Args:
+        stalls: When the process stands still: what is due then is late. In order, without overlap.
+    """
+
+    def __init__(self, stalls: Sequence[Stall] = ()):
+        self._now_ns = 0
+        self._begins = [begin_ns for begin_ns, _ in stalls]
+        self._ends = [end_ns for _, end_ns in stalls]
+
+    def now_ns(self) -> int:
+        """Return the time; stands in for ``time.monotonic_ns``."""
+        return self._now_ns
+
+    def advance_to(self, at_ns: int) -> None:
+        """Let time pass until then, and beyond that to the end of a stall it falls into. It never goes back."""
+        stall = bisect.bisect_right(self._begins, at_ns) - 1
+        if stall >= 0:
+            at_ns = max(at_ns, self._ends[stall])
+        self._now_ns = max(self._now_ns, at_ns)
+
+
+class _JumpingSelector(selectors.BaseSelector):
+    """Lets virtual time pass where a loop would wait."""
+
+    def __init__(self, clock: VirtualClock):
+        self._clock = clock
+        self._real = selectors.DefaultSelector()
+        self.held: Callable[[], bool] = lambda: False
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = self._real.select(0)
+        if ready or (timeout is not None and timeout <= 0):
+            return ready
+        if self.held():
+            # A thread is at work: time stands still until it wakes the loop.
+            return self._real.select(None)
+        if timeout is None:
+            ready = self._real.select(DEADLOCK_S)
+            if not ready:
+                raise RuntimeError("nothing is due, and nothing is waited for: virtual time has come to its end")
+            return ready
+        self._clock.advance_to(self._clock.now_ns() + math.ceil(timeout * NS_PER_S))
+        return ready
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._real.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._real.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._real.modify(fileobj, events, data)
+
+    def get_map(self) -> Any:
+        return self._real.get_map()
+
+    def close(self) -> None:
+        self._real.close()
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in virtual time.
+
+    Time stands still while code runs, also code in worker threads: what is given to an executor runs at once and in
+    place, so that nothing depends on how threads are scheduled; anyio's threads are waited for. Sockets and processes
+    are not for this loop: they live in real time.
+
+    Args:
+        clock: Its time.
+    """
+
+    def __init__(self, clock: VirtualClock):
+        self._virtual = clock
+        self._selector_of_ours = _JumpingSelector(clock)
+        super().__init__(self._selector_of_ours)
+
+    def time(self) -> float:
+        """Return virtual time, in seconds."""
+        return self._virtual.now_ns() / NS_PER_S
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":
+        """Run a function at once."""
+        future = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def hold_while(self, held: Callable[[], bool]) -> None:
+        """Let no time pass while ``held()`` is true."""
+        self._selector_of_ours.held = held
+
+
+def run_virtually(clock: VirtualClock, main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Run a coroutine function to its end in virtual time, and return what it returns."""
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(clock)) as runner:
+        return runner.run(_holding(main))
+
+
+async def _holding(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    threads = anyio.to_thread.current_default_thread_limiter()
+    loop.hold_while(lambda: threads.borrowed_tokens > 0)
+    return await main()
