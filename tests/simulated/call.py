@@ -96,7 +96,6 @@ class _Guide:
         self._room = SimulatedRoom(
             clock,
             listener,
-            tasks,
             behaviour=self._simulation.behaviour,
             network=self._simulation.network,
             random=np.random.default_rng(self._simulation.seed),

@@ -1,5 +1,6 @@
 """A room in memory: the transport, the network and the agent's side of a simulated call."""
 
+import asyncio
 import heapq
 import itertools
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import anyio
 import av
 import numpy as np
 from aiortc.rtp import RtpPacket
-from anyio.abc import TaskGroup
+from loguru import logger
 
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
 from bots.timeline import AgentAudioQuality, EndedReason
@@ -122,7 +123,6 @@ class SimulatedRoom:
     Args:
         clock: The call's clock.
         listener: Takes what happens.
-        tasks: Task group that owns the room's tasks.
         behaviour: How the agent behaves.
         network: What happens to packets.
         random: Draws what is left to chance.
@@ -133,7 +133,6 @@ class SimulatedRoom:
         self,
         clock: CallClock,
         listener: RoomListener,
-        tasks: TaskGroup,
         *,
         behaviour: Behaviour,
         network: Network,
@@ -143,7 +142,6 @@ class SimulatedRoom:
         for_agent, for_way_in, for_way_out, for_phase = random.spawn(4)
         self._clock = clock
         self._listener = listener
-        self._tasks = tasks
         self._behaviour = behaviour
         self._network = network
         self.agent = SimulatedAgent(behaviour, for_agent, self, background)
@@ -159,10 +157,10 @@ class SimulatedRoom:
         )
         self._due: list[tuple[int, int, Callable[[int], None]]] = []
         self._counter = itertools.count()
-        self._more_is_due = anyio.Event()
+        self._wake_up: asyncio.TimerHandle | None = None
+        self._wakes_at_ns = 0
         self._agent_here = anyio.Event()
         self._left = False
-        self._dead = False
 
     @property
     def transport(self) -> OfferingTransport:
@@ -177,7 +175,6 @@ class SimulatedRoom:
         if self._behaviour.joins:
             self.agent.connected(now_ns)
             self._at(now_ns + self._phase_ns, self._agent_frame)
-        self._tasks.start_soon(self._drive)
 
     async def wait_for_agent(self) -> None:
         """Wait for the agent's first packet."""
@@ -209,6 +206,8 @@ class SimulatedRoom:
     async def leave(self) -> None:
         """Leave."""
         self._left = True
+        if self._wake_up is not None:
+            self._wake_up.cancel()
         self._track.live = False
         self._track.clear()
 
@@ -236,19 +235,34 @@ class SimulatedRoom:
 
     def _at(self, at_ns: int, action: Callable[[int], None]) -> None:
         heapq.heappush(self._due, (at_ns, next(self._counter), action))
-        self._more_is_due.set()
+        self._wake()
 
-    async def _drive(self) -> None:
+    def _wake(self) -> None:
+        """Come back when the next thing is due."""
+        if self._left or not self._due:
+            return
+        at_ns = self._due[0][0]
+        if self._wake_up is not None:
+            if self._wakes_at_ns <= at_ns:
+                return
+            self._wake_up.cancel()
+        self._wakes_at_ns = at_ns
+        wait_ns = max(at_ns - self._clock.now_ns(), 0)
+        self._wake_up = asyncio.get_running_loop().call_later(wait_ns / NS_PER_S, self._go_on)
+
+    def _go_on(self) -> None:
         """Let everything happen in the order of its time; late where our own side is late."""
-        while not self._left:
-            now_ns = self._clock.now_ns()
+        now_ns = self._clock.now_ns()
+        try:
             while self._due and self._due[0][0] <= now_ns and not self._left:
                 at_ns, _, action = heapq.heappop(self._due)
                 action(at_ns)
-            self._more_is_due = anyio.Event()
-            wait_ns = self._due[0][0] - self._clock.now_ns()
-            with anyio.move_on_after(max(wait_ns, 0) / NS_PER_S):
-                await self._more_is_due.wait()
+        except Exception as error:
+            logger.exception("the simulation failed")
+            self._left = True
+            self._listener.room_lost(RoomError(EndedReason.RUNNER_ERROR, f"the simulation failed: {error!r}"))
+        self._wake_up = None
+        self._wake()
 
     def _caller_frame(self, due_ns: int) -> None:
         now_ns = self._clock.now_ns()

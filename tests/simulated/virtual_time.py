@@ -13,6 +13,9 @@ from bots.clock import NS_PER_S
 
 _T = TypeVar("_T")
 
+NS_PER_US = 1_000
+US_PER_S = 1_000_000
+
 DEADLOCK_S = 60.0
 """Real seconds without anything to do, or to wait for, after which nothing will ever happen."""
 
@@ -64,7 +67,10 @@ class _JumpingSelector(selectors.BaseSelector):
             if not ready:
                 raise RuntimeError("nothing is due, and nothing is waited for: virtual time has come to its end")
             return ready
-        self._clock.advance_to(self._clock.now_ns() + math.ceil(timeout * NS_PER_S))
+        now_ns = self._clock.now_ns()
+        # In steps of whole microseconds: where time gets to must not hang on where it stopped on the way.
+        due_us = math.ceil(now_ns / NS_PER_US + timeout * US_PER_S - 0.001)
+        self._clock.advance_to(max(due_us * NS_PER_US, now_ns + NS_PER_US))
         return ready
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
