@@ -14,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from pipecat.audio.mixers.base_audio_mixer import BaseAudioMixer
 from pipecat.frames.frames import (
     BotStoppedSpeakingFrame,
@@ -25,7 +23,6 @@ from pipecat.frames.frames import (
     InputAudioRawFrame,
     InputDTMFFrame,
     LLMContextFrame,
-    MixerControlFrame,
     TTSAudioRawFrame,
     TTSSpeakFrame,
     UserStartedSpeakingFrame,
@@ -33,6 +30,8 @@ from pipecat.frames.frames import (
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
+from bots.agents.background_mixer import BackgroundMixer
+from bots.agents.backgrounds import BackgroundName
 from bots.agents.restaurant_dialogue import RestaurantDialogue
 
 SLOW_BY_S = 5.0
@@ -44,15 +43,7 @@ TALKS_OVER_WITH = "Yes of course, just a moment please, let me have a look at th
 
 FAILS_AFTER_TURNS = 2
 
-NOISE_SEED = 20
 NOISE_DBFS = -42.0
-NOISE_LOOP_S = 20
-KEYSTROKE_PEAK_DBFS = -20.0
-KEYSTROKE_MS = 20
-KEYSTROKE_GAP_MS = (90, 260)
-TYPING_BURSTS = 5
-"""So many in each loop of the noise."""
-TYPING_BURST_KEYSTROKES = (3, 9)
 
 
 @dataclass(frozen=True)
@@ -217,62 +208,6 @@ class WrongNumberOfPeople(RestaurantDialogue):
         super().note({**found, "people": found["people"] + 1} if "people" in found else found)
 
 
-class OfficeNoise(BaseAudioMixer):
-    """The sound of an office: a steady noise, and somebody typing now and then. The same in every call."""
-
-    def __init__(self) -> None:
-        """Make the mixer; the noise is made when the rate is known."""
-        self._noise: npt.NDArray[np.float32] = np.zeros(1, np.float32)
-        self._position = 0
-
-    async def start(self, sample_rate: int) -> None:
-        """Make the noise.
-
-        Args:
-            sample_rate: In Hz.
-        """
-        self._noise = await asyncio.to_thread(office_noise, sample_rate)
-        self._position = 0
-
-    async def stop(self) -> None:
-        """Do nothing: there is nothing to let go."""
-
-    async def process_frame(self, frame: MixerControlFrame) -> None:
-        """Do nothing: the office has no volume control."""
-
-    async def mix(self, audio: bytes) -> bytes:
-        """Add the noise to a piece of 16-bit mono PCM."""
-        speech = np.frombuffer(audio, np.int16)
-        at = (self._position + np.arange(len(speech))) % len(self._noise)
-        self._position = (self._position + len(speech)) % len(self._noise)
-        return np.clip(speech + self._noise[at], -32768, 32767).astype(np.int16).tobytes()
-
-
-def office_noise(rate_hz: int) -> npt.NDArray[np.float32]:
-    """Return the noise that is repeated all through a call, in units of 16-bit PCM.
-
-    Args:
-        rate_hz: Sample rate.
-    """
-    random = np.random.default_rng(NOISE_SEED)
-    samples = NOISE_LOOP_S * rate_hz
-    # Pink, as ventilation is; made in the frequency domain, so that the end of the loop fits its beginning.
-    hz = np.fft.rfftfreq(samples, 1 / rate_hz)
-    spectrum = random.normal(size=len(hz)) + 1j * random.normal(size=len(hz))
-    noise = np.fft.irfft(np.where(hz < 60, 0, spectrum / np.sqrt(np.maximum(hz, 1))), samples)
-    noise *= 32768 * 10 ** (NOISE_DBFS / 20) / np.sqrt(np.mean(np.square(noise)))
-    length = KEYSTROKE_MS * rate_hz // 1000
-    fade = np.exp(-5 * np.arange(length) / length)
-    for start in np.sort(random.integers(0, samples * 8 // 10, TYPING_BURSTS)):
-        at = int(start)
-        for _ in range(int(random.integers(*TYPING_BURST_KEYSTROKES, endpoint=True))):
-            keystroke = random.normal(size=length) * fade
-            keystroke *= 32768 * 10 ** (KEYSTROKE_PEAK_DBFS / 20) / np.abs(keystroke).max()
-            noise[at : at + length] += keystroke[: len(noise[at : at + length])]
-            at += int(random.integers(*KEYSTROKE_GAP_MS)) * rate_hz // 1000
-    return noise.astype(np.float32)
-
-
 def _caller_turns(frame: LLMContextFrame) -> int:
     messages: list[Any] = list(frame.context.get_messages())
     return sum(message.get("role") == "user" for message in messages)
@@ -290,7 +225,10 @@ FAULTS: dict[str, Fault] = {
     "hangs_up": Fault("leaves in good order in place of its second answer", mind=HangsUp),
     "leaves": Fault("leaves as soon as it has greeted", mind=Leaves),
     "crashes": Fault("its process dies in place of its second answer", mind=Crashes),
-    "noisy": Fault("an office is heard behind it all the time", background=OfficeNoise),
+    "noisy": Fault(
+        "an office is heard behind it all the time",
+        background=lambda: BackgroundMixer(BackgroundName.OFFICE, NOISE_DBFS),
+    ),
     "never_joins": Fault("connects, and nothing ever comes", joins=False),
 }
 """The faults by name."""

@@ -30,22 +30,17 @@ from pipecat.tests.utils import SleepFrame, run_test
 
 from bots.agents.faults import (
     FAULTS,
-    KEYSTROKE_PEAK_DBFS,
     NO_FAULT,
-    NOISE_DBFS,
-    NOISE_LOOP_S,
     TALKS_OVER_WITH,
     Crashes,
     HangsUp,
     HearsNothing,
     Leaves,
-    OfficeNoise,
     SendsSilence,
     SlowAnswers,
     TalksOver,
     WrongNumberOfPeople,
     fault_of_session,
-    office_noise,
 )
 from bots.agents.restaurant_dialogue import GREETING, MENU
 from tests.agents.client import Client, call
@@ -138,28 +133,6 @@ def test_a_wrong_number_of_people_is_said_and_booked(line: str) -> None:
     step = dialogue.hear("Yes")
     assert step.call
     assert (step.call.name, step.call.arguments["people"]) == ("book_table", 5)
-
-
-async def test_noise_is_as_loud_as_promised_and_the_same_every_time() -> None:
-    rate_hz = 8_000
-    noise = office_noise(rate_hz)
-    assert len(noise) == NOISE_LOOP_S * rate_hz
-    assert np.array_equal(noise, office_noise(rate_hz))
-    pieces = noise.reshape(-1, rate_hz // 10) / 32768
-    assert np.median(20 * np.log10(np.sqrt(np.mean(np.square(pieces), axis=1)))) == pytest.approx(NOISE_DBFS, abs=1)
-    # Somebody types now and then: most of the time there is only the steady noise.
-    typing = 20 * np.log10(np.abs(pieces).max(axis=1)) > KEYSTROKE_PEAK_DBFS - 3
-    assert 10 <= np.sum(typing) <= 60
-
-
-async def test_noise_goes_on_from_piece_to_piece_and_never_overflows() -> None:
-    mixer = OfficeNoise()
-    await mixer.start(8_000)
-    loop = np.frombuffer(b"".join([await mixer.mix(bytes(2 * 7_000)) for _ in range(46)]), np.int16)
-    assert np.array_equal(loop[: 8_000 * NOISE_LOOP_S], office_noise(8_000).astype(np.int16))
-    assert np.array_equal(loop[8_000 * NOISE_LOOP_S :][:1_000], loop[:1_000])
-    loud = await mixer.mix(np.full(80_000, 32_767, np.int16).tobytes())
-    assert np.frombuffer(loud, np.int16).min() > 20_000
 
 
 @pytest.mark.parametrize(
