@@ -17,7 +17,7 @@ from bots.clock import NS_PER_MS, NS_PER_S, CallClock
 from bots.timeline import AgentAudioQuality, EndedReason
 from runner.errors import RoomError
 from runner.rooms.base import AUDIO_RATE_HZ, RoomListener
-from runner.rooms.smallwebrtc.incoming import PIPELINE_RATE_HZ, AgentStream
+from runner.rooms.smallwebrtc.incoming import PIPELINE_RATE_HZ, AgentStream, Decoded
 from runner.rooms.smallwebrtc.transport import OfferingTransport
 from tests.simulated.agent import FRAME_NS, Behaviour, SimulatedAgent
 from tests.simulated.speech import FRAME_SAMPLES, Pcm
@@ -79,12 +79,12 @@ class _PlainDecoder:
     def __init__(self) -> None:
         self._to_pipeline = av.AudioResampler("s16", "mono", PIPELINE_RATE_HZ)
 
-    def decode(self, payload: bytes) -> tuple[bytes, bytes]:
+    def decode(self, payload: bytes) -> Decoded:
         samples = np.frombuffer(payload, np.int16)[np.newaxis, :]
         frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
         frame.sample_rate = AUDIO_RATE_HZ
         resampled = [part.to_ndarray().tobytes() for part in self._to_pipeline.resample(frame)]
-        return payload, b"".join(resampled)
+        return Decoded(payload, b"".join(resampled), FRAME_NS)
 
 
 class _Track:
@@ -153,7 +153,11 @@ class SimulatedRoom:
         self._track: Any = _Track()
         self._transport = OfferingTransport(self._track, self.publish)
         self._stream = AgentStream(
-            clock, recording=listener.agent_audio, pipeline=self._transport.input().put, decoder=_PlainDecoder()
+            clock,
+            recording=listener.agent_audio,
+            pipeline=self._transport.input().put,
+            hole=lambda at_ns, duration_ms: None,
+            decoder=_PlainDecoder(),
         )
         self._due: list[tuple[int, int, Callable[[int], None]]] = []
         self._counter = itertools.count()
