@@ -221,6 +221,8 @@ class SimulatedAgent:
         self._sentences_said = 0
         self._idle_since_ns = 0
         self._data_messages = 0
+        self.said: list[str] = []
+        """The sentences it has begun to say."""
 
     # What the room does to it.
 
@@ -448,6 +450,7 @@ class SimulatedAgent:
             self._tell(at_ns, "bot-started-speaking")
         if not sentence.told:
             sentence.told = True
+            self.said.append(sentence.text)
             self._tell_output(at_ns, sentence.text, "new")
         samples = sentence.pcm[self._played : self._played + FRAME_SAMPLES]
         self._played += FRAME_SAMPLES
