@@ -129,7 +129,7 @@ class Mouth:
         return not any(pcm) and any(expected)
 
     def _find_place(self, under: _Under, at_ns: int, pcm: bytes) -> None:
-        """Go back to where this piece is in the line: silence in place of it can't be told from the line's own pause."""
+        """Go back to where this piece is: silence in place of a line looks like the line's own pause."""
         start = under.position * _PCM_BYTES
         if not any(pcm) or under.line.pcm.startswith(pcm, start):
             return

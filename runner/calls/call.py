@@ -25,6 +25,7 @@ from bots.caller.speech.errors import MissingSpeechPackage, SpeechError
 from bots.caller.speech.voice import Line, Voice
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
 from bots.timeline import (
+    AgentAudioLost,
     AgentJoined,
     AgentLeft,
     AgentMediaResumed,
@@ -34,7 +35,9 @@ from bots.timeline import (
     AgentStoppedSpeaking,
     AgentTurnEnded,
     BotReady,
+    CallCalibrated,
     CallEnded,
+    CallerAudioLost,
     CallerPressedKeys,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
@@ -53,6 +56,7 @@ from runner.calls import timeline as timelines
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.request import CallRequest, CallWatcher, new_run_id
 from runner.calls.run_file import Circumstances, Run, judge_run, write_run
+from runner.calls.stalls import StallWatch
 from runner.calls.surroundings import Surroundings
 from runner.calls.timeline import TimelineWriter
 from runner.errors import MissingExtra, RoomError, RunnerError, UsageError
@@ -73,6 +77,9 @@ FLUSH_LAG_NS = 500 * NS_PER_MS
 """The recording on disk ends this long before now: the agent's audio takes a moment to be placed."""
 
 PIPELINE_STOP_TIMEOUT_S = 5.0
+MAX_HOLES = 500
+"""Holes in the agent's audio that are kept; what the whole call lost is counted without a limit."""
+
 MAX_MESSAGE_CHARACTERS = 20_000_000
 MAX_MESSAGES = 20_000
 """Messages of the agent that are kept as they came; what they say of speech and functions is always kept."""
@@ -145,7 +152,9 @@ class Call:
         self._reader = rtvi.RtviReader()
         self._envelope = Envelope(AUDIO_RATE_HZ)
         self._mouth = Mouth(AUDIO_RATE_HZ, self._note)
+        self._stalls = StallWatch(self._clock, self._note)
         self._messages_kept = 0
+        self._holes_kept = 0
         self._message_characters = 0
         self._onset_ns: int | None = None
         self._turn_onset_ns: int | None = None
@@ -180,6 +189,7 @@ class Call:
         except OSError as error:
             raise UsageError(f"{self.folder}: the run's folder can't be made ({error.strerror})") from error
         self._clock = CallClock.begin(self.surroundings.monotonic_ns)
+        self._stalls = StallWatch(self._clock, self._note)
         try:
             self._timeline = TimelineWriter(self.folder / timelines.FILE_NAME)
             self._recording = RecordingWriter(self.folder / recordings.FILE_NAME, AUDIO_RATE_HZ)
@@ -254,10 +264,10 @@ class Call:
 
     # What the room reports (RoomListener).
 
-    def caller_audio(self, at_ns: int, pcm: bytes) -> None:
+    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int = 0) -> None:
         """Record what left, and follow the line under way."""
         self._recording.put(CALLER, at_ns, pcm)
-        self._mouth.sent(at_ns, pcm)
+        self._mouth.sent(at_ns, pcm, late_ns=late_ns)
         if self.watcher is not None:
             self.watcher.audio(CALLER, at_ns, pcm)
 
@@ -267,6 +277,18 @@ class Call:
         self._envelope.add(at_ns, pcm)
         if self.watcher is not None:
             self.watcher.audio(AGENT, at_ns, pcm)
+
+    def agent_audio_lost(self, at_ns: int, duration_ms: float) -> None:
+        """Note a hole in the agent's audio."""
+        self._holes_kept += 1
+        if self._holes_kept > MAX_HOLES:
+            self._warn(f"the agent's audio had more than {MAX_HOLES} holes: the rest are not on the timeline")
+            return
+        self._note(AgentAudioLost(at_ns=at_ns, duration_ms=round(duration_ms, 3)))
+
+    def caller_audio_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
+        """Note that the agent missed some of the caller's audio."""
+        self._note(CallerAudioLost(at_ns=at_ns, since_ns=since_ns, lost=lost, packets=packets))
 
     def agent_joined(self, at_ns: int, participant: str | None) -> None:
         """Note that the agent is there."""
@@ -340,6 +362,7 @@ class Call:
             if self._ending is not None:
                 self._scope.cancel()
             tasks.start_soon(self._keep_recording)
+            tasks.start_soon(self._stalls.run)
             tasks.start_soon(self._recognise_live)
             tasks.start_soon(self._judge_live)
             room: Room | None = None
@@ -370,9 +393,9 @@ class Call:
         now_ns = self._clock.now_ns()
         if room is not None:
             await room.leave()
-            quality = room.agent_audio_quality(now_ns)
-            if quality is not None:
-                self._write(quality)
+            for quality in (room.agent_audio_quality(now_ns), room.caller_audio_quality(now_ns)):
+                if quality is not None:
+                    self._write(quality)
         ending = self._ending or _Ending(EndedReason.CANCELLED, None, now_ns)
         self._ending = ending
         if self._mouth.busy:
@@ -381,6 +404,7 @@ class Call:
         self._flush(ending.at_ns)
 
     async def _talk(self, room: Room, pipeline: CallerPipeline) -> None:
+        self._stalls.lags.clear()
         await room.enter()
         self._note(RoomEntered(at_ns=self._clock.now_ns()))
         with anyio.move_on_after(self.settings.room.agent_join_timeout_s) as waiting:
@@ -397,7 +421,20 @@ class Call:
         self._note(ClientReadySent(at_ns=self._clock.now_ns()))
         with anyio.move_on_after(self.settings.room.bot_ready_timeout_s):
             await self._agent_is_ready.wait()
+        self._calibrate(room)
         await self._conduct(room, pipeline)
+
+    def _calibrate(self, room: Room) -> None:
+        """Note what our own side adds to what is measured, as far as it has shown by now."""
+        timely = room.timeliness()
+        self._note(
+            CallCalibrated(
+                at_ns=self._clock.now_ns(),
+                loop_lag_ms=self._stalls.lags.worst_ms,
+                send_lag_ms=timely.send_lag_ms,
+                arrival_jitter_ms=timely.arrival_jitter_ms,
+            )
+        )
 
     async def _conduct(self, room: Room, pipeline: CallerPipeline) -> None:
         """Let the director direct, until it hangs up or the call ends otherwise."""
@@ -408,6 +445,7 @@ class Call:
             event: TimelineEvent | None = None
             with anyio.move_on_after(max(wake_ns - self._clock.now_ns(), 0) / NS_PER_S):
                 event = await self._conducted.receive()
+            self._stalls.look()
             now_ns = self._clock.now_ns()
             actions = director.tick(now_ns) if event is None else director.fact(event, now_ns)
             await self._carry_out(actions, room, pipeline)
@@ -603,6 +641,7 @@ class Call:
 
     def _end(self, reason: EndedReason, detail: str | None) -> None:
         """End the call; the first ending counts."""
+        self._stalls.look()
         if self._ending is None:
             self._ending = _Ending(reason, detail, self._clock.now_ns())
             if self._scope is not None:

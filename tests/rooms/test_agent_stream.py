@@ -224,7 +224,9 @@ def test_without_loss_there_are_no_holes() -> None:
 
 
 @pytest.mark.parametrize(("onset_s", "holes"), [(0.0, [(TRUTH_NS + 40 * PACKET_NS, 300)]), (1.0, [])])
-def test_speech_that_was_torn_apart_is_a_hole_but_silence_is_not(onset_s: float, holes: list[tuple[int, int]]) -> None:
+def test_speech_that_was_torn_apart_is_a_hole_but_silence_is_not(
+    onset_s: float, holes: list[tuple[int, int]]
+) -> None:
     payloads = encode(tone(2, onset_s, 48_000), 48_000)
     receiver = Receiver().receive(payloads, delay_ns=lambda index: 300 * NS_PER_MS if index >= 40 else 0)
     receiver.stream.close()

@@ -36,7 +36,7 @@ from runner.rooms.open import RoomAddress
 from runner.rooms.smallwebrtc import SmallWebRTCRoom, connection, posting
 from runner.rooms.smallwebrtc import room as room_module
 from runner.rooms.smallwebrtc.incoming import QUIET_PEAK
-from runner.rooms.smallwebrtc.outgoing import FRAME_BYTES, FRAME_NS, LEAD_NS, CallerTrack
+from runner.rooms.smallwebrtc.outgoing import FRAME_NS
 from runner.settings import Settings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
@@ -255,10 +255,20 @@ class Listener:
     resumed: list[int] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
     lost: list[RoomError] = field(default_factory=list)
+    late_ns: list[int] = field(default_factory=list)
+    holes: list[tuple[int, float]] = field(default_factory=list)
+    missed: list[tuple[int, int, int, int]] = field(default_factory=list)
     fails_on: str = ""
 
-    def caller_audio(self, at_ns: int, pcm: bytes) -> None:
+    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int = 0) -> None:
         self._take("caller_audio", self.caller, (at_ns, pcm))
+        self.late_ns.append(late_ns)
+
+    def agent_audio_lost(self, at_ns: int, duration_ms: float) -> None:
+        self.holes.append((at_ns, duration_ms))
+
+    def caller_audio_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
+        self.missed.append((since_ns, at_ns, lost, packets))
 
     def agent_audio(self, at_ns: int, pcm: bytes) -> None:
         self._take("agent_audio", self.agent, (at_ns, pcm))
@@ -940,11 +950,3 @@ async def test_cancelled_while_entering_nothing_is_left(respond: Respond) -> Non
             await anyio.sleep(0.3)
             tasks.cancel_scope.cancel()
         await visit.room.leave()
-
-
-async def test_a_writer_does_not_wait_for_a_track_that_was_stopped() -> None:
-    track = CallerTrack(CallClock(), lambda at_ns, pcm: None)
-    track.stop()
-    with anyio.fail_after(1):
-        for _ in range(3):
-            await track.write(bytes(FRAME_BYTES * (LEAD_NS // FRAME_NS) * 2))

@@ -38,7 +38,7 @@ class Simulation:
         seed: Everything that is left to chance is drawn from it.
         behaviour: How the agent behaves.
         network: What happens to packets.
-        stalls: When our own side stands still, in nanoseconds from the beginning.
+        stalls: When our own side stands still.
         background: Is heard behind the agent: 16-bit audio at 24 kHz.
         misheard: Which share of the agent's words our own recognition does not hear.
         recognises: Whether words are recognised by simulation; else by what the settings name, in real time.
@@ -121,6 +121,7 @@ class _Guide:
             behaviour=self._simulation.behaviour,
             network=self._simulation.network,
             random=self._for_room,
+            stalls=self._simulation.stalls,
             background=self._simulation.background,
         )
         return self._room

@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,21 @@ from aiortc.rtp import RtpPacket
 from loguru import logger
 
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
-from bots.timeline import AgentAudioQuality, EndedReason
+from bots.timeline import AgentAudioQuality, CallerAudioQuality, EndedReason
 from runner.errors import RoomError
-from runner.rooms.base import AUDIO_RATE_HZ, RoomListener
+from runner.rooms.base import AUDIO_RATE_HZ, RoomListener, Timeliness
 from runner.rooms.smallwebrtc.incoming import PIPELINE_RATE_HZ, AgentStream, Decoded
+from runner.rooms.smallwebrtc.outgoing import Punctuality
+from runner.rooms.smallwebrtc.room import STOOD_STILL_NS
+from runner.rooms.smallwebrtc.sending import SKIP_NS
 from runner.rooms.smallwebrtc.transport import OfferingTransport
 from tests.simulated.agent import FRAME_NS, Behaviour, SimulatedAgent
 from tests.simulated.speech import FRAME_SAMPLES, Pcm
+from tests.simulated.virtual_time import Stall, Stalls
 
 FRAME_BYTES = FRAME_SAMPLES * 2
-LEAD_FRAMES = 10
-LATE_NS = 200 * NS_PER_MS
-"""As in the real room: what is later than that is left out."""
+REPORT_NS = NS_PER_S
+MESSAGE_NS = NS_PER_MS // 5
 
 CONNECT_NS = 300 * NS_PER_MS
 MEDIA_TIMEOUT_NS = int(2.5 * NS_PER_S)
@@ -88,31 +91,40 @@ class _PlainDecoder:
 
 
 class _Track:
-    """Takes the caller's audio from the pipeline, some of it ahead of time."""
+    """Takes the caller's lines as a whole, and gives them out 20 ms at a time."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._room = anyio.Event()
-        self.live = True
+        self._live = True
 
-    async def write(self, pcm: bytes) -> None:
-        """Queue audio; waits while enough of it is ahead."""
-        self._buffer += pcm
-        while self.live and len(self._buffer) > FRAME_BYTES * LEAD_FRAMES:
-            self._room = anyio.Event()
-            await self._room.wait()
+    def write(self, pcm: bytes) -> None:
+        """Queue audio."""
+        if self._live:
+            self._buffer += pcm
 
     def clear(self) -> None:
         """Drop what has not left yet."""
         self._buffer.clear()
-        self._room.set()
 
     def take(self) -> bytes:
         """Return the next 20 ms, silence where nothing is there."""
         frame = bytes(self._buffer[:FRAME_BYTES])
         del self._buffer[:FRAME_BYTES]
-        self._room.set()
         return frame + bytes(FRAME_BYTES - len(frame))
+
+    def stop(self) -> None:
+        """Take nothing any more."""
+        self._live = False
+        self.clear()
+
+
+@dataclass
+class _Report:
+    """What the agent reports of the caller's packets (RTCP): since when, and of how many."""
+
+    since_ns: int
+    packets: int = 0
+    lost: int = 0
 
 
 class SimulatedRoom:
@@ -126,6 +138,7 @@ class SimulatedRoom:
         behaviour: How the agent behaves.
         network: What happens to packets.
         random: Draws what is left to chance.
+        stalls: When our own side stands still.
         background: Is heard behind the agent.
     """
 
@@ -137,6 +150,7 @@ class SimulatedRoom:
         behaviour: Behaviour,
         network: Network,
         random: np.random.Generator,
+        stalls: Sequence[Stall] = (),
         background: Pcm | None = None,
     ):
         for_agent, for_way_in, for_way_out, for_phase = random.spawn(4)
@@ -156,13 +170,19 @@ class SimulatedRoom:
             clock,
             recording=listener.agent_audio,
             pipeline=self._transport.input().put,
-            hole=lambda at_ns, duration_ms: None,
+            hole=listener.agent_audio_lost,
             decoder=_PlainDecoder(),
         )
         self._due: list[tuple[int, int, Callable[[int], None]]] = []
         self._counter = itertools.count()
         self._wake_up: asyncio.TimerHandle | None = None
         self._wakes_at_ns = 0
+        self._sender_stalls = Stalls(stall for stall in stalls if stall.is_whole)
+        self._punctuality = Punctuality()
+        self._report: _Report | None = None
+        self._awake_ns = 0
+        self._lost = 0
+        self._last_message_ns = 0
         self._agent_here = anyio.Event()
         self._left = False
 
@@ -175,10 +195,13 @@ class SimulatedRoom:
         """Connect, which takes a moment."""
         await anyio.sleep(CONNECT_NS / NS_PER_S)
         now_ns = self._clock.now_ns()
+        self._awake_ns = now_ns
         self._at(now_ns, self._caller_frame)
         if self._behaviour.joins:
             self.agent.connected(now_ns)
             self._at(now_ns + self._phase_ns, self._agent_frame)
+            self._report = _Report(now_ns)
+            self._at(now_ns + REPORT_NS, self._agent_reports)
 
     async def wait_for_agent(self) -> None:
         """Wait for the agent's first packet."""
@@ -207,19 +230,37 @@ class SimulatedRoom:
         """Return how the agent's packets arrived so far."""
         return self._stream.quality(at_ns)
 
+    def caller_audio_quality(self, at_ns: int) -> CallerAudioQuality | None:
+        """Return how the caller's packets left so far, and how many did not arrive."""
+        sent = self._punctuality
+        if not sent.packets:
+            return None
+        latest_ms = round(sent.latest_ns / NS_PER_MS, 3)
+        return CallerAudioQuality(
+            at_ns=at_ns, packets=sent.packets, lost=self._lost, late=sent.late, latest_ms=latest_ms
+        )
+
+    def timeliness(self) -> Timeliness:
+        """Return how punctual packets were so far."""
+        return Timeliness(self._punctuality.lags.worst_ms, self._stream.arrival_jitter_ms)
+
     async def leave(self) -> None:
         """Leave."""
+        if self._left:
+            return
         self._left = True
         if self._wake_up is not None:
             self._wake_up.cancel()
-        self._track.live = False
-        self._track.clear()
+        self._track.stop()
+        self._stream.close()
 
     # What the agent does, at its own time.
 
     def agent_sends(self, at_ns: int, message: dict[str, Any]) -> None:
         """Carry a message of the agent; none is lost."""
-        arrival_ns = at_ns + int(self._network.delay_ms * NS_PER_MS)
+        # One after the other, as they are written: some go by which came first.
+        arrival_ns = max(at_ns + int(self._network.delay_ms * NS_PER_MS), self._last_message_ns + MESSAGE_NS)
+        self._last_message_ns = arrival_ns
         self._at(arrival_ns, lambda _: self._listener.message_received(self._clock.now_ns(), message))
 
     def agent_leaves(self, at_ns: int) -> None:
@@ -269,17 +310,39 @@ class SimulatedRoom:
         self._wake()
 
     def _caller_frame(self, due_ns: int) -> None:
-        now_ns = self._clock.now_ns()
-        if now_ns - due_ns > LATE_NS:
-            due_ns += (now_ns - due_ns) // FRAME_NS * FRAME_NS
+        left_ns = self._sender_stalls.awake_ns(due_ns)
+        if left_ns - due_ns > SKIP_NS:
+            due_ns += (left_ns - due_ns) // FRAME_NS * FRAME_NS
         frame = self._track.take()
-        arrival_ns = self._way_out.arrival_ns(now_ns)
-        if arrival_ns is not None:
+        self._punctuality.add(left_ns - due_ns)
+        arrival_ns = self._way_out.arrival_ns(left_ns)
+        if arrival_ns is None:
+            self._lost += 1
+        else:
             pcm = np.frombuffer(frame, np.int16)
             self._at(arrival_ns, lambda at_ns: self.agent.hears(at_ns, pcm))
-        self._listener.caller_audio(due_ns, frame)
-        self._stream.tick(now_ns)
+        if self._report is not None:
+            self._report.packets += 1
+            self._report.lost += arrival_ns is None
+        self._listener.caller_audio(due_ns, frame, late_ns=left_ns - due_ns)
+        self._stream.tick(self._note_awake())
         self._at(due_ns + FRAME_NS, self._caller_frame)
+
+    def _note_awake(self) -> int:
+        """Notice that we stood still, as the real room does."""
+        now_ns = self._clock.now_ns()
+        if now_ns - self._awake_ns > STOOD_STILL_NS:
+            self._stream.stood_still(now_ns)
+        self._awake_ns = now_ns
+        return now_ns
+
+    def _agent_reports(self, at_ns: int) -> None:
+        report, self._report = self._report, _Report(at_ns)
+        if report is not None and report.lost:
+            self._listener.caller_audio_lost(
+                self._clock.now_ns(), since_ns=report.since_ns, lost=report.lost, packets=report.packets
+            )
+        self._at(at_ns + REPORT_NS, self._agent_reports)
 
     def _agent_frame(self, at_ns: int) -> None:
         payload = self.agent.plays(at_ns)
@@ -294,6 +357,7 @@ class SimulatedRoom:
             self._at(at_ns + FRAME_NS, self._agent_frame)
 
     def _packet_arrives(self, packet: RtpPacket) -> None:
+        self._note_awake()
         if not self._agent_here.is_set():
             self._agent_here.set()
             self._listener.agent_joined(self._clock.now_ns(), None)

@@ -4,7 +4,8 @@ import asyncio
 import bisect
 import math
 import selectors
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio.to_thread
@@ -19,21 +20,50 @@ US_PER_S = 1_000_000
 DEADLOCK_S = 60.0
 """Real seconds without anything to do, or to wait for, after which nothing will ever happen."""
 
-Stall = tuple[int, int]
-"""From when until when the whole process stands still, in nanoseconds of virtual time."""
+
+@dataclass(frozen=True)
+class Stall:
+    """Our own side stands still for a while; what is due then is late.
+
+    Attributes:
+        begin_ns: Its beginning, in nanoseconds of virtual time.
+        end_ns: Its end.
+        is_whole: Whether all of the process stands still, or the event loop alone.
+    """
+
+    begin_ns: int
+    end_ns: int
+    is_whole: bool = True
+
+
+class Stalls:
+    """Stalls in order, without overlap.
+
+    Args:
+        stalls: The stalls.
+    """
+
+    def __init__(self, stalls: Iterable[Stall]):
+        ordered = list(stalls)
+        self._begins = [stall.begin_ns for stall in ordered]
+        self._ends = [stall.end_ns for stall in ordered]
+
+    def awake_ns(self, at_ns: int) -> int:
+        """Return when what is due at a time is done."""
+        before = bisect.bisect_right(self._begins, at_ns) - 1
+        return at_ns if before < 0 else max(at_ns, self._ends[before])
 
 
 class VirtualClock:
     """The time of a virtual loop, in nanoseconds from its beginning.
 
     Args:
-        stalls: When the process stands still: what is due then is late. In order, without overlap.
+        stalls: When our own side stands still; in order, without overlap.
     """
 
     def __init__(self, stalls: Sequence[Stall] = ()):
         self._now_ns = 0
-        self._begins = [begin_ns for begin_ns, _ in stalls]
-        self._ends = [end_ns for _, end_ns in stalls]
+        self._stalls = Stalls(stalls)
 
     def now_ns(self) -> int:
         """Return the time; stands in for ``time.monotonic_ns``."""
@@ -41,10 +71,7 @@ class VirtualClock:
 
     def advance_to(self, at_ns: int) -> None:
         """Let time pass until then, and beyond that to the end of a stall it falls into. It never goes back."""
-        stall = bisect.bisect_right(self._begins, at_ns) - 1
-        if stall >= 0:
-            at_ns = max(at_ns, self._ends[stall])
-        self._now_ns = max(self._now_ns, at_ns)
+        self._now_ns = max(self._now_ns, self._stalls.awake_ns(at_ns))
 
 
 class _JumpingSelector(selectors.BaseSelector):
