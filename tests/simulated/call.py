@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
@@ -16,7 +17,6 @@ from runner.calls.request import CallRequest, CallWatcher
 from runner.calls.run_file import Run
 from runner.calls.surroundings import Surroundings
 from runner.evaluation.verdicts import ExpectationVerdict
-from runner.judge.judge import Judge
 from runner.rooms.base import RoomListener
 from runner.rooms.open import RoomAddress
 from runner.settings import RoomSettings, Settings
@@ -25,6 +25,9 @@ from tests.simulated.recognition import Recogniser
 from tests.simulated.room import Network, SimulatedRoom
 from tests.simulated.speech import Pcm, Utterance, utterances
 from tests.simulated.virtual_time import Stall, VirtualClock, run_virtually
+
+if TYPE_CHECKING:
+    from runner.judge.judge import Judge
 
 ADDRESS = RoomAddress("http://simulated.invalid/api/offer")
 WALL_TIME = "2026-01-01T00:00:00.000Z"
@@ -59,7 +62,7 @@ class Simulation:
         *,
         settings: Settings | None = None,
         transcribe: bool = False,
-        judge: Judge | None = None,
+        judge: "Judge | None" = None,
         watcher: CallWatcher | None = None,
     ) -> Run:
         """Play a script in a call of its own, and return the run.
@@ -74,9 +77,7 @@ class Simulation:
         """
         clock = VirtualClock(self.stalls)
         guide = _Guide(self, utterances(script), watcher)
-        surroundings = Surroundings(
-            monotonic_ns=clock.now_ns, wall_time=lambda: WALL_TIME, open_room=guide.open_room
-        )
+        surroundings = Surroundings(monotonic_ns=clock.now_ns, wall_time=lambda: WALL_TIME, open_room=guide.open_room)
         if self.recognises:
             surroundings = replace(surroundings, transcribe=guide.recogniser.transcribe)
         call = Call(
