@@ -112,7 +112,8 @@ class Behaviour:
         crashes_at_turn: Vanishes in place of the answer to this turn.
         fails_at_turn: Reports an error over RTVI in place of the answer to this turn.
         leaves_after_greeting: Leaves as soon as it has spoken for the first time.
-        drops_sentence: The audio of this sentence of the call, from 0, is never sent; its words are told.
+        drops_sentence: The audio of this sentence is never sent; its words are told.
+        hum_ms: How long the caller may make a sound while it speaks until that is a turn.
     """
 
     dialogue: Callable[[], Dialogue] = RestaurantDialogue
@@ -140,7 +141,8 @@ class Behaviour:
     crashes_at_turn: int | None = None
     fails_at_turn: int | None = None
     leaves_after_greeting: bool = False
-    drops_sentence: int | None = None
+    drops_sentence: str | None = None
+    hum_ms: float = 600
 
 
 class AgentSide(Protocol):
@@ -218,7 +220,7 @@ class SimulatedAgent:
         self._played = 0
         self._speaking = False
         self._ends_after_speech = False
-        self._sentences_said = 0
+        self._hum_ms: float | None = None
         self._idle_since_ns = 0
         self._data_messages = 0
         self.said: list[str] = []
@@ -274,13 +276,24 @@ class SimulatedAgent:
         if not ears.speaking:
             if sum(ears.recent) >= START_FRAMES:
                 ears.speaking = True
-                self._caller_starts(at_ns)
+                self._hum_ms = 0.0 if self._speaking and self._behaviour.hum_ms else None
+                if self._hum_ms is None:
+                    self._caller_starts(at_ns)
             elif not voiced:
                 self._silent_ms += 20
         elif ears.unvoiced >= STOP_FRAMES:
             ears.speaking = False
             ears.recent.clear()
-            self._caller_stops(at_ns)
+            if self._hum_ms is None:
+                self._caller_stops(at_ns)
+            else:
+                self._hum_ms = None
+                self._new_words()
+        elif self._hum_ms is not None:
+            self._hum_ms += 20
+            if self._hum_ms >= self._behaviour.hum_ms or not self._speaking:
+                self._hum_ms = None
+                self._caller_starts(at_ns)
         self._look_for_end_of_turn(at_ns)
 
     def plays(self, at_ns: int) -> bytes | None:
@@ -433,8 +446,7 @@ class SimulatedAgent:
 
     def _say(self, at_ns: int, text: str) -> None:
         for sentence in sentences(text):
-            dropped = self._sentences_said == self._behaviour.drops_sentence
-            self._sentences_said += 1
+            dropped = sentence == self._behaviour.drops_sentence
             gap_ns = self._draw_ns(self._behaviour.sentence_gap_ms) if self._queue else 0
             gap = np.zeros(gap_ns // FRAME_NS * FRAME_SAMPLES, np.int16)
             pcm = np.zeros(FRAME_SAMPLES, np.int16) if dropped else clip(sentence)
