@@ -29,6 +29,7 @@ from bots.timeline import (
     AgentLeft,
     AgentMediaResumed,
     AgentMediaStopped,
+    AgentProbed,
     AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
@@ -313,6 +314,10 @@ class Call:
     def agent_media_resumed(self, at_ns: int) -> None:
         """Note that packets arrive again."""
         self._note(AgentMediaResumed(at_ns=at_ns))
+
+    def agent_probed(self, at_ns: int, *, answers: bool | None) -> None:
+        """Note whether the agent's address still takes connections."""
+        self._note(AgentProbed(at_ns=at_ns, answers=answers))
 
     def message_received(self, at_ns: int, message: Any) -> None:
         """Note what a message says."""

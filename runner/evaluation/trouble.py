@@ -12,6 +12,8 @@ from bots.timeline import (
     AgentAudioLost,
     AgentMediaResumed,
     AgentMediaStopped,
+    AgentProbed,
+    AgentProcessEnded,
     CallerAudioLost,
     CallerUnderrun,
     HarnessStalled,
@@ -75,6 +77,7 @@ def troubles_of(view: CallView) -> list[Trouble]:
         *_lost_on_the_way_out(view),
         *_lost_on_the_way_in(view),
         *_interruptions(view),
+        *_vanished(view),
         *_background(view),
     ]
     return sorted(found, key=lambda trouble: trouble.from_ns)
@@ -161,6 +164,21 @@ def _interruptions(view: CallView) -> list[Trouble]:
                 Trouble(stopped[-1].at_ns, resumed.at_ns, Cause.NETWORK, what, True, evidence_of(stopped[-1]))
             )
     return troubles
+
+
+def _vanished(view: CallView) -> list[Trouble]:
+    """Return that an agent which vanished need not have crashed, where its address does not say so."""
+    probed = view.first(AgentProbed)
+    if probed is None or probed.answers is False or view.of(AgentProcessEnded):
+        return []
+    stopped = view.of(AgentMediaStopped)
+    what = "nothing arrives from the agent any more, "
+    if probed.answers:
+        what += "but its address takes connections: its session died, or the network carries no audio"
+    else:
+        what += "and its address does not answer: its machine is gone, or the network is cut"
+    from_ns = stopped[-1].at_ns if stopped else probed.at_ns
+    return [Trouble(from_ns, view.end_ns, Cause.NETWORK, what, False, evidence_of(probed))]
 
 
 def _background(view: CallView) -> list[Trouble]:

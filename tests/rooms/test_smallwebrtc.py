@@ -253,6 +253,7 @@ class Listener:
     left: list[tuple[int, str | None]] = field(default_factory=list)
     stopped: list[int] = field(default_factory=list)
     resumed: list[int] = field(default_factory=list)
+    probed: list[bool | None] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
     lost: list[RoomError] = field(default_factory=list)
     late_ns: list[int] = field(default_factory=list)
@@ -284,6 +285,9 @@ class Listener:
 
     def agent_media_resumed(self, at_ns: int) -> None:
         self.resumed.append(at_ns)
+
+    def agent_probed(self, at_ns: int, *, answers: bool | None) -> None:
+        self.probed.append(answers)
 
     def message_received(self, at_ns: int, message: Any) -> None:
         self._take("message_received", self.messages, message)
@@ -854,6 +858,8 @@ async def test_an_agent_that_goes_dark_is_noticed_within_3_s_and_gone_soon_after
         assert 3.5 <= (clock.now_ns() - alive_ns) / NS_PER_S < 15
         assert listener.lost[0].reason is EndedReason.AGENT_VANISHED
         assert "for 3.5 s" in str(listener.lost[0])
+        # Its media is dead, and its server is not.
+        assert listener.probed == [True]
     assert (len(listener.stopped), len(listener.lost)) == (1, 1)
     assert listener.resumed == listener.left == []
 
