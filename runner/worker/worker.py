@@ -1,6 +1,5 @@
 """Sees runs through: takes one, makes its call, and reports what came of it."""
 
-import importlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -41,8 +40,6 @@ STOPPED_REPORT_LIMIT_S = 10.0
 
 STOPPED_DETAIL = "its worker was stopped"
 MAX_DETAIL_CHARACTERS = 2_000
-
-_NEEDED = ("runner.rooms.smallwebrtc", "runner.rooms.daily", "bots.caller.speech.recognition")
 
 
 class LiveCall(Protocol):
@@ -407,11 +404,3 @@ def _safe(job: Job, detail: str) -> str:
         if secret is not None and secret.get_secret_value():
             text = text.replace(secret.get_secret_value(), "***")
     return text[:MAX_DETAIL_CHARACTERS]
-
-
-def load() -> None:
-    """Load what calls need: seconds of imports, which the first call would wait for, and calls under way with it."""
-    for module in _NEEDED:
-        # What is not installed is missed by the run that needs it.
-        with suppress(ImportError):
-            importlib.import_module(module)
