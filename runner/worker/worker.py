@@ -114,7 +114,7 @@ class _Live:
     def begin_again(self) -> None:
         """Note that its call is made again."""
         self.call = self.ended = None
-        self.preparing = anyio.CancelScope()
+        self.preparing, self.judging = anyio.CancelScope(), anyio.CancelScope()
         self._claimed_s = time.monotonic()
         if self.told is not None:
             self.told.begin_again()
