@@ -217,6 +217,8 @@ def print_summary(console: Console, run: Run, folder: str) -> None:
             print_line(console, f"  {_MARKS[verdict.verdict]} ", shown(text))
             for evidence in verdict.evidence:
                 print_line(console, "      ", f"[dim]{shown(evidence_line(evidence))}[/]")
+    for sentence in run.not_honoured:
+        print_line(console, "  [yellow]?[/] ", shown(sentence))
     for warning in run.warnings:
         print_line(console, "  [yellow]![/] ", f"[yellow]{shown(warning)}[/]")
     for attempt in run.earlier_attempts:
