@@ -279,20 +279,24 @@ def evaluate(run_dir: Path, measure: bool | None, as_json: bool, config: Path | 
     async def run() -> int:
         _settings(config, verbose)
         from runner.calls import run_file, suite_file
-        from runner.calls.evaluate import Measuring, evaluate_run, evaluate_suite, is_suite
-        from runner.calls.measuring import measure_call
+        from runner.calls.evaluate import MeasureCall, Measuring, evaluate_run, evaluate_suite, is_suite
         from runner.reports.console import make_console
         from runner.reports.suite import print_suite
         from runner.reports.terminal import print_summary
 
         measuring = {None: Measuring.IF_MISSING, True: Measuring.ALWAYS, False: Measuring.NEVER}[measure]
+        measure_recording: MeasureCall | None = None
+        if measuring is not Measuring.NEVER:
+            from runner.calls.measuring import measure_call
+
+            measure_recording = measure_call
         console = make_console(stderr=as_json)
         if is_suite(run_dir):
-            result = evaluate_suite(run_dir, measure=measure_call, measuring=measuring)
+            result = evaluate_suite(run_dir, measure=measure_recording, measuring=measuring)
             print_suite(console, result, str(run_dir))
             path, exit_code = run_dir / suite_file.FILE_NAME, result.exit_code
         else:
-            judged = evaluate_run(run_dir, measure=measure_call, measuring=measuring)
+            judged = evaluate_run(run_dir, measure=measure_recording, measuring=measuring)
             print_summary(console, judged, str(run_dir))
             path, exit_code = run_dir / run_file.FILE_NAME, judged.exit_code
         if as_json:

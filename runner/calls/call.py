@@ -55,8 +55,9 @@ from runner.calls import recording as recordings
 from runner.calls import timeline as timelines
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.request import CallRequest, CallWatcher, new_run_id
-from runner.calls.run_file import Circumstances, Run, judge_run, utc_now, write_run
-from runner.calls.stalls import StallWatch
+from runner.calls.run_file import Circumstances, Run, judge_run, write_run
+from runner.calls.stalls import StallWatch, spare_the_collector
+from runner.calls.surroundings import Surroundings
 from runner.calls.timeline import TimelineWriter
 from runner.errors import MissingExtra, RoomError, RunnerError, UsageError
 from runner.evaluation.expectations import evaluate_turn
@@ -66,7 +67,6 @@ from runner.evaluation.transcript import unrecognised
 from runner.evaluation.verdicts import Judgement, Question, Verdict
 from runner.evaluation.view import CallView
 from runner.rooms.base import AUDIO_RATE_HZ, Room
-from runner.rooms.open import open_room
 from runner.rooms.urls import check_data_message, public_url, room_kind
 from runner.settings import Settings
 
@@ -129,6 +129,7 @@ class Call:
         run_id: The run's id.
         watcher: Watches the call.
         judge: Judges ``eval`` expectations; by default the one the settings name.
+        surroundings: What the call is made in: the machine's time, and rooms that can be reached from it.
     """
 
     request: CallRequest
@@ -137,12 +138,13 @@ class Call:
     run_id: str = field(default_factory=new_run_id)
     watcher: CallWatcher | None = None
     judge: "Judge | None" = None
+    surroundings: Surroundings = field(default_factory=Surroundings)
 
     def __post_init__(self) -> None:
         kind = room_kind(self.request.address.url, self.settings.room.daily_domains)
         if self.request.data_message is not None:
             check_data_message(kind, self.request.data_message.value)
-        self._clock = CallClock()
+        self._clock = CallClock.begin(self.surroundings.monotonic_ns)
         self._facts: list[TimelineEvent] = []
         self._view = CallView()
         # None: something else than a fact may have changed what is decided.
@@ -191,7 +193,7 @@ class Call:
             self.folder.mkdir(parents=True)
         except OSError as error:
             raise UsageError(f"{self.folder}: the run's folder can't be made ({error.strerror})") from error
-        self._clock = CallClock()
+        self._clock = CallClock.begin(self.surroundings.monotonic_ns)
         self._stalls = StallWatch(self._clock, self._note)
         try:
             self._timeline = TimelineWriter(self.folder / timelines.FILE_NAME)
@@ -208,7 +210,7 @@ class Call:
                     run_id=self.run_id,
                     scenario=self.request.script.name,
                     room=public_url(self.request.address.url),
-                    wall_time=utc_now(),
+                    wall_time=self.surroundings.wall_time(),
                     monotonic_ns=self._clock.origin_ns,
                 )
             )
@@ -252,6 +254,7 @@ class Call:
                 notes=self.request.notes,
                 warnings=self._warnings,
                 timeline=self._timeline.stamp,
+                asked=self.request.asked,
             ),
         )
 
@@ -372,7 +375,7 @@ class Call:
             tasks.start_soon(self._judge_live)
             room: Room | None = None
             try:
-                room = await open_room(
+                room = await self.surroundings.open_room(
                     self.request.address,
                     self.settings.room,
                     clock=self._clock,
@@ -381,6 +384,7 @@ class Call:
                     tasks=tasks,
                 )
                 async with self._running_pipeline(room, tasks) as pipeline:
+                    spare_the_collector()
                     await self._talk(room, pipeline)
             except RoomError as error:
                 self._end(error.reason, str(error))
@@ -578,8 +582,6 @@ class Call:
         await self._recognise(unrecognised(CallView.measured(self._facts), self._recognised))
 
     async def _recognise(self, turns: Sequence[tuple[int, int]]) -> None:
-        from bots.caller.speech.recognition import transcribe
-
         if not turns:
             return
         self._recognised.extend(turns)
@@ -588,7 +590,7 @@ class Call:
             for onset_ns, end_ns in turns
         ]
         try:
-            texts = await transcribe(audio, AUDIO_RATE_HZ, self.settings.speech.stt)
+            texts = await self.surroundings.transcribe(audio, AUDIO_RATE_HZ, self.settings.speech.stt)
         except (MissingSpeechPackage, SpeechError, ValueError) as error:
             self._warn(f"what the agent said could not be recognised: {error}")
             return

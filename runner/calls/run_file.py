@@ -12,13 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bots.caller.script import Script
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePublished, EndedReason, TimelineEvent
+from runner.calls.run_warnings import trouble_warnings
 from runner.calls.timeline import TimelineStamp
-from runner.calls.trouble import trouble_warnings
 from runner.errors import UsageError
+from runner.evaluation.asked import NOTHING, Asked, OutcomeJudgement, not_honoured, settle
+from runner.evaluation.blame import excuse
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.differences import hearing_differs
 from runner.evaluation.outcome import Failure, Status, decide, judge_expectations
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
+from runner.evaluation.trouble import troubles_of
 from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgement, JudgeUsage, by_question
 from runner.evaluation.view import CallView
@@ -105,6 +108,8 @@ class Circumstances:
         versions: What made the call; None for what is installed here.
         earlier_attempts: The calls that were made before for the same run, in order.
         timeline: Which facts these are, where they are on disk.
+        asked: What was asked for besides the script.
+        expected_outcome: What the judge says to the expected outcome; None where it was not asked.
     """
 
     judgements: Sequence[Judgement] | None = None
@@ -115,6 +120,8 @@ class Circumstances:
     versions: Mapping[str, str] | None = None
     earlier_attempts: Sequence[EarlierAttempt] = ()
     timeline: TimelineStamp | None = None
+    asked: Asked = NOTHING
+    expected_outcome: OutcomeJudgement | None = None
 
 
 class RunReport(BaseModel):
@@ -147,6 +154,9 @@ class RunReport(BaseModel):
         warnings: What did not work as it should.
         earlier_attempts: The calls that were made before for the same run, in order, and why they did not count.
         timeline: How many facts it was judged by, and their digest: facts that are lost later are missed.
+        asked: What was asked for besides the script.
+        expected_outcome: What the judge says to the expected outcome; null where it was not asked.
+        not_honoured: What of what was asked for was not had, a sentence each: the run did not pass then.
         versions: What made the call.
     """
 
@@ -178,6 +188,9 @@ class RunReport(BaseModel):
     warnings: list[str]
     earlier_attempts: list[EarlierAttempt] = []
     timeline: TimelineStamp | None = None
+    asked: Asked = NOTHING
+    expected_outcome: OutcomeJudgement | None = None
+    not_honoured: list[str] = []
     versions: dict[str, str]
 
     @property
@@ -209,6 +222,8 @@ class Run(RunReport):
             versions=self.versions,
             earlier_attempts=self.earlier_attempts,
             timeline=self.timeline,
+            asked=self.asked,
+            expected_outcome=self.expected_outcome,
         )
 
 
@@ -231,7 +246,15 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
     judgements = None if given.judgements is None else by_question(given.judgements)
     view = CallView.measured(facts)
     verdicts = judge_expectations(script, view, judgements)
-    outcome = decide(script, view, verdicts, allow_unjudged=given.allow_unjudged)
+    missing = not_honoured(given.asked, facts, judgements)
+    outcome = settle(
+        decide(script, view, verdicts, allow_unjudged=given.allow_unjudged),
+        given.asked,
+        missing,
+        given.expected_outcome,
+        trouble=None if ended is None else excuse(view, ended.reason, troubles_of(view)),
+        allow_unjudged=given.allow_unjudged,
+    )
     published = next((e for e in facts if isinstance(e, DataMessagePublished)), None)
     end_ns = ended.at_ns if ended is not None else max(e.at_ns for e in facts)
     return Run(
@@ -262,6 +285,9 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         warnings=list(dict.fromkeys([*given.warnings, *trouble_warnings(facts), *_differences(view)])),
         earlier_attempts=list(given.earlier_attempts),
         timeline=given.timeline,
+        asked=given.asked,
+        expected_outcome=given.expected_outcome,
+        not_honoured=missing,
         versions=_versions() if given.versions is None else dict(given.versions),
         script=script,
     )

@@ -416,13 +416,21 @@ class SuiteRunner:
         live.call = call
         if self._stopped is not None:
             call.cancel(self._stopped)
+        printed_bytes = 0 if agent is None else agent.printed_bytes
         run = await call.make()
         if agent is not None:
-            run = await self._with_its_agents_end(run, folder, agent)
+            run = await self._with_its_agents_end(run, folder, agent, printed_bytes)
         return _suite_run(run, planned, folder=run_id)
 
-    async def _with_its_agents_end(self, run: Run, folder: Path, agent: LastingAgent) -> Run:
-        """Return a run judged with the end of the process that ran its agent, if that ended in it."""
+    async def _with_its_agents_end(self, run: Run, folder: Path, agent: LastingAgent, printed_bytes: int) -> Run:
+        """Return a run judged with the end of the process that ran its agent, if that ended in it.
+
+        Args:
+            run: The run.
+            folder: Its folder.
+            agent: The agent.
+            printed_bytes: How much it had printed before the call: that is not what it ended with.
+        """
         if run.ended_reason in _MAY_BE_A_CRASH:
             await agent.wait_ended(EXIT_GRACE_S)
         exit_code = agent.exit_code
@@ -431,7 +439,7 @@ class SuiteRunner:
         ended_ns = agent.ended_ns or time.monotonic_ns()
 
         def judge_again() -> Run:
-            tail = agent.log_tail()
+            tail = agent.log_tail(printed_bytes)
             if (token := self.suite.token) is not None:
                 tail = tail.replace(token.get_secret_value(), "***")
             at_ns = max(ended_ns - began_ns(folder), 0)

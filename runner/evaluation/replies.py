@@ -185,7 +185,8 @@ class ReplySearch(Search):
 
     def _recognised_until_ns(self, onset: AgentStartedSpeaking) -> int:
         """Return by when the words of a speech are known: it is recognised once the agent's turn is over."""
-        over = self._window.turn_over_after(onset.at_ns + 1)
+        ends_ns = (s.end_or(onset.at_ns + 1) for s in self._window.view.speeches if s.started.at_ns == onset.at_ns)
+        over = self._window.turn_over_after(next(ends_ns, onset.at_ns + 1))
         return (self._deadline_ns if over is None else over.at_ns) + RECOGNITION_NS
 
     def _reply_is_over(self, event: AgentSaid, following: AgentSaid | None) -> bool:

@@ -31,9 +31,12 @@ def verdict_word(success: bool | None) -> str:
     return {True: "passed", False: "failed", None: "inconclusive"}[success]
 
 
-def verdict_words(success: bool | None, cause: Cause | None) -> str:
-    """Return what a run came to, and where there is no verdict, whose fault that is."""
-    return verdict_word(success) + (f" (cause: {cause})" if success is None and cause is not None else "")
+def verdict_words(success: bool | None, cause: Cause | None, failure: Failure | None) -> str:
+    """Return what a run came to, with what went wrong in a word, or whose fault it is that there is no verdict."""
+    word = verdict_word(success)
+    if success is None:
+        return word if cause is None else f"{word} (cause: {cause})"
+    return word if success or failure is None else f"{word} ({failure.kind.value.replace('_', ' ')})"
 
 
 def latency_text(latency_ms: float, uncertainty_ms: float | None) -> str:

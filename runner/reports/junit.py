@@ -7,6 +7,7 @@ from pathlib import Path
 from junitparser import Attr, Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
 
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
+from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import ExpectationVerdict
 from runner.files import write_atomically
 from runner.reports.evidence import (
@@ -120,7 +121,8 @@ def _case(result: SuiteResult, run: SuiteRun, folder: Path) -> TestCase:
     if run.success is False:
         outcome = Failure(_text(headline), "AgentFailed" if run.failure is None else run.failure.kind.value)
     else:
-        outcome = Error(_text(f"{verdict_words(run.success, run.cause)}: {headline}"), "Inconclusive")
+        verdict = verdict_words(run.success, run.cause, run.failure)
+        outcome = Error(_text(f"{verdict}: {headline}"), "Inconclusive")
     # GitLab shows the text and not the message.
     outcome.text = _text("\n".join(_told(run, headline, folder)))
     case.append(outcome)
@@ -132,7 +134,8 @@ def _told(run: SuiteRun, headline: str, folder: Path) -> list[str]:
     lines = [headline]
     if failure is not None:
         lines += [f"    {line}" for line in failure_lines(failure)]
-    for verdict in run.unmet:
+    # A call that did not take place says nothing about what was expected of it.
+    for verdict in run.unmet if run.status is Status.COMPLETED else ():
         if failure is None or (verdict.turn, verdict.expected) != (failure.turn, failure.expected):
             lines += _expectation(verdict)
     cause = "" if run.cause is None else f", cause: {run.cause.value}"

@@ -235,11 +235,11 @@ def _print_failure(console: Console, run: Run) -> None:
     """Print why a run did not pass: the headline first."""
     failure = run.failure
     headline = (run.detail if failure is None else failure.headline) or run.ended_reason.value
-    kind = "" if failure is None else f" [dim]({failure.kind.value.replace('_', ' ')})[/]"
+    verdict = verdict_words(run.success, run.cause, failure)
     print_line(
         console,
         "",
-        f"[{_STYLES[run.success]}]{verdict_words(run.success, run.cause)}[/]: [bold]{shown(headline)}[/]{kind}",
+        f"[{_STYLES[run.success]}]{verdict}[/]: [bold]{shown(headline)}[/]",
     )
     for line in () if failure is None else failure_lines(failure):
         print_line(console, "    ", shown(line))

@@ -58,6 +58,7 @@ from bots.caller.script import (
     compile_pattern,
 )
 from runner.errors import UsageError
+from runner.scenarios.markup import unknown_markup
 from runner.scenarios.model import Scenario
 from runner.scenarios.nodes import Mapping, Node, read_yaml, read_yaml_text
 from runner.settings import Settings
@@ -382,15 +383,21 @@ def _play(mapping: Mapping) -> Play:
     return Play(path=path, text=text)
 
 
+def _words(node: Node, text: str) -> Words:
+    if (problem := unknown_markup(text)) is not None:
+        raise node.place.error(f"user: {problem}")
+    return Words(text=text)
+
+
 def _parts(node: Node) -> tuple[Words | Pause, ...]:
     if not node.is_list():
-        return (Words(text=node.text(MAX_TEXT_CHARACTERS)),)
+        return (_words(node, node.text(MAX_TEXT_CHARACTERS)),)
     parts: list[Words | Pause] = []
     for item in node.items():
         if item.is_mapping():
             parts.append(Pause(pause_ms=item.mapping(("pause_ms",))["pause_ms"].integer(1, 60_000)))
         else:
-            parts.append(Words(text=item.text(MAX_TEXT_CHARACTERS).strip()))
+            parts.append(_words(item, item.text(MAX_TEXT_CHARACTERS).strip()))
     if not any(isinstance(part, Words) for part in parts):
         raise node.place.error("user must hold words, not pauses alone; to say nothing use silence_ms")
     return tuple(parts)

@@ -139,9 +139,18 @@ class LastingAgent:
             with anyio.move_on_after(timeout_s):
                 await self._process.wait()
 
-    def log_tail(self) -> str:
-        """Return the last lines it printed; blocks a little."""
-        return "\n".join(_tail(self.log, 0)) if self.log.exists() else ""
+    @property
+    def printed_bytes(self) -> int:
+        """How much it printed so far."""
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def log_tail(self, since_bytes: int = 0) -> str:
+        """Return the last lines it printed; blocks a little.
+
+        Args:
+            since_bytes: Of what it printed after so much.
+        """
+        return "\n".join(_tail(self.log, since_bytes)) if self.log.exists() else ""
 
     async def stop(self) -> None:
         """End it, if it runs; the next who asks for it gets a new one."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 import anyio.to_thread
@@ -24,6 +24,7 @@ from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause, ExpectationVerdict
 from runner.settings import Settings
+from runner.worker.asked import ask, judge_for
 from runner.worker.errors import RecordError
 from runner.worker.live_report import LiveReport
 from runner.worker.outbox import GiveBack, Report, Shelf
@@ -32,6 +33,9 @@ from runner.worker.record_client import REFUSED, Job, Problem, RecordClient
 from runner.worker.retries import retried
 from runner.worker.session_rooms import room_of, takes_another_call
 from runner.worker.watch import LoadWatch
+
+if TYPE_CHECKING:
+    from runner.judge.judge import LLMJudge
 
 CLAIM_PATIENCE_S = 180.0
 """How long the record may not answer before a run is left to others."""
@@ -96,6 +100,8 @@ class _Live:
         self.call: LiveCall | None = None
         self.preparing = anyio.CancelScope()
         """Until the call has begun, what prepares it can be cut off."""
+        self.judging = anyio.CancelScope()
+        """Once the call is over, what asks the judge can be cut off."""
         self.told: LiveReport | None = None
         self.is_cancelled = False
         self.ended: EndedReason | None = None
@@ -121,6 +127,7 @@ class _Live:
         self.is_cancelled = True
         if self.call is not None and self.told is not None and self.told.has_begun:
             self.call.cancel("cancelled by request")
+            self.judging.cancel()
         else:
             self.preparing.cancel()
 
@@ -347,6 +354,7 @@ class Worker:
             script = Script.model_validate(job.script)
         except ValueError as error:
             raise UsageError(f"the scenario is of another version of this program ({type(error).__name__})") from None
+        judge = judge_for(job.asked, self.settings.judge)
         made: Run | None = None
         with live.preparing:
             async with (
@@ -360,12 +368,25 @@ class Worker:
                     transcribe=job.transcribe,
                     allow_unjudged=job.allow_unjudged,
                     notes=job.notes,
+                    asked=job.asked,
                 )
                 live.call = self.make_call(
                     request, _settings_for(job, self.settings), folder, run_id=str(job.run_id), watcher=live
                 )
                 made = await live.call.make()
+        if made is not None and judge is not None:
+            with live.judging:
+                made = await _asked(made, folder, judge)
         return made
+
+
+async def _asked(run: Run, folder: Path, judge: "LLMJudge") -> Run:
+    """Return a run with what the judge says to it; as it is where that fails: nobody loses a call over it."""
+    try:
+        return await ask(run, folder, judge)
+    except Exception as error:
+        logger.opt(exception=True).error("run {}: could not be judged: {}", run.id, type(error).__name__)
+        return run
 
 
 def _settings_for(job: Job, settings: Settings) -> Settings:

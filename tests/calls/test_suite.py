@@ -22,17 +22,23 @@ from bots.timeline import (
     AgentStartedSpeaking,
     CallEnded,
     CallerTurnStarted,
+    CallerUnderrun,
     CallStarted,
     EndedReason,
+    HarnessStalled,
     RoomEntered,
     TimelineEvent,
 )
+from runner.calls import headroom
+from runner.calls import suite as suites
+from runner.calls.headroom import Load
 from runner.calls.request import CallRequest, CallWatcher
 from runner.calls.run_file import Circumstances, EarlierAttempt, Run, judge_run, read_run, write_run
 from runner.calls.suite import SuiteRunner
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite
 from runner.calls.timeline import TimelineWriter, read_timeline
 from runner.errors import RoomError, RunnerError, UsageError
+from runner.evaluation.failure import FailureKind
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause
 from runner.scenarios.suites import PlannedRun, load_suite
@@ -64,6 +70,7 @@ class StubCall:
     async def make(self) -> Run:
         self.calls.made.append(self)
         self.calls.live.append(self.name)
+        self.calls.live_at.append(len(self.calls.live))
         self.calls.most_at_a_time = max(self.calls.most_at_a_time, len(self.calls.live))
         try:
             with anyio.move_on_after(30):
@@ -120,6 +127,7 @@ class StubCalls:
     def __init__(self, behaviour: Behaviour = passes, **by_name: Behaviour) -> None:
         self.made: list[StubCall] = []
         self.live: list[str] = []
+        self.live_at: list[int] = []
         self.most_at_a_time = 0
         self._behaviour = behaviour
         self._by_name = by_name
@@ -280,6 +288,69 @@ async def test_what_the_suite_says_reaches_the_call(tmp_path: Path, monkeypatch:
     assert request.address.token is not None and request.address.token.get_secret_value() == "s3cr3t"
     assert request.data_message is not None and request.data_message.value == {"type": "x"}
     assert "s3cr3t" not in (tmp_path / "out" / "suite.json").read_text()
+
+
+# As many at a time as the machine has headroom for.
+
+
+class Loads:
+    """A machine whose load is made up; looked at far more often than a real one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.machine = 0.0
+        monkeypatch.setattr(suites, "LAG_INTERVAL_S", 0.001)
+        monkeypatch.setattr(suites, "LOAD_INTERVAL_S", 0.001)
+        monkeypatch.setattr(headroom, "SETTLED_AFTER_S", 0.02)
+
+    def __call__(self, lag_ms: float) -> Load:
+        return Load(machine=self.machine, process_cores=0.0, lag_ms=0.0)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
+    return Loads(monkeypatch)
+
+
+async def a_while(call: StubCall) -> tuple[EndedReason, bool]:
+    await anyio.sleep(0.1)
+    return await passes(call)
+
+
+async def test_more_runs_are_made_at_a_time_while_the_machine_has_headroom(tmp_path: Path, loads: Loads) -> None:
+    calls = StubCalls(a_while)
+    names = "abcdefghijklmnopqrst"
+    result = await runner(
+        tmp_path, calls, names, more="concurrency: auto", measure_load=loads, cores=0.5, watcher=Watcher()
+    ).make()
+    assert names_of(result.runs) == list(names)
+    assert calls.live_at[:1] == [1] and calls.most_at_a_time == 4, "half a core takes four, whatever is measured"
+    assert result.warnings == [] and result.finished
+
+
+async def test_a_busy_machine_makes_one_run_at_a_time(tmp_path: Path, loads: Loads) -> None:
+    loads.machine = 0.9
+    calls = StubCalls(slowly)
+    await runner(tmp_path, calls, "abcdefgh", more="concurrency: auto", measure_load=loads, cores=2).make()
+    assert calls.most_at_a_time == 1
+
+
+async def test_where_audio_is_late_fewer_runs_are_made_at_once_and_the_suite_says_so(tmp_path: Path) -> None:
+    async def late(call: StubCall) -> tuple[EndedReason, bool]:
+        await anyio.sleep(0.05)
+        if len(calls.live) > 2:
+            call.watcher.fact(CallerUnderrun(at_ns=5, turn=0, duration_ms=60))
+            call.watcher.fact(HarnessStalled(at_ns=6, duration_ms=60))
+        await anyio.sleep(0.05)
+        return await passes(call)
+
+    calls, watcher = StubCalls(late), Watcher()
+    result = await runner(tmp_path, calls, "abcdefgh", more="concurrency: 4", watcher=watcher).make()
+    warning = "4 calls at once were too many for this machine: went down to 2"
+    assert calls.most_at_a_time == 4
+    assert max(calls.live_at[4:]) == 2
+    assert result.warnings == [warning] and read_suite(tmp_path / "out").warnings == [warning]
+    assert watcher.seen.count(f"limited to 2: {warning}") == 1
+    assert names_of(result.runs) == list("abcdefgh") and result.exit_code == 0
 
 
 # Runs that are made again.
@@ -606,6 +677,11 @@ with open(pids, "a") as file:
     file.write(f"{os.getpid()}\\n")
 if "broken" in how:
     sys.exit("the model is not there")
+if "raises" in how:
+    server = socket.create_server(("127.0.0.1", int(port)))
+    while not os.path.exists(pids + ".die"):
+        time.sleep(0.01)
+    raise KeyError("order")
 if "deaf" in how:
     time.sleep(60)
 server = socket.create_server(("127.0.0.1", int(port)))
@@ -684,7 +760,26 @@ async def test_an_agent_that_dies_in_a_call_does_not_spoil_the_next(tmp_path: Pa
     assert died.folder is not None
     (end,) = [e for e in read_timeline(tmp_path / "out" / died.folder / "timeline.jsonl") if e.type == PROCESS_ENDED]
     assert isinstance(end, AgentProcessEnded)
-    assert (end.exit_code, end.log_tail) == (-signal.SIGKILL, "here I am")
+    assert (end.exit_code, end.log_tail) == (-signal.SIGKILL, ""), "what it said before is not what it died of"
+
+
+async def test_what_an_agent_died_of_is_a_fact_and_the_headline(tmp_path: Path, agents: Agents) -> None:
+    async def raises(call: StubCall) -> tuple[EndedReason, bool]:
+        (tmp_path / "pids.die").touch()
+        with anyio.fail_after(10):
+            while agents.alive():
+                await anyio.sleep(0.01)
+        return EndedReason.AGENT_LEFT, False
+
+    (run,) = (await runner(tmp_path, StubCalls(raises), "a", agents.yaml("raises")).make()).runs
+    assert (run.success, run.cause, run.agent_exit_code) == (False, Cause.AGENT, 1)
+    assert run.failure is not None and run.failure.kind is FailureKind.CRASHED
+    assert run.detail == "turn 1: the agent's process ended with exit code 1: KeyError: 'order'"
+    assert run.folder is not None
+    (end,) = [e for e in read_timeline(tmp_path / "out" / run.folder / "timeline.jsonl") if e.type == PROCESS_ENDED]
+    assert isinstance(end, AgentProcessEnded)
+    assert end.log_tail.splitlines()[0].startswith("Traceback"), "and not what it printed when it was started"
+    assert read_run(tmp_path / "out" / run.folder).detail == run.detail
 
 
 async def test_a_run_that_finds_the_agent_dead_of_the_run_before_is_made_again(

@@ -7,7 +7,7 @@ import anyio
 
 from bots.timeline import AgentJoined, CallEnded, CallStarted, EndedReason, RoomEntered, TimelineEvent
 from runner.calls.request import CallRequest, CallWatcher
-from runner.calls.run_file import Run, judge_run, write_run
+from runner.calls.run_file import Circumstances, Run, judge_run, write_run
 from runner.settings import Settings
 
 RECORDING = b"RIFF" * 1_000
@@ -53,7 +53,7 @@ class StubCall:
             if not any(isinstance(event, CallEnded) for event in self.facts):
                 self.fact(CallEnded(at_ns=1_000_000_000, reason=reason))
             (self.folder / "timeline.jsonl").write_text("\n".join(e.model_dump_json() for e in self.facts))
-            run = judge_run(self.request.script, self.facts)
+            run = judge_run(self.request.script, self.facts, Circumstances(asked=self.request.asked))
             write_run(self.folder, run)
         return run
 

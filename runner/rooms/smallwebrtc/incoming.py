@@ -8,6 +8,7 @@ import fractions
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import av
 import numpy as np
@@ -83,6 +84,18 @@ class ArrivalBuffer(JitterBuffer):
         """Hand the packet on with its arrival time (``time.monotonic_ns()``); never completes a frame."""
         self._sink(packet, time.monotonic_ns())
         return False, None
+
+
+class Decoder(Protocol):
+    """Makes audio of packets, in the order they were sent."""
+
+    def decode(self, payload: bytes) -> Decoded:
+        """Return a packet's audio.
+
+        Raises:
+            av.FFmpegError: The payload can't be decoded.
+        """
+        ...
 
 
 class OpusDecoder:
@@ -194,14 +207,23 @@ class AgentStream:
         recording: Takes audio at :data:`AUDIO_RATE_HZ`, gaps filled with silence.
         pipeline: Takes the same audio at :data:`PIPELINE_RATE_HZ`.
         hole: Takes every place where silence stands for audio that never came, or whose place is in doubt.
+        decoder: Makes audio of the packets: of Opus by default.
     """
 
-    def __init__(self, clock: CallClock, *, recording: AudioSink, pipeline: AudioSink, hole: HoleSink):
+    def __init__(
+        self,
+        clock: CallClock,
+        *,
+        recording: AudioSink,
+        pipeline: AudioSink,
+        hole: HoleSink,
+        decoder: Decoder | None = None,
+    ):
         self._clock = clock
         self._holes = _Holes(hole)
         self._recording = _Lane(AUDIO_RATE_HZ, recording)
         self._pipeline = _Lane(PIPELINE_RATE_HZ, pipeline)
-        self._decoder = OpusDecoder()
+        self._decoder = decoder or OpusDecoder()
         self._unwrapper = RtpUnwrapper()
         self._placement = Placement()
         self._ssrc: int | None = None

@@ -95,7 +95,7 @@ class _Encoder:
 class CallerTrack(MediaStreamTrack):
     """Gives out what was written to it, 20 ms at a time, and silence when there is nothing.
 
-    Nothing of it waits: a line is written as a whole, encoded ahead by one thread and taken by another. To the encoder
+    Nothing of it waits: a line is written as a whole, encoded ahead by one thread, taken by another. To the encoder
     all of it is one stream, as it is to the decoder: packets build on those before, and one from elsewhere clicks.
     """
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from bots.clock import NS_PER_MS
 from bots.timeline import AgentAudioLost, CallerAudioLost, CallerUnderrun, HarnessStalled, TimelineEvent
+from runner.evaluation.trouble import LOST_PACKETS
 
 
 def trouble_warnings(facts: Sequence[TimelineEvent]) -> list[str]:
@@ -11,7 +11,8 @@ def trouble_warnings(facts: Sequence[TimelineEvent]) -> list[str]:
     late = [e.duration_ms for e in facts if isinstance(e, CallerUnderrun)]
     stalls = [e.duration_ms for e in facts if isinstance(e, HarnessStalled)]
     unheard = [e.duration_ms for e in facts if isinstance(e, AgentAudioLost)]
-    reports = [e for e in facts if isinstance(e, CallerAudioLost) and e.lost > 0]
+    reports = [e for e in facts if isinstance(e, CallerAudioLost)]
+    lost = sum(e.lost for e in reports)
     warnings: list[str] = []
     if late:
         warnings.append(f"the caller's audio was late {_times(late)}")
@@ -19,12 +20,9 @@ def trouble_warnings(facts: Sequence[TimelineEvent]) -> list[str]:
         warnings.append(f"the runner stood still {_times(stalls)}")
     if unheard:
         warnings.append(f"the agent's audio was lost on its way to us {_times(unheard)}")
-    if reports:
-        lost, sent = sum(e.lost for e in reports), sum(e.packets for e in reports)
-        span = _duration(sum((e.at_ns - e.since_ns) / NS_PER_MS for e in reports))
-        warnings.append(
-            f"the caller's audio was lost on its way to the agent: {lost} of {sent} packets within {span}"
-        )
+    if lost >= LOST_PACKETS:
+        sent = sum(e.packets for e in reports)
+        warnings.append(f"the caller's audio was lost on its way to the agent: {lost} of {sent} packets")
     return warnings
 
 
