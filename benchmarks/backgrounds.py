@@ -245,6 +245,8 @@ async def run_rows(options: Any) -> list[Row]:
         events = _logged(Path(folder))
     for call in made:
         watcher = call.watcher
+        if call.run.success is not True:
+            print(f"{call.row.background}: {call.run.ended_reason}: {call.run.detail}", file=sys.stderr)
         add(call.row, call.run, watcher.origin_ns, watcher.turn_ends_ns, answers_of(events, call.tag_ms))
     return rows
 

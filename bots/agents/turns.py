@@ -43,8 +43,8 @@ UNDECIDED_MS = 400
 """Sound that the VAD has not called speech for so long is noise; it needs about 200 ms to call speech that."""
 
 
-SHORT_SOUND_MS = 600
-"""How long the VAD hears "mm-hmm" at most: it takes note of an onset and of an end equally late."""
+SHORT_SOUND_MS = 400.0
+"""The VAD hears "mm-hmm" for some 240 ms, and a single word for up to 360 ms. So much later does it stop."""
 SOON_MS = 800.0
 """A short sound that is followed by speech within so long was the beginning of it."""
 MEANT_TO_STOP = re.compile(r"\b(?:stop|wait|no|sorry|excuse me|hold on|hang on|enough|hello)\b", re.IGNORECASE)
