@@ -576,9 +576,22 @@ class Call:
         return self.request.script.needs_words and words_are_in_doubt(self._view, onset_ns)
 
     async def _recognise_live(self) -> None:
+        await self._agent_is_ready.wait()
+        if self.request.script.needs_words and not any(isinstance(fact, BotReady) for fact in self._facts):
+            # It speaks no RTVI, and will tell no words.
+            await self._get_ready_to_recognise()
         while True:
             onset_ns, end_ns = await self._to_recognise.get()
             await self._recognise([(onset_ns, end_ns)])
+
+    async def _get_ready_to_recognise(self) -> None:
+        from bots.caller.speech.recognition import preload
+
+        try:
+            await preload(self.settings.speech.stt)
+        except Exception:
+            # What is wrong with it is told when there is something to recognise.
+            logger.opt(exception=True).debug("recognition is not ready")
 
     async def _recognise_rest(self) -> None:
         """Recognise, from the recording, what was not recognised while the call was on."""

@@ -880,6 +880,23 @@ async def test_an_agent_that_comes_back_goes_on(monkeypatch: pytest.MonkeyPatch)
     assert listener.lost == listener.left == []
 
 
+async def test_after_we_slept_ourselves_an_agent_that_is_away_is_neither_back_nor_blamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "MEDIA_TIMEOUT_NS", NS_PER_S // 2)
+    monkeypatch.setattr(connection, "GONE_TIMEOUT_NS", 2 * NS_PER_S)
+    async with entered() as meeting:
+        listener = meeting.listener
+        await until(lambda: listener.joined and meeting.agent.channel)
+        meeting.agent.go_dark()
+        await until(lambda: listener.stopped)
+        time.sleep(2.5)  # noqa: ASYNC251 - that is the point
+        await anyio.sleep(2 * connection.WATCH_INTERVAL_S)
+        assert listener.resumed == listener.lost == []
+        await until(lambda: listener.lost, 20)
+    assert listener.resumed == []
+
+
 @pytest.mark.slow
 async def test_an_agent_that_only_sends_no_audio_is_not_taken_for_gone() -> None:
     async with entered() as meeting:
