@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bots.caller.speech.errors import MissingSpeechPackage
 
-__all__ = ["LOOP_S", "BackgroundLoop", "BackgroundName", "background", "background_name"]
+__all__ = ["BACKGROUND_DBFS", "LOOP_S", "BackgroundLoop", "BackgroundName", "background", "background_name"]
 
 Samples = NDArray[np.float32]
 Signal = NDArray[np.float64]
@@ -28,6 +28,8 @@ Signal = NDArray[np.float64]
 LOOP_S = 24.0
 """How long a loop is that is played behind a call, in seconds."""
 SHORTEST_S = 5.0
+BACKGROUND_DBFS = -38.0
+"""How loud one is where nothing else is said: some 16 dB below speech."""
 DEFAULT_SEED = 5
 
 VOICE_RATE_HZ = 24_000

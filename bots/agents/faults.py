@@ -10,7 +10,7 @@ here: a :class:`Fault` says what it changes, :data:`FAULTS` lists them.
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +29,12 @@ from pipecat.frames.frames import (
     UserStoppedSpeakingFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.services.tts_service import TTSService
 
 from bots.agents.background_mixer import BackgroundMixer
 from bots.agents.backgrounds import BackgroundName
-from bots.agents.restaurant_dialogue import RestaurantDialogue
+from bots.agents.restaurant_dialogue import QUESTIONS, RestaurantDialogue
+from bots.caller.speech.hibari import HibariTTSService
 
 SLOW_BY_S = 5.0
 
@@ -42,6 +44,8 @@ with 300 ms of silence. All in all it is heard 800 to 950 ms after the onset."""
 TALKS_OVER_WITH = "Yes of course, just a moment please, let me have a look at the book and see what we have for you."
 
 FAILS_AFTER_TURNS = 2
+
+DROPPED_SENTENCE = QUESTIONS["name"]
 
 NOISE_DBFS = -42.0
 
@@ -54,10 +58,13 @@ class Fault:
         summary: What a caller notices.
         joins: Whether anything at all comes to the room.
         can_be_interrupted: Whether the caller's speech stops its speech.
+        lets_listeners_hum: Whether it speaks on when the caller makes a short sound while it speaks.
+        waits_for_client: Whether it greets only once the caller's side is ready to hear it.
         asks_after_silence: Whether it asks a silent caller whether they are still there.
         dialogue: Makes what decides on its words.
         ears: Makes a processor between the transport's input and the recognition.
         mind: Makes a processor between the caller's finished turns and the answers to them.
+        voice: Makes what speaks.
         mouth: Makes a processor between its speech and the transport's output.
         background: Makes what is mixed into its speech and its silence.
     """
@@ -65,10 +72,13 @@ class Fault:
     summary: str = "nothing"
     joins: bool = True
     can_be_interrupted: bool = True
+    lets_listeners_hum: bool = True
+    waits_for_client: bool = True
     asks_after_silence: bool = True
     dialogue: Callable[[], RestaurantDialogue] = RestaurantDialogue
     ears: Callable[[], FrameProcessor] | None = None
     mind: Callable[[], FrameProcessor] | None = None
+    voice: Callable[[], TTSService] = HibariTTSService
     mouth: Callable[[], FrameProcessor] | None = None
     background: Callable[[], BaseAudioMixer] | None = None
 
@@ -200,6 +210,43 @@ class Crashes(FrameProcessor):
             await self.push_frame(frame, direction)
 
 
+class Raises(FrameProcessor):
+    """Fails with an exception in place of the answer to the caller's second turn, and says nothing to it."""
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Fail at the turn; pass on everything else.
+
+        Raises:
+            KeyError: It is that turn. Pipecat reports it as an error, over RTVI too, and the call goes on.
+        """
+        await super().process_frame(frame, direction)
+        if isinstance(frame, LLMContextFrame) and _caller_turns(frame) == FAILS_AFTER_TURNS:
+            raise KeyError("order")
+        await self.push_frame(frame, direction)
+
+
+class DropsSentence(HibariTTSService):
+    """Makes no speech of one sentence, and tells its text over RTVI like any other.
+
+    A trace of silence stands in for it: where there is no audio at all, Pipecat notices and reports an error.
+    """
+
+    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
+        """Speak a text, but not that sentence.
+
+        Args:
+            text: What to say.
+            context_id: The TTS context the audio belongs to.
+
+        Yields:
+            Frames of audio; an error frame if synthesis fails.
+        """
+        async for frame in super().run_tts(text, context_id):
+            if isinstance(frame, TTSAudioRawFrame) and text.strip() == DROPPED_SENTENCE:
+                frame.audio = bytes(2 * (self.sample_rate // 50))
+            yield frame
+
+
 class WrongNumberOfPeople(RestaurantDialogue):
     """Takes one person more than the caller said, and stays with that."""
 
@@ -229,6 +276,10 @@ FAULTS: dict[str, Fault] = {
         "an office is heard behind it all the time",
         background=lambda: BackgroundMixer(BackgroundName.OFFICE, NOISE_DBFS),
     ),
+    "errors": Fault("raises an error in place of its second answer", mind=Raises, asks_after_silence=False),
+    "drops_sentence": Fault(f'says "{DROPPED_SENTENCE}" over RTVI, but not aloud', voice=DropsSentence),
+    "greets_early": Fault("greets as soon as it is connected, ready or not", waits_for_client=False),
+    "stops_for_mm_hmm": Fault("stops and asks again when the caller makes a short sound", lets_listeners_hum=False),
     "never_joins": Fault("connects, and nothing ever comes", joins=False),
 }
 """The faults by name."""

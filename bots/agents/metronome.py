@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bots.agents.backgrounds import BackgroundLoop, BackgroundName, background_name
+from bots.agents.backgrounds import BACKGROUND_DBFS, BackgroundLoop, BackgroundName, background_name
 from bots.agents.metronome_audio import (
     CODEC_DELAY_MS,
     CODEC_DELAY_NS,
@@ -78,7 +78,6 @@ if TYPE_CHECKING:
     from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 
 DEFAULT_TEXT = "Right on time, as ever I am."
-BACKGROUND_DBFS = -38.0
 SHORTEST_MS = 150
 GREET_AFTER_MS = 500
 GREET_UNASKED_AFTER_MS = 2_000

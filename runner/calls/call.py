@@ -1,6 +1,5 @@
 """One call, from join to leave: it carries out what the director decides and writes down what happens."""
 
-import bisect
 import json
 import math
 from collections.abc import AsyncGenerator, Sequence
@@ -16,7 +15,7 @@ from loguru import logger
 
 from bots.caller import rtvi
 from bots.caller.director import Action, Director, HangUp, Press, Say, StartTurn
-from bots.caller.event_names import names_of, told_speaking
+from bots.caller.event_names import names_of
 from bots.caller.hearing import Envelope
 from bots.caller.mouth import Mouth
 from bots.caller.pipeline import CallerPipeline
@@ -41,6 +40,7 @@ from bots.timeline import (
     CallerPressedKeys,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
+    CallerTurnSettled,
     CallerTurnStarted,
     CallStarted,
     ClientReadySent,
@@ -56,15 +56,16 @@ from runner.calls import timeline as timelines
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.request import CallRequest, CallWatcher, new_run_id
 from runner.calls.run_file import Circumstances, Run, judge_run, write_run
-from runner.calls.stalls import StallWatch
+from runner.calls.stalls import StallWatch, spare_the_collector
 from runner.calls.surroundings import Surroundings
 from runner.calls.timeline import TimelineWriter
 from runner.errors import MissingExtra, RoomError, RunnerError, UsageError
-from runner.evaluation.expectations import evaluate_turn, turn_starts
+from runner.evaluation.expectations import evaluate_turn
 from runner.evaluation.outcome import judge_expectations
 from runner.evaluation.speech import words_are_in_doubt
-from runner.evaluation.transcript import agent_turns
+from runner.evaluation.transcript import unrecognised
 from runner.evaluation.verdicts import Judgement, Question, Verdict
+from runner.evaluation.view import CallView
 from runner.rooms.base import AUDIO_RATE_HZ, Room
 from runner.rooms.urls import check_data_message, public_url, room_kind
 from runner.settings import Settings
@@ -88,6 +89,9 @@ _SETTLES = (AgentTurnEnded, CallerTurnStarted, CallerStartedSpeaking, CallerStop
 """Facts without a name that can decide an expectation."""
 
 RECOGNITION_PADDING_NS = 100 * NS_PER_MS
+
+LATE_ANSWER_NS = 5 * NS_PER_S
+"""So much longer the caller listens where an answer did not come in time: whether it is late or missing matters."""
 
 
 @dataclass
@@ -142,7 +146,7 @@ class Call:
             check_data_message(kind, self.request.data_message.value)
         self._clock = CallClock.begin(self.surroundings.monotonic_ns)
         self._facts: list[TimelineEvent] = []
-        self._in_order: list[TimelineEvent] = []
+        self._view = CallView()
         # None: something else than a fact may have changed what is decided.
         self._to_conduct, self._conducted = anyio.create_memory_object_stream[TimelineEvent | None](math.inf)
         self._to_recognise = _SpeechQueue()
@@ -159,13 +163,14 @@ class Call:
         self._onset_ns: int | None = None
         self._turn_onset_ns: int | None = None
         self._last_end_ns = 0
-        self._recognised: set[int] = set()
+        self._recognised: list[tuple[int, int]] = []
         self._agent_is_ready = anyio.Event()
         self._ending: _Ending | None = None
         self._scope: anyio.CancelScope | None = None
         self._afterwards: anyio.CancelScope | None = None
         self._warnings: list[str] = []
         self._settled: set[int] = set()
+        self._failed_ns: dict[int, int] = {}
         self._recheck_ns: int | None = None
         self._lines: dict[int, Line] = {}
 
@@ -248,6 +253,8 @@ class Call:
                 allow_unjudged=self.request.allow_unjudged,
                 notes=self.request.notes,
                 warnings=self._warnings,
+                timeline=self._timeline.stamp,
+                asked=self.request.asked,
             ),
         )
 
@@ -350,8 +357,9 @@ class Call:
     def turn_ended(self) -> None:
         """Note that the agent's turn is over."""
         self._note(AgentTurnEnded(at_ns=self._clock.now_ns()))
-        onset_ns, self._turn_onset_ns = self._turn_onset_ns, None
-        if onset_ns is not None and self._words_are_missing(onset_ns):
+        # Speech that is under way already is the beginning of the next turn.
+        onset_ns, self._turn_onset_ns = self._turn_onset_ns, self._onset_ns
+        if onset_ns is not None and onset_ns != self._onset_ns and self._words_are_missing(onset_ns):
             self._to_recognise.put(onset_ns, self._last_end_ns)
 
     # The course of the call.
@@ -376,6 +384,7 @@ class Call:
                     tasks=tasks,
                 )
                 async with self._running_pipeline(room, tasks) as pipeline:
+                    spare_the_collector()
                     await self._talk(room, pipeline)
             except RoomError as error:
                 self._end(error.reason, str(error))
@@ -474,13 +483,10 @@ class Call:
         if director.ended or turn >= len(self.request.script.turns) or turn in self._settled:
             return []
         scripted = self.request.script.turns[turn]
-        starts = turn_starts(self._in_order)
-        if not scripted.expect or turn not in starts:
+        if not scripted.expect or turn not in self._view.starts:
             return []
         now_ns = self._clock.now_ns()
-        verdicts = evaluate_turn(
-            turn, scripted, self._in_order, starts, judgements=self._known_judgements(), now_ns=now_ns
-        )
+        verdicts = evaluate_turn(turn, scripted, self._view, judgements=self._known_judgements(), now_ns=now_ns)
         for verdict in verdicts:
             if verdict.question is not None and verdict.question not in self._asked:
                 self._asked.add(verdict.question)
@@ -491,9 +497,25 @@ class Call:
         self._recheck_ns = min((v.recheck_ns for v in pending if v.recheck_ns is not None), default=None)
         if pending:
             return []
-        self._settled.add(turn)
         failed = any(verdict.verdict is Verdict.MISSED for verdict in verdicts)
+        if failed and self._may_still_answer(turn, now_ns):
+            return []
+        self._settled.add(turn)
+        self._note(CallerTurnSettled(at_ns=now_ns, turn=turn, failed=failed))
         return director.settled(turn, failed=failed, now_ns=now_ns)
+
+    def _may_still_answer(self, turn: int, now_ns: int) -> bool:
+        """Whether to go on listening in a turn that has failed: an answer that is late tells more than none."""
+        failed_ns = self._failed_ns.setdefault(turn, now_ns)
+        handed_over = self._view.handed_over(turn)
+        if handed_over is None or not self.request.script.stop_on_failure:
+            return False
+        over = self._view.turn_ended_between(handed_over.at_ns, now_ns)
+        until_ns = failed_ns + LATE_ANSWER_NS
+        if over or now_ns >= until_ns or self._view.of(AgentLeft):
+            return False
+        self._recheck_ns = until_ns
+        return True
 
     @asynccontextmanager
     async def _running_pipeline(self, room: Room, tasks: TaskGroup) -> AsyncGenerator[CallerPipeline]:
@@ -546,7 +568,7 @@ class Call:
 
     def _words_are_missing(self, onset_ns: int) -> bool:
         """Whether the script waits for words, and what the agent told of the turn that began then is no proof."""
-        return self.request.script.needs_words and words_are_in_doubt(self._in_order, onset_ns)
+        return self.request.script.needs_words and words_are_in_doubt(self._view, onset_ns)
 
     async def _recognise_live(self) -> None:
         while True:
@@ -557,12 +579,12 @@ class Call:
         """Recognise, from the recording, what was not recognised while the call was on."""
         if self._ending is not None and self._ending.reason is EndedReason.CANCELLED:
             return
-        await self._recognise([turn for turn in agent_turns(self._facts) if turn[0] not in self._recognised])
+        await self._recognise(unrecognised(CallView.measured(self._facts), self._recognised))
 
     async def _recognise(self, turns: Sequence[tuple[int, int]]) -> None:
         if not turns:
             return
-        self._recognised.update(onset_ns for onset_ns, _ in turns)
+        self._recognised.extend(turns)
         audio = [
             self._recording.read(AGENT, onset_ns - RECOGNITION_PADDING_NS, end_ns + RECOGNITION_PADDING_NS)
             for onset_ns, end_ns in turns
@@ -625,8 +647,7 @@ class Call:
 
     def _write(self, event: TimelineEvent) -> None:
         self._facts.append(event)
-        if names_of(event) or not isinstance(event, MessageReceived) or told_speaking(event) is not None:
-            bisect.insort(self._in_order, event, key=lambda e: e.at_ns)
+        self._view.add(event)
         try:
             self._timeline.write(event)
         except OSError as error:

@@ -28,7 +28,7 @@ OF_SIMULATIONS = {"persona", "goal", "success", "metrics", "max_turns", "max_sil
 OF_MARKERS = {"marker", "marker_first", "markers", "text_after"}
 """The restaurant's LLM writes none."""
 
-NOT_LOOKED_FOR = {"the expectation above it was not met", "the turn was never reached"}
+NOT_LOOKED_FOR = {"the expectation above it failed", "the turn was never reached"}
 
 
 class RuleJudge:

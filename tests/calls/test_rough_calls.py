@@ -144,7 +144,8 @@ async def test_stopping_after_the_call_leaves_its_verdict_and_drops_what_was_sti
         tasks.start_soon(stop)
         run = await call.make()
     assert (run.success, run.ended_reason) == (True, EndedReason.CALLER_HUNG_UP)
-    assert run.warnings == ["stopped before all of the agent's words were recognised and judged"]
+    # On a busy machine there may be others.
+    assert "stopped before all of the agent's words were recognised and judged" in run.warnings
 
 
 class StubJudge:

@@ -21,6 +21,7 @@ from runner.api.schemas.query import PathId, QueryId, Search, Words
 from runner.api.schemas.test_profiles import ProfileData, information_of
 from runner.api.services import Services
 from runner.errors import UsageError
+from runner.records.honoured import scenario_sentences
 from runner.records.tables import Agent, Personality, ScenarioRow, TestProfile
 from runner.scenarios.cekura import (
     CONDITIONAL_ACTIONS,
@@ -30,6 +31,7 @@ from runner.scenarios.cekura import (
     read_conditional_actions,
     read_pipecat_eval,
 )
+from runner.settings import Settings
 
 router = CompatRouter("/test_framework/v1/scenarios", "/test_framework/v1/scenarios-external", tags=["scenarios"])
 
@@ -77,7 +79,7 @@ async def create_scenario(services: AppServices, project: ProjectId, body: schem
     row = ScenarioRow(project_id=project, scenario_type=INSTRUCTION, tags=[], data={})
     await _check_pipecat_eval(services, body)
     async with services.database.session() as session:
-        await _fill(session, row, body, project, whole=True)
+        await _fill(session, row, body, project, services.settings, whole=True)
         session.add(row)
         await session.flush()
         around = await _around(session, [row])
@@ -132,7 +134,7 @@ async def _change(
     await _check_pipecat_eval(services, body)
     async with services.database.session() as session:
         row = await _find(session, project, scenario_id)
-        await _fill(session, row, body, project, whole=whole)
+        await _fill(session, row, body, project, services.settings, whole=whole)
         await session.flush()
         await session.refresh(row)
         around = await _around(session, [row])
@@ -149,7 +151,9 @@ async def _check_pipecat_eval(services: Services, body: _Body) -> None:
         raise BadRequest({PIPECAT_EVAL: [str(error)]}) from None
 
 
-async def _fill(session: AsyncSession, row: ScenarioRow, body: _Body, project: int, *, whole: bool) -> None:
+async def _fill(
+    session: AsyncSession, row: ScenarioRow, body: _Body, project: int, settings: Settings, *, whole: bool
+) -> None:
     """Put into a row what a body gives, and with ``whole`` the defaults of what it does not.
 
     Raises:
@@ -164,7 +168,12 @@ async def _fill(session: AsyncSession, row: ScenarioRow, body: _Body, project: i
     if whole or body.given("folder_path"):
         row.folder_path = body.folder_path or None
     given = [name for name in schemas.IN_DATA if whole or body.given(name)]
-    row.data = {**row.data, **body.model_dump(mode="json", include=set(given))}
+    fields = body.model_dump(mode="json", include=set(given))
+    # What stands there already may be written again.
+    news = {name: value for name, value in fields.items() if value != row.data.get(name)}
+    for name, sentence in scenario_sentences(news, settings).items():
+        errors.setdefault(name, []).append(sentence)
+    row.data = {**row.data, **fields}
     _fill_content(row, body, errors, whole=whole)
     has_language = row.personality_id or "personality" in errors or row.data.get("scenario_language")
     if row.scenario_type == CONDITIONAL_ACTIONS and not has_language:
@@ -233,6 +242,12 @@ def _fill_content(row: ScenarioRow, body: _Body, errors: _Errors, *, whole: bool
         errors[PIPECAT_EVAL] = [_REQUIRED]
     elif whole or body.given("instructions"):
         data["instructions"], data["conditional_actions"] = body.instructions, None
+    if row.pipecat_eval and body.first_message:
+        errors["first_message"] = ["The scenario file says itself what the caller says first; leave it out."]
+    elif data.get("conditional_actions"):
+        # As Cekura has it: the one inside counts.
+        first = read_conditional_actions(data["conditional_actions"]).first
+        data["first_message"] = first[0].text if first else ""
     row.scenario_type = kind
     row.data = data
 

@@ -1,10 +1,8 @@
 """The caller's audio: encoded ahead, so that what is to leave next is always ready; silence when there is nothing."""
 
 import fractions
-import functools
 import threading
 from collections import deque
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,11 +22,8 @@ FRAME_BYTES = FRAME_SAMPLES * 2
 BATCH_FRAMES = 25
 """So much is encoded before the first of it may leave: half a second, in some 5 ms."""
 
-SETTLING_FRAMES = 4
-"""After so much silence the encoder and the decoder are in the same state, whatever came before."""
-
-TAIL_FRAMES = 2
-"""The encoder looks ahead: the last of a line comes out with the silence behind it."""
+SETTLED_FRAMES = 25
+"""After so much silence an Opus encoder repeats its packet (14 frames were the most that it was seen to take)."""
 
 TOLERATED_LATE_NS = 20 * NS_PER_MS
 
@@ -97,16 +92,11 @@ class _Encoder:
         return [Frame(piece, bytes(packet)) for piece, packet in zip(pieces, packets, strict=True)]
 
 
-@functools.cache
-def silence() -> Frame:
-    """Return the packet that an encoder sends, over and over, once it has had nothing but silence for a while."""
-    return _Encoder().encode(bytes(FRAME_BYTES * SETTLING_FRAMES))[-1]
-
-
 class CallerTrack(MediaStreamTrack):
     """Gives out what was written to it, 20 ms at a time, and silence when there is nothing.
 
-    Nothing of it waits: a line is written as a whole, encoded ahead by a thread, and taken by another.
+    Nothing of it waits: a line is written as a whole, encoded ahead by one thread, taken by another. To the encoder
+    all of it is one stream, as it is to the decoder: packets build on those before, and one from elsewhere clicks.
     """
 
     kind = "audio"
@@ -118,10 +108,10 @@ class CallerTrack(MediaStreamTrack):
         self._encoding = False
         self._encoder = _Encoder()
         self._ready: deque[Frame] = deque()
-        self._tail: deque[Frame] = deque()
+        self._silence = self._encoder.encode(bytes(FRAME_BYTES * SETTLED_FRAMES))[-1]
+        self._silent_frames = SETTLED_FRAMES
         self._cleared = 0
         self.punctuality = Punctuality()
-        silence()
 
     def write(self, pcm: bytes) -> None:
         """Queue 16-bit mono audio at :data:`AUDIO_RATE_HZ`. A track that was stopped takes nothing any more."""
@@ -140,15 +130,16 @@ class CallerTrack(MediaStreamTrack):
             self._cleared += 1
             self._to_encode.clear()
             self._ready.clear()
-            self._tail.clear()
 
     def take(self) -> Frame:
         """Return the 20 ms that are to leave next (on whatever thread sends them)."""
         with self._lock:
-            for frames in (self._ready, self._tail):
-                if frames:
-                    return frames.popleft()
-        return silence()
+            if self._ready:
+                return self._ready.popleft()
+            if self._silent_frames < SETTLED_FRAMES and not self._encoding:
+                self._silence = self._encoder.encode(bytes(FRAME_BYTES))[0]
+                self._silent_frames += 1
+            return self._silence
 
     async def recv(self) -> Any:
         """Give nothing: what sends this track takes its frames ready-made."""
@@ -160,7 +151,6 @@ class CallerTrack(MediaStreamTrack):
         self.clear()
 
     def _encode_what_waits(self) -> None:
-        self._encoder.encode(bytes(FRAME_BYTES * SETTLING_FRAMES))
         while True:
             with self._lock:
                 pcm = bytes(self._to_encode[: BATCH_FRAMES * FRAME_BYTES])
@@ -168,15 +158,9 @@ class CallerTrack(MediaStreamTrack):
                     self._encoding = False
                     return
                 del self._to_encode[: len(pcm)]
+                self._silent_frames = 0
                 cleared = self._cleared
-                is_last = not self._to_encode
-            pcm += bytes(-len(pcm) % FRAME_BYTES)
-            frames = self._encoder.encode(pcm)
-            tail = self._encoder.encode(bytes(FRAME_BYTES * TAIL_FRAMES)) if is_last else []
-            self._add(frames, tail, cleared)
-
-    def _add(self, frames: Iterable[Frame], tail: Iterable[Frame], cleared: int) -> None:
-        with self._lock:
-            if cleared == self._cleared:
-                self._ready += frames
-                self._tail = deque(tail)
+            frames = self._encoder.encode(pcm + bytes(-len(pcm) % FRAME_BYTES))
+            with self._lock:
+                if cleared == self._cleared:
+                    self._ready += frames

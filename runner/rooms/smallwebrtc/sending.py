@@ -22,9 +22,10 @@ from aiortc import RTCRtpSender, clock, rtp
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpsender import random_sequence_number
 from aiortc.utils import random32, uint16_add, uint32_add
+from loguru import logger
 
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
-from runner.rooms.smallwebrtc.outgoing import FRAME_NS, CallerTrack
+from runner.rooms.smallwebrtc.outgoing import FRAME_NS, CallerTrack, Frame
 from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ
 
 AIORTC_VERSION = "1.16.0"
@@ -159,8 +160,9 @@ class _Way:
             return False
         try:
             self.socket.sendto(data, self.address)
-        except OSError:
+        except OSError as error:
             # No buffer, no route for the moment: a lost packet, as on any network.
+            logger.debug("a packet could not be sent: {}", error)
             return False
         return True
 
@@ -171,15 +173,34 @@ class _Way:
 
 @dataclass(frozen=True)
 class _Packet:
-    """A packet that has left, or is to leave from the event loop."""
+    """A packet, encrypted before it is due.
 
-    due_ns: int
-    pcm: bytes
+    Attributes:
+        number: Which 20 ms of the stream it holds.
+        frame: The audio.
+        timestamp: Its RTP timestamp.
+        data: What goes over the network.
+    """
+
+    number: int
+    frame: Frame
     timestamp: int
-    payload_bytes: int
-    left_ns: int
-    data: bytes | None = None
-    """What the event loop is still to send."""
+    data: bytes
+
+
+@dataclass(frozen=True)
+class _Left:
+    """A packet that has left.
+
+    Attributes:
+        packet: The packet.
+        due_ns: When it was to leave.
+        left_ns: When it did; None where it is still for the event loop to send.
+    """
+
+    packet: _Packet
+    due_ns: int
+    left_ns: int | None
 
 
 class PacedSender:
@@ -212,7 +233,8 @@ class PacedSender:
         self._lock = threading.Lock()
         self._ended = asyncio.Event()
         self._way: _Way | None = None
-        self._left: deque[_Packet] = deque()
+        self._left: deque[_Left] = deque()
+        self._next: _Packet | None = None
         self._reporting = False
         self._start_ns: int | None = None
         self._frames = 0
@@ -265,20 +287,20 @@ class PacedSender:
             if self._sender.transport.state != "connected":
                 self._ended.set()
         while self._left:
-            packet = self._left.popleft()
-            left_ns = packet.left_ns
-            if packet.data is not None:
-                if not self._send_here(packet.data):
+            left = self._left.popleft()
+            left_ns = left.left_ns
+            if left_ns is None:
+                if not self._send_here(left.packet.data):
                     continue
                 left_ns = self._clock.now_ns()
-            late_ns = max(left_ns - packet.due_ns, 0)
             ago_ns = self._clock.now_ns() - left_ns
             self._set("ntp_timestamp", clock.current_ntp_time() - (ago_ns << 32) // NS_PER_S)
-            self._set("rtp_timestamp", packet.timestamp)
-            self._set("octet_count", self._part("octet_count") + packet.payload_bytes)
+            self._set("rtp_timestamp", left.packet.timestamp)
+            self._set("octet_count", self._part("octet_count") + len(left.packet.frame.payload))
             self._set("packet_count", self._part("packet_count") + 1)
+            late_ns = max(left_ns - left.due_ns, 0)
             self._track.punctuality.add(late_ns)
-            self._sent(packet.due_ns, packet.pcm, late_ns)
+            self._sent(left.due_ns, left.packet.frame.pcm, late_ns)
 
     def _send_here(self, data: bytes) -> bool:
         """Send over a TURN server, which only the event loop can."""
@@ -322,14 +344,26 @@ class PacedSender:
         if behind * FRAME_NS > SKIP_NS:
             self._frames += behind
         while (due_ns := self._start_ns + self._frames * FRAME_NS) <= now_ns:
-            self._send(due_ns, self._way)
+            if self._sender._enabled:
+                self._send(due_ns, self._way)
             self._frames += 1
+        if self._next is None or self._next.number != self._frames:
+            self._next = self._prepare()
 
     def _send(self, due_ns: int, way: _Way) -> None:
-        frame = self._track.take()
-        if not self._sender._enabled:
-            # The agent asked for no audio.
-            return
+        packet = self._next
+        if packet is None or packet.number != self._frames:
+            packet = self._prepare()
+        self._next = None
+        self._sequence_number = uint16_add(self._sequence_number, 1)
+        if way.socket is None:
+            self._left.append(_Left(packet, due_ns, None))
+        elif way.send(packet.data):
+            self._left.append(_Left(packet, due_ns, self._clock.now_ns()))
+
+    def _prepare(self) -> _Packet:
+        """Encode and encrypt what comes next. What was made for a time that was missed is made anew for now."""
+        frame = self._track.take() if self._next is None else self._next.frame
         packet = rtp.RtpPacket(
             payload_type=self._payload_type,
             marker=1,
@@ -341,16 +375,4 @@ class PacedSender:
         packet.extensions.abs_send_time = (clock.current_ntp_time() >> 14) & 0x00FFFFFF
         packet.extensions.mid = self._part("mid")
         data = self._sender.transport._tx_srtp.protect(packet.serialize(self._part("rtp_header_extensions_map")))
-        self._sequence_number = uint16_add(self._sequence_number, 1)
-        if way.socket is not None and not way.send(data):
-            return
-        self._left.append(
-            _Packet(
-                due_ns,
-                frame.pcm,
-                packet.timestamp,
-                len(frame.payload),
-                self._clock.now_ns(),
-                data if way.socket is None else None,
-            )
-        )
+        return _Packet(self._frames, frame, packet.timestamp, data)
