@@ -1,9 +1,11 @@
 """Simulated calls are repeatable, cost their work and not their length, and come to what real ones come to."""
 
+import functools
 import time
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from bots.caller.script import Expectation, Listen, Script, Speak, StaySilent, Turn, Words
@@ -18,13 +20,10 @@ from bots.timeline import (
     TimelineEvent,
     UnderrunKind,
 )
-from runner.calls.call import Call
-from runner.calls.request import CallRequest
 from runner.calls.timeline import FILE_NAME, read_timeline
-from runner.rooms.open import RoomAddress
+from runner.evaluation.verdicts import Verdict
 from runner.scenarios.evals import load_scenario
-from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
-from tests.faults import BOOKING, FAULTS, GOOD, SETTINGS, Caught, came_to
+from tests.faults import FAULTS, GOOD, SETTINGS, Caught, came_to, make_all
 from tests.simulated.agent import Behaviour, OneSentence
 from tests.simulated.call import Simulation
 from tests.simulated.conditions import Condition, bed, simulation
@@ -143,17 +142,18 @@ def test_each_fault_is_caught_as_the_table_says(tmp_path: Path, caught: Caught) 
 
 @pytest.mark.webrtc
 @pytest.mark.anyio
-@pytest.mark.parametrize("fault", [None, "wrong_answer"])
-async def test_a_real_call_comes_to_the_same_verdicts(tmp_path: Path, fault: str | None) -> None:
-    script = load_scenario(f"config/scenarios/{BOOKING}", SETTINGS).playable()
-    # The first turns: what follows is more of the same.
-    script = script.model_copy(update={"turns": script.turns[:3]})
-    made = Simulation(behaviour=BEHAVIOURS[fault])
-    simulated = await anyio.to_thread.run_sync(lambda: made.play(script, tmp_path / "simulated", settings=SETTINGS))
-    port = free_port()
-    async with local_agent(reference_agent_command("restaurant", port), port) as url:
-        address = RoomAddress(url, request_data={"restaurant": {"fault": fault}})
-        request = CallRequest(script, address, transcribe=False)
-        real = await Call(request, SETTINGS, tmp_path / "real").make()
-    assert [v.verdict for v in real.expectations] == [v.verdict for v in simulated.expectations]
-    assert came_to(real) == came_to(simulated)
+async def test_real_calls_come_to_the_same_verdicts(tmp_path: Path) -> None:
+    table = [c for c in (*FAULTS, *GOOD) if c.scenario == "restaurant.yaml:answers_in_time"]
+    assert {c.fault for c in table} == {None, "slow"}
+    real = {caught.fault: run for caught, run in await make_all(table, tmp_path / "real")}
+    for caught in table:
+        made = Simulation(behaviour=BEHAVIOURS[caught.fault])
+        script = load_scenario(caught.spec, SETTINGS).playable()
+        play = functools.partial(made.play, script, tmp_path / f"simulated-{caught.fault}", settings=SETTINGS)
+        simulated = await anyio.to_thread.run_sync(play)
+        run = real[caught.fault]
+        # On a busy machine nobody may be able to say; what is said is the same.
+        for ours, theirs in zip(simulated.expectations, run.expectations, strict=True):
+            assert theirs.verdict in (ours.verdict, Verdict.NOT_JUDGED), (ours, theirs)
+        assert run.success in (simulated.success, None), run.detail
+        assert run.success is None or came_to(run) == came_to(simulated), run.detail
