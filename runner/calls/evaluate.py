@@ -33,6 +33,9 @@ from runner.errors import RunnerError, UsageError
 MeasureCall = Callable[[Path, Sequence[TimelineEvent]], list[TimelineEvent]]
 """Measures a recording: its file and the facts so far in, what was measured out."""
 
+UNCOUNTED = "its facts were not counted when it was made: if lines were missing, nothing would tell"
+"""The warning of a run of an earlier version."""
+
 _MEASURED = (AgentSpeechMeasured, RecordingMeasured)
 _OF_TURNS = (
     CallerTurnStarted,
@@ -91,7 +94,9 @@ def evaluate_run(
     try:
         if added:
             stored = write_timeline(path, stored, added)
-        again = judge_run(run.script, stored.events, replace(run.circumstances, timeline=stored.stamp))
+        warnings = run.warnings if run.timeline is not None else list(dict.fromkeys([*run.warnings, UNCOUNTED]))
+        given = replace(run.circumstances, timeline=stored.stamp, warnings=warnings)
+        again = judge_run(run.script, stored.events, given)
         write_run(folder, again)
     except OSError as error:
         raise RunnerError(f"{error.filename}: can't be written ({error.strerror})") from error
@@ -190,6 +195,7 @@ def _check(path: Path, stored: StoredTimeline, run: Run) -> None:
 
 def _damage(script: Script, events: Sequence[TimelineEvent]) -> str | None:
     """Return what of a timeline can't have been a call; None if it can."""
+    end_ns = next((e.at_ns for e in events if isinstance(e, CallEnded)), None)
     taken_up: set[int] = set()
     speaking: int | None = None
     agent_speaks = has_ended = False
@@ -201,7 +207,8 @@ def _damage(script: Script, events: Sequence[TimelineEvent]) -> str | None:
             return f"line {number}: {event.type} is from before the call"
         if isinstance(event, _OF_TURNS) and not 0 <= event.turn < len(script.turns):
             return f"line {number}: there is no turn {event.turn + 1} in the script"
-        if has_ended and isinstance(event, _OF_THE_CALL):
+        is_after = has_ended or (end_ns is not None and event.at_ns > end_ns)
+        if is_after and isinstance(event, _OF_THE_CALL):
             return f"line {number}: {event.type} comes after the end of the call"
         if isinstance(event, _IN_ORDER):
             if event.at_ns < latest_ns.get(type(event), 0):

@@ -79,6 +79,7 @@ FACTS: list[TimelineEvent] = [
     CallEnded(at_ns=s(9.5), reason=EndedReason.CALLER_HUNG_UP),
     AgentSaid(at_ns=s(8), text="It is booked.", source=Source.HEARD, started_ns=s(6.5)),
 ]
+LATE = "the caller's audio was late once, for 40 ms"
 JUDGEMENT = Judgement(
     question=Question(turn=0, index=0, kind="reply", subject="x", criterion="y", at_ns=1), answer="yes", reason="so"
 )
@@ -120,12 +121,13 @@ def test_the_same_facts_give_the_same_file_to_the_byte(tmp_path: Path, stamped: 
     if not stamped:
         # Of a version that did not count the facts; from now on it is known.
         run = evaluate_run(tmp_path / "r")
+        assert run.timeline is not None
     before = (tmp_path / "r" / "run.json").read_bytes()
     for _ in range(2):
         assert evaluate_run(tmp_path / "r") == run
         assert (tmp_path / "r" / "run.json").read_bytes() == before
     assert run.success is True and run.versions == {"python": "2.7"}
-    assert run.warnings == ["slow", "the caller's audio was late once, for 40 ms"]
+    assert run.warnings == ["slow", LATE, *([] if stamped else [evaluate.UNCOUNTED])]
 
 
 def test_the_verdict_is_that_of_the_facts_and_not_of_the_file(tmp_path: Path) -> None:
@@ -219,6 +221,8 @@ def test_a_call_whose_runner_was_killed_is_inconclusive_and_blames_nobody_else(t
         ([*FACTS[:11], *FACTS[12:]], "out of turn"),
         ([FACTS[0], *FACTS[3:], *FACTS[1:3]], None),
         ([*FACTS[:-5], FACTS[-2], *FACTS[-5:-2]], "comes after the end"),
+        ([*FACTS[:-3], CallerTurnStarted(at_ns=s(99), turn=2), *FACTS[-3:]], "no turn 3 in the script"),
+        ([*FACTS[:14], AgentStartedSpeaking(at_ns=s(99)), *FACTS[15:]], "comes after the end"),
         ([*FACTS[:3], CallerTurnStarted(at_ns=s(1), turn=7), *FACTS[3:]], "no turn 8 in the script"),
         ([*FACTS[:3], CallerTurnStarted(at_ns=s(1), turn=-1), *FACTS[3:]], "no turn 0 in the script"),
         ([*FACTS[:1], RoomEntered(at_ns=-5), *FACTS[2:]], "from before the call"),
