@@ -231,6 +231,8 @@ class _Visitor:
 
     def agent_media_resumed(self, at_ns: int) -> None: ...
 
+    def agent_probed(self, at_ns: int, *, answers: bool | None) -> None: ...
+
     def message_received(self, at_ns: int, message: Any) -> None:
         self.messages += 1
 

@@ -16,7 +16,6 @@ from loguru import logger
 from bots.caller import rtvi
 from bots.caller.director import Action, Director, HangUp, Press, Say, StartTurn
 from bots.caller.event_names import names_of
-from bots.caller.hearing import Envelope
 from bots.caller.mouth import Mouth
 from bots.caller.pipeline import CallerPipeline
 from bots.caller.script import Play, Script, Speak
@@ -29,6 +28,7 @@ from bots.timeline import (
     AgentLeft,
     AgentMediaResumed,
     AgentMediaStopped,
+    AgentProbed,
     AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
@@ -53,6 +53,7 @@ from bots.timeline import (
 )
 from runner.calls import recording as recordings
 from runner.calls import timeline as timelines
+from runner.calls.measuring import measure_call_aside
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.request import CallRequest, CallWatcher, new_run_id
 from runner.calls.run_file import Circumstances, Run, judge_run, write_run
@@ -154,7 +155,6 @@ class Call:
         self._asked: set[Question] = set()
         self._judgements: dict[Question, Judgement] = {}
         self._reader = rtvi.RtviReader()
-        self._envelope = Envelope(AUDIO_RATE_HZ)
         self._mouth = Mouth(AUDIO_RATE_HZ, self._note)
         self._stalls = StallWatch(self._clock, self._note)
         self._messages_kept = 0
@@ -217,9 +217,10 @@ class Call:
             # With its script, a call that breaks off here can be judged from its timeline.
             self._write_run(self._judged_run())
             await self._hold_call()
-            # On disk before the words are: what the call came to does not wait for its transcript.
-            self._write_run(self._judged_run())
             with anyio.CancelScope() as self._afterwards:
+                await self._measure()
+                # On disk before the words are: what the call came to does not wait for its transcript.
+                self._write_run(self._judged_run())
                 if self.request.transcribe:
                     await self._recognise_rest()
                 await self._judge_rest()
@@ -281,7 +282,6 @@ class Call:
     def agent_audio(self, at_ns: int, pcm: bytes) -> None:
         """Record what arrived."""
         self._recording.put(AGENT, at_ns, pcm)
-        self._envelope.add(at_ns, pcm)
         if self.watcher is not None:
             self.watcher.audio(AGENT, at_ns, pcm)
 
@@ -314,6 +314,10 @@ class Call:
         """Note that packets arrive again."""
         self._note(AgentMediaResumed(at_ns=at_ns))
 
+    def agent_probed(self, at_ns: int, *, answers: bool | None) -> None:
+        """Note whether the agent's address still takes connections."""
+        self._note(AgentProbed(at_ns=at_ns, answers=answers))
+
     def message_received(self, at_ns: int, message: Any) -> None:
         """Note what a message says."""
         for event in self._reader.facts(at_ns, message):
@@ -337,22 +341,18 @@ class Call:
     # What the pipeline reports (PipelineListener).
 
     def speech_reported(self, at_ns: int) -> None:
-        """Look up where the agent's speech began."""
-        if self._onset_ns is not None:
-            return
-        self._onset_ns = self._envelope.onset_before(at_ns, not_before_ns=self._last_end_ns)
+        """Note where the agent's speech began."""
+        self._onset_ns = at_ns
         if self._turn_onset_ns is None:
-            self._turn_onset_ns = self._onset_ns
-        self._note(AgentStartedSpeaking(at_ns=self._onset_ns))
+            self._turn_onset_ns = at_ns
+        self._note(AgentStartedSpeaking(at_ns=at_ns))
         self._agent_is_ready.set()
 
     def silence_reported(self, at_ns: int) -> None:
-        """Look up where the agent's speech ended."""
-        if self._onset_ns is None:
-            return
-        onset_ns, self._onset_ns = self._onset_ns, None
-        self._last_end_ns = self._envelope.end_before(at_ns, onset_ns=onset_ns)
-        self._note(AgentStoppedSpeaking(at_ns=self._last_end_ns))
+        """Note where the agent's speech ended."""
+        self._onset_ns = None
+        self._last_end_ns = at_ns
+        self._note(AgentStoppedSpeaking(at_ns=at_ns))
 
     def turn_ended(self) -> None:
         """Note that the agent's turn is over."""
@@ -564,6 +564,18 @@ class Call:
             self._warn(problem)
             self._end(EndedReason.RUNNER_ERROR, problem)
 
+    # Measures.
+
+    async def _measure(self) -> None:
+        """Measure the agent's speech in the recording: what is reported goes by it."""
+        try:
+            facts = await measure_call_aside(self.folder / recordings.FILE_NAME, self._facts)
+        except UsageError as error:
+            self._warn(f"the recording can't be measured: {error}")
+            return
+        for fact in facts:
+            self._write(fact)
+
     # Words.
 
     def _words_are_missing(self, onset_ns: int) -> bool:
@@ -571,9 +583,22 @@ class Call:
         return self.request.script.needs_words and words_are_in_doubt(self._view, onset_ns)
 
     async def _recognise_live(self) -> None:
+        await self._agent_is_ready.wait()
+        if self.request.script.needs_words and not any(isinstance(fact, BotReady) for fact in self._facts):
+            # It speaks no RTVI, and will tell no words.
+            await self._get_ready_to_recognise()
         while True:
             onset_ns, end_ns = await self._to_recognise.get()
             await self._recognise([(onset_ns, end_ns)])
+
+    async def _get_ready_to_recognise(self) -> None:
+        from bots.caller.speech.recognition import preload
+
+        try:
+            await preload(self.settings.speech.stt)
+        except Exception:
+            # What is wrong with it is told when there is something to recognise.
+            logger.opt(exception=True).debug("recognition is not ready")
 
     async def _recognise_rest(self) -> None:
         """Recognise, from the recording, what was not recognised while the call was on."""

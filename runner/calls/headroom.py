@@ -31,8 +31,11 @@ LEAST_CALL_CORES = 0.05
 LAG_LIMIT_MS = 40.0
 """An event loop that was later than this takes no more calls for now."""
 
-TROUBLE_MS = 100.0
-"""So much late audio, or standing still, within the window is too much."""
+LATE_LIMIT_MS = 100.0
+"""So much late audio of ours within the window is too much, in all calls together."""
+
+STALLED_LIMIT_MS = 500.0
+"""So much standing still is."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class CallLimit:
         self._cores = cores
         self._idle = 0.0
         self._loads: deque[tuple[float, Load]] = deque()
-        self._troubles: deque[tuple[float, float]] = deque()
+        self._troubles: deque[tuple[float, float, float]] = deque()
         self._tries_from_s = -math.inf
         self._lowered_s = -math.inf
         self._too_many: int | None = None
@@ -103,14 +106,21 @@ class CallLimit:
         self._tries_from_s = now_s + SETTLED_AFTER_S
         return True
 
-    def trouble(self, now_s: float, duration_ms: float, live: int) -> bool:
-        """Take in that a call's audio was late, or that we stood still; return whether fewer are allowed by that."""
-        self._troubles.append((now_s, duration_ms))
+    def trouble(self, now_s: float, live: int, *, late_ms: float = 0.0, stalled_ms: float = 0.0) -> bool:
+        """Take in what went wrong in a call; return whether fewer are allowed by that.
+
+        Args:
+            now_s: Now.
+            live: How many calls were on.
+            late_ms: How much of its audio was late.
+            stalled_ms: For how long it stood still. All calls share an event loop, so each tells the same.
+        """
+        self._troubles.append((now_s, late_ms, stalled_ms / max(live, 1)))
         while self._troubles[0][0] <= now_s - WINDOW_S:
             self._troubles.popleft()
-        if sum(ms for _, ms in self._troubles) < TROUBLE_MS:
-            return False
-        return self._lower(now_s, live)
+        late = sum(ms for _, ms, _ in self._troubles) >= LATE_LIMIT_MS
+        stalled = sum(ms for _, _, ms in self._troubles) >= STALLED_LIMIT_MS
+        return (late or stalled) and self._lower(now_s, live)
 
     def spoilt(self, now_s: float, began_s: float, live: int) -> bool:
         """Take in that a run came to nothing because of us; return whether fewer calls are allowed by that.

@@ -25,6 +25,7 @@ from bots.timeline import (
 from runner.calls.call import Call, speech_lines
 from runner.calls.evaluate import began_ns, evaluate_run
 from runner.calls.headroom import CALLS_PER_CORE, CallLimit, Load, LoadMeter, available_cores
+from runner.calls.loading import load
 from runner.calls.request import CallRequest, CallWatcher, DataMessage, new_run_id
 from runner.calls.run_file import EarlierAttempt, Run, earlier_attempt, reason_to_repeat, utc_now
 from runner.calls.suite_file import (
@@ -134,8 +135,10 @@ class _Live:
 
     def fact(self, event: TimelineEvent) -> None:
         """See a fact of the call."""
-        if isinstance(event, CallerUnderrun | HarnessStalled):
-            self.runner.had_trouble(event.duration_ms)
+        if isinstance(event, CallerUnderrun):
+            self.runner.had_trouble(late_ms=event.duration_ms)
+        elif isinstance(event, HarnessStalled):
+            self.runner.had_trouble(stalled_ms=event.duration_ms)
 
     def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
         """See verdicts: they come with the run."""
@@ -213,7 +216,8 @@ class SuiteRunner:
         except OSError as error:
             raise UsageError(f"{error.filename}: can't be written ({error.strerror})") from error
         with self._preparing:
-            # Before the first call: synthesis takes the whole machine, and a call under way would be late.
+            # Before the first call: both take the whole machine, and a call under way would be late.
+            await anyio.to_thread.run_sync(load)
             for script in {id(run.script): run.script for run in self.suite.runs}.values():
                 await speech_lines(script, self.settings)
         async with anyio.create_task_group() as watching:
@@ -241,9 +245,9 @@ class SuiteRunner:
                 live.call.cancel(detail)
         self._wake()
 
-    def had_trouble(self, duration_ms: float) -> None:
+    def had_trouble(self, *, late_ms: float = 0.0, stalled_ms: float = 0.0) -> None:
         """Take in that audio of ours was late in a call, or that we stood still in it."""
-        if self._limit.trouble(time.monotonic(), duration_ms, len(self._live)):
+        if self._limit.trouble(time.monotonic(), len(self._live), late_ms=late_ms, stalled_ms=stalled_ms):
             self._limited()
 
     # How many runs at once.

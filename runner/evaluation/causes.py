@@ -23,6 +23,7 @@ from bots.timeline import (
     AgentCalledFunction,
     AgentError,
     AgentLeft,
+    AgentProbed,
     AgentProcessEnded,
     CallEnded,
     EndedReason,
@@ -192,7 +193,9 @@ def _of_ending(view: CallView, ended: CallEnded) -> Failure:
     turn = _turn_at(view, view.end_ns)
     kind = _ENDED_BY_AGENT[ended.reason]
     what = ended.detail or ended.reason.value.replace("-", " ")
-    evidence: tuple[Evidence, ...] = ()
+    evidence: tuple[Evidence, ...] = tuple(evidence_of(e) for e in view.of(AgentProbed))
+    if ended.reason is EndedReason.AGENT_VANISHED and any(e.answers is False for e in view.of(AgentProbed)):
+        what = "the agent's process died: nothing arrives from it any more, and its address refuses connections"
     if ended.reason is EndedReason.AGENT_LEFT:
         left = view.first(AgentLeft)
         evidence = () if left is None else (evidence_of(left),)

@@ -12,6 +12,8 @@ from bots.timeline import (
     AgentAudioLost,
     AgentMediaResumed,
     AgentMediaStopped,
+    AgentProbed,
+    AgentProcessEnded,
     CallerAudioLost,
     CallerUnderrun,
     HarnessStalled,
@@ -75,6 +77,7 @@ def troubles_of(view: CallView) -> list[Trouble]:
         *_lost_on_the_way_out(view),
         *_lost_on_the_way_in(view),
         *_interruptions(view),
+        *_vanished(view),
         *_background(view),
     ]
     return sorted(found, key=lambda trouble: trouble.from_ns)
@@ -91,8 +94,7 @@ def _lines(view: CallView) -> list[Trouble]:
             continue
         times = "once" if len(events) == 1 else f"{len(events)} times"
         what = f"the caller's line in turn {turn + 1} was not on time ({times}, {late_ms:.0f} ms in all)"
-        end = view.line_end(turn)
-        to_ns = events[-1].at_ns if end is None else end.at_ns
+        to_ns = events[-1].at_ns + round(events[-1].duration_ms * NS_PER_MS)
         troubles.append(Trouble(events[0].at_ns, to_ns, Cause.HARNESS, what, True, evidence_of(events[0])))
     return troubles
 
@@ -161,6 +163,21 @@ def _interruptions(view: CallView) -> list[Trouble]:
                 Trouble(stopped[-1].at_ns, resumed.at_ns, Cause.NETWORK, what, True, evidence_of(stopped[-1]))
             )
     return troubles
+
+
+def _vanished(view: CallView) -> list[Trouble]:
+    """Return that an agent which vanished need not have crashed, where its address does not say so."""
+    probed = view.first(AgentProbed)
+    if probed is None or probed.answers is False or view.of(AgentProcessEnded):
+        return []
+    stopped = view.of(AgentMediaStopped)
+    what = "nothing arrives from the agent any more, "
+    if probed.answers:
+        what += "but its address takes connections: its session died, or the network carries no audio"
+    else:
+        what += "and its address does not answer: its machine is gone, or the network is cut"
+    from_ns = stopped[-1].at_ns if stopped else probed.at_ns
+    return [Trouble(from_ns, view.end_ns, Cause.NETWORK, what, False, evidence_of(probed))]
 
 
 def _background(view: CallView) -> list[Trouble]:

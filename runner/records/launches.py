@@ -358,6 +358,8 @@ class _Check:
                 "Pipecat Cloud API key and a pipecat_agent_name."
             ]
             return None
+        if unused := _unused(self._launch.pipecat_data, agent, start):
+            errors["pipecat_data"] = unused
         try:
             await self._guard.check_start_url(start.start_url)
         except (UsageError, RoomRefused) as error:
@@ -575,6 +577,18 @@ async def _write(services: "Services", session: AsyncSession, launch: Launch, pl
     connection = await session.connection()
     await connection.execute(insert(RunRow), rows)
     return result
+
+
+def _unused(pipecat_data: dict[str, Any], agent: Agent, start: SessionStart) -> Errors:
+    """Return what of a launch's ``pipecat_data`` the start of a session would pass over."""
+    found: Errors = {}
+    if pipecat_data.get("pipecat_agent_name") and agent.session.get("start_url"):
+        own = f"Agent {agent.id} is started at its session.start_url, which takes no name; leave it out."
+        found["pipecat_agent_name"] = [own]
+    if pipecat_data.get("room_properties") and _session_kind(start) is not RoomKind.DAILY:
+        own = f"Agent {agent.id} is not started in a Daily room (session.transport daily); leave it out."
+        found["room_properties"] = [own]
+    return found
 
 
 def _session_kind(start: SessionStart) -> RoomKind | None:

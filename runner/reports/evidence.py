@@ -4,6 +4,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from bots.timeline import EndedReason
 from runner.calls.run_file import EarlierAttempt
 from runner.evaluation.outcome import Failure
 from runner.evaluation.verdicts import Cause, Evidence
@@ -14,6 +15,12 @@ def evidence_line(evidence: Evidence) -> str:
     source = f" ({evidence.source.value})" if evidence.source else ""
     words = f" {evidence.text!r}" if evidence.text else ""
     return f"{evidence.at_s:.2f} s {evidence.event}{source}{words}"
+
+
+def headline_of(failure: Failure | None, detail: str | None, ended_reason: EndedReason) -> str:
+    """Return why a run did not pass, in one sentence, to stand behind the word that says what it came to."""
+    headline = detail if failure is None else failure.headline
+    return (headline or ended_reason.value).removeprefix("inconclusive: ")
 
 
 def failure_lines(failure: Failure) -> Iterator[str]:
@@ -65,8 +72,8 @@ def attempt_line(attempt: EarlierAttempt, folder: str | None) -> str:
         attempt: The call.
         folder: Where it is kept.
     """
-    headline = attempt.detail if attempt.failure is None else attempt.failure.headline
-    why = f"made again, {attempt.repeated_because}: {headline or attempt.ended_reason.value}"
+    headline = headline_of(attempt.failure, attempt.detail, attempt.ended_reason)
+    why = f"made again, {attempt.repeated_because}: {headline}"
     return why if folder is None else f"{why} [{folder}]"
 
 

@@ -14,6 +14,7 @@ from runner.reports.evidence import (
     attempt_line,
     evidence_line,
     failure_lines,
+    headline_of,
     latency_text,
     process_end,
     refused_line,
@@ -117,7 +118,7 @@ def _case(result: SuiteResult, run: SuiteRun, folder: Path) -> TestCase:
     case.append(properties)
     if run.success:
         return case
-    headline = (run.detail if run.failure is None else run.failure.headline) or run.ended_reason.value
+    headline = headline_of(run.failure, run.detail, run.ended_reason)
     if run.success is False:
         outcome = Failure(_text(headline), "AgentFailed" if run.failure is None else run.failure.kind.value)
     else:

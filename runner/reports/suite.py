@@ -13,7 +13,7 @@ from rich.text import Text
 from runner.calls.run_file import EarlierAttempt
 from runner.calls.suite_file import SkippedScenario, SuiteResult, SuiteRun, by_scenario
 from runner.reports.console import print_line, shown
-from runner.reports.evidence import attempt_line, process_end, verdict_word
+from runner.reports.evidence import attempt_line, headline_of, process_end, verdict_word
 from runner.scenarios.suites import PlannedRun, Suite
 from runner.text import one_line
 
@@ -195,7 +195,8 @@ class _Unfolded:
 def _reason(run: SuiteRun) -> str:
     cause = f" ({run.cause.value})" if run.cause is not None and run.success is None else ""
     if run.failure is not None:
-        return f"{run.failure.kind.value.replace('_', ' ')}{cause}: {run.failure.headline}"
+        headline = headline_of(run.failure, run.detail, run.ended_reason)
+        return f"{run.failure.kind.value.replace('_', ' ')}{cause}: {headline}"
     ended = f"; the agent's process {process_end(run.agent_exit_code)}" if run.agent_exit_code is not None else ""
     return f"{run.ended_reason.value}{cause}" + (f": {run.detail}" if run.detail else "") + ended
 

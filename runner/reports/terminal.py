@@ -41,6 +41,7 @@ from runner.reports.evidence import (
     attempt_line,
     evidence_line,
     failure_lines,
+    headline_of,
     latency_text,
     process_end,
     refused_line,
@@ -216,6 +217,8 @@ def print_summary(console: Console, run: Run, folder: str) -> None:
             print_line(console, f"  {_MARKS[verdict.verdict]} ", shown(text))
             for evidence in verdict.evidence:
                 print_line(console, "      ", f"[dim]{shown(evidence_line(evidence))}[/]")
+    for sentence in run.not_honoured:
+        print_line(console, "  [yellow]?[/] ", shown(sentence))
     for warning in run.warnings:
         print_line(console, "  [yellow]![/] ", f"[yellow]{shown(warning)}[/]")
     for attempt in run.earlier_attempts:
@@ -234,7 +237,7 @@ def print_summary(console: Console, run: Run, folder: str) -> None:
 def _print_failure(console: Console, run: Run) -> None:
     """Print why a run did not pass: the headline first."""
     failure = run.failure
-    headline = (run.detail if failure is None else failure.headline) or run.ended_reason.value
+    headline = headline_of(failure, run.detail, run.ended_reason)
     verdict = verdict_words(run.success, run.cause, failure)
     print_line(
         console,

@@ -76,6 +76,10 @@ class RoomListener(Protocol):
         """Note that packets arrive again."""
         ...
 
+    def agent_probed(self, at_ns: int, *, answers: bool | None) -> None:
+        """Note whether the address of an agent that nothing arrives from any more takes connections."""
+        ...
+
     def message_received(self, at_ns: int, message: Any) -> None:
         """Take a message of the agent: a decoded JSON value."""
         ...

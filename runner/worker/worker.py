@@ -1,6 +1,5 @@
 """Sees runs through: takes one, makes its call, and reports what came of it."""
 
-import importlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -45,8 +44,6 @@ STOPPED_REPORT_LIMIT_S = 10.0
 
 STOPPED_DETAIL = "its worker was stopped"
 MAX_DETAIL_CHARACTERS = 2_000
-
-_NEEDED = ("runner.rooms.smallwebrtc", "runner.rooms.daily", "bots.caller.speech.recognition")
 
 
 class LiveCall(Protocol):
@@ -117,7 +114,7 @@ class _Live:
     def begin_again(self) -> None:
         """Note that its call is made again."""
         self.call = self.ended = None
-        self.preparing = anyio.CancelScope()
+        self.preparing, self.judging = anyio.CancelScope(), anyio.CancelScope()
         self._claimed_s = time.monotonic()
         if self.told is not None:
             self.told.begin_again()
@@ -428,11 +425,3 @@ def _safe(job: Job, detail: str) -> str:
         if secret is not None and secret.get_secret_value():
             text = text.replace(secret.get_secret_value(), "***")
     return text[:MAX_DETAIL_CHARACTERS]
-
-
-def load() -> None:
-    """Load what calls need: seconds of imports, which the first call would wait for, and calls under way with it."""
-    for module in _NEEDED:
-        # What is not installed is missed by the run that needs it.
-        with suppress(ImportError):
-            importlib.import_module(module)

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from runner.api.schemas import agents, cron_jobs, launch, personalities, results, scenarios, test_profiles
 from runner.api.services import Services
+from runner.records.honoured import NOT_KNOWN
 from runner.records.tables import Agent, Personality, ScenarioRow
 from tests.api.test_worker_routes import ROOM, V1, claimed, run_launched
 
@@ -188,7 +189,7 @@ async def test_unknown_fields_are_refused_by_name_unless_they_ask_for_nothing(cl
     ):
         for name in unknown:
             answer = await client.post(path, json={**body, name: ["x"]})
-            assert (answer.status_code, list(answer.json())) == (400, [name])
+            assert answer.status_code == 400 and answer.json()[name] == [NOT_KNOWN]
         for nothing in (None, "", [], {}):
             answer = await client.post(path, json={**body, **dict.fromkeys(unknown, nothing)})
             assert "not known here" not in answer.text
@@ -275,3 +276,36 @@ async def test_what_takes_a_caller_that_improvises_is_refused_as_soon_as_it_is_l
     answer = await client.post(V1, json={"scenarios": [{"scenario": scenario["id"], "pipecat_room_url": ROOM}]})
     assert answer.status_code == 400
     assert "needs a caller that improvises" in answer.json()["scenarios"][0]["scenario"][0]
+
+
+async def test_what_a_session_would_not_get_of_a_launch_is_refused(client: httpx.AsyncClient) -> None:
+    given = {"pipecat_agent_name": "x", "room_properties": {"exp": 1}, "config": {"a": 1}}
+    session = {"start_url": "http://localhost:7860/start", "transport": "webrtc"}
+    agent = (await client.post(AGENTS, json={"name": "own", "session": session})).json()["id"]
+    body = {"agent": agent, "scenarios": [1], "pipecat_data": given}
+    answer = await client.post(V2, json=body)
+    assert answer.status_code == 400
+    assert set(answer.json()["pipecat_data"]) == {"pipecat_agent_name", "room_properties"}
+    await client.patch(f"{AGENTS}{agent}/", json={"session": {"transport": "daily"}})
+    assert set((await client.post(V2, json=body)).json()["pipecat_data"]) == {"pipecat_agent_name"}
+    answer = await client.post(V2, json={**body, "pipecat_data": {"config": {"a": 1}}})
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_scenario_of_an_older_version_can_be_mended_and_not_be_launched_before(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    actions = {"role": "", "first_message": "Hi [laughter]", "conditions": []}
+    body = {"name": "c", "personality": 1, "scenario_type": "conditional_actions", "conditional_actions": actions}
+    plain = {**actions, "first_message": "Hi"}
+    scenario = (await client.post(SCENARIOS, json={**body, "conditional_actions": plain})).json()
+    async with services.database.session() as session:
+        row = await session.get_one(ScenarioRow, scenario["id"])
+        row.data = {**row.data, "conditional_actions": actions}
+    path = f"{SCENARIOS}{scenario['id']}"
+    assert (await client.patch(path, json={"name": "d", "first_message": "x"})).json()["first_message"] == "Hi"
+    entry = {"scenario": scenario["id"], "pipecat_room_url": ROOM}
+    refused = await client.post(V1, json={"scenarios": [entry]})
+    assert "[laughter]" in refused.json()["scenarios"][0]["scenario"][0]
+    assert (await client.patch(path, json={"conditional_actions": plain})).status_code == 200
+    assert (await client.post(V1, json={"scenarios": [entry]})).status_code == 200

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from runner.calls.headroom import (
+    LATE_LIMIT_MS,
     MACHINE_LIMIT,
     RECOVERED_AFTER_S,
     SETTLED_AFTER_S,
-    TROUBLE_MS,
+    STALLED_LIMIT_MS,
     WINDOW_S,
     CallLimit,
     Load,
@@ -119,7 +120,7 @@ def test_late_audio_lowers_it_and_it_stays_below_what_was_too_many() -> None:
     machine.goes_on(45)
     too_many = machine.limit.allowed
     assert too_many > 3
-    assert machine.limit.trouble(machine.now_s, TROUBLE_MS, too_many)
+    assert machine.limit.trouble(machine.now_s, too_many, late_ms=LATE_LIMIT_MS)
     assert machine.limit.allowed == too_many // 2
     assert machine.limit.warning is None, "looking for the right number is no mistake"
     assert machine.goes_on(int(RECOVERED_AFTER_S) - 1) == too_many // 2
@@ -137,35 +138,42 @@ def test_a_fixed_number_is_left_as_it_is_as_long_as_all_is_well() -> None:
 
 def test_a_fixed_number_that_is_too_many_goes_down_and_says_so() -> None:
     limit = CallLimit(4, rises=False, cores=2)
-    assert limit.trouble(10, TROUBLE_MS, 4)
+    assert limit.trouble(10, 4, late_ms=LATE_LIMIT_MS)
     assert limit.allowed == 2
     assert limit.warning == "4 calls at once were too many for this machine: went down to 2"
-    assert limit.trouble(60, TROUBLE_MS, 2)
+    assert limit.trouble(60, 2, late_ms=LATE_LIMIT_MS)
     assert limit.warning == "4 calls at once were too many for this machine: went down to 1", "one line for all of it"
     assert Machine(limit).goes_on(1_000) == 1, "it was asked for so many, and so many were too many"
 
 
 def test_what_comes_of_too_many_is_counted_once() -> None:
     limit = CallLimit(8, rises=False, cores=2)
-    assert limit.trouble(10, TROUBLE_MS, 8)
+    assert limit.trouble(10, 8, late_ms=LATE_LIMIT_MS)
     for live in (8, 7, 6, 5):
-        assert not limit.trouble(12, 5_000, live), "they began before fewer were allowed"
+        assert not limit.trouble(12, live, late_ms=5_000), "they began before fewer were allowed"
     assert limit.allowed == 4
-    assert limit.trouble(40, TROUBLE_MS, 4)
+    assert limit.trouble(40, 4, late_ms=LATE_LIMIT_MS)
     assert limit.allowed == 2
 
 
 @pytest.mark.parametrize(("apart_s", "lowered"), [(1.0, True), (WINDOW_S + 1, False)])
 def test_a_hiccup_is_no_reason_but_several_in_a_row_are(apart_s: float, lowered: bool) -> None:
     limit = CallLimit(4, rises=False, cores=2)
-    later = [limit.trouble(10 + number * apart_s, TROUBLE_MS / 4, 4) for number in range(4)]
+    later = [limit.trouble(10 + number * apart_s, 4, late_ms=LATE_LIMIT_MS / 4) for number in range(4)]
     assert any(later) is lowered
     assert limit.allowed == (2 if lowered else 4)
 
 
+def test_a_stall_that_every_call_tells_of_is_one_stall() -> None:
+    limit = CallLimit(4, rises=False, cores=2)
+    assert not any(limit.trouble(10, 4, stalled_ms=STALLED_LIMIT_MS * 0.9) for _ in range(4))
+    assert [limit.trouble(20, 4, stalled_ms=STALLED_LIMIT_MS) for _ in range(4)] == [False, False, False, True]
+    assert limit.allowed == 2
+
+
 def test_a_run_that_was_spoilt_lowers_it_unless_that_was_seen_to() -> None:
     limit = CallLimit(4, rises=False, cores=2)
-    assert limit.trouble(10, TROUBLE_MS, 4)
+    assert limit.trouble(10, 4, late_ms=LATE_LIMIT_MS)
     assert not limit.spoilt(30, began_s=5, live=2), "it began when there were too many"
     assert limit.allowed == 2
     assert limit.spoilt(60, began_s=31, live=2)
@@ -174,7 +182,7 @@ def test_a_run_that_was_spoilt_lowers_it_unless_that_was_seen_to() -> None:
 
 def test_one_call_is_the_least_and_that_even_one_is_too_much_is_said() -> None:
     limit = CallLimit(1, rises=False, cores=1)
-    assert not limit.trouble(10, 10_000, 1)
+    assert not limit.trouble(10, 1, late_ms=10_000)
     assert limit.warning is None
     assert not limit.spoilt(20, began_s=5, live=1)
     assert limit.allowed == 1

@@ -339,7 +339,7 @@ async def test_where_audio_is_late_fewer_runs_are_made_at_once_and_the_suite_say
         await anyio.sleep(0.05)
         if len(calls.live) > 2:
             call.watcher.fact(CallerUnderrun(at_ns=5, turn=0, duration_ms=60))
-            call.watcher.fact(HarnessStalled(at_ns=6, duration_ms=60))
+            call.watcher.fact(HarnessStalled(at_ns=6, duration_ms=300))
         await anyio.sleep(0.05)
         return await passes(call)
 

@@ -15,6 +15,7 @@ from bots.timeline import (
     AgentCalledFunction,
     AgentError,
     AgentLeft,
+    AgentProbed,
     AgentProcessEnded,
     CallerTurnSettled,
     EndedReason,
@@ -116,6 +117,17 @@ def test_a_process_that_ended_is_a_crash_and_says_how() -> None:
     assert found.headline == "turn 1: the agent's process ended with exit code 1: KeyError: 'order'"
     killed = AgentProcessEnded(at_ns=s(3.5), exit_code=-9)
     assert "ended by signal 9" in failure(ASKED, killed, ended(7, EndedReason.AGENT_VANISHED)).headline
+
+
+@pytest.mark.parametrize(("answers", "cause"), [(False, Cause.AGENT), (True, Cause.NETWORK), (None, Cause.NETWORK)])
+def test_an_agent_that_vanished_crashed_only_where_its_address_says_so(answers: bool | None, cause: Cause) -> None:
+    vanished = [AgentProbed(at_ns=s(6.9), answers=answers), ended(7, EndedReason.AGENT_VANISHED, "nothing arrives")]
+    outcome = come_to(ASKED, vanished)
+    assert outcome.cause is cause and outcome.failure is not None and outcome.detail is not None
+    if cause is Cause.AGENT:
+        assert outcome.failure.kind is K.CRASHED and "process died" in outcome.detail
+    else:
+        assert outcome.success is None and "nothing arrives from the agent any more" in outcome.detail
 
 
 def test_what_cant_be_told_apart_is_not_stated_as_certain() -> None:

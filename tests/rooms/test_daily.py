@@ -59,6 +59,7 @@ class Listener:
     left: list[tuple[int, str | None]] = field(default_factory=list)
     stopped: list[int] = field(default_factory=list)
     resumed: list[int] = field(default_factory=list)
+    probed: list[bool | None] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
     lost: list[RoomError] = field(default_factory=list)
     holes: list[tuple[int, float]] = field(default_factory=list)
@@ -85,6 +86,9 @@ class Listener:
 
     def agent_media_resumed(self, at_ns: int) -> None:
         self.resumed.append(at_ns)
+
+    def agent_probed(self, at_ns: int, *, answers: bool | None) -> None:
+        self.probed.append(answers)
 
     def message_received(self, at_ns: int, message: Any) -> None:
         self.messages.append(message)

@@ -75,13 +75,27 @@ class Simulation:
             judge: Judges ``eval`` expectations.
             watcher: Watches the call.
         """
+        request = CallRequest(script, ADDRESS, transcribe=transcribe)
+        made = self.prepare(request, folder, settings=settings, judge=judge, watcher=watcher)
+        return run_virtually(made.clock, made.call.make)
+
+    def prepare(
+        self,
+        request: CallRequest,
+        folder: Path,
+        *,
+        settings: Settings | None = None,
+        judge: "Judge | None" = None,
+        watcher: CallWatcher | None = None,
+    ) -> "Prepared":
+        """Return a call that can be made once, in virtual time. Arguments are as for :meth:`play`."""
         clock = VirtualClock(self.stalls)
-        guide = _Guide(self, utterances(script), watcher)
+        guide = _Guide(self, utterances(request.script), watcher)
         surroundings = Surroundings(monotonic_ns=clock.now_ns, wall_time=lambda: WALL_TIME, open_room=guide.open_room)
         if self.recognises:
             surroundings = replace(surroundings, transcribe=guide.recogniser.transcribe)
         call = Call(
-            CallRequest(script, ADDRESS, transcribe=transcribe),
+            request,
             settings or Settings(),
             folder,
             run_id=f"simulated-{self.seed}",
@@ -89,7 +103,15 @@ class Simulation:
             judge=judge,
             surroundings=surroundings,
         )
-        return run_virtually(clock, call.make)
+        return Prepared(call, clock)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A call that is not made yet, and the time it is made in."""
+
+    call: Call
+    clock: VirtualClock
 
 
 class _Guide:

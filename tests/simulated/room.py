@@ -177,6 +177,7 @@ class SimulatedRoom:
         self._counter = itertools.count()
         self._wake_up: asyncio.TimerHandle | None = None
         self._wakes_at_ns = 0
+        self._going_on = False
         self._sender_stalls = Stalls(stall for stall in stalls if stall.is_whole)
         self._punctuality = Punctuality()
         self._report: _Report | None = None
@@ -284,7 +285,7 @@ class SimulatedRoom:
 
     def _wake(self) -> None:
         """Come back when the next thing is due."""
-        if self._left or not self._due:
+        if self._left or self._going_on or not self._due:
             return
         at_ns = self._due[0][0]
         if self._wake_up is not None:
@@ -298,6 +299,7 @@ class SimulatedRoom:
     def _go_on(self) -> None:
         """Let everything happen in the order of its time; late where our own side is late."""
         now_ns = self._clock.now_ns()
+        self._wake_up, self._going_on = None, True
         try:
             while self._due and self._due[0][0] <= now_ns and not self._left:
                 at_ns, _, action = heapq.heappop(self._due)
@@ -306,7 +308,8 @@ class SimulatedRoom:
             logger.exception("the simulation failed")
             self._left = True
             self._listener.room_lost(RoomError(EndedReason.RUNNER_ERROR, f"the simulation failed: {error!r}"))
-        self._wake_up = None
+        finally:
+            self._going_on = False
         self._wake()
 
     def _caller_frame(self, due_ns: int) -> None:

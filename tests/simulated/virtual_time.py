@@ -17,6 +17,9 @@ _T = TypeVar("_T")
 NS_PER_US = 1_000
 US_PER_S = 1_000_000
 
+FOREVER_S = 86_400.0
+"""No loop waits for longer than a day: what is due at no time has it wait for so long again and again."""
+
 DEADLOCK_S = 60.0
 """Real seconds without anything to do, or to wait for, after which nothing will ever happen."""
 
@@ -89,7 +92,7 @@ class _JumpingSelector(selectors.BaseSelector):
         if self.held():
             # A thread is at work: time stands still until it wakes the loop.
             return self._real.select(None)
-        if timeout is None:
+        if timeout is None or timeout >= FOREVER_S:
             ready = self._real.select(DEADLOCK_S)
             if not ready:
                 raise RuntimeError("nothing is due, and nothing is waited for: virtual time has come to its end")

@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from bots.timeline import AgentSaid, CallEnded, CallerTurnStarted, EndedReason, Source, TimelineEvent
-from runner.calls.run_file import RunReport
+from runner.calls.run_file import RunReport, judge_run, read_run, write_run
+from runner.calls.timeline import read_timeline
 from runner.settings import JudgeSettings, Settings
 from runner.worker.outbox import Outbox
 from runner.worker.worker import Worker
@@ -32,6 +33,16 @@ def outcome(answer: str) -> Reply:
     return completion(
         json.dumps({"statements": [{"statement": "it sings", "answer": answer, "reason": "so I hear"}]})
     )
+
+
+def judged_again(record: RecordDouble, folder: Path) -> bytes:
+    """Return the run.json that the facts and judgements come to that were uploaded."""
+    folder.mkdir(exist_ok=True)
+    for name in ("timeline.jsonl", "run.json"):
+        (folder / name).write_bytes(record.artefacts[name])
+    run = read_run(folder)
+    write_run(folder, judge_run(run.script, read_timeline(folder / "timeline.jsonl"), run.circumstances))
+    return (folder / "run.json").read_bytes()
 
 
 @pytest.fixture
@@ -64,6 +75,7 @@ def see(record: RecordDouble, tmp_path: Path) -> Callable[..., Any]:
         if told["run"] is not None:
             kept = json.loads(record.artefacts["run.json"])
             assert {name: value for name, value in kept.items() if name != "script"} == told["run"]
+            assert judged_again(record, tmp_path / "kept") == record.artefacts["run.json"]
         return told
 
     return see_through

@@ -21,6 +21,7 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.calls.call import Call
+from runner.calls.run_file import Run
 from runner.errors import RoomError, UsageError
 from runner.records.endings import read_outcome
 from runner.settings import Settings
@@ -388,6 +389,22 @@ async def test_each_call_of_a_run_with_a_session_gets_a_session_of_its_own(
     calls.facts = SAID
     await see(calls)
     assert (started, len(calls.made)) == (2, 2)
+
+
+async def test_the_judge_is_asked_about_each_call(
+    record: RecordDouble, see: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    async def ask(run: Run, folder: Path, judge: object) -> Run:
+        asked.append(run.ended_reason)
+        return run
+
+    monkeypatch.setattr(workers, "judge_for", lambda *_: object())
+    monkeypatch.setattr(workers, "ask", ask)
+    await see(StubCalls(reasons=SPOILT[:1]))
+    assert asked == [SPOILT[0], EndedReason.CALLER_HUNG_UP]
+    assert record.outcomes[0]["error"] is None
 
 
 async def test_cancelling_reaches_the_second_call(record: RecordDouble, tmp_path: Path) -> None:

@@ -173,8 +173,9 @@ async def _fill(
     news = {name: value for name, value in fields.items() if value != row.data.get(name)}
     for name, sentence in scenario_sentences(news, settings).items():
         errors.setdefault(name, []).append(sentence)
+    said_first = row.data.get("first_message")
     row.data = {**row.data, **fields}
-    _fill_content(row, body, errors, whole=whole)
+    _fill_content(row, body, errors, said_first, whole=whole)
     has_language = row.personality_id or "personality" in errors or row.data.get("scenario_language")
     if row.scenario_type == CONDITIONAL_ACTIONS and not has_language:
         errors.setdefault("scenario_language", []).append("scenario_language is required")
@@ -215,8 +216,12 @@ async def _fill_references(
             row.test_profile_id = body.test_profile
 
 
-def _fill_content(row: ScenarioRow, body: _Body, errors: _Errors, *, whole: bool) -> None:
-    """Fill in what the caller does: instructions, conditional actions, or the text of a scenario file."""
+def _fill_content(row: ScenarioRow, body: _Body, errors: _Errors, said_first: str | None, *, whole: bool) -> None:
+    """Fill in what the caller does: instructions, conditional actions, or the text of a scenario file.
+
+    Of conditional actions the first message inside counts, as Cekura has it, and is shown. ``said_first`` is what was
+    shown before.
+    """
     given = [name for name in (PIPECAT_EVAL, CONDITIONAL_ACTIONS, "instructions") if getattr(body, name)]
     if len(given) > 1:
         errors[given[1]] = [f"A scenario has {given[0]} or {given[1]}, not both."]
@@ -234,6 +239,7 @@ def _fill_content(row: ScenarioRow, body: _Body, errors: _Errors, *, whole: bool
     if kind == CONDITIONAL_ACTIONS:
         if given and given[0] != PIPECAT_EVAL:
             data["conditional_actions"], data["instructions"] = _actions(body, errors), None
+            data["first_message"] = _first_message(data["conditional_actions"])
         elif not data.get("conditional_actions") and row.pipecat_eval is None:
             errors[CONDITIONAL_ACTIONS] = [_REQUIRED]
     elif CONDITIONAL_ACTIONS in given:
@@ -244,10 +250,8 @@ def _fill_content(row: ScenarioRow, body: _Body, errors: _Errors, *, whole: bool
         data["instructions"], data["conditional_actions"] = body.instructions, None
     if row.pipecat_eval and body.first_message:
         errors["first_message"] = ["The scenario file says itself what the caller says first; leave it out."]
-    elif data.get("conditional_actions"):
-        # As Cekura has it: the one inside counts.
-        first = read_conditional_actions(data["conditional_actions"]).first
-        data["first_message"] = first[0].text if first else ""
+    elif kind == CONDITIONAL_ACTIONS and not given:
+        data["first_message"] = said_first
     row.scenario_type = kind
     row.data = data
 
@@ -265,6 +269,13 @@ def _actions(body: _Body, errors: _Errors) -> Any:
     else:
         return actions
     return None
+
+
+def _first_message(actions: Any) -> str:
+    if actions is None:
+        return ""
+    first = read_conditional_actions(actions).first
+    return first[0].text if first else ""
 
 
 @dataclass(frozen=True)

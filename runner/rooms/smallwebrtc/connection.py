@@ -203,6 +203,7 @@ class OfferingConnection:
     async def close(self) -> None:
         """Close the connection. The peer sees it close, as when a browser tab is shut."""
         self._leaving = True
+        self._sender.stop()
         await self._note_losses()
         await self._pc.close()
 

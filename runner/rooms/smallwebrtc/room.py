@@ -28,6 +28,9 @@ OFFER_TIMEOUT_S = 20.0
 
 LEAVE_TIMEOUT_S = 2.0
 
+PROBE_TIMEOUT_S = 2.0
+"""How long the address of an agent that vanished may take to answer."""
+
 STOOD_STILL_NS = 80 * NS_PER_MS
 """A pause in what happens here that is none of the network's."""
 
@@ -196,7 +199,25 @@ class SmallWebRTCRoom:
         self._listener.caller_audio_lost(at_ns, since_ns=since_ns, lost=lost, packets=packets)
 
     def lost(self, error: RoomError) -> None:
-        """Pass on that the connection is dead."""
+        """Pass on that the connection is dead; of an agent that vanished, whether its process is still there."""
+        if error.reason is EndedReason.AGENT_VANISHED:
+            self._tasks.start_soon(self._probe, error)
+        else:
+            self._listener.room_lost(error)
+
+    async def _probe(self, error: RoomError) -> None:
+        """Try the agent's address: a process that died refuses connections, a network that is cut says nothing."""
+        answers: bool | None = None
+        url = httpx.URL(self._url)
+        with anyio.move_on_after(PROBE_TIMEOUT_S):
+            try:
+                stream = await anyio.connect_tcp(url.host, url.port or (443 if url.scheme == "https" else 80))
+            except OSError as problem:
+                answers = False if _is_refused(problem) else None
+            else:
+                answers = True
+                await anyio.aclose_forcefully(stream)
+        self._listener.agent_probed(self._clock.now_ns(), answers=answers)
         self._listener.room_lost(error)
 
     def _caller_sent(self, at_ns: int, pcm: bytes, late_ns: int) -> None:
@@ -262,6 +283,15 @@ class SmallWebRTCRoom:
         if not isinstance(answer, dict):
             raise RoomError(EndedReason.ROOM_UNREACHABLE, f"{self._shown} answered the offer with no JSON object")
         return answer
+
+
+def _is_refused(problem: BaseException | None) -> bool:
+    """Whether a connection was refused, by any of the addresses of a host."""
+    if isinstance(problem, BaseExceptionGroup):
+        return any(_is_refused(one) for one in problem.exceptions)
+    return isinstance(problem, ConnectionRefusedError) or (
+        problem is not None and problem.__cause__ is not None and _is_refused(problem.__cause__)
+    )
 
 
 def _unreachable(url: str, error: httpx.HTTPError) -> str:

@@ -268,6 +268,11 @@ class PacedSender:
             self._track.stop()
             self._part("rtp_exited").set()
 
+    def stop(self) -> None:
+        """Send nothing any more, even if aiortc never comes to close the connection."""
+        PACER.remove(self._step)
+        self._ended.set()
+
     def _find_way(self) -> None:
         """Follow ICE, which may find another way later on."""
         pair = self._sender.transport.transport._connection._nominated.get(1)
