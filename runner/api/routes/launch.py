@@ -320,7 +320,7 @@ async def all_mistakes(request: Request, error: RequestValidationError) -> Error
     if isinstance(launch_body, schemas.SessionLaunch):
         asked, more = await _sessions(services, launch_body, key, None, None)
     else:
-        asked, more = _rooms(cast(schemas.RoomLaunch, launch_body), key, None, None)
+        asked, more = _rooms(launch_body, key, None, None)
     if not places and asked.run_type is RunType.ROOMS:
         asked = replace(asked, entries=[])
     more = _together(more, await mistakes(services, asked))
