@@ -136,8 +136,9 @@ def test_an_agent_hears_less_of_a_line_that_is_damaged(tmp_path: Path) -> None:
 def test_each_fault_is_caught_as_the_table_says(tmp_path: Path, caught: Caught) -> None:
     script = load_scenario(caught.spec, SETTINGS).playable()
     made = Simulation(seed=3, behaviour=BEHAVIOURS[caught.fault])
-    run = made.play(script, tmp_path / "run", settings=SETTINGS)
+    run = made.play(script, tmp_path / "run", settings=SETTINGS, transcribe=caught.transcribe)
     assert came_to(run) == caught.verdict, run.detail
+    assert caught.is_told(run), run.failure
 
 
 @pytest.mark.webrtc
