@@ -24,6 +24,7 @@ from runner.calls.timeline import FILE_NAME, read_timeline
 from runner.evaluation.verdicts import Verdict
 from runner.scenarios.evals import load_scenario
 from tests.faults import FAULTS, GOOD, SETTINGS, Caught, came_to, make_all
+from tests.recognition import sounds_like
 from tests.simulated.agent import Behaviour, OneSentence
 from tests.simulated.call import Simulation
 from tests.simulated.conditions import Condition, bed, simulation
@@ -120,6 +121,11 @@ def test_words_are_recognised_where_their_sound_is_there(tmp_path: Path) -> None
     lossy = Simulation(behaviour=ONE_SENTENCE, network=Network(loss=0.3, burst=15))
     some = heard_words(lossy, tmp_path / "lossy")
     assert 0 < len(some) < 10 and set(some) < set(SENTENCE.split())
+
+
+def test_the_recogniser_of_real_calls_can_be_asked(tmp_path: Path) -> None:
+    words = heard_words(Simulation(behaviour=ONE_SENTENCE, recognises=False), tmp_path / "run")
+    assert sounds_like(" ".join(words), SENTENCE)
 
 
 def test_an_agent_hears_less_of_a_line_that_is_damaged(tmp_path: Path) -> None:
