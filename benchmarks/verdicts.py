@@ -145,11 +145,10 @@ def _quiet_log() -> None:
 
 def good_jobs(count: int, first_seed: int, folder: Path) -> list[Job]:
     """Return so many calls to the good agent, each condition in its turn; every other one is a booking."""
-    scenarios = itertools.cycle([c for other in PLAIN for c in (BOOKING, other)])
-    seeds = range(first_seed, first_seed + count)
+    scenarios = [caught for other in PLAIN for caught in (BOOKING, other)]
     return [
-        Job(caught, CONDITIONS[seed % 3], seed, folder / f"good-{seed}")
-        for seed, caught in zip(seeds, scenarios, strict=False)
+        Job(scenarios[seed % len(scenarios)], CONDITIONS[seed % len(CONDITIONS)], seed, folder / f"good-{seed}")
+        for seed in range(first_seed, first_seed + count)
     ]
 
 
