@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.evaluation.measure.levels import STEP_MS, Levels, dilated, near, running_median, stretches
+from bots.levels import STEP_MS, Levels, dilated, near, running_median, stretches
 
 ROUNDS = 4
 MEDIAN_STEPS = 17
