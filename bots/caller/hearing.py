@@ -41,6 +41,7 @@ _BELOW_VOICE_DB, _LEAST_BELOW_VOICE_DB, _ABOVE_BED_DB = 20.0, 7.0, 2.0
 _TELLABLE_DB = 9.0
 """A voice less than this above the bed gets the bed's threshold: better deaf to it than hearing the bed for ever."""
 _BED_SPREAD = 1.6
+_BED_PERCENT = 97
 _WORST_DB, _BEST_DB = -5.0, 12.0
 _ON_PER_DB_S = 0.03
 _MOST_EVIDENCE = 1.0
@@ -56,11 +57,12 @@ _ENOUGH_S = 0.5
 _UPDATE_STEPS = 10
 _FORGET_STEPS = 1_000
 _FLOOR_STEPS = 5_000 // STEP_MS
-_FLOOR_AFTER_STEPS = 3_000 // STEP_MS
-_FLOOR_PERCENT, _ABOVE_FLOOR_DB = 10, 4.0
-"""Speech that does not end for 3 s may be a bed that was never alone. In 5 s of speech there are moments without; the
-quietest tenth of them is what lies under it."""
+_ABOVE_FLOOR_DB = 4.0
+_FLOOR_PERCENTS = ((3.0, 10), (7.0, 30), (11.0, 50))
+"""Speech that does not end may be a bed that was never alone. In 5 s of speech there are moments without: after so many
+seconds, so many percent of them are taken to be what lies under it. No bed blocks a turn for ever."""
 
+_HOLD_STEPS = 6_000 // STEP_MS
 _MODEL_AMPLITUDE = 10 ** (-70 / 20)
 """What is quieter is not worth asking the model about."""
 _SPEECH, _SOME_SPEECH, _NO_SPEECH = 0.5, 0.15, 0.1
@@ -202,10 +204,11 @@ class Hearing:
         """Set the threshold anew, between the bed and the voice."""
         self._bed.update()
         bed = self._bed.level
-        is_long = self._onset is not None and now - self._onset > _FLOOR_AFTER_STEPS
-        if len(self._floor) * _STEP_S >= _ENOUGH_S and (is_long or not self._bed.known):
-            floor = float(np.percentile(np.array(self._floor), _FLOOR_PERCENT))
-            bed = max(bed, floor + _ABOVE_FLOOR_DB)
+        lasted_s = 0.0 if self._onset is None else (now - self._onset) * _STEP_S
+        percents = [percent for after_s, percent in _FLOOR_PERCENTS if lasted_s > after_s or not self._bed.known]
+        if percents and len(self._floor) * _STEP_S >= _ENOUGH_S:
+            percent = percents[-1] if self._bed.known else percents[0]
+            bed = max(bed, float(np.percentile(np.array(self._floor), percent)) + _ABOVE_FLOOR_DB)
         voice = self._voice.percentile(75)
         threshold = max(voice - _BELOW_VOICE_DB, bed + _ABOVE_BED_DB, _QUIETEST_DBFS)
         if voice - bed >= _TELLABLE_DB:
@@ -221,7 +224,7 @@ class Hearing:
             likely = max(self._recent)
             if likely < _NO_SPEECH:
                 evidence = _WORST_DB
-            elif self._onset is not None and self._recent[-1] > _SPEECH:
+            elif self._recent[-1] > _SPEECH and self._holds(now):
                 evidence = max(evidence, 0.0)
             may_begin = likely >= _SOME_SPEECH
         self._evidence = min(max(self._evidence + evidence * _STEP_S, 0.0), _MOST_EVIDENCE)
@@ -238,6 +241,10 @@ class Hearing:
             self._supported = now
             self._voice.add(smooth, _STEP_S)
         return None
+
+    def _holds(self, now: int) -> bool:
+        """Whether the speech model alone may hold speech that is under way: not where it may be hearing the bed."""
+        return self._onset is not None and self._bed.known and now - self._onset < _HOLD_STEPS
 
     def _begin(self, began: int, now: int) -> Edge:
         first = max(self._ended, self._first)
@@ -379,6 +386,10 @@ class _Bed:
         # A channel is silent before the agent is there: that is not its bed.
         sounding = self._smooth.sounding_share >= _SOUNDING_SHARE
         middle = self._smooth.percentile(50, sounding=sounding)
-        self.level = middle + _BED_SPREAD * (self._smooth.percentile(90, sounding=sounding) - middle)
+        upper = self._smooth.percentile(90, sounding=sounding)
+        # Where a bed comes and goes the spread says nothing: it hardly ever goes beyond its own loud moments.
+        self.level = min(
+            middle + _BED_SPREAD * (upper - middle), self._smooth.percentile(_BED_PERCENT, sounding=sounding)
+        )
         self.top = self._levels.percentile(99.5, sounding=sounding)
         self.raw_top = self._raw.percentile(99.5, sounding=sounding)
