@@ -14,7 +14,7 @@ from enum import Enum, auto
 import numpy as np
 from numpy.typing import NDArray
 
-from bots.caller.speech.silero import RATE_HZ, WINDOW, SpeechStream
+from bots.caller.speech.silero import RATE_HZ, WINDOW, SpeechModel, SpeechStream
 from bots.clock import NS_PER_MS, NS_PER_S, samples_to_ns
 from bots.levels import (
     ABOVE_BED_DB,
@@ -49,6 +49,9 @@ _MOST_EVIDENCE = 1.0
 
 _VOICE_DBFS = -22.0
 """An agent's level, before anything of it was heard."""
+_SUPPOSED_S, _HEARD_VOICE_S = 0.3, 0.6
+_SOFT_VOICE_DBFS = -55.0
+"""Until so much of the agent was heard it may be a soft one."""
 _QUIETEST_DBFS = -65.0
 _BED_MEMORY_S, _VOICE_MEMORY_S = 20.0, 40.0
 _BEFORE_STEPS, _AFTER_STEPS = 300 // STEP_MS, 400 // STEP_MS
@@ -59,9 +62,12 @@ _FORGET_STEPS = 1_000
 _FLOOR_STEPS = 5_000 // STEP_MS
 _ABOVE_FLOOR_DB = 4.0
 _FLOOR_PERCENTS = ((3.0, 10), (7.0, 30), (11.0, 50))
-"""Speech that does not end may be a bed that was never alone. In 5 s of speech there are moments without: after so many
-seconds, so many percent of them are taken to be what lies under it. No bed blocks a turn for ever."""
+"""Speech that does not end may be a bed that was never alone. In 5 s of speech there are moments without: after so
+many seconds, so many percent of them are taken to be what lies under it. No bed blocks a turn for ever."""
 
+_LONG_STEPS = 3_000 // STEP_MS
+_STILL_SOUNDS_DB = 10.0
+"""What sounds so far above the bed when it is found to be no speech, after so long, is a bed that has come up."""
 _HOLD_STEPS = 6_000 // STEP_MS
 _MODEL_AMPLITUDE = 10 ** (-70 / 20)
 """What is quieter is not worth asking the model about."""
@@ -94,13 +100,17 @@ class Edge:
 
 
 class Hearing:
-    """Hears one agent, piece by piece: 16-bit mono audio at 16 kHz."""
+    """Hears one agent, piece by piece: 16-bit mono audio at 16 kHz.
 
-    def __init__(self) -> None:
+    Args:
+        model: Tells speech from other sounds; by default Silero's.
+    """
+
+    def __init__(self, model: SpeechModel | None = None) -> None:
         self._stream = LevelStream()
         self._next_ns: int | None = None
         self._window = np.zeros(0, dtype=np.float32)
-        self._model = SpeechStream()
+        self._model: SpeechModel = SpeechStream() if model is None else model
         self._recent: deque[float] = deque([0.0], maxlen=_RECENT_WINDOWS)
         # Of each step, from the first that is still known: its place, and its level with and without hum.
         self._first = 0
@@ -113,7 +123,7 @@ class Hearing:
         self._unlearnt: deque[_Step] = deque()
         self._learn_from = 0
         self._voice = _Histogram(_VOICE_MEMORY_S)
-        self._voice.add(_VOICE_DBFS, 0.3)
+        self._voice.add(_VOICE_DBFS, _SUPPOSED_S)
         self._threshold = _VOICE_DBFS - _BELOW_VOICE_DB
         self._enough = _ON_PER_DB_S * _BEST_DB
         self._evidence = 0.0
@@ -210,7 +220,10 @@ class Hearing:
             percent = percents[-1] if self._bed.known else percents[0]
             bed = max(bed, float(np.percentile(np.array(self._floor), percent)) + _ABOVE_FLOOR_DB)
         voice = self._voice.percentile(75)
-        threshold = max(voice - _BELOW_VOICE_DB, bed + _ABOVE_BED_DB, _QUIETEST_DBFS)
+        below = voice - _BELOW_VOICE_DB
+        if self._voice.weight < _HEARD_VOICE_S:
+            below = min(below, _SOFT_VOICE_DBFS)
+        threshold = max(below, bed + _ABOVE_BED_DB, _QUIETEST_DBFS)
         if voice - bed >= _TELLABLE_DB:
             threshold = min(threshold, voice - _LEAST_BELOW_VOICE_DB)
         self._threshold = threshold
@@ -230,7 +243,11 @@ class Hearing:
         self._evidence = min(max(self._evidence + evidence * _STEP_S, 0.0), _MOST_EVIDENCE)
         if self._evidence == 0.0:
             self._began = None
-            return None if self._onset is None else self._end()
+            if self._onset is None:
+                return None
+            if smooth > self._bed.level + _STILL_SOUNDS_DB and now - self._onset > _LONG_STEPS:
+                self._take_for_bed(now)
+            return self._end()
         if self._began is None:
             self._began = now
         if self._onset is None:
@@ -241,6 +258,14 @@ class Hearing:
             self._supported = now
             self._voice.add(smooth, _STEP_S)
         return None
+
+    def _take_for_bed(self, now: int) -> None:
+        """Learn the bed from what was taken for speech until now, and still sounds."""
+        for index in range(now - _LONG_STEPS - self._first, now - self._first):
+            raw, level = self._raw[index], self._levels[index]
+            if level <= self._threshold:
+                self._bed.add(_Step(index, level, raw, level, is_speech=True))
+        self._bed.update()
 
     def _holds(self, now: int) -> bool:
         """Whether the speech model alone may hold speech that is under way: not where it may be hearing the bed."""
