@@ -14,7 +14,7 @@ from enum import Enum, auto
 import numpy as np
 from numpy.typing import NDArray
 
-from bots.caller.speech.silero import RATE_HZ, WINDOW, SpeechStream
+from bots.caller.speech.silero import RATE_HZ, WINDOW, SpeechModel, SpeechStream
 from bots.clock import NS_PER_MS, NS_PER_S, samples_to_ns
 from bots.levels import (
     ABOVE_BED_DB,
@@ -41,6 +41,7 @@ _BELOW_VOICE_DB, _LEAST_BELOW_VOICE_DB, _ABOVE_BED_DB = 20.0, 7.0, 2.0
 _TELLABLE_DB = 9.0
 """A voice less than this above the bed gets the bed's threshold: better deaf to it than hearing the bed for ever."""
 _BED_SPREAD = 1.6
+_BED_PERCENT = 97
 _WORST_DB, _BEST_DB = -5.0, 12.0
 _ON_PER_DB_S = 0.03
 _MOST_EVIDENCE = 1.0
@@ -48,6 +49,9 @@ _MOST_EVIDENCE = 1.0
 
 _VOICE_DBFS = -22.0
 """An agent's level, before anything of it was heard."""
+_SUPPOSED_S, _HEARD_VOICE_S = 0.3, 0.6
+_SOFT_VOICE_DBFS = -55.0
+"""Until so much of the agent was heard it may be a soft one."""
 _QUIETEST_DBFS = -65.0
 _BED_MEMORY_S, _VOICE_MEMORY_S = 20.0, 40.0
 _BEFORE_STEPS, _AFTER_STEPS = 300 // STEP_MS, 400 // STEP_MS
@@ -56,11 +60,15 @@ _ENOUGH_S = 0.5
 _UPDATE_STEPS = 10
 _FORGET_STEPS = 1_000
 _FLOOR_STEPS = 5_000 // STEP_MS
-_FLOOR_AFTER_STEPS = 3_000 // STEP_MS
-_FLOOR_PERCENT, _ABOVE_FLOOR_DB = 10, 4.0
-"""Speech that does not end for 3 s may be a bed that was never alone. In 5 s of speech there are moments without; the
-quietest tenth of them is what lies under it."""
+_ABOVE_FLOOR_DB = 4.0
+_FLOOR_PERCENTS = ((3.0, 10), (7.0, 30), (11.0, 50))
+"""Speech that does not end may be a bed that was never alone. In 5 s of speech there are moments without: after so
+many seconds, so many percent of them are taken to be what lies under it. No bed blocks a turn for ever."""
 
+_LONG_STEPS = 3_000 // STEP_MS
+_STILL_SOUNDS_DB = 10.0
+"""What sounds so far above the bed when it is found to be no speech, after so long, is a bed that has come up."""
+_HOLD_STEPS = 6_000 // STEP_MS
 _MODEL_AMPLITUDE = 10 ** (-70 / 20)
 """What is quieter is not worth asking the model about."""
 _SPEECH, _SOME_SPEECH, _NO_SPEECH = 0.5, 0.15, 0.1
@@ -92,13 +100,17 @@ class Edge:
 
 
 class Hearing:
-    """Hears one agent, piece by piece: 16-bit mono audio at 16 kHz."""
+    """Hears one agent, piece by piece: 16-bit mono audio at 16 kHz.
 
-    def __init__(self) -> None:
+    Args:
+        model: Tells speech from other sounds; by default Silero's.
+    """
+
+    def __init__(self, model: SpeechModel | None = None) -> None:
         self._stream = LevelStream()
         self._next_ns: int | None = None
         self._window = np.zeros(0, dtype=np.float32)
-        self._model = SpeechStream()
+        self._model: SpeechModel = SpeechStream() if model is None else model
         self._recent: deque[float] = deque([0.0], maxlen=_RECENT_WINDOWS)
         # Of each step, from the first that is still known: its place, and its level with and without hum.
         self._first = 0
@@ -111,7 +123,7 @@ class Hearing:
         self._unlearnt: deque[_Step] = deque()
         self._learn_from = 0
         self._voice = _Histogram(_VOICE_MEMORY_S)
-        self._voice.add(_VOICE_DBFS, 0.3)
+        self._voice.add(_VOICE_DBFS, _SUPPOSED_S)
         self._threshold = _VOICE_DBFS - _BELOW_VOICE_DB
         self._enough = _ON_PER_DB_S * _BEST_DB
         self._evidence = 0.0
@@ -202,12 +214,16 @@ class Hearing:
         """Set the threshold anew, between the bed and the voice."""
         self._bed.update()
         bed = self._bed.level
-        is_long = self._onset is not None and now - self._onset > _FLOOR_AFTER_STEPS
-        if len(self._floor) * _STEP_S >= _ENOUGH_S and (is_long or not self._bed.known):
-            floor = float(np.percentile(np.array(self._floor), _FLOOR_PERCENT))
-            bed = max(bed, floor + _ABOVE_FLOOR_DB)
+        lasted_s = 0.0 if self._onset is None else (now - self._onset) * _STEP_S
+        percents = [percent for after_s, percent in _FLOOR_PERCENTS if lasted_s > after_s or not self._bed.known]
+        if percents and len(self._floor) * _STEP_S >= _ENOUGH_S:
+            percent = percents[-1] if self._bed.known else percents[0]
+            bed = max(bed, float(np.percentile(np.array(self._floor), percent)) + _ABOVE_FLOOR_DB)
         voice = self._voice.percentile(75)
-        threshold = max(voice - _BELOW_VOICE_DB, bed + _ABOVE_BED_DB, _QUIETEST_DBFS)
+        below = voice - _BELOW_VOICE_DB
+        if self._voice.weight < _HEARD_VOICE_S:
+            below = min(below, _SOFT_VOICE_DBFS)
+        threshold = max(below, bed + _ABOVE_BED_DB, _QUIETEST_DBFS)
         if voice - bed >= _TELLABLE_DB:
             threshold = min(threshold, voice - _LEAST_BELOW_VOICE_DB)
         self._threshold = threshold
@@ -221,13 +237,17 @@ class Hearing:
             likely = max(self._recent)
             if likely < _NO_SPEECH:
                 evidence = _WORST_DB
-            elif self._onset is not None and self._recent[-1] > _SPEECH:
+            elif self._recent[-1] > _SPEECH and self._holds(now):
                 evidence = max(evidence, 0.0)
             may_begin = likely >= _SOME_SPEECH
         self._evidence = min(max(self._evidence + evidence * _STEP_S, 0.0), _MOST_EVIDENCE)
         if self._evidence == 0.0:
             self._began = None
-            return None if self._onset is None else self._end()
+            if self._onset is None:
+                return None
+            if smooth > self._bed.level + _STILL_SOUNDS_DB and now - self._onset > _LONG_STEPS:
+                self._take_for_bed(now)
+            return self._end()
         if self._began is None:
             self._began = now
         if self._onset is None:
@@ -238,6 +258,18 @@ class Hearing:
             self._supported = now
             self._voice.add(smooth, _STEP_S)
         return None
+
+    def _take_for_bed(self, now: int) -> None:
+        """Learn the bed from what was taken for speech until now, and still sounds."""
+        for index in range(now - _LONG_STEPS - self._first, now - self._first):
+            raw, level = self._raw[index], self._levels[index]
+            if level <= self._threshold:
+                self._bed.add(_Step(index, level, raw, level, is_speech=True))
+        self._bed.update()
+
+    def _holds(self, now: int) -> bool:
+        """Whether the speech model alone may hold speech that is under way: not where it may be hearing the bed."""
+        return self._onset is not None and self._bed.known and now - self._onset < _HOLD_STEPS
 
     def _begin(self, began: int, now: int) -> Edge:
         first = max(self._ended, self._first)
@@ -379,6 +411,10 @@ class _Bed:
         # A channel is silent before the agent is there: that is not its bed.
         sounding = self._smooth.sounding_share >= _SOUNDING_SHARE
         middle = self._smooth.percentile(50, sounding=sounding)
-        self.level = middle + _BED_SPREAD * (self._smooth.percentile(90, sounding=sounding) - middle)
+        upper = self._smooth.percentile(90, sounding=sounding)
+        # Where a bed comes and goes the spread says nothing: it hardly ever goes beyond its own loud moments.
+        self.level = min(
+            middle + _BED_SPREAD * (upper - middle), self._smooth.percentile(_BED_PERCENT, sounding=sounding)
+        )
         self.top = self._levels.percentile(99.5, sounding=sounding)
         self.raw_top = self._raw.percentile(99.5, sounding=sounding)
