@@ -51,8 +51,10 @@ AUDIO_TIMEOUT_S = 1.0
 
 SETUP_TIMEOUT_S = 180.0
 
-PIECE_MS = 200
-"""Lines go to the output in pieces of this length, so that a long one does not hold up everything else."""
+PIECE_S = 10
+"""Lines go to the output in pieces of this length: nearly all as a whole, so that none has to wait for a busy loop.
+
+Pipecat's own output copies what is left of a piece for every 20 ms of it: minutes at once would hold up all else."""
 
 
 class PipelineListener(Protocol):
@@ -160,7 +162,7 @@ class CallerProcessor(FrameProcessor):
     async def say(self, pcm: bytes, rate_hz: int) -> None:
         """Hand a line to the output: 16-bit mono audio at ``rate_hz``."""
         await self.push_frame(TTSStartedFrame())
-        piece = rate_hz * PIECE_MS // 1000 * 2
+        piece = rate_hz * PIECE_S * 2
         for start in range(0, len(pcm), piece):
             await self.push_frame(
                 TTSAudioRawFrame(audio=pcm[start : start + piece], sample_rate=rate_hz, num_channels=1)

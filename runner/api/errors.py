@@ -4,6 +4,7 @@ A wrong field is ``{field: [message, …]}``, nested where fields are; everythin
 repeats what was sent: it may hold a token.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -14,13 +15,17 @@ from pydantic import BaseModel, JsonValue, RootModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from runner.records.honoured import NOT_KNOWN
+
 NON_FIELD = "non_field_errors"
 """Where messages go that belong to no field of their own."""
 
-MAX_ERRORS = 1_000
+MAX_ERRORS = 20_000
 """So many problems of one body are named; the others show when these are mended."""
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+_IS_NAME = re.compile(r"[a-z]+(?:_[a-z]+){0,5}")
 
 _REQUIRED = "This field is required."
 _NOT_NULL = "This field may not be null."
@@ -183,6 +188,9 @@ def field_errors(problems: Sequence[Mapping[str, Any]], body: Any) -> dict[str, 
     for problem in problems[:MAX_ERRORS]:
         source, *places = problem["loc"]
         path = _fields(places, body, problem["type"]) if source == "body" else places
+        if problem["type"] == "extra_forbidden" and not _IS_NAME.fullmatch(str(path[-1])):
+            # Whatever it is: a token is not repeated because it stands where a name should.
+            path = path[:-1]
         _put(root, path, _message(problem))
     found = _shaped(root)
     return cast(dict[str, JsonValue], found if isinstance(found, dict) else {NON_FIELD: found})
@@ -261,6 +269,8 @@ def _message(problem: Mapping[str, Any]) -> str:
             return f"Ensure this value is less than or equal to {limits.get('le')}."
         case "literal_error" | "enum":
             return f"Not a valid choice; it must be {limits.get('expected')}."
+        case "extra_forbidden":
+            return NOT_KNOWN
         case "value_error":
             return str(limits.get("error", problem["msg"]))
         case _:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from bots.caller.script import Script
 from bots.timeline import TimelineEvent
+from runner.evaluation.asked import NOTHING, Asked
 from runner.evaluation.verdicts import ExpectationVerdict
 from runner.rooms.open import RoomAddress
 
@@ -46,6 +47,7 @@ class CallRequest:
         transcribe: Whether to recognise, from the recording, what the agent said once the call is over.
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.
         notes: What of the scenario is played otherwise than its file says, and why.
+        asked: What is asked for besides the script.
     """
 
     script: Script
@@ -54,6 +56,7 @@ class CallRequest:
     transcribe: bool = True
     allow_unjudged: bool = False
     notes: tuple[str, ...] = ()
+    asked: Asked = NOTHING
 
 
 def new_run_id() -> str:

@@ -28,7 +28,7 @@ from runner.dispatch.states import WorkerState
 from runner.records.database import driver_says
 from runner.records.tables import WorkerRow, utc_now
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of what workers and record tell each other. A worker of another one is given nothing."""
 
 BEAT_INTERVAL_S = 1.0

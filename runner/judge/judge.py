@@ -19,7 +19,9 @@ from bots.caller.speech.services import make_llm
 from bots.caller.speech.settings import SECRET_NAME, ServiceSettings, from_environment
 from bots.timeline import TimelineEvent
 from runner.errors import UsageError
+from runner.evaluation.asked import OutcomeJudgement, judged
 from runner.evaluation.verdicts import Judgement, JudgeUsage, Question
+from runner.judge import outcome as outcomes
 from runner.judge.conversation import conversation_before
 from runner.settings import JudgeSettings
 
@@ -48,7 +50,7 @@ class Judge(Protocol):
         ...
 
 
-def make_judge(settings: JudgeSettings) -> Judge | None:
+def make_judge(settings: JudgeSettings) -> "LLMJudge | None":
     """Return the judge that the settings name; None where they name none.
 
     Raises:
@@ -216,6 +218,38 @@ class LLMJudge:
             problem = classifier.problem or "it did not answer in time"
             return self._judgement(question, "none", f"the judge gave no answer: {problem}", None)
         return self._judgement(question, verdict.verdict, self._shown(verdict.reason), verdict.confidence)
+
+    async def ask_outcome(self, prompt: str, facts: Sequence[TimelineEvent]) -> OutcomeJudgement:
+        """Say whether a whole call came to what was expected of it.
+
+        Never raises for a judge that can't be reached: the score is then None.
+
+        Args:
+            prompt: What must be true afterwards.
+            facts: The facts of the call.
+        """
+        self._questions += 1
+        problem = "it did not answer in time"
+        with anyio.move_on_after(self._settings.timeout_s * 2 + GRACE_S):
+            for _ in range(2):
+                try:
+                    with anyio.fail_after(self._settings.timeout_s):
+                        answer = await self._llm.run_inference(
+                            outcomes.question(prompt, facts),
+                            system_instruction=outcomes.INSTRUCTIONS,
+                            response_schema=outcomes.SCHEMA,
+                        )
+                    return judged(prompt, outcomes.statements_of(answer or "", self._shown), self.model)
+                except TimeoutError:
+                    problem = "it did not answer in time"
+                except outcomes.NoAnswer as error:
+                    problem = self._shown(str(error))
+                except Exception as error:
+                    # Whatever a service throws. The client tried again where that could help.
+                    problem = self._shown(f"{self._llm} failed to answer: {error}")
+                    break
+        reason = f"the judge gave no answer: {problem}"
+        return OutcomeJudgement(prompt=prompt, score=None, reason=reason, model=self.model)
 
     def usage(self) -> JudgeUsage:
         """Return what judging took so far."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
+from runner.evaluation.asked import NOTHING, Asked
 from runner.records.secrets import Vault
 from runner.records.tables import Agent
 from runner.sessions.pipecat_cloud import AGENT_NAME, CLOUD_URL
@@ -66,6 +67,7 @@ class Job:
         data_message: ``{"value": …}`` where a message is to be published.
         session: How a session is started; None where there is a room.
         session_data: What an agent gets that is started in ``room_url``, where that is a Pipecat runner.
+        asked: What is asked for besides the script.
     """
 
     run_id: int
@@ -78,6 +80,7 @@ class Job:
     data_message: dict[str, Any] | None
     session: SessionStart | None
     session_data: dict[str, Any]
+    asked: Asked = NOTHING
 
 
 class RoomSecrets(BaseModel):

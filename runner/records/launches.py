@@ -12,6 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.errors import RunnerError, UsageError
+from runner.evaluation.asked import Asked
+from runner.records.honoured import agent_sentences, in_words, personality_sentences, scenario_sentences
 from runner.records.jobs import (
     RoomSecrets,
     RunType,
@@ -25,11 +27,12 @@ from runner.records.runs import AT_ONCE
 from runner.records.tables import Agent, Personality, ResultRow, RunRow, ScenarioRow, TestProfile, utc_now
 from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.rooms.urls import RoomKind, check_data_message, public_url
-from runner.scenarios.cekura import ScenarioFields, script_of
+from runner.scenarios.cekura import ScenarioFields, as_played
 from runner.sessions.pipecat_cloud import CLOUD_URL
 
 if TYPE_CHECKING:
     from runner.api.services import Services
+    from runner.settings import Settings
 
 MAX_RUNS = 10_000
 """How many runs a launch may make."""
@@ -157,6 +160,24 @@ async def launch(services: "Services", launch: Launch) -> ResultRow:
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError("unreachable")
+
+
+async def mistakes(services: "Services", launch: Launch) -> Errors:
+    """Return all that is wrong with a launch, by field; nothing is created whatever it is.
+
+    Args:
+        services: What it works with.
+        launch: What is to be run.
+    """
+    guard = RoomGuard(services.settings)
+    await guard.look_up([entry.room_url for entry in launch.entries if entry.room_url is not None])
+    async with services.database.reading() as session:
+        found = await _find(session, launch)
+    try:
+        await _Check(services, launch, found, guard).plan()
+    except LaunchRefused as error:
+        return error.errors
+    return {}
 
 
 def again(
@@ -292,12 +313,15 @@ class _Check:
         """
         launch, found = self._launch, self._found
         errors: Errors = {}
-        if not launch.entries:
-            raise LaunchRefused({"scenarios": ["Name at least one scenario."]})
-        count = len(launch.entries) * launch.frequency
+        entries = launch.entries
+        count = len(entries) * launch.frequency
         count *= max(1, len(launch.personality_ids)) * max(1, len(launch.test_profile_ids))
-        if count > MAX_RUNS:
-            raise LaunchRefused({"scenarios": [f"These are {count} runs; a launch makes at most {MAX_RUNS}."]})
+        if not entries:
+            errors["scenarios"] = ["Name at least one scenario."]
+        elif count > MAX_RUNS:
+            # One by one they are looked at once there are fewer.
+            errors["scenarios"] = [f"These are {count} runs; a launch makes at most {MAX_RUNS}."]
+            entries = ()
         if launch.agent_id is not None and found.agent is None:
             errors["agent"] = [_missing(launch.agent_id)]
         for name, ids, there in (
@@ -312,7 +336,7 @@ class _Check:
             session = None if start is None else _session_kind(start)
         runs: list[_PlannedRun] = []
         entry_errors: list[Errors] = []
-        for entry in launch.entries:
+        for entry in entries:
             wrong: Errors = {}
             runs += await self._entry(entry, wrong, session)
             entry_errors.append(wrong)
@@ -334,6 +358,8 @@ class _Check:
                 "Pipecat Cloud API key and a pipecat_agent_name."
             ]
             return None
+        if unused := _unused(self._launch.pipecat_data, agent, start):
+            errors["pipecat_data"] = unused
         try:
             await self._guard.check_start_url(start.start_url)
         except (UsageError, RoomRefused) as error:
@@ -372,7 +398,7 @@ class _Check:
                     scenario=scenario,
                     entry=entry,
                     kind=kind,
-                    snapshot=_snapshot(played, personality, entry),
+                    snapshot=_snapshot(played, personality, entry, self._services.settings),
                     session_data=_session_data(profile, entry),
                 )
                 runs += [planned] * self._launch.frequency
@@ -403,16 +429,25 @@ class _Check:
     def _read(self, scenario: ScenarioRow, profile: TestProfile | None) -> dict[str, Any]:
         agent = self._found.agent
         variables = None if profile is None else _variables(profile, "testing")
-        script, notes = script_of(ScenarioFields.of(cast(Any, scenario), variables), self._services.settings)
-        prompt = scenario.data.get("expected_outcome_prompt")
-        if prompt:
-            notes = (*notes, "expected_outcome_prompt: is not judged; the verdict is the script's expectations")
+        settings = self._services.settings
+        played = as_played(ScenarioFields.of(cast(Any, scenario), variables), settings)
+        prompt = (scenario.data.get("expected_outcome_prompt") or "").strip() or None
         return {
             "name": scenario.name,
             "scenario_type": scenario.scenario_type,
-            "script": script.model_dump(mode="json"),
-            "notes": list(notes),
+            "script": played.script.model_dump(mode="json"),
+            "notes": list(played.notes),
             "expected_outcome_prompt": prompt,
+            "asked": Asked(
+                expected_outcome=prompt,
+                conditions=played.conditions,
+                not_honoured=tuple(
+                    [
+                        *in_words("scenario", scenario_sentences(scenario.data, settings)),
+                        *in_words("agent", agent_sentences(None if agent is None else agent.language, settings)),
+                    ]
+                ),
+            ).model_dump(mode="json"),
             "instructions": scenario.data.get("instructions"),
             "test_profile": None
             if profile is None
@@ -424,12 +459,18 @@ class _Check:
         }
 
 
-def _snapshot(played: dict[str, Any], personality: Personality | None, entry: LaunchEntry) -> dict[str, Any]:
+def _snapshot(
+    played: dict[str, Any], personality: Personality | None, entry: LaunchEntry, settings: "Settings"
+) -> dict[str, Any]:
     shown = None
+    asked = played["asked"]
     if personality is not None:
+        built_in = personality.project_id is None
+        sentences = personality_sentences(personality.language, personality.data, settings, built_in=built_in)
+        asked = {**asked, "not_honoured": [*asked["not_honoured"], *in_words("personality", sentences)]}
         shown = {"id": personality.id, "name": personality.name, "language": personality.language}
     sealed = entry.token is not None or (entry.room_url is not None and _has_query(entry.room_url))
-    return {**played, "personality": shown, "sealed": sealed}
+    return {**played, "asked": asked, "personality": shown, "sealed": sealed}
 
 
 def _session_data(profile: TestProfile | None, entry: LaunchEntry) -> dict[str, Any]:
@@ -536,6 +577,18 @@ async def _write(services: "Services", session: AsyncSession, launch: Launch, pl
     connection = await session.connection()
     await connection.execute(insert(RunRow), rows)
     return result
+
+
+def _unused(pipecat_data: dict[str, Any], agent: Agent, start: SessionStart) -> Errors:
+    """Return what of a launch's ``pipecat_data`` the start of a session would pass over."""
+    found: Errors = {}
+    if pipecat_data.get("pipecat_agent_name") and agent.session.get("start_url"):
+        own = f"Agent {agent.id} is started at its session.start_url, which takes no name; leave it out."
+        found["pipecat_agent_name"] = [own]
+    if pipecat_data.get("room_properties") and _session_kind(start) is not RoomKind.DAILY:
+        own = f"Agent {agent.id} is not started in a Daily room (session.transport daily); leave it out."
+        found["room_properties"] = [own]
+    return found
 
 
 def _session_kind(start: SessionStart) -> RoomKind | None:

@@ -35,6 +35,7 @@ class Counts:
         success: Those that passed.
         met: Those whose expected outcome was met.
         expected: Those whose expected outcome was decided on.
+        inconclusive: Those that ended without a verdict, for no fault of the agent: also those cancelled.
     """
 
     total: int = 0
@@ -42,16 +43,21 @@ class Counts:
     success: int = 0
     met: int = 0
     expected: int = 0
+    inconclusive: int = 0
 
     @property
     def failed(self) -> int:
-        """Those that ended and did not pass: with those that passed all, at the end."""
+        """Those that ended and did not pass, the inconclusive included: with those that passed all, at the end.
+
+        Clients take a result with none of these for one that passed.
+        """
         return self.ended - self.success
 
     @property
     def success_rate(self) -> float:
-        """Those that passed of all, from 0 to 100."""
-        return round(100 * self.success / self.total, 2) if self.total else 0.0
+        """Those that passed of all but the inconclusive, from 0 to 100; 0 where nothing else is left."""
+        decidable = self.total - self.inconclusive
+        return round(100 * self.success / decidable, 2) if decidable else 0.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,10 @@ class RunLine:
     detail: str | None
     turns: list[dict[str, Any]]
     expectations: list[dict[str, Any]]
+    failure: dict[str, Any] | None
+    judged: dict[str, Any] | None
+    """What a judge said to the expected outcome (see :class:`runner.evaluation.asked.OutcomeJudgement`)."""
+    not_honoured: list[str]
 
     @property
     def ended(self) -> bool:
@@ -92,9 +102,19 @@ class RunLine:
         return self.success is True if self.ended else None
 
     @property
+    def inconclusive(self) -> bool:
+        """Whether it ended without a verdict, for no fault of the agent."""
+        return self.ended and self.success is None
+
+    @property
+    def expects(self) -> bool:
+        """Whether anything was expected of the agent, besides being there."""
+        return bool(self.expectations or self.prompt)
+
+    @property
     def score(self) -> int | None:
-        """What became of the expected outcome; None where there was no call that could tell."""
-        return outcome_score(self.status, self.success, self.cause, self.prompt)
+        """What became of the expected outcome; None where nothing was expected, or no call could tell."""
+        return outcome_score(self.status, self.success, self.cause, expects=self.expects)
 
     @property
     def latencies_ms(self) -> list[float]:
@@ -126,17 +146,16 @@ class Distribution:
         return cls(len(ordered), round(sum(ordered) / len(ordered), 1), percentiles)
 
 
-def outcome_score(status: RunStatus, success: bool | None, cause: str | None, prompt: str | None) -> int | None:
-    """Return the score of an expected outcome; None where there was no call that could tell.
+def outcome_score(status: RunStatus, success: bool | None, cause: str | None, *, expects: bool) -> int | None:
+    """Return the score of an expected outcome; None where nothing was expected, or there was no call that could tell.
 
-    What is judged are the expectations of the script. A text that says what is expected besides is not judged: with
-    one, meeting all of them is not more than undecided.
+    A run passes only if all that was expected was judged and met: its verdict is the score.
     """
     if success is False and cause == Cause.AGENT.value:
         return MISSED
-    if status is not RunStatus.COMPLETED:
+    if status is not RunStatus.COMPLETED or (success and not expects):
         return None
-    return MET if success and not prompt else UNDECIDED
+    return MET if success else UNDECIDED
 
 
 def counts_of(lines: Iterable[RunLine]) -> Counts:
@@ -149,6 +168,7 @@ def counts_of(lines: Iterable[RunLine]) -> Counts:
         success=sum(line.passed is True for line in lines),
         met=scores.count(MET),
         expected=sum(score is not None for score in scores),
+        inconclusive=sum(line.inconclusive for line in lines),
     )
 
 
@@ -162,7 +182,8 @@ async def count_runs(session: AsyncSession, result_ids: Sequence[int]) -> dict[i
     passed = (RunRow.status.in_(_FINAL)) & RunRow.success.is_(True)
     missed = RunRow.success.is_(False) & (RunRow.cause == Cause.AGENT.value)
     completed = RunRow.status == RunStatus.COMPLETED.value
-    unprompted = func.coalesce(_prompt(), "") == ""
+    expectations = RunRow.outcome["expectations"].as_string()
+    expects = (func.coalesce(_prompt(), "") != "") | (func.coalesce(expectations, "[]") != "[]")
     for begin in range(0, len(result_ids), AT_ONCE):
         rows = await session.execute(
             select(
@@ -170,8 +191,9 @@ async def count_runs(session: AsyncSession, result_ids: Sequence[int]) -> dict[i
                 func.count(),
                 number(RunRow.status.in_(_FINAL)),
                 number(passed),
-                number(completed & passed & unprompted),
-                number(completed | missed),
+                number(completed & passed & expects),
+                number((completed & (expects | RunRow.success.is_not(True))) | missed),
+                number(RunRow.status.in_(_FINAL) & RunRow.success.is_(None)),
             )
             .where(RunRow.result_id.in_(result_ids[begin : begin + AT_ONCE]))
             .group_by(RunRow.result_id)
@@ -206,6 +228,9 @@ async def read_lines(session: AsyncSession, result_id: int) -> list[RunLine]:
             RunRow.outcome["detail"].as_string().label("detail"),
             RunRow.outcome["turns"].label("turns"),
             RunRow.outcome["expectations"].label("expectations"),
+            RunRow.outcome["failure"].label("failure"),
+            RunRow.outcome["expected_outcome"].label("judged"),
+            RunRow.outcome["not_honoured"].label("not_honoured"),
         )
         .where(RunRow.result_id == result_id)
         .order_by(RunRow.id)
@@ -239,6 +264,9 @@ def line_of(run: RunRow) -> RunLine:
         detail=outcome.get("detail"),
         turns=outcome.get("turns") or [],
         expectations=outcome.get("expectations") or [],
+        failure=outcome.get("failure"),
+        judged=outcome.get("expected_outcome"),
+        not_honoured=outcome.get("not_honoured") or [],
     )
 
 
@@ -381,6 +409,6 @@ def _prompt() -> ColumnElement[str]:
 def _line(row: Mapping[str, Any]) -> RunLine:
     fields: dict[str, Any] = dict(row)
     fields["status"] = RunStatus(fields["status"])
-    for name in ("tags", "turns", "expectations"):
+    for name in ("tags", "turns", "expectations", "not_honoured"):
         fields[name] = fields[name] or []
     return RunLine(**fields)

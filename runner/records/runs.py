@@ -17,6 +17,7 @@ from sqlalchemy import bindparam, func, literal_column, select, update
 from sqlalchemy.orm import Session
 
 from runner.calls.run_file import RunReport
+from runner.evaluation.asked import Asked
 from runner.records.changes import Change, RunChange, note
 from runner.records.endings import Ending, RunProblem, cancelled, ending_of, lost
 from runner.records.jobs import Job, RoomSecrets, RunType, SessionStart, open_pipecat_data, session_start
@@ -509,4 +510,13 @@ def _job(session: Session, vault: Vault, run_id: int, run: Any) -> Job:
         data_message=run.data_message,
         session=start,
         session_data=data,
+        asked=_asked(run.snapshot),
     )
+
+
+def _asked(snapshot: Mapping[str, Any]) -> Asked:
+    """Return what is asked of a run besides its script."""
+    if "asked" not in snapshot:
+        # Launched by a version that judged no prompts.
+        return Asked(expected_outcome=snapshot.get("expected_outcome_prompt") or None)
+    return Asked.model_validate(snapshot["asked"])

@@ -201,7 +201,8 @@ class RunRow(Base):
     """A call with its verdict.
 
     ``snapshot`` is the scenario as it was at launch: ``{name, scenario_type, script, notes, expected_outcome_prompt,
-    personality, test_profile, tags}`` with ``script`` a dump of :class:`bots.caller.script.Script`. ``outcome`` is
+    asked, personality, test_profile, tags}`` with ``script`` a dump of :class:`bots.caller.script.Script` and
+    ``asked`` one of :class:`runner.evaluation.asked.Asked`. ``outcome`` is
     the worker's ``run.json``, without the script. ``data_message`` is ``{"value": …}`` where one is to be published,
     for null is a message too. ``artefacts`` maps names (``recording.wav``, ``timeline.jsonl``, ``run.json``) to
     the sizes, in bytes, of what the store holds of attempt ``attempt`` (see

@@ -2,9 +2,10 @@
 
 Conditional actions come in two shapes. In the older one conditions are a list of ``{id, condition, action, type,
 fixed_message}``, the first of which is ``FIRST_MESSAGE``; in the newer one of ``{when, say, then}`` beside a
-``first_message``. Here they are played in the order written, one step after each turn of the agent: which condition
-the agent's words meet takes a model to say. ``pipecat_eval`` is ours: the text of a file as
-:mod:`runner.scenarios.evals` reads it, with one scenario.
+``first_message``. Here they are played in the order written, one step after each turn of the agent. Whether the
+condition of a step had come true by then is told once the call is over: from the words where it is
+``contains "word"``, else by the judge. Where it had not, the run is inconclusive. ``pipecat_eval`` is ours: the text
+of a file as :mod:`runner.scenarios.evals` reads it, with one scenario.
 """
 
 import re
@@ -29,7 +30,9 @@ from bots.caller.script import (
     Words,
 )
 from runner.errors import UsageError
+from runner.evaluation import asked
 from runner.scenarios.evals import MAX_TURNS, load_text
+from runner.scenarios.markup import unknown_markup
 from runner.scenarios.model import Scenario
 from runner.settings import Settings
 
@@ -55,6 +58,9 @@ _ATTRIBUTE = re.compile(r"""(?P<name>[a-z_]+)\s*=\s*(?:"(?P<double>[^"]*)"|'(?P<
 _PLACEHOLDER = re.compile(r"\{\{\s*(?P<path>[^{}]*?)\s*\}\}")
 _PROFILE = re.compile(r"test_profile(?P<rest>(?:\.[^.\[\]]+|\[[^\[\]]+\])+)")
 _PART = re.compile(r"\.([^.\[\]]+)|\[\s*['\"]?([^\[\]'\"]+)['\"]?\s*\]")
+_PLAYED_TAGS: dict[str, tuple[str, ...]] = {"silence": ("time",), "dtmf": ("digits",), "endcall": ()}
+"""The tags that are played, and their attributes."""
+_PLAYED = '<silence time="2s"/>, <dtmf digits="123#"/> and <endcall/> are played'
 _SECONDS = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s)?")
 _KEY_FORMATTING = re.compile(r"[\s().+-]")
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -94,10 +100,12 @@ class Condition:
     Attributes:
         when: What the agent has done; for a follow-up of the older shape, whatever it has.
         steps: One at a time, each after a turn of the agent.
+        where: The field it stands in.
     """
 
     when: str
     steps: tuple[Step, ...]
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -166,8 +174,23 @@ class ScenarioFields:
         )
 
 
-def script_of(scenario: ScenarioFields, settings: Settings) -> tuple[Script, tuple[str, ...]]:
-    """Return the script of a scenario, and what of it is played otherwise than it says.
+@dataclass(frozen=True)
+class Played:
+    """How a scenario is played.
+
+    Attributes:
+        script: What the caller does.
+        notes: What of the scenario is played otherwise than it says.
+        conditions: What must have happened before lines of the caller.
+    """
+
+    script: Script
+    notes: tuple[str, ...]
+    conditions: tuple[asked.Condition, ...] = ()
+
+
+def as_played(scenario: ScenarioFields, settings: Settings) -> Played:
+    """Return how a scenario is played.
 
     Args:
         scenario: The scenario.
@@ -176,6 +199,7 @@ def script_of(scenario: ScenarioFields, settings: Settings) -> tuple[Script, tup
     Raises:
         UsageError: It can't be played; says why.
     """
+    conditions: tuple[asked.Condition, ...] = ()
     if scenario.pipecat_eval is not None:
         found = read_pipecat_eval(scenario.pipecat_eval, settings)
         script, notes = _substituted(found.playable(), scenario.variables), found.notes
@@ -183,13 +207,13 @@ def script_of(scenario: ScenarioFields, settings: Settings) -> tuple[Script, tup
         if scenario.conditional_actions is None:
             raise UsageError("it has no conditional actions")
         actions = read_conditional_actions(scenario.conditional_actions)
-        script, notes = _Player(scenario, settings).script(actions)
+        script, notes, conditions = _Player(scenario, settings).play(actions)
     else:
         raise UsageError(f"a scenario of the type {scenario.scenario_type!r} {_IMPROVISES}")
     changes: dict[str, Any] = {"name": scenario.name}
     if scenario.max_duration_s is not None:
         changes["max_duration_s"] = float(scenario.max_duration_s)
-    return script.model_copy(update=changes), notes
+    return Played(script.model_copy(update=changes), notes, conditions)
 
 
 def read_pipecat_eval(text: str, settings: Settings) -> Scenario:
@@ -316,7 +340,7 @@ class _Reader:
             elif not isinstance(condition, str) or not condition.strip():
                 self._errors.append(f"{place}.condition: is required.")
             else:
-                conditions.append(Condition(condition, steps))
+                conditions.append(Condition(condition, steps, f"{place}.condition"))
         return tuple(first), tuple(conditions)
 
     def _newer(self, first: Any, rows: list[Any]) -> tuple[tuple[Step, ...], tuple[Condition, ...]]:
@@ -332,7 +356,7 @@ class _Reader:
             if not isinstance(when, str) or not when.strip():
                 self._errors.append(f"{place}.when: is required.")
             steps = self._said(row, place, may_be_empty=False)
-            conditions.append(Condition(str(when), steps))
+            conditions.append(Condition(str(when), steps, f"{place}.when"))
         return self._first(first), tuple(conditions)
 
     def _first(self, value: Any) -> tuple[Step, ...]:
@@ -395,6 +419,8 @@ class _Reader:
                 return ()
             text, verbatim = whole["step"], False
         self._check_functions(text, place, verbatim=verbatim)
+        if verbatim:
+            self._check_markup(text, place)
         return (Step(text, verbatim),)
 
     def _check_functions(self, text: str, place: str, *, verbatim: bool) -> None:
@@ -416,6 +442,18 @@ class _Reader:
             for tag in _TAG.finditer(text):
                 if tag["name"] != "function":
                     self._errors.append(f"{place}: <{tag['name'][:40]}> is not allowed in a generated step.")
+
+    def _check_markup(self, text: str, place: str) -> None:
+        """Refuse what is not played here. Of a placeholder it is not known yet what it stands for."""
+        for placeholder in _PLACEHOLDER.finditer(text):
+            if not _PROFILE.fullmatch(placeholder["path"]) and not _FUNCTION_OUTPUT.fullmatch(placeholder["path"]):
+                self._errors.append(f"{place}: {_unknown_placeholder(placeholder[0])}")
+        without_functions = _FUNCTION_TAG.sub(" ", text)
+        try:
+            for _ in _pieces(_PLACEHOLDER.sub("1", without_functions)):
+                pass
+        except UsageError as error:
+            self._errors.append(f"{place}: {error}")
 
     def _unknown(self, place: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
         unknown = sorted(repr(key[:40]) for key in given if key not in known)
@@ -440,25 +478,40 @@ class _Player:
         self._settings = settings
         self._turns: list[Turn] = []
 
-    def script(self, actions: ConditionalActions) -> tuple[Script, tuple[str, ...]]:
+    def play(self, actions: ConditionalActions) -> tuple[Script, tuple[str, ...], tuple[asked.Condition, ...]]:
         if actions.functions:
             raise UsageError(f"it calls functions ({', '.join(actions.functions)}), which are not called here yet")
-        steps = [(step, "first_message" if i == 0 else None) for i, step in enumerate(actions.first)]
-        steps += [(step, condition.when) for condition in actions.conditions for step in condition.steps]
+        steps: list[tuple[Step, Condition | None]] = [(step, None) for step in actions.first]
+        for condition in actions.conditions:
+            # What follows the first step of a condition follows whatever the agent says.
+            steps += [(step, condition if i == 0 else None) for i, step in enumerate(condition.steps)]
         if any(not step.verbatim for step, _ in steps):
             raise UsageError(f"a step that a model words (fixed_message false, or <ai_generated>) {_IMPROVISES}")
         notes = [
-            "conditions: not matched; the steps are played in the order written, one after each turn of the agent"
+            "conditions: the steps are played in the order written, one after each turn of the agent; whether their "
+            "conditions had come true by then is told once the call is over"
         ]
+        conditions: list[asked.Condition] = []
         ended = False
-        try:
-            for index, (step, _) in enumerate(steps):
-                at_once = index == 0 and bool(actions.first)
+        for index, (step, condition) in enumerate(steps):
+            at_once = index == 0 and bool(actions.first)
+            turn = len(self._turns)
+            try:
                 self._play(step, AfterEvent() if at_once else AfterAgentTurn())
-        except _Ended:
-            ended = True
+            except _Ended:
+                ended = True
+            says = len(self._turns) > turn
+            if condition is not None and condition.when and (says or ended):
+                conditions.append(
+                    asked.Condition(
+                        turn=turn, where=condition.where, when=condition.when, hangs_up=ended and not says
+                    )
+                )
+            if ended:
+                break
+        if ended:
             notes.append("endcall: the caller hangs up once the agent has answered its last words")
-        if not ended:
+        else:
             notes.append("no <endcall/>: the caller hangs up once the agent has answered its last step")
         if not self._turns:
             raise UsageError("the caller hangs up before it has done anything")
@@ -475,6 +528,7 @@ class _Player:
                 turn_taking=taking,
             ),
             tuple(notes),
+            tuple(conditions),
         )
 
     def _play(self, step: Step, start: Trigger) -> None:
@@ -516,9 +570,9 @@ def _pieces(text: str) -> Iterator[Words | Pause | PressKeys | None]:
     end = 0
     for tag in _TAG.finditer(text):
         if words := text[end : tag.start()].strip():
-            yield Words(text=words)
+            yield _words(words)
         end = tag.end()
-        attributes = {a["name"]: a["double"] or a["single"] or "" for a in _ATTRIBUTE.finditer(tag["attributes"])}
+        attributes = _attributes(tag)
         match tag["close"], tag["name"]:
             case "", "silence":
                 yield from _pauses(attributes.get("time", ""))
@@ -530,12 +584,33 @@ def _pieces(text: str) -> Iterator[Words | Pause | PressKeys | None]:
             case "", "endcall":
                 yield None
             case _:
-                raise UsageError(
-                    f"the tag <{tag['close']}{tag['name'][:40]}> is not played here; "
-                    "<silence/>, <dtmf/> and <endcall/> are"
-                )
+                raise UsageError(f"the tag <{tag['close']}{tag['name'][:40]}> is not played here; {_PLAYED}")
     if words := text[end:].strip():
-        yield Words(text=words)
+        yield _words(words)
+
+
+def _words(text: str) -> Words:
+    if (problem := unknown_markup(text, _PLAYED)) is not None:
+        raise UsageError(problem)
+    return Words(text=text)
+
+
+def _attributes(tag: re.Match[str]) -> dict[str, str]:
+    """Return the attributes of a tag.
+
+    Raises:
+        UsageError: There is one that is not known, or something that is none.
+    """
+    given = tag["attributes"].strip().removesuffix("/")
+    found = {a["name"]: a["double"] or a["single"] or "" for a in _ATTRIBUTE.finditer(given)}
+    known = _PLAYED_TAGS.get(tag["name"])
+    if known is None or tag["close"]:
+        return found
+    unknown = next((name for name in found if name not in known), None) or _ATTRIBUTE.sub("", given).strip()
+    if unknown:
+        may = f"it may have {', '.join(known)}" if known else "it has none"
+        raise UsageError(f"<{tag['name']}/>: the attribute {unknown[:40]!r} is not known; {may}")
+    return found
 
 
 def _pauses(time: str) -> Iterator[Pause]:
@@ -564,7 +639,7 @@ def substitute(text: str, variables: Mapping[str, Any]) -> str:
     def value(placeholder: re.Match[str]) -> str:
         path = _PROFILE.fullmatch(placeholder["path"])
         if path is None:
-            raise UsageError(f"the placeholder {placeholder[0][:80]} is not known here; {{{{test_profile.…}}}} is")
+            raise UsageError(_unknown_placeholder(placeholder[0]))
         found: Any = variables
         for part in _PART.finditer(path["rest"]):
             found = _within(found, (part[1] or part[2]).strip())
@@ -573,6 +648,10 @@ def substitute(text: str, variables: Mapping[str, Any]) -> str:
         return ("true" if found else "false") if isinstance(found, bool) else str(found)
 
     return _PLACEHOLDER.sub(value, text)
+
+
+def _unknown_placeholder(placeholder: str) -> str:
+    return f"the placeholder {placeholder[:80]} is not known here; {{{{test_profile.…}}}} is"
 
 
 def _within(value: Any, key: str) -> Any:

@@ -58,6 +58,7 @@ from bots.caller.script import (
     compile_pattern,
 )
 from runner.errors import UsageError
+from runner.scenarios.markup import unknown_markup
 from runner.scenarios.model import Scenario
 from runner.scenarios.nodes import Mapping, Node, read_yaml, read_yaml_text
 from runner.settings import Settings
@@ -245,17 +246,18 @@ def _scenario(mapping: Mapping, name: str, settings: Settings) -> Scenario:
         messages = mapping["context"].items()
         if messages:
             refusals.add("it sets the agent's context, which a deployed agent keeps to itself", "context")
-    never_over = mapping.get("agent_never_talks_over", Node.flag) or False
+    never_over = mapping.get("agent_never_talks_over", Node.flag)
     limit_s = mapping.get("max_duration_s", lambda node: node.number(1, 7_200))
     stop = mapping.get("stop_on_failure", Node.flag)
     hang_up = mapping.get("hang_up", Node.flag)
     script = Script(
         name=name,
-        turns=tuple(_turn(node, never_over, refusals) for node in turn_nodes),
+        turns=tuple(_turn(node, never_over is True, refusals) for node in turn_nodes),
         stop_on_failure=True if stop is None else stop,
         hang_up=True if hang_up is None else hang_up,
         max_duration_s=settings.max_duration_s if limit_s is None else limit_s,
         turn_taking=mapping.get("turn_taking", lambda node: _turn_taking(node, settings)) or settings.turn_taking,
+        may_be_talked_over=never_over is False,
     )
     return Scenario(name=name, path=place.path, line=place.line, script=script, refusal=refusals.text, notes=notes)
 
@@ -381,15 +383,21 @@ def _play(mapping: Mapping) -> Play:
     return Play(path=path, text=text)
 
 
+def _words(node: Node, text: str) -> Words:
+    if (problem := unknown_markup(text)) is not None:
+        raise node.place.error(f"user: {problem}")
+    return Words(text=text)
+
+
 def _parts(node: Node) -> tuple[Words | Pause, ...]:
     if not node.is_list():
-        return (Words(text=node.text(MAX_TEXT_CHARACTERS)),)
+        return (_words(node, node.text(MAX_TEXT_CHARACTERS)),)
     parts: list[Words | Pause] = []
     for item in node.items():
         if item.is_mapping():
             parts.append(Pause(pause_ms=item.mapping(("pause_ms",))["pause_ms"].integer(1, 60_000)))
         else:
-            parts.append(Words(text=item.text(MAX_TEXT_CHARACTERS).strip()))
+            parts.append(_words(item, item.text(MAX_TEXT_CHARACTERS).strip()))
     if not any(isinstance(part, Words) for part in parts):
         raise node.place.error("user must hold words, not pauses alone; to say nothing use silence_ms")
     return tuple(parts)

@@ -10,6 +10,7 @@ import anyio
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from runner.evaluation.asked import NOTHING, Asked
 from runner.worker.errors import RecordError
 from runner.worker.together import Together
 
@@ -80,6 +81,7 @@ class Job(BaseModel):
         session_data: What an agent gets that is started in ``room_url``, where that is a Pipecat runner.
         transcribe: Whether to recognise what the agent said.
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.
+        asked: What is asked for besides the script.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -96,6 +98,7 @@ class Job(BaseModel):
     session_data: dict[str, Any] = Field(default_factory=dict, repr=False)
     transcribe: bool = True
     allow_unjudged: bool = False
+    asked: Asked = Field(default=NOTHING, repr=False)
 
 
 class Problem(BaseModel):

@@ -1,13 +1,12 @@
 """Sees runs through: takes one, makes its call, and reports what came of it."""
 
-import importlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 import anyio.to_thread
@@ -19,19 +18,23 @@ from bots.timeline import CallEnded, CallerUnderrun, CallStarted, EndedReason, R
 from runner.calls import run_file
 from runner.calls.call import Call
 from runner.calls.request import CallRequest, CallWatcher, DataMessage
-from runner.calls.run_file import Run
+from runner.calls.run_file import EarlierAttempt, Run, earlier_attempt, reason_to_repeat, write_run
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause, ExpectationVerdict
 from runner.settings import Settings
+from runner.worker.asked import ask, judge_for
 from runner.worker.errors import RecordError
 from runner.worker.live_report import LiveReport
 from runner.worker.outbox import GiveBack, Report, Shelf
 from runner.worker.progress import Progress
 from runner.worker.record_client import REFUSED, Job, Problem, RecordClient
 from runner.worker.retries import retried
-from runner.worker.session_rooms import room_of
+from runner.worker.session_rooms import room_of, takes_another_call
 from runner.worker.watch import LoadWatch
+
+if TYPE_CHECKING:
+    from runner.judge.judge import LLMJudge
 
 CLAIM_PATIENCE_S = 180.0
 """How long the record may not answer before a run is left to others."""
@@ -41,8 +44,6 @@ STOPPED_REPORT_LIMIT_S = 10.0
 
 STOPPED_DETAIL = "its worker was stopped"
 MAX_DETAIL_CHARACTERS = 2_000
-
-_NEEDED = ("runner.rooms.smallwebrtc", "runner.rooms.daily", "bots.caller.speech.recognition")
 
 
 class LiveCall(Protocol):
@@ -96,6 +97,8 @@ class _Live:
         self.call: LiveCall | None = None
         self.preparing = anyio.CancelScope()
         """Until the call has begun, what prepares it can be cut off."""
+        self.judging = anyio.CancelScope()
+        """Once the call is over, what asks the judge can be cut off."""
         self.told: LiveReport | None = None
         self.is_cancelled = False
         self.ended: EndedReason | None = None
@@ -108,11 +111,20 @@ class _Live:
         self.job = job
         self._claimed_s = time.monotonic()
 
+    def begin_again(self) -> None:
+        """Note that its call is made again."""
+        self.call = self.ended = None
+        self.preparing, self.judging = anyio.CancelScope(), anyio.CancelScope()
+        self._claimed_s = time.monotonic()
+        if self.told is not None:
+            self.told.begin_again()
+
     def cancel(self) -> None:
         """End it, because the record wants that."""
         self.is_cancelled = True
         if self.call is not None and self.told is not None and self.told.has_begun:
             self.call.cancel("cancelled by request")
+            self.judging.cancel()
         else:
             self.preparing.cancel()
 
@@ -294,7 +306,7 @@ class Worker:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(told.run)
             try:
-                outcome = _dump(await self._call(job, live))
+                outcome = _dump(await self._calls(job, live))
             except RoomError as error:
                 outcome = _no_session(job, error)
             except RunnerError as error:
@@ -305,6 +317,32 @@ class Worker:
             tasks.cancel_scope.cancel()
         return outcome or _cancelled_before_its_call()
 
+    async def _calls(self, job: Job, live: _Live) -> Run | None:
+        """Make a run's call, and again where we or the network spoilt it; None if it was cancelled before."""
+        earlier: list[EarlierAttempt] = []
+        while (made := await self._call(job, live)) is not None:
+            reason = reason_to_repeat(made)
+            if reason is None or len(earlier) == self.settings.worker.retry_inconclusive:
+                break
+            if not self._may_be_repeated(job, live):
+                break
+            logger.info("run {}: {}; its call is made again", job.run_id, reason)
+            earlier.append(earlier_attempt(made, reason))
+            live.begin_again()
+        if made is None or not earlier:
+            return made
+        made = made.model_copy(update={"earlier_attempts": earlier})
+        await anyio.to_thread.run_sync(write_run, self.shelf.folder(live.run_id, live.attempt), made)
+        return made
+
+    def _may_be_repeated(self, job: Job, live: _Live) -> bool:
+        """Whether a run's call can be made again as if for the first time, and there is time for it."""
+        if live.is_cancelled or self._draining.is_set():
+            return False
+        # Where there is one agent in one room, it must not have met this caller.
+        unsaid = live.told is not None and not live.told.said
+        return unsaid or takes_another_call(job, self.settings.room.daily_domains)
+
     async def _call(self, job: Job, live: _Live) -> Run | None:
         """Make a run's call; None if it was cancelled before."""
         folder = self.shelf.folder(live.run_id, live.attempt)
@@ -313,6 +351,7 @@ class Worker:
             script = Script.model_validate(job.script)
         except ValueError as error:
             raise UsageError(f"the scenario is of another version of this program ({type(error).__name__})") from None
+        judge = judge_for(job.asked, self.settings.judge)
         made: Run | None = None
         with live.preparing:
             async with (
@@ -326,12 +365,25 @@ class Worker:
                     transcribe=job.transcribe,
                     allow_unjudged=job.allow_unjudged,
                     notes=job.notes,
+                    asked=job.asked,
                 )
                 live.call = self.make_call(
                     request, _settings_for(job, self.settings), folder, run_id=str(job.run_id), watcher=live
                 )
                 made = await live.call.make()
+        if made is not None and judge is not None:
+            with live.judging:
+                made = await _asked(made, folder, judge)
         return made
+
+
+async def _asked(run: Run, folder: Path, judge: "LLMJudge") -> Run:
+    """Return a run with what the judge says to it; as it is where that fails: nobody loses a call over it."""
+    try:
+        return await ask(run, folder, judge)
+    except Exception as error:
+        logger.opt(exception=True).error("run {}: could not be judged: {}", run.id, type(error).__name__)
+        return run
 
 
 def _settings_for(job: Job, settings: Settings) -> Settings:
@@ -373,11 +425,3 @@ def _safe(job: Job, detail: str) -> str:
         if secret is not None and secret.get_secret_value():
             text = text.replace(secret.get_secret_value(), "***")
     return text[:MAX_DETAIL_CHARACTERS]
-
-
-def load() -> None:
-    """Load what calls need: seconds of imports, which the first call would wait for, and calls under way with it."""
-    for module in _NEEDED:
-        # What is not installed is missed by the run that needs it.
-        with suppress(ImportError):
-            importlib.import_module(module)

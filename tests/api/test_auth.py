@@ -66,7 +66,7 @@ async def test_nothing_is_seen_from_another_project(client: httpx.AsyncClient, s
         ("/test_framework/v1/personalities/", {"name": "mine"}),
         ("/test_framework/v1/test-profiles/", {"name": "mine"}),
         ("/test_framework/v1/scenarios/", {"name": "mine", "instructions": "Talk."}),
-        ("/schedules/v1/cron-jobs/", {"crontab_expression": "0 4 * * *", "scenarios": [1]}),
+        ("/schedules/v1/cron-jobs/", {"crontab_expression": "0 4 * * *", "scenarios": [1], "is_active": False}),
     ]
     async with client_of(client._transport.app, key) as stranger:  # type: ignore[attr-defined]
         assert [p["id"] for p in (await stranger.get(PROJECTS)).json()["results"]] == [project]

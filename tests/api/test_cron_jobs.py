@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from runner.api.routes.cron_jobs import NOTHING_FIRES
 from tests.api.conftest import on_every_database
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +19,8 @@ BODY: dict[str, Any] = {
     "scenarios": [1],
     "execution_mode": "pipecat_v2",
     "frequency": 1,
-    "notify_on": "failure",
+    "notify_on": "never",
+    "is_active": False,
 }
 
 
@@ -28,7 +30,7 @@ async def test_a_schedule_is_created_as_the_clients_create_it(client: httpx.Asyn
     job = answer.json()
     for name in ("name", "agent", "crontab_expression", "timezone", "execution_mode", "frequency", "notify_on"):
         assert job[name] == BODY[name]
-    assert (job["scenario_ids"], job["is_active"], job["created_via"]) == ([1], True, "sdk")
+    assert (job["scenario_ids"], job["is_active"], job["created_via"]) == ([1], False, "sdk")
     assert "scenarios" not in job
     assert "concurrency_limit" not in job
     assert job["scenarios_data"] == [
@@ -71,8 +73,21 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"frequency": 101}, "frequency"),
     ({"concurrency_limit": 0}, "concurrency_limit"),
     ({"execution_mode": "pipecat"}, "execution_mode"),
+    ({"execution_mode": "voice"}, "execution_mode"),
     ({"notify_on": "always"}, "notify_on"),
+    ({"notify_on": "failure"}, "notify_on"),
+    ({"run_as_text": True}, "run_as_text"),
+    ({"is_active": True}, "is_active"),
 ]
+
+
+async def test_a_schedule_that_nothing_fires_is_refused_unless_it_is_told_not_to(client: httpx.AsyncClient) -> None:
+    without = {name: value for name, value in BODY.items() if name != "is_active"}
+    refused = await client.post(JOBS, json=without)
+    assert (refused.status_code, refused.json()) == (400, {"is_active": [NOTHING_FIRES]})
+    path = f"{JOBS}{(await client.post(JOBS, json=BODY)).json()['id']}"
+    assert (await client.patch(path, json={"is_active": True})).json() == {"is_active": [NOTHING_FIRES]}
+    assert (await client.patch(path, json={"name": "weekly"})).status_code == 200
 
 
 async def test_what_is_wrong_is_named_and_nothing_is_created(client: httpx.AsyncClient) -> None:
@@ -93,10 +108,10 @@ async def test_usual_expressions_and_zones_are_taken(client: httpx.AsyncClient) 
 
 @on_every_database
 async def test_the_agent_is_that_of_the_scenarios_unless_named(client: httpx.AsyncClient) -> None:
-    body = {"crontab_expression": "0 4 * * *", "scenarios": [1]}
+    body = {"crontab_expression": "0 4 * * *", "scenarios": [1], "is_active": False}
     job = (await client.post(JOBS, json=body)).json()
     assert (job["agent"], job["name"], job["created_via"]) == (1, "", "api")
-    tagged = await client.post(JOBS, json={"crontab_expression": "0 4 * * *", "tags": ["smoke"], "agent": 1})
+    tagged = await client.post(JOBS, json={**body, "scenarios": [], "tags": ["smoke"], "agent": 1})
     assert (tagged.status_code, tagged.json()["tags"]) == (201, ["smoke"])
 
 
@@ -104,9 +119,10 @@ async def test_a_schedule_is_changed_replaced_and_deleted(client: httpx.AsyncCli
     path = f"{JOBS}{(await client.post(JOBS, json=BODY)).json()['id']}"
     changed = (await client.patch(path, json={"crontab_expression": "5 5 * * *", "is_active": False})).json()
     assert (changed["crontab_expression"], changed["is_active"]) == ("5 5 * * *", False)
-    assert (changed["notify_on"], changed["scenario_ids"]) == ("failure", [1])
+    assert (changed["execution_mode"], changed["scenario_ids"]) == ("pipecat_v2", [1])
     assert (await client.patch(path, json={"scenarios": []})).status_code == 400
-    replaced = (await client.put(path, json={"crontab_expression": "0 1 * * *", "scenarios": [1]})).json()
-    assert (replaced["name"], replaced["is_active"], replaced["notify_on"]) == ("", True, "never")
+    whole = {"crontab_expression": "0 1 * * *", "scenarios": [1], "is_active": False}
+    replaced = (await client.put(path, json=whole)).json()
+    assert (replaced["name"], replaced["is_active"], replaced["notify_on"]) == ("", False, "never")
     assert (await client.delete(path)).status_code == 204
     assert (await client.get(path)).status_code == 404

@@ -144,7 +144,7 @@ async def test_a_whole_number_may_be_written_as_a_float(client: httpx.AsyncClien
 
 
 async def test_no_error_repeats_what_was_sent(client: httpx.AsyncClient) -> None:
-    secret = "tok_planted"
+    secret = "tok_pl4nted"
     body = {"name": {"a": secret}, "provider": {"credentials": {"api_key": [secret], "config": secret}}, secret: 1}
     answer = await client.post(AGENTS, json=body)
     assert answer.status_code == 400

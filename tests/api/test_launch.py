@@ -137,6 +137,63 @@ async def test_wrong_entries_are_each_named_and_nothing_is_created(
     assert await runs_there_are(services) == 0
 
 
+async def test_a_launch_tells_all_its_mistakes_at_once_readable_or_not(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    fine = {"scenario": 1, "pipecat_room_url": ROOM}
+    gone = ['Invalid pk "99" - object does not exist.']
+    entries = [
+        {"scenario": "one", "pipecat_room_url": "http://169.254.169.254/api/offer"},
+        {"scenario": 99, "pipecat_room_url": "http://169.254.169.254/api/offer"},
+        fine,
+        {"pipecat_room_url": ROOM, "publish_data_message": 5},
+        {**fine, "publish_data_message": "hi", "test_profile": 1},
+        {**fine, "publish_data_message": "hi"},
+    ]
+    body = {"scenarios": entries, "agent": 99, "frequency": 0, "mock_tool_names": ["a"], "webhook": "x"}
+    answer = await client.post(V1, json=body)
+    assert answer.status_code == 400
+    found = answer.json()
+    assert set(found) == {"scenarios", "agent", "frequency", "mock_tool_names", "webhook"}
+    assert found["agent"] == gone
+    assert [sorted(entry) for entry in found["scenarios"]] == [
+        ["scenario"],
+        ["pipecat_room_url", "scenario"],
+        [],
+        ["scenario"],
+        ["test_profile"],
+        ["publish_data_message"],
+    ]
+    assert found["scenarios"][1]["scenario"] == gone
+    for nothing in ({}, {"scenarios": []}, {"scenarios": [5]}, {"scenarios": "all"}):
+        found = (await client.post(V1, json={**nothing, "agent": 99, "name": 5})).json()
+        assert set(found) == {"scenarios", "agent", "name"} and found["agent"] == gone, found
+    assert await runs_there_are(services) == 0
+
+
+async def test_a_launch_of_sessions_tells_all_its_mistakes_at_once(client: httpx.AsyncClient, bot: int) -> None:
+    body = {
+        "agent": bot,
+        "agent_id": 1,
+        "project_id": 99,
+        "scenarios": [1, 99, "x", {"scenario": 99}],
+        "tags": ["smoke"],
+        "personality_ids": [99],
+        "test_profile_ids": [98],
+        "priority": 0,
+    }
+    found = (await client.post(V2, json=body)).json()
+    names = {"agent", "project_id", "scenarios", "tags", "personality_ids", "test_profile_ids", "priority"}
+    assert set(found) == names
+    # One of them is wrong as a whole: they are told by their places then.
+    assert set(found["scenarios"]) == {"1", "2", "3"}
+    del body["priority"], body["scenarios"]
+    found = (await client.post(V2, json={**body, "tags": ["nowhere"], "scenarios": [1, 99]})).json()
+    assert set(found) == names - {"priority"} and [bool(entry) for entry in found["scenarios"]] == [False, True]
+    found = (await client.post(V2, json={**body, "tags": ["nowhere"]})).json()
+    assert set(found) >= names - {"priority", "scenarios"}
+
+
 WRONG_TYPES: list[tuple[dict[str, Any], list[Any]]] = [
     ({}, ["scenarios"]),
     ({"scenarios": []}, ["scenarios"]),
@@ -163,6 +220,9 @@ WRONG_TYPES: list[tuple[dict[str, Any], list[Any]]] = [
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "delay_s": 30 * 86_400 + 1}, ["delay_s"]),
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "delay_s": "1"}, ["delay_s"]),
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "mock_tool_names": "a"}, ["mock_tool_names"]),
+    ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "mock_tool_names": ["a"]}, ["mock_tool_names"]),
+    ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "personality_ids": [1]}, ["personality_ids"]),
+    ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM, "test_profile": 1}]}, ["scenarios", 0, "test_profile"]),
     ({"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}], "agent": 1, "agent_id": 2}, ["agent"]),
     (
         {"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM, "publish_data_message": "hi"}]},
@@ -292,7 +352,6 @@ async def test_what_sdk_and_cli_send_to_v2_is_understood(
         concurrency_limit=2,
         priority=7,
         delay_s=0.5,
-        agent_number="+1",
         mock_tool_names=[],
         pipecat_data={"config": {"key": TOKEN}},
     )
@@ -308,7 +367,6 @@ async def test_what_sdk_and_cli_send_to_v2_is_understood(
         "priority": 7,
         "delay_s": 0.5,
         "personality_ids": [1, 693],
-        "agent_number": "+1",
         "mock_tool_names": [],
         "pipecat_data": {"pipecat_agent_name": None, "replaces": ["config"]},
     }
@@ -327,6 +385,10 @@ WRONG_V2: list[tuple[dict[str, Any], str]] = [
     ({"scenarios": [1, 99]}, "scenarios"),
     ({"scenarios": [1], "agent_id": 1}, "agent"),
     ({"scenarios": [1], "pipecat_data": []}, "pipecat_data"),
+    ({"scenarios": [1], "agent_number": "+1"}, "agent_number"),
+    ({"scenarios": [1], "outbound_phone_number": "+1"}, "outbound_phone_number"),
+    ({"scenarios": [1], "mock_tool_names": ["book"]}, "mock_tool_names"),
+    ({"scenarios": [1], "webhook": "https://example.com"}, "webhook"),
     ({"scenarios": [1], "priority": 0}, "priority"),
     ({"scenarios": [1], "delay_s": -1}, "delay_s"),
 ]

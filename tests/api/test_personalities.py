@@ -19,14 +19,14 @@ async def test_the_ids_that_users_write_down_are_there(client: httpx.AsyncClient
 
 @on_every_database
 async def test_lists_have_the_built_in_ones_and_ones_own(client: httpx.AsyncClient) -> None:
-    await client.post(PERSONALITIES, json={"name": "Hurried", "language": "de"})
+    await client.post(PERSONALITIES, json={"name": "Hurried", "language": "en-GB"})
 
     async def names(**filters: object) -> set[str]:
         answer = await client.get(PERSONALITIES, params=filters)  # type: ignore[arg-type]
         return {item["name"] for item in answer.json()["results"]}
 
     assert {"Normal", "Hurried"} <= await names()
-    assert await names(language="de") == {"Hurried"}
+    assert await names(language="en-GB") == {"Hurried"}
     assert await names(search="hurr") == {"Hurried"}
     assert "Hurried" not in await names(project_id=99)
     assert "Normal" in await names(project_id=99)
@@ -48,15 +48,16 @@ async def test_a_fork_is_ones_own(client: httpx.AsyncClient) -> None:
         assert answer.status_code == 201, answer.text
     fork = answer.json()
     assert (fork["name"], fork["forked_from"], fork["project"], fork["gender"]) == ("Mine", 693, 1, "male")
-    changed = await client.patch(f"{PERSONALITIES}{fork['id']}/", json={"speed": 1.2})
-    assert (changed.json()["speed"], changed.json()["forked_from"]) == (1.2, 693)
+    changed = await client.patch(f"{PERSONALITIES}{fork['id']}/", json={"speed": 1})
+    assert (changed.json()["speed"], changed.json()["forked_from"]) == (1.0, 693)
+    assert (await client.put(f"{PERSONALITIES}{fork['id']}/", json=changed.json())).status_code == 200
     assert (await client.delete(f"{PERSONALITIES}{fork['id']}/")).status_code == 204
 
 
-async def test_every_trait_is_kept(client: httpx.AsyncClient) -> None:
+async def test_what_the_caller_can_not_be_is_refused_by_name_as_it_is_saved(client: httpx.AsyncClient) -> None:
     traits = {
+        "language": "de",
         "background_noise": "coffee-shop",
-        "voice_model": "sonic-3.5",
         "voice_id": "abc",
         "provider": "cartesia",
         "prompt": "You are in a hurry.",
@@ -71,10 +72,30 @@ async def test_every_trait_is_kept(client: httpx.AsyncClient) -> None:
         "background_sound_volume": {"base": 0.5, "reduced": 0.1},
         "end_call_enabled": False,
     }
-    created = (await client.post(PERSONALITIES, json={"name": "Whole", **traits})).json()
-    assert {name: created[name] for name in traits} == traits
-    changed = (await client.patch(f"{PERSONALITIES}{created['id']}", json={"accent": None})).json()
-    assert {name: changed[name] for name in traits} == {**traits, "accent": None}
+    answer = await client.post(PERSONALITIES, json={"name": "Whole", **traits})
+    assert answer.status_code == 400 and set(answer.json()) == set(traits)
+    assert answer.json()["background_noise"] == ['no background is played behind the caller; send "off".']
+    assert all(len(sentences) == 1 for sentences in answer.json().values())
+    plain = (await client.post(PERSONALITIES, json={"name": "Plain"})).json()
+    for name, value in traits.items():
+        refused = await client.patch(f"{PERSONALITIES}{plain['id']}", json={name: value})
+        assert (refused.status_code, list(refused.json())) == (400, [name])
+
+
+async def test_what_asks_for_nothing_is_taken_and_so_is_what_clients_must_send(client: httpx.AsyncClient) -> None:
+    traits = {
+        "background_noise": "off",
+        "voice_model": "sonic-3.5",
+        "interruption_level": "off",
+        "speed": 1,
+        "accent": "",
+        "message_plan": {"idle_timeout_seconds": None},
+        "network_simulation": {},
+        "end_call_enabled": True,
+    }
+    answer = await client.post(PERSONALITIES, json={"name": "Whole", "language": "en", **traits})
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["voice_model"] == "sonic-3.5"
 
 
 async def test_idle_prompts_can_not_be_turned_off(client: httpx.AsyncClient) -> None:

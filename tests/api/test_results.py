@@ -2,13 +2,18 @@
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
 from sqlalchemy import insert, select
 
+from runner.api.schemas.runs import NOTHING_EXPECTED
 from runner.api.services import Services
+from runner.evaluation.asked import OutcomeJudgement, Statement
+from runner.evaluation.asked import judged as judge_says
+from runner.evaluation.outcome import Failure, FailureKind
+from runner.evaluation.verdicts import Cause
 from runner.records.store import artefact_key
 from runner.records.tables import ResultRow, RunRow, ScenarioRow, utc_now
 from tests.api.conftest import Dispatch, client_of, other_project
@@ -69,9 +74,13 @@ async def test_every_end_counts_and_only_passing_is_success(
     )
     body = (await client.get(f"{RESULTS}/{result_id}/")).json()
     passed, missed, open_question, without, broken_off = ids
-    assert (body["status"], body["success_rate"]) == ("completed", 20.0)
-    counts = [body[f"{name}_runs_count"] for name in ("total", "completed", "success", "failed")]
-    assert counts == [5, 5, 1, 4]
+    # One passed of two that were decided; the other three are shown, and count as failed for clients' sums.
+    assert (body["status"], body["success_rate"]) == ("completed", 50.0)
+    counts = [body[f"{name}_runs_count"] for name in ("total", "completed", "success", "failed", "inconclusive")]
+    assert counts == [5, 5, 1, 4, 3]
+    assert body["overall_evaluation"].items() >= {"success_rate": 50.0, "inconclusive_runs_count": 3}.items()
+    (item,) = (await client.get(RESULTS)).json()["results"]
+    assert (item["success_rate"], item["failed_runs_count"], item["inconclusive_runs_count"]) == (50.0, 4, 3)
     assert (body["met_expected_outcome_count"], body["total_expected_outcome_count"]) == (1, 3)
     assert body["successful_calls"] == [passed]
     assert body["connected_runs"] == [passed, missed, open_question]
@@ -87,6 +96,66 @@ async def test_every_end_counts_and_only_passing_is_success(
     assert runs[str(open_question)]["expected_outcome"]["score"] == 50
     assert runs[str(without)]["scenario_runner"]["cause"] == "room"
     assert runs[str(without)]["expected_outcome"] is None
+
+
+def judged(answer: Literal["yes", "no", "unreached"]) -> OutcomeJudgement:
+    statement = Statement(statement="it sings", answer=answer, reason="so I hear")
+    return judge_says("must sing an opera", [statement], "m")
+
+
+async def test_the_explanation_is_the_headline_and_what_it_rests_on(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    failure = Failure(kind=FailureKind.LATE, cause=Cause.AGENT, headline="it answered after 4 s")
+    late = agent_failed("it answered after 4 s").model_copy(update={"failure": failure})
+    unsung = outcome(success=None, detail="it is not all had", not_honoured=["personality.language: 'es'"])
+    refuted = agent_failed("it does not sing").model_copy(
+        update={"expectations": [], "expected_outcome": judged("no")}
+    )
+    _, ids = await ended(
+        client,
+        worker_client,
+        late,
+        unsung,
+        refuted,
+        outcome(expected_outcome=judged("yes")),
+        outcome(expectations=[]),
+    )
+    runs = [(await client.get(f"/test_framework/v1/runs/{run_id}")).json() for run_id in ids]
+    assert [(run["expected_outcome"]["score"], run["expected_outcome"]["explanation"]) for run in runs] == [
+        (0, ["it answered after 4 s", "the agent says hello: it did"]),
+        (50, ["it is not all had", "the agent says hello: it did", "personality.language: 'es'"]),
+        (0, ["it does not sing", "it sings: so I hear"]),
+        (100, ["all 1 expectations of the script were met", "it sings: so I hear"]),
+        (None, [NOTHING_EXPECTED]),
+    ]
+    assert runs[0]["scenario_runner"]["failure"]["kind"] == "late"
+    assert runs[1]["scenario_runner"]["not_honoured"] == ["personality.language: 'es'"]
+    assert runs[1]["error_message"] == "undecided: it is not all had"
+    assert runs[3]["expected_outcome"]["outcome_alignments"][1] == {
+        "outcome": "so I hear",
+        "prompt_part": "it sings",
+        "aligned": True,
+    }
+    result = (await client.get(f"{RESULTS}/{runs[1]['result_id']}")).json()
+    assert (
+        result["runs"][str(ids[1])]["scenario_runner"].items()
+        >= {
+            "success": None,
+            "not_honoured": ["personality.language: 'es'"],
+        }.items()
+    )
+    assert (result["met_expected_outcome_count"], result["total_expected_outcome_count"]) == (1, 4)
+
+
+async def test_what_is_expected_of_a_run_goes_to_its_worker(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    await client.patch("/test_framework/v1/scenarios/1", json={"expected_outcome_prompt": " must sing an opera "})
+    (run_id,) = await run_launched(client)
+    job = await claimed(worker_client, run_id)
+    assert job["asked"] == {"expected_outcome": "must sing an opera", "conditions": [], "not_honoured": []}
+    assert job["notes"] == []
 
 
 async def test_a_result_under_way_moves_on_with_its_runs(

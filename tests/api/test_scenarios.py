@@ -8,8 +8,9 @@ import httpx
 import pytest
 
 from runner.api.services import Services
+from runner.records.honoured import NO_MOCKS, NO_TELEPHONE, NOT_KNOWN, no_metric
 from runner.records.tables import ScenarioRow
-from runner.scenarios.cekura import ScenarioFields, script_of
+from runner.scenarios.cekura import ScenarioFields, as_played
 from tests.api.conftest import on_every_database
 
 pytestmark = pytest.mark.anyio
@@ -72,15 +73,15 @@ async def test_every_writable_field_is_kept(client: httpx.AsyncClient) -> None:
         "scenario_type": "instruction",
         "instructions": "Order a pizza.",
         "expected_outcome_prompt": "There is a pizza.",
-        "metrics": [1, 2],
+        "metrics": [1],
         "tags": ["a", "b"],
         "tool_ids": ["TOOL_DTMF", "end_call"],
         "test_profile": profile["id"],
-        "phone_number": "+15550100",
+        "phone_number": "",
         "folder_path": "Sales.Inbound",
-        "generated_mock_tool_entries": [{"tool": "x", "output": {"ok": True}}],
+        "generated_mock_tool_entries": [],
         "first_message": "Hello",
-        "scenario_language": "multi",
+        "scenario_language": "en",
         "max_duration": 10,
     }
     created = (await client.post(SCENARIOS, json=fields)).json()
@@ -111,6 +112,18 @@ async def test_the_type_follows_from_what_is_given(client: httpx.AsyncClient) ->
         assert answer.json()["scenario_type"] == kind
 
 
+async def test_the_first_message_inside_the_conditional_actions_counts(client: httpx.AsyncClient) -> None:
+    actions = {"role": "A guest", "first_message": "Hi!", "conditions": [{"when": "a", "say": "b", "then": []}]}
+    scenario = (
+        await client.post(SCENARIOS, json={**BODY, "conditional_actions": actions, "first_message": "Yo"})
+    ).json()
+    assert scenario["first_message"] == "Hi!"
+    assert (await client.post(SCENARIOS, json={**BODY, "first_message": "Hello"})).json()["first_message"] == ""
+    path = f"{SCENARIOS}{scenario['id']}"
+    assert (await client.patch(path, json={"first_message": "Yo"})).json()["first_message"] == "Hi!"
+    assert list((await client.patch(f"{SCENARIOS}1", json={"first_message": "Yo"})).json()) == ["first_message"]
+
+
 WRONG: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"name": None}, {"name": ["This field may not be null."]}),
     ({"name": "x" * 81}, {"name": ["Ensure this field has no more than 80 characters."]}),
@@ -137,6 +150,27 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({"scenario_type": "pipecat_eval", "conditional_actions": None}, {"pipecat_eval": ["This field is required."]}),
     ({"personality": None}, {"scenario_language": ["scenario_language is required"]}),
+    ({"metrics": [1, 2, 3]}, {"metrics": [no_metric([2, 3])]}),
+    (
+        {"tool_ids": ["dtmf", "receive_dtmf"]},
+        {"tool_ids": ["the caller can't use receive_dtmf; it can use dtmf and end_call."]},
+    ),
+    ({"phone_number": "+15550100"}, {"phone_number": [NO_TELEPHONE]}),
+    ({"generated_mock_tool_entries": [{"tool": "x"}]}, {"generated_mock_tool_entries": [NO_MOCKS]}),
+    (
+        {"scenario_language": "es"},
+        {"scenario_language": ["'es' can't be had: the caller speaks 'en' (the settings' speech.tts); send 'en'."]},
+    ),
+    ({"webhook_url": "https://example.com"}, {"webhook_url": [NOT_KNOWN]}),
+    (
+        {"conditional_actions": {"conditions": [{"when": "a", "say": "Ha [laughter]", "then": []}]}},
+        {
+            "conditional_actions": [
+                "conditions[0].say: [laughter] is no markup that is played here, and would be read aloud; "
+                '<silence time="2s"/>, <dtmf digits="123#"/> and <endcall/> are played'
+            ]
+        },
+    ),
     (
         {"conditional_actions": {"conditions": [{"when": " ", "say": "Hi", "then": [], "x": 1}]}},
         {
@@ -184,7 +218,7 @@ async def test_pipecat_eval_is_checked_as_it_is_written(client: httpx.AsyncClien
     scenario = (await client.post(SCENARIOS, json={"name": "Ours", "pipecat_eval": EVAL})).json()
     async with services.database.reading() as session:
         row = await session.get_one(ScenarioRow, scenario["id"])
-    script, _ = script_of(ScenarioFields.of(row), services.settings)
+    script = as_played(ScenarioFields.of(row), services.settings).script
     assert (script.name, len(script.turns)) == ("Ours", 1)
     for text, error in (
         (
@@ -222,7 +256,7 @@ async def test_the_seeded_scenario_can_be_read_and_played(client: httpx.AsyncCli
     assert scenario["pipecat_eval"] == BOOKING
     async with services.database.reading() as session:
         row = await session.get_one(ScenarioRow, 1)
-    assert script_of(ScenarioFields.of(row), services.settings)[0].name == "Book a table"
+    assert as_played(ScenarioFields.of(row), services.settings).script.name == "Book a table"
 
 
 @on_every_database

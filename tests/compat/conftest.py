@@ -222,10 +222,12 @@ def agent(sdk: Cekura, stage: Stage) -> int:
 @pytest.fixture(scope="session")
 def scenarios(sdk: Cekura, agent: int) -> dict[str, int]:
     """Return the ids of what is played, by name."""
-    return {
+    made = {
         name: sdk.scenarios.create(name=name, agent=agent, personality=693, pipecat_eval=text, tags=[name])["id"]
         for name, text in SCRIPTS.items()
     }
+    sings = {"pipecat_eval": LISTENS, "expected_outcome_prompt": "must sing an opera"}
+    return {**made, "sings": sdk.scenarios.create(name="sings", agent=agent, personality=693, **sings)["id"]}
 
 
 def until(read: Callable[[], Any], wanted: Callable[[Any], Any], timeout_s: float = CALL_LIMIT_S) -> Any:

@@ -61,11 +61,12 @@ class Waiting:
     """
 
     def __init__(self, run: Run, agent: int, scenarios: dict[str, int]):
-        self._pool = ThreadPoolExecutor(max_workers=5)
+        self._pool = ThreadPoolExecutor(max_workers=6)
         names = {
             "met": ("answers", "--fail-on-threshold", "0.9"),
             "missed": ("wants a table", "--fail-on-threshold", "0.9"),
             "unasked": ("wants a table",),
+            "unjudged": ("sings", "--fail-on-threshold", "1.0"),
             "too long": ("waits", "--fail-on-threshold", "0.9", "--timeout", "1"),
         }
         self._started: dict[str, Future[Done]] = {
@@ -189,6 +190,18 @@ def test_a_threshold_that_is_missed_is_exit_code_1(waiting: Waiting) -> None:
     assert done.returncode == 1, (done.stdout, done.stderr)
     assert "0/1 passed, 1 failed." in done.stdout
     assert "Pass rate 0.0% is below threshold 90.0%" in done.stderr
+
+
+def test_a_run_that_nobody_judged_meets_no_threshold(waiting: Waiting, cekura: Run) -> None:
+    done = waiting["unjudged"]
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert "0/1 passed, 1 failed." in done.stdout
+    assert "Pass rate 0.0% is below threshold 100.0%" in done.stderr
+    shown = json_of(cekura("run", "results", result_id(done), "--format", "json"))
+    assert (shown["success_rate"], shown["failed_runs_count"], shown["inconclusive_runs_count"]) == (0.0, 1, 1)
+    (run,) = shown["runs"].values()
+    assert (run["success"], run["scenario_runner"]["success"], run["expected_outcome"]["score"]) == (False, None, 50)
+    assert run["error_message"].startswith("undecided: expected_outcome_prompt was not judged: no judge was asked")
 
 
 def test_failed_calls_without_a_threshold_are_exit_code_0(waiting: Waiting) -> None:

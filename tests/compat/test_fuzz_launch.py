@@ -204,6 +204,34 @@ def test_everything_that_is_meant_wrong_is_named_and_nothing_else(api: Api, data
 
 
 @fuzzed
+@given(data=st.data())
+def test_what_cannot_be_read_hides_nothing_of_what_is_meant_wrong(api: Api, data: st.DataObject) -> None:
+    body, before = launch(4), api.kept()
+    unreadable: list[Place] = [(name,) for name in IN_BODY if name != "scenarios"]
+    unreadable += [("scenarios", index, name) for index in range(2) for name in IN_ENTRY]
+    chosen = data.draw(st.lists(st.sampled_from(unreadable), min_size=1, max_size=4, unique=True))
+    meant: list[Place] = [("scenarios", index, name) for index in range(2, 4) for name in MEANT_WRONG]
+    wrong = data.draw(st.lists(st.sampled_from(meant), min_size=1, max_size=4, unique=True))
+    rooms = {place[1] for place in wrong if place[2] == "pipecat_room_url"}
+    wrong = [place for place in wrong if place[2] != "publish_data_message" or place[1] not in rooms]
+    for place in chosen:
+        if len(place) == 1:
+            body[str(place[0])] = data.draw(IN_BODY[str(place[0])])
+        else:
+            body["scenarios"][place[1]][place[2]] = data.draw(IN_ENTRY[str(place[2])])
+    for place in wrong:
+        body["scenarios"][place[1]][place[2]] = data.draw(MEANT_WRONG[str(place[2])])
+    errors = refused(api, api.post(body), before)
+    for place in [*chosen, *wrong]:
+        assert named(errors, place), (place, body, errors)
+    assert errors.keys() == {place[0] for place in [*chosen, *wrong]}
+    listed: list[dict[str, Any]] = errors["scenarios"]
+    assert {(i, name) for i, entry in enumerate(listed) for name in entry} == {
+        place[1:] for place in [*chosen, *wrong] if len(place) == 3
+    }
+
+
+@fuzzed
 @given(
     body=json_values | st.builds(lambda scenarios: {"scenarios": scenarios}, json_values),
     path=st.sampled_from([V1, V2]),

@@ -107,6 +107,7 @@ def _fill(client: Session, under_test: InProcess, worker_key: str) -> None:
         post(f"{API}/personalities/", {"name": f"personality {number}"})
         post(f"{API}/test-profiles/", {"name": f"profile {number}"})
         cron = {"name": f"job {number}", "agent": 1, "crontab_expression": "0 4 * * *", "scenarios": [1]}
+        cron["is_active"] = False
         post("/schedules/v1/cron-jobs/", cron)
     entry = {"scenario": 1, "pipecat_room_url": "http://localhost:7860/api/offer", "pipecat_token": "t"}
     for _ in range(3):

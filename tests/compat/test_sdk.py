@@ -34,11 +34,13 @@ class Launches:
         rooms: Two calls in rooms that were given, one of which the agent fails.
         sessions: A call in a session that is started for it.
         profile: The test profile of that.
+        conditions: A call whose lines wait for what the agent never says.
     """
 
     rooms: dict[str, Any]
     sessions: dict[str, Any]
     profile: int
+    conditions: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,24 @@ def launches(sdk: Cekura, agent: int, scenarios: dict[str, int], room: str) -> L
         personality_ids=[1],
         concurrency_limit=2,
     )
-    return Launches(rooms, sessions, profile["id"])
+    actions = {
+        "role": "A guest",
+        "first_message": "",
+        "conditions": [
+            {"when": 'contains "xylophone"', "say": "I play it too.", "then": []},
+            {"when": "The agent sings an opera", "say": "Bravo! <endcall/>", "then": []},
+        ],
+    }
+    waits = sdk.scenarios.create(
+        name="never true",
+        agent=agent,
+        personality=693,
+        scenario_type="conditional_actions",
+        conditional_actions=actions,
+    )
+    entry = {"scenario": waits["id"], "pipecat_room_url": room}
+    conditions = sdk.scenarios.run_pipecat(agent=agent, name="conditions", scenarios=[entry])
+    return Launches(rooms, sessions, profile["id"], conditions)
 
 
 @dataclass
@@ -288,6 +307,17 @@ def test_an_agent_that_does_not_start_in_its_time_fails_its_run(sdk: Cekura, sce
     assert "no answer from" in run["error_message"]
 
 
+def test_lines_whose_conditions_never_came_true_pass_nothing(sdk: Cekura, launches: Launches) -> None:
+    result = sdk.results.wait(launches.conditions["id"], poll_interval=POLL_S, timeout=60)
+    assert (result["status"], result["success_rate"], result["inconclusive_runs_count"]) == ("completed", 0.0, 1)
+    run = sdk.runs.get(of(launches.conditions))
+    assert (run["success"], run["scenario_runner"]["success"], run["expected_outcome"]["score"]) == (False, None, 50)
+    spoken, sung = run["scenario_runner"]["not_honoured"]
+    assert spoken.startswith("conditions[0].when: 'contains \"xylophone\"' had not come true when its line was said")
+    assert sung.startswith("conditions[1].when: 'The agent sings an opera' takes a judge")
+    assert run["expected_outcome"]["explanation"][1:] == [spoken, sung]
+
+
 def test_the_same_launch_sent_several_times_is_one(
     sdk: Cekura, agent: int, scenarios: dict[str, int], room: str
 ) -> None:
@@ -378,21 +408,28 @@ def test_scenarios_with_conditional_actions_are_kept_as_the_reference_shows_them
 
 
 def test_schedules_are_kept(sdk: Cekura, agent: int, scenarios: dict[str, int]) -> None:
-    made = sdk.cron_jobs.create(
-        name="nightly",
-        agent=agent,
-        crontab_expression="0 4 * * *",
-        timezone="UTC",
-        scenarios=[scenarios["listens"]],
-        execution_mode="pipecat_v2",
-        frequency=1,
-        notify_on="failure",
-    )
-    assert made.items() >= {"scenario_ids": [scenarios["listens"]], "is_active": True, "created_via": "sdk"}.items()
+    job: dict[str, Any] = {
+        "name": "nightly",
+        "agent": agent,
+        "crontab_expression": "0 4 * * *",
+        "timezone": "UTC",
+        "scenarios": [scenarios["listens"]],
+        "execution_mode": "pipecat_v2",
+        "frequency": 1,
+    }
+    # Nothing fires them, and nobody is notified: a schedule that asks for either is refused.
+    with pytest.raises(APIError) as refused:
+        sdk.cron_jobs.create(**job, notify_on="failure")
+    assert refused.value.response_body.keys() == {"notify_on"}
+    with pytest.raises(APIError) as refused:
+        sdk.cron_jobs.create(**job)
+    assert refused.value.response_body.keys() == {"is_active"}
+    made = sdk.cron_jobs.create(**job, is_active=False)
+    assert made.items() >= {"scenario_ids": [scenarios["listens"]], "is_active": False, "created_via": "sdk"}.items()
     assert sdk.cron_jobs.get(made["id"]) == made
     listed = sdk.cron_jobs.list(agent_id=agent)
     assert isinstance(listed, list) and made["id"] in [job["id"] for job in listed]
-    assert sdk.cron_jobs.update(made["id"], is_active=False)["is_active"] is False
+    assert sdk.cron_jobs.update(made["id"], name="weekly")["name"] == "weekly"
     assert sdk.cron_jobs.delete(made["id"]) == {}
     with pytest.raises(NotFoundError):
         sdk.cron_jobs.get(made["id"])

@@ -165,6 +165,25 @@ async def test_runs_from_before_there_were_workers_go_on(new_url: str) -> None:
     await database.close()
 
 
+async def test_what_passed_without_being_judged_has_no_verdict_any_more(new_url: str) -> None:
+    with connected(new_url) as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        fill_before_workers(connection)
+        command.upgrade(alembic_config(connection), "0002")
+        prompted = """'{"expected_outcome_prompt": "must sing"}'"""
+        connection.execute(text("UPDATE runs SET success = true WHERE id IN (1, 2, 3)"))
+        connection.execute(text("UPDATE runs SET success = false WHERE id = 4"))
+        connection.execute(text(f"UPDATE runs SET snapshot = {prompted} WHERE id IN (1, 4)"))
+        connection.execute(text("""UPDATE runs SET snapshot = '{"expected_outcome_prompt": null}' WHERE id = 2"""))
+    await migrate(new_url)
+    database = Database(new_url)
+    async with database.reading() as session:
+        runs = list(await session.scalars(select(RunRow).order_by(RunRow.id)))
+    assert [run.success for run in runs] == [None, True, True, False, None, None]
+    assert runs[0].error_message == "undecided: expected_outcome_prompt was not judged"
+    await database.close()
+
+
 async def test_ids_are_never_given_out_again_after_a_migration_there_and_back(new_url: str) -> None:
     with connected(new_url) as connection:
         command.upgrade(alembic_config(connection), "0001")

@@ -50,24 +50,36 @@ async def test_counts_are_the_same_whether_counted_there_or_here(database: Datab
     async with database.reading() as session:
         here = counts_of(await read_lines(session, result_id))
         assert (await count_runs(session, [result_id, 999])) == {result_id: here, 999: Counts()}
-    assert here == Counts(total=6, ended=5, success=1, met=1, expected=3)
-    assert here.failed == 4 and here.success_rate == 16.67
+    assert here == Counts(total=6, ended=5, success=1, met=1, expected=3, inconclusive=3)
+    # One passed of three: the inconclusive, the one without a call and the cancelled one say nothing of the agent.
+    assert here.failed == 4 and here.success_rate == 33.33
     await do(database, request_cancel, ids)
     async with database.reading() as session:
         at_the_end = (await count_runs(session, [result_id]))[result_id]
     assert at_the_end.success + at_the_end.failed == at_the_end.total
 
 
-async def test_an_expected_outcome_that_nobody_judges_is_never_met(database: Database) -> None:
-    (run_id,) = await launched(database)
-    async with database.session() as session:
-        run = await session.get_one(RunRow, run_id)
-        run.snapshot = {**run.snapshot, "expected_outcome_prompt": "The agent is polite."}
-    await begun(database, run_id)
-    await accepts(database, run_id, 1, outcome())
+async def test_runs_of_which_nothing_was_expected_have_no_score(database: Database) -> None:
+    ids = await launched(database, 3)
+    for run_id, run in zip(ids, (outcome(), agent_failed(), undecided()), strict=True):
+        await begun(database, run_id)
+        await accepts(database, run_id, 1, run.model_copy(update={"expectations": []}))
+    result_id = (await row(database, ids[0])).result_id
     async with database.reading() as session:
-        (line,) = await read_lines(session, (await row(database, run_id)).result_id)
-    assert line.score == 50 and line.passed is True
+        lines = await read_lines(session, result_id)
+        assert (await count_runs(session, [result_id]))[result_id] == counts_of(lines)
+    assert [(line.passed, line.score) for line in lines] == [(True, None), (False, 0), (False, 50)]
+
+
+async def test_a_result_without_a_verdict_has_no_rate_that_passes(database: Database) -> None:
+    ids = await launched(database, 2)
+    for run_id in ids:
+        await begun(database, run_id)
+        await accepts(database, run_id, 1, undecided())
+    result_id = (await row(database, ids[0])).result_id
+    async with database.reading() as session:
+        counts = (await count_runs(session, [result_id]))[result_id]
+    assert (counts.inconclusive, counts.success, counts.failed, counts.success_rate) == (2, 0, 2, 0.0)
 
 
 async def test_runs_are_found_by_what_is_asked_for_alone(database: Database) -> None:

@@ -21,8 +21,8 @@ from runner.scenarios.cekura import (
     ConditionalActionsError,
     ScenarioFields,
     Step,
+    as_played,
     read_conditional_actions,
-    script_of,
     substitute,
 )
 from runner.settings import Settings
@@ -49,7 +49,7 @@ def said(when: str, say: str, *then: str) -> dict[str, Any]:
 
 
 def played(actions: dict[str, Any], **variables: Any) -> Script:
-    return script_of(ScenarioFields("x", "conditional_actions", None, actions, None, variables), SETTINGS)[0]
+    return as_played(ScenarioFields("x", "conditional_actions", None, actions, None, variables), SETTINGS).script
 
 
 def refused(actions: dict[str, Any], **variables: Any) -> str:
@@ -109,13 +109,13 @@ def test_without_a_first_message_the_greeting_is_waited_for() -> None:
 
 def test_notes_say_what_is_played_otherwise() -> None:
     actions = newer(said("a", "Hi"))
-    _, notes = script_of(ScenarioFields("x", "conditional_actions", None, actions), SETTINGS)
-    assert "not matched" in notes[0]
+    notes = as_played(ScenarioFields("x", "conditional_actions", None, actions), SETTINGS).notes
+    assert "in the order written" in notes[0]
     assert "no <endcall/>" in notes[1]
     actions = newer(said("a", "Bye <endcall/>"), said("b", "never said"))
-    script, notes = script_of(ScenarioFields("x", "conditional_actions", None, actions), SETTINGS)
-    assert lines(script) == ["Bye"]
-    assert notes[1].startswith("endcall:")
+    found = as_played(ScenarioFields("x", "conditional_actions", None, actions), SETTINGS)
+    assert lines(found.script) == ["Bye"]
+    assert found.notes[1].startswith("endcall:")
 
 
 def test_tags_are_played_where_they_stand() -> None:
@@ -155,9 +155,41 @@ def test_what_is_not_played_here_is_refused_by_its_name(text: str, error: str) -
 
 
 def test_less_than_and_greater_than_are_words_too() -> None:
-    assert lines(played(newer(said("a", "1 < 2 and 3 > 2, I <3 you [laughter]")))) == [
-        "1 < 2 and 3 > 2, I <3 you [laughter]"
-    ]
+    assert lines(played(newer(said("a", "1 < 2 and 3 > 2, I <3 you [1]")))) == ["1 < 2 and 3 > 2, I <3 you [1]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Ha [laughter] yes", "[laughter]"),
+        ("[clears throat] Yes", "[clears throat]"),
+        ('Well <Silence time="2s"/> yes', '<Silence time="2s"/>'),
+        ('Well < silence time="2s" /> yes', '< silence time="2s" />'),
+        ('Well <silence time="2s" yes', "<silence"),
+        ("<EndCall/>", "<EndCall/>"),
+        ("<break/> yes", "<break>"),
+        ("Say <emotion value='sad'>no</emotion>", "<emotion>"),
+        ('<silence time="2s" kind="soft"/> yes', "'kind'"),
+        ("Bye <endcall now/>", "'now'"),
+        ('<dtmf digits="1" pause="3"/>', "'pause'"),
+        ('<dtmf digits="1" loud/>', "'loud'"),
+        ("{{nobody.name}}", "{{nobody.name}}"),
+    ],
+)
+def test_markup_that_nobody_plays_is_refused_as_it_is_saved_and_never_read_aloud(text: str, shown: str) -> None:
+    (error,) = errors(newer(said("a", text)))
+    assert error.startswith("conditions[0].say: ") and shown in error
+    (error,) = errors(older(row(1, "a", text)))
+    assert error.startswith("conditions[1].action: ")
+    (error,) = errors(newer(said("a", "Hi", text), first_message="Hello"))
+    assert error.startswith("conditions[0].then[0]: ")
+
+
+def test_markup_may_have_placeholders_in_it_and_they_bring_none_in() -> None:
+    steps = newer(said("a", "I am {{test_profile['name']}} <dtmf digits='{{test_profile.pin}}'/>"))
+    read_conditional_actions(steps)
+    assert "[laughter]" in refused(steps, name="[laughter] Ann", pin="12")
+    assert "digits" in refused(steps, name="Ann", pin="12a")
 
 
 def test_what_a_model_words_is_refused() -> None:
@@ -168,7 +200,7 @@ def test_what_a_model_words_is_refused() -> None:
     ):
         assert "needs a caller that improvises, which is not there yet" in refused(actions)
     with pytest.raises(UsageError, match="needs a caller that improvises"):
-        script_of(ScenarioFields("x", "instruction"), SETTINGS)
+        as_played(ScenarioFields("x", "instruction"), SETTINGS)
 
 
 def test_functions_are_refused() -> None:
@@ -211,7 +243,7 @@ turns:
 
 
 def of_eval(text: str, max_duration_s: float | None = None, **variables: Any) -> Script:
-    return script_of(ScenarioFields("ours", "instruction", text, None, max_duration_s, variables), SETTINGS)[0]
+    return as_played(ScenarioFields("ours", "instruction", text, None, max_duration_s, variables), SETTINGS).script
 
 
 def test_pipecat_eval_goes_before_everything_else() -> None:

@@ -14,8 +14,10 @@ from runner.api.routing import CompatRouter
 from runner.api.schemas import agents as schemas
 from runner.api.schemas.common import JsonObject, of_row
 from runner.api.schemas.query import PathId, QueryId, Search
+from runner.records.honoured import agent_sentences
 from runner.records.secrets import Vault
 from runner.records.tables import Agent
+from runner.settings import Settings
 
 router = CompatRouter("/test_framework/v2/aiagents", "/test_framework/v2/aiagents-external", tags=["agents"])
 
@@ -45,8 +47,8 @@ async def list_agents(
 @router.post("/", status_code=201, responses=refusals())
 async def create_agent(services: AppServices, project: ProjectId, body: schemas.AgentBody) -> schemas.Agent:
     """Create an agent."""
-    _check_project(body, project)
     row = Agent(project_id=project, provider={}, session={})
+    _check(row, body, project, services.settings)
     _fill(row, body, services.vault, whole=True)
     async with services.database.session() as session:
         session.add(row)
@@ -103,18 +105,24 @@ def _mine(project: int) -> Select[Agent]:
 async def _change(
     services: AppServices, project: int, agent_id: int, body: schemas.AgentPatch | schemas.AgentBody, *, whole: bool
 ) -> schemas.Agent:
-    _check_project(body, project)
     async with services.database.session() as session:
         row = await find_agent(session, project, agent_id)
+        _check(row, body, project, services.settings)
         _fill(row, body, services.vault, whole=whole)
         await session.flush()
         await session.refresh(row)
     return _shown(row)
 
 
-def _check_project(body: schemas.AgentFields, project: int) -> None:
+def _check(row: Agent, body: schemas.AgentFields, project: int, settings: Settings) -> None:
+    """Refuse what can't be had. What stands there already may be written again."""
+    errors: dict[str, list[str]] = {}
     if body.project is not None and body.project != project:
-        raise BadRequest({"project": [missing(body.project)]})
+        errors["project"] = [missing(body.project)]
+    language = body.language if body.given("language") and body.language != row.language else None
+    errors |= {name: [sentence] for name, sentence in agent_sentences(language, settings).items()}
+    if errors:
+        raise BadRequest(errors)
 
 
 def _fill(row: Agent, body: schemas.AgentPatch | schemas.AgentBody, vault: Vault, *, whole: bool) -> None:
@@ -149,7 +157,7 @@ def _fill_provider(row: Agent, provider: schemas.ProviderBody, vault: Vault, *, 
         if sealed is not None and sealed.given("api_key"):
             kept["api_key"] = sealed.api_key.get_secret_value() if sealed.api_key is not None else None
         if sealed is not None and sealed.given("config"):
-            kept["config"] = sealed.config
+            kept["config"] = None if sealed.config is None else sealed.config.model_dump(exclude_unset=True)
         row.credentials = vault.seal(json.dumps(kept)) if any(kept.values()) else None
         # Only the name is shown: what else a start is given can hold secrets.
         name = _agent_name(kept.get("config"))

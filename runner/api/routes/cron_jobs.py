@@ -17,6 +17,11 @@ from runner.records.tables import Agent, CronJob, Personality, ScenarioRow, Test
 
 router = CompatRouter("/schedules/v1/cron-jobs", "/schedules/v1/cron-jobs-external", tags=["cron-jobs"])
 
+NOTHING_FIRES = (
+    "Nothing fires schedules here yet: save it with is_active false, and let a scheduler of your own (cron, CI) post "
+    "to run_scenarios_pipecat_v2."
+)
+
 _Body = schemas.CronJobBody | schemas.CronJobPatch
 _CREATED_VIA = frozenset({"user", "api", "mcp", "cli", "sdk"})
 
@@ -117,6 +122,8 @@ async def _fill(session: AsyncSession, row: CronJob, body: _Body, project: int, 
         BadRequest: It names something that is not there, or nothing to run.
     """
     errors = await _missing(session, body, project)
+    if (whole or body.given("is_active")) and body.is_active:
+        errors["is_active"] = [NOTHING_FIRES]
     if whole or body.given("name"):
         row.name = body.name or ""
     for name in ("crontab_expression", "timezone", "is_active"):

@@ -2,26 +2,58 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from typing import Annotated, Any, cast
 
-from fastapi import Header, Request
-from pydantic import JsonValue
+from fastapi import Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import JsonValue, TypeAdapter, ValidationError
 from sqlalchemy import select
 
-from runner.api.auth import AppServices, UserKey
-from runner.api.errors import BadRequest, missing, refusals
+from runner.api.auth import AppServices, UserKey, project_of_user, services_of
+from runner.api.errors import BadRequest, field_errors, missing, refusals
 from runner.api.filters import holds_any, in_folder
-from runner.api.routing import CompatRouter, read_json
+from runner.api.routing import CompatRouter, StrictRequest, read_json
 from runner.api.schemas import launch as schemas
 from runner.api.schemas.runs import numbers
 from runner.api.services import Services
 from runner.records.jobs import RunType
 from runner.records.keys import KeyIdentity
-from runner.records.launches import DEFAULT_PRIORITY, Launch, LaunchEntry, LaunchRefused, launch
+from runner.records.launches import (
+    DEFAULT_PRIORITY,
+    Errors,
+    Launch,
+    LaunchEntry,
+    LaunchRefused,
+    launch,
+    mistakes,
+)
 from runner.records.results import counts_of, read_lines
 from runner.records.statuses import ResultStatus
 from runner.records.tables import ResultRow, ScenarioRow
+
+
+class _LaunchRoute(APIRoute):
+    """Answers with all that is wrong with a launch at once, also where some of it can't be read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what handles a request."""
+        handle = super().get_route_handler()
+
+        async def with_all_mistakes(request: Request) -> Response:
+            strict = StrictRequest(request.scope, request.receive)
+            try:
+                return await handle(strict)
+            except RequestValidationError as error:
+                if not isinstance(error.body, dict):
+                    raise
+                raise BadRequest(await all_mistakes(strict, error)) from None
+
+        return with_all_mistakes
+
 
 router = CompatRouter(
     "/test_framework/v1/scenarios",
@@ -29,6 +61,7 @@ router = CompatRouter(
     "/test_framework/v2/scenarios",
     tags=["launch"],
 )
+router.route_class = _LaunchRoute
 
 IdempotencyKey = Annotated[
     str | None,
@@ -54,17 +87,8 @@ async def run_scenarios_pipecat(
     All of it is launched, or nothing. The same body from the same key within a short while is the same launch.
     """
     digest = await body_digest(request, key, "run_scenarios_pipecat")
-    entries = [
-        LaunchEntry(
-            scenario_id=entry.scenario,
-            room_url=entry.pipecat_room_url,
-            token=entry.token,
-            data_message=_data_message(entry),
-        )
-        for entry in body.scenarios
-    ]
-    asked = _launch(body, key, RunType.ROOMS, entries, digest, idempotency_key)
-    return await launched(services, asked)
+    asked, wrong = _rooms(body, key, digest, idempotency_key)
+    return await launched(services, asked, wrong)
 
 
 @router.post("/run_scenarios_pipecat_v2/", responses=refusals())
@@ -80,30 +104,23 @@ async def run_scenarios_pipecat_v2(
     All of it is launched, or nothing. The same body from the same key within a short while is the same launch.
     """
     digest = await body_digest(request, key, "run_scenarios_pipecat_v2")
-    if body.project_id is not None and body.project_id != key.project_id:
-        raise BadRequest({"project_id": [missing(body.project_id)]})
-    entries = await _session_entries(services, key, body)
-    asked = _launch(
-        body,
-        key,
-        RunType.SESSIONS,
-        entries,
-        digest,
-        idempotency_key,
-        personality_ids=_merged(body.personality_ids, body.personality_id),
-        test_profile_ids=_merged(body.test_profile_ids, body.test_profile_id),
-        pipecat_data={} if body.pipecat_data is None else body.pipecat_data.model_dump(exclude_none=True),
-        shown={"agent_number": body.agent_number, "outbound_phone_number": body.outbound_phone_number},
-    )
-    return await launched(services, asked)
+    asked, wrong = await _sessions(services, body, key, digest, idempotency_key)
+    return await launched(services, asked, wrong)
 
 
-async def launched(services: Services, asked: Launch) -> schemas.Launched:
+async def launched(services: Services, asked: Launch, wrong: Errors | None = None) -> schemas.Launched:
     """Launch, and return what is answered.
 
+    Args:
+        services: What it works with.
+        asked: The launch.
+        wrong: What is known to be wrong with it already.
+
     Raises:
-        BadRequest: Something is wrong with the launch.
+        BadRequest: Something is wrong with the launch: all of it is named.
     """
+    if wrong:
+        raise BadRequest(_together(wrong, await mistakes(services, asked)))
     try:
         result = await launch(services, asked)
     except LaunchRefused as error:
@@ -158,23 +175,66 @@ async def body_digest(request: Request, key: KeyIdentity, action: str) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
+def _rooms(
+    body: schemas.RoomLaunch, key: KeyIdentity, digest: str | None, idempotency_key: str | None
+) -> tuple[Launch, Errors]:
+    """Return what a body asks to launch in rooms that are there, and what is wrong with it so far."""
+    entries = [
+        LaunchEntry(
+            scenario_id=entry.scenario,
+            room_url=entry.pipecat_room_url,
+            token=entry.token,
+            data_message=_data_message(entry),
+        )
+        for entry in body.scenarios
+    ]
+    return _launch(body, key, RunType.ROOMS, entries, digest, idempotency_key), _conflict(body)
+
+
+async def _sessions(
+    services: Services,
+    body: schemas.SessionLaunch,
+    key: KeyIdentity,
+    digest: str | None,
+    idempotency_key: str | None,
+) -> tuple[Launch, Errors]:
+    """Return what a body asks to launch in sessions that are started, and what is wrong with it so far."""
+    wrong = _conflict(body)
+    if body.project_id is not None and body.project_id != key.project_id:
+        wrong["project_id"] = [missing(body.project_id)]
+    entries = await _session_entries(services, key, body, wrong)
+    asked = _launch(
+        body,
+        key,
+        RunType.SESSIONS,
+        entries,
+        digest,
+        idempotency_key,
+        personality_ids=_merged(body.personality_ids, body.personality_id),
+        test_profile_ids=_merged(body.test_profile_ids, body.test_profile_id),
+        pipecat_data={} if body.pipecat_data is None else body.pipecat_data.model_dump(exclude_none=True),
+    )
+    return asked, wrong
+
+
+def _conflict(body: schemas.LaunchCommon) -> Errors:
+    if body.agent is not None and body.agent_id is not None and body.agent != body.agent_id:
+        return {"agent": ["Give agent or agent_id, not two different ones."]}
+    return {}
+
+
 def _launch(
     body: schemas.LaunchCommon,
     key: KeyIdentity,
     run_type: RunType,
     entries: Sequence[LaunchEntry],
-    digest: str,
+    digest: str | None,
     idempotency_key: str | None,
     *,
     personality_ids: Sequence[int] = (),
     test_profile_ids: Sequence[int] = (),
     pipecat_data: dict[str, Any] | None = None,
-    shown: dict[str, Any] | None = None,
 ) -> Launch:
-    if body.agent is not None and body.agent_id is not None and body.agent != body.agent_id:
-        raise BadRequest({"agent": ["Give agent or agent_id, not two different ones."]})
-    if key.project_id is None:
-        raise BadRequest({"non_field_errors": ["The key belongs to no project."]})
     settings: dict[str, Any] = {
         "frequency": body.frequency,
         "concurrency_limit": body.concurrency_limit,
@@ -182,10 +242,9 @@ def _launch(
         "delay_s": body.delay_s,
         "personality_ids": list(personality_ids),
         "test_profile_ids": list(test_profile_ids),
-        **(shown or {}),
     }
     return Launch(
-        project_id=key.project_id,
+        project_id=project_of_user(key),
         key_id=key.id,
         agent_id=body.agent or body.agent_id,
         entries=entries,
@@ -205,17 +264,18 @@ def _launch(
     )
 
 
-async def _session_entries(services: Services, key: KeyIdentity, body: schemas.SessionLaunch) -> list[LaunchEntry]:
+async def _session_entries(
+    services: Services, key: KeyIdentity, body: schemas.SessionLaunch, wrong: Errors
+) -> list[LaunchEntry]:
     """Return the scenarios that a body names, or that its tags or folder stand for.
 
-    Raises:
-        BadRequest: It names none, or in more than one way.
+    What is wrong, such as none, or more than one way to name them, is added to ``wrong``.
     """
     ways = [name for name in ("scenarios", "tags", "folder_path") if getattr(body, name)]
     if not ways:
-        raise BadRequest({"scenarios": ["Give scenarios, tags or folder_path."]})
+        wrong["scenarios"] = ["Give scenarios, tags or folder_path."]
     if len(ways) > 1:
-        raise BadRequest({ways[1]: [f"Give {' or '.join(ways)}, not both."]})
+        wrong[ways[1]] = [f"Give {' or '.join(ways)}, not both."]
     if body.scenarios:
         return [
             LaunchEntry(scenario_id=entry)
@@ -223,6 +283,8 @@ async def _session_entries(services: Services, key: KeyIdentity, body: schemas.S
             else LaunchEntry(scenario_id=entry.scenario, data_message=_data_message(entry))
             for entry in body.scenarios
         ]
+    if not ways:
+        return []
     agent_id = body.agent or body.agent_id
     wanted = select(ScenarioRow.id).where(ScenarioRow.project_id == key.project_id).order_by(ScenarioRow.id)
     if agent_id is not None:
@@ -234,8 +296,84 @@ async def _session_entries(services: Services, key: KeyIdentity, body: schemas.S
     async with services.database.reading() as session:
         ids = (await session.scalars(wanted)).all()
     if not ids:
-        raise BadRequest({ways[0]: ["No scenario matches."]})
+        wrong.setdefault(ways[0], []).append("No scenario matches.")
     return [LaunchEntry(scenario_id=scenario_id) for scenario_id in ids]
+
+
+async def all_mistakes(request: Request, error: RequestValidationError) -> Errors:
+    """Return all that is wrong with a launch of which something can't be read: that, and what the rest means.
+
+    Args:
+        request: The request; its key is known.
+        error: What can't be read.
+    """
+    body = cast(dict[str, Any], error.body)
+    wrong: Errors = dict(field_errors(cast(Sequence[Mapping[str, Any]], error.errors()), body))
+    is_v2 = request.url.path.rstrip("/").endswith("_v2")
+    model: type[schemas.LaunchCommon] = schemas.SessionLaunch if is_v2 else schemas.RoomLaunch
+    listed: Any = body.get("scenarios")
+    places = _readable(listed, _SESSION_ENTRY if is_v2 else _ROOM_ENTRY) if isinstance(listed, list) else []
+    rest = {name: value for name, value in body.items() if name in model.model_fields and name not in wrong}
+    rest["scenarios"] = [listed[place] for place in places] or ([] if is_v2 else [_NO_ENTRY])
+    services, key = services_of(request), cast(KeyIdentity, request.state.key)
+    launch_body = model.model_validate(rest)
+    if isinstance(launch_body, schemas.SessionLaunch):
+        asked, more = await _sessions(services, launch_body, key, None, None)
+    else:
+        asked, more = _rooms(launch_body, key, None, None)
+    if not places and asked.run_type is RunType.ROOMS:
+        asked = replace(asked, entries=[])
+    more = _together(more, await mistakes(services, asked))
+    if "scenarios" in wrong:
+        more["scenarios"] = _back_in_place(more.get("scenarios"), places)
+    return _together(wrong, more)
+
+
+_ROOM_ENTRY = TypeAdapter[Any](schemas.RoomEntry)
+_SESSION_ENTRY = TypeAdapter[Any](schemas.SessionScenario)
+_NO_ENTRY = {"scenario": 1, "pipecat_room_url": "-"}
+"""Stands where no entry can be read, for a body must have one; what is wrong with it is not told."""
+
+
+def _readable(listed: list[Any], entry: TypeAdapter[Any]) -> list[int]:
+    """Return the places of a list at which there are entries that can be read."""
+    places: list[int] = []
+    for place, value in enumerate(listed[: schemas.MAX_ENTRIES]):
+        try:
+            entry.validate_python(value)
+        except ValidationError:
+            continue
+        places.append(place)
+    return places
+
+
+def _back_in_place(errors: Any, places: Sequence[int]) -> list[Any]:
+    """Return the errors of the entries that could be read, as a list in which they stand where they stood."""
+    if not isinstance(errors, list) or not all(isinstance(one, dict) for one in cast(list[Any], errors)):
+        return []
+    found = dict(zip(places, cast(list[Any], errors), strict=False))
+    return [found.get(place, {}) for place in range(max(places, default=-1) + 1)]
+
+
+def _together(wrong: Errors, more: Errors) -> Errors:
+    """Return what is wrong by both. Of one field what the first says counts, entry by entry where it has some."""
+    merged = {**more, **wrong}
+    for name in wrong.keys() & more.keys():
+        first, second = wrong[name], more[name]
+        if not _are_entries(second):
+            continue
+        entries = cast(list[Errors], second)
+        if _are_entries(first):
+            pairs = zip_longest(cast(list[Errors], first), entries, fillvalue=cast(Errors, {}))
+            merged[name] = [{**behind, **before} for before, behind in pairs]
+        elif isinstance(first, dict) and all(str(key).isdigit() for key in cast(Errors, first)):
+            # By their places: one of them is wrong as a whole.
+            merged[name] = {**{str(i): entry for i, entry in enumerate(entries) if entry}, **cast(Errors, first)}
+    return merged
+
+
+def _are_entries(errors: Any) -> bool:
+    return isinstance(errors, list) and all(isinstance(one, dict) for one in cast(list[Any], errors))
 
 
 def _data_message(entry: schemas.RoomEntry | schemas.SessionEntry) -> dict[str, JsonValue] | None:

@@ -13,7 +13,9 @@ from runner.api.routing import CompatRouter
 from runner.api.schemas import personalities as schemas
 from runner.api.schemas.common import of_row
 from runner.api.schemas.query import PathId, QueryId, Search
+from runner.records.honoured import DESCRIBES, MUST_BE_SENT, personality_sentences
 from runner.records.tables import Personality
+from runner.settings import Settings
 
 router = CompatRouter(
     "/test_framework/v1/personalities", "/test_framework/v1/personalities-external", tags=["personalities"]
@@ -52,7 +54,7 @@ async def create_personality(
 ) -> schemas.Personality:
     """Create a personality."""
     row = Personality(project_id=project, data={})
-    _fill(row, body, project, whole=True)
+    _fill(row, body, project, services.settings, whole=True)
     async with services.database.session() as session:
         session.add(row)
         await session.flush()
@@ -100,7 +102,7 @@ async def fork_personality(
             project_id=project,
             name=(body.name if body is not None else None) or origin.name,
             language=origin.language,
-            data={**origin.data, "forked_from": origin.id},
+            data={k: v for k, v in origin.data.items() if k not in DESCRIBES} | {"forked_from": origin.id},
         )
         session.add(copy)
         await session.flush()
@@ -130,15 +132,17 @@ async def _change(
 ) -> schemas.Personality:
     async with services.database.session() as session:
         row = await _own(session, project, personality_id)
-        _fill(row, body, project, whole=whole)
+        _fill(row, body, project, services.settings, whole=whole)
         await session.flush()
         await session.refresh(row)
     return _shown(row)
 
 
-def _fill(row: Personality, body: _Body, project: int, *, whole: bool) -> None:
-    if body.project is not None and body.project != project:
-        raise BadRequest({"project": [missing(body.project)]})
+def _fill(row: Personality, body: _Body, project: int, settings: Settings, *, whole: bool) -> None:
+    errors = {} if body.project in (None, project) else {"project": [missing(body.project)]}
+    errors |= _refused(row, body, settings)
+    if errors:
+        raise BadRequest(errors)
     if whole or body.given("name"):
         row.name = body.name
     if whole or body.given("language"):
@@ -147,11 +151,21 @@ def _fill(row: Personality, body: _Body, project: int, *, whole: bool) -> None:
     row.data = {**row.data, **traits}
 
 
+def _refused(row: Personality, body: _Body, settings: Settings) -> dict[str, list[str]]:
+    """Return what of a body can't be had, by field. What stands there already may be written again."""
+    given = body.model_dump(mode="json", include=set(schemas.TRAITS) - MUST_BE_SENT, exclude_unset=True)
+    traits = {name: value for name, value in given.items() if value != row.data.get(name)}
+    language = body.language if body.given("language") and body.language != row.language else None
+    found = personality_sentences(language, traits, settings)
+    return {name: [sentence] for name, sentence in found.items()}
+
+
 def _shown(row: Personality) -> schemas.Personality:
     traits = {name: row.data[name] for name in schemas.TRAITS if name in row.data}
     return schemas.Personality(
         **of_row(row, "id", "name", "language", "created_at", "updated_at"),
         project=row.project_id,
         forked_from=row.data.get("forked_from"),
+        gender=row.data.get("gender"),
         **traits,
     )

@@ -16,9 +16,9 @@ from runner.api.routing import CompatRouter
 from runner.api.schemas import results as schemas
 from runner.api.schemas.launch import Launched
 from runner.api.schemas.query import PathId, QueryId, Words
-from runner.api.schemas.runs import LATENCY_METRIC, LATENCY_METRIC_ID
 from runner.api.sharing import Reader
 from runner.records import results as records
+from runner.records.honoured import LATENCY_METRIC_ID, no_metric
 from runner.records.launches import LaunchRefused, again
 from runner.records.runs import AT_ONCE, lock_result, refresh_result, request_cancel
 from runner.records.statuses import FINAL_RUN, OPEN_RUN, RunStatus
@@ -134,8 +134,7 @@ async def evaluate_metrics(
         await _find(session, project, id)
         ids = await _chosen(session, id, body.run_ids)
     if unknown := [metric for metric in body.metric_ids if metric != LATENCY_METRIC_ID]:
-        there = f"there is {LATENCY_METRIC_ID} ({LATENCY_METRIC})"
-        raise BadRequest({"metric_ids": [f"There is no metric {metric}; {there}." for metric in unknown]})
+        raise BadRequest({"metric_ids": [no_metric(unknown)]})
     return schemas.Evaluated(
         status="completed",
         detail="Nothing was left to do: this metric is measured from the facts of a call whenever its run is read.",

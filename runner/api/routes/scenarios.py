@@ -21,6 +21,7 @@ from runner.api.schemas.query import PathId, QueryId, Search, Words
 from runner.api.schemas.test_profiles import ProfileData, information_of
 from runner.api.services import Services
 from runner.errors import UsageError
+from runner.records.honoured import scenario_sentences
 from runner.records.tables import Agent, Personality, ScenarioRow, TestProfile
 from runner.scenarios.cekura import (
     CONDITIONAL_ACTIONS,
@@ -30,6 +31,7 @@ from runner.scenarios.cekura import (
     read_conditional_actions,
     read_pipecat_eval,
 )
+from runner.settings import Settings
 
 router = CompatRouter("/test_framework/v1/scenarios", "/test_framework/v1/scenarios-external", tags=["scenarios"])
 
@@ -77,7 +79,7 @@ async def create_scenario(services: AppServices, project: ProjectId, body: schem
     row = ScenarioRow(project_id=project, scenario_type=INSTRUCTION, tags=[], data={})
     await _check_pipecat_eval(services, body)
     async with services.database.session() as session:
-        await _fill(session, row, body, project, whole=True)
+        await _fill(session, row, body, project, services.settings, whole=True)
         session.add(row)
         await session.flush()
         around = await _around(session, [row])
@@ -132,7 +134,7 @@ async def _change(
     await _check_pipecat_eval(services, body)
     async with services.database.session() as session:
         row = await _find(session, project, scenario_id)
-        await _fill(session, row, body, project, whole=whole)
+        await _fill(session, row, body, project, services.settings, whole=whole)
         await session.flush()
         await session.refresh(row)
         around = await _around(session, [row])
@@ -149,7 +151,9 @@ async def _check_pipecat_eval(services: Services, body: _Body) -> None:
         raise BadRequest({PIPECAT_EVAL: [str(error)]}) from None
 
 
-async def _fill(session: AsyncSession, row: ScenarioRow, body: _Body, project: int, *, whole: bool) -> None:
+async def _fill(
+    session: AsyncSession, row: ScenarioRow, body: _Body, project: int, settings: Settings, *, whole: bool
+) -> None:
     """Put into a row what a body gives, and with ``whole`` the defaults of what it does not.
 
     Raises:
@@ -164,8 +168,14 @@ async def _fill(session: AsyncSession, row: ScenarioRow, body: _Body, project: i
     if whole or body.given("folder_path"):
         row.folder_path = body.folder_path or None
     given = [name for name in schemas.IN_DATA if whole or body.given(name)]
-    row.data = {**row.data, **body.model_dump(mode="json", include=set(given))}
-    _fill_content(row, body, errors, whole=whole)
+    fields = body.model_dump(mode="json", include=set(given))
+    # What stands there already may be written again.
+    news = {name: value for name, value in fields.items() if value != row.data.get(name)}
+    for name, sentence in scenario_sentences(news, settings).items():
+        errors.setdefault(name, []).append(sentence)
+    said_first = row.data.get("first_message")
+    row.data = {**row.data, **fields}
+    _fill_content(row, body, errors, said_first, whole=whole)
     has_language = row.personality_id or "personality" in errors or row.data.get("scenario_language")
     if row.scenario_type == CONDITIONAL_ACTIONS and not has_language:
         errors.setdefault("scenario_language", []).append("scenario_language is required")
@@ -206,8 +216,12 @@ async def _fill_references(
             row.test_profile_id = body.test_profile
 
 
-def _fill_content(row: ScenarioRow, body: _Body, errors: _Errors, *, whole: bool) -> None:
-    """Fill in what the caller does: instructions, conditional actions, or the text of a scenario file."""
+def _fill_content(row: ScenarioRow, body: _Body, errors: _Errors, said_first: str | None, *, whole: bool) -> None:
+    """Fill in what the caller does: instructions, conditional actions, or the text of a scenario file.
+
+    Of conditional actions the first message inside counts, as Cekura has it, and is shown. ``said_first`` is what was
+    shown before.
+    """
     given = [name for name in (PIPECAT_EVAL, CONDITIONAL_ACTIONS, "instructions") if getattr(body, name)]
     if len(given) > 1:
         errors[given[1]] = [f"A scenario has {given[0]} or {given[1]}, not both."]
@@ -225,6 +239,7 @@ def _fill_content(row: ScenarioRow, body: _Body, errors: _Errors, *, whole: bool
     if kind == CONDITIONAL_ACTIONS:
         if given and given[0] != PIPECAT_EVAL:
             data["conditional_actions"], data["instructions"] = _actions(body, errors), None
+            data["first_message"] = _first_message(data["conditional_actions"])
         elif not data.get("conditional_actions") and row.pipecat_eval is None:
             errors[CONDITIONAL_ACTIONS] = [_REQUIRED]
     elif CONDITIONAL_ACTIONS in given:
@@ -233,6 +248,10 @@ def _fill_content(row: ScenarioRow, body: _Body, errors: _Errors, *, whole: bool
         errors[PIPECAT_EVAL] = [_REQUIRED]
     elif whole or body.given("instructions"):
         data["instructions"], data["conditional_actions"] = body.instructions, None
+    if row.pipecat_eval and body.first_message:
+        errors["first_message"] = ["The scenario file says itself what the caller says first; leave it out."]
+    elif kind == CONDITIONAL_ACTIONS and not given:
+        data["first_message"] = said_first
     row.scenario_type = kind
     row.data = data
 
@@ -250,6 +269,13 @@ def _actions(body: _Body, errors: _Errors) -> Any:
     else:
         return actions
     return None
+
+
+def _first_message(actions: Any) -> str:
+    if actions is None:
+        return ""
+    first = read_conditional_actions(actions).first
+    return first[0].text if first else ""
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, StringConstraints, field_validator
 
-from runner.api.schemas.common import Id, JsonObject, Name, RequestBody, ResponseBody, Timestamp, Unset, Whole
+from runner.api.schemas.common import Id, JsonObject, Name, ResponseBody, Timestamp, Unset, Whole, WrittenBody
 from runner.errors import UsageError
 from runner.rooms.urls import check_start_url
 
 PhoneNumber = Annotated[str, StringConstraints(max_length=40)]
 
 
-class AgentSession(RequestBody):
+class AgentSession(WrittenBody):
     """Ours: how a session of the agent is started, where a launch gives no room; and how many calls it takes.
 
     Without ``start_url`` an agent with Pipecat Cloud credentials is started there. The key in
@@ -47,40 +47,56 @@ class AgentSession(RequestBody):
         return url
 
 
-class TelephonyBody(RequestBody):
-    """The agent's number. Nobody is called by telephone here; it is kept and shown."""
+class TelephonyBody(WrittenBody):
+    """The agent's number. Nobody is called by telephone here; its runs show it."""
 
     phone_number: PhoneNumber | None = None
     inbound: bool = True
 
 
-class Credentials(RequestBody):
+class PipecatConfig(WrittenBody):
+    """How sessions are started at Pipecat Cloud.
+
+    Attributes:
+        pipecat_agent_name: The agent's name there.
+        config: The body of a start, which reaches the agent.
+        room_properties: Of the Daily room that comes with the session.
+        tracing_enabled: Whether a tracer inside the agent reports; one that does is always heard.
+    """
+
+    pipecat_agent_name: Annotated[str, StringConstraints(max_length=200)] | None = None
+    config: JsonObject | None = None
+    room_properties: JsonObject | None = None
+    tracing_enabled: bool | None = None
+
+
+class Credentials(WrittenBody):
     """What sessions are started with. Kept encrypted, and never given back.
 
     Attributes:
         api_key: The key of Pipecat Cloud, or of the agent's own start address.
-        config: ``pipecat_agent_name``, ``config`` (the body of a start) and ``room_properties``.
+        config: How they are started.
     """
 
     api_key: SecretStr | None = None
-    config: JsonObject | None = None
+    config: PipecatConfig | None = None
 
 
-class ProviderBody(RequestBody):
+class ProviderBody(WrittenBody):
     """Where the agent runs.
 
     Attributes:
-        type: The provider, such as ``pipecat``.
+        type: ``pipecat``; others are not called here.
         agent_id: The agent's id there.
         credentials: Left out, they stay as they are; null erases them.
     """
 
-    type: Annotated[str, StringConstraints(max_length=40)] | None = None
+    type: Literal["pipecat", ""] | None = None
     agent_id: Annotated[str, StringConstraints(max_length=200)] | None = None
     credentials: Credentials | None = None
 
 
-class AgentFields(RequestBody):
+class AgentFields(WrittenBody):
     """What an agent has besides its name."""
 
     description: Annotated[str, StringConstraints(max_length=100_000)] | None = None
@@ -132,6 +148,11 @@ class Agent(ResponseBody):
     session: AgentSession
     created_at: Timestamp
     updated_at: Timestamp
+
+
+for _body in (AgentPatch, AgentBody):
+    _body.READ_ONLY = frozenset(Agent.model_fields)
+ProviderBody.READ_ONLY = frozenset(Provider.model_fields)
 
 
 def session_of(stored: dict[str, Any]) -> AgentSession:

@@ -1,9 +1,20 @@
 """What all bodies have in common."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    StringConstraints,
+    model_validator,
+)
+
+from runner.records.honoured import is_nothing
 
 MAX_ID = 2**63 - 1
 
@@ -43,6 +54,27 @@ class RequestBody(BaseModel):
     def given(self, name: str) -> bool:
         """Whether a field was sent, also as null."""
         return name in self.model_fields_set
+
+
+class WrittenBody(RequestBody):
+    """Base of what is written by users: a field that is not known is refused, for it would have no effect.
+
+    Passed over are unknown fields that ask for nothing, and those in ``READ_ONLY``: whoever writes back what was read
+    sends them along.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    READ_ONLY: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        fields = cast(dict[Any, Any], given)
+        known = cls.model_fields
+        return {k: v for k, v in fields.items() if k in known or not (k in cls.READ_ONLY or is_nothing(v))}
 
 
 class ResponseBody(BaseModel):

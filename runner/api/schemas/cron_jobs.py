@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from croniter import CroniterError, croniter
 from pydantic import Field, StringConstraints, field_validator
 
-from runner.api.schemas.common import Id, RequestBody, ResponseBody, Timestamp, Unset, Whole
+from runner.api.schemas.common import Id, ResponseBody, Timestamp, Unset, Whole, WrittenBody
 
 ExecutionMode = Literal[
     "voice", "text", "sip", "vapi_webrtc", "retell_webrtc", "elevenlabs", "ello", "livekit_v2", "pipecat_v2", "agora"
@@ -39,7 +39,7 @@ def _zones() -> frozenset[str]:
     return frozenset(zoneinfo.available_timezones())
 
 
-class CronJobFields(RequestBody):
+class CronJobFields(WrittenBody):
     """What a schedule has besides when it is due.
 
     Attributes:
@@ -53,10 +53,10 @@ class CronJobFields(RequestBody):
         tags: In place of ``scenarios``: those of the agent with any of these tags.
         frequency: Runs per scenario.
         concurrency_limit: How many runs at once.
-        run_as_text: Kept, and nothing else.
-        execution_mode: How it is run; ``pipecat_v2`` is.
-        notify_on: When somebody is told.
-        is_active: Whether it is due at all.
+        run_as_text: Refused: runs are calls.
+        execution_mode: How it is run: ``pipecat_v2``.
+        notify_on: When somebody is told: never, for nobody is.
+        is_active: Whether it is due at all. False alone is taken: nothing fires schedules here yet.
     """
 
     agent: Id | None = None
@@ -80,6 +80,27 @@ class CronJobFields(RequestBody):
         if name not in _zones():
             raise ValueError("Not a time zone; give an IANA name such as Europe/Berlin.")
         return name
+
+    @field_validator("run_as_text")
+    @classmethod
+    def _is_no_text(cls, as_text: bool) -> bool:
+        if as_text:
+            raise ValueError("Runs are calls here, and never text; leave it out.")
+        return as_text
+
+    @field_validator("execution_mode")
+    @classmethod
+    def _is_pipecat(cls, mode: str) -> str:
+        if mode != "pipecat_v2":
+            raise ValueError("Schedules start sessions of Pipecat agents here, and nothing else; send pipecat_v2.")
+        return mode
+
+    @field_validator("notify_on")
+    @classmethod
+    def _notifies_nobody(cls, notify_on: str) -> str:
+        if notify_on != "never":
+            raise ValueError("Nobody is notified of results here yet; send never, and read the result.")
+        return notify_on
 
 
 class CronJobPatch(CronJobFields):
@@ -152,3 +173,7 @@ class CronJob(ResponseBody):
     created_via: str
     created_at: Timestamp
     updated_at: Timestamp
+
+
+for _body in (CronJobPatch, CronJobBody):
+    _body.READ_ONLY = frozenset(CronJob.model_fields)

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue, SecretStr, StringConstraints
+from pydantic import Field, JsonValue, SecretStr, StringConstraints, field_validator
 
-from runner.api.schemas.common import Id, JsonObject, RequestBody, ResponseBody, Timestamp, Whole
+from runner.api.schemas.common import Id, JsonObject, ResponseBody, Timestamp, Whole, WrittenBody
+from runner.records.honoured import NO_MOCKS, NO_TELEPHONE
 from runner.records.statuses import ResultStatus, RunStatus
 
 RoomUrl = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
@@ -23,7 +24,7 @@ Priority = Annotated[int, Whole, Field(ge=1, le=1_000)]
 Delay = Annotated[float, Field(ge=0, le=MAX_DELAY_S)]
 
 
-class RoomEntry(RequestBody):
+class RoomEntry(WrittenBody):
     """A scenario, and the room it is played in.
 
     Attributes:
@@ -47,7 +48,7 @@ class RoomEntry(RequestBody):
         )
 
 
-class LaunchCommon(RequestBody):
+class LaunchCommon(WrittenBody):
     """What both kinds of launch have.
 
     Attributes:
@@ -58,7 +59,7 @@ class LaunchCommon(RequestBody):
         concurrency_limit: How many of the runs may be on at once.
         priority: Ours: runs with a lower one go first; without it it is 100.
         delay_s: Ours: none of the runs begins before so many seconds have passed.
-        mock_tool_names: Kept and shown; tools are not mocked here.
+        mock_tool_names: Null or none: tools are not mocked here.
     """
 
     agent: Id | None = None
@@ -70,6 +71,13 @@ class LaunchCommon(RequestBody):
     delay_s: Delay | None = None
     mock_tool_names: Annotated[list[ToolName], Field(max_length=1_000)] | None = None
 
+    @field_validator("mock_tool_names")
+    @classmethod
+    def _are_none(cls, names: list[str] | None) -> list[str] | None:
+        if names:
+            raise ValueError(NO_MOCKS)
+        return names
+
 
 class RoomLaunch(LaunchCommon):
     """Scenarios that are played in rooms that are there: one run for each entry.
@@ -80,14 +88,18 @@ class RoomLaunch(LaunchCommon):
     scenarios: Annotated[list[RoomEntry], Field(min_length=1, max_length=MAX_ENTRIES)]
 
 
-class SessionEntry(RequestBody):
+class SessionEntry(WrittenBody):
     """A scenario for which a session of the agent is started."""
 
     scenario: Id
     publish_data_message: JsonValue = None
 
 
-class PipecatData(RequestBody):
+SessionScenario = Id | SessionEntry
+"""The scenario alone, or with a data message."""
+
+
+class PipecatData(WrittenBody):
     """In place of what is saved with the agent; nothing is merged. Kept encrypted, and never given back.
 
     Attributes:
@@ -114,11 +126,11 @@ class SessionLaunch(LaunchCommon):
         test_profile_ids: Every scenario is run with each of these.
         test_profile_id: One more of them.
         pipecat_data: In place of what is saved with the agent.
-        agent_number: Kept and shown; nobody is called by telephone.
+        agent_number: Refused: nobody is called by telephone.
         outbound_phone_number: Likewise.
     """
 
-    scenarios: Annotated[list[Id | SessionEntry], Field(max_length=MAX_ENTRIES)] | None = None
+    scenarios: Annotated[list[SessionScenario], Field(max_length=MAX_ENTRIES)] | None = None
     tags: Annotated[list[Tag], Field(max_length=1_000)] | None = None
     folder_path: Annotated[str, StringConstraints(max_length=400)] | None = None
     project_id: Id | None = None
@@ -129,6 +141,13 @@ class SessionLaunch(LaunchCommon):
     pipecat_data: PipecatData | None = None
     agent_number: Number | None = None
     outbound_phone_number: Number | None = None
+
+    @field_validator("agent_number", "outbound_phone_number")
+    @classmethod
+    def _is_none(cls, number: str | None) -> str | None:
+        if number:
+            raise ValueError(NO_TELEPHONE)
+        return number
 
 
 class LaunchedRun(ResponseBody):

@@ -4,24 +4,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from runner.api.schemas.common import Id, JsonObject, Name, RequestBody, Timestamp, Unset, Whole
+from runner.api.schemas.common import Id, JsonObject, Name, Timestamp, Unset, Whole, WrittenBody
 
 _Short = Annotated[str, StringConstraints(max_length=200)]
 
 
-class MessagePlan(RequestBody):
+class MessagePlan(WrittenBody):
     """What the caller does when nobody says anything."""
 
     idle_timeout_seconds: float | None = Field(default=None, ge=1)
     idle_message_max_spoken_count: Annotated[int, Whole, Field(ge=1, le=1_000)] | None = None
 
 
-class Traits(RequestBody):
-    """A caller's voice and manners. Kept and given back; the settings say what the caller speaks with here."""
+class Traits(WrittenBody):
+    """A caller's voice and manners. What can't be had here is refused (:mod:`runner.records.honoured`)."""
 
     prompt: Annotated[str, StringConstraints(max_length=100_000)] | None = None
     accent: _Short | None = None
-    gender: _Short | None = None
     background_noise: Annotated[str, StringConstraints(max_length=2_000)] = "off"
     voice_model: _Short | None = None
     voice_id: _Short | None = None
@@ -53,13 +52,13 @@ class PersonalityBody(Traits):
     project: Id | None = None
 
 
-class ForkBody(RequestBody):
+class ForkBody(WrittenBody):
     """What a copy is called; by default as the one it is of."""
 
     name: Name | None = None
 
 
-class _Head(RequestBody):
+class _Head(WrittenBody):
     """What a personality begins with when it is shown."""
 
     id: int
@@ -71,6 +70,7 @@ class _Head(RequestBody):
 class Personality(Traits, _Head):
     """A caller's voice and manners. Those of no project are built in and can't be changed."""
 
+    gender: str | None
     enabled: Literal[True] = True
     is_starred: Literal[False] = False
     forked_from: int | None
@@ -80,3 +80,6 @@ class Personality(Traits, _Head):
 
 
 TRAITS = tuple(Traits.model_fields)
+
+for _body in (PersonalityPatch, PersonalityBody):
+    _body.READ_ONLY = frozenset({*Personality.model_fields, "call_service_provider", "provider_agent_id"})

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from runner.api.schemas.common import Id, RequestBody, ResponseBody, Timestamp
-from runner.api.schemas.runs import LATENCY_METRIC_ID, Metric, ResultRun, clock, latency_metrics, result_run
+from runner.api.schemas.common import Id, ResponseBody, Timestamp, WrittenBody
+from runner.api.schemas.runs import Metric, ResultRun, clock, latency_metrics, result_run
 from runner.evaluation.verdicts import Cause
+from runner.records.honoured import LATENCY_METRIC_ID
 from runner.records.jobs import shown_settings
 from runner.records.results import Counts, RunLine, counts_of
 from runner.records.statuses import ResultStatus, RunStatus
@@ -45,7 +46,9 @@ class ResultCommon(ResponseBody):
         failed_runs_count: Those of them that did not, for whatever reason: with those that passed, all.
         met_expected_outcome_count: Runs whose expected outcome was met.
         total_expected_outcome_count: Runs whose expected outcome was decided on.
-        success_rate: Runs that passed of all, from 0 to 100.
+        inconclusive_runs_count: Ours: those of the failed ones of which nobody can say whether the agent passed, for
+            no fault of its own.
+        success_rate: Runs that passed of all but the inconclusive, from 0 to 100; 0 where nothing else is left.
     """
 
     id: int
@@ -64,6 +67,7 @@ class ResultCommon(ResponseBody):
     completed_runs_count: int
     success_runs_count: int
     failed_runs_count: int
+    inconclusive_runs_count: int
     met_expected_outcome_count: int
     total_expected_outcome_count: int
     success_rate: float
@@ -77,9 +81,10 @@ class ResultItem(ResultCommon):
 
 
 class OverallEvaluation(ResponseBody):
-    """The measures over all runs."""
+    """The measures over all runs; the inconclusive are left out of the rate."""
 
     success_rate: float
+    inconclusive_runs_count: int
     metric_summary: dict[str, Metric]
     worst_performing_metrics: list[Metric] = Field(default_factory=list[Metric])
     numeric_metrics: list[Metric]
@@ -134,20 +139,20 @@ class Result(ResultCommon):
     next_steps: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
 
 
-class RerunBody(RequestBody):
+class RerunBody(WrittenBody):
     """What is to be run again: all of it, or these runs."""
 
     run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
     name: Annotated[str, Field(max_length=200)] | None = None
 
 
-class DeleteRunsBody(RequestBody):
+class DeleteRunsBody(WrittenBody):
     """Runs to be deleted, at most a hundred."""
 
     run_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_DELETED)]
 
 
-class EvaluateMetricsBody(RequestBody):
+class EvaluateMetricsBody(WrittenBody):
     """Runs, and what is to be measured of them."""
 
     run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)]
@@ -163,13 +168,13 @@ class Evaluated(ResponseBody):
     metric_ids: list[int]
 
 
-class EndCallsBody(RequestBody):
+class EndCallsBody(WrittenBody):
     """Which calls are to end: all of the result's, or these runs'."""
 
     run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
 
 
-class ShareBody(RequestBody):
+class ShareBody(WrittenBody):
     """How long a link is to hold: for ever, or until then."""
 
     expire_at: Annotated[datetime, Field(strict=False)] | None = None
@@ -205,6 +210,7 @@ def common(row: ResultRow, counts: Counts) -> dict[str, Any]:
         "completed_runs_count": counts.ended,
         "success_runs_count": counts.success,
         "failed_runs_count": counts.failed,
+        "inconclusive_runs_count": counts.inconclusive,
         "met_expected_outcome_count": counts.met,
         "total_expected_outcome_count": counts.expected,
         "success_rate": counts.success_rate,
@@ -233,10 +239,11 @@ def result(row: ResultRow, lines: Sequence[RunLine]) -> Result:
         connected_runs=[line.id for line in lines if line.joined_at is not None],
         not_connected_runs=[line.id for line in ended if line.joined_at is None],
         successful_calls=[line.id for line in ended if line.passed],
-        failed_infrastructure_runs=[line.id for line in ended if line.success is None],
+        failed_infrastructure_runs=[line.id for line in ended if line.inconclusive],
         failed_workflow_runs=agents_fault,
         overall_evaluation=OverallEvaluation(
             success_rate=counts.success_rate,
+            inconclusive_runs_count=counts.inconclusive,
             metric_summary={str(metric.id): metric for metric in metrics},
             numeric_metrics=metrics,
         ),

@@ -6,12 +6,14 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from runner.api.schemas.common import ResponseBody, Timestamp
-from runner.records.results import MET, Distribution, RunLine, line_of
+from runner.records.honoured import LATENCY_METRIC, LATENCY_METRIC_ID
+from runner.records.results import Distribution, RunLine, line_of
 from runner.records.statuses import RunStatus
 from runner.records.tables import RunRow
 
-LATENCY_METRIC_ID = 1
-LATENCY_METRIC = "Latency (in ms)"
+NOTHING_EXPECTED = "nothing was expected of the agent: success says that the call took place and ended, and no more"
+
+_ALIGNED = {"met": True, "missed": False, "yes": True, "no": False}
 
 SCENARIO_DELETED = "Scenario Deleted"
 RECORDING = "recording.wav"
@@ -19,7 +21,10 @@ CALLER_CHANNEL = 0
 
 
 class OutcomeAlignment(ResponseBody):
-    """What became of one expectation of the script; ``aligned`` is null where nobody can say."""
+    """What became of one expectation of the script, or statement of the expected outcome.
+
+    ``aligned`` is null where nobody can say.
+    """
 
     outcome: str
     prompt_part: str
@@ -27,9 +32,9 @@ class OutcomeAlignment(ResponseBody):
 
 
 class ExpectedOutcome(ResponseBody):
-    """What became of the script's expectations: 100 all met, 0 not all, 50 undecided."""
+    """What became of all that was expected: 100 all met, 0 not all, 50 undecided, null where nothing was expected."""
 
-    score: int
+    score: int | None
     explanation: list[str]
     outcome_alignments: list[OutcomeAlignment]
 
@@ -55,11 +60,17 @@ class Evaluation(ResponseBody):
 
 
 class Failure(ResponseBody):
-    """Ours: whose fault it was, how the call ended, and what happened in one line."""
+    """Ours: whose fault it was, how the call ended, and what happened in one line.
 
+    ``success`` is null where nobody can say whether the agent passed, for no fault of its own; ``not_honoured`` says
+    what of what was asked for was not had.
+    """
+
+    success: bool | None
     cause: str | None
     ended_reason: str | None
     detail: str | None
+    not_honoured: list[str]
 
 
 class ResultRun(ResponseBody):
@@ -103,7 +114,9 @@ class Additions(ResponseBody):
     Attributes:
         cause: Whose fault it was, where something failed: agent, caller, room, network, harness.
         ended_reason: How the call ended, in our words.
-        detail: What happened, in one line.
+        detail: What happened, in one line; where the run did not pass, the headline of its failure.
+        failure: Why it did not pass: kind, cause, headline, turn, what was expected and heard, evidence.
+        not_honoured: What of what was asked for was not had, a sentence each: the run did not pass then.
         success: True: passed. False: the agent failed. Null: nobody can say, for no fault of the agent.
         attempt: Which attempt at it this is: one more each time that a worker gave it back or was lost.
         duration_s: From the beginning of the call to its end.
@@ -124,6 +137,8 @@ class Additions(ResponseBody):
     cause: str | None
     ended_reason: str | None
     detail: str | None
+    failure: dict[str, Any] | None
+    not_honoured: list[str]
     success: bool | None
     attempt: int
     duration_s: float | None
@@ -235,27 +250,36 @@ def latency_metrics(latencies_ms: list[float]) -> list[Metric]:
 
 def expected_outcome(line: RunLine) -> ExpectedOutcome | None:
     """Return what became of a run's expected outcome; None where there was no call that could tell."""
-    score = line.score
-    if score is None:
+    if not line.ended or (line.score is None and line.success is not True):
         return None
-    explanation = [f"{e['expected']}: {e['reason']}" for e in line.expectations if e.get("verdict") != "met"]
-    if score != MET and line.detail and not explanation:
-        explanation = [line.detail]
-    if line.prompt and score != 0:
-        explanation.append("the text of the expected outcome was not judged")
-    if not explanation:
-        explanation = [f"all {len(line.expectations)} expectations of the script were met"]
-    aligned = {"met": True, "missed": False}
+    statements: list[dict[str, Any]] = list((line.judged or {}).get("statements") or [])
+    if line.success is True:
+        explanation = [f"{one['statement']}: {one['reason']}" for one in statements]
+        if line.expectations:
+            explanation.insert(0, f"all {len(line.expectations)} expectations of the script were met")
+    else:
+        explanation = [(line.failure or {}).get("headline") or line.detail or line.error_message]
+        explanation += [f"{e['expected']}: {e['reason']}" for e in line.expectations if e.get("verdict") != "met"]
+        explanation += line.not_honoured
+        explanation += [f"{one['statement']}: {one['reason']}" for one in statements if one["answer"] != "yes"]
     return ExpectedOutcome(
-        score=score,
-        explanation=explanation,
+        score=line.score,
+        explanation=list(dict.fromkeys(text for text in explanation if text)) or [NOTHING_EXPECTED],
         outcome_alignments=[
-            OutcomeAlignment(
-                outcome=str(e.get("verdict")),
-                prompt_part=str(e.get("expected")),
-                aligned=aligned.get(str(e.get("verdict"))),
-            )
-            for e in line.expectations
+            *(
+                OutcomeAlignment(
+                    outcome=str(e.get("verdict")),
+                    prompt_part=str(e.get("expected")),
+                    aligned=_ALIGNED.get(str(e.get("verdict"))),
+                )
+                for e in line.expectations
+            ),
+            *(
+                OutcomeAlignment(
+                    outcome=one["reason"], prompt_part=one["statement"], aligned=_ALIGNED.get(one["answer"])
+                )
+                for one in statements
+            ),
         ],
     )
 
@@ -293,7 +317,11 @@ def result_run(line: RunLine) -> ResultRun:
         inbound_number=inbound,
         outbound_number=outbound,
         scenario_runner=Failure(
-            cause=line.cause, ended_reason=line.ended_reason, detail=line.detail or line.error_message or None
+            success=line.success,
+            cause=line.cause,
+            ended_reason=line.ended_reason,
+            detail=line.detail or line.error_message or None,
+            not_honoured=line.not_honoured,
         ),
     )
 
@@ -351,6 +379,8 @@ def run(row: RunRow, *, result_name: str, agent_name: str, run_type: str, artefa
             cause=line.cause,
             ended_reason=line.ended_reason,
             detail=line.detail or line.error_message or None,
+            failure=line.failure,
+            not_honoured=line.not_honoured,
             success=line.success,
             attempt=row.attempt,
             duration_s=line.duration_s,

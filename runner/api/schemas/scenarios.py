@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, StringConstraints, field_validator
 
-from runner.api.schemas.common import Id, JsonObject, RequestBody, ResponseBody, Timestamp, Unset, Whole
+from runner.api.schemas.common import Id, JsonObject, ResponseBody, Timestamp, Unset, Whole, WrittenBody
 from runner.api.schemas.test_profiles import ProfileData
 
 Language = Literal[
@@ -28,10 +28,10 @@ IN_DATA = (
     "scenario_language",
     "max_duration",
 )
-"""What is kept and given back as it is."""
+"""What is kept in one column, and given back as it is."""
 
 
-class ScenarioFields(RequestBody):
+class ScenarioFields(WrittenBody):
     """What a scenario has besides its name.
 
     Attributes:
@@ -44,16 +44,16 @@ class ScenarioFields(RequestBody):
         conditional_actions: What the caller does, step by step, in either of Cekura's shapes.
         pipecat_eval: Ours: what the caller does and what must follow, as the text of a Pipecat Evals file that holds
             one scenario.
-        expected_outcome_prompt: What must be true afterwards.
-        metrics: Ids of metrics.
+        expected_outcome_prompt: What must be true afterwards: the judge is asked once the call is over.
+        metrics: Ids of metrics. There is one, the latency, and it is measured of every run.
         tags: To find it by.
-        tool_ids: What the caller may use.
+        tool_ids: What the caller may use: ``dtmf`` and ``end_call``, where its script says so.
         test_profile: What its placeholders stand for.
-        phone_number: The caller's.
+        phone_number: Refused: nobody is called by telephone.
         folder_path: Dotted.
-        generated_mock_tool_entries: What mocked tools answer.
-        first_message: The caller's.
-        scenario_language: The caller's language.
+        generated_mock_tool_entries: Refused: tools are not mocked.
+        first_message: The one inside the conditional actions counts, and is shown here.
+        scenario_language: The caller's language: the one that the settings' voice speaks.
         max_duration: The longest a call may take, in seconds, from 10 to 3600; null as the settings have it.
         dynamic_variable_values: Was removed.
     """
@@ -136,3 +136,7 @@ class Scenario(ResponseBody):
     condition_audio: list[JsonValue] = Field(default_factory=list)
     created_at: Timestamp
     updated_at: Timestamp
+
+
+for _body in (ScenarioPatch, ScenarioBody):
+    _body.READ_ONLY = frozenset(Scenario.model_fields)

@@ -4,12 +4,12 @@ from typing import Any, cast
 
 from pydantic import JsonValue
 
-from runner.api.schemas.common import Id, JsonObject, Name, RequestBody, ResponseBody, Timestamp, Unset
+from runner.api.schemas.common import Id, JsonObject, Name, ResponseBody, Timestamp, Unset, WrittenBody
 
 SIDES = ("main_agent_variables", "testing_agent_variables")
 
 
-class ProfileFields(RequestBody):
+class ProfileFields(WrittenBody):
     """What a test profile has besides its name.
 
     Attributes:
@@ -82,3 +82,7 @@ def information_of(given: dict[str, Any] | None) -> Information:
             raise ValueError(f"{side} must be an object.")
         sides[side] = cast(dict[str, Any], value or {})
     return Information(**sides)
+
+
+for _body in (ProfilePatch, ProfileBody):
+    _body.READ_ONLY = frozenset({*TestProfile.model_fields, "created_by", "last_updated_by"})

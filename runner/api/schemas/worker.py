@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from runner.api.schemas.common import Id, RequestBody, ResponseBody
+from runner.evaluation.asked import Asked
 from runner.records.endings import RunProblem
 from runner.records.jobs import Job
 
@@ -64,6 +65,7 @@ class JobBody(ResponseBody):
     session_data: dict[str, Any] = Field(repr=False)
     transcribe: bool = True
     allow_unjudged: bool = False
+    asked: Asked = Field(repr=False)
 
     @classmethod
     def of(cls, job: Job) -> "JobBody":
@@ -92,6 +94,7 @@ class JobBody(ResponseBody):
             data_message=job.data_message,
             session=session,
             session_data=job.session_data,
+            asked=job.asked,
         )
 
 

@@ -1,0 +1,311 @@
+"""Every field that can be written has its effect, or is refused by name, or is named by the runs it has none in."""
+
+from enum import Enum, auto
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from runner.api.schemas import agents, cron_jobs, launch, personalities, results, scenarios, test_profiles
+from runner.api.services import Services
+from runner.records.honoured import NOT_KNOWN
+from runner.records.tables import Agent, Personality, ScenarioRow
+from tests.api.test_worker_routes import ROOM, V1, claimed, run_launched
+
+pytestmark = pytest.mark.anyio
+
+
+class Kind(Enum):
+    """What becomes of a field."""
+
+    HONOURED = auto()
+    REFUSED = auto()
+    """Where it is written, in one sentence, unless what is written asks for nothing."""
+    NAMED = auto()
+    """Clients must send it: the run names it under ``not_honoured``, unless the default was meant."""
+    AT_LAUNCH = auto()
+    """Kept, and refused as soon as it is to be played."""
+
+
+HONOURED, REFUSED, NAMED, AT_LAUNCH = Kind.HONOURED, Kind.REFUSED, Kind.NAMED, Kind.AT_LAUNCH
+
+WRITABLE: dict[type[BaseModel], dict[str, Kind | tuple[Kind, Any]]] = {
+    launch.RoomLaunch: {
+        **dict.fromkeys(("scenarios", "agent", "agent_id", "name", "frequency", "concurrency_limit"), HONOURED),
+        **dict.fromkeys(("priority", "delay_s"), HONOURED),
+        "mock_tool_names": (REFUSED, ["book_table"]),
+    },
+    launch.RoomEntry: dict.fromkeys(
+        ("scenario", "pipecat_room_url", "pipecat_token", "publish_data_message"), HONOURED
+    ),
+    launch.SessionLaunch: {
+        **dict.fromkeys(("scenarios", "agent", "agent_id", "name", "frequency", "concurrency_limit"), HONOURED),
+        **dict.fromkeys(("priority", "delay_s", "tags", "folder_path", "project_id", "pipecat_data"), HONOURED),
+        **dict.fromkeys(("personality_id", "personality_ids", "test_profile_id", "test_profile_ids"), HONOURED),
+        "mock_tool_names": (REFUSED, ["book_table"]),
+        "agent_number": (REFUSED, "+15550100"),
+        "outbound_phone_number": (REFUSED, "+15550100"),
+    },
+    launch.SessionEntry: dict.fromkeys(("scenario", "publish_data_message"), HONOURED),
+    launch.PipecatData: dict.fromkeys(("pipecat_agent_name", "config", "room_properties"), HONOURED),
+    scenarios.ScenarioBody: {
+        **dict.fromkeys(("name", "agent", "project", "assistant_id", "personality", "scenario_type"), HONOURED),
+        **dict.fromkeys(("conditional_actions", "pipecat_eval", "expected_outcome_prompt", "tags"), HONOURED),
+        # The one inside the conditional actions counts, and is shown in its place.
+        **dict.fromkeys(("test_profile", "folder_path", "max_duration", "first_message"), HONOURED),
+        "instructions": AT_LAUNCH,
+        "metrics": (REFUSED, [2]),
+        "tool_ids": (REFUSED, ["send_sms"]),
+        "phone_number": (REFUSED, "+15550100"),
+        "generated_mock_tool_entries": (REFUSED, [{"tool": "x"}]),
+        "scenario_language": (REFUSED, "es"),
+        "dynamic_variable_values": (REFUSED, {"a": 1}),
+    },
+    personalities.PersonalityBody: {
+        **dict.fromkeys(("name", "project"), HONOURED),
+        "language": (REFUSED, "de"),
+        "prompt": (REFUSED, "You are in a hurry."),
+        "accent": (REFUSED, "Scottish"),
+        "background_noise": (REFUSED, "coffee-shop"),
+        "voice_model": (NAMED, "sonic-3.5"),
+        "voice_id": (REFUSED, "abc"),
+        "provider": (REFUSED, "cartesia"),
+        "interruption_level": (REFUSED, "high"),
+        "speed": (REFUSED, 1.1),
+        "generation_config": (REFUSED, {"volume": 1}),
+        "network_simulation": (REFUSED, {"packet_loss": 5}),
+        "message_plan": (REFUSED, {"idle_timeout_seconds": 5}),
+        "start_speaking_plan": (REFUSED, 0.4),
+        "stop_speaking_plan": (REFUSED, {"num_words": 2}),
+        "background_sound_volume": (REFUSED, {"base": 1}),
+        "end_call_enabled": (REFUSED, False),
+    },
+    personalities.ForkBody: {"name": HONOURED},
+    test_profiles.ProfileBody: dict.fromkeys(("name", "agent", "project", "information"), HONOURED),
+    agents.AgentBody: {
+        **dict.fromkeys(("name", "description", "project", "telephony", "provider", "session"), HONOURED),
+        "language": (REFUSED, "es"),
+    },
+    agents.TelephonyBody: dict.fromkeys(("phone_number", "inbound"), HONOURED),
+    agents.ProviderBody: {**dict.fromkeys(("agent_id", "credentials"), HONOURED), "type": (REFUSED, "vapi")},
+    agents.Credentials: dict.fromkeys(("api_key", "config"), HONOURED),
+    agents.PipecatConfig: dict.fromkeys(
+        ("pipecat_agent_name", "config", "room_properties", "tracing_enabled"), HONOURED
+    ),
+    agents.AgentSession: dict.fromkeys(
+        (
+            "start_url",
+            "transport",
+            "data",
+            "start_timeout_s",
+            "agent_join_timeout_s",
+            "bot_ready_timeout_s",
+            "max_calls",
+        ),
+        HONOURED,
+    ),
+    cron_jobs.CronJobBody: {
+        # All of them say what a schedule would do if anything fired it: it is kept only as one that is not active.
+        **dict.fromkeys(("name", "agent", "crontab_expression", "timezone", "scenarios", "tags"), HONOURED),
+        **dict.fromkeys(("personality", "personalities", "test_profiles", "frequency"), HONOURED),
+        "concurrency_limit": HONOURED,
+        "is_active": (REFUSED, True),
+        "run_as_text": (REFUSED, True),
+        "execution_mode": (REFUSED, "voice"),
+        "notify_on": (REFUSED, "failure"),
+    },
+    results.RerunBody: dict.fromkeys(("run_ids", "name"), HONOURED),
+    results.DeleteRunsBody: {"run_ids": HONOURED},
+    results.EvaluateMetricsBody: {"run_ids": HONOURED, "metric_ids": (REFUSED, [2])},
+    results.EndCallsBody: {"run_ids": HONOURED},
+    results.ShareBody: {"expire_at": HONOURED},
+}
+
+V2 = "/test_framework/v1/scenarios/run_scenarios_pipecat_v2/"
+AGENTS = "/test_framework/v2/aiagents/"
+SCENARIOS = "/test_framework/v1/scenarios/"
+PERSONALITIES = "/test_framework/v1/personalities/"
+JOB = {"crontab_expression": "0 4 * * *", "scenarios": [1], "is_active": False}
+
+
+def test_nothing_can_be_written_that_the_table_does_not_know() -> None:
+    for model, fields in WRITABLE.items():
+        assert set(model.model_fields) == set(fields), model.__name__
+    for module in (agents, cron_jobs, launch, personalities, results, scenarios, test_profiles):
+        for name, model in vars(module).items():
+            if isinstance(model, type) and issubclass(model, BaseModel) and model.model_config.get("strict"):
+                is_base = any(issubclass(known, model) for known in WRITABLE)
+                is_change = name.endswith("Patch") or name in ("Personality", "MessagePlan", "_Head", "WrittenBody")
+                assert is_base or is_change, name
+
+
+async def test_every_field_without_an_effect_is_refused_by_its_name(client: httpx.AsyncClient) -> None:
+    (run_id,) = await run_launched(client)
+    result_id = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["result_id"]
+    bodies: dict[type[BaseModel], tuple[str, dict[str, Any], tuple[str, ...]]] = {
+        launch.RoomLaunch: (V1, {"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}]}, ()),
+        launch.SessionLaunch: (V2, {"scenarios": [1]}, ()),
+        scenarios.ScenarioBody: (SCENARIOS, {"name": "x"}, ()),
+        personalities.PersonalityBody: (PERSONALITIES, {"name": "x"}, ()),
+        agents.AgentBody: (AGENTS, {"name": "x"}, ()),
+        agents.ProviderBody: (AGENTS, {"name": "x"}, ("provider",)),
+        cron_jobs.CronJobBody: ("/schedules/v1/cron-jobs/", JOB, ()),
+        results.EvaluateMetricsBody: (
+            f"/test_framework/v1/results/{result_id}/evaluate_metrics",
+            {"run_ids": [run_id], "metric_ids": [1]},
+            (),
+        ),
+    }
+    tried = 0
+    for model, fields in WRITABLE.items():
+        for name, kind in fields.items():
+            if not isinstance(kind, tuple) or kind[0] is not REFUSED:
+                continue
+            path, body, inside = bodies[model]
+            sent: Any = {name: kind[1]}
+            for part in inside:
+                sent = {part: sent}
+            answer = await client.post(path, json={**body, **sent})
+            assert answer.status_code == 400, (model, name, answer.text)
+            found = answer.json()
+            for part in inside:
+                found = found[part]
+            assert len(found[name]) == 1 and found[name][0].endswith("."), (model, name, found)
+            tried += 1
+    assert tried > 25
+
+
+async def test_unknown_fields_are_refused_by_name_unless_they_ask_for_nothing(client: httpx.AsyncClient) -> None:
+    entry = {"scenario": 1, "pipecat_room_url": ROOM}
+    for path, body, unknown in (
+        (AGENTS, {"name": "x"}, ("webhook_url", "webhook_secret", "mock_tools", "dynamic_variables")),
+        (SCENARIOS, {"name": "x"}, ("information_fields_x", "evaluation")),
+        (PERSONALITIES, {"name": "x"}, ("moods",)),
+        ("/test_framework/v1/test-profiles/", {"name": "x"}, ("variables",)),
+        ("/schedules/v1/cron-jobs/", JOB, ("webhook_url",)),
+        (V1, {"scenarios": [entry]}, ("personality_ids", "test_profile_ids", "evaluate_metrics")),
+        (V2, {"scenarios": [1]}, ("evaluate_metrics",)),
+    ):
+        for name in unknown:
+            answer = await client.post(path, json={**body, name: ["x"]})
+            assert answer.status_code == 400 and answer.json()[name] == [NOT_KNOWN]
+        for nothing in (None, "", [], {}):
+            answer = await client.post(path, json={**body, **dict.fromkeys(unknown, nothing)})
+            assert "not known here" not in answer.text
+    nested = {"name": "x", "provider": {"credentials": {"config": {"webhook_url": "https://example.com"}}}}
+    answer = await client.post(AGENTS, json=nested)
+    assert list(answer.json()["provider"]["credentials"]["config"]) == ["webhook_url"]
+
+
+async def test_what_was_read_can_be_written_back(client: httpx.AsyncClient) -> None:
+    profile = (await client.post("/test_framework/v1/test-profiles/", json={"name": "x"})).json()
+    job = (await client.post("/schedules/v1/cron-jobs/", json=JOB)).json()
+    mine = (await client.post(f"{PERSONALITIES}362/fork/")).json()
+    for path in (
+        f"{AGENTS}1/",
+        f"{SCENARIOS}1/",
+        f"/test_framework/v1/test-profiles/{profile['id']}/",
+        f"/schedules/v1/cron-jobs/{job['id']}/",
+        f"{PERSONALITIES}{mine['id']}/",
+    ):
+        answer = await client.patch(path, json=(await client.get(path)).json())
+        assert answer.status_code == 200, (path, answer.text)
+
+
+async def asked_of(client: httpx.AsyncClient, worker: httpx.AsyncClient, **entry: Any) -> dict[str, Any]:
+    (run_id,) = await run_launched(client, **entry)
+    return (await claimed(worker, run_id))["asked"]
+
+
+async def test_a_run_names_what_of_its_personality_agent_and_scenario_it_can_not_have(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+) -> None:
+    assert (await asked_of(client, worker_client))["not_honoured"] == []
+    made = (await client.post(PERSONALITIES, json={"name": "x", "voice_model": "sonic-3.5"})).json()
+    for personality, named in (
+        (1, []),
+        # An id that users write down: what describes it asks for nothing.
+        (693, []),
+        (362, ["personality.language"]),
+        (made["id"], ["personality.voice_model"]),
+    ):
+        await client.patch(f"{SCENARIOS}1", json={"personality": personality})
+        sentences = (await asked_of(client, worker_client))["not_honoured"]
+        assert [sentence.partition(":")[0] for sentence in sentences] == named
+    async with services.database.session() as session:
+        # As an older version kept them.
+        (await session.get_one(Agent, 1)).language = "es"
+        row = await session.get_one(ScenarioRow, 1)
+        row.data = {**row.data, "metrics": [1, 7], "generated_mock_tool_entries": [{"tool": "x"}]}
+        (await session.get_one(Personality, made["id"])).data = {"background_noise": "coffee-shop", "speed": 1.2}
+    assert (await asked_of(client, worker_client))["not_honoured"] == [
+        "scenario.metrics: there is no metric 7; there is 1 (Latency (in ms)), measured of every run",
+        "scenario.generated_mock_tool_entries: tools are not mocked here; leave it out",
+        "agent.language: 'es' can't be had: the agent's words are recognised as 'en' (the settings' speech.stt); "
+        "send 'en'",
+        'personality.background_noise: no background is played behind the caller; send "off"',
+        "personality.speed: the caller speaks at the speed of the settings' voice; send 1",
+    ]
+
+
+async def test_conditions_go_to_the_worker_with_the_turns_that_wait_for_them(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    actions = {
+        "role": "A guest",
+        "first_message": "Hello!",
+        "conditions": [
+            {"when": 'contains "name"', "say": "John <dtmf digits='1'/>", "then": ["And spell it."]},
+            {"when": "The agent says goodbye", "say": "<endcall/>", "then": []},
+        ],
+    }
+    body = {"name": "c", "personality": 1, "scenario_type": "conditional_actions", "conditional_actions": actions}
+    scenario = (await client.post(SCENARIOS, json=body)).json()
+    asked = await asked_of(client, worker_client, scenario=scenario["id"])
+    assert asked["conditions"] == [
+        {"turn": 1, "where": "conditions[0].when", "when": 'contains "name"', "hangs_up": False},
+        {"turn": 4, "where": "conditions[1].when", "when": "The agent says goodbye", "hangs_up": True},
+    ]
+
+
+async def test_what_takes_a_caller_that_improvises_is_refused_as_soon_as_it_is_launched(
+    client: httpx.AsyncClient,
+) -> None:
+    scenario = (await client.post(SCENARIOS, json={"name": "x", "instructions": "Order a pizza."})).json()
+    answer = await client.post(V1, json={"scenarios": [{"scenario": scenario["id"], "pipecat_room_url": ROOM}]})
+    assert answer.status_code == 400
+    assert "needs a caller that improvises" in answer.json()["scenarios"][0]["scenario"][0]
+
+
+async def test_what_a_session_would_not_get_of_a_launch_is_refused(client: httpx.AsyncClient) -> None:
+    given = {"pipecat_agent_name": "x", "room_properties": {"exp": 1}, "config": {"a": 1}}
+    session = {"start_url": "http://localhost:7860/start", "transport": "webrtc"}
+    agent = (await client.post(AGENTS, json={"name": "own", "session": session})).json()["id"]
+    body = {"agent": agent, "scenarios": [1], "pipecat_data": given}
+    answer = await client.post(V2, json=body)
+    assert answer.status_code == 400
+    assert set(answer.json()["pipecat_data"]) == {"pipecat_agent_name", "room_properties"}
+    await client.patch(f"{AGENTS}{agent}/", json={"session": {"transport": "daily"}})
+    assert set((await client.post(V2, json=body)).json()["pipecat_data"]) == {"pipecat_agent_name"}
+    answer = await client.post(V2, json={**body, "pipecat_data": {"config": {"a": 1}}})
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_scenario_of_an_older_version_can_be_mended_and_not_be_launched_before(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    actions = {"role": "", "first_message": "Hi [laughter]", "conditions": []}
+    body = {"name": "c", "personality": 1, "scenario_type": "conditional_actions", "conditional_actions": actions}
+    plain = {**actions, "first_message": "Hi"}
+    scenario = (await client.post(SCENARIOS, json={**body, "conditional_actions": plain})).json()
+    async with services.database.session() as session:
+        row = await session.get_one(ScenarioRow, scenario["id"])
+        row.data = {**row.data, "conditional_actions": actions}
+    path = f"{SCENARIOS}{scenario['id']}"
+    assert (await client.patch(path, json={"name": "d", "first_message": "x"})).json()["first_message"] == "Hi"
+    entry = {"scenario": scenario["id"], "pipecat_room_url": ROOM}
+    refused = await client.post(V1, json={"scenarios": [entry]})
+    assert "[laughter]" in refused.json()["scenarios"][0]["scenario"][0]
+    assert (await client.patch(path, json={"conditional_actions": plain})).status_code == 200
+    assert (await client.post(V1, json={"scenarios": [entry]})).status_code == 200
