@@ -325,7 +325,8 @@ def main() -> int:
         measured[row.name] = measure_row(row, voices, callers, given.calls)
         print(f"{row.name}: {_cells(measured[row.name]['final'], flags=True)}", file=sys.stderr)
     columns = ["agent channel", "final: onset; end", "gross", "covered", "± ms"]
-    columns += ["live: onset; end", "gross", "turn ends", "Silero: onset; end", "gross", "energy: onset; end", "gross"]
+    columns += ["live: onset; end", "gross", "turn ends"]
+    columns += ["Silero: onset; end", "gross", "energy: onset; end", "gross"]
     rows = [
         [
             name,
