@@ -180,14 +180,16 @@ def _answer(voices: Sequence[Samples], rng: np.random.Generator) -> Samples:
 
 def _cut(answer: Samples, cut: int) -> Samples:
     """Break an answer off, at a place where it is heard."""
-    while (
-        cut < answer.size
-        and min(_level_db(answer[cut - back : cut - back + 1_200]) for back in (1_200, 2_400, 3_600, 4_800)) < -18
-    ):
+    while cut < answer.size and not _is_voiced(answer[cut - 4_800 : cut]):
         cut += 120
     kept = answer[:cut].copy()
     kept[-48:] *= np.linspace(1, 0.3, 48, dtype=np.float32)
     return kept
+
+
+def _is_voiced(samples: Samples) -> bool:
+    """Whether a voice sounds in every part of it, 50 ms long."""
+    return min(_level_db(samples[at : at + 1_200]) for at in range(0, samples.size, 1_200)) >= -18
 
 
 def _laid_out(pieces: Sequence[tuple[int, Samples]], total: int) -> Samples:

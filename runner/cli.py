@@ -37,6 +37,7 @@ _Command = Callable[..., Any]
 
 _ELSEWHERE = {
     "keys": "runner.cli_server",
+    "measure": "runner.cli_measure",
     "migrate": "runner.cli_server",
     "serve": "runner.cli_serve",
     "status": "runner.cli_status",

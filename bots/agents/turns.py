@@ -92,6 +92,7 @@ class SpeechTurnStartStrategy(BaseUserTurnStartStrategy):
         super().__init__(**kwargs)
         self._short_sound_ms = short_sound_ms
         self._bot_speaking = False
+        self._in_turn = False
         self._heard_ms: float | None = None
         self._since_ms = SOON_MS
         self._forgotten = 0
@@ -104,7 +105,7 @@ class SpeechTurnStartStrategy(BaseUserTurnStartStrategy):
             if self._since_ms < SOON_MS:
                 self._forgotten = 0  # what came just before was the beginning of this
                 return await self._begin()
-            if not self._bot_speaking:
+            if self._in_turn or not self._bot_speaking:
                 return await self._begin()
             self._heard_ms = 0.0
         elif isinstance(frame, VADUserStoppedSpeakingFrame) and self._heard_ms is not None:
@@ -128,7 +129,13 @@ class SpeechTurnStartStrategy(BaseUserTurnStartStrategy):
     async def handle_user_turn_started(self) -> None:
         """Wait for nothing more: the turn has begun, whatever began it."""
         await super().handle_user_turn_started()
+        self._in_turn = True
         self._heard_ms, self._since_ms = None, SOON_MS
+
+    async def handle_user_turn_stopped(self) -> None:
+        """Listen for the next turn."""
+        await super().handle_user_turn_stopped()
+        self._in_turn = False
 
     async def _read(self, text: str) -> ProcessFrameResult:
         if not text.startswith(DTMF_PREFIX) and self._forgotten:

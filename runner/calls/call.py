@@ -16,7 +16,6 @@ from loguru import logger
 from bots.caller import rtvi
 from bots.caller.director import Action, Director, HangUp, Press, Say, StartTurn
 from bots.caller.event_names import names_of
-from bots.caller.hearing import Envelope
 from bots.caller.mouth import Mouth
 from bots.caller.pipeline import CallerPipeline
 from bots.caller.script import Play, Script, Speak
@@ -54,6 +53,7 @@ from bots.timeline import (
 )
 from runner.calls import recording as recordings
 from runner.calls import timeline as timelines
+from runner.calls.measuring import measure_call_aside
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.request import CallRequest, CallWatcher, new_run_id
 from runner.calls.run_file import Circumstances, Run, judge_run, write_run
@@ -155,7 +155,6 @@ class Call:
         self._asked: set[Question] = set()
         self._judgements: dict[Question, Judgement] = {}
         self._reader = rtvi.RtviReader()
-        self._envelope = Envelope(AUDIO_RATE_HZ)
         self._mouth = Mouth(AUDIO_RATE_HZ, self._note)
         self._stalls = StallWatch(self._clock, self._note)
         self._messages_kept = 0
@@ -218,9 +217,10 @@ class Call:
             # With its script, a call that breaks off here can be judged from its timeline.
             self._write_run(self._judged_run())
             await self._hold_call()
-            # On disk before the words are: what the call came to does not wait for its transcript.
-            self._write_run(self._judged_run())
             with anyio.CancelScope() as self._afterwards:
+                await self._measure()
+                # On disk before the words are: what the call came to does not wait for its transcript.
+                self._write_run(self._judged_run())
                 if self.request.transcribe:
                     await self._recognise_rest()
                 await self._judge_rest()
@@ -282,7 +282,6 @@ class Call:
     def agent_audio(self, at_ns: int, pcm: bytes) -> None:
         """Record what arrived."""
         self._recording.put(AGENT, at_ns, pcm)
-        self._envelope.add(at_ns, pcm)
         if self.watcher is not None:
             self.watcher.audio(AGENT, at_ns, pcm)
 
@@ -342,22 +341,18 @@ class Call:
     # What the pipeline reports (PipelineListener).
 
     def speech_reported(self, at_ns: int) -> None:
-        """Look up where the agent's speech began."""
-        if self._onset_ns is not None:
-            return
-        self._onset_ns = self._envelope.onset_before(at_ns, not_before_ns=self._last_end_ns)
+        """Note where the agent's speech began."""
+        self._onset_ns = at_ns
         if self._turn_onset_ns is None:
-            self._turn_onset_ns = self._onset_ns
-        self._note(AgentStartedSpeaking(at_ns=self._onset_ns))
+            self._turn_onset_ns = at_ns
+        self._note(AgentStartedSpeaking(at_ns=at_ns))
         self._agent_is_ready.set()
 
     def silence_reported(self, at_ns: int) -> None:
-        """Look up where the agent's speech ended."""
-        if self._onset_ns is None:
-            return
-        onset_ns, self._onset_ns = self._onset_ns, None
-        self._last_end_ns = self._envelope.end_before(at_ns, onset_ns=onset_ns)
-        self._note(AgentStoppedSpeaking(at_ns=self._last_end_ns))
+        """Note where the agent's speech ended."""
+        self._onset_ns = None
+        self._last_end_ns = at_ns
+        self._note(AgentStoppedSpeaking(at_ns=at_ns))
 
     def turn_ended(self) -> None:
         """Note that the agent's turn is over."""
@@ -568,6 +563,18 @@ class Call:
             problem = f"the recording can't be written ({error.strerror})"
             self._warn(problem)
             self._end(EndedReason.RUNNER_ERROR, problem)
+
+    # Measures.
+
+    async def _measure(self) -> None:
+        """Measure the agent's speech in the recording: what is reported goes by it."""
+        try:
+            facts = await measure_call_aside(self.folder / recordings.FILE_NAME, self._facts)
+        except UsageError as error:
+            self._warn(f"the recording can't be measured: {error}")
+            return
+        for fact in facts:
+            self._write(fact)
 
     # Words.
 

@@ -94,8 +94,7 @@ def _lines(view: CallView) -> list[Trouble]:
             continue
         times = "once" if len(events) == 1 else f"{len(events)} times"
         what = f"the caller's line in turn {turn + 1} was not on time ({times}, {late_ms:.0f} ms in all)"
-        end = view.line_end(turn)
-        to_ns = events[-1].at_ns if end is None else end.at_ns
+        to_ns = events[-1].at_ns + round(events[-1].duration_ms * NS_PER_MS)
         troubles.append(Trouble(events[0].at_ns, to_ns, Cause.HARNESS, what, True, evidence_of(events[0])))
     return troubles
 

@@ -15,6 +15,8 @@ LATENCY_METRIC = "Latency (in ms)"
 """The only metric there is: it is measured of every run."""
 
 DEFAULT_LANGUAGE = "en"
+MANY_LANGUAGES = "multi"
+"""What a service is told that speaks or recognises several."""
 
 CALLER_TOOLS = frozenset({"dtmf", "TOOL_DTMF", "end_call", "TOOL_END_CALL"})
 """What the caller can do without being asked: its script says when."""
@@ -138,8 +140,10 @@ def _language(service: ServiceSettings) -> str:
 
 
 def _is_spoken(language: str, spoken: str) -> bool:
+    if spoken == MANY_LANGUAGES:
+        return True
     return language.replace("_", "-").split("-")[0].casefold() == spoken.replace("_", "-").split("-")[0].casefold()
 
 
 def _other_language(language: str, who: str, spoken: str, setting: str) -> str:
-    return f"{language[:20]!r} can't be had: {who} {spoken!r} (the settings' {setting}); send {spoken!r}."
+    return f"{language[:20]!r} can't be had: {who} {spoken!r} ({setting}.settings.language); send {spoken!r}."

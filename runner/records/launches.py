@@ -386,6 +386,8 @@ class _Check:
                     wrong["test_profile"] = [_missing(profile_id)]
                 continue
             played = self._played(scenario, profile)
+            if not isinstance(played, str) and profile is not None and _is_for_the_agent_alone(profile, entry, kind):
+                played = {**played, "notes": [*played["notes"], _STARTED_ELSEWHERE]}
             if isinstance(played, str):
                 wrong["scenario"] = [f"Scenario {scenario.id} can't be played: {played}"]
                 continue
@@ -471,6 +473,18 @@ def _snapshot(
         shown = {"id": personality.id, "name": personality.name, "language": personality.language}
     sealed = entry.token is not None or (entry.room_url is not None and _has_query(entry.room_url))
     return {**played, "asked": asked, "personality": shown, "sealed": sealed}
+
+
+_STARTED_ELSEWHERE = (
+    "test_profile: the agent in this room was started elsewhere; whoever started it gave it its main_agent_variables"
+)
+
+
+def _is_for_the_agent_alone(profile: TestProfile, entry: LaunchEntry, kind: RoomKind | None) -> bool:
+    """Whether a profile has variables for an agent that is not started here, other than those for the caller."""
+    main = _variables(profile, "main")
+    started_here = entry.room_url is None or kind is RoomKind.PIPECAT_RUNNER
+    return not started_here and bool(main) and main != _variables(profile, "testing")
 
 
 def _session_data(profile: TestProfile | None, entry: LaunchEntry) -> dict[str, Any]:

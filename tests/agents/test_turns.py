@@ -199,6 +199,12 @@ HEARD_AS = words("Momma.")
         ),
         pytest.param([bot_speaks(), *MM_HMM, silence(900), HEARD_AS, start()], 0, 1, id="a sound long after another"),
         pytest.param([bot_speaks(), words("DTMF: 4#")], 1, 0, id="keys"),
+        pytest.param(
+            [bot_speaks(), start(), sound(600), stop(), silence(900), *MM_HMM, words("Thanks."), words("A table.")],
+            4,
+            0,
+            id="all of a turn over an agent that never stops",
+        ),
         pytest.param([bot_speaks(), *MM_HMM, words("DTMF: 4#"), HEARD_AS], 1, 1, id="keys after mm-hmm"),
     ],
 )

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 
 from runner.api.schemas import agents, cron_jobs, launch, personalities, results, scenarios, test_profiles
 from runner.api.services import Services
-from runner.records.honoured import NOT_KNOWN
+from runner.records.honoured import NOT_KNOWN, agent_sentences, personality_sentences, scenario_sentences
 from runner.records.tables import Agent, Personality, ScenarioRow
+from runner.settings import Settings
 from tests.api.test_worker_routes import ROOM, V1, claimed, run_launched
 
 pytestmark = pytest.mark.anyio
@@ -242,8 +243,8 @@ async def test_a_run_names_what_of_its_personality_agent_and_scenario_it_can_not
     assert (await asked_of(client, worker_client))["not_honoured"] == [
         "scenario.metrics: there is no metric 7; there is 1 (Latency (in ms)), measured of every run",
         "scenario.generated_mock_tool_entries: tools are not mocked here; leave it out",
-        "agent.language: 'es' can't be had: the agent's words are recognised as 'en' (the settings' speech.stt); "
-        "send 'en'",
+        "agent.language: 'es' can't be had: the agent's words are recognised as 'en' "
+        "(speech.stt.settings.language); send 'en'",
         'personality.background_noise: no background is played behind the caller; send "off"',
         "personality.speed: the caller speaks at the speed of the settings' voice; send 1",
     ]
@@ -309,3 +310,32 @@ async def test_a_scenario_of_an_older_version_can_be_mended_and_not_be_launched_
     assert "[laughter]" in refused.json()["scenarios"][0]["scenario"][0]
     assert (await client.patch(path, json={"conditional_actions": plain})).status_code == 200
     assert (await client.post(V1, json={"scenarios": [entry]})).status_code == 200
+
+
+async def test_variables_for_an_agent_that_was_started_elsewhere_are_noted(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    async def notes(information: dict[str, Any], room: str = ROOM) -> list[str]:
+        body = {"name": "x", "information": information}
+        profile = (await client.post("/test_framework/v1/test-profiles/", json=body)).json()
+        await client.patch(f"{SCENARIOS}1", json={"test_profile": profile["id"]})
+        (run_id,) = await run_launched(client, pipecat_room_url=room)
+        return (await claimed(worker_client, run_id))["notes"]
+
+    sided = {"main_agent_variables": {"tier": "gold"}, "testing_agent_variables": {}}
+    (note,) = await notes(sided)
+    assert note.startswith("test_profile: the agent in this room was started elsewhere")
+    assert await notes({"name": "Ann"}) == [] == await notes({"testing_agent_variables": {"name": "Ann"}})
+    assert await notes(sided, "http://localhost:7860") == []
+
+
+@pytest.mark.parametrize(
+    ("language", "spoken", "is_had"),
+    [("en", None, True), ("en-GB", None, True), ("es", None, False), ("es", "es-ES", True), ("fr", "multi", True)],
+)
+def test_a_language_is_had_where_the_settings_speak_it(language: str, spoken: str | None, is_had: bool) -> None:
+    given = {} if spoken is None else {"service": "a.Service", "settings": {"language": spoken}}
+    settings = Settings.model_validate({"speech": {"tts": given, "stt": given}})
+    assert (personality_sentences(language, {}, settings) == {}) is is_had
+    assert (scenario_sentences({"scenario_language": language}, settings) == {}) is is_had
+    assert (agent_sentences(language, settings) == {}) is is_had

@@ -159,7 +159,11 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"generated_mock_tool_entries": [{"tool": "x"}]}, {"generated_mock_tool_entries": [NO_MOCKS]}),
     (
         {"scenario_language": "es"},
-        {"scenario_language": ["'es' can't be had: the caller speaks 'en' (the settings' speech.tts); send 'en'."]},
+        {
+            "scenario_language": [
+                "'es' can't be had: the caller speaks 'en' (speech.tts.settings.language); send 'en'."
+            ]
+        },
     ),
     ({"webhook_url": "https://example.com"}, {"webhook_url": [NOT_KNOWN]}),
     (

@@ -178,7 +178,15 @@ def test_what_our_own_side_adds_widens_the_bar() -> None:
     assert wider.response_latency_ms == quiet.response_latency_ms == 1_000
 
 
+def test_a_hole_in_the_middle_of_a_line_leaves_the_latency_after_it() -> None:
+    facts = [JOINED, taken_up(1), *line(1.2, 3), recording(), measured(4, 6), ended(8)]
+    hole = CallerUnderrun(at_ns=s(2), turn=0, duration_ms=80)
+    (turn,) = measure_turns(SPEAKS, CallView.measured([*facts, hole]))
+    assert turn.response_latency_ms == 1_000
+
+
 REFUSED = {
+    "not on time": [measured(4, 6), CallerUnderrun(at_ns=s(2.95), turn=0, duration_ms=80)],
     "too uncertain": [measured(4, 6, onset_ms=700)],
     "too loud": [measured(4, 6, too_loud=True)],
     "stood still": [measured(4, 6), HarnessStalled(at_ns=s(3.2), duration_ms=500)],

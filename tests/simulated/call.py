@@ -10,12 +10,13 @@ import numpy as np
 from anyio.abc import TaskGroup
 
 from bots.caller.script import Script
+from bots.caller.speech.settings import ServiceSettings
 from bots.clock import CallClock
 from bots.timeline import CallerStartedSpeaking, CallerStoppedSpeaking, TimelineEvent
 from runner.calls.call import Call
 from runner.calls.request import CallRequest, CallWatcher
 from runner.calls.run_file import Run
-from runner.calls.surroundings import Surroundings
+from runner.calls.surroundings import Surroundings, Transcriber
 from runner.evaluation.verdicts import ExpectationVerdict
 from runner.rooms.base import RoomListener
 from runner.rooms.open import RoomAddress
@@ -24,7 +25,7 @@ from tests.simulated.agent import Behaviour
 from tests.simulated.recognition import Recogniser
 from tests.simulated.room import Network, SimulatedRoom
 from tests.simulated.speech import Pcm, Utterance, utterances
-from tests.simulated.virtual_time import Stall, VirtualClock, run_virtually
+from tests.simulated.virtual_time import Stall, VirtualClock, run_virtually, running_loop
 
 if TYPE_CHECKING:
     from runner.judge.judge import Judge
@@ -92,8 +93,8 @@ class Simulation:
         clock = VirtualClock(self.stalls)
         guide = _Guide(self, utterances(request.script), watcher)
         surroundings = Surroundings(monotonic_ns=clock.now_ns, wall_time=lambda: WALL_TIME, open_room=guide.open_room)
-        if self.recognises:
-            surroundings = replace(surroundings, transcribe=guide.recogniser.transcribe)
+        transcribe = guide.recogniser.transcribe if self.recognises else _held(surroundings.transcribe)
+        surroundings = replace(surroundings, transcribe=transcribe)
         call = Call(
             request,
             settings or Settings(),
@@ -112,6 +113,16 @@ class Prepared:
 
     call: Call
     clock: VirtualClock
+
+
+def _held(transcribe: Transcriber) -> Transcriber:
+    """Let no virtual time pass while speech is recognised in a process of its own."""
+
+    async def held(segments: Sequence[bytes], rate_hz: int, stt: ServiceSettings) -> list[str]:
+        with running_loop().holding():
+            return await transcribe(segments, rate_hz, stt)
+
+    return held
 
 
 class _Guide:

@@ -24,6 +24,7 @@ from runner.calls.timeline import FILE_NAME, read_timeline
 from runner.evaluation.verdicts import Verdict
 from runner.scenarios.evals import load_scenario
 from tests.faults import FAULTS, GOOD, SETTINGS, Caught, came_to, make_all
+from tests.recognition import sounds_like
 from tests.simulated.agent import Behaviour, OneSentence
 from tests.simulated.call import Simulation
 from tests.simulated.conditions import Condition, bed, simulation
@@ -122,6 +123,11 @@ def test_words_are_recognised_where_their_sound_is_there(tmp_path: Path) -> None
     assert 0 < len(some) < 10 and set(some) < set(SENTENCE.split())
 
 
+def test_the_recogniser_of_real_calls_can_be_asked(tmp_path: Path) -> None:
+    words = heard_words(Simulation(behaviour=ONE_SENTENCE, recognises=False), tmp_path / "run")
+    assert sounds_like(" ".join(words), SENTENCE)
+
+
 def test_an_agent_hears_less_of_a_line_that_is_damaged(tmp_path: Path) -> None:
     def heard(made: Simulation, name: str) -> int:
         facts = facts_of(made, SPOKEN, tmp_path / name)
@@ -136,8 +142,9 @@ def test_an_agent_hears_less_of_a_line_that_is_damaged(tmp_path: Path) -> None:
 def test_each_fault_is_caught_as_the_table_says(tmp_path: Path, caught: Caught) -> None:
     script = load_scenario(caught.spec, SETTINGS).playable()
     made = Simulation(seed=3, behaviour=BEHAVIOURS[caught.fault])
-    run = made.play(script, tmp_path / "run", settings=SETTINGS)
+    run = made.play(script, tmp_path / "run", settings=SETTINGS, transcribe=caught.transcribe)
     assert came_to(run) == caught.verdict, run.detail
+    assert caught.is_told(run), run.failure
 
 
 @pytest.mark.webrtc

@@ -63,6 +63,21 @@ def test_no_time_passes_while_a_thread_works(run: Callable[..., Coroutine[Any, A
     assert at_the_end(main) == 1 * S
 
 
+def test_no_time_passes_while_it_is_held() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async def work() -> None:
+            with virtual_time.running_loop().holding():
+                process = await asyncio.create_subprocess_exec("sleep", "0.05")
+                await process.wait()
+            assert clock.now_ns() == 0
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work)
+            await anyio.sleep(1)
+
+    assert at_the_end(main) == 1 * S
+
+
 def test_what_a_thread_raises_comes_back() -> None:
     async def main(clock: VirtualClock) -> None:
         with pytest.raises(ZeroDivisionError):

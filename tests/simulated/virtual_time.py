@@ -4,7 +4,8 @@ import asyncio
 import bisect
 import math
 import selectors
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ US_PER_S = 1_000_000
 FOREVER_S = 86_400.0
 """No loop waits for longer than a day: what is due at no time has it wait for so long again and again."""
 
-DEADLOCK_S = 60.0
+DEADLOCK_S = 300.0
 """Real seconds without anything to do, or to wait for, after which nothing will ever happen."""
 
 
@@ -124,7 +125,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     Time stands still while code runs, also code in worker threads: what is given to an executor runs at once and in
     place, so that nothing depends on how threads are scheduled; anyio's threads are waited for. Sockets and processes
-    are not for this loop: they live in real time.
+    live in real time: they are not for this loop, unless time is held meanwhile.
 
     Args:
         clock: Its time.
@@ -132,6 +133,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, clock: VirtualClock):
         self._virtual = clock
+        self._holders = 0
         self._selector_of_ours = _JumpingSelector(clock)
         super().__init__(self._selector_of_ours)
 
@@ -150,7 +152,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def hold_while(self, held: Callable[[], bool]) -> None:
         """Let no time pass while ``held()`` is true."""
-        self._selector_of_ours.held = held
+        self._selector_of_ours.held = lambda: self._holders > 0 or held()
+
+    @contextmanager
+    def holding(self) -> Generator[None]:
+        """Let no time pass while something is waited for that happens in real time."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
 
 
 def run_virtually(clock: VirtualClock, main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
@@ -160,8 +171,13 @@ def run_virtually(clock: VirtualClock, main: Callable[[], Coroutine[Any, Any, _T
 
 
 async def _holding(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    threads = anyio.to_thread.current_default_thread_limiter()
+    running_loop().hold_while(lambda: threads.borrowed_tokens > 0)
+    return await main()
+
+
+def running_loop() -> VirtualLoop:
+    """Return the virtual loop that this runs in."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    threads = anyio.to_thread.current_default_thread_limiter()
-    loop.hold_while(lambda: threads.borrowed_tokens > 0)
-    return await main()
+    return loop

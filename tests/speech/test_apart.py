@@ -36,7 +36,7 @@ async def die(code: int) -> None:
 
 async def die_once(witness: str) -> str:
     try:
-        Path(witness).mkdir()
+        Path(witness).mkdir()  # noqa: ASYNC240 - nobody else is there
     except FileExistsError:
         return "answered"
     os.kill(os.getpid(), signal.SIGKILL)

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from bots.caller.speech.errors import SpeechError
 
@@ -168,13 +168,13 @@ def _end() -> None:
         _process.end()
 
 
-def _send(stream: BinaryIO, message: Any) -> None:
+def _send(stream: IO[bytes], message: Any) -> None:
     data = pickle.dumps(message)
     stream.write(_LENGTH.pack(len(data)) + data)
     stream.flush()
 
 
-def _receive(stream: BinaryIO) -> Any:
+def _receive(stream: IO[bytes]) -> Any:
     """Return the next message; None at the end of the stream."""
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
@@ -204,7 +204,7 @@ def serve() -> None:
 
 
 class _Server:
-    def __init__(self, answers: BinaryIO):
+    def __init__(self, answers: IO[bytes]):
         self._answers = answers
         self._tasks: dict[int, asyncio.Task[None]] = {}
 

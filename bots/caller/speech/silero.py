@@ -8,17 +8,16 @@ import importlib.util
 import threading
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RATE_HZ", "WINDOW", "WINDOW_MS", "SpeechStream", "speech_probabilities"]
+__all__ = ["RATE_HZ", "WINDOW", "SpeechModel", "SpeechStream", "speech_probabilities"]
 
 RATE_HZ = 16_000
 WINDOW = 512
 """Samples that the model looks at in one step."""
-WINDOW_MS = 32
 
 _CONTEXT = 64
 _STATE = 128
@@ -113,6 +112,18 @@ def speech_probabilities(samples: Samples) -> NDArray[np.float32]:
         probabilities[start : start + part.size] = part
     probabilities[~loud] = 0
     return probabilities
+
+
+class SpeechModel(Protocol):
+    """Tells, window after window of one stream, how likely somebody speaks."""
+
+    def probability(self, window: Samples) -> float:
+        """Return how likely somebody speaks in the next :data:`WINDOW` samples at :data:`RATE_HZ`."""
+        ...
+
+    def reset(self) -> None:
+        """Forget what came before."""
+        ...
 
 
 class SpeechStream:

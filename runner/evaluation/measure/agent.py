@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 
 from bots.caller.speech.silero import WINDOW, speech_probabilities
 from bots.clock import NS_PER_MS
-from runner.evaluation.measure.detect import Found, Mask, Probabilities, find_speech
-from runner.evaluation.measure.edges import Edge, Stretch, find_stretches
-from runner.evaluation.measure.levels import (
+from bots.levels import (
     SILENCE_DBFS,
     STEP,
     STEP_MS,
@@ -20,6 +18,8 @@ from runner.evaluation.measure.levels import (
     step_levels,
     without_hum,
 )
+from runner.evaluation.measure.detect import Found, Mask, Probabilities, find_speech
+from runner.evaluation.measure.edges import Edge, Stretch, find_stretches
 
 METHOD = 1
 """Version of the method: raised whenever the same recording may give other figures."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.evaluation.measure.levels import STEP_MS, Levels, dilated, near, running_median, stretches
+from bots.levels import STEP_MS, Levels, dilated, near, running_median, stretches
 
 ROUNDS = 4
 MEDIAN_STEPS = 17
@@ -24,6 +24,7 @@ SILENT_DBFS = -90.0
 QUIETEST_DBFS = -65.0
 """What is below this is no agent."""
 BED_SPREAD = 1.6
+BED_PERCENT = 98
 SOUNDING_SHARE = 0.3
 SWITCH_COST = 0.04
 BELIEVED_SHARE = 0.08
@@ -116,8 +117,9 @@ def _by_hop(values: Levels, pool: Mask, statistic: Callable[[Levels], float]) ->
 
 def _bed(smooth: Levels, pool: Mask) -> Levels:
     def high(inside: Levels) -> float:
-        middle, upper = np.percentile(inside, (50, 90))
-        return float(middle + BED_SPREAD * (upper - middle))
+        middle, upper, top = np.percentile(inside, (50, 90, BED_PERCENT))
+        # Where a bed comes and goes the spread says nothing: it hardly ever goes beyond its own loud moments.
+        return float(min(middle + BED_SPREAD * (upper - middle), top))
 
     return _by_hop(smooth, pool, high)
 

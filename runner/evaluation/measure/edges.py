@@ -1,8 +1,7 @@
 """The first and the last audible sample of each stretch of speech.
 
-Audible is what lies within :data:`AUDIBLE_DB` of the speech's loudest moment, where nothing lies over it. Under a bed
-an edge is first moved to where the sound, band by band, turns from the bed's into the voice's; then outwards, as long
-as something is louder than the bed ever is.
+What is audible, :mod:`bots.levels` says. Under a bed an edge is first moved to where the sound, band by band, turns
+from the bed's into the voice's; then outwards, as long as something is louder than the bed ever is.
 """
 
 from dataclasses import dataclass
@@ -10,16 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bots.levels import (
+    ABOVE_BED_DB,
+    AUDIBLE_DB,
+    GAP_STEPS,
+    MERGE_STEPS,
+    STEP_MS,
+    UNMASKED_DB,
+    Levels,
+    Samples,
+    outermost,
+    stretches,
+)
 from runner.evaluation.measure.detect import Found
-from runner.evaluation.measure.levels import STEP_MS, Levels, Samples, stretches
 from runner.evaluation.measure.mixture import MOST, Mixture, band_levels
 
-AUDIBLE_DB = 40.0
-ABOVE_BED_DB = 2.0
-UNMASKED_DB = 3.0
-GAP_STEPS = 80 // STEP_MS
-MERGE_STEPS = 250 // STEP_MS
-"""Speech goes on after silence shorter than this. Under a bed a gap of 80 ms ends it: what follows may be the bed."""
 SEARCH_STEPS = 300 // STEP_MS
 RATIO_LIMIT = 6.0
 INAUDIBLE_DB = 5.0
@@ -114,9 +118,9 @@ class _EdgeFinder:
             threshold = max(peak - AUDIBLE_DB, float(self._top[at]) + ABOVE_BED_DB)
         masked_db = threshold - (peak - AUDIBLE_DB)
         if masked_db <= UNMASKED_DB:
-            return _outermost(levels, at, direction, limit, threshold, MERGE_STEPS, inwards=GAP_STEPS), masked_db
+            return outermost(levels, at, direction, limit, threshold, MERGE_STEPS, inwards=GAP_STEPS), masked_db
         at = self._by_bands(at, direction, limit, middle, peak)
-        return _outermost(levels, at, direction, limit, threshold, GAP_STEPS), masked_db
+        return outermost(levels, at, direction, limit, threshold, GAP_STEPS), masked_db
 
     def _by_bands(self, at: int, direction: int, limit: int, middle: int, peak: float) -> int:
         """Return the step from which on (inwards) the sound is more like the voice's than like the bed's."""
@@ -137,27 +141,3 @@ class _EdgeFinder:
 
     def _mixture(self, steps: NDArray[np.int64]) -> Mixture | None:
         return Mixture.fitted(band_levels(self._samples, steps[:: max(1, steps.size // MOST)]))
-
-
-def _outermost(
-    levels: Levels, at: int, direction: int, limit: int, threshold: float, gap: int, inwards: int = 0
-) -> int:
-    """Return the last step outwards that reaches the threshold, before ``gap`` steps that do not.
-
-    Where none does, it is looked for inwards, so many steps; where there is none either, it is ``at``.
-    """
-    outermost: int | None = None
-    quiet = 0
-    for step in range(at, limit + direction, direction):
-        if levels[step] >= threshold:
-            outermost, quiet = step, 0
-        else:
-            quiet += 1
-            if quiet >= gap:
-                break
-    if outermost is not None:
-        return outermost
-    for step in range(at, at - direction * inwards, -direction):
-        if 0 <= step < levels.size and levels[step] >= threshold:
-            return step
-    return at

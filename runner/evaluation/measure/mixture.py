@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.evaluation.measure.levels import RATE_HZ, STEP, Samples
+from bots.levels import RATE_HZ, STEP, Samples
 
 COMPONENTS = 4
 ITERATIONS = 12

@@ -4,7 +4,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import anyio
 from aiortc import (
@@ -372,7 +372,8 @@ class OfferingConnection:
                 )
 
     def _delivery(self, now_ns: int, stats: RTCRemoteInboundRtpStreamStats) -> Delivery:
-        round_trip_s = stats.roundTripTime
+        # The declared type leaves out that it is not known at first.
+        round_trip_s = cast("float | None", stats.roundTripTime)
         return Delivery(
             at_ns=now_ns,
             # aiortc works the one out from the other.

@@ -9,6 +9,7 @@ in this module, and :func:`check_aiortc` names the version it is known to fit.
 import asyncio
 import os
 import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -35,6 +36,9 @@ SKIP_NS = 200 * NS_PER_MS
 """A sender this much behind the clock does not catch up in a burst: it leaves out the time it missed."""
 
 _RTP_UNITS_PER_FRAME = RTP_CLOCK_HZ * FRAME_NS // NS_PER_S
+
+_NUMBERS = struct.Struct("!HL")
+"""Sequence number and timestamp: bytes 2 to 7 of an RTP packet (RFC 3550 section 5.1)."""
 
 _SENDER_PARTS = (
     "rtp_started",
@@ -240,7 +244,7 @@ class PacedSender:
         self._frames = 0
         self._sequence_number = random_sequence_number()
         self._timestamp_origin = random32()
-        self._payload_type = 0
+        self._header = b""
         self._sender._run_rtp = self._run
 
     # On the event loop.
@@ -248,7 +252,7 @@ class PacedSender:
     async def _run(self, codec: RTCRtpCodecParameters) -> None:
         """Take the place of ``RTCRtpSender._run_rtp``: started once media can flow, cancelled to stop."""
         self._part("rtp_started").set()
-        self._payload_type = codec.payloadType
+        self._header = self._make_header(codec)
         dtls = self._sender.transport
         dtls._tx_srtp = LockedSession(dtls._tx_srtp)
         try:
@@ -267,6 +271,14 @@ class PacedSender:
             self._report()
             self._track.stop()
             self._part("rtp_exited").set()
+
+    def _make_header(self, codec: RTCRtpCodecParameters) -> bytes:
+        """Return what is the same in front of every packet; sequence number and timestamp are put in each time."""
+        assert codec.payloadType is not None  # noqa: S101 - a negotiated codec has one
+        packet = rtp.RtpPacket(payload_type=codec.payloadType, marker=1, ssrc=self._sender._ssrc)
+        # The one extension of these that aiortc negotiates for audio.
+        packet.extensions.mid = self._part("mid")
+        return packet.serialize(self._part("rtp_header_extensions_map"))
 
     def stop(self) -> None:
         """Send nothing any more, even if aiortc never comes to close the connection."""
@@ -369,15 +381,7 @@ class PacedSender:
     def _prepare(self) -> _Packet:
         """Encode and encrypt what comes next. What was made for a time that was missed is made anew for now."""
         frame = self._track.take() if self._next is None else self._next.frame
-        packet = rtp.RtpPacket(
-            payload_type=self._payload_type,
-            marker=1,
-            sequence_number=self._sequence_number,
-            timestamp=uint32_add(self._timestamp_origin, self._frames * _RTP_UNITS_PER_FRAME & 0xFFFFFFFF),
-            ssrc=self._sender._ssrc,
-            payload=frame.payload,
-        )
-        packet.extensions.abs_send_time = (clock.current_ntp_time() >> 14) & 0x00FFFFFF
-        packet.extensions.mid = self._part("mid")
-        data = self._sender.transport._tx_srtp.protect(packet.serialize(self._part("rtp_header_extensions_map")))
-        return _Packet(self._frames, frame, packet.timestamp, data)
+        timestamp = uint32_add(self._timestamp_origin, self._frames * _RTP_UNITS_PER_FRAME & 0xFFFFFFFF)
+        start, rest = self._header[:2], self._header[8:]
+        packet = start + _NUMBERS.pack(self._sequence_number, timestamp) + rest + frame.payload
+        return _Packet(self._frames, frame, timestamp, self._sender.transport._tx_srtp.protect(packet))
