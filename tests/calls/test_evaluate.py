@@ -223,6 +223,7 @@ def test_a_call_whose_runner_was_killed_is_inconclusive_and_blames_nobody_else(t
         ([*FACTS[:-5], FACTS[-2], *FACTS[-5:-2]], "comes after the end"),
         ([*FACTS[:-3], CallerTurnStarted(at_ns=s(99), turn=2), *FACTS[-3:]], "no turn 3 in the script"),
         ([*FACTS[:14], AgentStartedSpeaking(at_ns=s(99)), *FACTS[15:]], "comes after the end"),
+        ([*FACTS[:14], AgentStartedSpeaking(at_ns=s(2.6)), *FACTS[15:]], "from before the one above it"),
         ([*FACTS[:3], CallerTurnStarted(at_ns=s(1), turn=7), *FACTS[3:]], "no turn 8 in the script"),
         ([*FACTS[:3], CallerTurnStarted(at_ns=s(1), turn=-1), *FACTS[3:]], "no turn 0 in the script"),
         ([*FACTS[:1], RoomEntered(at_ns=-5), *FACTS[2:]], "from before the call"),

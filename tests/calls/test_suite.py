@@ -429,9 +429,11 @@ async def test_of_a_suite_stopped_before_a_run_was_made_again_its_first_call_is_
         return EndedReason.ICE_FAILED, False
 
     calls = StubCalls(spoilt_and_stopped)
-    the_runner = runner(tmp_path, calls, "ab", more="concurrency: 2")
+    watcher = Watcher()
+    the_runner = runner(tmp_path, calls, "ab", more="concurrency: 2", watcher=watcher)
     result = await the_runner.make()
     assert len(calls.made) == 2
+    assert watcher.seen[-1] == "ended all/b: None", "and not that it is made again"
     assert [run.cause for run in result.runs] == [Cause.NETWORK] * 2
     assert result.open == [] and not result.finished
 
@@ -763,12 +765,14 @@ async def test_an_agent_that_dies_in_a_call_does_not_spoil_the_next(tmp_path: Pa
     assert (end.exit_code, end.log_tail) == (-signal.SIGKILL, ""), "what it said before is not what it died of"
 
 
-async def test_what_an_agent_died_of_is_a_fact_and_the_headline(tmp_path: Path, agents: Agents) -> None:
+async def test_what_an_agent_died_of_is_a_fact_and_the_headline(
+    tmp_path: Path, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suites, "EXIT_GRACE_S", 10)
+
     async def raises(call: StubCall) -> tuple[EndedReason, bool]:
+        # It takes a moment longer to die than its call does to end.
         (tmp_path / "pids.die").touch()
-        with anyio.fail_after(10):
-            while agents.alive():
-                await anyio.sleep(0.01)
         return EndedReason.AGENT_LEFT, False
 
     (run,) = (await runner(tmp_path, StubCalls(raises), "a", agents.yaml("raises")).make()).runs

@@ -133,8 +133,9 @@ def test_the_agents_failure_is_a_failure_with_what_was_missed_and_the_evidence()
 
 
 def test_a_run_nobody_can_judge_is_an_error_that_names_cause_and_ending() -> None:
-    (result,) = only_case(suite(UNDECIDED)).result
+    (result,) = only_case(suite(UNDECIDED.model_copy(update={"unmet": [MISSED]}))).result
     assert isinstance(result, Error)
+    assert result.text is not None and MISSED.expected not in result.text, "there was no call to expect it of"
     assert result.message == "inconclusive (cause: room): nothing answers"
     assert result.type == "Inconclusive"
     assert "ended: room-unreachable after 0.2 s, cause: room" in result.text.splitlines()

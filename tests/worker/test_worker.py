@@ -422,6 +422,45 @@ async def test_cancelling_reaches_the_second_call(record: RecordDouble, tmp_path
     assert len(record.outcomes[0]["run"]["earlier_attempts"]) == 1
 
 
+async def test_cancelling_cuts_off_what_prepares_the_second_call(
+    record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = 0
+
+    @asynccontextmanager
+    async def room(*_: Any) -> AsyncIterator[Any]:
+        nonlocal rooms
+        rooms += 1
+        if rooms == 2:
+            await anyio.sleep_forever()
+        async with room_without_session() as address:
+            yield address
+
+    monkeypatch.setattr(workers, "room_of", room)
+    calls = StubCalls(reasons=SPOILT)
+    with anyio.fail_after(20):
+        async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.see_through, 7, 1)
+            await until(lambda: rooms == 2)
+            record.cancelled.add(7)
+    assert len(calls.made) == 1 and record.outcomes[0]["error"]["reason"] == "cancelled"
+
+
+async def test_cancelling_cuts_off_a_second_call_that_has_not_begun(record: RecordDouble, tmp_path: Path) -> None:
+    class SecondPrepares(StubCalls):
+        def __call__(self, *args: Any, **kwargs: Any) -> StubCall:
+            self.prepares_s = 60 if self.made else 0
+            return super().__call__(*args, **kwargs)
+
+    calls = SecondPrepares(reasons=SPOILT)
+    with anyio.fail_after(30):
+        async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.see_through, 7, 1)
+            await until(lambda: len(calls.made) == 2)
+            record.cancelled.add(7)
+    assert record.outcomes[0]["error"]["reason"] == "cancelled"
+
+
 async def test_a_worker_that_is_told_to_stop_makes_no_call_again(record: RecordDouble, tmp_path: Path) -> None:
     calls = StubCalls(reasons=SPOILT, lasts_s=0.2)
     async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
