@@ -65,6 +65,11 @@ _FLOOR_PERCENTS = ((3.0, 10), (7.0, 30), (11.0, 50))
 """Speech that does not end may be a bed that was never alone. In 5 s of speech there are moments without: after so
 many seconds, so many percent of them are taken to be what lies under it. No bed blocks a turn for ever."""
 
+_SOFT_DBFS = -33.0
+_FIRST_STEPS = 400 // STEP_MS
+_UNEVEN_DB = 12.0
+"""The first sound of a call, where it is softer than this, is a voice if its level rises and falls so much."""
+
 _LONG_STEPS = 3_000 // STEP_MS
 _STILL_SOUNDS_DB = 10.0
 """What sounds so far above the bed when it is found to be no speech, after so long, is a bed that has come up."""
@@ -251,13 +256,23 @@ class Hearing:
         if self._began is None:
             self._began = now
         if self._onset is None:
-            if self._evidence < self._enough or not may_begin:
+            if self._evidence < self._enough or not may_begin or self._may_be_a_bed(self._began, now, smooth):
                 return None
             return self._begin(self._began, now)
         if supported:
             self._supported = now
             self._voice.add(smooth, _STEP_S)
         return None
+
+    def _may_be_a_bed(self, began: int, now: int, smooth: float) -> bool:
+        """Whether the first sound of a call is as soft as a bed, and as even: nothing is there to tell it by yet."""
+        if self._voice.weight >= _SUPPOSED_S + _STEP_S or smooth >= _SOFT_DBFS:
+            return False
+        levels = self._levels[began - self._first : now + 1 - self._first]
+        if len(levels) < _FIRST_STEPS:
+            return True
+        lower, upper = np.percentile(np.array(levels), (10, 90))
+        return bool(upper - lower < _UNEVEN_DB)
 
     def _take_for_bed(self, now: int) -> None:
         """Learn the bed from what was taken for speech until now, and still sounds."""

@@ -48,6 +48,20 @@ async def _transcribe(segments: Sequence[bytes], rate_hz: int, stt: ServiceSetti
     return await transcribe(segments, rate_hz, stt)
 
 
+class RecognitionLoader(Protocol):
+    """Loads what recognises speech, as :func:`bots.caller.speech.recognition.preload` does."""
+
+    async def __call__(self, stt: ServiceSettings) -> None:
+        """Load it, so that the first piece does not wait for that."""
+        ...
+
+
+async def _load_recognition(stt: ServiceSettings) -> None:
+    from bots.caller.speech.recognition import preload
+
+    await preload(stt)
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What a call is made in.
@@ -57,9 +71,11 @@ class Surroundings:
         wall_time: The time of day in ISO 8601, UTC.
         open_room: Opens the room an address stands for.
         transcribe: Recognises what the agent said.
+        load_recognition: Loads what recognises it, before it is needed.
     """
 
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     wall_time: Callable[[], str] = utc_now
     open_room: RoomOpener = open_room
     transcribe: Transcriber = _transcribe
+    load_recognition: RecognitionLoader = _load_recognition

@@ -7,6 +7,8 @@ from runner.evaluation.trouble import Trouble
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 from runner.evaluation.view import CallView
 
+WENT_ON = "the caller took another sound for the agent's speech and went on; the recording has no speech there"
+
 DIFFERS = "the caller gave up in turn {turn}, which the recording shows to have passed"
 
 _NEEDS_NO_LINE = frozenset({EndedReason.AGENT_VANISHED, EndedReason.AGENT_NEVER_JOINED})
@@ -24,9 +26,13 @@ def fairly(
         troubles: What kept the harness from judging.
     """
     gave_up = gave_up_in_error(view, verdicts)
+    went_on = {e.turn for e in view.of(CallerTurnSettled) if not e.failed} if view.is_measured else set[int]()
     fair: list[ExpectationVerdict] = []
     excused: ExpectationVerdict | None = None
     for verdict in verdicts:
+        if verdict.broken_off and verdict.turn in went_on:
+            fair.append(_inconclusive(verdict, Cause.CALLER, WENT_ON))
+            continue
         if verdict.verdict is not Verdict.MISSED:
             fair.append(verdict)
             continue

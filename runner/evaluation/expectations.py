@@ -193,4 +193,5 @@ def _verdict(turn: int, index: int, expectation: Expectation, found: Finding) ->
         cause=found.cause,
         follows=found.follows,
         late=found.late,
+        broken_off=found.broken_off,
     )

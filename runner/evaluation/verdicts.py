@@ -148,6 +148,8 @@ class ExpectationVerdict(_Model):
     """Whether it is missed because one above it was, or because its turn was never reached."""
     late: bool = Field(default=False, exclude=True)
     """Whether what was expected came, after its time."""
+    broken_off: bool = Field(default=False, exclude=True)
+    """Whether it is not judged because the call was ended before its time was up."""
 
 
 class Finding(_Model):

@@ -94,7 +94,7 @@ class Simulation:
         guide = _Guide(self, utterances(request.script), watcher)
         surroundings = Surroundings(monotonic_ns=clock.now_ns, wall_time=lambda: WALL_TIME, open_room=guide.open_room)
         transcribe = guide.recogniser.transcribe if self.recognises else _held(surroundings.transcribe)
-        surroundings = replace(surroundings, transcribe=transcribe)
+        surroundings = replace(surroundings, transcribe=transcribe, load_recognition=_load_nothing)
         call = Call(
             request,
             settings or Settings(),
@@ -123,6 +123,10 @@ def _held(transcribe: Transcriber) -> Transcriber:
             return await transcribe(segments, rate_hz, stt)
 
     return held
+
+
+async def _load_nothing(stt: ServiceSettings) -> None:
+    """What is simulated is there; what is not is waited for by virtual time where it is used."""
 
 
 class _Guide:

@@ -32,6 +32,10 @@ BELIEVED_SHARE = 0.08
 FORBID_STEPS = 600 // STEP_MS
 GROUP_STEPS = 600 // STEP_MS
 
+QUIETER_PERCENT = 30
+TALKED_OVER_DB = 8.0
+"""An agent that is about as loud as ever through most of the caller's time talks over it: that is no bed."""
+
 Mask = NDArray[np.bool_]
 Probabilities = NDArray[np.float32]
 
@@ -73,7 +77,7 @@ def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Fou
     """
     smooth = running_median(levels, MEDIAN_STEPS)
     speech = np.zeros(levels.size, dtype=bool)
-    pool = _first_pool(smooth, caller)
+    pool = _first_pool(smooth, probability, caller)
     level: float | None = None
     bed = threshold = np.full(levels.size, SILENT_DBFS, dtype=np.float32)
     for turn in range(ROUNDS):
@@ -93,11 +97,16 @@ def _mean_level(levels: Levels) -> float:
     return float(10 * np.log10(np.mean(np.power(10.0, levels.astype(np.float64) / 10))))
 
 
-def _first_pool(smooth: Levels, caller: Mask) -> Mask:
-    """Before anything was found: where the caller speaks; without a caller, the quieter part."""
-    if caller.sum() >= ENOUGH_STEPS:
-        return caller
-    return smooth <= np.percentile(smooth, 30)
+def _first_pool(smooth: Levels, probability: Probabilities, caller: Mask) -> Mask:
+    """Before anything was found: where the caller speaks; the quieter part, without one or where both speak."""
+    quiet = smooth <= np.percentile(smooth, QUIETER_PERCENT)
+    if caller.sum() < ENOUGH_STEPS:
+        return quiet
+    lower, upper = np.percentile(smooth, (QUIETER_PERCENT, 90))
+    middle = np.median(smooth[caller])
+    as_loud = middle > lower + TALKED_OVER_DB and middle > upper - TALKED_OVER_DB
+    talked_over = as_loud and np.mean(probability[caller] > 0.5) > 0.5
+    return quiet if talked_over else caller
 
 
 def _by_hop(values: Levels, pool: Mask, statistic: Callable[[Levels], float]) -> Levels:
