@@ -34,6 +34,8 @@ TURNS_PER_CALL = 5
 ANSWER_MS = (600, 1_800)
 """Every answer comes after another time in this range."""
 SEED = 10
+FIRST_TAG_MS = SESSION_TAG_MS + 1
+"""Calls that do not count have the metronome's own default."""
 GREETING_S = 20.0
 LONGEST_TURN_S = 20.0
 """A call that takes longer than this for each of its turns hangs."""
@@ -240,7 +242,7 @@ async def run_rows(options: Any) -> list[Row]:
                 for index, url in enumerate(urls):
                     run_folder = Path(folder) / f"warm-up-{len(made)}-{index}"
                     await _warm_up(url, _behind(row, options.dbfs), settings, run_folder)
-                tags_ms = [SESSION_TAG_MS + len(made) + i for i in range(-(-turns // TURNS_PER_CALL))]
+                tags_ms = [FIRST_TAG_MS + len(made) + i for i in range(-(-turns // TURNS_PER_CALL))]
                 made += await _make(row, tags_ms, script, urls, settings, Path(folder), options)
         events = _logged(Path(folder))
     for call in made:
