@@ -34,6 +34,8 @@ TURNS_PER_CALL = 5
 ANSWER_MS = (600, 1_800)
 """Every answer comes after another time in this range."""
 SEED = 10
+FIRST_TAG_MS = SESSION_TAG_MS + 1
+"""Calls that do not count have the metronome's own default."""
 GREETING_S = 20.0
 LONGEST_TURN_S = 20.0
 """A call that takes longer than this for each of its turns hangs."""
@@ -76,7 +78,7 @@ class Row:
         refused: Turns without a latency that say why.
         unexplained: Turns without a latency that do not, or that were never spoken.
         turn_ends_ms: From an answer's end to where the caller took it to be over.
-        early: Answers that the caller took to be over before they were.
+        early_ms: The same for answers that the caller took to be over before they were, or cut short: below 0.
     """
 
     background: str
@@ -88,7 +90,11 @@ class Row:
     refused: int = 0
     unexplained: int = 0
     turn_ends_ms: list[float] = field(default_factory=list)
-    early: int = 0
+    early_ms: list[float] = field(default_factory=list[float])
+
+    @property
+    def early(self) -> int:
+        return len(self.early_ms)
 
     @property
     def p95_ms(self) -> float:
@@ -221,7 +227,7 @@ def add(row: Row, run: Run, origin_ns: int, turn_ends_ns: Sequence[int], answers
         if decided_ns is not None and decided_ns >= answer.ended_ns and not answer.interrupted:
             row.turn_ends_ms.append((decided_ns - answer.ended_ns) / 1e6)
         elif decided_ns is not None:
-            row.early += 1
+            row.early_ms.append((decided_ns - answer.ended_ns) / 1e6)
 
 
 async def run_rows(options: Any) -> list[Row]:
@@ -240,7 +246,7 @@ async def run_rows(options: Any) -> list[Row]:
                 for index, url in enumerate(urls):
                     run_folder = Path(folder) / f"warm-up-{len(made)}-{index}"
                     await _warm_up(url, _behind(row, options.dbfs), settings, run_folder)
-                tags_ms = [SESSION_TAG_MS + len(made) + i for i in range(-(-turns // TURNS_PER_CALL))]
+                tags_ms = [FIRST_TAG_MS + len(made) + i for i in range(-(-turns // TURNS_PER_CALL))]
                 made += await _make(row, tags_ms, script, urls, settings, Path(folder), options)
         events = _logged(Path(folder))
     for call in made:

@@ -239,7 +239,7 @@ async def talks_over(base: str) -> None:
         await greeted(client)
         await says(client, LINE)
         onset_ns, end_ns = client.mouth.started_ns or 0, client.mouth.ended_ns or 0
-        assert onset_ns + 400_000_000 < client.loud_ns[0] < onset_ns + 1_500_000_000
+        assert onset_ns + 400_000_000 < client.loud_ns[0] < end_ns
         assert client.loud_ns[-1] > end_ns - 300_000_000, "it carries on"
         await client.said("What name is it for?", 15)
 
