@@ -25,6 +25,7 @@ QUIETEST_DBFS = -65.0
 """What is below this is no agent."""
 BED_SPREAD = 1.6
 BED_PERCENT = 98
+MOST_SPREAD_DB = 5.0
 SOUNDING_SHARE = 0.3
 SWITCH_COST = 0.04
 BELIEVED_SHARE = 0.08
@@ -76,7 +77,7 @@ def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Fou
     level: float | None = None
     bed = threshold = np.full(levels.size, SILENT_DBFS, dtype=np.float32)
     for turn in range(ROUNDS):
-        bed = _bed(smooth, pool)
+        bed = _bed(smooth, pool, first=turn == 0)
         found = _own_level(smooth, bed, speech if turn else ~caller)
         if found is None:
             break
@@ -115,13 +116,18 @@ def _by_hop(values: Levels, pool: Mask, statistic: Callable[[Levels], float]) ->
     return np.interp(np.arange(values.size), np.array(hops), found).astype(np.float32)
 
 
-def _bed(smooth: Levels, pool: Mask) -> Levels:
-    def high(inside: Levels) -> float:
+def _bed(smooth: Levels, pool: Mask, first: bool) -> Levels:
+    def seldom_exceeded(inside: Levels) -> float:
         middle, upper, top = np.percentile(inside, (50, 90, BED_PERCENT))
         # Where a bed comes and goes the spread says nothing: it hardly ever goes beyond its own loud moments.
         return float(min(middle + BED_SPREAD * (upper - middle), top))
 
-    return _by_hop(smooth, pool, high)
+    def below_speech(inside: Levels) -> float:
+        # The agent may speak over the caller: the bed goes as far up from its middle as it goes down.
+        lower, middle = np.percentile(inside, (10, 50))
+        return float(middle + BED_SPREAD * min(middle - lower, MOST_SPREAD_DB))
+
+    return _by_hop(smooth, pool, below_speech if first else seldom_exceeded)
 
 
 def _own_level(smooth: Levels, bed: Levels, where: Mask) -> float | None:

@@ -24,6 +24,8 @@ from bots.levels import (
 from runner.evaluation.measure.detect import Found
 from runner.evaluation.measure.mixture import MOST, Mixture, band_levels
 
+PEAK_STEPS = 300 // STEP_MS
+"""What is audible goes by the loudest moment this near the edge."""
 SEARCH_STEPS = 300 // STEP_MS
 RATIO_LIMIT = 6.0
 INAUDIBLE_DB = 5.0
@@ -110,11 +112,14 @@ class _EdgeFinder:
         """
         # What is below a voice counts too, if nothing of it is in the bed.
         levels = self._raw
-        peak = float(levels[start:end].max())
+        near = (
+            slice(start, min(start + PEAK_STEPS, end)) if direction < 0 else slice(max(end - PEAK_STEPS, start), end)
+        )
+        peak = float(levels[near].max())
         threshold = max(peak - AUDIBLE_DB, float(self._raw_top[at]) + ABOVE_BED_DB)
         if threshold > peak - AUDIBLE_DB + UNMASKED_DB:
             levels = self._levels
-            peak = float(levels[start:end].max())
+            peak = float(levels[near].max())
             threshold = max(peak - AUDIBLE_DB, float(self._top[at]) + ABOVE_BED_DB)
         masked_db = threshold - (peak - AUDIBLE_DB)
         if masked_db <= UNMASKED_DB:
