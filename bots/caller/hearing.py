@@ -67,8 +67,10 @@ many seconds, so many percent of them are taken to be what lies under it. No bed
 
 _SOFT_DBFS = -33.0
 _FIRST_STEPS = 400 // STEP_MS
+_FIRST_WAIT_STEPS = 1_000 // STEP_MS
 _UNEVEN_DB = 12.0
-"""The first sound of a call, where it is softer than this, is a voice if its level rises and falls so much."""
+"""The first sound of a call, where it is softer than this, is a voice if its level rises and falls so much. It is no
+bed either for a second: it may turn out to be a voice."""
 
 _LONG_STEPS = 3_000 // STEP_MS
 _STILL_SOUNDS_DB = 10.0
@@ -210,7 +212,8 @@ class Hearing:
         index = now - self._first
         is_speech = self._recent[-1] > _SPEECH
         self._unlearnt.append(_Step(now, smooth, self._raw[index], self._levels[index], is_speech))
-        while self._unlearnt and self._unlearnt[0].index < now - _BEFORE_STEPS:
+        waits = self._began is not None and now - self._began < _FIRST_WAIT_STEPS and self._voice_is_unknown
+        while not waits and self._unlearnt and self._unlearnt[0].index < now - _BEFORE_STEPS:
             step = self._unlearnt.popleft()
             if step.index >= self._learn_from:
                 self._bed.add(step)
@@ -264,9 +267,14 @@ class Hearing:
             self._voice.add(smooth, _STEP_S)
         return None
 
+    @property
+    def _voice_is_unknown(self) -> bool:
+        """Whether nothing of the agent was heard so far."""
+        return self._voice.weight < _SUPPOSED_S + _STEP_S
+
     def _may_be_a_bed(self, began: int, now: int, smooth: float) -> bool:
         """Whether the first sound of a call is as soft as a bed, and as even: nothing is there to tell it by yet."""
-        if self._voice.weight >= _SUPPOSED_S + _STEP_S or smooth >= _SOFT_DBFS:
+        if not self._voice_is_unknown or smooth >= _SOFT_DBFS:
             return False
         levels = self._levels[began - self._first : now + 1 - self._first]
         if len(levels) < _FIRST_STEPS:

@@ -505,12 +505,16 @@ class Call:
         return director.settled(turn, failed=failed, now_ns=now_ns)
 
     def _may_still_answer(self, turn: int, now_ns: int) -> bool:
-        """Whether to go on listening in a turn that has failed: an answer that is late tells more than none."""
+        """Whether to go on listening in a turn that has failed.
+
+        An answer that is late tells more than none, and speech that has just begun can't be measured yet.
+        """
         failed_ns = self._failed_ns.setdefault(turn, now_ns)
-        handed_over = self._view.handed_over(turn)
-        if handed_over is None or not self.request.script.stop_on_failure:
+        if not self.request.script.stop_on_failure:
             return False
-        over = self._view.turn_ended_between(handed_over.at_ns, now_ns)
+        handed_over = self._view.handed_over(turn)
+        from_ns = self._view.starts[turn] if handed_over is None else handed_over.at_ns
+        over = self._view.turn_ended_between(from_ns, now_ns)
         until_ns = failed_ns + LATE_ANSWER_NS
         if over or now_ns >= until_ns or self._view.of(AgentLeft):
             return False

@@ -28,10 +28,10 @@ HEARD_GAP_MS = 60.0
 NOTICED_STALL_MS = 1_000.0
 """After a caller that stood still for so long the conversation may take another course."""
 
-LOST_SHARE = 0.03
+LOST_SHARE = 0.05
 """Recognition copes with a smaller share of lost packets."""
 
-LOST_PACKETS = 3
+LOST_PACKETS = 5
 
 AGENT_LOST_MS = 60.0
 """Less lost audio of the agent than this can't have hidden a word."""

@@ -71,8 +71,18 @@ def close_to(*spans: tuple[float, float], within_s: float = 0.01) -> list[tuple[
 @pytest.mark.parametrize("dbfs", [-6, -20, -38, -45])
 @pytest.mark.parametrize("start_s", [1.0, 1.0037, 2.4512])
 def test_speech_over_silence_is_placed_within_10_ms(dbfs: float, start_s: float) -> None:
-    edges = heard(bursts((start_s, start_s + 1), dbfs=dbfs))
-    assert spans_s(edges) == close_to((start_s, start_s + 1))
+    # As words are: with stops in them.
+    stops = [(start_s, start_s + 0.22), (start_s + 0.28, start_s + 0.6), (start_s + 0.66, start_s + 1)]
+    assert spans_s(heard(bursts(*stops, dbfs=dbfs))) == close_to((start_s, start_s + 1))
+
+
+@pytest.mark.parametrize("start_s", [0.0, 1.0])
+def test_an_even_soft_sound_at_the_beginning_is_a_bed(start_s: float) -> None:
+    even = noise(-38, 12.0)
+    even[: round(start_s * RATE_HZ)] = 0
+    assert spans_s(heard(even)) == []
+    # What comes out of it is heard.
+    assert spans_s(heard(even + bursts((6, 7), seconds=12.0))) == close_to((6, 7), within_s=0.03)
 
 
 @pytest.mark.parametrize("bed_dbfs", [-60, -50, -42, -35])

@@ -74,7 +74,7 @@ def test_nobody_is_blamed_for_what_came_of_our_own_trouble(name: str) -> None:
 SMALL = {
     "a hole of two packets": CallerUnderrun(at_ns=s(2), turn=0, duration_ms=40),
     "a few packets of silence": CallerAudioLost(at_ns=s(7), since_ns=s(6), lost=9, packets=50),
-    "a lost packet in a hundred": CallerAudioLost(at_ns=s(3), since_ns=s(1), lost=1, packets=100),
+    "a few lost packets": CallerAudioLost(at_ns=s(3), since_ns=s(2), lost=3, packets=50),
     "a lost packet of the agent": AgentAudioLost(at_ns=s(4), duration_ms=20),
     "a moment's wait long before": HarnessStalled(at_ns=0, duration_ms=300),
 }
