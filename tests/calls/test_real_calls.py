@@ -20,9 +20,12 @@ from bots.agents.metronome import DEFAULT_TEXT
 from bots.caller.script import Action, AgentHeardFor, Expectation, Listen, PressKeys, Script, Speak, Turn, Words
 from bots.timeline import (
     AgentStartedSpeaking,
+    CallCalibrated,
     CallEnded,
+    CallerAudioQuality,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
+    CallerTurnStarted,
     CallStarted,
     EndedReason,
     MessageReceived,
@@ -106,6 +109,18 @@ async def test_a_position_in_the_recording_is_a_time_in_the_timeline(tmp_path: P
             window = rate_hz // 50
             assert channel[at : at + 2 * window].max() > 100, f"no sound at {event}"
             assert channel[at - 3 * window : at - window].max() < 100, f"sound before {event}"
+
+
+async def test_a_call_says_how_punctual_it_was_before_it_begins_and_when_it_is_over(tmp_path: Path) -> None:
+    async with metronome(tmp_path) as (base_url, _):
+        spoken = script(say("Hello, are you there?", expect=ANSWERED))
+        _, facts = await make(base_url, spoken, tmp_path / "run", transcribe=False)
+    (calibrated,) = [fact for fact in facts if isinstance(fact, CallCalibrated)]
+    begun = next(fact for fact in facts if isinstance(fact, CallerTurnStarted))
+    assert facts.index(calibrated) < facts.index(begun)
+    assert min(calibrated.loop_lag_ms, calibrated.send_lag_ms, calibrated.arrival_jitter_ms) >= 0
+    (quality,) = [fact for fact in facts if isinstance(fact, CallerAudioQuality)]
+    assert quality.packets > 100 and quality.lost == 0 and quality.jitter_ms is not None
 
 
 async def test_what_the_agent_said_is_recognised_from_the_recording(tmp_path: Path) -> None:
