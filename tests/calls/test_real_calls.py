@@ -19,8 +19,11 @@ from rich.console import Console
 from bots.agents.metronome import DEFAULT_TEXT
 from bots.caller.script import Action, Expectation, Listen, PressKeys, Script, Speak, Turn, Words
 from bots.timeline import (
+    CallCalibrated,
     CallEnded,
+    CallerAudioQuality,
     CallerStoppedSpeaking,
+    CallerTurnStarted,
     CallStarted,
     EndedReason,
     MessageReceived,
@@ -89,6 +92,19 @@ async def test_latencies_are_those_of_the_agents_own_log(tmp_path: Path) -> None
     ours = [started.monotonic_ns + e.at_ns for e in facts if isinstance(e, CallerStoppedSpeaking)]
     for our_ns, their_ns in zip(ours, ends, strict=True):
         assert abs(our_ns - their_ns) < 60e6
+
+
+async def test_a_call_says_how_punctual_it_was_before_it_begins_and_when_it_is_over(tmp_path: Path) -> None:
+    async with metronome(tmp_path) as (base_url, _):
+        spoken = script(say("Hello, are you there?", expect=ANSWERED))
+        _, facts = await make(base_url, spoken, tmp_path / "run", transcribe=False)
+    (calibrated,) = [fact for fact in facts if isinstance(fact, CallCalibrated)]
+    begun = next(fact for fact in facts if isinstance(fact, CallerTurnStarted))
+    assert facts.index(calibrated) < facts.index(begun)
+    assert min(calibrated.loop_lag_ms, calibrated.send_lag_ms, calibrated.arrival_jitter_ms) >= 0
+    (quality,) = [fact for fact in facts if isinstance(fact, CallerAudioQuality)]
+    # How many were lost is the agent's to say: a busy one drops some of its own.
+    assert quality.packets > 100 and quality.lost is not None and quality.jitter_ms is not None
 
 
 async def test_what_the_agent_said_is_recognised_from_the_recording(tmp_path: Path) -> None:
