@@ -1,4 +1,4 @@
-"""Whether each faulty agent is caught every time, and the good one never blamed: false verdicts, counted.
+"""Whether each faulty agent is caught every time, for what it does, and the good one never blamed.
 
     python -m benchmarks.faults --repeat 10 --good 50
 
@@ -15,6 +15,9 @@ from typing import Any
 from benchmarks.common import Claim, parser, report, run_uvloop
 from runner.calls.run_file import Run
 from tests.faults import AT_ONCE, FAULTS, GOOD, Caught, came_to, make_all
+
+MAX_UNDECIDED = 0.02
+"""The share of good runs that may be inconclusive on a machine that does nothing else."""
 
 
 async def run_table(options: Any) -> list[tuple[Caught, Run]]:
@@ -35,25 +38,44 @@ def main() -> int:
     runs = run_uvloop(run_table, chosen)
     made = Counter(caught for caught, _ in runs)
     right = Counter(caught for caught, run in runs if came_to(run) == caught.verdict)
+    told = Counter(caught for caught, run in runs if came_to(run) == caught.verdict and caught.is_told(run))
     for caught, run in runs:
-        if came_to(run) != caught.verdict:
+        if came_to(run) != caught.verdict or not caught.is_told(run):
             print(f"{caught.fault or 'good'}, {caught.scenario}: {came_to(run)}: {run.detail}", file=sys.stderr)
     rows = [
-        [c.fault or "(good)", c.scenario, c.ended_reason.value, c.exit_code, f"{right[c]}/{made[c]}"] for c in made
+        [
+            c.fault or "(good)",
+            c.scenario,
+            c.ended_reason.value,
+            c.kind.value if c.kind else "",
+            c.headline,
+            f"{right[c]}/{made[c]}",
+            f"{told[c]}/{made[c]}",
+        ]
+        for c in made
     ]
-    good_made = sum(count for c, count in made.items() if c.fault is None)
-    good_right = sum(count for c, count in right.items() if c.fault is None)
-    faulty_made, faulty_right = len(runs) - good_made, right.total() - good_right
+    good = [run for caught, run in runs if caught.fault is None]
+    blamed = sum(run.success is False for run in good)
+    undecided = sum(run.success is None for run in good)
+    faulty = len(runs) - len(good)
+    caught_right = sum(count for c, count in right.items() if c.fault is not None)
+    caught_told = sum(count for c, count in told.items() if c.fault is not None)
+    limit = MAX_UNDECIDED * len(good)
     claims = [
-        Claim(f"every faulty agent is caught every time ({faulty_right}/{faulty_made})", faulty_right == faulty_made),
-        Claim(f"the good agent is never blamed ({good_right}/{good_made})", good_right == good_made),
+        Claim(f"every faulty agent is caught every time ({caught_right}/{faulty})", caught_right == faulty),
+        Claim(f"and its headline says for what ({caught_told}/{faulty})", caught_told == faulty),
+        Claim(f"the good agent is never blamed ({blamed} of {len(good)})", not blamed),
+        Claim(f"at most {MAX_UNDECIDED:.0%} of its runs are inconclusive ({undecided})", undecided <= limit),
     ]
     return report(
         "Verdicts on faulty agents and on the good one",
-        ("fault", "scenario", "ended reason", "exit code", "as the table says"),
+        ("fault", "scenario", "ended reason", "kind", "its headline holds", "so it came", "so it is told"),
         rows,
         claims,
-        raw=[{"fault": c.fault, "scenario": c.scenario, "came_to": came_to(run)} for c, run in runs],
+        raw=[
+            {"fault": c.fault, "scenario": c.scenario, "came_to": came_to(run), "detail": run.detail}
+            for c, run in runs
+        ],
         json_file=chosen.json,
     )
 

@@ -1,6 +1,7 @@
 """The one clock of a call: monotonic nanoseconds since the call began."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 NS_PER_MS = 1_000_000
@@ -13,13 +14,20 @@ class CallClock:
 
     Attributes:
         origin_ns: The monotonic time at which the call began (``time.monotonic_ns()``).
+        source: What is read: the machine's clock, or one whose time is virtual.
     """
 
     origin_ns: int = field(default_factory=time.monotonic_ns)
+    source: Callable[[], int] = field(default=time.monotonic_ns, repr=False, compare=False)
+
+    @classmethod
+    def begin(cls, source: Callable[[], int] = time.monotonic_ns) -> "CallClock":
+        """Return the clock of a call that begins now."""
+        return cls(source(), source)
 
     def now_ns(self) -> int:
         """Return the time on the call's clock, in nanoseconds; never goes back."""
-        return time.monotonic_ns() - self.origin_ns
+        return self.source() - self.origin_ns
 
     def at_ns(self, monotonic_ns: int) -> int:
         """Return a reading of the machine's monotonic clock as a time on the call's clock."""

@@ -125,6 +125,14 @@ class AgentMediaResumed(_Event):
     type: Literal["agent_media_resumed"] = "agent_media_resumed"
 
 
+class AgentProbed(_Event):
+    """Nothing arrived from the agent any more, and its address was tried once."""
+
+    type: Literal["agent_probed"] = "agent_probed"
+    answers: bool | None
+    """True: something takes connections there. False: they are refused, its process is gone. Null: no answer."""
+
+
 class ClientReadySent(_Event):
     """RTVI ``client-ready`` went out."""
 
@@ -397,6 +405,7 @@ TimelineEvent = Annotated[
     | AgentLeft
     | AgentMediaStopped
     | AgentMediaResumed
+    | AgentProbed
     | ClientReadySent
     | BotReady
     | DataMessagePublished

@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from runner.commands import PATH, run_command
+from runner.commands import PATH, Concurrency, run_command
 from runner.errors import USAGE_EXIT_CODE, UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _Command = Callable[..., Any]
 
 _ELSEWHERE = {
     "keys": "runner.cli_server",
+    "measure": "runner.cli_measure",
     "migrate": "runner.cli_server",
     "serve": "runner.cli_serve",
     "status": "runner.cli_status",
@@ -140,7 +141,17 @@ def call(
 @main.command("run")
 @click.argument("suite_file", metavar="SUITE.yaml", type=PATH)
 @click.option("--repeat", type=click.IntRange(1, 1_000), help="Runs of every scenario, whatever the file says.")
-@click.option("--concurrency", type=click.IntRange(1, 64), help="Runs at a time, whatever the file says.")
+@click.option(
+    "--concurrency",
+    type=Concurrency(),
+    metavar="N|auto",
+    help="Runs at a time, whatever the file says; auto: as many as this machine has headroom for.",
+)
+@click.option(
+    "--retry-inconclusive",
+    type=click.IntRange(0, 5),
+    help="How often a run is made again that our own side or the network spoilt, whatever the file says.",
+)
 @click.option("--junit", type=PATH, metavar="FILE", help="Write JUnit XML, after every run.")
 @click.option("--json", "as_json", is_flag=True, help="Print suite.json alone on standard output.")
 @click.option("--out", type=PATH, help="Folder for the suite (default: runs/suite-<id>).")
@@ -156,7 +167,8 @@ def call(
 def run_suite(
     suite_file: Path,
     repeat: int | None,
-    concurrency: int | None,
+    concurrency: "int | Literal['auto'] | None",
+    retry_inconclusive: int | None,
     junit: Path | None,
     as_json: bool,
     out: Path | None,
@@ -180,6 +192,7 @@ def run_suite(
             token=None if token is None else _token(token),
             repeat=repeat,
             concurrency=concurrency,
+            retry_inconclusive=retry_inconclusive,
         )
         if suite.token is None:
             suite = replace(suite, token=_token(None))
@@ -244,6 +257,52 @@ def check(files: Sequence[Path], config: Path | None, verbose: int) -> None:
                 for line in describe_scenario(scenario, has_judge=settings.judge.configured):
                     click.echo(line)
         return 0 if fine else USAGE_EXIT_CODE
+
+    run_command(run, verbose=verbose)
+
+
+@main.command()
+@click.argument("run_dir", type=PATH)
+@click.option(
+    "--measure/--no-measure",
+    default=None,
+    help="Measure recording.wav again, or not at all (default: where it was not measured).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print run.json (of a suite: suite.json) alone.")
+@_common
+def evaluate(run_dir: Path, measure: bool | None, as_json: bool, config: Path | None, verbose: int) -> None:
+    """Judge a finished call again by its stored facts, without calling anyone.
+
+    RUN_DIR is the folder of a run, or that of a suite: then every run in it is judged again. run.json and suite.json
+    are written anew. Exit codes as for the call: 0 passed, 1 the agent failed, 2 anything else.
+    """
+
+    async def run() -> int:
+        _settings(config, verbose)
+        from runner.calls import run_file, suite_file
+        from runner.calls.evaluate import MeasureCall, Measuring, evaluate_run, evaluate_suite, is_suite
+        from runner.reports.console import make_console
+        from runner.reports.suite import print_suite
+        from runner.reports.terminal import print_summary
+
+        measuring = {None: Measuring.IF_MISSING, True: Measuring.ALWAYS, False: Measuring.NEVER}[measure]
+        measure_recording: MeasureCall | None = None
+        if measuring is not Measuring.NEVER:
+            from runner.calls.measuring import measure_call
+
+            measure_recording = measure_call
+        console = make_console(stderr=as_json)
+        if is_suite(run_dir):
+            result = evaluate_suite(run_dir, measure=measure_recording, measuring=measuring)
+            print_suite(console, result, str(run_dir))
+            path, exit_code = run_dir / suite_file.FILE_NAME, result.exit_code
+        else:
+            judged = evaluate_run(run_dir, measure=measure_recording, measuring=measuring)
+            print_summary(console, judged, str(run_dir))
+            path, exit_code = run_dir / run_file.FILE_NAME, judged.exit_code
+        if as_json:
+            click.echo(path.read_text(encoding="utf-8"), nl=False)
+        return exit_code
 
     run_command(run, verbose=verbose)
 
@@ -401,8 +460,9 @@ async def _run_suite(
             write_junit(junit, result, folder)
 
     console = make_console(stderr=as_json)
-    with SuiteReport(console, suite) as report:
-        runner = SuiteRunner(suite, settings, folder, allow_unjudged=allow_unjudged, watcher=report, keep=keep)
+    runner = SuiteRunner(suite, settings, folder, allow_unjudged=allow_unjudged, keep=keep)
+    with SuiteReport(console, suite, most_at_once=runner.most_at_once) as report:
+        runner.watcher = report
         with ending_in_good_order(runner):
             result = await runner.make()
     print_suite(console, result, str(folder))

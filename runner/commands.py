@@ -30,6 +30,21 @@ class _NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Concurrency(click.IntRange):
+    """How many calls at once: a number, or ``auto``."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 64)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or ``auto``.
+
+        Raises:
+            click.BadParameter: It is neither.
+        """
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 PATH = _NamedPath(path_type=Path)
 """What every argument and option is that names a file or a folder."""
 

@@ -160,6 +160,8 @@ class WorkerSettings(BaseModel):
         processes: How many processes make calls; ``serve`` is one.
         calls: How many calls each of them makes at once.
         name: What it is called in logs and lists; the machine's name without it.
+        retry_inconclusive: How often a call is made again that is inconclusive because of our own side or of the
+            network.
         drain_limit_s: How long calls that are on may last once the worker is told to stop.
         health_port: Where ``/healthz``, ``/readyz`` and ``/metrics`` are answered; nowhere without it.
         health_host: On which address.
@@ -172,6 +174,7 @@ class WorkerSettings(BaseModel):
     processes: int = Field(default=1, ge=1, le=256)
     calls: int = Field(default=4, ge=1, le=64)
     name: str | None = Field(default=None, pattern=r"^[\w.:-]{1,100}$")
+    retry_inconclusive: int = Field(default=1, ge=0, le=5)
     drain_limit_s: float = Field(default=300.0, ge=0, le=86_400)
     health_port: int | None = Field(default=None, ge=1, le=65_535)
     health_host: str = "127.0.0.1"

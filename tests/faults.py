@@ -10,6 +10,7 @@ from bots.timeline import EndedReason
 from runner.calls.call import Call
 from runner.calls.request import CallRequest
 from runner.calls.run_file import Run
+from runner.evaluation.failure import FailureKind
 from runner.evaluation.verdicts import Cause
 from runner.rooms.open import RoomAddress
 from runner.scenarios.evals import load_scenario
@@ -27,15 +28,17 @@ class Caught:
         fault: Its name; None for the good agent.
         scenario: ``FILE:NAME`` below ``config/scenarios``.
         ended_reason: How the call ends.
-        cause: Whose fault it was.
-        exit_code: Of the command.
+        kind: What went wrong; None where nothing did.
+        headline: Words that its headline holds.
+        transcribe: Whether to recognise what the agent said: where its own word is not to be taken for it.
     """
 
     fault: str | None
     scenario: str
     ended_reason: EndedReason
-    cause: Cause | None = Cause.AGENT
-    exit_code: int = 1
+    kind: FailureKind | None = None
+    headline: str = ""
+    transcribe: bool = False
 
     @property
     def spec(self) -> str:
@@ -43,40 +46,93 @@ class Caught:
         return str(SCENARIOS / self.scenario)
 
     @property
-    def verdict(self) -> tuple[EndedReason, Cause | None, int]:
-        """What the run must come to."""
-        return self.ended_reason, self.cause, self.exit_code
+    def cause(self) -> Cause | None:
+        """Whose fault it is."""
+        return None if self.kind is None else Cause.AGENT
 
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+        return 0 if self.kind is None else 1
+
+    @property
+    def verdict(self) -> "Verdict":
+        """What the run must come to."""
+        return self.ended_reason, self.cause, self.kind, self.exit_code
+
+    def is_told(self, run: Run) -> bool:
+        """Whether the run's headline says what happened."""
+        return self.headline in (run.failure.headline if run.failure else "")
+
+
+Verdict = tuple[EndedReason, Cause | None, FailureKind | None, int]
 
 BOOKING = "booking.yaml:table_for_four"
 
 FAULTS = (
-    Caught("slow", "restaurant.yaml:answers_in_time", EndedReason.CALLER_HUNG_UP),
-    Caught("talks_over", "restaurant.yaml:lets_the_caller_finish", EndedReason.CALLER_HUNG_UP),
-    Caught("never_stops", "restaurant.yaml:stops_when_interrupted", EndedReason.CALLER_HUNG_UP),
-    Caught("deaf", "restaurant.yaml:hears_the_caller", EndedReason.AGENT_FROZE),
-    Caught("mute", "restaurant.yaml:greets", EndedReason.AGENT_NEVER_SPOKE),
-    Caught("wrong_answer", BOOKING, EndedReason.CALLER_HUNG_UP),
-    Caught("hangs_up", BOOKING, EndedReason.AGENT_LEFT),
-    Caught("leaves", BOOKING, EndedReason.AGENT_LEFT),
-    Caught("crashes", BOOKING, EndedReason.AGENT_VANISHED),
-    Caught("noisy", BOOKING, EndedReason.CALLER_HUNG_UP, cause=None, exit_code=0),
-    Caught("never_joins", "restaurant.yaml:greets", EndedReason.AGENT_NEVER_JOINED),
+    Caught(
+        "slow",
+        "restaurant.yaml:answers_in_time",
+        EndedReason.CALLER_HUNG_UP,
+        FailureKind.LATE,
+        "s after the caller (limit 4 s)",
+    ),
+    Caught(
+        "talks_over",
+        "restaurant.yaml:lets_the_caller_finish",
+        EndedReason.CALLER_HUNG_UP,
+        FailureKind.TALKS_OVER,
+        "talked over the caller",
+    ),
+    Caught(
+        "never_stops",
+        "restaurant.yaml:stops_when_interrupted",
+        EndedReason.CALLER_HUNG_UP,
+        FailureKind.WILL_NOT_STOP,
+        "did not stop in time",
+    ),
+    Caught("deaf", "restaurant.yaml:hears_the_caller", EndedReason.AGENT_FROZE, FailureKind.SILENT, "turn 2"),
+    Caught("mute", "restaurant.yaml:greets", EndedReason.AGENT_NEVER_SPOKE, FailureKind.SILENT),
+    Caught("wrong_answer", BOOKING, EndedReason.CALLER_HUNG_UP, FailureKind.WRONG, "check_availability(people=4)"),
+    Caught("hangs_up", BOOKING, EndedReason.AGENT_LEFT, FailureKind.LEFT, "turn 3: the agent left"),
+    Caught("leaves", BOOKING, EndedReason.AGENT_LEFT, FailureKind.LEFT, "the agent left"),
+    Caught("crashes", BOOKING, EndedReason.AGENT_VANISHED, FailureKind.CRASHED, "turn 3"),
+    Caught("noisy", BOOKING, EndedReason.CALLER_HUNG_UP),
+    Caught("errors", BOOKING, EndedReason.CALLER_HUNG_UP, FailureKind.ERRORED, "turn 3: the agent reported an error"),
+    Caught(
+        "drops_sentence",
+        BOOKING,
+        EndedReason.CALLER_HUNG_UP,
+        FailureKind.SILENT,
+        "turn 3: the agent reported 'What name is it for?', but no audio of it arrived",
+        transcribe=True,
+    ),
+    # It is heard all the same, as a caller's side is ready when it is connected: its words count once.
+    Caught("greets_early", BOOKING, EndedReason.CALLER_HUNG_UP),
+    Caught(
+        "stops_for_mm_hmm",
+        "restaurant.yaml:speaks_on_when_listened_to",
+        EndedReason.CALLER_HUNG_UP,
+        FailureKind.WRONG,
+        "does not contain 'catch of the day'",
+    ),
+    Caught("never_joins", "restaurant.yaml:greets", EndedReason.AGENT_NEVER_JOINED, FailureKind.SILENT),
 )
 
 GOOD = (
-    Caught(None, BOOKING, EndedReason.CALLER_HUNG_UP, cause=None, exit_code=0),
+    Caught(None, BOOKING, EndedReason.CALLER_HUNG_UP),
     *(
-        Caught(None, f"restaurant.yaml:{name}", EndedReason.CALLER_HUNG_UP, cause=None, exit_code=0)
+        Caught(None, f"restaurant.yaml:{name}", EndedReason.CALLER_HUNG_UP)
         for name in (
             "answers_in_time",
             "lets_the_caller_finish",
             "stops_when_interrupted",
+            "speaks_on_when_listened_to",
             "hears_the_caller",
             "greets",
         )
     ),
-    Caught(None, "restaurant.yaml:hangs_up_after_goodbye", EndedReason.AGENT_LEFT, cause=None, exit_code=0),
+    Caught(None, "restaurant.yaml:hangs_up_after_goodbye", EndedReason.AGENT_LEFT),
 )
 
 SETTINGS = Settings(room=RoomSettings(agent_join_timeout_s=8.0))
@@ -94,7 +150,7 @@ async def make_all(table: Sequence[Caught], folder: Path, *, at_once: int = AT_O
         request = CallRequest(
             load_scenario(caught.spec, SETTINGS).playable(),
             RoomAddress(base_url, request_data={"restaurant": {"fault": caught.fault}}),
-            transcribe=False,
+            transcribe=caught.transcribe,
         )
         async with limit:
             runs.append((caught, await Call(request, SETTINGS, folder / str(index)).make()))
@@ -116,6 +172,6 @@ async def make_all(table: Sequence[Caught], folder: Path, *, at_once: int = AT_O
     return runs
 
 
-def came_to(run: Run) -> tuple[EndedReason, Cause | None, int]:
+def came_to(run: Run) -> Verdict:
     """Return what a run came to, as the table says it."""
-    return run.ended_reason, run.cause, run.exit_code
+    return run.ended_reason, run.cause, run.failure.kind if run.failure else None, run.exit_code

@@ -54,9 +54,10 @@ def test_where_nobody_answers_there_are_results_all_the_same(folder: Path) -> No
     assert [(r["ended_reason"], r["cause"], r["exit_code"]) for r in told["runs"]] == [
         ("room-unreachable", "room", 2)
     ] * 2
-    assert told["totals"] == {"runs": 2, "passed": 0, "failed": 0, "undecided": 2, "open": 0, "skipped": 0}
-    assert "2/2  no verdict  listen #2" in result.stderr
-    assert "no verdict: 0 of 2 runs passed, 2 undecided" in result.stderr
+    counts = {"runs": 2, "passed": 0, "failed": 0, "inconclusive": 2, "open": 0, "skipped": 0}
+    assert told["totals"] == counts | {"success_rate": None}
+    assert "2/2  inconclusive  listen #2" in result.stderr
+    assert "inconclusive: 0 of 2 runs passed, 2 inconclusive" in result.stderr
     (suite,) = list(JUnitXml.fromfile("reports/junit.xml"))
     assert (suite.tests, suite.errors) == (2, 2)
 

@@ -10,12 +10,10 @@ here: a :class:`Fault` says what it changes, :data:`FAULTS` lists them.
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from pipecat.audio.mixers.base_audio_mixer import BaseAudioMixer
 from pipecat.frames.frames import (
     BotStoppedSpeakingFrame,
@@ -25,15 +23,18 @@ from pipecat.frames.frames import (
     InputAudioRawFrame,
     InputDTMFFrame,
     LLMContextFrame,
-    MixerControlFrame,
     TTSAudioRawFrame,
     TTSSpeakFrame,
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.services.tts_service import TTSService
 
-from bots.agents.restaurant_dialogue import RestaurantDialogue
+from bots.agents.background_mixer import BackgroundMixer
+from bots.agents.backgrounds import BackgroundName
+from bots.agents.restaurant_dialogue import QUESTIONS, RestaurantDialogue
+from bots.caller.speech.hibari import HibariTTSService
 
 SLOW_BY_S = 5.0
 
@@ -44,15 +45,9 @@ TALKS_OVER_WITH = "Yes of course, just a moment please, let me have a look at th
 
 FAILS_AFTER_TURNS = 2
 
-NOISE_SEED = 20
+DROPPED_SENTENCE = QUESTIONS["name"]
+
 NOISE_DBFS = -42.0
-NOISE_LOOP_S = 20
-KEYSTROKE_PEAK_DBFS = -20.0
-KEYSTROKE_MS = 20
-KEYSTROKE_GAP_MS = (90, 260)
-TYPING_BURSTS = 5
-"""So many in each loop of the noise."""
-TYPING_BURST_KEYSTROKES = (3, 9)
 
 
 @dataclass(frozen=True)
@@ -63,10 +58,13 @@ class Fault:
         summary: What a caller notices.
         joins: Whether anything at all comes to the room.
         can_be_interrupted: Whether the caller's speech stops its speech.
+        lets_listeners_hum: Whether it speaks on when the caller makes a short sound while it speaks.
+        waits_for_client: Whether it greets only once the caller's side is ready to hear it.
         asks_after_silence: Whether it asks a silent caller whether they are still there.
         dialogue: Makes what decides on its words.
         ears: Makes a processor between the transport's input and the recognition.
         mind: Makes a processor between the caller's finished turns and the answers to them.
+        voice: Makes what speaks.
         mouth: Makes a processor between its speech and the transport's output.
         background: Makes what is mixed into its speech and its silence.
     """
@@ -74,10 +72,13 @@ class Fault:
     summary: str = "nothing"
     joins: bool = True
     can_be_interrupted: bool = True
+    lets_listeners_hum: bool = True
+    waits_for_client: bool = True
     asks_after_silence: bool = True
     dialogue: Callable[[], RestaurantDialogue] = RestaurantDialogue
     ears: Callable[[], FrameProcessor] | None = None
     mind: Callable[[], FrameProcessor] | None = None
+    voice: Callable[[], TTSService] = HibariTTSService
     mouth: Callable[[], FrameProcessor] | None = None
     background: Callable[[], BaseAudioMixer] | None = None
 
@@ -209,68 +210,49 @@ class Crashes(FrameProcessor):
             await self.push_frame(frame, direction)
 
 
+class Raises(FrameProcessor):
+    """Fails with an exception in place of the answer to the caller's second turn, and says nothing to it."""
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Fail at the turn; pass on everything else.
+
+        Raises:
+            KeyError: It is that turn. Pipecat reports it as an error, over RTVI too, and the call goes on.
+        """
+        await super().process_frame(frame, direction)
+        if isinstance(frame, LLMContextFrame) and _caller_turns(frame) == FAILS_AFTER_TURNS:
+            raise KeyError("order")
+        await self.push_frame(frame, direction)
+
+
+class DropsSentence(HibariTTSService):
+    """Makes no speech of one sentence, and tells its text over RTVI like any other.
+
+    A trace of silence stands in for it: where there is no audio at all, Pipecat notices and reports an error.
+    """
+
+    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
+        """Speak a text, but not that sentence.
+
+        Args:
+            text: What to say.
+            context_id: The TTS context the audio belongs to.
+
+        Yields:
+            Frames of audio; an error frame if synthesis fails.
+        """
+        async for frame in super().run_tts(text, context_id):
+            if isinstance(frame, TTSAudioRawFrame) and text.strip() == DROPPED_SENTENCE:
+                frame.audio = bytes(2 * (self.sample_rate // 50))
+            yield frame
+
+
 class WrongNumberOfPeople(RestaurantDialogue):
     """Takes one person more than the caller said, and stays with that."""
 
     def note(self, found: dict[str, Any]) -> None:
         """Write down what was understood, with one person too many."""
         super().note({**found, "people": found["people"] + 1} if "people" in found else found)
-
-
-class OfficeNoise(BaseAudioMixer):
-    """The sound of an office: a steady noise, and somebody typing now and then. The same in every call."""
-
-    def __init__(self) -> None:
-        """Make the mixer; the noise is made when the rate is known."""
-        self._noise: npt.NDArray[np.float32] = np.zeros(1, np.float32)
-        self._position = 0
-
-    async def start(self, sample_rate: int) -> None:
-        """Make the noise.
-
-        Args:
-            sample_rate: In Hz.
-        """
-        self._noise = await asyncio.to_thread(office_noise, sample_rate)
-        self._position = 0
-
-    async def stop(self) -> None:
-        """Do nothing: there is nothing to let go."""
-
-    async def process_frame(self, frame: MixerControlFrame) -> None:
-        """Do nothing: the office has no volume control."""
-
-    async def mix(self, audio: bytes) -> bytes:
-        """Add the noise to a piece of 16-bit mono PCM."""
-        speech = np.frombuffer(audio, np.int16)
-        at = (self._position + np.arange(len(speech))) % len(self._noise)
-        self._position = (self._position + len(speech)) % len(self._noise)
-        return np.clip(speech + self._noise[at], -32768, 32767).astype(np.int16).tobytes()
-
-
-def office_noise(rate_hz: int) -> npt.NDArray[np.float32]:
-    """Return the noise that is repeated all through a call, in units of 16-bit PCM.
-
-    Args:
-        rate_hz: Sample rate.
-    """
-    random = np.random.default_rng(NOISE_SEED)
-    samples = NOISE_LOOP_S * rate_hz
-    # Pink, as ventilation is; made in the frequency domain, so that the end of the loop fits its beginning.
-    hz = np.fft.rfftfreq(samples, 1 / rate_hz)
-    spectrum = random.normal(size=len(hz)) + 1j * random.normal(size=len(hz))
-    noise = np.fft.irfft(np.where(hz < 60, 0, spectrum / np.sqrt(np.maximum(hz, 1))), samples)
-    noise *= 32768 * 10 ** (NOISE_DBFS / 20) / np.sqrt(np.mean(np.square(noise)))
-    length = KEYSTROKE_MS * rate_hz // 1000
-    fade = np.exp(-5 * np.arange(length) / length)
-    for start in np.sort(random.integers(0, samples * 8 // 10, TYPING_BURSTS)):
-        at = int(start)
-        for _ in range(int(random.integers(*TYPING_BURST_KEYSTROKES, endpoint=True))):
-            keystroke = random.normal(size=length) * fade
-            keystroke *= 32768 * 10 ** (KEYSTROKE_PEAK_DBFS / 20) / np.abs(keystroke).max()
-            noise[at : at + length] += keystroke[: len(noise[at : at + length])]
-            at += int(random.integers(*KEYSTROKE_GAP_MS)) * rate_hz // 1000
-    return noise.astype(np.float32)
 
 
 def _caller_turns(frame: LLMContextFrame) -> int:
@@ -290,7 +272,14 @@ FAULTS: dict[str, Fault] = {
     "hangs_up": Fault("leaves in good order in place of its second answer", mind=HangsUp),
     "leaves": Fault("leaves as soon as it has greeted", mind=Leaves),
     "crashes": Fault("its process dies in place of its second answer", mind=Crashes),
-    "noisy": Fault("an office is heard behind it all the time", background=OfficeNoise),
+    "noisy": Fault(
+        "an office is heard behind it all the time",
+        background=lambda: BackgroundMixer(BackgroundName.OFFICE, NOISE_DBFS),
+    ),
+    "errors": Fault("raises an error in place of its second answer", mind=Raises, asks_after_silence=False),
+    "drops_sentence": Fault(f'says "{DROPPED_SENTENCE}" over RTVI, but not aloud', voice=DropsSentence),
+    "greets_early": Fault("greets as soon as it is connected, ready or not", waits_for_client=False),
+    "stops_for_mm_hmm": Fault("stops and asks again when the caller makes a short sound", lets_listeners_hum=False),
     "never_joins": Fault("connects, and nothing ever comes", joins=False),
 }
 """The faults by name."""

@@ -6,24 +6,35 @@ what really happened to a log of its own, on ``time.monotonic_ns()``. It recogni
     python -m bots.agents.metronome -t webrtc --port 7861
 
 Options come from the environment, and for a single call from the object ``metronome`` in the body of ``/start``
-(``answer_ms``, ``stop_ms``, ``greet``):
+(``answer_ms``, ``stop_ms``, ``greet``, ``text``, ``gap_ms``, ``level_dbfs``, ``background``, ``background_dbfs``,
+``background_from_s``):
 
     METRONOME_ANSWER_MS   how long after the caller's end it answers (default 800); several, separated by commas, are
                           used in turn. At least 150: that is how late the caller's audio is known.
     METRONOME_STOP_MS     how long after the caller's onset it stops speaking (default 300; at least 150)
     METRONOME_GREET       1 to greet half a second after the client is ready (default), 0 to be silent
-    METRONOME_TEXT        the sentence it says
+    METRONOME_TEXT        the sentence it says; "Of course. | Which order is this about?" is one answer in two phrases
+    METRONOME_GAP_MS      silence between two phrases (default 450)
+    METRONOME_LEVEL_DBFS  RMS of what is voiced in it (default -20)
+    METRONOME_BACKGROUND  what is heard behind it all through the call, its silence included (default: nothing); one
+                          of white, office, crowd, babble, keyboard, hold_music, city (:mod:`bots.agents.backgrounds`)
+    METRONOME_BACKGROUND_DBFS    RMS of the background, over the whole of its loop (default -38)
+    METRONOME_BACKGROUND_FROM_S  where in its loop the background begins (default 0)
     METRONOME_LOG         file to append the log to, one JSON object a line; none by default
 
 It stays cheap (one call takes a few hundredths of a core) by keeping audio out of the Pipecat pipeline: it reads the
-connection's track and sets its own outgoing track. Everything else (signalling, RTVI, leaving) is Pipecat's.
+connection's track and sets its own outgoing track, with packets that were coded before. Over a background every
+packet is mixed and coded as it is sent, which costs a little more; the times are as exact. Everything else
+(signalling, RTVI, leaving) is Pipecat's.
 
 The log's events, each with ``session`` and ``at_ns``:
 
-    session_started        with ``pc_id``, ``answer_ms``, ``stop_ms``, ``codec_delay_ms``
+    session_started        with ``pc_id``, ``answer_ms``, ``stop_ms``, ``codec_delay_ms``, ``level_dbfs``,
+                           ``background`` and ``background_dbfs`` (null without one)
     caller_speech_started  first voiced sample; ``arrival_ns`` of its packet, ``offset_ms`` in the decoded packet
     caller_speech_ended    last voiced sample, known only a moment later
     answer_started         first sample as handed to aiortc; ``kind``, ``due_ns``, ``handed_ns`` (when its packet was)
+                           and ``phrases_ms`` (where each begins and ends, from that sample on, if not interrupted)
     answer_ended           last sample; ``interrupted`` tells whether it was cut
     session_ended
 
@@ -43,10 +54,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bots.agents.backgrounds import BACKGROUND_DBFS, BackgroundLoop, BackgroundName, background_name
 from bots.agents.metronome_audio import (
     CODEC_DELAY_MS,
     CODEC_DELAY_NS,
+    LEVEL_DBFS,
+    PHRASE_GAP_MS,
     RATE_HZ,
+    BackgroundTrack,
+    Clip,
     MetronomeTrack,
     Utterance,
     load_clip,
@@ -82,7 +98,12 @@ class MetronomeSettings:
         answer_ms: How long after the caller's last voiced sample it answers; several are used in turn.
         stop_ms: How long after the caller's onset it stops.
         greet: Whether it speaks first.
-        text: What it says.
+        text: What it says; ``|`` stands between two phrases.
+        gap_ms: Silence between two phrases.
+        level_dbfs: RMS of what is voiced in it.
+        background: What is heard behind it all through the call, if anything.
+        background_dbfs: RMS of the background.
+        background_from_s: Where in its loop the background begins.
         log: Where it writes what happened.
     """
 
@@ -90,16 +111,25 @@ class MetronomeSettings:
     stop_ms: float = 300.0
     greet: bool = True
     text: str = DEFAULT_TEXT
+    gap_ms: float = PHRASE_GAP_MS
+    level_dbfs: float = LEVEL_DBFS
+    background: BackgroundName | None = None
+    background_dbfs: float = BACKGROUND_DBFS
+    background_from_s: float = 0.0
     log: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check the times.
+        """Check the values.
 
         Raises:
-            ValueError: A time is shorter than the caller's audio takes to be known.
+            ValueError: A time is shorter than the caller's audio takes to be known, or a level is above full scale.
         """
         if not self.answer_ms or min(*self.answer_ms, self.stop_ms, SHORTEST_MS) < SHORTEST_MS:
             raise ValueError(f"METRONOME_ANSWER_MS and METRONOME_STOP_MS must be at least {SHORTEST_MS} ms")
+        if min(self.gap_ms, self.background_from_s) < 0:
+            raise ValueError("METRONOME_GAP_MS and METRONOME_BACKGROUND_FROM_S must not be negative")
+        if max(self.level_dbfs, self.background_dbfs) > 0:
+            raise ValueError("METRONOME_LEVEL_DBFS and METRONOME_BACKGROUND_DBFS must be at most 0 dBFS")
 
     @classmethod
     def load(cls, body: Any = None) -> "MetronomeSettings":
@@ -108,29 +138,66 @@ class MetronomeSettings:
         Raises:
             ValueError: A value is not a number, or a time is too short.
         """
-        env = os.environ
         own: dict[str, Any] = {}
         if isinstance(body, dict) and isinstance(body.get("metronome"), dict):
             own = body["metronome"]
-        log = env.get("METRONOME_LOG")
+
+        def option(name: str, default: Any) -> Any:
+            return own.get(name, os.environ.get(f"METRONOME_{name.upper()}", default))
+
+        background = option("background", None)
+        log = os.environ.get("METRONOME_LOG")
         return cls(
-            answer_ms=_numbers(own.get("answer_ms", env.get("METRONOME_ANSWER_MS", "800"))),
-            stop_ms=float(own.get("stop_ms", env.get("METRONOME_STOP_MS", "300"))),
-            greet=str(own.get("greet", env.get("METRONOME_GREET", "1"))).lower() not in ("0", "false", "no", ""),
-            text=env.get("METRONOME_TEXT", DEFAULT_TEXT),
+            answer_ms=_numbers(option("answer_ms", "800")),
+            stop_ms=float(option("stop_ms", "300")),
+            greet=str(option("greet", "1")).lower() not in ("0", "false", "no", ""),
+            text=str(option("text", DEFAULT_TEXT)),
+            gap_ms=float(option("gap_ms", PHRASE_GAP_MS)),
+            level_dbfs=float(option("level_dbfs", LEVEL_DBFS)),
+            background=background_name(background) if background else None,
+            background_dbfs=float(option("background_dbfs", BACKGROUND_DBFS)),
+            background_from_s=float(option("background_from_s", 0.0)),
             log=Path(log) if log else None,
         )
+
+    def prepare(self) -> "MetronomeSounds":
+        """Make what is to be heard; blocks for some seconds the first time in a process.
+
+        Raises:
+            ValueError: There is nothing to say in the text.
+        """
+        clip = load_clip(self.text, self.level_dbfs, self.gap_ms)
+        if self.background is None:
+            clip.code()
+            return MetronomeSounds(clip, None)
+        loop = BackgroundLoop(self.background, self.background_dbfs, RATE_HZ, from_s=self.background_from_s)
+        return MetronomeSounds(clip, loop)
+
+
+@dataclass(frozen=True)
+class MetronomeSounds:
+    """What a session sends: the sentence, and what is heard behind it, if anything."""
+
+    clip: Clip
+    background: BackgroundLoop | None
 
 
 class Metronome:
     """The metronome's side of one call: hears onsets and ends, and plans the answers."""
 
-    def __init__(self, connection: "SmallWebRTCConnection", settings: MetronomeSettings, session: str) -> None:
+    def __init__(
+        self,
+        connection: "SmallWebRTCConnection",
+        settings: MetronomeSettings,
+        sounds: MetronomeSounds,
+        session: str,
+    ) -> None:
         """Take over the audio of a connection, in both directions.
 
         Args:
             connection: A connection whose peer is connected.
             settings: How to behave.
+            sounds: What the settings say is to be heard.
             session: What to call the session in the log.
         """
         self._settings = settings
@@ -149,9 +216,18 @@ class Metronome:
             answer_ms=list(settings.answer_ms),
             stop_ms=settings.stop_ms,
             codec_delay_ms=CODEC_DELAY_MS,
+            level_dbfs=settings.level_dbfs,
+            background=settings.background,
+            background_dbfs=settings.background_dbfs if settings.background else None,
         )
         self._arrivals = RtpArrivals(connection.pc.getTransceivers()[0].receiver)
-        self._track = MetronomeTrack(load_clip(settings.text), self._answer_started, self._answer_ended)
+        self._phrases_ms = [[round(edge * 1000 / RATE_HZ, 3) for edge in phrase] for phrase in sounds.clip.phrases]
+        reports = (self._answer_started, self._answer_ended)
+        self._track = (
+            MetronomeTrack(sounds.clip, *reports)
+            if sounds.background is None
+            else BackgroundTrack(sounds.clip, *reports, sounds.background)
+        )
         connection.replace_audio_track(self._track)
         self._listening = asyncio.create_task(self._listen(connection.audio_input_track()))
 
@@ -233,6 +309,7 @@ class Metronome:
             kind=utterance.kind,
             due_ns=utterance.due_ns,
             handed_ns=utterance.handed_ns,
+            phrases_ms=self._phrases_ms,
         )
         self._tell(BotStartedSpeakingFrame())
 
@@ -271,7 +348,7 @@ async def bot(runner_args: "RunnerArguments") -> None:
     if not isinstance(runner_args, SmallWebRTCRunnerArguments):
         raise TypeError("the metronome works over SmallWebRTC only")
     settings = MetronomeSettings.load(runner_args.body)
-    await asyncio.to_thread(load_clip, settings.text)
+    sounds = await asyncio.to_thread(settings.prepare)
     transport = SmallWebRTCTransport(runner_args.webrtc_connection, TransportParams())
     worker = PipelineWorker(
         Pipeline([transport.input(), transport.output()]),
@@ -286,7 +363,7 @@ async def bot(runner_args: "RunnerArguments") -> None:
         nonlocal metronome
         if metronome is not None:
             return
-        metronome = Metronome(connection, settings, runner_args.session_id or connection.pc_id)
+        metronome = Metronome(connection, settings, sounds, runner_args.session_id or connection.pc_id)
         metronome.worker = worker
         if settings.greet:
             metronome.greet(GREET_AFTER_MS if ready else GREET_UNASKED_AFTER_MS)
@@ -316,7 +393,7 @@ async def bot(runner_args: "RunnerArguments") -> None:
 def preload() -> None:
     """Load everything a call needs, so that the first one is as quick as the next."""
     importlib.import_module("pipecat.workers.runner")
-    load_clip(MetronomeSettings.load().text)
+    MetronomeSettings.load().prepare()
     silence()
 
 

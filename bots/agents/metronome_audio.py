@@ -1,13 +1,14 @@
 """What the metronome says, ready to be sent: one sentence, coded in Opus for any start and any cut.
 
-Coding the sentence beforehand instead of frame by frame is most of what makes the metronome cheap.
+Coding the sentence beforehand instead of frame by frame is most of what makes the metronome cheap. Over a background
+it has to be mixed and coded as it is sent, which takes some hundredths of a core more.
 """
 
 import asyncio
 import fractions
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import AudioFrame, AudioResampler, CodecContext
 from av.packet import Packet
 
+from bots.agents.backgrounds import BackgroundLoop
 from bots.clock import NS_PER_MS, NS_PER_S, samples_to_ns
 
 RATE_HZ = 48_000
@@ -28,6 +30,9 @@ STEP_SAMPLES = 48
 CODEC_DELAY_MS = 6.5
 """Opus gives every sample out so much later than its place in the packets says (the encoder's lookahead)."""
 LEVEL_DBFS = -20.0
+PHRASE_MARK = "|"
+"""Stands in a text where a silence is to be."""
+PHRASE_GAP_MS = 450.0
 EDGE_DBFS = -45.0
 """The sentence is cut to its first and last sample above this, so that its edges are its audible edges."""
 
@@ -37,14 +42,23 @@ Pcm = npt.NDArray[np.int16]
 class Clip:
     """A sentence in mono at 48 kHz, that gives itself out as Opus packets of 20 ms."""
 
-    def __init__(self, pcm: Pcm) -> None:
-        """Code a clip for every start within a packet; takes about 15 ms of computing for each second, times 20.
+    def __init__(self, pcm: Pcm, phrases: Sequence[tuple[int, int]] = ()) -> None:
+        """Make a clip.
 
         Args:
             pcm: Mono, 48 kHz. Its first and last sample count as the edges of speech.
+            phrases: Where each phrase begins and ends in it, in samples; by default it is a single one.
         """
         self.pcm = pcm
-        self._whole = [_encode(pcm, lead) for lead in range(0, FRAME_SAMPLES, STEP_SAMPLES)]
+        self.phrases = tuple(phrases) or ((0, len(pcm)),)
+
+    @functools.cached_property
+    def _whole(self) -> list[list[bytes]]:
+        return [_encode(self.pcm, lead) for lead in range(0, FRAME_SAMPLES, STEP_SAMPLES)]
+
+    def code(self) -> None:
+        """Code it for every start within a packet; takes about 15 ms of computing for each second, times 20."""
+        _ = self._whole
 
     @property
     def samples(self) -> int:
@@ -142,7 +156,10 @@ class MetronomeTrack(MediaStreamTrack):
         playing.cut_ns = at_ns
         keep = (at_ns - playing.started_ns) * RATE_HZ // NS_PER_S // STEP_SAMPLES * STEP_SAMPLES
         if 0 < keep < self._clip.samples:
-            self._cutting = asyncio.create_task(self._prepare_cut(playing, keep))
+            self._keep(playing, keep)
+
+    def _keep(self, utterance: Utterance, keep_samples: int) -> None:
+        self._cutting = asyncio.create_task(self._prepare_cut(utterance, keep_samples))
 
     async def _prepare_cut(self, utterance: Utterance, keep_samples: int) -> None:
         packets = await asyncio.to_thread(self._clip.cut_packets, utterance.lead_samples, keep_samples)
@@ -172,17 +189,28 @@ class MetronomeTrack(MediaStreamTrack):
             self._start_if_due(self._planned, frame_ns)
         playing = self._playing
         if playing is None:
-            return silence()
+            return self._silence()
         cut_late = playing.cut_ns is not None and frame_ns >= playing.cut_ns
         if cut_late and playing.end_samples == self._clip.samples:
             # The cut came too late to be coded to the sample: cut between two packets.
             self._end(playing, min(playing.sent_samples, playing.end_samples))
-            return silence()
-        payload = playing.packets[playing.index] if playing.index < len(playing.packets) else silence()
+            return self._silence()
+        payload, is_last = self._speech(playing)
         playing.index += 1
-        if playing.index >= len(playing.packets):
+        if is_last:
             self._end(playing, playing.end_samples)
         return payload
+
+    def _silence(self) -> bytes:
+        return silence()
+
+    def _speech(self, utterance: Utterance) -> tuple[bytes, bool]:
+        """Return the next packet of an utterance, and whether it is its last."""
+        packets, index = utterance.packets, utterance.index
+        return packets[index] if index < len(packets) else silence(), index + 1 >= len(packets)
+
+    def _prepare(self, utterance: Utterance) -> None:
+        utterance.packets = self._clip.packets(utterance.lead_samples)
 
     def _start_if_due(self, utterance: Utterance, frame_ns: int) -> None:
         steps = round((utterance.due_ns - frame_ns) * RATE_HZ / NS_PER_S / STEP_SAMPLES)
@@ -190,7 +218,7 @@ class MetronomeTrack(MediaStreamTrack):
         if lead >= FRAME_SAMPLES:
             return
         utterance.lead_samples = lead
-        utterance.packets = self._clip.packets(lead)
+        self._prepare(utterance)
         utterance.end_samples = self._clip.samples
         utterance.started_ns = frame_ns + samples_to_ns(lead, RATE_HZ)
         utterance.handed_ns = time.monotonic_ns()
@@ -205,26 +233,91 @@ class MetronomeTrack(MediaStreamTrack):
         self._on_ended(utterance, started_ns + samples_to_ns(sent_samples, RATE_HZ))
 
 
+class BackgroundTrack(MetronomeTrack):
+    """Sends a background all the time, and the clip over it exactly when told to; coded as it is sent."""
+
+    def __init__(
+        self,
+        clip: Clip,
+        on_started: Callable[[Utterance], None],
+        on_ended: Callable[[Utterance, int], None],
+        background: BackgroundLoop,
+    ):
+        """Make a track.
+
+        Args:
+            clip: What to say.
+            on_started: Called when the first sample of an utterance has been handed over.
+            on_ended: Called with an utterance and when its last sample left.
+            background: What is heard all the time, at 48 kHz.
+        """
+        super().__init__(clip, on_started, on_ended)
+        self._background = background
+        self._codec = _codec()
+
+    def _keep(self, utterance: Utterance, keep_samples: int) -> None:
+        utterance.end_samples = max(keep_samples, utterance.sent_samples)
+
+    def _prepare(self, utterance: Utterance) -> None:
+        """Do nothing: it is coded as it is sent."""
+
+    def _silence(self) -> bytes:
+        return self._coded(np.zeros(FRAME_SAMPLES, np.int16))
+
+    def _speech(self, utterance: Utterance) -> tuple[bytes, bool]:
+        begin = utterance.sent_samples
+        lead = utterance.lead_samples if utterance.index == 0 else 0
+        end = min(begin + FRAME_SAMPLES - lead, utterance.end_samples)
+        pcm = np.zeros(FRAME_SAMPLES, np.int16)
+        pcm[lead : lead + end - begin] = self._clip.pcm[begin:end]
+        return self._coded(pcm), end >= utterance.end_samples
+
+    def _coded(self, pcm: Pcm) -> bytes:
+        packets = _code(self._codec, self._background.mixed_into(pcm), self._frames * FRAME_SAMPLES)
+        return packets[0]
+
+
 @functools.cache
-def load_clip(text: str) -> Clip:
-    """Speak a sentence and code it; done once for each sentence in a process (some 2 s).
+def load_clip(text: str, level_dbfs: float = LEVEL_DBFS, gap_ms: float = PHRASE_GAP_MS) -> Clip:
+    """Speak a sentence; done once for each sentence in a process (some 2 s).
 
     Args:
-        text: What to say.
+        text: What to say; where a ``|`` is in it, its parts are said with a silence in between.
+        level_dbfs: RMS of what is voiced in it, in dB relative to full scale.
+        gap_ms: How long such a silence is, from the last audible sample to the next.
 
     Raises:
         ImportError: The package ``hibari-tts`` is not installed (extra ``offline``).
+        ValueError: There is nothing to say in the text, or in a part of it.
     """
+    parts = [part.strip() for part in text.split(PHRASE_MARK)]
+    if not all(parts):
+        raise ValueError(f"there is nothing to say in a part of {text!r}")
     import hibari
 
     engine: Any = hibari.Hibari()
+    spoken = [_spoken(engine, part) for part in parts]
+    voiced = np.concatenate([speech[np.abs(speech) > _amplitude(EDGE_DBFS)] for speech in spoken])
+    gain = _amplitude(level_dbfs) / float(np.sqrt(np.mean(np.square(voiced))))
+    gap = np.zeros(round(gap_ms * RATE_HZ / 1000), np.int16)
+    pieces: list[Pcm] = []
+    phrases: list[tuple[int, int]] = []
+    for speech in spoken:
+        if pieces:
+            pieces.append(gap)
+        begin = sum(len(piece) for piece in pieces)
+        pieces.append(
+            _to_48k(np.clip(speech * gain * 32767, -32767, 32767).astype(np.int16), int(engine.sample_rate))
+        )
+        phrases.append((begin, begin + len(pieces[-1])))
+    return Clip(np.concatenate(pieces), phrases)
+
+
+def _spoken(engine: Any, text: str) -> npt.NDArray[np.float32]:
+    """Return a text as it is spoken, from its first to its last audible sample."""
     speech = np.asarray(engine(text, seed=0), dtype=np.float32)
     loud = np.flatnonzero(np.abs(speech) > _amplitude(EDGE_DBFS))
-    speech = speech[loud[0] : loud[-1] + 1]
-    voiced = speech[np.abs(speech) > _amplitude(EDGE_DBFS)]
-    gain = _amplitude(LEVEL_DBFS) / float(np.sqrt(np.mean(np.square(voiced))))
-    pcm = np.clip(speech * gain * 32767, -32767, 32767).astype(np.int16)
-    return Clip(_to_48k(pcm, int(engine.sample_rate)))
+    return speech[loud[0] : loud[-1] + 1]
 
 
 @functools.cache
@@ -256,19 +349,28 @@ def _encode(pcm: Pcm, lead_samples: int) -> list[bytes]:
     padded = np.zeros(frames * FRAME_SAMPLES, np.int16)
     begin = WARM_UP_FRAMES * FRAME_SAMPLES + lead_samples
     padded[begin : begin + len(pcm)] = pcm
+    codec = _codec()
+    packets: list[bytes] = []
+    for start in range(0, len(padded), FRAME_SAMPLES):
+        packets.extend(_code(codec, padded[start : start + FRAME_SAMPLES], start))
+    return packets[WARM_UP_FRAMES:]
+
+
+def _codec() -> Any:
     codec: Any = CodecContext.create("libopus", "w")
     codec.bit_rate = 64_000
     codec.format = "s16"
     codec.layout = "mono"
     codec.options = {"application": "audio"}
     codec.sample_rate = RATE_HZ
-    packets: list[bytes] = []
-    for start in range(0, len(padded), FRAME_SAMPLES):
-        frame = AudioFrame.from_ndarray(padded[np.newaxis, start : start + FRAME_SAMPLES], layout="mono")
-        frame.sample_rate = RATE_HZ
-        frame.pts = start
-        packets.extend(bytes(packet) for packet in codec.encode(frame))
-    return packets[WARM_UP_FRAMES:]
+    return codec
+
+
+def _code(codec: Any, pcm: Pcm, at_samples: int) -> list[bytes]:
+    frame = AudioFrame.from_ndarray(pcm[np.newaxis, :], layout="mono")
+    frame.sample_rate = RATE_HZ
+    frame.pts = at_samples
+    return [bytes(packet) for packet in codec.encode(frame)]
 
 
 CODEC_DELAY_NS = int(CODEC_DELAY_MS * NS_PER_MS)

@@ -12,12 +12,17 @@ and the telephone number, ended by ``#``. Messages that are not RTVI are kept, a
 message ``{"type": "data-message-received", "message": <unchanged>, "count": <how many so far>}``.
 Pipecat's own eval harness can talk to it as well, at ``ws://<host>:<port>/ws`` of the same server.
 
+``--background NAME --background-dbfs N`` puts one of :mod:`bots.agents.backgrounds` behind it. A single session may
+ask for one in the body of its start, and for a plain agent, which takes no keys and tells nothing of itself:
+``{"restaurant": {"background": "crowd", "background_dbfs": -38, "rtvi": false}}``.
+
 Options come from the environment:
 
     RESTAURANT_END_OF_TURN_MS   silence after which the caller's turn is over, once the VAD hears it (default 800:
                                 synthetic callers pause for 750 ms between two sentences)
     RESTAURANT_SILENCE_MS       silence after which the caller is asked whether they are still there (default 10000)
     RESTAURANT_HANG_UP_MS       silence after a booking, after which it says goodbye by itself (default 5000)
+    RESTAURANT_RTVI             0 to speak no RTVI (default 1)
 """
 
 import argparse
@@ -28,6 +33,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipecat.audio.mixers.base_audio_mixer import BaseAudioMixer
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.frames.frames import (
     EndFrame,
@@ -56,16 +62,20 @@ from pipecat.services.llm_service import FunctionCallFromLLM, FunctionCallParams
 from pipecat.services.settings import LLMSettings
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.turns.empty_user_turn import EmptyUserTurnConfig
-from pipecat.turns.user_start import TranscriptionUserTurnStartStrategy, VADUserTurnStartStrategy
+from pipecat.turns.user_start import (
+    BaseUserTurnStartStrategy,
+    TranscriptionUserTurnStartStrategy,
+    VADUserTurnStartStrategy,
+)
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
+from bots.agents.background_mixer import BackgroundMixer
+from bots.agents.backgrounds import BACKGROUND_DBFS, BackgroundName, background_name
 from bots.agents.faults import FAULTS, Fault, fault_of_session
 from bots.agents.restaurant_dialogue import RestaurantDialogue, Step, book_table, check_availability
 from bots.agents.serve import ends_with_server, run_agent
-from bots.agents.turns import DTMF_PREFIX, SegmentSTTService, WholeTurnStopStrategy
-from bots.caller.speech.services import make_tts
-from bots.caller.speech.settings import ServiceSettings
+from bots.agents.turns import DTMF_PREFIX, SegmentSTTService, SpeechTurnStartStrategy, WholeTurnStopStrategy
 
 if TYPE_CHECKING:
     from pipecat.evals.transport import EvalTransportParams
@@ -84,24 +94,59 @@ NOTHING_UNDERSTOOD_ROLE = "developer"
 
 @dataclass(frozen=True)
 class RestaurantSettings:
-    """How the restaurant takes turns; all times in milliseconds, as in the module's documentation."""
+    """How the restaurant takes turns, and how it is heard; times in milliseconds, as in the module's documentation.
+
+    Attributes:
+        end_of_turn_ms: Silence after which the caller's turn is over.
+        silence_ms: Silence after which the caller is asked whether they are still there.
+        hang_up_ms: Silence after a booking, after which it says goodbye.
+        rtvi: Whether it speaks RTVI.
+        background: What is heard behind it, if anything.
+        background_dbfs: RMS of the background.
+    """
 
     end_of_turn_ms: float = 800
     silence_ms: float = 10_000
     hang_up_ms: float = 5_000
+    rtvi: bool = True
+    background: BackgroundName | None = None
+    background_dbfs: float = BACKGROUND_DBFS
 
     @classmethod
-    def load(cls) -> "RestaurantSettings":
-        """Read the environment.
+    def load(cls, body: Any = None, options: argparse.Namespace | None = None) -> "RestaurantSettings":
+        """Read the environment, over it the command line, and over both ``restaurant`` in the body of a session.
+
+        Args:
+            body: The body of the session's start.
+            options: The command line.
 
         Raises:
-            ValueError: A value is not a number, or negative.
+            ValueError: A value is not a number, a time is negative, a level is above full scale, or there is no such
+                background.
         """
         names = ("end_of_turn_ms", "silence_ms", "hang_up_ms")
-        values = {name: float(os.environ.get(f"RESTAURANT_{name.upper()}") or getattr(cls, name)) for name in names}
-        if min(values.values()) < 0:
+        times = {name: float(os.environ.get(f"RESTAURANT_{name.upper()}") or getattr(cls, name)) for name in names}
+        if min(times.values()) < 0:
             raise ValueError("the RESTAURANT_*_MS options must not be negative")
-        return cls(**values)
+        own = body.get("restaurant") if isinstance(body, dict) else None
+        own = own if isinstance(own, dict) else {}
+        rtvi = own.get("rtvi", os.environ.get("RESTAURANT_RTVI", "1"))
+        background = own.get("background", getattr(options, "background", None))
+        dbfs = float(own.get("background_dbfs", getattr(options, "background_dbfs", BACKGROUND_DBFS)))
+        if dbfs > 0:
+            raise ValueError("the background must be at most 0 dBFS")
+        return cls(
+            **times,
+            rtvi=str(rtvi).lower() not in ("0", "false", "no", ""),
+            background=background_name(background) if background else None,
+            background_dbfs=dbfs,
+        )
+
+    def mixer(self, fault: Fault) -> BaseAudioMixer | None:
+        """Return what is mixed into its speech and its silence: the background, or else the fault's."""
+        if self.background is not None:
+            return BackgroundMixer(self.background, self.background_dbfs)
+        return fault.background() if fault.background else None
 
 
 class DialogueLLMService(LLMService[Any]):
@@ -214,6 +259,15 @@ async def _book_table(params: FunctionCallParams) -> None:
     await params.result_callback(book_table(**params.arguments))
 
 
+def _turn_starts(fault: Fault) -> list[BaseUserTurnStartStrategy]:
+    kinds = (
+        [SpeechTurnStartStrategy]
+        if fault.lets_listeners_hum
+        else [VADUserTurnStartStrategy, TranscriptionUserTurnStartStrategy]
+    )
+    return [kind(enable_interruptions=fault.can_be_interrupted) for kind in kinds]
+
+
 async def run_restaurant(
     transport: BaseTransport, settings: RestaurantSettings, fault: Fault, idle_timeout_s: float | None
 ) -> None:
@@ -234,10 +288,7 @@ async def run_restaurant(
         user_params=LLMUserAggregatorParams(
             vad_analyzer=SileroVADAnalyzer(),
             user_turn_strategies=UserTurnStrategies(
-                start=[
-                    VADUserTurnStartStrategy(enable_interruptions=fault.can_be_interrupted),
-                    TranscriptionUserTurnStartStrategy(enable_interruptions=fault.can_be_interrupted),
-                ],
+                start=_turn_starts(fault),
                 stop=[WholeTurnStopStrategy(silence_ms=settings.end_of_turn_ms)],
             ),
             user_turn_stop_timeout=TURN_TIMEOUT_S,
@@ -258,7 +309,7 @@ async def run_restaurant(
                 user,
                 *([fault.mind()] if fault.mind else []),
                 llm,
-                make_tts(ServiceSettings()),
+                fault.voice(),
                 *([fault.mouth()] if fault.mouth else []),
                 transport.output(),
                 aggregators.assistant(),
@@ -268,6 +319,7 @@ async def run_restaurant(
         rtvi_observer_params=RTVIObserverParams(
             function_call_report_level={"*": RTVIFunctionCallReportLevel.FULL},
         ),
+        enable_rtvi=settings.rtvi,
         idle_timeout_secs=idle_timeout_s,
     )
     data_messages: list[Any] = []
@@ -280,7 +332,7 @@ async def run_restaurant(
     async def on_client_connected(_transport: Any, _client: Any) -> None:
         nonlocal greeting
         if greeting is None:
-            greeting = asyncio.create_task(greet(GREET_UNASKED_AFTER_S))
+            greeting = asyncio.create_task(greet(GREET_UNASKED_AFTER_S if fault.waits_for_client else 0))
 
     async def on_client_ready(_rtvi: Any) -> None:
         nonlocal greeting
@@ -297,6 +349,8 @@ async def run_restaurant(
         if isinstance(message, dict) and message.get("label") == "rtvi-ai":
             return
         data_messages.append(message)
+        if not settings.rtvi:
+            return
         await worker.rtvi.send_server_message(
             {"type": "data-message-received", "message": message, "count": len(data_messages)}
         )
@@ -314,7 +368,8 @@ async def run_restaurant(
     transport.add_event_handler("on_client_connected", on_client_connected)
     transport.add_event_handler("on_client_disconnected", on_client_disconnected)
     transport.add_event_handler("on_app_message", on_app_message)
-    worker.rtvi.add_event_handler("on_client_ready", on_client_ready)
+    if settings.rtvi and fault.waits_for_client:
+        worker.rtvi.add_event_handler("on_client_ready", on_client_ready)
     user.add_event_handler("on_user_turn_idle", on_user_turn_idle)
     llm.add_event_handler("on_function_calls_started", on_function_calls_started)
     runner = WorkerRunner(handle_sigint=False)
@@ -340,8 +395,9 @@ async def bot(runner_args: "RunnerArguments") -> None:
         runner_args: A session of Pipecat's runner.
 
     Raises:
-        ValueError: The session asks for a fault that there is not.
+        ValueError: The session asks for a fault or a background that there is not.
     """
+    settings = RestaurantSettings.load(runner_args.body, runner_args.cli_args)
     fault = fault_of_session(runner_args.body, getattr(runner_args.cli_args, "fault", None))
     if not fault.joins:
         return
@@ -352,12 +408,12 @@ async def bot(runner_args: "RunnerArguments") -> None:
                 audio_in_enabled=True,
                 audio_out_enabled=True,
                 audio_out_end_silence_secs=1,
-                audio_out_mixer=fault.background() if fault.background else None,
+                audio_out_mixer=settings.mixer(fault),
             ),
             "eval": _eval_params,
         },
     )
-    await run_restaurant(transport, RestaurantSettings.load(), fault, runner_args.pipeline_idle_timeout_secs)
+    await run_restaurant(transport, settings, fault, runner_args.pipeline_idle_timeout_secs)
 
 
 def preload() -> None:
@@ -373,6 +429,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The restaurant, an agent that takes bookings")
     faults = "; ".join(f"{name}: {fault.summary}" for name, fault in FAULTS.items())
     parser.add_argument("--fault", metavar="NAME", choices=list(FAULTS), help=f"Fail in one way. {faults}")
+    parser.add_argument("--background", metavar="NAME", choices=list(BackgroundName), help="What is heard behind it")
+    parser.add_argument(
+        "--background-dbfs", metavar="N", type=float, default=BACKGROUND_DBFS, help="How loud (default: %(default)s)"
+    )
     run_agent(parser, preload)
 
 

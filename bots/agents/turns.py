@@ -1,16 +1,22 @@
-"""When the caller's turn is over: once all of it is recognised, and the caller has been silent for a while.
+"""When the caller's turn begins and when it is over.
+
+It begins with speech; while the agent itself speaks only with more than a short sound, as listeners make ("mm-hmm").
+It is over once all of it is recognised, and the caller has been silent for a while.
 
 Whisper hears a turn in segments, one for each pause. Two things make turns whole, whatever the machine is busy with:
 recognition says of every segment that it is done, also where there were no words in it, and silence is counted in the
 audio received instead of on a clock, which would run on while audio waits to be looked at.
 """
 
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pipecat.frames.frames import (
+    BotStartedSpeakingFrame,
+    BotStoppedSpeakingFrame,
     DataFrame,
     Frame,
     InputAudioRawFrame,
@@ -19,6 +25,7 @@ from pipecat.frames.frames import (
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.turns.types import ProcessFrameResult
+from pipecat.turns.user_start import BaseUserTurnStartStrategy
 from pipecat.turns.user_stop import BaseUserTurnStopStrategy
 
 from bots.agents.restaurant_dialogue import is_thinking
@@ -34,6 +41,13 @@ LOUD_DBFS = -45.0
 LOUD_RMS = 32768 * 10 ** (LOUD_DBFS / 20)
 UNDECIDED_MS = 400
 """Sound that the VAD has not called speech for so long is noise; it needs about 200 ms to call speech that."""
+
+
+SHORT_SOUND_MS = 400.0
+"""The VAD hears "mm-hmm" for some 240 ms, and a single word for up to 360 ms. So much later does it stop."""
+SOON_MS = 800.0
+"""A short sound that is followed by speech within so long was the beginning of it."""
+MEANT_TO_STOP = re.compile(r"\b(?:stop|wait|no|sorry|excuse me|hold on|hang on|enough|hello)\b", re.IGNORECASE)
 
 
 @dataclass
@@ -59,6 +73,81 @@ class SegmentSTTService(OfflineWhisperSTTService):
             yield frame
         if not recognised:
             yield NothingRecognisedFrame()
+
+
+class SpeechTurnStartStrategy(BaseUserTurnStartStrategy):
+    """Begins a turn with the caller's speech, but lets the agent go on at a short sound while it speaks.
+
+    Such a sound (recognition makes anything of "mm-hmm") is forgotten, unless it was a word that means to stop it.
+    Needs a recogniser that answers every segment, as :class:`SegmentSTTService` does.
+    """
+
+    def __init__(self, *, short_sound_ms: float = SHORT_SOUND_MS, **kwargs: Any) -> None:
+        """Make the strategy.
+
+        Args:
+            short_sound_ms: How long the VAD has to hear speech over the agent's own until it is a turn.
+            **kwargs: As for Pipecat's ``BaseUserTurnStartStrategy``.
+        """
+        super().__init__(**kwargs)
+        self._short_sound_ms = short_sound_ms
+        self._bot_speaking = False
+        self._in_turn = False
+        self._heard_ms: float | None = None
+        self._since_ms = SOON_MS
+        self._forgotten = 0
+
+    async def process_frame(self, frame: Frame) -> ProcessFrameResult:
+        """Look at a frame, for the beginning of a turn."""
+        if isinstance(frame, BotStartedSpeakingFrame | BotStoppedSpeakingFrame):
+            self._bot_speaking = isinstance(frame, BotStartedSpeakingFrame)
+        elif isinstance(frame, VADUserStartedSpeakingFrame):
+            if self._since_ms < SOON_MS:
+                self._forgotten = 0  # what came just before was the beginning of this
+                return await self._begin()
+            if self._in_turn or not self._bot_speaking:
+                return await self._begin()
+            self._heard_ms = 0.0
+        elif isinstance(frame, VADUserStoppedSpeakingFrame) and self._heard_ms is not None:
+            self._heard_ms = None
+            self._since_ms = 0.0
+            self._forgotten += 1
+        elif isinstance(frame, InputAudioRawFrame):
+            duration_ms = frame.num_frames * 1000 / frame.sample_rate
+            if self._heard_ms is None:
+                self._since_ms += duration_ms
+                return ProcessFrameResult.CONTINUE
+            self._heard_ms += duration_ms
+            if self._heard_ms >= self._short_sound_ms:
+                return await self._begin()
+        elif isinstance(frame, NothingRecognisedFrame):
+            self._forgotten = max(self._forgotten - 1, 0)
+        elif isinstance(frame, TranscriptionFrame):
+            return await self._read(frame.text)
+        return ProcessFrameResult.CONTINUE
+
+    async def handle_user_turn_started(self) -> None:
+        """Wait for nothing more: the turn has begun, whatever began it."""
+        await super().handle_user_turn_started()
+        self._in_turn = True
+        self._heard_ms, self._since_ms = None, SOON_MS
+
+    async def handle_user_turn_stopped(self) -> None:
+        """Listen for the next turn."""
+        await super().handle_user_turn_stopped()
+        self._in_turn = False
+
+    async def _read(self, text: str) -> ProcessFrameResult:
+        if not text.startswith(DTMF_PREFIX) and self._forgotten:
+            self._forgotten -= 1
+            if not MEANT_TO_STOP.search(text):
+                await self.trigger_reset_aggregation()
+                return ProcessFrameResult.CONTINUE
+        return await self._begin()
+
+    async def _begin(self) -> ProcessFrameResult:
+        await self.trigger_user_turn_started()
+        return ProcessFrameResult.STOP
 
 
 class WholeTurnStopStrategy(BaseUserTurnStopStrategy):
@@ -108,6 +197,12 @@ class WholeTurnStopStrategy(BaseUserTurnStopStrategy):
         if self._is_over():
             await self.trigger_user_turn_stopped()
         return ProcessFrameResult.CONTINUE
+
+    async def handle_user_turn_started(self) -> None:
+        """Forget what was heard before the turn, and was none of it."""
+        await super().handle_user_turn_started()
+        self._segments = 0
+        self._text = ""
 
     async def handle_user_turn_stopped(self) -> None:
         """Forget the turn that ended, also where something else ended it."""

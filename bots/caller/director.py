@@ -285,10 +285,10 @@ class Director:
 
     def _next_turn(self, *, failed: bool) -> list[Action]:
         if failed and self._script.stop_on_failure:
-            unmet = f"turn {self._turn + 1} was not met"
+            failure = f"turn {self._turn + 1} failed"
             if not self._agent_has_spoken:
-                return self._hang_up(EndedReason.AGENT_NEVER_SPOKE, f"the agent was not heard at all: {unmet}")
-            return self._hang_up(EndedReason.CALLER_HUNG_UP, unmet)
+                return self._hang_up(EndedReason.AGENT_NEVER_SPOKE, f"the agent was not heard at all: {failure}")
+            return self._hang_up(EndedReason.CALLER_HUNG_UP, failure)
         self._turn += 1
         self._awaited_ns = None
         done = self._turn == len(self._script.turns)

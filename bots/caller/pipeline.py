@@ -2,29 +2,33 @@
 
 ::
 
-    transport.input() → VAD → turn detection → CallerProcessor → transport.output()
+    transport.input() → HearingProcessor → turn detection → CallerProcessor → transport.output()
 
 The agent is the *user* of this pipeline: Pipecat's user frames are about the agent, its bot frames about us.
 """
 
+import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
-from pipecat.audio.vad.silero import SileroVADAnalyzer
-from pipecat.audio.vad.vad_analyzer import VADParams
+import anyio
 from pipecat.frames.frames import (
+    CancelFrame,
+    EndFrame,
     Frame,
     InputAudioRawFrame,
     InputTransportMessageFrame,
+    StartFrame,
     TTSAudioRawFrame,
     TTSStartedFrame,
     TTSStoppedFrame,
+    UserSpeakingFrame,
     UserStoppedSpeakingFrame,
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
-from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.turns.user_start import VADUserTurnStartStrategy
@@ -33,36 +37,103 @@ from pipecat.turns.user_turn_processor import UserTurnProcessor
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
+from bots.caller.hearing import Edge, Heard, Hearing
 from bots.caller.script import TurnTaking
-from bots.clock import samples_to_ns
+from bots.clock import NS_PER_S
 
-VAD_START_S = 0.2
-VAD_STOP_S = 0.2
-VAD_CONFIDENCE = 0.7
-"""Pipecat's own defaults, except for its volume gate: whether it is speech is the model's to say alone."""
+ONSET_NOTICED_S = 0.12
+END_NOTICED_S = 0.2
+"""How long after an edge of the agent's speech it is noticed, mostly: turn detection counts from the edge."""
 
-VAD_MIN_VOLUME = 0.0
+SPEAKING_INTERVAL_NS = NS_PER_S // 5
+AUDIO_TIMEOUT_S = 1.0
+"""No audio for so long ends the agent's speech."""
 
 SETUP_TIMEOUT_S = 180.0
 
-PIECE_MS = 200
-"""Lines go to the output in pieces of this length, so that a long one does not hold up everything else."""
+PIECE_S = 10
+"""Lines go to the output in pieces of this length: nearly all as a whole, so that none has to wait for a busy loop.
+
+Pipecat's own output copies what is left of a piece for every 20 ms of it: minutes at once would hold up all else."""
 
 
 class PipelineListener(Protocol):
     """What the pipeline reports. Times are on the call's clock; called on the event loop; must not block."""
 
     def speech_reported(self, at_ns: int) -> None:
-        """The VAD reports speech; ``at_ns`` is how far it has listened."""
+        """The agent's speech began at ``at_ns``, as was noticed now."""
         ...
 
     def silence_reported(self, at_ns: int) -> None:
-        """The VAD reports the end of speech; ``at_ns`` is how far it has listened."""
+        """The agent's speech ended at ``at_ns``, as was noticed now. Each :meth:`speech_reported` has one."""
         ...
 
     def turn_ended(self) -> None:
         """The agent's turn is over, by the turn-taking settings."""
         ...
+
+
+class HearingProcessor(FrameProcessor):
+    """Hears where the agent's speech begins and ends, and tells turn detection as a voice activity detector would.
+
+    Args:
+        listener: Takes the reports.
+    """
+
+    def __init__(self, listener: PipelineListener):
+        super().__init__()
+        self._listener = listener
+        self._hearing = Hearing()
+        self._speaking_since_ns = 0
+        self._audio_came = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Listen to the agent's audio, and pass everything on."""
+        await super().process_frame(frame, direction)
+        await self.push_frame(frame, direction)
+        match frame:
+            case StartFrame():
+                self._watch = self.create_task(self._watch_audio())
+            case EndFrame() | CancelFrame():
+                await self._stop_watching()
+            case InputAudioRawFrame(pts=int(at_ns)):
+                self._audio_came.set()
+                await self._report(self._hearing.hear(at_ns, frame.audio))
+                if self._hearing.speaking and at_ns - self._speaking_since_ns >= SPEAKING_INTERVAL_NS:
+                    self._speaking_since_ns = at_ns
+                    await self.broadcast_frame(UserSpeakingFrame)
+            case _:
+                pass
+
+    async def cleanup(self) -> None:
+        """Stop listening."""
+        await super().cleanup()
+        await self._stop_watching()
+
+    async def _report(self, edges: Sequence[Edge]) -> None:
+        for edge in edges:
+            if edge.heard is Heard.ONSET:
+                self._listener.speech_reported(edge.at_ns)
+                await self.broadcast_frame(VADUserStartedSpeakingFrame, start_secs=ONSET_NOTICED_S)
+            else:
+                self._listener.silence_reported(edge.at_ns)
+                await self.broadcast_frame(VADUserStoppedSpeakingFrame, stop_secs=END_NOTICED_S)
+
+    async def _watch_audio(self) -> None:
+        """End the agent's speech where its audio stops coming."""
+        while True:
+            self._audio_came.clear()
+            with anyio.move_on_after(AUDIO_TIMEOUT_S) as waiting:
+                await self._audio_came.wait()
+            if waiting.cancelled_caught:
+                await self._report(self._hearing.stop())
+                await self._audio_came.wait()
+
+    async def _stop_watching(self) -> None:
+        if self._watch is not None:
+            watch, self._watch = self._watch, None
+            await self.cancel_task(watch)
 
 
 class CallerProcessor(FrameProcessor):
@@ -75,22 +146,13 @@ class CallerProcessor(FrameProcessor):
     def __init__(self, listener: PipelineListener):
         super().__init__()
         self._listener = listener
-        self._heard_until_ns = 0
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Report what matters to the caller; the agent's audio and messages end here."""
         await super().process_frame(frame, direction)
         match frame:
-            case InputAudioRawFrame():
-                if frame.pts is not None:
-                    self._heard_until_ns = frame.pts + samples_to_ns(frame.num_frames, frame.sample_rate)
+            case InputAudioRawFrame() | InputTransportMessageFrame():
                 return
-            case InputTransportMessageFrame():
-                return
-            case VADUserStartedSpeakingFrame():
-                self._listener.speech_reported(self._heard_until_ns)
-            case VADUserStoppedSpeakingFrame():
-                self._listener.silence_reported(self._heard_until_ns)
             case UserStoppedSpeakingFrame():
                 self._listener.turn_ended()
             case _:
@@ -100,7 +162,7 @@ class CallerProcessor(FrameProcessor):
     async def say(self, pcm: bytes, rate_hz: int) -> None:
         """Hand a line to the output: 16-bit mono audio at ``rate_hz``."""
         await self.push_frame(TTSStartedFrame())
-        piece = rate_hz * PIECE_MS // 1000 * 2
+        piece = rate_hz * PIECE_S * 2
         for start in range(0, len(pcm), piece):
             await self.push_frame(
                 TTSAudioRawFrame(audio=pcm[start : start + piece], sample_rate=rate_hz, num_channels=1)
@@ -119,11 +181,6 @@ class CallerPipeline:
 
     def __init__(self, transport: BaseTransport, turn_taking: TurnTaking, listener: PipelineListener):
         self._caller = CallerProcessor(listener)
-        vad = SileroVADAnalyzer(
-            params=VADParams(
-                confidence=VAD_CONFIDENCE, start_secs=VAD_START_S, stop_secs=VAD_STOP_S, min_volume=VAD_MIN_VOLUME
-            )
-        )
         strategies = UserTurnStrategies(
             # The agent's speech must not flush the caller's own line: whether to yield is the script's business.
             start=[VADUserTurnStartStrategy(enable_interruptions=False)],
@@ -134,9 +191,7 @@ class CallerPipeline:
             # A fallback for detectors that miss an end; ours never does, and long speeches are no error.
             user_turn_stop_timeout=3_600.0,
         )
-        pipeline = Pipeline(
-            [transport.input(), VADProcessor(vad_analyzer=vad), turns, self._caller, transport.output()]
-        )
+        pipeline = Pipeline([transport.input(), HearingProcessor(listener), turns, self._caller, transport.output()])
         self._worker = PipelineWorker(
             pipeline,
             # RTVI is for bots: here it would answer the agent's messages. The call has its own time limits.
@@ -169,5 +224,5 @@ def _end_of_turn(turn_taking: TurnTaking) -> BaseUserTurnStopStrategy:
         from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
 
         return TurnAnalyzerUserTurnStopStrategy(turn_analyzer=LocalSmartTurnAnalyzerV3(), wait_for_transcript=False)
-    wait_s = max(turn_taking.end_of_turn_ms / 1000 - VAD_STOP_S, 0.0)
+    wait_s = max(turn_taking.end_of_turn_ms / 1000 - END_NOTICED_S, 0.0)
     return SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=wait_s, wait_for_transcript=False)

@@ -5,6 +5,7 @@ from typing import Any
 
 from bots.timeline import (
     AgentCalledFunction,
+    AgentError,
     AgentFunctionReturned,
     AgentSaid,
     BotReady,
@@ -32,15 +33,24 @@ def dtmf(keys: str) -> dict[str, Any]:
     return _message("dtmf", {"buttons": list(keys)})
 
 
+MAX_ERROR_CHARACTERS = 2_000
+"""Of an agent's error so much is kept."""
+
+MAX_EARLY_CHARACTERS = 5_000
+"""So much of what was told in the older way is kept in mind, to know it again."""
+
+
 class RtviReader:
     """Turns the messages of one agent into facts.
 
     An agent tells what it says in one of two ways, depending on the age of its Pipecat. The newer one says
-    whether the words were really spoken, so once it is seen the older one is left out.
+    whether the words were really spoken, so once it is seen the older one is left out. Newer agents send both, the
+    older one first: before ``bot-ready`` says how old the agent is, words told in both ways count once.
     """
 
     def __init__(self) -> None:
         self._has_bot_output = False
+        self._told_the_older_way = ""
         self._functions: dict[str, str | None] = {}
 
     def facts(self, at_ns: int, message: Any) -> list[TimelineEvent]:
@@ -49,8 +59,22 @@ class RtviReader:
         if not isinstance(message, dict) or message.get("label") != MESSAGE_LABEL:
             return [MessageReceived(at_ns=at_ns, message=message)]
         data = message.get("data")
-        event = self._event(at_ns, message.get("type"), data if isinstance(data, dict) else {})
+        kind = message.get("type")
+        event = self._event(at_ns, kind, data if isinstance(data, dict) else {})
+        if isinstance(event, AgentSaid) and self._counted_already(str(kind), event.text):
+            event = None
         return [MessageReceived(at_ns=at_ns, message=message) if event is None else event]
+
+    def _counted_already(self, kind: str, text: str) -> bool:
+        """Whether words were told in the older way before; keeps in mind what is."""
+        words = " ".join(text.split())
+        if kind == "bot-transcription":
+            self._told_the_older_way = f"{self._told_the_older_way} {words}".strip()[-MAX_EARLY_CHARACTERS:]
+            return False
+        _, found, after = self._told_the_older_way.partition(words)
+        if found:
+            self._told_the_older_way = after.strip()
+        return bool(found)
 
     def _event(self, at_ns: int, kind: Any, data: dict[str, Any]) -> TimelineEvent | None:
         match kind:
@@ -74,6 +98,9 @@ class RtviReader:
             case "bot-transcription" if not self._has_bot_output:
                 text = _text(data, "text")
                 return AgentSaid(at_ns=at_ns, text=text, source=Source.TOLD) if text else None
+            case "error":
+                text = _text(data, "error") or _text(data, "message") or "no text"
+                return AgentError(at_ns=at_ns, text=text[:MAX_ERROR_CHARACTERS], fatal=data.get("fatal") is True)
             case "user-transcription" if data.get("final") is True:
                 text = _text(data, "text")
                 return None if text is None else CallerHeardAs(at_ns=at_ns, text=text)

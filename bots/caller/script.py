@@ -240,6 +240,7 @@ class Script(_Model):
         hang_up: Whether the caller hangs up after its last turn; otherwise it waits for the agent to.
         max_duration_s: The call ends after so long, whatever happens.
         turn_taking: How the caller takes turns.
+        may_be_talked_over: Whether an agent that talks over the caller again and again does as it should.
     """
 
     name: str = Field(min_length=1)
@@ -248,6 +249,7 @@ class Script(_Model):
     hang_up: bool = True
     max_duration_s: float = Field(default=300.0, gt=0, le=7_200)
     turn_taking: TurnTaking = TurnTaking()
+    may_be_talked_over: bool = False
 
     @property
     def needs_judge(self) -> bool:

@@ -1,6 +1,5 @@
 """One call, from join to leave: it carries out what the director decides and writes down what happens."""
 
-import bisect
 import json
 import math
 from collections.abc import AsyncGenerator, Sequence
@@ -16,8 +15,7 @@ from loguru import logger
 
 from bots.caller import rtvi
 from bots.caller.director import Action, Director, HangUp, Press, Say, StartTurn
-from bots.caller.event_names import names_of, told_speaking
-from bots.caller.hearing import Envelope
+from bots.caller.event_names import names_of
 from bots.caller.mouth import Mouth
 from bots.caller.pipeline import CallerPipeline
 from bots.caller.script import Play, Script, Speak
@@ -25,19 +23,24 @@ from bots.caller.speech.errors import MissingSpeechPackage, SpeechError
 from bots.caller.speech.voice import Line, Voice
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
 from bots.timeline import (
+    AgentAudioLost,
     AgentJoined,
     AgentLeft,
     AgentMediaResumed,
     AgentMediaStopped,
+    AgentProbed,
     AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
     AgentTurnEnded,
     BotReady,
+    CallCalibrated,
     CallEnded,
+    CallerAudioLost,
     CallerPressedKeys,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
+    CallerTurnSettled,
     CallerTurnStarted,
     CallStarted,
     ClientReadySent,
@@ -50,18 +53,21 @@ from bots.timeline import (
 )
 from runner.calls import recording as recordings
 from runner.calls import timeline as timelines
+from runner.calls.measuring import measure_call_aside
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.request import CallRequest, CallWatcher, new_run_id
-from runner.calls.run_file import Circumstances, Run, judge_run, utc_now, write_run
+from runner.calls.run_file import Circumstances, Run, judge_run, write_run
+from runner.calls.stalls import StallWatch, spare_the_collector
+from runner.calls.surroundings import Surroundings
 from runner.calls.timeline import TimelineWriter
 from runner.errors import MissingExtra, RoomError, RunnerError, UsageError
-from runner.evaluation.expectations import evaluate_turn, turn_starts
+from runner.evaluation.expectations import evaluate_turn
 from runner.evaluation.outcome import judge_expectations
 from runner.evaluation.speech import words_are_in_doubt
-from runner.evaluation.transcript import agent_turns
+from runner.evaluation.transcript import unrecognised
 from runner.evaluation.verdicts import Judgement, Question, Verdict
+from runner.evaluation.view import CallView
 from runner.rooms.base import AUDIO_RATE_HZ, Room
-from runner.rooms.open import open_room
 from runner.rooms.urls import check_data_message, public_url, room_kind
 from runner.settings import Settings
 
@@ -73,6 +79,9 @@ FLUSH_LAG_NS = 500 * NS_PER_MS
 """The recording on disk ends this long before now: the agent's audio takes a moment to be placed."""
 
 PIPELINE_STOP_TIMEOUT_S = 5.0
+MAX_HOLES = 500
+"""Holes in the agent's audio that are kept; what the whole call lost is counted without a limit."""
+
 MAX_MESSAGE_CHARACTERS = 20_000_000
 MAX_MESSAGES = 20_000
 """Messages of the agent that are kept as they came; what they say of speech and functions is always kept."""
@@ -81,6 +90,9 @@ _SETTLES = (AgentTurnEnded, CallerTurnStarted, CallerStartedSpeaking, CallerStop
 """Facts without a name that can decide an expectation."""
 
 RECOGNITION_PADDING_NS = 100 * NS_PER_MS
+
+LATE_ANSWER_NS = 5 * NS_PER_S
+"""So much longer the caller listens where an answer did not come in time: whether it is late or missing matters."""
 
 
 @dataclass
@@ -118,6 +130,7 @@ class Call:
         run_id: The run's id.
         watcher: Watches the call.
         judge: Judges ``eval`` expectations; by default the one the settings name.
+        surroundings: What the call is made in: the machine's time, and rooms that can be reached from it.
     """
 
     request: CallRequest
@@ -126,14 +139,15 @@ class Call:
     run_id: str = field(default_factory=new_run_id)
     watcher: CallWatcher | None = None
     judge: "Judge | None" = None
+    surroundings: Surroundings = field(default_factory=Surroundings)
 
     def __post_init__(self) -> None:
         kind = room_kind(self.request.address.url, self.settings.room.daily_domains)
         if self.request.data_message is not None:
             check_data_message(kind, self.request.data_message.value)
-        self._clock = CallClock()
+        self._clock = CallClock.begin(self.surroundings.monotonic_ns)
         self._facts: list[TimelineEvent] = []
-        self._in_order: list[TimelineEvent] = []
+        self._view = CallView()
         # None: something else than a fact may have changed what is decided.
         self._to_conduct, self._conducted = anyio.create_memory_object_stream[TimelineEvent | None](math.inf)
         self._to_recognise = _SpeechQueue()
@@ -141,20 +155,22 @@ class Call:
         self._asked: set[Question] = set()
         self._judgements: dict[Question, Judgement] = {}
         self._reader = rtvi.RtviReader()
-        self._envelope = Envelope(AUDIO_RATE_HZ)
         self._mouth = Mouth(AUDIO_RATE_HZ, self._note)
+        self._stalls = StallWatch(self._clock, self._note)
         self._messages_kept = 0
+        self._holes_kept = 0
         self._message_characters = 0
         self._onset_ns: int | None = None
         self._turn_onset_ns: int | None = None
         self._last_end_ns = 0
-        self._recognised: set[int] = set()
+        self._recognised: list[tuple[int, int]] = []
         self._agent_is_ready = anyio.Event()
         self._ending: _Ending | None = None
         self._scope: anyio.CancelScope | None = None
         self._afterwards: anyio.CancelScope | None = None
         self._warnings: list[str] = []
         self._settled: set[int] = set()
+        self._failed_ns: dict[int, int] = {}
         self._recheck_ns: int | None = None
         self._lines: dict[int, Line] = {}
 
@@ -177,7 +193,8 @@ class Call:
             self.folder.mkdir(parents=True)
         except OSError as error:
             raise UsageError(f"{self.folder}: the run's folder can't be made ({error.strerror})") from error
-        self._clock = CallClock()
+        self._clock = CallClock.begin(self.surroundings.monotonic_ns)
+        self._stalls = StallWatch(self._clock, self._note)
         try:
             self._timeline = TimelineWriter(self.folder / timelines.FILE_NAME)
             self._recording = RecordingWriter(self.folder / recordings.FILE_NAME, AUDIO_RATE_HZ)
@@ -193,16 +210,17 @@ class Call:
                     run_id=self.run_id,
                     scenario=self.request.script.name,
                     room=public_url(self.request.address.url),
-                    wall_time=utc_now(),
+                    wall_time=self.surroundings.wall_time(),
                     monotonic_ns=self._clock.origin_ns,
                 )
             )
             # With its script, a call that breaks off here can be judged from its timeline.
             self._write_run(self._judged_run())
             await self._hold_call()
-            # On disk before the words are: what the call came to does not wait for its transcript.
-            self._write_run(self._judged_run())
             with anyio.CancelScope() as self._afterwards:
+                await self._measure()
+                # On disk before the words are: what the call came to does not wait for its transcript.
+                self._write_run(self._judged_run())
                 if self.request.transcribe:
                     await self._recognise_rest()
                 await self._judge_rest()
@@ -236,6 +254,7 @@ class Call:
                 allow_unjudged=self.request.allow_unjudged,
                 notes=self.request.notes,
                 warnings=self._warnings,
+                timeline=self._timeline.stamp,
                 asked=self.request.asked,
             ),
         )
@@ -253,19 +272,30 @@ class Call:
 
     # What the room reports (RoomListener).
 
-    def caller_audio(self, at_ns: int, pcm: bytes) -> None:
+    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int = 0) -> None:
         """Record what left, and follow the line under way."""
         self._recording.put(CALLER, at_ns, pcm)
-        self._mouth.sent(at_ns, pcm)
+        self._mouth.sent(at_ns, pcm, late_ns=late_ns)
         if self.watcher is not None:
             self.watcher.audio(CALLER, at_ns, pcm)
 
     def agent_audio(self, at_ns: int, pcm: bytes) -> None:
         """Record what arrived."""
         self._recording.put(AGENT, at_ns, pcm)
-        self._envelope.add(at_ns, pcm)
         if self.watcher is not None:
             self.watcher.audio(AGENT, at_ns, pcm)
+
+    def agent_audio_lost(self, at_ns: int, duration_ms: float) -> None:
+        """Note a hole in the agent's audio."""
+        self._holes_kept += 1
+        if self._holes_kept > MAX_HOLES:
+            self._warn(f"the agent's audio had more than {MAX_HOLES} holes: the rest are not on the timeline")
+            return
+        self._note(AgentAudioLost(at_ns=at_ns, duration_ms=round(duration_ms, 3)))
+
+    def caller_audio_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
+        """Note that the agent missed some of the caller's audio."""
+        self._note(CallerAudioLost(at_ns=at_ns, since_ns=since_ns, lost=lost, packets=packets))
 
     def agent_joined(self, at_ns: int, participant: str | None) -> None:
         """Note that the agent is there."""
@@ -283,6 +313,10 @@ class Call:
     def agent_media_resumed(self, at_ns: int) -> None:
         """Note that packets arrive again."""
         self._note(AgentMediaResumed(at_ns=at_ns))
+
+    def agent_probed(self, at_ns: int, *, answers: bool | None) -> None:
+        """Note whether the agent's address still takes connections."""
+        self._note(AgentProbed(at_ns=at_ns, answers=answers))
 
     def message_received(self, at_ns: int, message: Any) -> None:
         """Note what a message says."""
@@ -307,28 +341,25 @@ class Call:
     # What the pipeline reports (PipelineListener).
 
     def speech_reported(self, at_ns: int) -> None:
-        """Look up where the agent's speech began."""
-        if self._onset_ns is not None:
-            return
-        self._onset_ns = self._envelope.onset_before(at_ns, not_before_ns=self._last_end_ns)
+        """Note where the agent's speech began."""
+        self._onset_ns = at_ns
         if self._turn_onset_ns is None:
-            self._turn_onset_ns = self._onset_ns
-        self._note(AgentStartedSpeaking(at_ns=self._onset_ns))
+            self._turn_onset_ns = at_ns
+        self._note(AgentStartedSpeaking(at_ns=at_ns))
         self._agent_is_ready.set()
 
     def silence_reported(self, at_ns: int) -> None:
-        """Look up where the agent's speech ended."""
-        if self._onset_ns is None:
-            return
-        onset_ns, self._onset_ns = self._onset_ns, None
-        self._last_end_ns = self._envelope.end_before(at_ns, onset_ns=onset_ns)
-        self._note(AgentStoppedSpeaking(at_ns=self._last_end_ns))
+        """Note where the agent's speech ended."""
+        self._onset_ns = None
+        self._last_end_ns = at_ns
+        self._note(AgentStoppedSpeaking(at_ns=at_ns))
 
     def turn_ended(self) -> None:
         """Note that the agent's turn is over."""
         self._note(AgentTurnEnded(at_ns=self._clock.now_ns()))
-        onset_ns, self._turn_onset_ns = self._turn_onset_ns, None
-        if onset_ns is not None and self._words_are_missing(onset_ns):
+        # Speech that is under way already is the beginning of the next turn.
+        onset_ns, self._turn_onset_ns = self._turn_onset_ns, self._onset_ns
+        if onset_ns is not None and onset_ns != self._onset_ns and self._words_are_missing(onset_ns):
             self._to_recognise.put(onset_ns, self._last_end_ns)
 
     # The course of the call.
@@ -339,11 +370,12 @@ class Call:
             if self._ending is not None:
                 self._scope.cancel()
             tasks.start_soon(self._keep_recording)
+            tasks.start_soon(self._stalls.run)
             tasks.start_soon(self._recognise_live)
             tasks.start_soon(self._judge_live)
             room: Room | None = None
             try:
-                room = await open_room(
+                room = await self.surroundings.open_room(
                     self.request.address,
                     self.settings.room,
                     clock=self._clock,
@@ -352,6 +384,7 @@ class Call:
                     tasks=tasks,
                 )
                 async with self._running_pipeline(room, tasks) as pipeline:
+                    spare_the_collector()
                     await self._talk(room, pipeline)
             except RoomError as error:
                 self._end(error.reason, str(error))
@@ -369,9 +402,9 @@ class Call:
         now_ns = self._clock.now_ns()
         if room is not None:
             await room.leave()
-            quality = room.agent_audio_quality(now_ns)
-            if quality is not None:
-                self._write(quality)
+            for quality in (room.agent_audio_quality(now_ns), room.caller_audio_quality(now_ns)):
+                if quality is not None:
+                    self._write(quality)
         ending = self._ending or _Ending(EndedReason.CANCELLED, None, now_ns)
         self._ending = ending
         if self._mouth.busy:
@@ -380,6 +413,7 @@ class Call:
         self._flush(ending.at_ns)
 
     async def _talk(self, room: Room, pipeline: CallerPipeline) -> None:
+        self._stalls.lags.clear()
         await room.enter()
         self._note(RoomEntered(at_ns=self._clock.now_ns()))
         with anyio.move_on_after(self.settings.room.agent_join_timeout_s) as waiting:
@@ -396,7 +430,20 @@ class Call:
         self._note(ClientReadySent(at_ns=self._clock.now_ns()))
         with anyio.move_on_after(self.settings.room.bot_ready_timeout_s):
             await self._agent_is_ready.wait()
+        self._calibrate(room)
         await self._conduct(room, pipeline)
+
+    def _calibrate(self, room: Room) -> None:
+        """Note what our own side adds to what is measured, as far as it has shown by now."""
+        timely = room.timeliness()
+        self._note(
+            CallCalibrated(
+                at_ns=self._clock.now_ns(),
+                loop_lag_ms=self._stalls.lags.worst_ms,
+                send_lag_ms=timely.send_lag_ms,
+                arrival_jitter_ms=timely.arrival_jitter_ms,
+            )
+        )
 
     async def _conduct(self, room: Room, pipeline: CallerPipeline) -> None:
         """Let the director direct, until it hangs up or the call ends otherwise."""
@@ -407,6 +454,7 @@ class Call:
             event: TimelineEvent | None = None
             with anyio.move_on_after(max(wake_ns - self._clock.now_ns(), 0) / NS_PER_S):
                 event = await self._conducted.receive()
+            self._stalls.look()
             now_ns = self._clock.now_ns()
             actions = director.tick(now_ns) if event is None else director.fact(event, now_ns)
             await self._carry_out(actions, room, pipeline)
@@ -435,13 +483,10 @@ class Call:
         if director.ended or turn >= len(self.request.script.turns) or turn in self._settled:
             return []
         scripted = self.request.script.turns[turn]
-        starts = turn_starts(self._in_order)
-        if not scripted.expect or turn not in starts:
+        if not scripted.expect or turn not in self._view.starts:
             return []
         now_ns = self._clock.now_ns()
-        verdicts = evaluate_turn(
-            turn, scripted, self._in_order, starts, judgements=self._known_judgements(), now_ns=now_ns
-        )
+        verdicts = evaluate_turn(turn, scripted, self._view, judgements=self._known_judgements(), now_ns=now_ns)
         for verdict in verdicts:
             if verdict.question is not None and verdict.question not in self._asked:
                 self._asked.add(verdict.question)
@@ -452,9 +497,25 @@ class Call:
         self._recheck_ns = min((v.recheck_ns for v in pending if v.recheck_ns is not None), default=None)
         if pending:
             return []
-        self._settled.add(turn)
         failed = any(verdict.verdict is Verdict.MISSED for verdict in verdicts)
+        if failed and self._may_still_answer(turn, now_ns):
+            return []
+        self._settled.add(turn)
+        self._note(CallerTurnSettled(at_ns=now_ns, turn=turn, failed=failed))
         return director.settled(turn, failed=failed, now_ns=now_ns)
+
+    def _may_still_answer(self, turn: int, now_ns: int) -> bool:
+        """Whether to go on listening in a turn that has failed: an answer that is late tells more than none."""
+        failed_ns = self._failed_ns.setdefault(turn, now_ns)
+        handed_over = self._view.handed_over(turn)
+        if handed_over is None or not self.request.script.stop_on_failure:
+            return False
+        over = self._view.turn_ended_between(handed_over.at_ns, now_ns)
+        until_ns = failed_ns + LATE_ANSWER_NS
+        if over or now_ns >= until_ns or self._view.of(AgentLeft):
+            return False
+        self._recheck_ns = until_ns
+        return True
 
     @asynccontextmanager
     async def _running_pipeline(self, room: Room, tasks: TaskGroup) -> AsyncGenerator[CallerPipeline]:
@@ -503,35 +564,58 @@ class Call:
             self._warn(problem)
             self._end(EndedReason.RUNNER_ERROR, problem)
 
+    # Measures.
+
+    async def _measure(self) -> None:
+        """Measure the agent's speech in the recording: what is reported goes by it."""
+        try:
+            facts = await measure_call_aside(self.folder / recordings.FILE_NAME, self._facts)
+        except UsageError as error:
+            self._warn(f"the recording can't be measured: {error}")
+            return
+        for fact in facts:
+            self._write(fact)
+
     # Words.
 
     def _words_are_missing(self, onset_ns: int) -> bool:
         """Whether the script waits for words, and what the agent told of the turn that began then is no proof."""
-        return self.request.script.needs_words and words_are_in_doubt(self._in_order, onset_ns)
+        return self.request.script.needs_words and words_are_in_doubt(self._view, onset_ns)
 
     async def _recognise_live(self) -> None:
+        await self._agent_is_ready.wait()
+        if self.request.script.needs_words and not any(isinstance(fact, BotReady) for fact in self._facts):
+            # It speaks no RTVI, and will tell no words.
+            await self._get_ready_to_recognise()
         while True:
             onset_ns, end_ns = await self._to_recognise.get()
             await self._recognise([(onset_ns, end_ns)])
+
+    async def _get_ready_to_recognise(self) -> None:
+        from bots.caller.speech.recognition import preload
+
+        try:
+            await preload(self.settings.speech.stt)
+        except Exception:
+            # What is wrong with it is told when there is something to recognise.
+            logger.opt(exception=True).debug("recognition is not ready")
 
     async def _recognise_rest(self) -> None:
         """Recognise, from the recording, what was not recognised while the call was on."""
         if self._ending is not None and self._ending.reason is EndedReason.CANCELLED:
             return
-        await self._recognise([turn for turn in agent_turns(self._facts) if turn[0] not in self._recognised])
+        await self._recognise(unrecognised(CallView.measured(self._facts), self._recognised))
 
     async def _recognise(self, turns: Sequence[tuple[int, int]]) -> None:
-        from bots.caller.speech.recognition import transcribe
-
         if not turns:
             return
-        self._recognised.update(onset_ns for onset_ns, _ in turns)
+        self._recognised.extend(turns)
         audio = [
             self._recording.read(AGENT, onset_ns - RECOGNITION_PADDING_NS, end_ns + RECOGNITION_PADDING_NS)
             for onset_ns, end_ns in turns
         ]
         try:
-            texts = await transcribe(audio, AUDIO_RATE_HZ, self.settings.speech.stt)
+            texts = await self.surroundings.transcribe(audio, AUDIO_RATE_HZ, self.settings.speech.stt)
         except (MissingSpeechPackage, SpeechError, ValueError) as error:
             self._warn(f"what the agent said could not be recognised: {error}")
             return
@@ -588,8 +672,7 @@ class Call:
 
     def _write(self, event: TimelineEvent) -> None:
         self._facts.append(event)
-        if names_of(event) or not isinstance(event, MessageReceived) or told_speaking(event) is not None:
-            bisect.insort(self._in_order, event, key=lambda e: e.at_ns)
+        self._view.add(event)
         try:
             self._timeline.write(event)
         except OSError as error:
@@ -604,6 +687,7 @@ class Call:
 
     def _end(self, reason: EndedReason, detail: str | None) -> None:
         """End the call; the first ending counts."""
+        self._stalls.look()
         if self._ending is None:
             self._ending = _Ending(reason, detail, self._clock.now_ns())
             if self._scope is not None:

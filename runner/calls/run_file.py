@@ -6,23 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from bots.caller.script import Script
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePublished, EndedReason, TimelineEvent
+from runner.calls.run_warnings import trouble_warnings
+from runner.calls.timeline import TimelineStamp
 from runner.errors import UsageError
 from runner.evaluation.asked import NOTHING, Asked, OutcomeJudgement, not_honoured, settle
+from runner.evaluation.blame import excuse
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
+from runner.evaluation.differences import hearing_differs
 from runner.evaluation.outcome import Failure, Status, decide, judge_expectations
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
+from runner.evaluation.trouble import troubles_of
 from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgement, JudgeUsage, by_question
+from runner.evaluation.view import CallView
 from runner.files import read_model, write_atomically
 
 FILE_NAME = "run.json"
 FORMAT_VERSION = 1
+
+_WORTH_REPEATING = frozenset({Cause.HARNESS, Cause.NETWORK})
 
 _PACKAGES = ("pipecat-scenario-runner", "pipecat-ai", "aiortc", "daily-python")
 
@@ -36,6 +44,57 @@ class PublishedMessage(BaseModel):
     sent_at_s: float
 
 
+class EarlierAttempt(BaseModel):
+    """A call of the same run that was made before and did not count.
+
+    Attributes:
+        repeated_because: Why the run was made again.
+        folder: Its folder, beside that of the call that counts; null where it was not kept.
+        started_at: ISO 8601, UTC.
+        duration_s: How long it took.
+        status: Whether the call took place.
+        success: As for a run.
+        cause: Whose fault it was, where something failed.
+        ended_reason: How it ended.
+        detail: What happened, in one line.
+        failure: Why it did not pass.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    repeated_because: str
+    folder: str | None = None
+    started_at: str
+    duration_s: float
+    status: Status
+    success: bool | None
+    cause: Cause | None
+    ended_reason: EndedReason
+    detail: str | None = None
+    failure: Failure | None = None
+
+
+class Judged(Protocol):
+    """What is known of a call with its verdict, wherever it is kept."""
+
+    @property
+    def started_at(self) -> str: ...
+    @property
+    def duration_s(self) -> float: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def success(self) -> bool | None: ...
+    @property
+    def cause(self) -> Cause | None: ...
+    @property
+    def ended_reason(self) -> EndedReason: ...
+    @property
+    def detail(self) -> str | None: ...
+    @property
+    def failure(self) -> Failure | None: ...
+
+
 @dataclass(frozen=True)
 class Circumstances:
     """What a verdict takes into account besides script and facts.
@@ -45,10 +104,12 @@ class Circumstances:
         judge: What judged, and what that took.
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.
         notes: What of the scenario was played otherwise than its file says, and why.
-        warnings: What did not work as it should.
+        warnings: What did not work as it should, besides what the facts tell of that.
+        versions: What made the call; None for what is installed here.
+        earlier_attempts: The calls that were made before for the same run, in order.
+        timeline: Which facts these are, where they are on disk.
         asked: What was asked for besides the script.
         expected_outcome: What the judge says to the expected outcome; None where it was not asked.
-        versions: What made the call; None for what is installed here.
     """
 
     judgements: Sequence[Judgement] | None = None
@@ -56,9 +117,11 @@ class Circumstances:
     allow_unjudged: bool = False
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    versions: Mapping[str, str] | None = None
+    earlier_attempts: Sequence[EarlierAttempt] = ()
+    timeline: TimelineStamp | None = None
     asked: Asked = NOTHING
     expected_outcome: OutcomeJudgement | None = None
-    versions: Mapping[str, str] | None = None
 
 
 class RunReport(BaseModel):
@@ -88,7 +151,9 @@ class RunReport(BaseModel):
         judge: What judged, and what that took.
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.
         notes: What of the scenario was played otherwise than its file says, and why.
-        warnings: What did not work as it should without touching the verdict.
+        warnings: What did not work as it should.
+        earlier_attempts: The calls that were made before for the same run, in order, and why they did not count.
+        timeline: How many facts it was judged by, and their digest: facts that are lost later are missed.
         asked: What was asked for besides the script.
         expected_outcome: What the judge says to the expected outcome; null where it was not asked.
         not_honoured: What of what was asked for was not had, a sentence each: the run did not pass then.
@@ -121,6 +186,8 @@ class RunReport(BaseModel):
     allow_unjudged: bool = False
     notes: list[str] = []
     warnings: list[str]
+    earlier_attempts: list[EarlierAttempt] = []
+    timeline: TimelineStamp | None = None
     asked: Asked = NOTHING
     expected_outcome: OutcomeJudgement | None = None
     not_honoured: list[str] = []
@@ -152,9 +219,11 @@ class Run(RunReport):
             allow_unjudged=self.allow_unjudged,
             notes=self.notes,
             warnings=self.warnings,
+            versions=self.versions,
+            earlier_attempts=self.earlier_attempts,
+            timeline=self.timeline,
             asked=self.asked,
             expected_outcome=self.expected_outcome,
-            versions=self.versions,
         )
 
 
@@ -175,13 +244,15 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         raise UsageError("the timeline does not say which call it is of: its first event is missing")
     ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
     judgements = None if given.judgements is None else by_question(given.judgements)
-    verdicts = judge_expectations(script, facts, judgements)
+    view = CallView.measured(facts)
+    verdicts = judge_expectations(script, view, judgements)
     missing = not_honoured(given.asked, facts, judgements)
     outcome = settle(
-        decide(script, facts, verdicts, allow_unjudged=given.allow_unjudged),
+        decide(script, view, verdicts, allow_unjudged=given.allow_unjudged),
         given.asked,
         missing,
         given.expected_outcome,
+        trouble=None if ended is None else excuse(view, ended.reason, troubles_of(view)),
         allow_unjudged=given.allow_unjudged,
     )
     published = next((e for e in facts if isinstance(e, DataMessagePublished)), None)
@@ -199,10 +270,10 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         detail=outcome.detail,
         failure=outcome.failure,
         duration_s=round(end_ns / 1e9, 3),
-        first_response_ms=first_response_ms(facts),
-        turns=measure_turns(script, facts),
+        first_response_ms=first_response_ms(view),
+        turns=measure_turns(script, view),
         expectations=verdicts,
-        transcript_object=transcribe_call(facts),
+        transcript_object=transcribe_call(view),
         publish_data_message=None
         if published is None
         else PublishedMessage(message=published.message, sent_at_s=round(published.at_s, 3)),
@@ -211,13 +282,46 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         judge=given.judge,
         allow_unjudged=given.allow_unjudged,
         notes=list(given.notes),
-        warnings=list(given.warnings),
+        warnings=list(dict.fromkeys([*given.warnings, *trouble_warnings(facts), *_differences(view)])),
+        earlier_attempts=list(given.earlier_attempts),
+        timeline=given.timeline,
         asked=given.asked,
         expected_outcome=given.expected_outcome,
         not_honoured=missing,
         versions=_versions() if given.versions is None else dict(given.versions),
         script=script,
     )
+
+
+def reason_to_repeat(run: Judged) -> str | None:
+    """Return why a call is worth making again; None if it is not.
+
+    That is where there is no verdict because of our own side or of the network: nothing was found out of the agent.
+    """
+    if run.success is None and run.status is not Status.CANCELLED and run.cause in _WORTH_REPEATING:
+        return f"inconclusive (cause: {run.cause})"
+    return None
+
+
+def earlier_attempt(run: Judged, repeated_because: str, *, folder: str | None = None) -> EarlierAttempt:
+    """Return a call that is made again, as the run that counts remembers it."""
+    return EarlierAttempt(
+        repeated_because=repeated_because,
+        folder=folder,
+        started_at=run.started_at,
+        duration_s=run.duration_s,
+        status=run.status,
+        success=run.success,
+        cause=run.cause,
+        ended_reason=run.ended_reason,
+        detail=run.detail,
+        failure=run.failure,
+    )
+
+
+def _differences(view: CallView) -> list[str]:
+    differs = hearing_differs(view)
+    return [] if differs is None else [differs]
 
 
 def write_run(folder: Path, run: Run) -> Path:

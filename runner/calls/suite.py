@@ -1,12 +1,11 @@
 """A suite of calls: so many at a time, each with a session of its own, and on disk as soon as it is over."""
 
 import os.path
-import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,24 +14,48 @@ import anyio.to_thread
 import httpx
 from loguru import logger
 
-from bots.timeline import CallEnded, EndedReason
+from bots.timeline import (
+    AgentProcessEnded,
+    CallEnded,
+    CallerUnderrun,
+    EndedReason,
+    HarnessStalled,
+    TimelineEvent,
+)
 from runner.calls.call import Call, speech_lines
-from runner.calls.request import CallRequest, DataMessage, new_run_id
-from runner.calls.run_file import Run, utc_now
-from runner.calls.suite_file import FILE_NAME, OpenRun, SkippedScenario, SuiteResult, SuiteRun, write_suite
+from runner.calls.evaluate import began_ns, evaluate_run
+from runner.calls.headroom import CALLS_PER_CORE, CallLimit, Load, LoadMeter, available_cores
+from runner.calls.loading import load
+from runner.calls.request import CallRequest, CallWatcher, DataMessage, new_run_id
+from runner.calls.run_file import EarlierAttempt, Run, earlier_attempt, reason_to_repeat, utc_now
+from runner.calls.suite_file import (
+    FILE_NAME,
+    OpenRun,
+    SkippedScenario,
+    SuiteResult,
+    SuiteRun,
+    in_one_line,
+    write_suite,
+)
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
-from runner.evaluation.verdicts import Verdict
+from runner.evaluation.verdicts import Cause, ExpectationVerdict
 from runner.files import keep_end
 from runner.rooms.open import RoomAddress
 from runner.scenarios.suites import AgentAtUrl, AgentByCommand, AgentToStart, PlannedRun, Suite
 from runner.sessions.local_agent import LastingAgent
 from runner.sessions.pipecat_runner import StartedDailySession, start_session
 from runner.settings import Settings
-from runner.text import one_line
 
 MAX_LOG_BYTES = 10_000_000
 """What an agent printed is shortened to its end once it is more than that."""
+
+LAG_INTERVAL_S = 0.1
+LOAD_INTERVAL_S = 1.0
+"""How often the event loop is looked at, and how often the machine."""
+
+EXIT_GRACE_S = 0.5
+"""How long the agent's process may take to end after its call did, to be known for the reason."""
 
 _NOT_REACHED = frozenset({EndedReason.ROOM_UNREACHABLE, EndedReason.ICE_FAILED})
 """Endings of a run that may owe to an agent that the run before it had brought down."""
@@ -44,6 +67,10 @@ _UNWELL = _NOT_REACHED | {
     EndedReason.AGENT_FROZE,
 }
 """Endings after which an agent of ours is not used again, and what it printed may say why."""
+
+
+_MAY_BE_A_CRASH = _UNWELL | {EndedReason.AGENT_LEFT}
+"""Endings that the end of the agent's process may be the reason for."""
 
 
 class LiveCall(Protocol):
@@ -61,7 +88,9 @@ class LiveCall(Protocol):
 class CallMaker(Protocol):
     """Prepares a call."""
 
-    def __call__(self, request: CallRequest, settings: Settings, folder: Path, run_id: str) -> LiveCall:
+    def __call__(
+        self, request: CallRequest, settings: Settings, folder: Path, run_id: str, watcher: CallWatcher
+    ) -> LiveCall:
         """Return a call that is ready to be made."""
         ...
 
@@ -77,20 +106,45 @@ class SuiteWatcher(Protocol):
         """See what became of it; None if it was stopped before its call."""
         ...
 
+    def repeats(self, run: PlannedRun, attempt: EarlierAttempt) -> None:
+        """See that it is made again later, and what became of it so far."""
+        ...
+
+    def limited(self, allowed: int, warning: str | None) -> None:
+        """See how many runs may be made at once from now on, and what there is to say of that."""
+        ...
+
 
 @dataclass(eq=False)
 class _Live:
     """A run under way: until its call is there, what prepares it can be cut off.
 
     Attributes:
+        runner: Whose run it is.
         scope: What prepares it.
-        call: Its call.
-        first_attempt: The folder of a call that found the agent dead of the run before.
+        began_s: When it began, on the monotonic clock.
+        call: Its call; this watches it.
+        found_dead: A call that found the agent dead of the run before.
     """
 
+    runner: "SuiteRunner"
     scope: anyio.CancelScope
+    began_s: float
     call: LiveCall | None = None
-    first_attempt: str | None = None
+    found_dead: EarlierAttempt | None = None
+
+    def fact(self, event: TimelineEvent) -> None:
+        """See a fact of the call."""
+        if isinstance(event, CallerUnderrun):
+            self.runner.had_trouble(late_ms=event.duration_ms)
+        elif isinstance(event, HarnessStalled):
+            self.runner.had_trouble(stalled_ms=event.duration_ms)
+
+    def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
+        """See verdicts: they come with the run."""
+
+    def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
+        """Hear a side: it is recorded."""
 
 
 @dataclass
@@ -108,6 +162,8 @@ class SuiteRunner:
         keep: Is called with the suite's result as it stands, before anything is written and then whenever
             ``suite.json`` was; in a worker thread, never twice at a time. May raise :class:`OSError`.
         make_call: Prepares a call.
+        measure_load: Returns the load of this machine since it was last asked, given how late the event loop was.
+        cores: How many cores this machine has for calls.
     """
 
     suite: Suite
@@ -117,15 +173,28 @@ class SuiteRunner:
     watcher: SuiteWatcher | None = None
     keep: Callable[[SuiteResult], None] | None = None
     make_call: CallMaker = Call
+    measure_load: Callable[[float], Load] = field(default_factory=lambda: LoadMeter().read)
+    cores: float = field(default_factory=available_cores)
 
     def __post_init__(self) -> None:
         self._waiting = deque(self.suite.runs)
         self._results: dict[int, SuiteRun] = {}
+        self._earlier: dict[int, list[EarlierAttempt]] = {}
+        self._repeats_left: dict[int, int] = {}
         self._live: dict[int, _Live] = {}
+        self._limit = CallLimit(self.most_at_once, rises=self.suite.concurrency is None, cores=self.cores)
+        self._limit_moved = anyio.Event()
         self._preparing = anyio.CancelScope()
         self._writing = anyio.Lock()
         self._stopped: str | None = None
         self._started_at = utc_now()
+
+    @property
+    def most_at_once(self) -> int:
+        """How many runs are made at once at most."""
+        by_cores = max(int(self.cores * CALLS_PER_CORE), 1)
+        asked = min(by_cores, self.suite.most_at_once) if self.suite.concurrency is None else self.suite.concurrency
+        return min(asked, len(self.suite.runs))
 
     async def make(self) -> SuiteResult:
         """Make all runs, and return what became of them. After each, it is on disk.
@@ -147,12 +216,16 @@ class SuiteRunner:
         except OSError as error:
             raise UsageError(f"{error.filename}: can't be written ({error.strerror})") from error
         with self._preparing:
-            # Before the first call: synthesis takes the whole machine, and a call under way would be late.
+            # Before the first call: both take the whole machine, and a call under way would be late.
+            await anyio.to_thread.run_sync(load)
             for script in {id(run.script): run.script for run in self.suite.runs}.values():
                 await speech_lines(script, self.settings)
-        async with anyio.create_task_group() as tasks:
-            for slot in range(1, min(self.suite.concurrency, len(self.suite.runs)) + 1):
-                tasks.start_soon(self._work, slot)
+        async with anyio.create_task_group() as watching:
+            watching.start_soon(self._watch_load)
+            async with anyio.create_task_group() as slots:
+                for slot in range(1, self.most_at_once + 1):
+                    slots.start_soon(self._work, slot)
+            watching.cancel_scope.cancel()
         if (lost := await self._record()) is not None:
             raise RunnerError(
                 f"{lost.filename}: can't be written ({lost.strerror}); the suite's last results are not in it"
@@ -170,15 +243,62 @@ class SuiteRunner:
                 live.scope.cancel()
             else:
                 live.call.cancel(detail)
+        self._wake()
+
+    def had_trouble(self, *, late_ms: float = 0.0, stalled_ms: float = 0.0) -> None:
+        """Take in that audio of ours was late in a call, or that we stood still in it."""
+        if self._limit.trouble(time.monotonic(), len(self._live), late_ms=late_ms, stalled_ms=stalled_ms):
+            self._limited()
+
+    # How many runs at once.
+
+    async def _watch_load(self) -> None:
+        """Look at how much there is to do, until cancelled."""
+        lag_ms, next_s = 0.0, time.monotonic() + LOAD_INTERVAL_S
+        while True:
+            began_s = time.monotonic()
+            await anyio.sleep(LAG_INTERVAL_S)
+            now_s = time.monotonic()
+            lag_ms = max(lag_ms, (now_s - began_s - LAG_INTERVAL_S) * 1_000)
+            if now_s >= next_s:
+                if self._limit.sample(now_s, self.measure_load(lag_ms), len(self._live)):
+                    self._limited()
+                lag_ms, next_s = 0.0, now_s + LOAD_INTERVAL_S
+
+    def _limited(self) -> None:
+        warning = self._limit.warning
+        logger.info("{} runs at once from now on", self._limit.allowed)
+        if self.watcher is not None:
+            self.watcher.limited(self._limit.allowed, warning)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let every slot see whether there is something for it to do."""
+        self._limit_moved.set()
+        self._limit_moved = anyio.Event()
+
+    async def _turn_of(self, slot: int) -> bool:
+        """Wait until a slot may make a run; return whether there is one left for it."""
+        while self._stopped is None and (self._waiting or self._live):
+            if self._has_a_run_for(slot):
+                return True
+            # A run under way may have to be made again, and the number that is allowed may go up.
+            await self._limit_moved.wait()
+        return False
+
+    def _has_a_run_for(self, slot: int) -> bool:
+        return bool(self._waiting) and slot <= self._limit.allowed
 
     # The runs.
 
     async def _work(self, slot: int) -> None:
         """Make runs, one after the other, until none is left."""
-        async with self._agent(slot) as agent:
-            while self._waiting and self._stopped is None:
+        async with self._agent(slot) as agent, anyio.create_task_group() as tasks:
+            if agent is not None:
+                tasks.start_soon(agent.watch)
+            while await self._turn_of(slot):
                 planned = self._waiting.popleft()
-                self._live[planned.index] = live = _Live(anyio.CancelScope())
+                self._live[planned.index] = live = _Live(self, anyio.CancelScope(), time.monotonic())
                 # What came before is on disk, and that this one is under way, should it be the last that is made.
                 await self._record()
                 if agent is not None:
@@ -186,7 +306,10 @@ class SuiteRunner:
                 if self._stopped is None:
                     await self._run(planned, agent, live)
                 del self._live[planned.index]
-            await self._record()
+                self._wake()
+                if not self._has_a_run_for(slot):
+                    await self._record()
+            tasks.cancel_scope.cancel()
 
     def _agent(self, slot: int) -> AbstractAsyncContextManager[LastingAgent | None]:
         match self.suite.agent:
@@ -202,9 +325,36 @@ class SuiteRunner:
         with live.scope:
             result = await self._attempt(planned, agent, live)
         if result is not None:
+            earlier = [*self._earlier.get(planned.index, []), *([live.found_dead] if live.found_dead else [])]
+            result = result.model_copy(update={"earlier_attempts": earlier})
+            # Also of a run that is made again: should it come to that no more, this is what became of it.
             self._results[planned.index] = result
+            if self._repeated(planned, result, live):
+                return
         if self.watcher is not None:
             self.watcher.ended(planned, result)
+
+    def _repeated(self, planned: PlannedRun, result: SuiteRun, live: _Live) -> bool:
+        """Have a run made again that came to nothing, if that is worth it; return whether it will be."""
+        reason = reason_to_repeat(result)
+        # An error of ours says nothing of how many calls the machine takes; late audio does.
+        if result.cause is Cause.HARNESS and result.ended_reason is not EndedReason.RUNNER_ERROR:
+            now_s, warned = time.monotonic(), self._limit.warning
+            if self._limit.spoilt(now_s, live.began_s, len(self._live)) or self._limit.warning != warned:
+                self._limited()
+        # Without a call there was something that is the same the next time.
+        if reason is None or result.folder is None or self._stopped is not None:
+            return False
+        self._repeats_left.setdefault(planned.index, self.suite.retry_inconclusive)
+        if self._repeats_left[planned.index] == 0:
+            return False
+        self._repeats_left[planned.index] -= 1
+        attempt = earlier_attempt(result, reason, folder=result.folder)
+        self._earlier[planned.index] = [*result.earlier_attempts, attempt]
+        self._waiting.appendleft(planned)
+        if self.watcher is not None:
+            self.watcher.repeats(planned, attempt)
+        return True
 
     async def _attempt(self, planned: PlannedRun, agent: LastingAgent | None, live: _Live) -> SuiteRun:
         began_s, started_at = time.monotonic(), utc_now()
@@ -219,7 +369,8 @@ class SuiteRunner:
                 success=outcome.success,
                 cause=outcome.cause,
                 ended_reason=reason,
-                detail=_in_one_line(error),
+                detail=in_one_line(error),
+                failure=outcome.failure,
                 started_at=started_at,
                 duration_s=round(time.monotonic() - began_s, 3),
             )
@@ -235,28 +386,27 @@ class SuiteRunner:
             result = no_call(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}")
         if agent is None:
             return result
-        if live.first_attempt is not None:
-            result = result.model_copy(update={"first_attempt": live.first_attempt})
-        notes = [] if agent.exit_code is None else [f"the agent's process {_ended(agent.exit_code)}"]
-        if (notes or result.ended_reason in _UNWELL) and agent.log.exists():
-            notes.append(f"what the agent printed is in {agent.log.name}")
-        if notes:
-            result = result.model_copy(update={"detail": "; ".join(filter(None, [result.detail, *notes]))})
+        if (agent.exit_code is not None or result.ended_reason in _UNWELL) and agent.log.exists():
+            update = {"agent_exit_code": agent.exit_code, "agent_log": agent.log.name}
+            result = result.model_copy(update=update)
         if result.ended_reason in _UNWELL:
             await agent.stop()
         return result
 
     async def _call(self, planned: PlannedRun, agent: LastingAgent | None, live: _Live) -> SuiteRun:
         starts = 0 if agent is None else agent.starts
-        result = await self._call_at(await self._address(planned, agent), planned, live)
+        result = await self._call_at(await self._address(planned, agent), planned, agent, live)
         reached = result.ended_reason not in _NOT_REACHED
         if agent is None or agent.starts > starts or reached or await agent.is_alive():
             return result
-        logger.warning("{}: the agent had died of the run before; made again with a new one", planned.title)
-        live.call, live.first_attempt = None, result.folder
-        return await self._call_at(await self._address(planned, agent), planned, live)
+        reason = "the agent had died of the run before"
+        logger.warning("{}: {}; made again with a new one", planned.title, reason)
+        live.call, live.found_dead = None, earlier_attempt(result, reason, folder=result.folder)
+        return await self._call_at(await self._address(planned, agent), planned, agent, live)
 
-    async def _call_at(self, address: RoomAddress, planned: PlannedRun, live: _Live) -> SuiteRun:
+    async def _call_at(
+        self, address: RoomAddress, planned: PlannedRun, agent: LastingAgent | None, live: _Live
+    ) -> SuiteRun:
         request = CallRequest(
             script=planned.script,
             address=address,
@@ -265,27 +415,46 @@ class SuiteRunner:
             notes=planned.scenario.notes,
         )
         run_id = new_run_id()
-        call = self.make_call(request, self.settings, self.folder / run_id, run_id=run_id)
+        folder = self.folder / run_id
+        call = self.make_call(request, self.settings, folder, run_id=run_id, watcher=live)
         live.call = call
         if self._stopped is not None:
             call.cancel(self._stopped)
+        printed_bytes = 0 if agent is None else agent.printed_bytes
         run = await call.make()
-        return SuiteRun(
-            scenario=planned.scenario.name,
-            file=_shown(planned.scenario.path),
-            repeat=planned.repeat,
-            status=run.status,
-            success=run.success,
-            cause=run.cause,
-            ended_reason=run.ended_reason,
-            detail=None if run.detail is None else _in_one_line(run.detail),
-            started_at=run.started_at,
-            duration_s=run.duration_s,
-            folder=run_id,
-            first_response_ms=run.first_response_ms,
-            response_latencies_ms=[t.response_latency_ms for t in run.turns if t.response_latency_ms is not None],
-            unmet=[v for v in run.expectations if v.verdict is not Verdict.MET],
-        )
+        if agent is not None:
+            run = await self._with_its_agents_end(run, folder, agent, printed_bytes)
+        return _suite_run(run, planned, folder=run_id)
+
+    async def _with_its_agents_end(self, run: Run, folder: Path, agent: LastingAgent, printed_bytes: int) -> Run:
+        """Return a run judged with the end of the process that ran its agent, if that ended in it.
+
+        Args:
+            run: The run.
+            folder: Its folder.
+            agent: The agent.
+            printed_bytes: How much it had printed before the call: that is not what it ended with.
+        """
+        if run.ended_reason in _MAY_BE_A_CRASH:
+            await agent.wait_ended(EXIT_GRACE_S)
+        exit_code = agent.exit_code
+        if exit_code is None:
+            return run
+        ended_ns = agent.ended_ns or time.monotonic_ns()
+
+        def judge_again() -> Run:
+            tail = agent.log_tail(printed_bytes)
+            if (token := self.suite.token) is not None:
+                tail = tail.replace(token.get_secret_value(), "***")
+            at_ns = max(ended_ns - began_ns(folder), 0)
+            return evaluate_run(folder, added=[AgentProcessEnded(at_ns=at_ns, exit_code=exit_code, log_tail=tail)])
+
+        try:
+            return await anyio.to_thread.run_sync(judge_again)
+        except RunnerError as error:
+            logger.error("{}", error)
+            warning = f"the agent's process ended, which the verdict does not know of: {error}"
+            return run.model_copy(update={"warnings": [*run.warnings, warning]})
 
     async def _address(self, planned: PlannedRun, agent: LastingAgent | None) -> RoomAddress:
         token = self.suite.token
@@ -309,7 +478,7 @@ class SuiteRunner:
             suite=self.suite.name,
             file=_shown(self.suite.path),
             started_at=self._started_at,
-            finished=len(self._results) == len(runs) and self._stopped is None,
+            finished=not (self._waiting or self._live) and self._stopped is None,
             stopped=self._stopped,
             allow_unjudged=self.allow_unjudged,
             runs=[self._results[run.index] for run in runs if run.index in self._results],
@@ -327,6 +496,7 @@ class SuiteRunner:
                 SkippedScenario(scenario=skipped.name, file=_shown(skipped.path), reason=skipped.refusal or "")
                 for skipped in self.suite.skipped
             ],
+            warnings=[] if self._limit.warning is None else [self._limit.warning],
         )
 
     async def _record(self) -> OSError | None:
@@ -370,18 +540,22 @@ async def _local_address(agent: LastingAgent | None) -> str:
         raise RoomError(EndedReason.ROOM_UNREACHABLE, str(error).partition("\n")[0]) from error
 
 
+def _suite_run(run: Run, planned: PlannedRun, *, folder: str) -> SuiteRun:
+    """Return what became of a planned run by the verdict on its call."""
+    return SuiteRun(
+        scenario=planned.scenario.name,
+        file=_shown(planned.scenario.path),
+        repeat=planned.repeat,
+        status=run.status,
+        success=run.success,
+        cause=run.cause,
+        ended_reason=run.ended_reason,
+        detail=run.detail,
+        started_at=run.started_at,
+        duration_s=run.duration_s,
+        folder=folder,
+    ).judged(run)
+
+
 def _shown(path: Path) -> str:
     return os.path.normpath(path)
-
-
-def _in_one_line(text: str) -> str:
-    return " ".join(one_line(text).split())
-
-
-def _ended(exit_code: int) -> str:
-    if exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    try:
-        return f"was ended by {signal.Signals(-exit_code).name}"
-    except ValueError:
-        return f"was ended by signal {-exit_code}"

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from bots.timeline import EndedReason
-from runner.evaluation.outcome import Status
-from runner.evaluation.verdicts import Cause, ExpectationVerdict
+from runner.calls.run_file import EarlierAttempt, Run
+from runner.evaluation.outcome import Failure, Status
+from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 from runner.files import read_model, write_atomically
 from runner.scenarios.suites import run_title
+from runner.text import one_line
 
 FILE_NAME = "suite.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class _OfScenario(BaseModel):
@@ -73,14 +76,19 @@ class SuiteRun(_Run):
         cause: Whose fault it was, where something failed.
         ended_reason: How the call ended.
         detail: What happened, in one line.
+        failure: Why the run did not pass; null where it did, or where no call was made.
         started_at: ISO 8601, UTC.
         duration_s: How long the call took; where none was made, how long it took to know.
         folder: The run's folder, in that of the suite; null where no call was made.
-        first_attempt: The folder of a call that found the agent dead of the run before, if there was one: the run
-            was made again with a new agent.
+        earlier_attempts: The calls that were made before, in order, and why the run was made again.
+        agent_exit_code: How the command that runs the agent ended in the call, if it did; negative: by this signal.
+        agent_log: Where the agent printed what may explain the run, in the suite's folder.
         first_response_ms: Agent onset minus both parties present.
         response_latencies_ms: Of each turn that was answered, in order.
+        response_uncertainties_ms: How sure each of them is; null where that is not known.
+        refused_latencies: Of each turn that was answered and not measured, why.
         unmet: The expectations that were not met, with their evidence.
+        warnings: What did not work as it should.
     """
 
     status: Status
@@ -88,13 +96,41 @@ class SuiteRun(_Run):
     cause: Cause | None
     ended_reason: EndedReason
     detail: str | None
+    failure: Failure | None = None
     started_at: str
     duration_s: float
     folder: str | None = None
-    first_attempt: str | None = None
+    earlier_attempts: list[EarlierAttempt] = []
+    agent_exit_code: int | None = None
+    agent_log: str | None = None
     first_response_ms: float | None = None
     response_latencies_ms: list[float] = []
+    response_uncertainties_ms: list[float | None] = []
+    refused_latencies: list[str] = []
     unmet: list[ExpectationVerdict] = []
+    warnings: list[str] = []
+
+    def judged(self, run: Run) -> Self:
+        """Return what became of the run by the verdict on its call."""
+        measured = [turn for turn in run.turns if turn.response_latency_ms is not None]
+        return self.model_copy(
+            update={
+                "status": run.status,
+                "success": run.success,
+                "cause": run.cause,
+                "ended_reason": run.ended_reason,
+                "detail": None if run.detail is None else in_one_line(run.detail),
+                "failure": run.failure,
+                "started_at": run.started_at,
+                "duration_s": run.duration_s,
+                "first_response_ms": run.first_response_ms,
+                "response_latencies_ms": [turn.response_latency_ms for turn in measured],
+                "response_uncertainties_ms": [turn.uncertainty_ms for turn in measured],
+                "refused_latencies": [turn.refused for turn in run.turns if turn.refused is not None],
+                "unmet": [v for v in run.expectations if v.verdict is not Verdict.MET],
+                "warnings": run.warnings,
+            }
+        )
 
     @computed_field
     @property
@@ -112,9 +148,10 @@ class Totals(BaseModel):
         runs: All that were planned.
         passed: Those that passed.
         failed: Those in which the agent failed.
-        undecided: Those of which nobody can say, for no fault of the agent.
+        inconclusive: Those without a verdict, for no fault of the agent.
         open: Those without a result.
         skipped: Scenarios that can't be played in a room; none of the runs.
+        success_rate: How many of those with a verdict passed, in percent; null where none has one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -122,9 +159,15 @@ class Totals(BaseModel):
     runs: int
     passed: int
     failed: int
-    undecided: int
+    inconclusive: int
     open: int
     skipped: int
+
+    @computed_field
+    @property
+    def success_rate(self) -> float | None:
+        decided = self.passed + self.failed
+        return round(100 * self.passed / decided, 1) if decided else None
 
 
 class SuiteResult(BaseModel):
@@ -142,6 +185,7 @@ class SuiteResult(BaseModel):
         runs: The runs that have a result, in the suite's order.
         open: The runs that have none, in the suite's order.
         skipped: The scenarios that can't be played in a room, and for which there are no runs.
+        warnings: What did not work as it should.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -156,6 +200,7 @@ class SuiteResult(BaseModel):
     runs: list[SuiteRun]
     open: list[OpenRun]
     skipped: list[SkippedScenario] = []
+    warnings: list[str] = []
 
     @computed_field
     @property
@@ -165,7 +210,7 @@ class SuiteResult(BaseModel):
             runs=len(self.runs) + len(self.open),
             passed=sum(run.success is True for run in self.runs),
             failed=sum(run.success is False for run in self.runs),
-            undecided=sum(run.success is None for run in self.runs),
+            inconclusive=sum(run.success is None for run in self.runs),
             open=len(self.open),
             skipped=len(self.skipped),
         )
@@ -177,6 +222,11 @@ class SuiteResult(BaseModel):
         if self.stopped is None and any(run.success is False for run in self.runs):
             return 1
         return 0 if self.finished and all(run.success for run in self.runs) else 2
+
+
+def in_one_line(text: str) -> str:
+    """Return a text on one line, without runs of blanks."""
+    return " ".join(one_line(text).split())
 
 
 def write_suite(folder: Path, result: SuiteResult) -> Path:

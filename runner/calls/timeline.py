@@ -1,16 +1,57 @@
 """``timeline.jsonl``: the facts of a call on disk, one typed event a line, written as they happen."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bots.timeline import EVENT_ADAPTER, TimelineEvent
 from runner.errors import UsageError
+from runner.files import write_atomically
 
 FILE_NAME = "timeline.jsonl"
+
+
+class TimelineStamp(BaseModel):
+    """Which facts something was judged by.
+
+    Attributes:
+        facts: How many they were, from the first line on.
+        sha256: Digest of these lines.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    facts: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StoredTimeline:
+    """The facts of a file.
+
+    Attributes:
+        events: The events, in the order they were written.
+        lines: Their lines.
+        cut_off: Whether there was more: a last line that was cut off.
+    """
+
+    events: list[TimelineEvent]
+    lines: list[bytes]
+    cut_off: bool = False
+
+    @property
+    def stamp(self) -> TimelineStamp:
+        """Which facts these are."""
+        return _stamp(self.lines)
+
+    def begins_with(self, stamp: TimelineStamp) -> bool:
+        """Whether the facts a stamp is of are all there, unchanged and in order; others may follow."""
+        return _stamp(self.lines[: stamp.facts]) == stamp
 
 
 class TimelineWriter:
@@ -23,10 +64,20 @@ class TimelineWriter:
     def __init__(self, path: Path):
         # Unbuffered: what was written survives the end of this process, however it ends.
         self._file = path.open("xb", buffering=0)
+        self._facts = 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def stamp(self) -> TimelineStamp:
+        """Which facts were written so far."""
+        return TimelineStamp(facts=self._facts, sha256=self._digest.hexdigest())
 
     def write(self, event: TimelineEvent) -> None:
         """Append an event."""
-        self._file.write(EVENT_ADAPTER.dump_json(event) + b"\n")
+        line = EVENT_ADAPTER.dump_json(event) + b"\n"
+        self._file.write(line)
+        self._facts += 1
+        self._digest.update(line)
 
     def close(self) -> None:
         """Close the file."""
@@ -51,19 +102,46 @@ def read_timeline(path: Path) -> list[TimelineEvent]:
     Raises:
         UsageError: The file can't be read, or a line before the last is no event.
     """
-    return list(_read(path))
+    return read_stored(path).events
 
 
-def _read(path: Path) -> Iterator[TimelineEvent]:
+def read_stored(path: Path) -> StoredTimeline:
+    """Return the facts of a file, with what tells whether they are all there.
+
+    Raises:
+        UsageError: The file can't be read, or a line before the last is no event.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+    events: list[TimelineEvent] = []
     for number, line in enumerate(lines, start=1):
         try:
-            yield EVENT_ADAPTER.validate_json(line)
+            events.append(EVENT_ADAPTER.validate_json(line))
         except ValidationError as error:
             if number == len(lines):
-                return
+                return StoredTimeline(events, lines[:-1], cut_off=True)
             problem = error.errors()[0]
             raise UsageError(f"{path}:{number}: no event of a timeline ({problem['msg']})") from error
+    return StoredTimeline(events, lines)
+
+
+def write_timeline(path: Path, stored: StoredTimeline, added: Sequence[TimelineEvent]) -> StoredTimeline:
+    """Write facts with others after them, atomically, in place of the file that may be there; return them all.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    lines = [*stored.lines, *(EVENT_ADAPTER.dump_json(event) for event in added)]
+    write_atomically(path, "".join(line.decode() + "\n" for line in lines))
+    return StoredTimeline([*stored.events, *added], lines)
+
+
+def _stamp(lines: Iterable[bytes]) -> TimelineStamp:
+    digest = hashlib.sha256()
+    facts = 0
+    for line in lines:
+        digest.update(line + b"\n")
+        facts += 1
+    return TimelineStamp(facts=facts, sha256=digest.hexdigest())

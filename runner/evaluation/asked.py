@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bots.timeline import AgentSaid, CallEnded, CallerTurnStarted, EndedReason, TimelineEvent
 from runner.evaluation.outcome import Failure, FailureKind, Outcome
+from runner.evaluation.trouble import Trouble
 from runner.evaluation.verdicts import Cause, Judgements, Question
 
 MAX_QUOTED = 200
@@ -136,6 +137,7 @@ def settle(
     missing: Sequence[str],
     judgement: OutcomeJudgement | None,
     *,
+    trouble: Trouble | None = None,
     allow_unjudged: bool = False,
 ) -> Outcome:
     """Return an outcome that takes into account what was asked for besides the script.
@@ -147,6 +149,7 @@ def settle(
         asked: What was asked for.
         missing: What of it was not had (:func:`not_honoured`).
         judgement: What a judge says to the expected outcome; None where none was asked.
+        trouble: What kept the harness from judging, and may have led the agent astray; None where nothing did.
         allow_unjudged: Whether a run passes although something was not judged or not had.
     """
     if outcome.success is not True:
@@ -159,6 +162,9 @@ def settle(
     if judgement is None or judgement.score is None:
         reason = NO_JUDGE if judgement is None else judgement.reason
         return outcome if allow_unjudged else _undecided(outcome, f"expected_outcome_prompt was not judged: {reason}")
+    if judgement.score == 0 and trouble is not None:
+        undecided = _undecided(outcome, f"inconclusive: {trouble.what}; then: {judgement.reason}")
+        return undecided.model_copy(update={"cause": trouble.cause})
     if judgement.score == 0:
         headline = f"the expected outcome was not met: {judgement.reason}"
         failure = Failure(

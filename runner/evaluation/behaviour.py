@@ -7,6 +7,7 @@ for the network; the agent's onset and end are those of its audible speech on th
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bots.caller.director import TOLD_SPEAKING_NS
 from bots.caller.script import (
     AGENT_HANGS_UP,
     AGENT_NEVER_TALKS_OVER,
@@ -18,16 +19,16 @@ from bots.clock import NS_PER_MS
 from bots.timeline import (
     AgentJoined,
     AgentLeft,
-    CallerPressedKeys,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
     LineEnd,
     TimelineEvent,
 )
-from runner.evaluation.ending import Ending, ending_of
-from runner.evaluation.speech import Speech, answers_from_ns, between_phrases, speeches_of
-from runner.evaluation.turns import in_ms
-from runner.evaluation.verdicts import KNOWN_LATE_NS, Finding, Verdict, evidence_of
+from runner.evaluation.ending import Ending
+from runner.evaluation.precision import in_ms, own_uncertainty_ns
+from runner.evaluation.speech import answers_from_ns, between_phrases
+from runner.evaluation.verdicts import KNOWN_LATE_NS, Cause, Evidence, Finding, Verdict, evidence_of
+from runner.evaluation.view import CallView, Speech
 
 MIN_OVERLAP_NS = 100 * NS_PER_MS
 """A shorter overlap is two people starting and ending at once, and no talking over."""
@@ -37,6 +38,10 @@ NATURAL_END_NS = 100 * NS_PER_MS
 
 FALLING_SILENT_NS = 1_500 * NS_PER_MS
 """For so long after a barge-in, what the interrupted agent still says is no new attempt to talk over the caller."""
+
+LIVE_MARGIN_NS = 250 * NS_PER_MS
+"""While the call is on an edge is known less exactly than afterwards: what misses its limit by less than this is left
+to the recording, and the caller goes on."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,12 @@ class _Turn:
     """Now, while the call is on; else when it ended."""
     ending: Ending | None
     """How the call ended; None while it is on, or where that is not known."""
+    told_speaking: bool
+    """Whether the agent said, when the caller began its line, that it was speaking, and had just been heard."""
+    own_uncertainty_ns: int
+    """What our own side and the network add to a measured time."""
+    live: bool
+    """Whether the call is on."""
 
     @property
     def finished(self) -> bool:
@@ -81,7 +92,7 @@ def find_behaviour(
     *,
     speaks: bool,
     listens: bool,
-    facts: Sequence[TimelineEvent],
+    view: CallView,
     began_ns: int,
     next_ns: int | None,
     now_ns: int | None,
@@ -93,35 +104,34 @@ def find_behaviour(
         turn: The turn's place in the script, from 0.
         speaks: Whether the caller speaks in this turn.
         listens: Whether it only listens.
-        facts: The facts of the call, ordered by time.
+        view: The call.
         began_ns: When the turn was taken up.
         next_ns: When the next one was; None if there was none.
         now_ns: The time on the call's clock while the call is on. None once it is over.
     """
-    line = next((e for e in facts if isinstance(e, CallerStartedSpeaking) and e.turn == turn), None)
-    line_end = next((e for e in facts if isinstance(e, CallerStoppedSpeaking) and e.turn == turn), None)
-    handed_over: TimelineEvent | None = line_end
-    if handed_over is None:
-        handed_over = next((e for e in facts if isinstance(e, CallerPressedKeys) and e.turn == turn), None)
+    line = view.line(turn)
+    handed_over: TimelineEvent | None = view.handed_over(turn)
     if handed_over is None and listens and turn == 0:
         # A greeting's latency counts from when both sides are present.
-        handed_over = next((e for e in facts if isinstance(e, AgentJoined)), None)
+        handed_over = view.first(AgentJoined)
         began_ns = handed_over.at_ns if handed_over is not None else began_ns
-    speeches = speeches_of(facts)
-    ending = None if now_ns is not None else ending_of(facts)
+    ending = None if now_ns is not None else view.ending
     seen = _Turn(
         began_ns=began_ns,
         next_ns=next_ns,
-        speeches=speeches,
+        speeches=view.speeches,
         line=line,
-        line_end=line_end,
+        line_end=view.line_end(turn),
         handed_over=handed_over,
-        left=next((e for e in facts if isinstance(e, AgentLeft) and e.at_ns >= began_ns), None),
+        left=next((e for e in view.of(AgentLeft) if e.at_ns >= began_ns), None),
         speaks=speaks,
-        between_phrases=line is not None and between_phrases(line.at_ns, speeches, facts),
-        answers_from_ns=answers_from_ns(facts, speeches, turn),
-        known_until_ns=_ended_ns(facts, ending) if now_ns is None else now_ns,
+        between_phrases=line is not None and between_phrases(line.at_ns, view),
+        answers_from_ns=answers_from_ns(view, turn),
+        known_until_ns=now_ns if now_ns is not None else view.last_ns if ending is None else ending.at_ns,
         ending=ending,
+        told_speaking=line is not None and _is_in_the_middle(view, line.at_ns),
+        own_uncertainty_ns=own_uncertainty_ns(view),
+        live=now_ns is not None,
     )
     find = {
         AGENT_SPEAKS: _speaks,
@@ -132,8 +142,42 @@ def find_behaviour(
     return find(expectation, seen, now_ns)
 
 
-def _ended_ns(facts: Sequence[TimelineEvent], ending: Ending | None) -> int:
-    return max((e.at_ns for e in facts), default=0) if ending is None else ending.at_ns
+def _is_in_the_middle(view: CallView, at_ns: int) -> bool:
+    """Whether the agent, by its own word, was speaking at a time, and was heard shortly before."""
+    told = [on for t_ns, on in view.told_speaking if t_ns <= at_ns]
+    ends_ns = [s.end_or(at_ns) for s in view.speeches if s.started.at_ns < at_ns]
+    return bool(told) and told[-1] and bool(ends_ns) and at_ns - ends_ns[-1] <= TOLD_SPEAKING_NS
+
+
+def _in_time(
+    turn: _Turn, took_ns: int, limit_ns: int, *, within_ns: int, did: str, evidence: tuple[Evidence, ...]
+) -> Finding:
+    """Return whether something came within its limit: not judged where the limit lies within the error bar.
+
+    Args:
+        turn: The turn.
+        took_ns: How long it took, as measured.
+        limit_ns: How long it may take.
+        within_ns: The uncertainty of the edge it was measured at; 0 where that is not known.
+        did: What took so long ("spoke").
+        evidence: What this rests on.
+    """
+    took = f"{did} after {in_ms(took_ns):.0f} ms"
+    late_ns = took_ns - limit_ns
+    if turn.live:
+        if 0 < late_ns <= LIVE_MARGIN_NS:
+            reason = f"{took}, so close to its limit that the recording decides"
+            return Finding(verdict=Verdict.NOT_JUDGED, reason=reason, evidence=evidence)
+    elif within_ns:
+        bar_ns = within_ns + turn.own_uncertainty_ns
+        if abs(late_ns) <= bar_ns:
+            reason = (
+                f"{took} (± {in_ms(bar_ns):.0f} ms), with a limit of {in_ms(limit_ns):.0f} ms: "
+                "the limit lies within the error bar"
+            )
+            return Finding(verdict=Verdict.NOT_JUDGED, reason=reason, evidence=evidence, cause=Cause.CALLER)
+    verdict = Verdict.MET if late_ns <= 0 else Verdict.MISSED
+    return Finding(verdict=verdict, reason=took, evidence=evidence)
 
 
 def _open(turn: _Turn, now_ns: int | None, deadline_ns: int, reason: str) -> Finding:
@@ -189,9 +233,14 @@ def _speaks(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Findin
                 return _wait(from_ns)
             reason = f"began {in_ms(from_ns - onset_ns):.0f} ms before the caller had finished"
             return Finding(verdict=Verdict.MET, reason=reason, evidence=evidence)
-        took_ns = onset_ns - from_ns
-        verdict = Verdict.MET if took_ns <= expectation.budget_ms * NS_PER_MS else Verdict.MISSED
-        return Finding(verdict=verdict, reason=f"spoke after {in_ms(took_ns):.0f} ms", evidence=evidence)
+        return _in_time(
+            turn,
+            onset_ns - from_ns,
+            expectation.budget_ms * NS_PER_MS,
+            within_ns=speech.onset_uncertainty_ns,
+            did="spoke",
+            evidence=evidence,
+        )
     deadline_ns = from_ns + expectation.budget_ms * NS_PER_MS
     did = "did not answer: it went on with what it was saying" if goes_on else "did not speak"
     return _open(turn, now_ns, deadline_ns, did)
@@ -210,7 +259,14 @@ def _stops(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding
     if under_way is None:
         if _may_be_unknown(known_ns, now_ns):
             return _wait(known_ns)
-        return Finding(verdict=Verdict.NOT_JUDGED, reason="the barge-in did not land: the agent was already silent")
+        if turn.told_speaking:
+            # Its reply was under way, and nothing of it came after the barge-in.
+            reason = "stopped at once: the barge-in fell between two of its phrases, and it did not go on"
+            return Finding(verdict=Verdict.MET, reason=reason, evidence=(evidence_of(turn.line),))
+        reason = "the barge-in did not land: the agent was already silent"
+        if turn.between_phrases:
+            reason += ", at its end or between two phrases (it does not say which)"
+        return Finding(verdict=Verdict.NOT_JUDGED, reason=reason)
     # Speech that goes on before the caller has finished is the same speech: resuming counts as not stopping.
     last = [s for s in turn.speeches if s is under_way or (s.started.at_ns > barge_in_ns and turn.talks_over(s))][-1]
     evidence = (evidence_of(turn.line), *([evidence_of(last.stopped)] if last.stopped is not None else []))
@@ -225,20 +281,28 @@ def _stops(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding
             reason = f"stopped, but spoke again {in_ms(last.started.at_ns - barge_in_ns):.0f} ms after the barge-in"
         return _open(turn, now_ns, deadline_ns, reason).model_copy(update={"evidence": evidence})
     took_ns = last.stopped.at_ns - barge_in_ns
+    stopped = _in_time(
+        turn,
+        took_ns,
+        expectation.budget_ms * NS_PER_MS,
+        within_ns=last.end_uncertainty_ns,
+        did="stopped",
+        evidence=evidence,
+    )
     if last.stopped.at_ns > deadline_ns:
-        return Finding(verdict=Verdict.MISSED, reason=f"stopped after {in_ms(took_ns):.0f} ms", evidence=evidence)
+        return stopped
     if now_ns is not None and turn.line_end is None:
         # It may still resume.
         return Finding(verdict=Verdict.PENDING, evidence=evidence)
     if turn.line_end is not None and _may_be_unknown(turn.line_end.at_ns, now_ns):
         return _wait(turn.line_end.at_ns)
-    if last is under_way and took_ns < NATURAL_END_NS:
+    if last is under_way and took_ns < NATURAL_END_NS and not turn.told_speaking:
         return Finding(
             verdict=Verdict.NOT_JUDGED,
             reason=f"the barge-in came too late: the agent had finished {in_ms(took_ns):.0f} ms after",
             evidence=evidence,
         )
-    return Finding(verdict=Verdict.MET, reason=f"stopped after {in_ms(took_ns):.0f} ms", evidence=evidence)
+    return stopped
 
 
 def _never_talks_over(expectation: Expectation, turn: _Turn, now_ns: int | None) -> Finding:

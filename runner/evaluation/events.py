@@ -76,9 +76,11 @@ class AbsenceSearch(Search):
 
     def _reply_is_under_way(self) -> bool:
         """Whether the agent was in the middle of a reply where the expectation above was met."""
-        so_far = [e for e in self._window.facts if self._window.begin_ns <= began_ns(e) <= self.cursor.at_ns]
-        ended_ns = max((e.at_ns for e in so_far if isinstance(e, AgentTurnEnded)), default=self._window.begin_ns - 1)
-        return any(isinstance(e, AgentSaid | AgentStartedSpeaking) and began_ns(e) > ended_ns for e in so_far)
+        view, begin_ns, until_ns = self._window.view, self._window.begin_ns, self.cursor.at_ns
+        over = [e.at_ns for e in view.of(AgentTurnEnded) if begin_ns <= e.at_ns <= until_ns]
+        ended_ns = max(over, default=begin_ns - 1)
+        spoken = [*view.of(AgentSaid), *view.of(AgentStartedSpeaking)]
+        return any(max(begin_ns, ended_ns + 1) <= began_ns(e) <= until_ns for e in spoken)
 
 
 def _marker_problem(expectation: Expectation, event: TimelineEvent) -> str:

@@ -23,16 +23,15 @@ from bots.caller.script import (
 )
 from bots.timeline import TimelineEvent
 from runner.evaluation.behaviour import find_behaviour
-from runner.evaluation.ending import EndedBy, Ending, ending_of
+from runner.evaluation.ending import EndedBy, Ending
 from runner.evaluation.events import AbsenceSearch, EventSearch
 from runner.evaluation.function_calls import CALLS, CallSearch, signature
-from runner.evaluation.observable import turn_starts, unobservable_start
+from runner.evaluation.observable import unobservable_start
 from runner.evaluation.replies import ReplySearch
 from runner.evaluation.search import Search
 from runner.evaluation.verdicts import UNDECIDED, ExpectationVerdict, Finding, Judgements, Verdict
+from runner.evaluation.view import CallView
 from runner.evaluation.window import REPLIES, Cursor, Window
-
-__all__ = ["describe", "evaluate", "evaluate_turn", "turn_starts"]
 
 _BEHAVIOURS_IN_WORDS = {
     AGENT_SPEAKS: "the agent speaks within {budget_s:g} s",
@@ -44,67 +43,69 @@ _BEHAVIOURS_IN_WORDS = {
 
 def evaluate(
     script: Script,
-    facts: Sequence[TimelineEvent],
+    facts: CallView | Sequence[TimelineEvent],
     *,
     judgements: Judgements | None = None,
     now_ns: int | None = None,
+    doubted: frozenset[int] = frozenset(),
 ) -> list[ExpectationVerdict]:
     """Return the verdict on every expectation of a script, in order.
 
     Args:
         script: The script that was played.
-        facts: The facts of the call, in any order.
+        facts: The call, or its facts in any order.
         judgements: What a judge answered so far; None where there is no judge.
         now_ns: The time on the call's clock while the call is on. None once it is over: nothing stays pending.
+        doubted: The identities of told words that were not heard (see :mod:`runner.evaluation.dropped`).
     """
-    ordered = sorted(facts, key=lambda event: event.at_ns)
-    starts = turn_starts(ordered)
-    unreachable = None if now_ns is not None else unobservable_start(script, ordered)
+    view = facts if isinstance(facts, CallView) else CallView(facts)
+    unreachable = None if now_ns is not None else unobservable_start(script, view)
     verdicts: list[ExpectationVerdict] = []
     for index, turn in enumerate(script.turns):
-        if unreachable is not None and index >= unreachable[0] and index not in starts:
+        if unreachable is not None and index >= unreachable[0] and index not in view.starts:
             found = Finding(verdict=Verdict.NOT_OBSERVABLE, reason=unreachable[1])
             verdicts.extend(_verdict(index, i, e, found) for i, e in enumerate(turn.expect))
         else:
-            verdicts.extend(evaluate_turn(index, turn, ordered, starts, judgements=judgements, now_ns=now_ns))
+            verdicts.extend(evaluate_turn(index, turn, view, judgements=judgements, now_ns=now_ns, doubted=doubted))
     return verdicts
 
 
 def evaluate_turn(
     index: int,
     turn: Turn,
-    facts: Sequence[TimelineEvent],
-    starts: dict[int, int],
+    view: CallView,
     *,
     judgements: Judgements | None = None,
     now_ns: int | None = None,
+    doubted: frozenset[int] = frozenset(),
 ) -> list[ExpectationVerdict]:
     """Return the verdicts on one turn's expectations.
 
     Args:
         index: The turn's place in the script, from 0.
         turn: The turn.
-        facts: The facts of the call so far, ordered by time.
-        starts: When each turn was taken up (see :func:`turn_starts`).
+        view: The call so far.
         judgements: See :func:`evaluate`.
         now_ns: See :func:`evaluate`.
+        doubted: See :func:`evaluate`.
     """
-    anchor_ns = starts.get(index)
-    ending = None if now_ns is not None else ending_of(facts)
+    anchor_ns = view.starts.get(index)
+    ending = None if now_ns is not None else view.ending
     if anchor_ns is None:
         unreached = _unreached(ending, now_ns)
         return [_verdict(index, i, e, unreached) for i, e in enumerate(turn.expect)]
-    next_turn_ns = min((at for i, at in starts.items() if i > index), default=None)
+    next_turn_ns = view.next_start_ns(index)
     # A greeting may begin before the caller begins to listen for it.
     greets = index == 0 and isinstance(turn.action, Listen)
     window = Window(
-        facts,
+        view,
         turn=index,
         acts=isinstance(turn.action, Speak | Play | PressKeys),
         begin_ns=0 if greets else anchor_ns,
         end_ns=next_turn_ns,
         now_ns=now_ns,
         ending=ending,
+        doubted=doubted,
     )
     cursor = Cursor(window.begin_ns)
     blocked: Finding | None = None
@@ -116,7 +117,7 @@ def evaluate_turn(
                 index,
                 speaks=isinstance(turn.action, Speak | Play),
                 listens=isinstance(turn.action, Listen),
-                facts=facts,
+                view=view,
                 began_ns=anchor_ns,
                 next_ns=next_turn_ns,
                 now_ns=now_ns,
@@ -132,7 +133,7 @@ def evaluate_turn(
             if found.broken_off:
                 blocked = Finding(verdict=found.verdict, reason=found.reason)
             elif found.verdict is not Verdict.MET and found.verdict not in UNDECIDED:
-                blocked = Finding(verdict=found.verdict, reason="the expectation above it was not met")
+                blocked = Finding(verdict=found.verdict, reason="the expectation above it failed", follows=True)
         verdicts.append(_verdict(index, position, expectation, found))
     return verdicts
 
@@ -174,7 +175,7 @@ def _unreached(ending: Ending | None, now_ns: int | None) -> Finding:
         return Finding(verdict=Verdict.PENDING)
     if ending is not None and ending.by is EndedBy.LIMIT:
         return Finding(verdict=Verdict.NOT_JUDGED, reason=ending.before)
-    return Finding(verdict=Verdict.MISSED, reason="the turn was never reached")
+    return Finding(verdict=Verdict.MISSED, reason="the turn was never reached", follows=True)
 
 
 def _verdict(turn: int, index: int, expectation: Expectation, found: Finding) -> ExpectationVerdict:
@@ -189,4 +190,7 @@ def _verdict(turn: int, index: int, expectation: Expectation, found: Finding) ->
         evidence=found.evidence,
         recheck_ns=found.recheck_ns,
         question=found.question,
+        cause=found.cause,
+        follows=found.follows,
+        late=found.late,
     )

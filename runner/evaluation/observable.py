@@ -1,10 +1,8 @@
 """What an agent lets see: which events can be told from its audio, and which take an agent that reports them."""
 
-from collections.abc import Sequence
-
-from bots.caller.event_names import names_of
 from bots.caller.script import AfterEvent, Script
-from bots.timeline import BotReady, CallEnded, CallerTurnStarted, EndedReason, TimelineEvent
+from bots.timeline import EndedReason
+from runner.evaluation.view import CallView
 
 _AUDIBLE = frozenset({"response", "bot_started_speaking", "bot_stopped_speaking"})
 """What can be told from the audio alone; everything else takes an agent that speaks RTVI."""
@@ -22,41 +20,33 @@ _WAITED_FOR_AN_EVENT = frozenset({EndedReason.CALLER_HUNG_UP, EndedReason.MAX_DU
 _NO_RTVI = "the agent does not speak RTVI"
 
 
-def turn_starts(facts: Sequence[TimelineEvent]) -> dict[int, int]:
-    """Return when each turn was taken up, in nanoseconds on the call's clock."""
-    return {event.turn: event.at_ns for event in facts if isinstance(event, CallerTurnStarted)}
-
-
-def hidden_reason(event: str, facts: Sequence[TimelineEvent]) -> str | None:
+def hidden_reason(event: str, view: CallView) -> str | None:
     """Return why an event can't be seen with the agent of a call; None where it can."""
     if event in _AUDIBLE:
         return None
-    if not any(isinstance(e, BotReady) for e in facts):
+    if not view.rtvi:
         return _NO_RTVI
-    reports = any(event in names_of(e) for e in facts)
-    return None if reports else _ON_REQUEST.get(event)
+    return None if view.named(event) else _ON_REQUEST.get(event)
 
 
-def unobservable_start(script: Script, facts: Sequence[TimelineEvent]) -> tuple[int, str] | None:
+def unobservable_start(script: Script, view: CallView) -> tuple[int, str] | None:
     """Return the first turn that was not taken up, if its agent does not report what it was to start after.
 
     Args:
         script: The script that was played.
-        facts: The facts of a finished call.
+        view: A finished call.
 
     Returns:
         The turn's place in the script, and why; None if there is no such turn.
     """
-    starts = turn_starts(facts)
-    first = next((i for i in range(len(script.turns)) if i not in starts), None)
+    first = next((i for i in range(len(script.turns)) if i not in view.starts), None)
     if first is None or first == 0:
         return None
     start = script.turns[first].start
-    ended = next((e for e in facts if isinstance(e, CallEnded)), None)
     if not isinstance(start, AfterEvent) or start.event is None:
         return None
-    passed_over = any(i > first for i in starts)
-    if not passed_over and (ended is None or ended.reason not in _WAITED_FOR_AN_EVENT):
+    passed_over = any(i > first for i in view.starts)
+    if not passed_over and (view.ended is None or view.ended.reason not in _WAITED_FOR_AN_EVENT):
         return None
-    why = hidden_reason(start.event, facts)
+    why = hidden_reason(start.event, view)
     return None if why is None else (first, f"turn {first + 1} starts after {start.event}, and {why}")

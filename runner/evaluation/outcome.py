@@ -7,10 +7,17 @@ from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import Script
 from bots.timeline import CallEnded, EndedReason, TimelineEvent
+from runner.evaluation.blame import DIFFERS, excuse, fairly, gave_up_in_error
+from runner.evaluation.causes import find_failure, talked_over
+from runner.evaluation.differences import silence_in_error, speech_in_error
+from runner.evaluation.dropped import dropped_words
 from runner.evaluation.expectations import evaluate
+from runner.evaluation.failure import Failure, FailureKind
 from runner.evaluation.limit import Limit, limit_reached
-from runner.evaluation.observable import turn_starts, unobservable_start
-from runner.evaluation.verdicts import Cause, Evidence, ExpectationVerdict, Judgements, Verdict
+from runner.evaluation.observable import unobservable_start
+from runner.evaluation.trouble import troubles_of
+from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgements, Verdict
+from runner.evaluation.view import CallView
 
 
 class Status(StrEnum):
@@ -19,56 +26,6 @@ class Status(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
-
-
-class FailureKind(StrEnum):
-    """What went wrong, in one word: the leaves of the cause tree."""
-
-    # The agent
-    WRONG = "wrong"
-    """It said or did something else than was expected."""
-    SILENT = "silent"
-    """It said nothing, or its audio did not arrive although it reports that it spoke."""
-    LATE = "late"
-    TALKS_OVER = "talks_over"
-    WILL_NOT_STOP = "will_not_stop"
-    CRASHED = "crashed"
-    LEFT = "left"
-    ERRORED = "errored"
-    """It reported an error of its own, and what was expected of it did not come."""
-    # The caller
-    LINE_NOT_SPOKEN = "line_not_spoken"
-    RECOGNITION_UNSURE = "recognition_unsure"
-    # Everything else
-    NO_ROOM = "no_room"
-    NETWORK_TROUBLE = "network_trouble"
-    HARNESS_TROUBLE = "harness_trouble"
-    NOT_JUDGED = "not_judged"
-    """Something that was asked for could not be judged or observed."""
-
-
-class Failure(BaseModel):
-    """Why a run did not pass: the earliest thing that explains the rest.
-
-    Attributes:
-        kind: What went wrong.
-        cause: Whose fault it was; None where nobody's.
-        headline: One sentence for a person.
-        turn: The turn it happened in, from 0; None where it belongs to no turn.
-        expected: What was expected, in words.
-        heard: What was heard instead (or told, marked as such).
-        evidence: The facts it rests on.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: FailureKind
-    cause: Cause | None
-    headline: str
-    turn: int | None = None
-    expected: str | None = None
-    heard: str | None = None
-    evidence: tuple[Evidence, ...] = ()
 
 
 class Outcome(BaseModel):
@@ -100,12 +57,12 @@ class Outcome(BaseModel):
         return 0 if self.success else 1
 
 
-_NO_CALL: dict[EndedReason, Cause] = {
-    EndedReason.ROOM_UNREACHABLE: Cause.ROOM,
-    EndedReason.AGENT_AT_CAPACITY: Cause.ROOM,
-    EndedReason.TOKEN_REFUSED: Cause.ROOM,
-    EndedReason.ICE_FAILED: Cause.NETWORK,
-    EndedReason.RUNNER_ERROR: Cause.HARNESS,
+_NO_CALL: dict[EndedReason, tuple[Cause, FailureKind]] = {
+    EndedReason.ROOM_UNREACHABLE: (Cause.ROOM, FailureKind.NO_ROOM),
+    EndedReason.AGENT_AT_CAPACITY: (Cause.ROOM, FailureKind.NO_ROOM),
+    EndedReason.TOKEN_REFUSED: (Cause.ROOM, FailureKind.NO_ROOM),
+    EndedReason.ICE_FAILED: (Cause.NETWORK, FailureKind.NETWORK_TROUBLE),
+    EndedReason.RUNNER_ERROR: (Cause.HARNESS, FailureKind.HARNESS_TROUBLE),
 }
 """Endings that say nothing about the agent, and whose fault they are."""
 
@@ -119,36 +76,46 @@ _AGENT_FAILED = frozenset(
 )
 """Endings that are a failure of the agent whatever was expected of it."""
 
+_TROUBLE = {
+    Cause.HARNESS: FailureKind.HARNESS_TROUBLE,
+    Cause.NETWORK: FailureKind.NETWORK_TROUBLE,
+    Cause.ROOM: FailureKind.NO_ROOM,
+    Cause.CALLER: FailureKind.RECOGNITION_UNSURE,
+}
 
 _NOT_ALL_PLAYED = "not every turn was reached"
 
 
 def judge_expectations(
-    script: Script, facts: Sequence[TimelineEvent], judgements: Judgements | None = None
+    script: Script, facts: CallView | Sequence[TimelineEvent], judgements: Judgements | None = None
 ) -> list[ExpectationVerdict]:
     """Return the verdict on every expectation of a finished call.
 
-    Where the call broke off for no fault of the agent, what was still open is not judged.
+    Where the call broke off for no fault of the agent, what was still open is not judged. What was missed after
+    trouble of our own or of the network is not judged either.
 
     Args:
         script: The script that was played.
-        facts: The facts of the call.
+        facts: The call, or its facts.
         judgements: What a judge answered; None where there was no judge.
     """
-    ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
+    view = _view(facts)
+    ended = view.ended
+    doubted = dropped_words(view)
     if ended is not None and ended.reason is not EndedReason.CANCELLED and ended.reason not in _NO_CALL:
-        return evaluate(script, facts, judgements=judgements)
-    end_ns = ended.at_ns if ended is not None else max((e.at_ns for e in facts), default=0)
+        verdicts = evaluate(script, view, judgements=judgements, doubted=doubted)
+        return fairly(view, verdicts, troubles_of(view))
     reason = "the call broke off before" if ended is None else f"the call ended before ({ended.reason.value})"
-    return [
+    verdicts = [
         v.model_copy(update={"verdict": Verdict.NOT_JUDGED, "reason": reason}) if v.verdict is Verdict.PENDING else v
-        for v in evaluate(script, facts, judgements=judgements, now_ns=end_ns)
+        for v in evaluate(script, view, judgements=judgements, now_ns=view.end_ns, doubted=doubted)
     ]
+    return fairly(view, verdicts, troubles_of(view))
 
 
 def decide(
     script: Script,
-    facts: Sequence[TimelineEvent],
+    facts: CallView | Sequence[TimelineEvent],
     verdicts: Sequence[ExpectationVerdict],
     *,
     allow_unjudged: bool = False,
@@ -157,70 +124,146 @@ def decide(
 
     Args:
         script: The script that was played.
-        facts: The facts of the call; the last :class:`CallEnded` says how it ended. A timeline without one
-            belongs to a call whose runner died.
-        verdicts: The verdicts on the script's expectations.
+        facts: The call, or its facts; the last :class:`CallEnded` says how it ended. A timeline without one belongs
+            to a call whose runner died.
+        verdicts: The verdicts on the script's expectations (see :func:`judge_expectations`).
         allow_unjudged: Whether a call passes although expectations were not judged or not observable.
     """
-    ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
+    view = _view(facts)
+    ended = view.ended
     if ended is None:
-        return Outcome(
-            status=Status.FAILED,
-            success=None,
-            cause=Cause.HARNESS,
-            ended_reason=EndedReason.RUNNER_ERROR,
-            detail="the timeline breaks off: the runner was stopped in the middle of the call",
-        )
+        died = "the timeline breaks off: the runner was stopped in the middle of the call"
+        return _not_held(EndedReason.RUNNER_ERROR, died)
     reason = ended.reason
     if reason is EndedReason.CANCELLED:
         return Outcome(status=Status.CANCELLED, success=None, cause=None, ended_reason=reason, detail=ended.detail)
     if reason in _NO_CALL:
-        return Outcome(
-            status=Status.FAILED, success=None, cause=_NO_CALL[reason], ended_reason=reason, detail=ended.detail
-        )
+        return _not_held(reason, ended.detail)
     status = Status.FAILED if reason is EndedReason.AGENT_NEVER_JOINED else Status.COMPLETED
-    missed = [v for v in verdicts if v.verdict is Verdict.MISSED]
-    all_played = len(turn_starts(facts)) == len(script.turns)
-    unreachable = unobservable_start(script, facts)
-    failure = _failure(ended, missed, all_played=all_played or unreachable is not None)
-    if failure is None and not script.hang_up and all_played and reason is EndedReason.CALLER_HUNG_UP:
-        failure = ended.detail or "the agent was to hang up, and did not"
-    limit = Limit()
-    if failure is None and reason is EndedReason.MAX_DURATION:
-        limit = limit_reached(script, sorted(facts, key=lambda event: event.at_ns), ended.at_ns)
-        failure = None if limit.by_agent is None else f"{_limit_detail(ended)}: {limit.by_agent}"
-    if failure is not None:
-        return Outcome(status=status, success=False, cause=Cause.AGENT, ended_reason=reason, detail=failure)
+    all_played = len(view.starts) == len(script.turns)
+    unreachable = unobservable_start(script, view)
+    limit = limit_reached(script, view, ended.at_ns) if reason is EndedReason.MAX_DURATION else Limit()
+    missed = any(v.verdict is Verdict.MISSED for v in verdicts)
+    why = _failure(script, view, ended, limit, all_played=all_played, unreachable=unreachable is not None)
+    if why is not None and not missed:
+        inconclusive = _inconclusive(view, ended, verdicts, why)
+        if inconclusive is not None:
+            return Outcome(
+                status=status,
+                success=None,
+                cause=inconclusive.cause,
+                ended_reason=reason,
+                detail=inconclusive.headline,
+                failure=inconclusive,
+            )
+    if missed or why is not None:
+        failure = find_failure(script, view, verdicts, ended=ended, otherwise=why or _NOT_ALL_PLAYED)
+        return Outcome(
+            status=status,
+            success=False,
+            cause=Cause.AGENT,
+            ended_reason=reason,
+            detail=failure.headline,
+            failure=failure,
+        )
     # Whatever may be left unjudged: a call that was not the whole scenario is no success.
-    if unreachable is not None:
-        return Outcome(status=status, success=None, cause=None, ended_reason=reason, detail=unreachable[1])
-    unplayed = _unplayed(script, ended, all_played=all_played)
     undecided = [v for v in verdicts if v.verdict is not Verdict.MET]
-    cause = Cause.CALLER if limit.by_caller and (unplayed or undecided) else None
-    if unplayed is not None:
-        return Outcome(status=status, success=None, cause=cause, ended_reason=reason, detail=unplayed)
-    if not undecided:
+    unplayed = unreachable[1] if unreachable is not None else _unplayed(script, ended, all_played=all_played)
+    if unplayed is None and not undecided:
         return Outcome(status=status, success=True, cause=None, ended_reason=reason, detail=ended.detail)
-    first = undecided[0]
-    detail = f"turn {first.turn + 1}: {first.expected}: {first.verdict.value.replace('_', ' ')}: {first.reason}"
-    if len(undecided) > 1:
-        detail += f" (and {len(undecided) - 1} more)"
-    success = True if allow_unjudged else None
+    cause = Cause.CALLER if limit.by_caller else next((v.cause for v in undecided if v.cause is not None), None)
+    detail = unplayed
+    if unplayed is not None and cause is None and speech_in_error(view):
+        cause = Cause.CALLER
+        detail = f"{unplayed}: the caller waited for speech to end that the recording does not have"
+    if detail is None:
+        first = undecided[0]
+        detail = f"turn {first.turn + 1}: {first.expected}: {first.verdict.value.replace('_', ' ')}: {first.reason}"
+        if len(undecided) > 1:
+            detail += f" (and {len(undecided) - 1} more)"
+        if allow_unjudged:
+            return Outcome(status=status, success=True, cause=None, ended_reason=reason, detail=detail)
+    kind = FailureKind.NOT_JUDGED if cause is None else _TROUBLE.get(cause, FailureKind.NOT_JUDGED)
+    failure = Failure(
+        kind=kind,
+        cause=cause,
+        headline=detail,
+        turn=undecided[0].turn if undecided else None,
+        expected=undecided[0].expected if undecided else None,
+        evidence=undecided[0].evidence if undecided else (),
+    )
+    return Outcome(status=status, success=None, cause=cause, ended_reason=reason, detail=detail, failure=failure)
+
+
+def _view(facts: CallView | Sequence[TimelineEvent]) -> CallView:
+    return facts if isinstance(facts, CallView) else CallView.measured(facts)
+
+
+def _not_held(reason: EndedReason, detail: str | None) -> Outcome:
+    """Return what a call came to that did not take place."""
+    cause, kind = _NO_CALL[reason]
+    headline = detail or reason.value.replace("-", " ")
     return Outcome(
-        status=status, success=success, cause=None if success else cause, ended_reason=reason, detail=detail
+        status=Status.FAILED,
+        success=None,
+        cause=cause,
+        ended_reason=reason,
+        detail=detail,
+        failure=Failure(kind=kind, cause=cause, headline=headline),
     )
 
 
-def _failure(ended: CallEnded, missed: Sequence[ExpectationVerdict], *, all_played: bool) -> str | None:
-    """Return why the agent failed; None if it did not, as far as the verdicts and the ending tell."""
-    ended_by_agent = ended.reason not in (EndedReason.CALLER_HUNG_UP, EndedReason.MAX_DURATION)
-    if missed and not (ended_by_agent and ended.detail):
-        return f"turn {missed[0].turn + 1}: {missed[0].expected}: {missed[0].reason}"
-    if missed or ended.reason in _AGENT_FAILED:
+def _failure(
+    script: Script, view: CallView, ended: CallEnded, limit: Limit, *, all_played: bool, unreachable: bool
+) -> str | None:
+    """Return why the agent failed, whatever was expected of it in single turns; None if it did not."""
+    if ended.reason in _AGENT_FAILED:
         return ended.detail or _NOT_ALL_PLAYED
-    if not all_played and ended.reason is not EndedReason.MAX_DURATION:
+    if ended.reason is EndedReason.MAX_DURATION:
+        return None if limit.by_agent is None else f"{_limit_detail(ended)}: {limit.by_agent}"
+    if not (all_played or unreachable):
         return ended.detail or _NOT_ALL_PLAYED
+    if not script.hang_up and all_played and ended.reason is EndedReason.CALLER_HUNG_UP:
+        return ended.detail or "the agent was to hang up, and did not"
+    if talked_over(script, view):
+        return "the agent talked over the caller"
     return None
+
+
+def _inconclusive(
+    view: CallView, ended: CallEnded, verdicts: Sequence[ExpectationVerdict], why: str
+) -> Failure | None:
+    """Return what keeps a failure from being blamed on the agent; None if nothing does."""
+    gave_up = gave_up_in_error(view, verdicts)
+    unfair = next((v for v in verdicts if v.verdict is Verdict.NOT_JUDGED and v.cause is not None), None)
+    if unfair is not None and unfair.cause is not None and ended.reason is EndedReason.CALLER_HUNG_UP:
+        return Failure(
+            kind=_TROUBLE[unfair.cause],
+            cause=unfair.cause,
+            headline=f"inconclusive: turn {unfair.turn + 1}: {unfair.reason}",
+            turn=unfair.turn,
+            expected=unfair.expected,
+            evidence=unfair.evidence,
+        )
+    if gave_up is not None and ended.reason is EndedReason.CALLER_HUNG_UP:
+        return Failure(
+            kind=FailureKind.HARNESS_TROUBLE,
+            cause=Cause.HARNESS,
+            headline=f"inconclusive: {DIFFERS.format(turn=gave_up + 1)}",
+            turn=gave_up,
+        )
+    if silence_in_error(view, ended.reason):
+        headline = f"inconclusive: the caller took the agent for silent ({why}), but the recording has its answer"
+        return Failure(kind=FailureKind.HARNESS_TROUBLE, cause=Cause.HARNESS, headline=headline)
+    trouble = excuse(view, ended.reason, troubles_of(view))
+    if trouble is None:
+        return None
+    return Failure(
+        kind=_TROUBLE[trouble.cause],
+        cause=trouble.cause,
+        headline=f"inconclusive: {trouble.what}; then: {why}",
+        evidence=(trouble.evidence,),
+    )
 
 
 def _unplayed(script: Script, ended: CallEnded, *, all_played: bool) -> str | None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import zip_longest
 
 from bots.clock import NS_PER_S
-from bots.timeline import AgentSaid, AgentTurnEnded, Source, TimelineEvent
+from bots.timeline import AgentSaid, AgentStartedSpeaking, AgentTurnEnded, Source, TimelineEvent
 from runner.evaluation.search import Search
 from runner.evaluation.speech import TOLD_BEFORE_NS, TOLD_GRACE_NS
 from runner.evaluation.verdicts import KNOWN_LATE_NS, Finding, Verdict, evidence_of
@@ -84,8 +84,7 @@ class ReplySearch(Search):
                 return self._open(_CUT_OFF, evidence, late_ns=KNOWN_LATE_NS + TOLD_BEFORE_NS)
             return self._open(f"the agent said nothing {self._within}")
         # It spoke in time: its words are told when it has said them, or else recognised once its turn is over.
-        over = self._window.turn_over_after(onset.at_ns + 1)
-        until_ns = (self._deadline_ns if over is None else over.at_ns) + RECOGNITION_NS
+        until_ns = self._recognised_until_ns(onset)
         if self._now_ns is not None and self._now_ns <= until_ns:
             return Finding(verdict=Verdict.PENDING, recheck_ns=until_ns + 1)
         evidence = (evidence_of(onset), *evidence)
@@ -171,8 +170,24 @@ class ReplySearch(Search):
         if doubted and problem:
             problem = f"{problem}; what the agent told besides can not have been heard"
             evidence = (evidence_of(doubted[-1]), *evidence)
+        if self._now_ns is not None and (unknown_ns := self._words_unknown_until_ns(said)) >= self._now_ns:
+            return Finding(verdict=Verdict.PENDING, evidence=evidence, recheck_ns=unknown_ns + 1)
         late_ns = KNOWN_LATE_NS + (TOLD_BEFORE_NS if doubted else 0)
         return self._open(problem or "the reply did not end", evidence, late_ns=late_ns)
+
+    def _words_unknown_until_ns(self, said: Sequence[AgentSaid]) -> int:
+        """Return until when words of speech that began in time may come; 0 where the words of all of it are known."""
+        # Words may be told before they are heard: the speech that follows at once is theirs.
+        known_ns = (e.at_ns + (TOLD_BEFORE_NS if e.source is Source.TOLD else 0) for e in said)
+        after_ns = max(known_ns, default=self._window.begin_ns)
+        onset = next((e for e in self._window.onsets(after_ns) if e.at_ns <= self._deadline_ns), None)
+        return 0 if onset is None else self._recognised_until_ns(onset)
+
+    def _recognised_until_ns(self, onset: AgentStartedSpeaking) -> int:
+        """Return by when the words of a speech are known: it is recognised once the agent's turn is over."""
+        ends_ns = (s.end_or(onset.at_ns + 1) for s in self._window.view.speeches if s.started.at_ns == onset.at_ns)
+        over = self._window.turn_over_after(next(ends_ns, onset.at_ns + 1))
+        return (self._deadline_ns if over is None else over.at_ns) + RECOGNITION_NS
 
     def _reply_is_over(self, event: AgentSaid, following: AgentSaid | None) -> bool:
         """Whether nothing more of a reply is to come that could hold what is excluded, or change a judge's mind.
@@ -185,8 +200,6 @@ class ReplySearch(Search):
 
     def _turn_ended(self, event: AgentSaid, following: AgentSaid | None) -> bool:
         return any(
-            isinstance(e, AgentTurnEnded)
-            and e.at_ns >= event.at_ns - TOLD_GRACE_NS
-            and (following is None or e.at_ns < following.at_ns)
-            for e in self._window.facts
+            e.at_ns >= event.at_ns - TOLD_GRACE_NS and (following is None or e.at_ns < following.at_ns)
+            for e in self._window.view.of(AgentTurnEnded)
         )

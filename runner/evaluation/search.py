@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from bots.caller.script import Expectation
 from bots.clock import NS_PER_MS, NS_PER_S
-from bots.timeline import BotReady, TimelineEvent
+from bots.timeline import TimelineEvent
 from runner.evaluation.observable import hidden_reason
 from runner.evaluation.verdicts import (
     KNOWN_LATE_NS,
@@ -110,8 +110,8 @@ class Search(ABC):
         evidence = tuple(evidence_of(e) for e in events)
         if last.at_ns > self._deadline_ns:
             late_s = (last.at_ns - self._deadline_ns) / NS_PER_S
-            reason = f"came {late_s:.2f} s after the {self._expectation.budget_ms / 1000:g} s it had"
-            return Finding(verdict=Verdict.MISSED, reason=reason, evidence=evidence)
+            reason = f"{late_s:.2f} s too late (limit {self._expectation.budget_ms / 1000:g} s)"
+            return Finding(verdict=Verdict.MISSED, reason=reason, evidence=evidence, late=True)
         self._use(events)
         return Finding(verdict=Verdict.MET, reason=reason, evidence=evidence)
 
@@ -171,10 +171,10 @@ class Search(ABC):
 
     def _hidden(self) -> str | None:
         """Why the event can't be seen with this agent; None where it can."""
-        return hidden_reason(self._expectation.event, self._window.facts)
+        return hidden_reason(self._expectation.event, self._window.view)
 
     def _rtvi(self) -> bool:
-        return any(isinstance(e, BotReady) for e in self._window.facts)
+        return self._window.view.rtvi
 
     def _unobservable(self, reason: str) -> Finding:
         """Return that nobody can tell: once the agent had the time to show that it reports such things after all."""

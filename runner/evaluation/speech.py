@@ -1,22 +1,11 @@
 """The agent's speech as it was heard, and what follows from it: which told words were audible, what is an answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
-from bots.caller.event_names import told_speaking
 from bots.clock import NS_PER_MS
-from bots.timeline import (
-    AgentSaid,
-    AgentStartedSpeaking,
-    AgentStoppedSpeaking,
-    AgentTurnEnded,
-    CallerPressedKeys,
-    CallerStartedSpeaking,
-    CallerStoppedSpeaking,
-    Source,
-    TimelineEvent,
-)
+from bots.timeline import AgentSaid, AgentTurnEnded, CallerPressedKeys, Source, TimelineEvent
+from runner.evaluation.view import CallView, Speech
 
 TOLD_GRACE_NS = 250 * NS_PER_MS
 """Words are told a little before they are heard: the message overtakes the audio."""
@@ -42,38 +31,6 @@ AUDIBLE_PER_WORD_NS = 100 * NS_PER_MS
 hurried synthetic voices six."""
 
 
-@dataclass(frozen=True)
-class Speech:
-    """A stretch of audible agent speech; ``stopped`` is None while it lasts."""
-
-    started: AgentStartedSpeaking
-    stopped: AgentStoppedSpeaking | None
-
-    def lasts_at(self, at_ns: int) -> bool:
-        """Whether it began before a time and ends after it."""
-        return self.started.at_ns < at_ns and (self.stopped is None or self.stopped.at_ns > at_ns)
-
-    def touches(self, from_ns: int, to_ns: int | None) -> bool:
-        """Whether some of it lies in a span of time; None: without an end."""
-        began_in_time = to_ns is None or self.started.at_ns <= to_ns
-        return began_in_time and (self.stopped is None or self.stopped.at_ns >= from_ns)
-
-
-def speeches_of(facts: Sequence[TimelineEvent]) -> list[Speech]:
-    """Return the stretches of agent speech in facts that are ordered by time."""
-    speeches: list[Speech] = []
-    started: AgentStartedSpeaking | None = None
-    for event in facts:
-        if isinstance(event, AgentStartedSpeaking):
-            started = event if started is None else started
-        elif isinstance(event, AgentStoppedSpeaking) and started is not None:
-            speeches.append(Speech(started, event))
-            started = None
-    if started is not None:
-        speeches.append(Speech(started, None))
-    return speeches
-
-
 def began_ns(event: TimelineEvent) -> int:
     """Return when something happened; of heard words, when their speech began."""
     if isinstance(event, AgentSaid) and event.started_ns is not None:
@@ -81,14 +38,7 @@ def began_ns(event: TimelineEvent) -> int:
     return event.at_ns
 
 
-def audible_told(
-    facts: Sequence[TimelineEvent],
-    speeches: Sequence[Speech],
-    *,
-    from_ns: int,
-    to_ns: int | None = None,
-    until_ns: int,
-) -> list[AgentSaid]:
+def audible_told(view: CallView, *, from_ns: int, to_ns: int | None = None, until_ns: int) -> list[AgentSaid]:
     """Return the words that the agent told in a span of time and that can have been heard.
 
     An agent tells over RTVI what it has spoken, or is about to, whether or not its audio arrives. Its words are
@@ -96,22 +46,16 @@ def audible_told(
     everything told so far.
 
     Args:
-        facts: The facts of the call, ordered by time.
-        speeches: The agent's speech in them.
+        view: The call.
         from_ns: Where the span begins.
         to_ns: Where it ends; None: it does not.
         until_ns: Now, or when the call ended: what speech goes on is known to have lasted until then.
     """
-    heard_ns = sum(
-        max((until_ns if s.stopped is None else s.stopped.at_ns) - s.started.at_ns, 0)
-        for s in speeches
-        if s.touches(from_ns, to_ns)
-    )
+    speeches = view.speeches
+    heard_ns = sum(max(s.end_or(until_ns) - s.started.at_ns, 0) for s in speeches if s.touches(from_ns, to_ns))
     audible: list[AgentSaid] = []
     words = 0
-    for event in facts:
-        if not isinstance(event, AgentSaid) or event.source is not Source.TOLD:
-            continue
+    for event in view.said(Source.TOLD):
         if event.at_ns < from_ns or (to_ns is not None and event.at_ns >= to_ns):
             continue
         words += len(event.text.split())
@@ -121,31 +65,29 @@ def audible_told(
     return audible
 
 
-def words_are_in_doubt(facts: Sequence[TimelineEvent], onset_ns: int) -> bool:
+def words_are_in_doubt(view: CallView, onset_ns: int) -> bool:
     """Whether it takes recognition to know what the agent said: it told none of it, or more than was heard.
 
     Args:
-        facts: The facts of the call so far, ordered by time.
+        view: The call so far.
         onset_ns: When the agent's turn began.
     """
     from_ns = onset_ns - TOLD_GRACE_NS
-    told = [e for e in facts if isinstance(e, AgentSaid) and e.source is Source.TOLD and e.at_ns >= from_ns]
-    until_ns = max((e.at_ns for e in facts), default=onset_ns)
-    audible = audible_told(facts, speeches_of(facts), from_ns=from_ns, until_ns=until_ns)
+    told = [e for e in view.said(Source.TOLD) if e.at_ns >= from_ns]
+    audible = audible_told(view, from_ns=from_ns, until_ns=view.last_ns)
     return not told or len(audible) < len(told)
 
 
-def between_phrases(at_ns: int, speeches: Sequence[Speech], facts: Sequence[TimelineEvent]) -> bool:
+def between_phrases(at_ns: int, view: CallView) -> bool:
     """Whether the agent was silent at a time in the middle of its turn."""
-    before = [s for s in speeches if s.started.at_ns < at_ns]
+    before = [s for s in view.speeches if s.started.at_ns < at_ns]
     if not before or before[-1].stopped is None or before[-1].lasts_at(at_ns):
         return False
     ended_ns = before[-1].stopped.at_ns
-    over = any(isinstance(e, AgentTurnEnded) and ended_ns <= e.at_ns <= at_ns for e in facts)
-    return at_ns - ended_ns <= BREATH_NS and not over
+    return at_ns - ended_ns <= BREATH_NS and not view.turn_ended_between(ended_ns, at_ns)
 
 
-def answers_from_ns(facts: Sequence[TimelineEvent], speeches: Sequence[Speech], turn: int) -> int | None:
+def answers_from_ns(view: CallView, turn: int) -> int | None:
     """Return from where on the agent's speech may answer a turn of the caller.
 
     What goes on with a reply that the caller interrupted is no answer. Such a reply is over when the caller took it
@@ -153,29 +95,27 @@ def answers_from_ns(facts: Sequence[TimelineEvent], speeches: Sequence[Speech], 
     speech over RTVI is given the benefit of the doubt where it fell silent when the caller spoke.
 
     Args:
-        facts: The facts of the call, ordered by time.
-        speeches: The agent's speech in them.
+        view: The call.
         turn: The turn's place in the script, from 0.
 
     Returns:
         0 where the caller interrupted nothing; else the onset of the first speech that is not part of the interrupted
         reply, None if there is none so far.
     """
-    began = next(
-        (e for e in facts if isinstance(e, CallerStartedSpeaking | CallerPressedKeys) and e.turn == turn), None
-    )
+    began = view.line(turn) or view.keys(turn)
     if began is None:
         return 0
     at_ns = began.at_ns
-    ends_ns = [e.at_ns for e in facts if isinstance(e, AgentTurnEnded) or told_speaking(e) is False]
+    speeches: Sequence[Speech] = view.speeches
+    ends_ns = [e.at_ns for e in view.of(AgentTurnEnded)] + [t_ns for t_ns, on in view.told_speaking if not on]
     if not any(s.lasts_at(at_ns) for s in speeches):
         silent_from_ns = max((s.stopped.at_ns for s in speeches if s.stopped and s.stopped.at_ns <= at_ns), default=0)
         over = any(silent_from_ns <= end_ns <= at_ns for end_ns in ends_ns)
-        if over or not between_phrases(at_ns, speeches, facts):
+        if over or not between_phrases(at_ns, view):
             return 0
-    line_end = next((e for e in facts if isinstance(e, CallerStoppedSpeaking) and e.turn == turn), None)
+    line_end = view.line_end(turn)
     line_end_ns = at_ns if isinstance(began, CallerPressedKeys) else None if line_end is None else line_end.at_ns
-    tells_from_ns = next((e.at_ns for e in facts if told_speaking(e) is True), None)
+    tells_from_ns = next((t_ns for t_ns, on in view.told_speaking if on), None)
     for before, speech in pairwise(speeches):
         onset_ns = speech.started.at_ns
         if onset_ns <= at_ns or before.stopped is None:

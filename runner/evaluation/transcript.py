@@ -9,16 +9,14 @@ from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentCalledFunction,
     AgentFunctionReturned,
-    AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
     AgentTurnEnded,
     CallerPressedKeys,
     CallerStartedSpeaking,
-    CallerStoppedSpeaking,
     Source,
-    TimelineEvent,
 )
+from runner.evaluation.view import CallView
 
 CALLER_ROLE = "Testing Agent"
 AGENT_ROLE = "Main Agent"
@@ -47,14 +45,13 @@ class TranscriptEntry(BaseModel):
     """Function calls: ``id``, ``name`` and ``arguments`` or ``result``."""
 
 
-def transcribe_call(facts: Sequence[TimelineEvent]) -> list[TranscriptEntry]:
+def transcribe_call(view: CallView) -> list[TranscriptEntry]:
     """Return what was said, pressed and called, ordered by when it began."""
-    ordered = sorted(facts, key=lambda event: event.at_ns)
-    entries = [*_caller(ordered), *_agent(ordered), *_functions(ordered)]
+    entries = [*_caller(view), *_agent(view), *_functions(view)]
     return sorted(entries, key=lambda entry: (entry.start_time, entry.end_time))
 
 
-def agent_turns(facts: Sequence[TimelineEvent]) -> list[tuple[int, int]]:
+def agent_turns(view: CallView) -> list[tuple[int, int]]:
     """Return the agent's turns as ``(onset, end)`` of its speech, in nanoseconds, ordered.
 
     A turn is all it says until the caller takes it to be over: pauses between sentences do not end it. One still
@@ -63,9 +60,7 @@ def agent_turns(facts: Sequence[TimelineEvent]) -> list[tuple[int, int]]:
     turns: list[tuple[int, int]] = []
     onset_ns: int | None = None
     end_ns: int | None = None
-    last_ns = 0
-    for event in sorted(facts, key=lambda e: e.at_ns):
-        last_ns = event.at_ns
+    for event in view.facts:
         match event:
             case AgentStartedSpeaking():
                 onset_ns = event.at_ns if onset_ns is None else onset_ns
@@ -78,24 +73,48 @@ def agent_turns(facts: Sequence[TimelineEvent]) -> list[tuple[int, int]]:
             case _:
                 pass
     if onset_ns is not None:
-        turns.append((onset_ns, last_ns if end_ns is None else end_ns))
+        turns.append((onset_ns, view.last_ns if end_ns is None else end_ns))
     return turns
 
 
-def _caller(facts: Sequence[TimelineEvent]) -> list[TranscriptEntry]:
+def unrecognised(view: CallView, recognised: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the stretches of the agent's turns that were not recognised yet, as ``(onset, end)``, ordered.
+
+    Args:
+        view: The call.
+        recognised: The stretches that were.
+    """
+    stretches: list[tuple[int, int]] = []
+    for onset_ns, end_ns in agent_turns(view):
+        open_speech = [
+            (max(s.started.at_ns, onset_ns), min(s.end_or(end_ns), end_ns))
+            for s in view.speeches
+            if onset_ns <= s.started.at_ns < end_ns and not _covered(s.started.at_ns, s.end_or(end_ns), recognised)
+        ]
+        if open_speech:
+            stretches.append((open_speech[0][0], open_speech[-1][1]))
+    return stretches
+
+
+def _covered(from_ns: int, to_ns: int, spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether most of a stretch lies in spans."""
+    inside_ns = sum(max(min(to_ns, end_ns) - max(from_ns, onset_ns), 0) for onset_ns, end_ns in spans)
+    return 2 * inside_ns >= to_ns - from_ns
+
+
+def _caller(view: CallView) -> list[TranscriptEntry]:
     entries: list[TranscriptEntry] = []
-    for event in facts:
-        if isinstance(event, CallerStartedSpeaking):
-            end = next((e for e in facts if isinstance(e, CallerStoppedSpeaking) and e.turn == event.turn), None)
-            entries.append(_entry(CALLER_ROLE, event.text, event.at_ns, end.at_ns if end else event.at_ns))
-        elif isinstance(event, CallerPressedKeys):
-            entries.append(_entry(CALLER_ROLE, f"[keys] {event.keys}", event.at_ns, event.at_ns))
+    for line in view.of(CallerStartedSpeaking):
+        end = view.line_end(line.turn)
+        entries.append(_entry(CALLER_ROLE, line.text, line.at_ns, end.at_ns if end else line.at_ns))
+    for pressed in view.of(CallerPressedKeys):
+        entries.append(_entry(CALLER_ROLE, f"[keys] {pressed.keys}", pressed.at_ns, pressed.at_ns))
     return entries
 
 
-def _agent(facts: Sequence[TimelineEvent]) -> list[TranscriptEntry]:
-    heard = [e for e in facts if isinstance(e, AgentSaid) and e.source is Source.HEARD and e.text]
-    told = [e for e in facts if isinstance(e, AgentSaid) and e.source is Source.TOLD]
+def _agent(view: CallView) -> list[TranscriptEntry]:
+    heard = [e for e in view.said(Source.HEARD) if e.text]
+    told = view.said(Source.TOLD)
     if not heard:
         return [_entry(AGENT_ROLE, e.text, e.at_ns, e.at_ns, source=Source.TOLD) for e in told]
     entries: list[TranscriptEntry] = []
@@ -115,15 +134,14 @@ def _agent(facts: Sequence[TimelineEvent]) -> list[TranscriptEntry]:
     return entries
 
 
-def _functions(facts: Sequence[TimelineEvent]) -> list[TranscriptEntry]:
+def _functions(view: CallView) -> list[TranscriptEntry]:
     entries: list[TranscriptEntry] = []
-    for event in facts:
-        if isinstance(event, AgentCalledFunction):
-            data = {"id": event.call_id, "name": event.name, "arguments": event.arguments}
-            entries.append(_entry(CALL_ROLE, event.name or "", event.at_ns, event.at_ns, data=data))
-        elif isinstance(event, AgentFunctionReturned):
-            data = {"id": event.call_id, "name": event.name, "result": event.result}
-            entries.append(_entry(RESULT_ROLE, event.name or "", event.at_ns, event.at_ns, data=data))
+    for event in view.of(AgentCalledFunction):
+        data = {"id": event.call_id, "name": event.name, "arguments": event.arguments}
+        entries.append(_entry(CALL_ROLE, event.name or "", event.at_ns, event.at_ns, data=data))
+    for event in view.of(AgentFunctionReturned):
+        data = {"id": event.call_id, "name": event.name, "result": event.result}
+        entries.append(_entry(RESULT_ROLE, event.name or "", event.at_ns, event.at_ns, data=data))
     return entries
 
 

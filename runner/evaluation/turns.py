@@ -5,17 +5,10 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import Script, StaySilent
-from bots.clock import NS_PER_MS
-from bots.timeline import (
-    AgentJoined,
-    AgentStartedSpeaking,
-    CallerPressedKeys,
-    CallerStartedSpeaking,
-    CallerStoppedSpeaking,
-    CallerTurnStarted,
-    TimelineEvent,
-)
-from runner.evaluation.speech import speeches_of
+from bots.timeline import AgentJoined, CallerStartedSpeaking
+from runner.evaluation.precision import WIDEST_NS, in_ms, own_uncertainty_ns
+from runner.evaluation.trouble import Trouble, troubles_of
+from runner.evaluation.view import CallView
 
 
 class TurnMeasures(BaseModel):
@@ -49,57 +42,57 @@ class TurnMeasures(BaseModel):
     talked_over: bool = False
 
 
-def measure_turns(script: Script, facts: Sequence[TimelineEvent]) -> list[TurnMeasures]:
+def measure_turns(script: Script, view: CallView) -> list[TurnMeasures]:
     """Return the measures of every turn that was taken up, in order."""
-    ordered = sorted(facts, key=lambda event: event.at_ns)
-    starts = [event for event in ordered if isinstance(event, CallerTurnStarted)]
-    return [_measure(script, ordered, start, starts) for start in starts]
+    troubles = troubles_of(view)
+    in_order = sorted(view.starts, key=lambda turn: view.starts[turn])
+    return [_measure(script, view, turn, troubles) for turn in in_order]
 
 
-def first_response_ms(facts: Sequence[TimelineEvent]) -> float | None:
+def first_response_ms(view: CallView) -> float | None:
     """Return agent onset minus both parties present, in milliseconds; None if the agent never spoke."""
-    joined = next((e for e in facts if isinstance(e, AgentJoined)), None)
-    onset = min((e.at_ns for e in facts if isinstance(e, AgentStartedSpeaking)), default=None)
-    if joined is None or onset is None:
+    joined = view.first(AgentJoined)
+    if joined is None or not view.speeches:
         return None
-    return in_ms(onset - joined.at_ns)
+    return in_ms(view.speeches[0].started.at_ns - joined.at_ns)
 
 
-def _measure(
-    script: Script, facts: Sequence[TimelineEvent], start: CallerTurnStarted, starts: Sequence[CallerTurnStarted]
-) -> TurnMeasures:
-    turn = start.turn
-    line = next((e for e in facts if isinstance(e, CallerStartedSpeaking) and e.turn == turn), None)
-    keys = next((e for e in facts if isinstance(e, CallerPressedKeys) and e.turn == turn), None)
+def _measure(script: Script, view: CallView, turn: int, troubles: Sequence[Trouble]) -> TurnMeasures:
+    started_s = round(view.starts[turn] / 1e9, 3)
+    line, keys = view.line(turn), view.keys(turn)
     said = line.text if line is not None else (f"[keys] {keys.keys}" if keys is not None else None)
     if line is None and isinstance(script.turns[turn].action, StaySilent):
         said = None
-    end = next((e for e in facts if isinstance(e, CallerStoppedSpeaking) and e.turn == turn), None)
-    handed_over_ns = end.at_ns if end is not None else (keys.at_ns if keys is not None else None)
-    if line is None or handed_over_ns is None:
-        return TurnMeasures(turn=turn, said=said, started_s=round(start.at_s, 3))
+    handed_over = view.handed_over(turn)
+    if line is None or handed_over is None:
+        return TurnMeasures(turn=turn, said=said, started_s=started_s)
+    from_ns = handed_over.at_ns
     # The reply to this turn comes before the caller speaks again.
-    next_line_ns = min(
-        (e.at_ns for e in facts if isinstance(e, CallerStartedSpeaking) and e.at_ns > line.at_ns), default=None
-    )
-    talked_over = any(s.started.at_ns == handed_over_ns or s.lasts_at(handed_over_ns) for s in speeches_of(facts))
-    onset_ns = next(
-        (e.at_ns for e in facts if isinstance(e, AgentStartedSpeaking) and e.at_ns > handed_over_ns), None
-    )
-    if onset_ns is not None and next_line_ns is not None and onset_ns >= next_line_ns:
-        onset_ns = None
-    latency_ms = None if onset_ns is None or talked_over else in_ms(onset_ns - handed_over_ns)
-    return TurnMeasures(
+    next_line_ns = min((e.at_ns for e in view.of(CallerStartedSpeaking) if e.at_ns > line.at_ns), default=None)
+    talked_over = any(s.started.at_ns == from_ns or s.lasts_at(from_ns) for s in view.speeches)
+    reply = next((s for s in view.speeches if s.started.at_ns > from_ns), None)
+    if reply is not None and next_line_ns is not None and reply.started.at_ns >= next_line_ns:
+        reply = None
+    measures = TurnMeasures(
         turn=turn,
         said=said,
-        started_s=round(start.at_s, 3),
-        caller_speech_end_s=round(handed_over_ns / 1e9, 3),
-        agent_onset_s=None if onset_ns is None else round(onset_ns / 1e9, 3),
-        response_latency_ms=latency_ms,
+        started_s=started_s,
+        caller_speech_end_s=round(from_ns / 1e9, 3),
+        agent_onset_s=None if reply is None else round(reply.started.at_ns / 1e9, 3),
         talked_over=talked_over,
     )
-
-
-def in_ms(duration_ns: int) -> float:
-    """Return a duration in milliseconds, to a tenth."""
-    return round(duration_ns / NS_PER_MS, 1)
+    if reply is None or talked_over:
+        return measures
+    bar_ns = reply.onset_uncertainty_ns + own_uncertainty_ns(view) if reply.onset_uncertainty_ns else None
+    trouble = next((t for t in troubles if t.overlaps(from_ns, reply.started.at_ns)), None)
+    if reply.too_loud:
+        refused = "the background is too loud to tell when the agent began to speak"
+    elif bar_ns is not None and bar_ns > WIDEST_NS:
+        refused = f"too uncertain: ± {in_ms(bar_ns):.0f} ms"
+    else:
+        refused = None if trouble is None else trouble.what
+    if refused is not None:
+        return measures.model_copy(update={"refused": refused})
+    latency_ms = in_ms(reply.started.at_ns - from_ns)
+    uncertainty_ms = None if bar_ns is None else in_ms(bar_ns)
+    return measures.model_copy(update={"response_latency_ms": latency_ms, "uncertainty_ms": uncertainty_ms})

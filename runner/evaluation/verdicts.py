@@ -144,6 +144,10 @@ class ExpectationVerdict(_Model):
     """While pending: when time alone may decide it, on the call's clock."""
     question: Question | None = Field(default=None, exclude=True)
     """What a judge must be asked to decide it."""
+    follows: bool = Field(default=False, exclude=True)
+    """Whether it is missed because one above it was, or because its turn was never reached."""
+    late: bool = Field(default=False, exclude=True)
+    """Whether what was expected came, after its time."""
 
 
 class Finding(_Model):
@@ -155,6 +159,8 @@ class Finding(_Model):
     recheck_ns: int | None = None
     question: Question | None = None
     cause: Cause | None = None
+    follows: bool = False
+    late: bool = False
     broken_off: bool = False
     """Whether it is not judged because the call was ended before its time was up."""
 

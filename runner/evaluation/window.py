@@ -1,13 +1,13 @@
 """The facts that belong to a turn, and from where in them an expectation looks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from bots.caller.event_names import names_of
 from bots.timeline import AgentSaid, AgentStartedSpeaking, AgentTurnEnded, Source, TimelineEvent
 from runner.evaluation.ending import Ending
-from runner.evaluation.speech import Speech, answers_from_ns, audible_told, began_ns, speeches_of
+from runner.evaluation.speech import answers_from_ns, audible_told, began_ns
+from runner.evaluation.view import CallView
 
 REPLIES = frozenset({"response", "llm_response", "tts_response"})
 EDGES = frozenset({"bot_started_speaking", "bot_stopped_speaking"})
@@ -53,36 +53,37 @@ class Window:
     """The facts of a call, and which of them belong to a turn.
 
     Attributes:
-        facts: All that is known, ordered by time.
+        view: All that is known.
         turn: The turn's place in the script, from 0.
         acts: Whether the caller speaks or presses keys in it.
         begin_ns: From when on facts belong to it.
         end_ns: When the next turn was taken up; None if none was.
         now_ns: The time while the call is on; None once it is over.
         ending: How the call ended; None while it is on, or where that is not known.
+        doubted: The identities of told words that were not heard.
     """
 
-    facts: Sequence[TimelineEvent]
+    view: CallView
     turn: int
     acts: bool
     begin_ns: int
     end_ns: int | None
     now_ns: int | None
     ending: Ending | None
+    doubted: frozenset[int] = frozenset()
 
     def named(self, name: str, from_ns: int) -> Iterator[TimelineEvent]:
         """Return the events of a name from a time on. Heard words belong to the time their speech began at."""
-        for event in self.facts:
-            if name in names_of(event) and self._belongs(event, from_ns):
+        for event in self.view.named(name):
+            if self._belongs(event, from_ns):
                 yield event
 
     def reaching_into(self, from_ns: int) -> list[AgentSaid]:
         """Return what was heard in speech that began before the turn, and ended in it after a time."""
         return [
             e
-            for e in self.facts
-            if isinstance(e, AgentSaid)
-            and e.started_ns is not None
+            for e in self.view.said()
+            if e.started_ns is not None
             and e.started_ns < self.begin_ns < e.at_ns
             and not self._belongs(e, self.begin_ns)
             and e.at_ns >= from_ns
@@ -97,43 +98,37 @@ class Window:
 
     def holds_words(self, source: Source | None = None) -> bool:
         """Whether any words of the agent are known, in the whole call."""
-        return any(isinstance(e, AgentSaid) and source in (None, e.source) for e in self.facts)
+        return bool(self.view.said(source))
 
     def speech_began_ns(self, at_ns: int) -> int:
         """Return when the speech of a time began, or the last one before it; the time itself if there was none."""
-        return max(
-            (e.at_ns for e in self.facts if isinstance(e, AgentStartedSpeaking) and e.at_ns <= at_ns), default=at_ns
-        )
+        return max((e.at_ns for e in self.view.of(AgentStartedSpeaking) if e.at_ns <= at_ns), default=at_ns)
 
     def onsets(self, from_ns: int) -> list[AgentStartedSpeaking]:
         """Return the beginnings of speech in this turn, from a time on."""
-        return [e for e in self.facts if isinstance(e, AgentStartedSpeaking) and self._belongs(e, from_ns)]
+        return [e for e in self.view.of(AgentStartedSpeaking) if self._belongs(e, from_ns)]
 
     def turn_over_after(self, at_ns: int) -> AgentTurnEnded | None:
         """Return the end of the agent's turn that comes after a time."""
-        return next((e for e in self.facts if isinstance(e, AgentTurnEnded) and e.at_ns >= at_ns), None)
-
-    @cached_property
-    def _speeches(self) -> list[Speech]:
-        return speeches_of(self.facts)
+        return next((e for e in self.view.of(AgentTurnEnded) if e.at_ns >= at_ns), None)
 
     @cached_property
     def answers_from_ns(self) -> int | None:
         """From where on what the agent says may answer the turn; None where nothing so far may."""
-        return answers_from_ns(self.facts, self._speeches, self.turn) if self.acts else 0
+        return answers_from_ns(self.view, self.turn) if self.acts else 0
 
     @cached_property
     def _audible(self) -> frozenset[int]:
-        if not any(s.touches(self.begin_ns + 1, self.end_ns) for s in self._speeches):
+        if not any(s.touches(self.begin_ns + 1, self.end_ns) for s in self.view.speeches):
             # What is told without any speech in the turn are the words of a reply before it, or nobody's.
             return frozenset()
         until_ns = self.now_ns
         if until_ns is None:
-            until_ns = max((e.at_ns for e in self.facts), default=0) if self.ending is None else self.ending.at_ns
-        told = audible_told(self.facts, self._speeches, from_ns=self.begin_ns, to_ns=self.end_ns, until_ns=until_ns)
+            until_ns = self.view.last_ns if self.ending is None else self.ending.at_ns
+        told = audible_told(self.view, from_ns=self.begin_ns, to_ns=self.end_ns, until_ns=until_ns)
         return frozenset(id(e) for e in told)
 
     def can_have_been_heard(self, event: TimelineEvent) -> bool:
         """Whether nothing speaks against it that the caller heard what the agent tells."""
         told = isinstance(event, AgentSaid) and event.source is Source.TOLD
-        return not told or id(event) in self._audible
+        return not told or (id(event) in self._audible and id(event) not in self.doubted)

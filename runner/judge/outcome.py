@@ -11,6 +11,7 @@ from bots.timeline import CallEnded, TimelineEvent
 from runner.evaluation.asked import Statement
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
+from runner.evaluation.view import CallView
 
 MAX_STATEMENTS = 100
 MAX_SHOWN = 300
@@ -60,7 +61,7 @@ class _Answer(BaseModel):
 
 def question(prompt: str, facts: Sequence[TimelineEvent]) -> LLMContext:
     """Return what a model is told: what was expected, what was said and called, and how the call ended."""
-    lines = [_line(entry) for entry in transcribe_call(facts)]
+    lines = [_line(entry) for entry in transcribe_call(CallView.measured(facts))]
     ended = next((event for event in reversed(facts) if isinstance(event, CallEnded)), None)
     ending = "unknown" if ended is None else f"{CEKURA_ENDED_REASON[ended.reason]}, after {ended.at_s:.1f} s"
     text = (

@@ -5,6 +5,7 @@ import sys
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 
 class CalmConsole(Console):
@@ -26,3 +27,23 @@ def make_console(*, stderr: bool = False) -> Console:
 def shown(text: str) -> str:
     """Return words of others as markup that shows them as they are: no control codes reach the terminal."""
     return escape("".join(character if character.isprintable() else "�" for character in text))
+
+
+def print_line(console: Console, label: str, markup: str) -> None:
+    """Print a line. On a terminal what does not fit goes on below its beginning, broken between words.
+
+    Elsewhere it stays one line, which can be searched.
+
+    Args:
+        console: Where to print it.
+        label: What stands before the text, as markup.
+        markup: The text, as markup.
+    """
+    if not console.is_terminal:
+        console.print(label + markup, emoji=False, highlight=False, soft_wrap=True)
+        return
+    line = Table.grid()
+    line.add_column(no_wrap=True)
+    line.add_column(overflow="fold")
+    line.add_row(label, markup)
+    console.print(line, emoji=False, highlight=False)

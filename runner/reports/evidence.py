@@ -1,6 +1,13 @@
 """What a verdict rests on, in words."""
 
-from runner.evaluation.verdicts import Evidence
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from bots.timeline import EndedReason
+from runner.calls.run_file import EarlierAttempt
+from runner.evaluation.outcome import Failure
+from runner.evaluation.verdicts import Cause, Evidence
 
 
 def evidence_line(evidence: Evidence) -> str:
@@ -8,3 +15,73 @@ def evidence_line(evidence: Evidence) -> str:
     source = f" ({evidence.source.value})" if evidence.source else ""
     words = f" {evidence.text!r}" if evidence.text else ""
     return f"{evidence.at_s:.2f} s {evidence.event}{source}{words}"
+
+
+def headline_of(failure: Failure | None, detail: str | None, ended_reason: EndedReason) -> str:
+    """Return why a run did not pass, in one sentence, to stand behind the word that says what it came to."""
+    headline = detail if failure is None else failure.headline
+    return (headline or ended_reason.value).removeprefix("inconclusive: ")
+
+
+def failure_lines(failure: Failure) -> Iterator[str]:
+    """Yield what was expected and what was heard, one below the other, and the evidence."""
+    if failure.expected is not None:
+        yield f"expected  {failure.expected}"
+    if failure.heard is not None:
+        yield f"heard     {failure.heard}"
+    for evidence in failure.evidence:
+        yield evidence_line(evidence)
+
+
+def verdict_word(success: bool | None) -> str:
+    """Return what a run came to, in one word."""
+    return {True: "passed", False: "failed", None: "inconclusive"}[success]
+
+
+def verdict_words(success: bool | None, cause: Cause | None, failure: Failure | None) -> str:
+    """Return what a run came to, with what went wrong in a word, or whose fault it is that there is no verdict."""
+    word = verdict_word(success)
+    if success is None:
+        return word if cause is None else f"{word} (cause: {cause})"
+    return word if success or failure is None else f"{word} ({failure.kind.value.replace('_', ' ')})"
+
+
+def latency_text(latency_ms: float, uncertainty_ms: float | None) -> str:
+    """Return a latency, with how sure it is."""
+    return f"{latency_ms:.0f} ms" if uncertainty_ms is None else f"{latency_ms:.0f} ± {uncertainty_ms:.0f} ms"
+
+
+def refused_line(reasons: Sequence[str], measured: int) -> str | None:
+    """Return how many latencies were refused, and why; None if none was.
+
+    Args:
+        reasons: Of each that was refused, why.
+        measured: How many were not.
+    """
+    if not reasons:
+        return None
+    counted = Counter(reasons)
+    why = "; ".join(reason if len(counted) == 1 else f"{reason} ({count})" for reason, count in counted.items())
+    return f"{len(reasons)} of {len(reasons) + measured} latencies refused: {why}"
+
+
+def attempt_line(attempt: EarlierAttempt, folder: str | None) -> str:
+    """Return what became of a call that was made again, in one line.
+
+    Args:
+        attempt: The call.
+        folder: Where it is kept.
+    """
+    headline = headline_of(attempt.failure, attempt.detail, attempt.ended_reason)
+    why = f"made again, {attempt.repeated_because}: {headline}"
+    return why if folder is None else f"{why} [{folder}]"
+
+
+def process_end(exit_code: int) -> str:
+    """Return how a process ended; a negative exit code is the number of a signal."""
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"was ended by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"was ended by signal {-exit_code}"

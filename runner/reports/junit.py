@@ -1,14 +1,25 @@
 """JUnit XML of a suite, as GitHub's and GitLab's test reports read it."""
 
 import re
+from itertools import zip_longest
 from pathlib import Path
 
 from junitparser import Attr, Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
 
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
+from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import ExpectationVerdict
 from runner.files import write_atomically
-from runner.reports.evidence import evidence_line
+from runner.reports.evidence import (
+    attempt_line,
+    evidence_line,
+    failure_lines,
+    headline_of,
+    latency_text,
+    process_end,
+    refused_line,
+    verdict_words,
+)
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 can't hold, not even escaped."""
@@ -41,9 +52,10 @@ def write_junit(path: Path, result: SuiteResult, folder: Path) -> None:
 def junit_xml(result: SuiteResult, folder: Path) -> str:
     """Return a suite's result as JUnit XML.
 
-    A run in which the agent failed is a failure; one of which nobody can say is an error; one without a result and a
-    scenario that can't be played are skipped. As long as the suite is not over there is an error in it, also before
-    its first run: it may be the last that is written. Times are in seconds.
+    A run in which the agent failed is a failure. An inconclusive one is an error, with its cause: it is no failure of
+    the agent, and no reason to believe that it works; the suite is not green with it, as its exit code is not 0.
+    A run without a result and a scenario that can't be played are skipped. As long as the suite is not over there is
+    an error in it, also before its first run: it may be the last that is written. Times are in seconds.
 
     Args:
         result: The suite's result, as it stands.
@@ -56,6 +68,8 @@ def junit_xml(result: SuiteResult, folder: Path) -> str:
     cases += [_open_case(result, run, first=index == 0) for index, run in enumerate(result.open)]
     cases += [_skipped_case(result, scenario) for scenario in result.skipped]
     suite.add_testcases(cases)
+    for warning in result.warnings:
+        suite.add_property("warning", _text(warning))
     document = JUnitXml(_text(result.suite))
     document.add_testsuite(suite)
     document.update_statistics()
@@ -71,11 +85,11 @@ def _named_case(result: SuiteResult, run: SuiteRun | OpenRun | SkippedScenario) 
 def _open_case(result: SuiteResult, run: OpenRun, *, first: bool) -> TestCase:
     case = _named_case(result, run)
     if run.under_way:
-        case.append(Error("under way when this was written", "NoVerdict"))
+        case.append(Error("under way when this was written", "Inconclusive"))
     elif result.stopped is not None:
         case.append(Skipped(_text(f"not made: the suite was stopped ({result.stopped})")))
     elif first and not any(other.under_way for other in result.open):
-        case.append(Error("about to be made when this was written", "NoVerdict"))
+        case.append(Error("about to be made when this was written", "Inconclusive"))
     else:
         case.append(Skipped("not made yet when this was written"))
     return case
@@ -96,35 +110,53 @@ def _case(result: SuiteResult, run: SuiteRun, folder: Path) -> TestCase:
     properties.add_property(Property("ended_reason", run.ended_reason.value))
     if run.cause is not None:
         properties.add_property(Property("cause", run.cause.value))
+    for attempt in run.earlier_attempts:
+        kept = None if attempt.folder is None else str(folder / attempt.folder)
+        properties.add_property(Property("earlier_attempt", _text(attempt_line(attempt, kept))))
+    for warning in run.warnings:
+        properties.add_property(Property("warning", _text(warning)))
     case.append(properties)
     if run.success:
         return case
+    headline = headline_of(run.failure, run.detail, run.ended_reason)
     if run.success is False:
-        outcome = Failure(_text(run.detail or run.ended_reason.value), "AgentFailed")
+        outcome = Failure(_text(headline), "AgentFailed" if run.failure is None else run.failure.kind.value)
     else:
-        cause = "nobody's" if run.cause is None else run.cause.value
-        message = f"cause: {cause}, ended: {run.ended_reason.value}" + (f": {run.detail}" if run.detail else "")
-        outcome = Error(_text(message), "NoVerdict")
+        verdict = verdict_words(run.success, run.cause, run.failure)
+        outcome = Error(_text(f"{verdict}: {headline}"), "Inconclusive")
     # GitLab shows the text and not the message.
-    outcome.text = _text("\n".join(_told(run, folder)))
+    outcome.text = _text("\n".join(_told(run, headline, folder)))
     case.append(outcome)
     return case
 
 
-def _told(run: SuiteRun, folder: Path) -> list[str]:
-    lines = [run.detail] if run.detail else []
-    for verdict in run.unmet:
-        lines += _expectation(verdict)
+def _told(run: SuiteRun, headline: str, folder: Path) -> list[str]:
+    failure = run.failure
+    lines = [headline]
+    if failure is not None:
+        lines += [f"    {line}" for line in failure_lines(failure)]
+    # A call that did not take place says nothing about what was expected of it.
+    for verdict in run.unmet if run.status is Status.COMPLETED else ():
+        if failure is None or (verdict.turn, verdict.expected) != (failure.turn, failure.expected):
+            lines += _expectation(verdict)
     cause = "" if run.cause is None else f", cause: {run.cause.value}"
     lines.append(f"ended: {run.ended_reason.value} after {run.duration_s:.1f} s{cause}")
+    if run.agent_exit_code is not None:
+        lines.append(f"the agent's process {process_end(run.agent_exit_code)}")
+    if run.agent_log is not None:
+        lines.append(f"what the agent printed: {folder / run.agent_log}")
     if run.first_response_ms is not None:
         lines.append(f"first response: {run.first_response_ms:.0f} ms")
     if run.response_latencies_ms:
-        lines.append("response latencies: " + ", ".join(f"{ms:.0f} ms" for ms in run.response_latencies_ms))
+        latencies = zip_longest(run.response_latencies_ms, run.response_uncertainties_ms)
+        lines.append("response latencies: " + ", ".join(latency_text(ms, sure_ms) for ms, sure_ms in latencies))
+    if (refused := refused_line(run.refused_latencies, len(run.response_latencies_ms))) is not None:
+        lines.append(refused)
+    lines += [f"warning: {warning}" for warning in run.warnings]
     if run.folder is not None:
         lines.append(f"run: {folder / run.folder}")
-    if run.first_attempt is not None:
-        lines.append(f"first attempt, which found the agent dead of the run before: {folder / run.first_attempt}")
+    for attempt in run.earlier_attempts:
+        lines.append(attempt_line(attempt, None if attempt.folder is None else str(folder / attempt.folder)))
     return lines
 
 

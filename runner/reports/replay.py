@@ -7,13 +7,14 @@ import anyio
 
 from bots.caller.event_names import names_of
 from bots.clock import NS_PER_S
-from bots.timeline import CallEnded, CallStarted, TimelineEvent
+from bots.timeline import CallEnded, CallStarted
 from runner.calls import timeline as timelines
 from runner.calls.run_file import FILE_NAME, Run, judge_run, read_run
 from runner.calls.timeline import read_timeline
 from runner.errors import UsageError
-from runner.evaluation.expectations import evaluate_turn, turn_starts
+from runner.evaluation.expectations import evaluate_turn
 from runner.evaluation.verdicts import by_question
+from runner.evaluation.view import CallView
 
 if TYPE_CHECKING:
     from runner.calls.request import CallWatcher
@@ -38,20 +39,17 @@ async def replay(folder: Path, watcher: "CallWatcher", *, speed: float) -> Run:
         # Its runner was killed: what run.json says is from before.
         run = judge_run(run.script, facts, run.circumstances)
     judgements = None if run.judgements is None else by_question(run.judgements)
-    seen: list[TimelineEvent] = []
+    seen = CallView()
     began_s = anyio.current_time()
     for event in facts:
         if speed > 0:
             await anyio.sleep_until(began_s + event.at_ns / NS_PER_S / speed)
-        seen.append(event)
+        seen.add(event)
         watcher.fact(event)
         if names_of(event):
-            starts = turn_starts(seen)
-            turn = max(starts, default=None)
+            turn = max(seen.starts, default=None)
             if turn is not None:
                 scripted = run.script.turns[turn]
-                watcher.verdicts(
-                    evaluate_turn(turn, scripted, seen, starts, judgements=judgements, now_ns=event.at_ns)
-                )
+                watcher.verdicts(evaluate_turn(turn, scripted, seen, judgements=judgements, now_ns=event.at_ns))
     watcher.verdicts(run.expectations)
     return run

@@ -10,13 +10,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from runner.calls.run_file import EarlierAttempt
 from runner.calls.suite_file import SkippedScenario, SuiteResult, SuiteRun, by_scenario
-from runner.reports.console import shown
+from runner.reports.console import print_line, shown
+from runner.reports.evidence import attempt_line, headline_of, process_end, verdict_word
 from runner.scenarios.suites import PlannedRun, Suite
 from runner.text import one_line
 
-_VERDICTS = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[yellow]no verdict[/]"}
-_WIDTH = len("no verdict")
+_STYLES = {True: "green", False: "red", None: "yellow"}
+_WIDTH = len("inconclusive")
 MAX_LIVE_NAMES = 6
 MAX_LINE = 10_000
 
@@ -27,28 +29,38 @@ class SuiteReport:
     Args:
         console: Where to show it.
         suite: The suite.
+        most_at_once: How many runs are made at once at most.
         clock: Monotonic time, in seconds.
     """
 
-    def __init__(self, console: Console, suite: Suite, *, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        console: Console,
+        suite: Suite,
+        *,
+        most_at_once: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._console = console
         self._suite = suite
+        self._most_at_once = most_at_once
         self._clock = clock
         self._began_s: dict[int, float] = {}
         self._took_s: list[float] = []
         self._counts: dict[bool | None, int] = {True: 0, False: 0, None: 0}
         self._titles: dict[int, str] = {}
+        self._allowed = suite.concurrency
         self._live = Live(
             get_renderable=self.status, console=console, refresh_per_second=4, transient=True, auto_refresh=True
         )
 
     def __enter__(self) -> Self:
         """Begin to show what is under way, at the bottom of the terminal."""
-        self._console.print(
-            f"[bold]{shown(self._suite.name)}[/]: {_count(len(self._suite.runs), 'run')}, "
-            f"{self._suite.concurrency} at a time",
-            highlight=False,
-        )
+        at_a_time = f"{self._suite.concurrency} at a time"
+        if self._suite.concurrency is None:
+            at_a_time = f"as many at a time as this machine has headroom for, up to {self._most_at_once}"
+        runs = _count(len(self._suite.runs), "run")
+        print_line(self._console, "", f"[bold]{shown(self._suite.name)}[/]: {runs}, {at_a_time}")
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -74,20 +86,32 @@ class SuiteReport:
         self._took_s.append(self._clock() - began_s)
         self._counts[result.success] += 1
         done = f"{len(self._took_s)}/{len(self._suite.runs)}"
-        verdict = _VERDICTS[result.success] + " " * (_WIDTH - len(Text.from_markup(_VERDICTS[result.success])))
         reason = "" if result.success else f"  {shown(_reason(result))}"
-        self._console.print(
-            f"{done:>9}  {verdict}  {shown(run.title)}  [dim]{result.duration_s:.1f} s[/]{reason}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        self._show(done, verdict_word(result.success), _STYLES[result.success], run, result.duration_s, reason)
+
+    def repeats(self, run: PlannedRun, attempt: EarlierAttempt) -> None:
+        """Show that a run is made again."""
+        self._began_s.pop(run.index)
+        self._titles.pop(run.index)
+        reason = f"  {shown(attempt_line(attempt, attempt.folder))}"
+        self._show("again", verdict_word(attempt.success), _STYLES[attempt.success], run, attempt.duration_s, reason)
+
+    def limited(self, allowed: int, warning: str | None) -> None:
+        """Show what there is to say of how many runs are made at once from now on."""
+        self._allowed = allowed
+        if warning is not None:
+            print_line(self._console, "  [yellow]![/] ", f"[yellow]{shown(warning)}[/]")
+
+    def _show(self, done: str, verdict: str, style: str, run: PlannedRun, took_s: float, reason: str) -> None:
+        label = f"{done:>9}  [{style}]{verdict:<{_WIDTH}}[/]  "
+        print_line(self._console, label, f"{shown(run.title)}  [dim]{took_s:.1f} s[/]{reason}")
 
     def status(self) -> Text:
         """Return the line that says what is under way."""
         total, done = len(self._suite.runs), len(self._took_s)
         names = list(self._titles.values())
         now = one_line(", ".join(names[:MAX_LIVE_NAMES])) + ("…" if len(names) > MAX_LIVE_NAMES else "")
-        counts = f"{self._counts[True]} passed, {self._counts[False]} failed, {self._counts[None]} undecided"
+        counts = f"{self._counts[True]} passed, {self._counts[False]} failed, {self._counts[None]} inconclusive"
         left_s = self.time_left_s()
         left = "" if left_s is None else f", {_duration(left_s)} left"
         return Text(f"  {done}/{total} done: {counts}{left}\n  now: {now or '-'}", style="bold")
@@ -100,7 +124,7 @@ class SuiteReport:
         now_s = self._clock()
         under_way_s = sum(max(mean_s - (now_s - began_s), 0.0) for began_s in self._began_s.values())
         waiting = len(self._suite.runs) - len(self._took_s) - len(self._began_s)
-        return (waiting * mean_s + under_way_s) / min(self._suite.concurrency, len(self._suite.runs))
+        return (waiting * mean_s + under_way_s) / min(self._allowed or 1, len(self._suite.runs))
 
 
 def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
@@ -113,7 +137,7 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
     """
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("scenario", overflow="fold")
-    for column in ("passed", "failed", "undecided"):
+    for column in ("passed", "failed", "inconclusive"):
         table.add_column(column, justify="right")
     table.add_column("first reason", overflow="fold")
     for runs in by_scenario(result):
@@ -134,11 +158,11 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
     totals = result.totals
     parts = [f"{totals.passed} of {_count(totals.runs, 'run')} passed"]
     parts += [f"{totals.failed} failed"] if totals.failed else []
-    parts += [f"{totals.undecided} undecided"] if totals.undecided else []
+    parts += [f"{totals.inconclusive} inconclusive"] if totals.inconclusive else []
     parts += [f"{totals.open} not made"] if totals.open else []
     parts += [f"{_count(totals.skipped, 'scenario')} skipped"] if totals.skipped else []
     verdict = {0: "[bold green]passed[/]", 1: "[bold red]failed[/]"}.get(
-        result.exit_code, "[bold yellow]no verdict[/]"
+        result.exit_code, "[bold yellow]inconclusive[/]"
     )
     console.print()
     if console.is_terminal:
@@ -147,8 +171,13 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
         # Nobody reads it at this width, if at all: a line for each scenario, whole, can be searched.
         console.print(_Unfolded(table), soft_wrap=True)
     console.print()
+    for warning in result.warnings:
+        print_line(console, "[yellow]![/] ", f"[yellow]{shown(warning)}[/]")
     stopped = f" ({shown(result.stopped)})" if result.stopped else ""
-    console.print(f"{verdict}: {', '.join(parts)}{stopped}", highlight=False)
+    print_line(console, f"{verdict}: ", f"{', '.join(parts)}{stopped}")
+    if totals.inconclusive and totals.success_rate is not None:
+        decided = totals.passed + totals.failed
+        print_line(console, "  ", f"success rate {totals.success_rate:g} %: of the {decided} with a verdict")
     console.print(f"  {shown(folder)}", highlight=False, soft_wrap=True)
 
 
@@ -165,7 +194,11 @@ class _Unfolded:
 
 def _reason(run: SuiteRun) -> str:
     cause = f" ({run.cause.value})" if run.cause is not None and run.success is None else ""
-    return f"{run.ended_reason.value}{cause}" + (f": {run.detail}" if run.detail else "")
+    if run.failure is not None:
+        headline = headline_of(run.failure, run.detail, run.ended_reason)
+        return f"{run.failure.kind.value.replace('_', ' ')}{cause}: {headline}"
+    ended = f"; the agent's process {process_end(run.agent_exit_code)}" if run.agent_exit_code is not None else ""
+    return f"{run.ended_reason.value}{cause}" + (f": {run.detail}" if run.detail else "") + ended
 
 
 def _count(number: int, what: str) -> str:

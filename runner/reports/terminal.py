@@ -10,11 +10,14 @@ from rich.text import Text
 
 from bots.clock import NS_PER_MS
 from bots.timeline import (
+    AgentAudioLost,
     AgentCalledFunction,
+    AgentError,
     AgentJoined,
     AgentLeft,
     AgentMediaResumed,
     AgentMediaStopped,
+    AgentProcessEnded,
     AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
@@ -25,6 +28,7 @@ from bots.timeline import (
     CallerUnderrun,
     CallStarted,
     DataMessagePublished,
+    HarnessStalled,
     RoomEntered,
     Source,
     TimelineEvent,
@@ -32,8 +36,18 @@ from bots.timeline import (
 from runner.calls.run_file import Run
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict
-from runner.reports.console import shown
-from runner.reports.evidence import evidence_line
+from runner.reports.console import print_line, shown
+from runner.reports.evidence import (
+    attempt_line,
+    evidence_line,
+    failure_lines,
+    headline_of,
+    latency_text,
+    process_end,
+    refused_line,
+    verdict_word,
+    verdict_words,
+)
 
 _MARKS = {
     Verdict.MET: "[green]✓[/]",
@@ -42,6 +56,7 @@ _MARKS = {
     Verdict.NOT_OBSERVABLE: "[yellow]?[/]",
     Verdict.PENDING: "…",
 }
+_STYLES = {True: "bold green", False: "bold red", None: "bold yellow"}
 
 
 class TerminalReport:
@@ -86,7 +101,7 @@ class TerminalReport:
                 self._line(event, "call", "in the room")
             case AgentJoined():
                 name = f" ({shown(event.participant)})" if event.participant else ""
-                self._line(event, "agent", f"is there{name}", style="magenta")
+                self._line(event, "agent", f"joined{name}", style="magenta")
             case DataMessagePublished():
                 self._line(event, "call", "data message published")
             case CallerStartedSpeaking():
@@ -100,6 +115,15 @@ class TerminalReport:
                 self._line(event, "caller", f"\\[keys] {event.keys}", style="cyan")
             case CallerUnderrun():
                 self._line(event, "call", f"[yellow]the caller's audio was {event.duration_ms:.0f} ms late[/]")
+            case HarnessStalled():
+                self._line(event, "call", f"[yellow]the runner stood still for {event.duration_ms:.0f} ms[/]")
+            case AgentAudioLost():
+                self._line(event, "agent", f"[yellow]{event.duration_ms:.0f} ms of its audio were lost[/]")
+            case AgentError():
+                fatal = " fatal" if event.fatal else "n"
+                self._line(event, "agent", f"[red]reports a{fatal} error: {shown(event.text)}[/]", style="magenta")
+            case AgentProcessEnded():
+                self._line(event, "agent", f"[red]its process {process_end(event.exit_code)}[/]", style="magenta")
             case AgentStartedSpeaking():
                 self._agent_speaking = True
                 self._note_latency(event)
@@ -134,7 +158,11 @@ class TerminalReport:
             self._reported.add(key)
             reason = f": {shown(verdict.reason)}" if verdict.reason and verdict.verdict is not Verdict.MET else ""
             source = f" [dim]({verdict.source.value})[/]" if verdict.source is not None else ""
-            self._print(f"{'':>18}{_MARKS[verdict.verdict]} {shown(verdict.expected)}{source}{reason}")
+            print_line(
+                self._console,
+                f"{'':>18}{_MARKS[verdict.verdict]} ",
+                f"{shown(verdict.expected)}{source}{reason}",
+            )
 
     def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
         """Hear nothing: this report is for the eyes."""
@@ -155,10 +183,7 @@ class TerminalReport:
         self._caller_end_ns = None
 
     def _line(self, event: TimelineEvent, who: str, text: str, style: str = "dim") -> None:
-        self._print(f"[dim]{event.at_s:8.2f} s[/]  [{style}]{who:<6}[/]  {text}")
-
-    def _print(self, markup: str) -> None:
-        self._console.print(markup, emoji=False, highlight=False, soft_wrap=True)
+        print_line(self._console, f"[dim]{event.at_s:8.2f} s[/]  [{style}]{who:<6}[/]  ", text)
 
     def _status(self) -> Text:
         if self._ended:
@@ -181,41 +206,67 @@ def print_summary(console: Console, run: Run, folder: str) -> None:
         folder: Where its timeline and recording are.
     """
     console.print()
-    for turn in run.turns:
-        if turn.said is None:
-            continue
-        if turn.response_latency_ms is not None:
-            took = f"{turn.response_latency_ms:6.0f} ms"
-        else:
-            took = "" if turn.caller_speech_end_s is None else ("talked over" if turn.talked_over else "no answer")
-        line = f"  turn {turn.turn + 1:<3} {took:>11}   {shown(_short(turn.said))}"
-        console.print(line, emoji=False, highlight=False, soft_wrap=True)
+    if not run.success:
+        _print_failure(console, run)
+    _print_turns(console, run)
     for verdict in run.expectations:
         # A call that did not take place says nothing about what was expected of it.
         if verdict.verdict is not Verdict.MET and run.status is Status.COMPLETED:
-            mark = _MARKS[verdict.verdict]
-            text = f"turn {verdict.turn + 1}: {verdict.expected}: {verdict.reason}"
-            console.print(f"  {mark} {shown(text)}", emoji=False, highlight=False, soft_wrap=True)
+            cause = "" if verdict.cause is None else f" (cause: {verdict.cause})"
+            text = f"turn {verdict.turn + 1}: {verdict.expected}: {verdict.reason}{cause}"
+            print_line(console, f"  {_MARKS[verdict.verdict]} ", shown(text))
             for evidence in verdict.evidence:
-                text = shown(evidence_line(evidence))
-                console.print(f"      [dim]{text}[/]", emoji=False, highlight=False, soft_wrap=True)
+                print_line(console, "      ", f"[dim]{shown(evidence_line(evidence))}[/]")
+    for sentence in run.not_honoured:
+        print_line(console, "  [yellow]?[/] ", shown(sentence))
     for warning in run.warnings:
-        console.print(f"  [yellow]! {shown(warning)}[/]", emoji=False, highlight=False, soft_wrap=True)
+        print_line(console, "  [yellow]![/] ", f"[yellow]{shown(warning)}[/]")
+    for attempt in run.earlier_attempts:
+        print_line(console, "  [yellow]![/] ", f"[yellow]{shown(attempt_line(attempt, attempt.folder))}[/]")
     met = sum(v.verdict is Verdict.MET for v in run.expectations)
-    verdict = {True: "[bold green]passed[/]", False: "[bold red]failed[/]", None: "[bold yellow]no verdict[/]"}[
-        run.success
-    ]
     cause = f", cause: {run.cause.value}" if run.cause is not None else ""
-    console.print(
-        f"{verdict}: {met} of {len(run.expectations)} expectations met in {run.duration_s:.1f} s "
-        f"({run.ended_reason.value}{cause})",
-        emoji=False,
-        highlight=False,
-        soft_wrap=True,
+    print_line(
+        console,
+        "",
+        f"[{_STYLES[run.success]}]{verdict_word(run.success)}[/]: {met} of {len(run.expectations)} expectations met "
+        f"in {run.duration_s:.1f} s ({run.ended_reason.value}{cause})",
     )
-    if run.detail and not run.success:
-        console.print(f"  {shown(run.detail)}", emoji=False, highlight=False, soft_wrap=True)
     console.print(f"  {shown(folder)}", emoji=False, highlight=False, soft_wrap=True)
+
+
+def _print_failure(console: Console, run: Run) -> None:
+    """Print why a run did not pass: the headline first."""
+    failure = run.failure
+    headline = headline_of(failure, run.detail, run.ended_reason)
+    verdict = verdict_words(run.success, run.cause, failure)
+    print_line(
+        console,
+        "",
+        f"[{_STYLES[run.success]}]{verdict}[/]: [bold]{shown(headline)}[/]",
+    )
+    for line in () if failure is None else failure_lines(failure):
+        print_line(console, "    ", shown(line))
+    console.print()
+
+
+def _print_turns(console: Console, run: Run) -> None:
+    """Print what each turn took, with how sure that is."""
+    took: list[str] = []
+    spoken = [turn for turn in run.turns if turn.said is not None]
+    for turn in spoken:
+        if turn.response_latency_ms is not None:
+            took.append(latency_text(turn.response_latency_ms, turn.uncertainty_ms))
+        elif turn.refused is not None:
+            took.append("refused")
+        else:
+            no_answer = "talked over" if turn.talked_over else "no answer"
+            took.append("" if turn.caller_speech_end_s is None else no_answer)
+    width = max([len("talked over"), *map(len, took)])
+    for turn, text in zip(spoken, took, strict=True):
+        print_line(console, f"  turn {turn.turn + 1:<3} {text:>{width}}   ", shown(_short(turn.said or "")))
+    reasons = [turn.refused for turn in run.turns if turn.refused is not None]
+    if (line := refused_line(reasons, sum(turn.response_latency_ms is not None for turn in run.turns))) is not None:
+        print_line(console, "  ", shown(line))
 
 
 def _short(text: str, limit: int = 70) -> str:

@@ -1,14 +1,28 @@
 """What every room offers: one protocol, whatever carries the media."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipecat.transports.base_transport import BaseTransport
 
-from bots.timeline import AgentAudioQuality
+from bots.timeline import AgentAudioQuality, CallerAudioQuality
 from runner.errors import RoomError
 
 AUDIO_RATE_HZ = 24_000
 """Sample rate of the audio a room hands over, and of the recording."""
+
+
+@dataclass(frozen=True)
+class Timeliness:
+    """How punctual packets were so far, each the 95th percentile; 0 where there were none yet, or nobody can know.
+
+    Attributes:
+        send_lag_ms: How late the caller's packets left.
+        arrival_jitter_ms: How much later than the earliest the agent's packets came, measured by their timestamps.
+    """
+
+    send_lag_ms: float
+    arrival_jitter_ms: float
 
 
 class RoomListener(Protocol):
@@ -17,12 +31,33 @@ class RoomListener(Protocol):
     Times are nanoseconds on the call's clock. Audio is 16-bit mono PCM at :data:`AUDIO_RATE_HZ`.
     """
 
-    def caller_audio(self, at_ns: int, pcm: bytes) -> None:
-        """Take audio that left for the network, silence included. ``at_ns`` is when its first sample left."""
+    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int = 0) -> None:
+        """Take audio that left for the network, silence included.
+
+        Args:
+            at_ns: When its first sample was to leave: what its timestamp says. A leap means that nothing left.
+            pcm: The audio.
+            late_ns: How much later than that it really left, where that is known.
+        """
         ...
 
     def agent_audio(self, at_ns: int, pcm: bytes) -> None:
         """Take audio that arrived. ``at_ns`` places its first sample, by packet timestamps or device clock."""
+        ...
+
+    def agent_audio_lost(self, at_ns: int, duration_ms: float) -> None:
+        """Note that silence stands in place of audio of the agent that never arrived, or whose place is in doubt."""
+        ...
+
+    def caller_audio_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
+        """Note that the agent missed packets of ours, by its own report.
+
+        Args:
+            at_ns: When the report came.
+            since_ns: When the report before it came: in between they were lost.
+            lost: How many were lost.
+            packets: How many were sent in between.
+        """
         ...
 
     def agent_joined(self, at_ns: int, participant: str | None) -> None:
@@ -39,6 +74,10 @@ class RoomListener(Protocol):
 
     def agent_media_resumed(self, at_ns: int) -> None:
         """Note that packets arrive again."""
+        ...
+
+    def agent_probed(self, at_ns: int, *, answers: bool | None) -> None:
+        """Note whether the address of an agent that nothing arrives from any more takes connections."""
         ...
 
     def message_received(self, at_ns: int, message: Any) -> None:
@@ -95,6 +134,14 @@ class Room(Protocol):
 
     def agent_audio_quality(self, at_ns: int) -> AgentAudioQuality | None:
         """Return how the agent's audio was delivered so far; None where the room cannot know."""
+        ...
+
+    def caller_audio_quality(self, at_ns: int) -> CallerAudioQuality | None:
+        """Return how the caller's audio was sent and delivered so far; None where nothing was sent."""
+        ...
+
+    def timeliness(self) -> Timeliness:
+        """Return how punctual packets were so far, in both directions."""
         ...
 
     async def leave(self) -> None:

@@ -246,17 +246,18 @@ def _scenario(mapping: Mapping, name: str, settings: Settings) -> Scenario:
         messages = mapping["context"].items()
         if messages:
             refusals.add("it sets the agent's context, which a deployed agent keeps to itself", "context")
-    never_over = mapping.get("agent_never_talks_over", Node.flag) or False
+    never_over = mapping.get("agent_never_talks_over", Node.flag)
     limit_s = mapping.get("max_duration_s", lambda node: node.number(1, 7_200))
     stop = mapping.get("stop_on_failure", Node.flag)
     hang_up = mapping.get("hang_up", Node.flag)
     script = Script(
         name=name,
-        turns=tuple(_turn(node, never_over, refusals) for node in turn_nodes),
+        turns=tuple(_turn(node, never_over is True, refusals) for node in turn_nodes),
         stop_on_failure=True if stop is None else stop,
         hang_up=True if hang_up is None else hang_up,
         max_duration_s=settings.max_duration_s if limit_s is None else limit_s,
         turn_taking=mapping.get("turn_taking", lambda node: _turn_taking(node, settings)) or settings.turn_taking,
+        may_be_talked_over=never_over is False,
     )
     return Scenario(name=name, path=place.path, line=place.line, script=script, refusal=refusals.text, notes=notes)
 

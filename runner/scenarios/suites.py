@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import SecretStr
 
@@ -22,10 +22,12 @@ from runner.settings import Settings
 
 MAX_REPEAT = 1_000
 MAX_CONCURRENCY = 64
+AUTO: Final = "auto"
+MAX_RETRIES = 5
 MAX_RUNS = 2_000
 """All results are written again after each run, which takes a tenth of a second for so many."""
 
-_SUITE_KEYS = ("name", "agent", "repeat", "concurrency", "scenarios")
+_SUITE_KEYS = ("name", "agent", "repeat", "concurrency", "retry_inconclusive", "scenarios")
 _AGENT_KEYS = ("url", "start_url", "command", "transport", "env", "token", "data", "publish")
 _ENTRY_KEYS = ("scenario", "repeat", "data", "publish")
 _TRANSPORTS = {"webrtc": RoomKind.SMALLWEBRTC, "daily": RoomKind.DAILY}
@@ -103,18 +105,22 @@ class Suite:
         path: The file it was read from.
         agent: The agent under test.
         token: Goes along to the agent's side.
-        concurrency: How many runs are made at a time.
+        concurrency: How many runs are made at a time; None: as many as the machine has headroom for.
         runs: The runs, in order.
         skipped: The scenarios that can't be played in a room, of the files that are named as a whole.
+        most_at_once: How many there may be at once in any case.
+        retry_inconclusive: How often a run is made again that is inconclusive because of our own side or the network.
     """
 
     name: str
     path: Path
     agent: AgentAtUrl | AgentToStart | AgentByCommand
     token: SecretStr | None
-    concurrency: int
+    concurrency: int | None
     runs: tuple[PlannedRun, ...]
     skipped: tuple[Scenario, ...] = ()
+    most_at_once: int = MAX_CONCURRENCY
+    retry_inconclusive: int = 1
 
 
 def run_title(scenario: str, repeat: int) -> str:
@@ -128,7 +134,8 @@ def load_suite(
     *,
     token: SecretStr | None = None,
     repeat: int | None = None,
-    concurrency: int | None = None,
+    concurrency: int | Literal["auto"] | None = None,
+    retry_inconclusive: int | None = None,
 ) -> Suite:
     """Return the suite of a file, with all its scenarios.
 
@@ -141,6 +148,7 @@ def load_suite(
         token: Takes the place of the one the file names.
         repeat: Takes the place of every ``repeat`` in the file.
         concurrency: Takes the place of the file's.
+        retry_inconclusive: Takes the place of the file's.
 
     Raises:
         UsageError: Something in the file, or in a scenario file, is wrong; names file and line, and how to mend it.
@@ -182,19 +190,25 @@ def load_suite(
         raise top["scenarios"].place.error(
             f"none of the scenarios can be played in a room; {first.name} can't because {first.refusal}"
         )
-    at_a_time = concurrency or top.get("concurrency", lambda node: node.integer(1, MAX_CONCURRENCY)) or 1
-    if at_a_time > 1 and reached.kind is RoomKind.DAILY:
+    at_a_time = concurrency or top.get("concurrency", _concurrency) or 1
+    one_room = reached.kind is RoomKind.DAILY and isinstance(reached.agent, AgentAtUrl)
+    if at_a_time != AUTO and at_a_time > 1 and one_room:
         raise agent["url"].place.error(
             f"url: one Daily room holds one call at a time, not {at_a_time}; a room for each run takes start_url"
         )
+    retries = retry_inconclusive
+    if retries is None:
+        retries = top.get("retry_inconclusive", lambda node: node.integer(0, MAX_RETRIES))
     return Suite(
         name=top["name"].text(),
         path=path,
         agent=reached.agent,
         token=token or agent.get("token", _token),
-        concurrency=at_a_time,
+        concurrency=None if at_a_time == AUTO else at_a_time,
         runs=tuple(planned),
         skipped=tuple(skipped.values()),
+        most_at_once=1 if one_room else MAX_CONCURRENCY,
+        retry_inconclusive=1 if retries is None else retries,
     )
 
 
@@ -283,6 +297,15 @@ def _checked(node: Node, check: Callable[[], _T]) -> _T:
         return check()
     except UsageError as error:
         raise node.place.error(str(error)) from error
+
+
+def _concurrency(node: Node) -> int | Literal["auto"]:
+    given = node.plain()
+    if given == AUTO:
+        return AUTO
+    if isinstance(given, str):
+        raise node.place.error(f"concurrency must be a whole number, or {AUTO}")
+    return node.integer(1, MAX_CONCURRENCY)
 
 
 def _repeat(node: Node) -> int:

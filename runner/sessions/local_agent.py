@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ START_TIMEOUT_S = 60.0
 
 STOP_TIMEOUT_S = 5.0
 POLL_INTERVAL_S = 0.05
+WATCH_INTERVAL_S = 0.1
 LOG_TAIL_LINES = 12
 LOG_TAIL_BYTES = 20_000
 
@@ -95,6 +97,8 @@ class LastingAgent:
         self._stack = AsyncExitStack()
         self.starts = 0
         """How often it was started."""
+        self.ended_ns: int | None = None
+        """When it was seen to have ended by itself, on this machine's monotonic clock."""
 
     async def address(self) -> str:
         """Return its base address; it listens there.
@@ -109,6 +113,7 @@ class LastingAgent:
             command = [self._filled_in(argument) for argument in self._command]
             env = {name: self._filled_in(value) for name, value in self._env.items()}
             self.starts += 1
+            self.ended_ns = None
             self._process = await self._stack.enter_async_context(_running(command, self._port, env, self.log))
         return _base_url(self._port)
 
@@ -120,6 +125,32 @@ class LastingAgent:
     def exit_code(self) -> int | None:
         """How it ended, if it ended by itself; negative: by this signal."""
         return None if self._process is None else self._process.returncode
+
+    async def watch(self) -> None:
+        """See when it ends, until cancelled."""
+        while True:
+            if self.exit_code is not None and self.ended_ns is None:
+                self.ended_ns = time.monotonic_ns()
+            await anyio.sleep(WATCH_INTERVAL_S)
+
+    async def wait_ended(self, timeout_s: float) -> None:
+        """Wait until it has ended by itself, but no longer than a while."""
+        if self._process is not None:
+            with anyio.move_on_after(timeout_s):
+                await self._process.wait()
+
+    @property
+    def printed_bytes(self) -> int:
+        """How much it printed so far."""
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def log_tail(self, since_bytes: int = 0) -> str:
+        """Return the last lines it printed; blocks a little.
+
+        Args:
+            since_bytes: Of what it printed after so much.
+        """
+        return "\n".join(_tail(self.log, since_bytes)) if self.log.exists() else ""
 
     async def stop(self) -> None:
         """End it, if it runs; the next who asks for it gets a new one."""

@@ -157,6 +157,11 @@ class Session:
     session_id: str | None = None
 
 
+def is_session_offer(url: str) -> bool:
+    """Return whether an address is that of a session that was started: it has its agent, and its data."""
+    return _SESSION_OFFER.search(urlsplit(url).path) is not None
+
+
 @asynccontextmanager
 async def started_session(
     spec: SessionSpec, http: httpx.AsyncClient, *, daily_domains: Sequence[str] = ()
@@ -185,7 +190,7 @@ async def started_session(
     if spec.kind is SessionKind.ROOM:
         url = spec.url or ""
         # A session that somebody started got its data then: ours would stand in its place.
-        body = None if _SESSION_OFFER.search(urlsplit(url).path) else spec.body
+        body = None if is_session_offer(url) else spec.body
         yield Session(RoomAddress(url, spec.token, body))
         return
     began_s = anyio.current_time()

@@ -82,6 +82,11 @@ class LiveReport:
             run_id=job.run_id, attempt=job.attempt, status=self._status.value, joined=self._joined, said=self.said
         )
 
+    def begin_again(self) -> None:
+        """Note that the call is made again: what was said before counts all the same."""
+        self.has_begun = False
+        self._status = RunStatus.RUNNING
+
     def fact(self, event: TimelineEvent) -> None:
         """See a fact."""
         self.has_begun = True

@@ -18,6 +18,7 @@ from loguru import logger
 from pydantic import SecretStr
 
 from runner.calls.call import Call
+from runner.calls.loading import load
 from runner.dispatch.dbos_queue import DbosWorker
 from runner.dispatch.lease import Beat, Lease, Load, Registration, new_executor_id
 from runner.dispatch.queue import WorkerQueue
@@ -32,7 +33,7 @@ from runner.worker.outbox import Outbox, Shelf
 from runner.worker.record_client import QUICK_TIMEOUT_S, RecordClient
 from runner.worker.status import STARTING, WorkerStatus
 from runner.worker.watch import SAMPLE_INTERVAL_MS, LoadWatch
-from runner.worker.worker import CallMaker, Counts, Worker, load
+from runner.worker.worker import CallMaker, Counts, Worker
 
 OUTBOX_FOLDER = "outbox"
 

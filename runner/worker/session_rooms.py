@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from runner.errors import UsageError
 from runner.rooms.open import RoomAddress
+from runner.rooms.urls import RoomKind, room_kind
 from runner.sessions.pipecat_cloud import CLOUD_URL
-from runner.sessions.start import SessionKind, SessionSpec, started_session
+from runner.sessions.start import SessionKind, SessionSpec, is_session_offer, started_session
 from runner.worker.record_client import Job
 
 _CLOUD_START = re.compile(re.escape(CLOUD_URL) + r"/v1/public/([^/?#]+)/start/?")
@@ -32,6 +33,21 @@ async def room_of(job: Job, http: httpx.AsyncClient, daily_domains: Sequence[str
     """
     async with started_session(_session(job), http, daily_domains=daily_domains) as session:
         yield session.address
+
+
+def takes_another_call(job: Job, daily_domains: Sequence[str]) -> bool:
+    """Return whether a second call of a run meets an agent of its own.
+
+    It does where a session is started for each, and where an offer starts one. In a Daily room, or in a session, that
+    somebody else has started there is one agent, which may have met the caller already.
+
+    Args:
+        job: The run.
+        daily_domains: Hosts that are Daily rooms, besides ``*.daily.co``.
+    """
+    if job.room_url is None:
+        return job.session is not None
+    return room_kind(job.room_url, list(daily_domains)) is not RoomKind.DAILY and not is_session_offer(job.room_url)
 
 
 def _session(job: Job) -> SessionSpec:

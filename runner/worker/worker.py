@@ -1,6 +1,5 @@
 """Sees runs through: takes one, makes its call, and reports what came of it."""
 
-import importlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from bots.timeline import CallEnded, CallerUnderrun, CallStarted, EndedReason, R
 from runner.calls import run_file
 from runner.calls.call import Call
 from runner.calls.request import CallRequest, CallWatcher, DataMessage
-from runner.calls.run_file import Run
+from runner.calls.run_file import EarlierAttempt, Run, earlier_attempt, reason_to_repeat, write_run
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause, ExpectationVerdict
@@ -31,7 +30,7 @@ from runner.worker.outbox import GiveBack, Report, Shelf
 from runner.worker.progress import Progress
 from runner.worker.record_client import REFUSED, Job, Problem, RecordClient
 from runner.worker.retries import retried
-from runner.worker.session_rooms import room_of
+from runner.worker.session_rooms import room_of, takes_another_call
 from runner.worker.watch import LoadWatch
 
 if TYPE_CHECKING:
@@ -45,8 +44,6 @@ STOPPED_REPORT_LIMIT_S = 10.0
 
 STOPPED_DETAIL = "its worker was stopped"
 MAX_DETAIL_CHARACTERS = 2_000
-
-_NEEDED = ("runner.rooms.smallwebrtc", "runner.rooms.daily", "bots.caller.speech.recognition")
 
 
 class LiveCall(Protocol):
@@ -113,6 +110,14 @@ class _Live:
         """Note that it is this worker's."""
         self.job = job
         self._claimed_s = time.monotonic()
+
+    def begin_again(self) -> None:
+        """Note that its call is made again."""
+        self.call = self.ended = None
+        self.preparing, self.judging = anyio.CancelScope(), anyio.CancelScope()
+        self._claimed_s = time.monotonic()
+        if self.told is not None:
+            self.told.begin_again()
 
     def cancel(self) -> None:
         """End it, because the record wants that."""
@@ -301,7 +306,7 @@ class Worker:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(told.run)
             try:
-                outcome = _dump(await self._call(job, live))
+                outcome = _dump(await self._calls(job, live))
             except RoomError as error:
                 outcome = _no_session(job, error)
             except RunnerError as error:
@@ -311,6 +316,32 @@ class Worker:
                 outcome = _problem(job, f"our own error: {type(error).__name__}: {error}")
             tasks.cancel_scope.cancel()
         return outcome or _cancelled_before_its_call()
+
+    async def _calls(self, job: Job, live: _Live) -> Run | None:
+        """Make a run's call, and again where we or the network spoilt it; None if it was cancelled before."""
+        earlier: list[EarlierAttempt] = []
+        while (made := await self._call(job, live)) is not None:
+            reason = reason_to_repeat(made)
+            if reason is None or len(earlier) == self.settings.worker.retry_inconclusive:
+                break
+            if not self._may_be_repeated(job, live):
+                break
+            logger.info("run {}: {}; its call is made again", job.run_id, reason)
+            earlier.append(earlier_attempt(made, reason))
+            live.begin_again()
+        if made is None or not earlier:
+            return made
+        made = made.model_copy(update={"earlier_attempts": earlier})
+        await anyio.to_thread.run_sync(write_run, self.shelf.folder(live.run_id, live.attempt), made)
+        return made
+
+    def _may_be_repeated(self, job: Job, live: _Live) -> bool:
+        """Whether a run's call can be made again as if for the first time, and there is time for it."""
+        if live.is_cancelled or self._draining.is_set():
+            return False
+        # Where there is one agent in one room, it must not have met this caller.
+        unsaid = live.told is not None and not live.told.said
+        return unsaid or takes_another_call(job, self.settings.room.daily_domains)
 
     async def _call(self, job: Job, live: _Live) -> Run | None:
         """Make a run's call; None if it was cancelled before."""
@@ -394,11 +425,3 @@ def _safe(job: Job, detail: str) -> str:
         if secret is not None and secret.get_secret_value():
             text = text.replace(secret.get_secret_value(), "***")
     return text[:MAX_DETAIL_CHARACTERS]
-
-
-def load() -> None:
-    """Load what calls need: seconds of imports, which the first call would wait for, and calls under way with it."""
-    for module in _NEEDED:
-        # What is not installed is missed by the run that needs it.
-        with suppress(ImportError):
-            importlib.import_module(module)

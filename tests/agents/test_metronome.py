@@ -1,6 +1,7 @@
 """The metronome's log against a clock of our own, over a real WebRTC connection."""
 
 import asyncio
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -13,8 +14,9 @@ from aiortc import RTCRtpReceiver
 from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtp import RtpPacket
 
+from bots.agents.backgrounds import BackgroundLoop
 from bots.agents.metronome import MetronomeSettings
-from bots.agents.metronome_audio import FRAME_SAMPLES, Clip, MetronomeTrack, Utterance
+from bots.agents.metronome_audio import FRAME_SAMPLES, BackgroundTrack, Clip, MetronomeTrack, Utterance, load_clip
 from bots.agents.rtp_arrivals import JITTER_BUFFER_ATTRIBUTE, RtpArrivals
 from tests.agents.client import RATE_HZ, call
 from tests.agents.conftest import Agents
@@ -74,6 +76,34 @@ def test_a_session_may_set_its_own_times(body: Any, answer_ms: tuple[float, ...]
     assert (settings.answer_ms, settings.greet) == (answer_ms, greet)
 
 
+def test_a_session_may_set_what_is_heard() -> None:
+    own = {"background": "crowd", "background_dbfs": -42, "background_from_s": 3, "level_dbfs": -26, "gap_ms": 300}
+    settings = MetronomeSettings.load({"metronome": own})
+    assert own.items() <= dataclasses.asdict(settings).items()
+
+
+def test_the_environment_sets_what_is_heard_and_a_session_may_turn_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METRONOME_BACKGROUND", "office")
+    monkeypatch.setenv("METRONOME_BACKGROUND_DBFS", "-44.5")
+    settings = MetronomeSettings.load()
+    assert (settings.background, settings.background_dbfs) == ("office", -44.5)
+    assert MetronomeSettings.load({"metronome": {"background": None}}).background is None
+
+
+@pytest.mark.parametrize(
+    ("own", "why"),
+    [
+        ({"background": "beach"}, "no background is called 'beach'; there are: white"),
+        ({"background": "office", "background_dbfs": 3}, "at most 0 dBFS"),
+        ({"level_dbfs": 1}, "at most 0 dBFS"),
+        ({"gap_ms": -1}, "must not be negative"),
+    ],
+)
+def test_what_can_not_be_heard_is_refused(own: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        MetronomeSettings.load({"metronome": own})
+
+
 @pytest.mark.parametrize("times", [{"answer_ms": (100.0,)}, {"stop_ms": 10.0}, {"answer_ms": ()}])
 def test_times_shorter_than_hearing_takes_are_refused(times: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least 150"):
@@ -94,12 +124,15 @@ def edges(pcm: np.ndarray) -> tuple[int, int]:
     return int(loud[0]), int(loud[-1])
 
 
-def play(clip: Clip, due_ms: float, cut: tuple[float, float] | None = None) -> tuple[Utterance, int, list[bytes]]:
+def play(
+    clip: Clip, due_ms: float, cut: tuple[float, float] | None = None, background: BackgroundLoop | None = None
+) -> tuple[Utterance, int, list[bytes]]:
     """Run a track for 0.7 s; ``cut`` is (when it is asked for, when it shall be), in ms after the track's start."""
 
     async def run() -> tuple[Utterance, int, list[bytes]]:
         ended: list[int] = []
-        track = MetronomeTrack(clip, lambda _: None, lambda _, at_ns: ended.append(at_ns))
+        reports: Any = (lambda _: None, lambda _, at_ns: ended.append(at_ns))
+        track = BackgroundTrack(clip, *reports, background) if background else MetronomeTrack(clip, *reports)
         packets = [bytes(await track.recv())]
         origin_ns = track._origin_ns or 0
         utterance = Utterance("answer", origin_ns + int(due_ms * MS))
@@ -109,8 +142,9 @@ def play(clip: Clip, due_ms: float, cut: tuple[float, float] | None = None) -> t
             if cut and n * 20 == cut[0]:
                 track.cut(origin_ns + int(cut[1] * MS))
                 # Coded in a thread, which a busy machine may be slow to run; the track's clock does not wait.
-                assert track._cutting is not None
-                await track._cutting
+                if background is None:
+                    assert track._cutting is not None
+                    await track._cutting
         assert utterance.started_ns is not None
         utterance.started_ns -= origin_ns
         return utterance, ended[0] - origin_ns, packets
@@ -140,6 +174,58 @@ def test_a_cut_is_made_to_the_millisecond_or_if_it_comes_late_between_packets(
     assert ended_ns / MS == pytest.approx(cut_ms, abs=tolerance_ms)
     assert last / 48 - 6.5 == pytest.approx(ended_ns / MS, abs=12)
     assert len(packets) * FRAME_SAMPLES > last + RATE_HZ // 10, "silence follows"
+
+
+@pytest.mark.parametrize("due_ms", [40.0, 47.0, 59.0])
+def test_over_a_background_the_clip_is_as_exactly_where_the_track_says(due_ms: float) -> None:
+    utterance, ended_ns, packets = play(Clip(tone(0.4)), due_ms, background=quiet())
+    first, last = edges(decode(packets))
+    assert utterance.started_ns == pytest.approx(due_ms * MS, abs=1 * MS)
+    assert first / 48 - 6.5 == pytest.approx(utterance.started_ns / MS, abs=5)
+    assert last / 48 - 6.5 == pytest.approx(ended_ns / MS, abs=5)
+    assert ended_ns - utterance.started_ns == pytest.approx(400 * MS, abs=1000)
+
+
+@pytest.mark.parametrize(("asked_ms", "cut_ms", "tolerance_ms"), [(100, 333.0, 1), (300, 301.0, 25)])
+def test_over_a_background_a_cut_is_made_to_the_millisecond(
+    asked_ms: int, cut_ms: float, tolerance_ms: float
+) -> None:
+    utterance, ended_ns, packets = play(Clip(tone(0.6)), 40.0, (asked_ms, cut_ms), quiet())
+    _, last = edges(decode(packets))
+    assert utterance.interrupted
+    assert ended_ns / MS == pytest.approx(cut_ms, abs=tolerance_ms)
+    assert last / 48 - 6.5 == pytest.approx(ended_ns / MS, abs=12)
+
+
+def test_the_background_is_heard_from_the_first_packet_to_the_last() -> None:
+    loop = BackgroundLoop("white", -30.0, RATE_HZ)
+    _, _, packets = play(Clip(tone(0.2)), 300.0, background=loop)
+    heard = decode(packets).astype(float) / 32768
+    for begin_s, end_s in ((0.02, 0.28), (0.53, 0.7)):
+        piece = heard[int(begin_s * RATE_HZ) : int(end_s * RATE_HZ)]
+        assert 20 * np.log10(np.sqrt(np.mean(piece**2))) == pytest.approx(-30, abs=1.5)
+    assert len(packets) == 36, "one packet for each 20 ms"
+
+
+def quiet() -> BackgroundLoop:
+    return BackgroundLoop("white", -66.0, RATE_HZ)
+
+
+def test_two_phrases_have_the_silence_between_them_that_was_asked_for() -> None:
+    clip = load_clip("Of course. | Which order is this about?", -26.0, 450.0)
+    (begin, first_ends), (second_begins, end) = clip.phrases
+    assert (begin, end) == (0, clip.samples)
+    assert (second_begins - first_ends) / 48 == pytest.approx(450)
+    assert not clip.pcm[first_ends:second_begins].any()
+    assert min(first_ends, end - second_begins) > RATE_HZ // 4, "words before and after it"
+    voiced = clip.pcm[np.abs(clip.pcm.astype(np.int32)) > 100].astype(float) / 32768
+    assert 20 * np.log10(np.sqrt(np.mean(voiced**2))) == pytest.approx(-26, abs=2)
+
+
+@pytest.mark.parametrize("text", ["", "Yes. | ", "|"])
+def test_a_phrase_without_words_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="nothing to say"):
+        load_clip(text)
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +306,26 @@ async def test_sessions_in_one_process_keep_their_own_times(metronome: tuple[str
         return (answer["at_ns"] - ended["at_ns"]) / MS
 
     assert await asyncio.gather(one(400), one(700), one(1000)) == pytest.approx([400, 700, 1000], abs=20)
+
+
+@pytest.mark.webrtc
+@pytest.mark.anyio
+@best_of_three
+async def test_over_a_background_the_times_stay_and_the_log_says_what_is_heard(metronome: tuple[str, Path]) -> None:
+    base, log = metronome
+    own = {"answer_ms": 700, "background": "white", "background_dbfs": -35, "text": "Of course. | What for?"}
+    async with call(base, {"metronome": own}) as client:
+        await client.expect("bot-stopped-speaking")
+        client.loud_ns.clear()
+        await asyncio.sleep(0.5)
+        assert len(client.loud_ns) > 10, "there is noise while it is silent"
+        client.mouth.say(tone(0.6))
+        await client.expect("bot-started-speaking")
+        await client.expect("bot-stopped-speaking")
+    got = events(log, client.session_id)
+    started = first(got, event="session_started")
+    assert (started["background"], started["background_dbfs"], started["level_dbfs"]) == ("white", -35, -20)
+    ended, answer = first(got, event="caller_speech_ended"), first(got, event="answer_started", kind="answer")
+    assert answer["at_ns"] - ended["at_ns"] == pytest.approx(700 * MS, abs=20 * MS)
+    (_, first_ends), (second_begins, _) = answer["phrases_ms"]
+    assert second_begins - first_ends == pytest.approx(450)

@@ -1,10 +1,12 @@
-"""When a turn of the caller is over: by the frames of Pipecat's VAD and recognition, with audio as the clock."""
+"""When a turn of the caller begins and ends: by frames of Pipecat's VAD and recognition, with audio as the clock."""
 
 import asyncio
 
 import numpy as np
 import pytest
 from pipecat.frames.frames import (
+    BotStartedSpeakingFrame,
+    BotStoppedSpeakingFrame,
     Frame,
     InputAudioRawFrame,
     TranscriptionFrame,
@@ -12,7 +14,7 @@ from pipecat.frames.frames import (
     VADUserStoppedSpeakingFrame,
 )
 
-from bots.agents.turns import NothingRecognisedFrame, WholeTurnStopStrategy
+from bots.agents.turns import NothingRecognisedFrame, SpeechTurnStartStrategy, WholeTurnStopStrategy
 
 RATE_HZ = 16_000
 
@@ -131,3 +133,82 @@ async def test_time_that_passes_without_audio_does_not_end_a_turn() -> None:
     await asyncio.sleep(0.05)
     assert turns.ended == 0
     assert await turns.feed(silence(20)) == 1
+
+
+@pytest.mark.anyio
+async def test_what_was_heard_before_a_turn_is_none_of_it() -> None:
+    turns = Turns(silence_ms=500)
+    await turns.feed(start(), stop(), words("Momma."))
+    await turns.strategy.handle_user_turn_started()
+    assert await turns.feed(start(), stop(), words("Let me see."), silence(600)) == 0, "the caller thinks"
+
+
+class Beginnings:
+    """A turn strategy, how many turns it has begun, and how often it had words forgotten."""
+
+    def __init__(self) -> None:
+        self.strategy = SpeechTurnStartStrategy(short_sound_ms=600)
+        self.begun = 0
+        self.forgot = 0
+
+        async def on_started(_strategy: object, _params: object) -> None:
+            self.begun += 1
+            await self.strategy.handle_user_turn_started()
+
+        async def on_reset(_strategy: object) -> None:
+            self.forgot += 1
+
+        self.strategy.add_event_handler("on_user_turn_started", on_started)
+        self.strategy.add_event_handler("on_reset_aggregation", on_reset)
+
+    async def feed(self, *frames: Frame | list[Frame]) -> tuple[int, int]:
+        for frame in frames:
+            for each in frame if isinstance(frame, list) else [frame]:
+                await self.strategy.process_frame(each)
+        return self.begun, self.forgot
+
+
+def bot_speaks() -> Frame:
+    return BotStartedSpeakingFrame()
+
+
+def bot_stops() -> Frame:
+    return BotStoppedSpeakingFrame()
+
+
+MM_HMM: list[Frame] = [start(), *sound(400), stop()]
+"""What the VAD and recognition make of it."""
+HEARD_AS = words("Momma.")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("frames", "begun", "forgot"),
+    [
+        pytest.param([start()], 1, 0, id="speech, at once while the agent is silent"),
+        pytest.param([bot_speaks(), bot_stops(), start()], 1, 0, id="speech after the agent's"),
+        pytest.param([bot_speaks(), start(), sound(580)], 0, 0, id="a short sound so far"),
+        pytest.param([bot_speaks(), start(), sound(600)], 1, 0, id="speech over the agent's"),
+        pytest.param([bot_speaks(), *MM_HMM, silence(2000), HEARD_AS], 0, 1, id="mm-hmm"),
+        pytest.param([bot_speaks(), *MM_HMM, NothingRecognisedFrame(), silence(900)], 0, 0, id="a cough"),
+        pytest.param([bot_speaks(), *MM_HMM, bot_stops(), HEARD_AS], 0, 1, id="mm-hmm as the agent ends"),
+        pytest.param([bot_speaks(), *MM_HMM, words("Stop.")], 1, 0, id="a short word that means to stop it"),
+        pytest.param([bot_speaks(), *MM_HMM, silence(300), start()], 1, 0, id="speech that began with a short word"),
+        pytest.param(
+            [bot_speaks(), *MM_HMM, silence(300), start(), words("Thank you,")], 2, 0, id="that word is part of it"
+        ),
+        pytest.param([bot_speaks(), *MM_HMM, silence(900), HEARD_AS, start()], 0, 1, id="a sound long after another"),
+        pytest.param([bot_speaks(), words("DTMF: 4#")], 1, 0, id="keys"),
+        pytest.param(
+            [bot_speaks(), start(), sound(600), stop(), silence(900), *MM_HMM, words("Thanks."), words("A table.")],
+            4,
+            0,
+            id="all of a turn over an agent that never stops",
+        ),
+        pytest.param([bot_speaks(), *MM_HMM, words("DTMF: 4#"), HEARD_AS], 1, 1, id="keys after mm-hmm"),
+    ],
+)
+async def test_a_turn_begins_with_speech_but_not_with_a_short_sound_over_the_agent(
+    frames: list[Frame | list[Frame]], begun: int, forgot: int
+) -> None:
+    assert await Beginnings().feed(*frames) == (begun, forgot)

@@ -214,7 +214,7 @@ def test_a_failed_turn_ends_the_call() -> None:
     call.agent_speaks(0.5, 1.0)
     call.until(6.0)
     call.settle(0, failed=True)
-    assert call.hung_up == (6.0, HangUp(EndedReason.CALLER_HUNG_UP, "turn 1 was not met"))
+    assert call.hung_up == (6.0, HangUp(EndedReason.CALLER_HUNG_UP, "turn 1 failed"))
 
 
 def test_a_failed_turn_does_not_end_the_call_that_scores_each_turn() -> None:
@@ -293,7 +293,7 @@ def test_a_turn_whose_event_never_comes_fails_after_half_a_minute() -> None:
     assert call.said_at(1) is None
     assert call.hung_up is not None
     line_end_s = 1.8 + LINE_S
-    assert call.hung_up == (line_end_s + 30, HangUp(EndedReason.CALLER_HUNG_UP, "turn 2 was not met"))
+    assert call.hung_up == (line_end_s + 30, HangUp(EndedReason.CALLER_HUNG_UP, "turn 2 failed"))
 
 
 def test_paces_keys_by_a_plain_delay() -> None:

@@ -8,10 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bots.caller.mouth import Mouth
+from bots.caller.mouth import LATE_NS, Mouth
 from bots.caller.speech.voice import Line
 from bots.clock import NS_PER_MS, NS_PER_S, samples_to_ns
-from bots.timeline import CallerStartedSpeaking, CallerStoppedSpeaking, CallerUnderrun, LineEnd, TimelineEvent
+from bots.timeline import (
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    CallerUnderrun,
+    LineEnd,
+    TimelineEvent,
+    UnderrunKind,
+)
 
 RATE_HZ = 24_000
 FRAME = RATE_HZ // 50
@@ -38,19 +45,33 @@ class Sending:
 
     noted: list[TimelineEvent] = field(default_factory=list)
     sent_samples: int = 0
+    stood_still_ns: int = 0
 
     def __post_init__(self) -> None:
         self.mouth = Mouth(RATE_HZ, self.noted.append)
 
     @property
     def now_ns(self) -> int:
-        return START_NS + samples_to_ns(self.sent_samples, RATE_HZ)
+        return START_NS + self.stood_still_ns + samples_to_ns(self.sent_samples, RATE_HZ)
 
-    def send(self, *pieces: bytes) -> "Sending":
+    def send(self, *pieces: bytes, late_ns: int = 0) -> "Sending":
         for pcm in pieces:
-            self.mouth.sent(self.now_ns, pcm)
+            self.mouth.sent(self.now_ns, pcm, late_ns=late_ns)
             self.sent_samples += len(pcm) // 2
         return self
+
+    def stand_still(self, duration_ns: int) -> "Sending":
+        self.stood_still_ns += duration_ns
+        return self
+
+    @property
+    def underruns(self) -> list[tuple[UnderrunKind, int, float]]:
+        """Kind, place after the start in frames, and duration in ms of each underrun."""
+        return [
+            (e.kind, (e.at_ns - START_NS) // FRAME_NS, e.duration_ms)
+            for e in self.noted
+            if isinstance(e, CallerUnderrun)
+        ]
 
 
 def started(at_ns: int, turn: int = 0) -> CallerStartedSpeaking:
@@ -198,3 +219,104 @@ def test_a_line_of_nothing_but_silence_takes_its_time() -> None:
     sending.mouth.begin(0, Line("Hello", bytes(2 * 3 * FRAME), 0, 3 * FRAME - 1))
     sending.send(*[SILENCE] * 5)
     assert sending.noted == [started(START_NS), stopped(START_NS + 3 * FRAME_NS)]
+
+
+def test_silence_in_the_middle_of_a_lines_own_pause_is_noticed_when_the_line_goes_on() -> None:
+    spoken = line((2 * FRAME, 3_000), (3 * FRAME, 0), (FRAME, 2_000), (2 * FRAME, 3_000))
+    pieces = list(frames(spoken.pcm))
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    # It went out after the first 20 ms of the pause: from outside, the pause only lasts longer.
+    sending.send(*pieces[:3], SILENCE, SILENCE, *pieces[3:])
+    assert sending.underruns == [(UnderrunKind.SILENCE, 5, 40)]
+    assert sending.noted[-1] == stopped(START_NS + 10 * FRAME_NS)
+
+
+def test_silence_before_a_line_that_begins_with_a_pause_is_no_part_of_it() -> None:
+    spoken = line((3 * FRAME, 0), (FRAME, 2_000), (FRAME, 3_000))
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    sending.send(SILENCE, SILENCE, *frames(spoken.pcm))
+    assert sending.noted == [started(START_NS + 5 * FRAME_NS), stopped(START_NS + 7 * FRAME_NS)]
+
+
+@pytest.mark.parametrize("stood_still_ms", [5, 20, 1_000])
+def test_a_leap_in_the_places_of_a_line_is_a_gap(stood_still_ms: int) -> None:
+    spoken = line((4 * FRAME, 3_000))
+    first, second, *rest = frames(spoken.pcm)
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    sending.send(first, second).stand_still(stood_still_ms * NS_PER_MS).send(*rest)
+    assert sending.underruns == [(UnderrunKind.GAP, 2, stood_still_ms)]
+    assert sending.noted[-1] == stopped(START_NS + 4 * FRAME_NS + stood_still_ms * NS_PER_MS)
+
+
+def test_a_leap_in_a_pause_of_the_line_is_a_gap_too() -> None:
+    *before, late, last = frames(PAUSE.pcm)
+    sending = Sending()
+    sending.mouth.begin(0, PAUSE)
+    sending.send(*before).stand_still(NS_PER_S).send(late, last)
+    assert sending.underruns == [(UnderrunKind.GAP, 7, 1_000)]
+
+
+def test_a_leap_before_a_line_is_heard_or_after_it_is_none_of_its_own() -> None:
+    spoken = line((2 * FRAME, 3_000))
+    sending = Sending()
+    sending.send(SILENCE).stand_still(NS_PER_S)
+    sending.mouth.begin(0, spoken)
+    sending.send(SILENCE).stand_still(NS_PER_S).send(spoken.pcm).stand_still(NS_PER_S).send(SILENCE)
+    assert sending.underruns == []
+
+
+def test_a_rounding_of_places_is_no_gap() -> None:
+    sending = Sending()
+    sending.mouth.begin(0, PAUSE)
+    for pcm in frames(PAUSE.pcm):
+        sending.send(pcm).stand_still(NS_PER_MS)
+    assert sending.underruns == []
+
+
+def test_audio_that_left_later_than_a_receiver_waits_is_late() -> None:
+    spoken = line((6 * FRAME, 3_000))
+    pieces = list(frames(spoken.pcm))
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    sending.send(pieces[0]).send(pieces[1], pieces[2], late_ns=LATE_NS + 1).send(*pieces[3:], late_ns=LATE_NS)
+    assert sending.underruns == [(UnderrunKind.LATE, 1, 40)]
+    assert sending.noted[-1] == stopped(START_NS + 6 * FRAME_NS)
+
+
+def test_silence_around_a_line_may_be_late() -> None:
+    spoken = line((2 * FRAME, 3_000))
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    sending.send(SILENCE, late_ns=10 * LATE_NS).send(spoken.pcm).send(SILENCE, late_ns=10 * LATE_NS)
+    assert sending.underruns == []
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_trouble_at_the_end_of_a_line_is_noted_with_its_end(cut: bool) -> None:
+    spoken = line((3 * FRAME, 3_000))
+    first, second, last = frames(spoken.pcm)
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    sending.send(first, second, *([] if cut else [last]), late_ns=2 * LATE_NS)
+    if cut:
+        sending.send(SILENCE)
+        sending.mouth.cut(sending.now_ns)
+    expected = [(UnderrunKind.LATE, 0, 40 if cut else 60)] + [(UnderrunKind.SILENCE, 2, 20)] * cut
+    assert sorted(sending.underruns) == sorted(expected)
+    assert isinstance(sending.noted[-1], CallerStoppedSpeaking)
+
+
+def test_silence_that_ends_in_a_leap_is_both() -> None:
+    spoken = line((3 * FRAME, 3_000))
+    first, *rest = frames(spoken.pcm)
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    sending.send(first, SILENCE).stand_still(NS_PER_S).send(SILENCE, *rest)
+    assert sending.underruns == [
+        (UnderrunKind.SILENCE, 1, 20),
+        (UnderrunKind.GAP, 2, 1_000),
+        (UnderrunKind.SILENCE, 52, 20),
+    ]

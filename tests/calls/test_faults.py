@@ -19,6 +19,7 @@ async def test_every_fault_is_caught_as_the_table_says(tmp_path: Path) -> None:
     runs = await make_all(FAULTS, tmp_path)
     details = {c.fault: run.detail for c, run in runs}
     assert {c.fault: came_to(run) for c, run in runs} == {c.fault: c.verdict for c in FAULTS}, details
+    assert not [c.fault for c, run in runs if not c.is_told(run)], details
 
 
 @pytest.mark.timeout(400)

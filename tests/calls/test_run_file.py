@@ -92,7 +92,7 @@ def test_a_run_tells_what_the_timeline_holds() -> None:
     assert run.publish_data_message is not None
     assert (run.publish_data_message.message, run.publish_data_message.sent_at_s) == ({"type": "x"}, 0.612)
     assert run.caller_underruns == 1
-    assert run.warnings == ["slow"]
+    assert run.warnings == ["slow", "the caller's audio was late once, for 20 ms"]
     assert run.script == SCRIPT
     assert {"python", "pipecat-ai", "pipecat-scenario-runner"} <= run.versions.keys()
 

@@ -18,19 +18,27 @@ import pytest
 
 from bots.timeline import (
     AgentJoined,
+    AgentProcessEnded,
     AgentStartedSpeaking,
     CallEnded,
     CallerTurnStarted,
+    CallerUnderrun,
     CallStarted,
     EndedReason,
+    HarnessStalled,
     RoomEntered,
     TimelineEvent,
 )
-from runner.calls.request import CallRequest
-from runner.calls.run_file import Run, judge_run, write_run
+from runner.calls import headroom
+from runner.calls import suite as suites
+from runner.calls.headroom import Load
+from runner.calls.request import CallRequest, CallWatcher
+from runner.calls.run_file import Circumstances, EarlierAttempt, Run, judge_run, read_run, write_run
 from runner.calls.suite import SuiteRunner
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite
+from runner.calls.timeline import TimelineWriter, read_timeline
 from runner.errors import RoomError, RunnerError, UsageError
+from runner.evaluation.failure import FailureKind
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause
 from runner.scenarios.suites import PlannedRun, load_suite
@@ -40,14 +48,18 @@ from runner.settings import Settings
 pytestmark = pytest.mark.anyio
 
 AT_URL = "agent: { url: 'http://127.0.0.1:7860' }"
+PROCESS_ENDED = "agent_process_ended"
 LISTEN = "turns: [{ expect: [{ event: response, within_ms: 1000 }] }]"
 
 
 class StubCall:
     """A call that takes no time, and ends as it is told to."""
 
-    def __init__(self, calls: "StubCalls", request: CallRequest, folder: Path, run_id: str) -> None:
+    def __init__(
+        self, calls: "StubCalls", request: CallRequest, folder: Path, run_id: str, watcher: CallWatcher
+    ) -> None:
         self.calls = calls
+        self.watcher = watcher
         self.request = request
         self.folder = folder
         self.run_id = run_id
@@ -58,6 +70,7 @@ class StubCall:
     async def make(self) -> Run:
         self.calls.made.append(self)
         self.calls.live.append(self.name)
+        self.calls.live_at.append(len(self.calls.live))
         self.calls.most_at_a_time = max(self.calls.most_at_a_time, len(self.calls.live))
         try:
             with anyio.move_on_after(30):
@@ -86,8 +99,11 @@ class StubCall:
         if answered:
             facts.append(AgentStartedSpeaking(at_ns=4))
         facts.append(CallEnded(at_ns=2_000_000_000, reason=reason, detail=self.cancelled))
-        run = judge_run(self.request.script, facts)
         self.folder.mkdir()
+        with TimelineWriter(self.folder / "timeline.jsonl") as timeline:
+            for fact in facts:
+                timeline.write(fact)
+            run = judge_run(self.request.script, facts, Circumstances(timeline=timeline.stamp))
         write_run(self.folder, run)
         return run
 
@@ -111,12 +127,15 @@ class StubCalls:
     def __init__(self, behaviour: Behaviour = passes, **by_name: Behaviour) -> None:
         self.made: list[StubCall] = []
         self.live: list[str] = []
+        self.live_at: list[int] = []
         self.most_at_a_time = 0
         self._behaviour = behaviour
         self._by_name = by_name
 
-    def __call__(self, request: CallRequest, settings: Settings, folder: Path, run_id: str) -> StubCall:
-        return StubCall(self, request, folder, run_id)
+    def __call__(
+        self, request: CallRequest, settings: Settings, folder: Path, run_id: str, watcher: CallWatcher
+    ) -> StubCall:
+        return StubCall(self, request, folder, run_id, watcher)
 
     async def behaviour(self, call: StubCall) -> tuple[EndedReason, bool]:
         return await self._by_name.get(call.name, self._behaviour)(call)
@@ -131,6 +150,12 @@ class Watcher:
 
     def ended(self, run: PlannedRun, result: SuiteRun | None) -> None:
         self.seen.append(f"ended {run.title}: {None if result is None else result.success}")
+
+    def repeats(self, run: PlannedRun, attempt: EarlierAttempt) -> None:
+        self.seen.append(f"repeats {run.title}: {attempt.repeated_because}")
+
+    def limited(self, allowed: int, warning: str | None) -> None:
+        self.seen.append(f"limited to {allowed}: {warning}")
 
 
 def runner(
@@ -193,7 +218,7 @@ async def test_the_exit_code_is_that_of_the_worst_run(
 ) -> None:
     result = await runner(tmp_path, StubCalls(**behaviours)).make()
     assert result.exit_code == code
-    assert (result.totals.passed, result.totals.failed, result.totals.undecided) == totals
+    assert (result.totals.passed, result.totals.failed, result.totals.inconclusive) == totals
     assert result.totals.runs == 3 and result.totals.open == 0
 
 
@@ -263,6 +288,154 @@ async def test_what_the_suite_says_reaches_the_call(tmp_path: Path, monkeypatch:
     assert request.address.token is not None and request.address.token.get_secret_value() == "s3cr3t"
     assert request.data_message is not None and request.data_message.value == {"type": "x"}
     assert "s3cr3t" not in (tmp_path / "out" / "suite.json").read_text()
+
+
+# As many at a time as the machine has headroom for.
+
+
+class Loads:
+    """A machine whose load is made up; looked at far more often than a real one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.machine = 0.0
+        monkeypatch.setattr(suites, "LAG_INTERVAL_S", 0.001)
+        monkeypatch.setattr(suites, "LOAD_INTERVAL_S", 0.001)
+        monkeypatch.setattr(headroom, "SETTLED_AFTER_S", 0.02)
+
+    def __call__(self, lag_ms: float) -> Load:
+        return Load(machine=self.machine, process_cores=0.0, lag_ms=0.0)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
+    return Loads(monkeypatch)
+
+
+async def a_while(call: StubCall) -> tuple[EndedReason, bool]:
+    await anyio.sleep(0.1)
+    return await passes(call)
+
+
+async def test_more_runs_are_made_at_a_time_while_the_machine_has_headroom(tmp_path: Path, loads: Loads) -> None:
+    calls = StubCalls(a_while)
+    names = "abcdefghijklmnopqrst"
+    result = await runner(
+        tmp_path, calls, names, more="concurrency: auto", measure_load=loads, cores=0.5, watcher=Watcher()
+    ).make()
+    assert names_of(result.runs) == list(names)
+    assert calls.live_at[:1] == [1] and calls.most_at_a_time == 4, "half a core takes four, whatever is measured"
+    assert result.warnings == [] and result.finished
+
+
+async def test_a_busy_machine_makes_one_run_at_a_time(tmp_path: Path, loads: Loads) -> None:
+    loads.machine = 0.9
+    calls = StubCalls(slowly)
+    await runner(tmp_path, calls, "abcdefgh", more="concurrency: auto", measure_load=loads, cores=2).make()
+    assert calls.most_at_a_time == 1
+
+
+async def test_where_audio_is_late_fewer_runs_are_made_at_once_and_the_suite_says_so(tmp_path: Path) -> None:
+    async def late(call: StubCall) -> tuple[EndedReason, bool]:
+        await anyio.sleep(0.05)
+        if len(calls.live) > 2:
+            call.watcher.fact(CallerUnderrun(at_ns=5, turn=0, duration_ms=60))
+            call.watcher.fact(HarnessStalled(at_ns=6, duration_ms=300))
+        await anyio.sleep(0.05)
+        return await passes(call)
+
+    calls, watcher = StubCalls(late), Watcher()
+    result = await runner(tmp_path, calls, "abcdefgh", more="concurrency: 4", watcher=watcher).make()
+    warning = "4 calls at once were too many for this machine: went down to 2"
+    assert calls.most_at_a_time == 4
+    assert max(calls.live_at[4:]) == 2
+    assert result.warnings == [warning] and read_suite(tmp_path / "out").warnings == [warning]
+    assert watcher.seen.count(f"limited to 2: {warning}") == 1
+    assert names_of(result.runs) == list("abcdefgh") and result.exit_code == 0
+
+
+# Runs that are made again.
+
+
+def spoilt_by(reason: EndedReason, times: int) -> Behaviour:
+    """Return a behaviour that comes to nothing so many times, and passes then."""
+    spoilt: list[str] = []
+
+    async def behave(call: StubCall) -> tuple[EndedReason, bool]:
+        spoilt.append(call.run_id)
+        return (reason, False) if len(spoilt) <= times else await passes(call)
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause"), [(EndedReason.RUNNER_ERROR, Cause.HARNESS), (EndedReason.ICE_FAILED, Cause.NETWORK)]
+)
+async def test_a_run_that_we_or_the_network_spoilt_is_made_again_and_both_are_kept(
+    tmp_path: Path, reason: EndedReason, cause: Cause
+) -> None:
+    calls, watcher = StubCalls(b=spoilt_by(reason, 1)), Watcher()
+    result = await runner(tmp_path, calls, watcher=watcher).make()
+    assert [call.name for call in calls.made] == ["a", "b", "b", "c"]
+    assert names_of(result.runs) == ["a", "b", "c"]
+    run = result.runs[1]
+    (attempt,) = run.earlier_attempts
+    assert (run.success, run.folder, result.exit_code) == (True, calls.made[2].run_id, 0)
+    assert (attempt.success, attempt.cause, attempt.ended_reason) == (None, cause, reason)
+    assert (attempt.folder, attempt.repeated_because) == (calls.made[1].run_id, f"inconclusive (cause: {cause})")
+    assert attempt.folder is not None and read_run(tmp_path / "out" / attempt.folder).ended_reason is reason
+    assert read_suite(tmp_path / "out") == result
+    assert watcher.seen[2:6] == [
+        "begun all/b",
+        f"repeats all/b: inconclusive (cause: {cause})",
+        "begun all/b",
+        "ended all/b: True",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "calls_made"), [("", 2), ("retry_inconclusive: 0", 1), ("retry_inconclusive: 2", 3)]
+)
+async def test_a_run_is_made_again_as_often_as_the_suite_says(tmp_path: Path, more: str, calls_made: int) -> None:
+    calls = StubCalls(spoilt_by(EndedReason.ICE_FAILED, 9))
+    result = await runner(tmp_path, calls, "a", more=more).make()
+    (run,) = result.runs
+    assert len(calls.made) == calls_made
+    assert [attempt.folder for attempt in run.earlier_attempts] == [call.run_id for call in calls.made[:-1]]
+    assert (run.success, run.cause, result.finished, result.exit_code) == (None, Cause.NETWORK, True, 2)
+
+
+@pytest.mark.parametrize("reason", [EndedReason.ROOM_UNREACHABLE, EndedReason.AGENT_VANISHED])
+async def test_what_the_agent_or_its_room_did_is_not_tried_again(tmp_path: Path, reason: EndedReason) -> None:
+    calls = StubCalls(spoilt_by(reason, 9))
+    await runner(tmp_path, calls, "a").make()
+    assert len(calls.made) == 1
+
+
+async def test_a_mistake_in_what_is_asked_for_is_not_tried_again(tmp_path: Path) -> None:
+    async def refuses(call: StubCall) -> tuple[EndedReason, bool]:
+        raise UsageError("the same the next time")
+
+    calls = StubCalls(refuses)
+    await runner(tmp_path, calls, "a").make()
+    assert len(calls.made) == 1
+
+
+async def test_of_a_suite_stopped_before_a_run_was_made_again_its_first_call_is_what_counts(tmp_path: Path) -> None:
+    the_runner: SuiteRunner
+
+    async def spoilt_and_stopped(call: StubCall) -> tuple[EndedReason, bool]:
+        if len(calls.made) == 2:
+            the_runner.cancel("stopped by SIGINT")
+        return EndedReason.ICE_FAILED, False
+
+    calls = StubCalls(spoilt_and_stopped)
+    watcher = Watcher()
+    the_runner = runner(tmp_path, calls, "ab", more="concurrency: 2", watcher=watcher)
+    result = await the_runner.make()
+    assert len(calls.made) == 2
+    assert watcher.seen[-1] == "ended all/b: None", "and not that it is made again"
+    assert [run.cause for run in result.runs] == [Cause.NETWORK] * 2
+    assert result.open == [] and not result.finished
 
 
 # Runs that can't be made.
@@ -506,6 +679,11 @@ with open(pids, "a") as file:
     file.write(f"{os.getpid()}\\n")
 if "broken" in how:
     sys.exit("the model is not there")
+if "raises" in how:
+    server = socket.create_server(("127.0.0.1", int(port)))
+    while not os.path.exists(pids + ".die"):
+        time.sleep(0.01)
+    raise KeyError("order")
 if "deaf" in how:
     time.sleep(60)
 server = socket.create_server(("127.0.0.1", int(port)))
@@ -579,8 +757,33 @@ async def test_an_agent_that_dies_in_a_call_does_not_spoil_the_next(tmp_path: Pa
     assert len(agents.pids) == 2
     assert ports(calls)[0] == ports(calls)[1]
     assert ports(calls)[2] == ports(calls)[3]
-    detail = result.runs[1].detail
-    assert detail is not None and detail.endswith("was ended by SIGKILL; what the agent printed is in agent-1.log")
+    died = result.runs[1]
+    assert (died.agent_exit_code, died.agent_log) == (-signal.SIGKILL, "agent-1.log")
+    assert died.folder is not None
+    (end,) = [e for e in read_timeline(tmp_path / "out" / died.folder / "timeline.jsonl") if e.type == PROCESS_ENDED]
+    assert isinstance(end, AgentProcessEnded)
+    assert (end.exit_code, end.log_tail) == (-signal.SIGKILL, ""), "what it said before is not what it died of"
+
+
+async def test_what_an_agent_died_of_is_a_fact_and_the_headline(
+    tmp_path: Path, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suites, "EXIT_GRACE_S", 10)
+
+    async def raises(call: StubCall) -> tuple[EndedReason, bool]:
+        # It takes a moment longer to die than its call does to end.
+        (tmp_path / "pids.die").touch()
+        return EndedReason.AGENT_LEFT, False
+
+    (run,) = (await runner(tmp_path, StubCalls(raises), "a", agents.yaml("raises")).make()).runs
+    assert (run.success, run.cause, run.agent_exit_code) == (False, Cause.AGENT, 1)
+    assert run.failure is not None and run.failure.kind is FailureKind.CRASHED
+    assert run.detail == "turn 1: the agent's process ended with exit code 1: KeyError: 'order'"
+    assert run.folder is not None
+    (end,) = [e for e in read_timeline(tmp_path / "out" / run.folder / "timeline.jsonl") if e.type == PROCESS_ENDED]
+    assert isinstance(end, AgentProcessEnded)
+    assert end.log_tail.splitlines()[0].startswith("Traceback"), "and not what it printed when it was started"
+    assert read_run(tmp_path / "out" / run.folder).detail == run.detail
 
 
 async def test_a_run_that_finds_the_agent_dead_of_the_run_before_is_made_again(
@@ -599,7 +802,17 @@ async def test_a_run_that_finds_the_agent_dead_of_the_run_before_is_made_again(
     assert [call.name for call in calls.made] == ["a", "b", "b", "c"]
     assert [run.success for run in result.runs] == [True, True, True]
     assert len(agents.pids) == 2
-    assert [run.first_attempt for run in result.runs] == [None, calls.made[1].run_id, None]
+    (attempt,) = result.runs[1].earlier_attempts
+    assert (attempt.folder, attempt.repeated_because) == (
+        calls.made[1].run_id,
+        "the agent had died of the run before",
+    )
+    assert (attempt.success, attempt.cause, attempt.ended_reason) == (
+        None,
+        Cause.ROOM,
+        EndedReason.ROOM_UNREACHABLE,
+    )
+    assert not result.runs[0].earlier_attempts and not result.runs[2].earlier_attempts
     assert (tmp_path / "out" / calls.made[1].run_id / "run.json").exists()
 
 
@@ -613,7 +826,8 @@ async def test_a_first_attempt_is_known_also_where_there_is_no_second(tmp_path: 
     calls = StubCalls(b=finds_it_dead)
     result = await runner(tmp_path, calls, "ab", agents.yaml()).make()
     assert [call.name for call in calls.made] == ["a", "b"]
-    assert (result.runs[1].folder, result.runs[1].first_attempt) == (None, calls.made[1].run_id)
+    assert result.runs[1].folder is None
+    assert [attempt.folder for attempt in result.runs[1].earlier_attempts] == [calls.made[1].run_id]
 
 
 @pytest.mark.parametrize(
@@ -634,10 +848,10 @@ async def test_where_the_agent_printed_is_told_of_a_run_that_it_may_explain(
         return reason, False
 
     (run,) = (await runner(tmp_path, StubCalls(ends), "a", agents.yaml()).make()).runs
-    assert ("what the agent printed is in agent-1.log" in (run.detail or "")) is told
+    assert run.agent_log == ("agent-1.log" if told else None)
     (tmp_path / "out").rename(tmp_path / "before")
     (run,) = (await runner(tmp_path, StubCalls(ends), "a").make()).runs
-    assert "agent-1.log" not in (run.detail or "")
+    assert run.agent_log is None
 
 
 async def test_what_an_agent_printed_is_kept_to_a_limit(
@@ -688,7 +902,8 @@ async def test_an_agent_that_can_t_be_started_is_a_result(tmp_path: Path, agents
         assert (run.success, run.ended_reason, run.cause) == (None, EndedReason.ROOM_UNREACHABLE, Cause.ROOM)
         assert run.detail is not None
         assert "ended with exit code 1" in run.detail
-        assert run.detail.endswith("the model is not there; what the agent printed is in agent-1.log")
+        assert run.detail.endswith("the model is not there")
+        assert run.agent_log == "agent-1.log"
         assert "\n" not in run.detail
     assert "here I am" in (tmp_path / "out" / "agent-1.log").read_text()
 

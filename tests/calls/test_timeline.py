@@ -28,6 +28,8 @@ EVERY_EVENT: list[TimelineEvent] = [
     events.AgentLeft(at_ns=3, detail="it closed the connection"),
     events.AgentMediaStopped(at_ns=4),
     events.AgentMediaResumed(at_ns=5),
+    events.AgentProbed(at_ns=5, answers=False),
+    events.AgentProbed(at_ns=5, answers=None),
     events.ClientReadySent(at_ns=6),
     events.BotReady(at_ns=7, protocol_version="2.0.0", about={"library": "pipecat", "n": [1, 2.5, None]}),
     events.DataMessagePublished(at_ns=8, message=None),

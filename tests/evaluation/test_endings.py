@@ -156,7 +156,7 @@ def test_something_missed_before_the_limit_stays_the_agent_s_failure() -> None:
     results, outcome = come_to(one_turn(early, OPEN[0]), [*TURN, *ended(20, LIMIT)])
     assert [r.verdict for r in results] == [MISSED, NOT_JUDGED]
     assert (outcome.success, outcome.cause) == (False, Cause.AGENT)
-    assert outcome.detail is not None and "spoke after 1000 ms" in outcome.detail
+    assert outcome.detail is not None and "answered 1.0 s after the caller (limit 0.5 s)" in outcome.detail
 
 
 @pytest.mark.parametrize(("reason", "verdict"), [(LIMIT, NOT_JUDGED), (LEFT, MISSED)])

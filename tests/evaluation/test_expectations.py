@@ -36,8 +36,9 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
-from runner.evaluation.expectations import describe, evaluate, evaluate_turn, turn_starts
+from runner.evaluation.expectations import describe, evaluate, evaluate_turn
 from runner.evaluation.verdicts import KNOWN_LATE_NS, ExpectationVerdict, Verdict
+from runner.evaluation.view import CallView
 
 MET, MISSED, PENDING, NOT_OBSERVABLE = Verdict.MET, Verdict.MISSED, Verdict.PENDING, Verdict.NOT_OBSERVABLE
 SPEAK = Speak(parts=(Words(text="A table for two, please."),))
@@ -202,7 +203,7 @@ def test_the_budget_counts_from_the_beginning_of_the_turn(
     (result,) = judge([ready(), turn(10), fact], expectation.model_copy(update={"within_ms": within_ms}))
     assert result.verdict is verdict
     if verdict is MISSED:
-        assert "after the" in result.reason
+        assert "too late (limit" in result.reason
 
 
 @pytest.mark.parametrize("within_ms", [1_000, None])
@@ -249,7 +250,7 @@ def test_expectations_are_met_in_their_order(
     assert [result.verdict for result in results] == expected
     for before, result in itertools.pairwise(results):
         if before.verdict is MISSED:
-            assert result.reason == "the expectation above it was not met"
+            assert result.reason == "the expectation above it failed"
 
 
 def test_the_words_of_a_reply_are_found_after_its_onset_was() -> None:
@@ -550,9 +551,9 @@ def test_an_expectation_in_words(expectation: Expectation, words: str) -> None:
 def test_a_pending_verdict_says_when_time_alone_may_decide_it() -> None:
     expecting = Turn(expect=(Expectation(within_ms=1_000), Expectation(within_ms=2_000)))
     facts = [CallerTurnStarted(at_ns=s(10), turn=0)]
-    first, second = evaluate_turn(0, expecting, facts, turn_starts(facts), now_ns=s(10))
+    first, second = evaluate_turn(0, expecting, CallView(facts), now_ns=s(10))
     assert first.recheck_ns == s(11) + KNOWN_LATE_NS + 1 and second.recheck_ns is None
-    (decided, _) = evaluate_turn(0, expecting, facts, turn_starts(facts), now_ns=first.recheck_ns)
+    (decided, _) = evaluate_turn(0, expecting, CallView(facts), now_ns=first.recheck_ns)
     assert decided.verdict is Verdict.MISSED and decided.recheck_ns is None
 
 
@@ -606,7 +607,7 @@ def test_whatever_happens_every_expectation_gets_one_verdict_and_none_stays_pend
     assert [(v.turn, v.index) for v in live] == [(v.turn, v.index) for v in final]
     ordered = sorted(facts, key=lambda event: event.at_ns)
     for index, scripted in enumerate(script.turns):
-        alone = evaluate_turn(index, scripted, ordered, turn_starts(ordered))
+        alone = evaluate_turn(index, scripted, CallView(ordered))
         assert alone == [v for v in final if v.turn == index]
 
 

@@ -21,8 +21,9 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.evaluation.expectations import evaluate
-from runner.evaluation.speech import audible_told, speeches_of, words_are_in_doubt
+from runner.evaluation.speech import audible_told, words_are_in_doubt
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict
+from runner.evaluation.view import CallView
 
 MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
 NOT_OBSERVABLE = Verdict.NOT_OBSERVABLE
@@ -103,7 +104,7 @@ def test_while_the_call_is_on_what_was_heard_is_waited_for() -> None:
     assert verdicts(BROKEN_OFF, ASKS, now_s=18, action=Listen()) == [NOT_OBSERVABLE]
     assert verdicts([*BROKEN_OFF, HEARD_OF_IT], ASKS, now_s=10, action=Listen()) == [PENDING]
     assert verdicts([*BROKEN_OFF, HEARD_OF_IT], ASKS, now_s=11, action=Listen()) == [MISSED]
-    assert words_are_in_doubt(BROKEN_OFF, s(1.077))
+    assert words_are_in_doubt(CallView(BROKEN_OFF), s(1.077))
     # What is recognised elsewhere does not say that this was: it may be recognised when the call is over.
     facts = [*BROKEN_OFF, *speech(30, 31), heard(30, 31, "Hello?")]
     script = Script(name="t", turns=(Turn(expect=(ASKS,)), Turn(action=SPEAK)))
@@ -143,11 +144,11 @@ TOLD = {
 def test_whenever_words_are_told_that_were_heard_they_count(began_s: float, ended_s: float, told_s: float) -> None:
     facts = [READY, turn(10), *speech(began_s, ended_s), told(told_s, HELP), over(20), ended(60)]
     assert verdicts(facts, ASKS.model_copy(update={"within_ms": 10_000})) == [MET]
-    assert not words_are_in_doubt(sorted(facts, key=lambda e: e.at_ns), s(min(began_s, told_s)))
+    assert not words_are_in_doubt(CallView(facts), s(min(began_s, told_s)))
 
 
 def test_a_turn_of_which_nothing_is_told_is_in_doubt() -> None:
-    assert words_are_in_doubt([READY, turn(10), *speech(11, 13), over(14)], s(11))
+    assert words_are_in_doubt(CallView([READY, turn(10), *speech(11, 13), over(14)]), s(11))
 
 
 @st.composite
@@ -174,7 +175,7 @@ def good_agents(draw: st.DrawFn) -> list[TimelineEvent]:
 def test_no_word_of_a_good_agent_is_doubted(facts: list[TimelineEvent]) -> None:
     words = [e for e in facts if isinstance(e, AgentSaid)]
     until_ns = facts[-1].at_ns
-    assert audible_told(facts, speeches_of(facts), from_ns=s(10), until_ns=until_ns) == words
+    assert audible_told(CallView(facts), from_ns=s(10), until_ns=until_ns) == words
     everything = Expectation(text_contains=" ".join(e.text for e in words), within_ms=200_000)
     assert verdicts([*facts, ended(300)], everything) == [MET]
 

@@ -21,6 +21,7 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.evaluation.transcript import agent_turns, transcribe_call
+from runner.evaluation.view import CallView
 
 
 def s(seconds: float) -> int:
@@ -36,7 +37,7 @@ def heard(start_s: float, end_s: float, text: str) -> TimelineEvent:
 
 
 def rows(*facts: TimelineEvent) -> list[tuple[object, ...]]:
-    return [(e.content, e.start_time, e.end_time, e.source, e.told) for e in transcribe_call(facts)]
+    return [(e.content, e.start_time, e.end_time, e.source, e.told) for e in transcribe_call(CallView(facts))]
 
 
 CONVERSATION: list[TimelineEvent] = [
@@ -54,7 +55,7 @@ CONVERSATION: list[TimelineEvent] = [
 @given(st.permutations(CONVERSATION))
 def test_who_said_what_when(facts: list[TimelineEvent]) -> None:
     """In whatever order it became known."""
-    entries = transcribe_call(facts)
+    entries = transcribe_call(CallView(facts))
     assert [(e.role, e.content, e.time, e.start_time, e.end_time) for e in entries] == [
         ("Main Agent", "Hello", "00:01", 1, 2.5),
         ("Testing Agent", "A table", "00:03", 3, 4),
@@ -69,7 +70,7 @@ def test_who_said_what_when(facts: list[TimelineEvent]) -> None:
 
 
 def test_a_function_without_a_name_has_an_empty_one() -> None:
-    (entry,) = transcribe_call([AgentCalledFunction(at_ns=0, call_id="c")])
+    (entry,) = transcribe_call(CallView([AgentCalledFunction(at_ns=0, call_id="c")]))
     assert (entry.content, entry.data) == ("", {"id": "c", "name": None, "arguments": None})
 
 
@@ -101,7 +102,7 @@ def test_what_was_told_and_never_heard_is_not_lost() -> None:
 def test_every_word_that_was_told_stands_once() -> None:
     facts = [told(at, f"w{at}") for at in range(0, 60, 3)]
     facts += [heard(at, at + 1, "x") for at in (2, 10, 11, 30)]
-    entries = transcribe_call(facts)
+    entries = transcribe_call(CallView(facts))
     words = " ".join(
         " ".join(filter(None, [e.told, e.content if e.source is Source.TOLD else None])) for e in entries
     )
@@ -135,4 +136,4 @@ def test_a_turn_of_the_agent_is_all_it_says_until_the_caller_takes_it_to_be_over
         CallEnded(at_ns=s(at), reason=EndedReason.AGENT_LEFT) if kind == "end" else made[kind](at_ns=s(at))
         for at, kind in facts
     ]
-    assert agent_turns(events) == [(s(start), s(end)) for start, end in turns]
+    assert agent_turns(CallView(events)) == [(s(start), s(end)) for start, end in turns]

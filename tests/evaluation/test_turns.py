@@ -20,6 +20,7 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.evaluation.turns import first_response_ms, measure_turns
+from runner.evaluation.view import CallView
 
 
 def s(seconds: float) -> int:
@@ -68,7 +69,7 @@ LATENCIES = [
 def test_latency_is_the_agent_s_onset_after_the_caller_s_end(
     facts: list[TimelineEvent], latency_ms: float | None, onset_s: float | None, talked_over: bool
 ) -> None:
-    (measures,) = measure_turns(ONE, [turn(0.9), *facts])
+    (measures,) = measure_turns(ONE, CallView([turn(0.9), *facts]))
     assert measures.response_latency_ms == latency_ms
     assert measures.agent_onset_s == onset_s
     assert measures.talked_over is talked_over
@@ -77,14 +78,14 @@ def test_latency_is_the_agent_s_onset_after_the_caller_s_end(
 
 def test_a_reply_after_the_next_line_began_is_none_to_this_one() -> None:
     facts = [turn(1), *line(1, 2), turn(3, 1), *line(3, 4, 1), *speech(5)]
-    first, second = measure_turns(TWO, facts)
+    first, second = measure_turns(TWO, CallView(facts))
     assert (first.response_latency_ms, first.agent_onset_s) == (None, None)
     assert (second.response_latency_ms, second.caller_speech_end_s) == (1000.0, 4.0)
 
 
 def test_every_turn_is_measured_by_itself() -> None:
     facts = [turn(1), *line(1, 2), *speech(2.4, 3), turn(4, 1), *line(4, 5, 1), *speech(5.6)]
-    assert [measures.response_latency_ms for measures in measure_turns(TWO, facts)] == [400.0, 600.0]
+    assert [measures.response_latency_ms for measures in measure_turns(TWO, CallView(facts))] == [400.0, 600.0]
 
 
 @pytest.mark.parametrize(
@@ -97,18 +98,18 @@ def test_every_turn_is_measured_by_itself() -> None:
     ],
 )
 def test_a_turn_tells_what_the_caller_said(action: Any, facts: list[TimelineEvent], said: str | None) -> None:
-    (measures,) = measure_turns(script(action), [turn(0.5), *facts])
+    (measures,) = measure_turns(script(action), CallView([turn(0.5), *facts]))
     assert measures.said == said
 
 
 def test_turns_that_were_not_reached_are_not_measured() -> None:
-    assert [measures.turn for measures in measure_turns(TWO, [turn(1), *line(1, 2)])] == [0]
-    assert measure_turns(TWO, []) == []
+    assert [measures.turn for measures in measure_turns(TWO, CallView([turn(1), *line(1, 2)]))] == [0]
+    assert measure_turns(TWO, CallView([])) == []
 
 
 @given(st.permutations([turn(1), *line(1, 2), *speech(2.4, 3), turn(4, 1), *line(4, 5, 1), *speech(5.6)]))
 def test_the_order_in_which_facts_became_known_does_not_matter(facts: list[TimelineEvent]) -> None:
-    assert [measures.response_latency_ms for measures in measure_turns(TWO, facts)] == [400.0, 600.0]
+    assert [measures.response_latency_ms for measures in measure_turns(TWO, CallView(facts))] == [400.0, 600.0]
 
 
 @pytest.mark.parametrize(
@@ -122,4 +123,4 @@ def test_the_order_in_which_facts_became_known_does_not_matter(facts: list[Timel
     ],
 )
 def test_the_first_response_counts_from_the_agent_s_joining(facts: list[TimelineEvent], ms: float | None) -> None:
-    assert first_response_ms(facts) == ms
+    assert first_response_ms(CallView(facts)) == ms

@@ -8,8 +8,10 @@ import pytest
 from junitparser import Error, Failure, JUnitXml, Properties, Skipped, TestCase
 
 from bots.timeline import EndedReason, Source
+from runner.calls.run_file import earlier_attempt
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
-from runner.evaluation.outcome import Status
+from runner.evaluation.outcome import Failure as RunFailure
+from runner.evaluation.outcome import FailureKind, Status
 from runner.evaluation.verdicts import Cause, Evidence, ExpectationVerdict, Verdict
 from runner.reports.junit import junit_xml, write_junit
 
@@ -131,9 +133,12 @@ def test_the_agents_failure_is_a_failure_with_what_was_missed_and_the_evidence()
 
 
 def test_a_run_nobody_can_judge_is_an_error_that_names_cause_and_ending() -> None:
-    (result,) = only_case(suite(UNDECIDED)).result
+    (result,) = only_case(suite(UNDECIDED.model_copy(update={"unmet": [MISSED]}))).result
     assert isinstance(result, Error)
-    assert result.message == "cause: room, ended: room-unreachable: nothing answers"
+    assert result.text is not None and MISSED.expected not in result.text, "there was no call to expect it of"
+    assert result.message == "inconclusive (cause: room): nothing answers"
+    assert result.type == "Inconclusive"
+    assert "ended: room-unreachable after 0.2 s, cause: room" in result.text.splitlines()
     assert "run_folder" not in junit_xml(suite(UNDECIDED), FOLDER)
 
 
@@ -141,7 +146,7 @@ def test_a_cancelled_run_is_an_error() -> None:
     cancelled = run(success=None, status=Status.CANCELLED, ended_reason=EndedReason.CANCELLED, detail="stopped")
     (result,) = only_case(suite(cancelled)).result
     assert isinstance(result, Error)
-    assert result.message == "cause: nobody's, ended: cancelled: stopped"
+    assert result.message == "inconclusive: stopped"
 
 
 UNDER_WAY = OPEN.model_copy(update={"repeat": 1, "under_way": True})
@@ -179,9 +184,64 @@ def test_a_scenario_that_can_t_be_played_is_skipped_with_its_reason() -> None:
     assert (document.tests, document.skipped, document.errors) == (2, 1, 0)
 
 
-def test_a_first_attempt_is_told_where_there_was_one() -> None:
-    (result,) = only_case(suite(FAILED.model_copy(update={"first_attempt": "20260101-000000-abb"}))).result
-    assert "runs/suite-1/20260101-000000-abb" in result.text.splitlines()[-1]
+def properties_of(case: TestCase) -> dict[str, str]:
+    return {p.name: p.value for p in case.child(Properties)}
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_an_earlier_attempt_is_told_with_its_reason_and_folder(success: bool) -> None:
+    attempt = earlier_attempt(UNDECIDED, "inconclusive (cause: harness)", folder="20260101-000000-abb")
+    told = "made again, inconclusive (cause: harness): nothing answers [runs/suite-1/20260101-000000-abb]"
+    first = run() if success else FAILED
+    case = only_case(suite(first.model_copy(update={"earlier_attempts": [attempt]})))
+    assert properties_of(case)["earlier_attempt"] == told
+    if not success:
+        assert case.result[0].text.splitlines()[-1] == told
+
+
+def test_warnings_are_told_of_the_run_and_of_the_suite() -> None:
+    document, (case,) = parsed(suite(run(warnings=["late \x00 twice"]), warnings=["went down to 2"]))
+    assert properties_of(case)["warning"] == "late \ufffd twice"
+    (only,) = list(document)
+    assert {p.name: p.value for p in only.properties()} == {"warning": "went down to 2"}
+
+
+def test_a_failure_is_told_by_its_headline_with_what_was_expected_and_heard() -> None:
+    failure = RunFailure(
+        kind=FailureKind.LATE,
+        cause=Cause.AGENT,
+        headline="turn 2 failed: the agent answered 1.2 s too late (limit 2 s)",
+        turn=1,
+        expected=MISSED.expected,
+        heard="'Sorry, no tables.'",
+        evidence=MISSED.evidence,
+    )
+    told = FAILED.model_copy(
+        update={
+            "failure": failure,
+            "agent_exit_code": 3,
+            "agent_log": "agent-1.log",
+            "response_uncertainties_ms": [8.2, None],
+            "refused_latencies": ["the background is too loud", "the line had gaps", "the line had gaps"],
+            "warnings": ["the runner stood still"],
+        }
+    )
+    (result,) = only_case(suite(told)).result
+    assert (result.message, result.type) == (failure.headline, "late")
+    assert result.text.splitlines() == [
+        failure.headline,
+        "    expected  a response that holds 'booked'",
+        "    heard     'Sorry, no tables.'",
+        "    7.25 s response (heard) 'Sorry, no tables.'",
+        "ended: caller-hung-up after 31.5 s, cause: agent",
+        "the agent's process ended with exit code 3",
+        "what the agent printed: runs/suite-1/agent-1.log",
+        "first response: 812 ms",
+        "response latencies: 640 ± 8 ms, 1204 ms",
+        "3 of 5 latencies refused: the background is too loud (1); the line had gaps (2)",
+        "warning: the runner stood still",
+        "run: runs/suite-1/20260101-000000-abc",
+    ]
 
 
 def test_a_file_that_can_t_be_written_is_named_itself(tmp_path: Path) -> None:

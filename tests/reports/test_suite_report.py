@@ -70,9 +70,9 @@ def test_without_a_terminal_there_is_one_plain_line_for_each_run_that_ended(suit
         report.ended(suite.runs[3], None)
     assert text_of(plain).splitlines() == [
         "night [x]: 4 runs, 2 at a time",
-        "      1/4  passed      a [b]  10.0 s",
-        "      2/4  failed      a [b] #2  10.0 s  caller-hung-up: said [red]nothing[/red]",
-        "      3/4  no verdict  a [b] #3  10.0 s  room-unreachable (room): said [red]nothing[/red]",
+        "      1/4  passed        a [b]  10.0 s",
+        "      2/4  failed        a [b] #2  10.0 s  caller-hung-up: said [red]nothing[/red]",
+        "      3/4  inconclusive  a [b] #3  10.0 s  room-unreachable (room): said [red]nothing[/red]",
     ]
 
 
@@ -82,7 +82,7 @@ def test_the_status_counts_and_names_what_is_under_way(suite: Suite) -> None:
     report.begun(suite.runs[0])
     report.begun(suite.runs[1])
     assert report.time_left_s() is None
-    assert report.status().plain == "  0/4 done: 0 passed, 0 failed, 0 undecided\n  now: a [b], a [b] #2"
+    assert report.status().plain == "  0/4 done: 0 passed, 0 failed, 0 inconclusive\n  now: a [b], a [b] #2"
     clock.now_s += 60
     report.ended(suite.runs[0], run(True))
     report.begun(suite.runs[2])
@@ -113,12 +113,13 @@ def test_the_closing_table_has_a_line_for_each_scenario_and_the_agents_failures_
     print_suite(plain, result, "runs/[1]")
     lines = [" ".join(line.split()) for line in text_of(plain).splitlines() if line.strip()]
     assert lines == [
-        "scenario passed failed undecided first reason",
+        "scenario passed failed inconclusive first reason",
         "a [b] 1 1 1 caller-hung-up: said [red]nothing[/red]",
         "c 1 0 0",
         "d 0 0 1 room-unreachable (room): said [red]nothing[/red]",
         "e 0 0 0 2 runs not made",
-        "failed: 2 of 7 runs passed, 1 failed, 2 undecided, 2 not made",
+        "failed: 2 of 7 runs passed, 1 failed, 2 inconclusive, 2 not made",
+        "success rate 66.7 %: of the 3 with a verdict",
         "runs/[1]",
     ]
 

@@ -9,11 +9,14 @@ from rich.console import Console
 from bots.caller.script import Expectation, FunctionCall, Script, Speak, Turn, Words
 from bots.clock import NS_PER_S
 from bots.timeline import (
+    AgentAudioLost,
     AgentCalledFunction,
+    AgentError,
     AgentJoined,
     AgentLeft,
     AgentMediaResumed,
     AgentMediaStopped,
+    AgentProcessEnded,
     AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
@@ -28,13 +31,15 @@ from bots.timeline import (
     CallStarted,
     DataMessagePublished,
     EndedReason,
+    HarnessStalled,
     MessageReceived,
     RoomEntered,
     Source,
     TimelineEvent,
 )
-from runner.calls.run_file import judge_run
-from runner.evaluation.verdicts import ExpectationVerdict, Verdict
+from runner.calls.run_file import earlier_attempt, judge_run
+from runner.evaluation.outcome import Failure, FailureKind
+from runner.evaluation.verdicts import Cause, Evidence, ExpectationVerdict, Verdict
 from runner.reports.terminal import TerminalReport, print_summary
 
 
@@ -95,7 +100,7 @@ FACTS: list[TimelineEvent] = [
 LINES = [
     "    0.00 s  call    booking at http://localhost:7860/api/offer",
     "    0.50 s  call    in the room",
-    "    0.60 s  agent   is there (Bot)",
+    "    0.60 s  agent   joined (Bot)",
     "    0.70 s  call    data message published",
     "    1.10 s  agent   Hello.",
     "    1.60 s  agent   hello (heard)",
@@ -148,12 +153,18 @@ def test_what_was_heard_is_shown_where_the_agent_tells_nothing() -> None:
 @pytest.mark.parametrize(
     ("fact", "text"),
     [
-        (AgentJoined(at_ns=0), "is there"),
+        (AgentJoined(at_ns=0), "joined"),
         (AgentLeft(at_ns=0, detail="it closed the connection"), "left: it closed the connection"),
         (AgentMediaStopped(at_ns=0), "nothing arrives from it any more"),
         (AgentMediaResumed(at_ns=0), "is heard again"),
         (CallerPressedKeys(at_ns=0, turn=0, keys="12#"), "[keys] 12#"),
         (CallerUnderrun(at_ns=0, turn=0, duration_ms=39.6), "the caller's audio was 40 ms late"),
+        (HarnessStalled(at_ns=0, duration_ms=1003.5), "the runner stood still for 1004 ms"),
+        (AgentAudioLost(at_ns=0, duration_ms=60), "60 ms of its audio were lost"),
+        (AgentError(at_ns=0, text="'order' [x]"), "reports an error: 'order' [x]"),
+        (AgentError(at_ns=0, text="no", fatal=True), "reports a fatal error: no"),
+        (AgentProcessEnded(at_ns=0, exit_code=3), "its process ended with exit code 3"),
+        (AgentProcessEnded(at_ns=0, exit_code=-9), "its process was ended by SIGKILL"),
         (AgentCalledFunction(at_ns=0, call_id="c"), "→ (unnamed)()"),
         (CallEnded(at_ns=0, reason=EndedReason.ICE_FAILED, detail="no way"), "ice-failed: no way"),
     ],
@@ -240,15 +251,42 @@ def summary(facts: Sequence[TimelineEvent], folder: str = "runs/x", warnings: Se
     return printed(lambda console: print_summary(console, run, folder))
 
 
+MISSING = "response containing 'smoking' within 3 s"
+FAILURE = Failure(
+    kind=FailureKind.LATE,
+    cause=Cause.AGENT,
+    headline="turn 1 failed: the agent [x] answered 1.2 s too late (limit 3 s)",
+    turn=0,
+    expected="response containing 'smoking' within 3 s",
+    heard="'For how many?'",
+    evidence=(Evidence(event="response", at_s=5, text="For how many?", source=Source.HEARD),),
+)
+
+
 def test_the_summary_says_what_each_turn_took_what_was_missed_and_what_it_came_to() -> None:
     assert summary(FACTS, warnings=["slow [x]"]) == [
         "",
+        f"failed (wrong): turn 1: expected {MISSING}; the agent said nothing within 3 s",
+        f"    expected  {MISSING}",
+        "    heard     hello for how many",
+        "",
         "  turn 1        750 ms   A table, please.",
-        "  ✗ turn 1: response containing 'smoking' within 3 s: the agent said nothing within 3 s",
+        f"  ✗ turn 1: {MISSING}: the agent said nothing within 3 s",
         "  ! slow [x]",
         "failed: 2 of 3 expectations met in 7.0 s (caller-hung-up, cause: agent)",
-        "  turn 1: response containing 'smoking' within 3 s: the agent said nothing within 3 s",
         "  runs/x",
+    ]
+
+
+def test_a_failure_is_told_first_with_what_was_expected_and_heard() -> None:
+    run = judge_run(SCRIPT, FACTS).model_copy(update={"failure": FAILURE})
+    assert printed(lambda console: print_summary(console, run, "runs/x"))[:6] == [
+        "",
+        "failed (late): turn 1 failed: the agent [x] answered 1.2 s too late (limit 3 s)",
+        "    expected  response containing 'smoking' within 3 s",
+        "    heard     'For how many?'",
+        "    5.00 s response (heard) 'For how many?'",
+        "",
     ]
 
 
@@ -256,10 +294,54 @@ def test_a_call_that_did_not_take_place_lists_no_missed_expectations() -> None:
     failed = CallEnded(at_ns=s(1), reason=EndedReason.ICE_FAILED, detail="no way through")
     assert summary([*FACTS[:2], failed]) == [
         "",
-        "no verdict: 0 of 3 expectations met in 1.0 s (ice-failed, cause: network)",
-        "  no way through",
+        "inconclusive (cause: network): no way through",
+        "",
+        "inconclusive: 0 of 3 expectations met in 1.0 s (ice-failed, cause: network)",
         "  runs/x",
     ]
+
+
+def test_latencies_stand_with_how_sure_they_are_and_refused_ones_are_counted() -> None:
+    run = judge_run(SCRIPT, FACTS)
+    (turn,) = run.turns
+    turns = [
+        turn.model_copy(update={"uncertainty_ms": 8.4}),
+        turn.model_copy(update={"turn": 1, "response_latency_ms": None, "refused": "the background is too loud"}),
+        turn.model_copy(update={"turn": 2, "response_latency_ms": 12_345.0, "uncertainty_ms": 120.0}),
+    ]
+    shown = printed(lambda console: print_summary(console, run.model_copy(update={"turns": turns}), "runs/x"))
+    at = shown.index("  turn 1       750 ± 8 ms   A table, please.")
+    assert shown[at : at + 4] == [
+        "  turn 1       750 ± 8 ms   A table, please.",
+        "  turn 2          refused   A table, please.",
+        "  turn 3   12345 ± 120 ms   A table, please.",
+        "  1 of 3 latencies refused: the background is too loud",
+    ]
+
+
+def test_a_call_that_was_made_again_is_told_with_why() -> None:
+    run = judge_run(SCRIPT, FACTS)
+    first = run.model_copy(update={"detail": "the caller's audio [x] was late", "failure": None})
+    attempt = earlier_attempt(first, "inconclusive (cause: harness)", folder="runs/[0]")
+    run = run.model_copy(update={"earlier_attempts": [attempt]})
+    line = "  ! made again, inconclusive (cause: harness): the caller's audio [x] was late [runs/[0]]"
+    assert line in printed(lambda console: print_summary(console, run, "runs/x"))
+
+
+def test_on_a_terminal_no_word_is_broken() -> None:
+    run = judge_run(SCRIPT, FACTS).model_copy(update={"failure": FAILURE, "warnings": ["goes on " * 20]})
+
+    def both(console: Console) -> None:
+        with TerminalReport(console) as shown:
+            shown.fact(told(1, "unbreakable " * 12))
+        print_summary(console, run, "runs/x")
+
+    lines = [line.replace("\x1b[?25l", "") for line in printed(both, terminal=True) if "○" not in line]
+    assert max(map(len, lines)) <= 60
+    words = " ".join(lines).split()
+    assert words.count("unbreakable") == 12
+    assert set(FAILURE.headline.split()) <= set(words)
+    assert [line for line in lines if line.startswith(" " * 20 + "unbreakable")], "below its beginning"
 
 
 @pytest.mark.parametrize(
@@ -272,7 +354,7 @@ def test_a_call_that_did_not_take_place_lists_no_missed_expectations() -> None:
 )
 def test_a_turn_without_a_latency_says_why(after: list[TimelineEvent], took: str) -> None:
     facts = [FACTS[0], CallerTurnStarted(at_ns=s(2), turn=0), *after, FACTS[-1]]
-    assert summary(facts)[1] == f"  turn 1   {took:>11}   line"
+    assert f"  turn 1   {took:>11}   line" in summary(facts)
 
 
 def test_a_missed_expectation_stands_with_its_evidence() -> None:
@@ -281,9 +363,9 @@ def test_a_missed_expectation_stands_with_its_evidence() -> None:
     missed = met.model_copy(update={"verdict": Verdict.MISSED, "expected": "a [x]", "reason": "b"})
     assert missed.evidence
     run = run.model_copy(update={"expectations": [missed]})
-    _, _, first, second, *_ = printed(lambda console: print_summary(console, run, "runs/x"))
-    assert first == "  ✗ turn 1: a [x]: b"
-    assert second == "      3.50 s agent_called_function 'book'"
+    lines = printed(lambda console: print_summary(console, run, "runs/x"))
+    at = lines.index("  ✗ turn 1: a [x]: b")
+    assert lines[at + 1] == "      3.50 s agent_called_function 'book'"
 
 
 @pytest.mark.parametrize("folder", ["runs/[old]", "runs/[/]", "a" * 200])

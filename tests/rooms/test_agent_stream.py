@@ -102,7 +102,13 @@ class Receiver:
     def __init__(self) -> None:
         self.recording = Sink(AUDIO_RATE_HZ)
         self.pipeline = Sink(PIPELINE_RATE_HZ)
-        self.stream = AgentStream(CallClock(ORIGIN_NS), recording=self.recording.put, pipeline=self.pipeline.put)
+        self.holes: list[tuple[int, float]] = []
+        self.stream = AgentStream(
+            CallClock(ORIGIN_NS),
+            recording=self.recording.put,
+            pipeline=self.pipeline.put,
+            hole=lambda at_ns, duration_ms: self.holes.append((at_ns, duration_ms)),
+        )
 
     def arrive(self, packet: RtpPacket, at_ns: int) -> None:
         self.stream.packet_arrived(packet, ORIGIN_NS + at_ns)
@@ -176,6 +182,93 @@ def test_a_lost_packet_becomes_silence_of_its_length(lost: tuple[int, ...]) -> N
     assert abs(silent + 39 * runs - expected) <= 24 * runs
     assert holed.stream.quality(0).lost == len(lost)
     assert whole.stream.quality(0).lost == 0
+
+
+@pytest.mark.parametrize(
+    ("lost", "holes"),
+    [
+        ((60,), [(60, 1)]),
+        ((60, 61), [(60, 2)]),
+        ((60, 62), [(60, 3)]),
+        ((50, 60, 70), [(50, 1), (60, 1), (70, 1)]),
+        ((40, 41, 42, 43, 44), [(40, 5)]),
+    ],
+)
+def test_every_hole_is_reported_with_its_place_and_neighbours_as_one(
+    lost: tuple[int, ...], holes: list[tuple[int, int]]
+) -> None:
+    receiver = Receiver().receive(encode(tone(2, 0, 48_000), 48_000), lost=frozenset(lost))
+    receiver.stream.close()
+    assert receiver.holes == [(TRUTH_NS + first * PACKET_NS, 20 * packets) for first, packets in holes]
+
+
+def test_a_hole_is_reported_soon_and_once() -> None:
+    receiver = Receiver().receive(encode(tone(1, 0, 48_000), 48_000), lost=frozenset({10}))
+    assert len(receiver.holes) == 1
+    receiver.stream.close()
+    assert len(receiver.holes) == 1
+
+
+@pytest.mark.parametrize("junk", [b"\xff" * 40, b""])
+def test_what_is_no_opus_leaves_a_hole(junk: bytes) -> None:
+    payloads = encode(tone(1, 0, 48_000), 48_000)
+    payloads[20] = junk
+    assert Receiver().receive(payloads).holes == [(TRUTH_NS + 20 * PACKET_NS, 20)]
+
+
+def test_without_loss_there_are_no_holes() -> None:
+    payloads = encode(tone(2, 0, 48_000), 48_000)
+    receiver = Receiver().receive(payloads, delay_ns=lambda index: (index % 5) * 15 * NS_PER_MS)
+    receiver.stream.close()
+    assert receiver.holes == []
+
+
+@pytest.mark.parametrize(("onset_s", "holes"), [(0.0, [(TRUTH_NS + 40 * PACKET_NS, 300)]), (1.0, [])])
+def test_speech_that_was_torn_apart_is_a_hole_but_silence_is_not(
+    onset_s: float, holes: list[tuple[int, int]]
+) -> None:
+    payloads = encode(tone(2, onset_s, 48_000), 48_000)
+    receiver = Receiver().receive(payloads, delay_ns=lambda index: 300 * NS_PER_MS if index >= 40 else 0)
+    receiver.stream.close()
+    assert receiver.holes == holes
+
+
+@pytest.mark.parametrize("stall_ms", [300, 1_500])
+def test_what_we_slept_through_lies_where_it_belongs(stall_ms: int) -> None:
+    payloads = encode(tone(4, 2, 48_000), 48_000)
+    calm, woken = Receiver().receive(payloads), Receiver()
+    until_ns = TRUTH_NS + 90 * PACKET_NS + stall_ms * NS_PER_MS
+    asleep = True
+    for index, payload in enumerate(payloads):
+        at_ns = max(TRUTH_NS + index * PACKET_NS, until_ns if index >= 90 else 0)
+        if index >= 90 and asleep:
+            asleep = False
+            woken.stream.stood_still(at_ns)
+        woken.stream.tick(at_ns)
+        woken.arrive(rtp(payload, index), at_ns)
+    assert woken.recording.audio.tobytes() == calm.recording.audio.tobytes()
+    assert woken.recording.start_ns == calm.recording.start_ns
+    woken.stream.close()
+    assert woken.holes == []
+    assert woken.stream.quality(0).reanchored == 0
+
+
+def test_an_agent_that_stood_still_longer_than_we_did_is_heard_where_it_arrives() -> None:
+    payloads = encode(tone(4, 2, 48_000), 48_000)
+    receiver = Receiver().receive(payloads[:50])
+    held_ns = 800 * NS_PER_MS
+    receiver.stream.stood_still(TRUTH_NS + 50 * PACKET_NS + 200 * NS_PER_MS)
+    for index in range(50, len(payloads)):
+        receiver.arrive(rtp(payloads[index], index), TRUTH_NS + index * PACKET_NS + held_ns)
+    assert abs(receiver.recording.onset_ns() - TRUTH_NS - 2 * NS_PER_S - held_ns) <= 10 * NS_PER_MS
+
+
+def test_the_spread_of_arrivals_is_above_the_earliest() -> None:
+    receiver = Receiver()
+    assert receiver.stream.arrival_jitter_ms == 0
+    for index in range(200):
+        receiver.arrive(rtp(SILENT_OPUS, index), TRUTH_NS + index * PACKET_NS + (30 * NS_PER_MS if index % 8 else 0))
+    assert receiver.stream.arrival_jitter_ms == pytest.approx(30, abs=0.1)
 
 
 def test_speech_after_a_loss_lies_where_it_would_without() -> None:

@@ -1,62 +1,51 @@
-"""The caller's track: what it says it sent is what it sent, in real time."""
+"""The caller's track: what is written is encoded ahead, and comes out in order with silence around it."""
 
-import asyncio
-import itertools
-import math
-import statistics
-from dataclasses import dataclass, field
-from fractions import Fraction
+import threading
+import time
 
 import av
 import numpy as np
+import numpy.typing as npt
 import pytest
-from aiortc.mediastreams import MediaStreamError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from bots.clock import NS_PER_MS, NS_PER_S, CallClock
 from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.smallwebrtc import outgoing
-from runner.rooms.smallwebrtc.outgoing import FRAME_BYTES, FRAME_NS, FRAME_SAMPLES, LATE_NS, LEAD_NS, CallerTrack
+from runner.rooms.smallwebrtc.outgoing import (
+    BATCH_FRAMES,
+    FRAME_BYTES,
+    FRAME_SAMPLES,
+    SETTLED_FRAMES,
+    CallerTrack,
+    Frame,
+    Punctuality,
+)
 
-pytestmark = pytest.mark.anyio
-
-
-@dataclass
-class VirtualClock:
-    """A call's clock that only ever moves when someone sleeps, or when told to."""
-
-    at_ns: int = 5 * NS_PER_S
-    slept_s: list[float] = field(default_factory=list)
-
-    def now_ns(self) -> int:
-        return self.at_ns
-
-    async def sleep(self, delay_s: float) -> None:
-        self.slept_s.append(delay_s)
-        self.at_ns += math.ceil(delay_s * NS_PER_S)
-
-
-class Sending:
-    """A track on a virtual clock, and what it reported."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.clock = VirtualClock()
-        self.sent: list[tuple[int, bytes]] = []
-        self.track = CallerTrack(self.clock, lambda at_ns, pcm: self.sent.append((at_ns, pcm)))  # type: ignore[arg-type]
-        monkeypatch.setattr(outgoing.asyncio, "sleep", self.clock.sleep)
-        self.packets: list[av.Packet] = []
-
-    async def frames(self, count: int) -> None:
-        for _ in range(count):
-            self.packets.append(await self.track.recv())
-
-    @property
-    def audio(self) -> bytes:
-        return b"".join(pcm for _, pcm in self.sent)
+Samples = npt.NDArray[np.int16]
 
 
 @pytest.fixture
-def sending(monkeypatch: pytest.MonkeyPatch) -> Sending:
-    return Sending(monkeypatch)
+def track() -> CallerTrack:
+    return CallerTrack()
+
+
+def encoded() -> None:
+    """Wait until all that was written is encoded: one thread does it, in order."""
+    outgoing._ENCODING.submit(lambda: None).result(10)  # pyright: ignore[reportPrivateUsage]
+
+
+def write(track: CallerTrack, pcm: bytes) -> None:
+    track.write(pcm)
+    encoded()
+
+
+def take(track: CallerTrack, count: int) -> list[Frame]:
+    return [track.take() for _ in range(count)]
+
+
+def audio(frames: list[Frame]) -> bytes:
+    return b"".join(frame.pcm for frame in frames)
 
 
 def ramp(frames: int, start: int = 1) -> bytes:
@@ -64,130 +53,153 @@ def ramp(frames: int, start: int = 1) -> bytes:
     return (np.arange(frames * FRAME_SAMPLES) % 30_000 + start).astype(np.int16).tobytes()
 
 
-async def test_with_nothing_written_silence_leaves_every_20_ms(sending: Sending) -> None:
-    await sending.frames(5)
-    assert sending.audio == bytes(5 * FRAME_BYTES)
-    first_ns = sending.sent[0][0]
-    assert [at_ns - first_ns for at_ns, _ in sending.sent] == [index * FRAME_NS for index in range(5)]
-    assert sum(sending.clock.slept_s) == pytest.approx(4 * 0.02)
-
-
-async def test_what_is_reported_as_sent_is_what_was_written_in_its_order(sending: Sending) -> None:
-    await sending.frames(2)
-    first, second = ramp(3), ramp(2, start=7)
-    await sending.track.write(first)
-    await sending.track.write(second)
-    await sending.frames(7)
-    assert sending.audio == bytes(2 * FRAME_BYTES) + first + second + bytes(2 * FRAME_BYTES)
-
-
-async def test_an_incomplete_frame_is_filled_up_with_silence(sending: Sending) -> None:
-    await sending.track.write(ramp(1)[:300])
-    await sending.frames(2)
-    assert sending.audio == ramp(1)[:300] + bytes(2 * FRAME_BYTES - 300)
-
-
-async def test_the_decoded_packets_reproduce_the_audio(sending: Sending) -> None:
-    t = np.arange(20 * FRAME_SAMPLES) / AUDIO_RATE_HZ
-    said = (10_000 * np.sin(2 * np.pi * 500 * t) * (t > 0.1)).astype(np.int16)
-    for index in range(20):
-        await sending.track.write(said[index * FRAME_SAMPLES :][:FRAME_SAMPLES].tobytes())
-        await sending.frames(1)
+def decoded(frames: list[Frame]) -> npt.NDArray[np.float64]:
     decoder = av.CodecContext.create("libopus", "r")
     assert isinstance(decoder, av.AudioCodecContext)
     decoder.format, decoder.layout, decoder.sample_rate = "s16", "mono", 48_000
-    heard = np.concatenate(
-        [frame.to_ndarray()[0] for packet in sending.packets for frame in decoder.decode(av.Packet(bytes(packet)))]
+    return np.concatenate(
+        [piece.to_ndarray()[0] for frame in frames for piece in decoder.decode(av.Packet(frame.payload))]
     ).astype(float)
-    assert heard.size == 20 * 960
-    expected = np.repeat(said, 2).astype(float)
-    # The encoder looks ahead 6.5 ms.
-    assert max(np.corrcoef(heard[lag + 6_000 :], expected[6_000:-lag])[0, 1] for lag in range(250, 380)) > 0.98
-    assert np.abs(heard[:4_700]).max() < 500
-    onset = int(np.argmax(np.abs(heard) > 2_000))
-    assert abs(onset - 0.1 * 48_000) < 8 * 48
 
 
-async def test_timestamps_rise_by_960(sending: Sending) -> None:
-    await sending.frames(10)
-    assert [packet.pts for packet in sending.packets] == [index * 960 for index in range(10)]
-    assert {packet.time_base for packet in sending.packets} == {Fraction(1, 48_000)}
+def loudness(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the peak of every 20 ms."""
+    return np.abs(samples.reshape(-1, 960)).max(axis=1)
 
 
-@pytest.mark.parametrize("late_ms", [250, 1_000, 10_000])
-async def test_a_loop_that_was_late_leaves_out_the_time_it_missed(sending: Sending, late_ms: int) -> None:
-    await sending.frames(5)
-    said = ramp(4)
-    await sending.track.write(said)
-    sending.clock.at_ns += late_ms * NS_PER_MS
-    woke_ns = sending.clock.at_ns
-    slept = len(sending.clock.slept_s)
-    await sending.frames(4)
-    assert len(sending.clock.slept_s) - slept >= 3, "frames left in a burst"
-    assert sending.audio == bytes(5 * FRAME_BYTES) + said, "audio was lost or torn"
-    places = [at_ns for at_ns, _ in sending.sent]
-    assert woke_ns - FRAME_NS <= places[5] <= woke_ns
-    distances = [after - before for before, after in itertools.pairwise(places)]
-    stamps = [packet.pts for packet in sending.packets]
-    assert [b - a for a, b in itertools.pairwise(stamps)] == [d * 48 // NS_PER_MS for d in distances]
+def test_with_nothing_written_there_is_silence(track: CallerTrack) -> None:
+    frames = take(track, 50)
+    assert audio(frames) == bytes(50 * FRAME_BYTES)
+    assert np.abs(decoded(frames)).max() <= 2
 
 
-async def test_a_loop_that_was_a_little_late_catches_up_without_a_gap(sending: Sending) -> None:
-    await sending.frames(2)
-    sending.clock.at_ns += 130 * NS_PER_MS
-    await sending.frames(10)
-    places = [at_ns for at_ns, _ in sending.sent]
-    assert {after - before for before, after in itertools.pairwise(places)} == {FRAME_NS}
-    assert abs(sending.clock.at_ns - places[-1]) <= FRAME_NS
+def test_what_was_written_comes_out_in_its_order(track: CallerTrack) -> None:
+    first, second = ramp(3), ramp(2 * BATCH_FRAMES + 1, start=7)
+    track.write(first)
+    write(track, second)
+    assert audio(take(track, 2 * BATCH_FRAMES + 6)) == first + second + bytes(2 * FRAME_BYTES)
 
 
-async def test_a_writer_waits_while_enough_is_ahead(sending: Sending) -> None:
-    ahead = LEAD_NS // FRAME_NS
-    await sending.track.write(ramp(ahead))
-    writing = asyncio.create_task(sending.track.write(ramp(2)))
+def test_an_incomplete_frame_is_filled_up_with_silence(track: CallerTrack) -> None:
+    write(track, ramp(1)[:300])
+    assert audio(take(track, 2)) == ramp(1)[:300] + bytes(2 * FRAME_BYTES - 300)
+
+
+def test_a_line_is_not_begun_before_enough_of_it_is_ready(track: CallerTrack) -> None:
+    track.write(ramp(3_000))
+    began_s = time.monotonic()
+    while not any(track.take().pcm):
+        assert time.monotonic() - began_s < 10
+    assert all(any(frame.pcm) for frame in take(track, BATCH_FRAMES - 1))
+
+
+def test_writing_waits_for_nothing(track: CallerTrack) -> None:
+    held = threading.Event()
+    outgoing._ENCODING.submit(held.wait)  # pyright: ignore[reportPrivateUsage]
+    try:
+        track.write(ramp(100))
+        assert not any(track.take().pcm)
+    finally:
+        held.set()
+    encoded()
+    assert audio(take(track, 100)) == ramp(100)
+
+
+@pytest.mark.parametrize("level", [3_000, 20_000])
+def test_the_packets_reproduce_line_after_line(track: CallerTrack, level: int) -> None:
+    t = np.arange(40 * FRAME_SAMPLES) / AUDIO_RATE_HZ
+    said: Samples = (level * np.sin(2 * np.pi * 500 * t)).astype(np.int16)
+    frames: list[Frame] = []
     for _ in range(3):
-        await asyncio.tasks.sleep(0)
-    assert not writing.done()
-    await sending.frames(1)
-    await asyncio.wait({writing}, timeout=0.05)
-    assert not writing.done()
-    await sending.frames(1)
-    await asyncio.wait_for(writing, 1)
-    await sending.frames(ahead)
-    assert sending.audio == ramp(ahead) + ramp(2)
+        frames += take(track, 15)
+        write(track, said.tobytes())
+        frames += take(track, 40)
+    frames += take(track, 15)
+    heard = decoded(frames)
+    line = np.repeat(said, 2).astype(float)
+    silent = np.zeros(15 * 960)
+    expected = np.concatenate([*[silent, line] * 3, silent])
+    # The encoder looks ahead 6.5 ms.
+    lag = max(range(250, 380), key=lambda lag: float(np.dot(heard[lag:], expected[: expected.size - lag])))
+    heard, expected = heard[lag:], expected[: expected.size - lag]
+    for number in range(3):
+        start = silent.size + number * (silent.size + line.size)
+        inside = slice(start + 960, start + line.size - 960)
+        assert np.corrcoef(heard[inside], expected[inside])[0, 1] > 0.98
+        # No click where a line begins or ends: nothing louder than the line, and silence before and after.
+        assert np.abs(heard[start - 2_000 : start + line.size + 2_000]).max() < 1.3 * level
+        assert np.abs(heard[start - 2_000 : start - 500]).max() < 0.05 * level
+        assert np.abs(heard[start + line.size + 1_500 : start + line.size + 4_000]).max() < 0.05 * level
 
 
-async def test_clearing_drops_what_has_not_left_and_lets_the_writer_go(sending: Sending) -> None:
-    writing = asyncio.create_task(sending.track.write(ramp(50)))
-    await asyncio.wait({writing}, timeout=0.01)
-    await sending.frames(3)
-    assert not writing.done()
-    sending.track.clear()
-    await asyncio.wait_for(writing, 1)
-    await sending.frames(2)
-    assert sending.audio == ramp(50)[: 3 * FRAME_BYTES] + bytes(2 * FRAME_BYTES)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 60), st.integers(1, 40), st.sampled_from([300, 3_000, 20_000]), st.booleans()),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=30, deadline=None)
+def test_encoding_ahead_clicks_no_more_than_encoding_in_step(lines: list[tuple[int, int, int, bool]]) -> None:
+    track, in_step = CallerTrack(), outgoing._Encoder()  # pyright: ignore[reportPrivateUsage]
+    in_step.encode(bytes(FRAME_BYTES * SETTLED_FRAMES))
+    rng = np.random.default_rng(5)
+    frames: list[Frame] = []
+    for silent, voiced, level, tone in lines:
+        frames += take(track, silent)
+        t = np.arange(voiced * FRAME_SAMPLES) / AUDIO_RATE_HZ
+        said = level * np.sin(3_000 * t) if tone else rng.normal(0, level / 4, t.size)
+        write(track, said.astype(np.int16).tobytes())
+        frames += take(track, voiced)
+    frames += take(track, 60)
+    ahead, expected = loudness(decoded(frames)), loudness(decoded(in_step.encode(audio(frames))))
+    around = np.max([np.roll(expected, shift) for shift in (-1, 0, 1)], axis=0)
+    assert (ahead <= 1.5 * around + 50).all()
 
 
-async def test_a_stopped_track_sends_nothing_and_lets_the_writer_go(sending: Sending) -> None:
-    writing = asyncio.create_task(sending.track.write(ramp(50)))
-    await asyncio.wait({writing}, timeout=0.01)
-    sending.track.stop()
-    await asyncio.wait_for(writing, 1)
-    with pytest.raises(MediaStreamError):
-        await sending.track.recv()
-    assert sending.sent == []
+def test_silence_that_has_lasted_costs_no_encoding(track: CallerTrack) -> None:
+    write(track, ramp(1))
+    frames = take(track, 1 + SETTLED_FRAMES + 100)
+    assert len({id(frame) for frame in frames[SETTLED_FRAMES:]}) == 1
 
 
-async def test_in_real_time_a_second_takes_a_second() -> None:
-    clock = CallClock()
-    began_ns = clock.now_ns()
-    sent: list[tuple[int, int]] = []
-    track = CallerTrack(clock, lambda at_ns, pcm: sent.append((at_ns, clock.now_ns())))
-    for _ in range(51):
-        await track.recv()
-    steps_ns = [after - before for (before, _), (after, _) in itertools.pairwise(sent)]
-    # A machine that was too late leaves out whole frames.
-    assert all(step_ns > 0 and step_ns % FRAME_NS == 0 for step_ns in steps_ns)
-    assert NS_PER_S - NS_PER_MS <= sent[-1][1] - began_ns < 10 * NS_PER_S
-    assert all(placed_ns <= really_ns + NS_PER_MS for placed_ns, really_ns in sent)
-    assert statistics.median(really_ns - placed_ns for placed_ns, really_ns in sent) <= LATE_NS
+def test_clearing_drops_what_has_not_left(track: CallerTrack) -> None:
+    write(track, ramp(50))
+    said = take(track, 3)
+    track.clear()
+    assert audio(said + take(track, 2)) == ramp(50)[: 3 * FRAME_BYTES] + bytes(2 * FRAME_BYTES)
+
+
+def test_what_is_being_encoded_while_it_is_cleared_does_not_come_out(
+    track: CallerTrack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, reached, go_on = track._encoder.encode, threading.Event(), threading.Event()  # pyright: ignore[reportPrivateUsage]
+
+    def slowly(pcm: bytes) -> list[Frame]:
+        if any(pcm):
+            reached.set()
+            go_on.wait(10)
+        return encode(pcm)
+
+    monkeypatch.setattr(track._encoder, "encode", slowly)  # pyright: ignore[reportPrivateUsage]
+    track.write(ramp(2))
+    assert reached.wait(10)
+    track.clear()
+    track.write(ramp(3, start=9))
+    go_on.set()
+    encoded()
+    assert audio(take(track, 4)) == ramp(3, start=9) + bytes(FRAME_BYTES)
+
+
+def test_a_stopped_track_gives_silence_and_takes_nothing(track: CallerTrack) -> None:
+    write(track, ramp(50))
+    track.stop()
+    write(track, ramp(50))
+    assert audio(take(track, 5)) == bytes(5 * FRAME_BYTES)
+
+
+def test_packets_are_late_beyond_20_ms_and_the_latest_is_kept() -> None:
+    sent = Punctuality()
+    for late_ns in (0, 20_000_000, 20_000_001, 90_000_000, 30_000_000):
+        sent.add(late_ns)
+    assert (sent.packets, sent.late, sent.latest_ns) == (5, 3, 90_000_000)

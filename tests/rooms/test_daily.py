@@ -59,11 +59,18 @@ class Listener:
     left: list[tuple[int, str | None]] = field(default_factory=list)
     stopped: list[int] = field(default_factory=list)
     resumed: list[int] = field(default_factory=list)
+    probed: list[bool | None] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
     lost: list[RoomError] = field(default_factory=list)
+    holes: list[tuple[int, float]] = field(default_factory=list)
 
-    def caller_audio(self, at_ns: int, pcm: bytes) -> None:
+    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int = 0) -> None:
         self.caller.append((at_ns, pcm))
+
+    def agent_audio_lost(self, at_ns: int, duration_ms: float) -> None:
+        self.holes.append((at_ns, duration_ms))
+
+    def caller_audio_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None: ...
 
     def agent_audio(self, at_ns: int, pcm: bytes) -> None:
         self.agent.append((at_ns, pcm))
@@ -79,6 +86,9 @@ class Listener:
 
     def agent_media_resumed(self, at_ns: int) -> None:
         self.resumed.append(at_ns)
+
+    def agent_probed(self, at_ns: int, *, answers: bool | None) -> None:
+        self.probed.append(answers)
 
     def message_received(self, at_ns: int, message: Any) -> None:
         self.messages.append(message)

@@ -176,6 +176,22 @@ def test_the_command_line_goes_before_the_file(folder: Path) -> None:
     assert load(folder, text).concurrency == 3
 
 
+def test_the_number_of_runs_at_a_time_can_be_left_to_the_machine(folder: Path) -> None:
+    assert load(folder, suite(more="concurrency: auto\n")).concurrency is None
+    assert load(folder, suite(more="concurrency: 3\n"), concurrency="auto").concurrency is None
+    assert load(folder, suite(more="concurrency: auto\n"), concurrency=2).concurrency == 2
+    assert load(folder, suite()).most_at_once > 1
+    daily = suite("agent: { url: 'https://acme.daily.co/room' }\n", more="concurrency: auto\n")
+    assert load(folder, daily).most_at_once == 1, "a Daily room holds one call at a time"
+
+
+def test_what_is_inconclusive_is_tried_once_more_unless_the_suite_says_otherwise(folder: Path) -> None:
+    assert load(folder, suite()).retry_inconclusive == 1
+    text = suite(more="retry_inconclusive: 0\n")
+    assert load(folder, text).retry_inconclusive == 0
+    assert load(folder, text, retry_inconclusive=3).retry_inconclusive == 3
+
+
 def test_an_entry_has_the_agents_data_and_message_unless_it_has_its_own(folder: Path) -> None:
     agent = "agent: { url: 'http://localhost:7860', data: { a: 1 }, publish: { type: hello } }\n"
     entries = (
@@ -275,6 +291,8 @@ def test_a_mistake_in_the_agent_is_told_with_its_line(folder: Path, agent: str, 
         (suite(scenarios="scenarios:\n  - [hello.yaml]\n"), 4, "must be a text"),
         (suite(more="repeat: 0\n"), 3, "repeat must be from 1 to"),
         (suite(more="repeat: often\n"), 3, "repeat must be a whole number"),
+        (suite(more="concurrency: many\n"), 3, "concurrency must be a whole number, or auto"),
+        (suite(more="retry_inconclusive: 6\n"), 3, "retry_inconclusive must be from 0 to 5, not 6"),
         (suite(more="concurrency: 65\n"), 3, "concurrency must be from 1 to 64"),
         (suite(more="concurency: 2\n"), 3, "did you mean 'concurrency'"),
         (suite(scenarios="scenarios: hello.yaml\n"), 3, "scenarios must be a list"),

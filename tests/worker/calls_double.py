@@ -1,5 +1,6 @@
 """Calls that go as they are told to, and leave behind what a call leaves behind."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
@@ -40,7 +41,8 @@ class StubCall:
         try:
             with anyio.move_on_after(self.calls.lasts_s) as waiting:
                 await self.over.wait()
-            reason = EndedReason.CALLER_HUNG_UP if waiting.cancelled_caught else reason
+            if waiting.cancelled_caught:
+                reason = self.calls.reasons.pop(0) if self.calls.reasons else EndedReason.CALLER_HUNG_UP
             if self.calls.evaluates_s:
                 self.fact(CallEnded(at_ns=1_000_000_000, reason=reason))
                 await anyio.sleep(self.calls.evaluates_s)
@@ -72,6 +74,7 @@ class StubCalls:
         evaluates_s: How long it takes afterwards.
         leaves_s: How long it takes to leave the room.
         raises: What it comes to in place of a run.
+        reasons: How the first calls end; the others are hung up.
     """
 
     def __init__(
@@ -81,12 +84,14 @@ class StubCalls:
         evaluates_s: float = 0.0,
         leaves_s: float = 0.0,
         raises: Exception | None = None,
+        reasons: Sequence[EndedReason] = (),
     ):
         self.lasts_s = lasts_s
         self.prepares_s = prepares_s
         self.evaluates_s = evaluates_s
         self.leaves_s = leaves_s
         self.raises = raises
+        self.reasons = list(reasons)
         self.facts: list[TimelineEvent] = []
         self.made: list[StubCall] = []
         self.left: list[str] = []

@@ -18,14 +18,17 @@ from bots.timeline import (
     EndedReason,
     MessageReceived,
     Source,
+    TimelineEvent,
 )
 from runner.calls.call import Call
+from runner.calls.run_file import Run
 from runner.errors import RoomError, UsageError
+from runner.records.endings import read_outcome
 from runner.settings import Settings
 from runner.worker import worker as workers
 from runner.worker.outbox import Outbox
 from runner.worker.worker import CallMaker, Worker
-from tests.worker.calls_double import RECORDING, StubCalls
+from tests.worker.calls_double import RECORDING, StubCall, StubCalls
 from tests.worker.conftest import TOKEN, until
 from tests.worker.record_double import RecordDouble, job
 
@@ -36,7 +39,11 @@ SESSION = {"start_url": "http://127.0.0.1:7860/start", "transport": "webrtc"}
 
 @asynccontextmanager
 async def working(
-    record: RecordDouble, folder: Path, calls: CallMaker = Call, executor: str = "executor"
+    record: RecordDouble,
+    folder: Path,
+    calls: CallMaker = Call,
+    executor: str = "executor",
+    settings: Settings | None = None,
 ) -> AsyncIterator[Worker]:
     """Be a worker with an outbox that delivers."""
     client = record.client()
@@ -44,7 +51,7 @@ async def working(
     async with anyio.create_task_group() as tasks:
         shelf = outbox.open(executor)
         tasks.start_soon(outbox.run)
-        yield Worker(Settings(), client, shelf, calls)
+        yield Worker(settings or Settings(), client, shelf, calls)
         tasks.cancel_scope.cancel()
     outbox.close()
 
@@ -295,6 +302,172 @@ async def test_an_attempt_that_does_not_count_any_more_ends_its_call(record: Rec
         await until(lambda: record.moves)
         record.attempts[7] = 2
     assert calls.left == ["7"] and record.outcomes == []
+
+
+# Calls that are made again.
+
+SPOILT = [EndedReason.RUNNER_ERROR, EndedReason.ICE_FAILED]
+SAID: list[TimelineEvent] = [AgentStartedSpeaking(at_ns=3)]
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+async def test_a_call_that_we_or_the_network_spoilt_is_made_again_in_the_same_attempt(
+    record: RecordDouble, see: Callable[..., Any], spoilt: EndedReason
+) -> None:
+    calls = StubCalls(reasons=[spoilt])
+    calls.facts = SAID
+    await see(calls)
+    assert len(calls.made) == 2
+    assert record.claims == [(7, 1, "executor")]
+    (outcome,) = record.outcomes
+    assert outcome["run"]["ended_reason"] == "caller-hung-up" and outcome["run"]["success"] is not None
+    (attempt,) = outcome["run"]["earlier_attempts"]
+    assert (attempt["success"], attempt["ended_reason"]) == (None, spoilt)
+    assert attempt["repeated_because"].startswith("inconclusive (cause: ")
+    assert json.loads(record.artefacts["run.json"])["earlier_attempts"] == [attempt]
+    assert record.artefacts["timeline.jsonl"].count(b"call_started") == 1, "it is the second call's"
+    assert read_outcome(outcome["run"]).earlier_attempts[0].ended_reason is spoilt
+
+
+@pytest.mark.parametrize(("retries", "made"), [(0, 1), (1, 2), (2, 3)])
+async def test_a_call_is_made_again_as_often_as_the_settings_say(
+    record: RecordDouble, tmp_path: Path, retries: int, made: int
+) -> None:
+    calls = StubCalls(reasons=SPOILT * 5)
+    settings = Settings()
+    settings = settings.model_copy(
+        update={"worker": settings.worker.model_copy(update={"retry_inconclusive": retries})}
+    )
+    async with working(record, tmp_path, calls, settings=settings) as worker:
+        await worker.see_through(7, 1)
+    assert len(calls.made) == made
+    assert len(record.outcomes[0]["run"]["earlier_attempts"]) == made - 1
+    assert record.outcomes[0]["run"]["success"] is None
+
+
+DAILY = "https://acme.daily.co/room"
+OF_A_SESSION = "http://127.0.0.1:7860/sessions/abc/api/offer"
+OFFER = "http://127.0.0.1:7860/api/offer"
+
+
+@pytest.mark.parametrize(
+    ("room_url", "said", "made"),
+    [
+        (DAILY, True, 1),
+        (DAILY, False, 2),
+        (OF_A_SESSION, True, 1),
+        (OF_A_SESSION, False, 2),
+        (OFFER, True, 2),
+        ("http://127.0.0.1:7860", True, 2),
+    ],
+)
+async def test_an_agent_that_has_met_the_caller_does_not_meet_it_again(
+    record: RecordDouble, see: Callable[..., Any], room_url: str, said: bool, made: int
+) -> None:
+    record.jobs[7] = job(room_url=room_url)
+    calls = StubCalls(reasons=SPOILT[:1])
+    calls.facts = SAID if said else []
+    await see(calls)
+    assert len(calls.made) == made
+
+
+async def test_each_call_of_a_run_with_a_session_gets_a_session_of_its_own(
+    record: RecordDouble, see: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = 0
+
+    @asynccontextmanager
+    async def room(*_: Any) -> AsyncIterator[Any]:
+        nonlocal started
+        started += 1
+        async with room_without_session() as address:
+            yield address
+
+    monkeypatch.setattr(workers, "room_of", room)
+    record.jobs[7] = job(session=SESSION, room_url=None)
+    calls = StubCalls(reasons=SPOILT)
+    calls.facts = SAID
+    await see(calls)
+    assert (started, len(calls.made)) == (2, 2)
+
+
+async def test_the_judge_is_asked_about_each_call(
+    record: RecordDouble, see: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    async def ask(run: Run, folder: Path, judge: object) -> Run:
+        asked.append(run.ended_reason)
+        return run
+
+    monkeypatch.setattr(workers, "judge_for", lambda *_: object())
+    monkeypatch.setattr(workers, "ask", ask)
+    await see(StubCalls(reasons=SPOILT[:1]))
+    assert asked == [SPOILT[0], EndedReason.CALLER_HUNG_UP]
+    assert record.outcomes[0]["error"] is None
+
+
+async def test_cancelling_reaches_the_second_call(record: RecordDouble, tmp_path: Path) -> None:
+    class SecondLasts(StubCalls):
+        def __call__(self, *args: Any, **kwargs: Any) -> StubCall:
+            self.lasts_s = 30 if self.made else 0
+            return super().__call__(*args, **kwargs)
+
+    calls = SecondLasts(reasons=SPOILT[:1])
+    async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.see_through, 7, 1)
+        await until(lambda: len(calls.made) == 2)
+        record.cancelled.add(7)
+    assert record.outcomes[0]["run"]["ended_reason"] == "cancelled"
+    assert len(record.outcomes[0]["run"]["earlier_attempts"]) == 1
+
+
+async def test_cancelling_cuts_off_what_prepares_the_second_call(
+    record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = 0
+
+    @asynccontextmanager
+    async def room(*_: Any) -> AsyncIterator[Any]:
+        nonlocal rooms
+        rooms += 1
+        if rooms == 2:
+            await anyio.sleep_forever()
+        async with room_without_session() as address:
+            yield address
+
+    monkeypatch.setattr(workers, "room_of", room)
+    calls = StubCalls(reasons=SPOILT)
+    with anyio.fail_after(20):
+        async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.see_through, 7, 1)
+            await until(lambda: rooms == 2)
+            record.cancelled.add(7)
+    assert len(calls.made) == 1 and record.outcomes[0]["error"]["reason"] == "cancelled"
+
+
+async def test_cancelling_cuts_off_a_second_call_that_has_not_begun(record: RecordDouble, tmp_path: Path) -> None:
+    class SecondPrepares(StubCalls):
+        def __call__(self, *args: Any, **kwargs: Any) -> StubCall:
+            self.prepares_s = 60 if self.made else 0
+            return super().__call__(*args, **kwargs)
+
+    calls = SecondPrepares(reasons=SPOILT)
+    with anyio.fail_after(30):
+        async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.see_through, 7, 1)
+            await until(lambda: len(calls.made) == 2)
+            record.cancelled.add(7)
+    assert record.outcomes[0]["error"]["reason"] == "cancelled"
+
+
+async def test_a_worker_that_is_told_to_stop_makes_no_call_again(record: RecordDouble, tmp_path: Path) -> None:
+    calls = StubCalls(reasons=SPOILT, lasts_s=0.2)
+    async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.see_through, 7, 1)
+        await until(lambda: calls.made)
+        worker.drain()
+    assert len(calls.made) == 1 and record.outcomes[0]["run"]["earlier_attempts"] == []
 
 
 async def test_calls_are_counted_and_what_they_had_no_audio_for(record: RecordDouble, tmp_path: Path) -> None:

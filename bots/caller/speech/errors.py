@@ -11,6 +11,10 @@ class MissingSpeechPackage(ImportError):
             name=package,
         )
 
+    def __reduce__(self) -> tuple[type["MissingSpeechPackage"], tuple[str | None]]:
+        """Say how to make it again in another process."""
+        return type(self), (self.name,)
+
 
 class SpeechError(RuntimeError):
     """A speech service did not do its work: it reported an error, or nothing came in time."""

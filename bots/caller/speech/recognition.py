@@ -17,12 +17,13 @@ from pipecat.frames.frames import (
 )
 from pipecat.services.stt_service import SegmentedSTTService
 
+from bots.caller.speech import apart
 from bots.caller.speech.errors import SpeechError
 from bots.caller.speech.level import from_pcm16, to_pcm16
 from bots.caller.speech.services import RunningService, make_stt, running
-from bots.caller.speech.settings import ServiceSettings
+from bots.caller.speech.settings import OFFLINE, ServiceSettings
 
-__all__ = ["transcribe"]
+__all__ = ["preload", "transcribe"]
 
 # What speech models are trained on; local ones take nothing else.
 _RATE_HZ = 16_000
@@ -38,6 +39,8 @@ async def transcribe(
     segments: Sequence[bytes], rate_hz: int, stt: ServiceSettings, *, timeout_s: float = 60.0
 ) -> list[str]:
     """Recognise finished pieces of a recording.
+
+    The offline recogniser works in a process beside this one (see :mod:`bots.caller.speech.apart`).
 
     Services that take whole segments (local models, HTTP) work as fast as they can; streaming services are fed in
     real time, since they decide by the pace of the audio where speech ends.
@@ -55,6 +58,33 @@ async def transcribe(
         ValueError: If the service can't be made from the settings.
         SpeechError: If the service reports an error, or a piece takes too long.
     """
+    if stt.service == OFFLINE:
+        return await apart.run(transcribe_here, segments, rate_hz, stt, timeout_s)
+    return await transcribe_here(segments, rate_hz, stt, timeout_s)
+
+
+async def preload(stt: ServiceSettings) -> None:
+    """Load what :func:`transcribe` needs, so that its first answer comes as soon as those that follow.
+
+    Raises:
+        MissingSpeechPackage: If the service is the offline one, and is not installed.
+        SpeechError: If it could not be loaded.
+    """
+    if stt.service == OFFLINE:
+        await apart.run(preload_here)
+
+
+async def preload_here() -> None:
+    """Load the offline recogniser into this process."""
+    from bots.caller.speech import whisper
+
+    await asyncio.to_thread(whisper.preload)
+
+
+async def transcribe_here(
+    segments: Sequence[bytes], rate_hz: int, stt: ServiceSettings, timeout_s: float
+) -> list[str]:
+    """Recognise finished pieces of a recording in this process; see :func:`transcribe`."""
     pieces = [await asyncio.to_thread(_prepared, segment, rate_hz) for segment in segments]
     if not any(pieces):
         return ["" for _ in pieces]

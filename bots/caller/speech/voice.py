@@ -144,6 +144,14 @@ class Voice:
         return {text: pieces[said] for text, said in sayable.items()}
 
     async def _made(self, texts: Sequence[str]) -> dict[str, _Piece]:
+        if self._settings.tts.service != OFFLINE:
+            return await self.make_here(texts)
+        from bots.caller.speech import apart
+
+        return await apart.run(self.make_here, texts)
+
+    async def make_here(self, texts: Sequence[str]) -> "dict[str, _Piece]":
+        """Have the service speak texts, in this process; see :mod:`bots.caller.speech.apart`."""
         from pipecat.frames.frames import TTSAudioRawFrame, TTSSpeakFrame, TTSStoppedFrame
 
         from bots.caller.speech.services import make_tts, running

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from bots.clock import NS_PER_MS, ns_to_samples, samples_to_ns
+from runner.rooms.lags import Lags
 
 BYTES_PER_SAMPLE = 2
 
@@ -62,6 +63,7 @@ class SampleClock:
 
     Attributes:
         reanchored: How often the stream's place had to be set anew.
+        lags: How much later than by count chunks arrived.
     """
 
     def __init__(self, rate_hz: int):
@@ -70,6 +72,7 @@ class SampleClock:
         self._counted = 0
         self._held: _Arrival | None = None
         self.reanchored = 0
+        self.lags = Lags()
 
     def place(self, arrived_ns: int, pcm: bytes) -> list[PlacedAudio]:
         """Place a chunk.
@@ -87,6 +90,7 @@ class SampleClock:
             self._anchor(arrival)
         else:
             drift_ns = self._start_ns(arrival) - self._next_ns(self._anchor_ns)
+            self.lags.add(drift_ns)
             if drift_ns > DRIFT_TOLERANCE_NS:
                 self._held = arrival
                 return placed
@@ -129,6 +133,7 @@ class SampleClock:
 
     def _reanchor(self, arrival: _Arrival) -> None:
         self._anchor(arrival)
+        self.lags.clear()
         self.reanchored += 1
 
 
@@ -144,6 +149,7 @@ class SentTrack:
 
     Attributes:
         reanchored: How often a write was so late that silence must have left inside a line.
+        latest_ns: By how much the latest of those was late.
     """
 
     def __init__(self, rate_hz: int, opened_ns: int):
@@ -153,6 +159,7 @@ class SentTrack:
         self._last_done_ns: int | None = None
         self._pending_ns: deque[int] = deque()
         self.reanchored = 0
+        self.latest_ns = 0
 
     def taken(self, taken_ns: int) -> None:
         """Note that a write was handed to the source; its samples leave after this."""
@@ -175,6 +182,7 @@ class SentTrack:
             placed += self._silence_to(start_ns)
         elif start_ns - self._end_ns() > DRIFT_TOLERANCE_NS:
             self.reanchored += 1
+            self.latest_ns = max(self.latest_ns, start_ns - self._end_ns())
             placed += self._silence_to(start_ns)
         self._last_done_ns = done_ns
         if samples:
@@ -188,6 +196,11 @@ class SentTrack:
         if self._pending_ns:
             limit_ns = min(limit_ns, self._pending_ns[0])
         return self._silence_to(limit_ns)
+
+    @property
+    def duration_ns(self) -> int:
+        """How much was laid out so far."""
+        return samples_to_ns(self._laid_out, self._rate_hz)
 
     def _end_ns(self) -> int:
         return self._opened_ns + samples_to_ns(self._laid_out, self._rate_hz)

@@ -11,9 +11,9 @@ from pipecat.transports.daily.transport import DailyTransport
 from pydantic import SecretStr
 
 from bots.clock import CallClock
-from bots.timeline import AgentAudioQuality, EndedReason
+from bots.timeline import AgentAudioQuality, CallerAudioQuality, EndedReason
 from runner.errors import RoomError
-from runner.rooms.base import RoomListener
+from runner.rooms.base import RoomListener, Timeliness
 from runner.rooms.daily import failures
 from runner.rooms.daily.client import RoomTransport
 from runner.rooms.daily.session import RoomSession
@@ -111,6 +111,14 @@ class DailyRoom:
     def agent_audio_quality(self, at_ns: int) -> AgentAudioQuality | None:
         """Return None: Daily tells neither packets nor jitter, only a share of loss over all its connections."""
         return None
+
+    def caller_audio_quality(self, at_ns: int) -> CallerAudioQuality | None:
+        """Return how the caller's audio left so far; its losses, jitter and round trip are not known."""
+        return self._session.caller_audio_quality(at_ns)
+
+    def timeliness(self) -> Timeliness:
+        """Return how punctual audio was so far."""
+        return self._session.timeliness()
 
     async def leave(self) -> None:
         """Leave the room; does nothing the second time, never raises, takes at most a few seconds."""

@@ -11,12 +11,18 @@ import soxr
 from loguru import logger
 
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock, samples_to_ns
-from bots.timeline import EndedReason
+from bots.timeline import CallerAudioQuality, EndedReason
 from runner.errors import RoomError
-from runner.rooms.base import AUDIO_RATE_HZ, RoomListener
+from runner.rooms.base import AUDIO_RATE_HZ, RoomListener, Timeliness
 from runner.rooms.daily import failures
 from runner.rooms.daily.client import PIPELINE_RATE_HZ
-from runner.rooms.daily.placement import BYTES_PER_SAMPLE, PlacedAudio, SampleClock, SentTrack
+from runner.rooms.daily.placement import (
+    BYTES_PER_SAMPLE,
+    DRIFT_TOLERANCE_NS,
+    PlacedAudio,
+    SampleClock,
+    SentTrack,
+)
 
 MEDIA_STOPPED_AFTER_S = 2.5
 """The agent's audio has stopped when nothing of it arrived for this long."""
@@ -26,6 +32,12 @@ GONE_AFTER_S = 3.5
 
 CONNECTION_LOST_AFTER_S = 15.0
 """The library reconnects by itself; a connection that is away for this long is given up."""
+
+PACKET_NS = 20 * NS_PER_MS
+"""The library sends Opus in packets of this length, silence included."""
+
+QUIET_PEAK = 33
+"""Peak of 16-bit audio that counts as silence: -60 dBFS."""
 
 _INTERRUPTED = "interrupted"
 _AUDIO_STATES = frozenset({"receivable", "loading", "playable", _INTERRUPTED})
@@ -101,6 +113,11 @@ class _KeptMessage:
     sender: str
 
 
+def _is_quiet(pcm: bytes) -> bool:
+    samples = np.frombuffer(pcm, dtype=np.int16)
+    return not samples.size or int(np.abs(samples.astype(np.int32)).max()) <= QUIET_PEAK
+
+
 class _PipelineAudio:
     """The agent's audio at the pipeline's rate, every chunk with its place."""
 
@@ -157,6 +174,8 @@ class RoomSession:
         self._last_arrival_ns = 0
         self._anything_arrived = False
         self._media_stopped = False
+        self._agent_end_ns = 0
+        self._agent_was_quiet = True
         self._excused_until_ns = 0
         self._last_tick_ns = 0
         self._interrupted_ns: dict[str, int] = {}
@@ -181,6 +200,21 @@ class RoomSession:
         self._closed = True
         sent_reanchored = self._sent.reanchored if self._sent else 0
         logger.debug(f"Daily audio: re-anchored {self._received.reanchored} in, {sent_reanchored} out")
+
+    def caller_audio_quality(self, at_ns: int) -> CallerAudioQuality | None:
+        """Return how the caller's audio left so far. The library tells nothing of its arrival."""
+        if self._sent is None:
+            return None
+        return CallerAudioQuality(
+            at_ns=at_ns,
+            packets=self._sent.duration_ns // PACKET_NS,
+            late=self._sent.reanchored,
+            latest_ms=round(self._sent.latest_ns / NS_PER_MS, 3),
+        )
+
+    def timeliness(self) -> Timeliness:
+        """Return how punctual the agent's audio was so far; of the caller's the library sends silence by itself."""
+        return Timeliness(send_lag_ms=0.0, arrival_jitter_ms=self._received.lags.spread_ms)
 
     def others(self) -> list[str]:
         """Return who else is in the room, by name; by id where they gave none."""
@@ -360,10 +394,20 @@ class RoomSession:
 
     def _emit_agent(self, chunks: list[PlacedAudio]) -> None:
         for placed in chunks:
+            self._note_tear(placed)
             self._listener.agent_audio(placed.at_ns, placed.pcm)
             for_pipeline = self._for_pipeline.resample(placed)
             if for_pipeline and self._carrier and self._agent:
                 self._carrier.push_placed(for_pipeline.at_ns, for_pipeline.pcm, self._agent)
+
+    def _note_tear(self, placed: PlacedAudio) -> None:
+        """Report a hole in the middle of speech. What the network loses, the library covers up and tells nobody."""
+        quiet = _is_quiet(placed.pcm)
+        hole_ns = placed.at_ns - self._agent_end_ns
+        if not quiet and not self._agent_was_quiet and hole_ns > DRIFT_TOLERANCE_NS // 2:
+            self._listener.agent_audio_lost(self._agent_end_ns, hole_ns / NS_PER_MS)
+        self._agent_end_ns = placed.at_ns + samples_to_ns(len(placed.pcm) // BYTES_PER_SAMPLE, AUDIO_RATE_HZ)
+        self._agent_was_quiet = quiet
 
     def _emit_caller(self, chunks: list[PlacedAudio]) -> None:
         for placed in chunks:

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, cast
 
 import anyio
 from aiortc import (
@@ -18,7 +20,7 @@ from aiortc import (
     RTCStatsReport,
 )
 from aiortc.exceptions import InvalidStateError
-from aiortc.mediastreams import MediaStreamTrack
+from aiortc.stats import RTCRemoteInboundRtpStreamStats
 from anyio.abc import TaskGroup
 from loguru import logger
 
@@ -26,6 +28,9 @@ from bots.clock import NS_PER_S, CallClock
 from bots.timeline import EndedReason
 from runner.errors import RoomError
 from runner.rooms.smallwebrtc.incoming import ArrivalBuffer, PacketSink
+from runner.rooms.smallwebrtc.outgoing import CallerTrack
+from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ
+from runner.rooms.smallwebrtc.sending import PacedSender, SentSink
 
 CONNECT_TIMEOUT_S = 15.0
 """How long ICE and DTLS may take once the answer is there."""
@@ -47,7 +52,29 @@ AUDIO_INDEX = 0
 VIDEO_INDEXES = (1, 2)
 """Transceivers a Pipecat bot looks for, in this order: audio, camera, screen."""
 
+REPORT_INTERVAL_S = 1.0
+"""How often the agent's reports are looked at; it sends one every 0.5 to 1.5 s (aiortc)."""
+
 PostOffer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What the agent's receiver reports say of our audio, since the call began (RFC 3550 section 6.4.1).
+
+    Attributes:
+        at_ns: When the latest report came, on the call's clock; 0 before the first.
+        packets: How many were sent by then.
+        lost: How many of them did not arrive.
+        jitter_ms: Interarrival jitter at the agent; None before the first report.
+        round_trip_ms: None where it could not be told yet.
+    """
+
+    at_ns: int = 0
+    packets: int = 0
+    lost: int = 0
+    jitter_ms: float | None = None
+    round_trip_ms: float | None = None
 
 
 class ConnectionListener(Protocol):
@@ -69,6 +96,10 @@ class ConnectionListener(Protocol):
         """Note that packets arrive again."""
         ...
 
+    def packets_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
+        """Note that the peer reports losses of ours between two times."""
+        ...
+
     def lost(self, error: RoomError) -> None:
         """Note that the connection is dead."""
         ...
@@ -81,6 +112,7 @@ class OfferingConnection:
         clock: The call's clock.
         post_offer: Posts an offer (``sdp``, ``type`` and, from the second on, ``pc_id``) and returns the answer.
         track: The caller's audio.
+        sent: Takes what left of it.
         packets: Takes the agent's audio packets as they arrive.
         listener: Takes what happens.
         ice_servers: STUN and TURN servers.
@@ -91,7 +123,8 @@ class OfferingConnection:
         clock: CallClock,
         *,
         post_offer: PostOffer,
-        track: MediaStreamTrack,
+        track: CallerTrack,
+        sent: SentSink,
         packets: PacketSink,
         listener: ConnectionListener,
         ice_servers: list[RTCIceServer],
@@ -104,6 +137,7 @@ class OfferingConnection:
         configuration = RTCConfiguration(iceServers=ice_servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
         self._pc = RTCPeerConnection(configuration)
         audio = self._pc.addTransceiver(track, direction="sendrecv")
+        self._sender = PacedSender(audio.sender, track, clock, sent=sent, failed=self._sending_failed)
         # Ours is encoded already and the peer's is decoded here, both as Opus: an answer must not choose another.
         codecs = RTCRtpSender.getCapabilities("audio").codecs
         audio.setCodecPreferences([codec for codec in codecs if codec.mimeType == "audio/opus"])
@@ -116,6 +150,8 @@ class OfferingConnection:
         self._channel_open = anyio.Event()
         self._leaving = False
         self._peer_gone = False
+        self.delivery = Delivery()
+        self._reported_at: datetime | None = None
         self._renegotiate = anyio.Event()
         self._pc.on("connectionstatechange", self._on_connection_state)
         self._channel.on("open", self._on_channel_open)
@@ -145,6 +181,7 @@ class OfferingConnection:
         """Start what keeps the connection alive and watches it, in the given task group."""
         tasks.start_soon(self._keep_alive)
         tasks.start_soon(self._watch)
+        tasks.start_soon(self._watch_delivery)
         tasks.start_soon(self._answer_renegotiations)
 
     async def send(self, message: Any) -> None:
@@ -166,7 +203,12 @@ class OfferingConnection:
     async def close(self) -> None:
         """Close the connection. The peer sees it close, as when a browser tab is shut."""
         self._leaving = True
+        self._sender.stop()
+        await self._note_losses()
         await self._pc.close()
+
+    def _sending_failed(self, error: Exception) -> None:
+        self._listener.lost(RoomError(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}"))
 
     async def _negotiate(self) -> None:
         await self._pc.setLocalDescription(await self._pc.createOffer())
@@ -285,13 +327,15 @@ class OfferingConnection:
             overslept = self._clock.now_ns() - now_ns > NS_PER_S
             now_ns = self._clock.now_ns()
             count = await self._packets_received()
-            if count != received or overslept:
-                # Whoever slept (a suspended laptop, a blocked process) has heard nothing, and can blame nobody.
+            if count != received:
                 received = count
                 last_life_ns = now_ns
                 if stopped:
                     stopped = False
                     self._listener.media_resumed(now_ns)
+            elif overslept:
+                # Whoever slept (a suspended laptop, a blocked process) has heard nothing, and can blame nobody.
+                last_life_ns = now_ns
             elif not stopped and now_ns - last_life_ns > MEDIA_TIMEOUT_NS:
                 stopped = True
                 self._listener.media_stopped(last_life_ns)
@@ -304,6 +348,40 @@ class OfferingConnection:
                     )
                 )
                 return
+
+    async def _watch_delivery(self) -> None:
+        while True:
+            await anyio.sleep(REPORT_INTERVAL_S)
+            await self._note_losses()
+
+    async def _note_losses(self) -> None:
+        """Report what the agent missed since it last said so."""
+        report: RTCStatsReport = await self._pc.getTransceivers()[AUDIO_INDEX].sender.getStats()
+        for stats in report.values():
+            if not isinstance(stats, RTCRemoteInboundRtpStreamStats) or stats.timestamp == self._reported_at:
+                continue
+            self._reported_at = stats.timestamp
+            now_ns = self._clock.now_ns()
+            before, now = self.delivery, self._delivery(now_ns, stats)
+            self.delivery = now
+            # A count can go back, where what was taken for lost came late.
+            lost = now.lost - max(before.lost, 0)
+            if lost > 0:
+                self._listener.packets_lost(
+                    now_ns, since_ns=before.at_ns, lost=lost, packets=max(now.packets - before.packets, lost)
+                )
+
+    def _delivery(self, now_ns: int, stats: RTCRemoteInboundRtpStreamStats) -> Delivery:
+        # The declared type leaves out that it is not known at first.
+        round_trip_s = cast("float | None", stats.roundTripTime)
+        return Delivery(
+            at_ns=now_ns,
+            # aiortc works the one out from the other.
+            packets=stats.packetsReceived + stats.packetsLost,
+            lost=stats.packetsLost,
+            jitter_ms=stats.jitter / RTP_CLOCK_HZ * 1_000,
+            round_trip_ms=None if round_trip_s is None else round_trip_s * 1_000,
+        )
 
     async def _packets_received(self) -> int:
         report: RTCStatsReport = await self._pc.getTransceivers()[AUDIO_INDEX].receiver.getStats()

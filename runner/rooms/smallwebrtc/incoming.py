@@ -7,6 +7,8 @@ packet is decoded as it arrives; one that is missing is waited for briefly and t
 import fractions
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import av
 import numpy as np
@@ -16,6 +18,7 @@ from aiortc.rtp import RtpPacket
 from bots.clock import NS_PER_MS, CallClock, ns_to_samples, samples_to_ns
 from bots.timeline import AgentAudioQuality
 from runner.rooms.base import AUDIO_RATE_HZ
+from runner.rooms.lags import Lags
 from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ, Placement, RtpUnwrapper
 
 PIPELINE_RATE_HZ = 16_000
@@ -30,6 +33,15 @@ PLAYOUT_DELAY_NS = 200 * NS_PER_MS
 QUIET_PEAK = 33
 """Peak of a 16-bit packet that counts as silence: -60 dBFS."""
 
+EXCUSED_NS = 500 * NS_PER_MS
+"""After we stood still, what came in between is seen to arrive within this time."""
+
+MERGED_HOLES_NS = 20 * NS_PER_MS
+"""Holes this close to each other are one: at most one packet came in between."""
+
+HOLE_NS = 5 * NS_PER_MS
+"""A distance between packets that is no rounding."""
+
 MAX_SEQUENCE_LEAP = 500
 """A leap in the sequence beyond this is no loss but a stream that began anew (10 s of packets)."""
 
@@ -38,6 +50,23 @@ _PCM_BYTES = 2
 
 PacketSink = Callable[[RtpPacket, int], None]
 AudioSink = Callable[[int, bytes], None]
+HoleSink = Callable[[int, float], None]
+"""(where it begins on the call's clock, how long it is in ms)."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A packet's audio.
+
+    Attributes:
+        recording: 16-bit mono at :data:`AUDIO_RATE_HZ`.
+        pipeline: The same at :data:`PIPELINE_RATE_HZ`.
+        duration_ns: How long it is; the resamplers hold a little of it back.
+    """
+
+    recording: bytes
+    pipeline: bytes
+    duration_ns: int
 
 
 class ArrivalBuffer(JitterBuffer):
@@ -57,6 +86,18 @@ class ArrivalBuffer(JitterBuffer):
         return False, None
 
 
+class Decoder(Protocol):
+    """Makes audio of packets, in the order they were sent."""
+
+    def decode(self, payload: bytes) -> Decoded:
+        """Return a packet's audio.
+
+        Raises:
+            av.FFmpegError: The payload can't be decoded.
+        """
+        ...
+
+
 class OpusDecoder:
     """Decodes Opus packets to 16-bit mono, at the recording's rate and at the pipeline's."""
 
@@ -69,8 +110,8 @@ class OpusDecoder:
         self._to_recording = av.AudioResampler("s16", "mono", AUDIO_RATE_HZ)
         self._to_pipeline = av.AudioResampler("s16", "mono", PIPELINE_RATE_HZ)
 
-    def decode(self, payload: bytes) -> tuple[bytes, bytes]:
-        """Return the packet's audio at :data:`AUDIO_RATE_HZ` and at :data:`PIPELINE_RATE_HZ`.
+    def decode(self, payload: bytes) -> Decoded:
+        """Return the packet's audio.
 
         Raises:
             av.FFmpegError: The payload is not Opus.
@@ -79,12 +120,14 @@ class OpusDecoder:
         packet.time_base = fractions.Fraction(1, RTP_CLOCK_HZ)
         recording: list[bytes] = []
         pipeline: list[bytes] = []
+        samples = 0
         for frame in self._codec.decode(packet):
             assert isinstance(frame, av.AudioFrame)  # noqa: S101 - libopus is an audio codec
             frame.pts = None
+            samples += frame.samples
             recording.extend(f.to_ndarray().tobytes() for f in self._to_recording.resample(frame))
             pipeline.extend(f.to_ndarray().tobytes() for f in self._to_pipeline.resample(frame))
-        return b"".join(recording), b"".join(pipeline)
+        return Decoded(b"".join(recording), b"".join(pipeline), samples_to_ns(samples, RTP_CLOCK_HZ))
 
 
 class _Lane:
@@ -132,6 +175,30 @@ class _Lane:
         self._sink(at_ns, pcm)
 
 
+class _Holes:
+    """Puts neighbouring holes together, and reports each when no other can join it any more."""
+
+    def __init__(self, sink: HoleSink):
+        self._sink = sink
+        self._pending: tuple[int, int] | None = None
+
+    def add(self, start_ns: int, end_ns: int) -> None:
+        if self._pending is not None and start_ns - self._pending[1] <= MERGED_HOLES_NS:
+            start_ns = self._pending[0]
+        else:
+            self.flush()
+        self._pending = (start_ns, end_ns)
+
+    def tick(self, now_ns: int) -> None:
+        if self._pending is not None and now_ns - self._pending[1] > PLAYOUT_DELAY_NS:
+            self.flush()
+
+    def flush(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._sink(pending[0], (pending[1] - pending[0]) / NS_PER_MS)
+
+
 class AgentStream:
     """Turns the agent's RTP packets into audio on the call's clock.
 
@@ -139,13 +206,24 @@ class AgentStream:
         clock: The call's clock.
         recording: Takes audio at :data:`AUDIO_RATE_HZ`, gaps filled with silence.
         pipeline: Takes the same audio at :data:`PIPELINE_RATE_HZ`.
+        hole: Takes every place where silence stands for audio that never came, or whose place is in doubt.
+        decoder: Makes audio of the packets: of Opus by default.
     """
 
-    def __init__(self, clock: CallClock, *, recording: AudioSink, pipeline: AudioSink):
+    def __init__(
+        self,
+        clock: CallClock,
+        *,
+        recording: AudioSink,
+        pipeline: AudioSink,
+        hole: HoleSink,
+        decoder: Decoder | None = None,
+    ):
         self._clock = clock
+        self._holes = _Holes(hole)
         self._recording = _Lane(AUDIO_RATE_HZ, recording)
         self._pipeline = _Lane(PIPELINE_RATE_HZ, pipeline)
-        self._decoder = OpusDecoder()
+        self._decoder = decoder or OpusDecoder()
         self._unwrapper = RtpUnwrapper()
         self._placement = Placement()
         self._ssrc: int | None = None
@@ -156,6 +234,16 @@ class AgentStream:
         self._late = 0
         self._last_transit: float | None = None
         self._jitter_ns = 0.0
+        self._transits = Lags()
+        self._end_ns: int | None = None
+        self._lost_before_next = False
+        self._was_quiet = True
+        self._excused_until_ns = 0
+
+    @property
+    def arrival_jitter_ms(self) -> float:
+        """How much later than the earliest packets came, by their timestamps: the 95th percentile."""
+        return self._transits.spread_ms
 
     def packet_arrived(self, packet: RtpPacket, monotonic_ns: int) -> None:
         """Take a packet of the agent's audio, in the order of arrival."""
@@ -178,8 +266,19 @@ class AgentStream:
     def tick(self, now_ns: int) -> None:
         """Keep the stream going while nothing arrives. Called a few times a second or more."""
         self._release(now_ns)
+        self._holes.tick(now_ns)
+        if now_ns < self._excused_until_ns:
+            return
         self._recording.fill_to(now_ns - PLAYOUT_DELAY_NS)
         self._pipeline.fill_to(now_ns - PLAYOUT_DELAY_NS)
+
+    def stood_still(self, now_ns: int) -> None:
+        """Note that this process took nothing in until now: what it sees next may have arrived long ago."""
+        self._excused_until_ns = now_ns + EXCUSED_NS
+
+    def close(self) -> None:
+        """Report what is left to report."""
+        self._holes.flush()
 
     def quality(self, at_ns: int) -> AgentAudioQuality:
         """Return how the stream was delivered so far."""
@@ -199,6 +298,9 @@ class AgentStream:
         self._held.clear()
         self._unwrapper = RtpUnwrapper()
         self._last_transit = None
+        self._transits.clear()
+        self._end_ns = None
+        self._lost_before_next = False
         if self._packets > 1:
             self._placement.restart()
 
@@ -214,27 +316,41 @@ class AgentStream:
                 oldest_arrival_ns = min(arrival_ns for _, _, arrival_ns in self._held.values())
                 if now_ns - oldest_arrival_ns < REORDER_NS:
                     return
-                self._lost += 1
+                self._lose()
             else:
                 self._play(*entry)
             self._next_sequence = (self._next_sequence + 1) % _SEQUENCE_MODULO
 
+    def _lose(self) -> None:
+        self._lost += 1
+        self._lost_before_next = True
+
     def _play(self, payload: bytes, timestamp: int, arrival_ns: int) -> None:
         if not payload:
             # To the decoder an empty packet is the end of the stream: it would take nothing after it.
-            self._lost += 1
+            self._lose()
             return
         try:
-            recording, pipeline = self._decoder.decode(payload)
+            decoded = self._decoder.decode(payload)
         except av.FFmpegError:
             # A packet that is no Opus is a lost packet: its place is filled with silence.
-            self._lost += 1
+            self._lose()
             return
-        samples = np.frombuffer(recording, dtype=np.int16)
+        samples = np.frombuffer(decoded.recording, dtype=np.int16)
         quiet = samples.size == 0 or int(np.abs(samples.astype(np.int32)).max()) <= QUIET_PEAK
-        at_ns = self._placement.place(timestamp, arrival_ns, quiet=quiet)
-        self._recording.put(at_ns, recording)
-        self._pipeline.put(at_ns, pipeline)
+        reanchored = self._placement.reanchored
+        at_ns = self._placement.place(
+            timestamp, arrival_ns, quiet=quiet, arrival_known=arrival_ns >= self._excused_until_ns
+        )
+        # Moved in mid-speech, what stands in between is not what the agent said, even if all of it came.
+        torn = self._placement.reanchored != reanchored and not quiet and not self._was_quiet
+        if self._end_ns is not None and (self._lost_before_next or torn) and at_ns - self._end_ns > HOLE_NS:
+            self._holes.add(self._end_ns, at_ns)
+        self._end_ns = at_ns + decoded.duration_ns
+        self._lost_before_next = False
+        self._was_quiet = quiet
+        self._recording.put(at_ns, decoded.recording)
+        self._pipeline.put(at_ns, decoded.pipeline)
 
     def _note_jitter(self, timestamp: int, arrival_ns: int) -> None:
         # RFC 3550 section 6.4.1.
@@ -242,3 +358,4 @@ class AgentStream:
         if self._last_transit is not None:
             self._jitter_ns += (abs(transit - self._last_transit) - self._jitter_ns) / 16
         self._last_transit = transit
+        self._transits.add(int(transit))

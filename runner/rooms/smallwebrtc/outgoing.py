@@ -1,55 +1,73 @@
-"""The caller's audio: a track that sends in real time, silence included, and reports what it sent and when."""
+"""The caller's audio: encoded ahead, so that what is to leave next is always ready; silence when there is nothing."""
 
-import asyncio
 import fractions
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import av
 import numpy as np
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from bots.clock import NS_PER_MS, NS_PER_S, CallClock
+from bots.clock import NS_PER_MS
 from runner.rooms.base import AUDIO_RATE_HZ
-from runner.rooms.smallwebrtc.incoming import AudioSink
-from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ
+from runner.rooms.lags import Lags
 
 FRAME_NS = 20 * NS_PER_MS
 FRAME_SAMPLES = AUDIO_RATE_HZ // 50
 FRAME_BYTES = FRAME_SAMPLES * 2
-_RTP_UNITS_PER_FRAME = RTP_CLOCK_HZ // 50
 
-LEAD_NS = 200 * NS_PER_MS
-"""How far ahead of the network audio may be written: what a busy event loop can be late without a gap."""
+BATCH_FRAMES = 25
+"""So much is encoded before the first of it may leave: half a second, in some 5 ms."""
 
-LATE_NS = 200 * NS_PER_MS
-"""A track this much behind the clock does not catch up in a burst: it leaves out the time it missed."""
+SETTLED_FRAMES = 25
+"""After so much silence an Opus encoder repeats its packet (14 frames were the most that it was seen to take)."""
+
+TOLERATED_LATE_NS = 20 * NS_PER_MS
 
 BIT_RATE = 32_000
 """Opus for wideband speech in mono (RFC 7587 section 3.1.1 suggests 28-40 kbit/s for fullband)."""
 
+_ENCODING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode lines")
 
-class CallerTrack(MediaStreamTrack):
-    """Sends what was written to it, 20 ms at a time, and silence when there is nothing.
 
-    Frames are encoded here and handed to aiortc ready-made: its own encoder works at 48 kHz stereo in another
-    thread, which costs several times as much.
+@dataclass(frozen=True)
+class Frame:
+    """20 ms of audio.
 
-    Args:
-        clock: The call's clock.
-        sent: Takes every frame as it leaves, with its place on the call's clock.
+    Attributes:
+        pcm: 16-bit mono at :data:`AUDIO_RATE_HZ`.
+        payload: The same as Opus.
     """
 
-    kind = "audio"
+    pcm: bytes
+    payload: bytes
 
-    def __init__(self, clock: CallClock, sent: AudioSink):
-        super().__init__()
-        self._clock = clock
-        self._sent = sent
-        self._buffer = bytearray()
-        self._room = asyncio.Event()
-        self._room.set()
-        self._start_ns: int | None = None
-        self._frames = 0
+
+@dataclass
+class Punctuality:
+    """How the packets left so far."""
+
+    packets: int = 0
+    late: int = 0
+    latest_ns: int = 0
+    lags: Lags = field(default_factory=Lags)
+
+    def add(self, late_ns: int) -> None:
+        """Take one packet that left ``late_ns`` after its time."""
+        self.packets += 1
+        self.lags.add(late_ns)
+        if late_ns > TOLERATED_LATE_NS:
+            self.late += 1
+            self.latest_ns = max(self.latest_ns, late_ns)
+
+
+class _Encoder:
+    """Opus, 20 ms a packet."""
+
+    def __init__(self) -> None:
         codec = av.CodecContext.create("libopus", "w")
         assert isinstance(codec, av.AudioCodecContext)  # noqa: S101 - libopus is an audio codec
         codec.bit_rate = BIT_RATE
@@ -59,60 +77,90 @@ class CallerTrack(MediaStreamTrack):
         codec.time_base = fractions.Fraction(1, AUDIO_RATE_HZ)
         codec.options = {"application": "voip"}
         self._codec = codec
+        self._samples = 0
 
-    async def write(self, pcm: bytes) -> None:
-        """Queue 16-bit mono audio at :data:`AUDIO_RATE_HZ`; waits while there is more than enough ahead.
+    def encode(self, pcm: bytes) -> list[Frame]:
+        """Encode whole frames."""
+        samples = np.frombuffer(pcm, dtype=np.int16)
+        frame = av.AudioFrame.from_ndarray(samples[np.newaxis, :], format="s16", layout="mono")
+        frame.sample_rate = AUDIO_RATE_HZ
+        frame.time_base = fractions.Fraction(1, AUDIO_RATE_HZ)
+        frame.pts = self._samples
+        self._samples += samples.size
+        packets = self._codec.encode(frame)
+        pieces = (pcm[start : start + FRAME_BYTES] for start in range(0, len(pcm), FRAME_BYTES))
+        return [Frame(piece, bytes(packet)) for piece, packet in zip(pieces, packets, strict=True)]
 
-        A track that was stopped takes nothing any more, and waits for nothing.
-        """
+
+class CallerTrack(MediaStreamTrack):
+    """Gives out what was written to it, 20 ms at a time, and silence when there is nothing.
+
+    Nothing of it waits: a line is written as a whole, encoded ahead by one thread, taken by another. To the encoder
+    all of it is one stream, as it is to the decoder: packets build on those before, and one from elsewhere clicks.
+    """
+
+    kind = "audio"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._to_encode = bytearray()
+        self._encoding = False
+        self._encoder = _Encoder()
+        self._ready: deque[Frame] = deque()
+        self._silence = self._encoder.encode(bytes(FRAME_BYTES * SETTLED_FRAMES))[-1]
+        self._silent_frames = SETTLED_FRAMES
+        self._cleared = 0
+        self.punctuality = Punctuality()
+
+    def write(self, pcm: bytes) -> None:
+        """Queue 16-bit mono audio at :data:`AUDIO_RATE_HZ`. A track that was stopped takes nothing any more."""
         if self.readyState != "live":
             return
-        self._buffer += pcm
-        while len(self._buffer) > FRAME_BYTES * (LEAD_NS // FRAME_NS):
-            self._room.clear()
-            await self._room.wait()
+        with self._lock:
+            self._to_encode += pcm
+            if not self._to_encode or self._encoding:
+                return
+            self._encoding = True
+        _ENCODING.submit(self._encode_what_waits)
 
     def clear(self) -> None:
         """Drop what has not left yet."""
-        self._buffer.clear()
-        self._room.set()
+        with self._lock:
+            self._cleared += 1
+            self._to_encode.clear()
+            self._ready.clear()
 
-    async def recv(self) -> "av.Packet[Any]":
-        """Return the next 20 ms, encoded, when they are due (called by aiortc's sender)."""
-        if self.readyState != "live":
-            raise MediaStreamError
-        now_ns = self._clock.now_ns()
-        if self._start_ns is None:
-            self._start_ns = now_ns
-        due_ns = self._start_ns + self._frames * FRAME_NS
-        if now_ns < due_ns:
-            await asyncio.sleep((due_ns - now_ns) / NS_PER_S)
-        elif now_ns - due_ns > LATE_NS:
-            self._frames += (now_ns - due_ns) // FRAME_NS
-            due_ns = self._start_ns + self._frames * FRAME_NS
-        frame = bytes(self._buffer[:FRAME_BYTES])
-        del self._buffer[:FRAME_BYTES]
-        self._room.set()
-        frame += bytes(FRAME_BYTES - len(frame))
-        packet = self._encode(frame)
-        self._sent(due_ns, frame)
-        self._frames += 1
-        return packet
+    def take(self) -> Frame:
+        """Return the 20 ms that are to leave next (on whatever thread sends them)."""
+        with self._lock:
+            if self._ready:
+                return self._ready.popleft()
+            if self._silent_frames < SETTLED_FRAMES and not self._encoding:
+                self._silence = self._encoder.encode(bytes(FRAME_BYTES))[0]
+                self._silent_frames += 1
+            return self._silence
+
+    async def recv(self) -> Any:
+        """Give nothing: what sends this track takes its frames ready-made."""
+        raise MediaStreamError
 
     def stop(self) -> None:
-        """Stop sending."""
+        """Give out silence only from now on."""
         super().stop()
         self.clear()
 
-    def _encode(self, pcm: bytes) -> "av.Packet[Any]":
-        frame = av.AudioFrame.from_ndarray(
-            np.frombuffer(pcm, dtype=np.int16)[np.newaxis, :], format="s16", layout="mono"
-        )
-        frame.sample_rate = AUDIO_RATE_HZ
-        frame.time_base = fractions.Fraction(1, AUDIO_RATE_HZ)
-        frame.pts = self._frames * FRAME_SAMPLES
-        (packet,) = self._codec.encode(frame)
-        # The encoder counts from its look-ahead on; the receiver needs only the distance between packets.
-        packet.pts = self._frames * _RTP_UNITS_PER_FRAME
-        packet.time_base = fractions.Fraction(1, RTP_CLOCK_HZ)
-        return packet
+    def _encode_what_waits(self) -> None:
+        while True:
+            with self._lock:
+                pcm = bytes(self._to_encode[: BATCH_FRAMES * FRAME_BYTES])
+                if not pcm:
+                    self._encoding = False
+                    return
+                del self._to_encode[: len(pcm)]
+                self._silent_frames = 0
+                cleared = self._cleared
+            frames = self._encoder.encode(pcm + bytes(-len(pcm) % FRAME_BYTES))
+            with self._lock:
+                if cleared == self._cleared:
+                    self._ready += frames

@@ -62,13 +62,15 @@ class Placement:
         self._recent: deque[tuple[int, int]] = deque()
         self.reanchored = 0
 
-    def place(self, timestamp: int, arrival_ns: int, *, quiet: bool) -> int:
+    def place(self, timestamp: int, arrival_ns: int, *, quiet: bool, arrival_known: bool = True) -> int:
         """Return where the packet's first sample lies on the call's clock, in nanoseconds.
 
         Args:
             timestamp: The unwrapped RTP timestamp.
             arrival_ns: When the packet arrived, on the call's clock.
             quiet: Whether the packet holds silence.
+            arrival_known: Whether it came when it was seen; not so where we ourselves stood still. What is late
+                then says nothing of the stream's place.
         """
         media_ns = timestamp * NS_PER_S // self._rate_hz
         offset_ns = arrival_ns - media_ns
@@ -79,6 +81,8 @@ class Placement:
         # What was held up comes in a burst, every packet a little earlier than the one before: that is no leap.
         leapt = offset_ns - self._last_offset_ns < -LEAP_NS
         self._last_offset_ns = offset_ns
+        if not arrival_known and not leapt and late_ns > 0:
+            return media_ns + self._offset_ns
         if late_ns > STALL_NS or leapt or late_ns < -AHEAD_NS:
             self._move_to(offset_ns)
         elif late_ns < 0 and arrival_ns - self._first_arrival_ns < SETTLING_NS:

@@ -12,10 +12,10 @@ from anyio.abc import TaskGroup
 from loguru import logger
 from pydantic import SecretStr
 
-from bots.clock import CallClock
-from bots.timeline import AgentAudioQuality, EndedReason
+from bots.clock import NS_PER_MS, CallClock
+from bots.timeline import AgentAudioQuality, CallerAudioQuality, EndedReason
 from runner.errors import RoomError
-from runner.rooms.base import RoomListener
+from runner.rooms.base import RoomListener, Timeliness
 from runner.rooms.smallwebrtc.connection import OfferingConnection
 from runner.rooms.smallwebrtc.incoming import AgentStream
 from runner.rooms.smallwebrtc.outgoing import CallerTrack
@@ -27,6 +27,12 @@ OFFER_TIMEOUT_S = 20.0
 """How long a bot may take to answer an offer: it may have to start first."""
 
 LEAVE_TIMEOUT_S = 2.0
+
+PROBE_TIMEOUT_S = 2.0
+"""How long the address of an agent that vanished may take to answer."""
+
+STOOD_STILL_NS = 80 * NS_PER_MS
+"""A pause in what happens here that is none of the network's."""
 
 
 class SmallWebRTCRoom:
@@ -64,9 +70,15 @@ class SmallWebRTCRoom:
         self._tasks = tasks
         self._ice_servers = ice_servers
         self._request_data = request_data
-        self._track = CallerTrack(clock, self._caller_sent)
+        self._track = CallerTrack()
         self._transport = OfferingTransport(self._track, self.publish)
-        self._stream = AgentStream(clock, recording=listener.agent_audio, pipeline=self._transport.input().put)
+        self._stream = AgentStream(
+            clock,
+            recording=listener.agent_audio,
+            pipeline=self._transport.input().put,
+            hole=listener.agent_audio_lost,
+        )
+        self._awake_ns = clock.now_ns()
         self._agent_here = anyio.Event()
         self._left = False
         self._broken = False
@@ -87,6 +99,7 @@ class SmallWebRTCRoom:
             self._clock,
             post_offer=self._post_offer,
             track=self._track,
+            sent=self._caller_sent,
             packets=self._agent_packet,
             listener=self,
             ice_servers=self._ice_servers,
@@ -124,6 +137,26 @@ class SmallWebRTCRoom:
         """Return how the agent's packets arrived so far."""
         return self._stream.quality(at_ns)
 
+    def caller_audio_quality(self, at_ns: int) -> CallerAudioQuality | None:
+        """Return how our packets left, and what the bot reports of their arrival."""
+        if self._connection is None:
+            return None
+        delivery = self._connection.delivery
+        sent = self._track.punctuality
+        return CallerAudioQuality(
+            at_ns=at_ns,
+            packets=sent.packets,
+            lost=delivery.lost if delivery.at_ns else None,
+            jitter_ms=_rounded(delivery.jitter_ms),
+            round_trip_ms=_rounded(delivery.round_trip_ms),
+            late=sent.late,
+            latest_ms=round(sent.latest_ns / NS_PER_MS, 3),
+        )
+
+    def timeliness(self) -> Timeliness:
+        """Return how punctual packets were so far."""
+        return Timeliness(self._track.punctuality.lags.worst_ms, self._stream.arrival_jitter_ms)
+
     async def leave(self) -> None:
         """Close the connection; takes at most :data:`LEAVE_TIMEOUT_S`."""
         if self._left:
@@ -139,6 +172,8 @@ class SmallWebRTCRoom:
                     logger.opt(exception=True).warning("the connection did not close cleanly")
             if scope.cancelled_caught:
                 logger.warning("the connection did not close within {} s", LEAVE_TIMEOUT_S)
+        with self._own_errors():
+            self._stream.close()
 
     # What the connection reports.
 
@@ -159,20 +194,51 @@ class SmallWebRTCRoom:
         """Pass on that packets arrive again."""
         self._listener.agent_media_resumed(at_ns)
 
+    def packets_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
+        """Pass on that the bot missed packets of ours."""
+        self._listener.caller_audio_lost(at_ns, since_ns=since_ns, lost=lost, packets=packets)
+
     def lost(self, error: RoomError) -> None:
-        """Pass on that the connection is dead."""
+        """Pass on that the connection is dead; of an agent that vanished, whether its process is still there."""
+        if error.reason is EndedReason.AGENT_VANISHED:
+            self._tasks.start_soon(self._probe, error)
+        else:
+            self._listener.room_lost(error)
+
+    async def _probe(self, error: RoomError) -> None:
+        """Try the agent's address: a process that died refuses connections, a network that is cut says nothing."""
+        answers: bool | None = None
+        url = httpx.URL(self._url)
+        with anyio.move_on_after(PROBE_TIMEOUT_S):
+            try:
+                stream = await anyio.connect_tcp(url.host, url.port or (443 if url.scheme == "https" else 80))
+            except OSError as problem:
+                answers = False if _is_refused(problem) else None
+            else:
+                answers = True
+                await anyio.aclose_forcefully(stream)
+        self._listener.agent_probed(self._clock.now_ns(), answers=answers)
         self._listener.room_lost(error)
 
-    def _caller_sent(self, at_ns: int, pcm: bytes) -> None:
+    def _caller_sent(self, at_ns: int, pcm: bytes, late_ns: int) -> None:
         with self._own_errors():
-            self._listener.caller_audio(at_ns, pcm)
+            self._listener.caller_audio(at_ns, pcm, late_ns=late_ns)
             # The outgoing track is the one thing that goes on whatever the agent does: it keeps the stream going.
-            self._stream.tick(self._clock.now_ns())
+            self._stream.tick(self._note_awake())
+
+    def _note_awake(self) -> int:
+        """Notice that we stood still: something happens here every 20 ms at least, once the call is on."""
+        now_ns = self._clock.now_ns()
+        if now_ns - self._awake_ns > STOOD_STILL_NS:
+            self._stream.stood_still(now_ns)
+        self._awake_ns = now_ns
+        return now_ns
 
     def _agent_packet(self, packet: RtpPacket, monotonic_ns: int) -> None:
         if self._left:
             return
         with self._own_errors():
+            self._note_awake()
             if not self._agent_here.is_set():
                 self._agent_here.set()
                 self._listener.agent_joined(self._clock.at_ns(monotonic_ns), None)
@@ -219,6 +285,15 @@ class SmallWebRTCRoom:
         return answer
 
 
+def _is_refused(problem: BaseException | None) -> bool:
+    """Whether a connection was refused, by any of the addresses of a host."""
+    if isinstance(problem, BaseExceptionGroup):
+        return any(_is_refused(one) for one in problem.exceptions)
+    return isinstance(problem, ConnectionRefusedError) or (
+        problem is not None and problem.__cause__ is not None and _is_refused(problem.__cause__)
+    )
+
+
 def _unreachable(url: str, error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.ConnectError):
         return f"nothing answers at {url}: is the agent running, and is this its address?"
@@ -227,3 +302,7 @@ def _unreachable(url: str, error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.TimeoutException):
         return f"{url} did not answer the offer within {OFFER_TIMEOUT_S:.0f} s"
     return f"{url} could not be reached ({type(error).__name__})"
+
+
+def _rounded(value_ms: float | None) -> float | None:
+    return None if value_ms is None else round(value_ms, 3)

@@ -110,7 +110,7 @@ class AgentInput(BaseInputTransport):
 
 
 class CallerOutput(BaseOutputTransport):
-    """Writes the caller's audio to its track and sends transport messages over the data channel."""
+    """Hands the caller's lines to its track and sends transport messages over the data channel."""
 
     def __init__(self, params: TransportParams, track: CallerTrack, send_message: SendMessage, **kwargs: Any):
         super().__init__(params, **kwargs)
@@ -123,15 +123,15 @@ class CallerOutput(BaseOutputTransport):
         await self.set_transport_ready(frame)
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Drop what has not left yet when the caller is to break off."""
+        """Take audio as it comes, and drop what has not left yet when the caller is to break off."""
+        if isinstance(frame, OutputAudioRawFrame):
+            # Not by way of Pipecat's own queue, which hands it on 20 ms at a time: the track has a clock of its own,
+            # and what it has it can send, whatever this event loop is kept busy with.
+            self._track.write(frame.audio)
+            return
         if isinstance(frame, InterruptionFrame):
             self._track.clear()
         await super().process_frame(frame, direction)
-
-    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
-        """Queue audio on the track; waits while enough of it is queued."""
-        await self._track.write(frame.audio)
-        return True
 
     async def send_message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> None:
         """Send a message over the data channel."""
@@ -148,7 +148,6 @@ class OfferingTransport(BaseTransport):
             audio_in_sample_rate=PIPELINE_RATE_HZ,
             audio_out_enabled=True,
             audio_out_sample_rate=AUDIO_RATE_HZ,
-            audio_out_10ms_chunks=2,
             audio_out_end_silence_secs=0,
         )
         self._input = AgentInput(params)

@@ -1,7 +1,7 @@
 """Scenarios that use every key that can be played against the restaurant, and what must become of each.
 
-Each is played by voice over WebRTC, and by Pipecat's own harness, which reads the same files: what becomes of a
-scenario is written down once, for both.
+Each is played in a simulated room, by voice over WebRTC, and by Pipecat's own harness, which reads the same files:
+what becomes of a scenario is written down once, for all of them.
 """
 
 import re
@@ -36,14 +36,12 @@ class Expected:
         not_observable: Those of which nobody can tell in a room.
         pipecat: What Pipecat's harness says is missed, where it can tell more.
         ours_alone: It hangs on keys of our own, which Pipecat passes over.
-        slow: Whether it is played apart from the others.
     """
 
     missed: frozenset[Place] = frozenset()
     not_observable: frozenset[Place] = frozenset()
     pipecat: frozenset[Place] | None = None
     ours_alone: bool = False
-    slow: bool = False
 
     @property
     def success(self) -> bool | None:
@@ -57,41 +55,41 @@ class Expected:
         return self.missed if self.pipecat is None else self.pipecat
 
 
-def passes(*, ours_alone: bool = False, slow: bool = False) -> Expected:
-    return Expected(ours_alone=ours_alone, slow=slow)
+def passes(*, ours_alone: bool = False) -> Expected:
+    return Expected(ours_alone=ours_alone)
 
 
-def fails_at(*places: Place, ours_alone: bool = False, slow: bool = False) -> Expected:
-    return Expected(missed=frozenset(places), ours_alone=ours_alone, slow=slow)
+def fails_at(*places: Place, ours_alone: bool = False) -> Expected:
+    return Expected(missed=frozenset(places), ours_alone=ours_alone)
 
 
 TABLE: dict[str, Expected] = {
     # By text there, by voice here.
-    "text/hours": passes(slow=True),
-    "text/functions": passes(slow=True),
+    "text/hours": passes(),
+    "text/functions": passes(),
     "text/keys": passes(),
-    "text/quiet": passes(slow=True),
-    "text/judged": passes(slow=True),
-    "text/judged_no": fails_at((1, 0), slow=True),
-    "text/goes_on": fails_at((1, 0), (2, 0), slow=True),
+    "text/quiet": passes(),
+    "text/judged": passes(),
+    "text/judged_no": fails_at((1, 0)),
+    "text/goes_on": fails_at((1, 0), (2, 0)),
     "text/missing_call": fails_at((1, 1)),
-    "text/looks_on": fails_at((1, 1), slow=True),
+    "text/looks_on": fails_at((1, 1)),
     "text/speaks_after_all": fails_at((1, 0)),
     # By voice in both.
     "audio/thinks": passes(),
-    "audio/wrong_order": fails_at((1, 1), slow=True),
+    "audio/wrong_order": fails_at((1, 1)),
     "audio/recording": passes(),
-    "audio/interrupts": passes(slow=True),
-    "audio/other_words": fails_at((1, 1), slow=True),
+    "audio/interrupts": passes(),
+    "audio/other_words": fails_at((1, 1)),
     # Pipecat asks the agent for raw VAD events, which it then reports, and for markers, of which there are none.
-    "audio/on_request": Expected(not_observable=frozenset({(1, 0), (1, 2)}), pipecat=frozenset({(1, 2)}), slow=True),
+    "audio/on_request": Expected(not_observable=frozenset({(1, 0), (1, 2)}), pipecat=frozenset({(1, 2)})),
     # With keys of our own.
     "own/barge_in": passes(ours_alone=True),
     "own/silence": passes(ours_alone=True),
     "own/goodbye": passes(ours_alone=True),
     "own/late": fails_at((0, 1), (1, 0), (1, 1), ours_alone=True),
     # That it does not hang up is not told: the call reaches its limit before.
-    "own/stays": fails_at((1, 0), ours_alone=True, slow=True),
+    "own/stays": fails_at((1, 0), ours_alone=True),
 }
 
 

@@ -1,0 +1,35 @@
+"""What went wrong with a call on our side and on the way, in plain words: from the facts alone."""
+
+from collections.abc import Sequence
+
+from bots.timeline import AgentAudioLost, CallerAudioLost, CallerUnderrun, HarnessStalled, TimelineEvent
+from runner.evaluation.trouble import LOST_PACKETS
+
+
+def trouble_warnings(facts: Sequence[TimelineEvent]) -> list[str]:
+    """Return a line for each kind of trouble a call had that was not the agent's."""
+    late = [e.duration_ms for e in facts if isinstance(e, CallerUnderrun)]
+    stalls = [e.duration_ms for e in facts if isinstance(e, HarnessStalled)]
+    unheard = [e.duration_ms for e in facts if isinstance(e, AgentAudioLost)]
+    reports = [e for e in facts if isinstance(e, CallerAudioLost)]
+    lost = sum(e.lost for e in reports)
+    warnings: list[str] = []
+    if late:
+        warnings.append(f"the caller's audio was late {_times(late)}")
+    if stalls:
+        warnings.append(f"the runner stood still {_times(stalls)}")
+    if unheard:
+        warnings.append(f"the agent's audio was lost on its way to us {_times(unheard)}")
+    if lost >= LOST_PACKETS:
+        sent = sum(e.packets for e in reports)
+        warnings.append(f"the caller's audio was lost on its way to the agent: {lost} of {sent} packets")
+    return warnings
+
+
+def _times(durations_ms: Sequence[float]) -> str:
+    total = _duration(sum(durations_ms))
+    return f"once, for {total}" if len(durations_ms) == 1 else f"{len(durations_ms)} times, {total} in all"
+
+
+def _duration(duration_ms: float) -> str:
+    return f"{duration_ms:.0f} ms" if duration_ms < 1_000 else f"{duration_ms / 1_000:.1f} s"

@@ -1,0 +1,59 @@
+"""Whether our own side stood still: a watch that is to look up again and again, and notices when it did so late."""
+
+import functools
+import gc
+from collections.abc import Callable
+
+import anyio
+
+from bots.clock import NS_PER_MS, NS_PER_S, CallClock
+from bots.timeline import HarnessStalled
+from runner.rooms.lags import Lags
+
+WATCH_NS = 50 * NS_PER_MS
+"""How often the watch looks up."""
+
+STALL_NS = 250 * NS_PER_MS
+"""Later than this is a stall: it is heard in a conversation, and moves what is decided by the time."""
+
+
+class StallWatch:
+    """Notices when the event loop, or the whole process, stood still.
+
+    Args:
+        clock: The call's clock.
+        note: Takes every stall.
+    """
+
+    def __init__(self, clock: CallClock, note: Callable[[HarnessStalled], None]):
+        self._clock = clock
+        self._note = note
+        self._due_ns: int | None = None
+        self.lags = Lags()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            self._due_ns = self._clock.now_ns() + WATCH_NS
+            await anyio.sleep(WATCH_NS / NS_PER_S)
+            self.lags.add(max(self._clock.now_ns() - self._due_ns, 0))
+            self.look()
+
+    def look(self) -> None:
+        """Note a stall that has just ended. Called before anything is decided by what the time is."""
+        now_ns = self._clock.now_ns()
+        if self._due_ns is None or now_ns - self._due_ns <= STALL_NS:
+            return
+        stalled_ns, self._due_ns = now_ns - self._due_ns, now_ns
+        self._note(HarnessStalled(at_ns=now_ns - stalled_ns, duration_ms=stalled_ns / NS_PER_MS))
+
+
+@functools.cache
+def spare_the_collector() -> None:
+    """Let the garbage collector leave alone what is loaded by now: called once all that makes calls is.
+
+    A full collection looks at every object there is, and stops all threads for some 0.4 s: nearly all of that is the
+    libraries' own, which stays. It is done here for the last time, once in a process, before the first conversation.
+    """
+    gc.collect()
+    gc.freeze()

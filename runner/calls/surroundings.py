@@ -1,0 +1,65 @@
+"""What a call is made in: time, the way into rooms, and what recognises speech. All of it can be another's."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpx
+from anyio.abc import TaskGroup
+
+from bots.caller.speech.settings import ServiceSettings
+from bots.clock import CallClock
+from runner.calls.run_file import utc_now
+from runner.rooms.base import Room, RoomListener
+from runner.rooms.open import RoomAddress, open_room
+from runner.settings import RoomSettings
+
+
+class RoomOpener(Protocol):
+    """Returns the room an address stands for, as :func:`runner.rooms.open.open_room` does."""
+
+    async def __call__(
+        self,
+        address: RoomAddress,
+        settings: RoomSettings,
+        *,
+        clock: CallClock,
+        listener: RoomListener,
+        http: httpx.AsyncClient,
+        tasks: TaskGroup,
+    ) -> Room:
+        """Return the room, ready to be entered."""
+        ...
+
+
+class Transcriber(Protocol):
+    """Recognises finished pieces of a recording, as :func:`bots.caller.speech.recognition.transcribe` does."""
+
+    async def __call__(self, segments: Sequence[bytes], rate_hz: int, stt: ServiceSettings) -> list[str]:
+        """Return one text for each piece."""
+        ...
+
+
+async def _transcribe(segments: Sequence[bytes], rate_hz: int, stt: ServiceSettings) -> list[str]:
+    # Loads Pipecat's speech services, which most calls never need.
+    from bots.caller.speech.recognition import transcribe
+
+    return await transcribe(segments, rate_hz, stt)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a call is made in.
+
+    Attributes:
+        monotonic_ns: The clock that the event loop goes by, in nanoseconds.
+        wall_time: The time of day in ISO 8601, UTC.
+        open_room: Opens the room an address stands for.
+        transcribe: Recognises what the agent said.
+    """
+
+    monotonic_ns: Callable[[], int] = time.monotonic_ns
+    wall_time: Callable[[], str] = utc_now
+    open_room: RoomOpener = open_room
+    transcribe: Transcriber = _transcribe

@@ -1,0 +1,70 @@
+"""Where the live hearing and the recording differ: the first steered the caller, the second is what is reported."""
+
+from collections.abc import Sequence
+
+from bots.clock import NS_PER_MS, NS_PER_S
+from bots.timeline import EndedReason
+from runner.evaluation.precision import in_ms
+from runner.evaluation.view import CallView, Speech
+
+MARGIN_NS = 200 * NS_PER_MS
+"""Live an edge is known at once, and so less exactly: differences below this are no news."""
+
+BLOCKED_NS = 3 * NS_PER_S
+"""A caller that hears speech for so long where the recording has none was held up by its own hearing."""
+
+
+def hearing_differs(view: CallView) -> str | None:
+    """Return how the live hearing of the agent's speech differs from the recording; None where it hardly does.
+
+    Args:
+        view: A finished call, measured.
+    """
+    if not view.is_measured:
+        return None
+    missed = [s for s in view.speeches if not _overlapping(s, view.live_speeches, view.end_ns)]
+    invented = [s for s in view.live_speeches if not _overlapping(s, view.speeches, view.end_ns)]
+    apart = [
+        (abs(near[0].started.at_ns - s.started.at_ns), s)
+        for s in view.speeches
+        if (near := _overlapping(s, view.live_speeches, view.end_ns))
+    ]
+    far = [(ns, s) for ns, s in apart if ns > MARGIN_NS]
+    parts: list[str] = []
+    if far:
+        worst_ns, first = max(ns for ns, _ in far), far[0][1]
+        parts.append(f"{_times(len(far))} by up to {in_ms(worst_ns):.0f} ms (first at {first.started.at_s:.1f} s)")
+    if missed:
+        parts.append(f"it did not notice speech {_times(len(missed))} (first at {missed[0].started.at_s:.1f} s)")
+    if invented:
+        parts.append(f"it took something else for speech {_times(len(invented))}")
+    return f"the live hearing and the recording differ: {'; '.join(parts)}" if parts else None
+
+
+def silence_in_error(view: CallView, reason: EndedReason) -> bool:
+    """Whether the caller took the agent for silent that, as the recording shows, had answered."""
+    if not view.is_measured:
+        return False
+    speeches = [s for s in view.speeches if not s.too_loud]
+    if reason is EndedReason.AGENT_NEVER_SPOKE:
+        return bool(speeches)
+    handed_over = [e.at_ns for turn in view.starts if (e := view.handed_over(turn)) is not None]
+    if reason is not EndedReason.AGENT_FROZE or not handed_over:
+        return False
+    return any(s.started.at_ns >= max(handed_over) for s in speeches)
+
+
+def speech_in_error(view: CallView) -> bool:
+    """Whether the caller, at the call's end, heard the agent speak that had long been silent."""
+    if not view.is_measured or not view.live_speeches or view.live_speeches[-1].stopped is not None:
+        return False
+    ends_ns = max((s.end_or(view.end_ns) for s in view.speeches), default=0)
+    return view.end_ns - max(ends_ns, view.live_speeches[-1].started.at_ns) > BLOCKED_NS
+
+
+def _overlapping(speech: Speech, others: Sequence[Speech], until_ns: int) -> list[Speech]:
+    return [s for s in others if s.touches(speech.started.at_ns, speech.end_or(until_ns))]
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

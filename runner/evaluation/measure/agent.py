@@ -1,0 +1,157 @@
+"""From one channel of a recording to the speeches in it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bots.caller.speech.silero import WINDOW, speech_probabilities
+from bots.clock import NS_PER_MS
+from bots.levels import (
+    SILENCE_DBFS,
+    STEP,
+    STEP_MS,
+    Levels,
+    Samples,
+    at_rate,
+    step_levels,
+    without_hum,
+)
+from runner.evaluation.measure.detect import Found, Mask, Probabilities, find_speech
+from runner.evaluation.measure.edges import Edge, Stretch, find_stretches
+
+METHOD = 1
+"""Version of the method: raised whenever the same recording may give other figures."""
+
+TOO_LOUD_DB = 11.0
+"""Where the agent's level lies less than this above the bed's, speech can't be told from it."""
+TOO_LOUD_DBFS = -33.0
+"""A bed as loud as this may hide an agent of which nothing was found."""
+
+ONSET_MS, ONSET_MS_PER_DB = 12.0, 4.0
+END_MS, END_MS_PER_DB = 16.0, 8.0
+"""The error that covers 95 of 100 edges, and what each dB adds by which the bed masks soft beginnings and ends."""
+NARROW_DB, NARROW_MS_PER_DB = 14.0, 60.0
+"""What each dB adds that the agent is less than this above the bed: then whole words go under in it."""
+
+
+@dataclass(frozen=True)
+class MeasuredSpeech:
+    """A stretch of the agent's speech.
+
+    Attributes:
+        onset_ns: Its first audible sample, as a time in the recording.
+        end_ns: Its last.
+        onset_uncertainty_ms: The onset lies within so much of it, in 95 of 100 cases.
+        end_uncertainty_ms: The same of the end.
+        level_dbfs: Level of the speech.
+        bed_dbfs: Level of what lies under it.
+        too_loud: Whether the background is too loud to tell speech from it here.
+    """
+
+    onset_ns: int
+    end_ns: int
+    onset_uncertainty_ms: float
+    end_uncertainty_ms: float
+    level_dbfs: float
+    bed_dbfs: float
+    too_loud: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a recording says of the agent's speech.
+
+    Attributes:
+        speeches: Its speech, in order; stretches less than 250 ms apart are one.
+        bed_dbfs: Level of the background, over the whole call.
+        agent_dbfs: Level of the agent's speech; None where there is none.
+        too_loud: Whether the background was too loud to tell speech from it in most of the call.
+        method: Version of the method.
+    """
+
+    speeches: tuple[MeasuredSpeech, ...]
+    bed_dbfs: float
+    agent_dbfs: float | None
+    too_loud: bool
+    method: int = METHOD
+
+
+def measure_agent(
+    agent_pcm: NDArray[np.int16],
+    rate_hz: int,
+    *,
+    caller: Sequence[tuple[int, int]] = (),
+    speech_probability: Callable[[Samples], Probabilities] = speech_probabilities,
+) -> Measured:
+    """Measure the agent's speech in its channel of a recording. Blocks: some 2 s for ten minutes.
+
+    Args:
+        agent_pcm: The channel, 16-bit.
+        rate_hz: Its sample rate, 8000 or more.
+        caller: Where the caller speaks, in nanoseconds of the recording: there the background is mostly alone. Empty
+            where that is not known.
+        speech_probability: A speech model: from mono samples at 16 kHz to a probability for each 512 of them.
+    """
+    samples = at_rate(agent_pcm, rate_hz)
+    voiced = without_hum(samples)
+    levels = step_levels(voiced)
+    if levels.size == 0:
+        return Measured((), SILENCE_DBFS, None, too_loud=False)
+    probability = _by_step(speech_probability(samples), levels.size)
+    found = find_speech(levels, probability, _mask(caller, levels.size))
+    stretches = find_stretches(voiced, step_levels(samples), levels, found)
+    speeches = tuple(_speech(stretch, levels, found) for stretch in stretches)
+    bed = found.background_dbfs(levels)
+    if found.level is None:
+        return Measured((), bed, None, too_loud=float(np.median(found.bed)) > TOO_LOUD_DBFS)
+    spoken = sum(s.end_ns - s.onset_ns for s in speeches)
+    hidden = sum(s.end_ns - s.onset_ns for s in speeches if s.too_loud)
+    return Measured(speeches, bed, _mean_dbfs(levels[found.speech]), too_loud=hidden * 2 > spoken)
+
+
+def _by_step(probabilities: Probabilities, steps: int) -> Probabilities:
+    if probabilities.size == 0:
+        return np.zeros(steps, dtype=np.float32)
+    windows = np.minimum(np.arange(steps) * STEP // WINDOW, probabilities.size - 1)
+    return probabilities[windows]
+
+
+def _mask(spans: Sequence[tuple[int, int]], steps: int) -> Mask:
+    mask = np.zeros(steps, dtype=bool)
+    for start_ns, end_ns in spans:
+        mask[max(start_ns, 0) // (STEP_MS * NS_PER_MS) : max(end_ns, 0) // (STEP_MS * NS_PER_MS)] = True
+    return mask
+
+
+def _speech(stretch: Stretch, levels: Levels, found: Found) -> MeasuredSpeech:
+    inside = levels[stretch.start : stretch.end]
+    steps = slice(stretch.start, stretch.end)
+    speaking = inside[found.speech[steps]]
+    margin_db = _margin_db(found, stretch)
+    return MeasuredSpeech(
+        onset_ns=stretch.start * STEP_MS * NS_PER_MS,
+        end_ns=stretch.end * STEP_MS * NS_PER_MS,
+        onset_uncertainty_ms=_uncertainty_ms(stretch.onset, margin_db, ONSET_MS, ONSET_MS_PER_DB),
+        end_uncertainty_ms=_uncertainty_ms(stretch.offset, margin_db, END_MS, END_MS_PER_DB),
+        level_dbfs=_mean_dbfs(speaking if speaking.size else inside),
+        bed_dbfs=round(float(found.bed_mean[steps].max()), 1),
+        too_loud=margin_db < TOO_LOUD_DB,
+    )
+
+
+def _margin_db(found: Found, stretch: Stretch) -> float:
+    """Return how far the agent's own level lies above the bed, where that is least."""
+    level = found.level if found.level is not None else SILENCE_DBFS
+    return level - float(found.bed[stretch.start : stretch.end].max())
+
+
+def _uncertainty_ms(edge: Edge, margin_db: float, least_ms: float, ms_per_db: float) -> float:
+    narrow_db = max(NARROW_DB - margin_db, 0.0)
+    return round(least_ms + ms_per_db * max(edge.masked_db, 0.0) + NARROW_MS_PER_DB * narrow_db, 1)
+
+
+def _mean_dbfs(levels: Levels) -> float:
+    power = np.mean(np.power(10.0, levels.astype(np.float64) / 10))
+    return round(float(10 * np.log10(power)), 1)

@@ -1,0 +1,138 @@
+"""Turns and barge-ins, from where the two sides of a recording speak."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import hypot
+
+from bots.clock import NS_PER_MS, NS_PER_S
+from runner.evaluation.measure.agent import MeasuredSpeech
+
+LINE_GAP_NS = 700 * NS_PER_MS
+"""Speech of the caller with shorter pauses in it, in which the agent says nothing, is one line."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Something the caller said, in nanoseconds of the recording; exact where a timeline says so."""
+
+    start_ns: int
+    end_ns: int
+    start_uncertainty_ms: float = 0.0
+    end_uncertainty_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A line of the caller, and what the agent answered to it.
+
+    Attributes:
+        caller_start_s: Where the line begins.
+        caller_end_s: Where it ends.
+        agent_start_s: Where the agent's answer begins; None where there is none before the caller's next line.
+        agent_end_s: Where it ends; None also where the recording breaks off in it.
+        response_latency_ms: From the end of the line to the answer; None where the agent talked over the line.
+        uncertainty_ms: The latency lies within so much of it, in 95 of 100 cases.
+        interrupted: Whether the agent began to speak before the caller had finished.
+        too_loud: Whether the background is too loud to tell the agent's speech from it here.
+    """
+
+    caller_start_s: float
+    caller_end_s: float
+    agent_start_s: float | None
+    agent_end_s: float | None
+    response_latency_ms: float | None
+    uncertainty_ms: float | None
+    interrupted: bool
+    too_loud: bool
+
+
+@dataclass(frozen=True)
+class BargeIn:
+    """A line of the caller that began while the agent spoke.
+
+    Attributes:
+        caller_start_s: Where the line begins.
+        agent_end_s: Where the agent's speech that was under way ends; None where the recording breaks off in it.
+        stop_time_ms: From one to the other.
+        uncertainty_ms: The stop time lies within so much of it, in 95 of 100 cases.
+        too_loud: Whether the background is too loud to tell the agent's speech from it here.
+    """
+
+    caller_start_s: float
+    agent_end_s: float | None
+    stop_time_ms: float | None
+    uncertainty_ms: float | None
+    too_loud: bool
+
+
+def lines_of(speeches: Sequence[MeasuredSpeech], agent: Sequence[MeasuredSpeech]) -> list[Line]:
+    """Return the caller's lines, from its speech as it was measured in its own channel."""
+    lines: list[Line] = []
+    for speech in speeches:
+        line = Line(speech.onset_ns, speech.end_ns, speech.onset_uncertainty_ms, speech.end_uncertainty_ms)
+        if lines and line.start_ns - lines[-1].end_ns < LINE_GAP_NS and not _begins(agent, lines[-1], line):
+            before = lines.pop()
+            line = Line(before.start_ns, line.end_ns, before.start_uncertainty_ms, line.end_uncertainty_ms)
+        lines.append(line)
+    return lines
+
+
+def _begins(agent: Sequence[MeasuredSpeech], before: Line, after: Line) -> bool:
+    return any(before.end_ns <= speech.onset_ns < after.start_ns for speech in agent)
+
+
+def turns_of(lines: Sequence[Line], agent: Sequence[MeasuredSpeech], breaks_off_ns: int | None) -> list[Turn]:
+    """Return a turn for each line.
+
+    Args:
+        lines: The caller's lines, in order.
+        agent: The agent's speech, in order.
+        breaks_off_ns: Where the recording breaks off, if it does: what lasts until then did not end there.
+    """
+    turns: list[Turn] = []
+    for index, line in enumerate(lines):
+        until_ns = lines[index + 1].start_ns if index + 1 < len(lines) else None
+        mine = [s for s in agent if s.onset_ns > line.start_ns and (until_ns is None or s.onset_ns < until_ns)]
+        interrupted = bool(mine) and mine[0].onset_ns < line.end_ns
+        latency_ms = None if not mine or interrupted else (mine[0].onset_ns - line.end_ns) / NS_PER_MS
+        turns.append(
+            Turn(
+                caller_start_s=_seconds(line.start_ns),
+                caller_end_s=_seconds(line.end_ns),
+                agent_start_s=_seconds(mine[0].onset_ns) if mine else None,
+                agent_end_s=_end_s(mine[-1], breaks_off_ns) if mine else None,
+                response_latency_ms=None if latency_ms is None else round(latency_ms, 1),
+                uncertainty_ms=None
+                if latency_ms is None
+                else round(hypot(mine[0].onset_uncertainty_ms, line.end_uncertainty_ms), 1),
+                interrupted=interrupted,
+                too_loud=any(speech.too_loud for speech in mine),
+            )
+        )
+    return turns
+
+
+def barge_ins_of(lines: Sequence[Line], agent: Sequence[MeasuredSpeech], breaks_off_ns: int | None) -> list[BargeIn]:
+    """Return the lines that began while the agent spoke; the arguments are those of :func:`turns_of`."""
+    found: list[BargeIn] = []
+    for line in lines:
+        for speech in agent:
+            if not speech.onset_ns < line.start_ns < speech.end_ns:
+                continue
+            end_s = _end_s(speech, breaks_off_ns)
+            stop_ms = None if end_s is None else round((speech.end_ns - line.start_ns) / NS_PER_MS, 1)
+            within_ms = None
+            if stop_ms is not None:
+                within_ms = round(hypot(speech.end_uncertainty_ms, line.start_uncertainty_ms), 1)
+            found.append(BargeIn(_seconds(line.start_ns), end_s, stop_ms, within_ms, speech.too_loud))
+    return found
+
+
+def _end_s(speech: MeasuredSpeech, breaks_off_ns: int | None) -> float | None:
+    if breaks_off_ns is not None and speech.end_ns >= breaks_off_ns - 100 * NS_PER_MS:
+        return None
+    return _seconds(speech.end_ns)
+
+
+def _seconds(at_ns: int) -> float:
+    return round(at_ns / NS_PER_S, 3)

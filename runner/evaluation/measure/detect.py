@@ -1,0 +1,189 @@
+"""Where the agent speaks: levels decide, against a background and a voice that are both taken from the call itself.
+
+Over and over: what lies outside of the speech found so far is the bed; what was found gives the agent's own level; a
+threshold between the two finds the speech anew. The speech model has a say where it does not take the bed for speech.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bots.levels import STEP_MS, Levels, dilated, near, running_median, stretches
+
+ROUNDS = 4
+MEDIAN_STEPS = 17
+HOP = 1000 // STEP_MS
+AROUND_STEPS = 12_000 // STEP_MS
+"""The bed is what it is within 12 s."""
+BEFORE_STEPS, AFTER_STEPS = 300 // STEP_MS, 400 // STEP_MS
+"""So much around speech that was found may be speech too, and tells nothing of the bed."""
+ENOUGH_STEPS = 1_000 // STEP_MS
+SILENT_DBFS = -90.0
+QUIETEST_DBFS = -65.0
+"""What is below this is no agent."""
+BED_SPREAD = 1.6
+BED_PERCENT = 98
+MOST_SPREAD_DB = 5.0
+SOUNDING_SHARE = 0.3
+SWITCH_COST = 0.04
+BELIEVED_SHARE = 0.08
+FORBID_STEPS = 600 // STEP_MS
+GROUP_STEPS = 600 // STEP_MS
+
+Mask = NDArray[np.bool_]
+Probabilities = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found of the agent's speech, by step.
+
+    Attributes:
+        speech: Where it speaks.
+        pool: Where it surely does not.
+        level: Its own level, in dBFS; None where it never speaks.
+        bed: The level that what lies under it seldom goes beyond.
+        bed_mean: Its mean level.
+    """
+
+    speech: Mask
+    pool: Mask
+    level: float | None
+    bed: Levels
+    bed_mean: Levels
+
+    def top_of(self, levels: Levels) -> Levels:
+        """Return the level that the bed hardly ever goes beyond, by step."""
+        return _by_hop(levels, self.pool, lambda inside: float(np.percentile(inside, 99.5)))
+
+    def background_dbfs(self, levels: Levels) -> float:
+        """Return the mean level of the bed over the whole call."""
+        return round(_mean_level(levels[self.pool] if self.pool.any() else levels), 1)
+
+
+def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Found:
+    """Find the agent's speech.
+
+    Args:
+        levels: Its channel's level by step.
+        probability: The speech model's, by step.
+        caller: Where the caller speaks: there the agent mostly does not.
+    """
+    smooth = running_median(levels, MEDIAN_STEPS)
+    speech = np.zeros(levels.size, dtype=bool)
+    pool = _first_pool(smooth, caller)
+    level: float | None = None
+    bed = threshold = np.full(levels.size, SILENT_DBFS, dtype=np.float32)
+    for turn in range(ROUNDS):
+        bed = _bed(smooth, pool, first=turn == 0)
+        found = _own_level(smooth, bed, speech if turn else ~caller)
+        if found is None:
+            break
+        level = found
+        threshold = np.minimum(np.maximum(level - 20, bed + 2), level - 7).astype(np.float32)
+        speech = _decide(smooth, probability, threshold, level, _believed(probability, pool))
+        pool = ~dilated(speech, BEFORE_STEPS, AFTER_STEPS)
+    found_any = bool(speech.any())
+    return Found(speech, pool, level if found_any else None, bed, _by_hop(levels, pool, _mean_level))
+
+
+def _mean_level(levels: Levels) -> float:
+    return float(10 * np.log10(np.mean(np.power(10.0, levels.astype(np.float64) / 10))))
+
+
+def _first_pool(smooth: Levels, caller: Mask) -> Mask:
+    """Before anything was found: where the caller speaks; without a caller, the quieter part."""
+    if caller.sum() >= ENOUGH_STEPS:
+        return caller
+    return smooth <= np.percentile(smooth, 30)
+
+
+def _by_hop(values: Levels, pool: Mask, statistic: Callable[[Levels], float]) -> Levels:
+    """Return a statistic of what of the pool lies around each step, found once a second."""
+    everywhere = values[pool] if pool.any() else values
+    hops = range(HOP // 2, values.size + HOP, HOP)
+    found: list[float] = []
+    for middle in hops:
+        around = slice(max(middle - AROUND_STEPS, 0), middle + AROUND_STEPS)
+        inside = values[around][pool[around]]
+        if inside.size < ENOUGH_STEPS:
+            inside = everywhere
+        # A channel is silent before the agent is there, and where packets were lost: that is not its bed.
+        sounding = inside[inside > SILENT_DBFS]
+        found.append(float(statistic(sounding if sounding.size >= SOUNDING_SHARE * inside.size else inside)))
+    return np.interp(np.arange(values.size), np.array(hops), found).astype(np.float32)
+
+
+def _bed(smooth: Levels, pool: Mask, first: bool) -> Levels:
+    def seldom_exceeded(inside: Levels) -> float:
+        middle, upper, top = np.percentile(inside, (50, 90, BED_PERCENT))
+        # Where a bed comes and goes the spread says nothing: it hardly ever goes beyond its own loud moments.
+        return float(min(middle + BED_SPREAD * (upper - middle), top))
+
+    def below_speech(inside: Levels) -> float:
+        # The agent may speak over the caller: the bed goes as far up from its middle as it goes down.
+        lower, middle = np.percentile(inside, (10, 50))
+        return float(middle + BED_SPREAD * min(middle - lower, MOST_SPREAD_DB))
+
+    return _by_hop(smooth, pool, below_speech if first else seldom_exceeded)
+
+
+def _own_level(smooth: Levels, bed: Levels, where: Mask) -> float | None:
+    """Return the agent's level: of what is well above the bed."""
+    for margin in (6.0, 3.0, 1.0):
+        above = smooth[where & (smooth > bed + margin) & (smooth > QUIETEST_DBFS)]
+        if above.size >= 200 // STEP_MS:
+            return float(np.percentile(above, 75))
+    return None
+
+
+def _believed(probability: Probabilities, pool: Mask) -> Mask:
+    """Where the speech model takes hardly anything of the bed for speech."""
+    return _by_hop((probability > 0.5).astype(np.float32), pool, lambda inside: float(inside.mean())) < BELIEVED_SHARE
+
+
+def _decide(smooth: Levels, probability: Probabilities, threshold: Levels, level: float, believed: Mask) -> Mask:
+    evidence = np.clip(smooth - threshold, -5, 12)
+    forbidden = believed & (near(probability >= 0.1, FORBID_STEPS, FORBID_STEPS) == 0)
+    held = believed & (probability > 0.5)
+    weighed = np.where(forbidden, -5.0, np.where(held, np.maximum(evidence, 0), evidence))
+    cost = SWITCH_COST * np.minimum(level - threshold, 12) * (1000 / STEP_MS)
+    speech = _viterbi(weighed, cost)
+    kept = np.zeros(speech.size, dtype=bool)
+    for start, end in stretches(speech):
+        above = np.flatnonzero(evidence[start:end] > 0)
+        if above.size:
+            kept[start + above[0] : start + above[-1] + 1] = True
+    for start, end in stretches(dilated(kept, 0, GROUP_STEPS)):
+        if believed[start:end].all() and probability[max(start - 10, 0) : end].max() < 0.15:
+            kept[start:end] = False
+    return kept
+
+
+def _viterbi(evidence: NDArray[np.float64], cost: NDArray[np.float64]) -> Mask:
+    """Return the likeliest course of two states: on is worth the evidence, off nothing, and each change costs."""
+    on_from_off = np.zeros(evidence.size, dtype=bool)
+    off_from_on = np.zeros(evidence.size, dtype=bool)
+    on, off = -1e9, 0.0
+    for index, (gain, price) in enumerate(zip(evidence.tolist(), cost.tolist(), strict=True)):
+        starts, stops = off - price, on - price
+        if starts > on:
+            on_from_off[index] = True
+            next_on = starts + gain
+        else:
+            next_on = on + gain
+        if stops > off:
+            off_from_on[index] = True
+            off = stops
+        on = next_on
+    speech = np.zeros(evidence.size, dtype=bool)
+    is_on = on > off
+    for index in range(evidence.size - 1, -1, -1):
+        speech[index] = is_on
+        if is_on and on_from_off[index]:
+            is_on = False
+        elif not is_on and off_from_on[index]:
+            is_on = True
+    return speech

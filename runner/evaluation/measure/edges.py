@@ -1,0 +1,148 @@
+"""The first and the last audible sample of each stretch of speech.
+
+What is audible, :mod:`bots.levels` says. Under a bed an edge is first moved to where the sound, band by band, turns
+from the bed's into the voice's; then outwards, as long as something is louder than the bed ever is.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bots.levels import (
+    ABOVE_BED_DB,
+    AUDIBLE_DB,
+    GAP_STEPS,
+    MERGE_STEPS,
+    STEP_MS,
+    UNMASKED_DB,
+    Levels,
+    Samples,
+    outermost,
+    stretches,
+)
+from runner.evaluation.measure.detect import Found
+from runner.evaluation.measure.mixture import MOST, Mixture, band_levels
+
+PEAK_STEPS = 300 // STEP_MS
+"""What is audible goes by the loudest moment this near the edge."""
+SEARCH_STEPS = 300 // STEP_MS
+RATIO_LIMIT = 6.0
+INAUDIBLE_DB = 5.0
+"""So far below what is audible no voice is looked for."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One edge of a speech.
+
+    Attributes:
+        step: The first step of the speech, or the one after its last.
+        masked_db: How much of the range in which a voice is audible the bed covers, in dB.
+    """
+
+    step: int
+    masked_db: float
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of speech, from its onset to its offset."""
+
+    onset: Edge
+    offset: Edge
+
+    @property
+    def start(self) -> int:
+        """The first step."""
+        return self.onset.step
+
+    @property
+    def end(self) -> int:
+        """The step after the last."""
+        return self.offset.step
+
+
+def find_stretches(samples: Samples, raw: Levels, levels: Levels, found: Found) -> list[Stretch]:
+    """Return the stretches of speech, in order; those less than 250 ms apart are one.
+
+    Args:
+        samples: The channel, without hum.
+        raw: Its level by step, hum included.
+        levels: Its level by step, without hum.
+        found: Where there is speech, roughly.
+    """
+    finder = _EdgeFinder(samples, raw, levels, found)
+    spans = stretches(found.speech)
+    found_stretches: list[Stretch] = []
+    for index, (start, end) in enumerate(spans):
+        first = found_stretches[-1].end if found_stretches else 0
+        last = spans[index + 1][0] if index + 1 < len(spans) else levels.size
+        middle = (start + end) // 2
+        onset, masked_db = finder.find(start, end, start, -1, first, middle)
+        offset, masked_after_db = finder.find(start, end, end - 1, 1, last - 1, middle)
+        found_stretches.append(Stretch(Edge(onset, masked_db), Edge(offset + 1, masked_after_db)))
+    merged: list[Stretch] = []
+    for stretch in found_stretches:
+        if merged and stretch.start - merged[-1].end < MERGE_STEPS:
+            merged[-1] = Stretch(merged[-1].onset, stretch.offset)
+        else:
+            merged.append(stretch)
+    return merged
+
+
+class _EdgeFinder:
+    def __init__(self, samples: Samples, raw: Levels, levels: Levels, found: Found):
+        self._samples = samples
+        self._raw, self._raw_top = raw, found.top_of(raw)
+        self._levels, self._top = levels, found.top_of(levels)
+        self._bed = self._mixture(np.flatnonzero(found.pool))
+        self._voice = self._mixture(np.flatnonzero(found.speech))
+
+    def find(self, start: int, end: int, at: int, direction: int, limit: int, middle: int) -> tuple[int, float]:
+        """Return where the speech within ``start`` and ``end`` begins (-1) or ends (1), and how much is masked.
+
+        Args:
+            start: First step of the speech that was found.
+            end: The step after its last.
+            at: Where it begins or ends, roughly.
+            direction: Which way is outwards.
+            limit: The furthest it can reach.
+            middle: A step that is within the speech.
+        """
+        # What is below a voice counts too, if nothing of it is in the bed.
+        levels = self._raw
+        near = (
+            slice(start, min(start + PEAK_STEPS, end)) if direction < 0 else slice(max(end - PEAK_STEPS, start), end)
+        )
+        peak = float(levels[near].max())
+        threshold = max(peak - AUDIBLE_DB, float(self._raw_top[at]) + ABOVE_BED_DB)
+        if threshold > peak - AUDIBLE_DB + UNMASKED_DB:
+            levels = self._levels
+            peak = float(levels[near].max())
+            threshold = max(peak - AUDIBLE_DB, float(self._top[at]) + ABOVE_BED_DB)
+        masked_db = threshold - (peak - AUDIBLE_DB)
+        if masked_db <= UNMASKED_DB:
+            return outermost(levels, at, direction, limit, threshold, MERGE_STEPS, inwards=GAP_STEPS), masked_db
+        at = self._by_bands(at, direction, limit, middle, peak)
+        return outermost(levels, at, direction, limit, threshold, GAP_STEPS), masked_db
+
+    def _by_bands(self, at: int, direction: int, limit: int, middle: int, peak: float) -> int:
+        """Return the step from which on (inwards) the sound is more like the voice's than like the bed's."""
+        if self._bed is None or self._voice is None:
+            return at
+        low, high = (limit, middle) if direction < 0 else (middle, limit)
+        steps = np.arange(max(at - SEARCH_STEPS, low), min(at + SEARCH_STEPS, high) + 1)
+        if steps.size == 0:
+            return at
+        bands = band_levels(self._samples, steps)
+        ratio = np.clip(
+            self._voice.log_likelihood(bands) - self._bed.log_likelihood(bands), -RATIO_LIMIT, RATIO_LIMIT
+        )
+        ratio[self._levels[steps] < peak - AUDIBLE_DB - INAUDIBLE_DB] = -RATIO_LIMIT
+        if direction < 0:
+            return int(steps[np.argmax(np.cumsum(ratio[::-1])[::-1])])
+        return int(steps[np.argmax(np.cumsum(ratio))])
+
+    def _mixture(self, steps: NDArray[np.int64]) -> Mixture | None:
+        return Mixture.fitted(band_levels(self._samples, steps[:: max(1, steps.size // MOST)]))

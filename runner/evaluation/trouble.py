@@ -1,0 +1,193 @@
+"""Was the harness able to judge? What went wrong on our own side or on the way, and which turns it touched.
+
+An agent is blamed only for what it did with the call it was given. A line that reached it in pieces, a caller that
+stood still, audio that was lost: what comes of those is inconclusive, and says so.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from bots.clock import NS_PER_MS, NS_PER_S
+from bots.timeline import (
+    AgentAudioLost,
+    AgentMediaResumed,
+    AgentMediaStopped,
+    AgentProbed,
+    AgentProcessEnded,
+    CallerAudioLost,
+    CallerUnderrun,
+    HarnessStalled,
+    RecordingMeasured,
+)
+from runner.evaluation.verdicts import Cause, Evidence, evidence_of
+from runner.evaluation.view import CallView
+
+HEARD_GAP_MS = 60.0
+"""Holes in a line that add up to less than this (three packets) are filled by any receiver."""
+
+NOTICED_STALL_MS = 1_000.0
+"""After a caller that stood still for so long the conversation may take another course."""
+
+LOST_SHARE = 0.03
+"""Recognition copes with a smaller share of lost packets."""
+
+LOST_PACKETS = 3
+
+AGENT_LOST_MS = 60.0
+"""Less lost audio of the agent than this can't have hidden a word."""
+
+AFTERWARDS_NS = NS_PER_S
+"""For so long after a stall times are still being put right: what was held up comes in a burst."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that kept the harness from judging.
+
+    Attributes:
+        from_ns: When it began.
+        to_ns: When it was over.
+        cause: ``harness``, ``network``, or ``caller`` where our hearing can't tell.
+        what: What happened, in a few words.
+        lasting: Whether the agent may have been led astray by it: then it touches all that follows.
+        evidence: The fact.
+    """
+
+    from_ns: int
+    to_ns: int
+    cause: Cause
+    what: str
+    lasting: bool
+    evidence: Evidence
+
+    def overlaps(self, from_ns: int, to_ns: int) -> bool:
+        """Whether it went on in a span of time."""
+        return self.from_ns <= to_ns and self.to_ns >= from_ns
+
+    def touches(self, from_ns: int, to_ns: int) -> bool:
+        """Whether it can have changed what came of a span of time."""
+        return self.overlaps(from_ns, to_ns) or (self.lasting and self.from_ns <= to_ns)
+
+
+def troubles_of(view: CallView) -> list[Trouble]:
+    """Return what kept the harness from judging parts of a call, ordered by when it began."""
+    found = [
+        *_lines(view),
+        *_stalls(view),
+        *_lost_on_the_way_out(view),
+        *_lost_on_the_way_in(view),
+        *_interruptions(view),
+        *_vanished(view),
+        *_background(view),
+    ]
+    return sorted(found, key=lambda trouble: trouble.from_ns)
+
+
+def _lines(view: CallView) -> list[Trouble]:
+    by_turn: dict[int, list[CallerUnderrun]] = defaultdict(list)
+    for event in view.of(CallerUnderrun):
+        by_turn[event.turn].append(event)
+    troubles: list[Trouble] = []
+    for turn, events in by_turn.items():
+        late_ms = sum(e.duration_ms for e in events)
+        if late_ms < HEARD_GAP_MS:
+            continue
+        times = "once" if len(events) == 1 else f"{len(events)} times"
+        what = f"the caller's line in turn {turn + 1} was not on time ({times}, {late_ms:.0f} ms in all)"
+        to_ns = events[-1].at_ns + round(events[-1].duration_ms * NS_PER_MS)
+        troubles.append(Trouble(events[0].at_ns, to_ns, Cause.HARNESS, what, True, evidence_of(events[0])))
+    return troubles
+
+
+def _stalls(view: CallView) -> list[Trouble]:
+    return [
+        Trouble(
+            e.at_ns,
+            e.at_ns + round(e.duration_ms * NS_PER_MS) + AFTERWARDS_NS,
+            Cause.HARNESS,
+            f"the runner stood still for {e.duration_ms / 1000:.1f} s at {e.at_s:.1f} s",
+            e.duration_ms >= NOTICED_STALL_MS,
+            evidence_of(e),
+        )
+        for e in view.of(HarnessStalled)
+    ]
+
+
+def _lost_on_the_way_out(view: CallView) -> list[Trouble]:
+    return [
+        Trouble(
+            e.since_ns,
+            e.at_ns,
+            Cause.NETWORK,
+            f"{e.lost} of {e.packets} packets of the caller's audio did not reach the agent before {e.at_s:.1f} s",
+            True,
+            evidence_of(e),
+        )
+        for e in view.of(CallerAudioLost)
+        if e.lost >= LOST_PACKETS and e.lost >= LOST_SHARE * e.packets and _speaks_in(view, e.since_ns, e.at_ns)
+    ]
+
+
+def _speaks_in(view: CallView, from_ns: int, to_ns: int) -> bool:
+    """Whether the caller spoke in a span of time: silence that is lost is no loss."""
+    for turn in view.starts:
+        line, end = view.line(turn), view.line_end(turn)
+        if line is not None and line.at_ns <= to_ns and (end is None or end.at_ns >= from_ns):
+            return True
+    return False
+
+
+def _lost_on_the_way_in(view: CallView) -> list[Trouble]:
+    return [
+        Trouble(
+            e.at_ns,
+            e.at_ns + round(e.duration_ms * NS_PER_MS),
+            Cause.NETWORK,
+            f"{e.duration_ms:.0f} ms of the agent's audio were lost at {e.at_s:.1f} s",
+            False,
+            evidence_of(e),
+        )
+        for e in view.of(AgentAudioLost)
+        if e.duration_ms >= AGENT_LOST_MS
+    ]
+
+
+def _interruptions(view: CallView) -> list[Trouble]:
+    troubles: list[Trouble] = []
+    for resumed in view.of(AgentMediaResumed):
+        stopped = [e for e in view.of(AgentMediaStopped) if e.at_ns <= resumed.at_ns]
+        if stopped:
+            gap_s = (resumed.at_ns - stopped[-1].at_ns) / NS_PER_S
+            what = f"nothing arrived from the agent for {gap_s:.1f} s, and then it did again"
+            troubles.append(
+                Trouble(stopped[-1].at_ns, resumed.at_ns, Cause.NETWORK, what, True, evidence_of(stopped[-1]))
+            )
+    return troubles
+
+
+def _vanished(view: CallView) -> list[Trouble]:
+    """Return that an agent which vanished need not have crashed, where its address does not say so."""
+    probed = view.first(AgentProbed)
+    if probed is None or probed.answers is False or view.of(AgentProcessEnded):
+        return []
+    stopped = view.of(AgentMediaStopped)
+    what = "nothing arrives from the agent any more, "
+    if probed.answers:
+        what += "but its address takes connections: its session died, or the network carries no audio"
+    else:
+        what += "and its address does not answer: its machine is gone, or the network is cut"
+    from_ns = stopped[-1].at_ns if stopped else probed.at_ns
+    return [Trouble(from_ns, view.end_ns, Cause.NETWORK, what, False, evidence_of(probed))]
+
+
+def _background(view: CallView) -> list[Trouble]:
+    whole = next((e for e in view.of(RecordingMeasured) if e.too_loud), None)
+    if whole is not None:
+        what = f"the background ({whole.bed_dbfs:.0f} dBFS) is too loud to tell the agent's speech from it"
+        return [Trouble(0, view.end_ns, Cause.CALLER, what, True, evidence_of(whole))]
+    what = "the background is too loud here to tell the agent's speech from it"
+    return [
+        Trouble(s.started.at_ns, s.end_or(view.end_ns), Cause.CALLER, what, False, evidence_of(s.started))
+        for s in view.speeches
+        if s.too_loud
+    ]

@@ -1,0 +1,293 @@
+"""One view of a call: its facts in order, and what every question about them starts from, indexed once.
+
+The caller asks it while the call is on, one fact after the other; the final judgement asks it when all is known. The
+difference is the agent's speech: live it is what the live hearing made of it, finally what the recording says.
+"""
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar, cast
+
+from bots.caller.event_names import names_of, told_speaking
+from bots.clock import NS_PER_MS
+from bots.timeline import (
+    AgentSaid,
+    AgentSpeechMeasured,
+    AgentStartedSpeaking,
+    AgentStoppedSpeaking,
+    AgentTurnEnded,
+    BotReady,
+    CallEnded,
+    CallerPressedKeys,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    CallerTurnStarted,
+    MessageReceived,
+    RecordingMeasured,
+    Source,
+    TimelineEvent,
+)
+from runner.evaluation.ending import Ending, ending_of
+
+JOINED_GAP_NS = 200 * NS_PER_MS
+"""Measured speech that goes on after a shorter gap is one stretch, as it is to the live hearing."""
+
+CUT_AT_END_NS = 100 * NS_PER_MS
+"""Speech that was measured up to so shortly before the call's end was still under way then."""
+
+SAME_SPEECH_NS = 700 * NS_PER_MS
+"""Words whose live onset lies within so much of a measured one were heard in that speech."""
+
+_E = TypeVar("_E")
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A stretch of audible agent speech.
+
+    Attributes:
+        started: Its onset.
+        stopped: Its end; None while it lasts.
+        onset_uncertainty_ns: The onset lies within so much of the stated one; 0 where that is not known.
+        end_uncertainty_ns: The same for the end.
+        too_loud: Whether the background was too loud to tell it apart.
+    """
+
+    started: AgentStartedSpeaking
+    stopped: AgentStoppedSpeaking | None
+    onset_uncertainty_ns: int = 0
+    end_uncertainty_ns: int = 0
+    too_loud: bool = False
+
+    def lasts_at(self, at_ns: int) -> bool:
+        """Whether it began before a time and ends after it."""
+        return self.started.at_ns < at_ns and (self.stopped is None or self.stopped.at_ns > at_ns)
+
+    def touches(self, from_ns: int, to_ns: int | None) -> bool:
+        """Whether some of it lies in a span of time; None: without an end."""
+        began_in_time = to_ns is None or self.started.at_ns <= to_ns
+        return began_in_time and (self.stopped is None or self.stopped.at_ns >= from_ns)
+
+    def end_or(self, until_ns: int) -> int:
+        """Return when it ended, or until when it is known to have lasted."""
+        return until_ns if self.stopped is None else self.stopped.at_ns
+
+
+class CallView:
+    """The facts of a call, ordered by time, with indexes that grow as facts are added.
+
+    Args:
+        facts: The facts so far, in the order they were written.
+    """
+
+    def __init__(self, facts: Iterable[TimelineEvent] = ()) -> None:
+        self.facts: list[TimelineEvent] = []
+        self.starts: dict[int, int] = {}
+        """When each turn was taken up, by its place in the script."""
+        self.last_ns = 0
+        """The time of the latest fact."""
+        self._by_type: dict[type, list[TimelineEvent]] = defaultdict(list)
+        self._by_name: dict[str, list[TimelineEvent]] = defaultdict(list)
+        self._told_speaking: list[tuple[int, bool]] = []
+        self._lines: dict[int, CallerStartedSpeaking] = {}
+        self._line_ends: dict[int, CallerStoppedSpeaking] = {}
+        self._keys: dict[int, CallerPressedKeys] = {}
+        self._speeches: list[Speech] | None = None
+        self._measured: list[Speech] | None = None
+        self._live: list[Speech] | None = None
+        for event in sorted(facts, key=_at_ns):
+            self.add(event)
+
+    @classmethod
+    def measured(cls, facts: Iterable[TimelineEvent]) -> "CallView":
+        """Return the view of a finished call: the agent's speech as it was measured, where it was.
+
+        Args:
+            facts: The facts of the call, in the order they were written.
+        """
+        given = list(facts)
+        if not any(isinstance(e, RecordingMeasured) for e in given):
+            return cls(given)
+        ended = next((e.at_ns for e in reversed(given) if isinstance(e, CallEnded)), None)
+        speeches = _measured_speeches([e for e in given if isinstance(e, AgentSpeechMeasured)], ended)
+        kept = [
+            _in_measured_speech(e, speeches)
+            for e in given
+            if not isinstance(e, AgentStartedSpeaking | AgentStoppedSpeaking)
+        ]
+        edges: list[TimelineEvent] = [s.started for s in speeches]
+        edges += [s.stopped for s in speeches if s.stopped is not None]
+        view = cls([*kept, *edges])
+        view._measured = speeches
+        view._live = _live_speeches([e for e in given if isinstance(e, AgentStartedSpeaking | AgentStoppedSpeaking)])
+        return view
+
+    def add(self, event: TimelineEvent) -> None:
+        """Take in a fact. Messages that are known by no name are not kept."""
+        self.last_ns = max(self.last_ns, event.at_ns)
+        names = names_of(event)
+        told = told_speaking(event)
+        if isinstance(event, MessageReceived) and not names and told is None:
+            return
+        bisect.insort(self.facts, event, key=_at_ns)
+        bisect.insort(self._by_type[type(event)], event, key=_at_ns)
+        for name in names:
+            bisect.insort(self._by_name[name], event, key=_at_ns)
+        if told is not None:
+            bisect.insort(self._told_speaking, (event.at_ns, told), key=lambda e: e[0])
+        match event:
+            case CallerTurnStarted():
+                self.starts[event.turn] = event.at_ns
+            case CallerStartedSpeaking():
+                self._lines.setdefault(event.turn, event)
+            case CallerStoppedSpeaking():
+                self._line_ends.setdefault(event.turn, event)
+            case CallerPressedKeys():
+                self._keys.setdefault(event.turn, event)
+            case AgentStartedSpeaking() | AgentStoppedSpeaking():
+                self._speeches = None
+            case _:
+                pass
+
+    def of(self, kind: type[_E]) -> Sequence[_E]:
+        """Return the facts of a type, ordered."""
+        return cast(Sequence[_E], self._by_type.get(kind, ()))
+
+    def first(self, kind: type[_E]) -> _E | None:
+        """Return the first fact of a type."""
+        found = self.of(kind)
+        return found[0] if found else None
+
+    def named(self, name: str) -> Sequence[TimelineEvent]:
+        """Return the facts that are known by a name of Pipecat Evals, ordered."""
+        return self._by_name.get(name, ())
+
+    @property
+    def speeches(self) -> Sequence[Speech]:
+        """The stretches of agent speech, ordered."""
+        if self._measured is not None:
+            return self._measured
+        if self._speeches is None:
+            self._speeches = _live_speeches([*self.of(AgentStartedSpeaking), *self.of(AgentStoppedSpeaking)])
+        return self._speeches
+
+    @property
+    def live_speeches(self) -> Sequence[Speech]:
+        """The agent's speech as the live hearing had it."""
+        return self.speeches if self._live is None else self._live
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the agent's speech is what was measured from the recording."""
+        return self._measured is not None
+
+    @property
+    def told_speaking(self) -> Sequence[tuple[int, bool]]:
+        """When the agent said, over RTVI, that it speaks from then on (true), or no more (false)."""
+        return self._told_speaking
+
+    @property
+    def rtvi(self) -> bool:
+        """Whether the agent speaks RTVI."""
+        return bool(self.of(BotReady))
+
+    @property
+    def ended(self) -> CallEnded | None:
+        """The call's end; None while it is on."""
+        found = self.of(CallEnded)
+        return found[-1] if found else None
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the call ended; None where its facts do not say so."""
+        return ending_of(self.facts)
+
+    @property
+    def end_ns(self) -> int:
+        """When the call ended; where its facts do not say so, the time of the last of them."""
+        return self.last_ns if self.ended is None else self.ended.at_ns
+
+    def line(self, turn: int) -> CallerStartedSpeaking | None:
+        """Return the beginning of a turn's line."""
+        return self._lines.get(turn)
+
+    def line_end(self, turn: int) -> CallerStoppedSpeaking | None:
+        """Return the end of a turn's line."""
+        return self._line_ends.get(turn)
+
+    def keys(self, turn: int) -> CallerPressedKeys | None:
+        """Return the keys of a turn."""
+        return self._keys.get(turn)
+
+    def handed_over(self, turn: int) -> CallerStoppedSpeaking | CallerPressedKeys | None:
+        """Return the end of a turn's line, or else its keys: from then on it is the agent's turn."""
+        return self.line_end(turn) or self.keys(turn)
+
+    def next_start_ns(self, turn: int) -> int | None:
+        """Return when the next turn after one was taken up; None if none was."""
+        return min((at_ns for index, at_ns in self.starts.items() if index > turn), default=None)
+
+    def said(self, source: Source | None = None) -> list[AgentSaid]:
+        """Return the agent's words, of one source or of both."""
+        return [e for e in self.of(AgentSaid) if source in (None, e.source)]
+
+    def turn_ended_between(self, from_ns: int, to_ns: int) -> bool:
+        """Whether the caller took the agent's turn to be over in a span of time, its ends included."""
+        return any(from_ns <= e.at_ns <= to_ns for e in self.of(AgentTurnEnded))
+
+
+def _at_ns(event: TimelineEvent) -> int:
+    return event.at_ns
+
+
+def _live_speeches(edges: Sequence[AgentStartedSpeaking | AgentStoppedSpeaking]) -> list[Speech]:
+    speeches: list[Speech] = []
+    started: AgentStartedSpeaking | None = None
+    for event in sorted(edges, key=_at_ns):
+        if isinstance(event, AgentStartedSpeaking):
+            started = event if started is None else started
+        elif started is not None:
+            speeches.append(Speech(started, event))
+            started = None
+    if started is not None:
+        speeches.append(Speech(started, None))
+    return speeches
+
+
+def _measured_speeches(measured: Sequence[AgentSpeechMeasured], ended_ns: int | None) -> list[Speech]:
+    ordered = sorted(measured, key=_at_ns)
+    groups: list[list[AgentSpeechMeasured]] = [[stretch] for stretch in ordered[:1]]
+    for before, stretch in pairwise(ordered):
+        if stretch.at_ns - before.end_ns < JOINED_GAP_NS:
+            groups[-1].append(stretch)
+        else:
+            groups.append([stretch])
+    speeches: list[Speech] = []
+    for group in groups:
+        end_ns = max(stretch.end_ns for stretch in group)
+        last = next(stretch for stretch in group if stretch.end_ns == end_ns)
+        lasts = ended_ns is not None and end_ns >= ended_ns - CUT_AT_END_NS
+        speeches.append(
+            Speech(
+                AgentStartedSpeaking(at_ns=group[0].at_ns),
+                None if lasts else AgentStoppedSpeaking(at_ns=end_ns),
+                onset_uncertainty_ns=round(group[0].onset_uncertainty_ms * NS_PER_MS),
+                end_uncertainty_ns=round(last.end_uncertainty_ms * NS_PER_MS),
+                too_loud=any(stretch.too_loud for stretch in group),
+            )
+        )
+    return speeches
+
+
+def _in_measured_speech(event: TimelineEvent, speeches: Sequence[Speech]) -> TimelineEvent:
+    """Return heard words with the measured onset of the speech they were heard in, where there is one."""
+    if not isinstance(event, AgentSaid) or event.started_ns is None or not speeches:
+        return event
+    onset_ns = event.started_ns
+    nearest = min((s.started.at_ns for s in speeches), key=lambda at_ns: abs(at_ns - onset_ns))
+    if nearest == onset_ns or abs(nearest - onset_ns) > SAME_SPEECH_NS:
+        return event
+    return event.model_copy(update={"started_ns": nearest, "at_ns": max(event.at_ns, nearest)})

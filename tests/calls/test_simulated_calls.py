@@ -1,0 +1,68 @@
+"""What a call writes down is where it says it is: in a simulated room, where what the agent did is known exactly."""
+
+import wave
+from pathlib import Path
+
+import anyio
+import pytest
+
+from bots.caller.script import AgentHeardFor, Expectation, Script, Speak, Turn, Words
+from bots.timeline import AgentStartedSpeaking, CallerStartedSpeaking, CallerStoppedSpeaking, TimelineEvent
+from runner.calls.recording import read_recording
+from runner.calls.request import CallRequest
+from runner.calls.run_file import read_run
+from runner.calls.timeline import read_timeline
+from runner.evaluation.outcome import Status
+from tests.simulated.agent import Behaviour, OneSentence
+from tests.simulated.call import ADDRESS, Simulation
+from tests.simulated.virtual_time import run_virtually
+
+ANSWERED = (Expectation(within_ms=10_000),)
+ROOM = Simulation(behaviour=Behaviour(dialogue=OneSentence))
+
+
+def say(text: str, **turn: object) -> Turn:
+    return Turn.model_validate({"action": Speak(parts=(Words(text=text),)), "expect": ANSWERED, **turn})
+
+
+def facts_of(folder: Path, *turns: Turn) -> list[TimelineEvent]:
+    ROOM.play(Script(name="test", turns=turns), folder)
+    return read_timeline(folder / "timeline.jsonl")
+
+
+def test_a_position_in_the_recording_is_a_time_in_the_timeline(tmp_path: Path) -> None:
+    facts = facts_of(tmp_path / "run", say("Hello, are you there?"))
+    samples, rate_hz = read_recording(tmp_path / "run" / "recording.wav")
+    caller, agent = abs(samples.astype(int))
+    edges = [e for e in facts if isinstance(e, CallerStartedSpeaking | AgentStartedSpeaking)]
+    assert {type(e) for e in edges} == {CallerStartedSpeaking, AgentStartedSpeaking}
+    for event in edges:
+        channel = caller if isinstance(event, CallerStartedSpeaking) else agent
+        at = round(event.at_s * rate_hz)
+        window = rate_hz // 50
+        assert channel[at : at + 2 * window].max() > 100, f"no sound at {event}"
+        assert channel[at - 3 * window : at - window].max() < 100, f"sound before {event}"
+
+
+def test_a_barge_in_comes_so_long_after_the_agent_is_heard(tmp_path: Path) -> None:
+    stop = say("Stop!", start=AgentHeardFor(duration_ms=600))
+    facts = facts_of(tmp_path / "run", say("Hello there."), stop)
+    ended_ns = next(e.at_ns for e in facts if isinstance(e, CallerStoppedSpeaking))
+    onset_ns = next(e.at_ns for e in facts if isinstance(e, AgentStartedSpeaking) and e.at_ns > ended_ns)
+    barge_in_ns = next(e.at_ns for e in facts if isinstance(e, CallerStartedSpeaking) and e.turn == 1)
+    assert (barge_in_ns - onset_ns) / 1e6 == pytest.approx(600, abs=60)
+
+
+def test_a_call_cut_off_from_outside_still_writes_its_run(tmp_path: Path) -> None:
+    request = CallRequest(Script(name="test", turns=(say("Hello there."),)), ADDRESS)
+    made = ROOM.prepare(request, tmp_path / "run")
+
+    async def cut_off() -> None:
+        with anyio.move_on_after(2.5):
+            await made.call.make()
+
+    run_virtually(made.clock, cut_off)
+    run = read_run(tmp_path / "run")
+    assert run.status is Status.CANCELLED
+    with wave.open(str(tmp_path / "run" / "recording.wav")) as file:
+        assert file.getnframes() / file.getframerate() == pytest.approx(run.duration_s, abs=0.05)

@@ -1,0 +1,202 @@
+"""Was the harness able to judge? What it missed itself, or the network lost, is never the agent's failure."""
+
+import pytest
+
+from bots.caller.script import AGENT_SPEAKS, AGENT_STOPS, Expectation
+from bots.timeline import (
+    AgentAudioLost,
+    AgentMediaResumed,
+    AgentMediaStopped,
+    CallCalibrated,
+    CallerAudioLost,
+    CallerTurnSettled,
+    CallerUnderrun,
+    EndedReason,
+    HarnessStalled,
+    TimelineEvent,
+)
+from runner.evaluation.failure import FailureKind
+from runner.evaluation.outcome import Outcome, decide, judge_expectations
+from runner.evaluation.turns import measure_turns
+from runner.evaluation.verdicts import Cause, Verdict
+from runner.evaluation.view import CallView
+from tests.evaluation.facts import (
+    JOINED,
+    asks,
+    ended,
+    line,
+    measured,
+    over,
+    recording,
+    s,
+    script,
+    speech,
+    taken_up,
+    told,
+)
+
+WORDS = Expectation(text_contains="which day", within_ms=5_000)
+SCRIPT = script(asks(WORDS), asks(WORDS))
+SILENT: list[TimelineEvent] = [JOINED, taken_up(1), *line(1.2, 3), CallerTurnSettled(at_ns=s(8), turn=0, failed=True)]
+HUNG_UP = ended(8, detail="turn 1 failed")
+
+
+def come_to(facts: list[TimelineEvent], played: object = SCRIPT) -> Outcome:
+    assert isinstance(played, type(SCRIPT))
+    view = CallView.measured(facts)
+    return decide(played, view, judge_expectations(played, view))
+
+
+TROUBLES = {
+    "its line had holes": (CallerUnderrun(at_ns=s(2), turn=0, duration_ms=600), Cause.HARNESS),
+    "it stood still": (HarnessStalled(at_ns=s(2), duration_ms=1_003), Cause.HARNESS),
+    "its packets were lost": (CallerAudioLost(at_ns=s(3), since_ns=s(2), lost=9, packets=50), Cause.NETWORK),
+    "the agent's packets were lost": (AgentAudioLost(at_ns=s(4), duration_ms=300), Cause.NETWORK),
+    "the background was too loud": (recording(too_loud=True), Cause.CALLER),
+}
+
+
+def test_an_agent_that_says_nothing_on_a_quiet_line_has_failed() -> None:
+    outcome = come_to([*SILENT, HUNG_UP])
+    assert (outcome.success, outcome.cause) == (False, Cause.AGENT)
+    assert outcome.failure is not None and outcome.failure.kind is FailureKind.SILENT
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_nobody_is_blamed_for_what_came_of_our_own_trouble(name: str) -> None:
+    trouble, cause = TROUBLES[name]
+    outcome = come_to([*SILENT, trouble, HUNG_UP])
+    assert (outcome.success, outcome.cause) == (None, cause)
+    assert outcome.failure is not None and outcome.failure.cause is cause
+    assert outcome.detail is not None and "turn 1" in outcome.detail
+
+
+SMALL = {
+    "a hole of two packets": CallerUnderrun(at_ns=s(2), turn=0, duration_ms=40),
+    "a few packets of silence": CallerAudioLost(at_ns=s(7), since_ns=s(6), lost=9, packets=50),
+    "a lost packet in a hundred": CallerAudioLost(at_ns=s(3), since_ns=s(1), lost=1, packets=100),
+    "a lost packet of the agent": AgentAudioLost(at_ns=s(4), duration_ms=20),
+    "a moment's wait long before": HarnessStalled(at_ns=0, duration_ms=300),
+}
+
+
+@pytest.mark.parametrize("name", [n for n in SMALL if n != "a moment's wait long before"])
+def test_what_no_agent_notices_excuses_none(name: str) -> None:
+    assert come_to([*SILENT, SMALL[name], HUNG_UP]).cause is Cause.AGENT
+
+
+ANSWERED = [*line(1.2, 3), *speech(4, 6), told(5, "which day would you like"), over(7)]
+
+
+def test_trouble_that_led_to_nothing_leaves_a_passed_call_passed() -> None:
+    played = script(asks(WORDS))
+    facts = [JOINED, taken_up(1), *ANSWERED, CallerUnderrun(at_ns=s(2), turn=0, duration_ms=600), ended(8)]
+    assert come_to(facts, played).success is True
+
+
+def test_a_garbled_line_excuses_what_follows_from_it() -> None:
+    facts = [JOINED, taken_up(1), *ANSWERED, taken_up(7, 1), *line(7.2, 9, 1), ended(16, detail="turn 2 failed")]
+    assert come_to(facts).cause is Cause.AGENT
+    garbled = CallerUnderrun(at_ns=s(2), turn=0, duration_ms=600)
+    outcome = come_to([*facts, garbled])
+    assert (outcome.success, outcome.cause) == (None, Cause.HARNESS)
+    lost = AgentAudioLost(at_ns=s(4.5), duration_ms=300)
+    assert come_to([*facts, lost]).cause is Cause.AGENT, "lost audio of the agent touches its own turn alone"
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause"),
+    [
+        (EndedReason.AGENT_FROZE, Cause.HARNESS),
+        (EndedReason.AGENT_NEVER_SPOKE, Cause.HARNESS),
+        (EndedReason.AGENT_LEFT, Cause.HARNESS),
+        (EndedReason.AGENT_VANISHED, Cause.AGENT),
+    ],
+)
+def test_an_ending_is_excused_where_the_agent_may_not_have_understood(reason: EndedReason, cause: Cause) -> None:
+    facts = [*SILENT, CallerUnderrun(at_ns=s(2), turn=0, duration_ms=600), ended(20, reason, "it ended")]
+    assert come_to(facts).cause is cause
+
+
+def test_a_stall_at_its_end_excuses_even_an_agent_that_vanished() -> None:
+    stalled = HarnessStalled(at_ns=s(16), duration_ms=3_500)
+    assert come_to([*SILENT, stalled, ended(20, EndedReason.AGENT_VANISHED)]).cause is Cause.HARNESS
+
+
+def test_a_line_that_was_dead_for_a_while_is_the_networks_fault() -> None:
+    gap = [AgentMediaStopped(at_ns=s(4)), AgentMediaResumed(at_ns=s(6.9))]
+    assert come_to([*SILENT, *gap, HUNG_UP]).cause is Cause.NETWORK
+
+
+def test_a_caller_that_gave_up_in_error_blames_itself() -> None:
+    # Live the answer was not understood in time; recognition of the recording has the words.
+    settled = CallerTurnSettled(at_ns=s(7), turn=0, failed=True)
+    outcome = come_to([JOINED, taken_up(1), *ANSWERED, settled, HUNG_UP])
+    assert (outcome.success, outcome.cause) == (None, Cause.HARNESS)
+    assert outcome.detail is not None and "turn 1" in outcome.detail and "recording" in outcome.detail
+    verdicts = judge_expectations(SCRIPT, CallView([JOINED, taken_up(1), *ANSWERED, settled, HUNG_UP]))
+    assert [(v.verdict, v.cause) for v in verdicts] == [(Verdict.MET, None), (Verdict.NOT_JUDGED, Cause.HARNESS)]
+
+
+# Error bars.
+
+SPEAKS = script(asks(Expectation(event=AGENT_SPEAKS, within_ms=1_000)))
+STOPS = script(asks(Expectation(event=AGENT_STOPS, within_ms=1_000)))
+
+
+@pytest.mark.parametrize(
+    ("onset_s", "bar_ms", "verdict"),
+    [
+        (3.9, 8, Verdict.MET),
+        (3.98, 50, Verdict.NOT_JUDGED),
+        (4.03, 50, Verdict.NOT_JUDGED),
+        (4.2, 50, Verdict.MISSED),
+        (4.2, 250, Verdict.NOT_JUDGED),
+    ],
+)
+def test_a_limit_within_the_error_bar_fails_nobody(onset_s: float, bar_ms: float, verdict: Verdict) -> None:
+    facts = [JOINED, taken_up(1), *line(1.2, 3), recording(), measured(onset_s, 6, onset_ms=bar_ms), ended(8)]
+    (result,) = judge_expectations(SPEAKS, CallView.measured(facts))
+    assert result.verdict is verdict
+    if verdict is Verdict.NOT_JUDGED:
+        assert "error bar" in result.reason and "±" in result.reason
+
+
+def test_a_stop_within_the_error_bar_fails_nobody() -> None:
+    facts = [JOINED, *speech(0.6, 2.3), taken_up(1), *line(1.2, 3), recording(), measured(0.6, 2.25, end_ms=150)]
+    (result,) = judge_expectations(STOPS, CallView.measured([*facts, ended(8)]))
+    assert result.verdict is Verdict.NOT_JUDGED and "error bar" in result.reason
+
+
+def test_what_our_own_side_adds_widens_the_bar() -> None:
+    facts = [JOINED, taken_up(1), *line(1.2, 3), recording(), measured(4, 6), ended(8)]
+    (quiet,) = measure_turns(SPEAKS, CallView.measured(facts))
+    busy = CallCalibrated(at_ns=s(0.9), loop_lag_ms=30, send_lag_ms=12, arrival_jitter_ms=5)
+    (wider,) = measure_turns(SPEAKS, CallView.measured([*facts, busy]))
+    assert quiet.uncertainty_ms is not None and quiet.uncertainty_ms <= 20
+    assert wider.uncertainty_ms == pytest.approx(quiet.uncertainty_ms + 17)
+    assert wider.response_latency_ms == quiet.response_latency_ms == 1_000
+
+
+def test_a_hole_in_the_middle_of_a_line_leaves_the_latency_after_it() -> None:
+    facts = [JOINED, taken_up(1), *line(1.2, 3), recording(), measured(4, 6), ended(8)]
+    hole = CallerUnderrun(at_ns=s(2), turn=0, duration_ms=80)
+    (turn,) = measure_turns(SPEAKS, CallView.measured([*facts, hole]))
+    assert turn.response_latency_ms == 1_000
+
+
+REFUSED = {
+    "not on time": [measured(4, 6), CallerUnderrun(at_ns=s(2.95), turn=0, duration_ms=80)],
+    "too uncertain": [measured(4, 6, onset_ms=700)],
+    "too loud": [measured(4, 6, too_loud=True)],
+    "stood still": [measured(4, 6), HarnessStalled(at_ns=s(3.2), duration_ms=500)],
+    "lost": [measured(4, 6), AgentAudioLost(at_ns=s(3.5), duration_ms=200)],
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_sample_that_says_nothing_is_refused_and_says_why(why: str) -> None:
+    facts = [JOINED, taken_up(1), *line(1.2, 3), recording(), *REFUSED[why], ended(8)]
+    (turn,) = measure_turns(SPEAKS, CallView.measured(facts))
+    assert (turn.response_latency_ms, turn.uncertainty_ms) == (None, None)
+    assert turn.refused is not None and why in turn.refused
