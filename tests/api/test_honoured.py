@@ -250,6 +250,24 @@ async def test_a_run_names_what_of_its_personality_agent_and_scenario_it_can_not
     ]
 
 
+async def test_what_an_older_version_kept_can_be_written_back_with_something_else_changed(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    made = (await client.post(PERSONALITIES, json={"name": "x"})).json()
+    async with services.database.session() as session:
+        row = await session.get_one(ScenarioRow, 1)
+        row.data = {**row.data, "metrics": [1, 7], "scenario_language": "es"}
+        (await session.get_one(Personality, made["id"])).data = {"background_noise": "coffee-shop", "speed": 1.2}
+    for path, name, other in (
+        (f"{SCENARIOS}1/", "metrics", [8]),
+        (f"{PERSONALITIES}{made['id']}/", "background_noise", "kitchen-noise"),
+    ):
+        body = (await client.get(path)).json()
+        answer = await client.patch(path, json={**body, "name": "y"})
+        assert (answer.status_code, answer.json()[name]) == (200, body[name])
+        assert list((await client.patch(path, json={name: other})).json()) == [name]
+
+
 async def test_conditions_go_to_the_worker_with_the_turns_that_wait_for_them(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:

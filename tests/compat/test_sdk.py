@@ -140,7 +140,8 @@ def test_a_run_tells_what_was_said_and_what_it_came_to(finished: Finished) -> No
     answer = next(content for role, content in said if role == "Main Agent" and sounds_like(content, DEFAULT_TEXT))
     assert f"Main Agent: {answer}" in passed["transcript"]
     (latency,) = passed["evaluation"]["metrics"]
-    assert 500 < latency["score"] < 1_500
+    # Later on a busy machine, but never sooner than the agent answers.
+    assert 500 < latency["score"] < 10_000
     ours = passed["scenario_runner"]
     assert ours["publish_data_message"]["message"] == HELLO
     assert ours["cause"] is None and failed["scenario_runner"]["cause"] == "agent"
@@ -271,7 +272,7 @@ def test_sessions_are_started_with_the_data_of_the_test_profile(sdk: Cekura, lau
     run = sdk.runs.get(of(launched))
     assert run["test_profile_data"]["id"] == launches.profile and run["personality"] == 1
     # The agent got what the test profile has for it: it answered so much later.
-    assert 1_400 < run["evaluation"]["metrics"][0]["score"] < 4_000
+    assert 1_400 < run["evaluation"]["metrics"][0]["score"] < 10_000
 
 
 def test_an_agent_that_does_not_start_in_its_time_fails_its_run(sdk: Cekura, scenarios: dict[str, int]) -> None:
