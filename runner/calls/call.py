@@ -592,10 +592,8 @@ class Call:
             await self._recognise([(onset_ns, end_ns)])
 
     async def _get_ready_to_recognise(self) -> None:
-        from bots.caller.speech.recognition import preload
-
         try:
-            await preload(self.settings.speech.stt)
+            await self.surroundings.preload(self.settings.speech.stt)
         except Exception:
             # What is wrong with it is told when there is something to recognise.
             logger.opt(exception=True).debug("recognition is not ready")

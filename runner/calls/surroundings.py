@@ -1,7 +1,7 @@
 """What a call is made in: time, the way into rooms, and what recognises speech. All of it can be another's."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,6 +48,12 @@ async def _transcribe(segments: Sequence[bytes], rate_hz: int, stt: ServiceSetti
     return await transcribe(segments, rate_hz, stt)
 
 
+async def _preload(stt: ServiceSettings) -> None:
+    from bots.caller.speech.recognition import preload
+
+    await preload(stt)
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What a call is made in.
@@ -57,9 +63,11 @@ class Surroundings:
         wall_time: The time of day in ISO 8601, UTC.
         open_room: Opens the room an address stands for.
         transcribe: Recognises what the agent said.
+        preload: Loads what that needs.
     """
 
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     wall_time: Callable[[], str] = utc_now
     open_room: RoomOpener = open_room
     transcribe: Transcriber = _transcribe
+    preload: Callable[[ServiceSettings], Awaitable[None]] = _preload
