@@ -92,9 +92,8 @@ class Job:
         script = load_scenario(self.caught.spec, SETTINGS).playable()
         # One of a hundred goes through the recogniser of real calls.
         made = replace(made, recognises=self.seed % 100 != 50)
-        return made.play(
-            script, self.folder, settings=SETTINGS, transcribe=self.caught.transcribe or self.seed % 5 == 0
-        )
+        transcribe = self.caught.transcribe or self.is_plain or self.seed % 5 == 0
+        return made.play(script, self.folder, settings=SETTINGS, transcribe=transcribe)
 
 
 @dataclass(frozen=True)

@@ -597,7 +597,7 @@ class Call:
 
     async def _get_ready_to_recognise(self) -> None:
         try:
-            await self.surroundings.load_recognition(self.settings.speech.stt)
+            await self.surroundings.preload(self.settings.speech.stt)
         except Exception:
             # What is wrong with it is told when there is something to recognise.
             logger.opt(exception=True).debug("recognition is not ready")

@@ -1,7 +1,7 @@
 """What a call is made in: time, the way into rooms, and what recognises speech. All of it can be another's."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,15 +48,7 @@ async def _transcribe(segments: Sequence[bytes], rate_hz: int, stt: ServiceSetti
     return await transcribe(segments, rate_hz, stt)
 
 
-class RecognitionLoader(Protocol):
-    """Loads what recognises speech, as :func:`bots.caller.speech.recognition.preload` does."""
-
-    async def __call__(self, stt: ServiceSettings) -> None:
-        """Load it, so that the first piece does not wait for that."""
-        ...
-
-
-async def _load_recognition(stt: ServiceSettings) -> None:
+async def _preload(stt: ServiceSettings) -> None:
     from bots.caller.speech.recognition import preload
 
     await preload(stt)
@@ -71,11 +63,11 @@ class Surroundings:
         wall_time: The time of day in ISO 8601, UTC.
         open_room: Opens the room an address stands for.
         transcribe: Recognises what the agent said.
-        load_recognition: Loads what recognises it, before it is needed.
+        preload: Loads what that needs.
     """
 
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     wall_time: Callable[[], str] = utc_now
     open_room: RoomOpener = open_room
     transcribe: Transcriber = _transcribe
-    load_recognition: RecognitionLoader = _load_recognition
+    preload: Callable[[ServiceSettings], Awaitable[None]] = _preload

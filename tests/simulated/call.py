@@ -1,9 +1,9 @@
 """Makes simulated calls."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import httpx
 import numpy as np
@@ -16,7 +16,7 @@ from bots.timeline import CallerStartedSpeaking, CallerStoppedSpeaking, Timeline
 from runner.calls.call import Call
 from runner.calls.request import CallRequest, CallWatcher
 from runner.calls.run_file import Run
-from runner.calls.surroundings import Surroundings, Transcriber
+from runner.calls.surroundings import Surroundings
 from runner.evaluation.verdicts import ExpectationVerdict
 from runner.rooms.base import RoomListener
 from runner.rooms.open import RoomAddress
@@ -29,6 +29,9 @@ from tests.simulated.virtual_time import Stall, VirtualClock, run_virtually, run
 
 if TYPE_CHECKING:
     from runner.judge.judge import Judge
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 ADDRESS = RoomAddress("http://simulated.invalid/api/offer")
 WALL_TIME = "2026-01-01T00:00:00.000Z"
@@ -93,8 +96,12 @@ class Simulation:
         clock = VirtualClock(self.stalls)
         guide = _Guide(self, utterances(request.script), watcher)
         surroundings = Surroundings(monotonic_ns=clock.now_ns, wall_time=lambda: WALL_TIME, open_room=guide.open_room)
-        transcribe = guide.recogniser.transcribe if self.recognises else _held(surroundings.transcribe)
-        surroundings = replace(surroundings, transcribe=transcribe, load_recognition=_load_nothing)
+        if self.recognises:
+            surroundings = replace(surroundings, transcribe=guide.recogniser.transcribe, preload=_nothing_to_load)
+        else:
+            surroundings = replace(
+                surroundings, transcribe=_held(surroundings.transcribe), preload=_held(surroundings.preload)
+            )
         call = Call(
             request,
             settings or Settings(),
@@ -115,18 +122,18 @@ class Prepared:
     clock: VirtualClock
 
 
-def _held(transcribe: Transcriber) -> Transcriber:
-    """Let no virtual time pass while speech is recognised in a process of its own."""
+async def _nothing_to_load(_stt: ServiceSettings) -> None:
+    pass
 
-    async def held(segments: Sequence[bytes], rate_hz: int, stt: ServiceSettings) -> list[str]:
+
+def _held(function: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
+    """Let no virtual time pass while a process of its own recognises speech."""
+
+    async def held(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         with running_loop().holding():
-            return await transcribe(segments, rate_hz, stt)
+            return await function(*args, **kwargs)
 
     return held
-
-
-async def _load_nothing(stt: ServiceSettings) -> None:
-    """What is simulated is there; what is not is waited for by virtual time where it is used."""
 
 
 class _Guide:
