@@ -103,7 +103,7 @@ class Answer:
     onset: int
     end: int
     after: int
-    """End of the caller's line that it answers."""
+    """End of the caller's line that it answers, or of what it broke into, and 0.1 s more."""
     before: int
     """Beginning of the caller's next line, or what comes of the agent after it if that was a barge-in."""
 
@@ -128,9 +128,10 @@ def build_call(row: Row, voices: Sequence[Samples], callers: Sequence[Samples], 
         seed: The same seed gives the same call, byte for byte.
     """
     rng = np.random.default_rng(seed)
-    if row.codec == "mulaw":
-        # What a telephone does not carry can't be heard: the truth is what is audible behind it.
-        voices = [audible(_coded(voice * np.float32(0.1), "mulaw"), RATE_HZ) for voice in voices]
+    if row.codec is not None:
+        # What a codec does not carry can't be heard: the truth is what is audible behind it.
+        gain = np.float32(10 ** (row.level_dbfs / 20))
+        voices = [audible(_coded(voice * gain, row.codec), RATE_HZ) for voice in voices]
     pieces: list[tuple[int, Samples]] = []
     lines: list[tuple[int, Samples]] = []
     answers: list[Answer] = []
@@ -150,8 +151,9 @@ def build_call(row: Row, voices: Sequence[Samples], callers: Sequence[Samples], 
         pieces.append((at, answer))
         answers.append(Answer(at, at + answer.size, after, max(start, at + answer.size)))
         lines.append((start, line))
-        after = start + line.size
-        spans.append((start, after))
+        spans.append((start, start + line.size))
+        # Whichever of the two ends last: from then on the next answer is looked for.
+        after = max(start + line.size, at + answer.size) + _samples(0.1)
         at = after + _samples(rng.uniform(0.3, 2.2))
     total = after + _samples(1.5)
     agent = _laid_out(pieces, total) * np.float32(10 ** (row.level_dbfs / 20))
