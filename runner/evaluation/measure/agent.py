@@ -24,7 +24,7 @@ from runner.evaluation.measure.edges import Edge, Stretch, find_stretches
 METHOD = 1
 """Version of the method: raised whenever the same recording may give other figures."""
 
-TOO_LOUD_DB = 11.0
+TOO_LOUD_DB = 12.0
 """Where the agent's level lies less than this above the bed's, speech can't be told from it."""
 TOO_LOUD_DBFS = -33.0
 """A bed as loud as this may hide an agent of which nothing was found."""
