@@ -9,7 +9,7 @@ import importlib.util
 import re
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from shutil import which
@@ -103,7 +103,7 @@ class Answer:
     onset: int
     end: int
     after: int
-    """End of the caller's line that it answers."""
+    """End of the caller's line that it answers, or of what it broke into, and 0.1 s more."""
     before: int
     """Beginning of the caller's next line, or what comes of the agent after it if that was a barge-in."""
 
@@ -128,9 +128,6 @@ def build_call(row: Row, voices: Sequence[Samples], callers: Sequence[Samples], 
         seed: The same seed gives the same call, byte for byte.
     """
     rng = np.random.default_rng(seed)
-    if row.codec == "mulaw":
-        # What a telephone does not carry can't be heard: the truth is what is audible behind it.
-        voices = [audible(_coded(voice * np.float32(0.1), "mulaw"), RATE_HZ) for voice in voices]
     pieces: list[tuple[int, Samples]] = []
     lines: list[tuple[int, Samples]] = []
     answers: list[Answer] = []
@@ -150,14 +147,18 @@ def build_call(row: Row, voices: Sequence[Samples], callers: Sequence[Samples], 
         pieces.append((at, answer))
         answers.append(Answer(at, at + answer.size, after, max(start, at + answer.size)))
         lines.append((start, line))
-        after = start + line.size
-        spans.append((start, after))
+        spans.append((start, start + line.size))
+        # Whichever of the two ends last: from then on the next answer is looked for.
+        after = max(start + line.size, at + answer.size) + _samples(0.1)
         at = after + _samples(rng.uniform(0.3, 2.2))
     total = after + _samples(1.5)
     agent = _laid_out(pieces, total) * np.float32(10 ** (row.level_dbfs / 20))
     if row.bed is not None:
         agent = agent + _bed(row.bed, total, seed, rng) * np.float32(10 ** (row.bed_dbfs / 20))
-    agent = _coded(agent, row.codec)
+    if row.codec is not None:
+        agent = _coded(agent, row.codec)
+        # What a codec does not carry can't be heard: the truth is what is audible behind it.
+        answers = [_behind_codec(answer, agent) for answer in answers]
     if row.loss:
         agent = _lossy(agent, row.loss, rng)
     caller = _laid_out(lines, total) * np.float32(10 ** (AGENT_DBFS / 20))
@@ -167,6 +168,19 @@ def build_call(row: Row, voices: Sequence[Samples], callers: Sequence[Samples], 
 def _bed(name: str, total: int, seed: int, rng: np.random.Generator) -> Samples:
     loop = background(name, RATE_HZ, seed=seed // 1000 * 1000 + seed % BED_LOOPS)
     return loop[(int(rng.integers(loop.size)) + np.arange(total)) % loop.size]
+
+
+def _behind_codec(answer: Answer, agent: Samples) -> Answer:
+    """Return an answer with the edges it has in what was received."""
+    step = RATE_HZ // 1000
+    first = answer.onset // step * step
+    heard = agent[first : answer.end + RATE_HZ // 10]
+    power = np.square(heard[: heard.size // step * step].astype(np.float64)).reshape(-1, step).mean(axis=1)
+    smooth = np.convolve(power, np.ones(5) / 5, mode="same")
+    fraction = 10 ** (-AUDIBLE_DB / 10)
+    onset = int(np.argmax(smooth >= smooth[:1_000].max() * fraction))
+    end = smooth.size - int(np.argmax(smooth[::-1] >= smooth[-1_000:].max() * fraction))
+    return replace(answer, onset=first + onset * step, end=first + end * step)
 
 
 def _answer(voices: Sequence[Samples], rng: np.random.Generator) -> Samples:

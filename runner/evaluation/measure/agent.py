@@ -24,13 +24,13 @@ from runner.evaluation.measure.edges import Edge, Stretch, find_stretches
 METHOD = 1
 """Version of the method: raised whenever the same recording may give other figures."""
 
-TOO_LOUD_DB = 11.0
+TOO_LOUD_DB = 12.0
 """Where the agent's level lies less than this above the bed's, speech can't be told from it."""
 TOO_LOUD_DBFS = -33.0
 """A bed as loud as this may hide an agent of which nothing was found."""
 
-ONSET_MS, ONSET_MS_PER_DB = 12.0, 4.0
-END_MS, END_MS_PER_DB = 16.0, 8.0
+ONSET_MS, ONSET_MS_PER_DB = 14.0, 5.0
+END_MS, END_MS_PER_DB = 18.0, 8.0
 """The error that covers 95 of 100 edges, and what each dB adds by which the bed masks soft beginnings and ends."""
 NARROW_DB, NARROW_MS_PER_DB = 14.0, 60.0
 """What each dB adds that the agent is less than this above the bed: then whole words go under in it."""

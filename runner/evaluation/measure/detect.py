@@ -24,7 +24,6 @@ SILENT_DBFS = -90.0
 QUIETEST_DBFS = -65.0
 """What is below this is no agent."""
 BED_SPREAD = 1.6
-BED_PERCENT = 98
 MOST_SPREAD_DB = 5.0
 SOUNDING_SHARE = 0.3
 SWITCH_COST = 0.04
@@ -81,8 +80,12 @@ def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Fou
     level: float | None = None
     bed = threshold = np.full(levels.size, SILENT_DBFS, dtype=np.float32)
     for turn in range(ROUNDS):
-        bed = _bed(smooth, pool, first=turn == 0)
+        bed = _bed(smooth, pool)
         found = _own_level(smooth, bed, speech if turn else ~caller)
+        if turn == 0 and found is None:
+            # Nothing is above what was heard while the caller spoke: the agent spoke over it.
+            bed = _bed_below_speech(smooth, pool)
+            found = _own_level(smooth, bed, ~caller)
         if found is None:
             break
         level = found
@@ -125,18 +128,22 @@ def _by_hop(values: Levels, pool: Mask, statistic: Callable[[Levels], float]) ->
     return np.interp(np.arange(values.size), np.array(hops), found).astype(np.float32)
 
 
-def _bed(smooth: Levels, pool: Mask, first: bool) -> Levels:
+def _bed(smooth: Levels, pool: Mask) -> Levels:
     def seldom_exceeded(inside: Levels) -> float:
-        middle, upper, top = np.percentile(inside, (50, 90, BED_PERCENT))
-        # Where a bed comes and goes the spread says nothing: it hardly ever goes beyond its own loud moments.
-        return float(min(middle + BED_SPREAD * (upper - middle), top))
+        middle, upper = np.percentile(inside, (50, 90))
+        return float(middle + BED_SPREAD * (upper - middle))
 
-    def below_speech(inside: Levels) -> float:
-        # The agent may speak over the caller: the bed goes as far up from its middle as it goes down.
+    return _by_hop(smooth, pool, seldom_exceeded)
+
+
+def _bed_below_speech(smooth: Levels, pool: Mask) -> Levels:
+    """Return the bed where the agent speaks in much of the pool: as far up from its middle as it goes down."""
+
+    def as_far_up(inside: Levels) -> float:
         lower, middle = np.percentile(inside, (10, 50))
         return float(middle + BED_SPREAD * min(middle - lower, MOST_SPREAD_DB))
 
-    return _by_hop(smooth, pool, below_speech if first else seldom_exceeded)
+    return _by_hop(smooth, pool, as_far_up)
 
 
 def _own_level(smooth: Levels, bed: Levels, where: Mask) -> float | None:
