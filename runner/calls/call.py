@@ -572,6 +572,8 @@ class Call:
 
     async def _measure(self) -> None:
         """Measure the agent's speech in the recording: what is reported goes by it."""
+        if not self._view.of(AgentJoined):
+            return
         try:
             facts = await measure_call_aside(self.folder / recordings.FILE_NAME, self._facts)
         except UsageError as error:

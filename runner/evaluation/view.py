@@ -38,6 +38,12 @@ JOINED_GAP_NS = 200 * NS_PER_MS
 CUT_AT_END_NS = 100 * NS_PER_MS
 """Speech that was measured up to so shortly before the call's end was still under way then."""
 
+TOO_SHORT_NS = 1_000 * NS_PER_MS
+"""Speech that began so shortly before the call's end may be too short to be measured: what was heard live counts."""
+
+LIVE_UNCERTAINTY_NS = 120 * NS_PER_MS
+"""How far off what was heard live may be."""
+
 SAME_SPEECH_NS = 700 * NS_PER_MS
 """Words whose live onset lies within so much of a measured one were heard in that speech."""
 
@@ -112,7 +118,9 @@ class CallView:
         if not any(isinstance(e, RecordingMeasured) for e in given):
             return cls(given)
         ended = next((e.at_ns for e in reversed(given) if isinstance(e, CallEnded)), None)
+        live = _live_speeches([e for e in given if isinstance(e, AgentStartedSpeaking | AgentStoppedSpeaking)])
         speeches = _measured_speeches([e for e in given if isinstance(e, AgentSpeechMeasured)], ended)
+        speeches += _too_short_to_measure(live, speeches, ended)
         kept = [
             _in_measured_speech(e, speeches)
             for e in given
@@ -122,7 +130,7 @@ class CallView:
         edges += [s.stopped for s in speeches if s.stopped is not None]
         view = cls([*kept, *edges])
         view._measured = speeches
-        view._live = _live_speeches([e for e in given if isinstance(e, AgentStartedSpeaking | AgentStoppedSpeaking)])
+        view._live = live
         return view
 
     def add(self, event: TimelineEvent) -> None:
@@ -280,6 +288,17 @@ def _measured_speeches(measured: Sequence[AgentSpeechMeasured], ended_ns: int | 
             )
         )
     return speeches
+
+
+def _too_short_to_measure(live: Sequence[Speech], measured: Sequence[Speech], ended_ns: int | None) -> list[Speech]:
+    """Return the live speech that the call's end cut off before there was enough of it to be measured."""
+    if ended_ns is None or not live:
+        return []
+    last = live[-1]
+    overlaps = any(s.touches(last.started.at_ns, last.end_or(ended_ns)) for s in measured)
+    if overlaps or last.started.at_ns < ended_ns - TOO_SHORT_NS:
+        return []
+    return [Speech(last.started, last.stopped, LIVE_UNCERTAINTY_NS, LIVE_UNCERTAINTY_NS)]
 
 
 def _in_measured_speech(event: TimelineEvent, speeches: Sequence[Speech]) -> TimelineEvent:

@@ -59,6 +59,15 @@ def test_speech_up_to_the_end_of_the_call_was_still_under_way() -> None:
     assert spans(CallView.measured([ended(9), recording(9), measured(8, 8.95)])) == [(8.0, None)]
 
 
+def test_speech_too_short_to_be_measured_is_what_was_heard_live() -> None:
+    last = AgentStartedSpeaking(at_ns=s(11.6))
+    assert spans(CallView.measured([*CALL, last, recording(), measured(3.9, 5.1)])) == [(3.9, 5.1), (11.6, None)]
+    long_ago = AgentStartedSpeaking(at_ns=s(10.9))
+    assert spans(CallView.measured([*CALL, long_ago, recording(), measured(3.9, 5.1)])) == [(3.9, 5.1)]
+    found = [*CALL, last, recording(), measured(3.9, 5.1), measured(11.7, 11.95)]
+    assert spans(CallView.measured(found)) == [(3.9, 5.1), (11.7, None)]
+
+
 def test_heard_words_move_to_the_measured_onset_of_their_speech() -> None:
     facts = [*CALL, heard(3.8, 5, "hello"), heard(20, 21, "far away"), recording(), measured(3.9, 5.1)]
     words = CallView.measured(facts).of(AgentSaid)

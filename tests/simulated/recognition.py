@@ -67,7 +67,16 @@ def _place(audio: _Samples, sentence: _Samples) -> int | None:
     if power < _LEAST_OVERLAP * float(wanted @ wanted) or not heard.size:
         return None
     alike = float(heard @ there) / np.sqrt(power * max(float(heard @ heard), 1e-9))
-    return lag * _DECIMATION if alike > _ALIKE else None
+    if alike <= _ALIKE:
+        return None
+    # To the sample: hissing sounds are nothing like themselves a sample or two beside.
+    near = range(lag * _DECIMATION - _DECIMATION, lag * _DECIMATION + _DECIMATION + 1)
+    return max(near, key=lambda place: _likeness(audio, sentence, place))
+
+
+def _likeness(audio: _Samples, sentence: _Samples, place: int) -> float:
+    heard = audio[max(place, 0) : place + sentence.size]
+    return float(heard @ sentence[max(-place, 0) :][: heard.size])
 
 
 def _words_there(audio: _Samples, sentence: _Samples, place: int, words: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ AROUND_STEPS = 12_000 // STEP_MS
 BEFORE_STEPS, AFTER_STEPS = 300 // STEP_MS, 400 // STEP_MS
 """So much around speech that was found may be speech too, and tells nothing of the bed."""
 ENOUGH_STEPS = 1_000 // STEP_MS
+LEAST_STEPS = 100 // STEP_MS
 SILENT_DBFS = -90.0
 QUIETEST_DBFS = -65.0
 """What is below this is no agent."""
@@ -33,7 +34,7 @@ GROUP_STEPS = 600 // STEP_MS
 
 QUIETER_PERCENT = 30
 TALKED_OVER_DB = 8.0
-"""An agent that is about as loud as ever through most of the caller's time talks over it: that is no bed."""
+"""What is speech, and about as loud as the agent ever is, is the agent talking over the caller, and no bed."""
 
 Mask = NDArray[np.bool_]
 Probabilities = NDArray[np.float32]
@@ -101,15 +102,14 @@ def _mean_level(levels: Levels) -> float:
 
 
 def _first_pool(smooth: Levels, probability: Probabilities, caller: Mask) -> Mask:
-    """Before anything was found: where the caller speaks; the quieter part, without one or where both speak."""
-    quiet = smooth <= np.percentile(smooth, QUIETER_PERCENT)
-    if caller.sum() < ENOUGH_STEPS:
-        return quiet
-    lower, upper = np.percentile(smooth, (QUIETER_PERCENT, 90))
-    middle = np.median(smooth[caller])
-    as_loud = middle > lower + TALKED_OVER_DB and middle > upper - TALKED_OVER_DB
-    talked_over = as_loud and np.mean(probability[caller] > 0.5) > 0.5
-    return quiet if talked_over else caller
+    """Before anything was found: where the caller speaks, and the agent not over it; else the quieter part."""
+    as_loud_as_ever = smooth > np.percentile(smooth, 90) - TALKED_OVER_DB
+    talks_over = dilated(as_loud_as_ever & (probability > 0.5), BEFORE_STEPS, AFTER_STEPS)
+    quieter = smooth <= np.percentile(smooth, QUIETER_PERCENT)
+    for pool, least in ((caller & ~talks_over, ENOUGH_STEPS), (quieter & ~talks_over, LEAST_STEPS)):
+        if pool.sum() >= least:
+            return pool
+    return quieter
 
 
 def _by_hop(values: Levels, pool: Mask, statistic: Callable[[Levels], float]) -> Levels:
