@@ -21,6 +21,7 @@ BEFORE_STEPS, AFTER_STEPS = 300 // STEP_MS, 400 // STEP_MS
 """So much around speech that was found may be speech too, and tells nothing of the bed."""
 ENOUGH_STEPS = 1_000 // STEP_MS
 LEAST_STEPS = 100 // STEP_MS
+NO_SPEECH = 0.2
 SILENT_DBFS = -90.0
 QUIETEST_DBFS = -65.0
 """What is below this is no agent."""
@@ -92,7 +93,9 @@ def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Fou
         level = found
         threshold = np.minimum(np.maximum(level - 20, bed + 2), level - 7).astype(np.float32)
         speech = _decide(smooth, probability, threshold, level, _believed(probability, pool))
-        pool = ~dilated(speech, BEFORE_STEPS, AFTER_STEPS)
+        around = ~dilated(speech, BEFORE_STEPS, AFTER_STEPS)
+        # Nothing new is known of the bed where the agent speaks from beginning to end.
+        pool = around if around.sum() >= LEAST_STEPS else pool
     found_any = bool(speech.any())
     return Found(speech, pool, level if found_any else None, bed, _by_hop(levels, pool, _mean_level))
 
@@ -106,7 +109,11 @@ def _first_pool(smooth: Levels, probability: Probabilities, caller: Mask) -> Mas
     as_loud_as_ever = smooth > np.percentile(smooth, 90) - TALKED_OVER_DB
     talks_over = dilated(as_loud_as_ever & (probability > 0.5), BEFORE_STEPS, AFTER_STEPS)
     quieter = smooth <= np.percentile(smooth, QUIETER_PERCENT)
-    for pool, least in ((caller & ~talks_over, ENOUGH_STEPS), (quieter & ~talks_over, LEAST_STEPS)):
+    for pool, least in (
+        (caller & ~talks_over, ENOUGH_STEPS),
+        (quieter & ~talks_over, LEAST_STEPS),
+        (quieter & (probability < NO_SPEECH), LEAST_STEPS),
+    ):
         if pool.sum() >= least:
             return pool
     return quieter
