@@ -88,7 +88,7 @@ def _common(command: _Command) -> _Command:
 @click.option("--listen", is_flag=True, help="Play the call on this machine's speakers.")
 @click.option("--out", type=PATH, help="Folder for the run (default: runs/<id>).")
 @click.option("--json", "as_json", is_flag=True, help="Print run.json alone on standard output.")
-@click.option("--allow-unjudged", is_flag=True, help="Pass although expectations are not judged or not observable.")
+@click.option("--allow-unjudged", is_flag=True, help="Pass a run whose only problem is inconclusive checks.")
 @_common
 def call(
     room_url: str,
@@ -160,9 +160,7 @@ def call(
     help="Token for the agent's side; - reads it from standard input. Better out of sight: the variable that the "
     f"file names, or {TOKEN_VARIABLE}.",
 )
-@click.option(
-    "--allow-unjudged", is_flag=True, help="Let runs pass where all that is wrong is what nobody can judge."
-)
+@click.option("--allow-unjudged", is_flag=True, help="Pass runs whose only problem is inconclusive checks.")
 @_common
 def run_suite(
     suite_file: Path,

@@ -11,7 +11,7 @@
 from bots.timeline import EndedReason
 
 USAGE_EXIT_CODE = 2
-"""What a command exits with where nobody can say anything about the agent."""
+"""What a command exits with where nothing was found out about the agent."""
 
 
 class RunnerError(Exception):

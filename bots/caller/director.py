@@ -196,7 +196,7 @@ class Director:
         return self._advance(now_ns)
 
     def settled(self, turn: int, *, failed: bool, now_ns: int) -> list[Action]:
-        """Everything a turn expects is decided; ``failed`` if any of it was not met."""
+        """Everything a turn expects is decided; ``failed`` if any of it failed."""
         self._settled[turn] = failed
         return self._advance(now_ns)
 

@@ -134,7 +134,7 @@ class RunReport(BaseModel):
         room: The room's address without credentials.
         started_at: ISO 8601, UTC.
         status: Whether the call took place.
-        success: True: passed. False: the agent failed. Null: nobody can say, for no fault of the agent.
+        success: True: passed. False: the agent failed. Null: inconclusive, for no fault of the agent.
         cause: Whose fault it was, where something failed.
         ended_reason: How the call ended, in our words.
         call_ended_reason: The same in Cekura's words.

@@ -157,7 +157,7 @@ class SuiteRunner:
         suite: The suite.
         settings: How to make the calls.
         folder: Where ``suite.json`` and a folder for each run go; is made if it is not there.
-        allow_unjudged: Let runs pass whose only trouble is expectations that nobody could judge.
+        allow_unjudged: Let runs pass whose only problem is inconclusive expectations.
         watcher: Watches the runs.
         keep: Is called with the suite's result as it stands, before anything is written and then whenever
             ``suite.json`` was; in a worker thread, never twice at a time. May raise :class:`OSError`.

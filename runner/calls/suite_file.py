@@ -72,7 +72,7 @@ class SuiteRun(_Run):
         file: The scenario's file.
         repeat: Which run of this scenario it is, from 1.
         status: Whether the call took place.
-        success: True: passed. False: the agent failed. Null: nobody can say, for no fault of the agent.
+        success: True: passed. False: the agent failed. Null: inconclusive, for no fault of the agent.
         cause: Whose fault it was, where something failed.
         ended_reason: How the call ended.
         detail: What happened, in one line.
@@ -181,7 +181,7 @@ class SuiteResult(BaseModel):
         finished: Whether every run has a result; false while the suite is under way, and for good where it was
             stopped or killed.
         stopped: Why it was stopped before its end, if it was.
-        allow_unjudged: Whether runs passed whose only trouble was what nobody could judge.
+        allow_unjudged: Whether runs passed whose only problem was inconclusive expectations.
         runs: The runs that have a result, in the suite's order.
         open: The runs that have none, in the suite's order.
         skipped: The scenarios that can't be played in a room, and for which there are no runs.

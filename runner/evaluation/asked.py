@@ -166,7 +166,7 @@ def settle(
         undecided = _undecided(outcome, f"inconclusive: {trouble.what}; then: {judgement.reason}")
         return undecided.model_copy(update={"cause": trouble.cause})
     if judgement.score == 0:
-        headline = f"the expected outcome was not met: {judgement.reason}"
+        headline = f"the expected outcome is not true: {judgement.reason}"
         failure = Failure(
             kind=FailureKind.WRONG, cause=Cause.AGENT, headline=headline, expected=_quoted(asked.expected_outcome)
         )

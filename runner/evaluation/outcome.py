@@ -33,7 +33,7 @@ class Outcome(BaseModel):
 
     Attributes:
         status: Whether the call took place.
-        success: True: passed. False: the agent failed. None: nobody can say, for no fault of the agent.
+        success: True: passed. False: the agent failed. None: inconclusive, for no fault of the agent.
         cause: Whose fault it was, where something failed.
         ended_reason: How the call ended.
         detail: What happened, in one line for a person; where the run did not pass, the failure's headline.

@@ -99,7 +99,7 @@ class Search(ABC):
         return self._broken_off(evidence) or Finding(verdict=Verdict.MISSED, reason=reason, evidence=evidence)
 
     def _broken_off(self, evidence: tuple[Evidence, ...] = ()) -> Finding | None:
-        """Return that nobody can tell, where the call was ended while there was time left."""
+        """Return that it is inconclusive, where the call was ended while there was time left."""
         ending = self._window.ending
         if ending is None or not self._cut_short:
             return None
@@ -177,7 +177,7 @@ class Search(ABC):
         return self._window.view.rtvi
 
     def _unobservable(self, reason: str) -> Finding:
-        """Return that nobody can tell: once the agent had the time to show that it reports such things after all."""
+        """Return that it is inconclusive: once the agent had the time to show that it reports such things."""
         until_ns = min(self._deadline_ns, self._anchor_ns + UNOBSERVABLE_NS)
         if self._now_ns is not None and self._now_ns <= until_ns:
             return Finding(verdict=Verdict.PENDING, recheck_ns=until_ns + 1)

@@ -165,5 +165,6 @@ def _error_message(outcome: RunReport) -> str:
     if outcome.status is Status.FAILED:
         return detail or f"no call took place ({outcome.ended_reason.value})"
     if outcome.success is None:
-        return f"undecided: {detail or 'nobody can say whether the agent passed'}"
+        said = detail or "there is no verdict"
+        return said if said.startswith("inconclusive") else f"inconclusive: {said}"
     return ""

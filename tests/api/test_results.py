@@ -92,7 +92,7 @@ async def test_every_end_counts_and_only_passing_is_success(
     runs = body["runs"]
     assert [runs[str(i)]["success"] for i in ids] == [True, False, False, False, False]
     assert runs[str(missed)]["error_message"] == "" and runs[str(missed)]["expected_outcome"]["score"] == 0
-    assert runs[str(open_question)]["error_message"].startswith("undecided")
+    assert runs[str(open_question)]["error_message"].startswith("inconclusive")
     assert runs[str(open_question)]["expected_outcome"]["score"] == 50
     assert runs[str(without)]["scenario_runner"]["cause"] == "room"
     assert runs[str(without)]["expected_outcome"] is None
@@ -131,7 +131,7 @@ async def test_the_explanation_is_the_headline_and_what_it_rests_on(
     ]
     assert runs[0]["scenario_runner"]["failure"]["kind"] == "late"
     assert runs[1]["scenario_runner"]["not_honoured"] == ["personality.language: 'es'"]
-    assert runs[1]["error_message"] == "undecided: it is not all had"
+    assert runs[1]["error_message"] == "inconclusive: it is not all had"
     assert runs[3]["expected_outcome"]["outcome_alignments"][1] == {
         "outcome": "so I hear",
         "prompt_part": "it sings",

@@ -201,7 +201,7 @@ def test_a_run_that_nobody_judged_meets_no_threshold(waiting: Waiting, cekura: R
     assert (shown["success_rate"], shown["failed_runs_count"], shown["inconclusive_runs_count"]) == (0.0, 1, 1)
     (run,) = shown["runs"].values()
     assert (run["success"], run["scenario_runner"]["success"], run["expected_outcome"]["score"]) == (False, None, 50)
-    assert run["error_message"].startswith("undecided: expected_outcome_prompt was not judged: no judge was asked")
+    assert run["error_message"].startswith("inconclusive: expected_outcome_prompt was not judged: no judge was asked")
 
 
 def test_failed_calls_without_a_threshold_are_exit_code_0(waiting: Waiting) -> None:

@@ -180,7 +180,7 @@ async def test_what_passed_without_being_judged_has_no_verdict_any_more(new_url:
     async with database.reading() as session:
         runs = list(await session.scalars(select(RunRow).order_by(RunRow.id)))
     assert [run.success for run in runs] == [None, True, True, False, None, None]
-    assert runs[0].error_message == "undecided: expected_outcome_prompt was not judged"
+    assert runs[0].error_message == "inconclusive: expected_outcome_prompt was not judged"
     await database.close()
 
 

@@ -292,7 +292,7 @@ async def test_the_same_outcome_again_counts_as_taken_and_another_one_does_not(d
 @pytest.mark.parametrize(
     ("run", "status", "message"),
     [
-        (undecided(), "completed", "undecided: turn 1"),
+        (undecided(), "completed", "inconclusive: turn 1"),
         (no_call(), "failed", "nothing answers"),
         (cancelled(), "cancelled", "cancelled"),
         (agent_failed(), "completed", ""),

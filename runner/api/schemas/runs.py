@@ -23,7 +23,7 @@ CALLER_CHANNEL = 0
 class OutcomeAlignment(ResponseBody):
     """What became of one expectation of the script, or statement of the expected outcome.
 
-    ``aligned`` is null where nobody can say.
+    ``aligned`` is null where that is not known.
     """
 
     outcome: str
@@ -62,7 +62,7 @@ class Evaluation(ResponseBody):
 class Failure(ResponseBody):
     """Ours: whose fault it was, how the call ended, and what happened in one line.
 
-    ``success`` is null where nobody can say whether the agent passed, for no fault of its own; ``not_honoured`` says
+    ``success`` is null where the run is inconclusive; ``not_honoured`` says
     what of what was asked for was not had.
     """
 
@@ -117,7 +117,7 @@ class Additions(ResponseBody):
         detail: What happened, in one line; where the run did not pass, the headline of its failure.
         failure: Why it did not pass: kind, cause, headline, turn, what was expected and heard, evidence.
         not_honoured: What of what was asked for was not had, a sentence each: the run did not pass then.
-        success: True: passed. False: the agent failed. Null: nobody can say, for no fault of the agent.
+        success: True: passed. False: the agent failed. Null: inconclusive, for no fault of the agent.
         attempt: Which attempt at it this is: one more each time that a worker gave it back or was lost.
         duration_s: From the beginning of the call to its end.
         first_response_ms: Agent onset minus both parties present.

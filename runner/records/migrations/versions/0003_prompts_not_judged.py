@@ -1,4 +1,4 @@
-"""Runs that passed although what was expected of them was not judged: nobody can say whether they did."""
+"""Runs that passed although what was expected of them was not judged: they are inconclusive."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -25,7 +25,7 @@ def upgrade() -> None:
     op.execute(
         _RUNS.update()
         .where(_RUNS.c.success.is_(True), sa.func.coalesce(prompt, "") != "")
-        .values(success=None, error_message="undecided: expected_outcome_prompt was not judged")
+        .values(success=None, error_message="inconclusive: expected_outcome_prompt was not judged")
     )
 
 
