@@ -4,7 +4,7 @@ Told from the audio of both sides alone. Definitions: the caller's first and las
 for the network; the agent's onset and end are those of its audible speech on the received audio.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bots.caller.director import TOLD_SPEAKING_NS
@@ -70,6 +70,8 @@ class _Turn:
     """What our own side and the network add to a measured time."""
     live: bool
     """Whether the call is on."""
+    noticed_live: Callable[[Speech], bool]
+    """Whether the live hearing had a speech too (:meth:`CallView.noticed_live`)."""
 
     @property
     def finished(self) -> bool:
@@ -132,6 +134,7 @@ def find_behaviour(
         told_speaking=line is not None and _is_in_the_middle(view, line.at_ns),
         own_uncertainty_ns=own_uncertainty_ns(view),
         live=now_ns is not None,
+        noticed_live=view.noticed_live,
     )
     find = {
         AGENT_SPEAKS: _speaks,
@@ -314,11 +317,12 @@ def _never_talks_over(expectation: Expectation, turn: _Turn, now_ns: int | None)
     for speech in turn.speeches:
         onset_ns = speech.started.at_ns
         if onset_ns > begin_ns and turn.talks_over(speech):
-            return Finding(
-                verdict=Verdict.MISSED,
-                reason=f"began to speak at {onset_ns / 1e9:.2f} s, while the caller still spoke",
-                evidence=(evidence_of(turn.line), evidence_of(speech.started)),
-            )
+            reason = f"began to speak at {onset_ns / 1e9:.2f} s, while the caller still spoke"
+            evidence = (evidence_of(turn.line), evidence_of(speech.started))
+            if turn.noticed_live(speech):
+                return Finding(verdict=Verdict.MISSED, reason=reason, evidence=evidence)
+            reason += "; the live hearing did not notice it, so it may be something behind the agent"
+            return Finding(verdict=Verdict.NOT_JUDGED, reason=reason, evidence=evidence, cause=Cause.CALLER)
     if turn.line_end is not None and _may_be_unknown(turn.line_end.at_ns, now_ns):
         return _wait(turn.line_end.at_ns)
     return Finding(verdict=Verdict.MET) if turn.finished else _unfinished(now_ns)

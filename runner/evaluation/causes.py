@@ -126,7 +126,9 @@ def talked_over(script: Script, view: CallView) -> list[Speech]:
             (
                 s
                 for s in view.speeches
-                if line.at_ns < s.started.at_ns <= end.at_ns - MIN_OVERLAP_NS and not s.too_loud
+                if line.at_ns < s.started.at_ns <= end.at_ns - MIN_OVERLAP_NS
+                and not s.too_loud
+                and view.noticed_live(s)
             ),
             None,
         )

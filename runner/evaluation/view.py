@@ -187,6 +187,11 @@ class CallView:
         """The agent's speech as the live hearing had it."""
         return self.speeches if self._live is None else self._live
 
+    def noticed_live(self, speech: Speech) -> bool:
+        """Whether the live hearing had speech at the same time: what only the recording has may be a background."""
+        until_ns = speech.end_or(self.end_ns)
+        return any(s.touches(speech.started.at_ns, until_ns) for s in self.live_speeches)
+
     @property
     def is_measured(self) -> bool:
         """Whether the agent's speech is what was measured from the recording."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bots.caller.script import AGENT_SPEAKS, AGENT_STOPS, Expectation
+from bots.caller.script import AGENT_NEVER_TALKS_OVER, AGENT_SPEAKS, AGENT_STOPS, Expectation
 from bots.timeline import (
     AgentAudioLost,
     AgentMediaResumed,
@@ -160,6 +160,18 @@ def test_a_limit_within_the_error_bar_fails_nobody(onset_s: float, bar_ms: float
     assert result.verdict is verdict
     if verdict is Verdict.NOT_JUDGED:
         assert "error bar" in result.reason and "±" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("live", "verdict"), [(speech(1.9, 2.6), Verdict.MISSED), (list[TimelineEvent](), Verdict.NOT_JUDGED)]
+)
+def test_talking_over_takes_both_the_live_hearing_and_the_recording(
+    live: list[TimelineEvent], verdict: Verdict
+) -> None:
+    patient = script(asks(Expectation(event=AGENT_NEVER_TALKS_OVER)))
+    facts = [JOINED, taken_up(1), *line(1.2, 3), *live, recording(), measured(1.9, 2.6), measured(4, 6), ended(8)]
+    (result,) = judge_expectations(patient, CallView.measured(facts))
+    assert result.verdict is verdict
 
 
 def test_a_stop_within_the_error_bar_fails_nobody() -> None:
