@@ -29,10 +29,10 @@ TOO_LOUD_DB = 12.0
 TOO_LOUD_DBFS = -33.0
 """A bed as loud as this may hide an agent of which nothing was found."""
 
-ONSET_MS, ONSET_MS_PER_DB = 14.0, 5.0
-END_MS, END_MS_PER_DB = 18.0, 8.0
+ONSET_MS, ONSET_MS_PER_DB = 14.0, 6.0
+END_MS, END_MS_PER_DB = 18.0, 11.0
 """The error that covers 95 of 100 edges, and what each dB adds by which the bed masks soft beginnings and ends."""
-NARROW_DB, NARROW_MS_PER_DB = 14.0, 60.0
+NARROW_DB, NARROW_MS_PER_DB = 15.0, 80.0
 """What each dB adds that the agent is less than this above the bed: then whole words go under in it."""
 
 
