@@ -254,8 +254,9 @@ def rows_of(results: Iterable[Result]) -> list[list[Any]]:
 def claims_of(good: Sequence[Result], together: Sequence[Result], faulty: Sequence[Result]) -> list[Claim]:
     """Return what is claimed, as far as calls were made for it."""
     claims: list[Claim] = []
-    blamed = sum(result.is_blamed for result in good)
-    claims.append(Claim(f"the good agent is never blamed ({blamed} of {len(good)} calls)", blamed == 0))
+    if good:
+        blamed = sum(result.is_blamed for result in good)
+        claims.append(Claim(f"the good agent is never blamed ({blamed} of {len(good)} calls)", blamed == 0))
     for where in (Where.SIMULATED, Where.REAL):
         quiet = [r for r in good if r.where is where and r.condition is not Condition.BUSY]
         if quiet:

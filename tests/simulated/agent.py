@@ -27,6 +27,9 @@ START_WINDOW = 12
 STOP_FRAMES = 10
 THINKING_MS = 2_000
 
+LEAVES_AFTER_MS = 1_400
+"""From the end of its last words until it leaves: the silence at their end, and a second that it sends on purpose."""
+
 FUNCTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "check_availability": check_availability,
     "book_table": book_table,
@@ -482,7 +485,7 @@ class SimulatedAgent:
         self._idle_since_ns = at_ns
         self._tell(at_ns, "bot-stopped-speaking")
         if self._ends_after_speech:
-            self._at(at_ns + 1_000 * NS_PER_MS, self._leave)
+            self._at(at_ns + LEAVES_AFTER_MS * NS_PER_MS, self._leave)
         elif self._behaviour.leaves_after_greeting:
             self._leave(at_ns)
 
