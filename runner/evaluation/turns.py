@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import Script, StaySilent
 from bots.timeline import AgentJoined, CallerStartedSpeaking
+from runner.evaluation.blame import WENT_ON
 from runner.evaluation.precision import WIDEST_NS, in_ms, own_uncertainty_ns
 from runner.evaluation.trouble import Trouble, troubles_of
 from runner.evaluation.view import CallView
@@ -57,6 +58,12 @@ def first_response_ms(view: CallView) -> float | None:
     return in_ms(view.speeches[0].started.at_ns - joined.at_ns)
 
 
+def _went_on(view: CallView, from_ns: int, next_line_ns: int | None) -> bool:
+    """Whether the caller took something for the answer to a line that the recording does not have."""
+    until_ns = view.end_ns if next_line_ns is None else next_line_ns
+    return any(from_ns <= s.started.at_ns < until_ns for s in view.live_speeches)
+
+
 def _measure(script: Script, view: CallView, turn: int, troubles: Sequence[Trouble]) -> TurnMeasures:
     started_s = round(view.starts[turn] / 1e9, 3)
     line, keys = view.line(turn), view.keys(turn)
@@ -81,6 +88,8 @@ def _measure(script: Script, view: CallView, turn: int, troubles: Sequence[Troub
         agent_onset_s=None if reply is None else round(reply.started.at_ns / 1e9, 3),
         talked_over=talked_over,
     )
+    if reply is None and not talked_over and view.is_measured and _went_on(view, from_ns, next_line_ns):
+        return measures.model_copy(update={"refused": WENT_ON})
     if reply is None or talked_over:
         return measures
     bar_ns = reply.onset_uncertainty_ns + own_uncertainty_ns(view) if reply.onset_uncertainty_ns else None

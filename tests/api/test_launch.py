@@ -194,6 +194,13 @@ async def test_a_launch_of_sessions_tells_all_its_mistakes_at_once(client: httpx
     assert set(found) >= names - {"priority", "scenarios"}
 
 
+@pytest.mark.parametrize("entry", [True, False, 1.5, None, [], "1", {"scenario": True}])
+async def test_an_entry_that_is_no_entry_is_refused(client: httpx.AsyncClient, bot: int, entry: Any) -> None:
+    for path in (V1, V2):
+        answer = await client.post(path, json={"agent": bot, "scenarios": [entry]})
+        assert answer.status_code == 400 and "scenarios" in answer.json(), (path, answer.text)
+
+
 WRONG_TYPES: list[tuple[dict[str, Any], list[Any]]] = [
     ({}, ["scenarios"]),
     ({"scenarios": []}, ["scenarios"]),

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -151,9 +152,20 @@ def named(errors: Any, place: Place) -> Any:
     return errors
 
 
+LOGGED: deque[str] = deque(maxlen=3)
+"""What the server last logged of its own errors: it answers nothing of them."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def logged() -> Iterator[None]:
+    sink = logger.add(lambda message: LOGGED.append(str(message)[-3_000:]), level="ERROR", diagnose=False)
+    yield
+    logger.remove(sink)
+
+
 def refused(api: Api, answer: Response, before: Sequence[int]) -> Any:
     """Return the errors of an answer that refuses, repeats nothing secret, and left nothing behind."""
-    assert answer.status_code == 400, (answer.status_code, answer.text)
+    assert answer.status_code == 400, (answer.status_code, answer.text, list(LOGGED))
     assert PLANTED not in answer.text and "Traceback" not in answer.text
     assert api.kept() == tuple(before)
     return answer.json()

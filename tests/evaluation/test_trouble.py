@@ -190,6 +190,14 @@ def test_what_our_own_side_adds_widens_the_bar() -> None:
     assert wider.response_latency_ms == quiet.response_latency_ms == 1_000
 
 
+def test_a_turn_in_which_another_sound_was_taken_for_the_answer_says_so() -> None:
+    facts = [JOINED, taken_up(1), *line(1.2, 3), *speech(3.6, 4), recording(), measured(9, 10), ended(12)]
+    later = [taken_up(5, 1), *line(5.2, 7, 1)]
+    first, second = measure_turns(SCRIPT, CallView.measured([*facts, *later]))
+    assert (first.response_latency_ms, second.response_latency_ms) == (None, 2_000)
+    assert first.refused is not None and "another sound" in first.refused
+
+
 def test_a_hole_in_the_middle_of_a_line_leaves_the_latency_after_it() -> None:
     facts = [JOINED, taken_up(1), *line(1.2, 3), recording(), measured(4, 6), ended(8)]
     hole = CallerUnderrun(at_ns=s(2), turn=0, duration_ms=80)

@@ -316,7 +316,11 @@ async def all_mistakes(request: Request, error: RequestValidationError) -> Error
     rest = {name: value for name, value in body.items() if name in model.model_fields and name not in wrong}
     rest["scenarios"] = [listed[place] for place in places] or ([] if is_v2 else [_NO_ENTRY])
     services, key = services_of(request), cast(KeyIdentity, request.state.key)
-    launch_body = model.model_validate(rest)
+    try:
+        launch_body = model.model_validate(rest)
+    except ValidationError:
+        # What can be read by itself can't be in this place: that is told already, and there is nothing to go by.
+        return wrong
     if isinstance(launch_body, schemas.SessionLaunch):
         asked, more = await _sessions(services, launch_body, key, None, None)
     else:
