@@ -131,6 +131,13 @@ def test_a_result_counts_passed_and_failed_calls(finished: Finished, agent: int)
     assert issue["run_ids"] == [failed["id"]]
 
 
+def latencies_ms(run: dict[str, Any]) -> list[float]:
+    """The latency that a run shows; none only where the sample was refused, with its reason."""
+    found = [metric["score"] for metric in run["evaluation"]["metrics"]]
+    assert found or any(turn["refused"] for turn in run["scenario_runner"]["turns"]), run["scenario_runner"]
+    return found
+
+
 def test_a_run_tells_what_was_said_and_what_it_came_to(finished: Finished) -> None:
     passed, failed = finished.runs["answers"], finished.runs["wants a table"]
     assert (passed["status"], passed["success"], passed["error_message"]) == ("completed", True, ""), passed
@@ -139,10 +146,9 @@ def test_a_run_tells_what_was_said_and_what_it_came_to(finished: Finished) -> No
     assert ("Testing Agent", "Hello there.") in said
     answer = next(content for role, content in said if role == "Main Agent" and sounds_like(content, DEFAULT_TEXT))
     assert f"Main Agent: {answer}" in passed["transcript"]
-    (latency,) = passed["evaluation"]["metrics"]
-    # Later on a busy machine, but never sooner than the agent answers.
-    assert 500 < latency["score"] < 10_000
     ours = passed["scenario_runner"]
+    # Later on a busy machine, but never sooner than the agent answers; and refused where the machine stood still.
+    assert all(500 < latency_ms < 10_000 for latency_ms in latencies_ms(passed))
     assert ours["publish_data_message"]["message"] == HELLO
     assert ours["cause"] is None and failed["scenario_runner"]["cause"] == "agent"
     assert failed["success"] is False and failed["scenario_runner"]["expectations"][0]["verdict"] == "missed"
@@ -272,7 +278,7 @@ def test_sessions_are_started_with_the_data_of_the_test_profile(sdk: Cekura, lau
     run = sdk.runs.get(of(launched))
     assert run["test_profile_data"]["id"] == launches.profile and run["personality"] == 1
     # The agent got what the test profile has for it: it answered so much later.
-    assert 1_400 < run["evaluation"]["metrics"][0]["score"] < 10_000
+    assert all(1_400 < latency_ms < 10_000 for latency_ms in latencies_ms(run))
 
 
 def test_an_agent_that_does_not_start_in_its_time_fails_its_run(sdk: Cekura, scenarios: dict[str, int]) -> None:
