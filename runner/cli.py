@@ -81,7 +81,7 @@ def _common(command: _Command) -> _Command:
 @click.option("--scenario", "spec", required=True, metavar="FILE[:NAME]", help="What the caller does.")
 @click.option(
     "--token",
-    help=f"Room token; - reads it from standard input. Better out of sight: the variable {TOKEN_VARIABLE}.",
+    help=f"Room token; - reads it from standard input. Prefer the environment variable {TOKEN_VARIABLE}.",
 )
 @click.option("--publish", metavar="JSON", help="Data message, published once when both sides are in the room.")
 @click.option("--data", metavar="JSON", help="Object for the bot's runner arguments (SmallWebRTC only).")
@@ -157,7 +157,7 @@ def call(
 @click.option("--out", type=PATH, help="Folder for the suite (default: runs/suite-<id>).")
 @click.option(
     "--token",
-    help="Token for the agent's side; - reads it from standard input. Better out of sight: the variable that the "
+    help="Token for the agent's side; - reads it from standard input. Prefer the environment variable that the "
     f"file names, or {TOKEN_VARIABLE}.",
 )
 @click.option("--allow-unjudged", is_flag=True, help="Pass runs whose only problem is inconclusive checks.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "--database-url",
     metavar="URL",
-    help="sqlite:///path or postgresql://user@host/name. One with a password is better out of sight: the variable "
+    help="sqlite:///path or postgresql://user@host/name. With a password, prefer the environment variable "
     "SCENARIO_RUNNER_SERVER__DATABASE_URL.",
 )
 @click.option("--no-worker", is_flag=True, help="Serve the API and the record alone; make no calls.")

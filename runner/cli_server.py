@@ -28,7 +28,7 @@ def record_options(command: _Command) -> _Command:
         click.option(
             "--database-url",
             metavar="URL",
-            help="sqlite:///path or postgresql://user@host/name. One with a password is better out of sight: the "
+            help="sqlite:///path or postgresql://user@host/name. With a password, prefer the environment "
             "variable SCENARIO_RUNNER_SERVER__DATABASE_URL.",
         ),
         click.option("--data-dir", type=PATH, help="Where the record is kept (default: data)."),
@@ -116,7 +116,7 @@ def list_(data_dir: Path | None, database_url: str | None, config: Path | None) 
 @click.argument("key", metavar="ID|PREFIX")
 @record_options
 def revoke(key: str, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
-    """Revoke a key: it opens nothing any more. A worker that is at work notices within two seconds."""
+    """Revoke a key. A busy worker notices within two seconds."""
 
     async def work(database: "Database") -> int:
         from runner.records.keys import PREFIX_LENGTH, revoke_key

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON alone on standard output.")
 @record_options
 def status(as_json: bool, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
-    """Show what waits, what is on, how the workers fare, and which runs are stuck.
+    """Show queued and active runs, worker health, and runs that are stuck.
 
     Reads the record's database, and needs neither the API nor a key.
 

@@ -157,7 +157,9 @@ async def _daily(settings: Settings) -> Finding:
     name = "Daily"
     if importlib.util.find_spec("daily") is None:
         return Finding(name, False, "the library is not there: pip install daily-python")
-    return Finding(name, True, "the library is there; prove a room with: scenario-runner doctor --room URL --token …")
+    return Finding(
+        name, True, "daily-python is installed; test a room with: scenario-runner doctor --room URL --token …"
+    )
 
 
 async def _speakers(settings: Settings) -> Finding:

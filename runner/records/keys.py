@@ -142,7 +142,7 @@ async def list_keys(session: AsyncSession) -> Sequence[KeyInfo]:
 
 
 async def revoke_key(session: AsyncSession, id_or_prefix: str) -> bool:
-    """Revoke a key: it opens nothing from now on.
+    """Revoke a key: it is refused from now on.
 
     Args:
         session: A transaction.

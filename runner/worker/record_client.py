@@ -33,7 +33,7 @@ _LATER = frozenset({401, 403, 408, 425, 429})
 """Answers below 500 that may be others a little later: a key can be mended, a limit passes."""
 
 REFUSED = frozenset({401, 403})
-"""Answers to a key that opens nothing, or not this."""
+"""Answers to a key that is refused, or has no right to this."""
 
 _OF_NO_RECORD = frozenset({502, 504})
 """Answers of what stands before a record that does not answer. 503 may be either's."""
