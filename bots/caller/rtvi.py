@@ -36,7 +36,7 @@ def dtmf(keys: str) -> dict[str, Any]:
 MAX_ERROR_CHARACTERS = 2_000
 """Of an agent's error so much is kept."""
 
-MAX_EARLY_CHARACTERS = 5_000
+MAX_EARLY_WORDS = 1_000
 """So much of what was told in the older way is kept in mind, to know it again."""
 
 
@@ -50,7 +50,7 @@ class RtviReader:
 
     def __init__(self) -> None:
         self._has_bot_output = False
-        self._told_the_older_way = ""
+        self._told_the_older_way: list[str] = []
         self._functions: dict[str, str | None] = {}
 
     def facts(self, at_ns: int, message: Any) -> list[TimelineEvent]:
@@ -67,14 +67,15 @@ class RtviReader:
 
     def _counted_already(self, kind: str, text: str) -> bool:
         """Whether words were told in the older way before; keeps in mind what is."""
-        words = " ".join(text.split())
+        words = text.split()
         if kind == "bot-transcription":
-            self._told_the_older_way = f"{self._told_the_older_way} {words}".strip()[-MAX_EARLY_CHARACTERS:]
+            self._told_the_older_way = [*self._told_the_older_way, *words][-MAX_EARLY_WORDS:]
             return False
-        _, found, after = self._told_the_older_way.partition(words)
-        if found:
-            self._told_the_older_way = after.strip()
-        return bool(found)
+        early = self._told_the_older_way
+        # In order, and from the first on: whatever comes between is news, and what is left then is old.
+        is_known = bool(words) and early[: len(words)] == words
+        self._told_the_older_way = early[len(words) :] if is_known else []
+        return is_known
 
     def _event(self, at_ns: int, kind: Any, data: dict[str, Any]) -> TimelineEvent | None:
         match kind:

@@ -16,7 +16,6 @@ from runner.calls.run_warnings import trouble_warnings
 from runner.calls.timeline import TimelineStamp
 from runner.errors import UsageError
 from runner.evaluation.asked import NOTHING, Asked, OutcomeJudgement, not_honoured, settle
-from runner.evaluation.blame import excuse
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.differences import hearing_differs
 from runner.evaluation.outcome import Failure, Status, decide, judge_expectations
@@ -252,7 +251,8 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         given.asked,
         missing,
         given.expected_outcome,
-        trouble=None if ended is None else excuse(view, ended.reason, troubles_of(view)),
+        # The judge is asked about the whole call.
+        trouble=next(iter(troubles_of(view)), None),
         allow_unjudged=given.allow_unjudged,
     )
     published = next((e for e in facts if isinstance(e, DataMessagePublished)), None)

@@ -11,7 +11,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from bots.timeline import AgentSaid, CallEnded, CallerTurnStarted, EndedReason, TimelineEvent
-from runner.evaluation.outcome import Failure, FailureKind, Outcome
+from runner.evaluation.failure import KIND_OF_TROUBLE, Failure, FailureKind
+from runner.evaluation.outcome import Outcome
 from runner.evaluation.trouble import Trouble
 from runner.evaluation.verdicts import Cause, Judgements, Question
 
@@ -163,8 +164,8 @@ def settle(
         reason = NO_JUDGE if judgement is None else judgement.reason
         return outcome if allow_unjudged else _undecided(outcome, f"expected_outcome_prompt was not judged: {reason}")
     if judgement.score == 0 and trouble is not None:
-        undecided = _undecided(outcome, f"inconclusive: {trouble.what}; then: {judgement.reason}")
-        return undecided.model_copy(update={"cause": trouble.cause})
+        headline = f"inconclusive: {trouble.what}; then: {judgement.reason}"
+        return _undecided(outcome, headline, trouble.cause)
     if judgement.score == 0:
         headline = f"the expected outcome is not true: {judgement.reason}"
         failure = Failure(
@@ -178,9 +179,10 @@ def settle(
     return outcome
 
 
-def _undecided(outcome: Outcome, headline: str) -> Outcome:
-    failure = Failure(kind=FailureKind.NOT_JUDGED, cause=None, headline=headline)
-    return outcome.model_copy(update={"success": None, "cause": None, "detail": headline, "failure": failure})
+def _undecided(outcome: Outcome, headline: str, cause: Cause | None = None) -> Outcome:
+    kind = FailureKind.NOT_JUDGED if cause is None else KIND_OF_TROUBLE[cause]
+    failure = Failure(kind=kind, cause=cause, headline=headline)
+    return outcome.model_copy(update={"success": None, "cause": cause, "detail": headline, "failure": failure})
 
 
 def _unmet(condition: Condition, facts: Sequence[TimelineEvent], judgements: Judgements | None) -> str | None:

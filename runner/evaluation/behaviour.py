@@ -39,6 +39,12 @@ NATURAL_END_NS = 100 * NS_PER_MS
 FALLING_SILENT_NS = 1_500 * NS_PER_MS
 """For so long after a barge-in, what the interrupted agent still says is no new attempt to talk over the caller."""
 
+COLLISION_NS = 300 * NS_PER_MS
+"""An agent that begins so soon after the caller can't have heard it yet."""
+
+GIVES_WAY_NS = 700 * NS_PER_MS
+"""Then it gives way within this time, or talks over the caller."""
+
 LIVE_MARGIN_NS = 250 * NS_PER_MS
 """While the call is on an edge is known less exactly than afterwards: what misses its limit by less than this is left
 to the recording, and the caller goes on."""
@@ -86,6 +92,10 @@ class _Turn:
     def talks_over(self, speech: Speech) -> bool:
         """Whether speech that began in the line began long enough before its end."""
         return self.line_lasts_until_ns - speech.started.at_ns >= MIN_OVERLAP_NS
+
+    def collides(self, speech: Speech) -> bool:
+        """Whether both began at once, and the agent gave way."""
+        return self.line is not None and gives_way(self.line.at_ns, speech)
 
 
 def find_behaviour(
@@ -143,6 +153,13 @@ def find_behaviour(
         AGENT_HANGS_UP: _hangs_up,
     }[expectation.event]
     return find(expectation, seen, now_ns)
+
+
+def gives_way(line_ns: int, speech: Speech) -> bool:
+    """Whether speech that began with a line, before its agent can have noticed, soon stopped for it."""
+    if speech.stopped is None or speech.started.at_ns - line_ns > COLLISION_NS:
+        return False
+    return speech.stopped.at_ns - speech.started.at_ns <= GIVES_WAY_NS
 
 
 def _is_in_the_middle(view: CallView, at_ns: int) -> bool:
@@ -316,7 +333,7 @@ def _never_talks_over(expectation: Expectation, turn: _Turn, now_ns: int | None)
         begin_ns += FALLING_SILENT_NS
     for speech in turn.speeches:
         onset_ns = speech.started.at_ns
-        if onset_ns > begin_ns and turn.talks_over(speech):
+        if onset_ns > begin_ns and turn.talks_over(speech) and not turn.collides(speech):
             reason = f"began to speak at {onset_ns / 1e9:.2f} s, while the caller still spoke"
             evidence = (evidence_of(turn.line), evidence_of(speech.started))
             if turn.noticed_live(speech):

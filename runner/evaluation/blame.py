@@ -2,25 +2,34 @@
 
 from collections.abc import Sequence
 
+from bots.caller.script import AGENT_HANGS_UP, BEHAVIOURS, Script
+from bots.clock import NS_PER_MS
 from bots.timeline import CallerTurnSettled, EndedReason
 from runner.evaluation.trouble import Trouble
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
-from runner.evaluation.view import CallView
+from runner.evaluation.view import CallView, Speech
 
 WENT_ON = "the caller took another sound for the agent's speech and went on; the recording has no speech there"
 
+TOO_LOUD = "the background is too loud here to tell whether it was the agent"
+
 DIFFERS = "the caller gave up in turn {turn}, which the recording shows to have passed"
+
+_EDGES = frozenset({"agent_started_speaking", "agent_stopped_speaking"})
+_SAME_S = 0.002
+"""Evidence states its times to the millisecond."""
 
 _NEEDS_NO_LINE = frozenset({EndedReason.AGENT_VANISHED, EndedReason.AGENT_NEVER_JOINED})
 """Endings that an agent comes to whatever it heard of the caller."""
 
 
 def fairly(
-    view: CallView, verdicts: Sequence[ExpectationVerdict], troubles: Sequence[Trouble]
+    script: Script, view: CallView, verdicts: Sequence[ExpectationVerdict], troubles: Sequence[Trouble]
 ) -> list[ExpectationVerdict]:
     """Return verdicts in which nothing is missed that the harness can't blame on the agent.
 
     Args:
+        script: The script that was played.
         view: A finished call.
         verdicts: What the facts say of each expectation.
         troubles: What kept the harness from judging.
@@ -30,14 +39,18 @@ def fairly(
     fair: list[ExpectationVerdict] = []
     excused: ExpectationVerdict | None = None
     for verdict in verdicts:
-        if verdict.broken_off and verdict.turn in went_on:
+        missing = verdict.broken_off or verdict.verdict is Verdict.MISSED
+        if missing and verdict.turn in went_on and (verdict.broken_off or _heard_another_sound(view, verdict.turn)):
             fair.append(_inconclusive(verdict, Cause.CALLER, WENT_ON))
+            continue
+        if verdict.verdict is Verdict.MET and _rests_on_a_background(view, verdict):
+            fair.append(_inconclusive(verdict, Cause.CALLER, TOO_LOUD))
             continue
         if verdict.verdict is not Verdict.MISSED:
             fair.append(verdict)
             continue
         unreached = verdict.turn not in view.starts
-        trouble = _touching(view, verdict.turn, troubles)
+        trouble = _touching(script, view, verdict, troubles)
         if gave_up is not None and verdict.turn > gave_up and unreached:
             judged = _inconclusive(verdict, Cause.HARNESS, DIFFERS.format(turn=gave_up + 1))
         elif excused is not None and excused.cause is not None and verdict.follows:
@@ -67,12 +80,43 @@ def excuse(view: CallView, reason: EndedReason, troubles: Sequence[Trouble]) -> 
     return next((t for t in able if t.touches(begin_ns, view.end_ns)), None)
 
 
-def _touching(view: CallView, turn: int, troubles: Sequence[Trouble]) -> Trouble | None:
+def _heard_another_sound(view: CallView, turn: int) -> bool:
+    """Whether the live hearing had speech in a turn that the recording does not have."""
+    begin_ns = view.starts.get(turn, view.end_ns) if turn else 0
+    next_ns = view.next_start_ns(turn)
+    until_ns = view.end_ns if next_ns is None else next_ns
+    return any(begin_ns <= s.started.at_ns < until_ns and not view.is_recorded(s) for s in view.live_speeches)
+
+
+def _rests_on_a_background(view: CallView, verdict: ExpectationVerdict) -> bool:
+    """Whether what meets an expectation is an edge of sound that may be no voice, and no words."""
+    edges = [e.at_s for e in verdict.evidence if e.event in _EDGES]
+    if not edges or any(e.text for e in verdict.evidence if e.event == "agent_said"):
+        return False
+    doubtful = [s for s in view.speeches if s.too_loud]
+    return any(abs(s.started.at_s - at_s) < _SAME_S or _ends_at(s, at_s) for s in doubtful for at_s in edges)
+
+
+def _ends_at(speech: Speech, at_s: float) -> bool:
+    return speech.stopped is not None and abs(speech.stopped.at_s - at_s) < _SAME_S
+
+
+def _touching(
+    script: Script, view: CallView, verdict: ExpectationVerdict, troubles: Sequence[Trouble]
+) -> Trouble | None:
+    turn = verdict.turn
     if turn not in view.starts:
         return None if view.ended is None else excuse(view, view.ended.reason, troubles)
     begin_ns = view.starts[turn] if turn else 0
-    until_ns = view.next_start_ns(turn)
-    return next((t for t in troubles if t.touches(begin_ns, view.end_ns if until_ns is None else until_ns)), None)
+    next_ns = view.next_start_ns(turn)
+    expectation = script.turns[turn].expect[verdict.index]
+    counts_from_start = expectation.event not in BEHAVIOURS or expectation.event == AGENT_HANGS_UP
+    handed_over = None if counts_from_start else view.handed_over(turn)
+    asked_ns = view.starts[turn] if handed_over is None else handed_over.at_ns
+    # What came after its time was up changed nothing.
+    deadline_ns = asked_ns + expectation.budget_ms * NS_PER_MS
+    until_ns = min(deadline_ns - 1, view.end_ns if next_ns is None else next_ns)
+    return next((t for t in troubles if t.touches(begin_ns, until_ns)), None)
 
 
 def _inconclusive(verdict: ExpectationVerdict, cause: Cause, reason: str) -> ExpectationVerdict:

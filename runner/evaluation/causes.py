@@ -30,7 +30,7 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
-from runner.evaluation.behaviour import MIN_OVERLAP_NS
+from runner.evaluation.behaviour import MIN_OVERLAP_NS, gives_way
 from runner.evaluation.dropped import dropped_words
 from runner.evaluation.failure import Failure, FailureKind
 from runner.evaluation.function_calls import CALLS
@@ -89,7 +89,7 @@ def find_failure(
     ]
     if ended.reason in _ENDED_BY_AGENT and (not found or ended.reason is not EndedReason.AGENT_LEFT or _owes(view)):
         # What was still expected in the last turn is missed because of the ending, and not the other way round.
-        last = _turn_at(view, view.end_ns)
+        last = view.turn_at(view.end_ns)
         follows = [c for c in found if c.failure.turn == last and c.failure.kind in _FOLLOWS_FROM_ENDING]
         found = [c for c in found if c not in follows]
         ending = _of_ending(view, ended)
@@ -101,7 +101,7 @@ def find_failure(
     if over:
         found.append(_Candidate(over[0].started.at_ns, _talks_over(view, over)))
     if not found:
-        found.append(_Candidate(view.end_ns, _agents(FailureKind.WRONG, otherwise, turn=_turn_at(view, view.end_ns))))
+        found.append(_Candidate(view.end_ns, _agents(FailureKind.WRONG, otherwise, turn=view.turn_at(view.end_ns))))
     first = min(found, key=lambda candidate: candidate.at_ns)
     return _explained(view, first)
 
@@ -129,6 +129,7 @@ def talked_over(script: Script, view: CallView) -> list[Speech]:
                 if line.at_ns < s.started.at_ns <= end.at_ns - MIN_OVERLAP_NS
                 and not s.too_loud
                 and view.noticed_live(s)
+                and not gives_way(line.at_ns, s)
             ),
             None,
         )
@@ -192,7 +193,7 @@ def _is_late(view: CallView, verdict: ExpectationVerdict, expectation: Expectati
 
 
 def _of_ending(view: CallView, ended: CallEnded) -> Failure:
-    turn = _turn_at(view, view.end_ns)
+    turn = view.turn_at(view.end_ns)
     kind = _ENDED_BY_AGENT[ended.reason]
     what = ended.detail or ended.reason.value.replace("-", " ")
     evidence: tuple[Evidence, ...] = tuple(evidence_of(e) for e in view.of(AgentProbed))
@@ -212,7 +213,7 @@ def _of_ending(view: CallView, ended: CallEnded) -> Failure:
 
 
 def _talks_over(view: CallView, over: Sequence[Speech]) -> Failure:
-    turn = _turn_at(view, over[0].started.at_ns)
+    turn = view.turn_at(over[0].started.at_ns)
     headline = f"the agent talked over the caller in {len(over)} turns, first {_place(turn, over[0].started)}"
     evidence = tuple(evidence_of(s.started) for s in over[:3])
     expected = "the agent lets the caller finish"
@@ -316,12 +317,8 @@ def _latency_ns(view: CallView, turn: int) -> int | None:
 
 def _owes(view: CallView) -> bool:
     """Whether the agent owed the caller an answer when the call ended."""
-    turn = _turn_at(view, view.end_ns)
+    turn = view.turn_at(view.end_ns)
     return turn is not None and view.handed_over(turn) is not None and _latency_ns(view, turn) is None
-
-
-def _turn_at(view: CallView, at_ns: int) -> int | None:
-    return max((turn for turn, start_ns in view.starts.items() if start_ns <= at_ns), default=None)
 
 
 def _in_turn_words(turn: int | None, what: str) -> str:

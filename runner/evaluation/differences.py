@@ -49,9 +49,13 @@ def silence_in_error(view: CallView, reason: EndedReason) -> bool:
     if reason is EndedReason.AGENT_NEVER_SPOKE:
         return bool(speeches)
     handed_over = [e.at_ns for turn in view.starts if (e := view.handed_over(turn)) is not None]
-    if reason is not EndedReason.AGENT_FROZE or not handed_over:
+    if not handed_over:
         return False
-    return any(s.started.at_ns >= max(handed_over) for s in speeches)
+    answers = [s for s in speeches if s.started.at_ns >= max(handed_over)]
+    if reason is EndedReason.AGENT_FROZE:
+        return bool(answers)
+    # An agent that waited for a caller that did not notice its answer may well leave.
+    return reason is EndedReason.AGENT_LEFT and bool(answers) and not any(view.noticed_live(s) for s in answers)
 
 
 def speech_in_error(view: CallView) -> bool:

@@ -33,6 +33,15 @@ class FailureKind(StrEnum):
     """Something that was asked for could not be judged or observed."""
 
 
+KIND_OF_TROUBLE: dict[Cause, FailureKind] = {
+    Cause.HARNESS: FailureKind.HARNESS_TROUBLE,
+    Cause.NETWORK: FailureKind.NETWORK_TROUBLE,
+    Cause.ROOM: FailureKind.NO_ROOM,
+    Cause.CALLER: FailureKind.RECOGNITION_UNSURE,
+}
+"""What kind of failure an inconclusive run is, by its cause."""
+
+
 class Failure(BaseModel):
     """Why a run did not pass: the earliest thing that explains the rest.
 

@@ -12,7 +12,7 @@ from runner.evaluation.causes import find_failure, talked_over
 from runner.evaluation.differences import silence_in_error, speech_in_error
 from runner.evaluation.dropped import dropped_words
 from runner.evaluation.expectations import evaluate
-from runner.evaluation.failure import Failure, FailureKind
+from runner.evaluation.failure import KIND_OF_TROUBLE, Failure, FailureKind
 from runner.evaluation.limit import Limit, limit_reached
 from runner.evaluation.observable import unobservable_start
 from runner.evaluation.trouble import troubles_of
@@ -76,12 +76,7 @@ _AGENT_FAILED = frozenset(
 )
 """Endings that are a failure of the agent whatever was expected of it."""
 
-_TROUBLE = {
-    Cause.HARNESS: FailureKind.HARNESS_TROUBLE,
-    Cause.NETWORK: FailureKind.NETWORK_TROUBLE,
-    Cause.ROOM: FailureKind.NO_ROOM,
-    Cause.CALLER: FailureKind.RECOGNITION_UNSURE,
-}
+TALKED_OVER = "the agent talked over the caller"
 
 _NOT_ALL_PLAYED = "not every turn was reached"
 
@@ -104,13 +99,13 @@ def judge_expectations(
     doubted = dropped_words(view)
     if ended is not None and ended.reason is not EndedReason.CANCELLED and ended.reason not in _NO_CALL:
         verdicts = evaluate(script, view, judgements=judgements, doubted=doubted)
-        return fairly(view, verdicts, troubles_of(view))
+        return fairly(script, view, verdicts, troubles_of(view))
     reason = "the call broke off before" if ended is None else f"the call ended before ({ended.reason.value})"
     verdicts = [
         v.model_copy(update={"verdict": Verdict.NOT_JUDGED, "reason": reason}) if v.verdict is Verdict.PENDING else v
         for v in evaluate(script, view, judgements=judgements, now_ns=view.end_ns, doubted=doubted)
     ]
-    return fairly(view, verdicts, troubles_of(view))
+    return fairly(script, view, verdicts, troubles_of(view))
 
 
 def decide(
@@ -143,7 +138,7 @@ def decide(
     all_played = len(view.starts) == len(script.turns)
     unreachable = unobservable_start(script, view)
     limit = limit_reached(script, view, ended.at_ns) if reason is EndedReason.MAX_DURATION else Limit()
-    missed = any(v.verdict is Verdict.MISSED for v in verdicts)
+    missed = any(v.verdict is Verdict.MISSED and not v.follows for v in verdicts)
     why = _failure(script, view, ended, limit, all_played=all_played, unreachable=unreachable is not None)
     if why is not None and not missed:
         inconclusive = _inconclusive(view, ended, verdicts, why)
@@ -181,9 +176,10 @@ def decide(
         detail = f"turn {first.turn + 1}: {first.expected}: {first.verdict.value.replace('_', ' ')}: {first.reason}"
         if len(undecided) > 1:
             detail += f" (and {len(undecided) - 1} more)"
-        if allow_unjudged:
+        # What our own side or the network spoilt, nobody can allow for.
+        if allow_unjudged and cause is None:
             return Outcome(status=status, success=True, cause=None, ended_reason=reason, detail=detail)
-    kind = FailureKind.NOT_JUDGED if cause is None else _TROUBLE.get(cause, FailureKind.NOT_JUDGED)
+    kind = FailureKind.NOT_JUDGED if cause is None else KIND_OF_TROUBLE[cause]
     failure = Failure(
         kind=kind,
         cause=cause,
@@ -226,7 +222,7 @@ def _failure(
     if not script.hang_up and all_played and ended.reason is EndedReason.CALLER_HUNG_UP:
         return ended.detail or "the agent was to hang up, and did not"
     if talked_over(script, view):
-        return "the agent talked over the caller"
+        return TALKED_OVER
     return None
 
 
@@ -238,7 +234,7 @@ def _inconclusive(
     unfair = next((v for v in verdicts if v.verdict is Verdict.NOT_JUDGED and v.cause is not None), None)
     if unfair is not None and unfair.cause is not None and ended.reason is EndedReason.CALLER_HUNG_UP:
         return Failure(
-            kind=_TROUBLE[unfair.cause],
+            kind=KIND_OF_TROUBLE[unfair.cause],
             cause=unfair.cause,
             headline=f"inconclusive: turn {unfair.turn + 1}: {unfair.reason}",
             turn=unfair.turn,
@@ -255,11 +251,16 @@ def _inconclusive(
     if silence_in_error(view, ended.reason):
         headline = f"inconclusive: the caller took the agent for silent ({why}), but the recording has its answer"
         return Failure(kind=FailureKind.HARNESS_TROUBLE, cause=Cause.HARNESS, headline=headline)
-    trouble = excuse(view, ended.reason, troubles_of(view))
+    if speech_in_error(view):
+        headline = f"inconclusive: the caller waited for speech to end that the recording does not have; then: {why}"
+        return Failure(kind=FailureKind.RECOGNITION_UNSURE, cause=Cause.CALLER, headline=headline)
+    troubles = troubles_of(view)
+    # Manners show in the whole call, an ending in its last turn.
+    trouble = next(iter(troubles), None) if why == TALKED_OVER else excuse(view, ended.reason, troubles)
     if trouble is None:
         return None
     return Failure(
-        kind=_TROUBLE[trouble.cause],
+        kind=KIND_OF_TROUBLE[trouble.cause],
         cause=trouble.cause,
         headline=f"inconclusive: {trouble.what}; then: {why}",
         evidence=(trouble.evidence,),

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from bots.clock import NS_PER_S
+from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import (
     AgentCalledFunction,
     AgentFunctionReturned,
@@ -25,6 +25,10 @@ RESULT_ROLE = "Function Call Result"
 
 TOLD_SLACK_NS = 2 * NS_PER_S
 """What an agent tells arrives before, while or shortly after it is heard."""
+
+
+WORD_NS = 300 * NS_PER_MS
+"""What is shorter holds no word that would be missed."""
 
 
 class TranscriptEntry(BaseModel):
@@ -86,20 +90,35 @@ def unrecognised(view: CallView, recognised: Sequence[tuple[int, int]]) -> list[
     """
     stretches: list[tuple[int, int]] = []
     for onset_ns, end_ns in agent_turns(view):
-        open_speech = [
-            (max(s.started.at_ns, onset_ns), min(s.end_or(end_ns), end_ns))
+        pieces = [
+            piece
             for s in view.speeches
-            if onset_ns <= s.started.at_ns < end_ns and not _covered(s.started.at_ns, s.end_or(end_ns), recognised)
+            if onset_ns <= s.started.at_ns < end_ns
+            for piece in _uncovered(s.started.at_ns, min(s.end_or(end_ns), end_ns), recognised)
         ]
-        if open_speech:
-            stretches.append((open_speech[0][0], open_speech[-1][1]))
+        for piece in pieces:
+            if stretches and stretches[-1][0] >= onset_ns and not _parted(stretches[-1][1], piece[0], recognised):
+                stretches[-1] = (stretches[-1][0], piece[1])
+            else:
+                stretches.append(piece)
     return stretches
 
 
-def _covered(from_ns: int, to_ns: int, spans: Sequence[tuple[int, int]]) -> bool:
-    """Whether most of a stretch lies in spans."""
-    inside_ns = sum(max(min(to_ns, end_ns) - max(from_ns, onset_ns), 0) for onset_ns, end_ns in spans)
-    return 2 * inside_ns >= to_ns - from_ns
+def _uncovered(from_ns: int, to_ns: int, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the parts of a stretch that lie in no span, and are long enough for a word."""
+    parts: list[tuple[int, int]] = []
+    at_ns = from_ns
+    for onset_ns, end_ns in sorted(spans):
+        if onset_ns < to_ns and end_ns > at_ns:
+            parts.append((at_ns, onset_ns))
+            at_ns = max(at_ns, end_ns)
+    parts.append((at_ns, to_ns))
+    return [(begin_ns, end_ns) for begin_ns, end_ns in parts if end_ns - begin_ns >= WORD_NS]
+
+
+def _parted(from_ns: int, to_ns: int, spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether something between two stretches was recognised."""
+    return any(onset_ns < to_ns and end_ns > from_ns for onset_ns, end_ns in spans)
 
 
 def _caller(view: CallView) -> list[TranscriptEntry]:

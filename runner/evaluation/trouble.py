@@ -16,6 +16,7 @@ from bots.timeline import (
     AgentProcessEnded,
     CallerAudioLost,
     CallerUnderrun,
+    EndedReason,
     HarnessStalled,
     RecordingMeasured,
 )
@@ -28,13 +29,14 @@ HEARD_GAP_MS = 60.0
 NOTICED_STALL_MS = 1_000.0
 """After a caller that stood still for so long the conversation may take another course."""
 
-LOST_SHARE = 0.05
-"""Recognition copes with a smaller share of lost packets."""
-
 LOST_PACKETS = 5
+"""Fewer lost packets (100 ms) are filled by any receiver, or are its own."""
 
 AGENT_LOST_MS = 60.0
 """Less lost audio of the agent than this can't have hidden a word."""
+
+GONE_NS = 3_500 * NS_PER_MS
+"""An agent has vanished when nothing arrived from it for so long."""
 
 AFTERWARDS_NS = NS_PER_S
 """For so long after a stall times are still being put right: what was held up comes in a burst."""
@@ -124,7 +126,7 @@ def _lost_on_the_way_out(view: CallView) -> list[Trouble]:
             evidence_of(e),
         )
         for e in view.of(CallerAudioLost)
-        if e.lost >= LOST_PACKETS and e.lost >= LOST_SHARE * e.packets and _speaks_in(view, e.since_ns, e.at_ns)
+        if e.lost >= LOST_PACKETS and _speaks_in(view, e.since_ns, e.at_ns)
     ]
 
 
@@ -138,18 +140,19 @@ def _speaks_in(view: CallView, from_ns: int, to_ns: int) -> bool:
 
 
 def _lost_on_the_way_in(view: CallView) -> list[Trouble]:
-    return [
-        Trouble(
-            e.at_ns,
-            e.at_ns + round(e.duration_ms * NS_PER_MS),
-            Cause.NETWORK,
-            f"{e.duration_ms:.0f} ms of the agent's audio were lost at {e.at_s:.1f} s",
-            False,
-            evidence_of(e),
-        )
-        for e in view.of(AgentAudioLost)
-        if e.duration_ms >= AGENT_LOST_MS
-    ]
+    by_turn: dict[int | None, list[AgentAudioLost]] = defaultdict(list)
+    for event in view.of(AgentAudioLost):
+        by_turn[view.turn_at(event.at_ns)].append(event)
+    troubles: list[Trouble] = []
+    for events in by_turn.values():
+        lost_ms = sum(e.duration_ms for e in events)
+        if lost_ms < AGENT_LOST_MS:
+            continue
+        first, last = events[0], events[-1]
+        what = f"{lost_ms:.0f} ms of the agent's audio were lost from {first.at_s:.1f} s on"
+        to_ns = last.at_ns + round(last.duration_ms * NS_PER_MS)
+        troubles.append(Trouble(first.at_ns, to_ns, Cause.NETWORK, what, False, evidence_of(first)))
+    return troubles
 
 
 def _interruptions(view: CallView) -> list[Trouble]:
@@ -168,16 +171,22 @@ def _interruptions(view: CallView) -> list[Trouble]:
 def _vanished(view: CallView) -> list[Trouble]:
     """Return that an agent which vanished need not have crashed, where its address does not say so."""
     probed = view.first(AgentProbed)
-    if probed is None or probed.answers is False or view.of(AgentProcessEnded):
+    vanished = view.ended is not None and view.ended.reason is EndedReason.AGENT_VANISHED
+    if not vanished or (probed is not None and probed.answers is False):
+        return []
+    if any(e.exit_code != 0 for e in view.of(AgentProcessEnded)):
         return []
     stopped = view.of(AgentMediaStopped)
     what = "nothing arrives from the agent any more, "
-    if probed.answers:
+    if probed is None:
+        what += "and nothing tells whether it crashed or the network is cut"
+    elif probed.answers:
         what += "but its address takes connections: its session died, or the network carries no audio"
     else:
         what += "and its address does not answer: its machine is gone, or the network is cut"
-    from_ns = stopped[-1].at_ns if stopped else probed.at_ns
-    return [Trouble(from_ns, view.end_ns, Cause.NETWORK, what, False, evidence_of(probed))]
+    from_ns = stopped[-1].at_ns if stopped else view.end_ns - GONE_NS
+    evidence = evidence_of(probed or view.ended or stopped[-1])
+    return [Trouble(from_ns, view.end_ns, Cause.NETWORK, what, False, evidence)]
 
 
 def _background(view: CallView) -> list[Trouble]:

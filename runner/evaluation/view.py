@@ -192,6 +192,11 @@ class CallView:
         until_ns = speech.end_or(self.end_ns)
         return any(s.touches(speech.started.at_ns, until_ns) for s in self.live_speeches)
 
+    def is_recorded(self, speech: Speech) -> bool:
+        """Whether the recording has speech where the live hearing had some."""
+        until_ns = speech.end_or(self.end_ns)
+        return any(s.touches(speech.started.at_ns, until_ns) for s in self.speeches)
+
     @property
     def is_measured(self) -> bool:
         """Whether the agent's speech is what was measured from the recording."""
@@ -242,6 +247,10 @@ class CallView:
     def next_start_ns(self, turn: int) -> int | None:
         """Return when the next turn after one was taken up; None if none was."""
         return min((at_ns for index, at_ns in self.starts.items() if index > turn), default=None)
+
+    def turn_at(self, at_ns: int) -> int | None:
+        """Return the turn that was taken up last before a time; None before the first."""
+        return max((turn for turn, start_ns in self.starts.items() if start_ns <= at_ns), default=None)
 
     def said(self, source: Source | None = None) -> list[AgentSaid]:
         """Return the agent's words, of one source or of both."""

@@ -254,3 +254,29 @@ def test_an_agent_of_protocol_1_tells_sentences_and_words_of_which_the_sentences
     word = rtvi("bot-output", {"text": "Hi", "spoken": True, "aggregated_by": "word"})
     unspoken = rtvi("bot-output", {"text": "Hi there.", "spoken": False, "aggregated_by": "sentence"})
     assert read(ready, unspoken, word, sentence)[1:] == [kept(unspoken), kept(word), told("Hi there.")]
+
+
+def test_words_told_in_both_ways_before_the_agent_is_ready_count_once() -> None:
+    reader = RtviReader()
+
+    def said(kind: str, text: str, **data: object) -> list[str]:
+        message = {"label": "rtvi-ai", "type": kind, "data": {"text": text, **data}}
+        return [e.text for e in reader.facts(1, message) if isinstance(e, AgentSaid)]
+
+    spoken = {"will_be_spoken": True, "spoken_status": "completed"}
+    assert said("bot-transcription", "What can I help you with today?") == ["What can I help you with today?"]
+    assert said("bot-output", " \n", **spoken) in ([], [" \n"]), "white space is no word, and no error"
+    assert said("bot-output", "day", **spoken) == ["day"], "a part of a word is another one"
+
+
+def test_the_same_sentence_in_two_pieces_is_still_the_same() -> None:
+    reader = RtviReader()
+
+    def said(kind: str, text: str) -> list[str]:
+        data = {"text": text, "will_be_spoken": True, "spoken_status": "completed"}
+        message = {"label": "rtvi-ai", "type": kind, "data": data}
+        return [e.text for e in reader.facts(1, message) if isinstance(e, AgentSaid)]
+
+    assert said("bot-transcription", "Good evening. How can I help?")
+    assert said("bot-output", "Good evening.") == said("bot-output", "How can I help?") == []
+    assert said("bot-output", "Good evening.") == ["Good evening."], "said again, it is news"

@@ -272,7 +272,7 @@ async def test_an_agent_that_is_killed_is_reported_within_five_seconds(
 
     run, facts = await make(tmp_path / "run", WAITING, meanwhile=kill)
     assert time.monotonic() - killed_s[0] < 15
-    assert (run.ended_reason, run.cause, run.success) == (EndedReason.AGENT_VANISHED, Cause.AGENT, False)
+    assert (run.ended_reason, run.cause, run.success) == (EndedReason.AGENT_VANISHED, Cause.NETWORK, None)
     # Past the limit of 3.5 s by less than the second for which we take the blame ourselves.
     assert run.detail is not None and re.search(r"nothing has arrived from the agent for [34]\.\d s", run.detail)
     assert only(facts, CallEnded).at_ns - only(facts, AgentMediaStopped).at_ns >= 3.5 * NS_PER_S

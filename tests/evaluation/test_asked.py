@@ -104,7 +104,7 @@ def test_a_judge_that_gives_no_answer_passes_nothing() -> None:
 
 def test_what_failed_or_is_undecided_by_the_script_stays_so() -> None:
     asked = Asked(expected_outcome=PROMPT, not_honoured=("x",))
-    left = run_of(asked, expected_outcome=answer("yes"), reason=EndedReason.AGENT_VANISHED)
+    left = run_of(asked, expected_outcome=answer("yes"), reason=EndedReason.AGENT_FROZE)
     assert (left.success, left.cause) == (False, Cause.AGENT)
     lost = run_of(asked, expected_outcome=answer("no"), reason=EndedReason.ICE_FAILED)
     assert (lost.success, lost.cause) == (None, Cause.NETWORK)

@@ -107,7 +107,7 @@ OPEN = [
 
 @pytest.mark.parametrize("expectation", OPEN, ids=lambda e: e.event)
 @pytest.mark.parametrize(
-    ("reason", "verdict"), [(LIMIT, NOT_JUDGED), (HUNG_UP, NOT_JUDGED), (VANISHED, MISSED), (FROZE, MISSED)]
+    ("reason", "verdict"), [(LIMIT, NOT_JUDGED), (HUNG_UP, NOT_JUDGED), (VANISHED, NOT_JUDGED), (FROZE, MISSED)]
 )
 def test_time_that_was_cut_short_by_us_is_not_held_against_the_agent(
     expectation: Expectation, reason: EndedReason, verdict: Verdict
@@ -116,7 +116,7 @@ def test_time_that_was_cut_short_by_us_is_not_held_against_the_agent(
     assert result.verdict is verdict
     if reason is LIMIT:
         assert result.reason == "the call reached its limit before"
-    ((result,), outcome) = come_to(one_turn(expectation), [*TURN, *ended(23, reason)])
+    ((result,), outcome) = come_to(one_turn(expectation), [*TURN, *ended(27, reason)])
     assert (result.verdict, outcome.success) == (MISSED, False), "its time was over"
 
 

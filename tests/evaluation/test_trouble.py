@@ -7,6 +7,8 @@ from bots.timeline import (
     AgentAudioLost,
     AgentMediaResumed,
     AgentMediaStopped,
+    AgentProbed,
+    AgentStartedSpeaking,
     CallCalibrated,
     CallerAudioLost,
     CallerTurnSettled,
@@ -110,7 +112,7 @@ def test_a_garbled_line_excuses_what_follows_from_it() -> None:
         (EndedReason.AGENT_FROZE, Cause.HARNESS),
         (EndedReason.AGENT_NEVER_SPOKE, Cause.HARNESS),
         (EndedReason.AGENT_LEFT, Cause.HARNESS),
-        (EndedReason.AGENT_VANISHED, Cause.AGENT),
+        (EndedReason.AGENT_VANISHED, Cause.NETWORK),
     ],
 )
 def test_an_ending_is_excused_where_the_agent_may_not_have_understood(reason: EndedReason, cause: Cause) -> None:
@@ -120,7 +122,75 @@ def test_an_ending_is_excused_where_the_agent_may_not_have_understood(reason: En
 
 def test_a_stall_at_its_end_excuses_even_an_agent_that_vanished() -> None:
     stalled = HarnessStalled(at_ns=s(16), duration_ms=3_500)
-    assert come_to([*SILENT, stalled, ended(20, EndedReason.AGENT_VANISHED)]).cause is Cause.HARNESS
+    patient = script(asks(Expectation(text_contains="which day", within_ms=30_000)))
+    silent = [JOINED, taken_up(1), *line(1.2, 3), AgentProbed(at_ns=s(20), answers=False)]
+    assert come_to([*silent, ended(20, EndedReason.AGENT_VANISHED)], patient).cause is Cause.AGENT
+    assert come_to([*silent, stalled, ended(20, EndedReason.AGENT_VANISHED)], patient).cause is Cause.HARNESS
+
+
+def test_what_was_late_already_is_not_excused_by_trouble_that_came_after() -> None:
+    stalled = HarnessStalled(at_ns=s(6.5), duration_ms=3_000)
+    assert come_to([*SILENT, stalled, ended(12, detail="turn 1 failed")]).cause is Cause.AGENT
+
+
+def test_small_holes_add_up() -> None:
+    holes = [AgentAudioLost(at_ns=s(3.5 + 0.1 * number), duration_ms=20) for number in range(4)]
+    assert come_to([*SILENT, *holes[:2], HUNG_UP]).cause is Cause.AGENT
+    assert come_to([*SILENT, *holes, HUNG_UP]).cause is Cause.NETWORK
+
+
+# What the caller heard and the recording does not have, wherever the call ended; and the other way round.
+
+QUESTION = script(asks(Expectation(event=AGENT_SPEAKS, within_ms=2_000)), asks(Expectation(within_ms=5_000)))
+WENT_ON = [
+    JOINED,
+    taken_up(1),
+    *line(1.2, 3),
+    *speech(3.2, 3.7),
+    CallerTurnSettled(at_ns=s(4.7), turn=0, failed=False),
+    taken_up(4.7, 1),
+    *line(4.8, 7, 1),
+    *speech(8, 9.5),
+    CallerTurnSettled(at_ns=s(8.2), turn=1, failed=False),
+    recording(),
+    measured(8, 9.5),
+    ended(11),
+]
+
+
+def test_a_caller_that_went_on_at_another_sound_blames_its_own_hearing() -> None:
+    outcome = come_to(WENT_ON, QUESTION)
+    assert (outcome.success, outcome.cause) == (None, Cause.CALLER)
+    assert outcome.detail is not None and "another sound" in outcome.detail
+
+
+@pytest.mark.parametrize("later", [(), (Expectation(event=AGENT_SPEAKS, within_ms=2_000),)])
+@pytest.mark.parametrize("reason", [EndedReason.AGENT_FROZE, EndedReason.AGENT_LEFT])
+def test_an_answer_that_was_not_noticed_is_not_held_against_the_agent(
+    reason: EndedReason, later: tuple[Expectation, ...]
+) -> None:
+    played = script(asks(), asks(*later))
+    facts = [JOINED, taken_up(1), *line(1.2, 3), recording(), measured(4, 7), ended(35, reason, "silent")]
+    assert come_to(facts, played).cause is Cause.HARNESS
+
+
+def test_an_agent_that_left_a_caller_who_would_not_go_on_is_not_blamed() -> None:
+    heard_on = [JOINED, AgentStartedSpeaking(at_ns=s(1)), recording(), measured(1, 4)]
+    outcome = come_to([*heard_on, taken_up(0.9), ended(34, EndedReason.AGENT_LEFT)])
+    assert (outcome.success, outcome.cause) == (None, Cause.CALLER)
+
+
+def test_sound_that_may_be_no_voice_meets_nothing() -> None:
+    facts = [JOINED, taken_up(1), *line(1.2, 3), *speech(4, 6), recording(), measured(4, 6, too_loud=True), ended(8)]
+    (result,) = judge_expectations(SPEAKS, CallView.measured(facts))
+    assert (result.verdict, result.cause) == (Verdict.NOT_JUDGED, Cause.CALLER)
+
+
+def test_what_the_network_spoilt_is_not_allowed_for() -> None:
+    view = CallView.measured([*SILENT, AgentAudioLost(at_ns=s(4), duration_ms=300), HUNG_UP])
+    played = script(asks(WORDS))
+    outcome = decide(played, view, judge_expectations(played, view), allow_unjudged=True)
+    assert (outcome.success, outcome.cause) == (None, Cause.NETWORK)
 
 
 def test_a_line_that_was_dead_for_a_while_is_the_networks_fault() -> None:

@@ -275,7 +275,9 @@ class SimulatedRoom:
         """Let the caller find out that nothing arrives any more."""
         lost = RoomError(EndedReason.AGENT_VANISHED, "nothing has arrived from the agent for 3.5 s")
         self._at(at_ns + MEDIA_TIMEOUT_NS, lambda _: self._listener.agent_media_stopped(at_ns))
-        self._at(at_ns + GONE_TIMEOUT_NS, lambda _: self._listener.room_lost(lost))
+        gone_ns = at_ns + GONE_TIMEOUT_NS
+        self._at(gone_ns, lambda _: self._listener.agent_probed(self._clock.now_ns(), answers=False))
+        self._at(gone_ns, lambda _: self._listener.room_lost(lost))
 
     # Time.
 
