@@ -71,9 +71,11 @@ class RtviReader:
         if kind == "bot-transcription":
             self._told_the_older_way = [*self._told_the_older_way, *words][-MAX_EARLY_WORDS:]
             return False
+        if not words:
+            return False
         early = self._told_the_older_way
         # In order, and from the first on: whatever comes between is news, and what is left then is old.
-        is_known = bool(words) and early[: len(words)] == words
+        is_known = early[: len(words)] == words
         self._told_the_older_way = early[len(words) :] if is_known else []
         return is_known
 

@@ -91,11 +91,16 @@ class ReplySearch(Search):
         if doubted and (self._now_ns is not None or not self._window.holds_words(Source.HEARD)):
             reason = f"{_CUT_OFF}, and what was heard is not recognised"
             return Finding(verdict=Verdict.NOT_OBSERVABLE, reason=reason, evidence=evidence)
-        if not self._window.holds_words():
+        broken_off = self._broken_off(evidence)
+        if broken_off is not None:
+            return broken_off
+        tells = self._window.holds_words(Source.TOLD)
+        if not tells and not self._window.holds_words_since(onset.at_ns - TOLD_GRACE_NS):
+            # All that is known of it is heard, and recognition may have failed for this speech alone.
             reason = "the agent spoke, but no words of it are known: not told, not recognised"
             return Finding(verdict=Verdict.NOT_OBSERVABLE, reason=reason, evidence=evidence)
-        reason = _CUT_OFF if doubted else "the agent spoke, but said nothing that could be understood"
-        return self._broken_off(evidence) or Finding(verdict=Verdict.MISSED, reason=reason, evidence=evidence)
+        reason = _CUT_OFF if doubted else "the agent spoke, but said nothing new"
+        return Finding(verdict=Verdict.MISSED, reason=reason, evidence=evidence)
 
     def _any_response(self) -> Finding:
         name = self._expectation.event

@@ -100,6 +100,10 @@ class Window:
         """Whether any words of the agent are known, in the whole call."""
         return bool(self.view.said(source))
 
+    def holds_words_since(self, from_ns: int) -> bool:
+        """Whether any words of the agent are known in this turn, from a time on."""
+        return any(self._belongs(e, from_ns) for e in self.view.said())
+
     def speech_began_ns(self, at_ns: int) -> int:
         """Return when the speech of a time began, or the last one before it; the time itself if there was none."""
         return max((e.at_ns for e in self.view.of(AgentStartedSpeaking) if e.at_ns <= at_ns), default=at_ns)

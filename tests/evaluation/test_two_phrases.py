@@ -7,7 +7,7 @@ from bots.timeline import TimelineEvent
 from runner.evaluation.expectations import evaluate
 from runner.evaluation.replies import RECOGNITION_NS
 from runner.evaluation.verdicts import KNOWN_LATE_NS, ExpectationVerdict, Verdict
-from tests.evaluation.facts import READY, asks, heard, line, over, s, script, speech, taken_up, told
+from tests.evaluation.facts import READY, asks, ended, heard, line, over, s, script, speech, taken_up, told
 
 SCRIPT = script(asks(Expectation(text_contains="which order", within_ms=5_000)))
 # The turn was taken up at 1 s: its words must have come by 6 s. The second phrase is known to be one only at 5.2 s.
@@ -41,6 +41,14 @@ def test_they_are_not_waited_for_without_an_end() -> None:
     facts = (FIRST, TURN_OVER, OF_COURSE, SECOND, over(6.8))
     assert verdict(*facts, now_s=last_s - 0.1).verdict is Verdict.PENDING
     assert verdict(*facts, now_s=last_s + 0.1).verdict is Verdict.MISSED
+
+
+def test_speech_of_which_recognition_made_nothing_is_not_held_against_the_agent() -> None:
+    greeted = [taken_up(0.1), *speech(0.3, 0.9), heard(0.3, 0.9, "Good evening.")]
+    facts = [*greeted, taken_up(1.0, 1), *line(1.2, 2.5, 1), *speech(3.2, 4.9), over(6), ended(30)]
+    played = script(asks(), asks(Expectation(text_contains="which order", within_ms=5_000)))
+    (found,) = evaluate(played, facts)
+    assert found.verdict is Verdict.NOT_OBSERVABLE
 
 
 def test_speech_that_began_too_late_is_not_waited_for() -> None:

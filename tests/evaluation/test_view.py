@@ -5,6 +5,7 @@ import random
 import pytest
 
 from bots.timeline import AgentSaid, AgentStartedSpeaking, TimelineEvent
+from runner.evaluation.transcript import unrecognised
 from runner.evaluation.view import CallView
 from tests.evaluation.facts import ended, heard, line, measured, over, recording, s, speech, taken_up
 
@@ -53,6 +54,24 @@ def test_a_recording_without_speech_leaves_none() -> None:
 def test_short_gaps_do_not_split_measured_speech() -> None:
     view = CallView.measured([ended(9), recording(), measured(1, 2), measured(2.1, 3), measured(3.3, 4)])
     assert spans(view) == [(1.0, 3.0), (3.3, 4.0)]
+
+
+@pytest.mark.parametrize(
+    ("recognised", "open_s"),
+    [
+        ([], [(1.0, 5.0)]),
+        ([(1.0, 5.0)], []),
+        ([(3.0, 5.0)], [(1.0, 3.0)]),
+        ([(1.2, 4.9)], []),
+        ([(2.0, 3.0)], [(1.0, 2.0), (3.0, 5.0)]),
+    ],
+)
+def test_what_was_not_recognised_live_is_what_no_span_covers(
+    recognised: list[tuple[float, float]], open_s: list[tuple[float, float]]
+) -> None:
+    view = CallView.measured([ended(9), recording(), measured(1, 5), over(6)])
+    spans_ns = [(s(a), s(b)) for a, b in recognised]
+    assert [(a / 1e9, b / 1e9) for a, b in unrecognised(view, spans_ns)] == open_s
 
 
 def test_speech_up_to_the_end_of_the_call_was_still_under_way() -> None:
