@@ -70,13 +70,13 @@ class Mouth:
         """Expect a line in the outgoing audio from now on."""
         self._under = _Under(turn, line)
 
-    def sent(self, at_ns: int, pcm: bytes, *, late_ns: int = 0) -> None:
+    def sent(self, at_ns: int, pcm: bytes, *, late_ns: int | None = 0) -> None:
         """Take a piece of outgoing audio.
 
         Args:
             at_ns: When its first sample was to leave.
             pcm: 16-bit mono audio.
-            late_ns: How much later than that it left.
+            late_ns: How much later than that it left; None: it did not leave at all.
         """
         under = self._under
         if under is None:
@@ -95,9 +95,11 @@ class Mouth:
             under.started = True
             began_ns = at_ns + samples_to_ns(first - under.position, self._rate_hz)
             self._note(CallerStartedSpeaking(at_ns=began_ns, turn=under.turn, text=under.line.text))
-        if under.started and late_ns > LATE_NS:
-            self._add(under, UnderrunKind.LATE, at_ns, duration_ns)
+        kind = UnderrunKind.GAP if late_ns is None else UnderrunKind.LATE
+        if under.started and (late_ns is None or late_ns > LATE_NS):
+            self._add(under, kind, at_ns, duration_ns)
         else:
+            self._end_trouble(under, UnderrunKind.GAP)
             self._end_trouble(under, UnderrunKind.LATE)
         if under.position <= last < under.position + samples:
             ended_ns = at_ns + samples_to_ns(last - under.position + 1, self._rate_hz)

@@ -272,10 +272,12 @@ class Call:
 
     # What the room reports (RoomListener).
 
-    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int = 0) -> None:
+    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int | None = 0) -> None:
         """Record what left, and follow the line under way."""
-        self._recording.put(CALLER, at_ns, pcm)
         self._mouth.sent(at_ns, pcm, late_ns=late_ns)
+        if late_ns is None:
+            return
+        self._recording.put(CALLER, at_ns, pcm)
         if self.watcher is not None:
             self.watcher.audio(CALLER, at_ns, pcm)
 

@@ -100,6 +100,7 @@ class CallLimit:
         if self._tries_from_s == -math.inf:
             # The first call has only begun.
             self._tries_from_s = now_s + SETTLED_AFTER_S
+        self._forget_troubles(now_s)
         if now_s < self._tries_from_s or not self._has_headroom(live):
             return False
         self.allowed += 1
@@ -116,11 +117,14 @@ class CallLimit:
             stalled_ms: For how long it stood still. All calls share an event loop, so each tells the same.
         """
         self._troubles.append((now_s, late_ms, stalled_ms / max(live, 1)))
-        while self._troubles[0][0] <= now_s - WINDOW_S:
-            self._troubles.popleft()
+        self._forget_troubles(now_s)
         late = sum(ms for _, ms, _ in self._troubles) >= LATE_LIMIT_MS
         stalled = sum(ms for _, _, ms in self._troubles) >= STALLED_LIMIT_MS
         return (late or stalled) and self._lower(now_s, live)
+
+    def _forget_troubles(self, now_s: float) -> None:
+        while self._troubles and self._troubles[0][0] <= now_s - WINDOW_S:
+            self._troubles.popleft()
 
     def spoilt(self, now_s: float, began_s: float, live: int) -> bool:
         """Take in that a run came to nothing because of us; return whether fewer calls are allowed by that.

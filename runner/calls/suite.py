@@ -14,6 +14,7 @@ import anyio.to_thread
 import httpx
 from loguru import logger
 
+from bots.caller.speech.settings import SECRET_NAME
 from bots.timeline import (
     AgentProcessEnded,
     CallEnded,
@@ -426,6 +427,13 @@ class SuiteRunner:
             run = await self._with_its_agents_end(run, folder, agent, printed_bytes)
         return _suite_run(run, planned, folder=run_id)
 
+    def _secrets(self) -> list[str]:
+        """Return what an agent may print and nobody may read: the token, and secrets among its variables."""
+        secrets = [] if self.suite.token is None else [self.suite.token.get_secret_value()]
+        if isinstance(self.suite.agent, AgentByCommand):
+            secrets += [value for name, value in self.suite.agent.env.items() if SECRET_NAME.search(name)]
+        return sorted((secret for secret in secrets if secret), key=len, reverse=True)
+
     async def _with_its_agents_end(self, run: Run, folder: Path, agent: LastingAgent, printed_bytes: int) -> Run:
         """Return a run judged with the end of the process that ran its agent, if that ended in it.
 
@@ -444,8 +452,8 @@ class SuiteRunner:
 
         def judge_again() -> Run:
             tail = agent.log_tail(printed_bytes)
-            if (token := self.suite.token) is not None:
-                tail = tail.replace(token.get_secret_value(), "***")
+            for secret in self._secrets():
+                tail = tail.replace(secret, "***")
             at_ns = max(ended_ns - began_ns(folder), 0)
             return evaluate_run(folder, added=[AgentProcessEnded(at_ns=at_ns, exit_code=exit_code, log_tail=tail)])
 

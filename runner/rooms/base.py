@@ -31,13 +31,13 @@ class RoomListener(Protocol):
     Times are nanoseconds on the call's clock. Audio is 16-bit mono PCM at :data:`AUDIO_RATE_HZ`.
     """
 
-    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int = 0) -> None:
+    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int | None = 0) -> None:
         """Take audio that left for the network, silence included.
 
         Args:
             at_ns: When its first sample was to leave: what its timestamp says. A leap means that nothing left.
             pcm: The audio.
-            late_ns: How much later than that it really left, where that is known.
+            late_ns: How much later than that it really left, where that is known; None: it could not leave at all.
         """
         ...
 

@@ -245,7 +245,11 @@ def _tail(log: Path, began: int) -> list[str]:
     with log.open("rb") as file:
         size = log.stat().st_size
         # A log that was cut meanwhile may be shorter than it was.
-        file.seek(max(began if began <= size else 0, size - LOG_TAIL_BYTES))
+        own = began if began <= size else 0
+        file.seek(max(own, size - LOG_TAIL_BYTES))
+        if file.tell() > own:
+            # In the middle of a line: a secret that was cut in two would not be known again.
+            file.readline()
         return file.read().decode(errors="replace").rstrip().splitlines()[-LOG_TAIL_LINES:]
 
 

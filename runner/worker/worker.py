@@ -320,7 +320,20 @@ class Worker:
     async def _calls(self, job: Job, live: _Live) -> Run | None:
         """Make a run's call, and again where we or the network spoilt it; None if it was cancelled before."""
         earlier: list[EarlierAttempt] = []
-        while (made := await self._call(job, live)) is not None:
+        last: Run | None = None
+        while True:
+            try:
+                made = await self._call(job, live)
+            except (RoomError, RunnerError) as error:
+                if last is None:
+                    raise
+                # The call before took place: what it came to stands.
+                logger.warning("run {}: its call could not be made again: {}", job.run_id, error)
+                made, earlier = last, earlier[:-1]
+                break
+            if made is None:
+                break
+            last = made
             reason = reason_to_repeat(made)
             if reason is None or len(earlier) == self.settings.worker.retry_inconclusive:
                 break
@@ -346,7 +359,6 @@ class Worker:
     async def _call(self, job: Job, live: _Live) -> Run | None:
         """Make a run's call; None if it was cancelled before."""
         folder = self.shelf.folder(live.run_id, live.attempt)
-        await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
         try:
             script = Script.model_validate(job.script)
         except ValueError as error:
@@ -367,6 +379,8 @@ class Worker:
                     notes=job.notes,
                     asked=job.asked,
                 )
+                # What lies there is of an earlier call, which this one takes the place of.
+                await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
                 live.call = self.make_call(
                     request, _settings_for(job, self.settings), folder, run_id=str(job.run_id), watcher=live
                 )

@@ -54,7 +54,7 @@ class Sending:
     def now_ns(self) -> int:
         return START_NS + self.stood_still_ns + samples_to_ns(self.sent_samples, RATE_HZ)
 
-    def send(self, *pieces: bytes, late_ns: int = 0) -> "Sending":
+    def send(self, *pieces: bytes, late_ns: int | None = 0) -> "Sending":
         for pcm in pieces:
             self.mouth.sent(self.now_ns, pcm, late_ns=late_ns)
             self.sent_samples += len(pcm) // 2
@@ -320,3 +320,16 @@ def test_silence_that_ends_in_a_leap_is_both() -> None:
         (UnderrunKind.GAP, 2, 1_000),
         (UnderrunKind.SILENCE, 52, 20),
     ]
+
+
+@pytest.mark.parametrize("dropped", [0, 3, 9])
+def test_a_piece_that_could_not_be_sent_is_a_gap_and_the_line_still_ends(dropped: int) -> None:
+    spoken = line((10 * FRAME, 500))
+    sending = Sending()
+    sending.mouth.begin(0, spoken)
+    for number, piece in enumerate(frames(spoken.pcm)):
+        sending.send(piece, late_ns=None if number == dropped else 0)
+    sending.send(SILENCE, SILENCE)
+    assert not sending.mouth.busy
+    assert isinstance(sending.noted[-1], CallerStoppedSpeaking)
+    assert [(kind, ms) for kind, _, ms in sending.underruns] == [(UnderrunKind.GAP, 20)]

@@ -192,6 +192,14 @@ def test_one_call_is_the_least_and_that_even_one_is_too_much_is_said() -> None:
 # What is measured.
 
 
+def test_a_hiccup_long_ago_keeps_nothing_from_rising() -> None:
+    machine = rising()
+    machine.goes_on(20)
+    allowed = machine.limit.allowed
+    machine.limit.trouble(machine.now_s, allowed, late_ms=20)
+    assert machine.goes_on(120) > allowed
+
+
 def test_the_load_of_this_machine_is_measured() -> None:
     meter = LoadMeter()
     sum(number * number for number in range(2_000_000))

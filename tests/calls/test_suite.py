@@ -404,7 +404,7 @@ async def test_a_run_is_made_again_as_often_as_the_suite_says(tmp_path: Path, mo
     assert (run.success, run.cause, result.finished, result.exit_code) == (None, Cause.NETWORK, True, 2)
 
 
-@pytest.mark.parametrize("reason", [EndedReason.ROOM_UNREACHABLE, EndedReason.AGENT_VANISHED])
+@pytest.mark.parametrize("reason", [EndedReason.ROOM_UNREACHABLE, EndedReason.AGENT_FROZE])
 async def test_what_the_agent_or_its_room_did_is_not_tried_again(tmp_path: Path, reason: EndedReason) -> None:
     calls = StubCalls(spoilt_by(reason, 9))
     await runner(tmp_path, calls, "a").make()

@@ -64,7 +64,7 @@ class Listener:
     lost: list[RoomError] = field(default_factory=list)
     holes: list[tuple[int, float]] = field(default_factory=list)
 
-    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int = 0) -> None:
+    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int | None = 0) -> None:
         self.caller.append((at_ns, pcm))
 
     def agent_audio_lost(self, at_ns: int, duration_ms: float) -> None:

@@ -261,9 +261,10 @@ class Listener:
     missed: list[tuple[int, int, int, int]] = field(default_factory=list)
     fails_on: str = ""
 
-    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int = 0) -> None:
-        self._take("caller_audio", self.caller, (at_ns, pcm))
-        self.late_ns.append(late_ns)
+    def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int | None = 0) -> None:
+        if late_ns is not None:
+            self._take("caller_audio", self.caller, (at_ns, pcm))
+            self.late_ns.append(late_ns)
 
     def agent_audio_lost(self, at_ns: int, duration_ms: float) -> None:
         self.holes.append((at_ns, duration_ms))

@@ -128,8 +128,12 @@ class _Process:
 
     def _take_answers(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - it was asked for
-        while (answer := _receive(self._process.stdout)) is not None:
-            self._settle(*answer)
+        try:
+            while (answer := _receive(self._process.stdout)) is not None:
+                self._settle(*answer)
+        except Exception:
+            # An answer that can't be read: those after it can't be either.
+            self._process.kill()
         code = self._process.wait()
         self._requests.put(None)
         with self._lock:
@@ -212,8 +216,12 @@ class _Server:
         loop = asyncio.get_running_loop()
 
         def take_requests() -> None:
-            while (request := _receive(sys.stdin.buffer)) is not None:
-                loop.call_soon_threadsafe(self._take, *request)
+            try:
+                while (request := _receive(sys.stdin.buffer)) is not None:
+                    loop.call_soon_threadsafe(self._take, *request)
+            except Exception:
+                # What comes after what can't be read can't be read either: whoever waits must know.
+                os._exit(1)
             # Nobody is left to answer to, whatever is under way.
             os._exit(0)
 
@@ -233,7 +241,13 @@ class _Server:
             answer = (number, None, _picklable(error))
         finally:
             del self._tasks[number]
-        _send(self._answers, answer)
+        try:
+            _send(self._answers, answer)
+        except OSError:
+            raise
+        except Exception as error:
+            # The answer itself can't be sent.
+            _send(self._answers, (number, None, _picklable(error)))
 
 
 def _picklable(error: Exception) -> Exception:

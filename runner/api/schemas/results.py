@@ -46,8 +46,7 @@ class ResultCommon(ResponseBody):
         failed_runs_count: Those of them that did not, for whatever reason: with those that passed, all.
         met_expected_outcome_count: Runs whose expected outcome was met.
         total_expected_outcome_count: Runs whose expected outcome was decided on.
-        inconclusive_runs_count: Ours: those of the failed ones that are inconclusive, for
-            no fault of its own.
+        inconclusive_runs_count: Ours: those of the failed ones that are inconclusive.
         success_rate: Runs that passed of all but the inconclusive, from 0 to 100; 0 where nothing else is left.
     """
 

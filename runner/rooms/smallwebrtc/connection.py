@@ -204,8 +204,10 @@ class OfferingConnection:
         """Close the connection. The peer sees it close, as when a browser tab is shut."""
         self._leaving = True
         self._sender.stop()
-        await self._note_losses()
-        await self._pc.close()
+        try:
+            await self._note_losses()
+        finally:
+            await self._pc.close()
 
     def _sending_failed(self, error: Exception) -> None:
         self._listener.lost(RoomError(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}"))

@@ -111,6 +111,7 @@ class CallerTrack(MediaStreamTrack):
         self._silence = self._encoder.encode(bytes(FRAME_BYTES * SETTLED_FRAMES))[-1]
         self._silent_frames = SETTLED_FRAMES
         self._cleared = 0
+        self._error: Exception | None = None
         self.punctuality = Punctuality()
 
     def write(self, pcm: bytes) -> None:
@@ -134,6 +135,8 @@ class CallerTrack(MediaStreamTrack):
     def take(self) -> Frame:
         """Return the 20 ms that are to leave next (on whatever thread sends them)."""
         with self._lock:
+            if self._error is not None:
+                raise self._error
             if self._ready:
                 return self._ready.popleft()
             if self._silent_frames < SETTLED_FRAMES and not self._encoding:
@@ -160,7 +163,13 @@ class CallerTrack(MediaStreamTrack):
                 del self._to_encode[: len(pcm)]
                 self._silent_frames = 0
                 cleared = self._cleared
-            frames = self._encoder.encode(pcm + bytes(-len(pcm) % FRAME_BYTES))
+            try:
+                frames = self._encoder.encode(pcm + bytes(-len(pcm) % FRAME_BYTES))
+            except Exception as error:
+                # Told where the next frame is taken: there it ends the call as our own fault.
+                with self._lock:
+                    self._error = error
+                return
             with self._lock:
                 if cleared == self._cleared:
                     self._ready += frames

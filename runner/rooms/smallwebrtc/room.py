@@ -220,7 +220,7 @@ class SmallWebRTCRoom:
         self._listener.agent_probed(self._clock.now_ns(), answers=answers)
         self._listener.room_lost(error)
 
-    def _caller_sent(self, at_ns: int, pcm: bytes, late_ns: int) -> None:
+    def _caller_sent(self, at_ns: int, pcm: bytes, late_ns: int | None) -> None:
         with self._own_errors():
             self._listener.caller_audio(at_ns, pcm, late_ns=late_ns)
             # The outgoing track is the one thing that goes on whatever the agent does: it keeps the stream going.

@@ -58,8 +58,8 @@ _SENDER_PARTS = (
 )
 """What is used of an RTCRtpSender's private attributes."""
 
-SentSink = Callable[[int, bytes, int], None]
-"""(place on the call's clock, 16-bit mono PCM, how much later it left in ns)."""
+SentSink = Callable[[int, bytes, int | None], None]
+"""(place on the call's clock, 16-bit mono PCM, how much later it left in ns; None: it could not be sent at all)."""
 
 
 def check_aiortc(sender: RTCRtpSender) -> None:
@@ -90,12 +90,15 @@ class Pacer:
         self._lock = threading.Lock()
         self._steps: list[Step] = []
         self._thread: threading.Thread | None = None
+        self._before_s = sys.getswitchinterval()
 
     def add(self, step: Step) -> None:
         """Call ``step`` every 20 ms from now on."""
         with self._lock:
             self._steps.append(step)
             if self._thread is None:
+                self._before_s = sys.getswitchinterval()
+                sys.setswitchinterval(SWITCH_INTERVAL_S)
                 self._thread = threading.Thread(target=self._run, name="send the callers' audio", daemon=True)
                 self._thread.start()
 
@@ -105,19 +108,12 @@ class Pacer:
             self._steps.remove(step)
 
     def _run(self) -> None:
-        before_s = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
-        try:
-            self._call_steps()
-        finally:
-            sys.setswitchinterval(before_s)
-
-    def _call_steps(self) -> None:
         due_ns = time.monotonic_ns()
         while True:
             with self._lock:
                 steps = list(self._steps)
                 if not steps:
+                    sys.setswitchinterval(self._before_s)
                     self._thread = None
                     return
             for step in steps:
@@ -214,11 +210,13 @@ class _Left:
         packet: The packet.
         due_ns: When it was to leave.
         left_ns: When it did; None where it is still for the event loop to send.
+        is_lost: Whether it could not be sent.
     """
 
     packet: _Packet
     due_ns: int
     left_ns: int | None
+    is_lost: bool = False
 
 
 class PacedSender:
@@ -276,6 +274,9 @@ class PacedSender:
         except asyncio.CancelledError:
             # Being cancelled is how aiortc stops it; it waits for rtp_exited, not for the task.
             pass
+        except Exception as error:
+            # A caller that nobody can hear is nothing to hold against the agent.
+            self._failed(error)
         finally:
             PACER.remove(self._step)
             with self._lock:
@@ -314,16 +315,20 @@ class PacedSender:
         """Note what has left since: for RTCP, whose reports are made on the loop, and for the call."""
         self._reporting = False
         if self._way is not None:
-            self._find_way()
+            try:
+                self._find_way()
+            except OSError as error:
+                PACER.remove(self._step)
+                self._failed(error)
             if self._sender.transport.state != "connected":
                 self._ended.set()
         while self._left:
             left = self._left.popleft()
             left_ns = left.left_ns
-            if left_ns is None:
-                if not self._send_here(left.packet.data):
-                    continue
-                left_ns = self._clock.now_ns()
+            if left.is_lost or (left_ns is None and not self._send_here(left.packet.data)):
+                self._sent(left.due_ns, left.packet.frame.pcm, None)
+                continue
+            left_ns = self._clock.now_ns() if left_ns is None else left_ns
             ago_ns = self._clock.now_ns() - left_ns
             self._set("ntp_timestamp", clock.current_ntp_time() - (ago_ns << 32) // NS_PER_S)
             self._set("rtp_timestamp", left.packet.timestamp)
@@ -389,8 +394,9 @@ class PacedSender:
         self._sequence_number = uint16_add(self._sequence_number, 1)
         if way.socket is None:
             self._left.append(_Left(packet, due_ns, None))
-        elif way.send(packet.data):
-            self._left.append(_Left(packet, due_ns, self._clock.now_ns()))
+        else:
+            is_lost = not way.send(packet.data)
+            self._left.append(_Left(packet, due_ns, self._clock.now_ns(), is_lost))
 
     def _prepare(self) -> _Packet:
         """Encode and encrypt what comes next. What was made for a time that was missed is made anew for now."""
