@@ -45,9 +45,13 @@ postgres:
 		else echo 'error: the tests need PostgreSQL; run: sudo apt-get install postgresql' \
 			'(or leave it out: make test TESTS_WITHOUT_POSTGRES=1)' >&2; exit 2; fi; }
 
-# Most of their time the tests wait: calls are as long as calls are. Each file stays in one process.
-JOBS ?= 3
-TOGETHER := -n $(JOBS) --dist loadfile
+# Most of their time the tests wait: calls are as long as calls are. Each file stays in one process; the files that
+# wait longest come first (tests/conftest.py).
+JOBS ?= 4
+TOGETHER := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# Compiled tests are kept, also where the environment says that nothing is: each process would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 test: $(STAMP) postgres
 	$(BIN)/pytest -m 'not slow' $(TOGETHER)

@@ -23,6 +23,12 @@ hypothesis.settings.register_profile("wide", max_examples=2_000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that make real calls: they wait long, and what is short fills the time beside them."""
+    long = {item.path for item in items if item.get_closest_marker("webrtc")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

@@ -11,7 +11,7 @@ from loguru import logger
 from pydantic import SecretStr
 
 from runner.errors import RoomError
-from runner.rooms.smallwebrtc.posting import ask
+from runner.rooms.posting import ask
 
 CLOUD_URL = "https://api.pipecat.daily.co"
 

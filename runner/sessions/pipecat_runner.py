@@ -13,7 +13,7 @@ from pydantic import SecretStr, ValidationError
 
 from bots.timeline import EndedReason
 from runner.errors import RoomError
-from runner.rooms.smallwebrtc.posting import Answer, post_json
+from runner.rooms.posting import Answer, post_json
 from runner.rooms.urls import RoomKind, public_url
 from runner.settings import IceServer
 

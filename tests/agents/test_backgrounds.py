@@ -45,9 +45,10 @@ def tonality(samples: Samples) -> float:
     return float(np.sort(power)[-len(power) // 100 :].sum() / power.sum())
 
 
-@pytest.mark.parametrize("name", BackgroundName)
-@pytest.mark.parametrize("rate_hz", [8_000, 48_000])
-def test_its_level_is_that_of_the_whole_loop(name: BackgroundName, rate_hz: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "rate_hz"), [*((name, RATE_HZ) for name in BackgroundName), ("office", 8_000), ("keyboard", 48_000)]
+)
+def test_its_level_is_that_of_the_whole_loop(name: str, rate_hz: int) -> None:
     samples = background(name, rate_hz, SECONDS, 3)
     assert samples.dtype == np.float32
     assert len(samples) == SECONDS * rate_hz
@@ -64,16 +65,17 @@ def test_its_end_fits_its_beginning(name: BackgroundName) -> None:
         assert abs(around[0] - around[1]) < 6
 
 
-@pytest.mark.parametrize("name", BackgroundName)
-def test_a_seed_gives_the_same_again_and_another_seed_does_not(name: BackgroundName) -> None:
+def test_a_seed_gives_the_same_again_and_another_seed_does_not() -> None:
     code = (
-        "import sys, hashlib; from bots.agents.backgrounds import background; "
-        f"print(hashlib.sha256(background({str(name)!r}, 8000, 6, 7).tobytes()).hexdigest())"
+        "import hashlib; from bots.agents.backgrounds import BackgroundName, background\n"
+        "for n in BackgroundName: print(hashlib.sha256(background(n, 8000, 5, 7).tobytes()).hexdigest())"
     )
     root = Path(__file__).parents[2]
-    fresh = run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout.strip()
-    assert sha256(background(name, 8_000, 6, 7).tobytes()).hexdigest() == fresh
-    assert not np.array_equal(background(name, 8_000, 6, 7), background(name, 8_000, 6, 8))
+    fresh = run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout.split()
+    loops = [background(name, 8_000, 5, 7) for name in BackgroundName]
+    assert [sha256(loop.tobytes()).hexdigest() for loop in loops] == fresh
+    for name, loop in zip(BackgroundName, loops, strict=True):
+        assert not np.array_equal(loop, background(name, 8_000, 5, 8)), name
 
 
 def test_a_crowd_and_a_babble_are_speech_to_a_speech_model() -> None:

@@ -1,4 +1,7 @@
-"""What is heard of an agent over real WebRTC: a second phrase, and a voice with something behind it."""
+"""What is heard of an agent over real WebRTC: a second phrase, and a voice with something behind it.
+
+tests/simulated plays the same in virtual time.
+"""
 
 import json
 from pathlib import Path
@@ -9,10 +12,10 @@ from bots.caller.script import Expectation
 from runner.evaluation.verdicts import Cause
 from tests.calls.real import ANSWERED, make, metronome, say, script
 
-pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
+pytestmark = [pytest.mark.anyio, pytest.mark.webrtc, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("gap_ms", [pytest.param("850", marks=pytest.mark.slow), "1100"])
+@pytest.mark.parametrize("gap_ms", ["850", "1100"])
 async def test_a_second_phrase_about_the_end_of_the_turn_is_heard(tmp_path: Path, gap_ms: str) -> None:
     phrases = {"METRONOME_TEXT": "Of course. | Which order is this about?", "METRONOME_GAP_MS": gap_ms}
     async with metronome(tmp_path, METRONOME_GREET="0", **phrases) as (base_url, _):
@@ -24,7 +27,7 @@ async def test_a_second_phrase_about_the_end_of_the_turn_is_heard(tmp_path: Path
     assert run.success is True or run.cause is Cause.HARNESS, run.detail
 
 
-@pytest.mark.parametrize("background", ["hold_music", pytest.param("crowd", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("background", ["hold_music", "crowd"])
 async def test_an_agent_with_something_behind_it_is_timed_by_its_voice(tmp_path: Path, background: str) -> None:
     behind = {"METRONOME_BACKGROUND": background, "METRONOME_BACKGROUND_DBFS": "-38", "METRONOME_ANSWER_MS": "1676"}
     async with metronome(tmp_path, **behind) as (base_url, log):

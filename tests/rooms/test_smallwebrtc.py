@@ -32,8 +32,9 @@ from runner.calls.call import Call
 from runner.calls.request import CallRequest
 from runner.calls.timeline import read_timeline
 from runner.errors import RoomError
+from runner.rooms import posting
 from runner.rooms.open import RoomAddress
-from runner.rooms.smallwebrtc import SmallWebRTCRoom, connection, posting
+from runner.rooms.smallwebrtc import SmallWebRTCRoom, connection
 from runner.rooms.smallwebrtc import room as room_module
 from runner.rooms.smallwebrtc.incoming import QUIET_PEAK
 from runner.rooms.smallwebrtc.outgoing import FRAME_NS

@@ -72,15 +72,14 @@ def test_another_seed_gives_another_call(tmp_path: Path) -> None:
     assert (tmp_path / "1" / FILE_NAME).read_bytes() != (tmp_path / "2" / FILE_NAME).read_bytes()
 
 
-@pytest.mark.timeout(400)
-def test_five_minutes_take_seconds(tmp_path: Path) -> None:
+def test_two_minutes_take_seconds(tmp_path: Path) -> None:
     script = Script(
-        name="long", turns=(*GREETED.turns, Turn(action=StaySilent(duration_ms=300_000))), max_duration_s=400
+        name="long", turns=(*GREETED.turns, Turn(action=StaySilent(duration_ms=120_000))), max_duration_s=400
     )
     began_s = time.process_time()
     run = Simulation(behaviour=ONE_SENTENCE).play(script, tmp_path / "run")
-    assert run.success and run.duration_s > 300
-    assert time.process_time() - began_s < 60, "measured on this process alone, and some six times what it takes"
+    assert run.success and run.duration_s > 120
+    assert time.process_time() - began_s < 30, "measured on this process alone, and some ten times what it takes"
 
 
 def test_packets_are_lost_in_both_directions(tmp_path: Path) -> None:
@@ -147,6 +146,7 @@ def test_each_fault_is_caught_as_the_table_says(tmp_path: Path, caught: Caught) 
     assert caught.is_told(run), run.failure
 
 
+@pytest.mark.slow
 @pytest.mark.webrtc
 @pytest.mark.anyio
 async def test_real_calls_come_to_the_same_verdicts(tmp_path: Path) -> None:

@@ -391,6 +391,29 @@ async def test_each_call_of_a_run_with_a_session_gets_a_session_of_its_own(
     assert (started, len(calls.made)) == (2, 2)
 
 
+async def test_where_the_second_call_has_no_room_what_the_first_one_came_to_stands(
+    record: RecordDouble, see: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = 0
+
+    @asynccontextmanager
+    async def room(*_: Any) -> AsyncIterator[Any]:
+        nonlocal rooms
+        rooms += 1
+        if rooms == 2:
+            raise RoomError(EndedReason.ROOM_UNREACHABLE, "no room")
+        async with room_without_session() as address:
+            yield address
+
+    monkeypatch.setattr(workers, "room_of", room)
+    calls = StubCalls(reasons=SPOILT[:1])
+    await see(calls)
+    (outcome,) = record.outcomes
+    assert (rooms, len(calls.made), outcome["error"]) == (2, 1, None)
+    assert (outcome["run"]["ended_reason"], outcome["run"]["earlier_attempts"]) == (SPOILT[0], [])
+    assert record.artefacts["recording.wav"] == RECORDING
+
+
 async def test_the_judge_is_asked_about_each_call(
     record: RecordDouble, see: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,10 +16,10 @@ from bots.clock import NS_PER_MS, CallClock
 from bots.timeline import AgentAudioQuality, CallerAudioQuality, EndedReason
 from runner.errors import RoomError
 from runner.rooms.base import RoomListener, Timeliness
+from runner.rooms.posting import MAX_ANSWER_BYTES, AnswerTooLarge, post_json
 from runner.rooms.smallwebrtc.connection import OfferingConnection
 from runner.rooms.smallwebrtc.incoming import AgentStream
 from runner.rooms.smallwebrtc.outgoing import CallerTrack
-from runner.rooms.smallwebrtc.posting import MAX_ANSWER_BYTES, AnswerTooLarge, post_json
 from runner.rooms.smallwebrtc.transport import OfferingTransport
 from runner.rooms.urls import public_url
 
