@@ -66,21 +66,20 @@ def test_its_end_fits_its_beginning(name: BackgroundName) -> None:
 
 
 def test_a_seed_gives_the_same_again_and_another_seed_does_not() -> None:
-    code = (
-        "import hashlib; from bots.agents.backgrounds import BackgroundName, background\n"
-        "for n in BackgroundName: print(hashlib.sha256(background(n, 8000, 5, 7).tobytes()).hexdigest())"
-    )
+    # Of those with voices in them the babble is made in the shortest time.
+    names = [n for n in BackgroundName if n is BackgroundName.BABBLE or n not in WITH_VOICES]
+    code = f"import hashlib; from bots.agents.backgrounds import background\nfor n in {[*map(str, names)]}: print(hashlib.sha256(background(n, 8000, 5, 7).tobytes()).hexdigest())"
     root = Path(__file__).parents[2]
     fresh = run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout.split()
-    loops = [background(name, 8_000, 5, 7) for name in BackgroundName]
+    loops = [background(name, 8_000, 5, 7) for name in names]
     assert [sha256(loop.tobytes()).hexdigest() for loop in loops] == fresh
-    for name, loop in zip(BackgroundName, loops, strict=True):
+    for name, loop in zip(names, loops, strict=True):
         assert not np.array_equal(loop, background(name, 8_000, 5, 8)), name
 
 
 def test_a_crowd_and_a_babble_are_speech_to_a_speech_model() -> None:
-    assert speech_share(background(BackgroundName.CROWD, RATE_HZ)) > 0.5
-    assert speech_share(background(BackgroundName.BABBLE, RATE_HZ)) > 0.8
+    assert speech_share(background(BackgroundName.CROWD, RATE_HZ, SECONDS, 3)) > 0.5
+    assert speech_share(background(BackgroundName.BABBLE, RATE_HZ, SECONDS, 3)) > 0.8
 
 
 @pytest.mark.parametrize("name", [n for n in BackgroundName if n not in WITH_VOICES])
@@ -89,7 +88,9 @@ def test_what_has_no_voices_is_no_speech(name: BackgroundName) -> None:
 
 
 def test_a_crowd_has_no_gaps_and_a_babble_has_pauses() -> None:
-    crowd, babble = (level_db(background(n, RATE_HZ)) for n in (BackgroundName.CROWD, BackgroundName.BABBLE))
+    crowd, babble = (
+        level_db(background(n, RATE_HZ, SECONDS, 3)) for n in (BackgroundName.CROWD, BackgroundName.BABBLE)
+    )
     assert np.percentile(crowd, 1) > -9
     assert np.percentile(babble, 1) < -12
 

@@ -43,6 +43,7 @@ from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.open import RoomAddress
 from runner.settings import Settings
 from tests.doubles.daily import HeardBlock, Meeting, fake_daily
+from tests.patience import best_of_three
 
 pytestmark = pytest.mark.anyio
 
@@ -228,6 +229,7 @@ async def test_a_conversation_from_join_to_leave(meeting: Meeting, lines: dict[s
     assert any(client.left for client in meeting.clients)
 
 
+@best_of_three
 async def test_what_was_held_up_while_the_machine_stood_still_is_in_the_recording(
     meeting: Meeting, lines: dict[str, bytes], tmp_path: Path
 ) -> None:

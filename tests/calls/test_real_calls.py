@@ -103,6 +103,7 @@ async def test_the_data_message_arrives_unchanged_and_once(tmp_path: Path) -> No
     assert run.success, run.detail
 
 
+@pytest.mark.slow
 async def test_the_restaurant_takes_keys_and_is_told_apart_from_what_is_heard(tmp_path: Path) -> None:
     port = free_port()
     async with local_agent(reference_agent_command("restaurant", port), port) as base_url:
@@ -132,6 +133,7 @@ async def test_the_command_prints_the_run_alone_and_a_token_shows_nowhere(tmp_pa
     assert b"planted-secret-4711" not in kept + done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @best_of_three
 async def test_a_bot_in_the_quickstart_pattern_is_called_without_a_complaint_in_its_log(tmp_path: Path) -> None:
     port = free_port()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(10)
 
 CORPUS = Path(__file__).parent / "corpus"
 FILES = {str(path): path.read_bytes() for path in sorted(CORPUS.rglob("*.yaml")) if "shared" not in path.parts}
-FUZZ = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def load(folder: Path, content: bytes | str) -> list[Scenario] | str:
@@ -302,7 +302,7 @@ FRAGMENTS = st.sampled_from(
 
 
 @pytest.mark.timeout(60)
-@settings(FUZZ, max_examples=1_200)
+@settings(FUZZ, max_examples=500)
 @given(data=st.data(), name=st.sampled_from(sorted(FILES)))
 def test_any_change_of_the_corpus(corpus: Path, data: st.DataObject, name: str) -> None:
     content = FILES[name]
