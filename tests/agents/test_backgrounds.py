@@ -68,7 +68,11 @@ def test_its_end_fits_its_beginning(name: BackgroundName) -> None:
 def test_a_seed_gives_the_same_again_and_another_seed_does_not() -> None:
     # Of those with voices in them the babble is made in the shortest time.
     names = [n for n in BackgroundName if n is BackgroundName.BABBLE or n not in WITH_VOICES]
-    code = f"import hashlib; from bots.agents.backgrounds import background\nfor n in {[*map(str, names)]}: print(hashlib.sha256(background(n, 8000, 5, 7).tobytes()).hexdigest())"
+    code = (
+        "import hashlib; from bots.agents.backgrounds import background\n"
+        f"for name in {[str(name) for name in names]}:\n"
+        "    print(hashlib.sha256(background(name, 8000, 5, 7).tobytes()).hexdigest())"
+    )
     root = Path(__file__).parents[2]
     fresh = run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout.split()
     loops = [background(name, 8_000, 5, 7) for name in names]

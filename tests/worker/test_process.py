@@ -132,8 +132,9 @@ class FakeEngine:
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     monkeypatch.setattr(processes, "FIRST_WAIT_S", 0.02)
     monkeypatch.setattr(processes, "load", lambda: None)
-    # What is there now would never be collected by later tests.
+    # What is there now would never be collected by later tests; and to look through all of it takes long.
     monkeypatch.setattr(processes.gc, "freeze", lambda: None)
+    monkeypatch.setattr(processes.gc, "collect", lambda: 0)
     return FakeEngine()
 
 
