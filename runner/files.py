@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,23 +23,38 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: It can't be written, and is named; what was there is still there.
     """
+    write_together({path: text})
+
+
+def write_together(texts: Mapping[Path, str]) -> None:
+    """Write files that belong together as UTF-8: none takes its place before there is room for all of them.
+
+    Args:
+        texts: What each is to hold; their folders exist.
+
+    Raises:
+        OSError: One can't be written, and is named; what was there is still there.
+    """
+    written: dict[Path, Path] = {}
+    path = Path()
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix, delete=False
-        ) as file:
-            temporary = Path(file.name)
-            try:
+        for path, text in texts.items():
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix, delete=False
+            ) as file:
+                written[path] = Path(file.name)
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-                temporary.chmod(0o644)
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            written[path].chmod(0o644)
+        for path, temporary in written.items():
+            temporary.replace(path)
     except OSError as error:
         # A full disk names no file, everything else the temporary one.
         raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)
 
 
 def keep_end(path: Path, max_bytes: int) -> None:

@@ -1,6 +1,6 @@
 """Judges finished calls again, from what is on disk: nobody is called, and nothing is recognised anew."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -25,10 +25,11 @@ from bots.timeline import (
 from runner.calls import recording as recordings
 from runner.calls import suite_file
 from runner.calls import timeline as timelines
-from runner.calls.run_file import FILE_NAME, Run, earlier_attempt, judge_run, read_run, write_run
-from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite, write_suite
-from runner.calls.timeline import StoredTimeline, read_stored, write_timeline
+from runner.calls.run_file import FILE_NAME, Run, earlier_attempt, judge_run, read_run, run_text
+from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite, suite_text
+from runner.calls.timeline import StoredTimeline, read_stored
 from runner.errors import RunnerError, UsageError
+from runner.files import write_together
 
 MeasureCall = Callable[[Path, Sequence[TimelineEvent]], list[TimelineEvent]]
 """Measures a recording: its file and the facts so far in, what was measured out."""
@@ -45,9 +46,8 @@ _OF_TURNS = (
     CallerPressedKeys,
     CallerUnderrun,
 )
-_OF_THE_CALL = (CallerTurnStarted, CallerStartedSpeaking, CallerStoppedSpeaking, AgentStartedSpeaking)
 _IN_ORDER = (CallerTurnStarted, CallerStartedSpeaking, CallerStoppedSpeaking, AgentStartedSpeaking)
-"""Facts of which each type is written in the order it happened."""
+"""Facts of the call itself, none of which comes after its end; each type is written in the order it happened."""
 
 
 class Measuring(StrEnum):
@@ -78,35 +78,18 @@ def evaluate_run(
     Raises:
         UsageError: There is no call in the folder, its files are not of one call, or what is left of it would give
             a wrong result: lines are missing, changed or out of order. Nothing is written then.
-        RunnerError: The files can't be written.
+        RunnerError: The files can't be written; those that were there still are.
     """
-    run = read_run(folder)
-    path = folder / timelines.FILE_NAME
-    stored = read_stored(path)
-    _check(path, stored, run)
-    facts = [*stored.events, *added]
-    if measure is not None and _is_to_be_measured(facts, measuring):
-        recording = folder / recordings.FILE_NAME
-        if not recording.is_file():
-            raise UsageError(f"{recording}: the recording is missing; --no-measure judges the call without it")
-        stored = _without_measures(stored)
-        added = [*added, *measure(recording, [*stored.events, *added])]
-    try:
-        if added:
-            stored = write_timeline(path, stored, added)
-        warnings = run.warnings if run.timeline is not None else list(dict.fromkeys([*run.warnings, UNCOUNTED]))
-        given = replace(run.circumstances, timeline=stored.stamp, warnings=warnings)
-        again = judge_run(run.script, stored.events, given)
-        write_run(folder, again)
-    except OSError as error:
-        raise RunnerError(f"{error.filename}: can't be written ({error.strerror})") from error
+    files: dict[Path, str] = {}
+    again = _judged_again(folder, measure, measuring, added, files)
+    _write(files)
     return again
 
 
 def evaluate_suite(
     folder: Path, *, measure: MeasureCall | None = None, measuring: Measuring = Measuring.IF_MISSING
 ) -> SuiteResult:
-    """Judge every call of a suite again, and write their ``run.json`` and ``suite.json`` anew. Blocks.
+    """Judge every call of a suite again, and write their ``run.json`` and ``suite.json`` anew, or none. Blocks.
 
     Args:
         folder: The suite's folder.
@@ -114,12 +97,14 @@ def evaluate_suite(
         measuring: When it does.
 
     Raises:
-        UsageError: There is no suite in the folder, or one of its calls can't be judged again.
-        RunnerError: The files can't be written.
+        UsageError: There is no suite in the folder, or one of its calls can't be judged again. Nothing is written
+            then.
+        RunnerError: The files can't be written; those that were there still are.
     """
+    files: dict[Path, str] = {}
 
     def judged(run_folder: str) -> Run:
-        return evaluate_run(folder / run_folder, measure=measure, measuring=measuring)
+        return _judged_again(folder / run_folder, measure, measuring, (), files)
 
     def again(run: SuiteRun) -> SuiteRun:
         earlier = [
@@ -134,11 +119,45 @@ def evaluate_suite(
 
     result = read_suite(folder)
     result = result.model_copy(update={"runs": [again(run) for run in result.runs]})
+    files[folder / suite_file.FILE_NAME] = suite_text(result)
+    _write(files)
+    return result
+
+
+def _judged_again(
+    folder: Path,
+    measure: MeasureCall | None,
+    measuring: Measuring,
+    added: Sequence[TimelineEvent],
+    files: dict[Path, str],
+) -> Run:
+    """Return a call as it is judged now, and add to ``files`` what its own are to hold."""
+    run = read_run(folder)
+    path = folder / timelines.FILE_NAME
+    stored = read_stored(path)
+    _check(path, stored, run)
+    facts = [*stored.events, *added]
+    if measure is not None and _is_to_be_measured(facts, measuring):
+        recording = folder / recordings.FILE_NAME
+        if not recording.is_file():
+            raise UsageError(f"{recording}: the recording is missing; --no-measure judges the call without it")
+        stored = _without_measures(stored)
+        added = [*added, *measure(recording, [*stored.events, *added])]
+    if added:
+        stored = stored.followed_by(added)
+        files[path] = stored.text
+    warnings = run.warnings if run.timeline is not None else list(dict.fromkeys([*run.warnings, UNCOUNTED]))
+    given = replace(run.circumstances, timeline=stored.stamp, warnings=warnings)
+    again = judge_run(run.script, stored.events, given)
+    files[folder / FILE_NAME] = run_text(again)
+    return again
+
+
+def _write(files: Mapping[Path, str]) -> None:
     try:
-        write_suite(folder, result)
+        write_together(files)
     except OSError as error:
         raise RunnerError(f"{error.filename}: can't be written ({error.strerror})") from error
-    return result
 
 
 def began_ns(folder: Path) -> int:
@@ -208,7 +227,7 @@ def _damage(script: Script, events: Sequence[TimelineEvent]) -> str | None:
         if isinstance(event, _OF_TURNS) and not 0 <= event.turn < len(script.turns):
             return f"line {number}: there is no turn {event.turn + 1} in the script"
         is_after = has_ended or (end_ns is not None and event.at_ns > end_ns)
-        if is_after and isinstance(event, _OF_THE_CALL):
+        if is_after and isinstance(event, _IN_ORDER):
             return f"line {number}: {event.type} comes after the end of the call"
         if isinstance(event, _IN_ORDER):
             if event.at_ns < latest_ns.get(type(event), 0):

@@ -327,8 +327,13 @@ def _differences(view: CallView) -> list[str]:
 def write_run(folder: Path, run: Run) -> Path:
     """Write ``run.json`` into a folder, atomically, and return its path."""
     path = folder / FILE_NAME
-    write_atomically(path, run.model_dump_json(indent=2) + "\n")
+    write_atomically(path, run_text(run))
     return path
+
+
+def run_text(run: Run) -> str:
+    """Return what ``run.json`` holds."""
+    return run.model_dump_json(indent=2) + "\n"
 
 
 def read_run(folder: Path) -> Run:

@@ -236,8 +236,13 @@ def write_suite(folder: Path, result: SuiteResult) -> Path:
         OSError: It can't be written.
     """
     path = folder / FILE_NAME
-    write_atomically(path, result.model_dump_json(indent=2) + "\n")
+    write_atomically(path, suite_text(result))
     return path
+
+
+def suite_text(result: SuiteResult) -> str:
+    """Return what ``suite.json`` holds."""
+    return result.model_dump_json(indent=2) + "\n"
 
 
 def read_suite(folder: Path) -> SuiteResult:

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bots.timeline import EVENT_ADAPTER, TimelineEvent
 from runner.errors import UsageError
-from runner.files import write_atomically
 
 FILE_NAME = "timeline.jsonl"
 
@@ -52,6 +51,16 @@ class StoredTimeline:
     def begins_with(self, stamp: TimelineStamp) -> bool:
         """Whether the facts a stamp is of are all there, unchanged and in order; others may follow."""
         return _stamp(self.lines[: stamp.facts]) == stamp
+
+    @property
+    def text(self) -> str:
+        """What a file holds that holds these facts."""
+        return "".join(line.decode() + "\n" for line in self.lines)
+
+    def followed_by(self, added: Sequence[TimelineEvent]) -> "StoredTimeline":
+        """Return these facts with others after them."""
+        lines = [*self.lines, *(EVENT_ADAPTER.dump_json(event) for event in added)]
+        return StoredTimeline([*self.events, *added], lines)
 
 
 class TimelineWriter:
@@ -125,17 +134,6 @@ def read_stored(path: Path) -> StoredTimeline:
             problem = error.errors()[0]
             raise UsageError(f"{path}:{number}: no event of a timeline ({problem['msg']})") from error
     return StoredTimeline(events, lines)
-
-
-def write_timeline(path: Path, stored: StoredTimeline, added: Sequence[TimelineEvent]) -> StoredTimeline:
-    """Write facts with others after them, atomically, in place of the file that may be there; return them all.
-
-    Raises:
-        OSError: It can't be written.
-    """
-    lines = [*stored.lines, *(EVENT_ADAPTER.dump_json(event) for event in added)]
-    write_atomically(path, "".join(line.decode() + "\n" for line in lines))
-    return StoredTimeline([*stored.events, *added], lines)
 
 
 def _stamp(lines: Iterable[bytes]) -> TimelineStamp:

@@ -1,5 +1,6 @@
 """Judging stored calls again: the same facts give the same file, and what is damaged gives no number."""
 
+import errno
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,12 +30,13 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
+from runner import files
 from runner.calls import evaluate
 from runner.calls.evaluate import Measuring, evaluate_run, evaluate_suite
 from runner.calls.run_file import Circumstances, Run, earlier_attempt, judge_run, read_run, write_run
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite, write_suite
 from runner.calls.timeline import TimelineWriter, read_timeline
-from runner.errors import UsageError
+from runner.errors import RunnerError, UsageError
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause, Judgement, JudgeUsage, Question
 
@@ -319,6 +321,32 @@ def test_a_recording_that_is_gone_is_an_error_that_says_how_to_do_without(tmp_pa
 # Suites.
 
 
+def everything_in(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_on_a_full_disk_a_call_stays_as_it_was_and_can_be_judged_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "r"
+    stored(folder)
+    (folder / "recording.wav").touch()
+    before = everything_in(folder)
+    synced: list[int] = []
+
+    def full(file: int) -> None:
+        synced.append(file)
+        if len(synced) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(RunnerError, match=r"run\.json: can't be written \(No space left on device\)"):
+        evaluate_run(folder, measure=Meter(), measuring=Measuring.ALWAYS)
+    assert everything_in(folder) == before
+    evaluate_run(folder, measure=Meter(), measuring=Measuring.ALWAYS)
+    assert everything_in(folder).keys() == before.keys() and everything_in(folder) != before
+
+
 def suite_run(folder: str | None, **given: object) -> SuiteRun:
     values: dict[str, object] = {
         "scenario": "booking",
@@ -359,15 +387,16 @@ def test_a_suite_is_judged_again_with_every_call_in_it(tmp_path: Path) -> None:
     assert (tmp_path / "suite.json").read_bytes() == before
 
 
-def test_a_call_of_a_suite_that_can_t_be_judged_again_is_named(tmp_path: Path) -> None:
-    stored(tmp_path / "one")
-    write_suite(
-        tmp_path,
-        SuiteResult(suite="n", file="n", started_at="x", finished=True, runs=[suite_run("one")], open=[]),
-    )
-    (tmp_path / "one" / "timeline.jsonl").unlink()
-    before = (tmp_path / "suite.json").read_bytes()
-    with pytest.raises(UsageError, match=r"one/timeline\.jsonl"):
-        evaluate_suite(tmp_path)
-    assert (tmp_path / "suite.json").read_bytes() == before
+def test_a_call_of_a_suite_that_can_t_be_judged_again_is_named_and_no_file_is_touched(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        stored(tmp_path / name)
+        (tmp_path / name / "recording.wav").touch()
+    runs = [suite_run("one"), suite_run("two")]
+    write_suite(tmp_path, SuiteResult(suite="n", file="n", started_at="x", finished=True, runs=runs, open=[]))
+    before = everything_in(tmp_path)
+    (tmp_path / "two" / "timeline.jsonl").unlink()
+    with pytest.raises(UsageError, match=r"two/timeline\.jsonl"):
+        evaluate_suite(tmp_path, measure=Meter(), measuring=Measuring.ALWAYS)
+    del before[tmp_path / "two" / "timeline.jsonl"]
+    assert everything_in(tmp_path) == before
     assert evaluate.is_suite(tmp_path) and not evaluate.is_suite(tmp_path / "one")
