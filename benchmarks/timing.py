@@ -39,7 +39,7 @@ from bots.clock import NS_PER_S, samples_to_ns
 from runner.evaluation.measure import measure_agent
 
 GROSS_MS = 500.0
-SEED = 90_000
+SEED = 94_000
 LIVE_PIECE = MODEL_RATE_HZ // 50
 COVERED = 0.95
 TURN_END_MS = 1_300.0
@@ -84,6 +84,14 @@ class Span:
     end_noticed_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class Detected:
+    """What a detector makes of a call, and whether it says that the background is too loud to tell."""
+
+    spans: list[Span]
+    too_loud: bool = False
+
+
 @dataclass
 class Errors:
     """What a detector got wrong in a row."""
@@ -94,14 +102,16 @@ class Errors:
     lost: int = 0
     gross: int = 0
     unflagged: int = 0
+    stated: int = 0
     covered: int = 0
     uncertainties_ms: list[float] = field(default_factory=list)
     turn_ends_ms: list[float] = field(default_factory=list)
     cpu_s: float = 0.0
     audio_s: float = 0.0
 
-    def add(self, call: BuiltCall, spans: Sequence[Span]) -> None:
+    def add(self, call: BuiltCall, detected: Detected) -> None:
         """Hold what was detected in a call against the truth."""
+        spans = detected.spans
         self.audio_s += call.agent.size / RATE_HZ
         for answer in call.answers:
             self.answers += 1
@@ -110,7 +120,7 @@ class Errors:
             if not mine:
                 self.lost += 1
                 self.gross += 2
-                self.unflagged += 2
+                self.unflagged += 0 if detected.too_loud else 2
                 continue
             first, last = min(mine, key=lambda span: span.start_s), max(mine, key=lambda span: span.end_s)
             onset_ms = (first.start_s - answer.onset / RATE_HZ) * 1000
@@ -121,7 +131,9 @@ class Errors:
             self.turn_ends_ms.append((last.end_noticed_s - answer.end / RATE_HZ) * 1000 + END_OF_TURN_AFTER_NOTICE_MS)
             too_loud = first.too_loud or last.too_loud
             for error_ms, within_ms in ((onset_ms, first.start_within_ms), (end_ms, last.end_within_ms)):
-                self.covered += abs(error_ms) <= within_ms
+                if not too_loud:
+                    self.stated += 1
+                    self.covered += abs(error_ms) <= within_ms
                 if abs(error_ms) > GROSS_MS:
                     self.gross += 1
                     self.unflagged += not too_loud and abs(error_ms) > within_ms
@@ -138,8 +150,8 @@ class Errors:
 
     @property
     def coverage(self) -> float:
-        """The part of the edges that lies within its uncertainty."""
-        return self.covered / (2 * self.answers)
+        """The part of the edges that lies within its uncertainty; what is flagged as too loud to tell has none."""
+        return self.covered / self.stated if self.stated else 1.0
 
     def onset_p95_ms(self) -> float:
         """Return the 95th percentile of the onsets' absolute errors."""
@@ -150,10 +162,11 @@ class Errors:
         return percentile([abs(ms) for ms in self.ends_ms], 95)
 
 
-def final(call: BuiltCall) -> list[Span]:
+def final(call: BuiltCall) -> Detected:
     """Measure with the final measure."""
     caller = [(samples_to_ns(start, RATE_HZ), samples_to_ns(end, RATE_HZ)) for start, end in call.caller_spans]
-    return [
+    measured = measure_agent(call.agent, RATE_HZ, caller=caller)
+    spans = [
         Span(
             speech.onset_ns / NS_PER_S,
             speech.end_ns / NS_PER_S,
@@ -161,11 +174,12 @@ def final(call: BuiltCall) -> list[Span]:
             speech.end_uncertainty_ms,
             speech.too_loud,
         )
-        for speech in measure_agent(call.agent, RATE_HZ, caller=caller).speeches
+        for speech in measured.speeches
     ]
+    return Detected(spans, measured.too_loud)
 
 
-def live(call: BuiltCall) -> list[Span]:
+def live(call: BuiltCall) -> Detected:
     """Hear the call live, in pieces of 20 ms."""
     pcm = np.rint(_narrow(call) * 32_767).astype(np.int16)
     hearing = Hearing()
@@ -182,10 +196,10 @@ def live(call: BuiltCall) -> list[Span]:
             else:
                 noticed_s = (start + piece.size) / MODEL_RATE_HZ
                 spans.append(Span(began_s, edge.at_ns / NS_PER_S, end_noticed_s=noticed_s))
-    return spans
+    return Detected(spans)
 
 
-def silero(call: BuiltCall) -> list[Span]:
+def silero(call: BuiltCall) -> Detected:
     """Detect with Silero's model as its own utilities do: 0.5 in, 0.35 out, 100 ms of silence, 30 ms of padding."""
     probabilities = speech_probabilities(_narrow(call))
     window_s = WINDOW / MODEL_RATE_HZ
@@ -205,22 +219,23 @@ def silero(call: BuiltCall) -> list[Span]:
                 start_s = quiet_since_s = None
     if start_s is not None:
         spans.append(Span(start_s - 0.03, len(probabilities) * window_s))
-    return spans
+    return Detected(spans)
 
 
-def fixed_energy(call: BuiltCall) -> list[Span]:
+def fixed_energy(call: BuiltCall) -> Detected:
     """Detect with a threshold of -45 dBFS on the level of 10 ms; silence of 200 ms ends a speech."""
     step = RATE_HZ // 100
     samples = call.agent[: call.agent.size // step * step].astype(np.float64).reshape(-1, step) / 32_768
     loud = np.flatnonzero(10 * np.log10(np.square(samples).mean(axis=1) + 1e-12) > -45)
     if loud.size == 0:
-        return []
+        return Detected([])
     breaks = np.flatnonzero(np.diff(loud) > 20)
     starts, ends = loud[np.concatenate([[0], breaks + 1])], loud[np.concatenate([breaks, [loud.size - 1]])]
-    return [Span(a / 100, (b + 1) / 100) for a, b in zip(starts.tolist(), ends.tolist(), strict=True) if b - a >= 5]
+    edges = zip(starts.tolist(), ends.tolist(), strict=True)
+    return Detected([Span(a / 100, (b + 1) / 100) for a, b in edges if b - a >= 5])
 
 
-DETECTORS: dict[str, Callable[[BuiltCall], list[Span]]] = {
+DETECTORS: dict[str, Callable[[BuiltCall], Detected]] = {
     "final": final,
     "live": live,
     "Silero": silero,
@@ -241,9 +256,9 @@ def measure_row(
         call = build_call(row, voices[index % len(voices)], callers, SEED + index)
         for name, detect in DETECTORS.items():
             began_s = time.process_time()
-            spans = detect(call)
+            detected = detect(call)
             errors[name].cpu_s += time.process_time() - began_s
-            errors[name].add(call, spans)
+            errors[name].add(call, detected)
     return errors
 
 

@@ -97,6 +97,10 @@ class _Turn:
         """Whether both began at once, and the agent gave way."""
         return self.line is not None and gives_way(self.line.at_ns, speech)
 
+    def began_together(self, speech: Speech) -> bool:
+        """Whether the agent began with the caller, before it can have noticed."""
+        return self.line is not None and _began_together(self.line.at_ns, speech)
+
 
 def find_behaviour(
     expectation: Expectation,
@@ -157,9 +161,13 @@ def find_behaviour(
 
 def gives_way(line_ns: int, speech: Speech) -> bool:
     """Whether speech that began with a line, before its agent can have noticed, soon stopped for it."""
-    if speech.stopped is None or speech.started.at_ns - line_ns > COLLISION_NS:
+    if speech.stopped is None or not _began_together(line_ns, speech):
         return False
     return speech.stopped.at_ns - speech.started.at_ns <= GIVES_WAY_NS
+
+
+def _began_together(line_ns: int, speech: Speech) -> bool:
+    return speech.started.at_ns - line_ns <= COLLISION_NS
 
 
 def _is_in_the_middle(view: CallView, at_ns: int) -> bool:
@@ -336,6 +344,9 @@ def _never_talks_over(expectation: Expectation, turn: _Turn, now_ns: int | None)
         if onset_ns > begin_ns and turn.talks_over(speech) and not turn.collides(speech):
             reason = f"began to speak at {onset_ns / 1e9:.2f} s, while the caller still spoke"
             evidence = (evidence_of(turn.line), evidence_of(speech.started))
+            gives_way_ns = onset_ns + GIVES_WAY_NS
+            if speech.stopped is None and turn.began_together(speech) and _may_be_unknown(gives_way_ns, now_ns):
+                return _wait(gives_way_ns)
             if turn.noticed_live(speech):
                 return Finding(verdict=Verdict.MISSED, reason=reason, evidence=evidence)
             reason += "; the live hearing did not notice it, so it may be something behind the agent"

@@ -439,6 +439,14 @@ def test_an_agent_that_stopped_may_resume_until_the_line_ends() -> None:
     assert judge(AGENT_STOPS, facts, now_ms=90_000).verdict is PENDING
 
 
+def test_an_agent_that_began_with_the_caller_may_yet_give_way() -> None:
+    facts = [turn(10_000), *line(10_000, 10_110), *speech(10_010)]
+    assert judge("agent_never_talks_over", facts, now_ms=10_200).verdict is PENDING
+    gave_way = [*facts, *speech(10_010, 10_300)[1:]]
+    assert judge("agent_never_talks_over", gave_way, now_ms=12_000).verdict is MET
+    assert judge("agent_never_talks_over", facts, now_ms=12_000).verdict is MISSED
+
+
 class Known(NamedTuple):
     """A fact, and when it becomes known."""
 

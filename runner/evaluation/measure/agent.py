@@ -12,6 +12,7 @@ from bots.levels import (
     SILENCE_DBFS,
     STEP,
     STEP_MS,
+    UNMASKED_DB,
     Levels,
     Samples,
     at_rate,
@@ -21,7 +22,7 @@ from bots.levels import (
 from runner.evaluation.measure.detect import Found, Mask, Probabilities, find_speech
 from runner.evaluation.measure.edges import Edge, Stretch, find_stretches
 
-METHOD = 1
+METHOD = 2
 """Version of the method: raised whenever the same recording may give other figures."""
 
 TOO_LOUD_DB = 12.0
@@ -34,6 +35,8 @@ END_MS, END_MS_PER_DB = 18.0, 11.0
 """The error that covers 95 of 100 edges, and what each dB adds by which the bed masks soft beginnings and ends."""
 NARROW_DB, NARROW_MS_PER_DB = 15.0, 80.0
 """What each dB adds that the agent is less than this above the bed: then whole words go under in it."""
+SOFT_DB, SOFT_MS = 10.0, 250
+"""A beginning or an end that lies this far below the agent's own level for so long may be somebody behind it."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,13 @@ def _speech(stretch: Stretch, levels: Levels, found: Found) -> MeasuredSpeech:
     steps = slice(stretch.start, stretch.end)
     speaking = inside[found.speech[steps]]
     margin_db = _margin_db(found, stretch)
+    loud = np.flatnonzero(inside >= (SILENCE_DBFS if found.level is None else found.level - SOFT_DB))
+    soft_steps = (int(loud[0]), inside.size - 1 - int(loud[-1])) if loud.size else (inside.size, inside.size)
     return MeasuredSpeech(
         onset_ns=stretch.start * STEP_MS * NS_PER_MS,
         end_ns=stretch.end * STEP_MS * NS_PER_MS,
-        onset_uncertainty_ms=_uncertainty_ms(stretch.onset, margin_db, ONSET_MS, ONSET_MS_PER_DB),
-        end_uncertainty_ms=_uncertainty_ms(stretch.offset, margin_db, END_MS, END_MS_PER_DB),
+        onset_uncertainty_ms=_uncertainty_ms(stretch.onset, margin_db, soft_steps[0], ONSET_MS, ONSET_MS_PER_DB),
+        end_uncertainty_ms=_uncertainty_ms(stretch.offset, margin_db, soft_steps[1], END_MS, END_MS_PER_DB),
         level_dbfs=_mean_dbfs(speaking if speaking.size else inside),
         bed_dbfs=round(float(found.bed_mean[steps].max()), 1),
         too_loud=margin_db < TOO_LOUD_DB,
@@ -147,9 +152,12 @@ def _margin_db(found: Found, stretch: Stretch) -> float:
     return level - float(found.bed[stretch.start : stretch.end].max())
 
 
-def _uncertainty_ms(edge: Edge, margin_db: float, least_ms: float, ms_per_db: float) -> float:
+def _uncertainty_ms(edge: Edge, margin_db: float, soft_steps: int, least_ms: float, ms_per_db: float) -> float:
     narrow_db = max(NARROW_DB - margin_db, 0.0)
-    return round(least_ms + ms_per_db * max(edge.masked_db, 0.0) + NARROW_MS_PER_DB * narrow_db, 1)
+    within_ms = least_ms + ms_per_db * max(edge.masked_db, 0.0) + NARROW_MS_PER_DB * narrow_db
+    # What is soft for long under a bed may as well be the bed.
+    may_be_bed = edge.masked_db > UNMASKED_DB and soft_steps * STEP_MS >= SOFT_MS
+    return round(max(within_ms, least_ms + soft_steps * STEP_MS) if may_be_bed else within_ms, 1)
 
 
 def _mean_dbfs(levels: Levels) -> float:

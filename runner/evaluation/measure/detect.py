@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bots.levels import STEP_MS, Levels, dilated, near, running_median, stretches
+from bots.levels import STEP_MS, Levels, dilated, running_median, stretches
 
 ROUNDS = 4
 MEDIAN_STEPS = 17
@@ -30,7 +30,11 @@ MOST_SPREAD_DB = 5.0
 SOUNDING_SHARE = 0.3
 SWITCH_COST = 0.04
 BELIEVED_SHARE = 0.08
-FORBID_STEPS = 600 // STEP_MS
+HELD = 0.8
+"""What is a voice as surely as this goes on where its level sinks into the bed."""
+VOICE = 0.3
+LEAD_STEPS, LAG_STEPS = 250 // STEP_MS, 150 // STEP_MS
+"""The speech model takes a voice for one (``VOICE``) at most so long after it begins, and so long after it ended."""
 GROUP_STEPS = 600 // STEP_MS
 
 QUIETER_PERCENT = 30
@@ -51,6 +55,7 @@ class Found:
         level: Its own level, in dBFS; None where it never speaks.
         bed: The level that what lies under it seldom goes beyond.
         bed_mean: Its mean level.
+        barred: Where no voice can be: the speech model can be believed there, and hears none anywhere near.
     """
 
     speech: Mask
@@ -58,6 +63,7 @@ class Found:
     level: float | None
     bed: Levels
     bed_mean: Levels
+    barred: Mask
 
     def top_of(self, levels: Levels) -> Levels:
         """Return the level that the bed hardly ever goes beyond, by step."""
@@ -81,6 +87,7 @@ def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Fou
     pool = _first_pool(smooth, probability, caller)
     level: float | None = None
     bed = threshold = np.full(levels.size, SILENT_DBFS, dtype=np.float32)
+    barred = np.zeros(levels.size, dtype=bool)
     for turn in range(ROUNDS):
         bed = _bed(smooth, pool)
         found = _own_level(smooth, bed, speech if turn else ~caller)
@@ -92,12 +99,14 @@ def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Fou
             break
         level = found
         threshold = np.minimum(np.maximum(level - 20, bed + 2), level - 7).astype(np.float32)
-        speech = _decide(smooth, probability, threshold, level, _believed(probability, pool))
+        believed = _believed(probability, pool)
+        barred = believed & ~dilated(probability >= VOICE, LEAD_STEPS, LAG_STEPS)
+        speech = _decide(smooth, probability, threshold, level, believed, barred)
         around = ~dilated(speech, BEFORE_STEPS, AFTER_STEPS)
         # Nothing new is known of the bed where the agent speaks from beginning to end.
         pool = around if around.sum() >= LEAST_STEPS else pool
     found_any = bool(speech.any())
-    return Found(speech, pool, level if found_any else None, bed, _by_hop(levels, pool, _mean_level))
+    return Found(speech, pool, level if found_any else None, bed, _by_hop(levels, pool, _mean_level), barred)
 
 
 def _mean_level(levels: Levels) -> float:
@@ -167,11 +176,12 @@ def _believed(probability: Probabilities, pool: Mask) -> Mask:
     return _by_hop((probability > 0.5).astype(np.float32), pool, lambda inside: float(inside.mean())) < BELIEVED_SHARE
 
 
-def _decide(smooth: Levels, probability: Probabilities, threshold: Levels, level: float, believed: Mask) -> Mask:
+def _decide(
+    smooth: Levels, probability: Probabilities, threshold: Levels, level: float, believed: Mask, barred: Mask
+) -> Mask:
     evidence = np.clip(smooth - threshold, -5, 12)
-    forbidden = believed & (near(probability >= 0.1, FORBID_STEPS, FORBID_STEPS) == 0)
-    held = believed & (probability > 0.5)
-    weighed = np.where(forbidden, -5.0, np.where(held, np.maximum(evidence, 0), evidence))
+    held = believed & (probability > HELD)
+    weighed = np.where(barred, -5.0, np.where(held, np.maximum(evidence, 0), evidence))
     cost = SWITCH_COST * np.minimum(level - threshold, 12) * (1000 / STEP_MS)
     speech = _viterbi(weighed, cost)
     kept = np.zeros(speech.size, dtype=bool)

@@ -96,6 +96,7 @@ class _EdgeFinder:
         self._samples = samples
         self._raw, self._raw_top = raw, found.top_of(raw)
         self._levels, self._top = levels, found.top_of(levels)
+        self._barred = found.barred
         self._bed = self._mixture(np.flatnonzero(found.pool))
         self._voice = self._mixture(np.flatnonzero(found.speech))
 
@@ -124,8 +125,17 @@ class _EdgeFinder:
         masked_db = threshold - (peak - AUDIBLE_DB)
         if masked_db <= UNMASKED_DB:
             return outermost(levels, at, direction, limit, threshold, MERGE_STEPS, inwards=GAP_STEPS), masked_db
+        limit = self._unbarred(at, direction, limit)
         at = self._by_bands(at, direction, limit, middle, peak)
         return outermost(levels, at, direction, limit, threshold, GAP_STEPS), masked_db
+
+    def _unbarred(self, at: int, direction: int, limit: int) -> int:
+        """Return how far a voice can reach: what is loud beyond that is the bed's."""
+        if direction < 0:
+            barred = np.flatnonzero(self._barred[limit:at])
+            return limit + int(barred[-1]) + 1 if barred.size else limit
+        barred = np.flatnonzero(self._barred[at + 1 : limit + 1])
+        return at + int(barred[0]) if barred.size else limit
 
     def _by_bands(self, at: int, direction: int, limit: int, middle: int, peak: float) -> int:
         """Return the step from which on (inwards) the sound is more like the voice's than like the bed's."""
