@@ -39,7 +39,7 @@ from bots.clock import NS_PER_S, samples_to_ns
 from runner.evaluation.measure import measure_agent
 
 GROSS_MS = 500.0
-SEED = 94_000
+SEED = 95_000
 LIVE_PIECE = MODEL_RATE_HZ // 50
 COVERED = 0.95
 TURN_END_MS = 1_300.0

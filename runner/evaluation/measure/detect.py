@@ -32,6 +32,9 @@ SWITCH_COST = 0.04
 BELIEVED_SHARE = 0.08
 HELD = 0.8
 """What is a voice as surely as this goes on where its level sinks into the bed."""
+SURE, SOFT_DB = 0.9, 8.0
+SURE_LEAD_STEPS, SURE_LAG_STEPS = 400 // STEP_MS, 250 // STEP_MS
+"""What the model is not as sure of as ``SURE`` so near, and what is this much softer than the agent, is no agent."""
 VOICE = 0.3
 LEAD_STEPS, LAG_STEPS = 250 // STEP_MS, 150 // STEP_MS
 """The speech model takes a voice for one (``VOICE``) at most so long after it begins, and so long after it ended."""
@@ -100,7 +103,7 @@ def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Fou
         level = found
         threshold = np.minimum(np.maximum(level - 20, bed + 2), level - 7).astype(np.float32)
         believed = _believed(probability, pool)
-        barred = believed & ~dilated(probability >= VOICE, LEAD_STEPS, LAG_STEPS)
+        barred = believed & _without_voice(smooth, probability, level)
         speech = _decide(smooth, probability, threshold, level, believed, barred)
         around = ~dilated(speech, BEFORE_STEPS, AFTER_STEPS)
         # Nothing new is known of the bed where the agent speaks from beginning to end.
@@ -174,6 +177,13 @@ def _own_level(smooth: Levels, bed: Levels, where: Mask) -> float | None:
 def _believed(probability: Probabilities, pool: Mask) -> Mask:
     """Where the speech model takes hardly anything of the bed for speech."""
     return _by_hop((probability > 0.5).astype(np.float32), pool, lambda inside: float(inside.mean())) < BELIEVED_SHARE
+
+
+def _without_voice(smooth: Levels, probability: Probabilities, level: float) -> Mask:
+    """Where the speech model hears no voice near, or one that it is not sure of and that is too soft for the agent's."""
+    none = ~dilated(probability >= VOICE, LEAD_STEPS, LAG_STEPS)
+    unsure = ~dilated(probability >= SURE, SURE_LEAD_STEPS, SURE_LAG_STEPS)
+    return none | (unsure & (smooth < level - SOFT_DB))
 
 
 def _decide(
