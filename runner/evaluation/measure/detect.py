@@ -180,7 +180,7 @@ def _believed(probability: Probabilities, pool: Mask) -> Mask:
 
 
 def _without_voice(smooth: Levels, probability: Probabilities, level: float) -> Mask:
-    """Where the speech model hears no voice near, or one that it is not sure of and that is too soft for the agent's."""
+    """Where the speech model hears no voice near, or one it is not sure of that is too soft for the agent."""
     none = ~dilated(probability >= VOICE, LEAD_STEPS, LAG_STEPS)
     unsure = ~dilated(probability >= SURE, SURE_LEAD_STEPS, SURE_LAG_STEPS)
     return none | (unsure & (smooth < level - SOFT_DB))

@@ -6,6 +6,8 @@ import sys
 import numpy as np
 import pytest
 
+from bots.caller.speech.silero import RATE_HZ as MODEL_RATE_HZ
+from bots.caller.speech.silero import WINDOW
 from bots.timeline import AgentSpeechMeasured, RecordingMeasured
 from runner.evaluation.measure import METHOD, Measured, measure_agent, measured_facts
 from tests.evaluation.measure.sounds import (
@@ -111,6 +113,39 @@ def test_a_pause_shorter_than_250_ms_parts_nothing() -> None:
 def test_keys_between_the_words_are_no_speech() -> None:
     keys = [(9.8 + 0.2 * k, 9.81 + 0.2 * k) for k in range(4)]
     assert spans(measured(buzz(*SPEECHES, *keys, seconds=11))) == close_to(*SPEECHES)
+
+
+def model(*heard: tuple[float, float, float]) -> object:
+    """Return a speech model that hears a voice between two times, as surely as it is told to."""
+
+    def probability(samples: Signal) -> Signal:
+        at_s = np.arange(samples.size // WINDOW) * WINDOW / MODEL_RATE_HZ
+        sure = np.full(at_s.size, 0.02, dtype=np.float32)
+        for start_s, end_s, value in heard:
+            sure[(at_s >= start_s) & (at_s < end_s)] = value
+        return sure
+
+    return probability
+
+
+SURELY = [(start_s, end_s + 0.1, 1.0) for start_s, end_s in SPEECHES]
+
+
+def test_a_car_that_passes_when_the_agent_has_spoken_is_not_its_voice() -> None:
+    audio = buzz(*SPEECHES, seconds=11) + noise(-45, 11)
+    audio[int(9.5 * RATE_HZ) : int(10.5 * RATE_HZ)] += noise(-33, 1.0)
+    result = measured(audio, speech_probability=model(*SURELY))
+    assert spans(result) == close_to(*SPEECHES, within_s=0.3)
+
+
+@pytest.mark.parametrize(("sureness", "begins_s"), [(0.6, 8.0), (1.0, 7.1)])
+def test_a_soft_voice_before_the_agents_is_its_own_only_if_the_model_is_sure(
+    sureness: float, begins_s: float
+) -> None:
+    audio = buzz(*SPEECHES, seconds=11) + buzz((7.1, 8.0), seconds=11, dbfs=-34) + noise(-48, 11)
+    result = measured(audio, speech_probability=model(*SURELY, (7.1, 8.0, sureness)))
+    # The model may notice a voice only so long after it begins.
+    assert spans(result)[-1] == close_to((begins_s, 9.5), within_s=0.45)[0]
 
 
 def test_without_a_caller_the_bed_is_found_in_what_is_quiet() -> None:
