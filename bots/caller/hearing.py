@@ -49,7 +49,7 @@ _MOST_EVIDENCE = 1.0
 
 _VOICE_DBFS = -22.0
 """An agent's level, before anything of it was heard."""
-_SUPPOSED_S, _HEARD_VOICE_S = 0.3, 0.6
+_SUPPOSED_S, _HEARD_VOICE_S = 0.3, 0.3
 _SOFT_VOICE_DBFS = -55.0
 """Until so much of the agent was heard it may be a soft one."""
 _QUIETEST_DBFS = -65.0
@@ -71,6 +71,11 @@ _FIRST_WAIT_STEPS = 1_000 // STEP_MS
 _UNEVEN_DB = 12.0
 """The first sound of a call, where it is softer than this, is a voice if its level rises and falls so much. It is no
 bed either for a second: it may turn out to be a voice."""
+
+_STOPPED_DB, _STOPPED_STEPS = 15.0, 400 // STEP_MS
+_VOICE_SHARE = 0.5
+"""A first sound that falls by so much for so long has stopped, and no bed stops: it was a voice, if the speech model
+took so much of it for one."""
 
 _LONG_STEPS = 3_000 // STEP_MS
 _STILL_SOUNDS_DB = 10.0
@@ -131,12 +136,14 @@ class Hearing:
         self._learn_from = 0
         self._voice = _Histogram(_VOICE_MEMORY_S)
         self._voice.add(_VOICE_DBFS, _SUPPOSED_S)
+        self._is_supposed = True
         self._threshold = _VOICE_DBFS - _BELOW_VOICE_DB
         self._enough = _ON_PER_DB_S * _BEST_DB
         self._evidence = 0.0
         self._began: int | None = None
         self._supported = 0
         self._onset: int | None = None
+        self._doubt: _Doubt | None = None
         self._ended = 0
 
     @property
@@ -170,9 +177,7 @@ class Hearing:
         begins_ns = at_ns - samples_to_ns(before, RATE_HZ)
         edges: list[Edge] = []
         for index, (with_hum, level) in enumerate(zip(raw.tolist(), levels.tolist(), strict=True)):
-            edge = self._step(begins_ns + index * _STEP_NS, with_hum, level)
-            if edge is not None:
-                edges.append(edge)
+            edges += self._step(begins_ns + index * _STEP_NS, with_hum, level)
         return edges
 
     def _ask_model(self, samples: NDArray[np.float32]) -> None:
@@ -185,7 +190,7 @@ class Hearing:
             else:
                 self._recent.append(self._model.probability(window))
 
-    def _step(self, place_ns: int, raw: float, level: float) -> Edge | None:
+    def _step(self, place_ns: int, raw: float, level: float) -> list[Edge]:
         self._places.append(place_ns)
         self._raw.append(raw)
         self._levels.append(level)
@@ -198,14 +203,17 @@ class Hearing:
                 del known[:_FORGET_STEPS]
         now = self._first + len(self._places) - 1 - _LAG_STEPS
         if now < self._first:
-            return None
+            return []
         smooth = self._sorted[len(self._sorted) // 2]
         self._floor.append(smooth)
         if self._onset is None:
             self._learn(now, smooth)
         if now % _UPDATE_STEPS == 0:
             self._update(now)
-        return self._decide(now, smooth)
+        edge = self._decide(now, smooth)
+        if edge is not None:
+            return [edge]
+        return self._resolve(self._doubt, now, smooth)
 
     def _learn(self, now: int, smooth: float) -> None:
         """Learn the bed of what lies far enough behind: what is near may turn out to be speech."""
@@ -227,9 +235,13 @@ class Hearing:
         if percents and len(self._floor) * _STEP_S >= _ENOUGH_S:
             percent = percents[-1] if self._bed.known else percents[0]
             bed = max(bed, float(np.percentile(np.array(self._floor), percent)) + _ABOVE_FLOOR_DB)
+        if self._is_supposed and self._voice.weight >= _SUPPOSED_S + _HEARD_VOICE_S:
+            # What was supposed would hide a soft voice for a second.
+            self._is_supposed = False
+            self._voice.add(_VOICE_DBFS, -_SUPPOSED_S)
         voice = self._voice.percentile(75)
         below = voice - _BELOW_VOICE_DB
-        if self._voice.weight < _HEARD_VOICE_S:
+        if self._is_supposed:
             below = min(below, _SOFT_VOICE_DBFS)
         threshold = max(below, bed + _ABOVE_BED_DB, _QUIETEST_DBFS)
         if voice - bed >= _TELLABLE_DB:
@@ -259,8 +271,12 @@ class Hearing:
         if self._began is None:
             self._began = now
         if self._onset is None:
-            if self._evidence < self._enough or not may_begin or self._may_be_a_bed(self._began, now, smooth):
+            if self._evidence < self._enough or not may_begin:
                 return None
+            if self._may_be_a_bed(self._began, now, smooth):
+                self._doubt = self._doubt or _Doubt(self._began, last=now, loudest=smooth)
+                return None
+            self._doubt = None
             return self._begin(self._began, now)
         if supported:
             self._supported = now
@@ -270,7 +286,7 @@ class Hearing:
     @property
     def _voice_is_unknown(self) -> bool:
         """Whether nothing of the agent was heard so far."""
-        return self._voice.weight < _SUPPOSED_S + _STEP_S
+        return self._is_supposed and self._voice.weight < _SUPPOSED_S + _STEP_S
 
     def _may_be_a_bed(self, began: int, now: int, smooth: float) -> bool:
         """Whether the first sound of a call is as soft as a bed, and as even: nothing is there to tell it by yet."""
@@ -281,6 +297,27 @@ class Hearing:
             return True
         lower, upper = np.percentile(np.array(levels), (10, 90))
         return bool(upper - lower < _UNEVEN_DB)
+
+    def _resolve(self, doubt: "_Doubt | None", now: int, smooth: float) -> list[Edge]:
+        """Return the edges of a first sound that was too soft and even to be known for a voice, once it stopped."""
+        if doubt is None:
+            return []
+        doubt.loudest = max(doubt.loudest, smooth)
+        if smooth > doubt.loudest - _STOPPED_DB:
+            doubt.last = now
+            doubt.steps += 1
+            doubt.voiced += self._recent[-1] > _SPEECH
+            return []
+        if now - doubt.last < _STOPPED_STEPS:
+            return []
+        self._doubt = None
+        if doubt.voiced < _VOICE_SHARE * doubt.steps or doubt.began < self._first:
+            return []
+        # What was learnt as a bed was the agent.
+        self._bed = _Bed()
+        self._voice.add(doubt.loudest, doubt.steps * _STEP_S)
+        onset = self._begin(doubt.began, doubt.last)
+        return [onset, self._end()]
 
     def _take_for_bed(self, now: int) -> None:
         """Learn the bed from what was taken for speech until now, and still sounds."""
@@ -353,6 +390,17 @@ class _Step:
     raw: float
     level: float
     is_speech: bool
+
+
+@dataclass
+class _Doubt:
+    """A first sound that may be a bed or a voice."""
+
+    began: int
+    last: int
+    loudest: float
+    steps: int = 0
+    voiced: int = 0
 
 
 class _Histogram:
