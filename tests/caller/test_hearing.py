@@ -85,6 +85,23 @@ def test_an_even_soft_sound_at_the_beginning_is_a_bed(start_s: float) -> None:
     assert spans_s(heard(even + bursts((6, 7), seconds=12.0))) == close_to((6, 7), within_s=0.03)
 
 
+def test_an_even_soft_sound_that_stops_was_a_voice_and_what_follows_is_heard() -> None:
+    spoken = ((1.0, 4.0), (6.0, 7.5), (9.0, 11.0))
+    assert spans_s(heard(bursts(*spoken, dbfs=-38, seconds=12.0))) == close_to(*spoken, within_s=0.03)
+
+
+def test_an_even_soft_sound_that_stops_and_is_no_speech_was_none() -> None:
+    assert spans_s(heard(bursts((1.0, 4.0), dbfs=-38, seconds=8.0), model=Model(0.3))) == []
+
+
+def test_a_soft_voice_is_not_measured_by_the_level_that_was_supposed() -> None:
+    # Its stressed vowels lie well above what is in between, as in speech.
+    spoken = [(1 + 0.5 * n, 1.15 + 0.5 * n) for n in range(5)]
+    between = [(1 + 0.5 * n, 1.5 + 0.5 * n) for n in range(5)]
+    audio = bursts(*spoken, dbfs=-36, seconds=9.0) + bursts(*between, dbfs=-52, seconds=9.0)
+    assert spans_s(heard(audio, model=Model(0.3))) == close_to((1, 3.5), within_s=0.1)
+
+
 @pytest.mark.parametrize("bed_dbfs", [-60, -50, -42, -35])
 def test_speech_over_steady_noise_is_placed_within_30_ms(bed_dbfs: float) -> None:
     edges = heard(bursts((2, 3), (4, 5)) + noise(bed_dbfs))
