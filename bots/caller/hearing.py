@@ -6,6 +6,7 @@ not take the bed for speech. What is heard live steers the caller; what is repor
 afterwards.
 """
 
+import math
 from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ _SUPPOSED_S, _HEARD_VOICE_S = 0.3, 0.3
 _SOFT_VOICE_DBFS = -55.0
 """Until so much of the agent was heard it may be a soft one."""
 _QUIETEST_DBFS = -65.0
-_BED_MEMORY_S, _VOICE_MEMORY_S = 20.0, 40.0
+_BED_MEMORY_S = 20.0
 _BEFORE_STEPS, _AFTER_STEPS = 300 // STEP_MS, 400 // STEP_MS
 """So much around speech may be speech too, and tells nothing of the bed."""
 _ENOUGH_S = 0.5
@@ -134,7 +135,7 @@ class Hearing:
         self._bed = _Bed()
         self._unlearnt: deque[_Step] = deque()
         self._learn_from = 0
-        self._voice = _Histogram(_VOICE_MEMORY_S)
+        self._voice = _Histogram()
         self._voice.add(_VOICE_DBFS, _SUPPOSED_S)
         self._is_supposed = True
         self._threshold = _VOICE_DBFS - _BELOW_VOICE_DB
@@ -407,10 +408,10 @@ class _Histogram:
     """Levels by the dB, where what is long past counts little.
 
     Args:
-        memory_s: Of what is so old, a third still counts.
+        memory_s: Of what is so old, a third still counts; by default nothing is forgotten.
     """
 
-    def __init__(self, memory_s: float):
+    def __init__(self, memory_s: float = math.inf):
         self._counts = np.zeros(1 - int(SILENCE_DBFS))
         self._keep = float(np.exp(-_UPDATE_STEPS * _STEP_S / memory_s))
 
