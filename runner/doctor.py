@@ -256,7 +256,7 @@ async def visit_room(address: RoomAddress, settings: Settings) -> Visit:
         settings: How rooms are entered.
 
     Raises:
-        UsageError: The address is no room's.
+        UsageError: The address is not that of a room.
     """
     from bots.caller.pipeline import CallerPipeline
 

@@ -91,7 +91,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr
         (call(scenario="none.yaml"), "none.yaml"),
         (call(scenario="listen.yaml:other"), "other"),
         (call(url="localhost:7860"), "room URL: must begin with http"),
-        (call(url="https://example.com/room"), "room URL: '/room' is no room"),
+        (call(url="https://example.com/room"), "room URL: '/room' is not a room"),
         (call(url="https://acme.daily.co"), "room URL: names no room"),
         (call(url=f"https://user:{TOKEN}@acme.daily.co/room"), "room URL: holds a user name or password"),
         (call("--publish", "{type: x}"), "--publish: no JSON"),

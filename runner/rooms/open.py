@@ -52,7 +52,7 @@ async def open_room(
         tasks: Task group that owns the room's tasks.
 
     Raises:
-        UsageError: The address is no room's.
+        UsageError: The address is not that of a room.
         RoomError: No session could be started.
     """
     kind = room_kind(address.url, settings.daily_domains)

@@ -826,7 +826,7 @@ async def test_good_token_of_the_url_is_used(meeting: Meeting):
 @pytest.mark.anyio
 async def test_bad_room(meeting: Meeting):
     async with running("https://example.daily.co/gone") as call:
-        with pytest.raises(RoomError, match=r"There is no room https://example\.daily\.co/gone") as caught:
+        with pytest.raises(RoomError, match=r"The room https://example\.daily\.co/gone does not exist") as caught:
             await call.room.enter()
     assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
 

@@ -246,7 +246,7 @@ def test_a_token_in_the_file_is_refused_without_being_quoted(folder: Path) -> No
         ("agent: [x]\n", 2, "agent must be a mapping"),
         ("agent:\n  url: localhost:7860\n", 3, "must begin with http:// or https://"),
         ("agent:\n  url: http://u:p@localhost\n", 3, "user name or password"),
-        ("agent:\n  url: http://localhost/nowhere\n", 3, "is no room"),
+        ("agent:\n  url: http://localhost/nowhere\n", 3, "is not a room"),
         ("agent:\n  start_url: http://localhost\n", 3, "has no path"),
         ("agent:\n  start_url: ftp://localhost/start\n", 3, "start URL: must begin with"),
         ("agent:\n  start_url: http://a/start\n  transport: carrier\n", 4, "webrtc or daily, not 'carrier'"),

@@ -34,7 +34,9 @@ HELD = 0.8
 """What is a voice as surely as this goes on where its level sinks into the bed."""
 SURE, SOFT_DB = 0.9, 8.0
 SURE_LEAD_STEPS, SURE_LAG_STEPS = 400 // STEP_MS, 250 // STEP_MS
-"""What the model is not as sure of as ``SURE`` so near, and what is this much softer than the agent, is no agent."""
+"""Under a bed: what the model is not as sure of as ``SURE`` so near, and this much softer, is not the agent."""
+BED_RANGE_DB, SOME_VOICE, NEAR_STEPS = 35.0, 0.1, 600 // STEP_MS
+"""Over a bed that lies further below the agent, only what is so little of a voice all around is none."""
 VOICE = 0.3
 LEAD_STEPS, LAG_STEPS = 250 // STEP_MS, 150 // STEP_MS
 """The speech model takes a voice for one (``VOICE``) at most so long after it begins, and so long after it ended."""
@@ -103,7 +105,9 @@ def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Fou
         level = found
         threshold = np.minimum(np.maximum(level - 20, bed + 2), level - 7).astype(np.float32)
         believed = _believed(probability, pool)
-        barred = believed & _without_voice(smooth, probability, level)
+        # With hardly a bed a soft voice is as good as a loud one: nobody else is there to be heard.
+        silent = ~dilated(probability >= SOME_VOICE, NEAR_STEPS, NEAR_STEPS)
+        barred = believed & np.where(bed > level - BED_RANGE_DB, _without_voice(smooth, probability, level), silent)
         speech = _decide(smooth, probability, threshold, level, believed, barred)
         around = ~dilated(speech, BEFORE_STEPS, AFTER_STEPS)
         # Nothing new is known of the bed where the agent speaks from beginning to end.

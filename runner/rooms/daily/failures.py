@@ -72,7 +72,7 @@ def join_failed(detail: str, room: str) -> RoomError:
     if _NO_ROOM.search(detail):
         return RoomError(
             EndedReason.ROOM_UNREACHABLE,
-            f"There is no room {room}{said}. Check the address; a session's room is deleted when it ends.",
+            f"The room {room} does not exist{said}. Check the address; a session's room is deleted when it ends.",
         )
     if _FULL.search(detail):
         return RoomError(

@@ -148,6 +148,13 @@ def test_a_soft_voice_before_the_agents_is_its_own_only_if_the_model_is_sure(
     assert spans(result)[-1] == close_to((begins_s, 9.5), within_s=0.45)[0]
 
 
+@pytest.mark.parametrize("sureness", [0.2, 0.6])
+def test_over_silence_a_soft_voice_is_the_agents_though_the_model_is_not_sure(sureness: float) -> None:
+    audio = buzz(*SPEECHES, seconds=13) + buzz((10.5, 11.2), seconds=13, dbfs=-34)
+    result = measured(audio, speech_probability=model(*SURELY, (10.5, 11.2, sureness)))
+    assert spans(result) == close_to(*SPEECHES, (10.5, 11.2))
+
+
 def test_without_a_caller_the_bed_is_found_in_what_is_quiet() -> None:
     result = measured(buzz(*SPEECHES, seconds=11) + noise(-45, 11), caller=())
     assert spans(result) == close_to(*SPEECHES, within_s=0.05)
