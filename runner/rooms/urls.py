@@ -45,8 +45,8 @@ def room_kind(url: str, daily_domains: list[str]) -> RoomKind:
     if not path:
         return RoomKind.PIPECAT_RUNNER
     raise UsageError(
-        f"room URL: {parts.path!r} is not a room; a SmallWebRTC room ends in /api/offer, a Pipecat runner is its base "
-        "address alone, and custom Daily domains are listed in the setting room.daily_domains"
+        f"room URL: {parts.path!r} is not a room; a SmallWebRTC room ends in /api/offer, a Pipecat runner is its "
+        "base address alone, and custom Daily domains are listed in the setting room.daily_domains"
     )
 
 

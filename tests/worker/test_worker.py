@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,26 @@ async def room_without_session(*_: Any) -> AsyncIterator[Any]:
     from runner.rooms.open import RoomAddress
 
     yield RoomAddress("http://127.0.0.1:7860/api/offer")
+
+
+class Rooms:
+    """Rooms that are entered one after the other.
+
+    Args:
+        before_second: What happens before the second one is there.
+    """
+
+    def __init__(self, before_second: Callable[[], Awaitable[None]] | None = None):
+        self.entered = 0
+        self._before_second = before_second
+
+    @asynccontextmanager
+    async def enter(self, *_: Any) -> AsyncIterator[Any]:
+        self.entered += 1
+        if self.entered == 2 and self._before_second is not None:
+            await self._before_second()
+        async with room_without_session() as address:
+            yield address
 
 
 async def test_a_run_that_is_broken_off_before_it_is_claimed_is_given_back(
@@ -374,42 +394,27 @@ async def test_an_agent_that_has_met_the_caller_does_not_meet_it_again(
 async def test_each_call_of_a_run_with_a_session_gets_a_session_of_its_own(
     record: RecordDouble, see: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started = 0
-
-    @asynccontextmanager
-    async def room(*_: Any) -> AsyncIterator[Any]:
-        nonlocal started
-        started += 1
-        async with room_without_session() as address:
-            yield address
-
-    monkeypatch.setattr(workers, "room_of", room)
+    rooms = Rooms()
+    monkeypatch.setattr(workers, "room_of", rooms.enter)
     record.jobs[7] = job(session=SESSION, room_url=None)
     calls = StubCalls(reasons=SPOILT)
     calls.facts = SAID
     await see(calls)
-    assert (started, len(calls.made)) == (2, 2)
+    assert (rooms.entered, len(calls.made)) == (2, 2)
 
 
 async def test_where_the_second_call_has_no_room_what_the_first_one_came_to_stands(
     record: RecordDouble, see: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rooms = 0
+    async def away() -> None:
+        raise RoomError(EndedReason.ROOM_UNREACHABLE, "the room is away")
 
-    @asynccontextmanager
-    async def room(*_: Any) -> AsyncIterator[Any]:
-        nonlocal rooms
-        rooms += 1
-        if rooms == 2:
-            raise RoomError(EndedReason.ROOM_UNREACHABLE, "no room")
-        async with room_without_session() as address:
-            yield address
-
-    monkeypatch.setattr(workers, "room_of", room)
+    rooms = Rooms(before_second=away)
+    monkeypatch.setattr(workers, "room_of", rooms.enter)
     calls = StubCalls(reasons=SPOILT[:1])
     await see(calls)
     (outcome,) = record.outcomes
-    assert (rooms, len(calls.made), outcome["error"]) == (2, 1, None)
+    assert (rooms.entered, len(calls.made), outcome["error"]) == (2, 1, None)
     assert (outcome["run"]["ended_reason"], outcome["run"]["earlier_attempts"]) == (SPOILT[0], [])
     assert record.artefacts["recording.wav"] == RECORDING
 
@@ -448,23 +453,13 @@ async def test_cancelling_reaches_the_second_call(record: RecordDouble, tmp_path
 async def test_cancelling_cuts_off_what_prepares_the_second_call(
     record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rooms = 0
-
-    @asynccontextmanager
-    async def room(*_: Any) -> AsyncIterator[Any]:
-        nonlocal rooms
-        rooms += 1
-        if rooms == 2:
-            await anyio.sleep_forever()
-        async with room_without_session() as address:
-            yield address
-
-    monkeypatch.setattr(workers, "room_of", room)
+    rooms = Rooms(before_second=anyio.sleep_forever)
+    monkeypatch.setattr(workers, "room_of", rooms.enter)
     calls = StubCalls(reasons=SPOILT)
     with anyio.fail_after(20):
         async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
             tasks.start_soon(worker.see_through, 7, 1)
-            await until(lambda: rooms == 2)
+            await until(lambda: rooms.entered == 2)
             record.cancelled.add(7)
     assert len(calls.made) == 1 and record.outcomes[0]["error"]["reason"] == "cancelled"
 
