@@ -106,6 +106,17 @@ class AgentJoined(_Event):
     participant: str | None = None
 
 
+class MediaNotConnected(_Event):
+    """The caller went on although media connections were not there after a while. What it sends may be lost."""
+
+    type: Literal["media_not_connected"] = "media_not_connected"
+    waited_ms: float
+    sending: bool
+    """Whether the caller's own connection was there."""
+    receiving: bool
+    """Whether the agent's audio could be received."""
+
+
 class AgentLeft(_Event):
     """The agent left the room in an orderly way."""
 
@@ -402,6 +413,7 @@ TimelineEvent = Annotated[
     CallStarted
     | RoomEntered
     | AgentJoined
+    | MediaNotConnected
     | AgentLeft
     | AgentMediaStopped
     | AgentMediaResumed

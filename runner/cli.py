@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runner.evaluation.verdicts import ExpectationVerdict
     from runner.reports.listen import Speakers
     from runner.reports.terminal import TerminalReport
+    from runner.rooms.open import RoomAddress
     from runner.scenarios.suites import Suite
     from runner.settings import Settings
 
@@ -85,6 +86,7 @@ def _common(command: _Command) -> _Command:
 )
 @click.option("--publish", metavar="JSON", help="Data message, published once when both sides are in the room.")
 @click.option("--data", metavar="JSON", help="Object for the bot's runner arguments (SmallWebRTC only).")
+@click.option("--participant-name", metavar="NAME", help="The agent's user name in a Daily room.")
 @click.option("--listen", is_flag=True, help="Play the call on this machine's speakers.")
 @click.option("--out", type=PATH, help="Folder for the run (default: runs/<id>).")
 @click.option("--json", "as_json", is_flag=True, help="Print run.json alone on standard output.")
@@ -96,6 +98,7 @@ def call(
     token: str | None,
     publish: str | None,
     data: str | None,
+    participant_name: str | None,
     listen: bool,
     out: Path | None,
     as_json: bool,
@@ -127,7 +130,10 @@ def call(
         request = CallRequest(
             script=scenario.playable(),
             address=RoomAddress(
-                room_url, _token(token), request_data=None if data is None else _json_object(data, "--data")
+                room_url,
+                _token(token),
+                request_data=None if data is None else _json_object(data, "--data"),
+                participant_name=participant_name,
             ),
             data_message=message,
             allow_unjudged=allow_unjudged,
@@ -345,18 +351,23 @@ def agent(name: str, host: str, port: int, verbose: int, options: Sequence[str])
 @main.command()
 @click.option("--room", "room_url", metavar="URL", help="Enter this room, say who is there, and leave.")
 @click.option("--token", help=f"Room token; - reads it from standard input (or the variable {TOKEN_VARIABLE}).")
+@click.option("--participant-name", metavar="NAME", help="The agent's user name in a Daily room.")
 @_common
-def doctor(room_url: str | None, token: str | None, config: Path | None, verbose: int) -> None:
+def doctor(
+    room_url: str | None, token: str | None, participant_name: str | None, config: Path | None, verbose: int
+) -> None:
     """Check that this machine can make calls; with --room, that a room can be entered."""
 
     async def run() -> int:
         settings = _settings(config, verbose)
         from runner import doctor as clinic
         from runner.reports.console import make_console
+        from runner.rooms.open import RoomAddress
 
         console = make_console()
         if room_url is not None:
-            return await _visit(console, room_url, token, settings)
+            address = RoomAddress(room_url, _token(token), participant_name=participant_name)
+            return await _visit(console, address, settings)
 
         def report(finding: clinic.Finding) -> None:
             mark = "[green]✓[/]" if finding.ok else ("[red]✗[/]" if finding.required else "[yellow]-[/]")
@@ -368,11 +379,10 @@ def doctor(room_url: str | None, token: str | None, config: Path | None, verbose
     run_command(run, verbose=verbose)
 
 
-async def _visit(console: "Console", room_url: str, token: str | None, settings: "Settings") -> int:
+async def _visit(console: "Console", address: "RoomAddress", settings: "Settings") -> int:
     from runner.doctor import visit_room
-    from runner.rooms.open import RoomAddress
 
-    visit = await visit_room(RoomAddress(room_url, _token(token)), settings)
+    visit = await visit_room(address, settings)
 
     def say(ok: bool, text: str) -> None:
         console.print(f"{'✓' if ok else '✗'} {text}", markup=False, highlight=False, soft_wrap=True)
@@ -383,7 +393,10 @@ async def _visit(console: "Console", room_url: str, token: str | None, settings:
     say(True, f"entered the room after {visit.entered_s:.1f} s")
     say(bool(visit.participants), f"there: {', '.join(visit.participants) or 'nobody else'}")
     if visit.agent is None:
-        say(False, "nobody sends audio: the agent is not in the room, or its name is not the setting room.agent_name")
+        say(
+            False,
+            "nobody sends audio: the agent is not in the room, or its name is not what --participant-name or the setting room.participant_name says",
+        )
         return USAGE_EXIT_CODE
     if visit.audio_s == 0:
         say(False, f"the agent is {visit.agent!r}, but no audio of it arrived")

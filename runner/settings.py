@@ -45,10 +45,10 @@ class RoomSettings(BaseModel):
 
     Attributes:
         caller_name: The name the caller shows in a Daily room.
-        agent_name: The agent's user name in a Daily room; without it the first other participant with audio.
+        participant_name: The agent's user name in a Daily room, for agents and runs that name none; see the README.
         daily_domains: Hosts that are Daily rooms, besides ``*.daily.co``.
         ice_servers: STUN and TURN servers for SmallWebRTC.
-        join_timeout_s: How long joining a Daily room may take.
+        join_timeout_s: How long joining a Daily room may take. A server that refuses is asked five times, in 25 s.
         agent_join_timeout_s: How long the agent may take to be in the room with audio.
         bot_ready_timeout_s: How long to wait for the agent to say over RTVI that it is ready.
     """
@@ -56,10 +56,10 @@ class RoomSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     caller_name: str = "Testing Agent"
-    agent_name: str | None = None
+    participant_name: str | None = None
     daily_domains: list[str] = Field(default_factory=list)
     ice_servers: list[IceServer] = Field(default_factory=list)
-    join_timeout_s: float = Field(default=20.0, gt=0, le=120)
+    join_timeout_s: float = Field(default=40.0, gt=0, le=120)
     agent_join_timeout_s: float = Field(default=30.0, gt=0, le=600)
     bot_ready_timeout_s: float = Field(default=3.0, ge=0, le=60)
 

@@ -80,6 +80,7 @@ from bots.agents.turns import DTMF_PREFIX, SegmentSTTService, SpeechTurnStartStr
 if TYPE_CHECKING:
     from pipecat.evals.transport import EvalTransportParams
     from pipecat.runner.types import RunnerArguments
+    from pipecat.transports.daily.transport import DailyParams
 
 GREET_UNASKED_AFTER_S = 2.0
 """A client that speaks no RTVI never says that it is ready: it is greeted so long after it connected."""
@@ -382,6 +383,21 @@ async def run_restaurant(
             greeting.cancel()
 
 
+def _audio(settings: RestaurantSettings, fault: Fault) -> dict[str, Any]:
+    return {
+        "audio_in_enabled": True,
+        "audio_out_enabled": True,
+        "audio_out_end_silence_secs": 1,
+        "audio_out_mixer": settings.mixer(fault),
+    }
+
+
+def _daily_params(audio: dict[str, Any]) -> "DailyParams":
+    from pipecat.transports.daily.transport import DailyParams
+
+    return DailyParams(**audio)
+
+
 def _eval_params() -> "EvalTransportParams":
     from pipecat.evals.transport import EvalTransportParams
 
@@ -404,12 +420,8 @@ async def bot(runner_args: "RunnerArguments") -> None:
     transport = await create_transport(
         runner_args,
         {
-            "webrtc": lambda: TransportParams(
-                audio_in_enabled=True,
-                audio_out_enabled=True,
-                audio_out_end_silence_secs=1,
-                audio_out_mixer=settings.mixer(fault),
-            ),
+            "webrtc": lambda: TransportParams(**_audio(settings, fault)),
+            "daily": lambda: _daily_params(_audio(settings, fault)),
             "eval": _eval_params,
         },
     )

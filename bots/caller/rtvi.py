@@ -33,6 +33,17 @@ def dtmf(keys: str) -> dict[str, Any]:
     return _message("dtmf", {"buttons": list(keys)})
 
 
+_AGENTS_KINDS = ("bot-", "user-", "server-", "error", "metrics", "llm-function-call-started", "llm-function-call-in")
+"""How the kinds of message begin that only an agent sends; a client's own are others."""
+
+
+def is_from_an_agent(message: Any) -> bool:
+    """Return whether a message is RTVI of the kind that only an agent sends."""
+    if not isinstance(message, dict) or message.get("label") != MESSAGE_LABEL:
+        return False
+    return str(message.get("type")).startswith(_AGENTS_KINDS)
+
+
 MAX_ERROR_CHARACTERS = 2_000
 """Of an agent's error so much is kept."""
 

@@ -46,6 +46,7 @@ from bots.timeline import (
     ClientReadySent,
     DataMessagePublished,
     EndedReason,
+    MediaNotConnected,
     MessageReceived,
     RoomEntered,
     Source,
@@ -302,6 +303,12 @@ class Call:
     def agent_joined(self, at_ns: int, participant: str | None) -> None:
         """Note that the agent is there."""
         self._note(AgentJoined(at_ns=at_ns, participant=participant))
+
+    def media_not_connected(self, at_ns: int, *, waited_ms: float, sending: bool, receiving: bool) -> None:
+        """Note that the call goes on without a media connection."""
+        self._note(
+            MediaNotConnected(at_ns=at_ns, waited_ms=round(waited_ms, 3), sending=sending, receiving=receiving)
+        )
 
     def agent_left(self, at_ns: int, detail: str | None) -> None:
         """Note that the agent left; the call is over."""

@@ -2,8 +2,15 @@
 
 from collections.abc import Sequence
 
-from bots.timeline import AgentAudioLost, CallerAudioLost, CallerUnderrun, HarnessStalled, TimelineEvent
-from runner.evaluation.trouble import LOST_PACKETS
+from bots.timeline import (
+    AgentAudioLost,
+    CallerAudioLost,
+    CallerUnderrun,
+    HarnessStalled,
+    MediaNotConnected,
+    TimelineEvent,
+)
+from runner.evaluation.trouble import LOST_PACKETS, media_problem
 
 
 def trouble_warnings(facts: Sequence[TimelineEvent]) -> list[str]:
@@ -13,7 +20,7 @@ def trouble_warnings(facts: Sequence[TimelineEvent]) -> list[str]:
     unheard = [e.duration_ms for e in facts if isinstance(e, AgentAudioLost)]
     reports = [e for e in facts if isinstance(e, CallerAudioLost)]
     lost = sum(e.lost for e in reports)
-    warnings: list[str] = []
+    warnings = [media_problem(e) for e in facts if isinstance(e, MediaNotConnected)]
     if late:
         warnings.append(f"the caller's audio was late {_times(late)}")
     if stalls:

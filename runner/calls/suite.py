@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -465,6 +465,10 @@ class SuiteRunner:
             return run.model_copy(update={"warnings": [*run.warnings, warning]})
 
     async def _address(self, planned: PlannedRun, agent: LastingAgent | None) -> RoomAddress:
+        address = await self._room(planned, agent)
+        return replace(address, participant_name=self.suite.participant_name)
+
+    async def _room(self, planned: PlannedRun, agent: LastingAgent | None) -> RoomAddress:
         token = self.suite.token
         match self.suite.agent:
             case AgentAtUrl(url):

@@ -17,7 +17,6 @@ from bots.caller.script import (
 )
 from bots.clock import NS_PER_MS
 from bots.timeline import (
-    AgentJoined,
     AgentLeft,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
@@ -129,7 +128,7 @@ def find_behaviour(
     handed_over: TimelineEvent | None = view.handed_over(turn)
     if handed_over is None and listens and turn == 0:
         # A greeting's latency counts from when both sides are present.
-        handed_over = view.first(AgentJoined)
+        handed_over = view.joined
         began_ns = handed_over.at_ns if handed_over is not None else began_ns
     ending = None if now_ns is not None else view.ending
     seen = _Turn(

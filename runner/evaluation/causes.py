@@ -203,7 +203,8 @@ def _of_ending(view: CallView, ended: CallEnded) -> Failure:
         left = view.first(AgentLeft)
         evidence = () if left is None else (evidence_of(left),)
         what = "the agent left"
-        if any(s.lasts_at(view.end_ns) or s.stopped is None for s in view.speeches[-1:]):
+        says_it_speaks = view.told_speaking[-1:] and view.told_speaking[-1][1]
+        if says_it_speaks or any(s.lasts_at(view.end_ns) or s.stopped is None for s in view.speeches[-1:]):
             what += " in the middle of its own sentence: it hung up or crashed, and nothing tells which"
         elif _owes(view):
             what += " and owed the caller an answer: it hung up or crashed, and nothing tells which"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bots.caller.script import AfterEvent, AfterSilence, AgentHeardFor, Listen, Script, StaySilent
 from bots.clock import NS_PER_MS, NS_PER_S
-from bots.timeline import AgentJoined, AgentTurnEnded, CallerPressedKeys, CallerStoppedSpeaking, LineEnd
+from bots.timeline import AgentTurnEnded, CallerPressedKeys, CallerStoppedSpeaking, LineEnd
 from runner.evaluation.expectations import evaluate_turn
 from runner.evaluation.verdicts import Verdict
 from runner.evaluation.view import CallView
@@ -99,7 +99,7 @@ def _owes_for_ns(script: Script, view: CallView, end_ns: int) -> int:
     if handed_over is None:
         # A greeting is owed where the caller listens for it.
         listens = turn is not None and isinstance(script.turns[turn].action, Listen)
-        joined = view.first(AgentJoined)
+        joined = view.joined
         return end_ns - joined.at_ns if listens and joined is not None and not speeches else 0
     line = view.line(handed_over.turn) or handed_over
     answered = any(

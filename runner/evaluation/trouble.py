@@ -18,6 +18,7 @@ from bots.timeline import (
     CallerUnderrun,
     EndedReason,
     HarnessStalled,
+    MediaNotConnected,
     RecordingMeasured,
 )
 from runner.evaluation.verdicts import Cause, Evidence, evidence_of
@@ -79,6 +80,7 @@ def troubles_of(view: CallView) -> list[Trouble]:
         *_lost_on_the_way_out(view),
         *_lost_on_the_way_in(view),
         *_interruptions(view),
+        *_never_connected(view),
         *_vanished(view),
         *_background(view),
     ]
@@ -166,6 +168,20 @@ def _interruptions(view: CallView) -> list[Trouble]:
                 Trouble(stopped[-1].at_ns, resumed.at_ns, Cause.NETWORK, what, True, evidence_of(stopped[-1]))
             )
     return troubles
+
+
+def media_problem(event: MediaNotConnected) -> str:
+    """Return what was missing when the caller went on without a media connection."""
+    both = [*([] if event.sending else ["the caller's"]), *([] if event.receiving else ["the agent's"])]
+    which = " and ".join(both)
+    return f"{which} audio was not connected within {event.waited_ms / 1000:.0f} s, and the caller went on without it"
+
+
+def _never_connected(view: CallView) -> list[Trouble]:
+    return [
+        Trouble(e.at_ns, view.end_ns, Cause.NETWORK, media_problem(e), True, evidence_of(e))
+        for e in view.of(MediaNotConnected)
+    ]
 
 
 def _vanished(view: CallView) -> list[Trouble]:

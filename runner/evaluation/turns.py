@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import Script, StaySilent
-from bots.timeline import AgentJoined, CallerStartedSpeaking
+from bots.timeline import CallerStartedSpeaking
 from runner.evaluation.blame import WENT_ON
 from runner.evaluation.precision import WIDEST_NS, in_ms, own_uncertainty_ns
 from runner.evaluation.trouble import Trouble, troubles_of
@@ -52,7 +52,7 @@ def measure_turns(script: Script, view: CallView) -> list[TurnMeasures]:
 
 def first_response_ms(view: CallView) -> float | None:
     """Return agent onset minus both parties present, in milliseconds; None if the agent never spoke."""
-    joined = view.first(AgentJoined)
+    joined = view.joined
     if joined is None or not view.speeches:
         return None
     return in_ms(view.speeches[0].started.at_ns - joined.at_ns)

@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 from bots.caller.event_names import names_of, told_speaking
 from bots.clock import NS_PER_MS
 from bots.timeline import (
+    AgentJoined,
     AgentSaid,
     AgentSpeechMeasured,
     AgentStartedSpeaking,
@@ -168,6 +169,12 @@ class CallView:
         """Return the first fact of a type."""
         found = self.of(kind)
         return found[0] if found else None
+
+    @property
+    def joined(self) -> AgentJoined | None:
+        """When the agent was there. Somebody else may have been taken for it before: then the last one is it."""
+        found = self.of(AgentJoined)
+        return found[-1] if found else None
 
     def named(self, name: str) -> Sequence[TimelineEvent]:
         """Return the facts that are known by a name of Pipecat Evals, ordered."""

@@ -68,6 +68,7 @@ class Job:
         session: How a session is started; None where there is a room.
         session_data: What an agent gets that is started in ``room_url``, where that is a Pipecat runner.
         asked: What is asked for besides the script.
+        participant_name: The agent's user name in a Daily room; None: as the worker's settings have it.
     """
 
     run_id: int
@@ -81,6 +82,7 @@ class Job:
     session: SessionStart | None
     session_data: dict[str, Any]
     asked: Asked = NOTHING
+    participant_name: str | None = None
 
 
 class RoomSecrets(BaseModel):

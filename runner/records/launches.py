@@ -69,6 +69,7 @@ class LaunchEntry:
         personality_id: In place of the scenario's own.
         test_profile_id: In place of the scenario's own.
         session_data: Goes into the body of a started session, over everything else.
+        participant_name: The agent's user name in a Daily room, in place of what is saved with the agent.
     """
 
     scenario_id: int
@@ -78,6 +79,7 @@ class LaunchEntry:
     personality_id: int | None = None
     test_profile_id: int | None = None
     session_data: dict[str, Any] = field(default_factory=dict[str, Any])
+    participant_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ def again(
                     data_message=run.data_message,
                     personality_id=(run.snapshot.get("personality") or {}).get("id"),
                     test_profile_id=(run.snapshot.get("test_profile") or {}).get("id"),
+                    participant_name=run.snapshot.get("participant_name"),
                 )
             )
     if errors:
@@ -472,7 +475,13 @@ def _snapshot(
         asked = {**asked, "not_honoured": [*asked["not_honoured"], *in_words("personality", sentences)]}
         shown = {"id": personality.id, "name": personality.name, "language": personality.language}
     sealed = entry.token is not None or (entry.room_url is not None and _has_query(entry.room_url))
-    return {**played, "asked": asked, "personality": shown, "sealed": sealed}
+    return {
+        **played,
+        "asked": asked,
+        "personality": shown,
+        "sealed": sealed,
+        "participant_name": entry.participant_name,
+    }
 
 
 _STARTED_ELSEWHERE = (

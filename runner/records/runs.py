@@ -496,8 +496,8 @@ def _job(session: Session, vault: Vault, run_id: int, run: Any) -> Job:
     secrets = RoomSecrets.open(vault, run.room_token)
     data = {**run.session_data, "cekura_run_id": run_id}
     start: SessionStart | None = None
+    agent = None if run.agent_id is None else session.get(Agent, run.agent_id)
     if run.run_type == RunType.SESSIONS.value:
-        agent = None if run.agent_id is None else session.get(Agent, run.agent_id)
         start = session_start(agent, vault, open_pipecat_data(vault, run.run_settings), data)
     return Job(
         run_id=run_id,
@@ -511,6 +511,8 @@ def _job(session: Session, vault: Vault, run_id: int, run: Any) -> Job:
         session=start,
         session_data=data,
         asked=_asked(run.snapshot),
+        participant_name=run.snapshot.get("participant_name")
+        or (None if agent is None else agent.session.get("participant_name")),
     )
 
 

@@ -29,12 +29,14 @@ from bots.timeline import (
     CallStarted,
     DataMessagePublished,
     HarnessStalled,
+    MediaNotConnected,
     RoomEntered,
     Source,
     TimelineEvent,
 )
 from runner.calls.run_file import Run
 from runner.evaluation.outcome import Status
+from runner.evaluation.trouble import media_problem
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict
 from runner.reports.console import print_line, shown
 from runner.reports.evidence import (
@@ -102,6 +104,8 @@ class TerminalReport:
             case AgentJoined():
                 name = f" ({shown(event.participant)})" if event.participant else ""
                 self._line(event, "agent", f"joined{name}", style="magenta")
+            case MediaNotConnected():
+                self._line(event, "call", f"[yellow]{media_problem(event)}[/]")
             case DataMessagePublished():
                 self._line(event, "call", "data message published")
             case CallerStartedSpeaking():

@@ -64,6 +64,17 @@ class RoomListener(Protocol):
         """Note that the agent is there, with audio we receive."""
         ...
 
+    def media_not_connected(self, at_ns: int, *, waited_ms: float, sending: bool, receiving: bool) -> None:
+        """Note that the call goes on although media connections were waited for in vain.
+
+        Args:
+            at_ns: When the wait was given up.
+            waited_ms: How long it was.
+            sending: Whether ours is connected.
+            receiving: Whether the agent's audio can be received.
+        """
+        ...
+
     def agent_left(self, at_ns: int, detail: str | None) -> None:
         """Note that the agent left in an orderly way."""
         ...

@@ -22,12 +22,14 @@ class RoomAddress:
         token: A meeting token for Daily; elsewhere it goes along as a bearer header.
         request_data: Reaches a SmallWebRTC bot as its runner arguments' ``body``.
         ice_servers: STUN and TURN servers that came with the room, besides those of the settings.
+        participant_name: The agent's user name in a Daily room; None: as the settings have it.
     """
 
     url: str
     token: SecretStr | None = None
     request_data: Any = None
     ice_servers: tuple[IceServer, ...] = ()
+    participant_name: str | None = None
 
 
 async def open_room(
@@ -65,7 +67,7 @@ async def open_room(
             clock=clock,
             listener=listener,
             caller_name=settings.caller_name,
-            agent_name=settings.agent_name,
+            participant_name=address.participant_name or settings.participant_name,
             join_timeout_s=settings.join_timeout_s,
         )
     from aiortc import RTCIceServer

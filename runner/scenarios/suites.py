@@ -28,7 +28,7 @@ MAX_RUNS = 2_000
 """All results are written again after each run, which takes a tenth of a second for so many."""
 
 _SUITE_KEYS = ("name", "agent", "repeat", "concurrency", "retry_inconclusive", "scenarios")
-_AGENT_KEYS = ("url", "start_url", "command", "transport", "env", "token", "data", "publish")
+_AGENT_KEYS = ("url", "start_url", "command", "transport", "env", "token", "data", "publish", "participant_name")
 _ENTRY_KEYS = ("scenario", "repeat", "data", "publish")
 _TRANSPORTS = {"webrtc": RoomKind.SMALLWEBRTC, "daily": RoomKind.DAILY}
 _WAYS = ("url", "start_url", "command")
@@ -105,6 +105,7 @@ class Suite:
         path: The file it was read from.
         agent: The agent under test.
         token: Goes along to the agent's side.
+        participant_name: The agent's user name in Daily rooms; None: as the settings have it.
         concurrency: How many runs are made at a time; None: as many as the machine has headroom for.
         runs: The runs, in order.
         skipped: The scenarios that can't be played in a room, of the files that are named as a whole.
@@ -116,6 +117,7 @@ class Suite:
     path: Path
     agent: AgentAtUrl | AgentToStart | AgentByCommand
     token: SecretStr | None
+    participant_name: str | None
     concurrency: int | None
     runs: tuple[PlannedRun, ...]
     skipped: tuple[Scenario, ...] = ()
@@ -204,6 +206,7 @@ def load_suite(
         path=path,
         agent=reached.agent,
         token=token or agent.get("token", _token),
+        participant_name=agent.get("participant_name", lambda node: node.text()),
         concurrency=None if at_a_time == AUTO else at_a_time,
         runs=tuple(planned),
         skipped=tuple(skipped.values()),

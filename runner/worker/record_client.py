@@ -82,6 +82,7 @@ class Job(BaseModel):
         transcribe: Whether to recognise what the agent said.
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.
         asked: What is asked for besides the script.
+        participant_name: The agent's user name in a Daily room; None: as the settings have it.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -99,6 +100,7 @@ class Job(BaseModel):
     transcribe: bool = True
     allow_unjudged: bool = False
     asked: Asked = Field(default=NOTHING, repr=False)
+    participant_name: str | None = None
 
 
 class Problem(BaseModel):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -32,7 +33,7 @@ async def room_of(job: Job, http: httpx.AsyncClient, daily_domains: Sequence[str
         RoomError: No session was started.
     """
     async with started_session(_session(job), http, daily_domains=daily_domains) as session:
-        yield session.address
+        yield replace(session.address, participant_name=job.participant_name)
 
 
 def takes_another_call(job: Job, daily_domains: Sequence[str]) -> bool:

@@ -185,6 +185,7 @@ def _rooms(
             room_url=entry.pipecat_room_url,
             token=entry.token,
             data_message=_data_message(entry),
+            participant_name=entry.participant_name,
         )
         for entry in body.scenarios
     ]

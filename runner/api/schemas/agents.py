@@ -24,6 +24,7 @@ class AgentSession(WrittenBody):
         start_timeout_s: How long a start may take, cold starts included.
         agent_join_timeout_s: How long the agent may take to be in the room; null as the settings have it.
         bot_ready_timeout_s: How long to wait for the agent to say that it is ready; null as the settings have it.
+        participant_name: The agent's user name in Daily rooms; null as the settings have it.
         max_calls: How many calls the agent takes at once; null as the settings have it.
     """
 
@@ -33,6 +34,7 @@ class AgentSession(WrittenBody):
     start_timeout_s: float = Field(default=60.0, gt=0, le=600)
     agent_join_timeout_s: float | None = Field(default=None, gt=0, le=600)
     bot_ready_timeout_s: float | None = Field(default=None, ge=0, le=60)
+    participant_name: Name | None = None
     max_calls: Annotated[int, Whole, Field(ge=1, le=10_000)] | None = None
 
     @field_validator("start_url")

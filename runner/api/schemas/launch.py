@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, SecretStr, StringConstraints, field_validator
 
-from runner.api.schemas.common import Id, JsonObject, ResponseBody, Timestamp, Whole, WrittenBody
+from runner.api.schemas.common import Id, JsonObject, Name, ResponseBody, Timestamp, Whole, WrittenBody
 from runner.records.honoured import NO_MOCKS, NO_TELEPHONE
 from runner.records.statuses import ResultStatus, RunStatus
 
@@ -33,12 +33,14 @@ class RoomEntry(WrittenBody):
         pipecat_token: The room's token; elsewhere than on Daily it goes along as a bearer header. Kept encrypted
             until the run ends, then erased.
         publish_data_message: Sent once, unchanged, when caller and agent are both in the room. Null is none.
+        participant_name: Ours: the agent's user name in a Daily room; null as the agent has it.
     """
 
     scenario: Id
     pipecat_room_url: RoomUrl
     pipecat_token: Annotated[SecretStr, Field(max_length=MAX_TOKEN_CHARACTERS)] | None = None
     publish_data_message: JsonValue = None
+    participant_name: Name | None = None
 
     @property
     def token(self) -> SecretStr | None:

@@ -66,6 +66,7 @@ class JobBody(ResponseBody):
     transcribe: bool = True
     allow_unjudged: bool = False
     asked: Asked = Field(repr=False)
+    participant_name: str | None = None
 
     @classmethod
     def of(cls, job: Job) -> "JobBody":
@@ -95,6 +96,7 @@ class JobBody(ResponseBody):
             session=session,
             session_data=job.session_data,
             asked=job.asked,
+            participant_name=job.participant_name,
         )
 
 

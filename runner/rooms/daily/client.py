@@ -6,14 +6,12 @@ with :meth:`RoomClient.capture` is received.
 """
 
 import asyncio
-import os
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from daily import AudioData
+from daily import AudioData, Daily
 from loguru import logger
 from pipecat.frames.frames import OutputAudioRawFrame, StartFrame, UserAudioRawFrame
 from pipecat.transports.daily.transport import (
@@ -27,7 +25,8 @@ from pipecat.transports.daily.transport import (
 from pydantic import SecretStr
 
 from runner.rooms.base import AUDIO_RATE_HZ
-from runner.rooms.daily.failures import JOIN_TIMED_OUT
+from runner.rooms.daily.failures import JOIN_TIMED_OUT, RETRIES_USED_UP
+from runner.rooms.daily.library_log import library_log
 
 PIPELINE_RATE_HZ = 16_000
 """Sample rate of the agent's audio in the pipeline."""
@@ -39,8 +38,11 @@ TICK_S = 0.1
 RELEASE_LIMIT_S = 2.0
 LEAVE_LIMIT_S = 2.0
 SEND_LIMIT_S = 5.0
+NOT_CONFIRMED = f"not confirmed within {SEND_LIMIT_S:.0f} s"
+"""In place of the library's word on a message, where there is none in time."""
 
-LIBRARY_LOG_VARIABLE = "RUST_LOG"
+WORKER_THREADS = 4
+"""Threads the library shares among all calls of the process; it has 2 unless told otherwise."""
 
 
 class CallEvents(Protocol):
@@ -76,6 +78,10 @@ class CallEvents(Protocol):
 
     def audio_sent(self, taken_ns: int, done_ns: int, pcm: bytes) -> None:
         """The library has sent audio it took."""
+        ...
+
+    def speaker_changed(self, stamp_ns: int, participant_id: str) -> None:
+        """Daily says who is speaking."""
         ...
 
     def connection_changed(self, stamp_ns: int, connection: str, connected: bool) -> None:
@@ -120,6 +126,7 @@ class RoomClient(DailyTransportClient):
         self._events = events
         self._join_timeout_s = join_timeout_s
         self._joining = False
+        self._captured: str | None = None
 
     def scrub(self, text: str) -> str:
         """Return ``text`` without the token."""
@@ -181,10 +188,20 @@ class RoomClient(DailyTransportClient):
         )
         super().on_network_connection_status_updated(status)
 
+    def on_active_speaker_changed(self, participant: Mapping[str, Any]) -> None:
+        """Note who is speaking, by Daily's own word."""
+        self._post(self._events.speaker_changed, time.monotonic_ns(), str(participant.get("id")))
+        super().on_active_speaker_changed(participant)
+
     # On the event loop.
 
     def capture(self, participant_id: str) -> None:
         """Receive the microphone of one participant, and of nobody else."""
+        if self._captured not in (None, participant_id):
+            self._client.update_subscriptions(
+                participant_settings={self._captured: {"media": {"microphone": "unsubscribed"}}}
+            )
+        self._captured = participant_id
         self._client.update_subscriptions(
             participant_settings={participant_id: {"media": {"microphone": "subscribed"}}}
         )
@@ -218,7 +235,7 @@ class RoomClient(DailyTransportClient):
         try:
             error = await asyncio.wait_for(sent, SEND_LIMIT_S)
         except TimeoutError:
-            return f"not confirmed within {SEND_LIMIT_S:.0f} s"
+            return NOT_CONFIRMED
         return self.scrub(error) if error else None
 
     async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
@@ -267,14 +284,24 @@ class RoomClient(DailyTransportClient):
 
     async def _join(self) -> tuple[Any, Any]:
         self._joining = True
+        # Nobody's microphone comes unasked: a tester's open tab is not to cost, nor to be heard.
+        self._client.update_subscription_profiles(
+            {"base": {"camera": "unsubscribed", "screenVideo": "unsubscribed", "microphone": "unsubscribed"}}
+        )
+        mark = library_log.open()
         try:
             data, error = await asyncio.wait_for(super()._join(), self._join_timeout_s)
             self._joining = False
         except TimeoutError:
             # The library is still at it.
             data, error = None, JOIN_TIMED_OUT
+        finally:
+            refusal = library_log.refusal_since(mark)
+            library_log.close()
         if error:
             error = self.scrub(str(error))
+            if refusal is not None and (error == JOIN_TIMED_OUT or RETRIES_USED_UP in error):
+                error = self.scrub(refusal)
             self._events.join_failed(error)
             # Pipecat would report what is returned here as an error of its own, three times over.
             raise JoinFailed(error)
@@ -359,7 +386,8 @@ class RoomTransport(DailyTransport):
             camera_out_enabled=False,
             transcription_enabled=False,
         )
-        with _library_log():
+        with library_log.set_up():
+            begin_library()
             super().__init__(room_url, None, name, params)
         # Pipecat offers no way to bring one's own client, so the one it made is replaced before anyone has seen it.
         unused = self._client
@@ -394,31 +422,11 @@ class RoomTransport(DailyTransport):
         logger.debug(self.client.scrub(error))
 
 
-@contextmanager
-def _library_log() -> Generator[None]:
-    """Set up the library inside of this, so that it writes to standard error only if the log is verbose.
+def begin_library() -> None:
+    """Start the library with the threads that many calls in one process need; Pipecat would start it with two.
 
-    The library makes its log when it is first used, from the environment alone: the level that ``Daily.init`` takes
-    is that of WebRTC below it.
+    A second start would end the process: Pipecat's own mark says whether there was one.
     """
-    if LIBRARY_LOG_VARIABLE in os.environ or _is_verbose():
-        yield
-        return
-    os.environ[LIBRARY_LOG_VARIABLE] = "off"
-    try:
-        yield
-    finally:
-        del os.environ[LIBRARY_LOG_VARIABLE]
-
-
-def _is_verbose() -> bool:
-    verbose = False
-
-    def note() -> str:
-        nonlocal verbose
-        verbose = True
-        return "Daily's library writes its own log to standard error"
-
-    # Loguru doesn't tell its level, but asks for a lazy argument only where the message goes somewhere.
-    logger.opt(lazy=True).debug("{}", note)
-    return verbose
+    if not DailyTransportClient._daily_initialized:  # pyright: ignore[reportPrivateUsage]  # its own mark
+        DailyTransportClient._daily_initialized = True  # pyright: ignore[reportPrivateUsage]
+        Daily.init(worker_threads=WORKER_THREADS)

@@ -10,16 +10,22 @@ from loguru import logger
 from pipecat.transports.daily.transport import DailyTransport
 from pydantic import SecretStr
 
-from bots.clock import CallClock
+from bots.clock import NS_PER_S, CallClock
 from bots.timeline import AgentAudioQuality, CallerAudioQuality, EndedReason
 from runner.errors import RoomError
 from runner.rooms.base import RoomListener, Timeliness
 from runner.rooms.daily import failures
-from runner.rooms.daily.client import RoomTransport
+from runner.rooms.daily.client import NOT_CONFIRMED, RoomTransport
 from runner.rooms.daily.session import RoomSession
 
 _LEAVE_LIMIT_S = 5.0  # above what the client allows itself for leaving and releasing together
 _JOIN_GRACE_S = 0.5
+
+SEND_AGAIN_FOR_S = 5.0
+SEND_AGAIN_AFTER_S = 0.5
+"""A message that the library could not send is tried again as often and as long."""
+
+NOT_IN_THE_ROOM = "the caller is not in the room, or is reconnecting"
 
 DOCUMENTED_MESSAGE_BYTES = 4096
 """The size of an app message that Daily's documentation gives as the limit. Larger ones are known to have passed."""
@@ -28,7 +34,7 @@ DOCUMENTED_MESSAGE_BYTES = 4096
 class DailyRoom:
     """A Daily room, entered as one participant with a microphone.
 
-    The agent is the participant named ``agent_name``, or else the first other participant with audio. Only its
+    The agent is the participant named ``participant_name``; without a name :class:`RoomSession` says who it is. Only its
     microphone is received; participants without one, hidden ones and every further one are left alone.
 
     The pipeline joins the room while it sets itself up. Pipecat limits the set-up too
@@ -40,7 +46,7 @@ class DailyRoom:
         clock: The call's clock.
         listener: Who is told what happens.
         caller_name: The user name the caller has in the room.
-        agent_name: The agent's user name, if it is to be found by it.
+        participant_name: The agent's user name, if it is to be found by it.
         join_timeout_s: How long joining may take, in seconds.
     """
 
@@ -52,13 +58,13 @@ class DailyRoom:
         clock: CallClock,
         listener: RoomListener,
         caller_name: str = "Testing Agent",
-        agent_name: str | None = None,
-        join_timeout_s: float = 20.0,
+        participant_name: str | None = None,
+        join_timeout_s: float = 40.0,
     ):
         address, token_in_url = _split_token(url)
         self._address = address
         self._join_timeout_s = join_timeout_s
-        self._session = RoomSession(address, clock, listener, agent_name)
+        self._session = RoomSession(address, clock, listener, participant_name)
         self._transport = RoomTransport(
             address, token or token_in_url, caller_name, events=self._session, join_timeout_s=join_timeout_s
         )
@@ -85,7 +91,7 @@ class DailyRoom:
             raise self._session.join_error
 
     async def wait_for_agent(self) -> None:
-        """Wait until the agent is there with audio, for as long as it takes."""
+        """Wait until the agent is there and audio can go both ways; for as long as it takes the agent to come."""
         await self._session.agent_here.wait()
 
     async def publish(self, message: Any) -> None:
@@ -139,27 +145,36 @@ class DailyRoom:
             size_bytes = len(json.dumps(message, allow_nan=False, ensure_ascii=False).encode())
         except (TypeError, ValueError) as e:
             raise RoomError(EndedReason.RUNNER_ERROR, f"The message is not a JSON value: {e}.") from None
-        if not self._transport.client.can_send():
-            raise RoomError(
-                EndedReason.ROOM_UNREACHABLE,
-                f"No message can be sent to {self._address}: the caller is not in the room, or is reconnecting.",
-            )
         if size_bytes > DOCUMENTED_MESSAGE_BYTES:
             logger.warning(
                 f"a message of {size_bytes} bytes goes to {self._address}: Daily promises to deliver "
                 f"{DOCUMENTED_MESSAGE_BYTES}, so it may not arrive"
             )
-        try:
-            error = await self._transport.client.send(message)
-        except (TypeError, ValueError) as e:
-            raise RoomError(
-                EndedReason.RUNNER_ERROR,
-                f"Daily cannot send this message ({e}). Any JSON value but null at the top can be sent.",
-            ) from None
+        error = await self._sent_in_time(message)
         if error:
-            raise RoomError(
-                EndedReason.ROOM_UNREACHABLE, f"The message could not be sent to {self._address} ({error})."
-            )
+            raise failures.message_not_sent(error, SEND_AGAIN_FOR_S, self._address)
+
+    async def _sent_in_time(self, message: Any) -> str | None:
+        """Send a message, again and again while the library says that it was not sent; return its last word.
+
+        A websocket that the other side closed shows first in this: until the library has connected again by itself,
+        it sends nothing.
+        """
+        client, began_ns = self._transport.client, time.monotonic_ns()
+        while True:
+            try:
+                error = await client.send(message) if client.can_send() else NOT_IN_THE_ROOM
+            except (TypeError, ValueError) as e:
+                raise RoomError(
+                    EndedReason.RUNNER_ERROR,
+                    f"Daily cannot send this message ({e}). Any JSON value but null at the top can be sent.",
+                ) from None
+            now_ns = time.monotonic_ns()
+            self._session.message_sent(now_ns, sent=error is None)
+            # A message that was not confirmed may have arrived: twice is worse than late.
+            if error is None or error == NOT_CONFIRMED or now_ns - began_ns > SEND_AGAIN_FOR_S * NS_PER_S:
+                return error
+            await asyncio.sleep(SEND_AGAIN_AFTER_S)
 
 
 class _TransportCarrier:

@@ -10,6 +10,7 @@ import numpy as np
 import soxr
 from loguru import logger
 
+from bots.caller.rtvi import is_from_an_agent
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock, samples_to_ns
 from bots.timeline import CallerAudioQuality, EndedReason
 from runner.errors import RoomError
@@ -33,6 +34,14 @@ GONE_AFTER_S = 3.5
 CONNECTION_LOST_AFTER_S = 15.0
 """The library reconnects by itself; a connection that is away for this long is given up."""
 
+MEDIA_LIMIT_S = 10.0
+"""The caller waits so long for the media connections of an agent that is there; then it goes on, and says so."""
+
+SENDING = "sendTransport"
+RECEIVING = "recvTransport"
+SIGNALLING = "signalling"
+"""The library's names of its connections."""
+
 PACKET_NS = 20 * NS_PER_MS
 """The library sends Opus in packets of this length, silence included."""
 
@@ -40,7 +49,8 @@ QUIET_PEAK = 33
 """Peak of 16-bit audio that counts as silence: -60 dBFS."""
 
 _INTERRUPTED = "interrupted"
-_AUDIO_STATES = frozenset({"receivable", "loading", "playable", _INTERRUPTED})
+_PLAYABLE = "playable"
+_AUDIO_STATES = frozenset({"receivable", "loading", _PLAYABLE, _INTERRUPTED})
 _MESSAGES_KEPT = 200
 
 
@@ -66,6 +76,7 @@ class Participant:
         local: Whether this is the caller itself.
         joined_at_s: When they joined, in seconds since the epoch, as Daily counts it.
         has_audio: Whether they send from a microphone we can receive, and are visible. False while it is muted.
+        playable: Whether their audio arrives here; not yet where it is only announced.
         interrupted: Whether their microphone is on, but Daily sees nothing come from it.
     """
 
@@ -74,6 +85,7 @@ class Participant:
     local: bool
     joined_at_s: float
     has_audio: bool
+    playable: bool
     interrupted: bool
 
     @classmethod
@@ -90,6 +102,7 @@ class Participant:
             local=bool(info.get("isLocal")),
             joined_at_s=_epoch_s(info.get("joinedAt")),
             has_audio=state in _AUDIO_STATES and permissions.get("hasPresence") is not False,
+            playable=state == _PLAYABLE,
             interrupted=state == _INTERRUPTED,
         )
 
@@ -153,17 +166,26 @@ class RoomSession:
         room: The room's address, without credentials or query.
         clock: The call's clock.
         listener: Who is told.
-        agent_name: The agent's user name; None takes the first other participant with audio.
+        participant_name: The agent's user name; None where it is to be told by what it does.
+
+    Without a name the agent is the other participant with audio that speaks RTVI as an agent does, or else the one
+    who was first. While that one has not spoken, another takes its place who speaks RTVI, or who speaks by Daily's word.
+
+    Attributes:
+        join_error: Why we could not get in.
+        join_over: Set when we are in the room, or could not get in.
+        agent_here: Set when the agent is there and audio can go both ways, or has been waited for long enough.
     """
 
-    def __init__(self, room: str, clock: CallClock, listener: RoomListener, agent_name: str | None):
+    def __init__(self, room: str, clock: CallClock, listener: RoomListener, participant_name: str | None):
         self._room = room
         self._clock = clock
         self._listener = listener
-        self._agent_name = agent_name
+        self._participant_name = participant_name
         self._carrier: Carrier | None = None
         self._participants: dict[str, Participant] = {}
         self._agent: str | None = None
+        self._agent_is_sure = False
         self._agent_left = False
         self._gone: set[str] = set()
         self._kept: list[_KeptMessage] = []
@@ -179,6 +201,9 @@ class RoomSession:
         self._excused_until_ns = 0
         self._last_tick_ns = 0
         self._interrupted_ns: dict[str, int] = {}
+        self._connected: set[str] = set()
+        self._chosen_ns = 0
+        self._zeros_since_ns: int | None = None
         self._last_error: str | None = None
         self._lost = False
         self._closed = False
@@ -198,6 +223,8 @@ class RoomSession:
             self._emit_caller(self._sent.silence_until(self._clock.at_ns(stamp_ns)))
         self._emit_agent(self._received.flush())
         self._closed = True
+        # The resampler's own memory is given back only once nothing holds it, and the library keeps hold of us.
+        self._for_pipeline = _PipelineAudio()
         sent_reanchored = self._sent.reanchored if self._sent else 0
         logger.debug(f"Daily audio: re-anchored {self._received.reanchored} in, {sent_reanchored} out")
 
@@ -251,6 +278,10 @@ class RoomSession:
         self._kept = [kept for kept in self._kept if kept.sender != participant_id]
         if participant_id != self._agent or self._agent_left or self._closed:
             return
+        if not self._agent_is_sure and self._candidates():
+            # It never said a word, and there is somebody else who may be the agent.
+            self._take_agent(self._first_candidate(), stamp_ns)
+            return
         self._emit_agent(self._received.flush())
         self._agent_left = True
         unexplained_s = self._unexplained_s(left, stamp_ns)
@@ -262,6 +293,10 @@ class RoomSession:
         if self._media_stopped:
             silent_s = (stamp_ns - self._last_arrival_ns) / NS_PER_S
             detail += f", {silent_s:.1f} s after its audio had stopped"
+        elif self._zeros_since_ns is not None and stamp_ns - self._zeros_since_ns > MEDIA_STOPPED_AFTER_S * NS_PER_S:
+            # Zeros prove nothing: a silent sender is zeros too. Whoever reads this may know which.
+            silent_s = (stamp_ns - self._zeros_since_ns) / NS_PER_S
+            detail += f", after {silent_s:.1f} s of digital silence"
         self._listener.agent_left(self._clock.at_ns(stamp_ns), detail)
 
     def message_arrived(self, stamp_ns: int, message: Any, sender: str) -> None:
@@ -269,17 +304,17 @@ class RoomSession:
         at_ns = self._clock.at_ns(stamp_ns)
         if self._closed:
             return
-        if self._agent is None:
-            if len(self._kept) < _MESSAGES_KEPT:
-                self._kept.append(_KeptMessage(at_ns, message, sender))
-            elif not self._left_out_messages:
-                self._left_out_messages = True
-                logger.warning(
-                    f"more than {_MESSAGES_KEPT} messages came before the agent was in {self._room} with audio: "
-                    "the rest until then are left out"
-                )
-        elif sender == self._agent:
+        if sender == self._agent:
+            self._agent_is_sure = self._agent_is_sure or is_from_an_agent(message)
             self._listener.message_received(at_ns, message)
+        elif not self._agent_is_sure:
+            self._keep(_KeptMessage(at_ns, message, sender))
+            if is_from_an_agent(message):
+                self._reconsider(sender, stamp_ns)
+
+    def speaker_changed(self, stamp_ns: int, participant_id: str) -> None:
+        """Note who is speaking, by Daily's own word: who we do not listen to can't be heard."""
+        self._reconsider(participant_id, stamp_ns)
 
     def audio_arrived(self, stamp_ns: int, participant_id: str, pcm: bytes) -> None:
         """Place audio of the agent."""
@@ -287,7 +322,12 @@ class RoomSession:
             return
         agent = self._participants.get(participant_id)
         # The library may go on with silence of its own making while nothing comes over the network.
-        if agent is None or not agent.interrupted or pcm.strip(b"\0"):
+        is_zeros = not pcm.strip(b"\0")
+        if not is_zeros:
+            self._zeros_since_ns = None
+        elif self._zeros_since_ns is None:
+            self._zeros_since_ns = stamp_ns
+        if agent is None or not agent.interrupted or not is_zeros:
             self._last_arrival_ns = stamp_ns
             self._anything_arrived = True
             if self._media_stopped:
@@ -309,8 +349,18 @@ class RoomSession:
         """Note when a connection went away or came back."""
         if connected:
             self._interrupted_ns.pop(connection, None)
+            self._connected.add(connection)
+            self._look_for_media(stamp_ns)
         else:
             self._interrupted_ns.setdefault(connection, stamp_ns)
+            self._connected.discard(connection)
+
+    def message_sent(self, stamp_ns: int, *, sent: bool) -> None:
+        """Note whether a message could be sent: the library reports a lost websocket 17 s late."""
+        if sent:
+            self._interrupted_ns.pop(SIGNALLING, None)
+        else:
+            self._interrupted_ns.setdefault(SIGNALLING, stamp_ns)
 
     def library_error(self, message: str) -> None:
         """Keep the library's last words: they tell why a call ends."""
@@ -336,6 +386,7 @@ class RoomSession:
         if overslept:
             # Whoever slept (a process that was stopped) has heard nothing, and can blame nobody.
             self._last_arrival_ns = stamp_ns
+        self._look_for_media(stamp_ns)
         self._watch_agent(stamp_ns)
 
     def _watch_agent(self, stamp_ns: int) -> None:
@@ -362,19 +413,39 @@ class RoomSession:
             return 0.0
         return max(0, stamp_ns - max(self._last_arrival_ns, self._excused_until_ns)) / NS_PER_S
 
-    def _choose_agent(self, stamp_ns: int) -> None:
-        if self._agent is not None or self._sent is None or self._closed or self._carrier is None:
-            return
-        candidates = [
+    def _candidates(self) -> list[Participant]:
+        """Return who may be the agent."""
+        return [
             participant
             for participant in self._participants.values()
             if not participant.local
             and participant.has_audio
-            and (self._agent_name is None or participant.name == self._agent_name)
+            and (self._participant_name is None or participant.name == self._participant_name)
         ]
-        if not candidates:
+
+    def _first_candidate(self) -> Participant:
+        """Return who is most likely the agent: who has spoken RTVI as one, or else who was first."""
+        agents = {kept.sender for kept in self._kept if is_from_an_agent(kept.message)}
+        return min(self._candidates(), key=lambda one: (one.id not in agents, one.joined_at_s))
+
+    def _choose_agent(self, stamp_ns: int) -> None:
+        if self._sent is None or self._closed:
             return
-        agent = min(candidates, key=lambda participant: participant.joined_at_s)
+        if self._agent is None and self._candidates():
+            self._take_agent(self._first_candidate(), stamp_ns)
+        self._look_for_media(stamp_ns)
+
+    def _reconsider(self, participant_id: str, stamp_ns: int) -> None:
+        """Take somebody else for the agent, who shows to be one while the one who was taken for it says nothing."""
+        if self._agent is None or participant_id == self._agent or self._agent_is_sure or self._closed:
+            return
+        other = next((one for one in self._candidates() if one.id == participant_id), None)
+        if other is not None:
+            self._take_agent(other, stamp_ns)
+
+    def _take_agent(self, agent: Participant, stamp_ns: int) -> None:
+        if self._carrier is None:
+            return
         try:
             self._carrier.capture(agent.id)
         except Exception as e:
@@ -383,14 +454,52 @@ class RoomSession:
                 RoomError(EndedReason.RUNNER_ERROR, f"The agent's audio in {self._room} could not be received: {e}.")
             )
             return
+        if self._agent is not None:
+            self._emit_agent(self._received.flush())
+            self._received = SampleClock(AUDIO_RATE_HZ)
+            self._anything_arrived = self._media_stopped = False
+            self._zeros_since_ns = None
         self._agent = agent.id
-        self._last_arrival_ns = stamp_ns
+        self._last_arrival_ns = self._chosen_ns = stamp_ns
         self._listener.agent_joined(self._clock.at_ns(stamp_ns), agent.name)
-        self.agent_here.set()
         kept, self._kept = self._kept, []
         for earlier in kept:
             if earlier.sender == agent.id:
+                self._agent_is_sure = self._agent_is_sure or is_from_an_agent(earlier.message)
                 self._listener.message_received(earlier.at_ns, earlier.message)
+            else:
+                self._kept.append(earlier)
+        self._look_for_media(stamp_ns)
+
+    def _look_for_media(self, stamp_ns: int) -> None:
+        """Say that the agent is there once audio can go both ways, or once it has been waited for long enough.
+
+        A join is complete before the connections are: what is sent until then is lost, and the library says nothing.
+        """
+        if self._agent is None or self.agent_here.is_set():
+            return
+        agent = self._participants.get(self._agent)
+        sending = SENDING in self._connected
+        receiving = RECEIVING in self._connected and agent is not None and agent.playable
+        waited_ns = stamp_ns - self._chosen_ns
+        if sending and receiving:
+            self.agent_here.set()
+        elif waited_ns > MEDIA_LIMIT_S * NS_PER_S:
+            at_ns = self._clock.at_ns(stamp_ns)
+            self._listener.media_not_connected(
+                at_ns, waited_ms=waited_ns / NS_PER_MS, sending=sending, receiving=receiving
+            )
+            self.agent_here.set()
+
+    def _keep(self, message: _KeptMessage) -> None:
+        if len(self._kept) < _MESSAGES_KEPT:
+            self._kept.append(message)
+        elif not self._left_out_messages:
+            self._left_out_messages = True
+            logger.warning(
+                f"more than {_MESSAGES_KEPT} messages came before it was clear who the agent in {self._room} is: "
+                "the rest until then are left out"
+            )
 
     def _emit_agent(self, chunks: list[PlacedAudio]) -> None:
         for placed in chunks:
@@ -403,6 +512,8 @@ class RoomSession:
     def _note_tear(self, placed: PlacedAudio) -> None:
         """Report a hole in the middle of speech. What the network loses, the library covers up and tells nobody."""
         quiet = _is_quiet(placed.pcm)
+        if not quiet:
+            self._agent_is_sure, self._kept = True, []
         hole_ns = placed.at_ns - self._agent_end_ns
         if not quiet and not self._agent_was_quiet and hole_ns > DRIFT_TOLERANCE_NS // 2:
             self._listener.agent_audio_lost(self._agent_end_ns, hole_ns / NS_PER_MS)

@@ -1,0 +1,150 @@
+"""What Daily's library writes to its own log and tells nobody: why a server refused a join.
+
+The library logs to file descriptor 2, as JSON, and offers no other way to its log. While a call joins a room, that
+descriptor is a pipe: the library's lines are read here, and what anybody else writes goes on to where it was going.
+"""
+
+import json
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from loguru import logger
+
+LIBRARY_LOG_VARIABLE = "RUST_LOG"
+"""Read once, when the library is first used; the level that ``Daily.init`` takes is that of WebRTC below it."""
+
+_REASONS_ONLY = "off,daily_core::soup::signalling=error"
+_OURS = re.compile(rb'^\{"timestamp":.*"target":"daily')
+_REFUSED = re.compile(r"JoinForSigFailed\((?P<reason>.*)\)", re.S)
+_STANDARD_ERROR = 2
+_REASONS_KEPT = 100
+_READ_BYTES = 65_536
+
+
+class LibraryLog:
+    """Reads the library's log while at least one call joins a room.
+
+    Attributes:
+        shows_all: Whether the library's lines also go to standard error: whoever set ``RUST_LOG`` wants to see them.
+    """
+
+    def __init__(self) -> None:
+        self.shows_all = LIBRARY_LOG_VARIABLE in os.environ
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._saved: int | None = None
+        self._number = 0
+        self._reasons: deque[tuple[int, str]] = deque(maxlen=_REASONS_KEPT)
+
+    @contextmanager
+    def set_up(self) -> Generator[None]:
+        """Make the library log its reasons if it is used for the first time inside of this."""
+        if LIBRARY_LOG_VARIABLE in os.environ:
+            yield
+            return
+        if self._is_verbose():
+            self.shows_all = True
+            yield
+            return
+        os.environ[LIBRARY_LOG_VARIABLE] = _REASONS_ONLY
+        try:
+            yield
+        finally:
+            del os.environ[LIBRARY_LOG_VARIABLE]
+
+    def open(self) -> int:
+        """Begin to read, or go on for one more; return a mark for :meth:`refusal_since`."""
+        with self._lock:
+            self._readers += 1
+            if self._readers == 1:
+                self._divert()
+            return self._number
+
+    def close(self) -> None:
+        """Stop reading for one; standard error is as it was when the last has stopped."""
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0 and self._saved is not None:
+                os.dup2(self._saved, _STANDARD_ERROR)
+                self._saved = None
+
+    def refusal_since(self, mark: int) -> str | None:
+        """Return why a server refused a join since then; None if none did, or several for different reasons.
+
+        The library doesn't say which call a line belongs to.
+        """
+        with self._lock:
+            reasons = {reason for number, reason in self._reasons if number > mark}
+        return reasons.pop() if len(reasons) == 1 else None
+
+    def _divert(self) -> None:
+        try:
+            saved = os.dup(_STANDARD_ERROR)
+        except OSError:
+            # There is no standard error: a service that closed it has no use for what is written there.
+            return
+        read_end, write_end = os.pipe()
+        os.dup2(write_end, _STANDARD_ERROR)
+        os.close(write_end)
+        self._saved = saved
+        # Reads for as long as anybody holds the other end: a process that was started in the meantime may.
+        threading.Thread(target=self._read, args=(read_end, os.dup(saved)), name="daily-log", daemon=True).start()
+
+    def _read(self, read_end: int, onward: int) -> None:
+        rest = b""
+        while piece := os.read(read_end, _READ_BYTES):
+            *lines, rest = (rest + piece).split(b"\n")
+            lines = [line + b"\n" for line in lines]
+            kept = [line for line in lines if not self._take(line)]
+            if rest and not rest.startswith(b'{"timestamp":'):
+                # A prompt, a progress bar: whoever writes no whole line wants it seen now.
+                kept.append(rest)
+                rest = b""
+            self._write(onward, b"".join(kept))
+        self._write(onward, rest)
+        os.close(read_end)
+        os.close(onward)
+
+    def _take(self, line: bytes) -> bool:
+        """Note a line if it is the library's; return whether nobody else is to see it."""
+        if not _OURS.match(line):
+            return False
+        try:
+            message = str(json.loads(line)["fields"].get("message", ""))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False
+        refused = _REFUSED.search(message)
+        if refused is not None:
+            with self._lock:
+                self._number += 1
+                self._reasons.append((self._number, refused["reason"]))
+        return not self.shows_all
+
+    @staticmethod
+    def _write(onward: int, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(onward, data) :]
+            except OSError:
+                return
+
+    @staticmethod
+    def _is_verbose() -> bool:
+        verbose = False
+
+        def note() -> str:
+            nonlocal verbose
+            verbose = True
+            return "Daily's library writes its own log to standard error"
+
+        # Loguru doesn't tell its level, but asks for a lazy argument only where the message goes somewhere.
+        logger.opt(lazy=True).debug("{}", note)
+        return verbose
+
+
+library_log = LibraryLog()
+"""One for the process, as the library's log and standard error are."""
