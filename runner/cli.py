@@ -395,7 +395,8 @@ async def _visit(console: "Console", address: "RoomAddress", settings: "Settings
     if visit.agent is None:
         say(
             False,
-            "nobody sends audio: the agent is not in the room, or its name is not what --participant-name or the setting room.participant_name says",
+            "nobody sends audio: the agent is not in the room, or not by the name that --participant-name or the "
+            "setting room.participant_name gives",
         )
         return USAGE_EXIT_CODE
     if visit.audio_s == 0:

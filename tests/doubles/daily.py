@@ -2,7 +2,9 @@
 
 It does what the library was seen to do: it calls back on threads of its own, reports errors as text to completions
 and to ``on_error``, drops app messages sent before the join, refuses ``None`` and ``"*"``, and plays written audio in
-real time with silence in between. What it does not know, it refuses.
+real time with silence in between. A join completes before its media connections do, and what is written until then is
+lost; a microphone is playable a moment after it was asked for; of a participant that was killed it hands over zeros;
+a websocket that was closed shows only in what can't be sent. What it does not know, it refuses.
 """
 
 import queue
@@ -17,6 +19,11 @@ from typing import Any
 import pytest
 
 CHANNEL_NOT_OPEN = "AppMessage(Signalling(ChannelNotOpen))"
+DISCONNECTED = "AppMessage(Signalling(MessageSendFailed(Disconnected)))"
+LOOKUP_FAILED = (
+    "Connection(Api(RoomLookup(RoomInfoFetchFailed("
+    'IoError(Custom {{ kind: Other, error: "HTTP error: {status}" }})))))'
+)
 RELEASED = "this object has already been released"
 BLOCK_S = 0.01
 BLOCKS_AHEAD = 2
@@ -59,13 +66,14 @@ class FakeParticipant:
         self.meeting = meeting
         self.id = str(uuid.uuid4())
         self.name = name
-        self.microphone = "playable" if audio else "off"
+        self.microphone = "loading" if audio else "off"
         self.hidden = hidden
         self.source = source
         self.joined_at = next(meeting.seconds)
         self.delivering = True
         self.started_ns: int | None = None
         """When sample 0 of the source was there."""
+        self.is_killed = False
 
     def describe(self) -> dict[str, Any]:
         off: dict[str, Any] = {"state": "off", "offReasons": ["user"], "subscribed": "subscribed"}
@@ -86,9 +94,13 @@ class FakeParticipant:
         self.microphone = state
         self.meeting.tell("on_participant_updated", self.describe())
 
+    def become_playable(self) -> None:
+        if self.microphone == "loading" and self.id in self.meeting.members:
+            self.set_microphone("playable")
+
     def be_killed(self) -> None:
-        """Send nothing any more, without a word; the meeting does not know yet."""
-        self.delivering = False
+        """Send nothing any more, without a word; the library makes zeros in its place, and says it is playable."""
+        self.is_killed = True
 
     def leave(self, reason: str = "leftCall") -> None:
         self.meeting.members.pop(self.id)
@@ -106,6 +118,14 @@ class Meeting:
     url: str = "https://example.daily.co/room"
     token: str | None = None
     join_delay_s: float = 0.05
+    media_delay_s: float = 0.05
+    """How long after a join its media connections are there."""
+    microphone_delay_s: float = 0.03
+    """How long after it was asked for a microphone is playable."""
+    socket_is_closed: bool = False
+    """Nothing can be sent, and nobody is told why."""
+    sending: threading.Event = field(default_factory=threading.Event)
+    """Whether what the caller writes leaves."""
     opens: threading.Event | None = None
     """Joins wait for this."""
     join_error: str | None = None
@@ -251,9 +271,9 @@ class FakeCallClient:
             time.sleep(self._meeting.join_delay_s)
             error = self._meeting.join_error
             if error is None and meeting_url != self._meeting.url:
-                error = 'Connection(Api(RoomLookup(RoomInfoError("not-found"))))'
+                error = LOOKUP_FAILED.format(status="404 Not Found")
             if error is None and meeting_token != self._meeting.token:
-                error = f'Connection(Permissions(InvalidMeetingToken("{meeting_token}")))'
+                error = LOOKUP_FAILED.format(status="401 Unauthorized")
             if error is not None:
                 self._handler.on_call_state_updated("left")
                 completion(None, error)
@@ -267,9 +287,15 @@ class FakeCallClient:
             self._handler.on_call_state_updated("joined")
             self._handler.on_network_connection_status_updated({"connection": "signalling", "event": "connected"})
             completion({"meetingSession": {"id": "m"}, "participants": self.participants()}, None)
+            threading.Timer(self._meeting.media_delay_s, self._connect_media).start()
 
         self._work.put(work)
         self.asked = True
+
+    def _connect_media(self) -> None:
+        self._meeting.sending.set()
+        for connection in ("sendTransport", "recvTransport"):
+            self.emit("on_network_connection_status_updated", {"connection": connection, "event": "connected"})
 
     def leave(self, completion: Any = None) -> None:
         self._alive()
@@ -293,6 +319,9 @@ class FakeCallClient:
         if not self.joined:
             self._meeting.dropped.append(message)
             self._complete(completion, "sendAppMessage", CHANNEL_NOT_OPEN)
+            return
+        if self._meeting.socket_is_closed:
+            self._complete(completion, "sendAppMessage", DISCONNECTED)
             return
         self._meeting.sent.append(Sent(message, participant_id))
         self._complete(completion, "sendAppMessage", None)
@@ -324,6 +353,8 @@ class FakeCallClient:
                 time.sleep(max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
                 if self.joined and member.delivering:
                     pcm = member.source((number - 1) * count, count, sample_rate)
+                    if member.is_killed:
+                        pcm = bytes(len(pcm))
                     if first:
                         # However late this thread is by now: time counts from the first piece.
                         first, due_ns = False, time.monotonic_ns()
@@ -334,6 +365,8 @@ class FakeCallClient:
         thread = threading.Thread(target=render, name="fake-daily-renderer", daemon=True)
         self.renderers[participant_id] = thread
         thread.start()
+        if member.microphone == "loading":
+            threading.Timer(self._meeting.microphone_delay_s, member.become_playable).start()
 
 
 @dataclass
@@ -395,7 +428,8 @@ class FakeCustomAudioSource:
                 write.completion(write.count)
             if not ahead:
                 ahead += bytes(BLOCKS_AHEAD * block_bytes)
-            self.heard.append(HeardBlock(due_ns, bytes(ahead[:block_bytes])))
+            if self._meeting.sending.is_set():
+                self.heard.append(HeardBlock(due_ns, bytes(ahead[:block_bytes])))
             self._meeting.delays_ns.append(time.monotonic_ns() - planned_ns)
             del ahead[:block_bytes]
             due_ns += block_ns
@@ -431,6 +465,7 @@ def fake_daily(monkeypatch: pytest.MonkeyPatch, meeting: Meeting) -> Iterator[Me
         patch.setattr(f"{module}.CustomAudioTrack", FakeCustomAudioTrack)
         patch.setattr(f"{module}.Daily", FakeDaily)
         patch.setattr(f"{module}.DailyTransportClient._daily_initialized", False)
+        patch.setattr("runner.rooms.daily.client.Daily", FakeDaily)
         try:
             yield meeting
         finally:

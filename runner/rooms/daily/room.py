@@ -34,8 +34,8 @@ DOCUMENTED_MESSAGE_BYTES = 4096
 class DailyRoom:
     """A Daily room, entered as one participant with a microphone.
 
-    The agent is the participant named ``participant_name``; without a name :class:`RoomSession` says who it is. Only its
-    microphone is received; participants without one, hidden ones and every further one are left alone.
+    The agent is the participant named ``participant_name``; without a name :class:`RoomSession` says who it is. Only
+    its microphone is received; participants without one, hidden ones and every further one are left alone.
 
     The pipeline joins the room while it sets itself up. Pipecat limits the set-up too
     (``PipelineWorker(setup_timeout_secs=…)``, 20 s by default): its limit must be above ``join_timeout_s``.

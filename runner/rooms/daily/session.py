@@ -169,7 +169,7 @@ class RoomSession:
         participant_name: The agent's user name; None where it is to be told by what it does.
 
     Without a name the agent is the other participant with audio that speaks RTVI as an agent does, or else the one
-    who was first. While that one has not spoken, another takes its place who speaks RTVI, or who speaks by Daily's word.
+    who was first. While that one has not spoken, another takes its place who speaks RTVI or is heard by Daily.
 
     Attributes:
         join_error: Why we could not get in.
