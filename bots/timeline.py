@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 TIMELINE_VERSION = 1
 
+SESSION_FAILED, SESSION_COMPLETED = "agent_error", "completed"
+"""What Pipecat Cloud says of a session that failed, and of one that came to its end."""
+
 
 class Source(StrEnum):
     """Where the words of an event come from."""
@@ -142,6 +145,14 @@ class AgentProbed(_Event):
     type: Literal["agent_probed"] = "agent_probed"
     answers: bool | None
     """True: something takes connections there. False: they are refused, its process is gone. Null: no answer."""
+
+
+class AgentSessionEnded(_Event):
+    """The agent was gone before the end, and whoever runs it says how its session ended."""
+
+    type: Literal["agent_session_ended"] = "agent_session_ended"
+    state: str
+    """In that one's words. Pipecat Cloud: ``completed``, ``agent_error``, ``terminated``, ``active`` and others."""
 
 
 class ClientReadySent(_Event):
@@ -418,6 +429,7 @@ TimelineEvent = Annotated[
     | AgentMediaStopped
     | AgentMediaResumed
     | AgentProbed
+    | AgentSessionEnded
     | ClientReadySent
     | BotReady
     | DataMessagePublished

@@ -55,10 +55,10 @@ def test_everything_has_a_default() -> None:
     assert settings.log_level == "WARNING"
     assert settings.room == RoomSettings(
         caller_name="Testing Agent",
-        agent_name=None,
+        participant_name=None,
         daily_domains=[],
         ice_servers=[],
-        join_timeout_s=20,
+        join_timeout_s=40,
         agent_join_timeout_s=30,
         bot_ready_timeout_s=3,
     )
@@ -72,7 +72,7 @@ def test_a_file_sets_what_it_names_and_leaves_the_rest() -> None:
             """
             max_duration_s = 60
             [room]
-            agent_name = "Bella"
+            participant_name = "Bella"
             daily_domains = ["rooms.example.com"]
             [[room.ice_servers]]
             urls = "turn:turn.example.com"
@@ -83,7 +83,7 @@ def test_a_file_sets_what_it_names_and_leaves_the_rest() -> None:
         )
     )
     assert settings.max_duration_s == 60
-    assert (settings.room.agent_name, settings.room.caller_name) == ("Bella", "Testing Agent")
+    assert (settings.room.participant_name, settings.room.caller_name) == ("Bella", "Testing Agent")
     assert settings.room.daily_domains == ["rooms.example.com"]
     (server,) = settings.room.ice_servers
     assert server.credential is not None and server.credential.get_secret_value() == "c"
@@ -92,11 +92,11 @@ def test_a_file_sets_what_it_names_and_leaves_the_rest() -> None:
 
 
 def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write('max_duration_s = 60\n[room]\nagent_name = "Bella"\ncaller_name = "Ann"\n')
-    monkeypatch.setenv("SCENARIO_RUNNER_ROOM__AGENT_NAME", "Carla")
+    path = write('max_duration_s = 60\n[room]\nparticipant_name = "Bella"\ncaller_name = "Ann"\n')
+    monkeypatch.setenv("SCENARIO_RUNNER_ROOM__PARTICIPANT_NAME", "Carla")
     monkeypatch.setenv("SCENARIO_RUNNER_RUNS_DIR", "/elsewhere")
     settings = load_settings(path)
-    assert (settings.room.agent_name, settings.room.caller_name) == ("Carla", "Ann")
+    assert (settings.room.participant_name, settings.room.caller_name) == ("Carla", "Ann")
     assert (settings.runs_dir, settings.max_duration_s) == (Path("/elsewhere"), 60)
 
 
@@ -133,7 +133,7 @@ def test_a_file_that_is_named_but_not_there_is_an_error(monkeypatch: pytest.Monk
         ("max_duration_s = 0", "max_duration_s: "),
         ("log_level = 'LOUD'", "log_level: "),
         ("room = 5", "room: "),
-        ("[room]\nagent_name = ['Bella']", "room.agent_name: "),
+        ("[room]\nparticipant_name = ['Bella']", "room.participant_name: "),
         ("[room]\njoin_timeout_s = 121", "room.join_timeout_s: "),
         ("[[room.ice_servers]]\nusername = 'u'", "room.ice_servers.0.urls: "),
         ("[turn_taking]\nend_of_turn_ms = 1.5", "turn_taking.end_of_turn_ms: "),
@@ -158,7 +158,7 @@ def test_a_wrong_setting_is_named_by_file_and_key(text: str, place: str) -> None
         ("ROOM__AGENT", "Bella", "ROOM__AGENT: there is no such setting"),
         ("ROOM__DAILY_DOMAINS", "rooms.example.com", "ROOM__DAILY_DOMAINS: must be JSON"),
         ("ROOM__ICE_SERVERS", '[{"urls": "turn:a", "secret": 1}]', "ROOM__ICE_SERVERS: 0.secret: there is no such"),
-        ("ROOM", '{"agent_name": 1}', "ROOM: agent_name: Input"),
+        ("ROOM", '{"participant_name": 1}', "ROOM: participant_name: Input"),
         ("ROOM", "{", "ROOM: must be JSON"),
     ],
 )
@@ -265,7 +265,7 @@ def test_the_example_file_documents_every_setting(model: type[BaseModel]) -> Non
 def test_what_the_example_file_shows_can_be_set() -> None:
     text = re.sub(r"^# (?=\[|\w+ = )", "", EXAMPLE.read_text(), flags=re.MULTILINE)
     settings = load_settings(write(text))
-    assert settings.room.agent_name == "Bella"
+    assert settings.room.participant_name == "Bella"
     assert settings.room.ice_servers[0].username == "user"
     assert settings.speech.tts.params == {"api_key": "env:CARTESIA_API_KEY"}
     assert settings.turn_taking == TurnTaking()

@@ -30,6 +30,7 @@ from bots.timeline import (
     AgentMediaStopped,
     AgentProbed,
     AgentSaid,
+    AgentSessionEnded,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
     AgentTurnEnded,
@@ -91,6 +92,9 @@ _SETTLES = (AgentTurnEnded, CallerTurnStarted, CallerStartedSpeaking, CallerStop
 """Facts without a name that can decide an expectation."""
 
 RECOGNITION_PADDING_NS = 100 * NS_PER_MS
+
+SESSION_STATE_LIMIT_S = 10.0
+"""How long whoever runs the agent may take to say how its session ended."""
 
 LATE_ANSWER_NS = 5 * NS_PER_S
 """So much longer the caller listens where an answer did not come in time: whether it is late or missing matters."""
@@ -218,6 +222,7 @@ class Call:
             # With its script, a call that breaks off here can be judged from its timeline.
             self._write_run(self._judged_run())
             await self._hold_call()
+            await self._ask_how_the_session_ended()
             with anyio.CancelScope() as self._afterwards:
                 await self._measure()
                 # On disk before the words are: what the call came to does not wait for its transcript.
@@ -576,6 +581,19 @@ class Call:
             problem = f"the recording can't be written ({error.strerror})"
             self._warn(problem)
             self._end(EndedReason.RUNNER_ERROR, problem)
+
+    async def _ask_how_the_session_ended(self) -> None:
+        """Note what whoever runs the agent says of its session, where it was gone before the end."""
+        ending, ask = self._ending, self.request.session_end_state
+        if ask is None or ending is None:
+            return
+        if ending.reason not in (EndedReason.AGENT_LEFT, EndedReason.AGENT_VANISHED):
+            return
+        state = None
+        with anyio.move_on_after(SESSION_STATE_LIMIT_S):
+            state = await ask()
+        if state is not None:
+            self._write(AgentSessionEnded(at_ns=ending.at_ns, state=state))
 
     # Measures.
 

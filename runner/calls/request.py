@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,6 +48,7 @@ class CallRequest:
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.
         notes: What of the scenario is played otherwise than its file says, and why.
         asked: What is asked for besides the script.
+        session_end_state: Asks whoever runs the agent how its session ended, where the agent was gone before the end.
     """
 
     script: Script
@@ -57,6 +58,7 @@ class CallRequest:
     allow_unjudged: bool = False
     notes: tuple[str, ...] = ()
     asked: Asked = NOTHING
+    session_end_state: Callable[[], Awaitable[str | None]] | None = None
 
 
 def new_run_id() -> str:

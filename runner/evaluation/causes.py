@@ -20,11 +20,14 @@ from bots.caller.script import (
 )
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import (
+    SESSION_COMPLETED,
+    SESSION_FAILED,
     AgentCalledFunction,
     AgentError,
     AgentLeft,
     AgentProbed,
     AgentProcessEnded,
+    AgentSessionEnded,
     CallEnded,
     EndedReason,
     Source,
@@ -203,13 +206,23 @@ def _of_ending(view: CallView, ended: CallEnded) -> Failure:
         left = view.first(AgentLeft)
         evidence = () if left is None else (evidence_of(left),)
         what = "the agent left"
+        unknown = "it hung up or crashed, and nothing tells which"
+        session = view.first(AgentSessionEnded)
+        if session is not None and session.state == SESSION_FAILED:
+            kind, unknown = FailureKind.CRASHED, "its session ended with an error, by the word of whoever runs it"
+        elif session is not None and session.state == SESSION_COMPLETED:
+            unknown = "it hung up: its session is complete, by the word of whoever runs it"
+        if session is not None:
+            evidence = (evidence_of(session), *evidence)
         says_it_speaks = view.told_speaking[-1:] and view.told_speaking[-1][1]
         if says_it_speaks or any(s.lasts_at(view.end_ns) or s.stopped is None for s in view.speeches[-1:]):
-            what += " in the middle of its own sentence: it hung up or crashed, and nothing tells which"
+            what += f" in the middle of its own sentence: {unknown}"
         elif _owes(view):
-            what += " and owed the caller an answer: it hung up or crashed, and nothing tells which"
+            what += f" and owed the caller an answer: {unknown}"
         else:
             what += " before the script had come to its end"
+            if kind is FailureKind.CRASHED:
+                what += f": {unknown}"
     return _agents(kind, _in_turn_words(turn, what), turn=turn, evidence=evidence)
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import (
+    SESSION_FAILED,
     AgentAudioLost,
     AgentMediaResumed,
     AgentMediaStopped,
     AgentProbed,
     AgentProcessEnded,
+    AgentSessionEnded,
     CallerAudioLost,
     CallerUnderrun,
     EndedReason,
@@ -191,6 +193,8 @@ def _vanished(view: CallView) -> list[Trouble]:
     if not vanished or (probed is not None and probed.answers is False):
         return []
     if any(e.exit_code != 0 for e in view.of(AgentProcessEnded)):
+        return []
+    if any(e.state == SESSION_FAILED for e in view.of(AgentSessionEnded)):
         return []
     stopped = view.of(AgentMediaStopped)
     what = "nothing arrives from the agent any more, "

@@ -37,6 +37,7 @@ class SessionStart:
         data: The body that reaches the agent.
         room_properties: Of the Daily room that comes with it.
         credential: Goes along as a bearer header, if there is one.
+        private_key: Asks Pipecat Cloud about sessions, and stops them; ``credential`` starts them.
         start_timeout_s: How long starting may take; None as the worker has it.
         agent_join_timeout_s: How long the agent may take to be in the room; None as the worker's settings have it.
         bot_ready_timeout_s: How long to wait for the agent to say that it is ready; None likewise.
@@ -47,6 +48,7 @@ class SessionStart:
     data: dict[str, Any] = field(repr=False)
     room_properties: dict[str, Any] = field(repr=False)
     credential: SecretStr | None
+    private_key: SecretStr | None = None
     start_timeout_s: float | None = None
     agent_join_timeout_s: float | None = None
     bot_ready_timeout_s: float | None = None
@@ -141,6 +143,7 @@ def session_start(
         data={**_object(body), **(data or {})},
         room_properties=_object(saved.get("room_properties") if properties is None else properties),
         credential=kept.api_key,
+        private_key=kept.private_api_key,
         start_timeout_s=agent.session.get("start_timeout_s"),
         agent_join_timeout_s=agent.session.get("agent_join_timeout_s"),
         bot_ready_timeout_s=agent.session.get("bot_ready_timeout_s"),
@@ -169,13 +172,17 @@ def shown_settings(run_settings: Mapping[str, Any]) -> dict[str, Any]:
 @dataclass(frozen=True)
 class _Credentials:
     api_key: SecretStr | None
+    private_api_key: SecretStr | None
     config: dict[str, Any]
 
 
 def _credentials(agent: Agent, vault: Vault) -> _Credentials:
     kept = _object(None if agent.credentials is None else json.loads(vault.open(agent.credentials)))
-    api_key = kept.get("api_key")
-    return _Credentials(SecretStr(str(api_key)) if api_key else None, _object(kept.get("config")))
+
+    def key(name: str) -> SecretStr | None:
+        return SecretStr(str(kept[name])) if kept.get(name) else None
+
+    return _Credentials(key("api_key"), key("private_api_key"), _object(kept.get("config")))
 
 
 def _object(value: Any) -> dict[str, Any]:

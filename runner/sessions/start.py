@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,7 +19,7 @@ from runner.errors import RoomError, UsageError
 from runner.rooms.open import RoomAddress
 from runner.rooms.urls import RoomKind, check_start_url, public_url, room_kind
 from runner.sessions.daily_rooms import delete_room
-from runner.sessions.pipecat_cloud import AGENT_NAME, CLOUD_URL, start_url, stop_session
+from runner.sessions.pipecat_cloud import AGENT_NAME, CLOUD_URL, session_end_state, start_url, stop_session
 from runner.sessions.pipecat_runner import (
     SessionNotStarted,
     StartedDailySession,
@@ -155,6 +155,8 @@ class Session:
 
     address: RoomAddress
     session_id: str | None = None
+    end_state: Callable[[], Awaitable[str | None]] | None = None
+    """Asks whoever runs the agent how the session ended; None where nobody can be asked."""
 
 
 def is_session_offer(url: str) -> bool:
@@ -196,7 +198,9 @@ async def started_session(
     began_s = anyio.current_time()
     started = await _start(spec, http)
     try:
-        yield Session(_room_of(spec, started, daily_domains), started.session_id)
+        yield Session(
+            _room_of(spec, started, daily_domains), started.session_id, _asks_for_end_state(spec, http, started)
+        )
         if spec.kind is SessionKind.PIPECAT_CLOUD:
             await anyio.sleep(spec.end_grace_s)
     finally:
@@ -271,6 +275,15 @@ def _room_of(
             "room; custom Daily domains are listed in the setting room.daily_domains",
         )
     return RoomAddress(started.room_url, started.token)
+
+
+def _asks_for_end_state(
+    spec: SessionSpec, http: httpx.AsyncClient, started: StartedSession | StartedDailySession
+) -> Callable[[], Awaitable[str | None]] | None:
+    key, session_id = spec.private_key or spec.api_key, started.session_id
+    if spec.kind is not SessionKind.PIPECAT_CLOUD or key is None or session_id is None:
+        return None
+    return lambda: session_end_state(http, spec.cloud_url, spec.agent_name or "", session_id, key)
 
 
 async def _end(

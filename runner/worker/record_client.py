@@ -48,6 +48,7 @@ class SessionStart(BaseModel):
         data: The body that reaches the agent.
         room_properties: Of the Daily room that comes with it.
         credential: Goes along as a bearer header, if there is one.
+        private_key: Asks Pipecat Cloud about sessions, and stops them; ``credential`` starts them.
         start_timeout_s: How long starting may take; None as sessions have it.
         agent_join_timeout_s: How long the agent may take to be in the room; None as the settings have it.
         bot_ready_timeout_s: How long to wait for the agent to say that it is ready; None likewise.
@@ -60,6 +61,7 @@ class SessionStart(BaseModel):
     data: dict[str, Any] = Field(default_factory=dict, repr=False)
     room_properties: dict[str, Any] = Field(default_factory=dict, repr=False)
     credential: SecretStr | None = None
+    private_key: SecretStr | None = None
     start_timeout_s: float | None = None
     agent_join_timeout_s: float | None = None
     bot_ready_timeout_s: float | None = None

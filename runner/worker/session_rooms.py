@@ -10,18 +10,17 @@ import httpx
 from pydantic import ValidationError
 
 from runner.errors import UsageError
-from runner.rooms.open import RoomAddress
 from runner.rooms.urls import RoomKind, room_kind
 from runner.sessions.pipecat_cloud import CLOUD_URL
-from runner.sessions.start import SessionKind, SessionSpec, is_session_offer, started_session
+from runner.sessions.start import Session, SessionKind, SessionSpec, is_session_offer, started_session
 from runner.worker.record_client import Job
 
 _CLOUD_START = re.compile(re.escape(CLOUD_URL) + r"/v1/public/([^/?#]+)/start/?")
 
 
 @asynccontextmanager
-async def room_of(job: Job, http: httpx.AsyncClient, daily_domains: Sequence[str]) -> AsyncGenerator[RoomAddress]:
-    """Yield the address of a run's room; a session started for it ends with the context.
+async def room_of(job: Job, http: httpx.AsyncClient, daily_domains: Sequence[str]) -> AsyncGenerator[Session]:
+    """Yield a run's session and its room; a session started for it ends with the context.
 
     Args:
         job: The run.
@@ -33,7 +32,7 @@ async def room_of(job: Job, http: httpx.AsyncClient, daily_domains: Sequence[str
         RoomError: No session was started.
     """
     async with started_session(_session(job), http, daily_domains=daily_domains) as session:
-        yield replace(session.address, participant_name=job.participant_name)
+        yield replace(session, address=replace(session.address, participant_name=job.participant_name))
 
 
 def takes_another_call(job: Job, daily_domains: Sequence[str]) -> bool:
@@ -65,6 +64,7 @@ def _session(job: Job) -> SessionSpec:
             "data": {**start.data, **job.session_data},
             "room_properties": start.room_properties,
             "run_id": job.run_id,
+            "private_key": start.private_key,
         }
         if start.start_timeout_s is not None:
             common["start_timeout_s"] = start.start_timeout_s

@@ -368,16 +368,17 @@ class Worker:
         with live.preparing:
             async with (
                 httpx.AsyncClient() as http,
-                room_of(job, http, self.settings.room.daily_domains) as address,
+                room_of(job, http, self.settings.room.daily_domains) as session,
             ):
                 request = CallRequest(
                     script=script,
-                    address=address,
+                    address=session.address,
                     data_message=None if job.data_message is None else DataMessage(job.data_message["value"]),
                     transcribe=job.transcribe,
                     allow_unjudged=job.allow_unjudged,
                     notes=job.notes,
                     asked=job.asked,
+                    session_end_state=session.end_state,
                 )
                 # What lies there is of an earlier call, which this one takes the place of.
                 await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -99,6 +99,7 @@ async def test_a_session_of_our_own_is_kept(client: httpx.AsyncClient) -> None:
         "start_timeout_s": 60.0,
         "agent_join_timeout_s": None,
         "bot_ready_timeout_s": None,
+        "participant_name": None,
         "max_calls": None,
     }
     limited = await client.patch(f"{AGENTS}{agent['id']}/", json={"session": {"max_calls": 3}})

@@ -38,7 +38,7 @@ WRITABLE: dict[type[BaseModel], dict[str, Kind | tuple[Kind, Any]]] = {
         "mock_tool_names": (REFUSED, ["book_table"]),
     },
     launch.RoomEntry: dict.fromkeys(
-        ("scenario", "pipecat_room_url", "pipecat_token", "publish_data_message"), HONOURED
+        ("scenario", "pipecat_room_url", "pipecat_token", "publish_data_message", "participant_name"), HONOURED
     ),
     launch.SessionLaunch: {
         **dict.fromkeys(("scenarios", "agent", "agent_id", "name", "frequency", "concurrency_limit"), HONOURED),
@@ -90,7 +90,7 @@ WRITABLE: dict[type[BaseModel], dict[str, Kind | tuple[Kind, Any]]] = {
     },
     agents.TelephonyBody: dict.fromkeys(("phone_number", "inbound"), HONOURED),
     agents.ProviderBody: {**dict.fromkeys(("agent_id", "credentials"), HONOURED), "type": (REFUSED, "vapi")},
-    agents.Credentials: dict.fromkeys(("api_key", "config"), HONOURED),
+    agents.Credentials: dict.fromkeys(("api_key", "private_api_key", "config"), HONOURED),
     agents.PipecatConfig: dict.fromkeys(
         ("pipecat_agent_name", "config", "room_properties", "tracing_enabled"), HONOURED
     ),
@@ -102,6 +102,7 @@ WRITABLE: dict[type[BaseModel], dict[str, Kind | tuple[Kind, Any]]] = {
             "start_timeout_s",
             "agent_join_timeout_s",
             "bot_ready_timeout_s",
+            "participant_name",
             "max_calls",
         ),
         HONOURED,

@@ -91,7 +91,21 @@ async def test_a_job_has_all_that_the_call_needs(client: httpx.AsyncClient, work
     assert job["data_message"] == {"value": {"type": "hi"}}
     assert job["script"]["turns"] and job["transcribe"] is True and job["allow_unjudged"] is False
     assert job["session_data"] == {"cekura_run_id": run_id}
+    assert job["participant_name"] is None
     assert (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["status"] == "running"
+
+
+async def test_a_job_names_the_agent_as_its_run_does_or_else_its_agent(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    (named,) = await run_launched(client, participant_name="Bella")
+    assert (await claimed(worker_client, named))["participant_name"] == "Bella"
+    agent = (await client.get(f"/test_framework/v1/runs/{named}")).json()["agent"]
+    session = {"participant_name": "Luigi"}
+    changed = await client.patch(f"/test_framework/v2/aiagents/{agent}/", json={"session": session})
+    assert changed.json()["session"]["participant_name"] == "Luigi"
+    (of_its_agent,) = await run_launched(client)
+    assert (await claimed(worker_client, of_its_agent))["participant_name"] == "Luigi"
 
 
 @on_every_database

@@ -17,8 +17,10 @@ from bots.timeline import (
     AgentLeft,
     AgentProbed,
     AgentProcessEnded,
+    AgentSessionEnded,
     CallerTurnSettled,
     EndedReason,
+    MessageReceived,
     TimelineEvent,
 )
 from runner.evaluation.failure import Failure, FailureKind
@@ -136,6 +138,34 @@ def test_what_cant_be_told_apart_is_not_stated_as_certain() -> None:
     assert owed.kind is K.LEFT and "it hung up or crashed, and nothing tells which" in owed.headline
     mid = failure(ASKED, speech(3.5, 9)[:1], left, ended(4, EndedReason.AGENT_LEFT))
     assert mid.kind is K.LEFT and "in the middle of its own sentence" in mid.headline
+
+
+def test_an_agent_that_leaves_while_it_says_that_it_speaks_leaves_in_mid_speech() -> None:
+    """Its last words may have been lost, or its process killed: Daily hands over zeros then, and no end of speech."""
+    told = MessageReceived(at_ns=s(3.5), message={"label": "rtvi-ai", "type": "bot-started-speaking"})
+    left = failure(ASKED, told, AgentLeft(at_ns=s(6)), ended(6, EndedReason.AGENT_LEFT))
+    assert "in the middle of its own sentence: it hung up or crashed, and nothing tells which" in left.headline
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "words"),
+    [
+        ("agent_error", K.CRASHED, "its session ended with an error"),
+        ("completed", K.LEFT, "it hung up: its session is complete"),
+        ("unknown", K.LEFT, "it hung up or crashed, and nothing tells which"),
+    ],
+)
+def test_whoever_runs_the_agent_knows_whether_it_crashed(state: str, kind: K, words: str) -> None:
+    session = AgentSessionEnded(at_ns=s(4), state=state)
+    left = failure(ASKED, AgentLeft(at_ns=s(4)), ended(4, EndedReason.AGENT_LEFT), session)
+    assert left.kind is kind and words in left.headline
+    assert left.evidence[0].event == "agent_session_ended"
+
+
+def test_a_vanished_agent_whose_session_failed_has_crashed() -> None:
+    session = AgentSessionEnded(at_ns=s(7), state="agent_error")
+    outcome = come_to(ASKED, [ended(7, EndedReason.AGENT_VANISHED, "nothing arrives"), session])
+    assert outcome.cause is Cause.AGENT and outcome.failure is not None and outcome.failure.kind is K.CRASHED
 
 
 def test_silence_that_ends_the_call_is_the_headline() -> None:

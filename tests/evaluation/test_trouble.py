@@ -15,6 +15,7 @@ from bots.timeline import (
     CallerUnderrun,
     EndedReason,
     HarnessStalled,
+    MediaNotConnected,
     TimelineEvent,
 )
 from runner.evaluation.failure import FailureKind
@@ -196,6 +197,13 @@ def test_what_the_network_spoilt_is_not_allowed_for() -> None:
 def test_a_line_that_was_dead_for_a_while_is_the_networks_fault() -> None:
     gap = [AgentMediaStopped(at_ns=s(4)), AgentMediaResumed(at_ns=s(6.9))]
     assert come_to([*SILENT, *gap, HUNG_UP]).cause is Cause.NETWORK
+
+
+def test_what_came_after_media_that_was_never_connected_is_nobodys_failure() -> None:
+    missing = MediaNotConnected(at_ns=s(0.5), waited_ms=10_000, sending=False, receiving=True)
+    outcome = come_to([*SILENT, missing, HUNG_UP])
+    assert outcome.success is None and outcome.cause is Cause.NETWORK
+    assert outcome.detail is not None and "the caller's audio was not connected within 10 s" in outcome.detail
 
 
 def test_a_caller_that_gave_up_in_error_blames_itself() -> None:

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from bots.timeline import EndedReason
 from runner.errors import RoomError
+from runner.sessions import pipecat_cloud
 from runner.sessions.pipecat_cloud import stop_session
 from runner.sessions.start import END_GRACE_S, END_TIMEOUT_S, SessionKind, SessionSpec, started_session
 from tests.sessions.virtual_time import VIRTUAL_TIME
@@ -244,3 +245,40 @@ async def test_nothing_is_stopped_where_nothing_was_started() -> None:
     assert caught.value.reason is EndedReason.AGENT_AT_CAPACITY
     assert "Rate limit exceeded." in str(caught.value)
     assert requests == ["POST", "POST"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "state"),
+    [
+        ([{"endState": "agent_error", "endedAt": "2026-01-01T00:00:00Z"}], "agent_error"),
+        ([{"endState": "completed", "completionStatus": "500"}], "agent_error"),
+        ([{"endedAt": "2026-01-01T00:00:00Z"}], "completed"),
+        ([{"endState": "active"}, {"endState": "completed"}], "completed"),
+        ([{"endedAt": None}] * 3, "active"),
+        (["not an object"], None),
+        ([], None),
+    ],
+)
+async def test_how_a_session_ended_is_asked_with_a_private_key(
+    answers: list[object], state: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipecat_cloud, "END_STATE_AGAIN_AFTER_S", 0.0)
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json=answers.pop(0)) if answers else httpx.Response(404)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        key = SecretStr("sk_1")
+        assert await pipecat_cloud.session_end_state(http, pipecat_cloud.CLOUD_URL, "luigi", SESSION, key) == state
+    assert str(asked[0].url) == f"https://api.pipecat.daily.co/v1/agents/luigi/sessions/{SESSION}"
+    assert asked[0].headers["Authorization"] == "Bearer sk_1"
+
+
+async def test_nobody_is_asked_how_a_session_ended_with_a_public_key() -> None:
+    cloud = Cloud()
+    async with cloud.client() as http, started_session(spec(private_key=None), http) as session:
+        assert session.end_state is not None
+        assert await session.end_state() is None
+    assert not [request for request in cloud.requests if request.method == "GET"]

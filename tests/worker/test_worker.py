@@ -170,8 +170,9 @@ async def test_facts_are_kept_of_a_run_that_may_end_by_being_given_back(
 @asynccontextmanager
 async def room_without_session(*_: Any) -> AsyncIterator[Any]:
     from runner.rooms.open import RoomAddress
+    from runner.sessions.start import Session
 
-    yield RoomAddress("http://127.0.0.1:7860/api/offer")
+    yield Session(RoomAddress("http://127.0.0.1:7860/api/offer"))
 
 
 class Rooms:
@@ -190,8 +191,8 @@ class Rooms:
         self.entered += 1
         if self.entered == 2 and self._before_second is not None:
             await self._before_second()
-        async with room_without_session() as address:
-            yield address
+        async with room_without_session() as session:
+            yield session
 
 
 async def test_a_run_that_is_broken_off_before_it_is_claimed_is_given_back(

@@ -156,6 +156,9 @@ def _fill_provider(row: Agent, provider: schemas.ProviderBody, vault: Vault, *, 
         kept = _opened(row, vault) if sealed is not None else {}
         if sealed is not None and sealed.given("api_key"):
             kept["api_key"] = sealed.api_key.get_secret_value() if sealed.api_key is not None else None
+        if sealed is not None and sealed.given("private_api_key"):
+            private = sealed.private_api_key
+            kept["private_api_key"] = private.get_secret_value() if private is not None else None
         if sealed is not None and sealed.given("config"):
             kept["config"] = None if sealed.config is None else sealed.config.model_dump(exclude_unset=True)
         row.credentials = vault.seal(json.dumps(kept)) if any(kept.values()) else None

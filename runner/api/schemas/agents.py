@@ -77,10 +77,12 @@ class Credentials(WrittenBody):
 
     Attributes:
         api_key: The key of Pipecat Cloud, or of the agent's own start address.
+        private_api_key: Ours: a private key of Pipecat Cloud. It stops sessions, and asks how they ended.
         config: How they are started.
     """
 
     api_key: SecretStr | None = None
+    private_api_key: SecretStr | None = None
     config: PipecatConfig | None = None
 
 

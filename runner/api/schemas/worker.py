@@ -45,6 +45,7 @@ class SessionBody(ResponseBody):
     data: dict[str, Any] = Field(repr=False)
     room_properties: dict[str, Any] = Field(repr=False)
     credential: str | None = Field(repr=False)
+    private_key: str | None = Field(default=None, repr=False)
     start_timeout_s: float | None
     agent_join_timeout_s: float | None
     bot_ready_timeout_s: float | None
@@ -80,6 +81,7 @@ class JobBody(ResponseBody):
                 data=start.data,
                 room_properties=start.room_properties,
                 credential=_revealed(start.credential),
+                private_key=_revealed(start.private_key),
                 start_timeout_s=start.start_timeout_s,
                 agent_join_timeout_s=start.agent_join_timeout_s,
                 bot_ready_timeout_s=start.bot_ready_timeout_s,
