@@ -1,6 +1,7 @@
 """Many calls at once in one caller process: verdicts, timing against the truth, CPU, memory, event-loop lag.
 
     python -m benchmarks.calls --agent metronome --calls 1,4,8
+    python -m benchmarks.calls --agent metronome --calls 1,4 --room daily
 
 The metronome writes down when it heard the caller's last voiced sample and when its answer's first sample left. The
 latency error is what the caller measured less what the metronome's log says, for each turn of the same session.
@@ -9,14 +10,17 @@ latency error is what the caller measured less what the metronome's log says, fo
 import dataclasses
 import json
 import math
+import os
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
+import httpx
 
 from benchmarks.common import (
     Claim,
@@ -44,8 +48,11 @@ from runner.calls.call import Call
 from runner.calls.request import CallRequest
 from runner.calls.run_file import Run
 from runner.rooms.open import RoomAddress
+from runner.rooms.urls import RoomKind
 from runner.scenarios.evals import load_scenario
+from runner.sessions.pipecat_runner import StartedDailySession, start_session
 from runner.settings import load_settings
+from tests.daily_rooms import daily_rooms
 
 BOOKING = "config/scenarios/booking.yaml"
 SESSIONS_PER_PROCESS = {"metronome": 4, "restaurant": 2}
@@ -63,6 +70,7 @@ MATCH_NS = 400_000_000
 """A turn's end as the caller sent it and as the metronome heard it are no further apart than this."""
 
 MAX_ERROR_MS = 60.0
+MAX_DAILY_P95_MS = 40.0
 MAX_CORES_PER_CALL = 0.14
 
 
@@ -77,6 +85,7 @@ class Plan:
         logs: Folder with the metronomes' logs of the truth; None for another agent.
         transcribe: Whether to recognise after the call what the agent said.
         deaf_to_messages: Take the agent for one that speaks no RTVI, by ignoring what it says over the data channel.
+        daily: Have each session started in a Daily room.
     """
 
     urls: tuple[str, ...]
@@ -85,6 +94,7 @@ class Plan:
     logs: Path | None = None
     transcribe: bool = False
     deaf_to_messages: bool = False
+    daily: bool = False
 
 
 @dataclass
@@ -175,7 +185,7 @@ async def _measure(plan: Plan) -> Measured:
         for index, url in enumerate(plan.urls[: plan.calls]):
             # Both sides load their models in a first short call.
             greeting = Script(name="warm-up", turns=(Turn(expect=(Expectation(event="response"),)),))
-            request = CallRequest(greeting, RoomAddress(url), transcribe=recognises)
+            request = CallRequest(greeting, await _address(plan, url, None), transcribe=recognises)
             await Call(request, settings, Path(folder) / f"warm-up-{index}").make()
 
         async def one(index: int) -> None:
@@ -184,7 +194,7 @@ async def _measure(plan: Plan) -> Measured:
                 # Every session answers after other times, and is known in the log by its stop_ms.
                 answer_ms = [700 + 37 * index, 900 + 23 * index]
                 body = {"metronome": {"answer_ms": answer_ms, "stop_ms": SESSION_TAG_MS + index}}
-            address = RoomAddress(plan.urls[index % len(plan.urls)], request_data=body)
+            address = await _address(plan, plan.urls[index % len(plan.urls)], body)
             request = CallRequest(plan.script, address, transcribe=plan.transcribe)
             runs[index] = await kind(request, settings, Path(folder) / str(index), watcher=watchers[index]).make()
 
@@ -214,6 +224,16 @@ async def _measure(plan: Plan) -> Measured:
         after_call_s=(finished_ns - end.at_ns) / 1e9 if end else math.nan,
         after_call_cpu_s=finished_cpu_s - end.cpu_s if end else math.nan,
     )
+
+
+async def _address(plan: Plan, url: str, body: dict[str, Any] | None) -> RoomAddress:
+    """Return where a session with this body is: started here, where it comes with a Daily room."""
+    if not plan.daily:
+        return RoomAddress(url, request_data=body)
+    async with httpx.AsyncClient() as http:
+        session = await start_session(http, f"{url}/start", None, kind=RoomKind.DAILY, body=body)
+    assert isinstance(session, StartedDailySession)
+    return RoomAddress(session.room_url, session.token)
 
 
 def _missed(run: Run) -> str:
@@ -334,12 +354,19 @@ async def run_rows(options: Any) -> list[Row]:
     else:
         script = load_scenario(BOOKING, load_settings()).playable()
     synthesise(script)
-    with TemporaryDirectory(prefix="benchmark-truth-") as folder:
-        logs = Path(folder) if options.agent == "metronome" else None
-        async with agents(options.agent, max(row.processes for row in rows), logs) as urls:
+    with TemporaryDirectory(prefix="benchmark-truth-") as folder, ExitStack() as stack:
+        logs = Path(folder) / "truth" if options.agent == "metronome" else None
+        if logs is not None:
+            logs.mkdir()
+        daily = None
+        if options.room == "daily":
+            daily = stack.enter_context(daily_rooms(Path(folder)))
+            # For the processes that call.
+            os.environ |= daily.environment()
+        async with agents(options.agent, max(row.processes for row in rows), logs, daily) as urls:
             for _ in range(options.repeat):
                 for row in rows:
-                    plan = Plan(tuple(urls[: row.processes]), row.calls, script, logs)
+                    plan = Plan(tuple(urls[: row.processes]), row.calls, script, logs, daily=daily is not None)
                     measured = await anyio.to_thread.run_sync(in_fresh_process, measure, plan)
                     row.repeats.append(measured)
                     for detail in measured.details:
@@ -351,6 +378,9 @@ def main() -> int:
     """Run the benchmark."""
     options = parser(__doc__)
     options.add_argument("--agent", choices=sorted(SESSIONS_PER_PROCESS), default="metronome")
+    options.add_argument(
+        "--room", choices=["smallwebrtc", "daily"], default="smallwebrtc", help="where calls are made"
+    )
     options.add_argument("--calls", type=lambda text: [int(n) for n in text.split(",")], default=[1, 4, 8])
     options.add_argument("--seconds", type=float, default=30, help="length of a call to the metronome")
     options.add_argument("--repeat", type=int, default=2)
@@ -368,13 +398,17 @@ def main() -> int:
             text = f"{row.calls} calls take at most {chosen.max_cores:.2f} cores each ({row.cores_per_call:.3f})"
             claims.append(Claim(text, row.cores_per_call <= chosen.max_cores))
     if chosen.agent == "metronome":
+        if chosen.room == "daily":
+            p95_ms = percentile([abs(error) for row in rows for error in row.errors_ms], 95)
+            text = f"in a Daily room p95 of the latency error is at most {MAX_DAILY_P95_MS:g} ms ({p95_ms:.1f})"
+            claims.append(Claim(text, p95_ms <= MAX_DAILY_P95_MS))
         worst_ms = max(row.max_error_ms for row in rows)
         without = sum(repeat.turns_without_truth for row in rows for repeat in row.repeats)
         text = f"no latency is off by more than {chosen.max_error_ms:g} ms ({worst_ms:.1f})"
         claims.append(Claim(text, worst_ms <= chosen.max_error_ms))
         claims.append(Claim("every turn has a latency, and the truth knows of it", without == 0))
     code = report(
-        f"Calls to the {chosen.agent}, all in one caller process",
+        f"Calls to the {chosen.agent} ({chosen.room}), all in one caller process",
         COLUMNS,
         [row.cells() for row in rows],
         claims,

@@ -24,6 +24,7 @@ from bots.caller.script import Play, Script, Speak
 from bots.caller.speech.voice import Voice
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 from runner.settings import load_settings
+from tests.daily_rooms import DailyRooms
 
 LAG_INTERVAL_S = 0.02
 
@@ -115,20 +116,27 @@ def run_uvloop(function: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
 
 
 @asynccontextmanager
-async def agents(name: str, count: int, logs: Path | None = None) -> AsyncGenerator[list[str]]:
+async def agents(
+    name: str, count: int, logs: Path | None = None, daily: DailyRooms | None = None
+) -> AsyncGenerator[list[str]]:
     """Serve a reference agent in so many processes, and yield their base addresses.
 
     Args:
         name: The agent.
         count: How many processes.
         logs: Folder for the metronome's logs of the truth, one for each process.
+        daily: Where sessions get Daily rooms; None for SmallWebRTC.
     """
     async with AsyncExitStack() as stack:
         urls: list[str] = []
         for index in range(count):
             port = free_port()
             env = {} if logs is None else {"METRONOME_LOG": str(logs / f"{index}.jsonl")}
-            urls.append(await stack.enter_async_context(local_agent(reference_agent_command(name, port), port, env)))
+            command = reference_agent_command(name, port)
+            if daily is not None:
+                env |= daily.environment()
+                command = [sys.executable, "-m", f"bots.agents.{name}", "-t", "daily", "--port", str(port)]
+            urls.append(await stack.enter_async_context(local_agent(command, port, env)))
         yield urls
 
 

@@ -237,6 +237,9 @@ class CallCalibrated(_Event):
     """How late the caller's packets left at worst (95th percentile)."""
     arrival_jitter_ms: float
     """Spread of the agent's packets around their timestamps (95th percentile above the earliest)."""
+    library_ms: float = 0.0
+    """How far off places may be because a library hands audio over without timestamps. Above 0, what the network's
+    jitter adds is inside every latency."""
 
 
 class HarnessStalled(_Event):

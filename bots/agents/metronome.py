@@ -25,7 +25,8 @@ Options come from the environment, and for a single call from the object ``metro
 It stays cheap (one call takes a few hundredths of a core) by keeping audio out of the Pipecat pipeline: it reads the
 connection's track and sets its own outgoing track, with packets that were coded before. Over a background every
 packet is mixed and coded as it is sent, which costs a little more; the times are as exact. Everything else
-(signalling, RTVI, leaving) is Pipecat's.
+(signalling, RTVI, leaving) is Pipecat's. In a Daily room (``-t daily``) Daily's library codes and decodes, and its
+times are as exact as the library hands audio over: some milliseconds.
 
 The log's events, each with ``session`` and ``at_ns``:
 
@@ -48,6 +49,7 @@ import importlib
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,33 +59,27 @@ import numpy as np
 from bots.agents.backgrounds import BACKGROUND_DBFS, BackgroundLoop, BackgroundName, background_name
 from bots.agents.metronome_audio import (
     CODEC_DELAY_MS,
-    CODEC_DELAY_NS,
     LEVEL_DBFS,
     PHRASE_GAP_MS,
     RATE_HZ,
-    BackgroundTrack,
-    Clip,
-    MetronomeTrack,
     Utterance,
     load_clip,
     silence,
 )
-from bots.agents.rtp_arrivals import RtpArrivals
+from bots.agents.metronome_lines import Line, MetronomeSounds, SmallWebRTCLine
 from bots.agents.serve import ends_with_server, run_agent
 from bots.clock import NS_PER_MS, samples_to_ns
 
 if TYPE_CHECKING:
     from pipecat.pipeline.worker import PipelineWorker
     from pipecat.runner.types import RunnerArguments
-    from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
+    from pipecat.transports.base_transport import BaseTransport
 
 DEFAULT_TEXT = "Right on time, as ever I am."
 SHORTEST_MS = 150
 GREET_AFTER_MS = 500
 GREET_UNASKED_AFTER_MS = 2_000
 """A client that speaks no RTVI never says that it is ready: it is greeted so long after it connected."""
-RECEIVE_TIMEOUT_S = 1.0
-"""Pipecat turns a track off that was not asked for a frame for two seconds, also while it is being waited on."""
 HANGOVER_MS = 200
 """Silence after which the caller's speech is taken to be over."""
 VOICED_DBFS = -50.0
@@ -174,28 +170,20 @@ class MetronomeSettings:
         return MetronomeSounds(clip, loop)
 
 
-@dataclass(frozen=True)
-class MetronomeSounds:
-    """What a session sends: the sentence, and what is heard behind it, if anything."""
-
-    clip: Clip
-    background: BackgroundLoop | None
-
-
 class Metronome:
     """The metronome's side of one call: hears onsets and ends, and plans the answers."""
 
     def __init__(
         self,
-        connection: "SmallWebRTCConnection",
+        line: "Line",
         settings: MetronomeSettings,
         sounds: MetronomeSounds,
         session: str,
     ) -> None:
-        """Take over the audio of a connection, in both directions.
+        """Take over the audio of a call, in both directions.
 
         Args:
-            connection: A connection whose peer is connected.
+            line: Carries it.
             settings: How to behave.
             sounds: What the settings say is to be heard.
             session: What to call the session in the log.
@@ -212,7 +200,7 @@ class Metronome:
         self.write(
             "session_started",
             time.monotonic_ns(),
-            pc_id=connection.pc_id,
+            pc_id=line.peer,
             answer_ms=list(settings.answer_ms),
             stop_ms=settings.stop_ms,
             codec_delay_ms=CODEC_DELAY_MS,
@@ -220,16 +208,9 @@ class Metronome:
             background=settings.background,
             background_dbfs=settings.background_dbfs if settings.background else None,
         )
-        self._arrivals = RtpArrivals(connection.pc.getTransceivers()[0].receiver)
         self._phrases_ms = [[round(edge * 1000 / RATE_HZ, 3) for edge in phrase] for phrase in sounds.clip.phrases]
-        reports = (self._answer_started, self._answer_ended)
-        self._track = (
-            MetronomeTrack(sounds.clip, *reports)
-            if sounds.background is None
-            else BackgroundTrack(sounds.clip, *reports, sounds.background)
-        )
-        connection.replace_audio_track(self._track)
-        self._listening = asyncio.create_task(self._listen(connection.audio_input_track()))
+        self._track = line.track(sounds, self._answer_started, self._answer_ended)
+        self._listening = asyncio.create_task(self._listen(line))
 
     def greet(self, after_ms: float) -> None:
         """Plan the greeting, ``after_ms`` from now; a greeting already said or planned earlier stays."""
@@ -255,24 +236,11 @@ class Metronome:
             self._log.write(json.dumps(line) + "\n")
             self._log.flush()
 
-    async def _listen(self, track: Any) -> None:
-        from aiortc.mediastreams import MediaStreamError
+    async def _listen(self, line: "Line") -> None:
+        async for piece in line.heard():
+            self._hear(piece.samples, piece.start_ns, piece.arrival_ns)
 
-        try:
-            while True:
-                try:
-                    frame = await asyncio.wait_for(track.recv(), RECEIVE_TIMEOUT_S)
-                except TimeoutError:
-                    continue
-                # Interleaved stereo, as aiortc decodes it; the caller's is mono, so one channel says it all.
-                samples = frame.to_ndarray()[0, ::2]
-                arrival_ns = self._arrivals.arrival_ns(frame.pts)
-                self._hear(samples, arrival_ns if arrival_ns is not None else time.monotonic_ns())
-        except MediaStreamError:
-            return
-
-    def _hear(self, samples: Any, arrival_ns: int) -> None:
-        start_ns = arrival_ns - CODEC_DELAY_NS
+    def _hear(self, samples: Any, start_ns: int, arrival_ns: int) -> None:
         if int(samples.max()) < VOICED_AMPLITUDE and int(samples.min()) > -VOICED_AMPLITUDE:
             if self._onset_ns is not None and start_ns - self._voiced_ns > HANGOVER_MS * NS_PER_MS:
                 self._caller_ended()
@@ -331,25 +299,23 @@ async def bot(runner_args: "RunnerArguments") -> None:
     """Run one call.
 
     Args:
-        runner_args: A SmallWebRTC session of Pipecat's runner.
+        runner_args: A session of Pipecat's runner.
 
     Raises:
-        TypeError: The session is not a SmallWebRTC one.
+        TypeError: The session is neither a SmallWebRTC one nor in a Daily room.
         ValueError: The options of the session are wrong.
     """
     from pipecat.pipeline.capabilities import BotCapabilities
     from pipecat.pipeline.pipeline import Pipeline
     from pipecat.pipeline.worker import PipelineWorker
-    from pipecat.runner.types import SmallWebRTCRunnerArguments
-    from pipecat.transports.base_transport import TransportParams
-    from pipecat.transports.smallwebrtc.transport import SmallWebRTCTransport
+    from pipecat.runner.types import DailyRunnerArguments, SmallWebRTCRunnerArguments
     from pipecat.workers.runner import WorkerRunner
 
-    if not isinstance(runner_args, SmallWebRTCRunnerArguments):
-        raise TypeError("the metronome works over SmallWebRTC only")
+    if not isinstance(runner_args, SmallWebRTCRunnerArguments | DailyRunnerArguments):
+        raise TypeError("the metronome works over SmallWebRTC and in Daily rooms only")
     settings = MetronomeSettings.load(runner_args.body)
     sounds = await asyncio.to_thread(settings.prepare)
-    transport = SmallWebRTCTransport(runner_args.webrtc_connection, TransportParams())
+    transport, line_to = _transport(runner_args)
     worker = PipelineWorker(
         Pipeline([transport.input(), transport.output()]),
         enable_turn_tracking=False,
@@ -359,11 +325,12 @@ async def bot(runner_args: "RunnerArguments") -> None:
     metronome: Metronome | None = None
     ready = False
 
-    async def on_client_connected(_transport: Any, connection: "SmallWebRTCConnection") -> None:
+    async def on_client_connected(_transport: Any, peer: Any) -> None:
         nonlocal metronome
         if metronome is not None:
             return
-        metronome = Metronome(connection, settings, sounds, runner_args.session_id or connection.pc_id)
+        line = line_to(peer)
+        metronome = Metronome(line, settings, sounds, runner_args.session_id or line.peer)
         metronome.worker = worker
         if settings.greet:
             metronome.greet(GREET_AFTER_MS if ready else GREET_UNASKED_AFTER_MS)
@@ -388,6 +355,20 @@ async def bot(runner_args: "RunnerArguments") -> None:
     finally:
         if metronome is not None:
             metronome.close()
+
+
+def _transport(runner_args: Any) -> tuple["BaseTransport", Callable[[Any], Line]]:
+    """Return the session's transport, and what makes a line of whoever connected."""
+    from pipecat.runner.types import DailyRunnerArguments
+
+    if isinstance(runner_args, DailyRunnerArguments):
+        from bots.agents.metronome_daily import daily_line
+
+        return daily_line(runner_args.room_url, runner_args.token)
+    from pipecat.transports.base_transport import TransportParams
+    from pipecat.transports.smallwebrtc.transport import SmallWebRTCTransport
+
+    return SmallWebRTCTransport(runner_args.webrtc_connection, TransportParams()), SmallWebRTCLine
 
 
 def preload() -> None:

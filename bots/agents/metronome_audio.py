@@ -171,6 +171,13 @@ class MetronomeTrack(MediaStreamTrack):
         """Return the next 20 ms, when they are due."""
         if self.readyState != "live":
             raise MediaStreamError
+        packet = Packet(await self.next_payload())
+        packet.pts = (self._frames - 1) * FRAME_SAMPLES
+        packet.time_base = fractions.Fraction(1, RATE_HZ)
+        return packet
+
+    async def next_payload(self) -> bytes:
+        """Return what belongs into the next 20 ms, when they are due."""
         now_ns = time.monotonic_ns()
         if self._origin_ns is None:
             self._origin_ns = now_ns
@@ -178,11 +185,8 @@ class MetronomeTrack(MediaStreamTrack):
         if frame_ns > now_ns:
             await asyncio.sleep((frame_ns - now_ns) / NS_PER_S)
         payload = self._next_payload(frame_ns)
-        packet = Packet(payload)
-        packet.pts = self._frames * FRAME_SAMPLES
-        packet.time_base = fractions.Fraction(1, RATE_HZ)
         self._frames += 1
-        return packet
+        return payload
 
     def _next_payload(self, frame_ns: int) -> bytes:
         if self._playing is None and self._planned is not None:
@@ -233,15 +237,15 @@ class MetronomeTrack(MediaStreamTrack):
         self._on_ended(utterance, started_ns + samples_to_ns(sent_samples, RATE_HZ))
 
 
-class BackgroundTrack(MetronomeTrack):
-    """Sends a background all the time, and the clip over it exactly when told to; coded as it is sent."""
+class SampleTrack(MetronomeTrack):
+    """Makes what it sends as it is sent: 16-bit samples, with a background all the time if there is one."""
 
     def __init__(
         self,
         clip: Clip,
         on_started: Callable[[Utterance], None],
         on_ended: Callable[[Utterance, int], None],
-        background: BackgroundLoop,
+        background: BackgroundLoop | None = None,
     ):
         """Make a track.
 
@@ -253,7 +257,6 @@ class BackgroundTrack(MetronomeTrack):
         """
         super().__init__(clip, on_started, on_ended)
         self._background = background
-        self._codec = _codec()
 
     def _keep(self, utterance: Utterance, keep_samples: int) -> None:
         utterance.end_samples = max(keep_samples, utterance.sent_samples)
@@ -262,7 +265,7 @@ class BackgroundTrack(MetronomeTrack):
         """Do nothing: it is coded as it is sent."""
 
     def _silence(self) -> bytes:
-        return self._coded(np.zeros(FRAME_SAMPLES, np.int16))
+        return self._payload(self._mixed(np.zeros(FRAME_SAMPLES, np.int16)))
 
     def _speech(self, utterance: Utterance) -> tuple[bytes, bool]:
         begin = utterance.sent_samples
@@ -270,11 +273,24 @@ class BackgroundTrack(MetronomeTrack):
         end = min(begin + FRAME_SAMPLES - lead, utterance.end_samples)
         pcm = np.zeros(FRAME_SAMPLES, np.int16)
         pcm[lead : lead + end - begin] = self._clip.pcm[begin:end]
-        return self._coded(pcm), end >= utterance.end_samples
+        return self._payload(self._mixed(pcm)), end >= utterance.end_samples
 
-    def _coded(self, pcm: Pcm) -> bytes:
-        packets = _code(self._codec, self._background.mixed_into(pcm), self._frames * FRAME_SAMPLES)
-        return packets[0]
+    def _mixed(self, pcm: Pcm) -> Pcm:
+        return pcm if self._background is None else self._background.mixed_into(pcm)
+
+    def _payload(self, pcm: Pcm) -> bytes:
+        return pcm.tobytes()
+
+
+class BackgroundTrack(SampleTrack):
+    """Sends a background all the time, and the clip over it exactly when told to; coded as it is sent."""
+
+    @functools.cached_property
+    def _codec(self) -> Any:
+        return _codec()
+
+    def _payload(self, pcm: Pcm) -> bytes:
+        return _code(self._codec, pcm, self._frames * FRAME_SAMPLES)[0]
 
 
 @functools.cache

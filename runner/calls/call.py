@@ -456,6 +456,7 @@ class Call:
                 loop_lag_ms=self._stalls.lags.worst_ms,
                 send_lag_ms=timely.send_lag_ms,
                 arrival_jitter_ms=timely.arrival_jitter_ms,
+                library_ms=timely.library_ms,
             )
         )
 

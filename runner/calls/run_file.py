@@ -19,6 +19,7 @@ from runner.evaluation.asked import NOTHING, Asked, OutcomeJudgement, not_honour
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.differences import hearing_differs
 from runner.evaluation.outcome import Failure, Status, decide, judge_expectations
+from runner.evaluation.precision import includes_jitter
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
 from runner.evaluation.trouble import troubles_of
 from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns
@@ -146,6 +147,7 @@ class RunReport(BaseModel):
         transcript_object: Who said what when, in the shape of Cekura's.
         publish_data_message: The data message, if one was sent.
         caller_underruns: How often silence went out in the middle of a caller's line because audio was late.
+        latencies_include_jitter: Whether the latencies include what the network's jitter adds, as in a Daily room.
         judgements: What the judge answered; null where there was no judge.
         judge: What judged, and what that took.
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.
@@ -180,6 +182,7 @@ class RunReport(BaseModel):
     transcript_object: list[TranscriptEntry]
     publish_data_message: PublishedMessage | None
     caller_underruns: int
+    latencies_include_jitter: bool = False
     judgements: list[Judgement] | None = None
     judge: JudgeUsage | None = None
     allow_unjudged: bool = False
@@ -278,6 +281,7 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         if published is None
         else PublishedMessage(message=published.message, sent_at_s=round(published.at_s, 3)),
         caller_underruns=sum(isinstance(e, CallerUnderrun) for e in facts),
+        latencies_include_jitter=includes_jitter(view),
         judgements=None if given.judgements is None else list(given.judgements),
         judge=given.judge,
         allow_unjudged=given.allow_unjudged,

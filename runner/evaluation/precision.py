@@ -18,7 +18,14 @@ def own_uncertainty_ns(view: CallView) -> int:
     sending_ms = 0.0 if calibrated is None else calibrated.send_lag_ms
     # The earliest packets place the stream, so jitter shows only as far as it is there all the time.
     arrival_ms = min((q for q in (_arrival_ms(calibrated), _jitter_ms(quality)) if q is not None), default=0.0)
-    return round((OWN_MS + sending_ms + arrival_ms) * NS_PER_MS)
+    library_ms = 0.0 if calibrated is None else calibrated.library_ms
+    return round((OWN_MS + sending_ms + arrival_ms + library_ms) * NS_PER_MS)
+
+
+def includes_jitter(view: CallView) -> bool:
+    """Whether the latencies of a call include what the network's jitter adds: nobody says when its packets came."""
+    calibrated = view.first(CallCalibrated)
+    return calibrated is not None and calibrated.library_ms > 0
 
 
 def _arrival_ms(calibrated: CallCalibrated | None) -> float | None:

@@ -268,6 +268,8 @@ def _print_turns(console: Console, run: Run) -> None:
     width = max([len("talked over"), *map(len, took)])
     for turn, text in zip(spoken, took, strict=True):
         print_line(console, f"  turn {turn.turn + 1:<3} {text:>{width}}   ", shown(_short(turn.said or "")))
+    if run.latencies_include_jitter and any(turn.response_latency_ms is not None for turn in run.turns):
+        print_line(console, "  ", "(in a Daily room these times include what the network's jitter adds)")
     reasons = [turn.refused for turn in run.turns if turn.refused is not None]
     if (line := refused_line(reasons, sum(turn.response_latency_ms is not None for turn in run.turns))) is not None:
         print_line(console, "  ", shown(line))

@@ -19,10 +19,12 @@ class Timeliness:
     Attributes:
         send_lag_ms: How late the caller's packets left.
         arrival_jitter_ms: How much later than the earliest the agent's packets came, measured by their timestamps.
+        library_ms: How far off a place may be because a library hands audio over without saying when it came.
     """
 
     send_lag_ms: float
     arrival_jitter_ms: float
+    library_ms: float = 0.0
 
 
 class RoomListener(Protocol):

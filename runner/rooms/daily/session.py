@@ -12,6 +12,7 @@ from loguru import logger
 
 from bots.caller.rtvi import is_from_an_agent
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock, samples_to_ns
+from bots.daily_library import PLACE_OFF_MS, RECEIVE_DELAY_NS
 from bots.timeline import CallerAudioQuality, EndedReason
 from runner.errors import RoomError
 from runner.rooms.base import AUDIO_RATE_HZ, RoomListener, Timeliness
@@ -241,7 +242,7 @@ class RoomSession:
 
     def timeliness(self) -> Timeliness:
         """Return how punctual the agent's audio was so far; of the caller's the library sends silence by itself."""
-        return Timeliness(send_lag_ms=0.0, arrival_jitter_ms=self._received.lags.spread_ms)
+        return Timeliness(send_lag_ms=0.0, arrival_jitter_ms=self._received.lags.spread_ms, library_ms=PLACE_OFF_MS)
 
     def others(self) -> list[str]:
         """Return who else is in the room, by name; by id where they gave none."""
@@ -333,7 +334,8 @@ class RoomSession:
             if self._media_stopped:
                 self._media_stopped = False
                 self._listener.agent_media_resumed(self._clock.at_ns(stamp_ns))
-        self._emit_agent(self._received.place(self._clock.at_ns(stamp_ns), pcm))
+        # When it came, and not when the library had decoded it.
+        self._emit_agent(self._received.place(self._clock.at_ns(stamp_ns) - RECEIVE_DELAY_NS, pcm))
 
     def audio_taken(self, stamp_ns: int) -> None:
         """Note that audio of the caller is about to leave."""
