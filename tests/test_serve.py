@@ -2,19 +2,14 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import wave
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -26,53 +21,13 @@ from runner.server import serve
 from runner.sessions.local_agent import free_port, reference_agent_command
 from runner.settings import ServerSettings, Settings
 from tests.recognition import sounds_like
+from tests.serving import API, launch, make_scenario, serving, until
 
 pytestmark = pytest.mark.webrtc
 
-API = "/test_framework/v1"
 LISTENS = "name: listens\nturns:\n  - expect:\n      - { event: response, within_ms: 10000 }\n"
 WAITS = "name: waits\nturns:\n  - silence_ms: 60000\n"
 TOKEN = "planted-room-token"
-
-
-@dataclass
-class Server:
-    """A server that runs."""
-
-    process: "subprocess.Popen[str]"
-    url: str
-    key: str
-    log: Path
-
-    def client(self, key: str) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"X-CEKURA-API-KEY": key}, timeout=10)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(timeout=40)
-
-
-@contextmanager
-def serving(folder: Path, *options: str, first: bool = True) -> Generator[Server]:
-    log = folder / "serve.log"
-    command = [sys.executable, "-m", "runner.cli", "serve", "--port", "0", "--data-dir", str(folder / "data")]
-    with log.open("ab") as errors:
-        process = subprocess.Popen([*command, *options], cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True)
-    try:
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        found = re.match(r"serving on (http://127\.0\.0\.1:\d+) ", said)
-        assert found, said + log.read_text()
-        key = process.stdout.readline().rpartition(" ")[2].strip() if first else ""
-        yield Server(process, found[1], key, log)
-        # Nothing is said after that.
-        assert process.poll() is None or process.stdout.read() == ""
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -92,44 +47,12 @@ def agent() -> Iterator[str]:
         process.terminate()
 
 
-def until(client: httpx.Client, path: str, wanted: Any, timeout_s: float = 60) -> dict[str, Any]:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        body = client.get(path).raise_for_status().json()
-        if wanted(body):
-            return body
-        assert time.monotonic() < deadline, body
-        time.sleep(0.05)
-
-
 def until_the_agent_spoke(outbox: Path, run: int) -> None:
     deadline = time.monotonic() + 60
     timelines = f"*/{run}-*/timeline.jsonl"
     while not any(b"agent_started_speaking" in path.read_bytes() for path in outbox.glob(timelines)):
         assert time.monotonic() < deadline, "the agent was not heard"
         time.sleep(0.05)
-
-
-def launch(client: httpx.Client, scenario: int, agent: str, **entry: Any) -> dict[str, Any]:
-    # Another name each time: the same launch again is the same result.
-    body = {"scenarios": [{"scenario": scenario, "pipecat_room_url": agent, **entry}], "agent": 1}
-    body["name"] = f"launch {time.monotonic_ns()}"
-    answer = client.post(f"{API}/scenarios/run_scenarios_pipecat/", json=body)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def make_scenario(client: httpx.Client, name: str, text: str) -> int:
-    body = {
-        "name": name,
-        "agent": 1,
-        "personality": 693,
-        "scenario_type": "conditional_actions",
-        "pipecat_eval": text,
-    }
-    answer = client.post(f"{API}/scenarios/", json={**body, "pipecat_eval": text})
-    assert answer.status_code == 201, answer.text
-    return answer.json()["id"]
 
 
 def test_a_call_is_made_recorded_and_ended_by_http_alone(tmp_path: Path, agent: str) -> None:

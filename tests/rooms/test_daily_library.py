@@ -267,17 +267,3 @@ class TestEnds:
             rooms.act(room, "delete", "Testing Agent")
             await until(lambda: bool(call.listener.lost), 40)
             assert call.listener.lost[0].reason is EndedReason.ROOM_UNREACHABLE
-
-
-async def test_a_server_that_refuses_is_believed_when_the_library_has_tried_five_times(
-    rooms: DailyRooms, room: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Its reason is in the library's log alone, and no token with it."""
-    rooms.order(room, join_error={"msgStr": "error-meeting", "error": f"the meeting is full, {TOKEN}"})
-    with pytest.raises(RoomError) as refused:
-        async with entered(url=rooms.url(room), token=TOKEN):
-            pass
-    assert refused.value.reason is EndedReason.ROOM_UNREACHABLE
-    assert "is full (the meeting is full, ***)" in str(refused.value)
-    assert rooms.state(room)["joins_tried"] > 1
-    assert "signalling retry" not in capfd.readouterr().err

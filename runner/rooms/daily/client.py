@@ -8,6 +8,7 @@ with :meth:`RoomClient.capture` is received.
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -40,6 +41,9 @@ LEAVE_LIMIT_S = 2.0
 SEND_LIMIT_S = 5.0
 NOT_CONFIRMED = f"not confirmed within {SEND_LIMIT_S:.0f} s"
 """In place of the library's word on a message, where there is none in time."""
+
+WRITTEN_AHEAD_BYTES = AUDIO_RATE_HZ * 2 * 200 // 1_000
+"""So much of the caller's audio, 200 ms, is written before it is due."""
 
 WORKER_THREADS = 4
 """Threads the library shares among all calls of the process; it has 2 unless told otherwise."""
@@ -127,6 +131,7 @@ class RoomClient(DailyTransportClient):
         self._join_timeout_s = join_timeout_s
         self._joining = False
         self._captured: str | None = None
+        self._written: deque[asyncio.Future[int]] = deque()
 
     def scrub(self, text: str) -> str:
         """Return ``text`` without the token."""
@@ -258,7 +263,11 @@ class RoomClient(DailyTransportClient):
 
         self._microphone_track.source.write_frames(pcm, completion=done)
         self._events.audio_taken(taken_ns)
-        return await written > 0
+        self._written.append(written)
+        # The library plays what it has by itself: with some of it in hand, a line has no gap where this loop is late.
+        if len(self._written) * len(pcm) > WRITTEN_AHEAD_BYTES:
+            return await self._written.popleft() > 0
+        return True
 
     async def leave_now(self) -> None:
         """Leave the room at once, whatever the pipeline is doing; Pipecat's own leave then has nothing to do."""
@@ -296,8 +305,8 @@ class RoomClient(DailyTransportClient):
             # The library is still at it.
             data, error = None, JOIN_TIMED_OUT
         finally:
-            refusal = library_log.refusal_since(mark)
             library_log.close()
+            refusal = library_log.refusal_since(mark)
         if error:
             error = self.scrub(str(error))
             if refusal is not None and (error == JOIN_TIMED_OUT or RETRIES_USED_UP in error):

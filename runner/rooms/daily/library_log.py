@@ -22,6 +22,8 @@ _OURS = re.compile(rb'^\{"timestamp":.*"target":"daily')
 _REFUSED = re.compile(r"JoinForSigFailed\((?P<reason>.*)\)", re.S)
 _STANDARD_ERROR = 2
 _REASONS_KEPT = 100
+DRAIN_LIMIT_S = 0.05
+"""Only a process that was started in the meantime can hold up the last of it."""
 _READ_BYTES = 65_536
 
 
@@ -37,6 +39,7 @@ class LibraryLog:
         self._lock = threading.Lock()
         self._readers = 0
         self._saved: int | None = None
+        self._reader: threading.Thread | None = None
         self._number = 0
         self._reasons: deque[tuple[int, str]] = deque(maxlen=_REASONS_KEPT)
 
@@ -70,7 +73,12 @@ class LibraryLog:
             self._readers -= 1
             if self._readers == 0 and self._saved is not None:
                 os.dup2(self._saved, _STANDARD_ERROR)
+                os.close(self._saved)
                 self._saved = None
+        reader = self._reader
+        if reader is not None and self._readers == 0:
+            # What is written from now on must not overtake what was written before.
+            reader.join(DRAIN_LIMIT_S)
 
     def refusal_since(self, mark: int) -> str | None:
         """Return why a server refused a join since then; None if none did, or several for different reasons.
@@ -92,7 +100,10 @@ class LibraryLog:
         os.close(write_end)
         self._saved = saved
         # Reads for as long as anybody holds the other end: a process that was started in the meantime may.
-        threading.Thread(target=self._read, args=(read_end, os.dup(saved)), name="daily-log", daemon=True).start()
+        self._reader = threading.Thread(
+            target=self._read, args=(read_end, os.dup(saved)), name="daily-log", daemon=True
+        )
+        self._reader.start()
 
     def _read(self, read_end: int, onward: int) -> None:
         rest = b""

@@ -1,0 +1,99 @@
+"""The log of Daily's library: its reasons are read off standard error, and nobody else's words are lost."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from runner.rooms.daily import library_log
+from runner.rooms.daily.library_log import LibraryLog
+from tests.daily_rooms.guest import wait_until
+
+
+def line(message: str, target: str = "daily_core::soup::signalling") -> bytes:
+    told = {"timestamp": "2026-01-01T00:00:00Z", "level": "ERROR", "fields": {"message": message}, "target": target}
+    return json.dumps(told, separators=(",", ":")).encode() + b"\n"
+
+
+REFUSED = 'signalling retry attempt failed, 4 left: JoinForSigFailed(ErrorMeeting {{ error: String("{why}") }})'
+
+
+@contextmanager
+def standard_error(folder: Path) -> Iterator[Path]:
+    """Put a file in the place of standard error. Within a test: between it and its set-up pytest does so itself."""
+    file = folder / "stderr"
+    saved = os.dup(2)
+    with file.open("wb") as replaced:
+        os.dup2(replaced.fileno(), 2)
+        try:
+            yield file
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+@pytest.fixture
+def log() -> LibraryLog:
+    log = LibraryLog()
+    log.shows_all = False
+    return log
+
+
+def test_a_reason_is_read_and_everything_else_goes_on_as_it_was(tmp_path: Path, log: LibraryLog) -> None:
+    with standard_error(tmp_path) as errors:
+        mark = log.open()
+        os.write(2, b"a warning of ours\n" + line(REFUSED.format(why="full")) + b"a prompt: ")
+        wait_until(lambda: log.refusal_since(mark) is not None, 5)
+        os.write(2, b"and on\n")
+        log.close()
+        os.write(2, b"afterwards\n")
+        assert log.refusal_since(mark) == 'ErrorMeeting { error: String("full") }'
+        assert errors.read_bytes() == b"a warning of ours\na prompt: and on\nafterwards\n"
+
+
+def test_lines_that_come_in_pieces_are_put_together(tmp_path: Path, log: LibraryLog) -> None:
+    with standard_error(tmp_path) as errors:
+        mark = log.open()
+        whole = line(REFUSED.format(why="full"))
+        for piece in (whole[:40], whole[40:90], whole[90:]):
+            os.write(2, piece)
+        wait_until(lambda: log.refusal_since(mark) is not None, 5)
+        log.close()
+        assert errors.read_bytes() == b""
+
+
+def test_reasons_that_differ_belong_to_nobody_and_old_ones_to_nobody_new(tmp_path: Path, log: LibraryLog) -> None:
+    with standard_error(tmp_path) as errors:
+        first = log.open()
+        os.write(2, line(REFUSED.format(why="full")))
+        wait_until(lambda: log.refusal_since(first) is not None, 5)
+        second = log.open()
+        assert log.refusal_since(second) is None
+        os.write(2, line(REFUSED.format(why="expired")))
+        wait_until(lambda: log.refusal_since(second) is not None, 5)
+        assert log.refusal_since(first) is None
+        log.close()
+        os.write(2, line("something else"))
+        log.close()
+        assert errors.read_bytes() == b""
+
+
+def test_whoever_asked_for_the_librarys_log_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with standard_error(tmp_path) as errors:
+        monkeypatch.setenv(library_log.LIBRARY_LOG_VARIABLE, "info")
+        log = LibraryLog()
+        mark = log.open()
+        os.write(2, line(REFUSED.format(why="full")))
+        wait_until(lambda: log.refusal_since(mark) is not None, 5)
+        log.close()
+        wait_until(lambda: b"signalling" in errors.read_bytes(), 5)
+
+
+def test_a_process_without_standard_error_can_call() -> None:
+    code = "import os; os.close(2)\nfrom runner.rooms.daily.library_log import library_log as l\nl.open(); l.close()"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
