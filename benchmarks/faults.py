@@ -2,19 +2,23 @@
 
     python -m benchmarks.faults --repeat 10 --good 50
 
+    python -m benchmarks.faults --repeat 3 --good 8 --room daily
+
 The calls are those of the tests' table, some at a time, by voice and over WebRTC like any other.
 """
 
 import itertools
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.common import Claim, parser, report, run_uvloop
 from runner.calls.run_file import Run
-from tests.faults import AT_ONCE, FAULTS, GOOD, Caught, came_to, make_all
+from tests.daily_rooms import daily_rooms, library_sent_to
+from tests.faults import AT_ONCE, FAULTS, GOOD, IN_DAILY, Caught, came_to, make_all
 
 MAX_UNDECIDED = 0.02
 """The share of good runs that may be inconclusive on a machine that does nothing else."""
@@ -23,9 +27,14 @@ MAX_UNDECIDED = 0.02
 async def run_table(options: Any) -> list[tuple[Caught, Run]]:
     """Make all calls: first those to the faulty agents, then those to the good one."""
     good = list(itertools.islice(itertools.cycle(GOOD), options.good))
-    with TemporaryDirectory(prefix="benchmark-") as folder:
-        faulty = await make_all(FAULTS * options.repeat, Path(folder) / "faulty", at_once=options.at_once)
-        return [*faulty, *await make_all(good, Path(folder) / "good", at_once=options.at_once)]
+    with TemporaryDirectory(prefix="benchmark-") as name, ExitStack() as stack:
+        folder, faults, rooms = Path(name), FAULTS, None
+        if options.room == "daily":
+            faults, rooms = IN_DAILY, stack.enter_context(daily_rooms(folder))
+            stack.enter_context(library_sent_to(rooms))
+        how = {"at_once": options.at_once, "daily": rooms}
+        faulty = await make_all(faults * options.repeat, folder / "faulty", **how)
+        return [*faulty, *await make_all(good, folder / "good", **how)]
 
 
 def main() -> int:
@@ -33,6 +42,7 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--repeat", type=int, default=10, help="calls to each faulty agent")
     options.add_argument("--good", type=int, default=50, help="calls to the good agent")
+    options.add_argument("--room", choices=["smallwebrtc", "daily"], default="smallwebrtc")
     options.add_argument("--at-once", type=int, default=AT_ONCE, help="calls at a time")
     chosen = options.parse_args()
     runs = run_uvloop(run_table, chosen)
@@ -68,7 +78,7 @@ def main() -> int:
         Claim(f"at most {MAX_UNDECIDED:.0%} of its runs are inconclusive ({undecided})", undecided <= limit),
     ]
     return report(
-        "Verdicts on faulty agents and on the good one",
+        f"Verdicts on faulty agents and on the good one ({chosen.room})",
         ("fault", "scenario", "ended reason", "kind", "its headline holds", "so it came", "so it is told"),
         rows,
         claims,

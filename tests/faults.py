@@ -1,10 +1,13 @@
 """What becomes of a call to the restaurant with each of its faults: the scenario that catches it, and the verdict."""
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
+import httpx
 
 from bots.timeline import EndedReason
 from runner.calls.call import Call
@@ -13,9 +16,12 @@ from runner.calls.run_file import Run
 from runner.evaluation.failure import FailureKind
 from runner.evaluation.verdicts import Cause
 from runner.rooms.open import RoomAddress
+from runner.rooms.urls import RoomKind
 from runner.scenarios.evals import load_scenario
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
+from runner.sessions.pipecat_runner import StartedDailySession, start_session
 from runner.settings import RoomSettings, Settings
+from tests.daily_rooms import DailyRooms
 
 SCENARIOS = Path("config/scenarios")
 
@@ -140,36 +146,64 @@ AT_ONCE = 2
 """Calls at a time: what two cores do beside other work without making the good agent late."""
 
 
-async def make_all(table: Sequence[Caught], folder: Path, *, at_once: int = AT_ONCE) -> list[tuple[Caught, Run]]:
-    """Make the calls of a table, some at a time; one that kills its agent gets a process of its own."""
+IN_DAILY = tuple(
+    # Daily drops a participant whose process was killed as it drops one that left.
+    replace(c, ended_reason=EndedReason.AGENT_LEFT, kind=FailureKind.LEFT, headline="it hung up or crashed")
+    if c.fault == "crashes"
+    else c
+    for c in FAULTS
+)
+"""The same in a Daily room."""
+
+
+async def make_all(
+    table: Sequence[Caught], folder: Path, *, at_once: int = AT_ONCE, daily: DailyRooms | None = None
+) -> list[tuple[Caught, Run]]:
+    """Make the calls of a table, some at a time; one that kills its agent gets a process of its own.
+
+    Args:
+        table: What calls, and what becomes of them.
+        folder: Gets the runs' folders.
+        at_once: How many at a time.
+        daily: Where sessions get Daily rooms, to which this process's library is sent; None for SmallWebRTC.
+    """
     runs: list[tuple[Caught, Run]] = []
     limit = anyio.CapacityLimiter(at_once)
-    port = free_port()
+
+    async def address(base_url: str, caught: Caught) -> RoomAddress:
+        body = {"restaurant": {"fault": caught.fault}}
+        if daily is None:
+            return RoomAddress(base_url, request_data=body)
+        async with httpx.AsyncClient() as http:
+            session = await start_session(http, f"{base_url}/start", None, kind=RoomKind.DAILY, body=body)
+        assert isinstance(session, StartedDailySession)
+        return RoomAddress(session.room_url, session.token)
 
     async def one(index: int, caught: Caught, base_url: str) -> None:
-        request = CallRequest(
-            load_scenario(caught.spec, SETTINGS).playable(),
-            RoomAddress(base_url, request_data={"restaurant": {"fault": caught.fault}}),
-            transcribe=caught.transcribe,
-        )
+        script = load_scenario(caught.spec, SETTINGS).playable()
         async with limit:
+            request = CallRequest(script, await address(base_url, caught), transcribe=caught.transcribe)
             runs.append((caught, await Call(request, SETTINGS, folder / str(index)).make()))
 
     async def alone(index: int, caught: Caught) -> None:
-        own_port = free_port()
-        async with local_agent(reference_agent_command("restaurant", own_port), own_port) as base_url:
+        async with _restaurant(daily) as base_url:
             await one(index, caught, base_url)
 
-    async with (
-        local_agent(reference_agent_command("restaurant", port), port) as shared_url,
-        anyio.create_task_group() as tasks,
-    ):
+    async with _restaurant(daily) as shared_url, anyio.create_task_group() as tasks:
         for index, caught in enumerate(table):
             if caught.fault == "crashes":
                 tasks.start_soon(alone, index, caught)
             else:
                 tasks.start_soon(one, index, caught, shared_url)
     return runs
+
+
+def _restaurant(daily: DailyRooms | None) -> AbstractAsyncContextManager[str]:
+    port = free_port()
+    if daily is None:
+        return local_agent(reference_agent_command("restaurant", port), port)
+    command = [sys.executable, "-m", "bots.agents.restaurant", "-t", "daily", "--port", str(port)]
+    return local_agent(command, port, daily.environment())
 
 
 def came_to(run: Run) -> Verdict:

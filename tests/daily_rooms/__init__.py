@@ -103,11 +103,25 @@ def daily_rooms(folder: Path) -> Iterator[DailyRooms]:
                 process.kill()
 
 
-def redirect_library(library: Any, rooms: DailyRooms) -> None:
-    """Send the daily-python of this process to the room server; undone by putting ``CallClient`` back."""
+@contextmanager
+def library_sent_to(rooms: DailyRooms) -> Iterator[None]:
+    """Send the daily-python of this process to the room server for as long as the context is open."""
+    import daily
+    from pipecat.transports.daily import transport
+
     spec = importlib.util.spec_from_file_location("redirect", REDIRECT / "sitecustomize.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.redirect(library, rooms.proxy_url)
+    real, trusted = daily.CallClient, os.environ.get("SSL_CERT_FILE")
+    os.environ["SSL_CERT_FILE"] = str(rooms.authority)
+    module.redirect(daily, rooms.proxy_url)
+    transport.CallClient = daily.CallClient  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        daily.CallClient = transport.CallClient = real  # type: ignore[misc]
+        del os.environ["SSL_CERT_FILE"]
+        if trusted is not None:
+            os.environ["SSL_CERT_FILE"] = trusted

@@ -8,16 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import daily
 import numpy as np
 import pytest
-from pipecat.transports.daily import transport as pipecat_transport
 
 from bots.timeline import EndedReason
 from runner.errors import RoomError
 from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.daily import session
-from tests.daily_rooms import DailyRooms, daily_rooms, redirect_library
+from tests.daily_rooms import DailyRooms, daily_rooms, library_sent_to
 from tests.daily_rooms.guest import Guest
 from tests.daily_rooms.server import SERVED_VERSION
 from tests.rooms.in_daily import Listener, entered
@@ -31,11 +29,7 @@ LOUD = 8_000
 
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DailyRooms]:
-    with daily_rooms(tmp_path_factory.mktemp("daily")) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(server.authority))
-        patch.setattr(daily, "CallClient", daily.CallClient)
-        redirect_library(daily, server)
-        patch.setattr(pipecat_transport, "CallClient", daily.CallClient)
+    with daily_rooms(tmp_path_factory.mktemp("daily")) as server, library_sent_to(server):
         yield server
 
 
