@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from bots.caller.script import AGENT_HANGS_UP, BEHAVIOURS, Script
 from bots.clock import NS_PER_MS
 from bots.timeline import CallerTurnSettled, EndedReason
+from runner.evaluation.function_calls import CALLS
 from runner.evaluation.trouble import Trouble
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 from runner.evaluation.view import CallView, Speech
@@ -116,7 +117,8 @@ def _touching(
     # What came after its time was up changed nothing.
     deadline_ns = asked_ns + expectation.budget_ms * NS_PER_MS
     until_ns = min(deadline_ns - 1, view.end_ns if next_ns is None else next_ns)
-    return next((t for t in troubles if t.touches(begin_ns, until_ns)), None)
+    told = expectation.event in CALLS
+    return next((t for t in troubles if t.touches(begin_ns, until_ns) and not (told and t.heard_only)), None)
 
 
 def _inconclusive(verdict: ExpectationVerdict, cause: Cause, reason: str) -> ExpectationVerdict:

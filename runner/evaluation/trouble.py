@@ -38,6 +38,9 @@ LOST_PACKETS = 5
 AGENT_LOST_MS = 60.0
 """Less lost audio of the agent than this can't have hidden a word."""
 
+MISLEADS_MS = 400
+"""A hole that is shorter does not make the caller take the agent's turn to be over, and speak in the middle of it."""
+
 GONE_NS = 3_500 * NS_PER_MS
 """An agent has vanished when nothing arrived from it for so long."""
 
@@ -56,6 +59,7 @@ class Trouble:
         what: What happened, in a few words.
         lasting: Whether the agent may have been led astray by it: then it touches all that follows.
         evidence: The fact.
+        heard_only: Whether all it did was to keep us from hearing the agent: what is told is as it is.
     """
 
     from_ns: int
@@ -64,6 +68,7 @@ class Trouble:
     what: str
     lasting: bool
     evidence: Evidence
+    heard_only: bool = False
 
     def overlaps(self, from_ns: int, to_ns: int) -> bool:
         """Whether it went on in a span of time."""
@@ -153,9 +158,10 @@ def _lost_on_the_way_in(view: CallView) -> list[Trouble]:
         if lost_ms < AGENT_LOST_MS:
             continue
         first, last = events[0], events[-1]
+        heard_only = lost_ms < MISLEADS_MS
         what = f"{lost_ms:.0f} ms of the agent's audio were lost from {first.at_s:.1f} s on"
         to_ns = last.at_ns + round(last.duration_ms * NS_PER_MS)
-        troubles.append(Trouble(first.at_ns, to_ns, Cause.NETWORK, what, False, evidence_of(first)))
+        troubles.append(Trouble(first.at_ns, to_ns, Cause.NETWORK, what, False, evidence_of(first), heard_only))
     return troubles
 
 

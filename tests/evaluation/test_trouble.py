@@ -2,7 +2,7 @@
 
 import pytest
 
-from bots.caller.script import AGENT_NEVER_TALKS_OVER, AGENT_SPEAKS, AGENT_STOPS, Expectation
+from bots.caller.script import AGENT_NEVER_TALKS_OVER, AGENT_SPEAKS, AGENT_STOPS, Expectation, FunctionCall
 from bots.timeline import (
     AgentAudioLost,
     AgentMediaResumed,
@@ -25,6 +25,7 @@ from runner.evaluation.verdicts import Cause, Verdict
 from runner.evaluation.view import CallView
 from tests.evaluation.facts import (
     JOINED,
+    READY,
     asks,
     ended,
     line,
@@ -97,6 +98,15 @@ def test_trouble_that_led_to_nothing_leaves_a_passed_call_passed() -> None:
     assert come_to(facts, played).success is True
 
 
+@pytest.mark.parametrize(("lost_ms", "cause"), [(300, Cause.AGENT), (600, Cause.NETWORK)])
+def test_what_the_agent_tells_needs_no_hearing(lost_ms: float, cause: Cause) -> None:
+    """A call of a function is told. A hole makes no wrong one, unless it is so long that the caller spoke into it."""
+    booking = Expectation(event="function_call", calls=(FunctionCall(name="book"),), within_ms=4_000)
+    lost = AgentAudioLost(at_ns=s(4), duration_ms=lost_ms)
+    outcome = come_to([READY, *SILENT, lost, HUNG_UP], script(asks(booking), asks(WORDS)))
+    assert outcome.cause is cause
+
+
 def test_a_garbled_line_excuses_what_follows_from_it() -> None:
     facts = [JOINED, taken_up(1), *ANSWERED, taken_up(7, 1), *line(7.2, 9, 1), ended(16, detail="turn 2 failed")]
     assert come_to(facts).cause is Cause.AGENT
@@ -145,6 +155,7 @@ def test_small_holes_add_up() -> None:
 QUESTION = script(asks(Expectation(event=AGENT_SPEAKS, within_ms=2_000)), asks(Expectation(within_ms=5_000)))
 WENT_ON = [
     JOINED,
+    READY,
     taken_up(1),
     *line(1.2, 3),
     *speech(3.2, 3.7),
