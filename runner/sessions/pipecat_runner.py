@@ -110,7 +110,7 @@ async def start_session(
     """Start a session by posting to an address that starts one.
 
     The answer is that of a Pipecat runner or of Pipecat Cloud: ``dailyRoom`` and ``dailyToken`` (also
-    ``daily_room``, ``daily_token``, ``room_url``, ``token``), or a ``sessionId`` (also ``session_id``), whose room is
+    ``daily_room`` and ``daily_token``, ``room_url`` and ``token``), or a ``sessionId`` (also ``session_id``), whose room is
     then at ``sessions/<id>/api/offer`` beside the address.
 
     Args:
@@ -134,7 +134,10 @@ async def start_session(
         answer: Any = answered.json()
         room_url = _first(answer, "dailyRoom", "daily_room", "room_url")
         if room_url is not None:
-            room_token = _first(answer, "dailyToken", "daily_token", "token")
+            room_token = _first(answer, "dailyToken", "daily_token")
+            if room_token is None and _first(answer, "dailyRoom", "daily_room") is None:
+                # Beside a dailyRoom a bare token is that of Pipecat Cloud's websocket.
+                room_token = _first(answer, "token")
             session_id = _first(answer, "sessionId", "session_id")
             return StartedDailySession(room_url, None if room_token is None else SecretStr(room_token), session_id)
         return _smallwebrtc_session(answer, _parent(start_url))

@@ -100,6 +100,11 @@ class DailyRoom:
         Raises:
             RoomError: We are not in the room, or the value could not be handed over; Daily cannot send ``null``.
         """
+        if not isinstance(message, dict):
+            logger.warning(
+                f"the data message to {self._address} is no object: a Pipecat bot gets it in on_app_message, and its "
+                "RTVI processor reports an error"
+            )
         await self._send(message)
 
     async def send_client_message(self, message: dict[str, Any]) -> None:
