@@ -66,7 +66,7 @@ async def test_a_daily_room_comes_with_its_token(answer: dict[str, Any]) -> None
     assert "s3cr3t" not in repr(session)
 
 
-@pytest.mark.parametrize("token", [{}, {"dailyToken": None}])
+@pytest.mark.parametrize("token", [{}, {"dailyToken": None}, {"token": "of-a-websocket"}])
 async def test_a_daily_room_may_have_no_token(token: dict[str, Any]) -> None:
     session = await start(answering(json={"dailyRoom": "https://a.daily.co/r", **token}))
     assert session == StartedDailySession("https://a.daily.co/r", None)
