@@ -222,8 +222,8 @@ class Call:
             # With its script, a call that breaks off here can be judged from its timeline.
             self._write_run(self._judged_run())
             await self._hold_call()
-            await self._ask_how_the_session_ended()
             with anyio.CancelScope() as self._afterwards:
+                await self._ask_how_the_session_ended()
                 await self._measure()
                 # On disk before the words are: what the call came to does not wait for its transcript.
                 self._write_run(self._judged_run())
@@ -436,6 +436,7 @@ class Call:
             limit_s = self.settings.room.agent_join_timeout_s
             self._end(EndedReason.AGENT_NEVER_JOINED, f"the agent was not in the room within {limit_s:g} s")
             return
+        await room.wait_for_media()
         if self.request.data_message is not None:
             message = self.request.data_message.value
             await room.publish(message)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import Script
-from bots.timeline import CallEnded, EndedReason, TimelineEvent
+from bots.timeline import SESSION_FAILED, AgentSessionEnded, CallEnded, EndedReason, TimelineEvent
 from runner.evaluation.blame import DIFFERS, excuse, fairly, gave_up_in_error
 from runner.evaluation.causes import find_failure, talked_over
 from runner.evaluation.differences import silence_in_error, speech_in_error
@@ -76,6 +76,7 @@ _AGENT_FAILED = frozenset(
 )
 """Endings that are a failure of the agent whatever was expected of it."""
 
+SESSION_CRASHED = "the agent's session ended with an error"
 TALKED_OVER = "the agent talked over the caller"
 
 _NOT_ALL_PLAYED = "not every turn was reached"
@@ -215,6 +216,8 @@ def _failure(
     """Return why the agent failed, whatever was expected of it in single turns; None if it did not."""
     if ended.reason in _AGENT_FAILED:
         return ended.detail or _NOT_ALL_PLAYED
+    if any(e.state == SESSION_FAILED for e in view.of(AgentSessionEnded)):
+        return SESSION_CRASHED
     if ended.reason is EndedReason.MAX_DURATION:
         return None if limit.by_agent is None else f"{_limit_detail(ended)}: {limit.by_agent}"
     if not (all_played or unreachable):

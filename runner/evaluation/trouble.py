@@ -11,6 +11,7 @@ from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import (
     SESSION_FAILED,
     AgentAudioLost,
+    AgentJoined,
     AgentMediaResumed,
     AgentMediaStopped,
     AgentProbed,
@@ -39,7 +40,9 @@ AGENT_LOST_MS = 60.0
 """Less lost audio of the agent than this can't have hidden a word."""
 
 MISLEADS_MS = 400
-"""A hole that is shorter does not make the caller take the agent's turn to be over, and speak in the middle of it."""
+"""A hole that is longer may make the caller take the agent's turn to be over, and speak in the middle of it."""
+MISLED_WITHIN_NS = 1_500 * NS_PER_MS
+"""So soon after a hole the caller may have taken the turn to be over because of it."""
 
 GONE_NS = 3_500 * NS_PER_MS
 """An agent has vanished when nothing arrived from it for so long."""
@@ -88,6 +91,7 @@ def troubles_of(view: CallView) -> list[Trouble]:
         *_lost_on_the_way_in(view),
         *_interruptions(view),
         *_never_connected(view),
+        *_somebody_else(view),
         *_vanished(view),
         *_background(view),
     ]
@@ -158,11 +162,16 @@ def _lost_on_the_way_in(view: CallView) -> list[Trouble]:
         if lost_ms < AGENT_LOST_MS:
             continue
         first, last = events[0], events[-1]
-        heard_only = lost_ms < MISLEADS_MS
+        until_ns = _end_ns(events[-1]) + MISLED_WITHIN_NS
+        heard_only = lost_ms < MISLEADS_MS and not view.turn_ended_between(events[0].at_ns, until_ns)
         what = f"{lost_ms:.0f} ms of the agent's audio were lost from {first.at_s:.1f} s on"
-        to_ns = last.at_ns + round(last.duration_ms * NS_PER_MS)
+        to_ns = _end_ns(last)
         troubles.append(Trouble(first.at_ns, to_ns, Cause.NETWORK, what, False, evidence_of(first), heard_only))
     return troubles
+
+
+def _end_ns(lost: AgentAudioLost) -> int:
+    return lost.at_ns + round(lost.duration_ms * NS_PER_MS)
 
 
 def _interruptions(view: CallView) -> list[Trouble]:
@@ -190,6 +199,15 @@ def _never_connected(view: CallView) -> list[Trouble]:
         Trouble(e.at_ns, view.end_ns, Cause.NETWORK, media_problem(e), True, evidence_of(e))
         for e in view.of(MediaNotConnected)
     ]
+
+
+def _somebody_else(view: CallView) -> list[Trouble]:
+    """Return that the caller spoke to somebody else before it was clear who the agent is."""
+    first, joined = view.first(AgentJoined), view.joined
+    if joined is None or first is joined or not _speaks_in(view, 0, joined.at_ns):
+        return []
+    what = f"somebody else in the room was taken for the agent until {joined.at_s:.1f} s; give the agent's user name"
+    return [Trouble(0, joined.at_ns, Cause.ROOM, what, True, evidence_of(joined))]
 
 
 def _vanished(view: CallView) -> list[Trouble]:

@@ -122,7 +122,11 @@ class Room(Protocol):
         ...
 
     async def wait_for_agent(self) -> None:
-        """Wait until the agent is there with audio. Waits for ever: the call sets the limit."""
+        """Wait until the agent is there. Waits for ever: the call sets the limit."""
+        ...
+
+    async def wait_for_media(self) -> None:
+        """Wait until audio can go both ways, within the room's own limit; the listener is told if it can't."""
         ...
 
     async def publish(self, message: Any) -> None:

@@ -1,7 +1,7 @@
 """Pipecat Cloud: where its agents are started, how their sessions are stopped, and what it says of how they ended.
 
 https://docs.pipecat.ai/api-reference/pipecat-cloud/rest-reference/endpoint/start and …/stop. How a session ended is
-read as Pipecat Cloud's own command line reads it (pipecatcloud 1.4): ``endState``, or else ``completionStatus``.
+read as Pipecat Cloud's own command line reads it (pipecatcloud 1.4): a ``completionStatus`` of 500, or ``endState``.
 """
 
 import re

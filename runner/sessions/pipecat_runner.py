@@ -110,8 +110,8 @@ async def start_session(
     """Start a session by posting to an address that starts one.
 
     The answer is that of a Pipecat runner or of Pipecat Cloud: ``dailyRoom`` and ``dailyToken`` (also
-    ``daily_room`` and ``daily_token``, ``room_url`` and ``token``), or a ``sessionId`` (also ``session_id``), whose room is
-    then at ``sessions/<id>/api/offer`` beside the address.
+    ``daily_room`` and ``daily_token``, ``room_url`` and ``token``), or a ``sessionId`` (also ``session_id``), whose
+    room is then at ``sessions/<id>/api/offer`` beside the address.
 
     Args:
         http: The client to use.

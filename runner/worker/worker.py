@@ -435,7 +435,8 @@ def _cancelled_before_its_call() -> Problem:
 def _safe(job: Job, detail: str) -> str:
     """Return a text in one line, without the run's secrets."""
     text = " ".join(detail.split())
-    secrets = (job.token, None if job.session is None else job.session.credential)
+    session = job.session
+    secrets = (job.token, *(() if session is None else (session.credential, session.private_key)))
     for secret in secrets:
         if secret is not None and secret.get_secret_value():
             text = text.replace(secret.get_secret_value(), "***")

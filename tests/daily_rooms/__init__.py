@@ -52,14 +52,14 @@ class DailyRooms:
         """Give a room its orders: see ``Orders`` in the server."""
         httpx.patch(f"{self.api_url}/control/{room}", json=orders).raise_for_status()
 
-    def act(self, room: str, verb: str, name: str | None = None, message: Any = None) -> list[str]:
+    def act(self, room: str, verb: str, name: str | None = None) -> list[str]:
         """Do something to everybody in a room, or to one; return the names of those it was done to.
 
-        Verbs: ``cut`` and ``mend`` (their packets), ``silence`` (their microphone), ``ignore`` (their requests),
-        ``close`` (their websocket), ``drop`` (take them out), ``say`` (them a message), ``delete`` (the room).
+        Verbs: ``cut`` and ``mend`` (their packets), ``silence`` (their microphone), ``close`` (their websocket),
+        ``drop`` (take them out), ``delete`` (the room).
         """
         query = {} if name is None else {"name": name}
-        answer = httpx.post(f"{self.api_url}/control/{room}/{verb}", params=query, json=message)
+        answer = httpx.post(f"{self.api_url}/control/{room}/{verb}", params=query)
         return answer.raise_for_status().json()["peers"]
 
     def state(self, room: str) -> dict[str, Any]:

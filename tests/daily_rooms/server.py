@@ -134,7 +134,6 @@ class Peer:
         self.producers: dict[str, Producer] = {}
         self.receives: list[str] = []
         """Names of those whose media goes to this one, in the order it was asked for."""
-        self.answers = True
 
     @property
     def name(self) -> str:
@@ -289,7 +288,7 @@ class Server:
     async def _serve(self, peer: Peer, message: dict[str, Any]) -> None:
         kind, body = message.get("msgStr"), message.get("msgData")
         room = peer.room
-        if not peer.answers or kind in NOTED_ONLY:
+        if kind in NOTED_ONLY:
             return
         if kind == "sig-ack":
             await peer.send(self._ack(room))
@@ -437,14 +436,10 @@ class Server:
                 case "silence":
                     for producer in peer.producers.values():
                         producer.silenced = True
-                case "ignore":
-                    peer.answers = False
                 case "close":
                     await peer.socket.close()
                 case "drop":
                     await room.drop(peer)
-                case "say":
-                    await peer.send(await request.json())
                 case "delete":
                     room.deleted = True
                     await peer.send({"msgStr": "room-deleted"})

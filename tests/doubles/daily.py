@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from bots.daily_library import RECEIVE_DELAY_NS
+
 CHANNEL_NOT_OPEN = "AppMessage(Signalling(ChannelNotOpen))"
 DISCONNECTED = "AppMessage(Signalling(MessageSendFailed(Disconnected)))"
 LOOKUP_FAILED = (
@@ -358,7 +360,8 @@ class FakeCallClient:
                     if first:
                         # However late this thread is by now: time counts from the first piece.
                         first, due_ns = False, time.monotonic_ns()
-                        started_ns = member.started_ns = due_ns - number * interval_ns
+                        started_ns = due_ns - number * interval_ns
+                        member.started_ns = started_ns - RECEIVE_DELAY_NS
                     callback(participant_id, FakeAudioData(16, sample_rate, 1, count, pcm), audio_source)
                     self._meeting.delays_ns.append(time.monotonic_ns() - due_ns)
 

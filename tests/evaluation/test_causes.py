@@ -162,6 +162,14 @@ def test_whoever_runs_the_agent_knows_whether_it_crashed(state: str, kind: K, wo
     assert left.evidence[0].event == "agent_session_ended"
 
 
+def test_an_agent_that_was_to_hang_up_and_whose_session_failed_has_crashed() -> None:
+    played = script(asks(Expectation(event="agent_hangs_up", within_ms=5_000)), hang_up=False)
+    facts = [ASKED, AgentLeft(at_ns=s(4)), ended(4, EndedReason.AGENT_LEFT)]
+    assert come_to(*facts, played=played).success is True
+    found = failure(*facts, AgentSessionEnded(at_ns=s(4), state="agent_error"), played=played)
+    assert found.kind is K.CRASHED
+
+
 def test_a_vanished_agent_whose_session_failed_has_crashed() -> None:
     session = AgentSessionEnded(at_ns=s(7), state="agent_error")
     outcome = come_to(ASKED, [ended(7, EndedReason.AGENT_VANISHED, "nothing arrives"), session])

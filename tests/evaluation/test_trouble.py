@@ -5,6 +5,7 @@ import pytest
 from bots.caller.script import AGENT_NEVER_TALKS_OVER, AGENT_SPEAKS, AGENT_STOPS, Expectation, FunctionCall
 from bots.timeline import (
     AgentAudioLost,
+    AgentJoined,
     AgentMediaResumed,
     AgentMediaStopped,
     AgentProbed,
@@ -105,6 +106,20 @@ def test_what_the_agent_tells_needs_no_hearing(lost_ms: float, cause: Cause) -> 
     lost = AgentAudioLost(at_ns=s(4), duration_ms=lost_ms)
     outcome = come_to([READY, *SILENT, lost, HUNG_UP], script(asks(booking), asks(WORDS)))
     assert outcome.cause is cause
+
+
+def test_a_hole_after_which_the_caller_spoke_may_have_misled_it() -> None:
+    booking = Expectation(event="function_call", calls=(FunctionCall(name="book"),), within_ms=4_000)
+    lost = AgentAudioLost(at_ns=s(4), duration_ms=300)
+    facts = [READY, *SILENT, lost, over(5), HUNG_UP]
+    assert come_to(facts, script(asks(booking), asks(WORDS))).cause is Cause.NETWORK
+
+
+def test_whoever_the_caller_spoke_to_before_is_not_the_agent() -> None:
+    late = AgentJoined(at_ns=s(5), participant="Bella")
+    outcome = come_to([*SILENT, late, HUNG_UP])
+    assert outcome.success is None and outcome.cause is Cause.ROOM
+    assert outcome.detail is not None and "somebody else in the room was taken for the agent" in outcome.detail
 
 
 def test_a_garbled_line_excuses_what_follows_from_it() -> None:

@@ -26,6 +26,7 @@ from runner.rooms.base import AUDIO_RATE_HZ, Room
 from runner.rooms.daily import DailyRoom, failures
 from runner.rooms.daily import room as room_module
 from runner.rooms.daily import session as session_module
+from runner.rooms.daily.client import NOT_CONFIRMED
 from runner.rooms.daily.placement import DRIFT_TOLERANCE_NS, SampleClock, SentTrack
 from tests.doubles.daily import FakeCallClient, Meeting, fake_daily, silence
 from tests.rooms.in_daily import URL, Call, Listener, entered, running
@@ -677,11 +678,89 @@ async def test_any_json_is_published_once_unchanged(meeting: Meeting):
 @pytest.mark.anyio
 async def test_message_larger_than_documented_is_sent_with_a_warning(meeting: Meeting, log_text: list[str]):
     async with entered() as call:
-        await call.room.publish("x" * 4094)
+        await call.room.publish({"text": "x" * 4084})
         assert not any("WARNING" in line for line in log_text)
-        await call.room.publish("é" * 2048)
+        await call.room.publish({"text": "é" * 2043})
         assert any("a message of 4098 bytes" in line for line in log_text if "WARNING" in line)
-    assert [sent.message for sent in meeting.sent] == ["x" * 4094, "é" * 2048]
+    assert [sent.message for sent in meeting.sent] == [{"text": "x" * 4084}, {"text": "é" * 2043}]
+
+
+@pytest.mark.anyio
+async def test_a_message_that_pipecats_rtvi_stumbles_over_is_sent_with_a_warning(
+    meeting: Meeting, log_text: list[str]
+):
+    async with entered() as call:
+        await call.room.publish([1, "two"])
+    assert any("is no object" in line for line in log_text if "WARNING" in line)
+    assert [sent.message for sent in meeting.sent] == [[1, "two"]]
+
+
+@pytest.mark.anyio
+async def test_a_message_that_was_not_sent_is_sent_when_the_socket_is_back(meeting: Meeting):
+    async with entered() as call:
+        meeting.socket_is_closed = True
+        sending = asyncio.create_task(call.room.publish({"type": "hello"}))
+        await asyncio.sleep(0.7)
+        assert not sending.done() and meeting.sent == []
+        meeting.socket_is_closed = False
+        await sending
+        assert [sent.message for sent in meeting.sent] == [{"type": "hello"}]
+        assert call.listener.lost == []
+
+
+@pytest.mark.anyio
+async def test_a_message_that_was_not_confirmed_is_not_sent_twice(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
+    async def unconfirmed(message: Any, to: str | None = None) -> str:
+        tried.append(message)
+        return NOT_CONFIRMED
+
+    tried: list[Any] = []
+    async with entered() as call:
+        monkeypatch.setattr(call.room.transport.client, "send", unconfirmed)
+        with pytest.raises(RoomError, match="not confirmed"):
+            await call.room.publish({"type": "hello"})
+    assert tried == [{"type": "hello"}]
+
+
+@pytest.mark.anyio
+async def test_who_is_speaking_by_dailys_word_is_the_agent_while_the_first_was_not_heard(meeting: Meeting):
+    meeting.add("tester")
+    agent = meeting.add("agent")
+    async with entered() as call:
+        await call.room.wait_for_media()
+        await call.room.publish({"type": "hello"})
+        meeting.tell("on_active_speaker_changed", agent.describe())
+        await until(lambda: [name for _, name in call.listener.joined] == ["tester", "agent"])
+        # It may not have been there when this was sent.
+        await until(lambda: [sent.participant_id for sent in meeting.sent] == [None, agent.id])
+        assert [sent.message for sent in meeting.sent] == [{"type": "hello"}] * 2
+
+
+@pytest.mark.anyio
+async def test_sound_alone_proves_no_agent_against_one_that_speaks_rtvi(meeting: Meeting):
+    """A tester's microphone has noise."""
+    ready = {"label": "rtvi-ai", "type": "bot-ready", "data": {"version": "2.0.0"}}
+    meeting.add("tester", source=tone)
+    agent = meeting.add("agent")
+    async with entered() as call:
+        await until(lambda: call.listener.agent and any(any(pcm) for _, pcm in call.listener.agent))
+        meeting.tell("on_active_speaker_changed", agent.describe())
+        await asyncio.sleep(0.1)
+        assert [name for _, name in call.listener.joined] == ["tester"]
+        agent.send(ready)
+        await until(lambda: [name for _, name in call.listener.joined] == ["tester", "agent"])
+        assert call.listener.messages == [ready]
+
+
+@pytest.mark.anyio
+async def test_where_the_first_leaves_without_a_word_the_next_is_the_agent(meeting: Meeting):
+    tester = meeting.add("tester")
+    meeting.add("agent")
+    async with entered() as call:
+        await call.room.wait_for_media()
+        tester.leave()
+        await until(lambda: [name for _, name in call.listener.joined] == ["tester", "agent"])
+        assert call.listener.left == []
 
 
 @pytest.mark.anyio

@@ -50,7 +50,7 @@ def test_a_reason_is_read_and_everything_else_goes_on_as_it_was(tmp_path: Path, 
         os.write(2, b"a warning of ours\n" + line(REFUSED.format(why="full")) + b"a prompt: ")
         wait_until(lambda: log.refusal_since(mark) is not None, 5)
         os.write(2, b"and on\n")
-        log.close()
+        log.close(mark)
         os.write(2, b"afterwards\n")
         assert log.refusal_since(mark) == 'ErrorMeeting { error: String("full") }'
         assert errors.read_bytes() == b"a warning of ours\na prompt: and on\nafterwards\n"
@@ -63,37 +63,39 @@ def test_lines_that_come_in_pieces_are_put_together(tmp_path: Path, log: Library
         for piece in (whole[:40], whole[40:90], whole[90:]):
             os.write(2, piece)
         wait_until(lambda: log.refusal_since(mark) is not None, 5)
-        log.close()
+        log.close(mark)
         assert errors.read_bytes() == b""
 
 
-def test_reasons_that_differ_belong_to_nobody_and_old_ones_to_nobody_new(tmp_path: Path, log: LibraryLog) -> None:
+def test_a_reason_belongs_to_nobody_where_several_join_and_an_old_one_to_nobody_new(
+    tmp_path: Path, log: LibraryLog
+) -> None:
     with standard_error(tmp_path) as errors:
         first = log.open()
         os.write(2, line(REFUSED.format(why="full")))
         wait_until(lambda: log.refusal_since(first) is not None, 5)
         second = log.open()
-        assert log.refusal_since(second) is None
-        os.write(2, line(REFUSED.format(why="expired")))
-        wait_until(lambda: log.refusal_since(second) is not None, 5)
         assert log.refusal_since(first) is None
-        log.close()
+        assert log.refusal_since(second) is None
+        log.close(first)
         os.write(2, line("something else"))
-        log.close()
+        log.close(second)
+        third = log.open()
+        assert log.refusal_since(third) is None
+        log.close(third)
         assert errors.read_bytes() == b""
 
 
-def test_whoever_asked_for_the_librarys_log_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_asked_for_the_librarys_log_gets_it_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(library_log.LIBRARY_LOG_VARIABLE, "info")
+    log = LibraryLog()
     with standard_error(tmp_path) as errors:
-        monkeypatch.setenv(library_log.LIBRARY_LOG_VARIABLE, "info")
-        log = LibraryLog()
         mark = log.open()
         os.write(2, line(REFUSED.format(why="full")))
-        wait_until(lambda: log.refusal_since(mark) is not None, 5)
-        log.close()
-        wait_until(lambda: b"signalling" in errors.read_bytes(), 5)
+        assert b"signalling" in errors.read_bytes()
+        log.close(mark)
 
 
 def test_a_process_without_standard_error_can_call() -> None:
-    code = "import os; os.close(2)\nfrom runner.rooms.daily.library_log import library_log as l\nl.open(); l.close()"
+    code = "import os; os.close(2)\nfrom runner.rooms.daily.library_log import library_log as l\nl.close(l.open())"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

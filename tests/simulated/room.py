@@ -208,6 +208,9 @@ class SimulatedRoom:
         """Wait for the agent's first packet."""
         await self._agent_here.wait()
 
+    async def wait_for_media(self) -> None:
+        pass
+
     async def publish(self, message: Any) -> None:
         """Send a message to the agent.
 

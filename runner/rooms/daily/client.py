@@ -27,7 +27,7 @@ from pydantic import SecretStr
 
 from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.daily.failures import JOIN_TIMED_OUT, RETRIES_USED_UP
-from runner.rooms.daily.library_log import library_log
+from runner.rooms.daily.library_log import LogMark, library_log
 
 PIPELINE_RATE_HZ = 16_000
 """Sample rate of the agent's audio in the pipeline."""
@@ -131,6 +131,7 @@ class RoomClient(DailyTransportClient):
         self._join_timeout_s = join_timeout_s
         self._joining = False
         self._captured: str | None = None
+        self._log_mark: LogMark | None = None
         self._written: deque[asyncio.Future[int]] = deque()
 
     def scrub(self, text: str) -> str:
@@ -222,8 +223,8 @@ class RoomClient(DailyTransportClient):
         """Return whether an app message would be sent now: the library drops it silently otherwise."""
         return self._call_state == _CallState.JOINED
 
-    async def send(self, message: Any) -> str | None:
-        """Send an app message to everyone; return the library's error, if any.
+    async def send(self, message: Any, to: str | None = None) -> str | None:
+        """Send an app message to everyone, or to one participant; return the library's error, if any.
 
         Raises:
             ValueError: The library cannot send this value.
@@ -236,7 +237,7 @@ class RoomClient(DailyTransportClient):
             if not sent.done():
                 sent.set_result(error)
 
-        self._client.send_app_message(message, None, completion=lambda error: self._post(settle, error))
+        self._client.send_app_message(message, to, completion=lambda error: self._post(settle, error))
         try:
             error = await asyncio.wait_for(sent, SEND_LIMIT_S)
         except TimeoutError:
@@ -297,16 +298,16 @@ class RoomClient(DailyTransportClient):
         self._client.update_subscription_profiles(
             {"base": {"camera": "unsubscribed", "screenVideo": "unsubscribed", "microphone": "unsubscribed"}}
         )
-        mark = library_log.open()
+        self._log_mark = library_log.open()
         try:
             data, error = await asyncio.wait_for(super()._join(), self._join_timeout_s)
             self._joining = False
         except TimeoutError:
             # The library is still at it.
             data, error = None, JOIN_TIMED_OUT
-        finally:
-            library_log.close()
-            refusal = library_log.refusal_since(mark)
+        refusal = library_log.refusal_since(self._log_mark)
+        if not self._joining:
+            self._stop_reading_the_log()
         if error:
             error = self.scrub(str(error))
             if refusal is not None and (error == JOIN_TIMED_OUT or RETRIES_USED_UP in error):
@@ -333,9 +334,23 @@ class RoomClient(DailyTransportClient):
     def _cleanup(self) -> None:
         # The library's release waits for a join in progress, which nothing can end before its own 19 s are over.
         # The thread is a daemon so that neither the call's end nor the process waits for that.
-        releasing = threading.Thread(target=super()._cleanup, name="daily-release", daemon=True)
+        clean_up = super()._cleanup
+
+        def release() -> None:
+            try:
+                clean_up()
+            finally:
+                # A join that was given up goes on until here, and logs.
+                self._stop_reading_the_log()
+
+        releasing = threading.Thread(target=release, name="daily-release", daemon=True)
         releasing.start()
         releasing.join(RELEASE_LIMIT_S)
+
+    def _stop_reading_the_log(self) -> None:
+        mark, self._log_mark = self._log_mark, None
+        if mark is not None:
+            library_log.close(mark)
 
 
 class RoomInput(DailyInputTransport):

@@ -194,7 +194,8 @@ def message_not_sent(error: str, for_s: float, room: str) -> RoomError:
     """
     return RoomError(
         EndedReason.ROOM_UNREACHABLE,
-        f"The connection to {room} is lost: no message could be sent for {for_s:.0f} s{_quote(error)}. "
+        f"The connection to {room} is lost: a message was not sent, or not confirmed, for {for_s:.0f} s"
+        f"{_quote(error)}. "
         "Check the network to Daily.",
     )
 

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from loguru import logger
 
@@ -27,17 +28,30 @@ DRAIN_LIMIT_S = 0.05
 _READ_BYTES = 65_536
 
 
+@dataclass(eq=False)
+class LogMark:
+    """A join whose log is read.
+
+    Attributes:
+        number: How many reasons were known when it began.
+        is_alone: Whether no other join went on at the same time.
+    """
+
+    number: int
+    is_alone: bool = True
+
+
 class LibraryLog:
     """Reads the library's log while at least one call joins a room.
 
     Attributes:
-        shows_all: Whether the library's lines also go to standard error: whoever set ``RUST_LOG`` wants to see them.
+        shows_all: Whether the library logs where it always does: whoever set ``RUST_LOG`` wants to see it.
     """
 
     def __init__(self) -> None:
         self.shows_all = LIBRARY_LOG_VARIABLE in os.environ
         self._lock = threading.Lock()
-        self._readers = 0
+        self._marks: list[LogMark] = []
         self._saved: int | None = None
         self._reader: threading.Thread | None = None
         self._number = 0
@@ -59,51 +73,60 @@ class LibraryLog:
         finally:
             del os.environ[LIBRARY_LOG_VARIABLE]
 
-    def open(self) -> int:
-        """Begin to read, or go on for one more; return a mark for :meth:`refusal_since`."""
+    def open(self) -> "LogMark":
+        """Begin to read for a join, or go on for one more."""
         with self._lock:
-            self._readers += 1
-            if self._readers == 1:
+            mark = LogMark(self._number)
+            self._marks.append(mark)
+            if len(self._marks) > 1:
+                for other in self._marks:
+                    other.is_alone = False
+            elif not self.shows_all:
                 self._divert()
-            return self._number
+            return mark
 
-    def close(self) -> None:
-        """Stop reading for one; standard error is as it was when the last has stopped."""
+    def close(self, mark: "LogMark") -> None:
+        """Stop reading for a join; standard error is as it was when the last has stopped."""
         with self._lock:
-            self._readers -= 1
-            if self._readers == 0 and self._saved is not None:
+            self._marks = [other for other in self._marks if other is not mark]
+            last = not self._marks and self._saved is not None
+            if last and self._saved is not None:
                 os.dup2(self._saved, _STANDARD_ERROR)
                 os.close(self._saved)
                 self._saved = None
-        reader = self._reader
-        if reader is not None and self._readers == 0:
+        if last and self._reader is not None:
             # What is written from now on must not overtake what was written before.
-            reader.join(DRAIN_LIMIT_S)
+            self._reader.join(DRAIN_LIMIT_S)
 
-    def refusal_since(self, mark: int) -> str | None:
-        """Return why a server refused a join since then; None if none did, or several for different reasons.
+    def refusal_since(self, mark: "LogMark") -> str | None:
+        """Return why a server refused the join; None if none did, or if others joined at the same time.
 
-        The library doesn't say which call a line belongs to.
+        The library doesn't say which call a line belongs to, and what a server says may hold somebody's token.
         """
         with self._lock:
-            reasons = {reason for number, reason in self._reasons if number > mark}
-        return reasons.pop() if len(reasons) == 1 else None
+            reasons = [reason for number, reason in self._reasons if number > mark.number]
+        return reasons[-1] if reasons and mark.is_alone else None
 
     def _divert(self) -> None:
+        """Put a pipe in the place of standard error; where that can't be done it stays as it is."""
+        opened: list[int] = []
         try:
-            saved = os.dup(_STANDARD_ERROR)
-        except OSError:
-            # There is no standard error: a service that closed it has no use for what is written there.
+            opened.append(saved := os.dup(_STANDARD_ERROR))
+            opened.append(onward := os.dup(saved))
+            read_end, write_end = os.pipe()
+            opened += [read_end, write_end]
+            # Reads for as long as anybody holds the other end: a process that was started in the meantime may.
+            reader = threading.Thread(target=self._read, args=(read_end, onward), name="daily-log", daemon=True)
+            reader.start()
+        except (OSError, RuntimeError) as error:
+            # There is no standard error, or there are no descriptors or threads left.
+            logger.debug("the log of Daily's library can't be read: {}", error)
+            for descriptor in opened:
+                os.close(descriptor)
             return
-        read_end, write_end = os.pipe()
         os.dup2(write_end, _STANDARD_ERROR)
         os.close(write_end)
-        self._saved = saved
-        # Reads for as long as anybody holds the other end: a process that was started in the meantime may.
-        self._reader = threading.Thread(
-            target=self._read, args=(read_end, os.dup(saved)), name="daily-log", daemon=True
-        )
-        self._reader.start()
+        self._saved, self._reader = saved, reader
 
     def _read(self, read_end: int, onward: int) -> None:
         rest = b""
@@ -133,7 +156,7 @@ class LibraryLog:
             with self._lock:
                 self._number += 1
                 self._reasons.append((self._number, refused["reason"]))
-        return not self.shows_all
+        return True
 
     @staticmethod
     def _write(onward: int, data: bytes) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
@@ -68,7 +69,9 @@ class DailyRoom:
         self._transport = RoomTransport(
             address, token or token_in_url, caller_name, events=self._session, join_timeout_s=join_timeout_s
         )
-        self._session.attach(_TransportCarrier(self._transport))
+        self._session.attach(_TransportCarrier(self._transport, self._send_again))
+        self._for_whoever_is_the_agent: list[Any] = []
+        self._sending_again: set[asyncio.Task[None]] = set()
         self._left = False
 
     @property
@@ -91,8 +94,12 @@ class DailyRoom:
             raise self._session.join_error
 
     async def wait_for_agent(self) -> None:
-        """Wait until the agent is there and audio can go both ways; for as long as it takes the agent to come."""
+        """Wait until somebody is there who may be the agent, for as long as it takes."""
         await self._session.agent_here.wait()
+
+    async def wait_for_media(self) -> None:
+        """Wait until audio can go both ways, for 10 s at most; the listener is told if it can't."""
+        await self._session.media_over.wait()
 
     async def publish(self, message: Any) -> None:
         """Send a JSON value to everyone in the room, once and unchanged.
@@ -136,6 +143,8 @@ class DailyRoom:
         if self._left:
             return
         self._left = True
+        for task in self._sending_again:
+            task.cancel()
         self._session.close(time.monotonic_ns())
         try:
             async with asyncio.timeout(_LEAVE_LIMIT_S):
@@ -158,8 +167,22 @@ class DailyRoom:
         error = await self._sent_in_time(message)
         if error:
             raise failures.message_not_sent(error, SEND_AGAIN_FOR_S, self._address)
+        if self._session.others_may_be_the_agent:
+            self._for_whoever_is_the_agent.append(message)
 
-    async def _sent_in_time(self, message: Any) -> str | None:
+    def _send_again(self, participant_id: str) -> None:
+        """Send what went to all before this participant was known to be the agent: it may not have been there."""
+        task = asyncio.get_running_loop().create_task(self._send_all_to(participant_id))
+        self._sending_again.add(task)
+        task.add_done_callback(self._sending_again.discard)
+
+    async def _send_all_to(self, participant_id: str) -> None:
+        for message in self._for_whoever_is_the_agent:
+            error = await self._sent_in_time(message, participant_id)
+            if error:
+                logger.warning(f"{participant_id} did not get what was sent before it was there: {error}")
+
+    async def _sent_in_time(self, message: Any, to: str | None = None) -> str | None:
         """Send a message, again and again while the library says that it was not sent; return its last word.
 
         A websocket that the other side closed shows first in this: until the library has connected again by itself,
@@ -168,7 +191,7 @@ class DailyRoom:
         client, began_ns = self._transport.client, time.monotonic_ns()
         while True:
             try:
-                error = await client.send(message) if client.can_send() else NOT_IN_THE_ROOM
+                error = await client.send(message, to) if client.can_send() else NOT_IN_THE_ROOM
             except (TypeError, ValueError) as e:
                 raise RoomError(
                     EndedReason.RUNNER_ERROR,
@@ -183,11 +206,15 @@ class DailyRoom:
 
 
 class _TransportCarrier:
-    def __init__(self, transport: RoomTransport):
+    def __init__(self, transport: RoomTransport, send_again: Callable[[str], None]):
         self._transport = transport
+        self._send_again = send_again
 
     def capture(self, participant_id: str) -> None:
         self._transport.client.capture(participant_id)
+
+    def send_again(self, participant_id: str) -> None:
+        self._send_again(participant_id)
 
     def push_placed(self, at_ns: int, pcm: bytes, participant_id: str) -> None:
         if self._transport.agent_input is not None:

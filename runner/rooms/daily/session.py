@@ -62,6 +62,10 @@ class Carrier(Protocol):
         """Receive this participant's audio."""
         ...
 
+    def send_again(self, participant_id: str) -> None:
+        """Send to this participant what was sent to all before it was known to be the agent."""
+        ...
+
     def push_placed(self, at_ns: int, pcm: bytes, participant_id: str) -> None:
         """Give the pipeline agent audio at :data:`PIPELINE_RATE_HZ`."""
         ...
@@ -170,12 +174,14 @@ class RoomSession:
         participant_name: The agent's user name; None where it is to be told by what it does.
 
     Without a name the agent is the other participant with audio that speaks RTVI as an agent does, or else the one
-    who was first. While that one has not spoken, another takes its place who speaks RTVI or is heard by Daily.
+    who was first. Until caller and agent have spoken another takes its place who speaks RTVI, and, while it has not
+    been heard, who speaks by Daily's word.
 
     Attributes:
         join_error: Why we could not get in.
         join_over: Set when we are in the room, or could not get in.
-        agent_here: Set when the agent is there and audio can go both ways, or has been waited for long enough.
+        agent_here: Set when somebody is there who may be the agent.
+        media_over: Set when audio can go both ways, or has been waited for long enough.
     """
 
     def __init__(self, room: str, clock: CallClock, listener: RoomListener, participant_name: str | None):
@@ -186,7 +192,9 @@ class RoomSession:
         self._carrier: Carrier | None = None
         self._participants: dict[str, Participant] = {}
         self._agent: str | None = None
-        self._agent_is_sure = False
+        self._agent_speaks_rtvi = False
+        self._agent_was_heard = False
+        self._caller_has_spoken = False
         self._agent_left = False
         self._gone: set[str] = set()
         self._kept: list[_KeptMessage] = []
@@ -211,6 +219,7 @@ class RoomSession:
         self.join_error: RoomError | None = None
         self.join_over = asyncio.Event()
         self.agent_here = asyncio.Event()
+        self.media_over = asyncio.Event()
 
     def attach(self, carrier: Carrier) -> None:
         """Set what carries the media. Must come before anything happens in the call."""
@@ -248,6 +257,11 @@ class RoomSession:
         """Return who else is in the room, by name; by id where they gave none."""
         return [p.name or p.id for p in self._participants.values() if not p.local]
 
+    @property
+    def others_may_be_the_agent(self) -> bool:
+        """Whether somebody else may still turn out to be the agent."""
+        return not self._is_settled
+
     # Events of the call.
 
     def joined(self, stamp_ns: int, participants: Mapping[str, Any]) -> None:
@@ -279,7 +293,7 @@ class RoomSession:
         self._kept = [kept for kept in self._kept if kept.sender != participant_id]
         if participant_id != self._agent or self._agent_left or self._closed:
             return
-        if not self._agent_is_sure and self._candidates():
+        if not (self._agent_speaks_rtvi or self._agent_was_heard) and self._candidates():
             # It never said a word, and there is somebody else who may be the agent.
             self._take_agent(self._first_candidate(), stamp_ns)
             return
@@ -305,17 +319,18 @@ class RoomSession:
         at_ns = self._clock.at_ns(stamp_ns)
         if self._closed:
             return
+        if is_from_an_agent(message) and not self._is_settled:
+            self._reconsider(sender, stamp_ns)
         if sender == self._agent:
-            self._agent_is_sure = self._agent_is_sure or is_from_an_agent(message)
+            self._agent_speaks_rtvi = self._agent_speaks_rtvi or is_from_an_agent(message)
             self._listener.message_received(at_ns, message)
-        elif not self._agent_is_sure:
+        elif not self._is_settled:
             self._keep(_KeptMessage(at_ns, message, sender))
-            if is_from_an_agent(message):
-                self._reconsider(sender, stamp_ns)
 
     def speaker_changed(self, stamp_ns: int, participant_id: str) -> None:
         """Note who is speaking, by Daily's own word: who we do not listen to can't be heard."""
-        self._reconsider(participant_id, stamp_ns)
+        if not (self._is_settled or self._agent_was_heard):
+            self._reconsider(participant_id, stamp_ns)
 
     def audio_arrived(self, stamp_ns: int, participant_id: str, pcm: bytes) -> None:
         """Place audio of the agent."""
@@ -339,6 +354,9 @@ class RoomSession:
 
     def audio_taken(self, stamp_ns: int) -> None:
         """Note that audio of the caller is about to leave."""
+        self._caller_has_spoken = True
+        if self._is_settled:
+            self._kept = []
         if self._sent is not None:
             self._sent.taken(self._clock.at_ns(stamp_ns))
 
@@ -437,9 +455,14 @@ class RoomSession:
             self._take_agent(self._first_candidate(), stamp_ns)
         self._look_for_media(stamp_ns)
 
+    @property
+    def _is_settled(self) -> bool:
+        """Whether nobody else can be the agent any more."""
+        return self._agent_speaks_rtvi or (self._agent_was_heard and self._caller_has_spoken)
+
     def _reconsider(self, participant_id: str, stamp_ns: int) -> None:
-        """Take somebody else for the agent, who shows to be one while the one who was taken for it says nothing."""
-        if self._agent is None or participant_id == self._agent or self._agent_is_sure or self._closed:
+        """Take somebody else for the agent, who shows to be one."""
+        if self._agent is None or participant_id == self._agent or self._closed:
             return
         other = next((one for one in self._candidates() if one.id == participant_id), None)
         if other is not None:
@@ -456,42 +479,47 @@ class RoomSession:
                 RoomError(EndedReason.RUNNER_ERROR, f"The agent's audio in {self._room} could not be received: {e}.")
             )
             return
-        if self._agent is not None:
-            self._emit_agent(self._received.flush())
+        changed = self._agent is not None
+        if changed:
             self._received = SampleClock(AUDIO_RATE_HZ)
-            self._anything_arrived = self._media_stopped = False
+            self._anything_arrived = self._media_stopped = self._agent_was_heard = False
             self._zeros_since_ns = None
         self._agent = agent.id
         self._last_arrival_ns = self._chosen_ns = stamp_ns
-        self._listener.agent_joined(self._clock.at_ns(stamp_ns), agent.name)
+        self.agent_here.set()
+        if changed and self.media_over.is_set():
+            self._listener.agent_joined(self._clock.at_ns(stamp_ns), agent.name)
+            self._carrier.send_again(agent.id)
         kept, self._kept = self._kept, []
         for earlier in kept:
             if earlier.sender == agent.id:
-                self._agent_is_sure = self._agent_is_sure or is_from_an_agent(earlier.message)
+                self._agent_speaks_rtvi = self._agent_speaks_rtvi or is_from_an_agent(earlier.message)
                 self._listener.message_received(earlier.at_ns, earlier.message)
             else:
                 self._kept.append(earlier)
         self._look_for_media(stamp_ns)
 
     def _look_for_media(self, stamp_ns: int) -> None:
-        """Say that the agent is there once audio can go both ways, or once it has been waited for long enough.
+        """Say that the agent has joined once audio can go both ways, or once that was waited for long enough.
 
         A join is complete before the connections are: what is sent until then is lost, and the library says nothing.
         """
-        if self._agent is None or self.agent_here.is_set():
+        if self._agent is None or self.media_over.is_set():
             return
         agent = self._participants.get(self._agent)
         sending = SENDING in self._connected
         receiving = RECEIVING in self._connected and agent is not None and agent.playable
         waited_ns = stamp_ns - self._chosen_ns
-        if sending and receiving:
-            self.agent_here.set()
-        elif waited_ns > MEDIA_LIMIT_S * NS_PER_S:
-            at_ns = self._clock.at_ns(stamp_ns)
+        late = waited_ns > MEDIA_LIMIT_S * NS_PER_S
+        if not (late or (sending and receiving)):
+            return
+        at_ns = self._clock.at_ns(stamp_ns)
+        self._listener.agent_joined(at_ns, None if agent is None else agent.name)
+        if not (sending and receiving):
             self._listener.media_not_connected(
                 at_ns, waited_ms=waited_ns / NS_PER_MS, sending=sending, receiving=receiving
             )
-            self.agent_here.set()
+        self.media_over.set()
 
     def _keep(self, message: _KeptMessage) -> None:
         if len(self._kept) < _MESSAGES_KEPT:
@@ -515,7 +543,7 @@ class RoomSession:
         """Report a hole in the middle of speech. What the network loses, the library covers up and tells nobody."""
         quiet = _is_quiet(placed.pcm)
         if not quiet:
-            self._agent_is_sure, self._kept = True, []
+            self._agent_was_heard = True
         hole_ns = placed.at_ns - self._agent_end_ns
         if not quiet and not self._agent_was_quiet and hole_ns > DRIFT_TOLERANCE_NS // 2:
             self._listener.agent_audio_lost(self._agent_end_ns, hole_ns / NS_PER_MS)

@@ -111,6 +111,9 @@ class SmallWebRTCRoom:
         """Wait for the bot's first audio packet: from then on it hears and is heard."""
         await self._agent_here.wait()
 
+    async def wait_for_media(self) -> None:
+        """Do nothing: the agent is there when its audio is."""
+
     async def publish(self, message: Any) -> None:
         """Send a message over the data channel, unchanged.
 
