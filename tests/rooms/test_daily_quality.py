@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
+from bots.daily_library import RECEIVE_DELAY_NS
 from bots.timeline import CallerAudioQuality
 from runner.rooms.base import AUDIO_RATE_HZ, Timeliness
 from runner.rooms.daily.session import RoomSession
