@@ -273,7 +273,7 @@ def test_settings_reach_the_processes_however_they_are_given(folder: Path, monke
     from runner.settings import load_settings
 
     (folder / "my.toml").write_text(
-        '[room]\nagent_name = "Bella"\n[server]\ndata_dir = "here"\n[worker]\ncalls = 9\nkey = "psw_file"\n'
+        '[room]\nparticipant_name = "Bella"\n[server]\ndata_dir = "here"\n[worker]\ncalls = 9\nkey = "psw_file"\n'
     )
     monkeypatch.setenv("scenario_runner_worker__calls", "7")
     settings = load_settings(folder / "my.toml")
@@ -283,7 +283,7 @@ def test_settings_reach_the_processes_however_they_are_given(folder: Path, monke
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     theirs = load_settings()
-    assert theirs.worker.calls == 7 and theirs.room.agent_name == "Bella"
+    assert theirs.worker.calls == 7 and theirs.room.participant_name == "Bella"
     assert theirs.worker.key is not None and theirs.worker.key.get_secret_value() == "psw_file"
     assert theirs.server.data_dir == folder / "here"
 

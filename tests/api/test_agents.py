@@ -71,8 +71,9 @@ async def test_credentials_stay_until_they_are_given_anew(client: httpx.AsyncCli
     await client.put(f"{AGENTS}{agent_id}/", json={"name": "Other", "provider": {"type": "pipecat"}})
     assert await kept(services, agent_id) == BODY["provider"]["credentials"]
     await client.patch(f"{AGENTS}{agent_id}/", json={"provider": {"credentials": {"api_key": "new"}}})
+    await client.patch(f"{AGENTS}{agent_id}/", json={"provider": {"credentials": {"private_api_key": "sk_1"}}})
     changed = await kept(services, agent_id)
-    assert changed is not None
+    assert changed is not None and changed["private_api_key"] == "sk_1"
     assert (changed["api_key"], changed["config"]["pipecat_agent_name"]) == ("new", "booking-bot")
     answer = await client.patch(f"{AGENTS}{agent_id}/", json={"provider": {"credentials": None}})
     assert answer.json()["provider"]["credentials_configured"] is False

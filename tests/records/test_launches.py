@@ -231,6 +231,7 @@ async def test_a_cloud_agent_is_started_with_its_key_and_what_a_launch_gives_rep
 ) -> None:
     kept = {
         "api_key": TOKEN,
+        "private_api_key": "sk_private",
         "config": {"pipecat_agent_name": "bot", "config": {"a": 1, "b": 2}, "room_properties": {"x": 1}},
     }
     await add(
@@ -259,6 +260,8 @@ async def test_a_cloud_agent_is_started_with_its_key_and_what_a_launch_gives_rep
     assert first.session.start_url == "https://api.pipecat.daily.co/v1/public/bot/start"
     assert first.session.transport == "daily"
     assert first.session.credential == SecretStr(TOKEN)
+    assert first.session.private_key == SecretStr("sk_private")
+    assert "sk_private" not in repr(first)
     assert first.session.data == {"a": 3, "b": 2, "cekura_run_id": run.id}
     assert first.session.room_properties == {"x": 1}
     assert second.session.start_url.endswith("/other/start")

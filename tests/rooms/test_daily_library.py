@@ -6,15 +6,23 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
+from bots.caller.script import Listen, Script, Turn
 from bots.timeline import EndedReason
+from runner.calls.call import Call as WholeCall
+from runner.calls.request import CallRequest
 from runner.errors import RoomError
+from runner.evaluation.verdicts import Cause
 from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.daily import session
+from runner.rooms.open import RoomAddress
+from runner.settings import Settings
 from tests.daily_rooms import DailyRooms, daily_rooms, library_sent_to
 from tests.daily_rooms.guest import Guest
 from tests.daily_rooms.server import SERVED_VERSION
@@ -25,6 +33,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
 TOKEN = "header.very-secret-claims.signature"
 PATIENCE_S = 20.0
 LOUD = 8_000
+LISTENS = Script(name="listens", turns=(Turn(action=Listen()),))
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +95,18 @@ JOIN_ERRORS = {
 
 
 @pytest.mark.parametrize("case", JOIN_ERRORS)
-async def test_a_join_that_the_lookup_refuses_says_why(case: str, rooms: DailyRooms, room: str) -> None:
+async def test_a_join_that_the_lookup_refuses_says_why(
+    case: str, rooms: DailyRooms, room: str, tmp_path: Path
+) -> None:
     orders, reason, words = JOIN_ERRORS[case]
     rooms.order(room, **orders)
     began_s = time.monotonic()
-    with pytest.raises(RoomError) as refused:
-        async with entered(url=rooms.url(room), token=TOKEN):
-            pass
-    assert refused.value.reason is reason
-    assert words in str(refused.value)
-    assert rooms.url(room) in str(refused.value)
-    assert "very-secret" not in str(refused.value)
+    address = RoomAddress(rooms.url(room), SecretStr(TOKEN))
+    run = await WholeCall(CallRequest(LISTENS, address), Settings(), tmp_path / "run").make()
+    assert (run.ended_reason, run.cause, run.success, run.exit_code) == (reason, Cause.ROOM, None, 2)
+    assert run.detail is not None and words in run.detail and rooms.url(room) in run.detail
     assert time.monotonic() - began_s < PATIENCE_S
+    assert not any(b"very-secret" in file.read_bytes() for file in (tmp_path / "run").iterdir())
 
 
 async def test_a_call_after_a_failed_one_in_the_same_process(rooms: DailyRooms, room: str) -> None:
