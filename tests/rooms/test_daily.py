@@ -753,6 +753,18 @@ async def test_sound_alone_proves_no_agent_against_one_that_speaks_rtvi(meeting:
 
 
 @pytest.mark.anyio
+async def test_an_agent_that_mutes_itself_until_it_speaks_is_not_waited_for(meeting: Meeting):
+    meeting.microphone_delay_s = 60.0
+    agent = meeting.add("agent")
+    async with entered() as call:
+        await call.room.wait_for_agent()
+        assert call.listener.joined == []
+        agent.set_microphone("off")
+        await asyncio.wait_for(call.room.wait_for_media(), 5)
+        assert call.listener.not_connected == []
+
+
+@pytest.mark.anyio
 async def test_where_the_first_leaves_without_a_word_the_next_is_the_agent(meeting: Meeting):
     tester = meeting.add("tester")
     meeting.add("agent")

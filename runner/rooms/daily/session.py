@@ -508,7 +508,9 @@ class RoomSession:
             return
         agent = self._participants.get(self._agent)
         sending = SENDING in self._connected
-        receiving = RECEIVING in self._connected and agent is not None and agent.playable
+        # Whoever has muted itself by now sends nothing that could be waited for.
+        muted = agent is not None and not agent.has_audio
+        receiving = muted or (RECEIVING in self._connected and agent is not None and agent.playable)
         waited_ns = stamp_ns - self._chosen_ns
         late = waited_ns > MEDIA_LIMIT_S * NS_PER_S
         if not (late or (sending and receiving)):
