@@ -23,7 +23,7 @@ from bots.clock import NS_PER_MS, NS_PER_S, CallClock, samples_to_ns
 from bots.timeline import EndedReason
 from runner.errors import RoomError
 from runner.rooms.base import AUDIO_RATE_HZ, Room
-from runner.rooms.daily import DailyRoom, failures
+from runner.rooms.daily import DailyRoom, failures, people
 from runner.rooms.daily import room as room_module
 from runner.rooms.daily import session as session_module
 from runner.rooms.daily.client import NOT_CONFIRMED
@@ -399,7 +399,7 @@ async def test_messages_before_the_agent_is_known_are_kept(meeting: Meeting):
 async def test_messages_beyond_what_is_kept_are_left_out_with_one_warning(
     meeting: Meeting, log_text: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(session_module, "_MESSAGES_KEPT", 3)
+    monkeypatch.setattr(people, "_MESSAGES_KEPT", 3)
     async with entered() as call:
         agent = meeting.add("agent", audio=False)
         for number in range(6):
@@ -418,7 +418,7 @@ async def test_participant_that_left_while_the_join_ended_is_not_there(meeting: 
         session = call.room._session
         gone = meeting.add("gone", audio=False)
         gone.leave()
-        await until(lambda: gone.id in session._gone)
+        await until(lambda: gone.id in session._people._gone)
         session.joined(time.monotonic_ns(), {gone.id: gone.describe()})
         assert call.room.participants() == []
 
@@ -426,7 +426,7 @@ async def test_participant_that_left_while_the_join_ended_is_not_there(meeting: 
 @pytest.mark.parametrize("joined_at", [["1700000005", 1700000001], ["2023-11-14T22:13:25Z", 1700000001], [None, 5]])
 def test_who_came_first_is_told_however_the_time_is_written(joined_at: list[Any]):
     raw = [{"id": str(n), "info": {"joinedAt": at}} for n, at in enumerate(joined_at)]
-    times = [session_module.Participant.parse(participant).joined_at_s for participant in raw]
+    times = [people.Participant.parse(participant).joined_at_s for participant in raw]
     assert times == [0.0 if joined_at[0] is None else 1700000005.0, float(joined_at[1])]
 
 

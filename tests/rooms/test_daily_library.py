@@ -236,6 +236,23 @@ class TestWhoTheAgentIs:
             assert [name for _, name in call.listener.joined] == ["Bella"]
             assert rooms.state(room)["peers"]["Testing Agent"]["receives"] == ["Bella"]
 
+    async def test_where_the_first_leaves_without_a_word_the_next_one_is_it(
+        self, rooms: DailyRooms, room: str
+    ) -> None:
+        async with (
+            somebody(rooms.url(room), "Tester") as tester,
+            somebody(rooms.url(room), "Bella") as agent,
+            entered(url=rooms.url(room)) as call,
+        ):
+            await call.room.wait_for_media()
+            await call.room.publish({"type": "hello"})
+            await asyncio.to_thread(tester.leave)
+            await until(lambda: [name for _, name in call.listener.joined] == ["Tester", "Bella"])
+            await until(lambda: agent.messages == [{"type": "hello"}] * 2)
+            agent.level = LOUD
+            await until(lambda: peak(call.listener) > LOUD // 2)
+            assert call.listener.lost == [] and call.listener.left == []
+
     async def test_nobody_without_a_microphone_is_it(self, rooms: DailyRooms, room: str) -> None:
         async with (
             somebody(rooms.url(room), "Observer", microphone=False),

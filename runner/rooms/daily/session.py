@@ -2,15 +2,12 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
 import soxr
 from loguru import logger
 
-from bots.caller.rtvi import is_from_an_agent
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock, samples_to_ns
 from bots.daily_library import PLACE_OFF_MS, RECEIVE_DELAY_NS
 from bots.timeline import CallerAudioQuality, EndedReason
@@ -18,6 +15,7 @@ from runner.errors import RoomError
 from runner.rooms.base import AUDIO_RATE_HZ, RoomListener, Timeliness
 from runner.rooms.daily import failures
 from runner.rooms.daily.client import PIPELINE_RATE_HZ
+from runner.rooms.daily.people import KeptMessage, Participant, People
 from runner.rooms.daily.placement import (
     BYTES_PER_SAMPLE,
     DRIFT_TOLERANCE_NS,
@@ -49,11 +47,6 @@ PACKET_NS = 20 * NS_PER_MS
 QUIET_PEAK = 33
 """Peak of 16-bit audio that counts as silence: -60 dBFS."""
 
-_INTERRUPTED = "interrupted"
-_PLAYABLE = "playable"
-_AUDIO_STATES = frozenset({"receivable", "loading", _PLAYABLE, _INTERRUPTED})
-_MESSAGES_KEPT = 200
-
 
 class Carrier(Protocol):
     """What a session asks of the transport."""
@@ -69,66 +62,6 @@ class Carrier(Protocol):
     def push_placed(self, at_ns: int, pcm: bytes, participant_id: str) -> None:
         """Give the pipeline agent audio at :data:`PIPELINE_RATE_HZ`."""
         ...
-
-
-@dataclass(frozen=True)
-class Participant:
-    """Someone in the room, as far as it matters here.
-
-    Attributes:
-        id: Daily's id of this participation.
-        name: The name they gave themselves.
-        local: Whether this is the caller itself.
-        joined_at_s: When they joined, in seconds since the epoch, as Daily counts it.
-        has_audio: Whether they send from a microphone we can receive, and are visible. False while it is muted.
-        playable: Whether their audio arrives here; not yet where it is only announced.
-        interrupted: Whether their microphone is on, but Daily sees nothing come from it.
-    """
-
-    id: str
-    name: str | None
-    local: bool
-    joined_at_s: float
-    has_audio: bool
-    playable: bool
-    interrupted: bool
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Any]) -> "Participant":
-        """Read the library's description of a participant."""
-        info: Mapping[str, Any] = raw.get("info") or {}
-        media: Mapping[str, Any] = raw.get("media") or {}
-        microphone: Mapping[str, Any] = media.get("microphone") or {}
-        permissions: Mapping[str, Any] = info.get("permissions") or {}
-        state = microphone.get("state")
-        return cls(
-            id=str(raw["id"]),
-            name=info.get("userName") or None,
-            local=bool(info.get("isLocal")),
-            joined_at_s=_epoch_s(info.get("joinedAt")),
-            has_audio=state in _AUDIO_STATES and permissions.get("hasPresence") is not False,
-            playable=state == _PLAYABLE,
-            interrupted=state == _INTERRUPTED,
-        )
-
-
-def _epoch_s(joined_at: Any) -> float:
-    """Read a time: Daily's pages give it as a number of seconds in one place, as a text in another."""
-    try:
-        return float(joined_at)
-    except (TypeError, ValueError):
-        pass
-    try:
-        return datetime.fromisoformat(joined_at).timestamp()
-    except (TypeError, ValueError):
-        return 0.0
-
-
-@dataclass(frozen=True)
-class _KeptMessage:
-    at_ns: int
-    message: Any
-    sender: str
 
 
 def _is_quiet(pcm: bytes) -> bool:
@@ -171,11 +104,7 @@ class RoomSession:
         room: The room's address, without credentials or query.
         clock: The call's clock.
         listener: Who is told.
-        participant_name: The agent's user name; None where it is to be told by what it does.
-
-    Without a name the agent is the other participant with audio that speaks RTVI as an agent does, or else the one
-    who was first. Until caller and agent have spoken another takes its place who speaks RTVI, and, while it has not
-    been heard, who speaks by Daily's word.
+        participant_name: The agent's user name; None where it is to be told by what it does (:class:`People`).
 
     Attributes:
         join_error: Why we could not get in.
@@ -188,17 +117,9 @@ class RoomSession:
         self._room = room
         self._clock = clock
         self._listener = listener
-        self._participant_name = participant_name
+        self._people = People(room, participant_name)
         self._carrier: Carrier | None = None
-        self._participants: dict[str, Participant] = {}
-        self._agent: str | None = None
-        self._agent_speaks_rtvi = False
-        self._agent_was_heard = False
-        self._caller_has_spoken = False
         self._agent_left = False
-        self._gone: set[str] = set()
-        self._kept: list[_KeptMessage] = []
-        self._left_out_messages = False
         self._received = SampleClock(AUDIO_RATE_HZ)
         self._for_pipeline = _PipelineAudio()
         self._sent: SentTrack | None = None
@@ -255,12 +176,12 @@ class RoomSession:
 
     def others(self) -> list[str]:
         """Return who else is in the room, by name; by id where they gave none."""
-        return [p.name or p.id for p in self._participants.values() if not p.local]
+        return self._people.others()
 
     @property
     def others_may_be_the_agent(self) -> bool:
         """Whether somebody else may still turn out to be the agent."""
-        return not self._is_settled
+        return not self._people.is_settled
 
     # Events of the call.
 
@@ -268,10 +189,7 @@ class RoomSession:
         """Note that we are in the room; only now can there be an agent."""
         self._sent = SentTrack(AUDIO_RATE_HZ, self._clock.at_ns(stamp_ns))
         for raw in participants.values():
-            participant = Participant.parse(raw)
-            # What events have told since is newer than what the join returned.
-            if participant.id not in self._gone:
-                self._participants.setdefault(participant.id, participant)
+            self._people.there_already(raw)
         self.join_over.set()
         self._choose_agent(stamp_ns)
 
@@ -282,20 +200,17 @@ class RoomSession:
 
     def participant_seen(self, stamp_ns: int, participant: Mapping[str, Any]) -> None:
         """Note a participant; it may be the agent."""
-        parsed = Participant.parse(participant)
-        self._participants[parsed.id] = parsed
+        self._people.seen(participant)
         self._choose_agent(stamp_ns)
 
     def participant_left(self, stamp_ns: int, participant_id: str, reason: str) -> None:
         """Note that a participant left; it may be the agent."""
-        left = self._participants.pop(participant_id, None)
-        self._gone.add(participant_id)
-        self._kept = [kept for kept in self._kept if kept.sender != participant_id]
-        if participant_id != self._agent or self._agent_left or self._closed:
+        left = self._people.left(participant_id)
+        if participant_id != self._people.agent_id or self._agent_left or self._closed:
             return
-        if not (self._agent_speaks_rtvi or self._agent_was_heard) and self._candidates():
+        if not self._people.agent_has_shown_itself and (next_best := self._people.best()) is not None:
             # It never said a word, and there is somebody else who may be the agent.
-            self._take_agent(self._first_candidate(), stamp_ns)
+            self._take_agent(next_best, stamp_ns)
             return
         self._emit_agent(self._received.flush())
         self._agent_left = True
@@ -319,24 +234,24 @@ class RoomSession:
         at_ns = self._clock.at_ns(stamp_ns)
         if self._closed:
             return
-        if is_from_an_agent(message) and not self._is_settled:
-            self._reconsider(sender, stamp_ns)
-        if sender == self._agent:
-            self._agent_speaks_rtvi = self._agent_speaks_rtvi or is_from_an_agent(message)
+        if (rival := self._people.outdone_by_message(sender, message)) is not None:
+            self._take_agent(rival, stamp_ns)
+        if sender == self._people.agent_id:
+            self._people.agent_sent(message)
             self._listener.message_received(at_ns, message)
-        elif not self._is_settled:
-            self._keep(_KeptMessage(at_ns, message, sender))
+        else:
+            self._people.keep(KeptMessage(at_ns, message, sender))
 
     def speaker_changed(self, stamp_ns: int, participant_id: str) -> None:
         """Note who is speaking, by Daily's own word: who we do not listen to can't be heard."""
-        if not (self._is_settled or self._agent_was_heard):
-            self._reconsider(participant_id, stamp_ns)
+        if not self._closed and (rival := self._people.outdone_by_voice(participant_id)) is not None:
+            self._take_agent(rival, stamp_ns)
 
     def audio_arrived(self, stamp_ns: int, participant_id: str, pcm: bytes) -> None:
         """Place audio of the agent."""
-        if participant_id != self._agent or self._agent_left or self._closed:
+        if participant_id != self._people.agent_id or self._agent_left or self._closed:
             return
-        agent = self._participants.get(participant_id)
+        agent = self._people.agent
         # The library may go on with silence of its own making while nothing comes over the network.
         is_zeros = not pcm.strip(b"\0")
         if not is_zeros:
@@ -354,9 +269,7 @@ class RoomSession:
 
     def audio_taken(self, stamp_ns: int) -> None:
         """Note that audio of the caller is about to leave."""
-        self._caller_has_spoken = True
-        if self._is_settled:
-            self._kept = []
+        self._people.caller_spoke()
         if self._sent is not None:
             self._sent.taken(self._clock.at_ns(stamp_ns))
 
@@ -410,13 +323,13 @@ class RoomSession:
         self._watch_agent(stamp_ns)
 
     def _watch_agent(self, stamp_ns: int) -> None:
-        if self._agent is None or self._agent_left:
+        if self._people.agent_id is None or self._agent_left:
             return
         if not self._media_stopped and stamp_ns - self._last_arrival_ns > MEDIA_STOPPED_AFTER_S * NS_PER_S:
             self._media_stopped = True
             self._emit_agent(self._received.flush())
             self._listener.agent_media_stopped(self._clock.at_ns(self._last_arrival_ns))
-        unexplained_s = self._unexplained_s(self._participants.get(self._agent), stamp_ns)
+        unexplained_s = self._unexplained_s(self._people.agent, stamp_ns)
         if unexplained_s == 0.0:
             self._excused_until_ns = stamp_ns
         elif unexplained_s > GONE_AFTER_S:
@@ -433,40 +346,12 @@ class RoomSession:
             return 0.0
         return max(0, stamp_ns - max(self._last_arrival_ns, self._excused_until_ns)) / NS_PER_S
 
-    def _candidates(self) -> list[Participant]:
-        """Return who may be the agent."""
-        return [
-            participant
-            for participant in self._participants.values()
-            if not participant.local
-            and participant.has_audio
-            and (self._participant_name is None or participant.name == self._participant_name)
-        ]
-
-    def _first_candidate(self) -> Participant:
-        """Return who is most likely the agent: who has spoken RTVI as one, or else who was first."""
-        agents = {kept.sender for kept in self._kept if is_from_an_agent(kept.message)}
-        return min(self._candidates(), key=lambda one: (one.id not in agents, one.joined_at_s))
-
     def _choose_agent(self, stamp_ns: int) -> None:
         if self._sent is None or self._closed:
             return
-        if self._agent is None and self._candidates():
-            self._take_agent(self._first_candidate(), stamp_ns)
+        if self._people.agent_id is None and (best := self._people.best()) is not None:
+            self._take_agent(best, stamp_ns)
         self._look_for_media(stamp_ns)
-
-    @property
-    def _is_settled(self) -> bool:
-        """Whether nobody else can be the agent any more."""
-        return self._agent_speaks_rtvi or (self._agent_was_heard and self._caller_has_spoken)
-
-    def _reconsider(self, participant_id: str, stamp_ns: int) -> None:
-        """Take somebody else for the agent, who shows to be one."""
-        if self._agent is None or participant_id == self._agent or self._closed:
-            return
-        other = next((one for one in self._candidates() if one.id == participant_id), None)
-        if other is not None:
-            self._take_agent(other, stamp_ns)
 
     def _take_agent(self, agent: Participant, stamp_ns: int) -> None:
         if self._carrier is None:
@@ -479,24 +364,19 @@ class RoomSession:
                 RoomError(EndedReason.RUNNER_ERROR, f"The agent's audio in {self._room} could not be received: {e}.")
             )
             return
-        changed = self._agent is not None
+        changed = self._people.agent_id is not None
         if changed:
             self._received = SampleClock(AUDIO_RATE_HZ)
-            self._anything_arrived = self._media_stopped = self._agent_was_heard = False
+            self._anything_arrived = self._media_stopped = False
             self._zeros_since_ns = None
-        self._agent = agent.id
+        kept = self._people.take(agent)
         self._last_arrival_ns = self._chosen_ns = stamp_ns
         self.agent_here.set()
         if changed and self.media_over.is_set():
             self._listener.agent_joined(self._clock.at_ns(stamp_ns), agent.name)
             self._carrier.send_again(agent.id)
-        kept, self._kept = self._kept, []
         for earlier in kept:
-            if earlier.sender == agent.id:
-                self._agent_speaks_rtvi = self._agent_speaks_rtvi or is_from_an_agent(earlier.message)
-                self._listener.message_received(earlier.at_ns, earlier.message)
-            else:
-                self._kept.append(earlier)
+            self._listener.message_received(earlier.at_ns, earlier.message)
         self._look_for_media(stamp_ns)
 
     def _look_for_media(self, stamp_ns: int) -> None:
@@ -504,9 +384,9 @@ class RoomSession:
 
         A join is complete before the connections are: what is sent until then is lost, and the library says nothing.
         """
-        if self._agent is None or self.media_over.is_set():
+        if self._people.agent_id is None or self.media_over.is_set():
             return
-        agent = self._participants.get(self._agent)
+        agent = self._people.agent
         sending = SENDING in self._connected
         # Whoever has muted itself by now sends nothing that could be waited for.
         muted = agent is not None and not agent.has_audio
@@ -523,29 +403,19 @@ class RoomSession:
             )
         self.media_over.set()
 
-    def _keep(self, message: _KeptMessage) -> None:
-        if len(self._kept) < _MESSAGES_KEPT:
-            self._kept.append(message)
-        elif not self._left_out_messages:
-            self._left_out_messages = True
-            logger.warning(
-                f"more than {_MESSAGES_KEPT} messages came before it was clear who the agent in {self._room} is: "
-                "the rest until then are left out"
-            )
-
     def _emit_agent(self, chunks: list[PlacedAudio]) -> None:
         for placed in chunks:
             self._note_tear(placed)
             self._listener.agent_audio(placed.at_ns, placed.pcm)
             for_pipeline = self._for_pipeline.resample(placed)
-            if for_pipeline and self._carrier and self._agent:
-                self._carrier.push_placed(for_pipeline.at_ns, for_pipeline.pcm, self._agent)
+            if for_pipeline and self._carrier and self._people.agent_id:
+                self._carrier.push_placed(for_pipeline.at_ns, for_pipeline.pcm, self._people.agent_id)
 
     def _note_tear(self, placed: PlacedAudio) -> None:
         """Report a hole in the middle of speech. What the network loses, the library covers up and tells nobody."""
         quiet = _is_quiet(placed.pcm)
         if not quiet:
-            self._agent_was_heard = True
+            self._people.agent_heard()
         hole_ns = placed.at_ns - self._agent_end_ns
         if not quiet and not self._agent_was_quiet and hole_ns > DRIFT_TOLERANCE_NS // 2:
             self._listener.agent_audio_lost(self._agent_end_ns, hole_ns / NS_PER_MS)
