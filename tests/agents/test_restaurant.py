@@ -89,6 +89,7 @@ async def hangs_up_after_a_goodbye(base: str) -> None:
         assert time.monotonic() - spoken > 0.3, "it says goodbye before it leaves"
 
 
+@pytest.mark.slow
 async def test_calls_at_once(restaurant: str) -> None:
     """Three different calls at the same time, in one process."""
     async with asyncio.TaskGroup() as calls:

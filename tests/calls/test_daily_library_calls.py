@@ -135,6 +135,7 @@ def test_a_call_from_the_command_line_takes_its_message_and_hears_the_metronome(
     assert b"planted-room-token" not in kept and "planted-room-token" not in said
 
 
+@pytest.mark.slow
 def test_a_launch_names_a_room_and_a_session_comes_with_one(place: Place, tmp_path: Path) -> None:
     """By HTTP alone: ``run_scenarios_pipecat`` into a room that is there, and a session that is started."""
     metronome = place.agent("metronome")
