@@ -302,6 +302,15 @@ def test_a_turn_in_which_another_sound_was_taken_for_the_answer_says_so() -> Non
     assert first.refused is not None and "another sound" in first.refused
 
 
+def test_a_line_that_was_spoken_into_the_agents_turn_says_so() -> None:
+    facts = [JOINED, taken_up(1), *line(1.2, 3), *speech(3.6, 4), recording(), measured(4.5, 8), ended(12)]
+    later = [taken_up(5, 1), *line(5.2, 7, 1)]
+    first, second = measure_turns(SCRIPT, CallView.measured([*facts, *later]))
+    assert first.response_latency_ms == 1_500
+    assert second.talked_over and second.response_latency_ms is None
+    assert second.refused is not None and "spoke while the agent went on" in second.refused
+
+
 def test_a_hole_in_the_middle_of_a_line_leaves_the_latency_after_it() -> None:
     facts = [JOINED, taken_up(1), *line(1.2, 3), recording(), measured(4, 6), ended(8)]
     hole = CallerUnderrun(at_ns=s(2), turn=0, duration_ms=80)
