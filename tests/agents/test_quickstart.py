@@ -15,6 +15,7 @@ from tests.agents.speech import speak
 LINE = "The weather is nice today."
 
 
+@pytest.mark.slow
 @pytest.mark.webrtc
 @pytest.mark.anyio
 async def test_it_repeats_what_it_heard(agents: Agents) -> None:

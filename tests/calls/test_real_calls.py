@@ -69,6 +69,7 @@ async def test_what_the_agent_said_is_recognised_from_the_recording(tmp_path: Pa
     assert sounds_like(" ".join(said), DEFAULT_TEXT)
 
 
+@pytest.mark.slow
 @best_of_three
 async def test_words_are_recognised_live_where_the_agent_does_not_tell_them(tmp_path: Path) -> None:
     heard = Expectation(text_contains="on time", within_ms=15_000)

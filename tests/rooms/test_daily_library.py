@@ -300,7 +300,8 @@ class TestEnds:
             await asyncio.sleep(0.5)
             call.listener.agent.clear()
             await asyncio.sleep(0.5)
-            assert peak(call.listener) == 0
+            # What conceals the last packet that came dies away.
+            assert peak(call.listener) < LOUD // 50
             rooms.act(room, "mend", "Bella")
             await until(lambda: peak(call.listener) > LOUD // 2)
 

@@ -72,6 +72,7 @@ def test_another_seed_gives_another_call(tmp_path: Path) -> None:
     assert (tmp_path / "1" / FILE_NAME).read_bytes() != (tmp_path / "2" / FILE_NAME).read_bytes()
 
 
+@pytest.mark.slow
 def test_two_minutes_take_seconds(tmp_path: Path) -> None:
     script = Script(
         name="long", turns=(*GREETED.turns, Turn(action=StaySilent(duration_ms=120_000))), max_duration_s=400
