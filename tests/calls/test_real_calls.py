@@ -61,6 +61,7 @@ async def test_a_call_says_how_punctual_it_was_before_it_begins_and_when_it_is_o
     assert quality.packets > 100 and quality.lost is not None and quality.jitter_ms is not None
 
 
+@pytest.mark.slow
 async def test_what_the_agent_said_is_recognised_from_the_recording(tmp_path: Path) -> None:
     async with metronome(tmp_path) as (base_url, _):
         run, _ = await make(base_url, script(Turn(action=Listen(), expect=ANSWERED)), tmp_path / "run")

@@ -39,6 +39,12 @@ PATIENCE_S = 10.0
 """How long anything that is to happen may take on a machine that is busy."""
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody here waits for a message that can't be sent, but where it is said."""
+    monkeypatch.setattr(room_module, "SEND_AGAIN_FOR_S", 0.2)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -474,7 +480,6 @@ async def test_connection_that_stays_away_loses_the_room(meeting: Meeting, monke
     async with entered() as call:
         meeting.tell("on_network_connection_status_updated", {"connection": "signalling", "event": "interrupted"})
         await until(lambda: not call.room.transport.client.can_send())
-        monkeypatch.setattr(room_module, "SEND_AGAIN_FOR_S", 0.1)
         with pytest.raises(RoomError, match="reconnecting"):
             await call.room.publish("while away")
         meeting.tell("on_network_connection_status_updated", {"connection": "signalling", "event": "connected"})
@@ -696,7 +701,10 @@ async def test_a_message_that_pipecats_rtvi_stumbles_over_is_sent_with_a_warning
 
 
 @pytest.mark.anyio
-async def test_a_message_that_was_not_sent_is_sent_when_the_socket_is_back(meeting: Meeting):
+async def test_a_message_that_was_not_sent_is_sent_when_the_socket_is_back(
+    meeting: Meeting, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(room_module, "SEND_AGAIN_FOR_S", 5.0)
     async with entered() as call:
         meeting.socket_is_closed = True
         sending = asyncio.create_task(call.room.publish({"type": "hello"}))
