@@ -90,7 +90,10 @@ def find_failure(
         for v in verdicts
         if v.verdict is Verdict.MISSED and not v.follows and v.turn in view.starts
     ]
-    if ended.reason in _ENDED_BY_AGENT and (not found or ended.reason is not EndedReason.AGENT_LEFT or _owes(view)):
+    session = view.first(AgentSessionEnded)
+    failed = session is not None and session.state == SESSION_FAILED
+    explains = failed or not found or ended.reason is not EndedReason.AGENT_LEFT or _owes(view)
+    if ended.reason in _ENDED_BY_AGENT and explains:
         # What was still expected in the last turn is missed because of the ending, and not the other way round.
         last = view.turn_at(view.end_ns)
         follows = [c for c in found if c.failure.turn == last and c.failure.kind in _FOLLOWS_FROM_ENDING]

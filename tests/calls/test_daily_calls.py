@@ -21,6 +21,7 @@ from bots.timeline import (
     AgentJoined,
     AgentLeft,
     AgentMediaStopped,
+    AgentSessionEnded,
     BotReady,
     CallEnded,
     CallerPressedKeys,
@@ -37,6 +38,7 @@ from runner.calls.recording import AGENT, CALLER, FILE_NAME, read_recording
 from runner.calls.request import CallRequest, DataMessage
 from runner.calls.run_file import Run, read_run
 from runner.calls.timeline import read_timeline
+from runner.evaluation.failure import FailureKind
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause
 from runner.rooms.base import AUDIO_RATE_HZ
@@ -234,6 +236,20 @@ async def test_a_conversation_from_join_to_leave(meeting: Meeting, lines: dict[s
 
     assert not any(client.joined for client in meeting.clients)
     assert any(client.left for client in meeting.clients)
+
+
+async def test_where_the_agent_left_whoever_runs_it_is_asked_how_its_session_ended(
+    meeting: Meeting, lines: dict[str, bytes], tmp_path: Path
+) -> None:
+    async def end_state() -> str:
+        return "agent_error"
+
+    Agent(meeting, lines, leaves=True)
+    run, facts = await make(tmp_path / "run", WAITING, session_end_state=end_state)
+    assert only(facts, AgentSessionEnded).state == "agent_error"
+    # A process that stood still in this short call can blame nobody.
+    crashed = run.failure is not None and run.failure.kind is FailureKind.CRASHED
+    assert (run.success is False and crashed) or run.cause is Cause.HARNESS, (run.detail, run.warnings)
 
 
 @best_of_three

@@ -129,6 +129,10 @@ def test_a_call_from_the_command_line_takes_its_message_and_hears_the_metronome(
     assert errors == ""
     state = place.rooms.state(room.rpartition("/")[2])
     assert [m["from"] for m in state["messages"] if m["message"] == message] == ["Testing Agent"]
+    assert "Testing Agent" not in state["peers"]
+    facts = [json.loads(line)["type"] for line in (place.folder / "call" / "timeline.jsonl").read_text().splitlines()]
+    order = [fact for fact in facts if fact in ("agent_joined", "data_message_published", "client_ready_sent")]
+    assert order == ["agent_joined", "data_message_published", "client_ready_sent"]
     run = json.loads((place.folder / "call" / "run.json").read_text())
     assert run["success"] is True and run["latencies_include_jitter"] is True
     kept = b"".join(file.read_bytes() for file in (place.folder / "call").iterdir())
@@ -182,3 +186,18 @@ def test_a_table_is_booked_by_voice(place: Place, attempt: int) -> None:
     said, errors = process.communicate(timeout=180)
     assert process.returncode == 0, said + errors
     assert "9 of 9 expectations met" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("background", "loss_share"), [("crowd", 0.0), ("office", 0.0), (None, 0.05), ("hold_music", 0.05)]
+)
+def test_a_good_agent_is_not_blamed_for_its_surroundings_or_the_way(
+    place: Place, background: str | None, loss_share: float, tmp_path: Path
+) -> None:
+    behind = {} if background is None else {"background": background}
+    room = place.agent("restaurant").start(restaurant=behind)
+    place.rooms.order(room.rpartition("/")[2], loss_share=loss_share)
+    process = place.call(room, tmp_path / "call", "--scenario", str(BOOKING))
+    said, errors = process.communicate(timeout=240)
+    assert process.returncode in (0, 2), said + errors

@@ -1,6 +1,7 @@
 """The media side of a Daily room: ICE-lite, DTLS-SRTP, and packets passed on to those who receive."""
 
 import asyncio
+import random
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable
@@ -160,7 +161,9 @@ class MediaTransport:
 class Producer:
     """What one peer sends from one source, and who receives it."""
 
-    def __init__(self, rtp_parameters: dict[str, Any]):
+    def __init__(self, rtp_parameters: dict[str, Any], loss_share: Callable[[], float]):
+        self._loss_share = loss_share
+        self._chance = random.Random(1)
         self.id = str(uuid.uuid4())
         self.codec_parameters = rtp_parameters["codecs"][0].get("parameters", {})
         self.silenced = False
@@ -177,7 +180,7 @@ class Producer:
         self._receivers = {ssrc: to for ssrc, to in self._receivers.items() if to is not dtls}
 
     async def forward(self, packet: bytes) -> None:
-        if self.silenced:
+        if self.silenced or self._chance.random() < self._loss_share():
             return
         for ssrc, dtls in list(self._receivers.items()):
             try:

@@ -60,6 +60,7 @@ class Orders:
         join_error: Said at the websocket in place of a join.
         most: How many may be in the room at once.
         dtls_delay_s: How long media connections take to be encrypted.
+        loss_share: The share of packets that are not passed on.
         microphone_delay_s: How long after somebody begins to send, others are told.
         forget_after_s: How long a participant whose websocket is gone is still shown to the others.
     """
@@ -70,6 +71,7 @@ class Orders:
     join_error: dict[str, Any] | None = None
     most: int | None = None
     dtls_delay_s: float = 0.0
+    loss_share: float = 0.0
     microphone_delay_s: float = 0.0
     forget_after_s: float = 0.0
 
@@ -254,9 +256,6 @@ class Server:
     async def _join(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> Peer | None:
         room = self.room(str(message["mtgStr"]).rpartition("/")[2])
         room.joins_tried += 1
-        version = message["msgData"].get("aboutClient", {}).get("version")
-        if version != SERVED_VERSION:
-            self._note_unknown(f"daily-python {version}: this server was made for {SERVED_VERSION}")
         if room.orders.join_error is not None:
             await socket.send_json(room.orders.join_error)
             return None
@@ -343,7 +342,7 @@ class Server:
                 peer.transports[body["transportId"]].connect(body["dtlsParameters"], peer.room.orders.dtls_delay_s)
                 return {}
             case "send-track":
-                producer = Producer(body["rtpParameters"])
+                producer = Producer(body["rtpParameters"], lambda: peer.room.orders.loss_share)
                 peer.producers[body["appData"]["mediaTag"]] = producer
                 peer.transports[body["transportId"]].dtls.on_packet = producer.forward
                 return {"id": producer.id, "producerInfo": {"id": producer.id}}

@@ -162,6 +162,13 @@ def test_whoever_runs_the_agent_knows_whether_it_crashed(state: str, kind: K, wo
     assert left.evidence[0].event == "agent_session_ended"
 
 
+def test_what_was_missed_because_the_session_failed_is_told_as_that() -> None:
+    answered = [ASKED, speech(3.8, 5.5), told(5.5, "thirty dollars"), over(6.5), taken_up(7, 1)]
+    session = AgentSessionEnded(at_ns=s(8), state="agent_error")
+    found = failure(*answered, AgentLeft(at_ns=s(8)), ended(8, EndedReason.AGENT_LEFT), session)
+    assert found.kind is K.CRASHED and "its session ended with an error" in found.headline
+
+
 def test_an_agent_that_was_to_hang_up_and_whose_session_failed_has_crashed() -> None:
     played = script(asks(Expectation(event="agent_hangs_up", within_ms=5_000)), hang_up=False)
     facts = [ASKED, AgentLeft(at_ns=s(4)), ended(4, EndedReason.AGENT_LEFT)]

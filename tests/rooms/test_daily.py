@@ -718,7 +718,7 @@ async def test_a_message_that_was_not_sent_is_sent_when_the_socket_is_back(
 
 @pytest.mark.anyio
 async def test_a_message_that_was_not_confirmed_is_not_sent_twice(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
-    async def unconfirmed(message: Any, to: str | None = None) -> str:
+    async def unconfirmed(message: Any) -> str:
         tried.append(message)
         return NOT_CONFIRMED
 

@@ -223,8 +223,17 @@ class RoomClient(DailyTransportClient):
         """Return whether an app message would be sent now: the library drops it silently otherwise."""
         return self._call_state == _CallState.JOINED
 
-    async def send(self, message: Any, to: str | None = None) -> str | None:
-        """Send an app message to everyone, or to one participant; return the library's error, if any.
+    def send_to(self, participant_id: str, message: Any) -> None:
+        """Send an app message to one participant, without waiting for its confirmation."""
+
+        def log(error: str | None) -> None:
+            if error:
+                logger.warning(f"a message to {participant_id} was not sent: {self.scrub(error)}")
+
+        self._client.send_app_message(message, participant_id, completion=log)
+
+    async def send(self, message: Any) -> str | None:
+        """Send an app message to everyone; return the library's error, if any.
 
         Raises:
             ValueError: The library cannot send this value.
@@ -237,7 +246,7 @@ class RoomClient(DailyTransportClient):
             if not sent.done():
                 sent.set_result(error)
 
-        self._client.send_app_message(message, to, completion=lambda error: self._post(settle, error))
+        self._client.send_app_message(message, None, completion=lambda error: self._post(settle, error))
         try:
             error = await asyncio.wait_for(sent, SEND_LIMIT_S)
         except TimeoutError:

@@ -86,15 +86,15 @@ class People:
 
     Args:
         room: The room's address, for what is logged.
-        agent_name: The agent's user name; None where it is to be told by what it does.
+        participant_name: The agent's user name; None where it is to be told by what it does.
 
     Attributes:
         agent_id: Who is taken for the agent.
     """
 
-    def __init__(self, room: str, agent_name: str | None):
+    def __init__(self, room: str, participant_name: str | None):
         self._room = room
-        self._agent_name = agent_name
+        self._participant_name = participant_name
         self._by_id: dict[str, Participant] = {}
         self._gone: set[str] = set()
         self._kept: list[KeptMessage] = []
@@ -202,7 +202,7 @@ class People:
             for participant in self._by_id.values()
             if not participant.local
             and participant.has_audio
-            and (self._agent_name is None or participant.name == self._agent_name)
+            and (self._participant_name is None or participant.name == self._participant_name)
         ]
 
     def _forget_if_settled(self) -> None:

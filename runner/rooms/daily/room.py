@@ -71,7 +71,6 @@ class DailyRoom:
         )
         self._session.attach(_TransportCarrier(self._transport, self._send_again))
         self._for_whoever_is_the_agent: list[Any] = []
-        self._sending_again: set[asyncio.Task[None]] = set()
         self._left = False
 
     @property
@@ -143,8 +142,6 @@ class DailyRoom:
         if self._left:
             return
         self._left = True
-        for task in self._sending_again:
-            task.cancel()
         self._session.close(time.monotonic_ns())
         try:
             async with asyncio.timeout(_LEAVE_LIMIT_S):
@@ -172,17 +169,10 @@ class DailyRoom:
 
     def _send_again(self, participant_id: str) -> None:
         """Send what went to all before this participant was known to be the agent: it may not have been there."""
-        task = asyncio.get_running_loop().create_task(self._send_all_to(participant_id))
-        self._sending_again.add(task)
-        task.add_done_callback(self._sending_again.discard)
-
-    async def _send_all_to(self, participant_id: str) -> None:
         for message in self._for_whoever_is_the_agent:
-            error = await self._sent_in_time(message, participant_id)
-            if error:
-                logger.warning(f"{participant_id} did not get what was sent before it was there: {error}")
+            self._transport.client.send_to(participant_id, message)
 
-    async def _sent_in_time(self, message: Any, to: str | None = None) -> str | None:
+    async def _sent_in_time(self, message: Any) -> str | None:
         """Send a message, again and again while the library says that it was not sent; return its last word.
 
         A websocket that the other side closed shows first in this: until the library has connected again by itself,
@@ -191,7 +181,7 @@ class DailyRoom:
         client, began_ns = self._transport.client, time.monotonic_ns()
         while True:
             try:
-                error = await client.send(message, to) if client.can_send() else NOT_IN_THE_ROOM
+                error = await client.send(message) if client.can_send() else NOT_IN_THE_ROOM
             except (TypeError, ValueError) as e:
                 raise RoomError(
                     EndedReason.RUNNER_ERROR,
