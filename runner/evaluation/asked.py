@@ -19,7 +19,7 @@ from runner.evaluation.verdicts import Cause, Judgements, Question
 MAX_QUOTED = 200
 """How many characters of a condition or a prompt stand in a sentence about it."""
 
-NO_JUDGE = "no judge was asked (judge.model or judge.service in the worker's settings names one)"
+NO_JUDGE = "no judge was asked (judge.model or judge.service in the server's settings names one)"
 
 _TERM = r'contains\s+"([^"]+)"'
 _CONTAINS = re.compile(_TERM, re.IGNORECASE)

@@ -75,7 +75,13 @@ def gave_up_in_error(view: CallView, verdicts: Sequence[ExpectationVerdict]) -> 
 
 def excuse(view: CallView, reason: EndedReason, troubles: Sequence[Trouble]) -> Trouble | None:
     """Return the trouble that an ending may owe to; None if the agent alone can have brought it about."""
-    able = [t for t in troubles if not (t.lasting and reason in _NEEDS_NO_LINE and t.to_ns < view.end_ns)]
+    # That an agent left is told by the room: a moment that was not heard changes nothing about it.
+    is_told = reason is EndedReason.AGENT_LEFT
+    able = [
+        t
+        for t in troubles
+        if not (t.lasting and reason in _NEEDS_NO_LINE and t.to_ns < view.end_ns) and not (is_told and t.heard_only)
+    ]
     turn = max(view.starts, default=None)
     begin_ns = 0 if turn is None else view.starts[turn]
     return next((t for t in able if t.touches(begin_ns, view.end_ns)), None)

@@ -108,6 +108,14 @@ def test_what_the_agent_tells_needs_no_hearing(lost_ms: float, cause: Cause) -> 
     assert outcome.cause is cause
 
 
+@pytest.mark.parametrize(("lost_ms", "cause"), [(300, Cause.AGENT), (600, Cause.NETWORK)])
+def test_that_an_agent_left_needs_no_hearing(lost_ms: float, cause: Cause) -> None:
+    lost = AgentAudioLost(at_ns=s(5), duration_ms=lost_ms)
+    answered = [*line(1.2, 3), *speech(4, 6), told(5, "which day would you like")]
+    left = [taken_up(1), *answered, lost, ended(6.5, EndedReason.AGENT_LEFT)]
+    assert come_to([JOINED, *left]).cause is cause
+
+
 def test_a_hole_after_which_the_caller_spoke_may_have_misled_it() -> None:
     booking = Expectation(event="function_call", calls=(FunctionCall(name="book"),), within_ms=4_000)
     lost = AgentAudioLost(at_ns=s(4), duration_ms=300)

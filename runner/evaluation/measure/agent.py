@@ -22,11 +22,14 @@ from bots.levels import (
 from runner.evaluation.measure.detect import Found, Mask, Probabilities, find_speech
 from runner.evaluation.measure.edges import Edge, Stretch, find_stretches
 
-METHOD = 2
+METHOD = 3
 """Version of the method: raised whenever the same recording may give other figures."""
 
 TOO_LOUD_DB = 12.0
 """Where the agent's level lies less than this above the bed's, speech can't be told from it."""
+CALL_WEIGHT = 2 / 3
+"""Where most of a call is too loud, a speech that is not must stand out by more: by so much its own distance is drawn
+to the call's usual one. The bed under one speech is known from seconds, where one may be taken for the other."""
 TOO_LOUD_DBFS = -33.0
 """A bed as loud as this may hide an agent of which nothing was found."""
 
@@ -105,7 +108,12 @@ def measure_agent(
     probability = _by_step(speech_probability(samples), levels.size)
     found = find_speech(levels, probability, _mask(caller, levels.size))
     stretches = find_stretches(voiced, step_levels(samples), levels, found)
-    speeches = tuple(_speech(stretch, levels, found) for stretch in stretches)
+    margins_db = [_margin_db(found, stretch) for stretch in stretches]
+    usual_db = float(np.median(margins_db)) if margins_db else 0.0
+    speeches = tuple(
+        _speech(stretch, levels, found, margin_db, usual_db)
+        for stretch, margin_db in zip(stretches, margins_db, strict=True)
+    )
     bed = found.background_dbfs(levels)
     if found.level is None:
         return Measured((), bed, None, too_loud=float(np.median(found.bed)) > TOO_LOUD_DBFS)
@@ -128,11 +136,13 @@ def _mask(spans: Sequence[tuple[int, int]], steps: int) -> Mask:
     return mask
 
 
-def _speech(stretch: Stretch, levels: Levels, found: Found) -> MeasuredSpeech:
+def _speech(
+    stretch: Stretch, levels: Levels, found: Found, margin_db: float, usual_margin_db: float
+) -> MeasuredSpeech:
     inside = levels[stretch.start : stretch.end]
     steps = slice(stretch.start, stretch.end)
     speaking = inside[found.speech[steps]]
-    margin_db = _margin_db(found, stretch)
+    expected_db = margin_db + CALL_WEIGHT * (usual_margin_db - margin_db)
     loud = np.flatnonzero(inside >= (SILENCE_DBFS if found.level is None else found.level - SOFT_DB))
     soft_steps = (int(loud[0]), inside.size - 1 - int(loud[-1])) if loud.size else (inside.size, inside.size)
     return MeasuredSpeech(
@@ -142,7 +152,7 @@ def _speech(stretch: Stretch, levels: Levels, found: Found) -> MeasuredSpeech:
         end_uncertainty_ms=_uncertainty_ms(stretch.offset, margin_db, soft_steps[1], END_MS, END_MS_PER_DB),
         level_dbfs=_mean_dbfs(speaking if speaking.size else inside),
         bed_dbfs=round(float(found.bed_mean[steps].max()), 1),
-        too_loud=margin_db < TOO_LOUD_DB,
+        too_loud=min(margin_db, expected_db) < TOO_LOUD_DB,
     )
 
 

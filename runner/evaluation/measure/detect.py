@@ -29,7 +29,9 @@ BED_SPREAD = 1.6
 MOST_SPREAD_DB = 5.0
 SOUNDING_SHARE = 0.3
 SWITCH_COST = 0.04
-BELIEVED_SHARE = 0.08
+HEARS = 0.5
+BELIEVED_SHARE, TRUSTED_SHARE = 0.08, 0.01
+"""It takes so little of the bed for speech (``HEARS``) where it is believed, and where it may place an onset."""
 HELD = 0.8
 """What is a voice as surely as this goes on where its level sinks into the bed."""
 SURE, SOFT_DB = 0.9, 8.0
@@ -61,6 +63,7 @@ class Found:
         bed: The level that what lies under it seldom goes beyond.
         bed_mean: Its mean level.
         barred: Where no voice can be: the speech model can be believed there, and hears none anywhere near.
+        heard: Where the speech model hears a voice, and takes next to nothing of the bed for one.
     """
 
     speech: Mask
@@ -69,6 +72,7 @@ class Found:
     bed: Levels
     bed_mean: Levels
     barred: Mask
+    heard: Mask
 
     def top_of(self, levels: Levels) -> Levels:
         """Return the level that the bed hardly ever goes beyond, by step."""
@@ -93,6 +97,7 @@ def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Fou
     level: float | None = None
     bed = threshold = np.full(levels.size, SILENT_DBFS, dtype=np.float32)
     barred = np.zeros(levels.size, dtype=bool)
+    heard = barred
     for turn in range(ROUNDS):
         bed = _bed(smooth, pool)
         found = _own_level(smooth, bed, speech if turn else ~caller)
@@ -104,7 +109,9 @@ def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Fou
             break
         level = found
         threshold = np.minimum(np.maximum(level - 20, bed + 2), level - 7).astype(np.float32)
-        believed = _believed(probability, pool)
+        mistaken = _by_hop((probability > HEARS).astype(np.float32), pool, lambda inside: float(inside.mean()))
+        believed = mistaken < BELIEVED_SHARE
+        heard = (mistaken < TRUSTED_SHARE) & (probability > HEARS)
         # With hardly a bed a soft voice is as good as a loud one: nobody else is there to be heard.
         silent = ~dilated(probability >= SOME_VOICE, NEAR_STEPS, NEAR_STEPS)
         barred = believed & np.where(bed > level - BED_RANGE_DB, _without_voice(smooth, probability, level), silent)
@@ -113,7 +120,7 @@ def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Fou
         # Nothing new is known of the bed where the agent speaks from beginning to end.
         pool = around if around.sum() >= LEAST_STEPS else pool
     found_any = bool(speech.any())
-    return Found(speech, pool, level if found_any else None, bed, _by_hop(levels, pool, _mean_level), barred)
+    return Found(speech, pool, level if found_any else None, bed, _by_hop(levels, pool, _mean_level), barred, heard)
 
 
 def _mean_level(levels: Levels) -> float:
@@ -176,11 +183,6 @@ def _own_level(smooth: Levels, bed: Levels, where: Mask) -> float | None:
         if above.size >= 200 // STEP_MS:
             return float(np.percentile(above, 75))
     return None
-
-
-def _believed(probability: Probabilities, pool: Mask) -> Mask:
-    """Where the speech model takes hardly anything of the bed for speech."""
-    return _by_hop((probability > 0.5).astype(np.float32), pool, lambda inside: float(inside.mean())) < BELIEVED_SHARE
 
 
 def _without_voice(smooth: Levels, probability: Probabilities, level: float) -> Mask:

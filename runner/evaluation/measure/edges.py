@@ -1,7 +1,8 @@
 """The first and the last audible sample of each stretch of speech.
 
 What is audible, :mod:`bots.levels` says. Under a bed an edge is first moved to where the sound, band by band, turns
-from the bed's into the voice's; then outwards, as long as something is louder than the bed ever is.
+from the bed's into the voice's, an onset not far from where the speech model notices it; then outwards, as long as
+something is louder than the bed ever is.
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ from runner.evaluation.measure.mixture import MOST, Mixture, band_levels
 PEAK_STEPS = 300 // STEP_MS
 """What is audible goes by the loudest moment this near the edge."""
 SEARCH_STEPS = 300 // STEP_MS
+NOTICED_STEPS, FORESEEN_STEPS = 120 // STEP_MS, 20 // STEP_MS
+"""The speech model notices a voice at most so long after it begins, and (its windows are long) so long before."""
+STEADY_STEPS, STEADY_SHARE = 160 // STEP_MS, 0.8
+"""What it notices is the voice that begins if it goes on hearing it: for so long, and as far as the rough edge."""
 RATIO_LIMIT = 6.0
 INAUDIBLE_DB = 5.0
 """So far below what is audible no voice is looked for."""
@@ -97,6 +102,7 @@ class _EdgeFinder:
         self._raw, self._raw_top = raw, found.top_of(raw)
         self._levels, self._top = levels, found.top_of(levels)
         self._barred = found.barred
+        self._heard = found.heard
         self._bed = self._mixture(np.flatnonzero(found.pool))
         self._voice = self._mixture(np.flatnonzero(found.speech))
 
@@ -142,7 +148,13 @@ class _EdgeFinder:
         if self._bed is None or self._voice is None:
             return at
         low, high = (limit, middle) if direction < 0 else (middle, limit)
-        steps = np.arange(max(at - SEARCH_STEPS, low), min(at + SEARCH_STEPS, high) + 1)
+        first, last = max(at - SEARCH_STEPS, low), min(at + SEARCH_STEPS, high)
+        noticed = self._noticed(at, limit) if direction < 0 else None
+        if noticed is not None:
+            # A note that sets in or dies away sounds as unlike the bed as a voice does: the model knows better.
+            first = max(first, min(noticed - NOTICED_STEPS, at))
+            last = min(last, noticed + FORESEEN_STEPS)
+        steps = np.arange(first, last + 1)
         if steps.size == 0:
             return at
         bands = band_levels(self._samples, steps)
@@ -153,6 +165,15 @@ class _EdgeFinder:
         if direction < 0:
             return int(steps[np.argmax(np.cumsum(ratio[::-1])[::-1])])
         return int(steps[np.argmax(np.cumsum(ratio))])
+
+    def _noticed(self, at: int, limit: int) -> int | None:
+        """Return the step from which on the speech model hears the voice that begins about here."""
+        low = max(at - SEARCH_STEPS, limit, 1)
+        heard = self._heard[low - 1 : at + SEARCH_STEPS + 1]
+        for begin in low + np.flatnonzero(heard[1:] & ~heard[:-1]):
+            if self._heard[begin : max(at, int(begin) + STEADY_STEPS)].mean() >= STEADY_SHARE:
+                return int(begin)
+        return None
 
     def _mixture(self, steps: NDArray[np.int64]) -> Mixture | None:
         return Mixture.fitted(band_levels(self._samples, steps[:: max(1, steps.size // MOST)]))

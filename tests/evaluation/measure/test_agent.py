@@ -155,6 +155,51 @@ def test_over_silence_a_soft_voice_is_the_agents_though_the_model_is_not_sure(su
     assert spans(result) == close_to(*SPEECHES, (10.5, 11.2))
 
 
+def bursts(*starts_s: float, seconds: float) -> Signal:
+    """Noise of 100 ms at each of these times, as loud as a bed may be for a moment."""
+    audio = noise(-46, seconds)
+    for seed, start_s in enumerate(starts_s):
+        audio[int(start_s * RATE_HZ) :][: RATE_HZ // 10] += noise(-26, 0.1, seed=seed + 2)
+    return audio
+
+
+BURSTS_S = (0.4, 1.0, 5.6, 6.4, 7.2, 10.0, 10.6)
+
+
+def test_a_note_that_sets_in_just_before_the_agent_is_not_its_onset() -> None:
+    audio = buzz(*SPEECHES, seconds=11) + buzz((7.8, 8.0), seconds=11, dbfs=-39) + noise(-34, 11)
+    result = measured(audio, speech_probability=model(*[(a + 0.03, b, 1.0) for a, b in SPEECHES]))
+    assert 7.87 <= spans(result)[-1][0] <= 8.02
+
+
+def test_a_beginning_that_sounds_like_the_bed_is_speech_where_the_model_hears_one() -> None:
+    audio = buzz(*SPEECHES[:2], (8.15, 9.5), seconds=11) + bursts(*BURSTS_S, seconds=11)
+    audio[8 * RATE_HZ : round(8.15 * RATE_HZ)] += noise(-29, 0.15)
+    result = measured(audio, speech_probability=model(*SURELY))
+    assert spans(result)[-1][0] == pytest.approx(8.0, abs=0.06)
+
+
+def test_a_model_that_takes_the_bed_for_speech_moves_no_onset() -> None:
+    audio = buzz(*SPEECHES, seconds=11) + noise(-42, 11)
+    mistaken = model(*SURELY[:2], (7.7, 9.6, 1.0), (0.4, 1.0, 1.0), (5.6, 6.2, 1.0))
+    assert spans(measured(audio, speech_probability=mistaken))[-1][0] == pytest.approx(8.0, abs=0.03)
+
+
+def test_what_the_model_hears_for_a_moment_only_is_no_onset() -> None:
+    audio = buzz(*SPEECHES, seconds=11) + noise(-42, 11)
+    result = measured(audio, speech_probability=model(*SURELY[:2], (7.75, 7.81, 1.0), (8.03, 9.6, 1.0)))
+    assert spans(result)[-1][0] == pytest.approx(8.0, abs=0.03)
+
+
+@pytest.mark.parametrize(("loud_s", "flagged"), [(36.0, 5), (9.0, 2)])
+def test_in_a_call_that_is_mostly_too_loud_what_barely_is_not_is_too(loud_s: float, flagged: int) -> None:
+    bed = noise(-30.5, 60)
+    bed[: round(loud_s * RATE_HZ)] = noise(-27.5, loud_s)
+    audio = bed + buzz((2, 4), (13, 15), (30, 32), (40, 42), (54, 56), seconds=60)
+    result = measured(audio, caller=((at(5), at(8)), (at(57), at(59))), speech_probability=all_is_speech)
+    assert [speech.too_loud for speech in result.speeches] == [index < flagged for index in range(5)]
+
+
 def test_without_a_caller_the_bed_is_found_in_what_is_quiet() -> None:
     result = measured(buzz(*SPEECHES, seconds=11) + noise(-45, 11), caller=())
     assert spans(result) == close_to(*SPEECHES, within_s=0.05)
