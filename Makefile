@@ -8,7 +8,7 @@ CANDIDATES := python3.11 python3.12 python3.13 python3
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help install postgres demo test test-slow check format lock clean
+.PHONY: help python install install-server install-worker postgres demo test test-slow check format lock image clean
 
 help:
 	@echo 'make demo       a whole call on this machine: a table is booked by voice'
@@ -16,22 +16,34 @@ help:
 	@echo 'make test-slow  the longer ones'
 	@echo 'make check      linting, formatting and types'
 	@echo 'make install    the environment alone, in $(VENV)'
+	@echo 'make install-server, make install-worker'
+	@echo '                what a machine needs that serves, or makes calls, in $(VENV)-server or $(VENV)-worker'
 	@echo 'make format     bring the code into form'
-	@echo 'make lock       bring requirements.lock up to date with pyproject.toml'
+	@echo 'make lock       bring the lock files up to date with pyproject.toml'
+	@echo 'make image      the container images, built and tried, where there is podman or docker'
 	@echo 'make clean      remove what these made'
 
-install: $(STAMP)
-
-$(STAMP): requirements.lock pyproject.toml
+python:
 	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or later found; install one, or name it: make PYTHON=…' >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 		pkg=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -qy $$pkg; \
 		else echo "error: $(PYTHON) can't make environments; run: sudo apt-get install $$pkg" >&2; exit 2; fi; }
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml | python
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
+
+# What a machine has that serves, or one that makes calls: the extras it needs, and nothing to develop with.
+install-server install-worker: install-%: python
+	$(PYTHON) -m venv --clear $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement deploy/locks/$*.lock
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement deploy/locks/build.lock
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation .
 
 demo: $(STAMP)
 	@$(BIN)/scenario-runner demo
@@ -69,11 +81,23 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Addresses of registries stay out of the lock file: whoever installs from it uses their own.
+# Addresses of registries stay out of the lock files: whoever installs from them uses their own. What is deployed has the
+# versions that are tested.
+LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	--no-annotate --quiet
+DEPLOYED = $(LOCK) --constraint requirements.lock
+
 lock: $(STAMP)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra offline --extra server --group dev --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-emit-index-url --no-annotate --quiet --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra agents --extra offline --extra server --extra worker --group dev --output-file requirements.lock
+	$(DEPLOYED) pyproject.toml --extra server --output-file deploy/locks/server.lock
+	$(DEPLOYED) pyproject.toml --extra worker --extra offline --output-file deploy/locks/worker.lock
+	$(DEPLOYED) --group pyproject.toml:build --output-file deploy/locks/build.lock
+
+# Where nothing is there to build them with, that is said, and the tests of them are left out.
+image: $(STAMP)
+	@deploy/container/build.sh
+	$(BIN)/pytest tests/test_image.py
 
 clean:
-	rm -rf $(VENV) .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-server $(VENV)-worker .ruff_cache .pytest_cache .hypothesis
