@@ -18,7 +18,7 @@ from bots.caller.script import StaySilent
 from bots.timeline import AgentStartedSpeaking, CallEnded, CallStarted, EndedReason, RoomEntered
 from runner.calls.request import CallRequest, CallWatcher
 from runner.calls.run_file import Run
-from runner.records.database import database_url
+from runner.protocol.states import WorkerState
 from runner.settings import Settings, load_settings
 from runner.worker.process import WorkerProcess
 from tests.records.outcomes import cancelled, outcome
@@ -67,11 +67,17 @@ async def run(name: str) -> None:
     worker = settings.worker
     assert worker.record_url is not None and worker.key is not None
 
+    ready = anyio.Event()
+
+    def changed() -> None:
+        if process.status.state == WorkerState.TAKING:
+            ready.set()
+
     async with httpx.AsyncClient(base_url=worker.record_url) as http:
-        process = WorkerProcess(settings, http, worker.key, database_url(settings.server), name, make_call=EmptyCall)
+        process = WorkerProcess(settings, http, worker.key, name, on_change=changed, make_call=EmptyCall)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(process.run)
-            await process.ready.wait()
+            await ready.wait()
             print(f"worker {name}: ready", flush=True)
 
 

@@ -84,6 +84,7 @@ class Client:
     """Talks to a server as a script does."""
 
     def __init__(self, url: str, key: str):
+        self.url, self.key = url, key
         self._http = httpx.Client(base_url=url, headers={"X-CEKURA-API-KEY": key}, timeout=60)
 
     def get(self, path: str) -> Any:

@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +26,8 @@ from benchmarks.empty_calls import CHANGES
 from tests.cluster.checks import FINAL, ended_once, leavings, logs, outcomes
 from tests.cluster.client import WAITS, Launched
 from tests.cluster.cluster import CALLS, Cluster, cluster
-from tests.cluster.ordeal import SLOW, Times, api_away, frozen, killed, launch
+from tests.cluster.link import Link
+from tests.cluster.ordeal import SLOW, Times, api_away, both_away, child_killed, cut_off, frozen, killed, launch
 from tests.cluster.program import Program, until
 from tests.cluster.store import POSTGRESQL, SQLITE
 
@@ -132,19 +133,25 @@ class Cost:
 
 
 @contextmanager
-def deployment(kind: str, *, audited: bool = False) -> Generator[Cluster]:
+def deployment(kind: str, settings: Mapping[str, str] | None = None, *, audited: bool = False) -> Generator[Cluster]:
     """Yield a deployment in a folder that goes with it."""
     with (
         TemporaryDirectory(prefix="benchmark-") as folder,
-        cluster(kind, Path(folder), SETTINGS, audited=audited) as made,
+        cluster(kind, Path(folder), {**SETTINGS, **(settings or {})}, audited=audited) as made,
     ):
         yield made
 
 
 def endure(kind: str, runs: int, times: Times) -> Endured:
     """Make runs while things happen to what makes them."""
-    with deployment(kind, audited=True) as made:
-        one, two = made.add_worker("one"), made.add_worker("two")
+    with deployment(kind, times.settings, audited=True) as made:
+        link = Link(made.port)
+        second_url = made.add_api()
+        one = made.add_worker("one")
+        two = made.add_worker("two", record_url=second_url)
+        three = made.add_worker("three", record_url=link.url)
+        # With a disk that is full all the time: it must take nothing.
+        full = made.add_worker("full", env={"SCENARIO_RUNNER_WORKER__MIN_FREE_BYTES": str(10**16)})
         made.wait()
         began_s = time.monotonic()
         launched = launch(made, runs // 4)
@@ -155,14 +162,14 @@ def endure(kind: str, runs: int, times: Times) -> Endured:
             may_be_lost.update(killed(made, one))
             one.start()
 
-        def freeze() -> None:
-            may_be_lost.update(frozen(made, two, times.frozen_s))
-
         disturbances: dict[str, Callable[[], None]] = {
-            "worker killed": kill,
-            "API away": lambda: api_away(made, times.away_s),
+            "worker killed with its parent": kill,
+            "worker's process killed": lambda: may_be_lost.update(child_killed(made, two)),
+            "one of two APIs away": lambda: api_away(made, times.away_s),
+            "both APIs away": lambda: both_away(made, times.away_s),
             "database crashed": made.store.restart,
-            "worker frozen": freeze,
+            "worker frozen": lambda: may_be_lost.update(frozen(made, two, times.frozen_s)),
+            "worker cut off": lambda: may_be_lost.update(cut_off(made, three, link, times.lease_s)),
         }
         if made.store.server is None:
             del disturbances["database crashed"]
@@ -179,7 +186,13 @@ def endure(kind: str, runs: int, times: Times) -> Endured:
         until_s = time.monotonic() + SETTLING_LIMIT_S
         while leavings(made) and time.monotonic() < until_s:
             time.sleep(1)
-        return _endured(made, launched, may_be_lost, dict(happened), took_s)
+        endured = _endured(made, launched, may_be_lost, dict(happened), took_s)
+        executor, state = full.state(made.store)
+        taken = [run for run, changes in made.store.changes().items() if any(c.executor == executor for c in changes)]
+        if state != "paused" or taken:
+            endured.wrong.append(f"the worker whose disk is full is {state}, and was given {taken}")
+        link.close()
+        return endured
 
 
 def _left(made: Cluster, launched: list[Launched]) -> int:
@@ -259,8 +272,7 @@ def _add_empty_worker(made: Cluster, name: str) -> None:
     env = {
         **made.env,
         "SCENARIO_RUNNER_LOG_LEVEL": "WARNING",
-        "SCENARIO_RUNNER_SERVER__DATA_DIR": str(made.folder / f"{name}-data"),
-        "SCENARIO_RUNNER_SERVER__DATABASE_URL": made.store.url,
+        "SCENARIO_RUNNER_WORKER__DATA_DIR": str(made.folder / f"{name}-data"),
         "SCENARIO_RUNNER_WORKER__RECORD_URL": made.url,
         "SCENARIO_RUNNER_WORKER__KEY": made.worker_key,
         "SCENARIO_RUNNER_WORKER__CALLS": str(EMPTY_CALLS // 2),
@@ -350,6 +362,10 @@ def main() -> int:
             endured.ended_once == endured.runs,
         ),
         Claim(f"every run comes to what it must come to ({endured.right})", endured.right == endured.runs),
+        Claim(
+            "a worker whose disk is full takes nothing, and says so",
+            not any("disk is full" in w for w in endured.wrong),
+        ),
         Claim(f"every report arrives ({endured.waiting} wait in the end)", endured.waiting == 0),
         Claim(f"no two callers meet ({endured.met} did)", endured.met == 0),
         Claim(f"no log of ours holds a traceback or a secret ({endured.tracebacks} do)", endured.tracebacks == 0),

@@ -174,6 +174,7 @@ class DataMessagePublished(_Event):
 
     type: Literal["data_message_published"] = "data_message_published"
     message: Any
+    """As it is shown: ``***`` in place of what is secret."""
 
 
 class CallerTurnStarted(_Event):

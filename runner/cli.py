@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from runner.commands import PATH, Concurrency, run_command
+from runner.commands import PATH, Concurrency, fail, run_command
 from runner.errors import USAGE_EXIT_CODE, UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _ELSEWHERE = {
     "keys": "runner.cli_server",
     "measure": "runner.cli_measure",
     "migrate": "runner.cli_server",
+    "projects": "runner.cli_server",
     "serve": "runner.cli_serve",
     "status": "runner.cli_status",
     "worker": "runner.cli_worker",
@@ -217,6 +219,7 @@ def run_suite(
 @_common
 def demo(listen: bool, out: Path | None, as_json: bool, config: Path | None, verbose: int) -> None:
     """Book a table by voice: a real WebRTC call to a real Pipecat agent, on this machine alone."""
+    _need_agents_extra()
 
     async def run() -> int:
         settings = _settings(config, verbose)
@@ -343,6 +346,7 @@ def agent(name: str, host: str, port: int, verbose: int, options: Sequence[str])
 
     OPTIONS go to the agent and to Pipecat's own runner as they are.
     """
+    _need_agents_extra()
     from bots.agents.serve import serve
 
     serve(name, host, port, log_level=_log_level("WARNING", verbose), options=options)
@@ -534,6 +538,12 @@ def _json_object(text: str, option: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f'{option}: must be a JSON object, such as \'{{"key": "value"}}\'')
     return value
+
+
+def _need_agents_extra() -> None:
+    """End with one line where Pipecat's own runner, which serves the reference agents, is not installed."""
+    if find_spec("fastapi") is None or find_spec("pipecat_ai_prebuilt") is None:
+        fail("this needs the extra 'agents' (Pipecat's runner): pip install 'pipecat-scenario-runner[agents]'")
 
 
 if __name__ == "__main__":

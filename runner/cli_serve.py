@@ -52,12 +52,16 @@ def serve(
 
     async def run() -> int:
         settings = server_settings(config, data_dir, database_url)
+        level = {0: settings.log_level, 1: "INFO", 2: "DEBUG"}.get(verbose, "TRACE")
+        settings = settings.model_copy(update={"log_level": level})
         with needing_server_extra():
-            from runner.api.logs import log_as_json
+            from runner.json_log import log_as_json
 
-            log_as_json({0: settings.log_level, 1: "INFO", 2: "DEBUG"}.get(verbose, "TRACE"))
+            log_as_json(level)
             from runner import server
-        await server.serve(settings, host=host, port=port, with_worker=not no_worker, announce=announce)
+        await server.serve(
+            settings, host=host, port=port, with_worker=not no_worker, announce=announce, config=config
+        )
         return 0
 
     run_command(run, verbose=verbose, quotes=False, takes_signals=False)

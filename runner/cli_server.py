@@ -38,22 +38,69 @@ def record_options(command: _Command) -> _Command:
 
 
 @click.command()
+@click.option(
+    "--new-secret-key",
+    is_flag=True,
+    help="Encrypt with another key from now on: erase the agents' credentials that it does not open.",
+)
 @record_options
-def migrate(data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+def migrate(new_secret_key: bool, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
     """Make the record's tables, or bring them up to date."""
 
     async def work(database: "Database") -> int:
-        from runner.dispatch.dbos_queue import migrate_queue
+        from runner.records.key_check import take_secret_key
+        from runner.records.secrets import open_vault
         from runner.records.seed import seed
 
+        vault = open_vault(server_settings(config, data_dir, database_url).server) if new_secret_key else None
         await database.migrate()
-        await migrate_queue(database.url)
         async with database.session() as session:
             await seed(session)
         click.echo(f"{database.name} is up to date")
+        if vault is not None:
+            erased = await take_secret_key(database, vault)
+            click.echo(f"{vault.source} is its secret key; agents whose credentials were erased: {erased}")
         return 0
 
     _run(work, data_dir, database_url, config)
+
+
+@click.group()
+def projects() -> None:
+    """Make and list projects. Keys are of one each, and see nothing of the others."""
+
+
+@projects.command("create")
+@click.argument("name")
+@record_options
+def create_project(name: str, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+    """Make a project called NAME, and print its id: `keys create --project ID` lets somebody in."""
+
+    async def work(database: "Database") -> int:
+        from runner.records.projects import create_project as create
+
+        async with database.session() as session:
+            project = await create(session, name)
+        click.echo(project.id)
+        return 0
+
+    run_on_record(work, data_dir, database_url, config)
+
+
+@projects.command("list")
+@record_options
+def list_projects(data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+    """Print every project: id, when it was made, name."""
+
+    async def work(database: "Database") -> int:
+        from runner.records.projects import list_projects as list_all
+
+        async with database.reading() as session:
+            for project in await list_all(session):
+                click.echo(f"{project.id:>4}  {project.created_at:%Y-%m-%d %H:%M}  {one_line(project.name)}")
+        return 0
+
+    run_on_record(work, data_dir, database_url, config)
 
 
 @click.group()

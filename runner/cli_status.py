@@ -33,7 +33,9 @@ def status(as_json: bool, data_dir: Path | None, database_url: str | None, confi
         from runner.records.workers import read_overview
 
         settings = server_settings(config, data_dir, database_url)
-        overview = await read_overview(database, max_duration_s=settings.max_duration_s)
+        overview = await read_overview(
+            database, max_duration_s=settings.max_duration_s, lease_s=settings.server.lease_s
+        )
         if as_json:
             click.echo(json.dumps(asdict(overview)))
         else:
@@ -69,10 +71,11 @@ def _worker(worker: "WorkerView") -> str:
         f"{len(worker.live)}/{worker.limit} calls",
         f"lag {worker.loop_lag_ms:.0f} ms",
         f"{worker.underruns} underruns",
-        f"{len(worker.held)} reports waiting",
+        f"{len(worker.kept)} reports waiting",
         f"seen {_age(worker.seen_s)} ago",
         f"{'was ' if worker.is_gone else ''}up {_age(worker.up_s)}",
-        one_line(worker.version) + ("" if worker.is_understood else ", which the record does not understand"),
+        one_line(worker.version),
+        *([one_line(worker.why)] if worker.why else []),
     ]
     return "  ".join(parts)
 

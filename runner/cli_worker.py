@@ -1,19 +1,16 @@
 """The command that makes calls for a server elsewhere. Importing this imports no worker: the command does."""
 
-import os
 import re
 import socket
 import sys
-from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
 
-from runner.commands import PATH, needing_server_extra, run_command, server_settings
+from runner.commands import PATH, needing_worker_extra, run_command
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,18 +18,13 @@ if TYPE_CHECKING:
 
     from runner.settings import Settings, WorkerSettings
 
+
 KEY_VARIABLE = "SCENARIO_RUNNER_WORKER__KEY"
 
 
 @click.command()
 @click.option("--processes", type=click.IntRange(1, 256), help="How many processes make calls (default: 1).")
 @click.option("--calls", type=click.IntRange(1, 64), help="How many calls each makes at once (default: 4).")
-@click.option(
-    "--database-url",
-    metavar="URL",
-    help="The server's database: sqlite:///path or postgresql://user@host/name. One with a password is better out of "
-    "sight: the variable SCENARIO_RUNNER_SERVER__DATABASE_URL.",
-)
 @click.option("--record-url", metavar="URL", help="Where the server's API is reached.")
 @click.option(
     "--key", metavar="-", help=f"- reads a worker's key from standard input (or the variable {KEY_VARIABLE})."
@@ -61,7 +53,6 @@ KEY_VARIABLE = "SCENARIO_RUNNER_WORKER__KEY"
 def worker(
     processes: int | None,
     calls: int | None,
-    database_url: str | None,
     record_url: str | None,
     key: str | None,
     key_file: Path | None,
@@ -73,26 +64,29 @@ def worker(
     config: Path | None,
     verbose: int,
 ) -> None:
-    """Make the calls of a server that runs elsewhere, until Ctrl-C.
+    """Make the calls of a server, until Ctrl-C. All it needs is the server's address and a key.
 
     Prints one line when it takes runs. Told to stop, it takes no more; calls that are on get their time to finish,
     and what is left is given back to the server. A second Ctrl-C gives back everything at once.
     """
 
     async def run() -> int:
-        settings = server_settings(config, data_dir, database_url)
+        from runner.settings import load_settings
+
+        settings = load_settings(config)
         told = {
             "processes": processes,
             "calls": calls,
             "record_url": record_url,
             "key": _key(key, key_file),
             "name": name,
+            "data_dir": data_dir,
             "drain_limit_s": drain_limit,
             "health_port": health_port,
             "health_host": health_host,
         }
-        with needing_server_extra():
-            from runner.api.logs import log_as_json
+        with needing_worker_extra():
+            from runner.json_log import log_as_json
 
             level = {0: settings.log_level, 1: "INFO", 2: "DEBUG"}.get(verbose, "TRACE")
             log_as_json(level)
@@ -108,7 +102,7 @@ def worker(
 async def _supervise(settings: "Settings", config: Path | None) -> None:
     import anyio
 
-    from runner.worker.supervisor import Supervisor
+    from runner.worker.parent import supervising
 
     worker = settings.worker
     name = worker.name or socket.gethostname()
@@ -120,26 +114,20 @@ async def _supervise(settings: "Settings", config: Path | None) -> None:
         )
         sys.stdout.flush()
 
-    supervisor = Supervisor(
-        [f"{name}-{number}" for number in range(1, worker.processes + 1)],
-        _environment(settings, config),
-        drain_limit_s=worker.drain_limit_s,
-        ready=ready,
-    )
     with ExitStack() as stack:
-        health: Callable[[], Awaitable[None]] | None = None
+        listener: socket.socket | None = None
         if worker.health_port is not None:
             from runner.web import listening
-            from runner.worker.health import serve_health
 
             # Before anything else: a port that is taken is found out first.
             listener = stack.enter_context(listening(worker.health_host, worker.health_port, options="--health-"))
-            health = partial(serve_health, supervisor.children, listener)
         failure: UsageError | None = None
-        async with anyio.create_task_group() as tasks:
+        async with supervising(settings, config, ready=ready) as supervisor, anyio.create_task_group() as tasks:
             await tasks.start(supervisor.obey_signals)
-            if health is not None:
-                tasks.start_soon(health)
+            if listener is not None:
+                from runner.worker.health import serve_health
+
+                tasks.start_soon(serve_health, supervisor.children, listener)
             try:
                 await supervisor.run()
             except UsageError as error:
@@ -223,24 +211,3 @@ def _check(worker: "WorkerSettings") -> None:
         raise UsageError(
             "the worker's key is none: a key is ASCII without spaces, as it was printed when it was made"
         )
-
-
-def _environment(settings: "Settings", config: Path | None) -> dict[str, str]:
-    """Return the environment that gives a worker's processes their settings, secrets among them."""
-    from runner.settings import ENV_PREFIX, FILE_VARIABLE
-
-    worker, server = settings.worker, settings.server
-    told: dict[str, str] = {
-        f"{ENV_PREFIX}LOG_LEVEL": settings.log_level,
-        f"{ENV_PREFIX}SERVER__DATA_DIR": str(server.data_dir.expanduser().absolute()),
-        f"{ENV_PREFIX}WORKER__CALLS": str(worker.calls),
-        f"{ENV_PREFIX}WORKER__RECORD_URL": worker.record_url or "",
-        f"{ENV_PREFIX}WORKER__DRAIN_LIMIT_S": str(worker.drain_limit_s),
-        KEY_VARIABLE: "" if worker.key is None else worker.key.get_secret_value().strip(),
-    }
-    if server.database_url is not None:
-        told[f"{ENV_PREFIX}SERVER__DATABASE_URL"] = server.database_url.get_secret_value()
-    if config is not None:
-        told[FILE_VARIABLE] = str(config.absolute())
-    # However it is written: of two that mean the same, nobody could say which one counts.
-    return {**{name: value for name, value in os.environ.items() if name.upper() not in told}, **told}

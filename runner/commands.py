@@ -4,7 +4,7 @@ import os
 import select
 import sys
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -130,19 +130,32 @@ def server_settings(config: Path | None, data_dir: Path | None, database_url: st
     return settings.model_copy(update={"server": settings.server.model_copy(update=told)})
 
 
-@contextmanager
-def needing_server_extra() -> Generator[None]:
+def needing_server_extra() -> AbstractContextManager[None]:
     """Within this context a package of the extra ``server`` that is missing is said to be so.
 
     Raises:
         MissingExtra: One is.
     """
+    return _needing("server")
+
+
+def needing_worker_extra() -> AbstractContextManager[None]:
+    """Within this context a package of the extra ``worker`` that is missing is said to be so.
+
+    Raises:
+        MissingExtra: One is.
+    """
+    return _needing("worker")
+
+
+@contextmanager
+def _needing(extra: str) -> Generator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("runner"):
             raise
         raise MissingExtra(
-            f"this needs the extra 'server' ({error.name} is not installed): "
-            "pip install 'pipecat-scenario-runner[server]'"
+            f"this needs the extra {extra!r} ({error.name} is not installed): "
+            f"pip install 'pipecat-scenario-runner[{extra}]'"
         ) from error

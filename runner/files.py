@@ -13,6 +13,20 @@ from runner.errors import UsageError
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
+def private_folder(path: Path) -> Path:
+    """Return a folder as an absolute path, made if it is not there: for this user alone.
+
+    Raises:
+        UsageError: It can't be made.
+    """
+    path = path.expanduser().absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: the folder can't be made ({error.strerror})") from None
+    return path
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a file as UTF-8, in place of the one that may be there.
 
@@ -97,11 +111,28 @@ def read_model(path: Path, model: type[_Model], what: str) -> _Model:
         UsageError: The file is not there, or holds something else.
     """
     try:
-        return model.model_validate_json(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         hint = f"a {what}'s folder holds {path.name}"
         raise UsageError(f"{path}: can't be read ({error.strerror}); {hint}") from error
+    return parse_model(data, str(path), model, what)
+
+
+def parse_model(data: bytes, name: str, model: type[_Model], what: str) -> _Model:
+    """Return what the bytes of a JSON file of ours hold.
+
+    Args:
+        data: The bytes.
+        name: What the file is called in errors.
+        model: What it must hold.
+        what: What that is called, such as ``run``.
+
+    Raises:
+        UsageError: It holds something else.
+    """
+    try:
+        return model.model_validate_json(data)
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in problem["loc"])
-        raise UsageError(f"{path}: no {what} ({place}: {problem['msg']})") from error
+        raise UsageError(f"{name}: no {what} ({place}: {problem['msg']})") from error

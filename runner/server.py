@@ -1,38 +1,32 @@
-"""API, record and worker in one process, from start to shutdown."""
+"""The API and its record in one process, and a worker beside it, from start to shutdown."""
 
 import ipaddress
 import signal
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anyio
-import httpx
-from fastapi import FastAPI
 from loguru import logger
 from pydantic import SecretStr
 
 from runner.api.app import create_app
 from runner.api.services import Services
-from runner.dispatch.dbos_queue import DbosQueue, migrate_queue
 from runner.dispatch.dispatcher import Dispatcher
+from runner.dispatch.durable import Durable
 from runner.errors import UsageError
-from runner.housekeeping import keep_pruning, keep_purging
-from runner.records.assignments import Limits
 from runner.records.data_dir import data_dir
 from runner.records.database import Database, database_url
+from runner.records.key_check import check_secret_key
 from runner.records.keys import KeyKind, create_key, find_key, list_keys
 from runner.records.secrets import open_vault
 from runner.records.seed import DEFAULT_PROJECT, seed
 from runner.records.store import open_store
 from runner.settings import Settings
 from runner.web import WebServer, listening
-
-if TYPE_CHECKING:
-    from runner.worker.process import WorkerProcess
+from runner.worker.parent import supervising
 
 DRAIN_LIMIT_S = 20.0
 """How long calls that are on may last once the server is told to stop; a second signal ends that."""
@@ -41,7 +35,6 @@ CONNECTIONS_LIMIT_S = 3
 """How long open connections may last after that."""
 
 WORKER_KEY_FILE = "worker.key"
-IN_PROCESS_URL = "http://record.invalid"
 
 
 @dataclass(frozen=True)
@@ -64,6 +57,7 @@ async def serve(
     port: int,
     with_worker: bool,
     announce: Callable[[Announcement], None],
+    config: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then take nothing new, let calls that are on finish for a while, and return.
 
@@ -71,12 +65,13 @@ async def serve(
         settings: The settings. A loopback ``host`` allows rooms on this machine.
         host: The address to listen on.
         port: The port; 0 takes a free one.
-        with_worker: Whether to make calls as well.
+        with_worker: Whether to start a worker as well: processes of their own, like those of any other worker.
         announce: Is called once, when requests are answered and runs taken.
+        config: The settings file that the command was told to read, if it was: its worker reads it too.
 
     Raises:
         UsageError: Something in the settings is wrong, or the port is taken.
-        RunnerError: The database or the queue can't be used.
+        RunnerError: The database can't be used.
     """
     if _is_loopback(host):
         server = settings.server.model_copy(update={"allow_loopback": True})
@@ -86,53 +81,98 @@ async def serve(
         # From beginning to end: a signal outside of it would end the process at once.
         anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
     ):
+        url = _url(host, listener)
         database = Database(database_url(settings.server))
-        queue = DbosQueue(database.url)
-        server = settings.server
-        dispatcher = Dispatcher(database, queue, Limits(server.max_calls, server.max_calls_per_agent))
-        async with _opened(settings, database, queue, dispatcher) as services:
-            key = await _first_key(database)
-            app = create_app(services)
+        async with _opened(settings, database) as services:
+            announcement = Announcement(url, await _first_key(database))
             worker_key = await _worker_key(database, settings) if with_worker else None
-            async with anyio.create_task_group() as background:
-                background.start_soon(dispatcher.run)
-                background.start_soon(keep_pruning, queue)
-                if server.retention_days is not None:
-                    background.start_soon(keep_purging, database, services.store, server.retention_days)
-                async with (
-                    _working(services, app, worker_key) if worker_key is not None else nullcontext() as worker,
-                    anyio.create_task_group() as serving,
-                ):
-                    web = WebServer(app, connections_limit_s=CONNECTIONS_LIMIT_S)
-                    serving.start_soon(web.serve, [listener])
-                    await web.ready.wait()
-                    announce(Announcement(_url(host, listener), key))
-                    await _until_told(signals, worker)
-                    web.should_exit = True
-                background.cancel_scope.cancel()
+            web = WebServer(create_app(services), connections_limit_s=CONNECTIONS_LIMIT_S)
+            async with anyio.create_task_group() as tasks:
+                background = anyio.CancelScope()
+                tasks.start_soon(_in_background, services, background)
+                tasks.start_soon(web.serve, [listener])
+                await web.ready.wait()
+                if worker_key is None:
+                    announce(announcement)
+                    await anext(signals)
+                else:
+                    of_worker = _worker_settings(settings, url, worker_key)
+                    await _with_worker(of_worker, config, signals, lambda: announce(announcement))
+                # Whoever polls is answered at once, and asks somebody else.
+                background.cancel()
+                web.should_exit = True
+
+
+async def _in_background(services: Services, scope: anyio.CancelScope) -> None:
+    """Do what is done besides answering, until the scope is cancelled."""
+    with scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(services.dispatcher.run)
+            tasks.start_soon(services.durable.run)
+
+
+def _worker_settings(settings: Settings, url: str, key: SecretStr) -> Settings:
+    """Return the settings of the worker beside the API."""
+    worker = settings.worker.model_copy(
+        update={
+            "record_url": url,
+            "key": key,
+            "data_dir": settings.server.data_dir,
+            "drain_limit_s": min(settings.worker.drain_limit_s, DRAIN_LIMIT_S),
+        }
+    )
+    return settings.model_copy(update={"worker": worker})
+
+
+async def _with_worker(
+    settings: Settings, config: Path | None, signals: AsyncIterator[signal.Signals], ready: Callable[[], None]
+) -> None:
+    """Keep a worker's processes running until a signal; then wait for its calls: a second one ends that.
+
+    Raises:
+        UsageError: They can't be started.
+    """
+    failure: UsageError | None = None
+    async with supervising(settings, config, ready=ready) as supervisor, anyio.create_task_group() as tasks:
+
+        async def obey() -> None:
+            logger.info("stopping: {}", (await anext(signals)).name)
+            supervisor.stop()
+            await anext(signals)
+            supervisor.hurry()
+
+        tasks.start_soon(obey)
+        try:
+            await supervisor.run()
+        except UsageError as error:
+            # Raised here it would come out wrapped in a group.
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 @asynccontextmanager
-async def _opened(
-    settings: Settings, database: Database, queue: DbosQueue, dispatcher: Dispatcher
-) -> AsyncGenerator[Services]:
+async def _opened(settings: Settings, database: Database) -> AsyncGenerator[Services]:
     """Open everything, with its tables up to date."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         # First what the settings may have wrong: then there is no record yet that nobody meant.
         vault, store = open_vault(settings.server), open_store(settings.server)
         await database.migrate()
-        await migrate_queue(database.url)
+        await check_secret_key(database, vault)
         async with database.session() as session:
             await seed(session)
-        stack.push_async_callback(queue.close)
+        durable = Durable(database, store, settings)
+        stack.push_async_callback(durable.close)
+        await durable.prepare()
         yield Services(
             settings=settings,
             database=database,
             vault=vault,
             store=store,
-            wake=dispatcher.wake,
-            dispatching=lambda: dispatcher.is_looking,
+            dispatcher=Dispatcher(database, vault, settings),
+            durable=durable,
         )
 
 
@@ -142,28 +182,6 @@ async def _first_key(database: Database) -> SecretStr | None:
         if any(key.kind is KeyKind.USER for key in await list_keys(session)):
             return None
         return SecretStr(await create_key(session, KeyKind.USER, project_id=DEFAULT_PROJECT, name="first key"))
-
-
-@asynccontextmanager
-async def _working(services: Services, app: FastAPI, key: SecretStr) -> AsyncGenerator["WorkerProcess"]:
-    """Take runs for as long as the context is open."""
-    from runner.worker.process import WorkerProcess
-
-    settings = services.settings
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    name = settings.worker.name or socket.gethostname()
-    async with (
-        httpx.AsyncClient(transport=transport, base_url=IN_PROCESS_URL) as http,
-        anyio.create_task_group() as tasks,
-    ):
-        worker = WorkerProcess(settings, http, key, services.database.url, name)
-        tasks.start_soon(worker.run)
-        try:
-            await worker.ready.wait()
-            yield worker
-        finally:
-            # Where something went wrong; otherwise it is stopped by now.
-            worker.stop(limit_s=0)
 
 
 async def _worker_key(database: Database, settings: Settings) -> SecretStr:
@@ -193,24 +211,6 @@ def _kept(path: Path) -> str:
 def _keep(path: Path, key: str) -> None:
     path.touch(mode=0o600)
     path.write_text(key + "\n")
-
-
-async def _until_told(signals: AsyncIterator[signal.Signals], worker: "WorkerProcess | None") -> None:
-    """Wait for a signal, and then for the calls that are on: until they end, a second signal, or the limit."""
-    number = await anext(signals)
-    logger.info("stopping: {}", signal.Signals(number).name)
-    if worker is None:
-        return
-    async with anyio.create_task_group() as tasks:
-
-        async def drain() -> None:
-            worker.stop(limit_s=DRAIN_LIMIT_S)
-            await worker.ended.wait()
-            tasks.cancel_scope.cancel()
-
-        tasks.start_soon(drain)
-        await anext(signals)
-        worker.hurry()
 
 
 def _url(host: str, listener: socket.socket) -> str:

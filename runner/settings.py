@@ -1,12 +1,13 @@
 """The settings: environment first, then a TOML file, then defaults."""
 
 import difflib
+import ipaddress
 import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,6 +18,7 @@ from pydantic_settings import (
 
 from bots.caller.script import TurnTaking
 from bots.caller.speech.settings import SpeechSettings
+from bots.masking import EVERYTHING, words_of
 from bots.paths import NamedPath
 from runner.errors import UsageError
 
@@ -65,7 +67,9 @@ class RoomSettings(BaseModel):
 
 
 class JudgeSettings(BaseModel):
-    """What judges ``eval`` expectations: an OpenAI-compatible endpoint, or any Pipecat LLM service.
+    """What judges: an OpenAI-compatible endpoint, or any Pipecat LLM service.
+
+    Whoever makes calls asks about ``eval`` expectations; the server, once a call is over, about what else was asked.
 
     Attributes:
         base_url: The endpoint, such as ``http://localhost:11434/v1``; OpenAI's own without it.
@@ -107,6 +111,18 @@ class JudgeSettings(BaseModel):
         return self
 
 
+def _check_network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError("must be an address (10.0.0.5) or a network (10.0.0.0/8)") from None
+    return text
+
+
+Network = Annotated[str, AfterValidator(_check_network)]
+"""An IP address, or a network of them."""
+
+
 class ServerSettings(BaseModel):
     """The API and the record.
 
@@ -126,10 +142,14 @@ class ServerSettings(BaseModel):
         max_calls: How many calls may be on at once, of all workers; without it as many as they make.
         max_calls_per_agent: How many calls an agent may be in at once that has no ``max_calls`` of its own; without
             it likewise.
+        lease_s: How long a worker keeps its runs without being answered: the API may be away for so long and no call
+            ends; and a run whose worker vanished without a word waits for a quarter more than that.
         duplicate_window_s: For so long the same launch from the same key is answered with the first one's result.
-        max_body_bytes: The largest body of a request; artefacts may be larger.
+        max_body_bytes: The largest body of a request; what workers send may be larger.
         max_artefact_bytes: The largest artefact.
-        requests_per_minute: For each key, and for each address without one.
+        requests_per_minute: For each user's key, and for all that comes from an address without a right key.
+        trusted_proxies: Addresses and networks of proxies that are believed whom they ask for
+            (``X-Forwarded-For``, ``X-Forwarded-Proto``).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -145,19 +165,23 @@ class ServerSettings(BaseModel):
     allow_loopback: bool = False
     max_calls: int | None = Field(default=None, ge=1)
     max_calls_per_agent: int | None = Field(default=None, ge=1)
+    lease_s: float = Field(default=20.0, ge=1, le=600)
     duplicate_window_s: float = Field(default=10.0, ge=0, le=600)
     max_body_bytes: int = Field(default=2_000_000, ge=1_000)
     max_artefact_bytes: int = Field(default=500_000_000, ge=1_000)
     requests_per_minute: int = Field(default=1_200, ge=1)
+    trusted_proxies: list[Network] = Field(default_factory=lambda: ["127.0.0.1", "::1"])
 
 
 class WorkerSettings(BaseModel):
-    """What makes the calls: processes of their own, or the one that serves.
+    """What makes the calls: processes of their own, which know the API's address and a key.
 
     Attributes:
-        record_url: Where the API is reached that reports go to.
+        record_url: Where the API is reached.
         key: A worker's key for it (``psw_…``).
-        processes: How many processes make calls; ``serve`` is one.
+        data_dir: Where outcomes wait that are not reported yet.
+        min_free_bytes: With less free space there, no more runs are taken.
+        processes: How many processes make calls.
         calls: How many calls each of them makes at once.
         name: What it is called in logs and lists; the machine's name without it.
         retry_inconclusive: How often a call is made again that is inconclusive because of our own side or of the
@@ -171,6 +195,8 @@ class WorkerSettings(BaseModel):
 
     record_url: str | None = None
     key: SecretStr | None = None
+    data_dir: NamedPath = Path("data")
+    min_free_bytes: int = Field(default=500_000_000, ge=0)
     processes: int = Field(default=1, ge=1, le=256)
     calls: int = Field(default=4, ge=1, le=64)
     name: str | None = Field(default=None, pattern=r"^[\w.:-]{1,100}$")
@@ -180,6 +206,16 @@ class WorkerSettings(BaseModel):
     health_host: str = "127.0.0.1"
 
 
+def _has_words(key: str) -> str:
+    if key != EVERYTHING and not words_of(key):
+        raise ValueError(f"must be a name such as card_number, or {EVERYTHING}")
+    return key
+
+
+RedactedKey = Annotated[str, AfterValidator(_has_words)]
+"""A name whose values are not shown, or ``*`` for all."""
+
+
 class Settings(BaseSettings):
     """Everything that can be set, by environment or in the TOML file.
 
@@ -187,13 +223,15 @@ class Settings(BaseSettings):
         runs_dir: Where finished calls are kept.
         room: How rooms are entered.
         speech: What the caller speaks and hears with.
-        judge: What judges ``eval`` expectations.
+        judge: What judges what was said.
         server: The API and the record.
-        worker: What makes the calls: processes of their own, or the one that serves.
+        worker: What makes the calls.
         scenarios_dir: The folder that scenario files may take other files from; by default the working directory, or
             a file's own folder if it lies outside.
         turn_taking: How the caller takes turns, where a scenario does not say.
         max_duration_s: The longest a call may take, where a scenario does not say.
+        redact_keys: What stands under these names in a data message is not shown, besides what is secret by its name
+            (:data:`bots.masking.SECRET_WORDS`); ``*``: nothing of it is.
         log_level: Lowest level of what is logged.
     """
 
@@ -208,6 +246,7 @@ class Settings(BaseSettings):
     scenarios_dir: NamedPath | None = None
     turn_taking: TurnTaking = Field(default_factory=TurnTaking)
     max_duration_s: float = Field(default=300.0, gt=0, le=7_200)
+    redact_keys: list[RedactedKey] = Field(default_factory=list)
     log_level: str = Field(default="WARNING", pattern="^(TRACE|DEBUG|INFO|WARNING|ERROR)$")
 
     @classmethod

@@ -8,3 +8,12 @@ _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 def one_line(text: str) -> str:
     """Return a text without line ends, and without what a terminal would obey."""
     return _CONTROL_CHARACTERS.sub(" ", text)
+
+
+UNSENDABLE = "holds a line end, another control character, white space at an end, or letters that are not ASCII"
+"""Why a text fits into no header."""
+
+
+def fits_header(text: str) -> bool:
+    """Return whether a text can be sent in an HTTP header, as a bearer token is."""
+    return text.isascii() and text.isprintable() and text == text.strip()

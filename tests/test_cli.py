@@ -254,3 +254,11 @@ def test_a_folder_that_is_there_already_is_not_written_into(folder: Path) -> Non
     (folder / "out").mkdir()
     assert "out: the run's folder can't be made" in refused(*call("--out", "out", url=RUNNER))
     assert list((folder / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [("demo",), ("agent", "restaurant")], ids=lambda value: value[0])
+def test_a_command_that_serves_an_agent_names_the_extra_it_needs(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert "pip install 'pipecat-scenario-runner[agents]'" in refused(*arguments)

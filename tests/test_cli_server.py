@@ -44,7 +44,8 @@ def test_help_lists_them_and_loads_no_database() -> None:
     code = """
 import sys
 from runner.cli import main
-for command in ([], ["migrate"], ["keys"], ["keys", "create"], ["keys", "list"], ["keys", "revoke"]):
+within = ["keys create", "keys list", "keys revoke", "projects create", "projects list"]
+for command in ([], ["migrate"], ["keys"], ["projects"], *map(str.split, within)):
     main([*command, "--help"], standalone_mode=False)
 heavy = {"sqlalchemy", "alembic", "cryptography", "obstore", "dbos", "pipecat"}
 print(*sorted(heavy & set(sys.modules)), file=sys.stderr)
@@ -85,15 +86,6 @@ def test_a_key_is_made_listed_and_revoked(folder: Path) -> None:
     assert (folder / "data" / "record.sqlite").is_file()
 
 
-def test_the_queue_has_its_tables_too(folder: Path) -> None:
-    import sqlite3
-
-    done("migrate")
-    with sqlite3.connect(folder / "data" / "record.sqlite") as connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    assert {"runs", "workflow_status"} <= tables
-
-
 def test_options_say_which_record(folder: Path) -> None:
     done("migrate", "--data-dir", "one")
     done("migrate", "--database-url", "sqlite:///two.sqlite")
@@ -109,6 +101,21 @@ def test_postgresql_is_a_record_too(postgres_url: str) -> None:
     assert "psr_" in done("keys", "list", "--database-url", postgres_url)
 
 
+def test_a_project_is_made_and_let_in_with_a_key_of_its_own() -> None:
+    done("migrate")
+    assert done("projects", "create", "Billing") == "2"
+    assert [line.split() for line in done("projects", "list").splitlines()][1][::3] == ["2", "Billing"]
+    done("keys", "create", "--project", "2")
+    assert "project 2" in done("keys", "list")
+
+
+def test_another_secret_key_is_taken_where_that_is_asked_for(folder: Path) -> None:
+    done("migrate")
+    assert not (folder / "data" / "secret.key").exists()
+    assert "credentials were erased: 0" in done("migrate", "--new-secret-key")
+    assert (folder / "data" / "secret.key").exists()
+
+
 @pytest.mark.parametrize("command", [("create",), ("list",), ("revoke", "1")])
 def test_keys_of_a_record_that_is_not_there_make_none(folder: Path, command: tuple[str, ...]) -> None:
     assert "run `scenario-runner migrate` first" in refused("keys", *command)
@@ -118,7 +125,11 @@ def test_keys_of_a_record_that_is_not_there_make_none(folder: Path, command: tup
 def test_what_is_wrong_is_one_line(folder: Path) -> None:
     done("migrate")
     assert "there is no key 7" in refused("keys", "revoke", "7")
-    assert "there is no project 7" in refused("keys", "create", "--project", "7")
+    for nobodys in ("7", str(10**20)):
+        said = refused("keys", "create", "--project", nobodys)
+        assert f"there is no project {nobodys}; `scenario-runner projects list`" in said
+    assert "has this name already" in refused("projects", "create", "default")
+    assert "needs a name" in refused("projects", "create", " ")
     assert "of none" in refused("keys", "create", "--kind", "worker", "--project", "1")
     assert "database URL" in refused("migrate", "--database-url", f"mysql://u:{PASSWORD}@h/n")
     assert "can't be opened" in refused("migrate", "--database-url", f"postgresql://u:{PASSWORD}@127.0.0.1:1/n")

@@ -1,12 +1,9 @@
-"""The worker as its users start it: processes of its own, a database, and a record behind HTTP."""
+"""The worker as its users start it: processes of its own, and a record behind HTTP."""
 
-import asyncio
 import json
 import os
-import re
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -21,11 +18,10 @@ import pytest
 from click.testing import CliRunner
 
 from runner.cli import main
-from runner.dispatch.dbos_queue import DbosQueue
-from runner.records.assignments import Assignment
-from runner.records.database import Database
+from runner.protocol.messages import VERSION
 from runner.sessions.local_agent import free_port
-from tests.worker.conftest import add_key
+from runner.settings import load_settings
+from runner.worker.parent import environment
 from tests.worker.record_double import KEY, RecordDouble, job
 
 SECRET = "pl4nted-s3cret"
@@ -35,15 +31,6 @@ URL = "http://127.0.0.1:9"
 @pytest.fixture(autouse=True)
 def folder(bare_folder: Path) -> Path:
     return bare_folder
-
-
-@pytest.fixture
-def database_url(folder: Path) -> str:
-    url = f"sqlite:///{folder}/record.sqlite"
-    result = CliRunner().invoke(main, ["migrate", "--database-url", url])
-    assert result.exit_code == 0, result.output
-    add_key(url)
-    return url
 
 
 def until(wanted: Callable[[], object], timeout_s: float = 30) -> None:
@@ -67,9 +54,9 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, database_url: str, record_url: str, *options: str) -> Generator[Running]:
+def running(folder: Path, record_url: str, *options: str) -> Generator[Running]:
     log = folder / "worker.log"
-    where = ["--database-url", database_url, "--record-url", record_url, "--name", "w"]
+    where = ["--record-url", record_url, "--name", "w"]
     command = [sys.executable, "-m", "runner.cli", "worker", *where, "-v", *options]
     env = {**os.environ, "SCENARIO_RUNNER_WORKER__KEY": KEY}
     with log.open("wb") as errors:
@@ -98,23 +85,12 @@ def running(folder: Path, database_url: str, record_url: str, *options: str) -> 
             process.stdout.close()
 
 
-def workers(folder: Path) -> dict[str, str]:
-    """Return the names of those that are there, with their executors."""
-    with sqlite3.connect(folder / "record.sqlite") as connection:
-        return dict(
-            connection.execute("SELECT name, executor FROM workers WHERE gone_at IS NULL ORDER BY started_at")
-        )
-
-
-def hand_over(database_url: str, executor: str, run_id: int) -> None:
-    async def handing() -> None:
-        database, queue = Database(database_url), DbosQueue(database_url)
-        async with database.session() as session:
-            await (await session.connection()).run_sync(queue.hand_over, [Assignment(run_id, 1, executor)])
-        await queue.close()
-        await database.close()
-
-    asyncio.run(handing())
+def workers(record: RecordDouble) -> dict[str, str]:
+    """Return the names of those that poll, with their executors."""
+    polls = list(record.polls)
+    ended = {poll["worker"]["executor"] for poll in polls if poll["state"] == "stopped"}
+    found = {poll["worker"]["name"]: poll["worker"]["executor"] for poll in polls}
+    return {name: executor for name, executor in found.items() if executor not in ended}
 
 
 @pytest.fixture
@@ -124,33 +100,31 @@ def room() -> Iterator[str]:
         yield f"http://127.0.0.1:{door.getsockname()[1]}/api/offer"
 
 
-def test_two_processes_take_runs_survive_a_kill_and_give_back_what_is_left(
-    folder: Path, database_url: str, room: str
-) -> None:
-    record = RecordDouble(jobs={run_id: job(run_id, room_url=room) for run_id in (7, 8)})
-    record.waits_again = {7, 8}
+def test_two_processes_take_runs_survive_a_kill_and_give_back_what_is_left(folder: Path, room: str) -> None:
+    record = RecordDouble(jobs={7: job(7, room_url=room)}, waits_again={7, 8})
     port = free_port()
     options = ("--processes", "2", "--calls", "3", "--health-port", str(port))
-    with record.listening() as record_url, running(folder, database_url, record_url, *options) as worker:
+    with record.listening() as record_url, running(folder, record_url, *options) as worker:
         assert worker.said == f"worker w: 2 processes, 3 calls each, record {record_url}"
-        found = workers(folder)
-        assert sorted(found) == ["w-1", "w-2"]
+        until(lambda: sorted(workers(record)) == ["w-1", "w-2"])
         assert KEY not in " ".join(psutil.Process(worker.process.pid).cmdline())
         assert not [child for child in worker.children() if KEY in " ".join(child.cmdline())]
         health = httpx.Client(base_url=f"http://127.0.0.1:{port}")
         assert health.get("/healthz").status_code == health.get("/readyz").status_code == 200
 
-        hand_over(database_url, found["w-1"], 7)
-        until(lambda: (7, 1, found["w-1"]) in record.claims)
-        (first,) = [child for child in worker.children() if f"-{child.pid}-" in found["w-1"]]
+        until(lambda: 7 in record.taken)
+        taker = record.taken[7]
+        (first,) = [child for child in worker.children() if f"-{child.pid}-" in taker]
         first.kill()
-        until(lambda: workers(folder).get("w-1") not in (None, found["w-1"]))
-        # A call without an outcome: it is for others to say what became of its run.
+        # So its run need not wait for the lease to end; and it is for others to say what became of it.
+        until(lambda: record.reported_gone == [taker])
         assert record.outcomes == [] and record.released == []
+        until(lambda: sorted(workers(record)) == ["w-1", "w-2"] and taker not in workers(record).values())
+        until(lambda: not list((folder / "data" / "outbox").glob(f"{taker}*")))
+        assert "recording.wav" in record.artefacts, "what it left of its call is found"
 
-        found = workers(folder)
-        hand_over(database_url, found["w-2"], 8)
-        until(lambda: (8, 1, found["w-2"]) in record.claims)
+        record.jobs[8] = job(8, room_url=room)
+        until(lambda: 8 in record.taken)
         # As systemd does it: one for each process, and the supervisor passes on its own. That hurries nobody.
         for process in [*worker.children(), psutil.Process(worker.process.pid)]:
             process.send_signal(signal.SIGTERM)
@@ -162,24 +136,23 @@ def test_two_processes_take_runs_survive_a_kill_and_give_back_what_is_left(
         health.close()
     assert record.outcomes == []
     assert [told["run_id"] for told in record.released] == [8]
-    assert record.released[0]["detail"] == "its worker was stopped"
+    assert record.released[0]["back"]["detail"] == "its worker was stopped"
     assert list((folder / "data" / "outbox").iterdir()) == []
-    with sqlite3.connect(folder / "record.sqlite") as connection:
-        states = dict(connection.execute("SELECT executor, state FROM workers"))
-    # The killed one has not been looked for by anybody.
-    assert sorted(states.values()) == ["stopped", "stopped", "taking"]
+    # Those that were still there said that they ended; the killed one is reported, and nobody else.
+    assert workers(record) == {} and record.reported_gone == [taker]
 
 
-def test_processes_whose_supervisor_was_killed_end_in_good_order(folder: Path, database_url: str) -> None:
+def test_processes_whose_supervisor_was_killed_end_in_good_order(folder: Path) -> None:
     record = RecordDouble()
-    with record.listening() as record_url, running(folder, database_url, record_url) as worker:
+    with record.listening() as record_url, running(folder, record_url) as worker:
         assert worker.said.startswith("worker w: 1 process, 4 calls each")
         (child,) = worker.children()
+        until(lambda: workers(record))
         worker.process.kill()
         worker.process.wait()
         _, alive = psutil.wait_procs([child], timeout=15)
         assert alive == []
-    assert workers(folder) == {}
+    assert workers(record) == {}
 
 
 def refused(*arguments: str, stdin: str = "", key: str | None = None) -> str:
@@ -240,25 +213,28 @@ def ended(folder: Path, *options: str, stdin: str = "", **env: str) -> str:
     return line
 
 
-def test_a_database_that_is_none_is_one_line_and_not_one_for_each_process(folder: Path) -> None:
-    options = ("--processes", "2", "--record-url", URL, "--key", "-")
-    line = ended(folder, *options, stdin=f"{SECRET}\n", SCENARIO_RUNNER_SERVER__DATABASE_URL="sqlite:///none.sqlite")
-    assert re.fullmatch(r"error: sqlite:.*/none.sqlite: is not there; run `scenario-runner migrate`.*", line)
-
-
-def test_a_key_that_the_record_refuses_is_one_line(folder: Path, database_url: str) -> None:
+def test_a_key_that_the_record_refuses_is_one_line_and_not_one_for_each_process(folder: Path) -> None:
     (folder / "key").write_text(f"psr_{SECRET}\n")
     with RecordDouble().listening() as record_url:
-        line = ended(folder, "--database-url", database_url, "--record-url", record_url, "--key-file", "key")
+        line = ended(folder, "--processes", "2", "--record-url", record_url, "--key-file", "key")
     assert line.startswith("error: the record refuses the worker's key (HTTP 401)")
 
 
-def test_what_only_a_process_finds_out_is_one_line(folder: Path, database_url: str) -> None:
-    options = ("--database-url", database_url, "--key", "-")
-    line = ended(folder, *options, "--record-url", "http://xn--zz9\u00e9", stdin=f"{SECRET}\n")
-    assert line.startswith("error: the record's address is none: ")
-    line = ended(folder, *options, "--record-url", URL, "--data-dir", "/proc", stdin=f"{SECRET}\n")
+def test_a_server_of_another_version_is_one_line(folder: Path) -> None:
+    with RecordDouble(protocol=VERSION + 1).listening() as record_url:
+        line = ended(folder, "--record-url", record_url, "--key", "-", stdin=f"{KEY}\n")
+    assert line.startswith("error: the server (release 9.9.9) speaks version") and "the same release for both" in line
+
+
+def test_what_only_a_process_finds_out_is_one_line(folder: Path) -> None:
+    options = ("--key", "-", "--record-url", URL, "--data-dir", "/proc")
+    line = ended(folder, *options, stdin=f"{SECRET}\n")
     assert line.startswith("error: /proc/outbox: the folder can't be made")
+
+
+def test_an_address_that_is_none_is_one_line(folder: Path) -> None:
+    line = ended(folder, "--key", "-", "--record-url", "http://xn--zz9\u00e9", stdin=f"{SECRET}\n")
+    assert line.startswith("error: the record's address is none: ")
 
 
 def test_a_port_that_is_taken_is_said_before_anything_is_started(folder: Path) -> None:
@@ -269,15 +245,14 @@ def test_a_port_that_is_taken_is_said_before_anything_is_started(folder: Path) -
 
 
 def test_settings_reach_the_processes_however_they_are_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runner.cli_worker import _environment
-    from runner.settings import load_settings
-
     (folder / "my.toml").write_text(
-        '[room]\nparticipant_name = "Bella"\n[server]\ndata_dir = "here"\n[worker]\ncalls = 9\nkey = "psw_file"\n'
+        '[room]\nparticipant_name = "Bella"\n[worker]\ndata_dir = "here"\ncalls = 9\nkey = "psw_file"\n'
+        "min_free_bytes = 5\n"
     )
     monkeypatch.setenv("scenario_runner_worker__calls", "7")
+    monkeypatch.setenv("SCENARIO_RUNNER_WORKER__RETRY_INCONCLUSIVE", "3")
     settings = load_settings(folder / "my.toml")
-    told = _environment(settings, folder / "my.toml")
+    told = environment(settings, folder / "my.toml")
     for name in list(os.environ):
         monkeypatch.delenv(name)
     for name, value in told.items():
@@ -285,7 +260,16 @@ def test_settings_reach_the_processes_however_they_are_given(folder: Path, monke
     theirs = load_settings()
     assert theirs.worker.calls == 7 and theirs.room.participant_name == "Bella"
     assert theirs.worker.key is not None and theirs.worker.key.get_secret_value() == "psw_file"
-    assert theirs.server.data_dir == folder / "here"
+    assert theirs.worker.data_dir == folder / "here"
+    assert (theirs.worker.min_free_bytes, theirs.worker.retry_inconclusive) == (5, 3)
+
+
+def test_what_is_the_server_s_reaches_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCENARIO_RUNNER_SERVER__DATABASE_URL", f"postgresql://me:{SECRET}@host/name")
+    monkeypatch.setenv("scenario_runner_server", json.dumps({"retention_days": 123456789}))
+    told = environment(load_settings(), None)
+    values = "".join(told.values())
+    assert SECRET not in values and "123456789" not in values and "PATH" in told
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -13,10 +13,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from bots.agents.metronome import DEFAULT_TEXT
 from runner.errors import UsageError
+from runner.records.database import Database, database_url
+from runner.records.key_check import check_secret_key
+from runner.records.secrets import Vault
 from runner.server import serve
 from runner.sessions.local_agent import free_port, reference_agent_command
 from runner.settings import ServerSettings, Settings
@@ -119,6 +123,17 @@ async def test_a_taken_port_is_said_before_anything_else(tmp_path: Path) -> None
         with pytest.raises(UsageError, match=f"127.0.0.1:{port}: can't be listened on"):
             await serve(settings, host="127.0.0.1", port=port, with_worker=True, announce=print)
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - not through a path: the test is a coroutine
+
+
+@pytest.mark.anyio
+async def test_another_key_than_the_records_is_said_before_anything_is_served(tmp_path: Path) -> None:
+    server = ServerSettings(data_dir=tmp_path / "data")
+    database = Database(database_url(server))
+    await database.migrate()
+    await check_secret_key(database, Vault(Fernet.generate_key()))
+    await database.close()
+    with pytest.raises(UsageError, match=r"is not the secret key that .* is encrypted with"):
+        await serve(Settings(server=server), host="127.0.0.1", port=0, with_worker=False, announce=print)
 
 
 @pytest.mark.anyio

@@ -44,6 +44,13 @@ def is_from_an_agent(message: Any) -> bool:
     return str(message.get("type")).startswith(_AGENTS_KINDS)
 
 
+def is_of_the_application(message: Any) -> bool:
+    """Return whether a message is the application's own: no RTVI, or RTVI that carries what the application wants."""
+    if not isinstance(message, dict) or message.get("label") != MESSAGE_LABEL:
+        return True
+    return message.get("type") in ("server-message", "server-response")
+
+
 MAX_ERROR_CHARACTERS = 2_000
 """Of an agent's error so much is kept."""
 

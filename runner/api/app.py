@@ -1,13 +1,14 @@
 """The application: routes, and what stands around them."""
 
 import importlib.metadata
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from runner.api import errors
-from runner.api.auth import WorkerKeys
-from runner.api.limits import BodyLimit, RateLimit
+from runner.api.auth import Keys
+from runner.api.limits import RateLimit
 from runner.api.logs import RequestLog
 from runner.api.metrics import Metrics
 from runner.api.routes import (
@@ -25,7 +26,7 @@ from runner.api.routes import (
     tracer,
     worker,
 )
-from runner.api.routing import TrailingSlash
+from runner.api.routing import PlainPaths
 from runner.api.services import Services
 
 _ROUTES = (
@@ -61,14 +62,15 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.metrics = Metrics()
-    app.state.worker_keys = WorkerKeys()
     errors.install(app)
     for routes in _ROUTES:
         # As they are: including a router builds each of its routes anew, which takes a third of a second for all.
         app.router.routes.extend(routes.router.routes)
-    app.add_middleware(TrailingSlash)
-    app.add_middleware(BodyLimit, settings=services.settings.server)
-    app.add_middleware(RateLimit, per_minute=services.settings.server.requests_per_minute)
+    server = services.settings.server
+    # The last one is the first that sees a request.
+    app.add_middleware(PlainPaths)
+    app.add_middleware(RateLimit, keys=Keys(services.database), per_minute=server.requests_per_minute)
+    app.add_middleware(cast(Any, ProxyHeadersMiddleware), trusted_hosts=server.trusted_proxies)
     app.add_middleware(RequestLog, metrics=app.state.metrics)
     _describe_truly(app)
     return app

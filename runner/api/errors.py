@@ -12,7 +12,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, JsonValue, RootModel
+from sqlalchemy.exc import TimeoutError as DatabaseTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from runner.records.honoured import NOT_KNOWN
@@ -20,8 +22,11 @@ from runner.records.honoured import NOT_KNOWN
 NON_FIELD = "non_field_errors"
 """Where messages go that belong to no field of their own."""
 
-MAX_ERRORS = 20_000
-"""So many problems of one body are named; the others show when these are mended."""
+MAX_ERRORS = 4_000
+"""So many problems of one body are named, which takes 25 ms; the others show when these are mended."""
+
+RETRY_AFTER_S = 2
+"""When whoever found the record busy may try again."""
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
@@ -99,6 +104,34 @@ class TooLarge(ApiError):
         super().__init__(413, {"detail": detail})
 
 
+class Gone(ApiError):
+    """What is spoken of was given up (410)."""
+
+    def __init__(self, detail: str):
+        super().__init__(410, {"detail": detail})
+
+
+class UpgradeRequired(ApiError):
+    """Whoever asks is of another version (426)."""
+
+    def __init__(self, detail: str):
+        super().__init__(426, {"detail": detail})
+
+
+class Unavailable(ApiError):
+    """It can't be done now, and may be a moment later (503)."""
+
+    def __init__(self, detail: str):
+        super().__init__(503, {"detail": detail}, {"Retry-After": "1"})
+
+
+class OutOfStorage(ApiError):
+    """It can't be kept now (507)."""
+
+    def __init__(self, detail: str):
+        super().__init__(507, {"detail": detail})
+
+
 Responses = dict[int | str, dict[str, Any]]
 
 _DETAILS = {
@@ -106,22 +139,27 @@ _DETAILS = {
     403: "The key may not do this.",
     404: "There is no such thing in the key's project.",
     409: "It can't be done any more, or not now.",
+    408: "The body did not come to its end.",
+    410: "It was given up.",
     413: "The body is too large.",
     415: "The body is no JSON by its Content-Type.",
+    426: "Whoever asks is of another version.",
     429: "Too many requests; Retry-After says for how many seconds.",
+    503: "It can't be done now; Retry-After says for how many seconds.",
+    507: "It can't be kept now.",
 }
 
 
 def refusals(*statuses: int) -> Responses:
     """Return what a route's ``responses`` says of the statuses it refuses with.
 
-    Every route has 400, 401, 403, 413, 415 and 429 besides those given.
+    Every route has 400, 401, 403, 408, 413, 415, 429 and 503 besides those given.
 
     Args:
         statuses: Further ones, such as 404 and 409.
     """
     declared: Responses = {400: {"model": FieldErrors, "description": "Something in the request is wrong."}}
-    for status in sorted({401, 403, 413, 415, 429, *statuses} - {400}):
+    for status in sorted({401, 403, 408, 413, 415, 429, 503, *statuses} - {400}):
         declared[status] = {"model": Detail, "description": _DETAILS[status]}
     return declared
 
@@ -146,11 +184,22 @@ def install(app: FastAPI) -> None:
             headers["Allow"] = ", ".join(_allowed(request))
         return JSONResponse({"detail": detail}, problem.status_code, headers)
 
+    async def unfinished(_: Request, error: Exception) -> JSONResponse:
+        # Nobody may hear it: the connection broke, unless the server has waited for too long.
+        return JSONResponse({"detail": "The body did not come to its end."}, 408)
+
     async def invalid(_: Request, error: Exception) -> JSONResponse:
         return _answer_invalid(cast(RequestValidationError, error))
 
+    async def busy(_: Request, __: Exception) -> JSONResponse:
+        detail = f"Too many requests wait for the record. Try again in {RETRY_AFTER_S} s."
+        return JSONResponse({"detail": detail}, 503, {"Retry-After": str(RETRY_AFTER_S)})
+
     app.add_exception_handler(ApiError, refused)
+    # Also where a pool has run out of connections.
+    app.add_exception_handler(DatabaseTimeoutError, busy)
     app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(ClientDisconnect, unfinished)
     app.add_exception_handler(RequestValidationError, invalid)
 
 

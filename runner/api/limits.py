@@ -1,143 +1,148 @@
 """What a client may send, and how often."""
 
-import hashlib
+import ipaddress
 import math
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from fastapi.routing import APIRoute
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runner.api.auth import KEY_HEADER
-from runner.records.keys import KeyKind
+from runner.api.auth import Keys, presented_key
+from runner.records.keys import KeyIdentity, KeyKind
 from runner.settings import ServerSettings
 
 UNLIMITED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """What watches the server, and is asked often."""
 
-REPORTS = "/worker/v1/"
-"""Where workers report to."""
+BodyLimit = int | Callable[[ServerSettings], int]
+"""How many bytes a body may have, or how the settings say that."""
 
-MAX_REPORT_BYTES = 64_000_000
-"""The largest outcome: two hours of talk, with everything that was said and expected, are a fraction of it."""
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 
-ARTEFACTS = "/artefacts/"
-"""In the path of a recording or timeline that a worker sends."""
-
-MAX_KNOWN_KEYS = 10_000
-"""So many keys that were found valid are remembered; their owners are counted for themselves."""
-
-_KEY_HEADER = KEY_HEADER.lower().encode()
+_limits: dict[Callable[..., Any], BodyLimit] = {}
 
 
-class BodyLimit:
-    """Refuses bodies that are too large with 413, by their ``Content-Length`` or when too much has come.
+def takes_bytes(limit: BodyLimit) -> Callable[[_Endpoint], _Endpoint]:
+    """Let the body of a route have so many bytes; without this it has ``server.max_body_bytes``.
 
-    Also refuses NUL characters in addresses, which no database takes.
+    Stands below the route's own decorator::
+
+        @router.post("/outcomes/")
+        @takes_bytes(16_000_000)
+        async def report(...): ...
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings):
-        self._app = app
-        self._settings = settings
+    def mark(endpoint: _Endpoint) -> _Endpoint:
+        _limits[endpoint] = limit
+        return endpoint
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if "\0" in scope["path"] or b"%00" in scope.get("query_string", b""):
-            await JSONResponse({"detail": "The address holds a NUL character."}, 400)(scope, receive, send)
-            return
-        is_artefact = scope["method"] == "PUT" and ARTEFACTS in scope["path"]
-        is_report = scope["path"].startswith(REPORTS)
-        most = self._settings.max_artefact_bytes if is_artefact else self._settings.max_body_bytes
-        if is_report and not is_artefact:
-            # What a call came to must not be lost for being long.
-            most = max(most, MAX_REPORT_BYTES)
-        refusal = f"The body is larger than {most} bytes."
-        if _declared_bytes(scope) > most:
-            await JSONResponse({"detail": refusal}, 413)(scope, receive, send)
-            return
-        came = 0
+    return mark
 
-        async def receiving() -> Message:
-            nonlocal came
-            message = await receive()
-            if message["type"] == "http.request":
-                came += len(message.get("body", b""))
-                if came > most:
-                    # The framework answers with it, whoever is reading.
-                    raise HTTPException(413, refusal)
-            return message
 
-        await self._app(scope, receiving, send)
+def body_limit(route: APIRoute) -> BodyLimit:
+    """Return how many bytes the body of a route may have."""
+    return _limits.get(route.endpoint, _body_bytes)
+
+
+def _body_bytes(server: ServerSettings) -> int:
+    return server.max_body_bytes
+
+
+def limited(scope: Scope, receive: Receive, most: int) -> Receive:
+    """Return what receives a body of at most so many bytes.
+
+    Args:
+        scope: The request.
+        receive: What receives it.
+        most: How many bytes it may have.
+
+    Raises:
+        HTTPException: The request says that it has more (413). So does what is returned, once more has come: the
+            framework answers with it, whoever is reading.
+    """
+    refusal = f"The body is larger than {most} bytes."
+    said = Headers(scope=scope).get("Content-Length", "")
+    # No longer than that is a length that anybody has; what is no number is not believed.
+    if said.isascii() and said.isdigit() and len(said) < 20 and int(said) > most:
+        raise HTTPException(413, refusal)
+    came = 0
+
+    async def receiving() -> Message:
+        nonlocal came
+        message = await receive()
+        came += len(message.get("body", b""))
+        if came > most:
+            raise HTTPException(413, refusal)
+        return message
+
+    return receiving
 
 
 class RateLimit:
-    """Refuses more requests a minute than are allowed with 429, for each key and for each address without one.
+    """Finds out whose key came with a request, and refuses with 429 what comes more often than is allowed.
 
-    A key counts for itself once it was found valid; until then, and for whoever has none, the address counts. Workers
-    ask often, for each run they make: theirs are not limited.
+    A right key counts for itself, whatever else comes from its address; a worker's is not limited: workers ask often,
+    for each run they make. What comes without a right key counts for its address.
+
+    Args:
+        app: What answers.
+        keys: Knows whose keys those are.
+        per_minute: How many requests a minute are allowed.
     """
 
-    def __init__(self, app: ASGIApp, per_minute: int):
+    def __init__(self, app: ASGIApp, keys: Keys, per_minute: int):
         self._app = app
+        self._keys = keys
         self._limit = RateLimitItemPerMinute(per_minute)
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._known: dict[str, KeyKind] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
         if scope["type"] != "http" or scope["path"].rstrip("/") in UNLIMITED_PATHS:
             await self._app(scope, receive, send)
             return
-        digest = _key_digest(scope)
-        kind = self._known.get(digest or "")
-        if kind is not KeyKind.WORKER:
-            counted = ("key", digest) if digest is not None and kind is not None else ("address", _address(scope))
-            if not self._limiter.hit(self._limit, *counted):
-                resets_at = self._limiter.get_window_stats(self._limit, *counted).reset_time
-                wait_s = max(1, math.ceil(resets_at - time.time()))
-                answer = JSONResponse(
-                    {"detail": f"Request was throttled. Expected available in {wait_s} seconds."},
-                    429,
-                    {"Retry-After": str(wait_s)},
-                )
-                await answer(scope, receive, send)
-                return
-        scope.setdefault("state", {})
+        presented = presented_key(scope)
+        identity = None if presented is None else await self._keys.identify(presented)
+        if identity is not None:
+            scope.setdefault("state", {})["key"] = identity
+        wait_s = self._wait_s(scope, identity)
+        if wait_s:
+            answer = JSONResponse(
+                {"detail": f"Request was throttled. Expected available in {wait_s} seconds."},
+                429,
+                {"Retry-After": str(wait_s)},
+            )
+            await answer(scope, receive, send)
+            return
         await self._app(scope, receive, send)
-        identity = scope["state"].get("key")
-        if digest is not None:
-            if identity is not None:
-                if len(self._known) >= MAX_KNOWN_KEYS and digest not in self._known:
-                    self._known.pop(next(iter(self._known)))
-                self._known[digest] = identity.kind
-            elif kind is not None and scope["state"].get("refused_key"):
-                del self._known[digest]
 
-
-def _declared_bytes(scope: Scope) -> int:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value) if value.isdigit() and len(value) < 20 else 0
-    return 0
-
-
-def _key_digest(scope: Scope) -> str | None:
-    presented: bytes | None = None
-    for name, value in scope["headers"]:
-        if name == _KEY_HEADER and value:
-            presented = value
-            break
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            presented = value[7:].strip()
-    return hashlib.sha256(presented).hexdigest() if presented else None
+    def _wait_s(self, scope: Scope, identity: KeyIdentity | None) -> int:
+        """Count a request, and return how long to wait until it may come again; 0 if it may now."""
+        if identity is None:
+            counted = ("address", _address(scope))
+        elif identity.kind is KeyKind.WORKER:
+            return 0
+        else:
+            counted = ("key", str(identity.id))
+        if self._limiter.hit(self._limit, *counted):
+            return 0
+        resets_at = self._limiter.get_window_stats(self._limit, *counted).reset_time
+        return max(1, math.ceil(resets_at - time.time()))
 
 
 def _address(scope: Scope) -> str:
+    """Return where a request is from. Of IPv6 the network, for whoever has one address there has all of it."""
     client = scope.get("client")
-    return str(client[0]) if client else "unknown"
+    try:
+        address = ipaddress.ip_address(client[0] if client else "")
+    except ValueError:
+        return "unknown"
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)

@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from runner.dispatch.states import WorkerState
+from runner.protocol.states import WorkerState
 from runner.records.statuses import RunStatus
 from runner.records.workers import QueueState, WorkerView
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -141,7 +139,7 @@ class Metrics:
         self._calls.labels(worker.name).inc(len(worker.live))
         self._limit.labels(worker.name).inc(worker.limit)
         self._lag_s.labels(worker.name).inc(worker.loop_lag_ms / 1_000)
-        self._held.labels(worker.name).inc(len(worker.held))
+        self._held.labels(worker.name).inc(len(worker.kept))
         self._underruns.labels(worker.name).inc(worker.underruns)
 
     def text(self) -> bytes:

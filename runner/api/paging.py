@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from runner.api.auth import services_of
 from runner.api.errors import NotFound
@@ -35,6 +36,9 @@ class Page(BaseModel, Generic[_T]):
     results: list[_T]
 
 
+_PAGE = TypeAdapter(Page[Any])
+
+
 @dataclass(frozen=True)
 class Paging:
     """Which page was asked for.
@@ -49,23 +53,43 @@ class Paging:
     size: int
     url: str
 
+    @property
+    def offset(self) -> int:
+        """How many are on the pages before."""
+        return (self.page - 1) * self.size
+
     async def rows(self, session: AsyncSession, statement: Select[Any]) -> tuple[Sequence[Any], int]:
+        """Do the same as :meth:`select`."""
+        return await session.run_sync(self.select, statement)
+
+    def select(self, session: Session, statement: Select[Any]) -> tuple[Sequence[Any], int]:
         """Return the rows of the page, and how many there are on all.
 
         Args:
             session: The record.
-            statement: Selects what the list holds, in order; one entity a row.
+            statement: Selects what the list holds, in order; one entity a row. Of a list that may be long, the ids
+                alone: the rows of all pages before are passed over.
 
         Raises:
             NotFound: There is no such page.
         """
         counting = select(func.count()).select_from(statement.order_by(None).subquery())
-        count = (await session.execute(counting)).scalar_one()
-        offset = (self.page - 1) * self.size
-        if self.page > 1 and offset >= count:
-            raise NotFound("Invalid page.")
-        rows = (await session.execute(statement.offset(offset).limit(self.size))).scalars().all()
-        return rows, count
+        count = session.execute(counting).scalar_one()
+        self._check(count)
+        return session.scalars(statement.offset(self.offset).limit(self.size)).all(), count
+
+    def around(self, count: int) -> tuple[str | None, str | None]:
+        """Return the addresses of the page after this one, and of the one before.
+
+        Args:
+            count: How many there are on all pages.
+
+        Raises:
+            NotFound: There is no such page.
+        """
+        self._check(count)
+        following = self._address(self.page + 1) if self.page * self.size < count else None
+        return following, self._address(self.page - 1) if self.page > 1 else None
 
     def page_of(self, results: list[_T], count: int) -> Page[_T]:
         """Return a page that holds results.
@@ -74,13 +98,20 @@ class Paging:
             results: What is on it.
             count: How many there are on all pages.
         """
-        has_next = self.page * self.size < count
-        return Page(
-            count=count,
-            next=self._address(self.page + 1) if has_next else None,
-            previous=self._address(self.page - 1) if self.page > 1 else None,
-            results=results,
-        )
+        following, preceding = self.around(count)
+        return Page(count=count, next=following, previous=preceding, results=results)
+
+    def opening(self, count: int) -> bytes:
+        """Return the JSON of a page, up to where its results follow: they end with ``]}``.
+
+        Args:
+            count: How many there are on all pages.
+        """
+        return _PAGE.dump_json(self.page_of([], count)).removesuffix(b"]}")
+
+    def _check(self, count: int) -> None:
+        if self.page > 1 and self.offset >= count:
+            raise NotFound("Invalid page.")
 
     def _address(self, page: int) -> str:
         separator = "&" if "?" in self.url else "?"
@@ -98,12 +129,12 @@ def absolute_url(request: Request, path: str) -> str:
     return f"{base.rstrip('/')}{path}"
 
 
-def _paging(
-    request: Request,
-    page: Annotated[int, Query(ge=1, le=1_000_000_000, description="The page, from 1.")] = 1,
-    page_size: Annotated[
-        int, Query(ge=1, le=1_000_000_000, description=f"How many on a page; at most {MAX_PAGE_SIZE} are.")
-    ] = DEFAULT_PAGE_SIZE,
+_Number = Query(ge=1, le=1_000_000_000, description="The page, from 1.")
+_Size = Query(ge=1, le=1_000_000_000, description=f"How many on a page; at most {MAX_PAGE_SIZE} are.")
+
+
+async def _paging(
+    request: Request, page: Annotated[int, _Number] = 1, page_size: Annotated[int, _Size] = DEFAULT_PAGE_SIZE
 ) -> Paging:
     filters = request.url.remove_query_params("page").query
     path = request.url.path
@@ -112,5 +143,16 @@ def _paging(
     )
 
 
+async def _paging_if_asked(
+    request: Request, page: Annotated[int | None, _Number] = None, page_size: Annotated[int | None, _Size] = None
+) -> Paging | None:
+    if page is None and page_size is None:
+        return None
+    return await _paging(request, page or 1, page_size or DEFAULT_PAGE_SIZE)
+
+
 PageAsked = Annotated[Paging, Depends(_paging)]
 """Which page was asked for, from ``page`` and ``page_size``."""
+
+PageIfAsked = Annotated[Paging | None, Depends(_paging_if_asked)]
+"""The same; None where neither was given, and everything is wanted."""

@@ -1,21 +1,13 @@
 """What the routes work with."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from runner.dispatch.dispatcher import Dispatcher
+from runner.dispatch.durable import Durable
 from runner.records.database import Database
 from runner.records.secrets import Vault
 from runner.records.store import ArtefactStore
 from runner.settings import Settings
-
-
-def _nobody() -> None:
-    """Wake nobody."""
-
-
-def _always() -> bool:
-    """Return that runs are given to workers."""
-    return True
 
 
 @dataclass(frozen=True)
@@ -27,14 +19,13 @@ class Services:
         database: The record.
         vault: Encrypts what must not stand in the record in clear.
         store: Holds recordings and timelines.
-        wake: Is called when a run may have become free to go, or a place for one: once that is committed. Must not
-            block.
-        dispatching: Returns whether somebody has lately looked which runs can go to which workers.
+        dispatcher: Answers the polls of workers.
+        durable: Does what follows from outcomes.
     """
 
     settings: Settings
     database: Database
     vault: Vault
     store: ArtefactStore
-    wake: Callable[[], None] = _nobody
-    dispatching: Callable[[], bool] = _always
+    dispatcher: Dispatcher
+    durable: Durable

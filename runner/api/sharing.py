@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from runner.api.auth import KEY_HEADER, identify_request, project_of_user, services_of
+from runner.api.auth import KEY_HEADER, identity_of, presented_key, project_of_user, services_of
 from runner.api.errors import Unauthorized
 from runner.records.results import shared_result
 
@@ -42,15 +42,13 @@ async def _reading(
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     share: Annotated[str | None, Depends(_share)],
 ) -> Reading:
-    presented = header or (bearer.credentials if bearer is not None else None)
-    database = services_of(request).database
-    if not presented and share:
-        async with database.reading() as session:
+    if share and presented_key(request.scope) is None:
+        async with services_of(request).database.reading() as session:
             shared = await shared_result(session, share)
         if shared is None:
             raise Unauthorized("The link is unknown or has expired.")
         return Reading(*shared)
-    return Reading(project_of_user(await identify_request(request, presented)))
+    return Reading(project_of_user(identity_of(request.scope)))
 
 
 Reader = Annotated[Reading, Depends(_reading)]

@@ -22,8 +22,10 @@ from bots.caller.script import Play, Script, Speak
 from bots.caller.speech.errors import MissingSpeechPackage, SpeechError
 from bots.caller.speech.voice import Line, Voice
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
+from bots.masking import masked, masked_within
 from bots.timeline import (
     AgentAudioLost,
+    AgentError,
     AgentJoined,
     AgentLeft,
     AgentMediaResumed,
@@ -148,8 +150,10 @@ class Call:
 
     def __post_init__(self) -> None:
         kind = room_kind(self.request.address.url, self.settings.room.daily_domains)
+        self._secrets: frozenset[str] = frozenset()
         if self.request.data_message is not None:
             check_data_message(kind, self.request.data_message.value)
+            self._secrets = self.request.data_message.secrets(self.settings.redact_keys)
         self._clock = CallClock.begin(self.surroundings.monotonic_ns)
         self._facts: list[TimelineEvent] = []
         self._view = CallView()
@@ -334,7 +338,7 @@ class Call:
 
     def message_received(self, at_ns: int, message: Any) -> None:
         """Note what a message says."""
-        for event in self._reader.facts(at_ns, message):
+        for event in map(self._without_secrets, self._reader.facts(at_ns, message)):
             if isinstance(event, MessageReceived):
                 self._messages_kept += 1
                 self._message_characters += len(json.dumps(event.message, ensure_ascii=False))
@@ -347,6 +351,19 @@ class Call:
             self._note(event)
             if isinstance(event, BotReady):
                 self._agent_is_ready.set()
+
+    def _without_secrets(self, event: TimelineEvent) -> TimelineEvent:
+        """Return what the agent sent without the data message's secrets: some send back what they were sent.
+
+        What it says or does stays as it is: that is judged.
+        """
+        if not self._secrets:
+            return event
+        if isinstance(event, AgentError):
+            return event.model_copy(update={"text": masked(event.text, self._secrets)})
+        if isinstance(event, MessageReceived) and rtvi.is_of_the_application(event.message):
+            return event.model_copy(update={"message": masked_within(event.message, self._secrets)})
+        return event
 
     def room_lost(self, error: RoomError) -> None:
         """End the call: the room is of no use any more."""
@@ -438,9 +455,9 @@ class Call:
             return
         await room.wait_for_media()
         if self.request.data_message is not None:
-            message = self.request.data_message.value
-            await room.publish(message)
-            self._note(DataMessagePublished(at_ns=self._clock.now_ns(), message=message))
+            await room.publish(self.request.data_message.value)
+            shown = self.request.data_message.redacted(self.settings.redact_keys)
+            self._note(DataMessagePublished(at_ns=self._clock.now_ns(), message=shown))
         await room.send_client_message(rtvi.client_ready())
         self._note(ClientReadySent(at_ns=self._clock.now_ns()))
         with anyio.move_on_after(self.settings.room.bot_ready_timeout_s):

@@ -3,10 +3,11 @@
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bots.caller.script import Script
+from bots.masking import redacted, secrets_within
 from bots.timeline import TimelineEvent
 from runner.evaluation.asked import NOTHING, Asked
 from runner.evaluation.verdicts import ExpectationVerdict
@@ -31,9 +32,24 @@ class CallWatcher(Protocol):
 
 @dataclass(frozen=True)
 class DataMessage:
-    """The message to publish: any JSON value that the room's kind delivers."""
+    """The message to publish: any JSON value that the room's kind delivers.
 
-    value: Any
+    Attributes:
+        value: What is published.
+        shown: What facts and reports show of it; None: the value. What is secret in it by its name is not shown in
+            either case.
+    """
+
+    value: Any = field(repr=False)
+    shown: Any = None
+
+    def redacted(self, names: Sequence[str]) -> Any:
+        """Return what is shown of it, where these names are secret too."""
+        return redacted(self.value if self.shown is None else self.shown, names)
+
+    def secrets(self, names: Sequence[str]) -> frozenset[str]:
+        """Return what is secret in it, where these names are secret too."""
+        return secrets_within(self.value, names)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePub
 from runner.calls.run_warnings import trouble_warnings
 from runner.calls.timeline import TimelineStamp
 from runner.errors import UsageError
-from runner.evaluation.asked import NOTHING, Asked, OutcomeJudgement, not_honoured, settle
+from runner.evaluation.asked import NO_JUDGE, NOTHING, Asked, OutcomeJudgement, not_honoured, settle
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.differences import hearing_differs
 from runner.evaluation.outcome import Failure, Status, decide, judge_expectations
@@ -36,7 +36,7 @@ _PACKAGES = ("pipecat-scenario-runner", "pipecat-ai", "aiortc", "daily-python")
 
 
 class PublishedMessage(BaseModel):
-    """The run's data message, and when it was sent (seconds from the beginning of the call)."""
+    """The run's data message, as it is shown, and when it was sent (seconds from the beginning of the call)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -320,6 +320,28 @@ def earlier_attempt(run: Judged, repeated_because: str, *, folder: str | None = 
         ended_reason=run.ended_reason,
         detail=run.detail,
         failure=run.failure,
+    )
+
+
+def not_asked_because(report: RunReport, why: str, *, instead_of: str = NO_JUDGE) -> RunReport:
+    """Return a report of a call about which no judge was asked, that says why not.
+
+    Args:
+        report: The report.
+        why: Why not, in a few words.
+        instead_of: What it says now.
+    """
+
+    def told(text: str) -> str:
+        return text.replace(instead_of, why)
+
+    failure = report.failure
+    return report.model_copy(
+        update={
+            "detail": None if report.detail is None else told(report.detail),
+            "failure": failure and failure.model_copy(update={"headline": told(failure.headline)}),
+            "not_honoured": [told(sentence) for sentence in report.not_honoured],
+        }
     )
 
 

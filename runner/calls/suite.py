@@ -15,6 +15,7 @@ import httpx
 from loguru import logger
 
 from bots.caller.speech.settings import SECRET_NAME
+from bots.masking import masked
 from bots.timeline import (
     AgentProcessEnded,
     CallEnded,
@@ -428,11 +429,13 @@ class SuiteRunner:
         return _suite_run(run, planned, folder=run_id)
 
     def _secrets(self) -> list[str]:
-        """Return what an agent may print and nobody may read: the token, and secrets among its variables."""
+        """Return what an agent may print and nobody may read: the token, secrets in variables and messages."""
         secrets = [] if self.suite.token is None else [self.suite.token.get_secret_value()]
         if isinstance(self.suite.agent, AgentByCommand):
             secrets += [value for name, value in self.suite.agent.env.items() if SECRET_NAME.search(name)]
-        return sorted((secret for secret in secrets if secret), key=len, reverse=True)
+        for planned in self.suite.runs:
+            secrets += DataMessage(planned.publish).secrets(self.settings.redact_keys)
+        return secrets
 
     async def _with_its_agents_end(self, run: Run, folder: Path, agent: LastingAgent, printed_bytes: int) -> Run:
         """Return a run judged with the end of the process that ran its agent, if that ended in it.
@@ -451,9 +454,7 @@ class SuiteRunner:
         ended_ns = agent.ended_ns or time.monotonic_ns()
 
         def judge_again() -> Run:
-            tail = agent.log_tail(printed_bytes)
-            for secret in self._secrets():
-                tail = tail.replace(secret, "***")
+            tail = masked(agent.log_tail(printed_bytes), self._secrets())
             at_ns = max(ended_ns - began_ns(folder), 0)
             return evaluate_run(folder, added=[AgentProcessEnded(at_ns=at_ns, exit_code=exit_code, log_tail=tail)])
 

@@ -121,9 +121,23 @@ def read_stored(path: Path) -> StoredTimeline:
         UsageError: The file can't be read, or a line before the last is no event.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+    return parse_stored(data, str(path))
+
+
+def parse_stored(data: bytes, name: str) -> StoredTimeline:
+    """Return the facts that a file holds, with what tells whether they are all there.
+
+    Args:
+        data: What the file holds.
+        name: What it is called in errors.
+
+    Raises:
+        UsageError: A line before the last is no event.
+    """
+    lines = data.splitlines()
     events: list[TimelineEvent] = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -132,7 +146,7 @@ def read_stored(path: Path) -> StoredTimeline:
             if number == len(lines):
                 return StoredTimeline(events, lines[:-1], cut_off=True)
             problem = error.errors()[0]
-            raise UsageError(f"{path}:{number}: no event of a timeline ({problem['msg']})") from error
+            raise UsageError(f"{name}:{number}: no event of a timeline ({problem['msg']})") from error
     return StoredTimeline(events, lines)
 
 

@@ -1,338 +1,471 @@
-"""Gives waiting runs to workers, and takes them from workers that are gone.
+"""Answers the polls of workers: gives them runs, tells them what to do, and takes runs from workers that are gone.
 
 Every API process has one. What they do at the same time is safe: giving is one transaction at a time, and taking back
-counts once for each attempt.
+counts once for each attempt. All of it is one loop, so what it costs is a matter of what happens, and not of how many
+workers wait.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import anyio
+from anyio.abc import TaskGroup
 from loguru import logger
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from runner.dispatch.lease import PROTOCOL
-from runner.dispatch.queue import Queue
-from runner.dispatch.states import WORKER_LOST, WorkerState
-from runner.dispatch.watch import Standing, Watch
-from runner.records.assignments import Capacity, Limits, assign, is_due, taken, waiting
+from bots.timeline import EndedReason
+from runner.errors import RunnerError, UsageError
+from runner.evaluation.verdicts import Cause
+from runner.protocol.messages import Answer, Gone, Job, Order, Poll, Problem, hold_s, leaving_s
+from runner.protocol.states import WORKER_LOST, WorkerState
+from runner.records.assignments import Assignment, Capacity, Limits, assign, is_due, waiting
 from runner.records.database import Database
-from runner.records.runs import give_back
-from runner.records.statuses import RunStatus
-from runner.records.tables import RUNS, WorkerRow, utc_now
+from runner.records.leases import (
+    Orphan,
+    Renewed,
+    RunHad,
+    forget,
+    lose,
+    may_forget,
+    note_kept,
+    orphans,
+    renew,
+    runs_of,
+    silent_workers,
+    takers,
+)
+from runner.records.runs import end_run, give_back, job_of
+from runner.records.secrets import Vault
+from runner.records.tables import RUNS, utc_now
+from runner.rooms.allowed import RESOLVE_TIMEOUT_S, RoomGuard, RoomRefused
+from runner.settings import Settings
 
-INTERVAL_S = 1.0
-"""How often it looks, when nobody wakes it."""
+LOOK_INTERVAL_S = 1.0
+"""How often it looks when nobody wakes it, or four times a lease if that is more often: for runs whose delay is over,
+and for workers that are gone."""
 
-GATHERING_S = 0.05
-"""How long it does nothing after it was woken: what frees a place often comes in numbers."""
+GATHERING_S = 0.02
+"""How long it waits after it was woken: launches, outcomes and polls often come in numbers."""
+
+GAP_LOOKS = 2.5
+"""Who has missed so many looks knows nothing of what happened meanwhile, and begins to wait anew: while the database
+is away, or this process stood still, nobody is given up."""
+
+HANDING_S = RESOLVE_TIMEOUT_S + 1.0
+"""How much longer than otherwise a poll waits for runs that are being handed over."""
 
 STALE_S = 10.0
 """After so long without a look nothing is being given to workers."""
 
-UNKNOWN_LIMIT_S = 10.0
-"""How long a worker that lives may have a run without saying so."""
-
-UNBEGUN_LIMIT_S = 20.0
-"""How long a worker that lives may have a run without beginning it: it may not reach the record."""
-
-PASSED_OVER_S = 30.0
-"""For how long a worker that did not begin a run is given nothing more."""
-
-HELD_LIMIT = timedelta(minutes=15)
-"""How long an outcome may lie on the disk of a worker that is gone, before its run is taken for lost as well."""
-
-REMEMBERED = timedelta(hours=1)
-"""How long a worker that is gone is shown."""
-
-_TAKEN = select(RUNS.c.id, RUNS.c.attempt, RUNS.c.executor, RUNS.c.status).where(taken()).order_by(RUNS.c.id)
-_WAITING = select(RUNS.c.id).where(waiting(), is_due(bindparam("now"))).limit(1)
-
 STOPPED_DETAIL = "its worker was stopped"
-UNBEGUN_DETAIL = "its worker did not begin it"
 UNKNOWN_DETAIL = f"{WORKER_LOST}: it does not know of this run"
 
+_WAITING = select(RUNS.c.id).where(waiting(), is_due(bindparam("now"))).limit(1)
 
-@dataclass(frozen=True)
-class _Taken:
-    """A run that a worker has."""
 
-    run_id: int
-    attempt: int
-    executor: str
-    begun: bool
+class WorkerGone(RunnerError):
+    """The worker that polls was given up for lost before: what it had is somebody else's."""
+
+
+class RecordAway(RunnerError):
+    """The record can't be used now."""
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A poll that is not answered yet."""
+
+    poll: Poll
+    """What its worker said last."""
+    waits: bool
+    is_handed_runs: bool = False
+    """Whether its answer is being made: then it is waited for."""
+    is_renewed: bool = False
+    """Whether the record holds it: from then on its worker keeps its runs for another lease."""
+    answer: Answer | None = None
+    error: RunnerError | None = None
+    done: anyio.Event = field(default_factory=anyio.Event)
+    orders: tuple[Order, ...] = ()
+    """What was to be done when it was looked last."""
+
+    @property
+    def executor(self) -> str:
+        return self.poll.worker.executor
+
+    def settle(self, answer: Answer | None = None, error: RunnerError | None = None) -> None:
+        """Answer it. Only the first answer counts."""
+        if not self.done.is_set():
+            self.answer, self.error = answer, error
+            self.done.set()
 
 
 class Dispatcher:
-    """Gives runs to workers and takes them back, from :meth:`run` on.
+    """Answers polls, from :meth:`run` on.
 
     Args:
         database: The record.
-        queue: Brings runs to workers.
-        limits: What holds for all workers together.
+        vault: Opens what of runs is encrypted.
+        settings: Which rooms may be entered, how many calls may be on at once, and how long a lease is.
     """
 
-    def __init__(self, database: Database, queue: Queue, limits: Limits):
+    def __init__(self, database: Database, vault: Vault, settings: Settings):
         self._database = database
-        self._queue = queue
-        self._limits = limits
-        self._watch = Watch()
+        self._vault = vault
+        self._settings = settings
+        self._limits = Limits(settings.server.max_calls, settings.server.max_calls_per_agent)
+        self._lease_s = settings.server.lease_s
+        self._look_interval_s = min(LOOK_INTERVAL_S, self._lease_s / 4)
+        self._next_look_s = 0.0
         self._woken = anyio.Event()
-        self._workers: list[WorkerRow] = []
-        self._known: dict[str, str] = {}
-        self._retired: set[str] = set()
-        self._unbegun = Standing[_Taken]()
-        self._unknown = Standing[_Taken]()
-        self._passed_over: dict[str, float] = {}
-        """The workers that did not begin a run, and until when they are given nothing."""
-        self._lost_cut_off: set[str] = set()
-        """The workers that were lost after they had been cut off: what was said in their calls nobody knows."""
+        self._arrived: list[_Asked] = []
+        self._held: dict[str, _Asked] = {}
+        """The polls whose answers wait, by their workers."""
+        self._something_waits = True
+        """Whether some run waited for a worker when it was looked last."""
         self._looked_s: float | None = None
+        self._judging_from_s = 0.0
+        self.is_watched: Callable[[int], bool] = lambda run_id: False
+        """Returns whether somebody watches a run."""
 
     @property
     def is_looking(self) -> bool:
-        """Whether it has looked lately, and the record and the queue could be used."""
+        """Whether it has looked lately, and the record could be used."""
         return self._looked_s is not None and time.monotonic() - self._looked_s <= STALE_S
 
     def wake(self) -> None:
-        """Let it look at once: there may be something to give, or somebody to give it to."""
+        """Let it look at once: there may be something to give, or to tell."""
         self._woken.set()
 
+    async def poll(self, poll: Poll) -> Answer:
+        """Answer a poll, once there is something to tell, or its time is over.
+
+        Raises:
+            WorkerGone: The worker was given up before.
+            RecordAway: The record can't be used.
+        """
+        asked = _Asked(poll, poll.waits)
+        self._arrived.append(asked)
+        if poll.runs or not poll.waits or self._something_waits:
+            self.wake()
+        try:
+            with anyio.move_on_after(hold_s(self._lease_s, has_runs=bool(poll.runs))):
+                await asked.done.wait()
+            if asked.is_handed_runs:
+                # Otherwise runs whose names take long to look up would never reach anybody.
+                with anyio.move_on_after(min(HANDING_S, self._lease_s / 4)):
+                    await asked.done.wait()
+        finally:
+            # Whoever asked may be gone: from now on it is given nothing by this.
+            asked.done.set()
+            if self._held.get(asked.executor) is asked:
+                del self._held[asked.executor]
+            if asked in self._arrived:
+                self._arrived.remove(asked)
+        if asked.error is not None:
+            raise asked.error
+        if not asked.is_renewed:
+            raise RecordAway("the record can't be used now")
+        return asked.answer or Answer(lease_s=self._lease_s, orders=asked.orders)
+
+    async def report_gone(self, gone: Gone) -> None:
+        """Take a worker for gone, whose parent says that it is dead: its runs go to others at once."""
+
+        def note(session: Session) -> bool:
+            note_kept(session, gone.executor, gone.kept)
+            return bool(lose(session, [gone.executor]))
+
+        if await self._database.run(note):
+            logger.bind(executor=gone.executor).warning("worker {}: its process is dead", gone.executor)
+            self._next_look_s = 0.0
+
     async def run(self) -> None:
-        """Look until cancelled. What goes wrong is logged, and tried again."""
+        """Answer until cancelled. What goes wrong is logged, and tried again."""
+        self._database.work_changed = self.wake
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._listen)
+                await self._loop(tasks)
+        finally:
+            self._refuse([*self._arrived, *self._held.values()], "the server stops")
+
+    async def _loop(self, tasks: TaskGroup) -> None:
         failing = False
         while True:
+            with anyio.move_on_after(self._next_look_s - time.monotonic()):
+                await self._woken.wait()
+                await anyio.sleep(GATHERING_S)
+            self._woken = anyio.Event()
+            is_time = time.monotonic() >= self._next_look_s
+            if is_time:
+                self._next_look_s = time.monotonic() + self._look_interval_s
+            arrived, self._arrived = self._arrived, []
             try:
-                await self.look()
+                await self._turn(tasks, arrived, is_time=is_time)
                 if failing:
                     logger.info("runs are given to workers again")
                 failing = False
-                await self._give_when_woken()
             except Exception as error:
                 # Once: while the database is away this comes every second.
                 logger.opt(exception=not failing).log(
                     "DEBUG" if failing else "WARNING", "no runs are given to workers: {}", type(error).__name__
                 )
                 failing = True
-                await anyio.sleep(INTERVAL_S)
+                self._refuse(arrived, "the record can't be used now")
+                await anyio.sleep(self._look_interval_s)
 
-    async def look(self) -> None:
-        """Look once: who lives, what has to be taken back, and what can be given."""
-        seen = await self._database.look(_see)
-        self._workers = await self._living(seen.workers)
-        failures = await self._take_back(seen.taken)
-        await self._give()
-        if failures:
-            raise failures[0]
-        self._looked_s = time.monotonic()
-        await self._forget([worker for worker in self._workers if worker.gone_at is not None])
-
-    async def _give_when_woken(self) -> None:
-        """Until it is time to look again, give runs whenever there may be some: who lives was seen a moment ago."""
-        with anyio.move_on_after(INTERVAL_S):
-            while True:
-                await self._woken.wait()
-                self._woken = anyio.Event()
-                with anyio.CancelScope(shield=True):
-                    await self._give()
-                await anyio.sleep(GATHERING_S)
-
-    # Who lives.
-
-    async def _living(self, workers: list[WorkerRow]) -> list[WorkerRow]:
-        """Return all workers, those given up for lost that have shown no sign of life for too long."""
-        silent = set(self._watch.look({worker.executor: worker.beat for worker in workers}, time.monotonic()))
-        for worker in workers:
-            if worker.executor in silent and worker.gone_at is None and await self._give_up(worker):
-                worker.state, worker.gone_at = WorkerState.LOST.value, utc_now()
-            self._note(worker)
-            was_cut_off = self._known.get(worker.executor) == WorkerState.CUT_OFF.value
-            if was_cut_off and worker.state == WorkerState.LOST.value:
-                self._lost_cut_off.add(worker.executor)
-        self._known = {worker.executor: worker.state for worker in workers}
-        self._lost_cut_off.intersection_update(self._known)
-        return workers
-
-    async def _give_up(self, worker: WorkerRow) -> bool:
-        """Give a worker up for lost, unless it shows a sign of life in this very moment."""
-        marking = (
-            update(WorkerRow)
-            .where(
-                WorkerRow.executor == worker.executor,
-                WorkerRow.beat == worker.beat,
-                WorkerRow.gone_at.is_(None),
-            )
-            .values(state=WorkerState.LOST.value, gone_at=utc_now())
-            .returning(WorkerRow.executor)
-        )
-        async with self._database.session() as session:
-            return (await session.execute(marking)).first() is not None
-
-    def _note(self, worker: WorkerRow) -> None:
-        """Write down what a worker can't say itself."""
-        before = self._known.get(worker.executor)
-        said = logger.bind(worker=worker.name, executor=worker.executor, state=worker.state)
-        if worker.state == WorkerState.LOST.value:
-            if before not in (None, worker.state):
-                said.warning("worker {}: lost", worker.name)
-        elif before is None and worker.gone_at is None:
-            if worker.protocol == PROTOCOL:
-                said.info("worker {}: found, makes {} calls at once", worker.name, worker.calls)
-            else:
-                said.warning(
-                    "worker {}: is of version {}, which this one can't work with, and is given nothing",
-                    worker.name,
-                    worker.version,
-                )
-
-    # Taking back.
-
-    async def _take_back(self, taken: Sequence[_Taken]) -> list[Exception]:
-        """Take runs from workers that will not see them through; return what went wrong with some of them."""
-        by_executor = {worker.executor: worker for worker in self._workers}
-        for run in taken:
-            if run.begun and replace(run, begun=False) in self._unbegun:
-                # Whoever begins one can begin others.
-                self._passed_over.pop(run.executor, None)
-        now_s = time.monotonic()
-        self._unbegun.look([run for run in taken if not run.begun], now_s)
-        self._unknown.look([run for run in taken if not _says(by_executor.get(run.executor), run)], now_s)
-        held = _outcomes(self._workers, taken)
-        failures: list[Exception] = []
-        for run in taken:
+    async def _listen(self) -> None:
+        """Hear what other processes commit, until cancelled."""
+        while True:
             try:
-                await self._judge(run, by_executor.get(run.executor), is_held=(run.run_id, run.attempt) in held)
+                await self._database.listen()
             except Exception as error:
-                # The others are not its fault.
-                failures.append(error)
-        return failures
+                logger.debug("nothing is heard from other processes: {}", type(error).__name__)
+            await anyio.sleep(LOOK_INTERVAL_S)
 
-    async def _judge(self, run: _Taken, worker: WorkerRow | None, *, is_held: bool) -> None:
-        if worker is None or worker.gone_at is not None:
-            await self._from_gone(run, worker, is_held=is_held)
-        elif worker.state == WorkerState.DRAINING.value and not run.begun and not _says(worker, run):
-            await self._back(run, STOPPED_DETAIL, unsaid=True, only_unbegun=True)
-        elif not self._watch.is_fresh(run.executor):
-            # It may be gone: that is soon known.
-            return
-        elif self._unknown.stood_s(run) > UNKNOWN_LIMIT_S:
-            if not run.begun:
-                self._pass_over(worker, run)
-            await self._back(run, UNKNOWN_DETAIL, unsaid=False, was_lost=True, only_unbegun=not run.begun)
-        elif self._unbegun.stood_s(run) > UNBEGUN_LIMIT_S:
-            self._pass_over(worker, run)
-            await self._back(run, UNBEGUN_DETAIL, unsaid=True, only_unbegun=True)
+    def _refuse(self, polls: Iterable[_Asked], why: str) -> None:
+        for asked in polls:
+            asked.settle(error=RecordAway(why))
 
-    def _pass_over(self, worker: WorkerRow, run: _Taken) -> None:
-        """Give a worker nothing more for a while that takes runs and does not begin them."""
-        if worker.state != WorkerState.TAKING.value:
-            # It knows, and when it says that it takes runs it will begin them.
-            return
-        if worker.executor not in self._passed_over:
-            logger.bind(worker=worker.name, run_id=run.run_id).warning(
-                "worker {}: did not begin run {}, and is given nothing for {:g} s",
-                worker.name,
-                run.run_id,
-                PASSED_OVER_S,
-            )
-        self._passed_over[worker.executor] = time.monotonic() + PASSED_OVER_S
+    async def _turn(self, tasks: TaskGroup, arrived: Sequence[_Asked], *, is_time: bool) -> None:
+        """Take in what has arrived, give what can be given, and answer whom there is something to tell."""
+        runs = await self._take_in(arrived) if arrived else {}
+        given = await self._give()
+        # Whoever has nothing, and was given nothing, has nothing to be told.
+        concerned = {asked.executor for asked in self._held.values() if asked.poll.runs} | given
+        concerned -= runs.keys() - given
+        if concerned:
+            runs = {**runs, **await self._database.look(lambda session: _runs_of_all(session, sorted(concerned)))}
+        # Each once: of those that have arrived some are held by now.
+        for asked in dict.fromkeys([*arrived, *self._held.values()]):
+            if not asked.done.is_set() and asked.executor in runs:
+                self._see_to(tasks, asked, runs[asked.executor])
+        if is_time:
+            await self._look()
 
-    async def _from_gone(self, run: _Taken, worker: WorkerRow | None, *, is_held: bool) -> None:
-        if (
-            is_held
-            and run.begun
-            and (worker is None or worker.gone_at is None or utc_now() - worker.gone_at < HELD_LIMIT)
-        ):
-            # Its call is over, and its outcome on a disk: whoever finds it there reports it.
+    # Polls.
+
+    async def _take_in(self, arrived: Sequence[_Asked]) -> dict[str, Sequence[RunHad]]:
+        """Take in what polls say; return what each of their workers has."""
+        latest: dict[str, _Asked] = {}
+        for asked in sorted(arrived, key=lambda one: one.poll.number):
+            latest[asked.executor] = asked
+        polls = [asked.poll for asked in latest.values()]
+        renewed = await self._database.run(lambda session: renew(session, polls))
+        for executor, asked in latest.items():
+            if executor in renewed.gone:
+                continue
+            self._note(asked.poll, is_new=executor in renewed.new)
+            dropped = [run for run in renewed.runs.get(executor, ()) if not _has(asked.poll, run)]
+            for run in dropped if executor not in renewed.late else ():
+                if run.has_begun:
+                    await self._back(run.run_id, run.attempt, UNKNOWN_DETAIL, unsaid=False, was_lost=True)
+                elif asked.poll.state is WorkerState.DRAINING:
+                    await self._back(
+                        run.run_id, run.attempt, STOPPED_DETAIL, unsaid=True, was_lost=False, only_unbegun=True
+                    )
+        for asked in arrived:
+            self._keep(asked, latest[asked.executor].poll, renewed)
+        return {executor: renewed.runs.get(executor, ()) for executor in latest}
+
+    def _keep(self, asked: _Asked, latest: Poll, renewed: Renewed) -> None:
+        """Hold a poll that was taken in until there is something to tell, if it waits."""
+        asked.is_renewed = True
+        held = self._held.get(asked.executor)
+        if asked.executor in renewed.gone:
+            for one in (asked, held):
+                if one is not None:
+                    one.settle(error=WorkerGone("the worker was given up for lost"))
             return
-        stopped = worker is not None and worker.state == WorkerState.STOPPED.value
-        await self._back(
-            run,
-            STOPPED_DETAIL if stopped else WORKER_LOST,
-            unsaid=stopped or (self._watch.was_alive(run.executor) and run.executor not in self._lost_cut_off),
-            was_lost=not stopped,
+        # What one of them said may be out of date.
+        said = [latest] if held is None else [latest, held.poll]
+        asked.poll = max(said, key=lambda poll: poll.number)
+        if held is not None:
+            held.poll = asked.poll
+        if asked.executor in renewed.late:
+            # Another process heard what it said last.
+            asked.waits = False
+        if asked.waits and not asked.done.is_set():
+            if held is not None:
+                held.settle(Answer(lease_s=self._lease_s))
+            self._held[asked.executor] = asked
+
+    def _note(self, poll: Poll, *, is_new: bool) -> None:
+        worker = poll.worker
+        if poll.state is WorkerState.STOPPED:
+            # What it still has goes on at once.
+            self._next_look_s = 0.0
+        elif is_new:
+            said = logger.bind(worker=worker.name, executor=worker.executor, state=poll.state.value)
+            said.info("worker {}: found, makes {} calls at once", worker.name, worker.calls)
+
+    def _see_to(self, tasks: TaskGroup, asked: _Asked, runs: Sequence[RunHad]) -> None:
+        """Answer a poll, unless it waits and there is nothing to tell yet."""
+        poll = asked.poll
+        by_attempt = {(run.run_id, run.attempt): run for run in runs}
+        asked.orders = orders = tuple(
+            self._order(told.run_id, told.attempt, by_attempt.get((told.run_id, told.attempt))) for told in poll.runs
+        )
+        new = [run for run in runs if not run.has_begun and not _has(poll, run)]
+        if new and poll.state in (WorkerState.TAKING, WorkerState.PAUSED):
+            self._held.pop(asked.executor, None)
+            asked.is_handed_runs = True
+            tasks.start_soon(self._hand_over, asked, new)
+            return
+        is_told = all(
+            (told.is_ending or (order.counts and not order.is_cancelled))
+            and (not order.counts or told.is_watched == order.is_watched)
+            for told, order in zip(poll.runs, orders, strict=True)
+        )
+        if not (asked.waits and is_told):
+            asked.settle(Answer(lease_s=self._lease_s, orders=orders))
+
+    def _order(self, run_id: int, attempt: int, run: RunHad | None) -> Order:
+        if run is None or not run.has_begun:
+            return Order(run_id=run_id, attempt=attempt, counts=False)
+        return Order(
+            run_id=run_id,
+            attempt=attempt,
+            counts=True,
+            is_cancelled=run.is_cancelled,
+            is_watched=self.is_watched(run_id),
         )
 
-    async def _back(
-        self, run: _Taken, detail: str, *, unsaid: bool, was_lost: bool = False, only_unbegun: bool = False
-    ) -> None:
-        """Take a run back (see :func:`runner.records.runs.give_back`)."""
+    async def _hand_over(self, asked: _Asked, runs: Sequence[RunHad]) -> None:
+        """Answer a poll with runs to make."""
+        try:
+            jobs = await self._jobs(runs)
+        except Exception as error:
+            # They are given to it again with its next poll.
+            logger.opt(exception=True).warning("runs could not be handed over ({})", type(error).__name__)
+            asked.settle(error=RecordAway("the record can't be used now"))
+            return
+        asked.settle(Answer(lease_s=self._lease_s, jobs=tuple(jobs), orders=asked.orders))
 
-        def back(session: Session) -> None:
-            give_back(
-                session,
-                run.run_id,
-                run.attempt,
-                detail=detail,
-                unsaid=unsaid,
-                was_lost=was_lost,
-                only_unbegun=only_unbegun,
-            )
+    async def _jobs(self, runs: Sequence[RunHad]) -> list[Job]:
+        """Return what is needed to make runs; those that can't be made end here."""
 
-        await self._database.run(back)
+        def read(session: Session) -> list[tuple[RunHad, Job | UsageError | None]]:
+            found: list[tuple[RunHad, Job | UsageError | None]] = []
+            for run in runs:
+                try:
+                    found.append((run, job_of(session, self._vault, run.run_id, run.attempt, run.executor)))
+                except UsageError as error:
+                    # Not by another worker either: the record's key is not the one that things were encrypted with.
+                    found.append((run, error))
+                except (KeyError, TypeError, ValueError) as error:
+                    # Nor this one; and whoever is given it would be given nothing else.
+                    logger.opt(exception=True).error("run {}: can't be read ({})", run.run_id, type(error).__name__)
+                    found.append(
+                        (run, UsageError(f"what the record holds of it can't be read ({type(error).__name__})"))
+                    )
+            return found
 
-    async def _forget(self, gone: Sequence[WorkerRow]) -> None:
-        """Remove what the queue has of workers that are gone, and after a while what the record has."""
-        # Another process may have removed some.
-        self._retired.intersection_update([worker.executor for worker in gone])
-        for worker in gone:
-            if worker.executor not in self._retired:
-                await self._queue.retire(worker.executor)
-                self._retired.add(worker.executor)
-        old = [w.executor for w in gone if w.gone_at is not None and utc_now() - w.gone_at > REMEMBERED]
-        if old:
-            async with self._database.session() as session:
-                await session.execute(delete(WorkerRow).where(WorkerRow.executor.in_(old)))
+        found = await self._database.look(read)
+        guard = RoomGuard(self._settings)
+        await guard.look_up([url for _, job in found if isinstance(job, Job) for url in _addresses(job)])
+        jobs: list[Job] = []
+        for run, job in found:
+            if isinstance(job, UsageError):
+                await self._refuse_run(run, Cause.HARNESS, EndedReason.RUNNER_ERROR, str(job))
+            elif job is not None:
+                refusal = await _refusal(guard, job)
+                if refusal is None:
+                    # What comes with its session the worker holds to the same rules.
+                    server = self._settings.server
+                    rules = {"allowed_rooms": tuple(server.allowed_rooms), "allow_loopback": server.allow_loopback}
+                    jobs.append(job.model_copy(update=rules))
+                else:
+                    await self._refuse_run(run, Cause.ROOM, EndedReason.ROOM_UNREACHABLE, refusal)
+        return jobs
+
+    async def _refuse_run(self, run: RunHad, cause: Cause, reason: EndedReason, detail: str) -> None:
+        problem = Problem(cause=cause.value, reason=reason.value, detail=detail[:4_000])
+        await self._database.run(lambda session: end_run(session, run.run_id, run.attempt, problem))
 
     # Giving.
 
-    async def _give(self) -> None:
-        """Give runs to the workers that were seen last."""
-        now_s = time.monotonic()
-        cut_off = {worker.executor for worker in self._workers if worker.state == WorkerState.CUT_OFF.value}
-        self._passed_over = {
-            executor: until_s
-            for executor, until_s in self._passed_over.items()
-            if until_s > now_s and executor not in cut_off
-        }
+    async def _give(self) -> set[str]:
+        """Give runs to the workers whose polls wait; return those that were given some."""
         able = [
             Capacity(worker.executor, worker.calls, frozenset(worker.rooms))
-            for worker in self._workers
-            if worker.state == WorkerState.TAKING.value
-            and worker.protocol == PROTOCOL
-            and self._watch.is_fresh(worker.executor)
-            and worker.executor not in self._passed_over
+            for asked in self._held.values()
+            if asked.poll.state is WorkerState.TAKING and (worker := asked.poll.worker)
         ]
         # Looking takes no turn at writing, of which SQLite has one.
-        if not able or not await self._database.look(_anything_waits):
+        self._something_waits = await self._database.look(_anything_waits)
+        if self._something_waits and self._arrived:
+            # They came before that was known, and wake nobody.
+            self.wake()
+        if not able or not self._something_waits:
+            return set()
+
+        def give(session: Session) -> list[Assignment]:
+            # A poll that is held here may not be the last thing that its worker said, or was its parent's.
+            taking = takers(session, [worker.executor for worker in able])
+            return assign(session, [worker for worker in able if worker.executor in taking], self._limits)
+
+        given = await self._database.run(give)
+        return {assignment.executor for assignment in given}
+
+    # Taking back.
+
+    async def _look(self) -> None:
+        """See who is gone, and what has to be taken from them."""
+        now_s = time.monotonic()
+        gap_s = GAP_LOOKS * self._look_interval_s
+        if self._looked_s is None or now_s - self._looked_s > gap_s:
+            # Nobody can have polled meanwhile: everybody gets a whole lease to come back.
+            self._judging_from_s = now_s + self._lease_s + leaving_s(self._lease_s)
+        may_judge = now_s >= self._judging_from_s
+        limit_s = self._lease_s + leaving_s(self._lease_s)
+
+        def look(session: Session) -> tuple[list[str], list[Orphan], bool]:
+            silent = silent_workers(session, longer_than_s=limit_s) if may_judge else []
+            left = orphans(session, touch_s=self._lease_s / 2, unknown_too=may_judge)
+            return silent, left, may_forget(session)
+
+        silent, left, is_old = await self._database.look(look)
+        # If the record stood still within this look, nobody could poll either.
+        if silent and time.monotonic() - now_s <= gap_s:
+            lost = await self._database.run(lambda session: lose(session, silent, longer_than_s=limit_s))
+            for executor in lost:
+                logger.bind(executor=executor).warning("worker {}: lost, it does not poll any more", executor)
+        if is_old:
+            await self._database.run(forget)
+        self._looked_s = now_s
+        failures: list[Exception] = []
+        for run in left:
+            try:
+                await self._take_from_gone(run)
+            except Exception as error:
+                # The others are not its fault.
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    async def _take_from_gone(self, run: Orphan) -> None:
+        if run.is_kept and run.has_begun:
+            # Its call is over, and its outcome on a disk: whoever finds it there reports it.
             return
+        await self._back(
+            run.run_id,
+            run.attempt,
+            STOPPED_DETAIL if run.was_stopped else WORKER_LOST,
+            unsaid=run.was_stopped or run.was_in_touch,
+            was_lost=not run.was_stopped,
+        )
 
-        def give(session: Session) -> None:
-            given = assign(session, able, self._limits)
-            if given:
-                self._queue.hand_over(session.connection(), given)
-
-        await self._database.run(give)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """The workers there are, and the runs they have."""
-
-    workers: list[WorkerRow]
-    taken: list[_Taken]
+    async def _back(self, run_id: int, attempt: int, detail: str, **how: bool) -> None:
+        """Take a run back (see :func:`runner.records.runs.give_back`)."""
+        await self._database.run(lambda session: give_back(session, run_id, attempt, detail=detail, **how))
 
 
-def _see(session: Session) -> _Seen:
-    # First the runs: whoever has one of them was there before it.
-    taken = [
-        _Taken(run_id, attempt, executor, status != RunStatus.PENDING.value)
-        for run_id, attempt, executor, status in session.execute(_TAKEN)
-    ]
-    return _Seen(list(session.scalars(select(WorkerRow))), taken)
+def _runs_of_all(session: Session, executors: Sequence[str]) -> Mapping[str, Sequence[RunHad]]:
+    """Return what workers have, by their ids, those that have nothing included."""
+    found = runs_of(session, executors)
+    return {executor: found.get(executor, ()) for executor in executors}
 
 
 def _anything_waits(session: Session) -> bool:
@@ -340,21 +473,24 @@ def _anything_waits(session: Session) -> bool:
     return session.execute(_WAITING, {"now": utc_now()}).first() is not None
 
 
-def _outcomes(workers: Sequence[WorkerRow], taken: Sequence[_Taken]) -> set[tuple[int, int]]:
-    """Return the attempts that may end by what lies on the disks of workers."""
-    found: set[tuple[int, int]] = set()
-    for worker in workers:
-        if worker.protocol != PROTOCOL:
-            continue
-        if "outcomes" in worker.runs:
-            found.update((run_id, attempt) for run_id, attempt in worker.runs["outcomes"])
-        else:
-            # It is of a version that does not tell them apart.
-            held = set(worker.runs.get("held", ()))
-            found.update((run.run_id, run.attempt) for run in taken if run.run_id in held)
-    return found
+def _has(poll: Poll, run: RunHad) -> bool:
+    """Return whether a worker says that it has a run, or its outcome."""
+    attempt = (run.run_id, run.attempt)
+    return any((one.run_id, one.attempt) == attempt for one in (*poll.runs, *poll.kept))
 
 
-def _says(worker: WorkerRow | None, run: _Taken) -> bool:
-    """Return whether a worker says that it has a run."""
-    return worker is not None and any(run.run_id in ids for ids in worker.runs.values())
+def _addresses(job: Job) -> list[str]:
+    """Return what a job makes a worker open."""
+    return [url for url in (job.room_url, None if job.session is None else job.session.start_url) if url is not None]
+
+
+async def _refusal(guard: RoomGuard, job: Job) -> str | None:
+    """Return why a job's room or start URL must not be opened: where a name leads can change after a launch."""
+    try:
+        if job.room_url is not None:
+            await guard.check_room(job.room_url)
+        if job.session is not None:
+            await guard.check_start_url(job.session.start_url)
+    except (UsageError, RoomRefused) as error:
+        return str(error)
+    return None

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from bots.caller.speech.services import make_llm
 from bots.caller.speech.settings import SECRET_NAME, ServiceSettings, from_environment
+from bots.masking import masked
 from bots.timeline import TimelineEvent
 from runner.errors import UsageError
 from runner.evaluation.asked import OutcomeJudgement, judged
@@ -281,7 +282,7 @@ class LLMJudge:
             return make_llm(service)
         key = "none" if settings.api_key is None else settings.api_key.get_secret_value()
         values, secrets = from_environment({"api_key": key}, "judge")
-        self._secrets = secrets | {key}
+        self._secrets = secrets if settings.api_key is None else secrets | {key}
         return _OpenAICompatible(
             self._tokens,
             settings.timeout_s,
@@ -293,10 +294,7 @@ class LLMJudge:
 
     def _shown(self, text: str) -> str:
         """Return a text as it may be shown: on one line, without secrets, not too long."""
-        for secret in self._secrets:
-            if len(secret) > len("none"):
-                text = text.replace(secret, "***")
-        text = " ".join(text.split())
+        text = " ".join(masked(text, self._secrets).split())
         return text if len(text) <= 300 else text[:300] + "…"
 
 

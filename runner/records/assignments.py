@@ -14,7 +14,6 @@ from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from runner.records.changes import Change, RunChange, note
-from runner.records.statuses import OPEN_RUN, RunStatus
 from runner.records.tables import AGENTS, RESULTS, RUNS, utc_now
 
 MAX_CALLS = "max_calls"
@@ -141,7 +140,7 @@ class _Taken:
 
 def waiting() -> ColumnElement[bool]:
     """Return the condition that a run waits for a worker."""
-    return (RUNS.c.status == RunStatus.PENDING.value) & RUNS.c.executor.is_(None)
+    return RUNS.c.ended_at.is_(None) & RUNS.c.executor.is_(None)
 
 
 def is_due(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
@@ -151,15 +150,16 @@ def is_due(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
 
 def taken() -> ColumnElement[bool]:
     """Return the condition that a worker has a run."""
-    # By the statuses there are, and not by those there are not: runs that have ended are not even looked at.
-    return RUNS.c.status.in_([status.value for status in OPEN_RUN]) & RUNS.c.executor.is_not(None)
+    # Not that it is not null: so SQLite, too, looks at these alone. What was reported nobody has any more, though it
+    # may still be judged.
+    return RUNS.c.ended_at.is_(None) & (RUNS.c.executor > "") & RUNS.c.reported.is_(None)
 
 
 def assign(session: Session, workers: Sequence[Capacity], limits: Limits) -> list[Assignment]:
     """Give waiting runs to workers: as many as they can take, lower priority numbers first, then older runs.
 
     Args:
-        session: A transaction, in which the runs are to be handed over as well.
+        session: A transaction.
         workers: Those that take runs.
         limits: What holds besides.
     """

@@ -11,6 +11,7 @@ from loguru import logger
 from sqlalchemy.orm import Session
 
 _KEY = "run_changes"
+_WORK = "work_changed"
 
 
 class Change(StrEnum):
@@ -21,6 +22,7 @@ class Change(StrEnum):
     JOINED = "joined"
     SAID = "said"
     EVALUATING = "evaluating"
+    REPORTED = "reported"
     ENDED = "ended"
     GIVEN_BACK = "given back"
 
@@ -45,6 +47,20 @@ class RunChange:
 def note(session: Session, change: RunChange) -> None:
     """Note a change that a transaction makes."""
     session.info.setdefault(_KEY, []).append(change)
+
+
+def work_changed(session: Session) -> None:
+    """Note that a transaction may let a run go to a worker, or changes what one is to do: they hear of it at once."""
+    session.info[_WORK] = True
+
+
+def has_changed_work(info: dict[Any, Any]) -> bool:
+    """Return whether a transaction has noted that, once.
+
+    Args:
+        info: The ``info`` of its session.
+    """
+    return bool(info.pop(_WORK, False))
 
 
 def log_changes(info: dict[Any, Any]) -> None:

@@ -6,7 +6,11 @@ since. Reading waits for nobody.
 
 There are two ways to use it. In :meth:`Database.session` and :meth:`Database.reading` every statement goes through
 the event loop. What comes many times a second is done by a thread in one go, by :meth:`Database.run` and
-:meth:`Database.look`: that takes a third of the processor's time.
+:meth:`Database.look`: that takes a third of the processor's time. What reads much is done by a thread too
+(:meth:`Database.browse`), and keeps nobody else waiting.
+
+Whoever finds every connection in use waits in line: those who came first go first. Where the line is too long, or the
+wait, it is a :class:`DatabaseBusy`, and can be tried again.
 """
 
 import sqlite3
@@ -14,11 +18,13 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
+import psycopg
 from alembic import command
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -26,8 +32,9 @@ from sqlalchemy.exc import TimeoutError as TurnTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
+from bots.masking import masked
 from runner.errors import UsageError
-from runner.records.changes import log_changes
+from runner.records.changes import has_changed_work, log_changes
 from runner.records.data_dir import private_folder
 from runner.records.migrations import alembic_config, head, present, revisions
 from runner.settings import ServerSettings
@@ -36,11 +43,22 @@ FILE_NAME = "record.sqlite"
 READING = "reading"
 """Is true in the ``info`` of a session that can't write."""
 
+MAX_WAITING = 1_000
+"""How many wait in line for a connection of one kind. Whoever comes then is refused at once."""
+
+WAIT_LIMIT_S = 10.0
+"""How long one waits there."""
+
 _LOCK_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 10
-_POSTGRES_CONNECTIONS = 10
+_READERS = 8
+"""How many transactions that only read are open at once."""
+_POSTGRES_WRITERS = 10
+"""How many others, on PostgreSQL."""
 _THREADS = 6
 """How many transactions are done by threads at once, and how many looks besides."""
+_BROWSERS = 2
+"""How many threads read much at once. More would not be faster: they take turns at Python's lock with the loop."""
 
 _BLOCKED_LIMIT_S = 5
 """How long a thread's transaction waits for what another one holds, on PostgreSQL. Then it is tried again, and others
@@ -53,7 +71,7 @@ _SQLITE = ("sqlite", "sqlite+aiosqlite")
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
 _SQLITE_OPTIONS: dict[str, Any] = {
     "connect_args": {"timeout": _LOCK_TIMEOUT_S, "isolation_level": None},
-    "pool_timeout": _LOCK_TIMEOUT_S,
+    "pool_timeout": WAIT_LIMIT_S,
     "hide_parameters": True,
 }
 _POSTGRES_ARGUMENTS: dict[str, Any] = {
@@ -67,10 +85,14 @@ _POSTGRES_ARGUMENTS: dict[str, Any] = {
 _POSTGRES_OPTIONS: dict[str, Any] = {
     "connect_args": _POSTGRES_ARGUMENTS,
     "pool_pre_ping": True,
+    "pool_timeout": WAIT_LIMIT_S,
     # The connection that was used last first: it and its process in the server have everything at hand.
     "pool_use_lifo": True,
     "hide_parameters": True,
 }
+_CHANNEL = "scenario_runner_work"
+_NOTIFY = text(f"NOTIFY {_CHANNEL}")
+
 _T = TypeVar("_T")
 
 _migrating = threading.Lock()
@@ -83,6 +105,42 @@ def database_url(settings: ServerSettings) -> str:
         return settings.database_url.get_secret_value()
     path = settings.data_dir.expanduser().absolute() / FILE_NAME
     return URL.create("sqlite", database=str(path)).render_as_string()
+
+
+class DatabaseBusy(TurnTimeoutError):
+    """Too many wait for the database, or this one has waited too long. Nothing was done: it can be tried again."""
+
+
+class _Line:
+    """Lets so many at once have a connection, in the order in which they come.
+
+    Args:
+        places: How many.
+    """
+
+    def __init__(self, places: int):
+        self._places = anyio.Semaphore(places)
+
+    @asynccontextmanager
+    async def place(self, *, refuses: bool = True) -> AsyncGenerator[None]:
+        """Wait for a place, and have it for as long as the context is open.
+
+        Args:
+            refuses: Whether the line can be too long, and the wait.
+
+        Raises:
+            DatabaseBusy: It was.
+        """
+        if refuses and not self._places.value and self._places.statistics().tasks_waiting >= MAX_WAITING:
+            raise DatabaseBusy(f"{MAX_WAITING} wait for the database already")
+        with anyio.move_on_after(WAIT_LIMIT_S if refuses else None) as waiting:
+            await self._places.acquire()
+        if waiting.cancelled_caught:
+            raise DatabaseBusy(f"the database had no time within {WAIT_LIMIT_S:g} s")
+        try:
+            yield
+        finally:
+            self._places.release()
 
 
 class Database:
@@ -102,7 +160,16 @@ class Database:
         self._engine: AsyncEngine | None = None
         self._reading_engine: AsyncEngine | None = None
         self._threads = _Threads(self._url)
-        self._turn = anyio.Lock()
+        # On SQLite whoever may write takes turns; each process sees to its own.
+        self._writing = _Line(1 if self._is_sqlite else _POSTGRES_WRITERS)
+        self._running = self._writing if self._is_sqlite else _Line(_THREADS)
+        self._reading = _Line(_READERS)
+        # Of its own: whoever looks does not wait for transactions that wait for each other.
+        self._looking = _Line(_THREADS)
+        self._browsing = _Line(_BROWSERS)
+        self.work_changed: Callable[[], None] = lambda: None
+        """Is called once a transaction is committed that may let a run go to a worker, or changes what one is to do:
+        here, or in another process that uses this database (see :meth:`listen`)."""
 
     def __repr__(self) -> str:
         """Return it without the password."""
@@ -129,7 +196,7 @@ class Database:
     def _reader(self) -> AsyncEngine:
         if self._reading_engine is None:
             self._reading_engine = (
-                self._sqlite_engine(reading=True)
+                self._sqlite_engine(reading=True, pool_size=_READERS, max_overflow=0)
                 if self._is_sqlite
                 else self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             )
@@ -141,41 +208,99 @@ class Database:
 
         What it changes of runs is logged once it is committed. Not within another one of the same task: on SQLite
         that is an error.
+
+        Raises:
+            DatabaseBusy: Too many others wait for one.
         """
-        async with self._turn_at_writing():
+        async with self._writing.place():
             session = async_sessionmaker(self.engine, expire_on_commit=False)()
+            has_changed = False
             try:
                 yield session
                 # A commit that is cancelled half way may have taken place or not; it is let finish.
                 with anyio.CancelScope(shield=True):
+                    has_changed = has_changed_work(session.info)
+                    if has_changed and not self._is_sqlite:
+                        await session.execute(_NOTIFY)
                     await session.commit()
                 log_changes(session.info)
+                if has_changed:
+                    self.work_changed()
             finally:
                 with anyio.CancelScope(shield=True):
                     await session.close()
 
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[AsyncSession]:
-        """Open a transaction that can't write: everything in it is read as of one moment, and waits for no writer."""
-        session = async_sessionmaker(self._reader, expire_on_commit=False, info={READING: True})()
-        try:
-            yield session
-        finally:
-            with anyio.CancelScope(shield=True):
-                await session.close()
+        """Open a transaction that can't write: everything in it is read as of one moment, and waits for no writer.
+
+        Raises:
+            DatabaseBusy: Too many others wait for one.
+        """
+        async with self._reading.place():
+            session = async_sessionmaker(self._reader, expire_on_commit=False, info={READING: True})()
+            try:
+                yield session
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await session.close()
 
     async def run(self, work: Callable[[Session], _T]) -> _T:
         """Let a thread do a transaction. Otherwise as :meth:`session`: it is committed if ``work`` returns.
 
         Args:
             work: What to do in it. Once begun, it is let finish.
+
+        Raises:
+            DatabaseBusy: Too many others wait for a thread, or a turn.
         """
-        async with self._turn_at_writing():
-            return await self._threads.run(work)
+        async with self._running.place():
+            value, has_changed = await self._threads.run(work)
+        if has_changed:
+            self.work_changed()
+        return value
 
     async def look(self, work: Callable[[Session], _T]) -> _T:
-        """Let a thread look at what there is. Each statement may read as of a moment of its own."""
-        return await self._threads.look(work)
+        """Let a thread look at what there is. Each statement may read as of a moment of its own.
+
+        Raises:
+            DatabaseBusy: Too many others wait for a thread.
+        """
+        async with self._looking.place():
+            return await self._threads.look(work)
+
+    async def browse(self, work: Callable[[Session], _T], *, refuses: bool = True) -> _T:
+        """Let a thread read much, in a transaction that can't write: everything as of one moment.
+
+        Args:
+            work: What to read, and to make of it. Once begun, it is let finish.
+            refuses: Whether to be refused when too many others wait: not in the middle of an answer.
+
+        Raises:
+            DatabaseBusy: They did.
+        """
+        async with self._browsing.place(refuses=refuses):
+            return await self._threads.browse(work)
+
+    async def listen(self) -> None:
+        """Call :attr:`work_changed` for what other processes commit, until cancelled.
+
+        On SQLite nobody tells: who waits for it looks now and then.
+
+        Raises:
+            Exception: The server went away. What was told meanwhile is missed.
+        """
+        if self._is_sqlite:
+            await anyio.sleep_forever()
+        # Of its own, for as long as this takes: one for each process, however many workers there are.
+        conninfo = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+        async with await psycopg.AsyncConnection.connect(
+            conninfo, autocommit=True, **_POSTGRES_ARGUMENTS
+        ) as listening:
+            await listening.execute(f"LISTEN {_CHANNEL}")
+            self.work_changed()
+            async for _ in listening.notifies():
+                self.work_changed()
 
     async def migrate(self) -> None:
         """Bring the tables up to date, whichever version they have. Safe while other processes do the same.
@@ -222,25 +347,6 @@ class Database:
                     await engine.dispose()
             await self._threads.close()
 
-    @asynccontextmanager
-    async def _turn_at_writing(self) -> AsyncGenerator[None]:
-        """Wait for this task's turn, where there is one writer at a time.
-
-        Raises:
-            TurnTimeoutError: It did not come.
-        """
-        if not self._is_sqlite:
-            yield
-            return
-        with anyio.move_on_after(_LOCK_TIMEOUT_S) as waiting:
-            await self._turn.acquire()
-        if waiting.cancelled_caught:
-            raise TurnTimeoutError(f"no turn at writing within {_LOCK_TIMEOUT_S:.0f} s")
-        try:
-            yield
-        finally:
-            self._turn.release()
-
     def _sqlite_engine(self, *, reading: bool = False, **pool: int) -> AsyncEngine:
         engine = create_async_engine(self._url.set(drivername="sqlite+aiosqlite"), **_SQLITE_OPTIONS, **pool)
         _prepare_sqlite(engine.sync_engine, reading=reading)
@@ -249,8 +355,9 @@ class Database:
     def _postgres(self) -> AsyncEngine:
         return create_async_engine(
             self._url.set(drivername="postgresql+psycopg"),
-            pool_size=_POSTGRES_CONNECTIONS,
-            max_overflow=_POSTGRES_CONNECTIONS,
+            # Those who read and those who may write use the same ones.
+            pool_size=_POSTGRES_WRITERS,
+            max_overflow=_READERS,
             **_POSTGRES_OPTIONS,
         )
 
@@ -320,7 +427,9 @@ class Database:
 
 
 class _Threads:
-    """Does transactions in threads, and looks in others: as many at once as there are connections.
+    """Does transactions in threads, looks in others, and reads much in others again.
+
+    Whoever calls sees to it that there are no more at once than there are connections.
 
     Args:
         url: The address.
@@ -329,60 +438,70 @@ class _Threads:
     def __init__(self, url: URL):
         self._url = url
         self._is_sqlite = url.drivername == "sqlite"
-        self._running = anyio.CapacityLimiter(_THREADS)
-        # Of its own: whoever looks does not wait for transactions that wait for each other.
-        self._looking = anyio.CapacityLimiter(_THREADS)
+        # Room for all of them: none waits for another one here.
+        self._limiter = anyio.CapacityLimiter(2 * _THREADS + _BROWSERS)
         self._making = threading.Lock()
-        self._writer: Engine | None = None
-        self._reader: Engine | None = None
+        self._made: _Engines | None = None
 
-    async def run(self, work: Callable[[Session], _T]) -> _T:
-        """Let a thread do work in a transaction, and commit it."""
+    async def run(self, work: Callable[[Session], _T]) -> tuple[_T, bool]:
+        """Let a thread do work in a transaction, and commit it; return also whether workers have to hear of it."""
 
-        def transact() -> _T:
-            with Session(self._engines()[0], expire_on_commit=False) as session:
+        def transact() -> tuple[_T, bool]:
+            with Session(self._engines().writer, expire_on_commit=False) as session:
                 value = work(session)
+                has_changed = has_changed_work(session.info)
+                if has_changed and not self._is_sqlite:
+                    session.execute(_NOTIFY)
                 session.commit()
                 log_changes(session.info)
-                return value
+                return value, has_changed
 
-        return await anyio.to_thread.run_sync(transact, limiter=self._running)
+        return await anyio.to_thread.run_sync(transact, limiter=self._limiter)
 
     async def look(self, work: Callable[[Session], _T]) -> _T:
         """Let a thread do work that can't write."""
+        return await self._read(lambda engines: engines.looker, work)
 
-        def look() -> _T:
-            with Session(self._engines()[1], expire_on_commit=False, info={READING: True}) as session:
+    async def browse(self, work: Callable[[Session], _T]) -> _T:
+        """Let a thread do work that can't write, and sees one moment."""
+        return await self._read(lambda engines: engines.browser, work)
+
+    async def _read(self, chosen: Callable[["_Engines"], Engine], work: Callable[[Session], _T]) -> _T:
+        def read() -> _T:
+            with Session(chosen(self._engines()), expire_on_commit=False, info={READING: True}) as session:
                 return work(session)
 
-        return await anyio.to_thread.run_sync(look, limiter=self._looking)
+        return await anyio.to_thread.run_sync(read, limiter=self._limiter)
 
     async def close(self) -> None:
         """Close every connection."""
         with self._making:
-            engines = (self._writer, self._reader)
-            self._writer = self._reader = None
-        for engine in engines:
-            if engine is not None:
+            made, self._made = self._made, None
+        if made is not None:
+            for engine in (made.writer, made.looker, made.browser):
                 await anyio.to_thread.run_sync(engine.dispose)
 
-    def _engines(self) -> tuple[Engine, Engine]:
-        """Return where transactions that may write begin, and others."""
+    def _engines(self) -> "_Engines":
         with self._making:
-            if self._writer is None or self._reader is None:
-                self._writer, self._reader = self._sqlite() if self._is_sqlite else self._postgres()
-            return self._writer, self._reader
+            if self._made is None:
+                self._made = self._sqlite() if self._is_sqlite else self._postgres()
+            return self._made
 
-    def _sqlite(self) -> tuple[Engine, Engine]:
-        writer = create_engine(self._url, pool_size=1, max_overflow=0, **_SQLITE_OPTIONS)
-        reader = create_engine(self._url, pool_size=_THREADS, max_overflow=0, **_SQLITE_OPTIONS)
-        _prepare_sqlite(writer, reading=False)
-        _prepare_sqlite(reader, reading=True)
-        return writer, reader
+    def _sqlite(self) -> "_Engines":
+        def engine(connections: int, *, reading: bool) -> Engine:
+            made = create_engine(self._url, pool_size=connections, max_overflow=0, **_SQLITE_OPTIONS)
+            _prepare_sqlite(made, reading=reading)
+            return made
 
-    def _postgres(self) -> tuple[Engine, Engine]:
+        return _Engines(
+            writer=engine(1, reading=False),
+            looker=engine(_THREADS, reading=True),
+            browser=engine(_BROWSERS, reading=True),
+        )
+
+    def _postgres(self) -> "_Engines":
         # A connection is not tried before it is used. If the server was away one transaction fails, with which all
-        # other connections of its kind are given up: everything that threads do is tried again by whoever wants it.
+        # other connections of its kind are given up: this is tried again by whoever wants it.
         def engine(setting: str, **more: Any) -> Engine:
             options = " ".join(filter(None, (str(self._url.query.get("options", "")), f"-c {setting}")))
             return create_engine(
@@ -397,17 +516,29 @@ class _Threads:
                 },
             )
 
-        writer = engine(f"lock_timeout={_BLOCKED_LIMIT_S * 1_000}")
-        reader = engine("default_transaction_read_only=on", isolation_level="AUTOCOMMIT")
-        return writer, reader
+        reading = "default_transaction_read_only=on"
+        return _Engines(
+            writer=engine(f"lock_timeout={_BLOCKED_LIMIT_S * 1_000}"),
+            looker=engine(reading, isolation_level="AUTOCOMMIT"),
+            # What somebody wants to see is not tried again.
+            browser=engine(reading, isolation_level="REPEATABLE READ", pool_size=_BROWSERS, pool_pre_ping=True),
+        )
+
+
+@dataclass(frozen=True)
+class _Engines:
+    """Where threads begin transactions that may write, looks, and what reads much."""
+
+    writer: Engine
+    looker: Engine
+    browser: Engine
 
 
 def driver_says(url: str, error: Exception) -> str:
     """Return what the database's driver says of an error, in one line, without the password of its address."""
     said = str(error.orig) if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
     password = make_url(url).password
-    said = " ".join(said.split())
-    return said.replace(str(password), "***") if password else said
+    return masked(" ".join(said.split()), [None if password is None else str(password)])
 
 
 def _parse(url: str) -> URL:

@@ -1,5 +1,6 @@
 """What a run comes to: what a worker reports of it, as the record keeps it."""
 
+import hashlib
 import json
 import math
 import re
@@ -7,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from bots.timeline import EndedReason
 from runner.calls.run_file import RunReport
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause
+from runner.protocol.messages import Problem
 from runner.records.statuses import RunStatus
 from runner.records.tables import utc_now
 
@@ -22,18 +24,6 @@ MAX_STORED_DEPTH = 100
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _CAUSES = {cause.value for cause in Cause}
-
-
-class RunProblem(BaseModel):
-    """Why a worker could not see a run through."""
-
-    model_config = ConfigDict(frozen=True)
-
-    cause: str = Field(max_length=20)
-    """Whose fault it was, as :class:`runner.evaluation.outcome.Cause` has it."""
-    reason: str = Field(max_length=40)
-    """How it ended, as :class:`bots.timeline.EndedReason` has it."""
-    detail: str = Field(default="", max_length=4_000)
 
 
 @dataclass(frozen=True)
@@ -57,6 +47,12 @@ class Ending:
         cause = f", cause {self.cause}" if self.cause in _CAUSES else ""
         return f"{self.status.value}, success {json.dumps(self.success)}{cause}"
 
+    @property
+    def digest(self) -> str:
+        """What tells it from other reports."""
+        what = [self.status.value, self.ended_reason, self.error_message, self.outcome]
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
     def values(self) -> dict[str, Any]:
         """Return what the run's columns become."""
         now = utc_now()
@@ -73,12 +69,14 @@ class Ending:
         }
         if self.outcome is not None:
             values |= {"duration_s": self.duration_s, "outcome": self.outcome}
+            if self.outcome.get("expectations"):
+                values["expects"] = True
         return values
 
 
-def ending_of(report: RunReport | RunProblem) -> Ending:
+def ending_of(report: RunReport | Problem) -> Ending:
     """Return what a run comes to by what a worker reports of it."""
-    if isinstance(report, RunProblem):
+    if isinstance(report, Problem):
         return _failed(report)
     return Ending(
         status=RunStatus(report.status.value),
@@ -106,7 +104,7 @@ def cancelled() -> Ending:
 
 def lost(detail: str) -> Ending:
     """Return what a run comes to whose worker was lost."""
-    return _failed(RunProblem(cause=Cause.HARNESS.value, reason=EndedReason.RUNNER_ERROR.value, detail=detail))
+    return _failed(Problem(cause=Cause.HARNESS.value, reason=EndedReason.RUNNER_ERROR.value, detail=detail))
 
 
 def read_outcome(reported: Mapping[str, Any]) -> RunReport:
@@ -141,7 +139,7 @@ def storable(value: Any, depth: int = MAX_STORED_DEPTH) -> Any:
     return value
 
 
-def _failed(problem: RunProblem) -> Ending:
+def _failed(problem: Problem) -> Ending:
     if problem.reason == EndedReason.CANCELLED.value:
         return cancelled()
     try:

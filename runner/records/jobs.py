@@ -3,13 +3,15 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import InstrumentedAttribute
 
-from runner.evaluation.asked import NOTHING, Asked
+from runner.protocol.messages import SessionStart
 from runner.records.secrets import Vault
 from runner.records.tables import Agent
 from runner.sessions.pipecat_cloud import AGENT_NAME, CLOUD_URL
@@ -27,78 +29,25 @@ class RunType(StrEnum):
     """A session of the agent is started for every run."""
 
 
-@dataclass(frozen=True)
-class SessionStart:
-    """How a session of the agent is started.
-
-    Attributes:
-        start_url: Where to post.
-        transport: ``daily`` or ``webrtc``; None leaves it to the other side.
-        data: The body that reaches the agent.
-        room_properties: Of the Daily room that comes with it.
-        credential: Goes along as a bearer header, if there is one.
-        private_key: Asks Pipecat Cloud about sessions, and stops them; ``credential`` starts them.
-        start_timeout_s: How long starting may take; None as the worker has it.
-        agent_join_timeout_s: How long the agent may take to be in the room; None as the worker's settings have it.
-        bot_ready_timeout_s: How long to wait for the agent to say that it is ready; None likewise.
-    """
-
-    start_url: str
-    transport: str | None
-    data: dict[str, Any] = field(repr=False)
-    room_properties: dict[str, Any] = field(repr=False)
-    credential: SecretStr | None
-    private_key: SecretStr | None = None
-    start_timeout_s: float | None = None
-    agent_join_timeout_s: float | None = None
-    bot_ready_timeout_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs to make a call.
-
-    Attributes:
-        run_id: The run.
-        attempt: Which attempt at it this is, from 1; every report names it.
-        scenario: The scenario's name.
-        script: What the caller does.
-        notes: What of the scenario is played otherwise than it says.
-        room_url: The room; None where a session is to be started.
-        token: The room's token.
-        data_message: ``{"value": …}`` where a message is to be published.
-        session: How a session is started; None where there is a room.
-        session_data: What an agent gets that is started in ``room_url``, where that is a Pipecat runner.
-        asked: What is asked for besides the script.
-        participant_name: The agent's user name in a Daily room; None: as the worker's settings have it.
-    """
-
-    run_id: int
-    attempt: int
-    scenario: str
-    script: dict[str, Any]
-    notes: tuple[str, ...]
-    room_url: str | None
-    token: SecretStr | None
-    data_message: dict[str, Any] | None
-    session: SessionStart | None
-    session_data: dict[str, Any]
-    asked: Asked = NOTHING
-    participant_name: str | None = None
-
-
 class RoomSecrets(BaseModel):
-    """What of a room must not stand in the record in clear."""
+    """What of a run must not stand in the record in clear."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     token: SecretStr | None = None
     url: SecretStr | None = None
     """The whole address, where it has a query: Daily takes a token there as well."""
+    data_message: Any = Field(default=None, repr=False)
+    """The whole message, where not all of it may be shown. Null is none: no room delivers it."""
+
+    @property
+    def names(self) -> list[str]:
+        """Which of them there are."""
+        return [name for name in type(self).model_fields if getattr(self, name) not in (None, SecretStr(""))]
 
     def seal(self, vault: Vault) -> bytes | None:
         """Return them encrypted; None if there are none."""
-        plain = {key: value.get_secret_value() for key, value in (("token", self.token), ("url", self.url)) if value}
+        plain = {name: _revealed(getattr(self, name)) for name in self.names}
         return vault.seal(json.dumps(plain)) if plain else None
 
     @classmethod
@@ -164,6 +113,11 @@ def open_pipecat_data(vault: Vault, run_settings: Mapping[str, Any]) -> dict[str
     return {} if sealed is None else _object(json.loads(vault.open(str(sealed).encode("ascii"))))
 
 
+def sealed_pipecat_data(run_settings: InstrumentedAttribute[dict[str, Any]]) -> ColumnElement[str]:
+    """Return what :func:`seal_pipecat_data` sealed, as an expression for a query; null where there is nothing."""
+    return cast("ColumnElement[str]", run_settings[_SEALED].as_string())
+
+
 def shown_settings(run_settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``run_settings`` of a result as they may be seen."""
     return {key: value for key, value in run_settings.items() if key != _SEALED}
@@ -183,6 +137,10 @@ def _credentials(agent: Agent, vault: Vault) -> _Credentials:
         return SecretStr(str(kept[name])) if kept.get(name) else None
 
     return _Credentials(key("api_key"), key("private_api_key"), _object(kept.get("config")))
+
+
+def _revealed(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def _object(value: Any) -> dict[str, Any]:

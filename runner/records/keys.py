@@ -3,13 +3,15 @@
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from runner.errors import UsageError
 from runner.records.database import READING, Database
@@ -22,6 +24,11 @@ _RANDOM_BYTES = 40
 """Of which 32 remain unknown to who sees the prefix."""
 _USE_NOTED_EVERY = timedelta(minutes=1)
 _MAX_LENGTH = 200
+_LARGEST_ID = 2**63 - 1
+"""Databases refuse larger numbers."""
+
+_being_noted: set[tuple[str, int]] = set()
+"""The keys whose use is just being noted, by their databases: of many who show the same at once, one does."""
 
 
 class KeyKind(StrEnum):
@@ -87,11 +94,11 @@ async def create_key(session: AsyncSession, kind: KeyKind, *, project_id: int | 
         raise UsageError("key: needs a name of up to 200 characters")
     if (kind is KeyKind.USER) != (project_id is not None):
         raise UsageError("key: a user's key is of one project, and a worker's of none")
-    if project_id is not None and await session.get(Project, project_id) is None:
-        raise UsageError(f"key: there is no project {project_id}")
+    if project_id is not None and (project_id > _LARGEST_ID or await session.get(Project, project_id) is None):
+        raise UsageError(f"key: there is no project {project_id}; `scenario-runner projects list` shows them")
     text = _BEGINNINGS[kind] + secrets.token_urlsafe(_RANDOM_BYTES)
     session.add(
-        ApiKey(kind=kind.value, project_id=project_id, name=name, prefix=text[:PREFIX_LENGTH], digest=_digest(text))
+        ApiKey(kind=kind.value, project_id=project_id, name=name, prefix=text[:PREFIX_LENGTH], digest=digest_of(text))
     )
     await session.flush()
     return text
@@ -103,7 +110,7 @@ async def find_key(session: AsyncSession, presented: str) -> KeyIdentity | None:
     Notes that it was used, at most once a minute, where the session can write. :func:`identify` does without a
     transaction that can.
     """
-    row = await _find(session, presented)
+    row = await session.run_sync(_find, presented)
     if row is None:
         return None
     if not session.info.get(READING) and _use_is_due(row):
@@ -113,14 +120,30 @@ async def find_key(session: AsyncSession, presented: str) -> KeyIdentity | None:
 
 async def identify(database: Database, presented: str) -> KeyIdentity | None:
     """Do the same as :func:`find_key` in transactions of its own, and write only when it is time to."""
-    async with database.reading() as session:
-        row = await _find(session, presented)
+    try:
+        row = await database.look(lambda session: _find(session, presented))
+    except DBAPIError:
+        # Whoever looks may be the one who finds out that the server was away.
+        async with database.reading() as session:
+            row = await session.run_sync(_find, presented)
     if row is None:
         return None
-    if _use_is_due(row):
-        async with database.session() as session:
-            await _note_use(session, row.id)
+    noting = (database.url, row.id)
+    if _use_is_due(row) and noting not in _being_noted:
+        _being_noted.add(noting)
+        try:
+            async with database.session() as session:
+                await _note_use(session, row.id)
+        finally:
+            _being_noted.discard(noting)
     return _identity(row)
+
+
+async def which_exist(database: Database, digests: Collection[str]) -> set[str]:
+    """Return which of these are digests of keys that are not revoked."""
+    async with database.reading() as session:
+        there = select(ApiKey.digest).where(ApiKey.digest.in_(list(digests)), ApiKey.revoked_at.is_(None))
+        return set((await session.scalars(there)).all())
 
 
 async def list_keys(session: AsyncSession) -> Sequence[KeyInfo]:
@@ -159,7 +182,7 @@ async def revoke_key(session: AsyncSession, id_or_prefix: str) -> bool:
         # No id has more digits; databases refuse larger numbers.
         condition = ApiKey.id == int(given[:18])
     elif len(given) > PREFIX_LENGTH:
-        condition = ApiKey.digest == _digest(given)
+        condition = ApiKey.digest == digest_of(given)
     else:
         condition = ApiKey.prefix == given
     ids = (await session.scalars(select(ApiKey.id).where(condition))).all()
@@ -173,15 +196,16 @@ async def revoke_key(session: AsyncSession, id_or_prefix: str) -> bool:
     return True
 
 
-async def _find(session: AsyncSession, presented: str) -> ApiKey | None:
-    if (
-        not presented.isascii()
-        or len(presented) > _MAX_LENGTH
-        or not presented.startswith(tuple(_BEGINNINGS.values()))
-    ):
+def could_be_key(presented: str) -> bool:
+    """Return whether this looks like a key. What does not is nobody's, and need not be looked for."""
+    return presented.isascii() and len(presented) <= _MAX_LENGTH and presented.startswith(tuple(_BEGINNINGS.values()))
+
+
+def _find(session: Session, presented: str) -> ApiKey | None:
+    if not could_be_key(presented):
         return None
-    digest = _digest(presented)
-    row = await session.scalar(select(ApiKey).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None)))
+    digest = digest_of(presented)
+    row = session.scalar(select(ApiKey).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None)))
     return row if row is not None and hmac.compare_digest(row.digest, digest) else None
 
 
@@ -197,6 +221,6 @@ def _identity(row: ApiKey) -> KeyIdentity:
     return KeyIdentity(row.id, KeyKind(row.kind), row.project_id, row.name)
 
 
-def _digest(text: str) -> str:
+def digest_of(text: str) -> str:
     """Return what is kept of a key. A plain digest is enough: there is nothing to guess in 320 random bits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

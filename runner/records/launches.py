@@ -1,7 +1,7 @@
 """From a launch to a result with its runs, waiting for workers: all of it, or nothing."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -11,24 +11,28 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bots.masking import redacted
 from runner.errors import RunnerError, UsageError
 from runner.evaluation.asked import Asked
+from runner.protocol.messages import SessionStart
+from runner.records.changes import work_changed
 from runner.records.honoured import agent_sentences, in_words, personality_sentences, scenario_sentences
 from runner.records.jobs import (
     RoomSecrets,
     RunType,
-    SessionStart,
     open_pipecat_data,
     seal_pipecat_data,
     session_start,
     shown_settings,
 )
 from runner.records.runs import AT_ONCE
+from runner.records.secrets import Vault
 from runner.records.tables import Agent, Personality, ResultRow, RunRow, ScenarioRow, TestProfile, utc_now
 from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.rooms.urls import RoomKind, check_data_message, public_url
 from runner.scenarios.cekura import ScenarioFields, as_played
 from runner.sessions.pipecat_cloud import CLOUD_URL
+from runner.text import UNSENDABLE, fits_header
 
 if TYPE_CHECKING:
     from runner.api.services import Services
@@ -75,11 +79,28 @@ class LaunchEntry:
     scenario_id: int
     room_url: str | None = None
     token: SecretStr | None = None
-    data_message: dict[str, Any] | None = None
+    data_message: dict[str, Any] | None = field(default=None, repr=False)
     personality_id: int | None = None
     test_profile_id: int | None = None
     session_data: dict[str, Any] = field(default_factory=dict[str, Any])
     participant_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Anew:
+    """What a run is made again with, in place of what it had.
+
+    Attributes:
+        given: Which of the following are given, by their names; the others stay as they were.
+        pipecat_room_url: Another room. The token of the one before is not taken along.
+        pipecat_token: The room's token; None enters without.
+        publish_data_message: ``{"value": …}``; None publishes nothing.
+    """
+
+    given: frozenset[str] = frozenset()
+    pipecat_room_url: str | None = None
+    pipecat_token: SecretStr | None = None
+    publish_data_message: dict[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -155,7 +176,7 @@ async def launch(services: "Services", launch: Launch) -> ResultRow:
                 await _lock(session, launch)
                 result = await _earlier(services, session, launch)
                 result = result or await _write(services, session, launch, plan)
-            services.wake()
+                work_changed(session.sync_session)
             return result
         except IntegrityError:
             # A scenario or agent was deleted after it was looked up: checking again says which.
@@ -183,7 +204,14 @@ async def mistakes(services: "Services", launch: Launch) -> Errors:
 
 
 def again(
-    services: "Services", result: ResultRow, runs: Sequence[RunRow], *, key_id: int | None, name: str, digest: str
+    services: "Services",
+    result: ResultRow,
+    runs: Sequence[RunRow],
+    *,
+    key_id: int | None,
+    name: str,
+    digest: str,
+    anew: Mapping[int, Anew] | None = None,
 ) -> Launch:
     """Return the launch that makes runs of a result anew, with their scenarios as they are now, and without delay.
 
@@ -194,34 +222,29 @@ def again(
         key_id: The key that launches.
         name: A label; empty for the result's own.
         digest: By which the launch is known again.
+        anew: By the ids of runs, what these are made again with.
 
     Raises:
-        LaunchRefused: A scenario is gone, or a room's token, which is erased when a run ends.
+        LaunchRefused: A scenario is gone, or a secret of a run, which is erased when it ends, and no other is given.
     """
     errors: Errors = {}
     entries: list[LaunchEntry] = []
     for run in runs:
-        secrets = RoomSecrets.open(services.vault, run.room_token)
+        wrong: Errors = {}
         if run.scenario_id is None:
             errors[str(run.id)] = ["Its scenario was deleted."]
-        elif run.snapshot.get("sealed") and run.room_token is None:
-            errors[str(run.id)] = [
-                "Its room's token was erased when the run ended; launch it anew, with a room and token that hold."
-            ]
-        else:
-            entries.append(
-                LaunchEntry(
-                    scenario_id=run.scenario_id,
-                    room_url=run.room_url if secrets.url is None else secrets.url.get_secret_value(),
-                    token=secrets.token,
-                    data_message=run.data_message,
-                    personality_id=(run.snapshot.get("personality") or {}).get("id"),
-                    test_profile_id=(run.snapshot.get("test_profile") or {}).get("id"),
-                    participant_name=run.snapshot.get("participant_name"),
-                )
-            )
+            continue
+        entries.append(_entry_again(services.vault, run, run.scenario_id, (anew or {}).get(run.id, Anew()), wrong))
+        if wrong:
+            errors[str(run.id)] = wrong
     if errors:
         raise LaunchRefused({"runs": errors})
+    try:
+        pipecat_data = open_pipecat_data(services.vault, result.run_settings)
+    except UsageError:
+        raise LaunchRefused(
+            {"pipecat_data": ["It was encrypted with another secret key; launch it anew, with what it is to be."]}
+        ) from None
     return Launch(
         project_id=result.project_id,
         key_id=key_id,
@@ -233,9 +256,68 @@ def again(
         priority=result.run_settings.get("priority", DEFAULT_PRIORITY),
         digest=digest,
         run_settings={**_without_delay(shown_settings(result.run_settings)), "rerun_of": result.id},
-        pipecat_data=open_pipecat_data(services.vault, result.run_settings),
+        pipecat_data=pipecat_data,
         mock_tool_names=result.run_settings.get("mock_tool_names"),
     )
+
+
+def _entry_again(vault: Vault, run: RunRow, scenario_id: int, anew: Anew, wrong: Errors) -> LaunchEntry:
+    """Return a run as an entry of a launch. What is wrong, such as a secret that is gone, is added to ``wrong``."""
+    try:
+        kept = RoomSecrets.open(vault, run.room_token)
+    except UsageError:
+        # Encrypted with another key: as good as erased.
+        kept = RoomSecrets()
+    if run.room_url is None:
+        for name in ("pipecat_room_url", "pipecat_token"):
+            if name in anew.given:
+                wrong[name] = ["A session is started for this run; leave it out."]
+    url = run.room_url if kept.url is None else kept.url.get_secret_value()
+    token, message = kept.token, run.data_message
+    if kept.data_message is not None:
+        message = {"value": kept.data_message}
+    gone = [name for name in _sealed(run.snapshot) if name not in kept.names]
+    if "pipecat_room_url" in anew.given:
+        # A token is of a room.
+        url, token = anew.pipecat_room_url, anew.pipecat_token
+        gone = [name for name in gone if name == "data_message"]
+    elif "pipecat_token" in anew.given:
+        token = anew.pipecat_token
+        gone = [name for name in gone if name != "token"]
+    if "publish_data_message" in anew.given:
+        message = anew.publish_data_message
+        gone = [name for name in gone if name != "data_message"]
+    for name in gone:
+        wrong[_FIELDS[name]] = [_ERASED[name].format(run.id)]
+    return LaunchEntry(
+        scenario_id=scenario_id,
+        room_url=url,
+        token=token,
+        data_message=message,
+        personality_id=(run.snapshot.get("personality") or {}).get("id"),
+        test_profile_id=(run.snapshot.get("test_profile") or {}).get("id"),
+        participant_name=run.snapshot.get("participant_name"),
+    )
+
+
+_FIELDS = {"token": "pipecat_token", "url": "pipecat_room_url", "data_message": "publish_data_message"}
+"""What a launch calls the secrets of a run."""
+
+_ERASED = {
+    "token": "The room's token was erased when the run ended; give one that holds, or null to enter without: "
+    '"runs": [{{"run": {}, "pipecat_token": …}}].',
+    "url": "The room's address held a token, which was erased when the run ended; give the whole address: "
+    '"runs": [{{"run": {}, "pipecat_room_url": …}}].',
+    "data_message": "The message held a secret, and was erased when the run ended; give it again, or null for none: "
+    '"runs": [{{"run": {}, "publish_data_message": …}}].',
+}
+
+
+def _sealed(snapshot: Mapping[str, Any]) -> Sequence[str]:
+    """Return which secrets a run had when it was launched."""
+    sealed = snapshot.get("sealed")
+    # Launched by a version that did not say which: then it was a token most of the time.
+    return ["token"] if sealed is True else cast(list[str], sealed or [])
 
 
 def _without_delay(settings: dict[str, Any]) -> dict[str, Any]:
@@ -361,12 +443,15 @@ class _Check:
                 "Pipecat Cloud API key and a pipecat_agent_name."
             ]
             return None
+        for name, secret in (("api_key", start.credential), ("private_api_key", start.private_key)):
+            if secret is not None and not fits_header(secret.get_secret_value()):
+                errors.setdefault("agent", []).append(f"Agent {agent.id}: its {name} {UNSENDABLE}; give another one.")
         if unused := _unused(self._launch.pipecat_data, agent, start):
             errors["pipecat_data"] = unused
         try:
             await self._guard.check_start_url(start.start_url)
         except (UsageError, RoomRefused) as error:
-            errors["agent"] = [f"Agent {agent.id}: {error}"]
+            errors.setdefault("agent", []).append(f"Agent {agent.id}: {error}")
         return start
 
     async def _entry(self, entry: LaunchEntry, wrong: Errors, session: RoomKind | None) -> list[_PlannedRun]:
@@ -468,20 +553,31 @@ def _snapshot(
     played: dict[str, Any], personality: Personality | None, entry: LaunchEntry, settings: "Settings"
 ) -> dict[str, Any]:
     shown = None
+    _, secrets = _kept_of(entry, settings)
     asked = played["asked"]
     if personality is not None:
         built_in = personality.project_id is None
         sentences = personality_sentences(personality.language, personality.data, settings, built_in=built_in)
         asked = {**asked, "not_honoured": [*asked["not_honoured"], *in_words("personality", sentences)]}
         shown = {"id": personality.id, "name": personality.name, "language": personality.language}
-    sealed = entry.token is not None or (entry.room_url is not None and _has_query(entry.room_url))
     return {
         **played,
         "asked": asked,
         "personality": shown,
-        "sealed": sealed,
+        "sealed": secrets.names,
         "participant_name": entry.participant_name,
     }
+
+
+def _kept_of(entry: LaunchEntry, settings: "Settings") -> tuple[dict[str, Any] | None, RoomSecrets]:
+    """Return an entry's data message as it is shown, and what of the entry is kept encrypted."""
+    url, message = entry.room_url, entry.data_message
+    shown = None if message is None else {"value": redacted(message["value"], settings.redact_keys)}
+    return shown, RoomSecrets(
+        token=entry.token,
+        url=SecretStr(url) if url is not None and _has_query(url) else None,
+        data_message=None if message is None or message == shown else message["value"],
+    )
 
 
 _STARTED_ELSEWHERE = (
@@ -575,7 +671,7 @@ async def _write(services: "Services", session: AsyncSession, launch: Launch, pl
     for run in plan.runs:
         entry = run.entry
         url = entry.room_url
-        secrets = RoomSecrets(token=entry.token, url=SecretStr(url) if url is not None and _has_query(url) else None)
+        message, secrets = _kept_of(entry, services.settings)
         rows.append(
             {
                 "result_id": result.id,
@@ -584,9 +680,10 @@ async def _write(services: "Services", session: AsyncSession, launch: Launch, pl
                 "scenario_id": run.scenario.id,
                 "scenario_name": run.scenario.name,
                 "snapshot": run.snapshot,
+                "expects": bool(run.snapshot["expected_outcome_prompt"]),
                 "room_url": public_url(url) if url is not None and _has_query(url) else url,
                 "room_token": secrets.seal(services.vault),
-                "data_message": entry.data_message,
+                "data_message": message,
                 "session_data": run.session_data,
                 "priority": launch.priority,
                 "not_before": not_before,

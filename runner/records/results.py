@@ -1,6 +1,7 @@
 """Reading the record: results with their counts, and runs.
 
-A result of a thousand runs is read without what is long about them: transcripts and scripts stay in the database.
+A result of a thousand runs is read without what is long about them: transcripts and scripts stay in the database. It
+is counted without a look at what its runs came to.
 """
 
 import hashlib
@@ -9,20 +10,45 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, Select, case, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Select, String, bindparam, delete, func, insert, or_, select
+from sqlalchemy import cast as cast_to
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from runner.evaluation.verdicts import Cause
 from runner.records.runs import AT_ONCE
 from runner.records.statuses import FINAL_RUN, RunStatus
-from runner.records.tables import ResultRow, RunRow, ShareLink, utc_now
+from runner.records.tables import RUNS, ResultRow, RunRow, ShareLink, utc_now
 
 MET, UNDECIDED, MISSED = 100, 50, 0
 """Scores of an expected outcome, as Cekura has them: met, needs review, not met."""
 
 _FINAL = [status.value for status in FINAL_RUN]
+
+_COUNTED = (
+    select(RUNS.c.result_id, RUNS.c.status, RUNS.c.success, RUNS.c.cause, RUNS.c.expects, func.count())
+    .where(RUNS.c.result_id.in_(bindparam("of_results", expanding=True)))
+    .group_by(RUNS.c.result_id, RUNS.c.status, RUNS.c.success, RUNS.c.cause, RUNS.c.expects)
+)
+_MARKS = (
+    select(RUNS.c.id, RUNS.c.updated_at, RUNS.c.scenario_id)
+    .where(RUNS.c.result_id == bindparam("of_result"))
+    .order_by(RUNS.c.id)
+)
+_EACH = _MARKS.subquery()
+_STATE = select(
+    func.count(),
+    func.aggregate_strings(
+        cast_to(_EACH.c.id, String)
+        + " "
+        + cast_to(_EACH.c.updated_at, String)
+        + " "
+        + cast_to(func.coalesce(_EACH.c.scenario_id, 0), String),
+        ",",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +70,17 @@ class Counts:
     met: int = 0
     expected: int = 0
     inconclusive: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Return the counts of both together."""
+        return Counts(
+            self.total + other.total,
+            self.ended + other.ended,
+            self.success + other.success,
+            self.met + other.met,
+            self.expected + other.expected,
+            self.inconclusive + other.inconclusive,
+        )
 
     @property
     def failed(self) -> int:
@@ -78,6 +115,7 @@ class RunLine:
     started_at: datetime | None
     joined_at: datetime | None
     ended_at: datetime | None
+    updated_at: datetime
     prompt: str | None
     personality: dict[str, Any] | None
     test_profile: dict[str, Any] | None
@@ -90,6 +128,11 @@ class RunLine:
     judged: dict[str, Any] | None
     """What a judge said to the expected outcome (see :class:`runner.evaluation.asked.OutcomeJudgement`)."""
     not_honoured: list[str]
+
+    @property
+    def mark(self) -> "RunMark":
+        """What changes whenever anything here does."""
+        return RunMark(self.id, self.updated_at, self.scenario_id)
 
     @property
     def ended(self) -> bool:
@@ -120,6 +163,75 @@ class RunLine:
     def latencies_ms(self) -> list[float]:
         """How long the agent took to answer, for every turn that it answered."""
         return [turn["response_latency_ms"] for turn in self.turns if turn.get("response_latency_ms") is not None]
+
+
+class RunMark(NamedTuple):
+    """A run as it is at one moment: two that are equal show the same.
+
+    Attributes:
+        id: The run.
+        updated_at: When it changed last.
+        scenario_id: Its scenario: the database itself takes that away, when the scenario is deleted.
+    """
+
+    id: int
+    updated_at: datetime
+    scenario_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What a run adds to the figures of its result.
+
+    Attributes:
+        id: The run.
+        scenario_id: Its scenario.
+        scenario_name: The scenario's name.
+        ended: Whether it has ended.
+        passed: Whether it passed; None until it has ended.
+        inconclusive: Whether it ended without a verdict.
+        agents_fault: Whether the agent failed in it.
+        joined: Whether its caller was in the room with the agent.
+        score: What became of the expected outcome.
+        duration_s: How long it lasted.
+        tags: Its scenario's.
+        latencies_ms: How long the agent took to answer, for every turn that it answered.
+        reason: Why it did not pass; empty where it did, or has not ended.
+    """
+
+    id: int
+    scenario_id: int | None
+    scenario_name: str
+    ended: bool
+    passed: bool | None
+    inconclusive: bool
+    agents_fault: bool
+    joined: bool
+    score: int | None
+    duration_s: float | None
+    tags: tuple[str, ...]
+    latencies_ms: tuple[float, ...]
+    reason: str
+
+    @classmethod
+    def of(cls, line: RunLine) -> "Contribution":
+        """Return that of a run that was read."""
+        failed = line.ended and not line.passed
+        return cls(
+            id=line.id,
+            scenario_id=line.scenario_id,
+            scenario_name=line.scenario_name,
+            ended=line.ended,
+            passed=line.passed,
+            inconclusive=line.inconclusive,
+            agents_fault=line.ended and line.success is False and line.cause == Cause.AGENT.value,
+            joined=line.joined_at is not None,
+            score=line.score,
+            duration_s=line.duration_s,
+            tags=tuple(line.tags),
+            latencies_ms=tuple(line.latencies_ms),
+            reason=(line.detail or line.error_message or "no reason is known") if failed else "",
+        )
 
 
 @dataclass(frozen=True)
@@ -158,7 +270,7 @@ def outcome_score(status: RunStatus, success: bool | None, cause: str | None, *,
     return MET if success else UNDECIDED
 
 
-def counts_of(lines: Iterable[RunLine]) -> Counts:
+def counts_of(lines: Iterable[RunLine | Contribution]) -> Counts:
     """Return the counts of runs that were read."""
     lines = list(lines)
     scores = [line.score for line in lines]
@@ -172,70 +284,40 @@ def counts_of(lines: Iterable[RunLine]) -> Counts:
     )
 
 
-async def count_runs(session: AsyncSession, result_ids: Sequence[int]) -> dict[int, Counts]:
+def count_runs(session: Session, result_ids: Sequence[int]) -> dict[int, Counts]:
     """Return the counts of results, without reading their runs."""
     counts = {result_id: Counts() for result_id in result_ids}
-
-    def number(condition: ColumnElement[bool]) -> ColumnElement[int]:
-        return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
-
-    passed = (RunRow.status.in_(_FINAL)) & RunRow.success.is_(True)
-    missed = RunRow.success.is_(False) & (RunRow.cause == Cause.AGENT.value)
-    completed = RunRow.status == RunStatus.COMPLETED.value
-    expectations = RunRow.outcome["expectations"].as_string()
-    expects = (func.coalesce(_prompt(), "") != "") | (func.coalesce(expectations, "[]") != "[]")
     for begin in range(0, len(result_ids), AT_ONCE):
-        rows = await session.execute(
-            select(
-                RunRow.result_id,
-                func.count(),
-                number(RunRow.status.in_(_FINAL)),
-                number(passed),
-                number(completed & passed & expects),
-                number((completed & (expects | RunRow.success.is_not(True))) | missed),
-                number(RunRow.status.in_(_FINAL) & RunRow.success.is_(None)),
-            )
-            .where(RunRow.result_id.in_(result_ids[begin : begin + AT_ONCE]))
-            .group_by(RunRow.result_id)
-        )
-        counts |= {row[0]: Counts(*(int(value) for value in row[1:])) for row in rows}
+        rows = session.execute(_COUNTED, {"of_results": result_ids[begin : begin + AT_ONCE]})
+        for result_id, text, success, cause, expects, number in rows:
+            counts[result_id] += _counts_of_alike(RunStatus(text), success, cause, number, expects=expects)
     return counts
+
+
+def read_state(session: Session, result_id: int) -> bytes:
+    """Return what differs whenever a mark of a result's runs does: its digest. Takes a tenth of reading the marks."""
+    count, marks = session.execute(_STATE, {"of_result": result_id}).one()
+    return hashlib.sha256(f"{count}:{marks}".encode()).digest()
+
+
+def read_marks(session: Session, result_id: int) -> list[RunMark]:
+    """Return the marks of a result's runs, in the order they were launched."""
+    return [RunMark(*row) for row in session.execute(_MARKS, {"of_result": result_id})]
+
+
+def lines_of(session: Session, run_ids: Sequence[int]) -> list[RunLine]:
+    """Return runs, in the order they were launched; without those that are not there."""
+    lines: list[RunLine] = []
+    for begin in range(0, len(run_ids), AT_ONCE):
+        rows = session.execute(_LINES, {"of_runs": run_ids[begin : begin + AT_ONCE]})
+        lines += [_line(cast(Mapping[str, Any], row)) for row in rows.mappings()]
+    return lines
 
 
 async def read_lines(session: AsyncSession, result_id: int) -> list[RunLine]:
     """Return the runs of a result, in the order they were launched."""
-    rows = await session.execute(
-        select(
-            RunRow.id,
-            RunRow.scenario_id,
-            RunRow.scenario_name,
-            RunRow.status,
-            RunRow.success,
-            RunRow.error_message,
-            RunRow.cause,
-            RunRow.ended_reason,
-            RunRow.call_ended_reason,
-            RunRow.duration_s,
-            RunRow.created_at,
-            RunRow.started_at,
-            RunRow.joined_at,
-            RunRow.ended_at,
-            _prompt().label("prompt"),
-            RunRow.snapshot["personality"].label("personality"),
-            RunRow.snapshot["test_profile"].label("test_profile"),
-            RunRow.snapshot["agent"].label("agent"),
-            RunRow.snapshot["tags"].label("tags"),
-            RunRow.outcome["detail"].as_string().label("detail"),
-            RunRow.outcome["turns"].label("turns"),
-            RunRow.outcome["expectations"].label("expectations"),
-            RunRow.outcome["failure"].label("failure"),
-            RunRow.outcome["expected_outcome"].label("judged"),
-            RunRow.outcome["not_honoured"].label("not_honoured"),
-        )
-        .where(RunRow.result_id == result_id)
-        .order_by(RunRow.id)
-    )
-    return [_line(cast(Mapping[str, Any], row)) for row in rows.mappings()]
+    run_ids = await run_ids_of(session, result_id)
+    return await session.run_sync(lines_of, run_ids)
 
 
 def line_of(run: RunRow) -> RunLine:
@@ -256,6 +338,7 @@ def line_of(run: RunRow) -> RunLine:
         started_at=run.started_at,
         joined_at=run.joined_at,
         ended_at=run.ended_at,
+        updated_at=run.updated_at,
         prompt=run.snapshot.get("expected_outcome_prompt"),
         personality=run.snapshot.get("personality"),
         test_profile=run.snapshot.get("test_profile"),
@@ -324,9 +407,12 @@ class RunFilter:
         """Return them as conditions on :class:`RunRow`."""
         begun = func.coalesce(RunRow.started_at, RunRow.created_at)
         passed = RunRow.status.in_(_FINAL) & RunRow.success.is_(True)
-        found: list[ColumnElement[bool]] = [RunRow.project_id == self.project_id]
-        if self.result_id is not None:
-            found.append(RunRow.result_id == self.result_id)
+        if self.result_id is None:
+            found: list[ColumnElement[bool]] = [RunRow.project_id == self.project_id]
+        else:
+            # Not by the runs' own project: to see that, each of them would have to be looked at.
+            of_project = (ResultRow.id == self.result_id) & (ResultRow.project_id == self.project_id)
+            found = [RunRow.result_id == select(ResultRow.id).where(of_project).scalar_subquery()]
         if self.agent_id is not None:
             found.append(RunRow.agent_id == self.agent_id)
         if self.scenario_id is not None:
@@ -404,6 +490,56 @@ def _digest(token: str) -> str:
 
 def _prompt() -> ColumnElement[str]:
     return cast(ColumnElement[str], RunRow.snapshot["expected_outcome_prompt"].as_string())
+
+
+def _counts_of_alike(
+    status: RunStatus, success: bool | None, cause: str | None, number: int, *, expects: bool
+) -> Counts:
+    """Return the counts of so many runs that ended alike."""
+    ended = status in FINAL_RUN
+    score = outcome_score(status, success, cause, expects=expects)
+    return Counts(
+        total=number,
+        ended=number if ended else 0,
+        success=number if ended and success else 0,
+        met=number if score == MET else 0,
+        expected=number if score is not None else 0,
+        inconclusive=number if ended and success is None else 0,
+    )
+
+
+_LINES = (
+    select(
+        RunRow.id,
+        RunRow.scenario_id,
+        RunRow.scenario_name,
+        RunRow.status,
+        RunRow.success,
+        RunRow.error_message,
+        RunRow.cause,
+        RunRow.ended_reason,
+        RunRow.call_ended_reason,
+        RunRow.duration_s,
+        RunRow.created_at,
+        RunRow.started_at,
+        RunRow.joined_at,
+        RunRow.ended_at,
+        RunRow.updated_at,
+        _prompt().label("prompt"),
+        RunRow.snapshot["personality"].label("personality"),
+        RunRow.snapshot["test_profile"].label("test_profile"),
+        RunRow.snapshot["agent"].label("agent"),
+        RunRow.snapshot["tags"].label("tags"),
+        RunRow.outcome["detail"].as_string().label("detail"),
+        RunRow.outcome["turns"].label("turns"),
+        RunRow.outcome["expectations"].label("expectations"),
+        RunRow.outcome["failure"].label("failure"),
+        RunRow.outcome["expected_outcome"].label("judged"),
+        RunRow.outcome["not_honoured"].label("not_honoured"),
+    )
+    .where(RunRow.id.in_(bindparam("of_runs", expanding=True)))
+    .order_by(RunRow.id)
+)
 
 
 def _line(row: Mapping[str, Any]) -> RunLine:

@@ -8,19 +8,25 @@ Most of it comes many times a second while calls are on: it is done in threads
 (:meth:`runner.records.database.Database.run`), with statements that are built once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import bindparam, func, literal_column, select, update
+from sqlalchemy import ColumnElement, bindparam, func, literal_column, select, update
 from sqlalchemy.orm import Session
 
-from runner.calls.run_file import RunReport
+from runner.calls.run_file import FILE_NAME as RUN_FILE
+from runner.calls.run_file import RunReport, not_asked_because
 from runner.evaluation.asked import Asked
-from runner.records.changes import Change, RunChange, note
-from runner.records.endings import Ending, RunProblem, cancelled, ending_of, lost
-from runner.records.jobs import Job, RoomSecrets, RunType, SessionStart, open_pipecat_data, session_start
+from runner.evaluation.outcome import Status
+from runner.protocol.messages import Job, Problem, SessionStart
+from runner.records.changes import Change, RunChange, note, work_changed
+from runner.records.endings import Ending, cancelled, ending_of, lost
+from runner.records.jobs import RoomSecrets, RunType, open_pipecat_data, session_start
 from runner.records.secrets import Vault
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, OPEN_RUN, ResultStatus, RunStatus, result_status
 from runner.records.tables import RESULTS, RUNS, Agent, ResultRow, RunRow, utc_now
@@ -28,8 +34,17 @@ from runner.records.tables import RESULTS, RUNS, Agent, ResultRow, RunRow, utc_n
 AT_ONCE = 500
 """How many ids go into one statement."""
 
+MAX_ARTEFACTS = 10
+"""How many artefacts an attempt may bring."""
+
 MAX_LOST = 2
 """How often a run is given to another worker because its worker was lost: it may be what workers die of."""
+
+AWAITED = "the judge has not answered yet"
+CANCELLED_DETAIL = "the run was cancelled before the judge had answered"
+
+JudgeLater = Callable[[Session, int, int], None]
+"""Sees to it, in a transaction, that what was asked of a run in an attempt is judged once that is committed."""
 
 _FINAL_RESULT = [status.value for status in FINAL_RESULT]
 _LIVE = [RunStatus.RUNNING.value, RunStatus.EVALUATING.value]
@@ -37,6 +52,8 @@ _LIVE = [RunStatus.RUNNING.value, RunStatus.EVALUATING.value]
 _RUN = RUNS.c.id == bindparam("of_run")
 _ATTEMPT = (RUNS.c.attempt == bindparam("of_attempt")) & RUNS.c.executor.is_not(None)
 """An attempt is the one a worker has. Nobody can report on a run that nobody has."""
+
+_UNREPORTED = RUNS.c.reported.is_(None)
 
 _OPEN = RUNS.c.status.in_([literal_column(f"'{status.value}'") for status in OPEN_RUN])
 
@@ -63,8 +80,6 @@ _LOCK_RESULTS = (
 _OF_EXECUTOR = RUNS.c.executor == bindparam("of_executor")
 _GIVEN = (
     select(
-        RUNS.c.status,
-        RUNS.c.cancel_requested,
         RUNS.c.attempt,
         RUNS.c.agent_id,
         RUNS.c.scenario_name,
@@ -73,13 +88,16 @@ _GIVEN = (
         RUNS.c.room_token,
         RUNS.c.data_message,
         RUNS.c.session_data,
-        RUNS.c.result_id,
-        RESULTS.c.status.label("result_status"),
         RESULTS.c.run_type,
         RESULTS.c.run_settings,
     )
     .join_from(RUNS, RESULTS, RESULTS.c.id == RUNS.c.result_id)
     .where(_RUN, _ATTEMPT, _OF_EXECUTOR, _OPEN)
+)
+_PENDING = (
+    select(RUNS.c.id, RUNS.c.result_id, RESULTS.c.status.label("result_status"))
+    .join_from(RUNS, RESULTS, RESULTS.c.id == RUNS.c.result_id)
+    .where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)), RUNS.c.status == RunStatus.PENDING.value)
 )
 _BEGIN = (
     update(RUNS)
@@ -88,13 +106,30 @@ _BEGIN = (
     .returning(RUNS.c.id)
 )
 _UNDER_WAY = (
-    select(RUNS.c.status, RUNS.c.cancel_requested, RUNS.c.lost, RUNS.c.said_at, RUNS.c.artefacts)
-    .where(_RUN, _ATTEMPT, _OPEN)
+    select(
+        RUNS.c.status,
+        RUNS.c.cancel_requested,
+        RUNS.c.lost,
+        RUNS.c.said_at,
+        RUNS.c.artefacts,
+        RUNS.c.room_url,
+        RUNS.c.room_kind,
+    )
+    .where(_RUN, _ATTEMPT, _OPEN, _UNREPORTED)
     .with_for_update()
 )
-_ARTEFACTS = select(RUNS.c.artefacts).where(_RUN, _ATTEMPT).with_for_update()
+_ARTEFACTS = select(RUNS.c.artefacts, RUNS.c.status).where(_RUN, _ATTEMPT, _OF_EXECUTOR).with_for_update()
 _LOCKED = (
-    select(RUNS.c.id, RUNS.c.status, RUNS.c.attempt, RUNS.c.executor, RUNS.c.joined_at, RUNS.c.said_at)
+    select(
+        RUNS.c.id,
+        RUNS.c.status,
+        RUNS.c.attempt,
+        RUNS.c.executor,
+        RUNS.c.joined_at,
+        RUNS.c.said_at,
+        RUNS.c.reported,
+        RUNS.c.outcome,
+    )
     .where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)), _OPEN)
     .order_by(RUNS.c.id)
     .with_for_update()
@@ -110,8 +145,19 @@ _STATE = select(
 ).where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)))
 _SET = update(RUNS).where(_RUN)
 _SET_ALL = update(RUNS).where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)))
+_REPORTED = select(RUNS.c.attempt, RUNS.c.executor, RUNS.c.status, RUNS.c.reported, RUNS.c.artefacts).where(_RUN)
+_JUDGED = select(RUNS.c.artefacts, RUNS.c.outcome).where(_RUN, _ATTEMPT, _OPEN, RUNS.c.reported.is_not(None))
+_ALL_JUDGED = select(RUNS.c.id, RUNS.c.attempt).where(
+    # By its status, so that runs that have ended are not even looked at.
+    RUNS.c.status == RunStatus.EVALUATING.value,
+    RUNS.c.reported.is_not(None),
+    RUNS.c.updated_at < bindparam("since", type_=RUNS.c.updated_at.type),
+)
 _CLOSE = update(RUNS).where(_RUN, _OPEN).returning(RUNS.c.attempt)
-_CLOSE_ATTEMPT = _CLOSE.where(_ATTEMPT)
+_CLOSE_ATTEMPT = _CLOSE.where(_ATTEMPT, _UNREPORTED)
+_KEPT = frozenset({"duration_s", "outcome", "room_token", "updated_at"})
+"""What is known already of the end of a run that is still to be judged."""
+
 _FIRST_OPEN = select(RUNS.c.status).where(RUNS.c.result_id == bindparam("of_result"), _OPEN).limit(1)
 _STATUSES = select(RUNS.c.status).where(RUNS.c.result_id == bindparam("of_result")).distinct()
 
@@ -155,43 +201,52 @@ class Claimed(BaseModel):
         return self.executor is not None and self.attempt == attempt
 
 
-def claim(session: Session, vault: Vault, run_id: int, attempt: int, executor: str) -> Job | None:
-    """Take a run on that was given to a worker: it is running. The same again gives the same.
-
-    A run whose cancelling was asked for ends here.
+def job_of(session: Session, vault: Vault, run_id: int, attempt: int, executor: str) -> Job | None:
+    """Return what a worker needs to make a call that was given to it.
 
     Args:
-        session: A transaction.
+        session: A look.
         vault: Opens what is encrypted.
         run_id: The run.
         attempt: The attempt it was given for.
         executor: The worker it was given to.
 
     Returns:
-        What is needed to make the call; None if the run has ended, is another worker's, or is not there.
+        It; None if the run has ended, is another worker's, or is not there.
+
+    Raises:
+        UsageError: The record's key is not the one that the run's secrets were encrypted with.
     """
-    given = {"of_run": run_id, "of_attempt": attempt, "of_executor": executor}
-    run = session.execute(_GIVEN, given).first()
-    if run is not None and (run.result_status != ResultStatus.RUNNING.value or run.cancel_requested):
-        # The result may have to follow: it is locked first, and what stands of the run is read anew.
-        _lock_result(session, run_id)
-        run = session.execute(_GIVEN, given).first()
-    if run is None:
-        return None
-    if run.cancel_requested:
-        _close(session, run_id, cancelled())
-        refresh_result(session, run.result_id)
-        return None
-    # First, for it may fail: then nothing was begun.
-    job = _job(session, vault, run_id, run)
-    if run.status == RunStatus.PENDING.value:
-        now = utc_now()
-        if session.execute(_BEGIN, {**given, "started_at": now, "updated_at": now}).first() is None:
-            return None
+    run = session.execute(_GIVEN, {"of_run": run_id, "of_attempt": attempt, "of_executor": executor}).first()
+    return None if run is None else _job(session, vault, run_id, run)
+
+
+def begin(session: Session, given: Sequence[tuple[int, int, str]]) -> None:
+    """Let runs be running that workers have taken on. What is not theirs (any more), or has begun, stays as it is.
+
+    Args:
+        session: A transaction.
+        given: Of each the run, the attempt, and the worker.
+    """
+    pending = {
+        row.id: row for row in session.execute(_PENDING, {"of_runs": sorted({run_id for run_id, *_ in given})})
+    }
+    if not pending:
+        return
+    if any(row.result_status != ResultStatus.RUNNING.value for row in pending.values()):
+        # The results have to follow: they are locked first.
+        lock_results_of(session, list(pending))
+    # All of them before any is changed, in the order in which everybody locks several.
+    session.execute(_LOCKED, {"of_runs": sorted({run_id for run_id, *_ in given})}).all()
+    now = utc_now()
+    for run_id, attempt, executor in sorted(given):
+        row = pending.get(run_id)
+        of_run = {"of_run": run_id, "of_attempt": attempt, "of_executor": executor}
+        if row is None or session.execute(_BEGIN, {**of_run, "started_at": now, "updated_at": now}).first() is None:
+            continue
         note(session, RunChange(run_id, attempt, Change.CLAIMED, f"by {executor}"))
-        if run.result_status != ResultStatus.RUNNING.value:
-            refresh_result(session, run.result_id)
-    return job
+        if row.result_status != ResultStatus.RUNNING.value:
+            refresh_result(session, row.result_id)
 
 
 def progress(session: Session, told: Sequence[Told]) -> set[int]:
@@ -211,7 +266,7 @@ def progress(session: Session, told: Sequence[Told]) -> set[int]:
     under_way: set[int] = set()
     for run in session.execute(_LOCKED, {"of_runs": sorted(by_run)}):
         one = by_run[run.id]
-        if run.executor is None or run.attempt != one.attempt:
+        if run.executor is None or run.attempt != one.attempt or run.reported is not None:
             continue
         under_way.add(run.id)
         changes = {
@@ -237,7 +292,7 @@ class Receipt:
     Attributes:
         accepted: Whether the record holds it now: also where this very report came before. False if the run had ended
             otherwise, another attempt is under way, or it is not there.
-        is_new: Whether the run ended by it.
+        is_new: Whether the record did not hold it before.
         has_ended: Whether the run has ended, in this attempt.
         queued_s: How long the run took to begin; None where it did not.
         set_up_s: How long it took then to get into its room; None where that was not told.
@@ -250,16 +305,104 @@ class Receipt:
     set_up_s: float | None = None
 
 
-def end_run(session: Session, run_id: int, attempt: int, report: RunReport | RunProblem) -> Receipt:
+def end_run(
+    session: Session,
+    run_id: int,
+    attempt: int,
+    report: RunReport | Problem,
+    *,
+    executor: str | None = None,
+    owed: Sequence[str] = (),
+    judge_later: JudgeLater | None = None,
+) -> Receipt:
     """End a run with what its call came to, or with why it came to none. Tokens are erased; the result follows.
+
+    A call of which more was asked than its script says does not end its run yet, where there is a judge: it is judged
+    first, and the worker has nothing more to do with it.
 
     Args:
         session: A transaction.
         run_id: The run.
         attempt: The attempt this is a report of.
         report: The worker's ``run.json``, or the problem.
+        executor: The worker whose report it is: it counts only where the run is its; None: whoever has it.
+        owed: The artefacts that come later.
+        judge_later: Lets what was asked for besides the script be judged; None where there is no judge.
     """
-    return _report(session, run_id, attempt, ending_of(report))
+    ending = ending_of(report)
+    result = _lock_result(session, run_id)
+    if result is None:
+        return Receipt(accepted=False)
+    found = session.execute(_REPORTED, {"of_run": run_id}).first()
+    if found is None or (executor is not None and found.executor != executor):
+        return Receipt(accepted=False)
+    values: dict[str, Any] = {"reported": ending.digest}
+    if coming := {name: None for name in owed if name not in found.artefacts}:
+        values["artefacts"] = {**found.artefacts, **coming}
+    if (
+        judge_later is not None
+        and isinstance(report, RunReport)
+        and report.status is Status.COMPLETED
+        and report.asked.needs_judge
+    ):
+        awaited = ending_of(not_asked_because(report, AWAITED))
+        has_ended, is_new = False, _hand_on(session, run_id, attempt, awaited, values)
+        if is_new:
+            judge_later(session, run_id, attempt)
+    else:
+        has_ended = is_new = _close(session, run_id, ending, attempt, values)
+    if is_new:
+        refresh_result(session, result.id, result.status)
+        queued_s = set_up_s = None
+        if result.started_at is not None:
+            queued_s = (result.started_at - (result.not_before or result.created_at)).total_seconds()
+            set_up_s = None if result.joined_at is None else (result.joined_at - result.started_at).total_seconds()
+        return Receipt(accepted=True, is_new=True, has_ended=has_ended, queued_s=queued_s, set_up_s=set_up_s)
+    # While the result is locked nobody else ends the run: what was found stands.
+    is_of_attempt = found.attempt == attempt
+    has_ended = is_of_attempt and RunStatus(found.status) in FINAL_RUN
+    # A run that ended otherwise has no report, or another.
+    return Receipt(accepted=is_of_attempt and found.reported == ending.digest, has_ended=has_ended)
+
+
+def end_judged(
+    session: Session, run_id: int, attempt: int, judged: RunReport | str, *, run_file_bytes: int | None = None
+) -> bool:
+    """End a run that waits to be judged; the result follows.
+
+    Args:
+        session: A transaction.
+        run_id: The run.
+        attempt: The attempt whose call was judged.
+        judged: What it came to; or why it could not be judged: then it ends as it was reported.
+        run_file_bytes: The size of the ``run.json`` that the store holds now, where that was written anew.
+
+    Returns:
+        Whether it ended by this.
+    """
+    result = _lock_result(session, run_id)
+    if result is None:
+        return False
+    found = session.execute(_JUDGED, {"of_run": run_id, "of_attempt": attempt}).first()
+    if found is None:
+        return False
+    if isinstance(judged, str):
+        judged = _unjudged(found.outcome, judged)
+    values = {} if run_file_bytes is None else {"artefacts": {**found.artefacts, RUN_FILE: run_file_bytes}}
+    _close(session, run_id, ending_of(judged), values=values)
+    refresh_result(session, result.id, result.status)
+    return True
+
+
+def awaiting_judge(session: Session, run_id: int, attempt: int) -> Mapping[str, int | None] | None:
+    """Return the artefacts of a run that waits to be judged in this attempt; None if it does not."""
+    found = session.execute(_JUDGED, {"of_run": run_id, "of_attempt": attempt}).first()
+    return None if found is None else found.artefacts
+
+
+def all_awaiting_judge(session: Session, *, since: datetime) -> list[tuple[int, int]]:
+    """Return the runs, with their attempts, that have waited to be judged since before a time."""
+    return [(row.id, row.attempt) for row in session.execute(_ALL_JUDGED, {"since": since})]
 
 
 def give_back(
@@ -299,7 +442,7 @@ def give_back(
     begun = found.status != RunStatus.PENDING.value
     if begun and only_unbegun:
         return None
-    starts_anew = result.run_type == RunType.SESSIONS.value
+    starts_anew = result.run_type == RunType.SESSIONS.value or _starts_a_session(found.room_url, found.room_kind)
     again = not begun or (
         not found.cancel_requested
         and found.lost + was_lost <= MAX_LOST
@@ -323,12 +466,15 @@ def give_back(
     else:
         ending = cancelled() if found.cancel_requested else lost(detail)
         _close(session, run_id, ending)
+    work_changed(session)
     refresh_result(session, result.id, result.status)
     return again
 
 
 def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
     """Cancel runs: what nobody has begun ends at once, what is under way when its worker has left the room.
+
+    What waits for the judge ends at once as well, with what there is of its call.
 
     Args:
         session: A transaction.
@@ -343,7 +489,7 @@ def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
         ids = in_order[begin : begin + AT_ONCE]
         results = lock_results_of(session, ids)
         # In the order in which a worker's progress locks them: an update goes by where they lie.
-        session.execute(_LOCKED, {"of_runs": ids})
+        open_runs = session.execute(_LOCKED, {"of_runs": ids}).all()
         pending = RunRow.status == RunStatus.PENDING.value
         ended = session.execute(
             update(RunRow)
@@ -354,6 +500,11 @@ def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
         for run_id, attempt in ended.all():
             at_once.append(run_id)
             note(session, RunChange(run_id, attempt, Change.ENDED, cancelled().in_words))
+        for run in open_runs:
+            if run.reported is not None:
+                # Its call took place: nobody waits for the judge any more.
+                at_once.append(run.id)
+                _close(session, run.id, ending_of(_unjudged(run.outcome, CANCELLED_DETAIL)))
         session.execute(
             update(RunRow)
             .where(RunRow.id.in_(ids), RunRow.status.in_(_LIVE))
@@ -361,6 +512,7 @@ def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
         )
         for result_id in results:
             refresh_result(session, result_id)
+    work_changed(session)
     return at_once
 
 
@@ -379,23 +531,59 @@ def look_at(session: Session, run_ids: Sequence[int]) -> dict[int, Claimed]:
     }
 
 
-def add_artefact(session: Session, run_id: int, attempt: int, name: str, size: int) -> bool:
-    """Take down that the store holds an artefact of a run.
+class Upload(StrEnum):
+    """What becomes of an artefact that a worker brings."""
+
+    WANTED = "wanted"
+    THERE = "there"
+    """It is there, and stays as it is."""
+    TOO_MANY = "too many"
+    """The attempt has brought as many as it may."""
+    VOID = "void"
+    """The attempt does not count (any more), or its run has ended and nothing of this name was to come."""
+
+
+def expect_artefact(session: Session, run_id: int, attempt: int, executor: str, name: str) -> Upload:
+    """Take down that an artefact of a run comes, if it is wanted: while its attempt is open, and each name once.
+
+    Args:
+        session: A transaction.
+        run_id: The run.
+        attempt: The attempt it is of.
+        executor: The worker that brings it.
+        name: Its name.
+    """
+    found = session.execute(_ARTEFACTS, {"of_run": run_id, "of_attempt": attempt, "of_executor": executor}).first()
+    if found is None:
+        return Upload.VOID
+    artefacts = cast(dict[str, int | None], found.artefacts)
+    if name in artefacts:
+        return Upload.WANTED if artefacts[name] is None else Upload.THERE
+    if RunStatus(found.status) in FINAL_RUN:
+        return Upload.VOID
+    if sum("/" not in one for one in artefacts) >= MAX_ARTEFACTS:
+        return Upload.TOO_MANY
+    _set(session, run_id, artefacts={**artefacts, name: None}, updated_at=utc_now())
+    return Upload.WANTED
+
+
+def add_artefact(session: Session, run_id: int, attempt: int, executor: str, name: str, size: int) -> bool:
+    """Take down that the store holds an artefact of a run, of so many bytes.
 
     Returns:
-        Whether the attempt is the one that counts; if not, nothing is taken down.
+        Whether it was still to come; if not, nothing is taken down.
     """
-    found = session.execute(_ARTEFACTS, {"of_run": run_id, "of_attempt": attempt}).first()
-    if found is None:
+    found = session.execute(_ARTEFACTS, {"of_run": run_id, "of_attempt": attempt, "of_executor": executor}).first()
+    artefacts = {} if found is None else cast(dict[str, int | None], found.artefacts)
+    if artefacts.get(name, size) is not None:
         return False
-    artefacts = cast(dict[str, int], found.artefacts)
     _set(session, run_id, artefacts={**artefacts, name: size}, updated_at=utc_now())
     return True
 
 
 def artefacts_of(run: RunRow) -> dict[str, int]:
     """Return what the store holds of a run's last attempt, with the sizes in bytes."""
-    return {name: size for name, size in run.artefacts.items() if "/" not in name}
+    return {name: size for name, size in run.artefacts.items() if "/" not in name and size is not None}
 
 
 def refresh_result(session: Session, result_id: int, known: str | None = None) -> None:
@@ -434,7 +622,7 @@ def lock_results_of(session: Session, run_ids: Sequence[int]) -> list[int]:
     return list(session.scalars(_LOCK_RESULTS, {"of_runs": list(run_ids)}))
 
 
-def _set_aside(artefacts: Mapping[str, int], attempt: int) -> dict[str, int]:
+def _set_aside(artefacts: Mapping[str, int | None], attempt: int) -> dict[str, int | None]:
     """Return what the store holds of a run whose attempt does not count any more: kept in mind to be deleted."""
     return {name if "/" in name else f"{attempt}/{name}": size for name, size in artefacts.items()}
 
@@ -452,44 +640,54 @@ def _set(session: Session, run_id: int, **values: Any) -> None:
     session.execute(_SET, {"of_run": run_id, **values})
 
 
-def _report(session: Session, run_id: int, attempt: int, ending: Ending) -> Receipt:
-    result = _lock_result(session, run_id)
-    if result is None:
-        return Receipt(accepted=False)
-    if _close(session, run_id, ending, attempt):
-        refresh_result(session, result.id, result.status)
-        queued_s = set_up_s = None
-        if result.started_at is not None:
-            queued_s = (result.started_at - (result.not_before or result.created_at)).total_seconds()
-            set_up_s = None if result.joined_at is None else (result.joined_at - result.started_at).total_seconds()
-        return Receipt(accepted=True, is_new=True, has_ended=True, queued_s=queued_s, set_up_s=set_up_s)
-    found = session.execute(
-        select(RUNS.c.attempt, RUNS.c.status, RUNS.c.ended_reason, RUNS.c.error_message, RUNS.c.outcome).where(_RUN),
-        {"of_run": run_id},
-    ).first()
-    has_ended = found is not None and found.attempt == attempt and RunStatus(found.status) in FINAL_RUN
-    # A run that ended otherwise has no outcome, or another.
-    is_this = (
-        found is not None
-        and (found.status, found.ended_reason, found.error_message)
-        == (ending.status.value, ending.ended_reason, ending.error_message)
-        and found.outcome == ending.outcome
-    )
-    return Receipt(accepted=has_ended and is_this, has_ended=has_ended)
+def _hand_on(session: Session, run_id: int, attempt: int, ending: Ending, values: Mapping[str, Any]) -> bool:
+    """Let a run be evaluated by others than its worker, if that has it in this attempt."""
+    kept = {name: value for name, value in ending.values().items() if name in _KEPT}
+    kept |= {"joined_at": _joined(), "status": RunStatus.EVALUATING.value, **values}
+    of_attempt = {"of_run": run_id, "of_attempt": attempt}
+    if session.execute(_CLOSE_ATTEMPT.values(**kept), of_attempt).first() is None:
+        return False
+    note(session, RunChange(run_id, attempt, Change.REPORTED, "it waits for the judge"))
+    work_changed(session)
+    return True
 
 
-def _close(session: Session, run_id: int, ending: Ending, attempt: int | None = None) -> bool:
-    """End a run, if it is open and, where one is named, this is its attempt."""
+def _joined() -> ColumnElement[datetime]:
+    """Return when the caller was in the room of a call that took place: the report of it may still be under way."""
+    return func.coalesce(RUNS.c.joined_at, RUNS.c.started_at, utc_now())
+
+
+def _unjudged(outcome: Mapping[str, Any], why: str) -> RunReport:
+    """Return what a run comes to that waited for the judge, and waits no more."""
+    report = RunReport.model_validate(outcome)
+    return not_asked_because(report, why, instead_of=AWAITED)
+
+
+def _close(
+    session: Session,
+    run_id: int,
+    ending: Ending,
+    attempt: int | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> bool:
+    """End a run, if it is open and, where one is named, this is the attempt that a worker has of it."""
     of_attempt = {} if attempt is None else {"of_attempt": attempt}
     statement = _CLOSE if attempt is None else _CLOSE_ATTEMPT
     if ending.status is RunStatus.COMPLETED:
-        # The report that the caller was in the room may still be under way.
-        statement = statement.values(joined_at=func.coalesce(RUNS.c.joined_at, RUNS.c.started_at, utc_now()))
-    closed = session.execute(statement, {"of_run": run_id, **of_attempt, **ending.values()}).scalar()
+        statement = statement.values(joined_at=_joined())
+    closed = session.execute(
+        statement, {"of_run": run_id, **of_attempt, **ending.values(), **(values or {})}
+    ).scalar()
     if closed is None:
         return False
     note(session, RunChange(run_id, closed, Change.ENDED, ending.in_words))
+    work_changed(session)
     return True
+
+
+def _starts_a_session(room_url: str | None, kind: str | None) -> bool:
+    """Return whether a run's room is a Pipecat runner's base address, which starts a session for every call."""
+    return room_url is not None and kind is None and not urlsplit(room_url).path.strip("/")
 
 
 def _job(session: Session, vault: Vault, run_id: int, run: Any) -> Job:
@@ -507,13 +705,20 @@ def _job(session: Session, vault: Vault, run_id: int, run: Any) -> Job:
         notes=tuple(run.snapshot.get("notes", ())),
         room_url=run.room_url if secrets.url is None else secrets.url.get_secret_value(),
         token=secrets.token,
-        data_message=run.data_message,
+        data_message=_message(run.data_message, secrets),
         session=start,
         session_data=data,
         asked=_asked(run.snapshot),
         participant_name=run.snapshot.get("participant_name")
         or (None if agent is None else agent.session.get("participant_name")),
     )
+
+
+def _message(shown: dict[str, Any] | None, secrets: RoomSecrets) -> dict[str, Any] | None:
+    """Return the message to publish, and what is shown of it where that is something else."""
+    if shown is None or secrets.data_message is None:
+        return shown
+    return {"value": secrets.data_message, "shown": shown["value"]}
 
 
 def _asked(snapshot: Mapping[str, Any]) -> Asked:

@@ -31,7 +31,8 @@ class Vault:
             self._fernet = Fernet(key)
         except ValueError:
             raise UsageError(f"{source}: {_FORM}") from None
-        self._source = source
+        self.source = source
+        """Where the key comes from."""
 
     def seal(self, text: str) -> bytes:
         """Return a text encrypted: each time another one."""
@@ -47,7 +48,7 @@ class Vault:
             return self._fernet.decrypt(sealed).decode()
         except InvalidToken:
             raise UsageError(
-                f"{self._source}: does not open what the record holds; use the key that it was encrypted with"
+                f"{self.source}: does not open what the record holds; use the key that it was encrypted with"
             ) from None
 
 

@@ -8,12 +8,15 @@ from urllib.parse import urlsplit
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
-from runner.errors import UsageError
+from runner.errors import RunnerError, UsageError
 from runner.records.data_dir import data_dir, private_folder
 from runner.settings import ServerSettings
 
 FOLDER = "artefacts"
 _CHUNK_BYTES = 1_000_000
+_PART = "@"
+"""Between the name of an artefact and where a part of it begins. No name holds it."""
+
 _KEY = re.compile(
     r"runs/[1-9][0-9]{0,18}/"
     # Attempts after the first.
@@ -30,6 +33,10 @@ class ArtefactTooLarge(UsageError):
 
 class ArtefactMissing(UsageError):
     """There is no such artefact."""
+
+
+class StoreFailed(RunnerError):
+    """The store can't be used now: it is full, or away."""
 
 
 def artefact_key(run_id: int, name: str, attempt: int) -> str:
@@ -75,16 +82,98 @@ class ArtefactStore:
         await self._store.put_async(key, counted)
         return counted.size
 
+    async def put_part(self, key: str, offset: int, data: AsyncIterator[bytes], *, max_bytes: int) -> int:
+        """Keep the next part of an artefact, whole or not at all, and return its size in bytes.
+
+        Args:
+            key: Of the artefact.
+            offset: How many bytes come before it (see :meth:`size_of_parts`).
+            data: The part.
+            max_bytes: How many bytes it may have.
+
+        Raises:
+            ArtefactTooLarge: It has more.
+            StoreFailed: It can't be kept now.
+            UsageError: The key is wrong.
+        """
+        counted = _Counted(data, max_bytes)
+        try:
+            await self._store.put_async(f"{_checked(key)}{_PART}{offset:016d}", counted)
+        except (BaseError, OSError) as error:
+            raise StoreFailed(f"the store can't keep it now ({type(error).__name__})") from error
+        return counted.size
+
+    async def size_of_parts(self, key: str) -> int:
+        """Return how many bytes of an artefact are there in parts, from its beginning.
+
+        Raises:
+            StoreFailed: The store can't be used now.
+            UsageError: The key is wrong.
+        """
+        return sum(size for _, size in await self._parts(key))
+
+    async def join_parts(self, key: str, *, size: int) -> None:
+        """Make an artefact of its parts, which go.
+
+        Args:
+            key: Of the artefact.
+            size: How many bytes it has.
+
+        Raises:
+            StoreFailed: It can't be kept now, or its parts have fewer or more bytes: somebody else may just have
+                joined them.
+            UsageError: The key is wrong.
+        """
+        parts = await self._parts(key)
+        if sum(length for _, length in parts) != size:
+            raise StoreFailed("the store can't keep it now (parts of it are missing)")
+
+        async def all_of_them() -> AsyncGenerator[bytes]:
+            for path, _ in parts:
+                found = await self._store.get_async(path)
+                async for piece in found.stream(min_chunk_size=_CHUNK_BYTES):
+                    yield bytes(piece)
+
+        try:
+            await self._store.put_async(key, all_of_them())
+            await self._delete_each([path for path, _ in parts])
+        except (BaseError, OSError) as error:
+            raise StoreFailed(f"the store can't keep it now ({type(error).__name__})") from error
+
+    async def _parts(self, key: str) -> list[tuple[str, int]]:
+        """Return the parts of an artefact that follow each other from its beginning, with their sizes in bytes."""
+        prefix = f"{_checked(key)}{_PART}"
+        try:
+            # A prefix is of whole names of folders alone.
+            folder = key.rpartition("/")[0]
+            sizes = {
+                meta["path"]: meta["size"]
+                async for batch in self._store.list(f"{folder}/")
+                for meta in batch
+                if meta["path"].startswith(prefix)
+            }
+        except (BaseError, OSError) as error:
+            raise StoreFailed(f"the store can't be used now ({type(error).__name__})") from error
+        parts: list[tuple[str, int]] = []
+        there = 0
+        while (size := sizes.get(path := f"{prefix}{there:016d}")) is not None and size:
+            parts.append((path, size))
+            there += size
+        return parts
+
     async def size(self, key: str) -> int | None:
         """Return the size of an artefact in bytes; None where there is none.
 
         Raises:
+            StoreFailed: The store can't be used now.
             UsageError: The key is wrong.
         """
         try:
             return (await self._store.head_async(_checked(key)))["size"]
         except FileNotFoundError:
             return None
+        except (BaseError, OSError) as error:
+            raise StoreFailed(f"the store can't be used now ({type(error).__name__})") from error
 
     async def get(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield an artefact piece by piece.

@@ -21,6 +21,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -197,6 +199,10 @@ class ResultRow(Base):
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
 
 
+def _part_of_runs(name: str, *columns: str, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
 class RunRow(Base):
     """A call with its verdict.
 
@@ -204,18 +210,26 @@ class RunRow(Base):
     asked, personality, test_profile, tags}`` with ``script`` a dump of :class:`bots.caller.script.Script` and
     ``asked`` one of :class:`runner.evaluation.asked.Asked`. ``outcome`` is
     the worker's ``run.json``, without the script. ``data_message`` is ``{"value": …}`` where one is to be published,
-    for null is a message too. ``artefacts`` maps names (``recording.wav``, ``timeline.jsonl``, ``run.json``) to
-    the sizes, in bytes, of what the store holds of attempt ``attempt`` (see
-    :func:`runner.records.store.artefact_key`), and ``<attempt>/<name>`` likewise of an attempt that does not count.
+    as it is shown; the whole one is among the run's secrets, where that is something else. ``artefacts`` maps names
+    (``recording.wav``, ``timeline.jsonl``, ``run.json``) to the sizes, in bytes, of what the store holds of attempt
+    ``attempt`` (see :func:`runner.records.store.artefact_key`), or to null while one is still to come, and
+    ``<attempt>/<name>`` likewise of an attempt that does not count.
 
-    A run without ``executor`` waits; with one it is that worker's, in attempt ``attempt``, until it ends or is given
-    back.
+    A run without ``executor`` waits; with one it is that worker's, in attempt ``attempt``, until it is reported or
+    given back.
     """
 
     __tablename__ = "runs"
     __table_args__ = (
-        Index("ix_runs_result_status", "result_id", "status"),
+        # All that tells whether a run of a result has changed, and all that its counts are made of: both are read
+        # without a look at the runs, of which each is long.
+        Index("ix_runs_result", "result_id", "id", "updated_at", "scenario_id"),
+        Index("ix_runs_result_counts", "result_id", "status", "success", "cause", "expects"),
         Index("ix_runs_status_priority", "status", "priority", "id"),
+        # What waits, what workers have, and what has ended: each is found past the others, however many those are.
+        _part_of_runs("ix_runs_waiting", "priority", "id", where="ended_at IS NULL AND executor IS NULL"),
+        _part_of_runs("ix_runs_taken", "executor", where="ended_at IS NULL AND executor IS NOT NULL"),
+        _part_of_runs("ix_runs_ended_at", "ended_at", where="ended_at IS NOT NULL"),
         _NEVER_AGAIN,
     )
 
@@ -230,7 +244,7 @@ class RunRow(Base):
     snapshot: Mapped[dict[str, Any]] = mapped_column(JsonValue)
     room_url: Mapped[str | None] = mapped_column(Text)
     room_token: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """Encrypted; erased when the run ends."""
+    """The run's secrets (see :class:`runner.records.jobs.RoomSecrets`), encrypted; erased when the run ends."""
     data_message: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
     session_data: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
     """Goes into the body of a session that is started for the run."""
@@ -246,8 +260,11 @@ class RunRow(Base):
     """Which attempt at it this is, from 1. A report counts only for this one, and only while a worker has it."""
     lost: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     """How often a worker was lost that had begun it."""
-    executor: Mapped[str | None] = mapped_column(String(200), index=True)
+    executor: Mapped[str | None] = mapped_column(String(200))
     """The worker that has it, or had it when it ended."""
+    reported: Mapped[str | None] = mapped_column(String(64))
+    """The digest of what its worker reported in the end. From then on no worker has it. As long as it waits to be
+    judged it is open, and ``outcome`` is what it comes to if nobody judges it."""
     cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
     error_message: Mapped[str] = mapped_column(Text, default="")
     cause: Mapped[str | None] = mapped_column(String(20))
@@ -255,7 +272,9 @@ class RunRow(Base):
     call_ended_reason: Mapped[str | None] = mapped_column(String(80))
     duration_s: Mapped[float | None] = mapped_column(Float)
     outcome: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
-    artefacts: Mapped[dict[str, int]] = mapped_column(JsonValue, default=dict)
+    expects: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    """Whether anything was expected of the agent besides being there. Of a script it is known when it was played."""
+    artefacts: Mapped[dict[str, int | None]] = mapped_column(JsonValue, default=dict)
     trace: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
     """What a tracer inside the agent sent of this run."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
@@ -263,16 +282,16 @@ class RunRow(Base):
     joined_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     said_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     """When something was said or published in it, as far as it was told."""
-    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
 
 
 class WorkerRow(Base):
-    """A worker's process, for as long as it lives and a while longer. The queue's: workers write it themselves.
+    """A worker's process, for as long as it lives and a while longer.
 
-    ``beat`` goes up every second; whoever watches it goes by their own clock, so that clocks need not agree. ``runs``
-    is ``{"live": […], "held": […], "outcomes": [[…, …], …]}`` (see :class:`runner.dispatch.lease.Beat`). ``load`` is
-    what it says of itself (see :class:`runner.dispatch.lease.Load`).
+    ``number`` counts its polls, and ``seen_at`` is when the last one came, by the record's clock. ``runs`` is
+    ``{"live": [run, …], "kept": [[run, attempt, may_end], …]}`` (see :class:`runner.protocol.messages.Poll`), and
+    ``load`` what it says of itself (see :class:`runner.protocol.messages.Load`).
     """
 
     __tablename__ = "workers"
@@ -282,19 +301,42 @@ class WorkerRow(Base):
     name: Mapped[str] = mapped_column(String(200))
     """Its machine and place there: stays the same when its process is started anew."""
     version: Mapped[str] = mapped_column(String(40))
-    protocol: Mapped[int] = mapped_column(Integer)
-    """Workers and record of the same one understand each other."""
     rooms: Mapped[list[str]] = mapped_column(JsonValue)
     """The kinds of rooms it can enter."""
     calls: Mapped[int] = mapped_column(Integer)
     """How many calls it makes at once."""
     state: Mapped[str] = mapped_column(String(20))
-    beat: Mapped[int] = mapped_column(BigInteger)
-    beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    why: Mapped[str] = mapped_column(String(200), default="")
+    """Why it takes no runs for now."""
+    number: Mapped[int] = mapped_column(BigInteger)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     gone_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     runs: Mapped[dict[str, list[Any]]] = mapped_column(JsonValue)
     load: Mapped[dict[str, Any]] = mapped_column(JsonValue)
+
+
+class KeyCheck(Base):
+    """A known text, encrypted with the secret key that everything else here is encrypted with."""
+
+    __tablename__ = "key_checks"
+    __table_args__ = ()
+
+    name: Mapped[str] = mapped_column(String(20), primary_key=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ApiProcess(Base):
+    """A process of the API that does durable work (see :mod:`runner.dispatch.durable`), for as long as it lives.
+
+    ``seen_at`` is when it gave its last sign of life, by the record's clock.
+    """
+
+    __tablename__ = "api_processes"
+    __table_args__ = ()
+
+    executor: Mapped[str] = mapped_column(String(200), primary_key=True)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class ShareLink(Base):
@@ -330,4 +372,6 @@ class CronJob(Base):
 AGENTS = cast(Table, Agent.__table__)
 RESULTS = cast(Table, ResultRow.__table__)
 RUNS = cast(Table, RunRow.__table__)
+WORKERS = cast(Table, WorkerRow.__table__)
+API_PROCESSES = cast(Table, ApiProcess.__table__)
 """The tables themselves: for statements that are made many times a second, and built once."""

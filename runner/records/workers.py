@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-import anyio
 from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runner.dispatch.lease import BEAT_INTERVAL_S, LOST_AFTER_S, PROTOCOL
-from runner.dispatch.states import WorkerState
+from runner.protocol.states import WorkerState
 from runner.records.assignments import is_due, taken, waiting
 from runner.records.database import Database
 from runner.records.statuses import RunStatus
@@ -23,8 +21,7 @@ OVERTIME_S = 300.0
 MAX_NAMED = 20
 """How many of many stuck runs are named."""
 
-_LOOK_AGAIN_S = 2.5 * BEAT_INTERVAL_S
-_ABLE = (WorkerState.TAKING.value, WorkerState.OVERLOADED.value)
+_ABLE = (WorkerState.TAKING.value, WorkerState.PAUSED.value)
 
 
 @dataclass(frozen=True)
@@ -56,44 +53,35 @@ class WorkerView:
         executor: Its id.
         name: Its machine and place there.
         version: The version of its program.
-        protocol: What it tells the record in; another one than the record's is not understood.
         state: What it is ready for.
+        why: Why it takes no runs for now.
         is_gone: Whether it has ended, or was given up for lost.
         rooms: The kinds of rooms it can enter.
         limit: How many calls it makes at once.
         live: The runs it works on.
-        held: The runs of which it has something to report on disk, and has not been able to.
-        outcomes: Those of them that may end by it, each with its attempt: the rest waits for another worker.
+        kept: The outcomes on its disk that the record has not taken, each as run and attempt.
         loop_lag_ms: The longest its event loop was late within the last seconds.
         underruns: How often a call of its had no audio to send, since it started.
         calls_made: How many calls it made, since it started.
-        beat: How often it has shown a sign of life.
-        seen_s: How long ago the last one was, as far as its clock is right.
-        up_s: How long it has been up, likewise; or had been when it showed the last one, if it is gone.
+        seen_s: How long ago it polled, by the record's clock.
+        up_s: How long it has been up; or had been when it polled last, if it is gone.
     """
 
     executor: str
     name: str
     version: str
-    protocol: int
     state: str
+    why: str
     is_gone: bool
     rooms: tuple[str, ...]
     limit: int
     live: tuple[int, ...]
-    held: tuple[int, ...]
-    outcomes: tuple[tuple[int, int], ...]
+    kept: tuple[tuple[int, int], ...]
     loop_lag_ms: float
     underruns: int
     calls_made: int
-    beat: int
     seen_s: float
     up_s: float
-
-    @property
-    def is_understood(self) -> bool:
-        """Whether it tells the record in a way that this version knows."""
-        return self.protocol == PROTOCOL
 
 
 @dataclass(frozen=True)
@@ -154,12 +142,13 @@ class Overview:
     stuck: list[Stuck] = field(default_factory=list[Stuck])
 
 
-async def read_overview(database: Database, *, max_duration_s: float) -> Overview:
-    """Return everything at a glance. Where a worker seems to be silent it takes a few seconds to make sure.
+async def read_overview(database: Database, *, max_duration_s: float, lease_s: float) -> Overview:
+    """Return everything at a glance.
 
     Args:
         database: The record.
         max_duration_s: How long a call may last whose script does not say.
+        lease_s: How long a worker keeps its runs without polling.
     """
     async with database.reading() as session:
         now = await read_clock(session)
@@ -167,7 +156,7 @@ async def read_overview(database: Database, *, max_duration_s: float) -> Overvie
         workers = await read_workers(session, now)
         live = await _taken_runs(session, now, max_duration_s)
         due = await _waiting_runs(session, now)
-    silent = await _silent(database, workers)
+    silent = {worker.executor for worker in workers if not worker.is_gone and worker.seen_s > lease_s}
     return Overview(queue, workers, find_stuck(live, due, workers, silent))
 
 
@@ -222,7 +211,7 @@ def find_stuck(
     """
     silent = set(silent)
     by_executor = {worker.executor: worker for worker in workers}
-    reported = {outcome for worker in workers if _lives(worker, silent) for outcome in worker.outcomes}
+    reported = {outcome for worker in workers if _lives(worker, silent) for outcome in worker.kept}
     held_up: defaultdict[str, list[int]] = defaultdict(list)
     for run in live:
         why = _holds_up(run, by_executor.get(run.executor), silent)
@@ -230,7 +219,7 @@ def find_stuck(
         if why is not None and (run.run_id, run.attempt) not in reported:
             held_up[why].append(run.run_id)
     found = [Stuck(why, len(ids), tuple(ids[:MAX_NAMED])) for why, ids in held_up.items()]
-    able = [worker for worker in workers if _lives(worker, silent) and worker.state in _ABLE and worker.is_understood]
+    able = [worker for worker in workers if _lives(worker, silent) and worker.state in _ABLE]
     for runs in due:
         if not able:
             found.append(Stuck("there is no worker that takes runs", runs.count, runs.run_ids))
@@ -250,28 +239,13 @@ def _holds_up(run: TakenRun, worker: WorkerView | None, silent: set[str]) -> str
         return f"worker {run.executor} is unknown"
     if worker.is_gone:
         return f"worker {worker.name} is gone" + (
-            ", with what it has to report on its disk" if (run.run_id, run.attempt) in worker.outcomes else ""
+            ", with what it has to report on its disk" if (run.run_id, run.attempt) in worker.kept else ""
         )
     if worker.executor in silent:
-        return f"worker {worker.name} shows no sign of life"
+        return f"worker {worker.name} does not poll"
     if run.begun_s is not None and run.begun_s > run.limit_s + OVERTIME_S:
         return f"on for {run.begun_s / 60:.0f} min, where the script allows {run.limit_s / 60:.0f}"
     return None
-
-
-async def _silent(database: Database, workers: Sequence[WorkerView]) -> set[str]:
-    """Return the workers that show no sign of life.
-
-    Clocks of machines need not agree: whoever seems to be silent by its own is looked at a second time.
-    """
-    seeming = [worker for worker in workers if not worker.is_gone and abs(worker.seen_s) > LOST_AFTER_S]
-    if not seeming:
-        return set()
-    await anyio.sleep(_LOOK_AGAIN_S)
-    async with database.reading() as session:
-        rows = await session.execute(select(WorkerRow.executor, WorkerRow.beat))
-        beats: dict[str, int] = {executor: beat for executor, beat in rows}
-    return {worker.executor for worker in seeming if beats.get(worker.executor) == worker.beat}
 
 
 async def _taken_runs(session: AsyncSession, now: datetime, max_duration_s: float) -> list[TakenRun]:
@@ -311,18 +285,16 @@ def _view(row: WorkerRow, now: datetime) -> WorkerView:
         executor=row.executor,
         name=row.name,
         version=row.version,
-        protocol=row.protocol,
         state=row.state,
+        why=row.why,
         is_gone=row.gone_at is not None,
         rooms=tuple(row.rooms),
         limit=row.calls,
         live=tuple(row.runs.get("live", ())),
-        held=tuple(row.runs.get("held", ())),
-        outcomes=tuple((run_id, attempt) for run_id, attempt in row.runs.get("outcomes", ())),
+        kept=tuple((run_id, attempt) for run_id, attempt, _ in row.runs.get("kept", ())),
         loop_lag_ms=float(load.get("loop_lag_ms", 0.0)),
         underruns=int(load.get("underruns", 0)),
         calls_made=int(load.get("calls_made", 0)),
-        beat=row.beat,
-        seen_s=(now - row.beat_at).total_seconds(),
-        up_s=((now if row.gone_at is None else row.beat_at) - row.started_at).total_seconds(),
+        seen_s=(now - row.seen_at).total_seconds(),
+        up_s=((now if row.gone_at is None else row.seen_at) - row.started_at).total_seconds(),
     )

@@ -4,6 +4,7 @@ Without this a launch could make the server call anything that it can reach and 
 """
 
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
@@ -21,6 +22,9 @@ Resolve = Callable[[str], Awaitable[list[str]]]
 
 RESOLVE_TIMEOUT_S = 3.0
 RESOLVED_AT_ONCE = 16
+
+_ICE_URL = re.compile(r"(?:stun|turn)s?:(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:\?.*)?")
+"""Only what everybody reads in the same way: whoever opens it must come to the host that was checked."""
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LOCALHOST = "localhost"
@@ -80,6 +84,18 @@ class RoomGuard:
         """
         check_start_url(url)
         await self._check_host(url)
+
+    async def check_ice_server(self, url: str) -> None:
+        """Refuse a STUN or TURN server that must not be asked.
+
+        Raises:
+            UsageError: It is no address of one.
+            RoomRefused: It is one that must not be used.
+        """
+        found = _ICE_URL.fullmatch(url)
+        if found is None:
+            raise UsageError("the address of a STUN or TURN server names no host that can be checked")
+        await self._check_host(f"//{found['host']}")
 
     async def look_up(self, urls: list[str]) -> None:
         """Ask for the names in many addresses at once, so that checking each of them does not wait for its own."""

@@ -1,6 +1,6 @@
 """Opens the room an address stands for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -8,6 +8,7 @@ from anyio.abc import TaskGroup
 from pydantic import SecretStr
 
 from bots.clock import CallClock
+from runner.rooms.allowed import RoomGuard
 from runner.rooms.base import Room, RoomListener
 from runner.rooms.urls import RoomKind, room_kind
 from runner.settings import IceServer, RoomSettings
@@ -23,6 +24,7 @@ class RoomAddress:
         request_data: Reaches a SmallWebRTC bot as its runner arguments' ``body``.
         ice_servers: STUN and TURN servers that came with the room, besides those of the settings.
         participant_name: The agent's user name in a Daily room; None: as the settings have it.
+        guard: What ICE servers that come with a session are held to, where one is started here; None allows all.
     """
 
     url: str
@@ -30,6 +32,7 @@ class RoomAddress:
     request_data: Any = None
     ice_servers: tuple[IceServer, ...] = ()
     participant_name: str | None = None
+    guard: RoomGuard | None = field(default=None, repr=False, compare=False)
 
 
 async def open_room(
@@ -78,7 +81,9 @@ async def open_room(
     if kind is RoomKind.PIPECAT_RUNNER:
         from runner.sessions.pipecat_runner import start_smallwebrtc_session
 
-        session = await start_smallwebrtc_session(http, address.url, address.token, body=address.request_data)
+        session = await start_smallwebrtc_session(
+            http, address.url, address.token, body=address.request_data, guard=address.guard
+        )
         offer_url = session.offer_url
         ice_servers += session.ice_servers
 

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from bots.timeline import EndedReason
 from runner.errors import RoomError
 from runner.rooms.urls import public_url
+from runner.text import UNSENDABLE, fits_header
 
 MAX_ANSWER_BYTES = 1024 * 1024
 """A session description has some 10 KB."""
@@ -91,12 +92,9 @@ async def ask(
     headers = {} if content is None else {"Content-Type": "application/json"}
     if token:
         secret = token.get_secret_value()
-        if not secret.isascii() or not secret.isprintable() or secret != secret.strip():
+        if not fits_header(secret):
             # The HTTP library would quote it in its error.
-            raise RoomError(
-                EndedReason.TOKEN_REFUSED,
-                "the token can't be sent: it holds a line end, white space at an end, or letters that are not ASCII",
-            )
+            raise RoomError(EndedReason.TOKEN_REFUSED, f"the token can't be sent: it {UNSENDABLE}")
         headers["Authorization"] = f"Bearer {secret}"
     body = bytearray()
     try:

@@ -11,8 +11,10 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import httpx
 from pydantic import SecretStr, ValidationError
 
+from bots.masking import masked
 from bots.timeline import EndedReason
-from runner.errors import RoomError
+from runner.errors import RoomError, UsageError
+from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.rooms.posting import Answer, post_json
 from runner.rooms.urls import RoomKind, public_url
 from runner.settings import IceServer
@@ -25,6 +27,10 @@ MAX_DETAIL_CHARACTERS = 200
 
 SHORTEST_SECRET_CHARACTERS = 8
 """Texts of a session's data that are shorter may be quoted back in an error."""
+
+
+DEFAULT_ICE_SERVER = "stun:stun.l.google.com:19302"
+"""What a Pipecat runner gives out where it is asked for default ICE servers."""
 
 
 class SessionNotStarted(RoomError):
@@ -72,7 +78,12 @@ _ASKING_FOR: dict[RoomKind | None, dict[str, Any]] = {
 
 
 async def start_smallwebrtc_session(
-    http: httpx.AsyncClient, base_url: str, token: SecretStr | None, *, body: dict[str, Any] | None = None
+    http: httpx.AsyncClient,
+    base_url: str,
+    token: SecretStr | None,
+    *,
+    body: dict[str, Any] | None = None,
+    guard: RoomGuard | None = None,
 ) -> StartedSession:
     """Start a SmallWebRTC session on a Pipecat runner.
 
@@ -81,20 +92,24 @@ async def start_smallwebrtc_session(
         base_url: The runner's base address.
         token: Goes along as a bearer header, if there is one.
         body: Reaches the bot as its runner arguments' ``body``.
+        guard: What the ICE servers of the answer are held to; None allows all.
 
     Raises:
-        SessionNotStarted: The runner can't be reached, or refuses.
+        SessionNotStarted: The runner can't be reached, or refuses; or its answer leads where nothing may lead.
         RoomError: The token or the address can't be sent as it is.
     """
     url = _below(base_url, "/start")
-    answered = await _post(http, url, token, _request(url, RoomKind.SMALLWEBRTC, body), START_TIMEOUT_S)
+    request = await _request(url, RoomKind.SMALLWEBRTC, body, guard)
+    answered = await _post(http, url, token, request, START_TIMEOUT_S)
     try:
-        return _smallwebrtc_session(answered.json(), base_url)
+        session = _smallwebrtc_session(answered.json(), base_url)
     except _NO_SESSION as error:
         raise SessionNotStarted(
             EndedReason.ROOM_UNREACHABLE,
             f"{public_url(url)} started no session: its answer names none; is it a Pipecat runner?",
         ) from error
+    await check_ice_servers(session, url, guard)
+    return session
 
 
 async def start_session(
@@ -106,6 +121,7 @@ async def start_session(
     body: dict[str, Any] | None = None,
     room_properties: Mapping[str, Any] | None = None,
     timeout_s: float = START_TIMEOUT_S,
+    guard: RoomGuard | None = None,
 ) -> StartedSession | StartedDailySession:
     """Start a session by posting to an address that starts one.
 
@@ -121,12 +137,14 @@ async def start_session(
         body: Reaches the bot as its runner arguments' ``body``.
         room_properties: How the Daily room is to be, as Daily's REST API has it; only where one is asked for.
         timeout_s: How long it may take.
+        guard: Decides whether public ICE servers are asked for; None: they are. Those of the answer are not held to
+            it: the session is there by then, and :func:`check_ice_servers` is for whoever can end it.
 
     Raises:
         SessionNotStarted: Nothing answers there, or no session was started.
         RoomError: The token or the address can't be sent as it is.
     """
-    request = _request(start_url, kind, body)
+    request = await _request(start_url, kind, body, guard)
     if room_properties and kind is RoomKind.DAILY:
         request["dailyRoomProperties"] = dict(room_properties)
     answered = await _post(http, start_url, token, request, timeout_s)
@@ -168,12 +186,49 @@ def _smallwebrtc_session(answer: Any, base_url: str) -> StartedSession:
     )
 
 
-def _request(url: str, kind: RoomKind | None, body: dict[str, Any] | None) -> dict[str, Any]:
+async def check_ice_servers(session: StartedSession, url: str, guard: RoomGuard | None) -> None:
+    """Refuse a session whose ICE servers must not be asked: they are where the agent's side says, whoever that is.
+
+    Args:
+        session: The session.
+        url: Where it was started.
+        guard: What they are held to; None allows all.
+
+    Raises:
+        SessionNotStarted: One of them is not allowed; says which, and the setting that would allow it.
+    """
+    if guard is None:
+        return
+    for server in session.ice_servers:
+        for address in [server.urls] if isinstance(server.urls, str) else server.urls:
+            try:
+                await guard.check_ice_server(address)
+            except (RoomRefused, UsageError) as error:
+                raise SessionNotStarted(
+                    EndedReason.ROOM_UNREACHABLE,
+                    f"{public_url(url)} started a session whose ICE server must not be asked: {error}",
+                ) from None
+
+
+async def _request(
+    url: str, kind: RoomKind | None, body: dict[str, Any] | None, guard: RoomGuard | None
+) -> dict[str, Any]:
     request = {**_ASKING_FOR[kind], "body": body or {}}
     if kind is RoomKind.SMALLWEBRTC:
         # On this machine a public STUN server is of no use, and asking it costs seconds where there is no network.
-        request["enableDefaultIceServers"] = not _is_loopback(url)
+        request["enableDefaultIceServers"] = not _is_loopback(url) and await _allows_default_servers(guard)
     return request
+
+
+async def _allows_default_servers(guard: RoomGuard | None) -> bool:
+    """Return whether the ICE servers that a Pipecat runner gives out by default may be asked."""
+    if guard is None:
+        return True
+    try:
+        await guard.check_ice_server(DEFAULT_ICE_SERVER)
+    except RoomRefused:
+        return False
+    return True
 
 
 def _is_loopback(url: str) -> bool:
@@ -284,11 +339,9 @@ def _parent(url: str) -> str:
 def _detail(answered: Answer, token: SecretStr | None, request: dict[str, Any]) -> str:
     """Return what the other side says of its refusal: one short line that quotes nothing back that can be secret."""
     detail = next(filter(None, (_said(answered, key) for key in ("detail", "error", "message"))), None)
-    if detail is None or (token and token.get_secret_value() in detail):
+    if detail is None or masked(detail, [token]) != detail:
         return ""
-    for text in sorted(set(_texts(request)), key=len, reverse=True):
-        if len(text) >= SHORTEST_SECRET_CHARACTERS:
-            detail = detail.replace(text, "***")
+    detail = masked(detail, [text for text in _texts(request) if len(text) >= SHORTEST_SECRET_CHARACTERS])
     return ": " + " ".join(detail.split())[:MAX_DETAIL_CHARACTERS]
 
 

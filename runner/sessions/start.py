@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, StringC
 
 from bots.timeline import EndedReason
 from runner.errors import RoomError, UsageError
+from runner.rooms.allowed import RoomGuard
 from runner.rooms.open import RoomAddress
 from runner.rooms.urls import RoomKind, check_start_url, public_url, room_kind
 from runner.sessions.daily_rooms import delete_room
@@ -24,6 +25,7 @@ from runner.sessions.pipecat_runner import (
     SessionNotStarted,
     StartedDailySession,
     StartedSession,
+    check_ice_servers,
     start_session,
 )
 
@@ -166,7 +168,11 @@ def is_session_offer(url: str) -> bool:
 
 @asynccontextmanager
 async def started_session(
-    spec: SessionSpec, http: httpx.AsyncClient, *, daily_domains: Sequence[str] = ()
+    spec: SessionSpec,
+    http: httpx.AsyncClient,
+    *,
+    daily_domains: Sequence[str] = (),
+    guard: RoomGuard | None = None,
 ) -> AsyncGenerator[Session]:
     """Start a run's session, and end it with the context.
 
@@ -184,6 +190,8 @@ async def started_session(
         spec: The session.
         http: Client for requests to the agent's side.
         daily_domains: Hosts that are Daily rooms, besides ``*.daily.co``.
+        guard: What ICE servers that come with the session are held to, also where it is started when the room is
+            opened; None allows all.
 
     Raises:
         RoomError: No session was started; says why and what to do. Its reason is never one that the agent's
@@ -193,11 +201,13 @@ async def started_session(
         url = spec.url or ""
         # A session that somebody started got its data then: ours would stand in its place.
         body = None if is_session_offer(url) else spec.body
-        yield Session(RoomAddress(url, spec.token, body))
+        yield Session(RoomAddress(url, spec.token, body, guard=guard))
         return
     began_s = anyio.current_time()
-    started = await _start(spec, http)
+    started = await _start(spec, http, guard)
     try:
+        if isinstance(started, StartedSession):
+            await check_ice_servers(started, spec.address, guard)
         yield Session(
             _room_of(spec, started, daily_domains), started.session_id, _asks_for_end_state(spec, http, started)
         )
@@ -208,7 +218,9 @@ async def started_session(
             await _end(spec, http, started, anyio.current_time() - began_s)
 
 
-async def _start(spec: SessionSpec, http: httpx.AsyncClient) -> StartedSession | StartedDailySession:
+async def _start(
+    spec: SessionSpec, http: httpx.AsyncClient, guard: RoomGuard | None
+) -> StartedSession | StartedDailySession:
     """Start the session, as often as it takes and may."""
     on_cloud = spec.kind is SessionKind.PIPECAT_CLOUD
     transport = spec.transport or ("daily" if on_cloud else None)
@@ -225,6 +237,7 @@ async def _start(spec: SessionSpec, http: httpx.AsyncClient) -> StartedSession |
                 body=spec.body,
                 room_properties=spec.room_properties,
                 timeout_s=spec.start_timeout_s - (anyio.current_time() - began_s),
+                guard=guard,
             )
         except SessionNotStarted as error:
             passed_s = anyio.current_time() - began_s

@@ -1,36 +1,25 @@
-"""Whether a worker could take runs: found out before it loads what calls need."""
+"""Whether a worker could take runs: found out before it loads what calls need, and before it takes one."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
-import anyio.to_thread
-import sqlalchemy as sa
 from loguru import logger
-from pydantic import SecretStr
-from sqlalchemy.exc import SQLAlchemyError
 
-from runner.dispatch.engines import lease_engine
-from runner.dispatch.errors import QueueError
 from runner.errors import UsageError
-from runner.records.data_dir import private_folder
-from runner.records.database import Database, driver_says
-from runner.records.keys import find_key
-from runner.records.tables import WorkerRow
+from runner.files import private_folder
 from runner.worker.errors import RecordError
 from runner.worker.record_client import REFUSED, RecordClient
 
 
-async def check(database_url: str, record: RecordClient, key: SecretStr) -> None:
-    """See that the queue's database is there, and that the record takes the key. It need not answer yet.
+async def check_record(record: RecordClient) -> None:
+    """See that the record takes the key, and speaks as this worker does. It need not answer yet.
 
     Raises:
-        UsageError: The database is not there or has no tables or is another record's, the record refuses the key, or
-            there is no record.
-        QueueError: The database can't be reached.
+        UsageError: It refuses the key, is of another version, or there is no record.
     """
-    await anyio.to_thread.run_sync(check_database, database_url)
     try:
-        await record.knock()
+        await record.hello()
     except RecordError as error:
         if error.status in REFUSED:
             raise UsageError(
@@ -38,33 +27,10 @@ async def check(database_url: str, record: RecordClient, key: SecretStr) -> None
                 "`scenario-runner keys create --kind worker` makes one"
             ) from None
         if not error.transient:
-            # Every run that it were given would be lost on it.
-            raise UsageError(f"{error}; is it the record's address?") from None
+            # It could neither be given runs nor report any.
+            hint = "; is it the record's address?" if error.status not in (None, 426) else ""
+            raise UsageError(f"{error}{hint}") from None
         logger.warning("{}; runs wait for that", error)
-    else:
-        await check_same(database_url, key)
-
-
-async def check_same(database_url: str, key: SecretStr) -> None:
-    """See that a database is that of a record that has just taken a key: otherwise it was made there.
-
-    Raises:
-        UsageError: It is not.
-        QueueError: It can't be reached.
-    """
-    database = Database(database_url)
-    try:
-        async with database.reading() as session:
-            is_known = await find_key(session, key.get_secret_value().strip()) is not None
-    except SQLAlchemyError as error:
-        raise QueueError(f"{database.name}: can't be read ({driver_says(database.url, error)})") from None
-    finally:
-        await database.close()
-    if not is_known:
-        raise UsageError(
-            f"{database.name}: is not the database of the record at the record's address, which knows this worker's "
-            "key; --database-url and --record-url must be of the same record"
-        )
 
 
 def check_outbox(folder: Path) -> None:
@@ -81,25 +47,12 @@ def check_outbox(folder: Path) -> None:
         raise UsageError(f"{folder}: can't be written ({error.strerror})") from None
 
 
-def check_database(url: str) -> None:
-    """See that the queue's database is there. Blocks for seconds at most.
-
-    Raises:
-        UsageError: It is not, or has no tables.
-        QueueError: It can't be reached.
-    """
-    database = Database(url)
-    parsed = sa.make_url(database.url)
-    hint = "run `scenario-runner migrate`, or start the API first"
-    if parsed.drivername == "sqlite" and not Path(parsed.database or "").is_file():
-        raise UsageError(f"{database.name}: is not there; {hint}")
-    engine = lease_engine(database.url)
+def lack_of_space(folder: Path, min_free_bytes: int) -> str:
+    """Return why a call's recording and outcome could not be kept in a folder; nothing if they could."""
     try:
-        with engine.connect() as connection:
-            has_tables = sa.inspect(connection).has_table(WorkerRow.__tablename__)
-    except SQLAlchemyError as error:
-        raise QueueError(f"{database.name}: can't be opened ({driver_says(database.url, error)})") from None
-    finally:
-        engine.dispose()
-    if not has_tables:
-        raise UsageError(f"{database.name}: has no tables, or those of another version; {hint}")
+        free_bytes = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"its folder for outcomes can't be read ({error.strerror})"
+    if free_bytes >= min_free_bytes:
+        return ""
+    return f"its disk is full ({free_bytes / 1e6:.0f} MB free, and it needs {min_free_bytes / 1e6:.0f})"

@@ -16,12 +16,12 @@ import anyio
 import httpx
 from loguru import logger
 
-from runner.api.logs import log_as_json
 from runner.errors import USAGE_EXIT_CODE, RunnerError, UsageError
-from runner.records.data_dir import data_dir
-from runner.records.database import database_url
+from runner.files import private_folder
+from runner.json_log import log_as_json
 from runner.settings import Settings, load_settings
-from runner.worker.checks import check, check_outbox
+from runner.worker.checks import check_outbox, check_record
+from runner.worker.folders import OUTBOX
 from runner.worker.orders import DRAIN, HURRY
 from runner.worker.record_client import RecordClient
 
@@ -53,18 +53,17 @@ async def _run(name: str, settings: Settings, supervisor: _Supervisor) -> None:
     worker = settings.worker
     if worker.record_url is None or worker.key is None:
         raise UsageError("a worker's process is started by `scenario-runner worker`")
-    url = database_url(settings.server)
     try:
         client = httpx.AsyncClient(base_url=worker.record_url)
     except httpx.InvalidURL as error:
         raise UsageError(f"the record's address is none: {error}") from None
     async with client as http:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            await check(url, RecordClient(http, worker.key), worker.key)
+            await check_record(RecordClient(http, worker.key))
             # Loads what calls need, for seconds.
-            from runner.worker.process import OUTBOX_FOLDER, WorkerProcess
+            from runner.worker.process import WorkerProcess
 
-            check_outbox(data_dir(settings.server) / OUTBOX_FOLDER)
+            check_outbox(private_folder(worker.data_dir) / OUTBOX)
 
             def say() -> None:
                 supervisor.tell(process.status.model_dump_json())
@@ -85,7 +84,7 @@ async def _run(name: str, settings: Settings, supervisor: _Supervisor) -> None:
                 async for _ in signals:
                     process.stop()
 
-            process = WorkerProcess(settings, http, worker.key, url, name, on_change=say)
+            process = WorkerProcess(settings, http, worker.key, name, on_change=say)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(obey_signals)
                 tasks.start_soon(obey)

@@ -16,3 +16,7 @@ class RecordError(RunnerError):
         super().__init__(message)
         self.transient = transient
         self.status = status
+
+
+class GivenUp(RunnerError):
+    """The record has given this worker up for lost: what it had is somebody else's."""

@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from runner.api.metrics import CONTENT_TYPE
-from runner.web import WebServer
+from runner.web import METRICS_TYPE, WebServer
 from runner.worker.status import STATES, WorkerStatus
 from runner.worker.supervisor import Child
 
@@ -24,7 +23,7 @@ _PREFIX = "scenario_runner_worker_process_"
 _GAUGES: tuple[tuple[str, str, Callable[[WorkerStatus], float]], ...] = (
     ("calls_live", "Runs that are worked on.", lambda status: status.live),
     ("calls_limit", "How many calls are made at once.", lambda status: status.calls),
-    ("reports_waiting", "Outcomes on disk that the record has not taken.", lambda status: status.held),
+    ("reports_waiting", "Outcomes on disk that the record has not taken.", lambda status: status.kept),
     (
         "loop_lag_seconds",
         "The longest the event loop was late within the last seconds.",
@@ -90,7 +89,7 @@ def health_app(children: Sequence[Child]) -> Starlette:
         )
 
     async def metrics(request: Request) -> Response:
-        return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE})
+        return Response(generate_latest(registry), headers={"Content-Type": METRICS_TYPE})
 
     return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])
 

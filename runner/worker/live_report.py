@@ -18,10 +18,9 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.evaluation.verdicts import ExpectationVerdict
-from runner.records.statuses import RunStatus
+from runner.protocol.messages import Job, Order, RunNow
 from runner.worker.errors import RecordError
-from runner.worker.progress import Progress
-from runner.worker.record_client import Job, RecordClient, RunOrder, RunProgress
+from runner.worker.record_client import RecordClient
 
 BATCH_INTERVAL_S = 0.25
 MAX_BATCH = 200
@@ -46,23 +45,23 @@ _SAID = (
 class LiveReport:
     """Watches a call for the record (see :class:`runner.calls.request.CallWatcher`).
 
-    How far it has come is told again until the call is over. What happens in it is told while somebody watches, and
-    may get lost on the way.
+    How far it has come is told with the worker's polls. What happens in it is told while somebody watches, and may
+    get lost on the way.
 
     Args:
         record: The record.
         job: The run.
-        progress: Tells how far all runs of this process have come.
+        moved: Is called when the run has come further.
         cancel: Is called once when the record wants the run to end.
     """
 
-    def __init__(self, record: RecordClient, job: Job, progress: Progress, cancel: Callable[[], None]):
+    def __init__(self, record: RecordClient, job: Job, moved: Callable[[], None], cancel: Callable[[], None]):
         self._record = record
         self._job = job
-        self._progress = progress
+        self._moved = moved
         self._cancel = cancel
-        self._cancelled = False
-        self._status = RunStatus.RUNNING
+        self._is_ending = False
+        self._is_evaluating = False
         self._joined = False
         self.said = False
         """Whether anything was said or published in it."""
@@ -75,30 +74,35 @@ class LiveReport:
         self._something_to_tell = anyio.Event()
 
     @property
-    def progress(self) -> RunProgress:
+    def now(self) -> RunNow:
         """How far it has come."""
-        job = self._job
-        return RunProgress(
-            run_id=job.run_id, attempt=job.attempt, status=self._status.value, joined=self._joined, said=self.said
+        return RunNow(
+            run_id=self._job.run_id,
+            attempt=self._job.attempt,
+            is_evaluating=self._is_evaluating,
+            joined=self._joined,
+            said=self.said,
+            is_watched=self._is_watched,
+            is_ending=self._is_ending,
         )
 
     def begin_again(self) -> None:
         """Note that the call is made again: what was said before counts all the same."""
         self.has_begun = False
-        self._status = RunStatus.RUNNING
+        self._is_evaluating = False
 
     def fact(self, event: TimelineEvent) -> None:
         """See a fact."""
         self.has_begun = True
-        before = (self._status, self._joined, self.said)
+        before = self.now
         if isinstance(event, RoomEntered):
             self._joined = True
         elif isinstance(event, CallEnded):
-            self._status = RunStatus.EVALUATING
+            self._is_evaluating = True
         elif isinstance(event, _SAID):
             self.said = True
-        if before != (self._status, self._joined, self.said):
-            self._progress.moved()
+        if before != self.now:
+            self._moved()
         text = event.model_dump_json()
         if len(text) > MAX_EVENT_CHARACTERS:
             text = f'{{"type": "{event.type}", "at_ns": {event.at_ns}, "left_out_characters": {len(text)}}}'
@@ -112,24 +116,19 @@ class LiveReport:
     def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
         """Hear a side: the recording comes with the outcome."""
 
-    def obey(self, order: RunOrder) -> None:
+    def obey(self, order: Order) -> None:
         """Do what the record wants."""
-        if (order.cancel_requested or not order.counts) and not self._cancelled:
-            self._cancelled = True
+        if (order.is_cancelled or not order.counts) and not self._is_ending:
+            self._is_ending = True
             self._cancel()
-        self._is_watched = order.events_from is not None
-        if order.events_from is not None:
-            # What is told twice is passed over there.
-            self._sent = order.events_from
+        was_watched, self._is_watched = self._is_watched, order.counts and order.is_watched
+        if self._is_watched and not was_watched:
+            # From the beginning: what is there already is passed over.
+            self._sent = 0
             self._something_to_tell.set()
 
     async def run(self) -> None:
-        """Tell and obey until cancelled."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._progress.tell, self)
-            tasks.start_soon(self._tell_facts)
-
-    async def _tell_facts(self) -> None:
+        """Tell what happens, while somebody watches, until cancelled."""
         while True:
             await self._something_to_tell.wait()
             await anyio.sleep(BATCH_INTERVAL_S)
@@ -137,12 +136,14 @@ class LiveReport:
             while self._is_watched and (batch := self._batch()):
                 first = self._sent
                 try:
-                    await self._record.events(self._job.run_id, self._job.attempt, batch, first=first)
+                    wanted = await self._record.events(self._job.run_id, self._job.attempt, batch, first=first)
                 except RecordError as error:
                     # Nothing that goes wrong here touches the call.
                     logger.debug("run {}: {}", self._job.run_id, error)
+                    self._something_to_tell.set()
                     break
-                self._sent = first + len(batch)
+                # Who came to watch meanwhile may lack what was told before.
+                self._sent = first + len(batch) if wanted is None else min(wanted, first + len(batch))
 
     def _batch(self) -> list[str]:
         """Return the next facts to tell, and let :attr:`_sent` be the place of the first."""

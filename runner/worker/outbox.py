@@ -9,32 +9,31 @@ a process ends, however it ends: a folder whose lock is free was left behind, an
 """
 
 import fcntl
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 from loguru import logger
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from bots.timeline import EndedReason
 from runner.calls import recording, run_file, timeline
 from runner.evaluation.verdicts import Cause
-from runner.files import write_atomically
-from runner.records.data_dir import private_folder
-from runner.records.statuses import RunStatus
+from runner.files import private_folder, write_atomically
+from runner.protocol.messages import MAX_RUNS, Kept, Problem, Receipt, Report
 from runner.worker.errors import RecordError
-from runner.worker.record_client import Problem, RecordClient, RunProgress
+from runner.worker.folders import REPORT
+from runner.worker.record_client import RecordClient
 from runner.worker.retries import retried
 
-FILE_NAME = "report.json"
 ARTEFACTS = (recording.FILE_NAME, timeline.FILE_NAME, run_file.FILE_NAME)
 ASIDE = "aside"
 """The folder for reports that are none, or that the record refuses for good."""
@@ -44,60 +43,19 @@ SWEEP_INTERVAL_S = 30.0
 """How often to look for what others left behind."""
 
 ADOPTED_AT_ONCE = 4
-UPLOAD_PATIENCE_S = 60.0
+"""How many reports of dead workers are delivered at once."""
+
+OWED_AT_ONCE = 4
+"""How many calls' files are uploaded at once whose outcome did not wait for them: while the store is full they
+become many."""
+
+UPLOAD_PATIENCE_S = 20.0
 """How long uploads may hold an outcome back while the record fails at them, as it does without its store."""
 
 _LOCK_SUFFIX = ".lock"
 _CALL_FOLDER = re.compile(r"([1-9]\d{0,18})-([1-9]\d{0,9})")
 _GONE = frozenset({404, 409})
 _AWAY = frozenset({502, 503, 504})
-
-
-class GiveBack(BaseModel):
-    """That a run was broken off, and somebody else may take it.
-
-    Attributes:
-        detail: Why, in one line.
-        said: Whether anything was said or published in it.
-        may_end: Whether the run may end by it, so that its facts are worth keeping.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    detail: str
-    said: bool
-    may_end: bool
-
-
-class Report(BaseModel):
-    """What there is to report of an attempt at a run: one of three things.
-
-    Attributes:
-        run_id: The run.
-        attempt: The attempt.
-        run: ``run.json`` without its script.
-        problem: Why there was no call.
-        back: That it is given back.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    run_id: int
-    attempt: int
-    run: dict[str, Any] | None = Field(default=None, repr=False)
-    problem: Problem | None = None
-    back: GiveBack | None = None
-
-    @model_validator(mode="after")
-    def _is_one(self) -> Self:
-        if sum(what is not None for what in (self.run, self.problem, self.back)) != 1:
-            raise ValueError("is none, or more than one")
-        return self
-
-    @property
-    def may_end(self) -> bool:
-        """Whether the run may end by it."""
-        return self.back is None or self.back.may_end
 
 
 @dataclass(eq=False)
@@ -107,18 +65,20 @@ class Parcel:
     Attributes:
         run_id: The run.
         attempt: The attempt.
+        executor: The worker whose run it was.
         folder: The folder.
         report: What to report; None where there are facts and nothing else, for its process was killed.
         handed_in: Set when the record has it, or does not want it, or it can't be delivered; None if nobody waits.
-        is_void: Whether the record does not want it.
+        is_told: Whether the record has the report.
     """
 
     run_id: int
     attempt: int
+    executor: str
     folder: Path
     report: Report | None
     handed_in: anyio.Event | None = None
-    is_void: bool = False
+    is_told: bool = False
 
 
 class Outbox:
@@ -127,7 +87,7 @@ class Outbox:
     Args:
         folder: The folder that all processes of this machine share; is made.
         record: Where reports go.
-        changed: Is called when :attr:`held` or :attr:`outcomes` has changed.
+        changed: Is called when :attr:`kept` has changed.
     """
 
     def __init__(self, folder: Path, record: RecordClient, *, changed: Callable[[], None] = lambda: None):
@@ -139,13 +99,10 @@ class Outbox:
         self._starting: list[tuple[Shelf, Parcel]] = []
         self._woken = anyio.Event()
         self._adopting = anyio.CapacityLimiter(ADOPTED_AT_ONCE)
+        self._owing = anyio.CapacityLimiter(OWED_AT_ONCE)
         self._complained: set[Path] = set()
-        self.held: tuple[int, ...] = ()
-        """The runs whose report is on disk, and that the record has not taken."""
-        self.outcomes: tuple[tuple[int, int], ...] = ()
-        """Those of them that may end by it, each with its attempt: the rest waits for another worker."""
-        self.adopted = 0
-        """How many dead workers were found so far that had left something."""
+        self.kept: tuple[Kept, ...] = ()
+        """The reports that are on disk, and that the record has not taken."""
 
     def open(self, executor: str) -> "Shelf":
         """Return a new folder for a worker of this process. Blocks.
@@ -218,55 +175,51 @@ class Outbox:
                 await anyio.to_thread.run_sync(self._tidy, shelf)
 
     async def _hand_in(self, shelf: "Shelf", parcel: Parcel) -> None:
+        """Deliver a call's folder. Its outcome waits for its files only for so long; then they come later."""
+        # What others left behind may be much: it comes besides what happens now.
+        async with self._adopting if parcel.handed_in is None else nullcontext():
+            is_owed = await self._report(shelf, parcel)
+        if is_owed:
+            if parcel.handed_in is not None:
+                parcel.handed_in.set()
+            async with self._owing:
+                await self._upload(parcel)
+
+    async def _report(self, shelf: "Shelf", parcel: Parcel) -> bool:
+        """Report what came of a call, and return whether files of it come later."""
         run_id, report = parcel.run_id, parcel.report
-        if parcel.is_void:
-            logger.info("run {}: what a worker left of it does not count any more", run_id)
-            return
-        if report is None or report.may_end:
-            # First: an outcome never points at nothing.
-            await self._upload(parcel)
+        owed = await self._upload(parcel, patience_s=UPLOAD_PATIENCE_S) if report is None or report.may_end else ()
         if report is None:
             logger.info("run {}: what a killed worker left of it was seen to", run_id)
-            return
+            return False
+        report = report.model_copy(update={"owed": owed})
         try:
-            said = await (self._told(report) if report.back is None else self._gave_back(report, report.back))
+            receipt = await retried(lambda: self._record.report(report))
         except RecordError as error:
             logger.error("run {}: its outcome was refused: {}", run_id, error)
-            refused = f"the record refused the outcome: {error}"
-            problem = Problem(cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=refused)
+            detail = f"the record refused the outcome: {error}"
+            problem = Problem(cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=detail)
+            instead = Report(
+                run_id=run_id, attempt=report.attempt, executor=report.executor, problem=problem, owed=owed
+            )
             try:
-                said = await self._told(Report(run_id=run_id, attempt=report.attempt, problem=problem))
+                receipt = await retried(lambda: self._record.report(instead))
             except RecordError as refusal:
                 logger.error("run {}: and so was that: {}", run_id, refusal)
                 await anyio.to_thread.run_sync(self._put_aside, shelf, parcel)
-                return
-        logger.info("run {}: {}", run_id, said)
+                return False
+        logger.info("run {}: {}", run_id, _in_words(report, receipt))
+        parcel.is_told = True
+        self._note()
+        return bool(owed) and receipt.counted
 
-    async def _told(self, report: Report) -> str:
-        """Report an outcome, and return what came of that.
+    async def _upload(self, parcel: Parcel, *, patience_s: float = math.inf) -> tuple[str, ...]:
+        """Upload what there is of a call; return the names of what could not be taken in time.
 
-        Raises:
-            RecordError: It was refused.
+        Args:
+            parcel: The call's folder.
+            patience_s: How long the record may fail at it, as it does while its store is full.
         """
-        what = report.problem or report.run or {}
-        accepted = await retried(lambda: self._record.outcome(report.run_id, report.attempt, what))
-        return "reported" if accepted else "reported, and did not count any more"
-
-    async def _gave_back(self, report: Report, back: GiveBack) -> str:
-        """Give a run back, and return what came of that.
-
-        Raises:
-            RecordError: It was refused.
-        """
-        again = await retried(
-            lambda: self._record.release(report.run_id, report.attempt, detail=back.detail, said=back.said)
-        )
-        if again is None:
-            return "given back, and did not count any more"
-        return "given back, and waits for another worker" if again else "given back, and ended"
-
-    async def _upload(self, parcel: Parcel) -> None:
-        """Upload what there is of a call."""
         failing_since_s: float | None = None
 
         def gives_up(error: RecordError) -> bool:
@@ -275,29 +228,41 @@ class Outbox:
                 # The outcome could not be told either.
                 return False
             failing_since_s = failing_since_s or anyio.current_time()
-            return anyio.current_time() - failing_since_s >= UPLOAD_PATIENCE_S
+            return anyio.current_time() - failing_since_s >= patience_s
 
+        owed: list[str] = []
         for name in ARTEFACTS:
             path = parcel.folder / name
             if not await anyio.Path(path).is_file():
                 continue
             try:
                 await retried(
-                    lambda name=name, path=path: self._record.put_artefact(parcel.run_id, parcel.attempt, name, path),
+                    lambda name=name, path=path: self._record.put_artefact(
+                        parcel.run_id, parcel.attempt, parcel.executor, name, path
+                    ),
                     gives_up=gives_up,
                 )
             except (RecordError, OSError) as error:
                 if isinstance(error, RecordError) and error.status in _GONE:
-                    return
+                    return ()
                 logger.warning("run {}: {} could not be uploaded: {}", parcel.run_id, name, error)
+                if isinstance(error, RecordError) and error.transient:
+                    owed.append(name)
+        return tuple(owed)
 
     def _note(self) -> None:
-        reports = [p for shelf in self._shelves.values() for p in shelf.parcels if p.report is not None]
-        held = tuple(sorted({parcel.run_id for parcel in reports}))
-        ends = {(parcel.run_id, parcel.attempt) for parcel in reports if parcel.report and parcel.report.may_end}
-        outcomes = tuple(sorted(ends))
-        if (held, outcomes) != (self.held, self.outcomes):
-            self.held, self.outcomes = held, outcomes
+        reports = [
+            parcel.report
+            for shelf in self._shelves.values()
+            for parcel in shelf.parcels
+            if parcel.report is not None and not parcel.is_told
+        ]
+        kept = tuple(
+            Kept(run_id=report.run_id, attempt=report.attempt, may_end=report.may_end)
+            for report in sorted(reports, key=lambda report: (report.run_id, report.attempt))[:MAX_RUNS]
+        )
+        if kept != self.kept:
+            self.kept = kept
             self._changed()
 
     # What dead workers left behind.
@@ -310,29 +275,11 @@ class Outbox:
             return
         for shelf in found:
             self._shelves[shelf.executor] = shelf
-            self.adopted += bool(shelf.parcels)
             self._note()
             for parcel in list(shelf.parcels):
-                tasks.start_soon(self._deliver_adopted, shelf, parcel)
+                tasks.start_soon(self._deliver, shelf, parcel)
             if not shelf.parcels:
                 await anyio.to_thread.run_sync(self._tidy, shelf)
-
-    async def _deliver_adopted(self, shelf: "Shelf", parcel: Parcel) -> None:
-        async with self._adopting:
-            parcel.is_void = not await self._is_known(shelf, parcel)
-            await self._deliver(shelf, parcel)
-
-    async def _is_known(self, shelf: "Shelf", parcel: Parcel) -> bool:
-        """Return whether the record gave a run to the worker that left it: the record may be another one by now."""
-        told = RunProgress(
-            run_id=parcel.run_id, attempt=parcel.attempt, status=RunStatus.RUNNING.value, joined=False, said=False
-        )
-        try:
-            orders = await retried(lambda: self._record.progress([told]))
-        except RecordError as error:
-            logger.warning("run {}: {}", parcel.run_id, error)
-            return True
-        return any(order.executor == shelf.executor for order in orders)
 
     def _find(self) -> list["Shelf"]:
         """Return the folders of dead workers, their locks held."""
@@ -342,7 +289,7 @@ class Outbox:
             for folder in sorted(shelf.path.glob("*")):
                 if (named := _CALL_FOLDER.fullmatch(folder.name)) is None:
                     continue
-                parcel = Parcel(int(named[1]), int(named[2]), folder, None)
+                parcel = Parcel(int(named[1]), int(named[2]), executor, folder, None)
                 if self._can_be_delivered(shelf, parcel):
                     shelf.parcels.append(parcel)
             if shelf.parcels:
@@ -361,10 +308,10 @@ class Outbox:
 
         What can't be read now, or is no report and can't be put aside, stays for the next time somebody looks.
         """
-        path = parcel.folder / FILE_NAME
+        path = parcel.folder / REPORT
         try:
             report = Report.model_validate_json(path.read_bytes())
-            if (report.run_id, report.attempt) != (parcel.run_id, parcel.attempt):
+            if (report.run_id, report.attempt, report.executor) != (parcel.run_id, parcel.attempt, parcel.executor):
                 raise ValueError("is of another run")
             parcel.report = report
         except FileNotFoundError:
@@ -398,7 +345,7 @@ class Outbox:
         aside = self._folder / ASIDE
         name = f"{shelf.executor}-{parcel.folder.name}.json"
         aside.mkdir(mode=0o700, exist_ok=True)
-        (parcel.folder / FILE_NAME).replace(aside / name)
+        (parcel.folder / REPORT).replace(aside / name)
         with suppress(FileNotFoundError):
             # Another process may be at it.
             for old in sorted(aside.iterdir(), key=lambda path: path.stat().st_mtime)[:-MAX_ASIDE]:
@@ -451,8 +398,18 @@ class Shelf:
         with anyio.CancelScope(shield=True):
             report = await anyio.to_thread.run_sync(_keep, folder, report)
         handed_in = anyio.Event()
-        self._start(self, Parcel(report.run_id, report.attempt, folder, report, handed_in))
+        self._start(self, Parcel(report.run_id, report.attempt, report.executor, folder, report, handed_in))
         return handed_in
+
+
+def _in_words(report: Report, receipt: Receipt) -> str:
+    """Return what came of a report."""
+    told = "reported" if report.back is None else "given back"
+    if not receipt.counted:
+        return f"{told}, and did not count any more"
+    if report.back is None:
+        return told
+    return f"{told}, and {'waits for another worker' if receipt.waits_again else 'ended'}"
 
 
 def _keep(folder: Path, report: Report) -> Report:
@@ -464,11 +421,11 @@ def _keep(folder: Path, report: Report) -> Report:
         logger.error("run {}: its outcome can't be written down ({})", report.run_id, type(error).__name__)
         detail = f"our own error: the outcome can't be written down ({type(error).__name__})"
         problem = Problem(cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=detail)
-        report = Report(run_id=report.run_id, attempt=report.attempt, problem=problem)
+        report = Report(run_id=report.run_id, attempt=report.attempt, executor=report.executor, problem=problem)
         text = report.model_dump_json()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(folder / FILE_NAME, text)
+        write_atomically(folder / REPORT, text)
     except OSError as error:
         # It is reported all the same, as long as this process lives.
         logger.error("run {}: its outcome can't be written to disk ({})", report.run_id, error.strerror)

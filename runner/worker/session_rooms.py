@@ -10,29 +10,47 @@ import httpx
 from pydantic import ValidationError
 
 from runner.errors import UsageError
+from runner.protocol.messages import Job
+from runner.rooms.allowed import RoomGuard
 from runner.rooms.urls import RoomKind, room_kind
 from runner.sessions.pipecat_cloud import CLOUD_URL
 from runner.sessions.start import Session, SessionKind, SessionSpec, is_session_offer, started_session
-from runner.worker.record_client import Job
+from runner.settings import Settings
 
 _CLOUD_START = re.compile(re.escape(CLOUD_URL) + r"/v1/public/([^/?#]+)/start/?")
 
 
 @asynccontextmanager
-async def room_of(job: Job, http: httpx.AsyncClient, daily_domains: Sequence[str]) -> AsyncGenerator[Session]:
+async def room_of(job: Job, http: httpx.AsyncClient, settings: Settings) -> AsyncGenerator[Session]:
     """Yield a run's session and its room; a session started for it ends with the context.
 
     Args:
         job: The run.
         http: Client for requests to the agent's side.
-        daily_domains: Hosts that are Daily rooms, besides ``*.daily.co``.
+        settings: The worker's: which hosts are Daily rooms besides ``*.daily.co``. Which may be asked at all the
+            record says.
 
     Raises:
         UsageError: The run has neither a room nor a way to start a session, or one that can't be used.
         RoomError: No session was started.
     """
-    async with started_session(_session(job), http, daily_domains=daily_domains) as session:
+    rules = {"allowed_rooms": list(job.allowed_rooms), "allow_loopback": job.allow_loopback}
+    guard = RoomGuard(settings.model_copy(update={"server": settings.server.model_copy(update=rules)}))
+    domains = settings.room.daily_domains
+    async with started_session(_session(job), http, daily_domains=domains, guard=guard) as session:
         yield replace(session, address=replace(session.address, participant_name=job.participant_name))
+
+
+def starts_anew(job: Job, daily_domains: Sequence[str]) -> bool:
+    """Return whether a session is started for every call of a run, also where another worker makes it.
+
+    Args:
+        job: The run.
+        daily_domains: Hosts that are Daily rooms, besides ``*.daily.co``.
+    """
+    if job.room_url is None:
+        return job.session is not None
+    return room_kind(job.room_url, list(daily_domains)) is RoomKind.PIPECAT_RUNNER
 
 
 def takes_another_call(job: Job, daily_domains: Sequence[str]) -> bool:

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from runner.dispatch.states import WorkerState
+from runner.protocol.states import WorkerState
 
 STARTING = "starting"
 """The state of a process that is no worker yet, or no more. The others are those of workers."""
@@ -18,9 +18,11 @@ class WorkerStatus(BaseModel):
 
     Attributes:
         state: What it is ready for.
+        why: Why it takes no runs, if it takes none for now.
+        executor: Its id; None where it is no worker yet.
         live: How many runs it works on.
         calls: How many calls it makes at once.
-        held: How many outcomes it has on disk that the record has not taken.
+        kept: How many outcomes it has on disk that the record has not taken.
         loop_lag_ms: The longest its event loop was late within the last seconds.
         underruns: How often a call had no audio to send.
         calls_made: How many calls it began.
@@ -31,9 +33,11 @@ class WorkerStatus(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     state: str = STARTING
+    why: str = ""
+    executor: str | None = None
     live: int = 0
     calls: int = 0
-    held: int = 0
+    kept: int = 0
     loop_lag_ms: float = 0.0
     underruns: int = 0
     calls_made: int = 0

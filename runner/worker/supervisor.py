@@ -4,17 +4,18 @@ import json
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
-from anyio.abc import ByteReceiveStream, Process, TaskStatus
+from anyio.abc import ByteReceiveStream, Process, TaskGroup, TaskStatus
 from loguru import logger
 from pydantic import ValidationError
 
-from runner.dispatch.states import WorkerState
 from runner.errors import UsageError
+from runner.protocol.states import WorkerState
 from runner.worker.orders import DRAIN, HURRY
 from runner.worker.status import SILENT, STARTING, WorkerStatus
 
@@ -83,7 +84,8 @@ class Supervisor:
         names: What the worker in each of them is called.
         env: The environment of them all: their settings.
         drain_limit_s: How long their calls may last once they are told to stop.
-        ready: Is called once, when all of them take runs.
+        ready: Is called once, when all of them take runs, or say why they don't for now.
+        report_gone: Tells the record that a worker is dead, by its id: its runs need not wait for its lease to end.
         command: What starts a process; its worker's name is added.
     """
 
@@ -94,6 +96,7 @@ class Supervisor:
         *,
         drain_limit_s: float,
         ready: Callable[[], None] = lambda: None,
+        report_gone: Callable[[str], Coroutine[Any, Any, None]] | None = None,
         # What lies in the working directory is none of ours.
         command: Sequence[str] = (sys.executable, "-P", "-m", "runner.worker.child"),
     ):
@@ -102,6 +105,7 @@ class Supervisor:
         self._command = command
         self._drain_limit_s = drain_limit_s
         self._ready = ready
+        self._report_gone = report_gone
         self._started: set[str] = set()
         self._failure: str | None = None
         self._stopping = anyio.Event()
@@ -115,7 +119,7 @@ class Supervisor:
         """
         async with anyio.create_task_group() as tasks:
             for child in self.children:
-                tasks.start_soon(self._keep, child)
+                tasks.start_soon(self._keep, tasks, child)
         if self._failure is not None:
             raise UsageError(self._failure)
 
@@ -137,7 +141,7 @@ class Supervisor:
         self._stopping.set()
         self._hurrying.set()
 
-    async def _keep(self, child: Child) -> None:
+    async def _keep(self, tasks: TaskGroup, child: Child) -> None:
         wait_s = FIRST_WAIT_S
         while not self._stopping.is_set():
             child.started_s, child.said_s, child.error = time.monotonic(), None, None
@@ -147,8 +151,11 @@ class Supervisor:
                 code = None
                 logger.error("worker {}: can't be started ({})", child.name, error.strerror)
             child.is_running = False
+            executor = child.status.executor
+            if code != 0 and executor is not None and self._report_gone is not None:
+                tasks.start_soon(self._report_gone, executor)
             # What it said last is over.
-            child.status = child.status.model_copy(update={"state": STARTING, "live": 0})
+            child.status = child.status.model_copy(update={"state": STARTING, "executor": None, "live": 0})
             if self._stopping.is_set():
                 break
             if child.error is not None and not self._started:
@@ -232,7 +239,7 @@ class Supervisor:
             logger.warning("worker {}: says something that is no status", child.name)
             return
         child.said_s = time.monotonic()
-        if child.status.state == WorkerState.TAKING and child.name not in self._started:
+        if child.status.state in (WorkerState.TAKING, WorkerState.PAUSED) and child.name not in self._started:
             self._started.add(child.name)
             if len(self._started) == len(self.children):
                 self._ready()

@@ -2,18 +2,21 @@
 
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
 import httpx
+from anyio.abc import TaskGroup
 from loguru import logger
 
 from bots.caller.script import Script
+from bots.masking import masked
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, EndedReason, RoomEntered, TimelineEvent
 from runner.calls import run_file
 from runner.calls.call import Call
@@ -22,22 +25,16 @@ from runner.calls.run_file import EarlierAttempt, Run, earlier_attempt, reason_t
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause, ExpectationVerdict
+from runner.protocol.messages import MAX_RUNS, GiveBack, Job, Order, Problem, Report, RunNow
 from runner.settings import Settings
-from runner.worker.asked import ask, judge_for
-from runner.worker.errors import RecordError
 from runner.worker.live_report import LiveReport
-from runner.worker.outbox import GiveBack, Report, Shelf
-from runner.worker.progress import Progress
-from runner.worker.record_client import REFUSED, Job, Problem, RecordClient
-from runner.worker.retries import retried
-from runner.worker.session_rooms import room_of, takes_another_call
+from runner.worker.outbox import Shelf
+from runner.worker.record_client import RecordClient
+from runner.worker.session_rooms import room_of, starts_anew, takes_another_call
 from runner.worker.watch import LoadWatch
 
-if TYPE_CHECKING:
-    from runner.judge.judge import LLMJudge
-
-CLAIM_PATIENCE_S = 180.0
-"""How long the record may not answer before a run is left to others."""
+LEAVING_LIMIT_S = 20.0
+"""How long runs that are broken off may take to end: to leave the room, and to be given back."""
 
 STOPPED_REPORT_LIMIT_S = 10.0
 """How long a run that was broken off may take to be given back; then that is left for the next start."""
@@ -86,45 +83,50 @@ class Counts:
 class _Live:
     """A run under way, and what is known of it; watches its call."""
 
-    def __init__(self, worker: "Worker", run_id: int, attempt: int):
+    def __init__(self, worker: "Worker", job: Job):
         self._worker = worker
-        self._claimed_s = 0.0
-        self.run_id = run_id
-        self.attempt = attempt
+        self._taken_s = time.monotonic()
+        self.job = job
         self.scope = anyio.CancelScope()
         """All of it, until its report is handed in."""
-        self.job: Job | None = None
+        self.told = LiveReport(worker.record, job, worker.changed, self.cancel)
         self.call: LiveCall | None = None
         self.preparing = anyio.CancelScope()
         """Until the call has begun, what prepares it can be cut off."""
-        self.judging = anyio.CancelScope()
-        """Once the call is over, what asks the judge can be cut off."""
-        self.told: LiveReport | None = None
+        self.confirmed = anyio.Event()
+        """The record knows that this worker has it, or does not want it any more."""
+        self.is_void = False
+        """It is not this worker's (any more)."""
         self.is_cancelled = False
         self.ended: EndedReason | None = None
         self.report: Report | None = None
         """What came of it, once that is known."""
         self.handed_in: anyio.Event | None = None
 
-    def begin(self, job: Job) -> None:
-        """Note that it is this worker's."""
-        self.job = job
-        self._claimed_s = time.monotonic()
+    @property
+    def key(self) -> tuple[int, int]:
+        """The run and the attempt."""
+        return self.job.run_id, self.job.attempt
+
+    def obey(self, order: Order) -> None:
+        """Do what the record wants."""
+        if not self.confirmed.is_set():
+            self.is_void = not order.counts
+            self.confirmed.set()
+        self.told.obey(order)
 
     def begin_again(self) -> None:
         """Note that its call is made again."""
         self.call = self.ended = None
-        self.preparing, self.judging = anyio.CancelScope(), anyio.CancelScope()
-        self._claimed_s = time.monotonic()
-        if self.told is not None:
-            self.told.begin_again()
+        self.preparing = anyio.CancelScope()
+        self._taken_s = time.monotonic()
+        self.told.begin_again()
 
     def cancel(self) -> None:
         """End it, because the record wants that."""
         self.is_cancelled = True
-        if self.call is not None and self.told is not None and self.told.has_begun:
+        if self.call is not None and self.told.has_begun:
             self.call.cancel("cancelled by request")
-            self.judging.cancel()
         else:
             self.preparing.cancel()
 
@@ -135,14 +137,13 @@ class _Live:
             counts.calls_made += 1
         elif isinstance(event, RoomEntered):
             counts.rooms_entered += 1
-            counts.setting_up_s += time.monotonic() - self._claimed_s
+            counts.setting_up_s += time.monotonic() - self._taken_s
         elif isinstance(event, CallerUnderrun):
             if self._worker.watch.underrun(time.monotonic()):
                 self._worker.changed()
         elif isinstance(event, CallEnded):
             self.ended = event.reason
-        if self.told is not None:
-            self.told.fact(event)
+        self.told.fact(event)
 
     def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
         """See verdicts: they come with the outcome."""
@@ -152,16 +153,18 @@ class _Live:
 
     def reported(self, what: dict[str, Any] | Problem) -> Report:
         """Return the report of what it came to."""
-        if isinstance(what, Problem):
-            return Report(run_id=self.run_id, attempt=self.attempt, problem=what)
-        return Report(run_id=self.run_id, attempt=self.attempt, run=what)
+        run, problem = (None, what) if isinstance(what, Problem) else (what, None)
+        return self._report(run=run, problem=problem)
 
     def given_back(self, detail: str) -> Report:
         """Return that it is given back."""
-        said = self.told is not None and self.told.said
-        starts_anew = self.job is not None and self.job.session is not None
-        back = GiveBack(detail=detail, said=said, may_end=said and not starts_anew)
-        return Report(run_id=self.run_id, attempt=self.attempt, back=back)
+        said = self.told.said
+        may_end = said and not starts_anew(self.job, self._worker.settings.room.daily_domains)
+        return self._report(back=GiveBack(detail=detail, said=said, may_end=may_end))
+
+    def _report(self, **what: Any) -> Report:
+        run_id, attempt = self.key
+        return Report(run_id=run_id, attempt=attempt, executor=self._worker.shelf.executor, **what)
 
 
 @dataclass
@@ -175,7 +178,7 @@ class Worker:
         make_call: Prepares a call.
         watch: Gets to know of calls without audio to send.
         counts: Is counted up.
-        changed: Is called when :attr:`live` has changed, or whether the worker is overloaded.
+        changed: Is called when there is something new to tell: of a run, or that the worker is overloaded.
     """
 
     settings: Settings
@@ -188,59 +191,112 @@ class Worker:
 
     def __post_init__(self) -> None:
         self._runs: dict[tuple[int, int], _Live] = {}
-        self._progress = Progress(self.record)
+        self._taken: deque[tuple[int, int]] = deque(maxlen=MAX_RUNS)
+        """The runs it took on last: an answer that was long on its way may bring one again that is over."""
+        self._tasks: TaskGroup | None = None
         self._given_up: str | None = None
         self._draining = anyio.Event()
-        self.live: tuple[int, ...] = ()
-        """The runs under way."""
+        self._ended = anyio.Event()
+        """A run has come to its end."""
+        self._patience: anyio.CancelScope | None = None
+        self._is_finished = anyio.Event()
+
+    @property
+    def runs(self) -> list[RunNow]:
+        """The runs under way, and how far they are."""
+        return [live.told.now for live in self._runs.values()]
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._given_up is not None or self._draining.is_set()
+
+    async def run(self) -> None:
+        """See runs through until :meth:`finish` has returned, or this is cancelled."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            await self._is_finished.wait()
+        self._tasks = None
+
+    def take(self, job: Job) -> None:
+        """Take a run on. The same one again changes nothing."""
+        live = _Live(self, job)
+        if self._tasks is None or self._is_ending or live.key in self._taken:
+            return
+        self._taken.append(live.key)
+        self._runs[live.key] = live
+        self._tasks.start_soon(self._see_through, live)
+        self.changed()
+
+    def obey(self, orders: Sequence[Order]) -> None:
+        """Do what the record wants about runs."""
+        for order in orders:
+            live = self._runs.get((order.run_id, order.attempt))
+            if live is not None:
+                live.obey(order)
 
     def give_up(self, reason: str) -> None:
         """Hang up everywhere at once, and take nothing more: somebody else may have been given what was here."""
         self._given_up = reason
+        self._break_off()
+
+    async def finish(self, limit_s: float) -> None:
+        """Wait for what is under way, at most for so long; the rest is broken off, and given back."""
+        self._draining.set()
+        with anyio.move_on_after(limit_s) as patience:
+            self._patience = patience
+            await self._until_idle()
+        self._break_off()
+        with anyio.move_on_after(LEAVING_LIMIT_S):
+            await self._until_idle()
+        self._is_finished.set()
+
+    def hurry(self) -> None:
+        """Let :meth:`finish` wait no longer."""
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def _break_off(self) -> None:
         for live in self._runs.values():
             live.scope.cancel()
 
-    def drain(self) -> None:
-        """Wait no longer than a moment for a record that does not take reports: the worker is to end."""
-        self._draining.set()
-
-    async def see_through(self, run_id: int, attempt: int) -> None:
-        """See a run through, from claiming it to reporting its outcome. Every error is an outcome."""
-        if self._given_up is not None or (run_id, attempt) in self._runs:
-            return
-        live = _Live(self, run_id, attempt)
-        self._runs[run_id, attempt] = live
-        self._note()
-        try:
-            with logger.contextualize(run_id=run_id, attempt=attempt):
-                # In a task of its own: the queue's is asyncio's, and may be cancelled in a way that no shield of
-                # anyio's holds off, in the middle of leaving a room. Here that comes as a cancellation of anyio's.
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._see_through, live)
-        finally:
-            del self._runs[run_id, attempt]
-            self._note()
-
-    def _note(self) -> None:
-        self.live = tuple(sorted({run_id for run_id, _ in self._runs}))
-        self.changed()
+    async def _until_idle(self) -> None:
+        while self._runs:
+            self._ended = anyio.Event()
+            await self._ended.wait()
 
     async def _see_through(self, live: _Live) -> None:
+        """See a run through, from taking it on to reporting its outcome. Every error is an outcome."""
+        run_id, attempt = live.key
         try:
-            with live.scope:
-                live.report = await self._work(live)
-                if live.report is not None:
-                    await self._hand_in(live, live.report)
-                return
-            await self._hand_in_given_up(live)
-        except anyio.get_cancelled_exc_class():
-            # Broken off from outside: the call has left its room, and its facts are on disk.
-            with anyio.move_on_after(STOPPED_REPORT_LIMIT_S, shield=True):
-                if self._given_up is None:
-                    await self._hand_in(live, live.report or await self._broken_off(live))
-                else:
-                    await self._hand_in_given_up(live)
-            raise
+            with logger.contextualize(run_id=run_id, attempt=attempt):
+                try:
+                    with live.scope:
+                        await live.confirmed.wait()
+                        if live.is_void:
+                            logger.info("run {}: not wanted any more", run_id)
+                            return
+                        live.report = live.reported(await self._attempt(live))
+                        await self._hand_in(live, live.report)
+                        return
+                    # Broken off: the call has left its room, and its facts are on disk.
+                    await self._hand_in_broken_off(live)
+                except anyio.get_cancelled_exc_class():
+                    await self._hand_in_broken_off(live)
+                    raise
+        finally:
+            del self._runs[live.key]
+            self._ended.set()
+            self.changed()
+
+    async def _hand_in_broken_off(self, live: _Live) -> None:
+        """Hand in what there is of a run that was broken off."""
+        with anyio.move_on_after(STOPPED_REPORT_LIMIT_S, shield=True):
+            report = live.report or await self._broken_off(live)
+            if self._given_up is None:
+                await self._hand_in(live, report)
+            elif live.handed_in is None:
+                # Most often this attempt does not count any more: the record learns of it, but nobody waits for that.
+                live.handed_in = await self.shelf.put(report)
 
     async def _hand_in(self, live: _Live, report: Report) -> None:
         """Write a report down, and wait until it is seen to."""
@@ -257,54 +313,25 @@ class Worker:
         await anyio.sleep(STOPPED_REPORT_LIMIT_S)
         scope.cancel()
 
-    async def _hand_in_given_up(self, live: _Live) -> None:
-        """Write down that a run is given back. The record learns of it, but nobody waits for that."""
-        if live.handed_in is None:
-            # Most often that is done already, and this attempt does not count any more.
-            live.handed_in = await self.shelf.put(live.given_back(self._given_up or STOPPED_DETAIL))
-
     async def _broken_off(self, live: _Live) -> Report:
-        """Return what there is to report of a run that was broken off from outside."""
+        """Return what there is to report of a run that was broken off."""
         if live.is_cancelled or live.ended not in (None, EndedReason.CANCELLED):
             # Its call was over, or was to be.
-            folder = self.shelf.folder(live.run_id, live.attempt)
+            folder = self.shelf.folder(*live.key)
             try:
                 run = await anyio.to_thread.run_sync(run_file.read_run, folder)
                 return live.reported(_dump(run) or _cancelled_before_its_call())
             except RunnerError:
                 if live.is_cancelled:
                     return live.reported(_cancelled_before_its_call())
-        return live.given_back(STOPPED_DETAIL)
+        return live.given_back(self._given_up or STOPPED_DETAIL)
 
-    async def _work(self, live: _Live) -> Report | None:
-        """Take a run and make its call; return what to report, or None if it is not this worker's any more."""
-        until_s = anyio.current_time() + CLAIM_PATIENCE_S
-        try:
-            job = await retried(
-                lambda: self.record.claim(live.run_id, live.attempt, self.shelf.executor),
-                gives_up=lambda error: error.status in REFUSED or anyio.current_time() > until_s,
-            )
-        except RecordError as error:
-            logger.warning("run {}: could not be taken on: {}", live.run_id, error)
-            if error.status in REFUSED:
-                # Giving it back would be refused as well; who does not list it any more is taken it from.
-                return None
-            if error.transient:
-                return live.given_back("its worker could not reach the record")
-            problem = Problem(cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=str(error))
-            return live.reported(problem)
-        if job is None:
-            logger.info("run {}: not wanted any more", live.run_id)
-            return None
-        live.begin(job)
-        return live.reported(await self._attempt(job, live))
-
-    async def _attempt(self, job: Job, live: _Live) -> dict[str, Any] | Problem:
+    async def _attempt(self, live: _Live) -> dict[str, Any] | Problem:
         """Make a run's call, and return what to report."""
-        live.told = told = LiveReport(self.record, job, self._progress, live.cancel)
+        job = live.job
         outcome: dict[str, Any] | Problem | None = None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(told.run)
+            tasks.start_soon(live.told.run)
             try:
                 outcome = _dump(await self._calls(job, live))
             except RoomError as error:
@@ -345,7 +372,7 @@ class Worker:
         if made is None or not earlier:
             return made
         made = made.model_copy(update={"earlier_attempts": earlier})
-        await anyio.to_thread.run_sync(write_run, self.shelf.folder(live.run_id, live.attempt), made)
+        await anyio.to_thread.run_sync(write_run, self.shelf.folder(*live.key), made)
         return made
 
     def _may_be_repeated(self, job: Job, live: _Live) -> bool:
@@ -353,27 +380,25 @@ class Worker:
         if live.is_cancelled or self._draining.is_set():
             return False
         # Where there is one agent in one room, it must not have met this caller.
-        unsaid = live.told is not None and not live.told.said
-        return unsaid or takes_another_call(job, self.settings.room.daily_domains)
+        return not live.told.said or takes_another_call(job, self.settings.room.daily_domains)
 
     async def _call(self, job: Job, live: _Live) -> Run | None:
         """Make a run's call; None if it was cancelled before."""
-        folder = self.shelf.folder(live.run_id, live.attempt)
+        folder = self.shelf.folder(*live.key)
         try:
             script = Script.model_validate(job.script)
         except ValueError as error:
             raise UsageError(f"the scenario is of another version of this program ({type(error).__name__})") from None
-        judge = judge_for(job.asked, self.settings.judge)
         made: Run | None = None
         with live.preparing:
             async with (
                 httpx.AsyncClient() as http,
-                room_of(job, http, self.settings.room.daily_domains) as session,
+                room_of(job, http, self.settings) as session,
             ):
                 request = CallRequest(
                     script=script,
                     address=session.address,
-                    data_message=None if job.data_message is None else DataMessage(job.data_message["value"]),
+                    data_message=_message(job),
                     transcribe=job.transcribe,
                     allow_unjudged=job.allow_unjudged,
                     notes=job.notes,
@@ -386,19 +411,7 @@ class Worker:
                     request, _settings_for(job, self.settings), folder, run_id=str(job.run_id), watcher=live
                 )
                 made = await live.call.make()
-        if made is not None and judge is not None:
-            with live.judging:
-                made = await _asked(made, folder, judge)
         return made
-
-
-async def _asked(run: Run, folder: Path, judge: "LLMJudge") -> Run:
-    """Return a run with what the judge says to it; as it is where that fails: nobody loses a call over it."""
-    try:
-        return await ask(run, folder, judge)
-    except Exception as error:
-        logger.opt(exception=True).error("run {}: could not be judged: {}", run.id, type(error).__name__)
-        return run
 
 
 def _settings_for(job: Job, settings: Settings) -> Settings:
@@ -432,12 +445,13 @@ def _cancelled_before_its_call() -> Problem:
     return Problem(cause=Cause.HARNESS, reason=EndedReason.CANCELLED, detail="cancelled before its call")
 
 
+def _message(job: Job) -> DataMessage | None:
+    message = job.data_message
+    return None if message is None else DataMessage(message["value"], message.get("shown"))
+
+
 def _safe(job: Job, detail: str) -> str:
     """Return a text in one line, without the run's secrets."""
-    text = " ".join(detail.split())
     session = job.session
     secrets = (job.token, *(() if session is None else (session.credential, session.private_key)))
-    for secret in secrets:
-        if secret is not None and secret.get_secret_value():
-            text = text.replace(secret.get_secret_value(), "***")
-    return text[:MAX_DETAIL_CHARACTERS]
+    return " ".join(masked(detail, secrets).split())[:MAX_DETAIL_CHARACTERS]

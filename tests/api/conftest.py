@@ -12,6 +12,8 @@ from pydantic import SecretStr
 
 from runner.api.app import create_app
 from runner.api.services import Services
+from runner.dispatch.dispatcher import Dispatcher
+from runner.dispatch.durable import Durable
 from runner.records.database import Database, database_url
 from runner.records.keys import KeyKind, create_key
 from runner.records.secrets import open_vault
@@ -22,17 +24,6 @@ from runner.settings import ServerSettings, Settings
 from tests.postgres import PostgresServer
 
 BASE_URL = "http://testserver"
-
-
-class Dispatch:
-    """Stands for what gives runs to workers."""
-
-    def __init__(self) -> None:
-        self.woken = 0
-        self.is_looking = True
-
-    def wake(self) -> None:
-        self.woken += 1
 
 
 @pytest.fixture(scope="session")
@@ -91,26 +82,39 @@ def record(request: pytest.FixtureRequest, server_settings: ServerSettings) -> N
 
 
 @pytest.fixture
-def dispatch() -> Dispatch:
-    return Dispatch()
-
-
-@pytest.fixture
-async def services(
-    record: None, server_settings: ServerSettings, dispatch: Dispatch, anyio_backend: str
-) -> AsyncIterator[Services]:
-    """What the routes work with."""
+async def services(record: None, server_settings: ServerSettings, anyio_backend: str) -> AsyncIterator[Services]:
+    """What the routes work with. Its dispatcher does not run (see ``dispatching``)."""
     settings = Settings(server=server_settings)
     database = Database(database_url(server_settings))
+    vault, store = open_vault(server_settings), open_store(server_settings)
+    durable = Durable(database, store, settings)
     yield Services(
         settings=settings,
         database=database,
-        vault=open_vault(server_settings),
-        store=open_store(server_settings),
-        wake=dispatch.wake,
-        dispatching=lambda: dispatch.is_looking,
+        vault=vault,
+        store=store,
+        dispatcher=Dispatcher(database, vault, settings),
+        durable=durable,
     )
+    await durable.close()
     await database.close()
+
+
+@pytest.fixture
+async def dispatching(services: Services) -> AsyncIterator[Dispatcher]:
+    """The dispatcher, which runs."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(services.dispatcher.run)
+        yield services.dispatcher
+        tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+def woken(services: Services) -> list[int]:
+    """Grows whenever something is committed that workers have to hear of. Not beside ``dispatching``."""
+    woken: list[int] = []
+    services.database.work_changed = lambda: woken.append(1)
+    return woken
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -15,10 +16,11 @@ from sqlalchemy.exc import OperationalError
 
 from runner.api.app import create_app
 from runner.api.services import Services
+from runner.dispatch import dispatcher
 from runner.records.database import Database
 from runner.records.tables import ResultRow, RunRow, WorkerRow, utc_now
-from tests.api.conftest import Dispatch, client_of, on_every_database
-from tests.api.test_worker_routes import WORKER, claimed, given, release, report, run_launched
+from tests.api.conftest import client_of, on_every_database
+from tests.api.test_worker_routes import REFUSED, claimed, given, release, report, run_launched
 from tests.records.giving import worker
 from tests.records.outcomes import outcome
 
@@ -31,13 +33,21 @@ async def test_the_process_answers_without_a_key(anonymous: httpx.AsyncClient) -
 
 
 async def test_it_is_ready_with_its_record_and_while_runs_are_looked_at(
-    anonymous: httpx.AsyncClient, dispatch: Dispatch
+    anonymous: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = await anonymous.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "database": True, "queue": True})
-    dispatch.is_looking = False
-    answer = await anonymous.get("/readyz")
     assert (answer.status_code, answer.json()) == (503, {"status": "not ready", "database": True, "queue": False})
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(services.dispatcher.run)
+        with anyio.fail_after(10):
+            while not services.dispatcher.is_looking:
+                await anyio.sleep(0.01)
+        answer = await anonymous.get("/readyz")
+        tasks.cancel_scope.cancel()
+    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "database": True, "queue": True})
+    # It has not looked for a while.
+    monkeypatch.setattr(dispatcher, "STALE_S", -1.0)
+    assert (await anonymous.get("/readyz")).json()["queue"] is False
 
 
 async def test_it_is_not_ready_without_its_tables(services: Services, tmp_path: Path) -> None:
@@ -103,10 +113,10 @@ async def test_what_waits_and_how_workers_fare_can_be_read(client: httpx.AsyncCl
         ):
             session.add(RunRow(result_id=result.id, project_id=1, scenario_name="x", snapshot={}, **values))
         load = {"loop_lag_ms": 250.0, "underruns": 3}
-        session.add(worker("one-1", calls=4, runs={"live": [1, 2], "held": [3]}, load=load))
+        session.add(worker("one-1", calls=4, runs={"live": [1, 2], "kept": [[3, 1, True]]}, load=load))
         # Its process was started anew while the one before it sees its calls through.
-        session.add(worker("two-1", state="draining", calls=2, runs={"live": [4], "held": []}))
-        session.add(worker("two-2", calls=2, runs={"live": [5], "held": []}))
+        session.add(worker("two-1", state="draining", calls=2, runs={"live": [4], "kept": []}))
+        session.add(worker("two-2", calls=2, runs={"live": [5], "kept": []}))
         session.add(worker("gone-1", state="lost", gone_at=now))
     found = await samples(client)
     prefix = "scenario_runner_"
@@ -160,12 +170,11 @@ async def test_how_long_a_run_waited_and_took_to_its_room_counts_once(
         joined = {"joined_at": at + timedelta(seconds=67)}
         await session.execute(update(RunRow).where(RunRow.id == delayed).values(**times, **joined))
         await session.execute(update(RunRow).where(RunRow.id == unjoined).values(**times))
-    error = {"attempt": 1, "error": {"cause": "room", "reason": "token-refused"}}
     for _ in range(2):
         await report(worker_client, delayed, outcome())
         # It was in the room, and the report of that got lost: how soon is not known.
         await report(worker_client, unjoined, outcome())
-        await worker_client.post(f"{WORKER}/{unclaimed}/outcome", json=error)
+        await report(worker_client, unclaimed, REFUSED)
     await release(worker_client, lost, said=True)
     found = await samples(client)
     queue, set_up = "scenario_runner_run_queue_seconds", "scenario_runner_run_setup_seconds"

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from runner.api.schemas import agents, cron_jobs, launch, personalities, results, scenarios, test_profiles
+from runner.api.schemas import agents, cron_jobs, launch, personalities, projects, results, scenarios, test_profiles
 from runner.api.services import Services
 from runner.records.honoured import NOT_KNOWN, agent_sentences, personality_sentences, scenario_sentences
 from runner.records.tables import Agent, Personality, ScenarioRow
@@ -117,7 +117,9 @@ WRITABLE: dict[type[BaseModel], dict[str, Kind | tuple[Kind, Any]]] = {
         "execution_mode": (REFUSED, "voice"),
         "notify_on": (REFUSED, "failure"),
     },
-    results.RerunBody: dict.fromkeys(("run_ids", "name"), HONOURED),
+    results.RerunBody: dict.fromkeys(("run_ids", "name", "runs"), HONOURED),
+    launch.RerunEntry: dict.fromkeys(("run", "pipecat_room_url", "pipecat_token", "publish_data_message"), HONOURED),
+    projects.ProjectBody: {"name": HONOURED},
     results.DeleteRunsBody: {"run_ids": HONOURED},
     results.EvaluateMetricsBody: {"run_ids": HONOURED, "metric_ids": (REFUSED, [2])},
     results.EndCallsBody: {"run_ids": HONOURED},
@@ -134,7 +136,7 @@ JOB = {"crontab_expression": "0 4 * * *", "scenarios": [1], "is_active": False}
 def test_nothing_can_be_written_that_the_table_does_not_know() -> None:
     for model, fields in WRITABLE.items():
         assert set(model.model_fields) == set(fields), model.__name__
-    for module in (agents, cron_jobs, launch, personalities, results, scenarios, test_profiles):
+    for module in (agents, cron_jobs, launch, personalities, projects, results, scenarios, test_profiles):
         for name, model in vars(module).items():
             if isinstance(model, type) and issubclass(model, BaseModel) and model.model_config.get("strict"):
                 is_base = any(issubclass(known, model) for known in WRITABLE)

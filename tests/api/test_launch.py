@@ -250,6 +250,41 @@ async def test_wrong_types_are_refused_where_they_stand(client: httpx.AsyncClien
     assert await runs_there_are(services) == 0
 
 
+UNSENDABLE = ["a\nb", "a\r\nX-Evil: 1", "a\tb", "\x7f", "tökén", " token", "token "]
+
+
+@pytest.mark.parametrize("token", UNSENDABLE)
+async def test_a_token_that_no_header_can_hold_is_refused_where_it_stands(
+    client: httpx.AsyncClient, services: Services, token: str
+) -> None:
+    fine = {"scenario": 1, "pipecat_room_url": "https://acme.daily.co/r1", "pipecat_token": "fine"}
+    answer = await client.post(V1, json={"scenarios": [fine, {**fine, "pipecat_token": token}]})
+    assert answer.status_code == 400
+    ok, wrong = answer.json()["scenarios"]
+    assert ok == {} and list(wrong) == ["pipecat_token"]
+    assert "can't be sent" in wrong["pipecat_token"][0] and "Evil" not in answer.text
+    assert await runs_there_are(services) == 0
+
+
+async def test_credentials_that_no_header_can_hold_are_refused_where_they_are_saved_and_where_they_are_used(
+    client: httpx.AsyncClient, services: Services, bot: int
+) -> None:
+    path = f"/test_framework/v2/aiagents/{bot}/"
+    for name in ("api_key", "private_api_key"):
+        credentials = {"api_key": "fine", name: "pl4nted\nkey"}
+        answer = await client.patch(path, json={"provider": {"credentials": credentials}})
+        assert answer.status_code == 400 and "pl4nted" not in answer.text
+        assert "can't be sent" in answer.json()["provider"]["credentials"][name][0]
+        # Saved by a version that took them.
+        async with services.database.session() as session:
+            agent = await session.get_one(Agent, bot)
+            agent.credentials = services.vault.seal(json.dumps(credentials))
+        answer = await client.post(V2, json={"agent": bot, "tags": ["slow"]})
+        assert answer.status_code == 400 and list(answer.json()) == ["agent"]
+        assert f"its {name} holds a line end" in answer.json()["agent"][0] and "pl4nted" not in answer.text
+    assert await runs_there_are(services) == 0
+
+
 async def test_only_a_users_key_launches(
     anonymous: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
 ) -> None:

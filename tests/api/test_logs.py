@@ -11,10 +11,10 @@ import pytest
 from fastapi import FastAPI
 from loguru import logger
 
-from runner.api.logs import log_as_json
 from runner.errors import UsageError
+from runner.json_log import log_as_json
 from tests.api.conftest import client_of
-from tests.api.test_worker_routes import ME, claim, claimed, progress, release, report, run_launched
+from tests.api.test_worker_routes import ME, claimed, progress, release, report, run_launched
 from tests.records.outcomes import agent_failed
 
 pytestmark = pytest.mark.anyio
@@ -25,12 +25,15 @@ SECRET = "tok_planted"
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
     stream = io.StringIO()
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    root, engine = logging.getLogger(), logging.getLogger("dbos")
+    handlers, level, of_engine = root.handlers[:], root.level, engine.level
+    # Whoever started it in this process may have told it to say less.
+    engine.setLevel(logging.NOTSET)
     log_as_json("DEBUG", stream)
     yield stream
     logger.remove()
     root.handlers, root.level = handlers, level
+    engine.setLevel(of_engine)
 
 
 def lines(log: io.StringIO) -> list[dict[str, Any]]:
@@ -61,7 +64,6 @@ async def test_what_changes_of_a_run_is_a_line_with_its_run_and_attempt(
     (run_id,) = await run_launched(client, pipecat_token=SECRET)
     await claimed(worker_client, run_id)
     for _ in range(2):
-        await claim(worker_client, run_id)
         await progress(worker_client, run_id, joined=True)
     await release(worker_client, run_id, detail=SECRET)
     await claimed(worker_client, run_id, 2)

@@ -16,8 +16,8 @@ from runner.evaluation.outcome import Failure, FailureKind
 from runner.evaluation.verdicts import Cause
 from runner.records.store import artefact_key
 from runner.records.tables import ResultRow, RunRow, ScenarioRow, utc_now
-from tests.api.conftest import Dispatch, client_of, other_project
-from tests.api.test_worker_routes import ROOM, WORKER, claim, claimed, given, progress, release, report, run_launched
+from tests.api.conftest import client_of, other_project
+from tests.api.test_worker_routes import ROOM, claimed, given, put, release, report, run_launched
 from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, reported, undecided
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ async def ended(client: httpx.AsyncClient, worker: httpx.AsyncClient, *runs: Any
     ids = await run_launched(client, len(runs))
     for run_id, run in zip(ids, runs, strict=True):
         await claimed(worker, run_id)
-        assert (await report(worker, run_id, run)).json() == {"accepted": True}
+        assert (await report(worker, run_id, run)).json()["counted"]
     result_id = (await client.get(f"/test_framework/v1/runs/{ids[0]}")).json()["result_id"]
     return result_id, ids
 
@@ -148,6 +148,18 @@ async def test_the_explanation_is_the_headline_and_what_it_rests_on(
     assert (result["met_expected_outcome_count"], result["total_expected_outcome_count"]) == (1, 4)
 
 
+async def test_a_prompt_is_expected_of_the_agent_also_where_the_script_expects_nothing(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    await client.patch("/test_framework/v1/scenarios/1", json={"expected_outcome_prompt": "must sing an opera"})
+    sung = outcome(expectations=[], expected_outcome=judged("yes"))
+    result_id, _ = await ended(client, worker_client, sung, outcome(expectations=[], success=None))
+    detail = (await client.get(f"{RESULTS}/{result_id}")).json()
+    (item,) = (await client.get(RESULTS)).json()["results"]
+    for shown in (detail, item):
+        assert (shown["met_expected_outcome_count"], shown["total_expected_outcome_count"]) == (1, 2)
+
+
 async def test_what_is_expected_of_a_run_goes_to_its_worker(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
@@ -227,19 +239,20 @@ async def test_another_projects_result_is_not_there(client: httpx.AsyncClient, s
 
 
 async def test_ending_the_calls_cancels_what_waits_and_asks_the_others(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, dispatch: Dispatch
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, woken: list[int]
 ) -> None:
     waiting, handed_over, on = await run_launched(client, 3)
     await claimed(worker_client, on)
     await given(worker_client, handed_over)
-    before = dispatch.woken
+    woken.clear()
     result_id = (await client.get(f"/test_framework/v1/runs/{on}")).json()["result_id"]
     answer = await client.post(f"{RESULTS}/{result_id}/end_calls", json={})
     assert (answer.status_code, answer.content) == (200, b"")
-    assert dispatch.woken > before
+    assert woken
     assert (await client.get(f"/test_framework/v1/runs/{waiting}")).json()["status"] == "cancelled"
-    assert (await claim(worker_client, handed_over)).status_code == 409
-    assert (await progress(worker_client, on))["cancel_requested"] is True
+    async with services.database.reading() as session:
+        runs = [await session.get_one(RunRow, run_id) for run_id in (handed_over, on)]
+    assert [(run.status, run.cancel_requested) for run in runs] == [("cancelled", False), ("running", True)]
     await report(worker_client, on, cancelled())
     body = (await client.get(f"{RESULTS}/{result_id}")).json()
     assert (body["status"], body["failed_runs_count"]) == ("cancelled", 3)
@@ -261,7 +274,8 @@ async def test_a_result_is_run_again_in_its_rooms_or_says_why_not(
     await report(worker_client, sealed, outcome())
     sealed_result = (await client.get(f"/test_framework/v1/runs/{sealed}")).json()["result_id"]
     answer = await client.post(f"{RESULTS}/{sealed_result}/rerun", json={})
-    assert answer.status_code == 400 and "erased" in answer.json()["runs"][str(sealed)][0]
+    assert answer.status_code == 400
+    assert "erased" in answer.json()["runs"][str(sealed)]["pipecat_token"][0]
     async with services.database.session() as session:
         await session.delete(await session.get_one(ScenarioRow, 1))
     answer = await client.post(f"{RESULTS}/{result_id}/rerun", json={})
@@ -271,16 +285,74 @@ async def test_a_result_is_run_again_in_its_rooms_or_says_why_not(
     assert body["runs"][str(ids[0])]["scenario_name"] == "Book a table"
 
 
+async def again(client: httpx.AsyncClient, result_id: int, *entries: dict[str, Any], **more: Any) -> httpx.Response:
+    return await client.post(f"{RESULTS}/{result_id}/rerun", json={"runs": list(entries), **more})
+
+
+async def test_what_was_erased_is_given_again_with_a_rerun(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    message = {"type": "hi", "password": "pl4nted"}
+    ids = await run_launched(client, 3, pipecat_token="t0ken-1", publish_data_message=message)
+    for run_id in ids:
+        await claimed(worker_client, run_id)
+        await report(worker_client, run_id, outcome())
+    first, second, third = ids
+    result_id = (await client.get(f"/test_framework/v1/runs/{first}")).json()["result_id"]
+    gone = (await again(client, result_id, {"run": first, "pipecat_token": "t0ken-2"})).json()["runs"]
+    assert {run: list(wrong) for run, wrong in gone.items()} == {
+        str(first): ["publish_data_message"],
+        str(second): ["pipecat_token", "publish_data_message"],
+        str(third): ["pipecat_token", "publish_data_message"],
+    }
+    assert all("erased" in text for wrong in gone.values() for (text,) in wrong.values())
+    answer = await again(
+        client,
+        result_id,
+        {"run": first, "pipecat_token": "t0ken-2", "publish_data_message": message},
+        {"run": second, "pipecat_token": None, "publish_data_message": None},
+        {"run": third, "pipecat_room_url": "http://localhost:7861/api/offer", "publish_data_message": {"type": "x"}},
+    )
+    assert answer.status_code == 200, answer.text
+    jobs = [await claimed(worker_client, run["id"]) for run in answer.json()["runs"]]
+    assert [(job["room_url"], job["token"]) for job in jobs] == [
+        (ROOM, "t0ken-2"),
+        (ROOM, None),
+        ("http://localhost:7861/api/offer", None),
+    ]
+    assert [job["data_message"] for job in jobs] == [
+        {"value": message, "shown": {"type": "hi", "password": "***"}},
+        None,
+        {"value": {"type": "x"}},
+    ]
+
+
+async def test_what_is_wrong_with_a_rerun_is_told_by_its_runs(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    result_id, (first, second) = await ended(client, worker_client, outcome(), outcome())
+    evil = {"run": second, "pipecat_room_url": "http://169.254.169.254/api/offer"}
+    found = (await again(client, result_id, evil)).json()
+    assert "server.allowed_rooms" in found["runs"][str(second)]["pipecat_room_url"][0] and len(found["runs"]) == 1
+    token = {"run": first, "pipecat_token": "a\nb"}
+    assert "can't be sent" in (await again(client, result_id, token)).json()["runs"][0]["pipecat_token"][0]
+    found = (await again(client, result_id, {"run": 999}, run_ids=[first])).json()
+    assert list(found["runs"]) == ["999"]
+    found = (await again(client, result_id, {"run": second}, run_ids=[first])).json()
+    assert list(found["runs"]) == [str(second)]
+    found = (await again(client, result_id, {"run": first}, {"run": first})).json()
+    assert found == {"runs": {str(first): ["It stands here twice."]}}
+
+
 async def test_deleting_runs_takes_everything_that_is_kept_of_them(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, dispatch: Dispatch
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
 ) -> None:
     over, waiting, on = await run_launched(client, 3)
     await claimed(worker_client, over)
     for attempt in (1, 2):
-        path = f"{WORKER}/{over}/artefacts/recording.wav"
-        await worker_client.put(path, params={"attempt": attempt}, content=b"RIFF")
+        await put(worker_client, over, "recording.wav", b"RIFF", attempt)
         if attempt == 1:
-            assert (await release(worker_client, over)).json() == {"again": True}
+            assert (await release(worker_client, over)).json()["waits_again"]
             await claimed(worker_client, over, 2)
     await report(worker_client, over, outcome(), 2)
     assert await services.store.size(artefact_key(over, "recording.wav", 1)) == 4
@@ -292,9 +364,7 @@ async def test_deleting_runs_takes_everything_that_is_kept_of_them(
     assert (await client.get(f"/test_framework/v1/runs/{waiting}")).json()["status"] == "pending"
     for wrong in ({}, {"run_ids": []}, {"run_ids": [999]}, {"run_ids": list(range(1, 102))}):
         assert (await client.post(path, json=wrong)).status_code == 400
-    before = dispatch.woken
     assert (await client.post(path, json={"run_ids": [over, waiting]})).status_code == 204
-    assert dispatch.woken > before
     assert await services.store.size(artefact_key(over, "recording.wav", 1)) is None
     assert await services.store.size(artefact_key(over, "recording.wav", 2)) is None
     assert (await client.get(f"/test_framework/v1/runs/{over}")).status_code == 404

@@ -8,9 +8,9 @@ import pytest
 from runner.api.services import Services
 from runner.records.store import artefact_key
 from runner.records.tables import RunRow
-from tests.api.conftest import Dispatch, client_of, other_project
+from tests.api.conftest import client_of, other_project
 from tests.api.test_results import ended
-from tests.api.test_worker_routes import WORKER, claimed, report, run_launched
+from tests.api.test_worker_routes import claimed, put, report, run_launched
 from tests.records.outcomes import agent_failed, no_call, outcome, undecided
 
 pytestmark = pytest.mark.anyio
@@ -25,8 +25,7 @@ async def recorded(client: httpx.AsyncClient, worker: httpx.AsyncClient) -> int:
     (run_id,) = await run_launched(client)
     await claimed(worker, run_id)
     for name, content in (("recording.wav", AUDIO), ("page.html", b"<script>"), ("empty.log", b"")):
-        path = f"{WORKER}/{run_id}/artefacts/{name}"
-        assert (await worker.put(path, params={"attempt": 1}, content=content)).status_code == 200
+        assert (await put(worker, run_id, name, content)).status_code == 200
     await report(worker, run_id, outcome())
     return run_id
 
@@ -165,15 +164,15 @@ async def test_another_projects_runs_are_not_there(
 
 
 async def test_ending_a_call_that_waits_cancels_it_and_one_that_is_over_stays(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, dispatch: Dispatch
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, woken: list[int]
 ) -> None:
     over = await recorded(client, worker_client)
     (waiting,) = await run_launched(client)
-    before = dispatch.woken
+    woken.clear()
     for run_id in (waiting, over, waiting):
         answer = await client.post(f"{EXTERNAL}/{run_id}/end_call")
         assert (answer.status_code, answer.content) == (200, b"")
-    assert dispatch.woken >= before + 3
+    assert len(woken) >= 3
     run = (await client.get(f"{RUNS}/{waiting}")).json()
     assert (run["status"], run["success"]) == ("cancelled", False)
     assert run["metadata"] == {"ended_reason": "run-cancelled-by-user"}

@@ -9,29 +9,54 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from fastapi import FastAPI
+from obstore.exceptions import BaseError
+from pydantic import SecretStr
+from sqlalchemy.exc import OperationalError
+from starlette.requests import ClientDisconnect
 
 import runner.api.routes.worker
 import runner.rooms.allowed
 from runner.api.services import Services
+from runner.dispatch.dispatcher import Dispatcher
+from runner.protocol.messages import (
+    PART_BYTES,
+    VERSION,
+    Answer,
+    GiveBack,
+    Job,
+    Message,
+    Poll,
+    Problem,
+    Report,
+    RunNow,
+    SessionStart,
+    WorkerInfo,
+)
+from runner.records import runs as records
 from runner.records.retention import purge
-from runner.records.runs import give_back
+from runner.records.runs import MAX_ARTEFACTS, Told, give_back
 from runner.records.secrets import Vault
 from runner.records.store import artefact_key
-from runner.records.tables import Agent, RunRow, utc_now
-from tests.api.conftest import Dispatch, on_every_database
-from tests.records.giving import give
-from tests.records.outcomes import agent_failed, outcome, reported
+from runner.records.tables import Agent, RunRow, WorkerRow, utc_now
+from tests.api.conftest import BASE_URL, on_every_database
+from tests.records.giving import give, take
+from tests.records.outcomes import agent_failed, no_call, outcome, reported
 
 pytestmark = pytest.mark.anyio
 
-WORKER = "/worker/v1/runs"
+ROOT = "/worker/v1"
+WORKER = f"{ROOT}/runs"
 V1 = "/test_framework/v1/scenarios/run_scenarios_pipecat/"
 V2 = "/test_framework/v1/scenarios/run_scenarios_pipecat_v2/"
+RUNS = "/test_framework/v1/runs"
 ROOM = "http://localhost:7860/api/offer"
 TOKEN = "pl4nted-t0ken"
 ME = "host-1-0000"
 OTHER_VAULT = Vault(b"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
 """Of another record: with another key."""
+
+REFUSED = Problem(cause="room", reason="token-refused", detail="no")
 
 
 async def run_launched(client: httpx.AsyncClient, count: int = 1, **entry: Any) -> list[int]:
@@ -42,299 +67,285 @@ async def run_launched(client: httpx.AsyncClient, count: int = 1, **entry: Any) 
     return [run["id"] for run in answer.json()["runs"]]
 
 
+def services_of(worker: httpx.AsyncClient) -> Services:
+    return worker._transport.app.state.services  # type: ignore[attr-defined]
+
+
 async def given(worker: httpx.AsyncClient, *run_ids: int) -> None:
     """Give runs to a worker."""
-    services: Services = worker._transport.app.state.services  # type: ignore[attr-defined]
-    await give(services.database, *run_ids, executor=ME)
+    await give(services_of(worker).database, *run_ids, executor=ME)
 
 
 async def claimed(worker: httpx.AsyncClient, run_id: int, attempt: int = 1) -> dict[str, Any]:
-    """Give a run to a worker, claim it, and return the job."""
+    """Give a run to a worker, let it begin, and return the job."""
     await given(worker, run_id)
-    answer = await claim(worker, run_id, attempt)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    services = services_of(worker)
+    job = await services.database.run(lambda session: take(session, services.vault, run_id, attempt, ME))
+    assert job is not None
+    return json.loads(job.on_the_wire())
 
 
-async def claim(worker: httpx.AsyncClient, run_id: int, attempt: int = 1, executor: str = ME) -> httpx.Response:
-    return await worker.post(f"{WORKER}/{run_id}/claim", json={"attempt": attempt, "executor": executor})
+async def progress(worker: httpx.AsyncClient, run_id: int, attempt: int = 1, **more: bool) -> bool:
+    """Tell how far a run has come, as a poll does; return whether that counts."""
+    told = [Told(run_id, attempt, **more)]
+    return run_id in await services_of(worker).database.run(lambda session: records.progress(session, told))
+
+
+async def tell(worker: httpx.AsyncClient, path: str, message: Message) -> httpx.Response:
+    headers = {"Content-Type": "application/json"}
+    return await worker.post(f"{ROOT}/{path}/", content=message.on_the_wire(), headers=headers)
+
+
+async def report(
+    worker: httpx.AsyncClient, run_id: int, what: Any, attempt: int = 1, *, executor: str = ME, owed: Any = ()
+) -> httpx.Response:
+    """Report what came of a run."""
+    said = {"problem": what} if isinstance(what, Problem) else {"run": reported(what)}
+    return await tell(
+        worker, "report", Report(run_id=run_id, attempt=attempt, executor=executor, owed=tuple(owed), **said)
+    )
 
 
 async def release(
-    worker: httpx.AsyncClient, run_id: int, attempt: int = 1, *, said: bool = False, detail: str = "it stops"
+    worker: httpx.AsyncClient,
+    run_id: int,
+    attempt: int = 1,
+    *,
+    said: bool = False,
+    detail: str = "it stops",
+    executor: str = ME,
 ) -> httpx.Response:
-    told = {"attempt": attempt, "detail": detail, "said": said}
-    return await worker.post(f"{WORKER}/{run_id}/release", json=told)
+    """Give a run back."""
+    back = GiveBack(detail=detail, said=said, may_end=said)
+    return await tell(worker, "report", Report(run_id=run_id, attempt=attempt, executor=executor, back=back))
 
 
-async def progress(
-    worker: httpx.AsyncClient, run_id: int, attempt: int = 1, status: str = "running", **more: bool
-) -> dict[str, Any]:
-    """Tell how far a run has come, and return what is wanted."""
-    told = {"run_id": run_id, "attempt": attempt, "status": status, **more}
-    answer = await worker.post(f"{WORKER}/progress", json={"runs": [told]})
-    assert answer.status_code == 200, answer.text
-    [order] = answer.json()["runs"]
-    return order
+def upload(run_id: int, name: str = "recording.wav") -> str:
+    return f"{WORKER}/{run_id}/artefacts/{name}/"
 
 
-async def report(worker: httpx.AsyncClient, run_id: int, run: Any, attempt: int = 1) -> httpx.Response:
-    """Report an outcome."""
-    return await worker.post(f"{WORKER}/{run_id}/outcome", json={"attempt": attempt, "run": reported(run)})
+async def put(
+    worker: httpx.AsyncClient,
+    run_id: int,
+    name: str,
+    content: Any,
+    attempt: int = 1,
+    *,
+    offset: int = 0,
+    size: int | None = None,
+    executor: str = ME,
+) -> httpx.Response:
+    """Bring a file, or a part of it."""
+    whole = len(content) if size is None else size
+    params: dict[str, Any] = {"attempt": attempt, "executor": executor, "offset": offset, "size": whole}
+    return await worker.put(upload(run_id, name), params=params, content=content)
 
 
-async def test_a_job_has_all_that_the_call_needs(client: httpx.AsyncClient, worker_client: httpx.AsyncClient) -> None:
+async def there(worker: httpx.AsyncClient, run_id: int, name: str, attempt: int = 1) -> Any:
+    """Ask how much of a file is there."""
+    answer = await worker.get(upload(run_id, name), params={"attempt": attempt, "executor": ME})
+    return answer.json() if answer.is_success else answer.status_code
+
+
+def polling(number: int = 1, *runs: RunNow, **said: Any) -> Poll:
+    info = WorkerInfo(executor=ME, name="host/1", version="1", rooms=("smallwebrtc", "daily"), calls=4)
+    return Poll(**{"protocol": VERSION, "worker": info, "number": number, "runs": runs, **said})
+
+
+async def artefacts(services: Services, run_id: int) -> dict[str, int | None]:
+    async with services.database.reading() as session:
+        return (await session.get_one(RunRow, run_id)).artefacts
+
+
+# Polls.
+
+
+async def test_the_record_says_who_it_is_and_takes_the_key(worker_client: httpx.AsyncClient) -> None:
+    said = (await worker_client.get(f"{ROOT}/hello")).json()
+    assert (said["protocol"], said["lease_s"]) == (VERSION, 20.0) and said["version"]
+
+
+@on_every_database
+async def test_a_poll_brings_jobs_with_all_that_the_calls_need(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, dispatching: Dispatcher
+) -> None:
     (run_id,) = await run_launched(client, pipecat_token=TOKEN, publish_data_message={"type": "hi"})
-    job = await claimed(worker_client, run_id)
+    answer = await tell(worker_client, "poll", polling(waits=True))
+    assert answer.status_code == 200 and answer.json()["lease_s"] == 20.0
+    [job] = answer.json()["jobs"]
     assert (job["run_id"], job["attempt"], job["scenario"]) == (run_id, 1, "Book a table")
     assert (job["room_url"], job["token"], job["session"]) == (ROOM, TOKEN, None)
-    assert job["data_message"] == {"value": {"type": "hi"}}
+    assert job["data_message"]["value"] == {"type": "hi"}
     assert job["script"]["turns"] and job["transcribe"] is True and job["allow_unjudged"] is False
     assert job["session_data"] == {"cekura_run_id": run_id}
     assert job["participant_name"] is None
-    assert (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["status"] == "running"
+    # What a worker reads of it is what was meant.
+    assert Answer.model_validate_json(answer.content).jobs[0].token == SecretStr(TOKEN)
+    again = await tell(worker_client, "poll", polling(2, RunNow(run_id=run_id, attempt=1, joined=True)))
+    order = {"run_id": run_id, "attempt": 1, "counts": True, "is_cancelled": False, "is_watched": False}
+    assert again.json() == {"lease_s": 20.0, "jobs": [], "orders": [order]}
+    run = (await client.get(f"{RUNS}/{run_id}")).json()
+    assert run["status"] == "running" and run["scenario_runner"]["joined_at"] is not None
+    await client.post(f"{RUNS}-external/{run_id}/end_call")
+    ended = await tell(worker_client, "poll", polling(3, RunNow(run_id=run_id, attempt=1)))
+    assert ended.json()["orders"] == [{**order, "is_cancelled": True}]
 
 
-async def test_a_job_names_the_agent_as_its_run_does_or_else_its_agent(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+def test_secrets_are_in_clear_on_the_wire_and_nowhere_else() -> None:
+    start = SessionStart(
+        start_url="https://x.test/start", credential=SecretStr(TOKEN), private_key=SecretStr(TOKEN), data={"a": TOKEN}
+    )
+    kept: dict[str, Any] = {"run_id": 1, "attempt": 1, "scenario": "s", "script": {}, "session": start}
+    job = Job(**kept, token=SecretStr(TOKEN), room_url=f"https://x.test/?t={TOKEN}", session_data={"a": TOKEN})
+    answer = Answer(lease_s=1.0, jobs=(job,))
+    plain = json.loads(answer.on_the_wire())["jobs"][0]
+    assert [plain["token"], plain["session"]["credential"], plain["session"]["private_key"]] == [TOKEN] * 3
+    assert Answer.model_validate_json(answer.on_the_wire()) == answer
+    for shown in (answer, job, start):
+        assert TOKEN not in repr(shown) and TOKEN not in str(shown)
+    told = json.loads(answer.model_dump_json())["jobs"][0]
+    dumped = answer.model_dump(mode="json")["jobs"][0]
+    for hidden in (told, dumped):
+        assert [hidden["token"], hidden["session"]["credential"]] == ["**********"] * 2
+    # Nothing is nothing, and not the text of it.
+    assert json.loads(Job(**kept).on_the_wire())["token"] is None
+
+
+async def test_a_worker_that_was_given_up_is_told_so(
+    worker_client: httpx.AsyncClient, dispatching: Dispatcher, services: Services
 ) -> None:
-    (named,) = await run_launched(client, participant_name="Bella")
-    assert (await claimed(worker_client, named))["participant_name"] == "Bella"
-    agent = (await client.get(f"/test_framework/v1/runs/{named}")).json()["agent"]
-    session = {"participant_name": "Luigi"}
-    changed = await client.patch(f"/test_framework/v2/aiagents/{agent}/", json={"session": session})
-    assert changed.json()["session"]["participant_name"] == "Luigi"
-    (of_its_agent,) = await run_launched(client)
-    assert (await claimed(worker_client, of_its_agent))["participant_name"] == "Luigi"
+    assert (await tell(worker_client, "poll", polling())).status_code == 200
+    gone = await worker_client.post(f"{ROOT}/gone/", json={"executor": ME})
+    assert (gone.status_code, gone.content) == (204, b"")
+    answer = await tell(worker_client, "poll", polling(2))
+    assert (answer.status_code, answer.json()) == (410, {"detail": "the worker was given up for lost"})
+    async with services.database.reading() as session:
+        assert (await session.get_one(WorkerRow, ME)).state == "lost"
+
+
+async def test_a_poll_that_the_record_did_not_take_is_a_503(
+    worker_client: httpx.AsyncClient, dispatching: Dispatcher, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So that its key is known.
+    assert (await worker_client.get(f"{ROOT}/hello")).status_code == 200
+
+    async def away(work: Any) -> Any:
+        raise OperationalError("UPDATE", {}, Exception(TOKEN))
+
+    monkeypatch.setattr(services.database, "run", away)
+    answer = await tell(worker_client, "poll", polling())
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert answer.json() == {"detail": "the record can't be used now"}
+
+
+async def test_another_version_is_refused_in_one_clear_line(
+    worker_client: httpx.AsyncClient, anonymous: httpx.AsyncClient
+) -> None:
+    answer = await tell(worker_client, "poll", polling(protocol=VERSION + 1))
+    assert answer.status_code == 426
+    detail = answer.json()["detail"]
+    assert f"This worker speaks version {VERSION + 1}" in detail and "use the same release for both" in detail
+    # How workers of earlier releases spoke.
+    old = ("runs/claims/", "runs/5/claim/", "runs/progress", "runs/outcomes", "runs/5/outcome", "runs/5/release")
+    for path in old:
+        answer = await worker_client.post(f"{ROOT}/{path}", json={})
+        assert answer.status_code == 426, path
+        assert "use the same release for both" in answer.json()["detail"] and "\n" not in answer.json()["detail"]
+        assert (await anonymous.post(f"{ROOT}/{path}", json={})).status_code == 401
+
+
+async def test_what_is_no_poll_is_refused_and_quoted_nowhere(worker_client: httpx.AsyncClient) -> None:
+    good = json.loads(polling().on_the_wire())
+    worker = good["worker"]
+    for wrong in (
+        {},
+        {**good, "number": 0},
+        {**good, "state": TOKEN},
+        {**good, "worker": {**worker, "executor": f"a {TOKEN}"}},
+        {**good, "worker": {**worker, "calls": 0}},
+        {**good, "runs": [{"run_id": TOKEN, "attempt": 1}]},
+        {**good, "runs": [{"run_id": 1, "attempt": 1}] * 1_001},
+        {**good, "kept": [{"run_id": 1, "attempt": 1}]},
+    ):
+        answer = await worker_client.post(f"{ROOT}/poll/", json=wrong)
+        assert answer.status_code == 400, wrong
+        assert TOKEN not in answer.text
+
+
+async def test_whoever_hangs_up_frees_the_poll_that_is_held_for_it(
+    app: FastAPI, worker_key: str, dispatching: Dispatcher
+) -> None:
+    async with asyncio.timeout(5):
+        hung_up = anyio.Event()
+        body: list[Any] = [{"type": "http.request", "body": polling(waits=True).on_the_wire(), "more_body": False}]
+
+        async def receive() -> Any:
+            if body:
+                return body.pop()
+            await hung_up.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            pass
+
+        headers = [(b"content-type", b"application/json"), (b"x-cekura-api-key", worker_key.encode())]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": f"{ROOT}/poll",
+            "raw_path": b"",
+            "root_path": "",
+            "query_string": b"",
+            "headers": headers,
+            "server": (BASE_URL, 80),
+        }
+        asking = asyncio.create_task(app(scope, receive, send))
+        while ME not in dispatching._held:
+            dispatching.wake()
+            await anyio.sleep(0.01)
+        hung_up.set()
+        await asking
+        assert dispatching._held == {}
+
+
+# What comes of runs.
 
 
 @on_every_database
-async def test_progress_of_many_runs_tells_what_to_do_about_each(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    joins, ends, waits = await run_launched(client, 3)
-    for run_id in (joins, ends):
-        await claimed(worker_client, run_id)
-    await client.post(f"/test_framework/v1/runs-external/{ends}/end_call")
-    told = [
-        {"run_id": joins, "attempt": 1, "status": "running", "joined": True},
-        {"run_id": ends, "attempt": 1, "status": "evaluating", "joined": True, "said": True},
-        {"run_id": joins, "attempt": 2, "status": "running"},
-        {"run_id": waits, "attempt": 1, "status": "running", "joined": True},
-        {"run_id": 999, "attempt": 1, "status": "running"},
-    ]
-    for _ in range(2):
-        answer = await worker_client.post(f"{WORKER}/progress", json={"runs": told})
-        orders = [(o["run_id"], o["attempt"], o["counts"], o["cancel_requested"]) for o in answer.json()["runs"]]
-        assert orders == [
-            (joins, 1, True, False),
-            (ends, 1, True, True),
-            (joins, 2, False, False),
-            (waits, 1, False, False),
-            (999, 1, False, False),
-        ]
-    runs = [(await client.get(f"/test_framework/v1/runs/{run_id}")).json() for run_id in (joins, ends, waits)]
-    assert [run["status"] for run in runs] == ["running", "evaluating", "pending"]
-    assert [run["scenario_runner"]["joined_at"] is None for run in runs] == [False, False, True]
-    assert (await worker_client.post(f"{WORKER}/progress", json={"runs": []})).json() == {"runs": []}
-    for wrong in ([{"run_id": joins}], [{**told[0], "status": "completed"}], [told[0]] * 1_001):
-        assert (await worker_client.post(f"{WORKER}/progress", json={"runs": wrong})).status_code == 400
-
-
 async def test_an_outcome_counts_once(client: httpx.AsyncClient, worker_client: httpx.AsyncClient) -> None:
     (run_id,) = await run_launched(client)
     await claimed(worker_client, run_id)
-    for run, accepted in ((outcome(), True), (outcome(), True), (agent_failed(), False)):
-        answer = await report(worker_client, run_id, run)
-        assert (answer.status_code, answer.json()) == (200, {"accepted": accepted})
-    error = {"cause": "room", "reason": "token-refused", "detail": "no"}
-    answer = await worker_client.post(f"{WORKER}/{run_id}/outcome", json={"attempt": 1, "error": error})
-    assert answer.json() == {"accepted": False}
-    run = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()
+    reports = ((outcome(), True), (outcome(), True), (agent_failed(), False), (REFUSED, False))
+    for what, counted in reports:
+        answer = await report(worker_client, run_id, what)
+        assert (answer.status_code, answer.json()) == (200, {"counted": counted, "waits_again": False})
+    run = (await client.get(f"{RUNS}/{run_id}")).json()
     assert (run["status"], run["success"]) == ("completed", True)
-    assert (await progress(worker_client, run_id, joined=True))["counts"] is False
-    assert (await claim(worker_client, run_id)).status_code == 409
+    assert not await progress(worker_client, run_id, joined=True)
 
 
-@on_every_database
-async def test_several_claims_are_answered_with_the_jobs_of_those_that_can_be_taken(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    first, another_s, cancelled, waits, last = await run_launched(client, 5, pipecat_token=TOKEN)
-    await given(worker_client, last, another_s, cancelled, first)
-    await client.post(f"/test_framework/v1/runs-external/{cancelled}/end_call")
-    claims = [
-        {"run_id": last, "attempt": 1, "executor": ME},
-        {"run_id": another_s, "attempt": 1, "executor": "another"},
-        {"run_id": cancelled, "attempt": 1, "executor": ME},
-        {"run_id": waits, "attempt": 1, "executor": ME},
-        {"run_id": first, "attempt": 2, "executor": ME},
-        {"run_id": first, "attempt": 1, "executor": ME},
-        {"run_id": 999, "attempt": 1, "executor": ME},
-    ]
-    for _ in range(2):
-        jobs = (await worker_client.post(f"{WORKER}/claims", json={"claims": claims})).json()["jobs"]
-        assert sorted((job["run_id"], job["attempt"], job["token"]) for job in jobs) == [
-            (first, 1, TOKEN),
-            (last, 1, TOKEN),
-        ]
-        for job in jobs:
-            assert (await claim(worker_client, job["run_id"])).json() == job
-    statuses = [
-        (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["status"]
-        for run_id in (first, another_s, cancelled, waits, last)
-    ]
-    assert statuses == ["running", "pending", "cancelled", "pending", "running"]
-
-
-async def test_of_several_claims_one_that_no_worker_could_do_anything_with_ends_alone(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    good, sealed, refused = await run_launched(client, 3, pipecat_token=TOKEN)
-    await given(worker_client, good, sealed, refused)
-    async with services.database.session() as session:
-        (await session.get_one(RunRow, sealed)).room_token = OTHER_VAULT.seal("?")
-        (await session.get_one(RunRow, refused)).room_url = "http://moved.test/api/offer"
-    check_room = runner.rooms.allowed.RoomGuard.check_room
-
-    async def check(guard: Any, url: str) -> Any:
-        if "moved" in url:
-            raise runner.rooms.allowed.RoomRefused("leads elsewhere now")
-        return await check_room(guard, url)
-
-    monkeypatch.setattr(runner.rooms.allowed.RoomGuard, "check_room", check)
-    claims = [{"run_id": run_id, "attempt": 1, "executor": ME} for run_id in (sealed, refused, good)]
-    answer = await worker_client.post(f"{WORKER}/claims", json={"claims": claims})
-    assert [job["run_id"] for job in answer.json()["jobs"]] == [good]
-    runs = [(await client.get(f"/test_framework/v1/runs/{run_id}")).json() for run_id in (good, sealed, refused)]
-    assert [run["status"] for run in runs] == ["running", "failed", "failed"]
-    async with services.database.reading() as session:
-        assert (await session.get_one(RunRow, sealed)).started_at is None
-    assert [run["scenario_runner"]["cause"] for run in runs] == [None, "harness", "room"]
-    assert runs[2]["error_message"] == "leads elsewhere now"
-
-
-async def test_the_names_of_several_rooms_are_looked_up_at_once(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_ids = await run_launched(client, 4)
-    await given(worker_client, *run_ids)
-    async with services.database.session() as session:
-        for run_id in run_ids:
-            (await session.get_one(RunRow, run_id)).room_url = f"http://bot-{run_id % 2}.test/api/offer"
-    asked: list[str] = []
-    all_asked = anyio.Event()
-
-    async def resolve(host: str) -> list[str]:
-        asked.append(host)
-        if len(asked) == 2:
-            all_asked.set()
-        await all_asked.wait()
-        return ["127.0.0.1"]
-
-    monkeypatch.setattr(runner.rooms.allowed, "resolve", resolve)
-    monkeypatch.setattr(services.settings.server, "allowed_rooms", ["*.test"])
-    claims = [{"run_id": run_id, "attempt": 1, "executor": ME} for run_id in run_ids]
-    with anyio.fail_after(20):
-        answer = await worker_client.post(f"{WORKER}/claims", json={"claims": claims})
-    assert [job["run_id"] for job in answer.json()["jobs"]] == run_ids
-    assert sorted(asked) == ["bot-0.test", "bot-1.test"]
-
-
-@on_every_database
-async def test_of_several_outcomes_each_counts_once_whatever_the_others_are(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, dispatch: Dispatch
-) -> None:
-    first, failed, unreadable, stale, waits = await run_launched(client, 5)
-    for run_id in (first, failed, unreadable, stale):
-        await claimed(worker_client, run_id)
-    error = {"cause": "room", "reason": "token-refused", "detail": "no"}
-    outcomes = [
-        {"run_id": failed, "attempt": 1, "error": error},
-        {"run_id": unreadable, "attempt": 1, "run": {**reported(outcome()), "status": TOKEN}},
-        {"run_id": stale, "attempt": 2, "run": reported(outcome())},
-        {"run_id": first, "attempt": 1, "run": reported(outcome())},
-        {"run_id": first, "attempt": 1, "run": reported(agent_failed())},
-        {"run_id": waits, "attempt": 1, "run": reported(outcome())},
-        {"run_id": 999, "attempt": 1, "error": error},
-    ]
-    woken = dispatch.woken
-    for _ in range(2):
-        answer = await worker_client.post(f"{WORKER}/outcomes", json={"outcomes": outcomes})
-        assert answer.status_code == 200, answer.text
-        answers = answer.json()["answers"]
-        assert [a["accepted"] for a in answers] == [True, False, False, True, False, False, False]
-        assert [a["error"] is not None for a in answers] == [False, True, False, False, False, False, False]
-        assert "status" in answers[1]["error"] and TOKEN not in answer.text
-        assert dispatch.woken == woken + 1
-    statuses = [
-        (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["status"]
-        for run_id in (first, failed, unreadable, stale, waits)
-    ]
-    assert statuses == ["completed", "failed", "running", "running", "pending"]
-
-
-async def test_what_is_no_list_of_reports_is_refused_and_only_workers_may_send_one(
+async def test_a_report_of_another_worker_does_not_count(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
     (run_id,) = await run_launched(client)
     await claimed(worker_client, run_id)
-    claim_of_it = {"run_id": run_id, "attempt": 1, "executor": ME}
-    outcome_of_it = {"run_id": run_id, "attempt": 1, "run": reported(outcome())}
-    for path, name, good in (("claims", "claims", claim_of_it), ("outcomes", "outcomes", outcome_of_it)):
-        without_run = {key: value for key, value in good.items() if key != "run_id"}
-        for wrong in ([], [without_run], [good, {**good, "attempt": 0}], [good] * 1_001):
-            assert (await worker_client.post(f"{WORKER}/{path}", json={name: wrong})).status_code == 400, wrong
-        assert (await client.post(f"{WORKER}/{path}", json={name: [good]})).status_code == 403
-    assert (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["status"] == "running"
+    not_counted = {"counted": False, "waits_again": False}
+    assert (await report(worker_client, run_id, outcome(), executor="another")).json() == not_counted
+    assert (await release(worker_client, run_id, executor="another", said=True)).json() == not_counted
+    assert (await client.get(f"{RUNS}/{run_id}")).json()["status"] == "running"
 
 
-@on_every_database
-async def test_what_is_told_in_the_moment_a_run_is_taken_away_does_not_count(
-    client: httpx.AsyncClient,
-    worker_client: httpx.AsyncClient,
-    services: Services,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    move = runner.api.routes.worker.progress
-
-    def late(session: Any, told: Any) -> set[int]:
-        assert give_back(session, run_id, 1, detail="worker lost", unsaid=True, was_lost=True)
-        return move(session, told)
-
-    monkeypatch.setattr(runner.api.routes.worker, "progress", late)
-    assert not (await progress(worker_client, run_id, joined=True, said=True))["counts"]
-    async with services.database.reading() as session:
-        assert (await session.get_one(RunRow, run_id)).said_at is None
-
-
-async def test_a_claim_that_is_sent_again_is_answered_with_the_same_job(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    (run_id,) = await run_launched(client, pipecat_token=TOKEN)
-    job = await claimed(worker_client, run_id)
-    for _ in range(2):
-        assert (await claim(worker_client, run_id)).json() == job
-    assert (await claim(worker_client, run_id, executor="another")).status_code == 409
-    assert (await claim(worker_client, run_id, attempt=2)).status_code == 409
-    assert (await claim(worker_client, run_id)).json() == job
-
-
-async def every_report(worker: httpx.AsyncClient, run_id: int, attempt: int) -> list[int]:
-    """Send a report of every kind of an attempt; return the statuses of the answers."""
-    path = f"{WORKER}/{run_id}"
-    assert not (await progress(worker, run_id, attempt, joined=True, said=True))["counts"]
-    artefact = await worker.put(f"{path}/artefacts/run.json", params={"attempt": attempt}, content=b"{}")
+async def every_report(worker: httpx.AsyncClient, run_id: int, attempt: int) -> list[Any]:
+    """Send a report of every kind of an attempt; return what it came to."""
     answers = [
-        artefact,
-        await claim(worker, run_id, attempt),
-        await worker.post(f"{path}/events", json={"attempt": attempt, "events": []}),
         await report(worker, run_id, outcome(), attempt),
+        await report(worker, run_id, REFUSED, attempt, owed=("recording.wav",)),
         await release(worker, run_id, attempt, said=True),
     ]
-    return [answer.status_code for answer in answers]
+    events = await worker.post(f"{WORKER}/{run_id}/events", json={"attempt": attempt, "events": []})
+    artefact = await put(worker, run_id, "another.json", b"{}", attempt)
+    asked = await there(worker, run_id, "another.json", attempt)
+    return [*(answer.json()["counted"] for answer in answers), events.status_code, artefact.status_code, asked]
 
 
 async def test_nothing_counts_of_an_attempt_that_is_not_under_way(
@@ -350,17 +361,17 @@ async def test_nothing_counts_of_an_attempt_that_is_not_under_way(
     async def refused(*attempts: int) -> None:
         before = await state()
         for attempt in attempts:
-            assert set(await every_report(worker_client, run_id, attempt)) == {409}, attempt
+            assert await every_report(worker_client, run_id, attempt) == [False, False, False, 409, 409, 409], attempt
         assert await state() == before
 
     await refused(1, 2)
     await claimed(worker_client, run_id)
     await refused(2)
-    assert (await release(worker_client, run_id)).json() == {"again": True}
+    assert (await release(worker_client, run_id)).json() == {"counted": True, "waits_again": True}
     await refused(1, 2, 3)
     await claimed(worker_client, run_id, 2)
     await refused(1, 3)
-    assert (await report(worker_client, run_id, outcome(), 2)).json() == {"accepted": True}
+    assert (await report(worker_client, run_id, outcome(), 2)).json()["counted"]
     await refused(1, 3)
 
 
@@ -372,10 +383,11 @@ async def test_a_run_that_is_given_back_waits_again_unless_something_was_said(
     for run_id in (unsaid, told_now, told_before):
         await claimed(worker_client, run_id)
     await progress(worker_client, told_before, joined=True, said=True)
-    assert (await release(worker_client, unsaid)).json() == {"again": True}
-    assert (await release(worker_client, told_now, said=True)).json() == {"again": False}
-    assert (await release(worker_client, told_before, detail="it \x00 stops")).json() == {"again": False}
-    runs = [(await client.get(f"/test_framework/v1/runs/{i}")).json() for i in (unsaid, told_now, told_before)]
+    waits, ended = {"counted": True, "waits_again": True}, {"counted": True, "waits_again": False}
+    assert (await release(worker_client, unsaid)).json() == waits
+    assert (await release(worker_client, told_now, said=True)).json() == ended
+    assert (await release(worker_client, told_before, detail="it \x00 stops")).json() == ended
+    runs = [(await client.get(f"{RUNS}/{run_id}")).json() for run_id in (unsaid, told_now, told_before)]
     assert [run["status"] for run in runs] == ["pending", "failed", "failed"]
     assert [run["scenario_runner"]["cause"] for run in runs] == [None, "harness", "harness"]
     assert [run["error_message"] for run in runs] == ["", "it stops", "it \ufffd stops"]
@@ -383,8 +395,8 @@ async def test_a_run_that_is_given_back_waits_again_unless_something_was_said(
     result = (await client.get(f"/test_framework/v1/results/{runs[0]['result_id']}")).json()
     assert result["status"] == "running"
     # Its answer was lost: it is not given back twice, and does not end twice.
-    assert (await release(worker_client, unsaid)).status_code == 409
-    assert (await release(worker_client, told_now, said=True)).json() == {"again": None}
+    for run_id in (unsaid, told_now):
+        assert not (await release(worker_client, run_id, said=True)).json()["counted"]
     assert (await claimed(worker_client, unsaid, 2))["attempt"] == 2
 
 
@@ -412,19 +424,31 @@ async def test_a_session_is_started_anew_for_a_run_that_is_given_back_whatever_w
     answer = await client.post(V2, json={"scenarios": [1]})
     run_id = answer.json()["runs"][0]["id"]
     assert (await claimed(worker_client, run_id))["session"] is not None
-    assert (await release(worker_client, run_id, said=True)).json() == {"again": True}
+    assert (await release(worker_client, run_id, said=True)).json()["waits_again"]
     job = await claimed(worker_client, run_id, 2)
     assert job["attempt"] == 2 and job["session"] is not None
 
 
-async def test_whoever_gives_runs_to_workers_is_woken_when_a_place_becomes_free(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, dispatch: Dispatch
+async def test_a_job_names_the_agent_as_its_run_does_or_else_its_agent(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
-    woken: list[int] = []
+    (named,) = await run_launched(client, participant_name="Bella")
+    assert (await claimed(worker_client, named))["participant_name"] == "Bella"
+    agent = (await client.get(f"{RUNS}/{named}")).json()["agent"]
+    session = {"participant_name": "Luigi"}
+    changed = await client.patch(f"/test_framework/v2/aiagents/{agent}/", json={"session": session})
+    assert changed.json()["session"]["participant_name"] == "Luigi"
+    (of_its_agent,) = await run_launched(client)
+    assert (await claimed(worker_client, of_its_agent))["participant_name"] == "Luigi"
 
+
+async def test_whoever_gives_runs_to_workers_is_woken_when_a_place_becomes_free(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, woken: list[int]
+) -> None:
     def since() -> int:
-        woken.append(dispatch.woken)
-        return woken[-1] - (woken[-2] if len(woken) > 1 else 0)
+        count = len(woken)
+        woken.clear()
+        return count
 
     first, second = await run_launched(client, 2)
     assert since() == 1
@@ -440,18 +464,267 @@ async def test_whoever_gives_runs_to_workers_is_woken_when_a_place_becomes_free(
     assert since() == 1
 
 
+async def test_many_reports_at_once_end_every_run_and_the_result(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    ids = await run_launched(client, 6)
+
+    async def see_through(run_id: int) -> None:
+        await claimed(worker_client, run_id)
+        moves = [report(worker_client, run_id, outcome()) for _ in range(2)]
+        for answer in await asyncio.gather(*moves):
+            assert answer.json()["counted"]
+
+    await asyncio.gather(*(see_through(run_id) for run_id in ids))
+    run = (await client.get(f"{RUNS}/{ids[0]}")).json()
+    result = (await client.get(f"/test_framework/v1/results/{run['result_id']}")).json()
+    assert (result["status"], result["success_runs_count"], result["success_rate"]) == ("completed", 6, 100.0)
+
+
+async def test_an_outcome_is_not_refused_for_what_the_agent_said(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    nested: Any = 1
+    for _ in range(300):
+        nested = [nested]
+    arguments = {"nul": "\x00", "half": "\ud800", "large": 10**40, "none": float("nan"), "nested": nested}
+    told = reported(outcome())
+    told["transcript_object"][0]["data"] = {"arguments": arguments}
+    content = json.dumps({"run_id": run_id, "attempt": 1, "executor": ME, "run": told})
+    headers = {"Content-Type": "application/json"}
+    for _ in range(2):
+        answer = await worker_client.post(f"{ROOT}/report", content=content, headers=headers)
+        assert answer.status_code == 200 and answer.json()["counted"], answer.text
+    run = (await client.get(f"{RUNS}/{run_id}")).json()
+    kept = run["transcript_object"][0]["data"]["arguments"]
+    assert (kept["nul"], kept["half"], kept["none"]) == ("\ufffd", "\ufffd", None)
+    events = json.dumps({"attempt": 1, "events": [arguments]})
+    answer = await worker_client.post(f"{WORKER}/{run_id}/events", content=events, headers=headers)
+    assert (answer.status_code, answer.json()) == (200, {"next": None})
+    broken = await worker_client.post(f"{ROOT}/report", content="[" * 100_000, headers=headers)
+    assert broken.status_code == 400
+
+
+async def test_what_is_no_report_is_refused_and_changes_nothing(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    of_run = {"run_id": run_id, "attempt": 1, "executor": ME}
+    run, problem = reported(outcome()), REFUSED.model_dump()
+    for body in (
+        {},
+        of_run,
+        {**of_run, "run": {}},
+        {**of_run, "run": {**run, "status": TOKEN}},
+        {**of_run, "run": {**run, "call_ended_reason": "x" * 81}},
+        {**of_run, "run": run, "problem": problem},
+        {**of_run, "problem": {"cause": "x" * 30, "reason": "y"}},
+        {**of_run, "problem": problem, "owed": ["a"] * 11},
+        {**of_run, "back": {"said": False, "may_end": False}},
+        {**of_run, "back": {"said": False, "may_end": False, "detail": "x" * 4_001}},
+        {**of_run, "attempt": 0, "problem": problem},
+        {**of_run, "executor": "", "problem": problem},
+        {**of_run, "run_id": 10**30, "problem": problem},
+    ):
+        answer = await worker_client.post(f"{ROOT}/report", json=body)
+        assert answer.status_code == 400, body
+        assert TOKEN not in answer.text
+    assert (await client.get(f"{RUNS}/{run_id}")).json()["status"] == "running"
+
+
+async def test_only_workers_report_and_only_on_what_is_there(
+    client: httpx.AsyncClient, anonymous: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    (run_id,) = await run_launched(client)
+    await given(worker_client, run_id)
+    for asked, status in ((client, 403), (anonymous, 401)):
+        answers = [
+            await asked.get(f"{ROOT}/hello"),
+            await tell(asked, "poll", polling()),
+            await asked.post(f"{ROOT}/gone", json={"executor": ME}),
+            await report(asked, run_id, REFUSED),
+            await asked.post(f"{WORKER}/{run_id}/events", json={"attempt": 1, "events": []}),
+            await put(asked, run_id, "recording.wav", b"x"),
+        ]
+        assert {answer.status_code for answer in answers} == {status}
+        assert await there(asked, run_id, "recording.wav") == status
+    assert not (await report(worker_client, 999, REFUSED)).json()["counted"]
+    assert not (await release(worker_client, 999)).json()["counted"]
+    assert (await worker_client.post(f"{WORKER}/999/events", json={"attempt": 1, "events": []})).status_code == 404
+    assert (await put(worker_client, 999, "recording.wav", b"x")).status_code == 409
+    assert (await client.get(f"{RUNS}/{run_id}")).json()["status"] == "pending"
+
+
+async def test_a_room_whose_name_leads_inside_since_the_launch_is_not_opened(
+    client: httpx.AsyncClient,
+    worker_client: httpx.AsyncClient,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = "52.1.2.3"
+
+    async def resolve(host: str) -> list[str]:
+        return [address]
+
+    monkeypatch.setattr(runner.rooms.allowed, "resolve", resolve)
+    (run_id,) = await run_launched(client, pipecat_room_url="https://acme.daily.co/r1", pipecat_token=TOKEN)
+    (good,) = await run_launched(client)
+    address = "169.254.169.254"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(services.dispatcher.run)
+        answer = await tell(worker_client, "poll", polling(waits=True))
+        tasks.cancel_scope.cancel()
+    assert [job["run_id"] for job in answer.json()["jobs"]] == [good] and TOKEN not in answer.text
+    run = (await client.get(f"{RUNS}/{run_id}")).json()
+    assert (run["status"], run["scenario_runner"]["cause"]) == ("failed", "room")
+    assert "server.allowed_rooms" in run["error_message"]
+
+
+# Files.
+
+
+async def test_a_file_comes_in_parts_and_goes_on_where_it_was(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    assert await there(worker_client, run_id, "recording.wav") == {"size": 0, "is_whole": False}
+    assert await artefacts(services, run_id) == {"recording.wav": None}
+    sent = [b"RI", b"FF ", b"and the rest"]
+    size, offset = sum(map(len, sent)), 0
+    for part in sent:
+        shown = (await client.get(f"{RUNS}/{run_id}")).json()["scenario_runner"]["artefacts"]
+        assert shown == {}
+        # A part that was cut off is none.
+        answer = await put(worker_client, run_id, "recording.wav", broken_off(part[:1]), offset=offset, size=size)
+        assert answer.status_code == 400
+        for wrong in {0, offset - 1, offset + 1} - {offset, -1}:
+            answer = await put(worker_client, run_id, "recording.wav", part, offset=wrong, size=size)
+            assert (answer.status_code, answer.json()["detail"]) == (409, f"The next byte is number {offset}.")
+        answer = await put(worker_client, run_id, "recording.wav", part, offset=offset, size=size)
+        offset += len(part)
+        assert answer.json() == {"size": offset, "is_whole": offset == size}
+        assert await there(worker_client, run_id, "recording.wav") == answer.json()
+    assert await artefacts(services, run_id) == {"recording.wav": size}
+    # Each name once.
+    assert (await put(worker_client, run_id, "recording.wav", b"something else")).json()["is_whole"]
+    await report(worker_client, run_id, outcome())
+    url = (await client.get(f"{RUNS}/{run_id}")).json()["voice_recording_url"]
+    assert (await client.get(url)).content == b"".join(sent)
+
+
+async def broken_off(piece: bytes) -> AsyncIterator[bytes]:
+    yield piece
+    raise ClientDisconnect
+
+
+async def test_a_part_has_no_more_than_it_may_have_and_a_file_neither(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    answer = await put(worker_client, run_id, "recording.wav", b"too much", size=3)
+    assert answer.status_code == 413
+    answer = await put(worker_client, run_id, "recording.wav", bytes(PART_BYTES + 1), size=PART_BYTES * 2)
+    assert answer.status_code == 413
+    too_large = services.settings.server.max_artefact_bytes + 1
+    assert (await put(worker_client, run_id, "recording.wav", b"x", size=too_large)).status_code == 413
+    assert await there(worker_client, run_id, "recording.wav") == {"size": 0, "is_whole": False}
+    for params in ({"offset": -1, "size": 1}, {"offset": 0}, {"offset": 0, "size": "x"}):
+        answer = await worker_client.put(
+            upload(run_id), params={"attempt": 1, "executor": ME, **params}, content=b"x"
+        )
+        assert answer.status_code == 400, params
+
+
+async def test_a_file_may_be_empty(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    assert (await put(worker_client, run_id, "empty.log", b"")).json() == {"size": 0, "is_whole": True}
+    assert await artefacts(services, run_id) == {"empty.log": 0}
+    assert await services.store.size(artefact_key(run_id, "empty.log", 1)) == 0
+
+
+async def test_an_attempt_brings_only_so_many_files(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    for number in range(MAX_ARTEFACTS):
+        assert (await put(worker_client, run_id, f"n{number}", b"x")).status_code == 200
+    answer = await put(worker_client, run_id, "one-more", b"x")
+    assert (answer.status_code, answer.json()["detail"]) == (409, f"An attempt brings {MAX_ARTEFACTS} files at most.")
+    assert await there(worker_client, run_id, "one-more") == 409
+    assert (await there(worker_client, run_id, "n0"))["is_whole"]
+
+
+async def test_after_the_end_of_a_run_the_files_come_that_are_owed_and_no_others(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    await put(worker_client, run_id, "recording.wav", b"RI", size=4)
+    owed = ("recording.wav", "timeline.jsonl", "../out", "2")
+    assert (await report(worker_client, run_id, outcome(), owed=owed)).json()["counted"]
+    assert await artefacts(services, run_id) == {"recording.wav": None, "timeline.jsonl": None}
+    assert (await put(worker_client, run_id, "run.json", b"{}")).status_code == 409
+    assert (await put(worker_client, run_id, "recording.wav", b"FF", offset=2, size=4)).json()["is_whole"]
+    assert (await put(worker_client, run_id, "timeline.jsonl", b"{}", executor="another")).status_code == 409
+    assert await artefacts(services, run_id) == {"recording.wav": 4, "timeline.jsonl": None}
+
+
+async def test_while_the_store_fails_it_is_told_and_what_was_there_stays(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    await put(worker_client, run_id, "recording.wav", b"RI", size=4)
+    store = services.store._store
+
+    class Full:
+        async def put_async(self, key: str, data: Any) -> None:
+            raise OSError(28, "No space left on device", TOKEN)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+    class Away:
+        def list(self, prefix: str) -> Any:
+            raise BaseError(TOKEN)
+
+        async def head_async(self, key: str) -> Any:
+            raise BaseError(TOKEN)
+
+    for broken in (Full(), Away()):
+        with monkeypatch.context() as patch:
+            patch.setattr(services.store, "_store", broken)
+            answer = await put(worker_client, run_id, "recording.wav", b"FF", offset=2, size=4)
+        assert answer.status_code == 507 and TOKEN not in answer.text, answer.text
+    assert await there(worker_client, run_id, "recording.wav") == {"size": 2, "is_whole": False}
+    assert (await put(worker_client, run_id, "recording.wav", b"FF", offset=2, size=4)).json()["is_whole"]
+    with monkeypatch.context() as patch:
+        patch.setattr(services.store, "_store", Away())
+        for name in ("timeline.jsonl", "recording.wav"):
+            assert await there(worker_client, run_id, name) == 507
+
+
 async def test_attempts_keep_their_artefacts_apart_and_only_the_last_ones_are_shown(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
 ) -> None:
     (run_id,) = await run_launched(client)
-    upload, shown = f"{WORKER}/{run_id}/artefacts", f"/test_framework/v1/runs/{run_id}"
+    shown = f"{RUNS}/{run_id}"
     await claimed(worker_client, run_id)
     for name in ("recording.wav", "timeline.jsonl"):
-        await worker_client.put(f"{upload}/{name}", params={"attempt": 1}, content=b"first")
+        await put(worker_client, run_id, name, b"first")
     await release(worker_client, run_id)
     assert (await client.get(shown)).json()["scenario_runner"]["artefacts"] == {}
     await claimed(worker_client, run_id, 2)
-    await worker_client.put(f"{upload}/recording.wav", params={"attempt": 2}, content=b"second")
+    await put(worker_client, run_id, "recording.wav", b"second", 2)
     await report(worker_client, run_id, outcome(), 2)
     run = (await client.get(shown)).json()
     assert list(run["scenario_runner"]["artefacts"]) == ["recording.wav"]
@@ -472,89 +745,14 @@ async def test_an_artefact_whose_run_is_given_back_while_it_is_uploaded_leaves_n
 
     async def slowly() -> AsyncIterator[bytes]:
         yield b"RI"
-        assert (await release(worker_client, run_id)).json() == {"again": True}
+        assert (await release(worker_client, run_id)).json()["waits_again"]
         await claimed(worker_client, run_id, 2)
         yield b"FF"
 
-    path = f"{WORKER}/{run_id}/artefacts/recording.wav"
-    assert (await worker_client.put(path, params={"attempt": 1}, content=slowly())).status_code == 409
+    assert (await put(worker_client, run_id, "recording.wav", slowly(), size=4)).status_code == 409
     assert await services.store.size(artefact_key(run_id, "recording.wav", 1)) is None
-    assert (await worker_client.put(path, params={"attempt": 2}, content=b"RIFF")).json() == {"size": 4}
-    async with services.database.reading() as session:
-        assert (await session.get_one(RunRow, run_id)).artefacts == {"recording.wav": 4}
-
-
-async def test_what_is_no_report_is_refused_and_changes_nothing(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    path = f"{WORKER}/{run_id}/outcome"
-    error = {"cause": "room", "reason": "token-refused"}
-    for body in (
-        {},
-        {"attempt": 1},
-        {"attempt": 1, "run": {}},
-        {"attempt": 1, "run": {**reported(outcome()), "status": TOKEN}},
-        {"attempt": 1, "run": {**reported(outcome()), "call_ended_reason": "x" * 81}},
-        {"attempt": 1, "run": reported(outcome()), "error": error},
-        {"attempt": 1, "error": {"cause": "x" * 30, "reason": "y"}},
-        {"attempt": 0, "error": error},
-    ):
-        answer = await worker_client.post(path, json=body)
-        assert answer.status_code == 400, body
-        assert TOKEN not in answer.text
-    assert (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["status"] == "running"
-
-
-async def test_only_workers_report_and_only_on_what_is_there(
-    client: httpx.AsyncClient, anonymous: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    (run_id,) = await run_launched(client)
-    await given(worker_client, run_id)
-    assert (await claim(client, run_id)).status_code == 403
-    assert (await claim(anonymous, run_id)).status_code == 401
-    assert (await release(client, run_id)).status_code == 403
-    assert (await claim(worker_client, 999)).status_code == 404
-    assert (await release(worker_client, 999)).status_code == 404
-    assert (await client.post(f"{WORKER}/progress", json={"runs": []})).status_code == 403
-    assert (await report(worker_client, 999, outcome())).status_code == 404
-    assert (await claim(worker_client, 10**30)).status_code == 404
-    for body in ({"executor": ME}, {"attempt": 0, "executor": ME}, {"attempt": 1, "executor": ""}, {"attempt": 1}):
-        assert (await worker_client.post(f"{WORKER}/{run_id}/claim", json=body)).status_code == 400, body
-    for body in ({}, {"attempt": 1, "said": False}, {"attempt": 1, "said": False, "detail": "x" * 4_001}):
-        assert (await worker_client.post(f"{WORKER}/{run_id}/release", json=body)).status_code == 400, body
-
-
-async def test_a_room_whose_name_leads_inside_since_the_launch_is_not_opened(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address = "52.1.2.3"
-
-    async def resolve(host: str) -> list[str]:
-        return [address]
-
-    monkeypatch.setattr(runner.rooms.allowed, "resolve", resolve)
-    (run_id,) = await run_launched(client, pipecat_room_url="https://acme.daily.co/r1", pipecat_token=TOKEN)
-    address = "169.254.169.254"
-    await given(worker_client, run_id)
-    answer = await claim(worker_client, run_id)
-    assert answer.status_code == 409 and TOKEN not in answer.text
-    run = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()
-    assert (run["status"], run["scenario_runner"]["cause"]) == ("failed", "room")
-    assert "server.allowed_rooms" in run["error_message"]
-
-
-async def test_a_run_whose_token_cant_be_decrypted_fails_and_says_so(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
-) -> None:
-    (run_id,) = await run_launched(client, pipecat_token=TOKEN)
-    async with services.database.session() as session:
-        (await session.get_one(RunRow, run_id)).room_token = OTHER_VAULT.seal("{}")
-    await given(worker_client, run_id)
-    assert (await claim(worker_client, run_id)).status_code == 409
-    run = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()
-    assert (run["status"], run["scenario_runner"]["cause"]) == ("failed", "harness")
+    assert (await put(worker_client, run_id, "recording.wav", b"RIFF", 2)).json() == {"size": 4, "is_whole": True}
+    assert await artefacts(services, run_id) == {"1/recording.wav": None, "recording.wav": 4}
 
 
 async def test_artefacts_are_kept_under_names_that_stay_in_their_place(
@@ -562,54 +760,18 @@ async def test_artefacts_are_kept_under_names_that_stay_in_their_place(
 ) -> None:
     (run_id,) = await run_launched(client)
     await claimed(worker_client, run_id)
-    path = f"{WORKER}/{run_id}/artefacts"
-    answer = await worker_client.put(f"{path}/recording.wav", params={"attempt": 1}, content=b"RIFF")
-    assert (answer.status_code, answer.json()) == (200, {"size": 4})
-    for name in ("..%2f..%2fx", "a%2fb", ".hidden", "%20", "x" * 150, "2"):
-        answer = await worker_client.put(f"{path}/{name}", params={"attempt": 1}, content=b"x")
+    for name in ("..%2f..%2fx", "a%2fb", ".hidden", "%20", "x" * 150, "2", "a@0"):
+        answer = await put(worker_client, run_id, name, b"x")
         assert answer.status_code in (400, 404), name
-    async with services.database.reading() as session:
-        assert (await session.get_one(RunRow, run_id)).artefacts == {"recording.wav": 4}
+    assert await artefacts(services, run_id) == {}
 
 
-async def test_many_reports_at_once_end_every_run_and_the_result(
+async def test_a_run_that_came_to_no_call_is_told_like_any_other(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
-    ids = await run_launched(client, 6)
-
-    async def see_through(run_id: int) -> None:
+    first, second = await run_launched(client, 2)
+    for run_id, what in ((first, no_call()), (second, REFUSED)):
         await claimed(worker_client, run_id)
-        moves = [report(worker_client, run_id, outcome()) for _ in range(2)]
-        for answer in await asyncio.gather(*moves):
-            assert answer.json() == {"accepted": True}
-
-    await asyncio.gather(*(see_through(run_id) for run_id in ids))
-    run = (await client.get(f"/test_framework/v1/runs/{ids[0]}")).json()
-    result = (await client.get(f"/test_framework/v1/results/{run['result_id']}")).json()
-    assert (result["status"], result["success_runs_count"], result["success_rate"]) == ("completed", 6, 100.0)
-
-
-async def test_an_outcome_is_not_refused_for_what_the_agent_said(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    nested: Any = 1
-    for _ in range(300):
-        nested = [nested]
-    arguments = {"nul": "\x00", "half": "\ud800", "large": 10**40, "none": float("nan"), "nested": nested}
-    told = reported(outcome())
-    told["transcript_object"][0]["data"] = {"arguments": arguments}
-    content = json.dumps({"attempt": 1, "run": told})
-    headers = {"Content-Type": "application/json"}
-    for _ in range(2):
-        answer = await worker_client.post(f"{WORKER}/{run_id}/outcome", content=content, headers=headers)
-        assert (answer.status_code, answer.json()) == (200, {"accepted": True})
-    run = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()
-    kept = run["transcript_object"][0]["data"]["arguments"]
-    assert (kept["nul"], kept["half"], kept["none"]) == ("\ufffd", "\ufffd", None)
-    events = json.dumps({"attempt": 1, "events": [arguments]})
-    answer = await worker_client.post(f"{WORKER}/{run_id}/events", content=events, headers=headers)
-    assert answer.status_code == 204
-    broken = await worker_client.post(f"{WORKER}/{run_id}/outcome", content="[" * 100_000, headers=headers)
-    assert broken.status_code == 400
+        assert (await report(worker_client, run_id, what)).json()["counted"]
+    runs = [(await client.get(f"{RUNS}/{run_id}")).json() for run_id in (first, second)]
+    assert [(run["status"], run["scenario_runner"]["cause"]) for run in runs] == [("failed", "room")] * 2

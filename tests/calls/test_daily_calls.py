@@ -159,7 +159,9 @@ WAITING = Script(
     turns=(Turn(action=Listen(), expect=told("how can i help")), Turn(action=Listen(), expect=told("never said"))),
     turn_taking=BRISK,
 )
-MESSAGE = {"customer": {"name": "Zoë", "visits": [1, None, 2.5]}, "type": 7}
+SECRET = "planted-in-the-message"
+MESSAGE = {"customer": {"name": "Zoë", "visits": [1, None, 2.5], "api_key": SECRET}, "type": 7}
+SHOWN = {**MESSAGE, "customer": {"name": "Zoë", "visits": [1, None, 2.5], "api_key": "***"}}
 
 
 async def make(
@@ -173,7 +175,7 @@ async def make(
         run = await call.make()
         tasks.cancel_scope.cancel()
     assert read_run(folder).model_dump() == run.model_dump()
-    assert files_with(folder, TOKEN) == []
+    assert files_with(folder, TOKEN) == [] and files_with(folder, SECRET) == []
     return run, read_timeline(folder / "timeline.jsonl")
 
 
@@ -212,8 +214,8 @@ async def test_a_conversation_from_join_to_leave(meeting: Meeting, lines: dict[s
     assert agent.inbox[0] == MESSAGE
     assert [message["type"] for message in agent.inbox[1:]] == ["client-ready", "dtmf"]
     assert agent.inbox[2]["data"] == {"buttons": ["2", "#"]}
-    assert only(facts, DataMessagePublished).message == MESSAGE
-    assert run.publish_data_message is not None
+    assert only(facts, DataMessagePublished).message == SHOWN
+    assert run.publish_data_message is not None and run.publish_data_message.message == SHOWN
     assert only(facts, MessageReceived).message == {"pressed": ["2", "#"]}
 
     # The agent answered a known time after the caller's last sample. Late can be the caller's end, the agent's

@@ -99,6 +99,7 @@ def live_runs(folder: Path) -> list[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 async def test_two_calls_at_a_time_come_to_a_report_and_an_exit_code(tmp_path: Path) -> None:
     path = suite(tmp_path, ["answers", "answers_at_once"], "concurrency: 2\nretry_inconclusive: 3")
     command = [sys.executable, "-m", "runner.cli", "run", str(path), "--out", str(tmp_path / "out"), "--json"]

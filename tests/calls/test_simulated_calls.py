@@ -7,12 +7,20 @@ import anyio
 import pytest
 
 from bots.caller.script import AgentHeardFor, Expectation, Script, Speak, Turn, Words
-from bots.timeline import AgentStartedSpeaking, CallerStartedSpeaking, CallerStoppedSpeaking, TimelineEvent
+from bots.timeline import (
+    AgentStartedSpeaking,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    DataMessagePublished,
+    MessageReceived,
+    TimelineEvent,
+)
 from runner.calls.recording import read_recording
-from runner.calls.request import CallRequest
+from runner.calls.request import CallRequest, DataMessage
 from runner.calls.run_file import read_run
 from runner.calls.timeline import read_timeline
 from runner.evaluation.outcome import Status
+from runner.settings import Settings
 from tests.simulated.agent import Behaviour, OneSentence
 from tests.simulated.call import ADDRESS, Simulation
 from tests.simulated.virtual_time import run_virtually
@@ -51,6 +59,34 @@ def test_a_barge_in_comes_so_long_after_the_agent_is_heard(tmp_path: Path) -> No
     onset_ns = next(e.at_ns for e in facts if isinstance(e, AgentStartedSpeaking) and e.at_ns > ended_ns)
     barge_in_ns = next(e.at_ns for e in facts if isinstance(e, CallerStartedSpeaking) and e.turn == 1)
     assert (barge_in_ns - onset_ns) / 1e6 == pytest.approx(600, abs=60)
+
+
+def test_what_is_secret_in_a_data_message_stands_nowhere_also_where_the_agent_sends_it_back(tmp_path: Path) -> None:
+    message = {"type": "hello", "user": "Annabel", "session": {"token": "pl4nted"}, "table": 4}
+    request = CallRequest(
+        Script(name="test", turns=(say("Hello there."),)), ADDRESS, DataMessage(message), transcribe=False
+    )
+    made = ROOM.prepare(request, tmp_path / "run", settings=Settings(redact_keys=["user"]))
+    run_virtually(made.clock, made.call.make)
+    facts = read_timeline(tmp_path / "run" / "timeline.jsonl")
+    shown = {"type": "hello", "user": "***", "session": {"token": "***"}, "table": 4}
+    published = read_run(tmp_path / "run").publish_data_message
+    assert published is not None and published.message == shown
+    assert [fact.message for fact in facts if isinstance(fact, DataMessagePublished)] == [shown]
+    sent_back = [
+        fact.message["data"] for fact in facts if isinstance(fact, MessageReceived) and "data" in fact.message
+    ]
+    assert [data["message"] for data in sent_back if data.get("type") == "data-message-received"] == [shown]
+    for path in (tmp_path / "run").iterdir():
+        assert b"pl4nted" not in path.read_bytes() and b"Annabel" not in path.read_bytes(), path
+
+
+def test_what_whoever_asks_for_the_call_does_not_show_is_not_shown(tmp_path: Path) -> None:
+    message = DataMessage({"type": "hello", "plan": "gold", "token": "pl4nted"}, {"type": "hello", "plan": "***"})
+    request = CallRequest(Script(name="test", turns=(say("Hello there."),)), ADDRESS, message, transcribe=False)
+    made = ROOM.prepare(request, tmp_path / "run")
+    published = run_virtually(made.clock, made.call.make).publish_data_message
+    assert published is not None and published.message == {"type": "hello", "plan": "***"}
 
 
 def test_a_call_cut_off_from_outside_still_writes_its_run(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A whole deployment on this machine: API, workers, database and agent, each a process that can be done away with."""
 
-import json
 import secrets
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from tests.cluster.program import Program, environment, marked, until
 from tests.cluster.store import Store, new_store, pid_of
 
 CALLS = 4
+LEASE_S = 10.0
+"""Half of what it is by default: the tests wait for its end."""
 
 
 class Worker(Program):
@@ -40,13 +41,9 @@ class Worker(Program):
         rows = store.rows("SELECT executor, state FROM workers ORDER BY started_at DESC")
         return next(((row.executor, row.state) for row in rows if pid_of(row.executor) in pids), ("", ""))
 
-    def holds(self, store: Store) -> set[int]:
-        """Return the runs of which it says that it has not been able to report them."""
-        executor, _ = self.state(store)
-        rows = store.rows(
-            "SELECT CAST(runs AS TEXT) AS runs FROM workers WHERE executor = :executor", executor=executor
-        )
-        return {run for row in rows for run in json.loads(row.runs)["held"]}
+    def holds(self) -> set[int]:
+        """Return the runs whose reports wait on its disk."""
+        return {int(path.parent.name.partition("-")[0]) for path in self.reports()}
 
     def reports(self) -> list[Path]:
         """Return the reports that wait on its disk."""
@@ -77,6 +74,7 @@ class Cluster:
             **{
                 "SCENARIO_RUNNER_LOG_LEVEL": "INFO",
                 "SCENARIO_RUNNER_SERVER__REQUESTS_PER_MINUTE": "100000",
+                "SCENARIO_RUNNER_SERVER__LEASE_S": f"{LEASE_S:g}",
                 **(env or {}),
             },
         )
@@ -84,8 +82,8 @@ class Cluster:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._where = ["--data-dir", str(folder / "data"), "--database-url", store.url]
-        command = ["-m", "runner.cli", "serve", "--no-worker", "--port", str(self.port), *self._where]
-        self.api = Program("api", command, folder, self.env)
+        self.api = self._new_api("api", self.port)
+        self.second_api: Program | None = None
         self.workers: list[Worker] = []
         self.secrets: list[str] = []
         self.worker_key = ""
@@ -96,6 +94,18 @@ class Cluster:
         """The API."""
         assert self._client is not None, "the cluster is not started"
         return self._client
+
+    def _new_api(self, name: str, port: int) -> Program:
+        command = ["-m", "runner.cli", "serve", "--no-worker", "--port", str(port), *self._where]
+        return Program(name, command, self.folder, self.env)
+
+    def add_api(self) -> str:
+        """Start a second API on the same record; return its address."""
+        port = free_port()
+        self.second_api = self._new_api("api2", port)
+        self.second_api.start()
+        self.second_api.says(r"^serving on ")
+        return f"http://127.0.0.1:{port}"
 
     def start(self) -> None:
         """Start the API and the agent, on an empty database."""
@@ -137,6 +147,7 @@ class Cluster:
         calls: int = CALLS,
         drain_s: float = 60.0,
         record_url: str | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Worker:
         """Start a worker; :meth:`Worker.wait` waits for it.
 
@@ -146,13 +157,14 @@ class Cluster:
             calls: How many each makes at once.
             drain_s: How long calls may last once it is told to stop.
             record_url: Where it reaches the API, if not where that is.
+            env: More settings of its own, as variables.
         """
         options = [
             *("--processes", str(processes), "--calls", str(calls), "--drain-limit", f"{drain_s:g}"),
-            *("--record-url", record_url or self.url, "--database-url", self.store.url),
+            *("--record-url", record_url or self.url),
         ]
-        env = {**self.env, "SCENARIO_RUNNER_WORKER__KEY": self.worker_key}
-        worker = Worker(name, self.folder, options, env)
+        own = {**self.env, "SCENARIO_RUNNER_WORKER__KEY": self.worker_key, **(env or {})}
+        worker = Worker(name, self.folder, options, own)
         self.workers.append(worker)
         worker.start()
         return worker
@@ -160,7 +172,8 @@ class Cluster:
     @property
     def programs(self) -> list[Program]:
         """All of them."""
-        return [*self.workers, self.api, self.agent.program]
+        apis = [self.api, *([] if self.second_api is None else [self.second_api])]
+        return [*self.workers, *apis, self.agent.program]
 
     def stop(self) -> None:
         """Stop what runs, in good order.
@@ -173,7 +186,8 @@ class Cluster:
             worker.terminate()
         for program in workers:
             assert program.ends() == 0, f"{program.name} ended with {program.ends()}: {program.tail()}"
-        assert self.api.stop() == 0, self.api.tail()
+        for api in (self.api, self.second_api):
+            assert api is None or api.stop() == 0, api.tail()
         self.agent.program.stop()
         until(
             lambda: not marked(self.mark),

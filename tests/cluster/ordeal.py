@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.cluster.checks import check
 from tests.cluster.client import FAILS, PASSES, Launched
 from tests.cluster.cluster import Cluster, Worker, cluster
+from tests.cluster.link import Fault, Link
 from tests.cluster.program import until
 from tests.cluster.store import pid_of
 
@@ -18,14 +19,21 @@ class Times:
     Attributes:
         away_s: How long the API is away.
         frozen_s: How long a worker stands still: longer than it takes to be given up.
+        lease_s: How long a worker keeps its runs without being answered.
     """
 
     away_s: float
     frozen_s: float
+    lease_s: float
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of a deployment, as variables."""
+        return {"SCENARIO_RUNNER_SERVER__LEASE_S": f"{self.lease_s:g}"}
 
 
-FAST = Times(away_s=8, frozen_s=9)
-SLOW = Times(away_s=20, frozen_s=20)
+FAST = Times(away_s=7, frozen_s=22, lease_s=15)
+SLOW = Times(away_s=15, frozen_s=30, lease_s=20)
 
 
 def ordeal(kind: str, folder: Path, times: Times) -> None:
@@ -39,7 +47,7 @@ def ordeal(kind: str, folder: Path, times: Times) -> None:
     Raises:
         AssertionError: A run did not end once, as it should; or something of it is missing.
     """
-    with cluster(kind, folder) as made:
+    with cluster(kind, folder, times.settings) as made:
         one, two = made.add_worker("one"), made.add_worker("two")
         made.wait()
         launched = launch(made, 6)
@@ -83,6 +91,25 @@ def killed(made: Cluster, worker: Worker) -> set[int]:
     return {run for run, executor in made.store.taken().items() if pid_of(executor) in pids}
 
 
+def child_killed(made: Cluster, worker: Worker) -> set[int]:
+    """Kill what makes a worker's calls, in the middle of one, and return the runs that it had."""
+    until_live(made, worker)
+    had = worker.has(made.store)
+    for process in worker.processes()[1:]:
+        process.kill()
+    return had
+
+
+def cut_off(made: Cluster, worker: Worker, link: Link, lease_s: float) -> set[int]:
+    """Cut a worker off from the API in the middle of a call, beyond its lease; return the runs that it had."""
+    until_live(made, worker)
+    link.cut(Fault.LOST)
+    had = worker.has(made.store)
+    time.sleep(lease_s * 1.5)
+    link.mend()
+    return had
+
+
 def frozen(made: Cluster, worker: Worker, frozen_s: float) -> set[int]:
     """Let a worker stand still in the middle of a call, and return the runs that it had."""
     until_live(made, worker)
@@ -101,3 +128,17 @@ def api_away(made: Cluster, away_s: float) -> None:
     until(lambda: any(worker.reports() for worker in made.workers), "reports wait")
     time.sleep(max(0.0, began_s + away_s - time.monotonic()))
     made.start_api()
+
+
+def both_away(made: Cluster, away_s: float) -> None:
+    """Stop both APIs while calls are on, and start them again."""
+    second = made.second_api
+    assert second is not None
+    until(made.agent.runs_on, "calls are on")
+    began_s = time.monotonic()
+    assert second.stop() == 0, second.tail()
+    assert made.api.stop() == 0, made.api.tail()
+    time.sleep(max(0.0, began_s + away_s - time.monotonic()))
+    second.start()
+    made.start_api()
+    second.says(r"^serving on ")

@@ -1,4 +1,4 @@
-"""A worker that reaches the database and not the API: it is given runs through the one, and can't begin them."""
+"""A worker that is cut off from the API: it hangs up before somebody else is given what it has."""
 
 import time
 from collections.abc import Iterator
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from runner.dispatch.dispatcher import UNBEGUN_LIMIT_S
 from tests.cluster.checks import check, logs
-from tests.cluster.client import PASSES
-from tests.cluster.cluster import Cluster, Worker, cluster
+from tests.cluster.client import PASSES, WAITS
+from tests.cluster.cluster import LEASE_S, Cluster, Worker, cluster
 from tests.cluster.link import Fault, Link
 from tests.cluster.program import until
 from tests.cluster.store import POSTGRESQL
@@ -60,35 +59,34 @@ def mended(deployed: Deployed) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("fault", Fault)
-def test_what_it_was_given_is_made_by_another(deployed: Deployed, fault: Fault) -> None:
+def test_its_runs_go_to_another_once_it_has_hung_up(deployed: Deployed, fault: Fault) -> None:
     made, far = deployed.made, deployed.far
+    launched = made.client.launch(WAITS, CALLS, sessions=True)
+    until(lambda: set(launched.runs) <= made.agent.runs_on(), "all calls are on")
+    mine = far.has(made.store)
+    executor, _ = far.state(made.store)
+    assert mine
     deployed.link.cut(fault)
-    launched = [made.client.launch(PASSES, 2 * CALLS, success=True, sessions=sessions) for sessions in (False, True)]
-    given = until(lambda: far.has(made.store), "it is given some")
-    deployed.far_is("cut-off")
-    made.client.until_ended(launched)
-    executor, state = far.state(made.store)
-    assert state == "cut-off"
-    assert {executor for run in given for executor in deployed.began(run)} == {deployed.near.state(made.store)[0]}
+    near, _ = deployed.near.state(made.store)
+    until(lambda: all(deployed.began(run) == [executor, near] for run in mine), "another one makes them")
+    # Nothing can reach it meanwhile.
+    after = made.client.launch(PASSES, CALLS, success=True)
+    made.client.end([launched])
+    made.client.until_ended([after])
+    assert {worker for run in after.runs for worker in deployed.began(run)} == {near}
     deployed.link.mend()
     deployed.far_is("taking")
-    after = made.client.launch(PASSES, 2 * CALLS, success=True)
-    made.client.until_ended([after])
-    assert executor in {executor for run in after.runs for executor in deployed.began(run)}
-    check(made, [*launched, after])
+    assert far.state(made.store)[0] != executor
+    check(made, [launched, after])
 
 
-# What is sent again is there a quarter of a second later, and it is looked once a second.
-@pytest.mark.parametrize("after_s", [0.2, 0.8, 1.4])
-def test_a_run_is_in_one_place_only_where_it_can_begin_it_in_the_last_moment(
-    deployed: Deployed, after_s: float
-) -> None:
+def test_a_short_break_ends_no_call(deployed: Deployed) -> None:
     made, far = deployed.made, deployed.far
-    deployed.link.cut(Fault.LOST)
     launched = made.client.launch(PASSES, 2 * CALLS, success=True)
-    until(lambda: far.has(made.store), "it is given some")
-    time.sleep(UNBEGUN_LIMIT_S + after_s)
+    mine = until(lambda: far.has(made.store) & made.agent.runs_on(), "calls are on")
+    deployed.link.cut(Fault.LOST)
+    time.sleep(LEASE_S / 3)
     deployed.link.mend()
     made.client.until_ended([launched])
     check(made, [launched])
-    assert {len(deployed.began(run)) for run in launched.runs} == {1}
+    assert {len(deployed.began(run)) for run in mine} == {1}

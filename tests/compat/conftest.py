@@ -24,6 +24,8 @@ from fastapi import FastAPI
 
 from runner.api.app import create_app
 from runner.api.services import Services
+from runner.dispatch.dispatcher import Dispatcher
+from runner.dispatch.durable import Durable
 from runner.records.database import Database, database_url
 from runner.records.secrets import open_vault
 from runner.records.store import open_store
@@ -250,13 +252,19 @@ class InProcess:
 
 
 def application(migrated: Path, folder: Path) -> InProcess:
-    """Return an application; its database is opened by whoever asks first."""
+    """Return an application; its database is opened by whoever asks first. Its dispatcher does not run."""
     shutil.copytree(migrated, folder, dirs_exist_ok=True)
-    server = ServerSettings(data_dir=folder, allow_loopback=True, requests_per_minute=1_000_000, duplicate_window_s=0)
+    server = ServerSettings(
+        data_dir=folder, allow_loopback=True, requests_per_minute=1_000_000, duplicate_window_s=0, lease_s=1.0
+    )
+    settings, vault, store = Settings(server=server), open_vault(server), open_store(server)
+    database = Database(database_url(server))
     services = Services(
-        settings=Settings(server=server),
-        database=Database(database_url(server)),
-        vault=open_vault(server),
-        store=open_store(server),
+        settings=settings,
+        database=database,
+        vault=vault,
+        store=store,
+        dispatcher=Dispatcher(database, vault, settings),
+        durable=Durable(database, store, settings),
     )
     return InProcess(create_app(services), services)

@@ -27,9 +27,10 @@ from schemathesis.specs.openapi.checks import (
 
 from runner.records.database import Database
 from runner.records.keys import KeyKind, create_key
+from runner.records.runs import begin
 from tests.compat.conftest import API, InProcess, application
 from tests.records.giving import WORKER, give
-from tests.records.outcomes import outcome
+from tests.records.outcomes import outcome, reported
 
 CHECKS = [
     status_code_conformance,
@@ -114,18 +115,18 @@ def _fill(client: Session, under_test: InProcess, worker_key: str) -> None:
         post(f"{API}/scenarios/run_scenarios_pipecat/", {"scenarios": [entry]})
     anyio.run(_give, under_test, 1, 3)
     worker = {"headers": {KEY: worker_key}}
-    for run_id in (1, 3):
-        job = post(f"/worker/v1/runs/{run_id}/claim/", {"attempt": 1, "executor": WORKER}, **worker)
     for name, content in (("recording.wav", b"RIFF"), ("timeline.jsonl", b'{"type":"call_started"}\n')):
-        path = f"/worker/v1/runs/{FINISHED_RUN}/artefacts/{name}/?attempt={job['attempt']}"
-        assert client.put(path, data=content, **worker).status_code == 200
-    report = outcome().model_dump(mode="json", exclude={"script"})
-    assert post(f"/worker/v1/runs/{FINISHED_RUN}/outcome/", {"attempt": 1, "run": report}, **worker)["accepted"]
+        params = {"attempt": 1, "executor": WORKER, "offset": 0, "size": len(content)}
+        path = f"/worker/v1/runs/{FINISHED_RUN}/artefacts/{name}/"
+        assert client.put(path, params=params, data=content, **worker).status_code == 200
+    report = {"run_id": FINISHED_RUN, "attempt": 1, "executor": WORKER, "run": reported(outcome())}
+    assert post("/worker/v1/report/", report, **worker)["counted"]
 
 
 async def _give(under_test: InProcess, *run_ids: int) -> None:
     database = Database(under_test.services.database.url)
     await give(database, *run_ids)
+    await database.run(lambda session: begin(session, [(run_id, 1, WORKER) for run_id in run_ids]))
     await database.close()
 
 
@@ -162,7 +163,9 @@ def examine(described: Described, operation: APIOperation, max_examples: int) ->
             case.path_parameters.update(known)
         answer = case.call(headers={KEY: described.key_for(operation.path)}, timeout=5)
         statuses.append(answer.status_code)
-        assert answer.status_code < 500, (case.as_curl_command(), answer.text)
+        # No dispatcher runs in here.
+        is_away = answer.status_code == 503 and operation.path.rstrip("/") in ("/readyz", "/worker/v1/poll")
+        assert answer.status_code < 500 or is_away, (case.as_curl_command(), answer.text)
         assert "Traceback" not in answer.text
         # What was wrong with a request may have been the id that was replaced; one that is too large is not read; and
         # names are trimmed before they are measured.
@@ -226,10 +229,10 @@ def test_every_route_is_described_once(described: Described) -> None:
         for method in route.methods
     }
     assert described_routes ^ shown.keys() == set()
-    # What is not described is another spelling of what is, or a HEAD of it.
+    # What is not described is another spelling of what is, a HEAD of it, or what workers of earlier releases ask for.
     endpoints = {route.endpoint for route in routes if route.include_in_schema}
-    hidden = {method for route in routes if route.endpoint not in endpoints for method in route.methods}
-    assert hidden <= {"HEAD"}
+    hidden = [route for route in routes if route.endpoint not in endpoints and route.methods != {"HEAD"}]
+    assert {route.name for route in hidden} == {"of_another_version"}
 
 
 def test_keys_are_declared_where_they_are_needed_and_nowhere_else(described: Described) -> None:

@@ -275,6 +275,7 @@ def test_a_result_is_run_again_unless_its_room_token_is_gone(
         sdk.results.rerun(finished.launched["id"])
     assert refused.value.status_code == 400
     assert list(refused.value.response_body["runs"]) == [str(finished.runs["answers"]["id"])]
+    assert list(refused.value.response_body["runs"][str(finished.runs["answers"]["id"])]) == ["pipecat_token"]
     result = sdk.results.wait(again["id"], poll_interval=POLL_S, timeout=60)
     assert (result["status"], result["failed_runs_count"]) == ("completed", 1)
 

@@ -28,6 +28,7 @@ SAVED_CONFIG = "planted-in-the-saved-config"
 LAUNCHED_CONFIG = "planted-in-a-launchs-config"
 WRONG_KEY = "psr_planted-key-of-nobody"
 DATA = "planted-in-the-data-message"
+DATA_TOKEN = "planted-token-in-the-data-message"
 
 SECRETS = (
     TOKEN,
@@ -40,6 +41,7 @@ SECRETS = (
     SAVED_CONFIG,
     LAUNCHED_CONFIG,
     WRONG_KEY,
+    DATA_TOKEN,
 )
 
 KEPT_KEYS = {"worker.key", "secret.key"}
@@ -174,7 +176,7 @@ def use_secrets(scene: Scene, agent: str, refusing: str, complaining: str) -> No
             session={"start_url": f"{address}/start", "transport": "webrtc", "start_timeout_s": 5},
         )["id"]
 
-    message = {"type": "hello", "value": DATA}
+    message = {"type": "hello", "value": DATA, "session": {"accessToken": DATA_TOKEN}}
     offer = f"{agent}/api/offer"
     scene.rooms("a call", scenario=listens, pipecat_room_url=offer, pipecat_token=TOKEN, publish_data_message=message)
     scene.rooms("a call by query", scenario=listens, pipecat_room_url=f"{offer}?token={QUERY_TOKEN}")
@@ -289,7 +291,8 @@ def test_keys_are_kept_as_digests_and_shown_once(planted: Planted) -> None:
 
 def test_a_data_message_is_told_with_its_run_alone(planted: Planted) -> None:
     run_id = planted.runs["a call"]
-    assert planted.said["a call"]["scenario_runner"]["publish_data_message"]["message"]["value"] == DATA
+    told = planted.said["a call"]["scenario_runner"]["publish_data_message"]["message"]
+    assert (told["value"], told["session"]) == (DATA, {"accessToken": "***"})
     assert DATA not in planted.log and DATA not in planted.output
     own = re.compile(rf"GET (http://[^/]*)?{API}/runs/({run_id}/.*|bulk/.*)?$")
     told = [name for name, text in planted.answers.items() if DATA in text]

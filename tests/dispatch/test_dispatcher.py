@@ -1,563 +1,948 @@
-"""Giving and taking back: every run is one worker's at a time, and of one that is gone nothing gets lost."""
+"""Polls: every run is one worker's at a time, what happens reaches it at once, and nothing is lost of who is gone."""
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
-from sqlalchemy import Connection, delete, select, update
+from loguru import logger
+from sqlalchemy import select, text, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
+import runner.rooms.allowed
 from bots.timeline import EndedReason
 from runner.dispatch import dispatcher as dispatching
-from runner.dispatch.dbos_queue import DbosQueue, DbosWorker
-from runner.dispatch.dispatcher import Dispatcher
-from runner.dispatch.engines import lease_engine
-from runner.dispatch.lease import PROTOCOL
-from runner.dispatch.watch import Watch
-from runner.records.assignments import Assignment, Limits
+from runner.dispatch.dispatcher import Dispatcher, RecordAway, WorkerGone
+from runner.protocol.messages import Answer, Gone, Job, Kept, Order, Poll, Problem, RunNow, WorkerInfo
+from runner.protocol.states import WorkerState
+from runner.records import leases
+from runner.records.changes import work_changed
 from runner.records.database import Database
-from runner.records.endings import RunProblem
-from runner.records.runs import end_run
+from runner.records.runs import MAX_LOST, end_run, request_cancel
+from runner.records.secrets import Vault
 from runner.records.tables import RunRow, WorkerRow, utc_now
+from runner.settings import ServerSettings, Settings
+from tests.records.outcomes import SCRIPT
 
 pytestmark = pytest.mark.anyio
 
+LEASE_S = 8.0
+"""It looks once a second; who is silent for ten is lost; and who looks begins to judge after ten."""
+
+LOST_S = 10
+VAULT = Vault(b"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+OTHER_VAULT = Vault(b"MTEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+ROOM = "http://localhost:7860/api/offer"
+DRAINING, PAUSED, STOPPED = WorkerState.DRAINING, WorkerState.PAUSED, WorkerState.STOPPED
+CAUSE = Problem(cause="agent", reason=EndedReason.AGENT_FROZE.value)
+
 
 class Clock:
-    """Stands for the monotonic clock that the dispatcher goes by."""
+    """Goes on when a test says so: for dispatchers and for the record."""
 
     def __init__(self) -> None:
-        self.now_s = 1_000.0
+        self.ahead_s = 0.0
+        self._begun_at = utc_now()
 
     def monotonic(self) -> float:
-        return self.now_s
+        return 1_000.0 + self.ahead_s
+
+    def of_record(self, session: Session) -> datetime:
+        return self._begun_at + timedelta(seconds=self.ahead_s)
 
 
-class QueueDouble:
-    """Remembers what it is given."""
+class Watched(Dispatcher):
+    """A dispatcher whose looks can be waited for."""
 
-    def __init__(self) -> None:
-        self.handed: list[Assignment] = []
-        self.retired: list[str] = []
+    looks = 0
 
-    def hand_over(self, connection: Connection, assignments: Sequence[Assignment]) -> None:
-        self.handed += assignments
-
-    async def retire(self, executor: str) -> None:
-        self.retired.append(executor)
-
-    async def prune(self, *, older_than: Any) -> int:
-        return 0
-
-    async def close(self) -> None:
-        pass
+    async def _look(self) -> None:
+        await super()._look()
+        self.looks += 1
 
 
 class Scene:
-    """A record, a dispatcher, and workers that beat when a test says so."""
+    """A record, one dispatcher or several, and workers that poll when a test says so."""
 
-    def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, database: Database, clock: Clock):
         self.database = database
-        self.queue = QueueDouble()
-        self.clock = Clock()
-        monkeypatch.setattr(dispatching, "time", self.clock)
-        self.dispatcher = Dispatcher(database, self.queue, Limits())
+        self.clock = clock
+        self.dispatcher = self.new_dispatcher()
         self._ids = itertools.count(1)
 
-    def begin_anew(self) -> None:
-        """Start the dispatcher again: it has seen nothing."""
-        self.dispatcher = Dispatcher(self.database, self.queue, Limits())
+    def new_dispatcher(self, database: Database | None = None, lease_s: float = LEASE_S) -> Watched:
+        settings = Settings(server=ServerSettings(allow_loopback=True, lease_s=lease_s))
+        return Watched(database or self.database, VAULT, settings)
 
-    async def worker(self, executor: str, **values: Any) -> None:
-        row: dict[str, Any] = {
-            "executor": executor,
-            "name": executor,
-            "version": "1",
-            "protocol": PROTOCOL,
-            "rooms": ["smallwebrtc"],
-            "calls": 2,
-            "state": "taking",
-            "beat": 1,
-            "beat_at": utc_now(),
-            "started_at": utc_now(),
-            "runs": {"live": [], "held": []},
-            "load": {},
-            **values,
-        }
-        async with self.database.session() as session:
-            session.add(WorkerRow(**row))
-
-    async def set_worker(self, executor: str, **values: Any) -> None:
-        async with self.database.session() as session:
-            await session.execute(update(WorkerRow).where(WorkerRow.executor == executor).values(**values))
-
-    async def run(self, result_id: int = 1, **values: Any) -> int:
+    async def run(self, result_id: int = 1, *, database: Database | None = None, **values: Any) -> int:
+        """Launch a run."""
         run_id = next(self._ids)
-        async with self.database.session() as session:
-            session.add(
-                RunRow(
-                    id=run_id, result_id=result_id, project_id=1, scenario_name="s", snapshot={"script": {}}, **values
-                )
-            )
+        common = {"project_id": 1, "scenario_name": "s", "snapshot": {"script": SCRIPT.model_dump(mode="json")}}
+        row = RunRow(**{"id": run_id, "result_id": result_id, "room_url": ROOM, **common, **values})
+        async with (database or self.database).session() as session:
+            session.add(row)
+            work_changed(session.sync_session)
         return run_id
 
-    async def begun(self, executor: str, result_id: int = 1, **values: Any) -> int:
-        """Return a run that a worker has begun, and says so."""
-        run_id = await self.run(result_id, status="running", executor=executor, started_at=utc_now(), **values)
-        await self.set_worker(executor, runs={"live": [run_id], "held": []})
+    async def begun(self, worker: "Worker", result_id: int = 1, **values: Any) -> int:
+        """Return a run that a worker has begun."""
+        run_id = await self.run(result_id, status="running", executor=worker.executor, started_at=utc_now(), **values)
+        worker.has(run_id, values.get("attempt", 1))
         return run_id
 
-    @contextmanager
-    def begun_in_between(self, run_id: int) -> Iterator[None]:
-        """Let a run be begun after the dispatcher has seen what there is, and before it takes anything back."""
-        living = self.dispatcher._living
-
-        async def begin(workers: list[WorkerRow]) -> list[WorkerRow]:
-            async with self.database.session() as session:
-                values = {"status": "running", "started_at": utc_now()}
-                await session.execute(update(RunRow).where(RunRow.id == run_id).values(**values))
-            return await living(workers)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(self.dispatcher, "_living", begin)
-            yield
-
-    async def look(self, times: int = 1, *, beating: Sequence[str] = ()) -> None:
-        """Let seconds pass, in which some workers beat and the dispatcher looks."""
+    async def look(self, times: int = 1, *polling: "Worker") -> None:
+        """Let seconds pass, in each of which some workers poll and the dispatcher looks."""
         for _ in range(times):
-            self.clock.now_s += 1
-            for executor in beating:
-                await self.set_worker(executor, beat=WorkerRow.beat + 1)
-            await self.dispatcher.look()
+            self.clock.ahead_s += 1.01
+            before = self.dispatcher.looks
+            for worker in polling:
+                await worker.polls()
+            self.dispatcher.wake()
+            with anyio.fail_after(10):
+                while self.dispatcher.looks == before:
+                    await anyio.sleep(0.001)
+
+    async def judging(self, *polling: "Worker") -> None:
+        """Let so much time pass that the dispatcher judges who is silent."""
+        await self.look(LOST_S + 2, *polling)
 
     async def row(self, run_id: int) -> RunRow:
         async with self.database.reading() as session:
             return await session.get_one(RunRow, run_id)
 
+    async def rows(self, *run_ids: int) -> list[RunRow]:
+        return [await self.row(run_id) for run_id in run_ids]
+
     async def state(self, executor: str) -> str | None:
         async with self.database.reading() as session:
             return await session.scalar(select(WorkerRow.state).where(WorkerRow.executor == executor))
 
+    async def set_worker(self, executor: str, **values: Any) -> None:
+        async with self.database.session() as session:
+            await session.execute(update(WorkerRow).where(WorkerRow.executor == executor).values(**values))
+
+
+class Worker:
+    """Says what a test lets it say."""
+
+    def __init__(self, scene: Scene, executor: str = "w", *, calls: int = 2, dispatcher: Dispatcher | None = None):
+        self.scene = scene
+        self.executor = executor
+        self.info = WorkerInfo(executor=executor, name=executor, version="1", rooms=("smallwebrtc",), calls=calls)
+        self.dispatcher = dispatcher
+        self.number = 0
+        self.state = WorkerState.TAKING
+        self.runs: dict[tuple[int, int], RunNow] = {}
+        self.kept: tuple[Kept, ...] = ()
+
+    def has(self, run_id: int, attempt: int = 1, **now: Any) -> None:
+        self.runs[run_id, attempt] = RunNow(run_id=run_id, attempt=attempt, **now)
+
+    def says(self, *, waits: bool = False, number: int | None = None, **said: Any) -> Poll:
+        self.number += number is None
+        given: dict[str, Any] = {"state": self.state, "runs": tuple(self.runs.values()), "kept": self.kept, **said}
+        number = self.number if number is None else number
+        return Poll(protocol=3, worker=self.info, number=number, waits=waits, **given)
+
+    async def polls(self, **said: Any) -> Answer:
+        return await (self.dispatcher or self.scene.dispatcher).poll(self.says(**said))
+
+    async def waits(self, **said: Any) -> Answer:
+        return await self.polls(waits=True, **said)
+
+    async def takes(self) -> list[Job]:
+        """Wait for runs, and tell that it has them."""
+        answer = await self.waits()
+        for job in answer.jobs:
+            self.has(job.run_id, job.attempt)
+        await self.polls()
+        return list(answer.jobs)
+
+
+class Asking:
+    """A poll that a worker waits for in the background."""
+
+    def __init__(self) -> None:
+        self.answer: Answer | None = None
+        self.error: Exception | None = None
+        self.answered = anyio.Event()
+        self.scope = anyio.CancelScope()
+
+    async def ask(self, poll: Awaitable[Answer]) -> None:
+        with self.scope:
+            try:
+                self.answer = await poll
+            except (RecordAway, WorkerGone) as error:
+                self.error = error
+        self.answered.set()
+
+    async def at_once(self) -> Answer:
+        """Return the answer, that must not wait for a look or for the end of the poll's time."""
+        with anyio.fail_after(1.5):
+            await self.answered.wait()
+        assert self.answer is not None, self.error
+        return self.answer
+
+
+@asynccontextmanager
+async def asking(scene: Scene, worker: Worker, *, is_held: bool = True) -> AsyncIterator[Asking]:
+    asked = Asking()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(asked.ask, worker.waits())
+        if is_held:
+            # Of those who have nothing it is taken in with what comes next.
+            await anyio.lowlevel.checkpoint()
+            scene.dispatcher.wake()
+            await until(lambda: worker.executor in scene.dispatcher._held)
+        yield asked
+        tasks.cancel_scope.cancel()
+
+
+async def until(wanted: Callable[[], Any]) -> None:
+    with anyio.fail_after(10):
+        while not wanted():
+            await anyio.sleep(0.002)
+
 
 @pytest.fixture
-def scene(database: Database, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    return Scene(database, monkeypatch)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(dispatching, "time", clock)
+    monkeypatch.setattr(leases, "clock", clock.of_record)
+    monkeypatch.setattr(dispatching, "GATHERING_S", 0.0)
+    return clock
 
 
-async def test_what_waits_goes_to_workers_that_live_and_take_runs(scene: Scene) -> None:
-    for executor, values in {
-        "full": {"calls": 0},
-        "overloaded": {"state": "overloaded"},
-        "draining": {"state": "draining"},
-        "gone": {"state": "stopped", "gone_at": utc_now()},
-        "foreign": {"protocol": PROTOCOL + 1},
-        "silent": {},
-        "able": {},
-    }.items():
-        await scene.worker(executor, **values)
-    beating = ["full", "overloaded", "draining", "foreign", "able"]
-    await scene.look(4, beating=beating)
-    runs = [await scene.run() for _ in range(3)]
-    await scene.look(beating=beating)
-    assert scene.queue.handed == [Assignment(runs[0], 1, "able"), Assignment(runs[1], 1, "able")]
-    assert (await scene.row(runs[0])).executor == "able" and (await scene.row(runs[0])).status == "pending"
-    await scene.look(beating=beating)
-    assert len(scene.queue.handed) == 2
-    assert (await scene.row(runs[2])).executor is None
+@pytest.fixture
+async def scene(database: Database, clock: Clock) -> AsyncIterator[Scene]:
+    scene = Scene(database, clock)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scene.dispatcher.run)
+        yield scene
+        tasks.cancel_scope.cancel()
 
 
-async def test_a_lost_worker_s_runs_end_or_wait_again_and_count_for_nobody(scene: Scene) -> None:
-    await scene.worker("lost", calls=9)
-    await scene.look(2, beating=["lost"])
-    said = await scene.begun("lost", said_at=utc_now())
-    unsaid = await scene.begun("lost", joined_at=utc_now())
-    session = await scene.begun("lost", result_id=2, said_at=utc_now())
-    given = await scene.run(executor="lost")
-    await scene.look(6)
+@pytest.fixture
+async def prompt(database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    """A scene in which nobody looks now and then: everything is told at once, or not at all."""
+    monkeypatch.setattr(dispatching, "LOOK_INTERVAL_S", 60.0)
+    scene = Scene(database, clock)
+    scene.dispatcher = scene.new_dispatcher(lease_s=240.0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scene.dispatcher.run)
+        await until(lambda: scene.dispatcher.looks)
+        yield scene
+        tasks.cancel_scope.cancel()
+
+
+@pytest.fixture(params=["this process", "another one"])
+async def elsewhere(request: pytest.FixtureRequest, prompt: Scene, database_url: str) -> AsyncIterator[Database]:
+    """The database as this process has it, and as another one has that this one hears of."""
+    if request.param == "this process":
+        yield prompt.database
+        return
+    if database_url.startswith("sqlite"):
+        pytest.skip("SQLite tells nobody")
+    # Until it listens nothing is heard.
+    other = Database(database_url)
+    with anyio.fail_after(10):
+        while not await other.look(lambda session: session.execute(_LISTENERS).first()):
+            await anyio.sleep(0.01)
+    yield other
+    await other.close()
+
+
+_LISTENERS = text("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'")
+
+
+@contextmanager
+def away(monkeypatch: pytest.MonkeyPatch, scene: Scene) -> Iterator[None]:
+    """Let the database be away."""
+
+    async def fail(work: Any) -> Any:
+        raise OperationalError("SELECT", {}, Exception("it is away"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.database, "run", fail)
+        patch.setattr(scene.database, "look", fail)
+        # Otherwise it is tried again after a second.
+        patch.setattr(scene.dispatcher, "_look_interval_s", 0.01)
+        yield
+
+
+# What reaches a worker.
+
+
+async def test_what_waits_goes_to_a_worker_that_asks_with_all_that_the_call_needs(scene: Scene) -> None:
+    token = VAULT.seal('{"token": "t"}')
+    first, second, third = [await scene.run(room_token=token, session_data={"a": 1}) for _ in range(3)]
+    worker = Worker(scene)
+    answer = await worker.waits()
+    assert [(job.run_id, job.attempt) for job in answer.jobs] == [(first, 1), (second, 1)]
+    assert answer.lease_s == LEASE_S and answer.orders == ()
+    [job, _] = answer.jobs
+    assert (job.room_url, job.session, job.session_data) == (ROOM, None, {"a": 1, "cekura_run_id": first})
+    assert job.token is not None and job.token.get_secret_value() == "t"
+    row = await scene.row(first)
+    # It has begun once the worker tells of it.
+    assert (row.status, row.executor) == ("pending", "w")
+    worker.has(first)
+    assert (await worker.polls()).orders == (Order(run_id=first, attempt=1, counts=True),)
+    assert [row.status for row in await scene.rows(first, second, third)] == ["running", "pending", "pending"]
+    assert (await scene.row(third)).executor is None
+
+
+async def test_a_launch_reaches_a_poll_that_is_held_at_once(prompt: Scene, elsewhere: Database) -> None:
+    async with asking(prompt, Worker(prompt)) as asked:
+        run_id = await prompt.run(database=elsewhere)
+        assert [job.run_id for job in (await asked.at_once()).jobs] == [run_id]
+
+
+async def test_whoever_asks_in_the_moment_in_which_a_run_is_found_is_given_it_at_once(
+    prompt: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, enough = threading.Event(), threading.Event()
+    anything_waits = dispatching._anything_waits
+
+    def slowly(session: Session) -> bool:
+        looking.set()
+        enough.wait(10)
+        return anything_waits(session)
+
+    monkeypatch.setattr(dispatching, "_anything_waits", slowly)
+    run_id = await prompt.run()
+    await anyio.to_thread.run_sync(looking.wait)
+    async with asking(prompt, Worker(prompt), is_held=False) as asked:
+        await anyio.lowlevel.checkpoint()
+        enough.set()
+        assert [job.run_id for job in (await asked.at_once()).jobs] == [run_id]
+
+
+async def test_a_place_that_becomes_free_is_taken_at_once(prompt: Scene, elsewhere: Database) -> None:
+    worker = Worker(prompt, calls=1)
+    over = await prompt.begun(worker)
+    next_one = await prompt.run()
+    async with asking(prompt, worker) as asked:
+        await elsewhere.run(lambda session: end_run(session, over, 1, CAUSE, executor="w"))
+        answer = await asked.at_once()
+    assert [job.run_id for job in answer.jobs] == [next_one]
+    assert answer.orders == (Order(run_id=over, attempt=1, counts=False),)
+
+
+async def test_a_cancelled_run_is_told_of_at_once_and_once(prompt: Scene, elsewhere: Database) -> None:
+    worker = Worker(prompt)
+    run_id = await prompt.begun(worker)
+    async with asking(prompt, worker) as asked:
+        await elsewhere.run(lambda session: request_cancel(session, [run_id]))
+        assert (await asked.at_once()).orders == (Order(run_id=run_id, attempt=1, counts=True, is_cancelled=True),)
+    worker.has(run_id, is_ending=True)
+    async with asking(prompt, worker) as asked:
+        await anyio.sleep(0.05)
+        assert not asked.answered.is_set()
+
+
+async def test_whoever_begins_to_watch_is_told_of_at_once_and_so_is_whoever_ceases(prompt: Scene) -> None:
+    worker = Worker(prompt)
+    run_id = await prompt.begun(worker)
+    async with asking(prompt, worker) as asked:
+        prompt.dispatcher.is_watched = lambda run: run == run_id
+        prompt.dispatcher.wake()
+        assert (await asked.at_once()).orders == (Order(run_id=run_id, attempt=1, counts=True, is_watched=True),)
+    worker.has(run_id, is_watched=True)
+    async with asking(prompt, worker) as asked:
+        prompt.dispatcher.is_watched = lambda run: False
+        prompt.dispatcher.wake()
+        assert (await asked.at_once()).orders == (Order(run_id=run_id, attempt=1, counts=True),)
+
+
+async def test_a_run_that_was_taken_away_is_told_of_at_once(prompt: Scene, elsewhere: Database) -> None:
+    worker = Worker(prompt)
+    run_id = await prompt.begun(worker)
+    async with asking(prompt, worker) as asked:
+        await elsewhere.run(
+            lambda session: dispatching.give_back(session, run_id, 1, detail="x", unsaid=True, was_lost=False)
+        )
+        assert (await asked.at_once()).orders == (Order(run_id=run_id, attempt=1, counts=False),)
+
+
+async def test_nothing_to_tell_is_told_when_its_time_is_over(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "hold_s", lambda lease_s, has_runs: 0.8)
+    idle, busy = Worker(scene, "idle"), Worker(scene, "busy")
+    run_id = await scene.begun(busy)
+    async with asking(scene, idle) as first, asking(scene, busy) as second:
+        for asked in (first, second):
+            await asked.answered.wait()
+    assert first.answer == Answer(lease_s=LEASE_S)
+    assert second.answer == Answer(lease_s=LEASE_S, orders=(Order(run_id=run_id, attempt=1, counts=True),))
+    assert scene.dispatcher._held == {}
+
+
+async def test_news_are_answered_while_another_poll_waits_which_then_goes_by_them(prompt: Scene) -> None:
+    worker = Worker(prompt)
+    async with asking(prompt, worker) as asked:
+        run_id = await prompt.begun(worker)
+        assert [order.counts for order in (await worker.polls()).orders] == [True]
+        assert not asked.answered.is_set()
+        await prompt.database.run(lambda session: request_cancel(session, [run_id]))
+        assert [order.is_cancelled for order in (await asked.at_once()).orders] == [True]
+
+
+async def test_of_two_polls_that_wait_the_later_one_is_held(prompt: Scene) -> None:
+    worker = Worker(prompt)
+    async with asking(prompt, worker) as first, asking(prompt, worker) as second:
+        prompt.dispatcher.wake()
+        assert await first.at_once() == Answer(lease_s=240.0)
+        run_id = await prompt.run()
+        assert [job.run_id for job in (await second.at_once()).jobs] == [run_id]
+
+
+async def test_a_poll_that_comes_late_is_answered_and_given_nothing(prompt: Scene) -> None:
+    worker = Worker(prompt)
+    late = worker.says(waits=True)
+    async with asking(prompt, worker) as asked, anyio.create_task_group() as tasks:
+        overtaken = Asking()
+        tasks.start_soon(overtaken.ask, prompt.dispatcher.poll(late))
+        await anyio.lowlevel.checkpoint()
+        prompt.dispatcher.wake()
+        assert await overtaken.at_once() == Answer(lease_s=240.0)
+        assert not asked.answered.is_set()
+        await prompt.run()
+        assert len((await asked.at_once()).jobs) == 1
+
+
+# Given once, and again until it is known.
+
+
+async def test_a_job_whose_answer_was_lost_comes_again_until_its_worker_tells_of_it(scene: Scene) -> None:
+    run_id = await scene.run()
+    worker = Worker(scene)
+    for _ in range(3):
+        assert [(job.run_id, job.attempt) for job in (await worker.waits()).jobs] == [(run_id, 1)]
+    # Also with an answer to news.
+    assert [job.run_id for job in (await worker.polls()).jobs] == [run_id]
+    worker.has(run_id)
+    assert (await worker.polls()).jobs == ()
+    assert (await scene.row(run_id)).attempt == 1
+
+
+async def test_whoever_hangs_up_frees_its_poll_and_is_given_nothing_by_it(prompt: Scene) -> None:
+    async with asking(prompt, Worker(prompt)) as asked:
+        asked.scope.cancel()
+        await asked.answered.wait()
+    assert prompt.dispatcher._held == {} and prompt.dispatcher._arrived == []
+    run_id = await prompt.run()
+    assert [job.run_id for job in (await Worker(prompt, "other").waits()).jobs] == [run_id]
+
+
+async def test_whoever_hangs_up_while_its_poll_is_taken_in_is_not_held_for(
+    prompt: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, enough = threading.Event(), threading.Event()
+    renew = leases.renew
+
+    def slowly(session: Session, polls: Sequence[Poll]) -> Any:
+        entered.set()
+        enough.wait(10)
+        return renew(session, polls)
+
+    monkeypatch.setattr(dispatching, "renew", slowly)
+    worker = Worker(prompt)
+    await prompt.run()
+    async with asking(prompt, worker, is_held=False) as asked:
+        await anyio.to_thread.run_sync(entered.wait)
+        asked.scope.cancel()
+        await asked.answered.wait()
+    enough.set()
+    await worker.polls()
+    assert prompt.dispatcher._held == {}
+    assert (await prompt.row(1)).executor is None
+
+
+async def test_every_run_is_one_workers_whoever_asks_whichever_process(scene: Scene, database_url: str) -> None:
+    other = Database(database_url)
+    second = scene.new_dispatcher(other)
+    run_ids = [await scene.run() for _ in range(24)]
+    begun: list[tuple[int, str]] = []
+
+    async def work(worker: Worker) -> None:
+        while len(begun) < len(run_ids):
+            for job in await worker.takes():
+                begun.append((job.run_id, worker.executor))
+                assert (await scene.row(job.run_id)).executor == worker.executor
+                await other.run(lambda session, job=job: end_run(session, job.run_id, 1, CAUSE))
+                del worker.runs[job.run_id, job.attempt]
+        working.cancel_scope.cancel()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(second.run)
+            async with anyio.create_task_group() as working:
+                for number in range(6):
+                    dispatcher = (scene.dispatcher, second)[number % 2]
+                    working.start_soon(work, Worker(scene, f"w{number}", dispatcher=dispatcher))
+            tasks.cancel_scope.cancel()
+    await other.close()
+    assert sorted(run_id for run_id, _ in begun) == run_ids
+
+
+async def test_of_many_polls_at_once_each_is_answered(scene: Scene) -> None:
+    run_ids = [await scene.run() for _ in range(40)]
+    given: list[int] = []
+
+    async def ask(worker: Worker) -> None:
+        given.extend(job.run_id for job in (await worker.waits()).jobs)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(ask, Worker(scene, f"w{number}"))
+    assert sorted(given) == run_ids
+
+
+# Who takes none.
+
+
+async def test_a_paused_worker_is_given_no_more_but_what_it_was_given(scene: Scene) -> None:
+    worker = Worker(scene)
+    run_id = await scene.run(executor="w")
+    waits = await scene.run()
+    worker.state = PAUSED
+    assert [job.run_id for job in (await worker.waits(why="its disk is full")).jobs] == [run_id]
+    async with scene.database.reading() as session:
+        assert (await session.get_one(WorkerRow, "w")).why == "its disk is full"
+    worker.has(run_id)
+    async with asking(scene, worker):
+        await scene.look()
+        assert (await scene.row(waits)).executor is None
+
+
+async def test_a_draining_worker_keeps_what_it_has_begun_and_what_it_has_not_goes_on(scene: Scene) -> None:
+    worker = Worker(scene)
+    begun, given = await scene.begun(worker), await scene.run(executor="w")
+    waits = await scene.run()
+    worker.state = DRAINING
+    assert (await worker.polls()).jobs == ()
+    async with asking(scene, worker):
+        await scene.look(2)
+        rows = await scene.rows(begun, given, waits)
+    assert [(row.status, row.executor, row.attempt, row.lost) for row in rows] == [
+        ("running", "w", 1, 0),
+        ("pending", None, 2, 0),
+        ("pending", None, 1, 0),
+    ]
+    other = Worker(scene, "other")
+    assert {job.run_id for job in (await other.waits()).jobs} == {given, waits}
+
+
+async def test_what_a_worker_told_another_process_last_holds_here_too(prompt: Scene) -> None:
+    worker = Worker(prompt)
+    async with asking(prompt, worker):
+        # What the poll that is held here says is out of date.
+        await prompt.database.run(lambda session: leases.renew(session, [worker.says(state=PAUSED)]))
+        run_id = await prompt.run()
+        await Worker(prompt, "another").polls()
+        assert (await prompt.row(run_id)).executor is None
+
+
+async def test_a_worker_that_is_stopped_lets_its_runs_go_on_at_once_and_not_held_against_them(prompt: Scene) -> None:
+    worker = Worker(prompt)
+    unsaid, session = await prompt.begun(worker), await prompt.begun(worker, 2, said_at=utc_now())
+    said, given = await prompt.begun(worker, said_at=utc_now()), await prompt.run(executor="w")
+    await worker.polls()
+    worker.state = STOPPED
+    async with asking(prompt, Worker(prompt, "other", calls=9)) as asked:
+        await worker.polls()
+        taken = {(job.run_id, job.attempt) for job in (await asked.at_once()).jobs}
+    assert taken <= {(unsaid, 2), (session, 2), (given, 2)} and taken
+    await Worker(prompt, "other", calls=9).polls(number=9)
+    rows = await prompt.rows(unsaid, session, given)
+    assert [(row.status, row.attempt, row.lost) for row in rows] == [("pending", 2, 0)] * 3
+    row = await prompt.row(said)
+    assert (row.status, row.error_message) == ("failed", "its worker was stopped")
+    assert await prompt.state("w") == "stopped"
+
+
+# Whoever is gone.
+
+
+async def test_a_worker_that_does_not_poll_is_lost_by_the_records_clock(scene: Scene) -> None:
+    lost, there = Worker(scene, "lost", calls=9), Worker(scene, "there")
+    await scene.judging(lost, there)
+    said, unsaid = await scene.begun(lost, said_at=utc_now()), await scene.begun(lost)
+    session = await scene.begun(lost, 2, said_at=utc_now())
+    given = await scene.run(executor="lost", room_token=VAULT.seal("{}"))
+    await lost.polls()
+    await scene.look(LOST_S - 1, there)
     assert await scene.state("lost") == "taking"
-    await scene.look()
-    assert await scene.state("lost") == "lost"
-    ended = await scene.row(said)
-    assert (ended.status, ended.cause, ended.ended_reason) == ("failed", "harness", "runner-error")
-    assert ended.error_message == "worker lost" and ended.success is None
-    for run_id in (unsaid, session, given):
-        row = await scene.row(run_id)
-        assert (row.status, row.executor, row.attempt) == ("pending", None, 2), run_id
-        assert row.started_at is row.joined_at is row.said_at is None
-    assert [(await scene.row(run_id)).lost for run_id in (unsaid, session, given)] == [1, 1, 0]
-    assert scene.queue.retired == ["lost"]
+    await scene.look(2, there)
+    assert (await scene.state("lost"), await scene.state("there")) == ("lost", "taking")
+    # What was said in a room is not said again there, and nobody knows what the worker said since it polled last.
+    for row in await scene.rows(said, unsaid):
+        assert (row.status, row.cause, row.error_message) == ("failed", "harness", "worker lost")
+    rows = await scene.rows(session, given)
+    assert [(row.status, row.attempt, row.lost) for row in rows] == [("pending", 2, 1), ("pending", 2, 0)]
     # It comes back, and says how its call went.
-    problem = RunProblem(cause="agent", reason=EndedReason.AGENT_FROZE.value)
-    for run_id in (said, session):
-        taken = await scene.database.run(lambda records, run_id=run_id: end_run(records, run_id, 1, problem))
-        assert not taken.accepted
-    assert (await scene.row(session)).status == "pending"
-    await scene.worker("other")
-    await scene.look(beating=["other"])
-    assert {(run.run_id, run.attempt) for run in scene.queue.handed} == {(unsaid, 2), (session, 2)}
+    with pytest.raises(WorkerGone):
+        await lost.polls()
+    with pytest.raises(WorkerGone):
+        await lost.waits()
+    receipt = await scene.database.run(lambda record: end_run(record, session, 1, CAUSE, executor="lost"))
+    assert not receipt.accepted and (await scene.row(session)).status == "pending"
 
 
-async def test_whoever_knows_only_what_a_worker_left_behind_repeats_no_call_in_a_given_room(scene: Scene) -> None:
-    await scene.worker("lost")
-    await scene.look(2, beating=["lost"])
-    unsaid = await scene.begun("lost")
-    await scene.begun("lost", result_id=2)
-    scene.begin_anew()
-    await scene.look(8)
-    assert (await scene.row(unsaid)).status == "failed"
-    assert (await scene.row(unsaid + 1)).status == "pending"
+async def test_a_dispatcher_that_begins_judges_nobody_for_a_whole_lease(scene: Scene) -> None:
+    worker = Worker(scene)
+    run_id = await scene.begun(worker)
+    await worker.polls()
+    await scene.set_worker("w", seen_at=utc_now() - timedelta(hours=1))
+    unknown = await scene.run(status="running", executor="of another time")
+    await scene.look(LOST_S - 1)
+    assert [row.status for row in await scene.rows(run_id, unknown)] == ["running", "running"]
+    await scene.look(2)
+    assert [row.status for row in await scene.rows(run_id, unknown)] == ["failed", "failed"]
+    assert await scene.state("w") == "lost"
 
 
-async def test_a_run_that_workers_are_lost_of_again_and_again_ends(scene: Scene) -> None:
-    run_id = await scene.run(result_id=2)
-    for number in range(3):
-        worker = f"w{number}"
-        await scene.worker(worker)
-        await scene.look(2, beating=[worker])
-        assert (await scene.row(run_id)).executor == worker
-        await scene.set_worker(worker, runs={"live": [run_id], "held": []})
-        async with scene.database.session() as session:
-            await session.execute(update(RunRow).values(status="running"))
-        await scene.look(8)
-    row = await scene.row(run_id)
-    assert (row.status, row.error_message, row.lost) == ("failed", "worker lost", 2)
-
-
-async def test_nobody_is_lost_while_the_database_or_the_dispatcher_is_away(scene: Scene) -> None:
-    await scene.worker("w")
-    run_id = await scene.begun("w")
-    await scene.look(3, beating=["w"])
-    scene.clock.now_s += 30
-    await scene.look(5)
+@pytest.mark.parametrize("away_s", [3.0, 30.0, 3_600.0])
+async def test_a_dispatcher_that_stood_still_judges_nobody_for_a_whole_lease(scene: Scene, away_s: float) -> None:
+    worker = Worker(scene)
+    run_id = await scene.begun(worker)
+    await scene.judging(worker)
+    scene.clock.ahead_s += away_s
+    await scene.look(LOST_S - 1)
     assert await scene.state("w") == "taking"
-    await scene.look(beating=["w"])
+    assert (await worker.polls()).orders[0].counts
+    await scene.look(LOST_S - 1)
     assert (await scene.row(run_id)).status == "running"
+    await scene.look(2)
+    assert await scene.state("w") == "lost"
+
+
+async def test_a_record_that_stood_still_while_it_was_looked_at_says_nothing_of_who_is_silent(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(scene)
+    await scene.judging(worker)
+    silent_workers = leases.silent_workers
+
+    def slowly(session: Session, *, longer_than_s: float) -> list[str]:
+        scene.clock.ahead_s += 30
+        return silent_workers(session, longer_than_s=longer_than_s)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatching, "silent_workers", slowly)
+        await scene.look()
+    await scene.look(LOST_S - 1)
+    assert await scene.state("w") == "taking"
+
+
+async def test_while_its_database_was_away_nobody_is_late(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(scene)
+    run_id = await scene.begun(worker)
+    await scene.judging(worker)
+    with away(monkeypatch, scene):
+        for _ in range(3):
+            scene.clock.ahead_s += 9
+            with pytest.raises(RecordAway):
+                await worker.polls()
+    await scene.look(LOST_S - 1)
+    assert (await scene.row(run_id)).status == "running"
+    assert (await worker.polls()).orders[0].counts
 
 
 async def test_a_sign_of_life_in_the_last_moment_counts(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    await scene.worker("w")
-    engine = lease_engine(scene.database.url)
-
-    def beats_meanwhile(self: Watch, beats: dict[str, int], now_s: float) -> list[str]:
-        with engine.begin() as connection:
-            connection.execute(update(WorkerRow).values(beat=WorkerRow.beat + 1))
-        return ["w"]
-
-    monkeypatch.setattr(Watch, "look", beats_meanwhile)
+    worker = Worker(scene)
+    await scene.judging(worker)
+    # It polls between the look that finds it silent and what follows from that.
+    monkeypatch.setattr(dispatching, "silent_workers", lambda session, longer_than_s: ["w"])
     await scene.look()
-    engine.dispose()
     assert await scene.state("w") == "taking"
 
 
+async def test_a_worker_whose_parent_says_that_it_is_dead_is_gone_at_once(prompt: Scene) -> None:
+    dead = Worker(prompt, "dead", calls=9)
+    said, unsaid = await prompt.begun(dead, said_at=utc_now()), await prompt.begun(dead)
+    session = await prompt.begun(dead, 2, said_at=utc_now())
+    given = await prompt.run(executor="dead")
+    await dead.polls()
+    async with asking(prompt, Worker(prompt, "other", calls=9)) as asked:
+        await prompt.dispatcher.report_gone(Gone(executor="dead"))
+        assert (await asked.at_once()).jobs
+    await Worker(prompt, "other", calls=9).polls(number=9)
+    rows = await prompt.rows(unsaid, session, given)
+    assert [(row.executor, row.attempt, row.lost) for row in rows] == [
+        ("other", 2, 1),
+        ("other", 2, 1),
+        ("other", 2, 0),
+    ]
+    row = await prompt.row(said)
+    assert (row.status, row.error_message) == ("failed", "worker lost")
+    await prompt.dispatcher.report_gone(Gone(executor="dead"))
+    await prompt.dispatcher.report_gone(Gone(executor="never-there"))
+    with pytest.raises(WorkerGone):
+        await dead.polls()
+
+
+async def test_whoever_is_dead_is_given_nothing_although_its_poll_is_held(prompt: Scene) -> None:
+    async with asking(prompt, Worker(prompt, "dead")):
+        await prompt.dispatcher.report_gone(Gone(executor="dead"))
+        run_id = await prompt.run()
+        await Worker(prompt, "another").polls()
+        row = await prompt.row(run_id)
+    assert (row.executor, row.attempt) == (None, 1)
+
+
+async def test_what_was_said_by_a_dead_worker_that_was_not_in_touch_nobody_knows(scene: Scene) -> None:
+    worker = Worker(scene)
+    room, session = await scene.begun(worker), await scene.begun(worker, 2)
+    await worker.polls()
+    scene.clock.ahead_s += LEASE_S / 2 + 0.1
+    await scene.dispatcher.report_gone(Gone(executor="w"))
+    await scene.look()
+    assert [row.status for row in await scene.rows(room, session)] == ["failed", "pending"]
+
+
+async def test_a_run_that_workers_are_lost_of_again_and_again_ends(scene: Scene) -> None:
+    run_id = await scene.run(result_id=2, status="running", executor="w0", started_at=utc_now())
+    for number in range(MAX_LOST + 1):
+        worker = Worker(scene, f"w{number}")
+        worker.has(run_id, number + 1)
+        async with scene.database.session() as session:
+            values = {"status": "running", "executor": worker.executor}
+            await session.execute(update(RunRow).values(**values))
+        await worker.polls()
+        await scene.dispatcher.report_gone(Gone(executor=worker.executor))
+        await scene.look()
+    row = await scene.row(run_id)
+    assert (row.status, row.error_message, row.lost) == ("failed", "worker lost", MAX_LOST)
+
+
 async def test_cancelling_goes_before_trying_again(scene: Scene) -> None:
-    await scene.worker("lost")
-    await scene.look(2, beating=["lost"])
-    run_id = await scene.begun("lost", result_id=2, cancel_requested=True)
-    await scene.look(8)
+    worker = Worker(scene)
+    run_id = await scene.begun(worker, 2, cancel_requested=True)
+    await worker.polls()
+    await scene.dispatcher.report_gone(Gone(executor="w"))
+    await scene.look()
     assert (await scene.row(run_id)).status == "cancelled"
 
 
-async def test_a_stopped_worker_s_runs_go_on_at_once_and_are_not_held_against_them(scene: Scene) -> None:
-    await scene.worker("stops")
-    await scene.look(2, beating=["stops"])
-    given, session = await scene.run(executor="stops"), await scene.begun("stops", result_id=2)
-    said = await scene.begun("stops", said_at=utc_now())
-    await scene.set_worker("stops", state="stopped", gone_at=utc_now())
+async def test_a_run_that_its_worker_does_not_know_of_any_more_is_taken_from_it_at_once(scene: Scene) -> None:
+    worker = Worker(scene)
+    known, room = await scene.begun(worker), await scene.begun(worker)
+    session, given = await scene.begun(worker, 2), await scene.run(executor="w")
+    overtaken = worker.says(runs=())
+    await worker.polls()
+    for run_id in (room, session):
+        del worker.runs[run_id, 1]
+    # What comes late says nothing of now.
+    await scene.dispatcher.poll(overtaken)
+    assert [row.status for row in await scene.rows(known, room, session)] == ["running"] * 3
+    worker.state = PAUSED
+    answer = await worker.polls()
+    assert [(order.run_id, order.counts) for order in answer.orders] == [(known, True)]
+    rows = await scene.rows(known, room, session, given)
+    assert [(row.status, row.executor, row.attempt) for row in rows] == [
+        ("running", "w", 1),
+        ("failed", "w", 1),
+        ("pending", None, 2),
+        ("pending", "w", 1),
+    ]
+    assert rows[1].error_message == "worker lost: it does not know of this run"
+
+
+async def test_an_outcome_on_a_workers_disk_is_having_its_run(scene: Scene) -> None:
+    worker = Worker(scene)
+    run_id = await scene.begun(worker)
+    await worker.polls()
+    worker.runs.clear()
+    worker.kept = (Kept(run_id=run_id, attempt=1, may_end=True),)
+    await worker.polls()
+    assert (await scene.row(run_id)).executor == "w" and (await scene.row(run_id)).status == "running"
+
+
+@pytest.mark.parametrize("says", ["the worker", "its parent"])
+async def test_an_outcome_on_the_disk_of_who_is_gone_is_waited_for_but_not_for_ever(scene: Scene, says: str) -> None:
+    worker = Worker(scene)
+    ended, broken_off = await scene.begun(worker, said_at=utc_now()), await scene.begun(worker, said_at=utc_now())
+    unbegun = await scene.run(executor="w")
+    await worker.polls()
+    worker.runs.clear()
+    worker.kept = (
+        Kept(run_id=ended, attempt=1, may_end=True),
+        Kept(run_id=broken_off, attempt=1, may_end=False),
+        Kept(run_id=unbegun, attempt=1, may_end=True),
+    )
+    if says == "the worker":
+        await worker.polls(state=STOPPED)
+    else:
+        await scene.dispatcher.report_gone(Gone(executor="w", kept=worker.kept))
     await scene.look()
-    assert [(await scene.row(run_id)).status for run_id in (given, session)] == ["pending", "pending"]
-    assert [(await scene.row(run_id)).lost for run_id in (given, session)] == [0, 0]
-    row = await scene.row(said)
-    assert (row.status, row.error_message) == ("failed", "its worker was stopped")
-
-
-async def test_a_draining_worker_keeps_what_it_has_begun_and_gives_back_what_it_has_not(scene: Scene) -> None:
-    await scene.worker("drains")
-    begun = await scene.begun("drains")
-    given = await scene.run(executor="drains")
-    # Begun a moment ago: it has not said so yet.
-    fresh = await scene.run(executor="drains", status="running")
-    await scene.set_worker("drains", state="draining")
-    await scene.look(2, beating=["drains"])
-    assert (await scene.row(begun)).executor == (await scene.row(fresh)).executor == "drains"
-    assert (await scene.row(given)).executor is None
-
-
-async def test_an_outcome_on_a_disk_is_waited_for_but_not_for_ever(scene: Scene) -> None:
-    await scene.worker("lost")
-    await scene.look(2, beating=["lost"])
-    run_id = await scene.begun("lost", said_at=utc_now())
-    await scene.set_worker("lost", runs={"live": [], "held": [run_id], "outcomes": [[run_id, 1]]})
-    await scene.look(9)
-    assert await scene.state("lost") == "lost" and (await scene.row(run_id)).status == "running"
-    await scene.set_worker("lost", gone_at=utc_now() - dispatching.HELD_LIMIT)
+    rows = await scene.rows(ended, broken_off, unbegun)
+    assert [(row.status, row.attempt) for row in rows] == [("running", 1), ("failed", 1), ("pending", 2)]
+    await scene.set_worker("w", gone_at=utc_now() - leases.KEPT_LIMIT - timedelta(minutes=1))
     await scene.look()
-    assert (await scene.row(run_id)).status == "failed"
+    assert (await scene.row(ended)).status == "failed"
 
 
-async def test_an_outcome_on_a_disk_says_nothing_of_another_attempt(scene: Scene) -> None:
-    for worker in ("first", "second"):
-        await scene.worker(worker)
-    await scene.look(2, beating=["first", "second"])
-    run_id = await scene.begun("second", attempt=2, said_at=utc_now())
-    await scene.set_worker("first", runs={"live": [], "held": [run_id], "outcomes": [[run_id, 1]]})
-    await scene.look(9, beating=["first"])
-    assert await scene.state("second") == "lost" and (await scene.row(run_id)).status == "failed"
-
-
-async def test_a_run_that_its_worker_never_begins_is_another_s_after_a_while(scene: Scene) -> None:
-    await scene.worker("deaf", calls=4)
-    run_id = await scene.run(executor="deaf")
-    await scene.set_worker("deaf", runs={"live": [run_id], "held": []})
-    await scene.worker("other", calls=1)
-    beating = ["deaf", "other"]
-    await scene.look(int(dispatching.UNBEGUN_LIMIT_S), beating=beating)
-    fresh = await scene.run(executor="deaf")
-    await scene.set_worker("deaf", runs={"live": [run_id, fresh], "held": []})
-    await scene.look(beating=beating)
-    assert ((await scene.row(run_id)).executor, (await scene.row(run_id)).attempt) == ("deaf", 1)
-    await scene.look(beating=beating)
-    row = await scene.row(run_id)
-    # Although the other one has less room for it.
-    assert (row.status, row.executor, row.attempt, row.lost) == ("pending", "other", 2, 0)
-    assert (await scene.row(fresh)).executor == "deaf"
-
-
-async def test_who_does_not_begin_what_it_has_is_given_nothing_for_a_while(scene: Scene) -> None:
-    await scene.worker("deaf")
-    run_id = await scene.run(executor="deaf")
-    await scene.set_worker("deaf", runs={"live": [run_id], "held": []})
-    await scene.look(int(dispatching.UNBEGUN_LIMIT_S) + 2, beating=["deaf"])
-    assert ((await scene.row(run_id)).executor, (await scene.row(run_id)).attempt) == (None, 2)
-    await scene.look(int(dispatching.PASSED_OVER_S) - 1, beating=["deaf"])
-    assert (await scene.row(run_id)).executor is None
-    await scene.look(beating=["deaf"])
-    assert (await scene.row(run_id)).executor == "deaf"
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-async def test_who_knows_that_it_is_cut_off_is_given_runs_as_soon_as_it_says_that_it_takes_them(
-    scene: Scene, when: str
+async def test_an_outcome_that_a_living_worker_found_is_waited_for_and_of_another_attempt_it_says_nothing(
+    scene: Scene,
 ) -> None:
-    await scene.worker("far", state="cut-off" if when == "before" else "taking")
-    run_id = await scene.run(executor="far")
-    await scene.set_worker("far", runs={"live": [run_id], "held": []})
-    await scene.look(int(dispatching.UNBEGUN_LIMIT_S) + 2, beating=["far"])
-    await scene.set_worker("far", state="cut-off")
-    await scene.look(beating=["far"])
-    assert ((await scene.row(run_id)).executor, (await scene.row(run_id)).attempt) == (None, 2)
-    await scene.set_worker("far", state="taking")
-    await scene.look(beating=["far"])
-    assert (await scene.row(run_id)).executor == "far"
-
-
-async def test_time_in_which_nobody_looks_is_none_in_which_a_worker_is_late(scene: Scene) -> None:
-    await scene.worker("w")
-    run_id = await scene.run(executor="w")
-    await scene.set_worker("w", runs={"live": [run_id], "held": []})
-    await scene.look(2, beating=["w"])
-    for _ in range(3):
-        scene.clock.now_s += 3_600
-        await scene.look(beating=["w"])
-    assert (await scene.row(run_id)).attempt == 1
-    # But the rest does.
-    await scene.look(int(dispatching.UNBEGUN_LIMIT_S), beating=["w"])
-    assert (await scene.row(run_id)).attempt == 2
-
-
-async def test_who_does_not_even_take_what_it_is_given_is_given_nothing_for_a_while(scene: Scene) -> None:
-    await scene.worker("hangs", calls=8)
-    run_id = await scene.run(executor="hangs")
-    await scene.worker("other", calls=1)
-    await scene.look(int(dispatching.UNKNOWN_LIMIT_S) + 2, beating=["hangs", "other"])
-    row = await scene.row(run_id)
-    assert (row.status, row.executor, row.attempt, row.lost) == ("pending", "other", 2, 0)
-
-
-async def test_who_begins_a_run_after_all_is_given_others(scene: Scene) -> None:
-    await scene.worker("slow")
-    late, begun = await scene.run(executor="slow"), await scene.run(executor="slow")
-    await scene.set_worker("slow", runs={"live": [late, begun], "held": []})
-    await scene.look(int(dispatching.UNBEGUN_LIMIT_S) + 1, beating=["slow"])
-    # The one is taken from it a moment before it begins the other.
-    with scene.begun_in_between(begun):
-        await scene.look(beating=["slow"])
-    assert (await scene.row(late)).executor is None and (await scene.row(begun)).status == "running"
-    await scene.look(beating=["slow"])
-    assert ((await scene.row(late)).executor, (await scene.row(late)).attempt) == ("slow", 2)
-
-
-async def test_what_was_said_by_a_worker_that_was_cut_off_and_then_lost_nobody_knows(scene: Scene) -> None:
-    for worker in ("cut-off", "heard"):
-        await scene.worker(worker)
-    beating = ["cut-off", "heard"]
-    await scene.look(2, beating=beating)
-    unknown, silent = await scene.begun("cut-off"), await scene.begun("heard")
-    await scene.set_worker("cut-off", state="cut-off")
-    await scene.look(beating=beating)
-    await scene.look(9)
-    assert [await scene.state(worker) for worker in beating] == ["lost", "lost"]
-    assert (await scene.row(unknown)).status == "failed" and (await scene.row(silent)).status == "pending"
-
-
-async def test_of_a_worker_of_an_older_version_every_report_is_waited_for(scene: Scene) -> None:
-    await scene.worker("old")
-    await scene.look(2, beating=["old"])
-    run_id = await scene.begun("old", said_at=utc_now())
-    await scene.set_worker("old", runs={"live": [], "held": [run_id]})
-    await scene.look(9)
-    assert await scene.state("old") == "lost" and (await scene.row(run_id)).status == "running"
-
-
-@pytest.mark.parametrize(
-    ("state", "says", "waits_s"),
-    [
-        ("taking", True, dispatching.UNBEGUN_LIMIT_S),
-        ("taking", False, dispatching.UNKNOWN_LIMIT_S),
-        ("draining", False, 1),
-    ],
-)
-async def test_a_run_that_is_begun_in_the_last_moment_stays_where_it_is(
-    scene: Scene, state: str, says: bool, waits_s: float
-) -> None:
-    await scene.worker("slow", calls=0)
-    run_id = await scene.run(executor="slow")
-    await scene.set_worker("slow", runs={"live": [run_id] if says else [], "held": []})
-    await scene.look(int(waits_s) + 1, beating=["slow"])
-    await scene.set_worker("slow", state=state)
-    with scene.begun_in_between(run_id):
-        await scene.look(beating=["slow"])
-    row = await scene.row(run_id)
-    assert (row.status, row.executor, row.attempt) == ("running", "slow", 1)
-
-
-async def test_what_a_gone_worker_has_on_its_disk_of_a_run_it_never_began_holds_nothing_up(scene: Scene) -> None:
-    await scene.worker("stopped", state="stopped", gone_at=utc_now())
-    run_id = await scene.run(executor="stopped")
-    await scene.set_worker("stopped", runs={"live": [], "held": [run_id], "outcomes": [[run_id, 1]]})
+    dead, finder = Worker(scene, "dead"), Worker(scene, "finder")
+    found = await scene.begun(dead, said_at=utc_now())
+    other = await scene.begun(dead, attempt=2, said_at=utc_now())
+    await dead.polls()
+    finder.kept = tuple(Kept(run_id=run_id, attempt=1, may_end=True) for run_id in (found, other))
+    await finder.polls()
+    await scene.dispatcher.report_gone(Gone(executor="dead"))
     await scene.look()
-    assert ((await scene.row(run_id)).executor, (await scene.row(run_id)).attempt) == (None, 2)
+    assert [row.status for row in await scene.rows(found, other)] == ["running", "failed"]
 
 
-async def test_a_run_that_its_living_worker_does_not_know_of_is_taken_from_it(scene: Scene) -> None:
-    await scene.worker("w")
-    known, unknown, never = await scene.begun("w"), await scene.begun("w"), await scene.run(executor="w")
-    await scene.set_worker("w", runs={"live": [known], "held": []}, calls=0)
-    await scene.look(int(dispatching.UNKNOWN_LIMIT_S), beating=["w"])
-    fresh = await scene.run(executor="w")
-    await scene.look(beating=["w"])
-    assert (await scene.row(unknown)).status == "running"
-    await scene.look(beating=["w"])
-    assert (await scene.row(known)).status == "running"
-    row = await scene.row(unknown)
-    assert (row.status, row.error_message) == ("failed", "worker lost: it does not know of this run")
-    assert (await scene.row(fresh)).executor == "w"
-    assert (await scene.row(never)).executor is None and (await scene.row(never)).attempt == 2
-
-
-async def test_a_run_of_a_worker_nobody_knows_is_taken_for_lost(scene: Scene) -> None:
-    run_id = await scene.run(status="running", executor="of another time")
+async def test_workers_that_are_gone_are_forgotten_after_a_while_however_they_went(scene: Scene) -> None:
+    for executor in ("stopped", "lately"):
+        await Worker(scene, executor).polls(state=STOPPED)
+    await Worker(scene, "there").polls()
+    await scene.set_worker("stopped", gone_at=utc_now() - leases.REMEMBERED - timedelta(minutes=1))
     await scene.look()
-    assert (await scene.row(run_id)).status == "failed"
+    assert await scene.state("stopped") is None
+    assert (await scene.state("lately"), await scene.state("there")) == ("stopped", "taking")
 
 
-async def test_workers_that_are_gone_are_forgotten_after_a_while(scene: Scene) -> None:
-    await scene.worker("old", state="lost", gone_at=utc_now() - dispatching.REMEMBERED - timedelta(seconds=1))
-    await scene.worker("lately", state="lost", gone_at=utc_now())
-    await scene.look(2)
-    assert await scene.state("old") is None and await scene.state("lately") == "lost"
-    assert sorted(scene.queue.retired) == ["lately", "old"]
+# What can go wrong.
 
 
-async def test_it_goes_on_after_what_went_wrong_and_gives_when_it_is_woken(
+async def test_a_poll_that_the_record_did_not_take_is_not_answered_as_if(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatching, "INTERVAL_S", 0.2)
-    look = scene.dispatcher.look
-    looked: list[bool] = []
+    worker = Worker(scene)
+    with away(monkeypatch, scene):
+        for waits in (False, True):
+            with pytest.raises(RecordAway):
+                await worker.polls(waits=waits)
+    assert await scene.state("w") is None
+    await worker.polls()
+    assert await scene.state("w") == "taking"
 
-    async def fail_once() -> None:
-        looked.append(True)
-        if len(looked) == 1:
-            raise OSError("on purpose")
-        monkeypatch.setattr(dispatching, "INTERVAL_S", 60)
-        await look()
 
-    monkeypatch.setattr(scene.dispatcher, "look", fail_once)
-    await look()
-    await scene.worker("able")
-    await look()
+async def test_a_poll_that_the_record_takes_too_slowly_is_not_answered_as_if(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enough = threading.Event()
+    monkeypatch.setattr(dispatching, "hold_s", lambda lease_s, has_runs: 0.1)
+    monkeypatch.setattr(dispatching, "renew", lambda session, polls: enough.wait(10))
+    with pytest.raises(RecordAway):
+        await Worker(scene).polls()
+    enough.set()
+
+
+async def test_it_goes_on_after_what_went_wrong_and_says_so_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(message.record["message"]), level="INFO")
+    try:
+        with away(monkeypatch, scene):
+            for _ in range(4):
+                with pytest.raises(RecordAway):
+                    await Worker(scene).polls()
+        await Worker(scene).polls()
+    finally:
+        logger.remove(sink)
+    told = [line for line in said if "given to workers" in line]
+    assert told == ["no runs are given to workers: OperationalError", "runs are given to workers again"]
+
+
+async def test_whoever_polls_while_the_server_stops_asks_somebody_else(database: Database, clock: Clock) -> None:
+    scene = Scene(database, clock)
+    async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as dispatching_tasks:
+            dispatching_tasks.start_soon(scene.dispatcher.run)
+            asked = Asking()
+            tasks.start_soon(asked.ask, Worker(scene).waits())
+            await until(lambda: scene.dispatcher._held)
+            dispatching_tasks.cancel_scope.cancel()
+        with anyio.fail_after(1.5):
+            await asked.answered.wait()
+    assert isinstance(asked.error, RecordAway)
+
+
+async def test_what_no_worker_could_do_anything_with_ends_and_keeps_nothing_from_anybody(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed = await scene.run(room_token=OTHER_VAULT.seal("{}"))
+    unreadable = await scene.run(snapshot={})
+    refused = await scene.run(room_url="http://moved.test/api/offer")
+    good = await scene.run()
+    check_room = runner.rooms.allowed.RoomGuard.check_room
+
+    async def check(guard: Any, url: str) -> Any:
+        if "moved" in url:
+            raise runner.rooms.allowed.RoomRefused("leads elsewhere now")
+        return await check_room(guard, url)
+
+    monkeypatch.setattr(runner.rooms.allowed.RoomGuard, "check_room", check)
+    answer = await Worker(scene, calls=4).waits()
+    assert [job.run_id for job in answer.jobs] == [good]
+    rows = await scene.rows(sealed, unreadable, refused)
+    assert [(row.status, row.cause, row.started_at) for row in rows] == [
+        ("failed", "harness", None),
+        ("failed", "harness", None),
+        ("failed", "room", None),
+    ]
+    assert rows[1].error_message == "what the record holds of it can't be read (KeyError)"
+    assert rows[2].error_message == "leads elsewhere now"
+
+
+async def test_the_names_of_several_rooms_are_looked_up_at_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_ids = [await scene.run(room_url=f"http://bot-{number % 2}.test/api/offer") for number in range(4)]
+    asked: list[str] = []
+    all_asked = anyio.Event()
+
+    async def resolve(host: str) -> list[str]:
+        asked.append(host)
+        if len(asked) == 2:
+            all_asked.set()
+        await all_asked.wait()
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(runner.rooms.allowed, "resolve", resolve)
+    monkeypatch.setattr(scene.dispatcher._settings.server, "allowed_rooms", ["*.test"])
+    with anyio.fail_after(10):
+        answer = await Worker(scene, calls=4).waits()
+    assert [job.run_id for job in answer.jobs] == run_ids
+    assert sorted(asked) == ["bot-0.test", "bot-1.test"]
+
+
+async def test_runs_whose_names_take_long_to_look_up_reach_their_worker_all_the_same(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def resolve(host: str) -> list[str]:
+        await anyio.sleep(0.6)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(runner.rooms.allowed, "resolve", resolve)
+    monkeypatch.setattr(scene.dispatcher._settings.server, "allowed_rooms", ["*.test"])
+    monkeypatch.setattr(dispatching, "hold_s", lambda lease_s, has_runs: 0.4)
+    await scene.run(room_url="http://slow.test/api/offer")
+    assert len((await Worker(scene).waits()).jobs) == 1
+
+
+async def test_a_short_lease_is_looked_after_as_often_as_it_needs(database: Database) -> None:
+    scene = Scene(database, Clock())
+    scene.dispatcher = scene.new_dispatcher(lease_s=1.0)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(scene.dispatcher.run)
-        with anyio.fail_after(20):
-            while len(looked) < 2:
-                await anyio.sleep(0.01)
-            await anyio.sleep(0.3)
-            for count in (1, 2):
-                await scene.run()
-                await anyio.sleep(0.2)
-                assert len(scene.queue.handed) == count - 1
-                scene.dispatcher.wake()
-                while len(scene.queue.handed) < count:
-                    await anyio.sleep(0.01)
+        idle = Worker(scene)
+        await idle.polls()
+        # It is held for less than a second, and its sign of life is in the record by then.
+        for _ in range(2):
+            assert await idle.waits() == Answer(lease_s=1.0)
         tasks.cancel_scope.cancel()
-    assert len(looked) == 2
-
-
-async def test_a_run_goes_through_dbos_to_a_real_worker_and_back_when_that_is_gone(
-    database: Database, queue: DbosQueue
-) -> None:
-    dispatcher = Dispatcher(database, queue, Limits())
-    begun: list[tuple[str, int, int]] = []
-    scene = Scene.__new__(Scene)
-    scene.database, scene._ids = database, itertools.count(1)
-    await dispatcher.look()
-    await scene.worker("a", calls=1)
-    for _ in range(2):
-        await scene.run()
-
-    async def handler(run_id: int, attempt: int) -> None:
-        begun.append((worker.executor, run_id, attempt))
-
-    async def until(count: int) -> None:
-        with anyio.fail_after(10):
-            while len(begun) < count:
-                await dispatcher.look()
-                await anyio.sleep(0.05)
-
-    worker = DbosWorker(database.url, executor="a")
-    await worker.start(handler)
-    await until(1)
-    await worker.stop(timeout_s=1)
-    await scene.set_worker("a", state="stopped", gone_at=utc_now())
-    await scene.worker("b", calls=2)
-    worker = DbosWorker(database.url, executor="b")
-    await worker.start(handler)
-    await until(3)
-    await worker.stop(timeout_s=1)
-    assert begun[0] == ("a", 1, 1)
-    assert sorted(begun[1:]) == [("b", 1, 2), ("b", 2, 1)]
-
-
-async def test_what_another_process_removed_is_not_kept_in_mind(scene: Scene) -> None:
-    await scene.worker("w", state="stopped", gone_at=utc_now())
-    await scene.look()
-    async with scene.database.session() as session:
-        await session.execute(delete(WorkerRow))
-    await scene.look()
-    await scene.worker("w", state="stopped", gone_at=utc_now())
-    await scene.look()
-    assert scene.queue.retired == ["w", "w"]
-
-
-async def test_a_worker_that_goes_while_the_database_is_away_may_have_said_something(scene: Scene) -> None:
-    await scene.worker("w")
-    await scene.look(2, beating=["w"])
-    run_id = await scene.begun("w")
-    await scene.look(1, beating=["w"])
-    scene.clock.now_s += 20
-    await scene.look(8)
-    run = await scene.row(run_id)
-    assert (run.status, run.error_message) == ("failed", "worker lost")

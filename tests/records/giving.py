@@ -1,12 +1,15 @@
-"""Runs that were given to a worker, as the dispatcher gives them, and workers to give them to."""
+"""Runs that were given to a worker, as the dispatcher gives them, and workers to give them to and that begin them."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 
-from runner.dispatch.lease import PROTOCOL
+from runner.protocol.messages import Job
 from runner.records.database import Database
+from runner.records.runs import begin, job_of
+from runner.records.secrets import Vault
 from runner.records.tables import RunRow, WorkerRow, utc_now
 
 WORKER = "host-1-0000"
@@ -21,21 +24,27 @@ async def give(database: Database, *run_ids: int, executor: str = WORKER) -> Non
         )
 
 
+def take(session: Session, vault: Vault, run_id: int, attempt: int, executor: str) -> Job | None:
+    """Let a worker begin a run that was given to it; return what its call needs."""
+    job = job_of(session, vault, run_id, attempt, executor)
+    begin(session, [(run_id, attempt, executor)])
+    return job
+
+
 def worker(executor: str = WORKER, **more: Any) -> WorkerRow:
-    """Return the row of a worker that has just shown a sign of life."""
+    """Return the row of a worker that has just polled."""
     now = utc_now()
     values: dict[str, Any] = {
         "executor": executor,
         "name": executor.rpartition("-")[0] or executor,
         "version": "0.1.0",
-        "protocol": PROTOCOL,
         "rooms": list(ROOMS),
         "calls": 4,
         "state": "taking",
-        "beat": 1,
-        "beat_at": now,
+        "number": 1,
+        "seen_at": now,
         "started_at": now,
-        "runs": {"live": [], "held": []},
+        "runs": {"live": [], "kept": []},
         "load": {"loop_lag_ms": 1.5, "underruns": 0, "calls_made": 0},
         **more,
     }

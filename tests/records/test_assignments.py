@@ -15,12 +15,12 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import select, update
 
+from runner.protocol.messages import Problem
 from runner.records import assignments
 from runner.records.assignments import MAX_CALLS, Assignment, Capacity, Limits, assign, taken
 from runner.records.database import Database
-from runner.records.endings import RunProblem
 from runner.records.runs import end_run, give_back, request_cancel
 from runner.records.tables import Agent, Project, ResultRow, RunRow, utc_now
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 BOTH = frozenset({"daily", "smallwebrtc"})
 NO_LIMITS = Limits()
-OVER = RunProblem(cause="harness", reason="runner-error", detail="over")
+OVER = Problem(cause="harness", reason="runner-error", detail="over")
 
 
 def worker(executor: str = "w", calls: int = 100, rooms: frozenset[str] = BOTH) -> Capacity:
@@ -78,7 +78,8 @@ async def ids(database: Database, *workers: Capacity, limits: Limits = NO_LIMITS
 async def end(database: Database, *run_ids: int) -> None:
     for run_id in run_ids:
         async with database.session() as session:
-            await session.execute(update(RunRow).where(RunRow.id == run_id).values(status="failed"))
+            values = {"status": "failed", "ended_at": utc_now()}
+            await session.execute(update(RunRow).where(RunRow.id == run_id).values(**values))
 
 
 async def test_a_run_is_given_once_with_its_attempt(database: Database) -> None:
@@ -439,28 +440,3 @@ async def test_dispatchers_at_the_same_time_exceed_no_limit_and_give_nothing_twi
     assert len(set(both.given)) == len(both.given)
     async with database.reading() as session:
         assert (await session.scalars(select(RunRow.id).where(RunRow.ended_at.is_(None)))).all() == []
-
-
-async def test_runs_that_have_ended_are_not_gone_through_for_those_that_are_on(database: Database) -> None:
-    (run_id,) = await launched(database, {"status": "running", "executor": "w"})
-    ended = {
-        "result_id": 1,
-        "project_id": 1,
-        "scenario_name": "s",
-        "snapshot": {},
-        "status": "completed",
-        "executor": "w",
-    }
-    async with database.session() as session:
-        connection = await session.connection()
-        await connection.execute(insert(RunRow), [ended] * 2_000)
-    on = select(RunRow.id).where(taken())
-    async with database.session() as session:
-        is_sqlite = session.get_bind().dialect.name == "sqlite"
-        if not is_sqlite:
-            # It does so by itself, sooner or later; SQLite never does.
-            await session.execute(text("ANALYZE"))
-        assert (await session.scalars(on)).all() == [run_id]
-        written = str(on.compile(session.get_bind(), compile_kwargs={"literal_binds": True}))
-        plan = await session.execute(text(f"EXPLAIN {'QUERY PLAN' if is_sqlite else ''} {written}"))
-        assert "ix_runs_status_priority" in str(plan.all())

@@ -7,11 +7,11 @@ import anyio
 import pytest
 from loguru import logger
 
+from runner.protocol.messages import Problem
 from runner.records.database import Database
-from runner.records.endings import RunProblem
-from runner.records.runs import claim, give_back, request_cancel
+from runner.records.runs import give_back, request_cancel
 from runner.records.statuses import RunStatus
-from tests.records.giving import give
+from tests.records.giving import give, take
 from tests.records.outcomes import agent_failed, outcome
 from tests.records.test_runs import NOW, VAULT, accepts, do, launched, tell
 
@@ -40,7 +40,7 @@ async def test_a_run_is_followed_from_its_claim_to_its_end(database: Database, l
     (run_id,) = await launched(database)
     await give(database, run_id, executor="w-1")
     for _ in range(2):
-        await do(database, claim, VAULT, run_id, 1, "w-1")
+        await do(database, take, VAULT, run_id, 1, "w-1")
         await tell(database, run_id, 1, RunStatus.RUNNING, None)
     for _ in range(2):
         await tell(database, run_id, 1, RunStatus.RUNNING, NOW)
@@ -65,13 +65,13 @@ async def test_every_end_is_told_and_so_is_giving_back(database: Database, log: 
     back, lost, problem, failed, cancelled, passed = ids
     await give(database, *ids, executor="w")
     for run_id in (lost, passed):
-        await do(database, claim, VAULT, run_id, 1, "w")
+        await do(database, take, VAULT, run_id, 1, "w")
     log.clear()
     for _ in range(2):
         await do(database, give_back, back, 1, detail="secret", unsaid=True)
         await do(database, give_back, lost, 1, detail="secret", unsaid=False)
-        await accepts(database, problem, 1, RunProblem(cause="secret", reason="token-refused", detail="secret"))
-        await accepts(database, failed, 1, RunProblem(cause="harness", reason="runner-error", detail="secret"))
+        await accepts(database, problem, 1, Problem(cause="secret", reason="token-refused", detail="secret"))
+        await accepts(database, failed, 1, Problem(cause="harness", reason="runner-error", detail="secret"))
         await do(database, request_cancel, [cancelled])
         await accepts(database, passed, 1, outcome())
     assert log == [

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -17,13 +19,12 @@ from loguru import logger
 from pydantic import SecretStr
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as TurnTimeoutError
 from sqlalchemy.orm import Session
 
 from runner.errors import UsageError
 from runner.records import database as databases
-from runner.records.changes import Change, RunChange, note
-from runner.records.database import Database, database_url
+from runner.records.changes import Change, RunChange, note, work_changed
+from runner.records.database import Database, DatabaseBusy, database_url
 from runner.records.tables import Project, RunRow
 from runner.settings import ServerSettings
 from tests.postgres import PostgresServer
@@ -435,7 +436,7 @@ async def test_whoever_waits_for_a_turn_is_not_waiting_for_ever(
     sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = Database(f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'record.sqlite')}")
-    monkeypatch.setattr(databases, "_LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(databases, "WAIT_LIMIT_S", 0.1)
     begun, enough = threading.Event(), threading.Event()
 
     def hold(session: Session) -> None:
@@ -445,7 +446,7 @@ async def test_whoever_waits_for_a_turn_is_not_waiting_for_ever(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(database.run, hold)
         await anyio.to_thread.run_sync(begun.wait)
-        with pytest.raises(TurnTimeoutError):
+        with pytest.raises(DatabaseBusy):
             await database.run(counted)
         enough.set()
     await database.run(add("one"))
@@ -501,3 +502,254 @@ async def test_after_the_server_was_away_threads_go_on(
         assert await database.run(counted) == await database.look(counted) == 0
     await database.close()
     postgres_server.drop(name)
+
+
+# More than there are connections for.
+
+
+async def test_more_readers_than_connections_are_answered_in_the_order_they_came(database: Database) -> None:
+    answered: list[int] = []
+    enough = anyio.Event()
+
+    async def hold() -> None:
+        async with database.reading():
+            await enough.wait()
+
+    async def read(number: int) -> None:
+        async with database.reading() as session:
+            answered.append(number)
+            assert await session.scalar(select(func.count()).select_from(Project)) == 0
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(hold)
+        await anyio.wait_all_tasks_blocked()
+        for number in range(300):
+            tasks.start_soon(read, number)
+        await anyio.wait_all_tasks_blocked()
+        assert answered == []
+        enough.set()
+    assert answered == list(range(300))
+
+
+async def test_whoever_finds_the_line_too_long_is_refused_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "MAX_WAITING", 2)
+    monkeypatch.setattr(databases, "WAIT_LIMIT_S", 1_000)
+    begun, enough = threading.Semaphore(0), threading.Event()
+    got: list[int] = []
+
+    def hold(session: Session) -> None:
+        begun.release()
+        enough.wait()
+
+    async def browse(*, refuses: bool) -> None:
+        got.append(await database.browse(counted, refuses=refuses))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(database.browse, hold)
+            await anyio.to_thread.run_sync(begun.acquire)
+        for _ in range(2):
+            tasks.start_soon(partial(browse, refuses=True))
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(5), pytest.raises(DatabaseBusy):
+            await database.browse(counted)
+        # Who reads little does not wait for those who read much.
+        with anyio.fail_after(5):
+            assert await database.look(counted) == await database.run(counted) == await count(database) == 0
+        # Whose answer has begun can't be refused any more.
+        tasks.start_soon(partial(browse, refuses=False))
+        await anyio.wait_all_tasks_blocked()
+        enough.set()
+    assert got == [0, 0, 0]
+
+
+async def test_nobody_waits_in_line_for_longer_than_the_limit(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "WAIT_LIMIT_S", 0.05)
+
+    async def read(enough: anyio.Event) -> None:
+        async with database.reading():
+            await enough.wait()
+
+    async with anyio.create_task_group() as tasks:
+        enough = anyio.Event()
+        for _ in range(8):
+            tasks.start_soon(read, enough)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(DatabaseBusy):
+            await count(database)
+        enough.set()
+    assert await count(database) == 0
+
+
+async def test_browsing_sees_one_moment_and_can_not_write(database: Database) -> None:
+    begun, changed = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def twice(session: Session) -> None:
+        seen.append(counted(session))
+        begun.set()
+        changed.wait()
+        seen.append(counted(session))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(database.browse, twice)
+        await anyio.to_thread.run_sync(begun.wait)
+        await database.run(add("one"))
+        changed.set()
+    assert seen == [0, 0] and await database.browse(counted) == 1
+    with pytest.raises(DBAPIError):
+        await database.browse(add("two"))
+
+
+async def test_whoever_browses_after_the_server_was_away_does_not_notice(
+    postgres_server: PostgresServer, postgres_template: str
+) -> None:
+    name = postgres_server.create(postgres_template)
+    database = Database(postgres_server.url(name))
+    assert await database.browse(counted) == 0
+    async with database.session() as session:
+        others = "FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
+        assert (await session.execute(text(f"SELECT pg_terminate_backend(pid) {others}"), {"name": name})).all()
+    assert await database.browse(counted) == 0
+    await database.close()
+    postgres_server.drop(name)
+
+
+# Who hears of what is committed.
+
+
+def change(session: Session) -> None:
+    add("one")(session)
+    work_changed(session)
+
+
+async def change_in_task(database: Database) -> None:
+    async with database.session() as session:
+        work_changed(session.sync_session)
+
+
+async def test_what_changes_work_is_heard_of_once_it_is_committed(database: Database) -> None:
+    heard: list[int] = []
+
+    def fail(session: Session) -> None:
+        change(session)
+        assert not heard
+        raise RuntimeError("no")
+
+    database.work_changed = lambda: heard.append(1)
+    with pytest.raises(RuntimeError, match="no"):
+        await database.run(fail)
+    with pytest.raises(RuntimeError, match="no"):
+        async with database.session() as session:
+            work_changed(session.sync_session)
+            raise RuntimeError("no")
+    await database.run(add("two"))
+    async with database.session() as session:
+        session.add(Project(name="three"))
+    assert heard == []
+    await database.run(change)
+    assert heard == [1]
+    await change_in_task(database)
+    assert heard == [1, 1]
+    # Whoever hears of it finds it.
+    assert await count(database) == 3
+
+
+async def test_whoever_asks_for_it_goes_and_others_hear_of_what_was_committed(database: Database) -> None:
+    heard: list[int] = []
+    database.work_changed = lambda: heard.append(1)
+    begun, enough = threading.Event(), threading.Event()
+
+    def slowly(session: Session) -> None:
+        change(session)
+        begun.set()
+        enough.wait(10)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(database.run, slowly)
+        await anyio.to_thread.run_sync(begun.wait)
+        tasks.cancel_scope.cancel()
+        enough.set()
+    assert heard == [1] and await count(database) == 1
+
+
+@pytest.fixture
+async def served(postgres_server: PostgresServer, postgres_template: str) -> AsyncIterator[str]:
+    """The address of a database on PostgreSQL."""
+    name = postgres_server.create(postgres_template)
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+@asynccontextmanager
+async def listening(url: str) -> AsyncIterator[tuple[Database, list[int]]]:
+    """Another process's database, and what it hears."""
+    heard: list[int] = []
+    other = Database(url)
+    other.work_changed = lambda: heard.append(1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other.listen)
+        # From then on it misses nothing: what was before it looks for itself.
+        await heard_of(heard, 1)
+        yield other, heard
+        tasks.cancel_scope.cancel()
+    await other.close()
+
+
+async def heard_of(heard: list[int], at_least: int) -> None:
+    with anyio.fail_after(10):
+        while len(heard) < at_least:
+            await anyio.sleep(0.005)
+
+
+async def test_other_processes_hear_of_it_at_once_on_postgresql(served: str) -> None:
+    database = Database(served)
+    async with listening(served) as (_, heard), listening(served) as (_, heard_too):
+        await database.run(add("of no work"))
+        for number, do in enumerate((database.run(change), change_in_task(database)), 2):
+            await do
+            for ears in (heard, heard_too):
+                await heard_of(ears, number)
+                assert len(ears) == number
+    await database.close()
+
+
+async def test_whoever_listens_to_a_server_that_goes_away_is_told(served: str) -> None:
+    database = Database(served)
+    ears = anyio.Event()
+    database.work_changed = ears.set
+    broke: list[str] = []
+
+    async def listen() -> None:
+        try:
+            await database.listen()
+        except Exception as error:
+            broke.append(type(error).__name__)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+            await ears.wait()
+            async with database.session() as session:
+                await session.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE query LIKE 'LISTEN %' AND datname = current_database()"
+                    )
+                )
+    assert len(broke) == 1
+    await database.close()
+
+
+async def test_on_sqlite_nobody_is_told_and_listening_costs_nothing(tmp_path: Path) -> None:
+    heard: list[int] = []
+    database = Database(f"sqlite:///{tmp_path}/none.sqlite")
+    database.work_changed = lambda: heard.append(1)
+    with anyio.move_on_after(0.05) as scope:
+        await database.listen()
+    assert scope.cancelled_caught and not heard

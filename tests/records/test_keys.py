@@ -1,16 +1,22 @@
 """Keys of the API."""
 
 import string
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import anyio
 import pytest
 from sqlalchemy import select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.errors import UsageError
 from runner.records import keys
 from runner.records.database import Database
 from runner.records.keys import KeyIdentity, KeyKind, create_key, find_key, identify, list_keys, revoke_key
+from runner.records.seed import seed
 from runner.records.tables import ApiKey, utc_now
+from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.anyio
 
@@ -183,3 +189,53 @@ async def test_a_wrong_key_is_not_made(
             await create_key(session, kind, project_id=project_id, name=name)
     async with seeded.reading() as session:
         assert not await list_keys(session)
+
+
+async def test_of_many_who_show_a_key_at_once_one_notes_that_it_was_used(
+    seeded: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await make(seeded)
+    session = seeded.session
+    noting = 0
+    enough = anyio.Event()
+    found: list[KeyIdentity | None] = []
+
+    @asynccontextmanager
+    async def slowly() -> AsyncGenerator[AsyncSession]:
+        nonlocal noting
+        noting += 1
+        await enough.wait()
+        async with session() as opened:
+            yield opened
+
+    async def show() -> None:
+        found.append(await identify(seeded, key))
+
+    monkeypatch.setattr(seeded, "session", slowly)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(show)
+        with anyio.fail_after(5):
+            while len(found) < 19:
+                await anyio.sleep(0.005)
+        enough.set()
+    assert noting == 1 and len(found) == 20 and None not in found
+    async with seeded.reading() as reading:
+        assert None not in (await reading.scalars(select(ApiKey.last_used_at))).all()
+
+
+async def test_a_key_is_found_after_the_server_was_away(
+    postgres_server: PostgresServer, postgres_template: str
+) -> None:
+    name = postgres_server.create(postgres_template)
+    database = Database(postgres_server.url(name))
+    async with database.session() as session:
+        await seed(session)
+    key = await make(database)
+    assert await identify(database, key) is not None
+    async with database.session() as session:
+        others = "FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
+        assert (await session.execute(text(f"SELECT pg_terminate_backend(pid) {others}"), {"name": name})).all()
+    assert await identify(database, key) is not None
+    await database.close()
+    postgres_server.drop(name)

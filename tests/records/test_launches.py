@@ -17,16 +17,19 @@ from sqlalchemy import func, select
 
 import runner.rooms.allowed
 from runner.api.services import Services
+from runner.dispatch.dispatcher import Dispatcher
+from runner.dispatch.durable import Durable
+from runner.protocol.messages import Problem
 from runner.records.database import Database
 from runner.records.jobs import RoomSecrets, RunType
-from runner.records.launches import Launch, LaunchEntry, LaunchRefused, again, launch
+from runner.records.launches import Anew, Launch, LaunchEntry, LaunchRefused, again, launch
 from runner.records.results import read_lines
-from runner.records.runs import claim
-from runner.records.secrets import open_vault
+from runner.records.runs import end_run, job_of
+from runner.records.secrets import Vault, open_vault
 from runner.records.store import open_store
 from runner.records.tables import Agent, Personality, Project, ResultRow, RunRow, ScenarioRow, TestProfile
 from runner.settings import ServerSettings, Settings
-from tests.records.giving import WORKER, give
+from tests.records.giving import WORKER, give, take
 
 pytestmark = pytest.mark.anyio
 
@@ -44,20 +47,24 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def woken() -> list[int]:
+def woken(seeded: Database) -> list[int]:
     """Grows whenever what gives runs to workers is woken."""
-    return []
+    woken: list[int] = []
+    seeded.work_changed = lambda: woken.append(1)
+    return woken
 
 
 @pytest.fixture
-def services(seeded: Database, woken: list[int], tmp_path: Path) -> Services:
+def services(seeded: Database, tmp_path: Path) -> Services:
     server = ServerSettings(data_dir=tmp_path / "data", allow_loopback=True)
+    settings, vault, store = Settings(server=server), open_vault(server), open_store(server)
     return Services(
-        settings=Settings(server=server),
+        settings=settings,
         database=seeded,
-        vault=open_vault(server),
-        store=open_store(server),
-        wake=lambda: woken.append(1),
+        vault=vault,
+        store=store,
+        dispatcher=Dispatcher(seeded, vault, settings),
+        durable=Durable(seeded, store, settings),
     )
 
 
@@ -114,7 +121,7 @@ async def test_a_token_in_the_address_is_kept_encrypted_as_well(services: Servic
     assert run.room_url == DAILY
     await give(services.database, run.id)
     async with services.database.session() as session:
-        job = await session.run_sync(claim, services.vault, run.id, 1, WORKER)
+        job = await session.run_sync(take, services.vault, run.id, 1, WORKER)
     assert job is not None and job.room_url == f"{DAILY}?t={TOKEN}"
 
 
@@ -172,7 +179,8 @@ async def test_nobody_is_woken_before_the_runs_are_there_for_all_to_see(services
         with closing(_connection(services.database.url)) as connection:
             seen.append(connection.execute("SELECT count(*) FROM runs").fetchone()[0])
 
-    await launch(replace(services, wake=look), of(in_room(), in_room()))
+    services.database.work_changed = look
+    await launch(services, of(in_room(), in_room()))
     assert seen == [2]
 
 
@@ -254,8 +262,8 @@ async def test_a_cloud_agent_is_started_with_its_key_and_what_a_launch_gives_rep
     assert TOKEN not in json.dumps(result.run_settings)
     await give(services.database, run.id, other.id)
     async with services.database.session() as session:
-        first = await session.run_sync(claim, services.vault, run.id, 1, WORKER)
-        second = await session.run_sync(claim, services.vault, other.id, 1, WORKER)
+        first = await session.run_sync(take, services.vault, run.id, 1, WORKER)
+        second = await session.run_sync(take, services.vault, other.id, 1, WORKER)
     assert first is not None and first.session is not None and second is not None and second.session is not None
     assert first.session.start_url == "https://api.pipecat.daily.co/v1/public/bot/start"
     assert first.session.transport == "daily"
@@ -371,10 +379,94 @@ async def test_a_rerun_enters_the_same_room_unless_its_token_is_gone(services: S
     closed = await launch(services, of(in_room(token=SecretStr(TOKEN))))
     (sealed,) = await runs_of(services, closed)
     assert again(services, closed, [sealed], key_id=None, name="", digest="r").entries[0].token == SecretStr(TOKEN)
+    # Another room never gets it.
+    given = {sealed.id: Anew(frozenset({"pipecat_room_url"}), DAILY)}
+    (entry,) = again(services, closed, [sealed], key_id=None, name="", digest="r", anew=given).entries
+    assert (entry.room_url, entry.token) == (DAILY, None)
     sealed.room_token = None
     with pytest.raises(LaunchRefused) as caught:
         again(services, closed, [sealed], key_id=None, name="", digest="r")
-    assert "erased" in caught.value.errors["runs"][str(sealed.id)][0]
+    assert "erased" in caught.value.errors["runs"][str(sealed.id)]["pipecat_token"][0]
+    # As an earlier version wrote it down.
+    sealed.snapshot = {**sealed.snapshot, "sealed": True}
+    with pytest.raises(LaunchRefused) as caught:
+        again(services, closed, [sealed], key_id=None, name="", digest="r")
+    assert list(caught.value.errors["runs"][str(sealed.id)]) == ["pipecat_token"]
+
+
+MESSAGE = {"type": "hi", "deep": [{"api_key": TOKEN}]}
+SHOWN = {"type": "hi", "deep": [{"api_key": "***"}]}
+
+
+async def test_what_is_secret_in_a_data_message_is_kept_as_the_token_is(services: Services) -> None:
+    result = await launch(services, of(in_room(data_message={"value": MESSAGE})))
+    (run,) = await runs_of(services, result)
+    assert run.data_message == {"value": SHOWN}
+    assert run.room_token is not None and TOKEN.encode() not in run.room_token
+    (entry,) = again(services, result, [run], key_id=None, name="", digest="r").entries
+    assert entry.data_message == {"value": MESSAGE} and TOKEN not in repr(entry)
+    await give(services.database, run.id)
+    async with services.database.session() as session:
+        job = await session.run_sync(job_of, services.vault, run.id, 1, WORKER)
+    assert job is not None and TOKEN not in repr(job)
+    assert job.data_message == {"value": MESSAGE, "shown": SHOWN}
+    async with services.database.session() as session:
+        await session.run_sync(end_run, run.id, 1, Problem(cause="room", reason="room-unreachable"))
+    (run,) = await runs_of(services, result)
+    assert (run.room_token, run.data_message) == (None, {"value": SHOWN})
+    with pytest.raises(LaunchRefused) as caught:
+        again(services, result, [run], key_id=None, name="", digest="r")
+    assert list(caught.value.errors["runs"][str(run.id)]) == ["publish_data_message"]
+
+
+@pytest.mark.parametrize(("names", "shown"), [(["deep"], {"type": "hi", "deep": "***"}), (["*"], "***")])
+async def test_a_setting_names_more_of_a_data_message_that_is_secret(
+    services: Services, names: list[str], shown: Any
+) -> None:
+    settings = services.settings.model_copy(update={"redact_keys": names})
+    services = replace(services, settings=settings)
+    result = await launch(services, of(in_room(data_message={"value": MESSAGE})))
+    (run,) = await runs_of(services, result)
+    assert run.data_message == {"value": shown}
+    assert RoomSecrets.open(services.vault, run.room_token).data_message == MESSAGE
+
+
+async def test_a_rerun_of_what_was_encrypted_with_another_key_says_so(services: Services) -> None:
+    agent = Agent(id=9, project_id=1, name="bot", provider={}, session={"start_url": "http://localhost:7860/start"})
+    await add(services, agent)
+    data = {"config": {"a": 1}}
+    entry = of(LaunchEntry(1), agent_id=9, run_type=RunType.SESSIONS, pipecat_data=data)
+    result = await launch(services, entry)
+    other = replace(services, vault=Vault(b"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="))
+    with pytest.raises(LaunchRefused) as caught:
+        again(other, result, await runs_of(services, result), key_id=None, name="", digest="r")
+    assert "another secret key" in caught.value.errors["pipecat_data"][0]
+
+
+async def test_a_rerun_that_starts_a_session_takes_no_room(services: Services) -> None:
+    agent = Agent(id=9, project_id=1, name="bot", provider={}, session={"start_url": "http://localhost:7860/start"})
+    await add(services, agent)
+    result = await launch(services, of(LaunchEntry(1), agent_id=9, run_type=RunType.SESSIONS))
+    (run,) = await runs_of(services, result)
+    given = {run.id: Anew(frozenset({"pipecat_room_url", "pipecat_token"}), ROOM, SecretStr(TOKEN))}
+    with pytest.raises(LaunchRefused) as caught:
+        again(services, result, [run], key_id=None, name="", digest="r", anew=given)
+    assert list(caught.value.errors["runs"][str(run.id)]) == ["pipecat_room_url", "pipecat_token"]
+
+
+async def test_a_rerun_in_a_room_whose_address_held_a_token_needs_the_whole_address(services: Services) -> None:
+    result = await launch(services, of(in_room(url=f"{DAILY}?t={TOKEN}")))
+    (run,) = await runs_of(services, result)
+    assert (
+        again(services, result, [run], key_id=None, name="", digest="r").entries[0].room_url == f"{DAILY}?t={TOKEN}"
+    )
+    run.room_token = None
+    with pytest.raises(LaunchRefused) as caught:
+        again(services, result, [run], key_id=None, name="", digest="r")
+    assert list(caught.value.errors["runs"][str(run.id)]) == ["pipecat_room_url"]
+    given = {run.id: Anew(frozenset({"pipecat_room_url"}), f"{DAILY}?t=another")}
+    (entry,) = again(services, result, [run], key_id=None, name="", digest="r", anew=given).entries
+    assert entry.room_url == f"{DAILY}?t=another"
 
 
 async def test_a_thousand_entries_are_launched_and_read_back_quickly(services: Services) -> None:

@@ -180,7 +180,24 @@ async def test_what_passed_without_being_judged_has_no_verdict_any_more(new_url:
     async with database.reading() as session:
         runs = list(await session.scalars(select(RunRow).order_by(RunRow.id)))
     assert [run.success for run in runs] == [None, True, True, False, None, None]
+    assert [run.expects for run in runs] == [True, False, False, True, False, False]
     assert runs[0].error_message == "inconclusive: expected_outcome_prompt was not judged"
+    await database.close()
+
+
+async def test_runs_that_had_expectations_are_known_to_have_had_some(new_url: str) -> None:
+    with connected(new_url) as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        fill_before_workers(connection)
+        command.upgrade(alembic_config(connection), "0003")
+        for run_id, outcome in ((1, '{"expectations": [{"turn": 0}]}'), (2, '{"expectations": []}'), (3, "{}")):
+            connection.execute(
+                text("UPDATE runs SET outcome = :outcome WHERE id = :id"), {"id": run_id, "outcome": outcome}
+            )
+    await migrate(new_url)
+    database = Database(new_url)
+    async with database.reading() as session:
+        assert list(await session.scalars(select(RunRow.id).where(RunRow.expects))) == [1]
     await database.close()
 
 

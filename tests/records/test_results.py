@@ -1,8 +1,10 @@
 """Counts and verdicts of results, and what runs are found by."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, text
 
 from runner.records.database import Database
 from runner.records.results import (
@@ -13,12 +15,13 @@ from runner.records.results import (
     counts_of,
     delete_runs,
     read_lines,
+    read_marks,
     share,
     shared_result,
 )
 from runner.records.runs import request_cancel
-from runner.records.tables import RunRow, utc_now
-from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, undecided
+from runner.records.tables import ResultRow, RunRow, utc_now
+from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, reported, undecided
 from tests.records.test_runs import accepts, begun, do, launched, row
 
 pytestmark = pytest.mark.anyio
@@ -47,15 +50,16 @@ async def test_counts_are_the_same_whether_counted_there_or_here(database: Datab
         run.snapshot = {**run.snapshot, "expected_outcome_prompt": ""}
         run = await session.get_one(RunRow, ids[2])
         run.snapshot = {**run.snapshot, "expected_outcome_prompt": "The agent is polite."}
+        run.expects = True
     async with database.reading() as session:
         here = counts_of(await read_lines(session, result_id))
-        assert (await count_runs(session, [result_id, 999])) == {result_id: here, 999: Counts()}
+        assert await session.run_sync(count_runs, [result_id, 999]) == {result_id: here, 999: Counts()}
     assert here == Counts(total=6, ended=5, success=1, met=1, expected=3, inconclusive=3)
     # One passed of three: the inconclusive, the one without a call and the cancelled one say nothing of the agent.
     assert here.failed == 4 and here.success_rate == 33.33
     await do(database, request_cancel, ids)
     async with database.reading() as session:
-        at_the_end = (await count_runs(session, [result_id]))[result_id]
+        at_the_end = (await session.run_sync(count_runs, [result_id]))[result_id]
     assert at_the_end.success + at_the_end.failed == at_the_end.total
 
 
@@ -67,7 +71,7 @@ async def test_runs_of_which_nothing_was_expected_have_no_score(database: Databa
     result_id = (await row(database, ids[0])).result_id
     async with database.reading() as session:
         lines = await read_lines(session, result_id)
-        assert (await count_runs(session, [result_id]))[result_id] == counts_of(lines)
+        assert (await session.run_sync(count_runs, [result_id]))[result_id] == counts_of(lines)
     assert [(line.passed, line.score) for line in lines] == [(True, None), (False, 0), (False, 50)]
 
 
@@ -78,7 +82,7 @@ async def test_a_result_without_a_verdict_has_no_rate_that_passes(database: Data
         await accepts(database, run_id, 1, undecided())
     result_id = (await row(database, ids[0])).result_id
     async with database.reading() as session:
-        counts = (await count_runs(session, [result_id]))[result_id]
+        counts = (await session.run_sync(count_runs, [result_id]))[result_id]
     assert (counts.inconclusive, counts.success, counts.failed, counts.success_rate) == (2, 0, 2, 0.0)
 
 
@@ -135,3 +139,57 @@ def test_percentiles_lie_between_the_values_around_them() -> None:
     alone = Distribution.of([5.0])
     assert alone is not None and set(alone.percentiles.values()) == {5.0}
     assert Distribution.of([]) is None
+
+
+async def test_large_results_are_counted_and_gone_through_by_indexes_alone(database: Database) -> None:
+    await launched(database, 2)
+    ended_run = {
+        "project_id": 1,
+        "scenario_name": "s",
+        "snapshot": {},
+        "status": "completed",
+        "success": True,
+        "outcome": reported(outcome()),
+        "expects": True,
+    }
+    async with database.session() as session:
+        connection = await session.connection()
+        session.add_all(ResultRow(project_id=1, run_type="pipecat", run_settings={}) for _ in range(9))
+        await session.flush()
+        runs = [{**ended_run, "result_id": 2 + number % 9} for number in range(3_000)]
+        await connection.execute(insert(RunRow), runs)
+    is_sqlite = database.url.startswith("sqlite")
+    if not is_sqlite:
+        # It does so by itself, sooner or later.
+        engine = create_engine(database.url.replace("postgresql", "postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            # The tests' server does not wait until a commit is on disk. Until it is, not all are known to see it.
+            connection.execute(text("CHECKPOINT"))
+            connection.execute(text("VACUUM ANALYZE runs"))
+        engine.dispose()
+    plans: dict[str, str] = {}
+
+    def explain(connection: Connection, _: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if "FROM runs" in statement and not statement.startswith("EXPLAIN"):
+            said = connection.exec_driver_sql(f"EXPLAIN {'QUERY PLAN' if is_sqlite else ''} {statement}", parameters)
+            plans[statement] = "; ".join(str(row[-1]) for row in said)
+
+    event.listen(Engine, "before_cursor_execute", explain)
+    try:
+        # As a list of runs does: how many there are, and the ids of a page far behind.
+        ids = RunFilter(project_id=1, result_id=2).select().with_only_columns(RunRow.id)
+        counting = select(func.count()).select_from(ids.order_by(None).subquery())
+        page = ids.offset(200).limit(50)
+        counted = await database.browse(lambda session: count_runs(session, [2, 3]))
+        assert await database.browse(lambda session: session.scalar(counting)) == 334 == counted[2].met
+        assert len(await database.browse(lambda session: session.scalars(page).all())) == 50
+        assert len(await database.browse(lambda session: read_marks(session, 2))) == 334
+    finally:
+        event.remove(Engine, "before_cursor_execute", explain)
+    assert len(plans) == 4
+    for statement, plan in plans.items():
+        is_of_marks = "updated_at" in statement
+        assert "ix_runs_result" in plan, (statement, plan)
+        if not is_of_marks:
+            assert "TEMP B-TREE" not in plan and "Sort" not in plan, (statement, plan)
+            assert "COVERING INDEX" in plan or "Index Only Scan" in plan, (statement, plan)

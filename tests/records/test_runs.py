@@ -15,16 +15,18 @@ from sqlalchemy import insert, select, update
 
 from bots.timeline import EndedReason
 from runner.calls.run_file import Run, RunReport
+from runner.protocol.messages import Job, Problem
 from runner.records.database import Database
-from runner.records.endings import RunProblem, read_outcome, storable
-from runner.records.jobs import Job
+from runner.records.endings import read_outcome, storable
 from runner.records.runs import (
+    MAX_ARTEFACTS,
     MAX_LOST,
     Told,
+    Upload,
     add_artefact,
     artefacts_of,
-    claim,
     end_run,
+    expect_artefact,
     give_back,
     look_at,
     progress,
@@ -34,7 +36,7 @@ from runner.records.runs import (
 from runner.records.secrets import Vault
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, result_status
 from runner.records.tables import Project, ResultRow, RunRow, utc_now
-from tests.records.giving import give
+from tests.records.giving import give, take
 from tests.records.outcomes import SCRIPT, agent_failed, cancelled, no_call, outcome, reported, undecided
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +53,7 @@ def may_move(before: RunStatus, after: RunStatus) -> bool:
 
 VAULT = Vault(b"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-REFUSED = RunProblem(cause="room", reason="token-refused", detail="the room refused the token")
+REFUSED = Problem(cause="room", reason="token-refused", detail="the room refused the token")
 
 
 async def launched(database: Database, count: int = 1, run_type: str = "pipecat") -> list[int]:
@@ -92,7 +94,7 @@ async def do(database: Database, move: Callable[..., Any], *arguments: Any, **mo
     return await database.run(lambda session: move(session, *arguments, **more))
 
 
-async def accepts(database: Database, run_id: int, attempt: int, report: RunReport | RunProblem) -> bool:
+async def accepts(database: Database, run_id: int, attempt: int, report: RunReport | Problem) -> bool:
     """Report what a run came to; return whether the record holds it."""
     return (await database.run(lambda session: end_run(session, run_id, attempt, report))).accepted
 
@@ -116,10 +118,17 @@ async def tell(
     return run_id in await database.run(lambda session: progress(session, [told]))
 
 
+async def keeps(database: Database, run_id: int, attempt: int, executor: str, name: str, size: int) -> bool:
+    """Bring an artefact; return whether it was wanted."""
+    wanted = await do(database, expect_artefact, run_id, attempt, executor, name) is Upload.WANTED
+    assert await do(database, add_artefact, run_id, attempt, executor, name, size) == wanted
+    return wanted
+
+
 async def begun(database: Database, run_id: int, attempt: int = 1, executor: str = "a") -> Job:
     """Give a run to a worker, and let it begin."""
     await give(database, run_id, executor=executor)
-    job = await do(database, claim, VAULT, run_id, attempt, executor)
+    job = await do(database, take, VAULT, run_id, attempt, executor)
     assert job is not None
     return job
 
@@ -139,20 +148,20 @@ async def test_a_claim_that_comes_again_changes_nothing_and_gets_the_same_job(da
     (run_id,) = await launched(database)
     job = await begun(database, run_id)
     before = await row(database, run_id)
-    assert await do(database, claim, VAULT, run_id, 1, "a") == job
+    assert await do(database, take, VAULT, run_id, 1, "a") == job
     await tell(database, run_id, 1, RunStatus.EVALUATING, NOW)
-    assert await do(database, claim, VAULT, run_id, 1, "a") == job
+    assert await do(database, take, VAULT, run_id, 1, "a") == job
     after = await row(database, run_id)
     assert (after.started_at, after.attempt, after.status) == (before.started_at, 1, "evaluating")
 
 
 async def test_only_the_worker_that_has_a_run_claims_it_and_only_in_its_attempt(database: Database) -> None:
     (run_id,) = await launched(database)
-    assert await do(database, claim, VAULT, run_id, 1, "a") is None
+    assert await do(database, take, VAULT, run_id, 1, "a") is None
     await give(database, run_id, executor="a")
-    assert await do(database, claim, VAULT, run_id, 1, "b") is None
-    assert await do(database, claim, VAULT, run_id, 2, "a") is None
-    assert await do(database, claim, VAULT, 999, 1, "a") is None
+    assert await do(database, take, VAULT, run_id, 1, "b") is None
+    assert await do(database, take, VAULT, run_id, 2, "a") is None
+    assert await do(database, take, VAULT, 999, 1, "a") is None
     assert (await row(database, run_id)).status == "pending"
     assert await status_of_result(database, run_id) == "pending"
 
@@ -163,7 +172,7 @@ async def test_a_run_that_is_given_back_is_another_attempt_and_the_first_ones_re
     (run_id,) = await launched(database)
     await begun(database, run_id)
     assert await tell(database, run_id, 1, RunStatus.EVALUATING, NOW)
-    assert await do(database, add_artefact, run_id, 1, "run.json", 5)
+    assert await keeps(database, run_id, 1, "a", "run.json", 5)
     assert await do(database, give_back, run_id, 1, detail="it stops", unsaid=True)
     waits = await row(database, run_id)
     assert (waits.status, waits.executor, waits.attempt, waits.lost) == ("pending", None, 2, 0)
@@ -172,15 +181,15 @@ async def test_a_run_that_is_given_back_is_another_attempt_and_the_first_ones_re
     assert await status_of_result(database, run_id) == "running"
     for is_taken in (False, True):
         for attempt in (1, 3) if is_taken else (1, 2, 3):
-            assert await do(database, claim, VAULT, run_id, attempt, "a") is None
+            assert await do(database, take, VAULT, run_id, attempt, "a") is None
             assert not await tell(database, run_id, attempt, RunStatus.EVALUATING, NOW, NOW)
             assert not await accepts(database, run_id, attempt, outcome())
             assert not await accepts(database, run_id, attempt, REFUSED)
-            assert not await do(database, add_artefact, run_id, attempt, "run.json", 5)
+            assert not await keeps(database, run_id, attempt, "a", "run.json", 5)
             assert await do(database, give_back, run_id, attempt, detail="x", unsaid=True) is None
         if not is_taken:
             await begun(database, run_id, 2, "b")
-    assert await do(database, add_artefact, run_id, 2, "run.json", 6)
+    assert await keeps(database, run_id, 2, "b", "run.json", 6)
     assert await accepts(database, run_id, 2, agent_failed())
     ended = await row(database, run_id)
     assert ended.success is False
@@ -198,8 +207,12 @@ class GivenBack:
     was_lost: bool = False
     lost: int = 0
     cancelled: bool = False
+    room_url: str | None = None
+    """Where not the usual one, an offer's."""
 
 
+RUNNER = "http://localhost:7860/"
+SESSION = "http://localhost:7860/sessions/ab-12/api/offer"
 WAITS_AGAIN = [
     GivenBack(),
     GivenBack(status="evaluating"),
@@ -209,6 +222,8 @@ WAITS_AGAIN = [
     GivenBack(lost=MAX_LOST),
     GivenBack("pipecat_v2", said=True, unsaid=False),
     GivenBack("pipecat_v2", said=True, unsaid=False, was_lost=True, lost=MAX_LOST - 1),
+    GivenBack(room_url=RUNNER, said=True, unsaid=False, was_lost=True),
+    GivenBack(room_url=RUNNER, status="evaluating", said=True, unsaid=False, was_lost=True, lost=MAX_LOST - 1),
 ]
 FAILS = [
     GivenBack(said=True),
@@ -216,6 +231,9 @@ FAILS = [
     GivenBack(said=True, unsaid=False, was_lost=True),
     GivenBack(was_lost=True, lost=MAX_LOST),
     GivenBack("pipecat_v2", was_lost=True, lost=MAX_LOST),
+    GivenBack(room_url=RUNNER, said=True, was_lost=True, lost=MAX_LOST),
+    GivenBack(room_url=SESSION, said=True, was_lost=True),
+    GivenBack(room_url="https://calls.acme.com/r1", said=True, was_lost=True),
 ]
 IS_CANCELLED = [GivenBack(cancelled=True), GivenBack("pipecat_v2", said=True, cancelled=True, was_lost=True)]
 
@@ -233,6 +251,7 @@ async def test_whether_a_run_that_is_given_back_waits_again_or_ends(database: Da
             run = await session.get_one(RunRow, run_id)
             run.status, run.lost, run.cancel_requested = case.status, case.lost, case.cancelled
             run.said_at = NOW if case.said else None
+            run.room_url = case.room_url or run.room_url
         again = await do(
             database, give_back, run_id, 1, detail="worker lost", unsaid=case.unsaid, was_lost=case.was_lost
         )
@@ -273,7 +292,7 @@ async def test_a_finished_run_keeps_its_outcome_and_loses_its_token(database: Da
     assert run.joined_at is not None and run.ended_at is not None
     assert "script" not in (run.outcome or {})
     assert await status_of_result(database, run_id) == "completed"
-    assert await do(database, claim, VAULT, run_id, 1, "a") is None
+    assert await do(database, take, VAULT, run_id, 1, "a") is None
 
 
 async def test_the_same_outcome_again_counts_as_taken_and_another_one_does_not(database: Database) -> None:
@@ -313,8 +332,8 @@ async def test_a_run_without_a_call_fails_with_its_cause_in_cekuras_words_too(da
         await begun(database, run_id)
     assert await accepts(database, one, 1, REFUSED)
     assert await accepts(database, one, 1, REFUSED)
-    await accepts(database, two, 1, RunProblem(cause="harness", reason="lost-in-space"))
-    await accepts(database, three, 1, RunProblem(cause="harness", reason=EndedReason.CANCELLED.value))
+    await accepts(database, two, 1, Problem(cause="harness", reason="lost-in-space"))
+    await accepts(database, three, 1, Problem(cause="harness", reason=EndedReason.CANCELLED.value))
     run = await row(database, one)
     assert (run.status, run.cause, run.ended_reason) == ("failed", "room", "token-refused")
     assert run.call_ended_reason == "Testing agent-did-not-connect" and run.joined_at is None
@@ -331,14 +350,13 @@ async def test_cancelling_ends_what_waits_at_once_and_asks_what_is_on_to_stop(da
     await accepts(database, over, 1, outcome())
     assert await do(database, request_cancel, [waiting, handed_over, on, over, 999]) == [waiting, handed_over]
     assert await do(database, request_cancel, [waiting, handed_over, on, over]) == []
-    assert await do(database, claim, VAULT, handed_over, 1, "a") is None
+    assert await do(database, take, VAULT, handed_over, 1, "a") is None
     run = await row(database, waiting)
     assert (run.status, run.room_token, run.call_ended_reason) == ("cancelled", None, "run-cancelled-by-user")
     state = (await do(database, look_at, [on]))[on]
     assert state.cancel_requested and state.status is RunStatus.RUNNING
     assert not (await row(database, over)).cancel_requested
-    # The answer to its claim was lost: it is not begun a second time.
-    assert await do(database, claim, VAULT, on, 1, "a") is None
+    assert await accepts(database, on, 1, cancelled())
     assert (await row(database, on)).status == "cancelled"
     assert await status_of_result(database, on) == "completed"
 
@@ -394,9 +412,77 @@ async def test_a_report_is_checked_and_nothing_of_it_quoted() -> None:
 async def test_artefacts_of_the_last_attempt_are_taken_down_side_by_side(database: Database) -> None:
     (run_id,) = await launched(database)
     await begun(database, run_id)
-    assert await do(database, add_artefact, run_id, 1, "run.json", 5)
-    assert await do(database, add_artefact, run_id, 1, "recording.wav", 7)
+    assert await keeps(database, run_id, 1, "a", "run.json", 5)
+    assert await keeps(database, run_id, 1, "a", "recording.wav", 7)
     assert (await row(database, run_id)).artefacts == {"run.json": 5, "recording.wav": 7}
+    # Each name once.
+    assert await do(database, expect_artefact, run_id, 1, "a", "run.json") is Upload.THERE
+    assert not await do(database, add_artefact, run_id, 1, "a", "run.json", 9)
+    assert (await row(database, run_id)).artefacts == {"run.json": 5, "recording.wav": 7}
+
+
+async def test_an_artefact_that_comes_is_none_of_the_run_until_it_is_there(database: Database) -> None:
+    (run_id,) = await launched(database)
+    await begun(database, run_id)
+    for _ in range(2):
+        assert await do(database, expect_artefact, run_id, 1, "a", "run.json") is Upload.WANTED
+    assert not await do(database, add_artefact, run_id, 1, "a", "recording.wav", 7)
+    run = await row(database, run_id)
+    assert run.artefacts == {"run.json": None} and artefacts_of(run) == {}
+
+
+async def test_only_the_worker_that_has_a_run_brings_artefacts_of_it_and_only_so_many(database: Database) -> None:
+    (run_id,) = await launched(database)
+    expect = expect_artefact
+    assert await do(database, expect, run_id, 1, "a", "run.json") is Upload.VOID
+    await begun(database, run_id)
+    for attempt, executor in ((1, "b"), (2, "a"), (0, "a")):
+        assert await do(database, expect, run_id, attempt, executor, "run.json") is Upload.VOID
+    for number in range(MAX_ARTEFACTS):
+        assert await keeps(database, run_id, 1, "a", f"n{number}", 1)
+    assert await do(database, expect, run_id, 1, "a", "another") is Upload.TOO_MANY
+    assert await do(database, expect, run_id, 1, "a", "n0") is Upload.THERE
+    # What an attempt before brought does not count.
+    assert await do(database, give_back, run_id, 1, detail="it stops", unsaid=True)
+    await begun(database, run_id, 2)
+    assert await keeps(database, run_id, 2, "a", "another", 1)
+
+
+async def test_after_its_end_a_run_takes_the_artefacts_that_are_owed_and_no_others(database: Database) -> None:
+    (run_id,) = await launched(database)
+    await begun(database, run_id)
+    assert await keeps(database, run_id, 1, "a", "run.json", 5)
+    owed = ["recording.wav", "run.json"]
+    for _ in range(2):
+        receipt = await do(database, end_run, run_id, 1, outcome(), executor="a", owed=owed)
+        assert receipt.accepted
+    run = await row(database, run_id)
+    assert run.artefacts == {"run.json": 5, "recording.wav": None} and artefacts_of(run) == {"run.json": 5}
+    assert await do(database, expect_artefact, run_id, 1, "b", "recording.wav") is Upload.VOID
+    assert not await do(database, add_artefact, run_id, 1, "b", "recording.wav", 7)
+    assert not await keeps(database, run_id, 1, "a", "timeline.jsonl", 7)
+    assert await keeps(database, run_id, 1, "a", "recording.wav", 7)
+    assert artefacts_of(await row(database, run_id)) == {"run.json": 5, "recording.wav": 7}
+
+
+async def test_a_report_of_another_worker_does_not_count(database: Database) -> None:
+    (run_id,) = await launched(database)
+    await begun(database, run_id)
+    assert not (await do(database, end_run, run_id, 1, outcome(), executor="b")).accepted
+    assert (await row(database, run_id)).status == "running"
+    assert (await do(database, end_run, run_id, 1, outcome(), executor="a")).is_new
+
+
+async def test_a_run_that_was_begun_meanwhile_is_left_where_nothing_but_a_beginning_is_wanted_back(
+    database: Database,
+) -> None:
+    given, on = await launched(database, 2)
+    await give(database, given, executor="a")
+    await begun(database, on)
+    how = {"detail": "it stops", "unsaid": True, "only_unbegun": True}
+    assert await do(database, give_back, on, 1, **how) is None
+    assert await do(database, give_back, given, 1, **how) is True
+    assert [run.status for run in [await row(database, given), await row(database, on)]] == ["pending", "running"]
 
 
 async def test_the_results_of_runs_that_end_at_the_same_moment_end_too(database: Database) -> None:
@@ -455,7 +541,7 @@ class Model:
             case "give":
                 await give(self._database, run_id, executor="w")
             case "claim":
-                await do(self._database, claim, VAULT, run_id, attempt, "w")
+                await do(self._database, take, VAULT, run_id, attempt, "w")
             case "give back":
                 await do(self._database, give_back, run_id, attempt, detail="it stops", unsaid=True)
             case "lost":

@@ -17,7 +17,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from runner.cli import main
-from runner.records import workers
 from runner.records.database import Database
 from runner.records.tables import Project, ResultRow, RunRow, utc_now
 from tests.records.giving import worker
@@ -26,9 +25,7 @@ PASSWORD = "s3cr3t-p4ss"
 
 
 @pytest.fixture(autouse=True)
-def folder(bare_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bare folder, and no long looks."""
-    monkeypatch.setattr(workers, "_LOOK_AGAIN_S", 0.01)
+def folder(bare_folder: Path) -> Path:
     return bare_folder
 
 
@@ -88,23 +85,25 @@ def test_queue_and_workers_are_shown_with_ages_and_without_dates(url: str) -> No
                 "host-1",
                 version="0.3.0",
                 started_at=now - timedelta(hours=5),
-                runs={"live": [3], "held": [9]},
+                runs={"live": [3], "kept": [[9, 1, True]]},
                 load={"loop_lag_ms": 12.4, "underruns": 2},
             ),
-            worker("another\x1b[31m-1", state="lost", gone_at=now, started_at=now - timedelta(hours=1), protocol=99),
+            worker("another\x1b[31m-1", state="lost", gone_at=now, started_at=now - timedelta(hours=1)),
+            worker("third-1", state="paused", why="its disk\nis full"),
         ],
     )
     shown = status(url)
     assert shown.exit_code == 0, shown.output
-    waiting, live, count, other, mine = shown.stdout.splitlines()
+    waiting, live, count, other, mine, third = shown.stdout.splitlines()
     assert waiting == "waiting  1, the oldest for 3 min; 1 delayed"
     assert live == "live     0 handed over, 1 running, 0 evaluating"
-    assert count == "workers  1"
+    assert count == "workers  2"
     assert mine.split("  ")[1] == "host" and "taking" in mine
     for part in ("1/4 calls", "lag 12 ms", "2 underruns", "1 reports waiting", "up 5 h", "0.3.0"):
         assert part in mine, mine
     assert re.search(r"seen \d+ s ago", mine)
-    assert "lost" in other and "was up" in other and "does not understand" in other and "\x1b" not in other
+    assert "lost" in other and "was up" in other and "\x1b" not in other
+    assert "paused" in third and third.endswith("its disk is full")
 
 
 def test_what_is_stuck_is_said_in_lines_of_their_own_and_by_the_exit_code(url: str) -> None:
@@ -122,7 +121,7 @@ def test_what_is_stuck_is_said_in_lines_of_their_own_and_by_the_exit_code(url: s
 
 
 def test_as_json_it_is_json_alone(url: str) -> None:
-    fill(url, [result(), run(), worker("host-1", runs={"live": [7], "held": []})])
+    fill(url, [result(), run(), worker("host-1", runs={"live": [7], "kept": []})])
     shown = status(url, "--json")
     assert shown.exit_code == 0, shown.output
     told = json.loads(shown.stdout)

@@ -9,7 +9,14 @@ import anyio
 import pytest
 
 from runner.errors import UsageError
-from runner.records.store import ArtefactMissing, ArtefactStore, ArtefactTooLarge, artefact_key, open_store
+from runner.records.store import (
+    ArtefactMissing,
+    ArtefactStore,
+    ArtefactTooLarge,
+    StoreFailed,
+    artefact_key,
+    open_store,
+)
 from runner.settings import ServerSettings
 from tests.records.s3 import Bucket, s3_server
 
@@ -144,6 +151,69 @@ async def test_what_is_too_large_is_refused(store: ArtefactStore) -> None:
     with pytest.raises(ArtefactTooLarge, match="larger than 5 bytes"):
         await store.put(KEY, pieces(b"abc", b"def"), max_bytes=5)
     assert await store.size(KEY) is None
+
+
+async def test_parts_become_an_artefact_and_go(store: ArtefactStore) -> None:
+    sent = [b"a" * MIB, b"bc", b"d"]
+    there = 0
+    for part in sent:
+        assert await store.size_of_parts(KEY) == there
+        assert await store.put_part(KEY, there, pieces(part[:1], part[1:]), max_bytes=MIB) == len(part)
+        there += len(part)
+        assert await store.size(KEY) is None
+    await store.join_parts(KEY, size=there)
+    assert await read(store) == b"".join(sent)
+    assert await store.size_of_parts(KEY) == 0
+    await store.delete_run(7)
+    assert await store.size(KEY) is None
+
+
+async def test_a_part_that_breaks_off_is_none(store: ArtefactStore) -> None:
+    await store.put_part(KEY, 0, pieces(b"abc"), max_bytes=3)
+    with pytest.raises(RuntimeError, match="line is down"):
+        await store.put_part(KEY, 3, pieces(b"d", then=RuntimeError("line is down")), max_bytes=3)
+    with pytest.raises(ArtefactTooLarge):
+        await store.put_part(KEY, 3, pieces(b"de", b"fg"), max_bytes=3)
+    assert await store.size_of_parts(KEY) == 3
+
+
+async def test_parts_are_of_their_own_artefact_and_attempt_and_without_a_gap(store: ArtefactStore) -> None:
+    neighbours = [
+        artefact_key(7, "recording.wav", 2),
+        artefact_key(7, "recording.wav.gz", 1),
+        artefact_key(71, "a", 1),
+    ]
+    for number, key in enumerate(neighbours, 1):
+        await store.put_part(key, 0, pieces(b"x" * number), max_bytes=9)
+    assert await store.size_of_parts(KEY) == 0
+    await store.put_part(KEY, 5, pieces(b"after a gap"), max_bytes=99)
+    assert await store.size_of_parts(KEY) == 0
+    await store.put_part(KEY, 0, pieces(b"abc"), max_bytes=9)
+    assert await store.size_of_parts(KEY) == 3
+    # The same again takes its place.
+    await store.put_part(KEY, 0, pieces(b"abcde"), max_bytes=9)
+    assert await store.size_of_parts(KEY) == 5 + len("after a gap")
+    assert [await store.size_of_parts(key) for key in neighbours] == [1, 2, 3]
+
+
+async def test_parts_that_are_not_all_there_become_nothing(store: ArtefactStore) -> None:
+    await store.put_part(KEY, 0, pieces(b"abc"), max_bytes=3)
+    for size in (0, 2, 4):
+        with pytest.raises(StoreFailed, match="missing"):
+            await store.join_parts(KEY, size=size)
+    assert (await store.size(KEY), await store.size_of_parts(KEY)) == (None, 3)
+    await store.join_parts(KEY, size=3)
+    # Whoever joins them a second time does not find them, and leaves what was made of them.
+    with pytest.raises(StoreFailed, match="missing"):
+        await store.join_parts(KEY, size=3)
+    assert await read(store) == b"abc"
+
+
+async def test_of_nothing_an_empty_artefact_is_made(store: ArtefactStore) -> None:
+    await store.put_part(KEY, 0, pieces(), max_bytes=0)
+    assert await store.size_of_parts(KEY) == 0
+    await store.join_parts(KEY, size=0)
+    assert (await store.size(KEY), await read(store)) == (0, b"")
 
 
 async def test_a_run_is_deleted_and_its_neighbours_are_not(store: ArtefactStore) -> None:

@@ -148,6 +148,52 @@ async def test_what_is_no_room_is_told_apart_from_what_is_not_allowed() -> None:
         assert "u:p" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "stun:stun.acme.com:3478",
+        "turns:stun.acme.com?transport=tcp",
+        "turn:10.1.2.3",
+        "stun:[fd00::7]:3478",
+    ],
+)
+async def test_an_ice_server_on_the_list_may_be_asked(url: str) -> None:
+    names = Names(stun_acme_com=["52.1.2.3"])
+    await guard(names, allowed_rooms=["*.acme.com", "10.0.0.0/8", "fd00::/8"]).check_ice_server(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "stun:stun.l.google.com:19302",
+        "turn:169.254.169.254:80?transport=tcp",
+        "turn:127.0.0.1:6379?transport=tcp",
+        "stun:localhost",
+        "turns:[::1]:443",
+        "stun:inside.daily.co",
+    ],
+)
+async def test_an_ice_server_off_the_list_is_refused_with_the_setting_that_would(url: str) -> None:
+    with pytest.raises(RoomRefused, match=r"server\.allow"):
+        await guard(Names(inside_daily_co=["10.1.2.3"])).check_ice_server(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "stun:",
+        "turn:?transport=tcp",
+        "turn:10.0.0.1#@x.daily.co",
+        "turn:x.daily.co@10.0.0.1",
+        "turn:10.0.0.1\\@x.daily.co",
+        "turn:x.daily.co:80:90",
+    ],
+)
+async def test_an_ice_server_that_two_could_read_in_two_ways_is_none(url: str) -> None:
+    with pytest.raises(UsageError, match="no host that can be checked"):
+        await guard(Names(x_daily_co=["52.1.2.3"])).check_ice_server(url)
+
+
 async def test_start_urls_are_held_to_the_same_list() -> None:
     await guard().check_start_url("https://api.pipecat.daily.co/v1/public/bot/start")
     with pytest.raises(RoomRefused):

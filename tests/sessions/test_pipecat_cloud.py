@@ -12,9 +12,11 @@ from pydantic import SecretStr
 
 from bots.timeline import EndedReason
 from runner.errors import RoomError
+from runner.rooms.allowed import RoomGuard
 from runner.sessions import pipecat_cloud
 from runner.sessions.pipecat_cloud import stop_session
 from runner.sessions.start import END_GRACE_S, END_TIMEOUT_S, SessionKind, SessionSpec, started_session
+from runner.settings import Settings
 from tests.sessions.virtual_time import VIRTUAL_TIME
 
 pytestmark = pytest.mark.anyio
@@ -152,6 +154,17 @@ async def test_a_session_whose_run_is_cancelled_is_stopped_at_once(cancelled_aft
     assert cloud.asked[1:] == [STOP]
     assert cloud.stops == 1
     assert cloud.at_s[1] - cloud.at_s[0] == pytest.approx(cancelled_after_s, abs=0.1)
+
+
+async def test_a_session_whose_ice_servers_are_not_allowed_is_stopped() -> None:
+    inside = {"urls": "turn:169.254.169.254:80?transport=tcp"}
+    cloud = Cloud({"sessionId": SESSION, "iceConfig": {"iceServers": [inside]}})
+    async with cloud.client() as http:
+        with pytest.raises(RoomError, match=r"server\.allowed_rooms") as caught:
+            async with started_session(spec(transport="webrtc"), http, guard=RoomGuard(Settings())):
+                pass
+    assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
+    assert cloud.asked[1:] == [STOP]
 
 
 async def test_a_session_in_a_room_that_can_not_be_entered_is_stopped() -> None:

@@ -10,7 +10,9 @@ from pydantic import SecretStr
 
 from bots.timeline import EndedReason
 from runner.errors import RoomError
+from runner.rooms.allowed import RoomGuard
 from runner.sessions.pipecat_runner import StartedSession, start_smallwebrtc_session
+from runner.settings import ServerSettings, Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +79,36 @@ async def test_the_ice_servers_of_the_session_come_along() -> None:
     credential = session.ice_servers[1].credential
     assert credential is not None and credential.get_secret_value() == "c"
     assert "'c'" not in repr(session)
+
+
+def guard(*allowed: str) -> RoomGuard:
+    async def resolve(host: str) -> list[str]:
+        return ["52.1.2.3"]
+
+    return RoomGuard(Settings(server=ServerSettings(allowed_rooms=["bots.example.com", *allowed])), resolve)
+
+
+async def test_ice_servers_of_the_session_are_held_to_what_is_allowed() -> None:
+    inside = {"urls": ["stun:stun.example.com", "turn:10.0.0.1:22?transport=tcp"], "username": "u", "credential": "c"}
+    handler = answering(json={"sessionId": "x", "iceConfig": {"iceServers": [inside]}})
+    session = await start(handler, guard=guard("stun.example.com", "10.0.0.0/8"))
+    assert session.ice_servers[0].urls == inside["urls"]
+    with pytest.raises(RoomError, match=r"10\.0\.0\.1 is not allowed; .*server\.allowed_rooms") as caught:
+        await start(handler, guard=guard("stun.example.com"))
+    assert caught.value.reason is EndedReason.ROOM_UNREACHABLE and "\n" not in str(caught.value)
+    # Nobody holds the commands of this machine to a server's list.
+    assert (await start(handler)).ice_servers == session.ice_servers
+
+
+@pytest.mark.parametrize(("allowed", "asked"), [((), False), (("stun.l.google.com",), True)])
+async def test_public_ice_servers_are_asked_for_only_where_they_are_allowed(
+    allowed: tuple[str, ...], asked: bool
+) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        assert json.loads(request.content)["enableDefaultIceServers"] is asked
+        return httpx.Response(200, json={"sessionId": "x"})
+
+    await start(handler, guard=guard(*allowed))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx
@@ -15,6 +15,7 @@ from loguru import logger
 from pydantic import SecretStr, ValidationError
 
 from bots.caller.script import Expectation, Listen, Script, Turn
+from bots.clock import CallClock
 from bots.timeline import CallEnded, EndedReason
 from runner.calls.call import Call
 from runner.calls.request import CallRequest
@@ -22,10 +23,12 @@ from runner.errors import RoomError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause
-from runner.rooms.open import RoomAddress
+from runner.rooms.allowed import RoomGuard
+from runner.rooms.base import RoomListener
+from runner.rooms.open import RoomAddress, open_room
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 from runner.sessions.start import Session, SessionKind, SessionSpec, started_session
-from runner.settings import Settings
+from runner.settings import ServerSettings, Settings
 from tests.sessions.virtual_time import VIRTUAL_TIME
 
 pytestmark = pytest.mark.anyio
@@ -164,6 +167,27 @@ async def test_a_fixed_room_is_what_was_given_and_nobody_is_asked(url: str, gets
     data = {"a": 1, "cekura_run_id": 7} if gets_data else None
     assert session == Session(RoomAddress(url, SecretStr(TOKEN), data))
     assert side.requests == []
+
+
+async def test_what_is_started_when_the_room_is_opened_is_held_to_the_list_too() -> None:
+    side = Side({**STARTED, "iceConfig": {"iceServers": [{"urls": "stun:10.1.2.3"}]}})
+    settings = Settings(server=ServerSettings(allowed_rooms=["bots.example.com"]))
+    fixed = spec(kind="room", url="http://bots.example.com:7860", start_url=None)
+    session = await start(side, fixed, guard=RoomGuard(settings))
+    async with (
+        httpx.AsyncClient(transport=httpx.MockTransport(side)) as http,
+        anyio.create_task_group() as tasks,
+    ):
+        with pytest.raises(RoomError, match=r"10\.1\.2\.3 is not allowed") as caught:
+            await open_room(
+                session.address,
+                settings.room,
+                clock=CallClock.begin(),
+                listener=cast(RoomListener, None),
+                http=http,
+                tasks=tasks,
+            )
+    assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
 
 
 async def test_a_session_in_a_room_of_smallwebrtc() -> None:

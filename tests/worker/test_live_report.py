@@ -1,6 +1,7 @@
 """What the record is told while a call is on."""
 
-from pathlib import Path
+import json
+from collections.abc import Sequence
 
 import anyio
 import pytest
@@ -20,9 +21,9 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
+from runner.protocol.messages import Job, Order
+from runner.worker import live_report
 from runner.worker.live_report import LiveReport
-from runner.worker.progress import Progress
-from runner.worker.record_client import Job
 from tests.worker.conftest import until
 from tests.worker.record_double import RecordDouble, job
 
@@ -30,13 +31,28 @@ pytestmark = pytest.mark.anyio
 
 
 class Call:
-    def __init__(self, record: RecordDouble, run_id: int = 7, progress: Progress | None = None):
+    """A call that is watched for a record.
+
+    Attributes:
+        moves: How far it was, each time that it said that it had come further.
+        cancels: How often it was told to end.
+    """
+
+    def __init__(self, record: RecordDouble):
         self.cancels = 0
-        client = record.client()
-        self.report = LiveReport(client, Job.model_validate(job(run_id)), progress or Progress(client), self.cancel)
+        self.moves: list[tuple[bool, bool, bool]] = []
+        self.report = LiveReport(record.client(), Job.model_validate(job()), self.moved, self.cancel)
+
+    def moved(self) -> None:
+        now = self.report.now
+        self.moves.append((now.is_evaluating, now.joined, now.said))
 
     def cancel(self) -> None:
         self.cancels += 1
+
+    def told(self, **order: bool) -> None:
+        """Be told what to do."""
+        self.report.obey(Order.model_validate({"run_id": 7, "attempt": 1, "counts": True, **order}))
 
 
 @pytest.mark.parametrize(
@@ -50,67 +66,85 @@ class Call:
         AgentSaid(at_ns=2, text="hello", source=Source.TOLD),
     ],
 )
-async def test_that_something_was_said_is_told_at_once_and_once(record: RecordDouble, fact: TimelineEvent) -> None:
+def test_that_something_was_said_is_news_once(record: RecordDouble, fact: TimelineEvent) -> None:
     call = Call(record)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(call.report.run)
-        call.report.fact(RoomEntered(at_ns=1))
-        call.report.fact(AgentJoined(at_ns=1))
-        call.report.fact(MessageReceived(at_ns=1, message={"type": "bot-llm-started"}))
-        await until(lambda: record.moves == [("running", True, False)])
+    call.report.fact(RoomEntered(at_ns=1))
+    call.report.fact(AgentJoined(at_ns=1))
+    call.report.fact(MessageReceived(at_ns=1, message={"type": "bot-llm-started"}))
+    assert call.moves == [(False, True, False)]
+    call.report.fact(fact)
+    call.report.fact(fact)
+    assert call.moves == [(False, True, False), (False, True, True)]
+
+
+def test_that_a_call_is_over_is_news_and_that_it_is_made_again_takes_back_no_more_than_that(
+    record: RecordDouble,
+) -> None:
+    call = Call(record)
+    for fact in (RoomEntered(at_ns=1), AgentStartedSpeaking(at_ns=2)):
         call.report.fact(fact)
-        await until(lambda: record.moves[1:] == [("running", True, True)])
-        call.report.fact(fact)
-        await anyio.sleep(0.1)
-        tasks.cancel_scope.cancel()
-    assert len(record.moves) == 2
+    call.report.fact(CallEnded(at_ns=3, reason=EndedReason.AGENT_LEFT))
+    assert call.moves[-1] == (True, True, True)
+    call.report.begin_again()
+    now = call.report.now
+    assert (now.is_evaluating, now.joined, now.said, call.report.has_begun) == (False, True, True, False)
 
 
-async def test_the_latest_move_is_told_until_it_is_taken(record: RecordDouble) -> None:
-    record.refusals["progress"] = [503] * 1_000
+@pytest.mark.parametrize("order", [{"is_cancelled": True}, {"counts": False}])
+def test_a_call_that_is_not_wanted_any_more_is_ended_once_and_says_that_it_knows(
+    record: RecordDouble, order: dict[str, bool]
+) -> None:
+    call = Call(record)
+    call.told()
+    assert (call.cancels, call.report.now.is_ending) == (0, False)
+    call.told(**order)
+    call.told(**order)
+    assert (call.cancels, call.report.now.is_ending) == (1, True)
+
+
+def test_one_that_is_watched_says_that_it_knows(record: RecordDouble) -> None:
+    call = Call(record)
+    call.told(is_watched=True)
+    assert call.report.now.is_watched
+    call.told(is_watched=True, counts=False)
+    assert not call.report.now.is_watched
+
+
+async def test_what_does_not_reach_the_record_is_told_again_and_touches_nothing(record: RecordDouble) -> None:
+    record.watched.add(7)
+    record.refusals["events"] = [500, 409, 503]
     call = Call(record)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call.report.run)
-        call.report.fact(RoomEntered(at_ns=1))
-        await until(lambda: record.told.count("progress") > 2)
-        call.report.fact(AgentStartedSpeaking(at_ns=2))
-        call.report.fact(CallEnded(at_ns=3, reason=EndedReason.AGENT_LEFT))
-        await until(lambda: record.told.count("progress") > 5)
-        record.refusals.clear()
-        await until(lambda: record.moves)
-        await anyio.sleep(0.1)
+        call.told(is_watched=True)
+        call.report.fact(AgentStartedSpeaking(at_ns=1))
+        await until(lambda: len(record.events) == 1)
         tasks.cancel_scope.cancel()
-    assert record.moves == [("evaluating", True, True)]
+    assert record.told.count("events") == 4 and call.cancels == 0
 
 
-async def test_a_call_whose_attempt_is_void_is_ended_once(record: RecordDouble, tmp_path: Path) -> None:
+async def test_of_a_long_call_the_latest_facts_are_kept(
+    record: RecordDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_report, "MAX_KEPT", 10)
     call = Call(record)
-    record.attempts[7] = 2
+    firsts: list[int] = []
+    told: list[str] = []
+
+    async def events(run_id: int, attempt: int, events: Sequence[str], *, first: int) -> int | None:
+        firsts.append(first)
+        told.extend(events)
+        return first + len(events)
+
+    monkeypatch.setattr(call.report._record, "events", events)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call.report.run)
-        call.report.fact(RoomEntered(at_ns=1))
-        await until(lambda: call.cancels and record.told.count("progress") > 2)
+        for at_ns in range(25):
+            call.report.fact(AgentStartedSpeaking(at_ns=at_ns))
+        call.told(is_watched=True)
+        await until(lambda: told)
         tasks.cancel_scope.cancel()
-    assert call.cancels == 1
-
-
-async def test_one_request_tells_of_all_runs_and_another_one_goes_on_when_a_run_is_over(record: RecordDouble) -> None:
-    record.jobs[8] = job(8)
-    progress = Progress(record.client())
-    first, second = Call(record, 7, progress), Call(record, 8, progress)
-    async with anyio.create_task_group() as tasks:
-        async with anyio.create_task_group() as of_first:
-            of_first.start_soon(first.report.run)
-            await anyio.sleep(0.02)
-            tasks.start_soon(second.report.run)
-            await anyio.sleep(0.5)
-            # Twenty times a second for both together.
-            assert 2 <= record.told.count("progress") <= 12
-            of_first.cancel_scope.cancel()
-        record.cancelled |= {7, 8}
-        await until(lambda: second.cancels)
-        tasks.cancel_scope.cancel()
-    assert first.cancels == 0
+    assert firsts == [15] and [json.loads(event)["at_ns"] for event in told] == list(range(15, 25))
 
 
 async def test_facts_are_told_from_the_beginning_once_somebody_watches(record: RecordDouble) -> None:
@@ -123,21 +157,22 @@ async def test_facts_are_told_from_the_beginning_once_somebody_watches(record: R
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call.report.run)
         happens(0, 1, 2)
-        await until(lambda: record.told.count("progress") > 2)
-        assert "events" not in record.told
-        record.watched[7] = 0
+        await anyio.sleep(0.1)
+        assert record.told == []
+        record.watched.add(7)
+        call.told(is_watched=True)
         await until(lambda: len(record.events) == 3)
         happens(3)
         await until(lambda: len(record.events) == 4)
         # The record was started anew, and knows of none.
         record.events.clear()
-        record.watched[7] = 0
+        call.told(is_watched=False)
+        call.told(is_watched=True)
         await until(lambda: len(record.events) == 4)
-        del record.watched[7]
-        await anyio.sleep(0.2)
+        call.told(is_watched=False)
         record.told.clear()
         happens(4)
-        await until(lambda: record.told.count("progress") > 2)
-        assert "events" not in record.told
+        await anyio.sleep(0.1)
+        assert record.told == []
         tasks.cancel_scope.cancel()
     assert [event["at_ns"] for event in record.events] == [0, 1, 2, 3]

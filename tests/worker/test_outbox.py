@@ -3,7 +3,7 @@
 import errno
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,35 +12,40 @@ import anyio
 import pytest
 from loguru import logger
 
+from runner.protocol.messages import GiveBack, Kept, Report
 from runner.worker import outbox as outboxes
-from runner.worker.outbox import GiveBack, Outbox, Report, Shelf
-from runner.worker.record_client import Problem
+from runner.worker.errors import RecordError
+from runner.worker.outbox import Outbox, Shelf
 from tests.worker.conftest import until
 from tests.worker.record_double import RecordDouble, job
 
 pytestmark = pytest.mark.anyio
 
 RUN = {"id": "7", "status": "completed"}
-OUTCOME = Report(run_id=7, attempt=1, run=RUN)
+OUTCOME = Report(run_id=7, attempt=1, executor="me", run=RUN)
+TOLD = OUTCOME.model_dump(mode="json")
 
 # A worker that writes down what its calls came to, says so, and waits to be killed.
 WORKER = """
 import asyncio, sys, time
 from pathlib import Path
-from runner.worker.outbox import Outbox, Report
+from runner.protocol.messages import Report
+from runner.worker.outbox import Outbox
 shelf = Outbox(Path(sys.argv[1]), None).open("dead")
 for run_id in (7, 8):
     folder = shelf.folder(run_id, 1)
     folder.mkdir()
     (folder / "recording.wav").write_bytes(b"RIFF")
-asyncio.run(shelf.put(Report(run_id=7, attempt=1, run={"id": "7"})))
+asyncio.run(shelf.put(Report(run_id=7, attempt=1, executor="dead", run={"id": "7"})))
 print("written", flush=True)
 time.sleep(60)
 """
 
+UPLOADED = ["recording.wav?", "recording.wav", "timeline.jsonl?", "timeline.jsonl"]
+
 
 @asynccontextmanager
-async def delivering(record: RecordDouble, folder: Path) -> AsyncIterator[Outbox]:
+async def delivering(record: RecordDouble, folder: Path) -> AsyncGenerator[Outbox]:
     outbox = Outbox(folder, record.client())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(outbox.run)
@@ -70,9 +75,9 @@ async def test_facts_go_before_the_outcome_and_the_folder_last(record: RecordDou
         shelf = outbox.open("me")
         call(shelf)
         await (await shelf.put(OUTCOME)).wait()
-        assert record.told == ["recording.wav", "timeline.jsonl", "outcome"]
-        assert record.outcomes == [{"attempt": 1, "run": RUN, "error": None}]
-        assert outbox.held == ()
+        assert record.told == [*UPLOADED, "report"]
+        assert record.outcomes == [TOLD]
+        assert outbox.kept == ()
         assert kept(tmp_path) == ["me.lock"] and names(shelf.path) == []
         outbox.shut(shelf)
     assert names(tmp_path) == []
@@ -83,7 +88,7 @@ async def test_a_report_is_whole_on_disk_before_it_is_sent(record: RecordDouble,
     async with delivering(record, tmp_path) as outbox:
         shelf = outbox.open("me")
         await shelf.put(OUTCOME)
-        assert outbox.held == (7,) and outbox.outcomes == ((7, 1),)
+        assert outbox.kept == (Kept(run_id=7, attempt=1, may_end=True),)
         assert json.loads((shelf.folder(7, 1) / "report.json").read_text())["run"] == RUN
 
 
@@ -99,12 +104,12 @@ async def test_a_record_that_is_away_gets_everything_when_it_is_back(
         handed_in = await shelf.put(OUTCOME)
         # Far longer than a few tries take.
         await anyio.sleep(0.5)
-        assert outbox.held == (7,) and record.told == []
+        assert len(outbox.kept) == 1 and record.told == []
         record.is_down = False
-        record.refusals = {"recording.wav": [502, 503], "outcome": [503, 500, 429, 401]}
+        record.refusals = {"recording.wav?": [503], "recording.wav": [502, 503], "report": [503, 500, 429, 401]}
         await handed_in.wait()
     assert set(record.artefacts) == {"recording.wav", "timeline.jsonl"}
-    assert len(record.outcomes) == 1
+    assert record.outcomes == [TOLD], "nothing is owed"
 
 
 async def test_what_a_stopped_worker_could_not_report_the_next_one_does(record: RecordDouble, tmp_path: Path) -> None:
@@ -115,25 +120,38 @@ async def test_what_a_stopped_worker_could_not_report_the_next_one_does(record: 
         await shelf.put(OUTCOME)
         outbox.shut(shelf)
     assert "me/7-1/report.json" in kept(tmp_path)
-    record.is_down, record.given_to = False, "me"
-    async with delivering(record, tmp_path):
+    record.is_down = False
+    async with delivering(record, tmp_path) as other:
         await until(lambda: names(tmp_path) == [])
-    assert record.told == ["progress", "recording.wav", "timeline.jsonl", "outcome"]
+        assert other.kept == ()
+    # As the worker's whose run it was.
+    assert record.told == [*UPLOADED, "report"] and record.outcomes == [TOLD]
 
 
-@pytest.mark.parametrize("given_to", ["another", None])
-async def test_what_the_record_never_gave_to_the_worker_that_left_it_is_not_reported(
-    record: RecordDouble, tmp_path: Path, given_to: str | None
+async def test_what_was_left_behind_is_among_what_is_kept(record: RecordDouble, tmp_path: Path) -> None:
+    record.is_down = True
+    async with delivering(record, tmp_path) as outbox:
+        call(shelf := outbox.open("me"))
+        await shelf.put(OUTCOME)
+    async with delivering(record, tmp_path) as other:
+        await until(lambda: other.kept == (Kept(run_id=7, attempt=1, may_end=True),))
+        record.is_down = False
+        await until(lambda: other.kept == ())
+
+
+async def test_what_was_left_of_a_run_that_is_another_worker_s_does_not_count(
+    record: RecordDouble, tmp_path: Path
 ) -> None:
     record.is_down = True
     async with delivering(record, tmp_path) as outbox:
         call(shelf := outbox.open("me"))
         await shelf.put(OUTCOME)
-    # A new record has a run of the same number.
-    record.is_down, record.given_to = False, given_to
+    # Or a new record has a run of the same number.
+    record.is_down, record.taken = False, {7: "another"}
     async with delivering(record, tmp_path):
         await until(lambda: names(tmp_path) == [])
-    assert record.told == ["progress"] and record.outcomes == []
+    assert record.told == ["recording.wav?", "report"]
+    assert record.outcomes == [] and record.artefacts == {} and record.parts == {}
 
 
 async def test_what_a_killed_worker_left_is_delivered_and_what_a_living_one_has_is_let_be(
@@ -152,7 +170,7 @@ async def test_what_a_killed_worker_left_is_delivered_and_what_a_living_one_has_
         await until(lambda: names(tmp_path) == [])
     # Run 7 was over; of run 8 there are facts and no more.
     assert [outcome["run"] for outcome in record.outcomes] == [{"id": "7"}]
-    assert record.told.count("recording.wav") == 2 and record.told.count("outcome") == 1
+    assert record.told.count("recording.wav?") == 2 and record.told.count("report") == 1
 
 
 async def test_nothing_of_an_attempt_counts_that_somebody_else_has(record: RecordDouble, tmp_path: Path) -> None:
@@ -164,37 +182,100 @@ async def test_nothing_of_an_attempt_counts_that_somebody_else_has(record: Recor
         assert names(shelf.path) == []
     assert record.artefacts == {} and record.outcomes == []
     # The first refusal says it: no more of it is uploaded.
-    assert record.told == ["recording.wav", "outcome"]
+    assert record.told == ["recording.wav?", "report"]
 
 
 @pytest.mark.parametrize("waits_again", [True, False])
 async def test_a_run_is_given_back(record: RecordDouble, tmp_path: Path, waits_again: bool) -> None:
     record.waits_again = {7} if waits_again else set()
-    record.refusals["release"] = [503]
+    record.refusals["report"] = [503]
     back = GiveBack(detail="its worker was stopped", said=True, may_end=not waits_again)
     async with delivering(record, tmp_path) as outbox:
         shelf = outbox.open("me")
         call(shelf)
-        handed_in = await shelf.put(Report(run_id=7, attempt=1, back=back))
+        handed_in = await shelf.put(Report(run_id=7, attempt=1, executor="me", back=back))
         # Its run has to wait for it only where it may end by it.
-        assert outbox.held == (7,) and outbox.outcomes == (() if waits_again else ((7, 1),))
+        assert outbox.kept == (Kept(run_id=7, attempt=1, may_end=not waits_again),)
         await handed_in.wait()
-    assert record.released == [{"run_id": 7, "attempt": 1, "detail": "its worker was stopped", "said": True}]
+    assert [told["back"] for told in record.released] == [back.model_dump()]
     assert bool(record.artefacts) is not waits_again
 
 
-async def test_a_store_that_fails_holds_the_outcome_back_for_a_while_only(
+async def test_a_store_that_fails_holds_the_outcome_back_for_a_while_only_and_gets_the_files_later(
     record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outboxes, "UPLOAD_PATIENCE_S", 0.3)
-    record.refusals = {"recording.wav": [500] * 1_000, "timeline.jsonl": [500] * 1_000}
+    record.refusals = {"recording.wav": [507] * 10_000, "timeline.jsonl": [507] * 10_000}
     async with delivering(record, tmp_path) as outbox:
         shelf = outbox.open("me")
         call(shelf)
         with anyio.fail_after(20):
             await (await shelf.put(OUTCOME)).wait()
-    assert record.told.count("recording.wav") > 3 and record.told.count("timeline.jsonl") == 1
-    assert len(record.outcomes) == 1
+        assert record.told.count("recording.wav") > 3 and record.told.count("timeline.jsonl") == 1
+        (told,) = record.outcomes
+        assert told["owed"] == ["recording.wav", "timeline.jsonl"] and outbox.kept == ()
+        # Told, and not done with: the files are still here alone.
+        assert "me/7-1/recording.wav" in kept(tmp_path)
+        record.refusals.clear()
+        await until(lambda: names(shelf.path) == [])
+    assert set(record.artefacts) == {"recording.wav", "timeline.jsonl"} and len(record.outcomes) == 1
+
+
+async def test_files_that_are_owed_come_also_if_the_worker_dies_meanwhile(
+    record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outboxes, "UPLOAD_PATIENCE_S", 0.05)
+    record.refusals = {"recording.wav": [507] * 10_000}
+    async with delivering(record, tmp_path) as outbox:
+        call(shelf := outbox.open("me"))
+        await (await shelf.put(OUTCOME)).wait()
+        assert record.outcomes[0]["owed"] == ["recording.wav"]
+    record.refusals.clear()
+    async with delivering(record, tmp_path):
+        await until(lambda: names(tmp_path) == [])
+    assert set(record.artefacts) == {"recording.wav", "timeline.jsonl"} and len(record.outcomes) == 1
+
+
+async def test_nothing_is_owed_of_an_attempt_that_did_not_count(
+    record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outboxes, "UPLOAD_PATIENCE_S", 0.05)
+    record.refusals = {"recording.wav?": [507] * 10_000, "timeline.jsonl?": [507] * 10_000}
+    record.attempts[7] = 2
+    async with delivering(record, tmp_path) as outbox:
+        call(shelf := outbox.open("me"))
+        await (await shelf.put(OUTCOME)).wait()
+        await until(lambda: names(shelf.path) == [])
+    assert record.outcomes == []
+
+
+async def test_few_files_that_are_owed_are_uploaded_at_once(
+    record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outboxes, "UPLOAD_PATIENCE_S", 0.0)
+    monkeypatch.setattr(outboxes, "OWED_AT_ONCE", 1)
+    client = record.client()
+    asked: list[int] = []
+
+    async def full(run_id: int, *_: Any) -> None:
+        asked.append(run_id)
+        raise RecordError("its store is full", transient=True, status=507)
+
+    monkeypatch.setattr(client, "put_artefact", full)
+    outbox = Outbox(tmp_path, client)
+    record.jobs = {run_id: job(run_id) for run_id in range(1, 6)}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(outbox.run)
+        shelf = outbox.open("me")
+        for run_id in record.jobs:
+            shelf.folder(run_id, 1).mkdir()
+            (shelf.folder(run_id, 1) / "recording.wav").write_bytes(b"RIFF")
+            await (await shelf.put(Report(run_id=run_id, attempt=1, executor="me", run=RUN))).wait()
+        asked.clear()
+        await until(lambda: len(asked) > 5)
+        assert len(set(asked)) == 1 and len(record.outcomes) == 5
+        tasks.cancel_scope.cancel()
+    outbox.close()
 
 
 async def test_a_file_that_is_refused_does_not_keep_the_outcome_back(record: RecordDouble, tmp_path: Path) -> None:
@@ -210,15 +291,15 @@ async def test_a_file_that_is_refused_does_not_keep_the_outcome_back(record: Rec
 async def test_an_outcome_that_is_refused_for_good_is_reported_as_our_failure(
     record: RecordDouble, tmp_path: Path, refusals: list[int]
 ) -> None:
-    record.refusals = {"outcome": refusals.copy()}
+    record.refusals = {"report": refusals.copy()}
     async with delivering(record, tmp_path) as outbox:
         await (await outbox.open("me").put(OUTCOME)).wait()
     [told] = record.outcomes
-    assert told["error"]["cause"] == "harness" and f"HTTP {refusals[0]}" in told["error"]["detail"]
+    assert told["problem"]["cause"] == "harness" and f"HTTP {refusals[0]}" in told["problem"]["detail"]
 
 
 async def test_a_report_that_is_refused_whatever_it_says_is_put_aside(record: RecordDouble, tmp_path: Path) -> None:
-    record.refusals = {"outcome": [400, 400]}
+    record.refusals = {"report": [400, 400]}
     async with delivering(record, tmp_path) as outbox:
         shelf = outbox.open("me")
         await (await shelf.put(OUTCOME)).wait()
@@ -230,7 +311,7 @@ async def test_a_report_that_can_neither_be_delivered_nor_put_aside_stays_where_
     record: RecordDouble, tmp_path: Path
 ) -> None:
     (tmp_path / "aside").touch()
-    record.refusals = {"outcome": [400, 400]}
+    record.refusals = {"report": [400, 400]}
     said: list[str] = []
     sink = logger.add(lambda message: said.append(message.record["message"]), level="ERROR")
     async with delivering(record, tmp_path) as outbox:
@@ -240,14 +321,20 @@ async def test_a_report_that_can_neither_be_delivered_nor_put_aside_stays_where_
     assert "me/7-1/report.json" in kept(tmp_path)
     assert said[-1] == "run 7: could not be reported (FileExistsError)"
     (tmp_path / "aside").unlink()
-    record.given_to = "me"
     async with delivering(record, tmp_path):
         await until(lambda: names(tmp_path) == [])
     assert len(record.outcomes) == 1
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"{", b"\xff", OUTCOME.model_copy(update={"run_id": 8}).model_dump_json().encode()]
+    "damage",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        OUTCOME.model_copy(update={"run_id": 8}).model_dump_json().encode(),
+        OUTCOME.model_copy(update={"executor": "you"}).model_dump_json().encode(),
+    ],
 )
 async def test_a_damaged_report_is_put_aside_once_and_its_facts_are_kept(
     record: RecordDouble, tmp_path: Path, damage: bytes
@@ -258,7 +345,7 @@ async def test_a_damaged_report_is_put_aside_once_and_its_facts_are_kept(
         call(shelf)
         await shelf.put(OUTCOME)
     (tmp_path / "me" / "7-1" / "report.json").write_bytes(damage)
-    record.is_down, record.given_to = False, "me"
+    record.is_down = False
     said: list[str] = []
     sink = logger.add(lambda message: said.append(message.record["message"]), level="ERROR")
     for _ in range(2):
@@ -266,7 +353,7 @@ async def test_a_damaged_report_is_put_aside_once_and_its_facts_are_kept(
             await until(lambda: kept(tmp_path) == ["aside/me-7-1.json"])
             await until(lambda: not (tmp_path / "me").exists())
     logger.remove(sink)
-    assert record.told == ["progress", "recording.wav", "timeline.jsonl"]
+    assert record.told == UPLOADED
     assert len(said) == 1 and "me/7-1/report.json" in said[0]
 
 
@@ -277,7 +364,7 @@ async def test_a_report_that_can_t_be_read_or_put_aside_now_waits_for_the_next_t
     record.is_down = True
     async with delivering(record, tmp_path) as outbox:
         await outbox.open("me").put(OUTCOME)
-    record.is_down, record.given_to = False, "me"
+    record.is_down = False
     report = tmp_path / "me" / "7-1" / "report.json"
     whole = report.read_bytes()
     if is_damaged:
@@ -300,7 +387,7 @@ async def test_a_report_that_can_t_be_read_or_put_aside_now_waits_for_the_next_t
         (tmp_path / "whole").replace(report)
         await until(lambda: record.outcomes)
     logger.remove(sink)
-    assert record.outcomes == [{"attempt": 1, "run": RUN, "error": None}]
+    assert record.outcomes == [TOLD]
 
 
 async def test_few_are_kept_of_those_put_aside(
@@ -311,8 +398,8 @@ async def test_few_are_kept_of_those_put_aside(
     async with delivering(record, tmp_path) as outbox:
         shelf = outbox.open("me")
         for run_id in range(1, 6):
-            record.refusals = {"outcome": [400, 400]}
-            await (await shelf.put(Report(run_id=run_id, attempt=1, run={}))).wait()
+            record.refusals = {"report": [400, 400]}
+            await (await shelf.put(Report(run_id=run_id, attempt=1, executor="me", run={}))).wait()
     assert len(kept(tmp_path / "aside")) == 2
 
 
@@ -332,15 +419,7 @@ async def test_an_outcome_is_reported_also_where_it_can_t_be_written(
 async def test_an_outcome_that_is_no_json_is_an_outcome_all_the_same(
     record: RecordDouble, tmp_path: Path, value: Any
 ) -> None:
-    report = Report(run_id=7, attempt=1, run={"odd": value})
+    report = Report(run_id=7, attempt=1, executor="me", run={"odd": value})
     async with delivering(record, tmp_path) as outbox:
         await (await outbox.open("me").put(report)).wait()
     assert len(record.outcomes) == 1
-
-
-@pytest.mark.parametrize(
-    "given", [{}, {"run": RUN, "problem": Problem(cause="harness", reason="runner-error", detail="")}]
-)
-def test_a_report_is_one_thing(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="more than one"):
-        Report(run_id=7, attempt=1, **given)

@@ -5,12 +5,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -51,7 +52,10 @@ if mode in ("slow", "one refused"):
     say('{"state": "draining"}')
     sys.exit(0)
 say("no status")
-say('{"state": "taking", "live": 2, "calls": 4, "held": 1, "loop_lag_ms": 12.5, "calls_made": 9}')
+if mode == "full" and sys.argv[1] == "w-1":
+    say('{"state": "paused", "why": "its disk is full", "executor": "x"}')
+else:
+    say(f'{{"state": "taking", "executor": "{sys.argv[1]}-{os.getpid()}", "live": 2, "calls": 4}}')
 def say_on():
     while True:
         time.sleep(0.02)
@@ -74,6 +78,7 @@ class Supervised:
     path: Path
     ready: list[bool] = field(default_factory=list[bool])
     failure: UsageError | None = None
+    gone: list[str] = field(default_factory=list[str])
 
     def notes(self) -> list[str]:
         return self.path.read_text().splitlines() if self.path.exists() else []
@@ -85,14 +90,20 @@ class Supervised:
 @asynccontextmanager
 async def supervised(
     folder: Path, *, mode: str = "good", names: tuple[str, ...] = ("w-1", "w-2"), drain_limit_s: float = 60.0
-) -> AsyncIterator[Supervised]:
+) -> AsyncGenerator[Supervised]:
     async with anyio.create_task_group() as tasks:
+
+        async def report_gone(executor: str) -> None:
+            await anyio.lowlevel.checkpoint()
+            found.gone.append(executor)
+
         found = Supervised(
             Supervisor(
                 names,
                 {"MODE": mode, "NOTES": str(folder / "notes")},
                 drain_limit_s=drain_limit_s,
                 ready=lambda: found.ready.append(True),
+                report_gone=report_gone,
                 command=[sys.executable, "-S", "-c", CHILD],
             ),
             folder / "notes",
@@ -122,6 +133,7 @@ async def test_it_is_ready_once_all_take_runs_and_stops_them_all(tmp_path: Path)
         await until(lambda: found.ready)
         assert [child.takes_runs(time.monotonic()) for child in found.supervisor.children] == [True, True]
     assert found.ready == [True] and found.failure is None
+    assert found.gone == [], "they ended in good order"
     assert sorted(line for line in found.notes() if "started" not in line) == ["w-1 drain", "w-2 drain"]
 
 
@@ -133,9 +145,20 @@ async def test_one_that_is_killed_is_started_again(tmp_path: Path) -> None:
         await until(lambda: not first.is_running)
         # What it said last is true no more.
         assert (first.status.state, first.status.live, first.takes_runs(time.monotonic())) == ("starting", 0, False)
+        assert first.status.executor is None
         await until(lambda: len(found.pids("w-1")) == 2 and first.takes_runs(time.monotonic()))
         assert (first.restarts, second.restarts) == (1, 0)
-    assert found.ready == [True]
+        # By the id of the dead one, once: its runs are others' now.
+        assert found.gone == [f"w-1-{found.pids('w-1')[0]}"]
+    assert found.ready == [True] and len(found.gone) == 1
+
+
+async def test_one_that_takes_nothing_for_now_and_says_why_has_started(tmp_path: Path) -> None:
+    async with supervised(tmp_path, mode="full") as found:
+        await until(lambda: found.ready)
+        first, second = found.supervisor.children
+        assert (first.state(time.monotonic()), first.status.why) == ("paused", "its disk is full")
+        assert not first.takes_runs(time.monotonic()) and second.takes_runs(time.monotonic())
 
 
 async def test_one_that_keeps_dying_is_started_more_and_more_rarely(
@@ -210,6 +233,7 @@ async def test_one_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pyte
     async with supervised(tmp_path, mode="stubborn", names=("w-1",), drain_limit_s=0.1) as found:
         await until(lambda: found.ready)
     assert found.failure is None
+    assert found.gone == [f"w-1-{pid}" for pid in found.pids("w-1")], "whatever it had, it has no more"
 
 
 async def test_one_that_is_frozen_is_killed_and_another_one_started(
@@ -262,7 +286,7 @@ def children() -> list[Child]:
         state="taking",
         live=3,
         calls=4,
-        held=2,
+        kept=2,
         loop_lag_ms=250,
         underruns=1,
         calls_made=12,
@@ -294,7 +318,7 @@ async def test_health_is_all_and_readiness_any(
         assert (await http.get("/readyz")).status_code == 503
         children[0].said_s = said_s
         assert (await http.get("/readyz")).status_code == 200
-        children[0].status = children[0].status.model_copy(update={"state": "overloaded"})
+        children[0].status = children[0].status.model_copy(update={"state": "paused"})
         assert (await http.get("/readyz")).status_code == 503
 
 
@@ -311,6 +335,7 @@ async def test_figures_are_what_prometheus_reads(asking: Callable[[], httpx.Asyn
         ("up", "w-1"): 1,
         ("state", "w-1", "taking"): 1,
         ("state", "w-1", "draining"): 0,
+        ("state", "w-1", "paused"): 0,
         ("calls_live", "w-1"): 3,
         ("calls_limit", "w-1"): 4,
         ("reports_waiting", "w-1"): 2,

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from pydantic import SecretStr
 
@@ -21,11 +22,13 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.calls.call import Call
-from runner.calls.run_file import Run
 from runner.errors import RoomError, UsageError
+from runner.protocol.messages import Job, Kept, Load, Order, RunNow, WorkerInfo
+from runner.protocol.states import WorkerState
 from runner.records.endings import read_outcome
 from runner.settings import Settings
 from runner.worker import worker as workers
+from runner.worker.link import Link
 from runner.worker.outbox import Outbox
 from runner.worker.worker import CallMaker, Worker
 from tests.worker.calls_double import RECORDING, StubCall, StubCalls
@@ -37,6 +40,24 @@ pytestmark = pytest.mark.anyio
 SESSION = {"start_url": "http://127.0.0.1:7860/start", "transport": "webrtc"}
 
 
+class Hands:
+    """A worker's side of its link, with nothing between."""
+
+    def __init__(self, worker: Worker, outbox: Outbox):
+        self.take, self.obey, self.lose = worker.take, worker.obey, worker.give_up
+        self.load = Load()
+        self.state = (WorkerState.TAKING, "")
+        self._worker, self._outbox = worker, outbox
+
+    @property
+    def runs(self) -> list[RunNow]:
+        return self._worker.runs
+
+    @property
+    def kept(self) -> Sequence[Kept]:
+        return self._outbox.kept
+
+
 @asynccontextmanager
 async def working(
     record: RecordDouble,
@@ -44,26 +65,35 @@ async def working(
     calls: CallMaker = Call,
     executor: str = "executor",
     settings: Settings | None = None,
-) -> AsyncIterator[Worker]:
-    """Be a worker with an outbox that delivers."""
+) -> AsyncGenerator[Worker]:
+    """Be a worker that takes what the record has for it, and an outbox that delivers."""
     client = record.client()
     outbox = Outbox(folder / "outbox", client)
+    worker = Worker(settings or Settings(), client, outbox.open(executor), calls)
+    info = WorkerInfo(executor=executor, name="w", version="1", rooms=("smallwebrtc",), calls=4)
+    link = Link(client, info, record.lease_s, Hands(worker, outbox))
+    worker.changed = link.news
     async with anyio.create_task_group() as tasks:
-        shelf = outbox.open(executor)
         tasks.start_soon(outbox.run)
-        yield Worker(settings or Settings(), client, shelf, calls)
+        tasks.start_soon(worker.run)
+        tasks.start_soon(link.run)
+        yield worker
         tasks.cancel_scope.cancel()
     outbox.close()
 
 
+async def until_done(record: RecordDouble, worker: Worker) -> None:
+    """Wait until the record has all outcomes."""
+    await until(lambda: record.jobs.keys() <= record.ended and not worker.runs)
+
+
 @pytest.fixture
 def see(record: RecordDouble, tmp_path: Path) -> Callable[..., Any]:
-    """See a run through."""
+    """See the record's runs through."""
 
-    async def see_through(calls: CallMaker = Call, run_id: int = 7) -> None:
+    async def see_through(calls: CallMaker = Call) -> None:
         async with working(record, tmp_path, calls) as worker:
-            await worker.see_through(run_id, 1)
-            assert worker.live == ()
+            await until_done(record, worker)
 
     return see_through
 
@@ -77,7 +107,7 @@ async def test_a_call_is_made_as_the_record_says_and_reported_with_everything_it
     record: RecordDouble, see: Callable[..., Any], tmp_path: Path
 ) -> None:
     calls = StubCalls(lasts_s=0.3)
-    record.watched[7] = 0
+    record.watched.add(7)
     await see(calls)
     request = calls.made[0].request
     assert request.address.url == "http://127.0.0.1:7860/api/offer"
@@ -86,23 +116,40 @@ async def test_a_call_is_made_as_the_record_says_and_reported_with_everything_it
     assert request.data_message is not None and request.data_message.value is None
     assert request.notes == ("a note",)
     [outcome] = record.outcomes
-    assert outcome["attempt"] == 1 and outcome["error"] is None
+    assert (outcome["attempt"], outcome["executor"], outcome["problem"], outcome["owed"]) == (1, "executor", None, [])
     assert outcome["run"]["id"] == "7" and outcome["run"]["status"] == "completed"
     assert "script" not in outcome["run"]
     assert record.artefacts["recording.wav"] == RECORDING
     assert json.loads(record.artefacts["run.json"])["id"] == "7"
     assert b"call_ended" in record.artefacts["timeline.jsonl"]
-    assert record.told.index("outcome") > record.told.index("run.json")
-    assert record.moves[:1] == [("running", True, False)]
+    assert record.told.index("report") > record.told.index("run.json")
+    assert (False, True, False) in record.moves
     assert [event["type"] for event in record.events][:3] == ["call_started", "room_entered", "agent_joined"]
-    assert record.claims == [(7, 1, "executor")]
+    assert record.taken == {7: "executor"}
     assert kept(tmp_path) == []
 
 
-async def test_a_run_nobody_wants_is_not_made(record: RecordDouble, see: Callable[..., Any]) -> None:
+async def test_a_call_waits_until_the_record_knows_who_makes_it(record: RecordDouble, tmp_path: Path) -> None:
     calls = StubCalls()
-    await see(calls, 8)
-    assert calls.made == [] and record.outcomes == []
+    async with working(record, tmp_path, calls) as worker:
+        record.is_down = True
+        await anyio.sleep(0.05)
+        worker.take(Job.model_validate(record.jobs[7]))
+        await anyio.sleep(0.2)
+        assert calls.made == [] and [run.run_id for run in worker.runs] == [7]
+        record.is_down = False
+        await until_done(record, worker)
+    assert len(calls.made) == 1
+
+
+async def test_a_run_that_is_somebody_else_s_by_then_is_not_made(record: RecordDouble, tmp_path: Path) -> None:
+    record.taken[7] = "another"
+    calls = StubCalls()
+    async with working(record, tmp_path, calls) as worker:
+        worker.take(Job.model_validate(record.jobs[7]))
+        await until(lambda: not worker.runs)
+        assert calls.made == [] and kept(tmp_path) == ["executor.lock"]
+    assert record.told.count("report") == 0
 
 
 async def test_cancelling_ends_the_call_in_good_order(record: RecordDouble, see: Callable[..., Any]) -> None:
@@ -113,6 +160,7 @@ async def test_cancelling_ends_the_call_in_good_order(record: RecordDouble, see:
             await until(lambda: record.moves)
             record.cancelled.add(7)
     assert record.outcomes[0]["run"]["ended_reason"] == "cancelled"
+    assert record.polls[-1]["runs"] == [] or record.polls[-1]["runs"][0]["is_ending"]
     assert "recording.wav" in record.artefacts
 
 
@@ -122,15 +170,7 @@ async def test_cancelling_before_the_call_has_begun_cuts_off_what_prepares_it(
     record.cancelled.add(7)
     with anyio.fail_after(20):
         await see(StubCalls(prepares_s=30))
-    assert record.outcomes[0]["error"]["reason"] == "cancelled"
-
-
-async def broken_off(worker: Worker, calls: StubCalls, wanted: Callable[[], object]) -> None:
-    """See run 7 through, and break that off from outside."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(worker.see_through, 7, 1)
-        await until(wanted)
-        tasks.cancel_scope.cancel()
+    assert record.outcomes[0]["problem"]["reason"] == "cancelled"
 
 
 async def test_a_run_that_is_broken_off_is_given_back_once_the_call_has_left_its_room(
@@ -139,9 +179,12 @@ async def test_a_run_that_is_broken_off_is_given_back_once_the_call_has_left_its
     record.waits_again.add(7)
     calls = StubCalls(lasts_s=30)
     async with working(record, tmp_path, calls) as worker:
-        await broken_off(worker, calls, lambda: record.moves)
-    assert calls.left == ["7"]
-    assert record.released == [{"run_id": 7, "attempt": 1, "detail": "its worker was stopped", "said": False}]
+        await until(lambda: record.moves)
+        await worker.finish(0.05)
+        assert calls.left == ["7"] and worker.runs == []
+    assert [(told["attempt"], told["back"]) for told in record.released] == [
+        (1, {"detail": "its worker was stopped", "said": False, "may_end": False})
+    ]
     # Somebody else makes the call: what there is of this one is worth nothing.
     assert record.artefacts == {} and record.outcomes == [] and kept(tmp_path) == []
 
@@ -160,15 +203,16 @@ async def test_facts_are_kept_of_a_run_that_may_end_by_being_given_back(
     calls = StubCalls(lasts_s=30)
     calls.facts = [AgentStartedSpeaking(at_ns=3)]
     async with working(record, tmp_path, calls) as worker:
-        await broken_off(worker, calls, lambda: any(said for _, _, said in record.moves))
-    assert record.released[0]["said"] is True
+        await until(lambda: any(said for _, _, said in record.moves))
+        await worker.finish(0)
+    assert record.released[0]["back"]["said"] is True
     assert ("recording.wav" in record.artefacts) is is_kept
     if is_kept:
-        assert record.told.index("run.json") < record.told.index("release")
+        assert record.told.index("run.json") < record.told.index("report")
 
 
 @asynccontextmanager
-async def room_without_session(*_: Any) -> AsyncIterator[Any]:
+async def room_without_session(*_: Any) -> AsyncGenerator[Any]:
     from runner.rooms.open import RoomAddress
     from runner.sessions.start import Session
 
@@ -187,7 +231,7 @@ class Rooms:
         self._before_second = before_second
 
     @asynccontextmanager
-    async def enter(self, *_: Any) -> AsyncIterator[Any]:
+    async def enter(self, *_: Any) -> AsyncGenerator[Any]:
         self.entered += 1
         if self.entered == 2 and self._before_second is not None:
             await self._before_second()
@@ -195,22 +239,44 @@ class Rooms:
             yield session
 
 
-async def test_a_run_that_is_broken_off_before_it_is_claimed_is_given_back(
+async def test_a_run_that_is_broken_off_before_it_has_begun_is_given_back(
     record: RecordDouble, tmp_path: Path
 ) -> None:
-    record.refusals["claim"] = [503] * 1_000
     calls = StubCalls()
     async with working(record, tmp_path, calls) as worker:
-        await broken_off(worker, calls, lambda: record.told.count("claim") > 2)
-    assert [told["said"] for told in record.released] == [False] and calls.made == []
+        record.refusals["poll"] = [503] * 1_000
+        await until(lambda: "poll" in record.told)
+        worker.take(Job.model_validate(record.jobs[7]))
+        await worker.finish(0.1)
+        record.refusals.clear()
+    assert [told["back"]["said"] for told in record.released] == [False] and calls.made == []
 
 
+async def test_a_worker_that_ends_takes_nothing_more(record: RecordDouble, tmp_path: Path) -> None:
+    record.jobs[8] = job(8)
+    calls = StubCalls(lasts_s=0.3)
+    async with working(record, tmp_path, calls) as worker:
+        await until(lambda: len(calls.made) == 2)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.finish, 20)
+            await anyio.sleep(0.05)
+            worker.take(Job.model_validate(job(9)))
+        assert worker.runs == []
+    assert len(calls.made) == 2 and len(record.outcomes) == 2 and record.released == []
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
 async def test_a_call_that_was_over_when_it_was_broken_off_is_reported_as_what_it_was(
-    record: RecordDouble, tmp_path: Path
+    record: RecordDouble, tmp_path: Path, is_given_up: bool
 ) -> None:
     calls = StubCalls(evaluates_s=30)
     async with working(record, tmp_path, calls) as worker:
-        await broken_off(worker, calls, lambda: any(move[0] == "evaluating" for move in record.moves))
+        await until(lambda: any(is_evaluating for is_evaluating, _, _ in record.moves))
+        if is_given_up:
+            # The record may have been away, and nobody else has it.
+            worker.give_up("worker lost: the record did not answer the worker for 20 s")
+        await worker.finish(0)
+        await until(lambda: record.outcomes)
     assert record.released == []
     assert record.outcomes[0]["run"]["ended_reason"] == "caller-hung-up"
 
@@ -221,31 +287,30 @@ async def test_a_call_that_was_cancelled_when_it_was_broken_off_is_reported_as_c
     calls = StubCalls(prepares_s=30)
     record.cancelled.add(7)
     async with working(record, tmp_path, calls) as worker:
-        record.refusals["outcome"] = [503] * 5
-        await broken_off(worker, calls, lambda: "outcome" in record.told)
+        record.refusals["report"] = [503] * 5
+        await until(lambda: "report" in record.told)
+        await worker.finish(0)
     assert record.released == []
-    assert record.outcomes[0]["error"]["reason"] == "cancelled"
+    assert record.outcomes[0]["problem"]["reason"] == "cancelled"
 
 
 async def test_what_can_t_be_given_back_in_time_is_left_for_the_next_start(
     record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "STOPPED_REPORT_LIMIT_S", 0.2)
-    record.waits_again.add(7)
     calls = StubCalls(lasts_s=30)
     async with working(record, tmp_path, calls) as worker:
-
-        def gone() -> bool:
-            record.is_down = bool(record.moves)
-            return record.is_down
-
-        await broken_off(worker, calls, gone)
-        assert worker.live == ()
+        await until(lambda: record.moves)
+        record.is_down = True
+        await worker.finish(0)
+        assert worker.runs == []
     assert "report.json" in kept(tmp_path)
     record.is_down = False
     async with working(record, tmp_path, calls, "another"):
         await until(lambda: kept(tmp_path) == ["another.lock"])
-    assert record.released[0]["detail"] == "its worker was stopped" and kept(tmp_path) == []
+    (released,) = record.released
+    assert released["back"]["detail"] == "its worker was stopped" and released["executor"] == "executor"
+    assert kept(tmp_path) == []
 
 
 async def test_a_worker_that_gives_up_hangs_up_everywhere_and_leaves_the_rest_to_the_outbox(
@@ -254,22 +319,21 @@ async def test_a_worker_that_gives_up_hangs_up_everywhere_and_leaves_the_rest_to
     record.jobs[8] = job(8)
     calls = StubCalls(lasts_s=30)
     async with working(record, tmp_path, calls) as worker:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(worker.see_through, 7, 1)
-            tasks.start_soon(worker.see_through, 8, 1)
-            # Of both: one alone may have made two moves meanwhile.
-            await until(lambda: record.latest.keys() == {7, 8} and len(calls.made) == 2)
-            assert worker.live == (7, 8)
-            # Somebody else has been given one of them.
-            record.attempts[8] = 2
-            worker.give_up("the worker stood still for 9 s")
-        assert worker.live == () and sorted(calls.left) == ["7", "8"]
-        await worker.see_through(7, 1)
+        # Of both: one alone may have made two moves meanwhile.
+        await until(lambda: record.latest.keys() == {7, 8} and len(calls.made) == 2)
+        assert sorted(run.run_id for run in worker.runs) == [7, 8]
+        # Somebody else has been given one of them.
+        record.taken[8] = "another"
+        worker.give_up("worker lost: it stood still")
+        await until(lambda: not worker.runs)
+        assert sorted(calls.left) == ["7", "8"]
+        worker.take(Job.model_validate(job(9)))
+        assert worker.runs == []
         await until(lambda: kept(tmp_path) == ["executor.lock"])
     assert len(calls.made) == 2
     # Of the other one nothing counts any more.
     [released] = record.released
-    assert released["run_id"] == 7 and released["detail"] == "the worker stood still for 9 s"
+    assert released["run_id"] == 7 and released["back"]["detail"] == "worker lost: it stood still"
     assert record.outcomes == []
 
 
@@ -278,52 +342,61 @@ async def test_cancellations_from_outside_of_anyio_don_t_keep_a_call_from_leavin
 ) -> None:
     record.waits_again.add(7)
     calls = StubCalls(lasts_s=30, leaves_s=0.3)
-    async with working(record, tmp_path, calls) as worker:
-        task = asyncio.create_task(worker.see_through(7, 1))
-        await until(lambda: record.moves)
+    client = record.client()
+    outbox = Outbox(tmp_path / "outbox", client)
+    worker = Worker(Settings(), client, outbox.open("me"), calls)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(outbox.run)
+        task = asyncio.create_task(worker.run())
+        await anyio.lowlevel.checkpoint()
+        worker.take(Job.model_validate(record.jobs[7]))
+        worker.obey([Order(run_id=7, attempt=1, counts=True)])
+        await until(lambda: calls.made and calls.made[0].facts)
         for _ in range(3):
             task.cancel()
             await anyio.sleep(0.05)
-        assert calls.left == [] and worker.live == (7,)
+        assert calls.left == [] and len(worker.runs) == 1
         await asyncio.wait([task])
         assert task.cancelled() and calls.left == ["7"]
+        tasks.cancel_scope.cancel()
+    outbox.close()
     assert len(record.released) == 1 and kept(tmp_path) == []
 
 
-async def test_a_claim_that_is_answered_no_more_is_given_back(
-    record: RecordDouble, see: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workers, "CLAIM_PATIENCE_S", 0.1)
-    record.refusals["claim"] = [503] * 1_000
-    await see(StubCalls())
-    assert record.released[0]["said"] is False
-
-
-async def test_a_claim_that_is_answered_in_another_language_is_an_outcome(
-    record: RecordDouble, see: Callable[..., Any]
-) -> None:
-    record.jobs[7] = {"task": "call"}
-    await see(StubCalls())
-    assert "another version" in record.outcomes[0]["error"]["detail"]
-
-
-async def test_the_same_attempt_is_made_once_however_often_it_is_handed_over(
-    record: RecordDouble, tmp_path: Path
-) -> None:
-    calls = StubCalls(lasts_s=0.3)
-    async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
-        tasks.start_soon(worker.see_through, 7, 1)
-        tasks.start_soon(worker.see_through, 7, 1)
+async def test_the_same_run_is_made_once_however_often_it_comes(record: RecordDouble, tmp_path: Path) -> None:
+    calls = StubCalls(lasts_s=0.1)
+    async with working(record, tmp_path, calls) as worker:
+        again = Job.model_validate(record.jobs[7])
+        worker.take(again)
+        worker.take(again)
+        await until_done(record, worker)
+        # Of an answer that was long on its way, with an order that was.
+        worker.take(again)
+        worker.obey([Order(run_id=7, attempt=1, counts=True)])
+        await anyio.sleep(0.1)
     assert len(calls.made) == 1 and len(record.outcomes) == 1
 
 
 async def test_an_attempt_that_does_not_count_any_more_ends_its_call(record: RecordDouble, tmp_path: Path) -> None:
     calls = StubCalls(lasts_s=30)
-    async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
-        tasks.start_soon(worker.see_through, 7, 1)
+    async with working(record, tmp_path, calls) as worker:
         await until(lambda: record.moves)
-        record.attempts[7] = 2
+        record.taken[7] = "another"
+        await until(lambda: not worker.runs)
     assert calls.left == ["7"] and record.outcomes == []
+
+
+async def test_a_run_that_comes_back_is_another_attempt(record: RecordDouble, tmp_path: Path) -> None:
+    record.waits_again.add(7)
+    calls = StubCalls(lasts_s=30)
+    async with working(record, tmp_path, calls) as worker:
+        await until(lambda: record.moves)
+        worker.give_up("worker lost")
+        await until(lambda: record.released)
+    calls.lasts_s = 0
+    async with working(record, tmp_path, calls, "next") as worker:
+        await until_done(record, worker)
+    assert [(told["attempt"], told["executor"]) for told in record.outcomes] == [(2, "next")]
 
 
 # Calls that are made again.
@@ -340,7 +413,6 @@ async def test_a_call_that_we_or_the_network_spoilt_is_made_again_in_the_same_at
     calls.facts = SAID
     await see(calls)
     assert len(calls.made) == 2
-    assert record.claims == [(7, 1, "executor")]
     (outcome,) = record.outcomes
     assert outcome["run"]["ended_reason"] == "caller-hung-up" and outcome["run"]["success"] is not None
     (attempt,) = outcome["run"]["earlier_attempts"]
@@ -361,7 +433,7 @@ async def test_a_call_is_made_again_as_often_as_the_settings_say(
         update={"worker": settings.worker.model_copy(update={"retry_inconclusive": retries})}
     )
     async with working(record, tmp_path, calls, settings=settings) as worker:
-        await worker.see_through(7, 1)
+        await until_done(record, worker)
     assert len(calls.made) == made
     assert len(record.outcomes[0]["run"]["earlier_attempts"]) == made - 1
     assert record.outcomes[0]["run"]["success"] is None
@@ -416,25 +488,9 @@ async def test_where_the_second_call_has_no_room_what_the_first_one_came_to_stan
     calls = StubCalls(reasons=SPOILT[:1])
     await see(calls)
     (outcome,) = record.outcomes
-    assert (rooms.entered, len(calls.made), outcome["error"]) == (2, 1, None)
+    assert (rooms.entered, len(calls.made), outcome["problem"]) == (2, 1, None)
     assert (outcome["run"]["ended_reason"], outcome["run"]["earlier_attempts"]) == (SPOILT[0], [])
     assert record.artefacts["recording.wav"] == RECORDING
-
-
-async def test_the_judge_is_asked_about_each_call(
-    record: RecordDouble, see: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str | None] = []
-
-    async def ask(run: Run, folder: Path, judge: object) -> Run:
-        asked.append(run.ended_reason)
-        return run
-
-    monkeypatch.setattr(workers, "judge_for", lambda *_: object())
-    monkeypatch.setattr(workers, "ask", ask)
-    await see(StubCalls(reasons=SPOILT[:1]))
-    assert asked == [SPOILT[0], EndedReason.CALLER_HUNG_UP]
-    assert record.outcomes[0]["error"] is None
 
 
 async def test_cancelling_reaches_the_second_call(record: RecordDouble, tmp_path: Path) -> None:
@@ -444,10 +500,10 @@ async def test_cancelling_reaches_the_second_call(record: RecordDouble, tmp_path
             return super().__call__(*args, **kwargs)
 
     calls = SecondLasts(reasons=SPOILT[:1])
-    async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
-        tasks.start_soon(worker.see_through, 7, 1)
+    async with working(record, tmp_path, calls) as worker:
         await until(lambda: len(calls.made) == 2)
         record.cancelled.add(7)
+        await until_done(record, worker)
     assert record.outcomes[0]["run"]["ended_reason"] == "cancelled"
     assert len(record.outcomes[0]["run"]["earlier_attempts"]) == 1
 
@@ -459,11 +515,11 @@ async def test_cancelling_cuts_off_what_prepares_the_second_call(
     monkeypatch.setattr(workers, "room_of", rooms.enter)
     calls = StubCalls(reasons=SPOILT)
     with anyio.fail_after(20):
-        async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
-            tasks.start_soon(worker.see_through, 7, 1)
+        async with working(record, tmp_path, calls) as worker:
             await until(lambda: rooms.entered == 2)
             record.cancelled.add(7)
-    assert len(calls.made) == 1 and record.outcomes[0]["error"]["reason"] == "cancelled"
+            await until_done(record, worker)
+    assert len(calls.made) == 1 and record.outcomes[0]["problem"]["reason"] == "cancelled"
 
 
 async def test_cancelling_cuts_off_a_second_call_that_has_not_begun(record: RecordDouble, tmp_path: Path) -> None:
@@ -474,19 +530,18 @@ async def test_cancelling_cuts_off_a_second_call_that_has_not_begun(record: Reco
 
     calls = SecondPrepares(reasons=SPOILT)
     with anyio.fail_after(30):
-        async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
-            tasks.start_soon(worker.see_through, 7, 1)
+        async with working(record, tmp_path, calls) as worker:
             await until(lambda: len(calls.made) == 2)
             record.cancelled.add(7)
-    assert record.outcomes[0]["error"]["reason"] == "cancelled"
+            await until_done(record, worker)
+    assert record.outcomes[0]["problem"]["reason"] == "cancelled"
 
 
 async def test_a_worker_that_is_told_to_stop_makes_no_call_again(record: RecordDouble, tmp_path: Path) -> None:
     calls = StubCalls(reasons=SPOILT, lasts_s=0.2)
-    async with working(record, tmp_path, calls) as worker, anyio.create_task_group() as tasks:
-        tasks.start_soon(worker.see_through, 7, 1)
+    async with working(record, tmp_path, calls) as worker:
         await until(lambda: calls.made)
-        worker.drain()
+        await worker.finish(20)
     assert len(calls.made) == 1 and record.outcomes[0]["run"]["earlier_attempts"] == []
 
 
@@ -494,7 +549,7 @@ async def test_calls_are_counted_and_what_they_had_no_audio_for(record: RecordDo
     calls = StubCalls()
     calls.facts = [CallerUnderrun(at_ns=3, turn=0, duration_ms=40)]
     async with working(record, tmp_path, calls) as worker:
-        await worker.see_through(7, 1)
+        await until_done(record, worker)
     assert (worker.counts.calls_made, worker.counts.rooms_entered) == (1, 1)
     assert worker.watch.underruns == 1 and worker.watch.is_overloaded
 
@@ -516,9 +571,28 @@ async def test_every_error_is_an_outcome_without_secrets(
     says: str,
 ) -> None:
     await see(StubCalls(raises=error))
-    told = record.outcomes[0]["error"]
+    told = record.outcomes[0]["problem"]
     assert (told["cause"], told["reason"]) == (cause, reason)
     assert says in told["detail"] and TOKEN not in told["detail"]
+
+
+async def test_words_that_merely_hold_the_token_stay_as_they_are(
+    record: RecordDouble, see: Callable[..., Any]
+) -> None:
+    record.jobs[7] = job(token="x")
+    await see(StubCalls(raises=UsageError("the outbox: x is refused")))
+    assert record.outcomes[0]["problem"]["detail"] == "the outbox: *** is refused"
+
+
+async def test_what_the_record_does_not_show_of_a_data_message_is_not_shown(
+    record: RecordDouble, see: Callable[..., Any]
+) -> None:
+    record.jobs[7] = job(data_message={"value": {"type": "x", "plan": "gold"}, "shown": {"type": "x", "plan": "***"}})
+    calls = StubCalls()
+    await see(calls)
+    message = calls.made[0].request.data_message
+    assert message is not None
+    assert (message.value["plan"], message.redacted([])["plan"]) == ("gold", "***")
 
 
 @pytest.mark.parametrize(
@@ -529,18 +603,18 @@ async def test_a_job_that_can_t_be_made_is_an_outcome(
 ) -> None:
     record.jobs[7] = job_
     await see()
-    assert record.outcomes[0]["error"]["cause"] == "harness"
+    assert record.outcomes[0]["problem"]["cause"] == "harness"
 
 
 async def test_the_outcome_gets_through_whatever_the_record_answers_at_first(
     record: RecordDouble, see: Callable[..., Any]
 ) -> None:
     record.refusals = {
-        "claim": [503, 500],
+        "poll": [503, 500],
+        "recording.wav?": [502],
         "recording.wav": [502],
         "events": [500] * 99,
-        "progress": [500] * 99,
-        "outcome": [503, 429, 401, 500],
+        "report": [503, 429, 401, 500],
     }
     await see(StubCalls(lasts_s=0.1))
     assert [outcome["run"]["status"] for outcome in record.outcomes] == ["completed"]
@@ -551,7 +625,7 @@ async def test_facts_go_out_in_batches_of_a_size_and_of_huge_ones_that_there_wer
     record: RecordDouble, see: Callable[..., Any]
 ) -> None:
     calls = StubCalls(lasts_s=0.8)
-    record.watched[7] = 0
+    record.watched.add(7)
     calls.facts = [AgentSaid(at_ns=i, text=f"word {i} ü", source=Source.TOLD) for i in range(500)]
     calls.facts.append(MessageReceived(at_ns=500, message={"much": "x" * 200_000}))
     await see(calls)

@@ -20,6 +20,7 @@ from pipecat.workers.runner import WorkerRunner
 
 from bots.caller.speech.errors import SpeechError
 from bots.caller.speech.settings import OFFLINE, SECRET_NAME, ServiceSettings, from_environment
+from bots.masking import masked
 
 __all__ = ["RunningService", "make_llm", "make_stt", "make_tts", "running"]
 
@@ -130,7 +131,7 @@ def _construct(service: type[_Service], settings: ServiceSettings, name: str) ->
         raise
     except Exception as error:
         # Without the cause: its traceback could show the key.
-        message = _without(str(error), secrets)
+        message = masked(str(error), secrets)
         if message.startswith(f"{name}."):
             raise ValueError(message) from None
         raise ValueError(
@@ -159,12 +160,6 @@ def _meant(word: str, known: list[str]) -> str:
     if close:
         return f" Did you mean {' or '.join(repr(name) for name in close)}?"
     return f" There is: {', '.join(known)}." if known else ""
-
-
-def _without(text: str, secrets: frozenset[str]) -> str:
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
 
 
 class _Tap(FrameProcessor):

@@ -3,17 +3,18 @@
 import json
 import re
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import anyio
 from fastapi import FastAPI, Header, Request
+from sqlalchemy import select
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from runner.api.auth import AppServices
-from runner.api.errors import refusals
+from runner.api.errors import NotFound, refusals
 from runner.api.routes.runs import find_run
 from runner.api.routing import CompatRouter
 from runner.api.schemas.query import PathId
@@ -81,9 +82,14 @@ class _Live:
 
 
 class LiveTimelines:
-    """What workers tell of the calls they are making, for whoever watches. In memory: the artefact is the truth."""
+    """What workers tell of the calls they are making, for whoever watches. In memory: the artefact is the truth.
 
-    def __init__(self) -> None:
+    Args:
+        watching: Is called when somebody begins to watch a run, or the last one has ceased to.
+    """
+
+    def __init__(self, watching: Callable[[], None] = lambda: None) -> None:
+        self._watching = watching
         self._runs: OrderedDict[int, _Live] = OrderedDict()
         self._changes: dict[int, anyio.Event] = {}
         self._watchers: Counter[int] = Counter()
@@ -92,6 +98,7 @@ class LiveTimelines:
     def watched(self, run_id: int) -> Generator[None]:
         """Within this context somebody watches a run: its worker is asked for events."""
         self._watchers[run_id] += 1
+        self._watching()
         try:
             yield
         finally:
@@ -99,6 +106,11 @@ class LiveTimelines:
             if not self._watchers[run_id]:
                 # What was told stays: events may be under way, and whoever comes back goes on from there.
                 del self._watchers[run_id]
+                self._watching()
+
+    def is_watched(self, run_id: int) -> bool:
+        """Return whether somebody watches a run."""
+        return run_id in self._watchers
 
     def wanted_from(self, run_id: int, attempt: int) -> int | None:
         """Return how many events of an attempt are there already; None if nobody watches the run."""
@@ -157,7 +169,9 @@ class LiveTimelines:
 def live_timelines(app: FastAPI) -> LiveTimelines:
     """Return the application's."""
     if not hasattr(app.state, "live_timelines"):
-        app.state.live_timelines = LiveTimelines()
+        dispatcher = app.state.services.dispatcher
+        app.state.live_timelines = timelines = LiveTimelines(dispatcher.wake)
+        dispatcher.is_watched = timelines.is_watched
     found: LiveTimelines = app.state.live_timelines
     return found
 
@@ -236,10 +250,10 @@ async def _messages(
         if shown is not None:
             for position, event in shown.after(position):  # noqa: B020 - the position is where it stands
                 yield _event(attempt, position, event)
-        run = await _run(services, reader, run_id)
-        if run is None:
+        status = await _status(services, reader, run_id)
+        if status is None:
             return
-        if RunStatus(run.status) in FINAL_RUN:
+        if status in FINAL_RUN:
             timelines.end(run_id)
             break
         if timelines.live(run_id) in (None, live) and (shown is None or not shown.after(position)):
@@ -247,6 +261,11 @@ async def _messages(
     if shown is not None:
         for position, event in shown.after(position):  # noqa: B020
             yield _event(attempt, position, event)
+    try:
+        async with services.database.reading() as session:
+            run = await find_run(session, reader, run_id)
+    except NotFound:
+        return
     if attempt != run.attempt:
         if attempt:
             yield _restart(run.attempt)
@@ -280,10 +299,14 @@ def _known(last_event_id: str | None) -> tuple[int, int]:
     return (0, 0) if found is None else (int(found["attempt"] or 1), int(found["position"]))
 
 
-async def _run(services: Services, reader: Reading, run_id: int) -> RunRow | None:
+async def _status(services: Services, reader: Reading, run_id: int) -> RunStatus | None:
+    """Return how far a run is, and nothing else of it: every watcher asks every second. None if it is not there."""
+    wanted = select(RunRow.status, RunRow.result_id).where(
+        RunRow.id == run_id, RunRow.project_id == reader.project_id
+    )
     async with services.database.reading() as session:
-        run = await session.get(RunRow, run_id)
-    return run if run is not None and run.project_id == reader.project_id and reader.sees(run.result_id) else None
+        found = (await session.execute(wanted)).first()
+    return RunStatus(found.status) if found is not None and reader.sees(found.result_id) else None
 
 
 async def _stored(services: Services, run: RunRow) -> AsyncGenerator[tuple[int, str]]:

@@ -10,12 +10,13 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from runner.api.auth import AppServices
-from runner.api.metrics import CONTENT_TYPE, Metrics
+from runner.api.metrics import Metrics
 from runner.api.routing import CompatRouter
 from runner.api.schemas.health import Health, Readiness
 from runner.api.services import Services
 from runner.records.tables import RunRow
 from runner.records.workers import read_clock, read_queue, read_workers
+from runner.web import METRICS_TYPE
 
 READY_TIMEOUT_S = 5.0
 
@@ -37,7 +38,7 @@ async def healthz() -> Health:
 async def readyz(services: AppServices) -> JSONResponse:
     """Say whether launches can be taken, and go on to workers. There need be no worker."""
     database = await _database_is_ready(services)
-    queue = services.dispatching()
+    queue = services.dispatcher.is_looking
     is_ready = database and queue
     found = Readiness(status="ready" if is_ready else "not ready", database=database, queue=queue)
     return JSONResponse(found.model_dump(), 200 if is_ready else 503)
@@ -51,7 +52,7 @@ async def metrics(request: Request, services: AppServices) -> Response:
     if not await _read_record(services, counts):
         logger.warning("the runs could not be counted: the record can't be read")
         counts.clear_record()
-    return Response(counts.text(), headers={"Content-Type": CONTENT_TYPE})
+    return Response(counts.text(), headers={"Content-Type": METRICS_TYPE})
 
 
 async def _read_record(services: Services, counts: Metrics) -> bool:

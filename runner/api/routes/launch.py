@@ -9,14 +9,13 @@ from typing import Annotated, Any, cast
 
 from fastapi import Header, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from sqlalchemy import select
 
 from runner.api.auth import AppServices, UserKey, project_of_user, services_of
 from runner.api.errors import BadRequest, field_errors, missing, refusals
 from runner.api.filters import holds_any, in_folder
-from runner.api.routing import CompatRouter, StrictRequest, read_json
+from runner.api.routing import CompatRouter, JsonRoute, off_the_loop, read_json
 from runner.api.schemas import launch as schemas
 from runner.api.schemas.runs import numbers
 from runner.api.services import Services
@@ -36,7 +35,7 @@ from runner.records.statuses import ResultStatus
 from runner.records.tables import ResultRow, ScenarioRow
 
 
-class _LaunchRoute(APIRoute):
+class _LaunchRoute(JsonRoute):
     """Answers with all that is wrong with a launch at once, also where some of it can't be read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -44,13 +43,12 @@ class _LaunchRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def with_all_mistakes(request: Request) -> Response:
-            strict = StrictRequest(request.scope, request.receive)
             try:
-                return await handle(strict)
+                return await handle(request)
             except RequestValidationError as error:
                 if not isinstance(error.body, dict):
                     raise
-                raise BadRequest(await all_mistakes(strict, error)) from None
+                raise BadRequest(await all_mistakes(request, error)) from None
 
         return with_all_mistakes
 
@@ -168,11 +166,14 @@ async def body_digest(request: Request, key: KeyIdentity, action: str) -> str:
         key: Who sent it.
         action: What it does.
     """
-    content = await request.body()
-    value = read_json(content) if content else None
-    # Of the value: a client that sends it again may write it otherwise.
-    told = json.dumps([action, key.id, value], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(told.encode()).hexdigest()
+
+    def digest(content: bytes) -> str:
+        value = read_json(content) if content else None
+        # Of the value: a client that sends it again may write it otherwise.
+        told = json.dumps([action, key.id, value], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    return await off_the_loop(digest, await request.body())
 
 
 def _rooms(

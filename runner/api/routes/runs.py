@@ -3,14 +3,16 @@
 import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, cast, get_args
 
 from fastapi import Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime
-from sqlalchemy import Select, select
+from pydantic import AwareDatetime, TypeAdapter
+from sqlalchemy import Select, false, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from runner.api.auth import AppServices, ProjectId
 from runner.api.errors import BadRequest, NotFound, refusals
@@ -21,6 +23,7 @@ from runner.api.routing import CompatRouter
 from runner.api.schemas import runs as schemas
 from runner.api.schemas.query import PathId, QueryId, Search, Words
 from runner.api.sharing import Reader, Reading
+from runner.api.streaming import enclosed, in_pieces, sharing_of, streamed
 from runner.errors import UsageError
 from runner.records.results import RunFilter
 from runner.records.runs import artefacts_of, request_cancel
@@ -30,6 +33,11 @@ from runner.records.tables import ResultRow, RunRow
 PATH = "/test_framework/v1/runs"
 
 router = CompatRouter(PATH, "/test_framework/v1/runs-external", tags=["runs"])
+
+PIECE = 20
+"""How many runs are read and sent at once: with all that was said, some hundred kB."""
+
+_RUN = TypeAdapter(schemas.Run)
 
 _RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,18})-(?P<last>\d{0,18})|-(?P<suffix>\d{1,18}))", re.ASCII)
 _CLOCK = re.compile(r"(?P<minutes>\d{1,6}):(?P<seconds>\d{2})", re.ASCII)
@@ -57,7 +65,7 @@ DurationText = Annotated[str | None, Query(max_length=20, description="Seconds, 
 Moment = Annotated[AwareDatetime | None, Query(description="ISO 8601, with its time zone.")]
 
 
-@router.get("/", responses=refusals(404))
+@router.get("/", response_model=Page[schemas.Run], responses=refusals(404))
 async def list_runs(
     request: Request,
     services: AppServices,
@@ -81,13 +89,13 @@ async def list_runs(
     call_ended_reason: Annotated[str | None, Query(max_length=1_000)] = None,
     call_ended_reason__in: Words = None,
     call_ended_reason__icontains: Annotated[str | None, Query(max_length=1_000)] = None,
-) -> Page[schemas.Run]:
+) -> Response:
     """List runs, the latest first. Also open to whoever has a link to their result."""
     statuses = [*words_of(status__in), *([status] if status is not None else [])]
     reasons = [*words_of(call_ended_reason__in), *([call_ended_reason] if call_ended_reason else [])]
     wanted = RunFilter(
         project_id=reader.project_id,
-        result_id=result_id,
+        result_id=result_id or reader.result_id,
         agent_id=agent_id,
         scenario_id=scenario__id,
         personality_id=personality__id,
@@ -103,39 +111,38 @@ async def list_runs(
         ended_reason_holds=call_ended_reason__icontains,
     )
     statement = _narrowed(wanted.select(), reader)
-    if project_id is not None:
-        statement = statement.where(RunRow.project_id == project_id)
+    if project_id not in (None, reader.project_id):
+        statement = statement.where(false())
     if labels := words_of(tags):
         statement = statement.where(holds_any(cast(Any, RunRow.snapshot["tags"]), labels))
-    async with services.database.reading() as session:
-        rows, count = await paging.rows(session, statement)
-        return paging.page_of(await _shown(session, request, rows), count)
+    # What the runs came to is read of those on the page alone, and while they are sent.
+    only_ids = statement.with_only_columns(RunRow.id)
+    ids, count = await services.database.browse(lambda session: paging.select(session, only_ids))
+    return await streamed(enclosed(paging.opening(count), _whole_runs(request, services, reader, ids), b"]}"))
 
 
-@router.get("/bulk/", responses=refusals(404))
+@router.get("/bulk/", response_model=list[schemas.Run], responses=refusals(404))
 async def bulk(
     request: Request,
     services: AppServices,
     reader: Reader,
     ids: Annotated[str | None, Query(max_length=20_000, description="Ids, separated by commas.")] = None,
     run_ids: Annotated[str | None, Query(max_length=20_000, description="The same, as it was once called.")] = None,
-) -> list[schemas.Run]:
+) -> Response:
     """Show several runs, in the order asked for; those that are not there are left out."""
     wanted = list(dict.fromkeys([i for name in ("ids", "run_ids") for i in _given(name, ids, run_ids)]))
     if not wanted:
         raise BadRequest({"run_ids": ["This field is required."]})
-    async with services.database.reading() as session:
-        statement = select(RunRow).where(RunRow.project_id == reader.project_id, RunRow.id.in_(wanted))
-        rows = {row.id: row for row in await session.scalars(_narrowed(statement, reader))}
-        return await _shown(session, request, [rows[run_id] for run_id in wanted if run_id in rows])
+    return await streamed(enclosed(b"[", _whole_runs(request, services, reader, wanted), b"]"))
 
 
-@router.get("/{id}/", responses=refusals(404))
-async def get_run(request: Request, services: AppServices, reader: Reader, id: PathId) -> schemas.Run:
+@router.get("/{id}/", response_model=schemas.Run, responses=refusals(404))
+async def get_run(request: Request, services: AppServices, reader: Reader, id: PathId) -> Response:
     """Show a run. Also open to whoever has a link to its result."""
-    async with services.database.reading() as session:
-        (shown,) = await _shown(session, request, [await find_run(session, reader, id)])
-    return shown
+    found = await anext(_whole_runs(request, services, reader, [id]))
+    if not found:
+        raise NotFound
+    return Response(found[0], media_type="application/json")
 
 
 @router.post("/{id}/end_call/", response_class=Response, responses=refusals(404))
@@ -144,7 +151,6 @@ async def end_call(services: AppServices, project: ProjectId, id: PathId) -> Res
     async with services.database.session() as session:
         await find_run(session, Reading(project), id)
         await session.run_sync(request_cancel, [id])
-    services.wake()
     return Response(status_code=200)
 
 
@@ -283,13 +289,30 @@ def _narrowed(statement: Select[RunRow], reader: Reading) -> Select[RunRow]:
     return statement if reader.result_id is None else statement.where(RunRow.result_id == reader.result_id)
 
 
-async def _shown(session: AsyncSession, request: Request, rows: Sequence[RunRow]) -> list[schemas.Run]:
+async def _whole_runs(
+    request: Request, services: AppServices, reader: Reading, ids: Sequence[int]
+) -> AsyncGenerator[list[bytes]]:
+    """Yield runs as JSON, in the order of their ids; without those that the reader may not see."""
+    base = absolute_url(request, PATH)
+    database, sharing = services.database, sharing_of(request.app)
+    for number, some in enumerate(in_pieces(ids, PIECE)):
+
+        def read(session: Session, some: Sequence[int] = some) -> list[bytes]:
+            statement = select(RunRow).where(RunRow.project_id == reader.project_id, RunRow.id.in_(some))
+            rows = {row.id: row for row in session.scalars(_narrowed(statement, reader))}
+            runs = _shown(session, [rows[run_id] for run_id in some if run_id in rows], base)
+            return [_RUN.dump_json(run) for run in runs]
+
+        key = ("runs", reader, base, tuple(some))
+        yield await sharing.read(key, partial(database.browse, read, refuses=not number))
+
+
+def _shown(session: Session, rows: Sequence[RunRow], base: str) -> list[schemas.Run]:
     ids = {row.result_id for row in rows}
-    found = await session.execute(
+    found = session.execute(
         select(ResultRow.id, ResultRow.name, ResultRow.agent_name, ResultRow.run_type).where(ResultRow.id.in_(ids))
     )
     results = {row.id: row for row in found}
-    base = absolute_url(request, PATH)
     return [
         schemas.run(
             row,

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator
 
-from runner.api.schemas.common import Id, JsonObject, Name, ResponseBody, Timestamp, Unset, Whole, WrittenBody
+from runner.api.schemas.common import Id, JsonObject, Name, ResponseBody, Timestamp, Token, Unset, Whole, WrittenBody
 from runner.errors import UsageError
 from runner.rooms.urls import check_start_url
 
@@ -81,8 +81,8 @@ class Credentials(WrittenBody):
         config: How they are started.
     """
 
-    api_key: SecretStr | None = None
-    private_api_key: SecretStr | None = None
+    api_key: Token | None = None
+    private_api_key: Token | None = None
     config: PipecatConfig | None = None
 
 

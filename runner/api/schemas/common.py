@@ -4,19 +4,23 @@ from datetime import datetime
 from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
     PlainSerializer,
+    SecretStr,
     StringConstraints,
     model_validator,
 )
 
 from runner.records.honoured import is_nothing
+from runner.text import UNSENDABLE, fits_header
 
 MAX_ID = 2**63 - 1
+MAX_TOKEN_CHARACTERS = 20_000
 
 
 def _whole(value: Any) -> Any:
@@ -31,6 +35,16 @@ Id = Annotated[int, Whole, Field(ge=1, le=MAX_ID)]
 """An id of the record."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
+
+
+def _sendable(token: SecretStr) -> SecretStr:
+    if not fits_header(token.get_secret_value()):
+        raise ValueError(f"It can't be sent: it {UNSENDABLE}.")
+    return token
+
+
+Token = Annotated[SecretStr, Field(max_length=MAX_TOKEN_CHARACTERS), AfterValidator(_sendable)]
+"""A token or key that goes along in an HTTP header."""
 
 JsonObject = dict[str, JsonValue]
 """A JSON object that is kept and given back as it is."""

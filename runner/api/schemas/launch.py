@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, SecretStr, StringConstraints, field_validator
 
-from runner.api.schemas.common import Id, JsonObject, Name, ResponseBody, Timestamp, Whole, WrittenBody
+from runner.api.schemas.common import Id, JsonObject, Name, ResponseBody, Timestamp, Token, Whole, WrittenBody
 from runner.records.honoured import NO_MOCKS, NO_TELEPHONE
 from runner.records.statuses import ResultStatus, RunStatus
 
@@ -16,7 +16,6 @@ Number = Annotated[str, StringConstraints(max_length=40)]
 
 MAX_ENTRIES = 10_000
 MAX_DELAY_S = 30 * 86_400
-MAX_TOKEN_CHARACTERS = 20_000
 
 Frequency = Annotated[int, Whole, Field(ge=1, le=100)]
 ConcurrencyLimit = Annotated[int, Whole, Field(ge=1, le=10_000)]
@@ -32,22 +31,42 @@ class RoomEntry(WrittenBody):
         pipecat_room_url: A Daily room, an ``/api/offer`` address, or the base address of a Pipecat runner.
         pipecat_token: The room's token; elsewhere than on Daily it goes along as a bearer header. Kept encrypted
             until the run ends, then erased.
-        publish_data_message: Sent once, unchanged, when caller and agent are both in the room. Null is none.
+        publish_data_message: Sent once, unchanged, when caller and agent are both in the room. Null is none. What
+            stands under secret names is shown as ``***``; then the message is kept as the token is.
         participant_name: Ours: the agent's user name in a Daily room; null as the agent has it.
     """
 
     scenario: Id
     pipecat_room_url: RoomUrl
-    pipecat_token: Annotated[SecretStr, Field(max_length=MAX_TOKEN_CHARACTERS)] | None = None
+    pipecat_token: Token | None = None
     publish_data_message: JsonValue = None
     participant_name: Name | None = None
 
     @property
     def token(self) -> SecretStr | None:
         """The token; None where it is empty."""
-        return (
-            self.pipecat_token if self.pipecat_token is not None and self.pipecat_token.get_secret_value() else None
-        )
+        return _unless_empty(self.pipecat_token)
+
+
+class RerunEntry(WrittenBody):
+    """What a run is made again with, in place of what it had. What is not given stays as it was.
+
+    Attributes:
+        run: The run.
+        pipecat_room_url: Another room. The token of the one before is not taken along.
+        pipecat_token: The room's token; null enters without.
+        publish_data_message: Another message; null publishes none.
+    """
+
+    run: Id
+    pipecat_room_url: RoomUrl | None = None
+    pipecat_token: Token | None = None
+    publish_data_message: JsonValue = None
+
+    @property
+    def token(self) -> SecretStr | None:
+        """The token; None where it is empty."""
+        return _unless_empty(self.pipecat_token)
 
 
 class LaunchCommon(WrittenBody):
@@ -187,3 +206,7 @@ class Launched(ResponseBody):
     created_at: Timestamp
     updated_at: Timestamp
     runs: list[LaunchedRun]
+
+
+def _unless_empty(token: SecretStr | None) -> SecretStr | None:
+    return token if token is not None and token.get_secret_value() else None

@@ -1,6 +1,12 @@
 """Projects."""
 
-from runner.api.schemas.common import ResponseBody, Timestamp
+from runner.api.schemas.common import Name, ResponseBody, Timestamp, WrittenBody
+
+
+class ProjectBody(WrittenBody):
+    """A new project."""
+
+    name: Name
 
 
 class Project(ResponseBody):
@@ -9,3 +15,6 @@ class Project(ResponseBody):
     id: int
     name: str
     created_at: Timestamp
+
+
+ProjectBody.READ_ONLY = frozenset(Project.model_fields)

@@ -1,6 +1,6 @@
 """Results."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from runner.api.schemas.common import Id, ResponseBody, Timestamp, WrittenBody
-from runner.api.schemas.runs import Metric, ResultRun, clock, latency_metrics, result_run
-from runner.evaluation.verdicts import Cause
+from runner.api.schemas.launch import MAX_ENTRIES, RerunEntry
+from runner.api.schemas.runs import Metric, ResultRun, clock, latency_metrics
 from runner.records.honoured import LATENCY_METRIC_ID
 from runner.records.jobs import shown_settings
-from runner.records.results import Counts, RunLine, counts_of
+from runner.records.results import Contribution, Counts, counts_of
 from runner.records.statuses import ResultStatus, RunStatus
 from runner.records.tables import ResultRow
 
@@ -112,7 +112,10 @@ class Result(ResultCommon):
 
     Attributes:
         total_duration: Of all calls together, ``MM:SS``.
-        runs: By their ids.
+        runs: By their ids: all of them, or those on the page that was asked for.
+        runs_next: Ours: the absolute address of the page of runs after this one; null on the last, and where no page
+            was asked for.
+        runs_previous: Ours: that of the page before.
         connected_runs: Whose caller was in the room with the agent.
         not_connected_runs: That ended without.
         successful_calls: That passed.
@@ -123,6 +126,8 @@ class Result(ResultCommon):
     total_duration: str
     scenarios: list[NamedScenario]
     runs: dict[str, ResultRun]
+    runs_next: str | None = None
+    runs_previous: str | None = None
     connected_runs: list[int]
     not_connected_runs: list[int]
     successful_calls: list[int]
@@ -139,10 +144,17 @@ class Result(ResultCommon):
 
 
 class RerunBody(WrittenBody):
-    """What is to be run again: all of it, or these runs."""
+    """What is to be run again.
+
+    Attributes:
+        run_ids: These runs; without it all of them.
+        name: A label; without it the result's.
+        runs: Ours: what some of them are made again with, such as a token in place of one that was erased.
+    """
 
     run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
     name: Annotated[str, Field(max_length=200)] | None = None
+    runs: Annotated[list[RerunEntry], Field(max_length=MAX_ENTRIES)] | None = None
 
 
 class DeleteRunsBody(WrittenBody):
@@ -216,30 +228,44 @@ def common(row: ResultRow, counts: Counts) -> dict[str, Any]:
     }
 
 
-def result(row: ResultRow, lines: Sequence[RunLine]) -> Result:
-    """Return a result with its runs."""
-    counts = counts_of(lines)
-    ended = [line for line in lines if line.ended]
-    agents_fault = [line.id for line in ended if line.success is False and line.cause == Cause.AGENT.value]
-    metrics = latency_metrics([latency for line in lines for latency in line.latencies_ms])
-    tags: dict[str, list[int]] = {}
-    for line in lines:
-        for tag in line.tags:
-            tags.setdefault(tag, []).append(line.id)
+def result(
+    row: ResultRow,
+    runs: Sequence[Contribution],
+    *,
+    runs_next: str | None = None,
+    runs_previous: str | None = None,
+) -> Result:
+    """Return a result, without its runs themselves.
+
+    Args:
+        row: The result.
+        runs: What each of its runs adds to its figures.
+        runs_next: The address of the page of runs after this one.
+        runs_previous: That of the page before.
+    """
+    counts = counts_of(runs)
+    ended = [run for run in runs if run.ended]
+    metrics = latency_metrics([latency for run in runs for latency in run.latencies_ms])
+    tags: dict[str, list[int]] = defaultdict(list)
+    for run in runs:
+        for tag in run.tags:
+            tags[tag].append(run.id)
     return Result(
         **common(row, counts),
-        total_duration=clock(sum(line.duration_s or 0 for line in lines)) or "00:00",
+        total_duration=clock(sum(run.duration_s or 0 for run in runs)) or "00:00",
         scenarios=[
             NamedScenario(id=scenario_id, name=name)
-            for scenario_id, name in {line.scenario_id: line.scenario_name for line in lines}.items()
+            for scenario_id, name in {run.scenario_id: run.scenario_name for run in runs}.items()
             if scenario_id is not None
         ],
-        runs={str(line.id): result_run(line) for line in lines},
-        connected_runs=[line.id for line in lines if line.joined_at is not None],
-        not_connected_runs=[line.id for line in ended if line.joined_at is None],
-        successful_calls=[line.id for line in ended if line.passed],
-        failed_infrastructure_runs=[line.id for line in ended if line.inconclusive],
-        failed_workflow_runs=agents_fault,
+        runs={},
+        runs_next=runs_next,
+        runs_previous=runs_previous,
+        connected_runs=[run.id for run in runs if run.joined],
+        not_connected_runs=[run.id for run in ended if not run.joined],
+        successful_calls=[run.id for run in ended if run.passed],
+        failed_infrastructure_runs=[run.id for run in ended if run.inconclusive],
+        failed_workflow_runs=[run.id for run in ended if run.agents_fault],
         overall_evaluation=OverallEvaluation(
             success_rate=counts.success_rate,
             inconclusive_runs_count=counts.inconclusive,
@@ -252,19 +278,18 @@ def result(row: ResultRow, lines: Sequence[RunLine]) -> Result:
     )
 
 
-def _failed_reasons(ended: Sequence[RunLine]) -> FailedReasons:
-    failed = [line for line in ended if not line.passed]
-    texts = {line.id: line.detail or line.error_message or "no reason is known" for line in failed}
-    frequent = Counter(texts.values()).most_common(MAX_ISSUES)
+def _failed_reasons(ended: Sequence[Contribution]) -> FailedReasons:
+    failed = [run for run in ended if not run.passed]
+    frequent = Counter(run.reason for run in failed).most_common(MAX_ISSUES)
     return FailedReasons(
         issues=[
             Issue(
                 rank=rank,
-                run_ids=[run_id for run_id, own in texts.items() if own == text],
-                description=text,
+                run_ids=[run.id for run in failed if run.reason == reason],
+                description=reason,
                 affected_count=count,
             )
-            for rank, (text, count) in enumerate(frequent, start=1)
+            for rank, (reason, count) in enumerate(frequent, start=1)
         ],
         total_failed_runs=len(failed),
     )

@@ -25,6 +25,7 @@ from pipecat.transports.daily.transport import (
 )
 from pydantic import SecretStr
 
+from bots.masking import masked
 from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.daily.failures import JOIN_TIMED_OUT, RETRIES_USED_UP
 from runner.rooms.daily.library_log import LogMark, library_log
@@ -136,7 +137,7 @@ class RoomClient(DailyTransportClient):
 
     def scrub(self, text: str) -> str:
         """Return ``text`` without the token."""
-        return text.replace(self._token, "***") if self._token else text
+        return masked(text, [self._token])
 
     # On the library's threads.
 

@@ -1,4 +1,4 @@
-"""The states of workers. By itself, for whoever has no database."""
+"""The states of workers."""
 
 from enum import StrEnum
 
@@ -11,14 +11,11 @@ class WorkerState(StrEnum):
 
     TAKING = "taking"
     """It takes runs, as many as it says."""
-    OVERLOADED = "overloaded"
-    """It sees its calls through, and takes no more until they are on time again."""
-    CUT_OFF = "cut-off"
-    """The record's API does not answer it, or with errors of its own: it sees its calls through, and takes no more
-    until it can be used."""
+    PAUSED = "paused"
+    """It sees its calls through, and takes no more for now: it says why."""
     DRAINING = "draining"
     """It was told to stop: it sees its calls through, and takes no more."""
     STOPPED = "stopped"
     """It ended in good order."""
     LOST = "lost"
-    """It showed no sign of life, and was given up."""
+    """It did not poll for longer than its lease, or its process died."""

@@ -1,0 +1,308 @@
+"""Many who read a large result at the same moment.
+
+    python -m benchmarks.reads
+    python -m benchmarks.reads --postgres
+
+A server of its own (``serve --no-worker``) with a result of a thousand runs, each of which came to 10 to 20 kB. So
+many clients ask at once, each over a connection of its own and for one answer; what counts is how long each waits,
+from connecting to the last byte. All of them are in one other process, which makes nothing of what it reads. The
+figures are of bursts: clients that asked again and again would get what the machine can do, and wait accordingly.
+Meanwhile somebody asks for ``/healthz`` again and again: how long that takes tells whether the event loop is held.
+"""
+
+import asyncio
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvloop
+from sqlalchemy import insert, update
+from sqlalchemy.orm import Session
+
+from benchmarks.common import Claim, parser, percentile, report
+from benchmarks.server import API, GREETED, Client, serving
+from bots.timeline import Source
+from runner.evaluation.verdicts import Evidence, ExpectationVerdict, Verdict
+from runner.records.database import Database
+from runner.records.tables import RunRow, utc_now
+from tests.postgres import PostgresServer, postgres_binaries
+from tests.records.outcomes import outcome, reported
+
+MAX_P95_S = 1.0
+TURNS = (5, 11)
+"""How many turns the calls have: at least, and at most."""
+
+HEALTH_EVERY_S = 0.02
+CHANGE_EVERY_S = 0.05
+_RECEIVED_BYTES = 1 << 20
+
+
+@dataclass
+class Burst:
+    """What came of so many who asked at once.
+
+    Attributes:
+        what: What they asked for.
+        readers: How many they were.
+        statuses: How often each HTTP status was answered; 0 for answers that broke off.
+        answer_bytes: The length of an answer.
+        waits_s: How long each waited, in seconds.
+        health_s: How long each ``/healthz`` took meanwhile, in seconds.
+    """
+
+    what: str
+    readers: int
+    statuses: dict[int, int] = field(default_factory=dict[int, int])
+    answer_bytes: int = 0
+    waits_s: list[float] = field(default_factory=list[float])
+    health_s: list[float] = field(default_factory=list[float])
+
+    @property
+    def p95_s(self) -> float:
+        """How long all but the slowest twentieth waited at most, in seconds."""
+        return percentile(self.waits_s, 95)
+
+
+class Readers:
+    """Asks a server, many at once.
+
+    Args:
+        url: The server's address.
+        key: A key for it.
+    """
+
+    def __init__(self, url: str, key: str):
+        self._host, self._port = urlsplit(url).hostname, urlsplit(url).port
+        self._headers = f"Host: {self._host}\r\nX-CEKURA-API-KEY: {key}\r\nConnection: close\r\n\r\n"
+
+    async def burst(self, what: str, path: str, readers: int) -> Burst:
+        """Let so many ask for a path at once."""
+        found = Burst(what, readers)
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(self._watch(found))
+            # Whoever is there before them sees how it is without.
+            await asyncio.sleep(5 * HEALTH_EVERY_S)
+            found.health_s.clear()
+            async with asyncio.TaskGroup() as reading:
+                for _ in range(readers):
+                    reading.create_task(self._read(f"{API}{path}", found))
+            watching.cancel()
+        return found
+
+    async def _read(self, path: str, found: Burst) -> None:
+        began_s = time.monotonic()
+        status, length = await self._get(path)
+        found.waits_s.append(time.monotonic() - began_s)
+        found.statuses[status] = found.statuses.get(status, 0) + 1
+        found.answer_bytes = max(found.answer_bytes, length)
+
+    async def _watch(self, found: Burst) -> None:
+        while True:
+            began_s = time.monotonic()
+            await self._get("/healthz")
+            found.health_s.append(time.monotonic() - began_s)
+            await asyncio.sleep(HEALTH_EVERY_S)
+
+    async def _get(self, path: str) -> tuple[int, int]:
+        """Return the status of an answer and its length; the status is 0 if it broke off."""
+        try:
+            reader, writer = await asyncio.open_connection(self._host, self._port, limit=_RECEIVED_BYTES)
+        except OSError:
+            return 0, 0
+        try:
+            writer.write(f"GET {path} HTTP/1.1\r\n{self._headers}".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            is_chunked = b"transfer-encoding: chunked" in head.lower()
+            length, end = 0, b""
+            while data := await reader.read(_RECEIVED_BYTES):
+                length += len(data)
+                end = (end + data[-5:])[-5:]
+            is_whole = not is_chunked or end == b"0\r\n\r\n"
+            return (int(head.split(b" ", 2)[1]) if is_whole else 0), length
+        except (OSError, asyncio.IncompleteReadError):
+            return 0, 0
+        finally:
+            writer.close()
+
+
+def call(random_: random.Random) -> dict[str, Any]:
+    """Return what a call came to, as long as real ones are."""
+    turns = random_.randint(*TURNS)
+    line = "I would like to book a table for two on Friday evening, somewhere near the window if you can"
+    found = outcome(latencies_ms=tuple(random_.uniform(400, 1_800) for _ in range(turns)))
+    expectations = [
+        ExpectationVerdict(
+            turn=turn,
+            index=index,
+            event="response",
+            expected=f"the agent says anything that holds “{word}”",
+            verdict=Verdict.MET,
+            reason=f"{word!r} was heard at {turn + 1}.25 s, within the 8 s it had",
+            source=Source.HEARD,
+            evidence=(Evidence(event="agent_turn_ended", at_s=turn + 1.25, text=line, source=Source.HEARD),),
+        )
+        for turn in range(turns)
+        for index, word in enumerate(("table", "window"))
+    ]
+    said = {"role": "Main Agent", "time": "00:01", "start_time": 1.2, "end_time": 4.0}
+    transcript = [{**said, "content": f"{line}, number {number}."} for number in range(3 * turns)]
+    return {
+        **reported(found),
+        "expectations": [one.model_dump(mode="json") for one in expectations],
+        "transcript_object": transcript,
+    }
+
+
+def fill(database: Database, first_run: int, runs: int) -> Callable[[Session], float]:
+    """Return what gives the result of a run as many as it is to have, ended; and that returns their mean size."""
+
+    def work(session: Session) -> float:
+        run = session.get_one(RunRow, first_run)
+        random_ = random.Random(1)
+        now = utc_now()
+        ended = {"status": "completed", "success": True, "expects": True, "duration_s": 61.0, "started_at": now}
+        same = {
+            "result_id": run.result_id,
+            "project_id": run.project_id,
+            "scenario_id": run.scenario_id,
+            "scenario_name": run.scenario_name,
+            "snapshot": run.snapshot,
+            "room_url": run.room_url,
+            "session_data": {},
+            "joined_at": now,
+            "ended_at": now,
+            **ended,
+        }
+        calls = [call(random_) for _ in range(50)]
+        rows = [{**same, "outcome": calls[number % len(calls)]} for number in range(runs - 1)]
+        session.connection().execute(insert(RunRow), rows)
+        session.connection().execute(
+            update(RunRow)
+            .where(RunRow.id == first_run)
+            .values(outcome=calls[0], joined_at=now, ended_at=now, **ended)
+        )
+        return sum(len(json.dumps(one)) for one in calls) / len(calls)
+
+    return work
+
+
+@dataclass
+class Measured:
+    """What was measured.
+
+    Attributes:
+        outcome_bytes: The mean length of what a run came to.
+        bursts: What came of each burst.
+    """
+
+    outcome_bytes: float
+    bursts: list[Burst]
+
+
+async def keep_changing(database: Database, run_id: int) -> None:
+    """Let a run change again and again, as those of a result do that is under way."""
+    while True:
+        await database.run(
+            lambda session: session.execute(update(RunRow).where(RunRow.id == run_id).values(said_at=utc_now()))
+        )
+        await asyncio.sleep(CHANGE_EVERY_S)
+
+
+async def measure(client: Client, database_url: str, runs: int) -> Measured:
+    """Fill the record, and let many read."""
+    greeted = await asyncio.to_thread(client.scenario, "greeted", GREETED)
+    launched = await asyncio.to_thread(client.launch, greeted, ["http://localhost:7860/api/offer"])
+    result_id, first_run = launched["id"], launched["runs"][0]["id"]
+    database = Database(database_url)
+    outcome_bytes = await database.run(fill(database, first_run, runs))
+    readers = Readers(client.url, client.key)
+    detail = f"/results/{result_id}/"
+    bursts = [
+        await readers.burst("the result, never read before", detail, 200),
+        await readers.burst("the result", detail, 200),
+    ]
+    changing = asyncio.create_task(keep_changing(database, first_run))
+    bursts.append(await readers.burst(f"the result, a run of it changes every {CHANGE_EVERY_S:g} s", detail, 200))
+    changing.cancel()
+    bursts += [
+        await readers.burst("the result", detail, 500),
+        await readers.burst("a page of 100 of its runs, in the result", f"{detail}?page=5&page_size=100", 200),
+        await readers.burst("a page of 50 of its runs, whole", f"/runs/?result_id={result_id}&page=10", 200),
+        await readers.burst("the list of results", "/results/", 200),
+        await readers.burst("one run of it", f"/runs/{first_run}/", 200),
+    ]
+    await database.close()
+    body = await asyncio.to_thread(client.get, detail)
+    assert len(body["runs"]) == body["success_runs_count"] == runs
+    return Measured(outcome_bytes, bursts)
+
+
+def run(runs: int, *, on_postgres: bool) -> Measured:
+    """Serve, and measure."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="benchmark-")))
+        database_url = f"sqlite:///{folder}/record.sqlite"
+        if on_postgres:
+            binaries = postgres_binaries()
+            if binaries is None:
+                raise SystemExit("error: --postgres needs PostgreSQL; run: sudo apt-get install postgresql")
+            server = PostgresServer(binaries, survives_crashes=True)
+            stack.callback(server.stop)
+            database_url = server.url(server.create())
+        os.environ["SCENARIO_RUNNER_SERVER__REQUESTS_PER_MINUTE"] = "1000000"
+        client = stack.enter_context(serving(folder, "--no-worker", "--database-url", database_url))
+        return uvloop.run(measure(client, database_url, runs))
+
+
+def main() -> int:
+    """Run the benchmark."""
+    options = parser(__doc__)
+    options.add_argument("--runs", type=int, default=1_000, help="how many runs the result has")
+    options.add_argument("--postgres", action="store_true", help="on a PostgreSQL of its own instead of SQLite")
+    chosen = options.parse_args()
+    found = run(chosen.runs, on_postgres=chosen.postgres)
+    rows = [
+        [
+            burst.what,
+            burst.readers,
+            f"{burst.answer_bytes / 1e6:.2f}",
+            *(f"{percentile(burst.waits_s, percent):.2f}" for percent in (50, 95, 100)),
+            f"{percentile(burst.health_s, 95) * 1_000:.0f}",
+            f"{max(burst.health_s, default=0) * 1_000:.0f}",
+            ", ".join(f"{count} × {status}" for status, count in sorted(burst.statuses.items())),
+        ]
+        for burst in found.bursts
+    ]
+    answered = all(set(burst.statuses) == {200} for burst in found.bursts)
+    claims = [
+        Claim("every reader is answered with 200", answered),
+        *(
+            Claim(
+                f"{burst.readers} at once, {burst.what}: p95 under {MAX_P95_S:g} s ({burst.p95_s:.2f} s)",
+                burst.p95_s < MAX_P95_S,
+            )
+            for burst in found.bursts[:3]
+        ),
+    ]
+    kind = "PostgreSQL" if chosen.postgres else "SQLite"
+    return report(
+        f"Reading a result of {chosen.runs} runs, {found.outcome_bytes / 1_000:.0f} kB each: seconds, on {kind}",
+        ("asked for", "readers", "answer (MB)", "median", "p95", "max", "healthz p95 (ms)", "max (ms)", "answered"),
+        rows,
+        claims,
+        raw=json.loads(json.dumps(asdict(found))),
+        json_file=chosen.json,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

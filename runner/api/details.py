@@ -1,0 +1,256 @@
+"""The detail of a result: made in threads, run by run; kept for as long as a run does not change; sent in pieces."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
+
+from fastapi import FastAPI
+from pydantic import TypeAdapter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from runner.api.errors import NotFound
+from runner.api.paging import Paging
+from runner.api.schemas.results import Result, result
+from runner.api.schemas.runs import ResultRun, result_run
+from runner.api.streaming import Sharing, enclosed, in_pieces
+from runner.records.database import Database
+from runner.records.results import Contribution, RunMark, lines_of, read_marks, read_state
+from runner.records.runs import AT_ONCE
+from runner.records.tables import ResultRow
+
+MAX_KEPT_BYTES = 48_000_000
+"""How much is kept of runs that were shown, some fifteen thousand; of pieces of answers; of what precedes them."""
+
+MADE_AT_ONCE = 1_000
+"""How many runs are made before others have a turn: a fifth of a second's work."""
+
+PIECE = 100
+"""How many runs are sent at once: about 200 kB."""
+
+_MARK_BYTES = 200
+_RUN_BYTES = 1_000
+"""What a mark takes, and a kept run besides its text."""
+
+_RESULT = TypeAdapter(Result)
+_RUN = TypeAdapter(ResultRun)
+
+_K = TypeVar("_K", bound=Hashable)
+_V = TypeVar("_V")
+
+
+class Kept(Generic[_K, _V]):
+    """Keeps what was made, so long as it is not too much: what was not asked for longest goes first.
+
+    May be used by threads.
+
+    Args:
+        limit_bytes: How much is kept.
+        size_bytes: Returns how much something takes.
+    """
+
+    def __init__(self, limit_bytes: int, size_bytes: Callable[[_V], int]):
+        self._limit_bytes = limit_bytes
+        self._size_bytes = size_bytes
+        self._values: OrderedDict[_K, _V] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def find(self, key: _K) -> _V | None:
+        """Return what is kept for a key, if anything is."""
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+            return value
+
+    def keep(self, key: _K, value: _V) -> None:
+        """Keep something in place of what was kept for a key."""
+        with self._lock:
+            if (before := self._values.pop(key, None)) is not None:
+                self._bytes -= self._size_bytes(before)
+            self._values[key] = value
+            self._bytes += self._size_bytes(value)
+            while self._bytes > self._limit_bytes:
+                self._bytes -= self._size_bytes(self._values.popitem(last=False)[1])
+
+
+class _Asked(NamedTuple):
+    """What is asked for: a result of a project, with all its runs or a page of them."""
+
+    project_id: int
+    result_id: int
+    paging: Paging | None
+
+
+@dataclass(frozen=True)
+class _Detail:
+    """A result as it is shown, but for its runs.
+
+    Attributes:
+        state: What differs whenever anything that is shown does.
+        opening: Its JSON, up to where the runs follow.
+        marks: The runs that are to be shown.
+    """
+
+    state: Hashable
+    opening: bytes
+    marks: Sequence[RunMark]
+
+    @property
+    def size_bytes(self) -> int:
+        """How much it takes, about."""
+        return len(self.opening) + _MARK_BYTES * len(self.marks)
+
+
+class _ShownRun(NamedTuple):
+    """A run as its result shows it.
+
+    Attributes:
+        mark: As of when.
+        contribution: What it adds to the result's figures.
+        text: The run as a member of a JSON object, by its id.
+    """
+
+    mark: RunMark
+    contribution: Contribution
+    text: bytes
+
+
+class _Piece(NamedTuple):
+    """Runs as they are sent, and the state of their result then."""
+
+    state: Hashable
+    text: bytes
+
+
+class Details:
+    """Shows results.
+
+    Nothing is shown that was not looked up in the record just then: the result in its project, and what state it and
+    each of its runs is in. What was made for just that state before is used again.
+
+    Args:
+        database: The record.
+        limit_bytes: How much is kept of runs, of pieces of answers, and of what precedes them.
+    """
+
+    def __init__(self, database: Database, limit_bytes: int = MAX_KEPT_BYTES):
+        self._database = database
+        self._runs: Kept[int, _ShownRun] = Kept(limit_bytes, lambda run: len(run.text) + _RUN_BYTES)
+        self._pieces: Kept[tuple[_Asked, int], _Piece] = Kept(limit_bytes, lambda piece: len(piece.text))
+        self._details: Kept[_Asked, _Detail] = Kept(limit_bytes, lambda detail: detail.size_bytes)
+        self._sharing = Sharing()
+
+    async def show(self, project_id: int, result_id: int, paging: Paging | None) -> AsyncGenerator[bytes]:
+        """Yield the JSON of a result: with all its runs, or those on a page.
+
+        Its figures and the list of its runs are as of one moment. A run that changes while others are sent may be
+        sent as it is then; one that is deleted meanwhile may be left out.
+
+        Args:
+            project_id: The project.
+            result_id: The result.
+            paging: The page; None for all runs.
+
+        Raises:
+            NotFound: The project has no such result, or the result no such page.
+            DatabaseBusy: Too many others wait for the record.
+        """
+        asked = _Asked(project_id, result_id, paging)
+
+        async def read() -> _Detail:
+            before: int | None = None
+            while True:
+                # Where as many are missing as before, nothing stays kept until the next turn: it is the last one.
+                found = await self._database.browse(partial(self._read, asked=asked, missing_before=before))
+                if isinstance(found, _Detail):
+                    return found
+                before = found
+
+        detail = await self._sharing.read(asked, read)
+        async for piece in enclosed(detail.opening, self._members(asked, detail), b"}}"):
+            yield piece
+
+    def _read(self, session: Session, *, asked: _Asked, missing_before: int | None) -> _Detail | int:
+        """Return what is asked for; or else how many runs it lacked: others have a turn before the rest is made."""
+        wanted = (ResultRow.id == asked.result_id, ResultRow.project_id == asked.project_id)
+        row = session.scalar(select(ResultRow).where(*wanted))
+        if row is None:
+            raise NotFound
+        # When an agent is deleted, the database itself takes it from its results.
+        state = (row.updated_at, row.agent_id, read_state(session, row.id))
+        kept = self._details.find(asked)
+        if kept is not None and kept.state == state:
+            return kept
+        marks: Sequence[RunMark] = read_marks(session, row.id)
+        shown = {run.mark.id: run for run in self._kept(marks)}
+        missing = [mark for mark in marks if mark.id not in shown]
+        is_last = missing_before is not None and len(missing) >= missing_before
+        now = missing if is_last else missing[:MADE_AT_ONCE]
+        for some in in_pieces(now, AT_ONCE):
+            shown |= {run.mark.id: run for run in self._made(session, some)}
+        if len(now) < len(missing):
+            return len(missing)
+        following = preceding = None
+        contributions = [shown[mark.id].contribution for mark in marks]
+        if asked.paging is not None:
+            following, preceding = asked.paging.around(len(marks))
+            marks = marks[asked.paging.offset : asked.paging.offset + asked.paging.size]
+        shown_result = result(row, contributions, runs_next=following, runs_previous=preceding)
+        text = _RESULT.dump_json(shown_result, exclude={"runs"})
+        made = _Detail(state, text[:-1] + b',"runs":{', marks)
+        self._details.keep(asked, made)
+        return made
+
+    async def _members(self, asked: _Asked, detail: _Detail) -> AsyncGenerator[list[bytes]]:
+        for number, marks in enumerate(in_pieces(detail.marks, PIECE)):
+            kept = self._pieces.find((asked, number))
+            if kept is not None and kept.state == detail.state:
+                text = kept.text
+            else:
+                runs = self._kept(marks)
+                if len(runs) == len(marks):
+                    text = _joined(runs)
+                    self._pieces.keep((asked, number), _Piece(detail.state, text))
+                else:
+                    # Not kept as a piece: what is read by now may be of a later state.
+                    text = _joined(await self._database.browse(partial(self._shown, marks=marks), refuses=False))
+            yield [text] if text else []
+
+    def _shown(self, session: Session, *, marks: Sequence[RunMark]) -> list[_ShownRun]:
+        """Return runs as they are shown: those that are kept, and the others made anew if they are still there."""
+        shown = {run.mark.id: run for run in self._kept(marks)}
+        made = self._made(session, [mark for mark in marks if mark.id not in shown])
+        shown |= {run.mark.id: run for run in made}
+        return [shown[mark.id] for mark in marks if mark.id in shown]
+
+    def _made(self, session: Session, marks: Sequence[RunMark]) -> list[_ShownRun]:
+        """Make runs, as they are now, and keep them."""
+        made: list[_ShownRun] = []
+        for line in lines_of(session, [mark.id for mark in marks]):
+            text = b'"%d":%b' % (line.id, _RUN.dump_json(result_run(line)))
+            run = _ShownRun(line.mark, Contribution.of(line), text)
+            self._runs.keep(line.id, run)
+            made.append(run)
+        return made
+
+    def _kept(self, marks: Sequence[RunMark]) -> list[_ShownRun]:
+        """Return the runs that are kept just as their marks say."""
+        runs = (self._runs.find(mark.id) for mark in marks)
+        return [run for run, mark in zip(runs, marks, strict=True) if run is not None and run.mark == mark]
+
+
+def _joined(runs: Sequence[_ShownRun]) -> bytes:
+    return b",".join(run.text for run in runs)
+
+
+def details(app: FastAPI, database: Database) -> Details:
+    """Return the application's."""
+    if not hasattr(app.state, "details"):
+        app.state.details = Details(database)
+    found: Details = app.state.details
+    return found

@@ -1,0 +1,228 @@
+"""A worker's link to the record: it polls, and holds the worker's runs for as long as it is answered.
+
+One poll waits for something to do; news of runs are told at once by another one, which does not wait. A lease counts
+from when the last poll was sent that was answered: so it ends here before it ends for the record. Then all is given
+up, and nothing is told any more: whoever the worker becomes has a link of its own.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import anyio
+from loguru import logger
+
+from runner.protocol.messages import VERSION, Job, Kept, Load, Order, Poll, RunNow, WorkerInfo
+from runner.protocol.states import WorkerState
+from runner.worker.errors import GivenUp, RecordError
+from runner.worker.record_client import RecordClient
+from runner.worker.retries import FIRST_WAIT_S, LONGEST_WAIT_S
+
+GATHERING_S = 0.03
+"""How long news wait for others."""
+
+PAUSE_S = 0.05
+"""How long to wait after an answer until it is asked again: whatever is wrong with a record, nobody asks all the
+time."""
+
+
+class Linked(Protocol):
+    """What the worker is, for whoever tells of it (see :class:`runner.worker.process.WorkerProcess`)."""
+
+    @property
+    def state(self) -> tuple[WorkerState, str]:
+        """What it is ready for, and why it takes nothing."""
+        ...
+
+    @property
+    def runs(self) -> Sequence[RunNow]:
+        """The runs it has."""
+        ...
+
+    @property
+    def kept(self) -> Sequence[Kept]:
+        """The outcomes on its disk."""
+        ...
+
+    @property
+    def load(self) -> Load:
+        """How it fares."""
+        ...
+
+    def take(self, job: Job) -> None:
+        """Take a run on; the same one may come again."""
+        ...
+
+    def obey(self, orders: Sequence[Order]) -> None:
+        """Do what the record wants about runs."""
+        ...
+
+    def lose(self, reason: str) -> None:
+        """Give up everything: it may be somebody else's."""
+        ...
+
+
+class Link:
+    """Polls, from :meth:`run` on.
+
+    Args:
+        record: The record.
+        info: Who the worker is.
+        lease_s: The record's lease.
+        worker: What is told of.
+        changed: Is called when :attr:`is_answered` has changed.
+        clock: Returns the time in seconds. It goes on while the process is frozen.
+    """
+
+    def __init__(
+        self,
+        record: RecordClient,
+        info: WorkerInfo,
+        lease_s: float,
+        worker: Linked,
+        *,
+        changed: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._record = record
+        self._info = info
+        self._lease_s = lease_s
+        self._worker = worker
+        self._changed = changed
+        self._clock = clock
+        self._number = 0
+        self._answered_s = clock()
+        """When the last poll was sent that was answered."""
+        self._news = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._problem: str | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the record answered when it was asked last."""
+        return self._problem is None
+
+    def news(self) -> None:
+        """Let it be told at once: something has changed."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Poll until cancelled, or until all is given up."""
+        with self._scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._tell_news)
+                tasks.start_soon(self._watch_lease)
+                await self._ask()
+
+    async def say_stopped(self) -> None:
+        """Say that the worker has ended in good order: what it still has goes to others. Ends :meth:`run`.
+
+        Raises:
+            GivenUp: The record has given this worker up.
+            RecordError: The record did not take it.
+        """
+        # It is the last word: after a later one it would not count.
+        self._scope.cancel()
+        await self._record.poll(self._poll(waits=False, state=WorkerState.STOPPED), lease_s=self._lease_s)
+
+    async def _ask(self) -> None:
+        """Poll for something to do."""
+        wait_s = FIRST_WAIT_S
+        # The first one makes the worker known, and shows that it is answered.
+        waits = False
+        while True:
+            if await self._once(waits=waits):
+                wait_s, waits = FIRST_WAIT_S, True
+                await anyio.sleep(PAUSE_S)
+            else:
+                await anyio.sleep(wait_s)
+                wait_s, waits = min(wait_s * 2, LONGEST_WAIT_S), False
+
+    async def _tell_news(self) -> None:
+        """Tell what has changed."""
+        wait_s = FIRST_WAIT_S
+        while True:
+            await self._news.wait()
+            await anyio.sleep(GATHERING_S)
+            self._news = anyio.Event()
+            if await self._once(waits=False):
+                wait_s = FIRST_WAIT_S
+            else:
+                self._news.set()
+                await anyio.sleep(wait_s)
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    async def _once(self, *, waits: bool) -> bool:
+        """Poll once; return whether that was answered."""
+        if self._worker.runs and self._left_s() <= 0:
+            self._lose()
+            return False
+        poll = self._poll(waits=waits)
+        sent_s = self._clock()
+        try:
+            answer = await self._record.poll(poll, lease_s=self._lease_s)
+        except GivenUp as error:
+            self._give_up(str(error))
+            return False
+        except RecordError as error:
+            self._note(str(error))
+            return False
+        self._answered_s = max(self._answered_s, sent_s)
+        self._lease_s = answer.lease_s
+        if self._left_s() <= 0:
+            # It comes too late: what it says may be true no more.
+            if self._worker.runs:
+                self._lose()
+            return False
+        self._note(None)
+        self._worker.obey(answer.orders)
+        for job in answer.jobs:
+            self._worker.take(job)
+        return True
+
+    def _note(self, problem: str | None) -> None:
+        if problem == self._problem:
+            return
+        was_answered = self.is_answered
+        self._problem = problem
+        if problem is not None:
+            logger.bind(worker=self._info.name).warning("worker {}: {}", self._info.name, problem)
+        elif not was_answered:
+            logger.bind(worker=self._info.name).info("worker {}: the record answers again", self._info.name)
+        if was_answered != self.is_answered:
+            self._changed()
+
+    def _poll(self, *, waits: bool, state: WorkerState | None = None) -> Poll:
+        self._number += 1
+        now, why = self._worker.state
+        return Poll(
+            protocol=VERSION,
+            worker=self._info,
+            number=self._number,
+            state=state or now,
+            why=why,
+            waits=waits,
+            runs=tuple(self._worker.runs),
+            kept=tuple(self._worker.kept),
+            load=self._worker.load,
+        )
+
+    async def _watch_lease(self) -> None:
+        """Give everything up once a lease has passed without an answer."""
+        while True:
+            left_s = self._left_s()
+            if left_s <= 0 and self._worker.runs:
+                self._lose()
+            # With nothing to lose it goes on: what it is given comes with another lease.
+            await anyio.sleep(left_s if left_s > 0 else self._lease_s / 8)
+
+    def _left_s(self) -> float:
+        return self._answered_s + self._lease_s - self._clock()
+
+    def _lose(self) -> None:
+        silent_s = self._clock() - self._answered_s
+        self._give_up(f"the record did not answer the worker for {silent_s:.0f} s")
+
+    def _give_up(self, reason: str) -> None:
+        self._worker.lose(reason)
+        self._scope.cancel()

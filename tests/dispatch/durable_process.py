@@ -1,0 +1,51 @@
+"""Does durable work in a process of its own, which can be killed: ``python -m tests.dispatch.durable_process``.
+
+It gets its settings as JSON, and ``often`` if it is to tidy up every second. It says its executor once it does work,
+and ends with its standard input.
+"""
+
+import sys
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import anyio
+from loguru import logger
+
+from runner.dispatch import durable as durable_work
+from runner.dispatch.durable import Durable
+from runner.records.database import Database, database_url
+from runner.records.store import open_store
+from runner.settings import Settings
+
+FAST: dict[str, Any] = {
+    "POLL_INTERVAL_S": 0.1,
+    "SIGN_INTERVAL_S": 0.2,
+    "SILENT_LIMIT_S": 1.0,
+    "FIRST_WAIT_S": 0.02,
+    "LEFT_INTERVAL_S": 0.5,
+}
+"""How a process goes about it in tests."""
+
+
+async def main(settings: Settings, *, tidies_every_second: bool) -> None:
+    for name, value in FAST.items():
+        setattr(durable_work, name, value)
+    if tidies_every_second:
+        durable_work.TIDYING, durable_work.MADE_UP_FOR = "* * * * * *", timedelta()
+    database = Database(database_url(settings.server))
+    durable = Durable(database, open_store(settings.server), settings)
+    await durable.prepare()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(durable.run)
+        print(durable.executor, flush=True)
+        await anyio.to_thread.run_sync(sys.stdin.read)
+        tasks.cancel_scope.cancel()
+    await durable.close()
+    await database.close()
+
+
+if __name__ == "__main__":
+    logger.remove()
+    logger.add(sys.stderr, level="INFO", format="{level} {message}")
+    anyio.run(partial(main, Settings.model_validate_json(sys.argv[1]), tidies_every_second=len(sys.argv) > 2))

@@ -1,0 +1,93 @@
+"""A record is opened with the secret key that it is encrypted with, and with no other."""
+
+import json
+
+import anyio
+import pytest
+from cryptography.fernet import Fernet
+
+from runner.errors import UsageError
+from runner.records.database import Database
+from runner.records.jobs import seal_pipecat_data
+from runner.records.key_check import check_secret_key, take_secret_key
+from runner.records.secrets import Vault
+from runner.records.tables import Agent, ResultRow, RunRow
+
+pytestmark = pytest.mark.anyio
+
+OURS, OTHER = (Vault(Fernet.generate_key(), name) for name in ("secret.key", "another.key"))
+
+
+async def refused(database: Database, vault: Vault) -> str:
+    with pytest.raises(UsageError) as caught:
+        await check_secret_key(database, vault)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+async def test_the_first_key_is_the_records(seeded: Database) -> None:
+    await check_secret_key(seeded, OURS)
+    await check_secret_key(seeded, OURS)
+    said = await refused(seeded, OTHER)
+    assert said.startswith("another.key: is not the secret key") and "migrate --new-secret-key" in said
+    await check_secret_key(seeded, OURS)
+
+
+async def test_of_those_who_start_at_once_one_key_counts(seeded: Database) -> None:
+    others = [Vault(Fernet.generate_key()) for _ in range(4)]
+    taken: list[Vault] = []
+
+    async def start(vault: Vault) -> None:
+        try:
+            await check_secret_key(seeded, vault)
+        except UsageError:
+            return
+        taken.append(vault)
+
+    async with anyio.create_task_group() as tasks:
+        for vault in others:
+            tasks.start_soon(start, vault)
+    assert len(taken) == 1
+
+
+async def fill(database: Database, *, credentials: Vault, waiting: Vault, launched: Vault) -> None:
+    """Put into a record of an earlier version what is encrypted there."""
+    sealed = json.dumps({"api_key": "k"})
+    async with database.session() as session:
+        (await session.get_one(Agent, 1)).credentials = OURS.seal(sealed)
+        session.add(Agent(id=2, project_id=1, name="bot", credentials=credentials.seal(sealed)))
+        session.add(
+            ResultRow(
+                id=1, project_id=1, run_type="pipecat", run_settings=seal_pipecat_data(launched, {"config": {}})
+            )
+        )
+        await session.flush()
+        token = waiting.seal('{"token": "t"}')
+        session.add(RunRow(result_id=1, project_id=1, scenario_name="s", snapshot={}, room_token=token))
+
+
+async def test_a_record_of_an_earlier_version_takes_the_key_that_opens_what_is_there(seeded: Database) -> None:
+    await fill(seeded, credentials=OURS, waiting=OURS, launched=OURS)
+    assert "another.key" in await refused(seeded, OTHER)
+    await check_secret_key(seeded, OURS)
+    await refused(seeded, OTHER)
+
+
+@pytest.mark.parametrize("what", ["credentials", "waiting", "launched"])
+async def test_a_key_that_does_not_open_all_that_is_there_is_refused(seeded: Database, what: str) -> None:
+    await fill(seeded, **{"credentials": OURS, "waiting": OURS, "launched": OURS, what: OTHER})
+    await refused(seeded, OURS)
+    await refused(seeded, OTHER)
+
+
+async def test_another_key_is_taken_at_the_cost_of_what_it_does_not_open(seeded: Database) -> None:
+    await check_secret_key(seeded, OURS)
+    await fill(seeded, credentials=OTHER, waiting=OURS, launched=OURS)
+    assert await take_secret_key(seeded, OTHER) == 1
+    await check_secret_key(seeded, OTHER)
+    await refused(seeded, OURS)
+    async with seeded.reading() as session:
+        assert (await session.get_one(Agent, 1)).credentials is None
+        kept = (await session.get_one(Agent, 2)).credentials
+    assert kept is not None and OTHER.open(kept)
+    assert await take_secret_key(seeded, OTHER) == 0
