@@ -16,10 +16,11 @@ from runner.api.errors import NotFound
 from runner.api.paging import Paging
 from runner.api.schemas.results import Result, result
 from runner.api.schemas.runs import ResultRun, result_run
-from runner.api.streaming import Sharing, enclosed, in_pieces
+from runner.api.streaming import enclosed, in_pieces
 from runner.records.database import Database
 from runner.records.results import Contribution, RunMark, lines_of, read_marks, read_state
 from runner.records.runs import AT_ONCE
+from runner.records.sharing import Sharing
 from runner.records.tables import ResultRow
 
 MAX_KEPT_BYTES = 48_000_000

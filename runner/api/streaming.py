@@ -1,86 +1,14 @@
 """Answers that are made in threads and sent piece by piece, once for all who ask for the same at the same moment."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Hashable, Iterable, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from typing import TypeVar
 
-import anyio
 from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
+from runner.records.sharing import Sharing
+
 _T = TypeVar("_T")
-
-
-class Sharing:
-    """Lets those who ask for the same share one reading of it.
-
-    Nobody is given what was read before they asked: whoever comes while it is read waits for the next reading, with
-    all others who do. So there are two of the same at most, however many ask. Belongs to one event loop.
-    """
-
-    def __init__(self) -> None:
-        self._latest: dict[Hashable, _Reading] = {}
-
-    async def read(self, key: Hashable, read: Callable[[], Awaitable[_T]]) -> _T:
-        """Return what a reading comes to that begins now or later.
-
-        Args:
-            key: What is read, and for whom: equal keys are answered alike.
-            read: Reads it.
-
-        Raises:
-            Exception: What reading raised.
-        """
-        while True:
-            latest = self._latest.get(key)
-            if latest is None or latest.has_begun:
-                return await self._read(key, _Reading(after=latest), read)
-            await latest.ended.wait()
-            if latest.error is not None:
-                raise latest.error
-            if latest.values:
-                return cast(_T, latest.values[0])
-            # Whoever was to read it has gone.
-
-    async def _read(self, key: Hashable, reading: "_Reading", read: Callable[[], Awaitable[_T]]) -> _T:
-        self._latest[key] = reading
-        try:
-            if reading.after is not None:
-                await reading.after.ended.wait()
-                reading.after = None
-            reading.has_begun = True
-            value = await read()
-            reading.values.append(value)
-            return value
-        except Exception as error:
-            reading.error = error
-            raise
-        finally:
-            reading.ended.set()
-            if self._latest.get(key) is reading:
-                if reading.after is None or reading.after.ended.is_set():
-                    del self._latest[key]
-                else:
-                    # It never began: whoever comes now waits for the one before.
-                    self._latest[key] = reading.after
-
-
-class _Reading:
-    """One reading of something, from when it was asked for.
-
-    Attributes:
-        has_begun: Whether it is too late to join.
-        ended: Is set when it has ended, in whatever way.
-        values: What it came to, if it came to anything.
-        error: What it raised.
-        after: The one that has to end before it may begin.
-    """
-
-    def __init__(self, after: "_Reading | None"):
-        self.has_begun = False
-        self.ended = anyio.Event()
-        self.values: list[Any] = []
-        self.error: Exception | None = None
-        self.after = after
 
 
 def sharing_of(app: FastAPI) -> Sharing:

@@ -121,7 +121,7 @@ async def find_key(session: AsyncSession, presented: str) -> KeyIdentity | None:
 async def identify(database: Database, presented: str) -> KeyIdentity | None:
     """Do the same as :func:`find_key` in transactions of its own, and write only when it is time to."""
     try:
-        row = await database.look(lambda session: _find(session, presented))
+        row = await database.look(lambda session: _find(session, presented), shared=("key", presented))
     except DBAPIError:
         # Whoever looks may be the one who finds out that the server was away.
         async with database.reading() as session:

@@ -9,6 +9,7 @@ import anyio
 import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from runner.errors import UsageError
 from runner.records import keys
@@ -189,6 +190,33 @@ async def test_a_wrong_key_is_not_made(
             await create_key(session, kind, project_id=project_id, name=name)
     async with seeded.reading() as session:
         assert not await list_keys(session)
+
+
+async def test_a_key_that_many_show_at_once_is_looked_up_for_all_of_them(
+    seeded: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = [await make(seeded) for _ in range(2)]
+    looks: list[str] = []
+    look = keys._find
+
+    def counted(session: Session, presented: str) -> ApiKey | None:
+        looks.append(presented)
+        return look(session, presented)
+
+    monkeypatch.setattr(keys, "_find", counted)
+    found: dict[str, set[KeyIdentity | None]] = {key: set() for key in shown}
+
+    async def show(key: str) -> None:
+        found[key].add(await identify(seeded, key))
+
+    async with anyio.create_task_group() as tasks:
+        for key in shown * 20:
+            tasks.start_soon(show, key)
+    assert [len(identities) for identities in found.values()] == [1, 1]
+    assert found[shown[0]] != found[shown[1]] and {None} not in found.values()
+    assert len(looks) == 4, "of each of the two the first one looks, and one for all others"
+    await identify(seeded, shown[0])
+    assert len(looks) == 5
 
 
 async def test_of_many_who_show_a_key_at_once_one_notes_that_it_was_used(

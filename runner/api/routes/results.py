@@ -22,12 +22,13 @@ from runner.api.schemas import results as schemas
 from runner.api.schemas.launch import Launched, RerunEntry
 from runner.api.schemas.query import PathId, QueryId, Words
 from runner.api.sharing import Reader
-from runner.api.streaming import Sharing, enclosed, sharing_of, streamed
+from runner.api.streaming import enclosed, sharing_of, streamed
 from runner.records import results as records
 from runner.records.database import Database
 from runner.records.honoured import LATENCY_METRIC_ID, no_metric
 from runner.records.launches import Anew, LaunchRefused, again
 from runner.records.runs import AT_ONCE, lock_result, refresh_result, request_cancel
+from runner.records.sharing import Sharing
 from runner.records.statuses import FINAL_RUN, OPEN_RUN, RunStatus
 from runner.records.tables import Agent, ResultRow, RunRow, utc_now
 
