@@ -13,6 +13,7 @@ Whoever finds every connection in use waits in line: those who came first go fir
 wait, it is a :class:`DatabaseBusy`, and can be tried again.
 """
 
+import json
 import sqlite3
 import threading
 import time
@@ -71,12 +72,18 @@ _MIGRATION_LOCK = 0x73636E72
 
 _SQLITE = ("sqlite", "sqlite+aiosqlite")
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
-_OPTIONS: dict[str, Any] = {
-    "pool_timeout": WAIT_LIMIT_S,
-    "hide_parameters": True,
-    # Twice as fast as Python's own.
-    "json_deserializer": from_json,
-}
+
+
+def _read_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text that was stored, twice as fast as Python itself."""
+    try:
+        return from_json(text)
+    except ValueError:
+        # Python alone writes halves of characters, and reads them.
+        return json.loads(text)
+
+
+_OPTIONS: dict[str, Any] = {"pool_timeout": WAIT_LIMIT_S, "hide_parameters": True, "json_deserializer": _read_json}
 _SQLITE_OPTIONS: dict[str, Any] = {
     **_OPTIONS,
     "connect_args": {"timeout": _LOCK_TIMEOUT_S, "isolation_level": None},

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -25,7 +26,7 @@ from runner.errors import UsageError
 from runner.records import database as databases
 from runner.records.changes import Change, RunChange, note, work_changed
 from runner.records.database import Database, DatabaseBusy, database_url
-from runner.records.tables import Project, RunRow
+from runner.records.tables import Project, ResultRow, RunRow
 from runner.settings import ServerSettings
 from tests.postgres import PostgresServer
 
@@ -502,6 +503,20 @@ async def test_after_the_server_was_away_threads_go_on(
         assert await database.run(counted) == await database.look(counted) == 0
     await database.close()
     postgres_server.drop(name)
+
+
+@pytest.mark.parametrize(
+    "value", ["half of a character: \ud800", {"deep": [[[{"n": 1.5, "none": None}]]]}, 10**25, []]
+)
+async def test_json_is_read_as_it_was_written(sqlite_template: Path, tmp_path: Path, value: Any) -> None:
+    database = Database(f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'record.sqlite')}")
+    async with database.session() as session:
+        session.add(Project(id=1, name="one"))
+        await session.flush()
+        session.add(ResultRow(project_id=1, run_type="pipecat", run_settings={"value": value}))
+    async with database.reading() as session:
+        assert await session.scalar(select(ResultRow.run_settings)) == {"value": value}
+    await database.close()
 
 
 # More than there are connections for.
