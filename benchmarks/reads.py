@@ -7,23 +7,27 @@ A server of its own (``serve --no-worker``) with a result of a thousand runs, ea
 many clients ask at once, each over a connection of its own and for one answer; what counts is how long each waits,
 from connecting to the last byte. All of them are in one other process, which makes nothing of what it reads. The
 figures are of bursts: clients that asked again and again would get what the machine can do, and wait accordingly.
-Meanwhile somebody asks for ``/healthz`` again and again: how long that takes tells whether the event loop is held.
+Meanwhile a third process asks for ``/healthz`` again and again: how long that takes tells whether the event loop is
+held.
 """
 
 import asyncio
 import json
+import multiprocessing
 import os
 import random
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import uvloop
 from sqlalchemy import insert, update
 from sqlalchemy.orm import Session
@@ -56,14 +60,18 @@ class Burst:
         statuses: How often each HTTP status was answered; 0 for answers that broke off.
         answer_bytes: The length of an answer.
         waits_s: How long each waited, in seconds.
+        began_s: When they asked, on the machine's monotonic clock.
+        ended_s: When all had their answers.
         health_s: How long each ``/healthz`` took meanwhile, in seconds.
     """
 
     what: str
     readers: int
-    statuses: dict[int, int] = field(default_factory=dict[int, int])
-    answer_bytes: int = 0
-    waits_s: list[float] = field(default_factory=list[float])
+    statuses: dict[int, int]
+    answer_bytes: int
+    waits_s: list[float]
+    began_s: float
+    ended_s: float
     health_s: list[float] = field(default_factory=list[float])
 
     @property
@@ -81,57 +89,113 @@ class Readers:
     """
 
     def __init__(self, url: str, key: str):
-        self._host, self._port = urlsplit(url).hostname, urlsplit(url).port
+        self._host, self._port = urlsplit(url).hostname or "", urlsplit(url).port or 80
         self._headers = f"Host: {self._host}\r\nX-CEKURA-API-KEY: {key}\r\nConnection: close\r\n\r\n"
 
     async def burst(self, what: str, path: str, readers: int) -> Burst:
         """Let so many ask for a path at once."""
-        found = Burst(what, readers)
-        async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(self._watch(found))
-            # Whoever is there before them sees how it is without.
-            await asyncio.sleep(5 * HEALTH_EVERY_S)
-            found.health_s.clear()
-            async with asyncio.TaskGroup() as reading:
-                for _ in range(readers):
-                    reading.create_task(self._read(f"{API}{path}", found))
-            watching.cancel()
-        return found
-
-    async def _read(self, path: str, found: Burst) -> None:
+        request = f"GET {API}{path} HTTP/1.1\r\n{self._headers}".encode()
         began_s = time.monotonic()
-        status, length = await self._get(path)
-        found.waits_s.append(time.monotonic() - began_s)
-        found.statuses[status] = found.statuses.get(status, 0) + 1
-        found.answer_bytes = max(found.answer_bytes, length)
+        answers = await asyncio.gather(*(self._read(request) for _ in range(readers)))
+        return Burst(
+            what,
+            readers,
+            statuses=dict(Counter(answer.status for answer in answers)),
+            answer_bytes=max(answer.length for answer in answers),
+            waits_s=[answer.took_s for answer in answers],
+            began_s=began_s,
+            ended_s=time.monotonic(),
+        )
 
-    async def _watch(self, found: Burst) -> None:
-        while True:
-            began_s = time.monotonic()
-            await self._get("/healthz")
-            found.health_s.append(time.monotonic() - began_s)
-            await asyncio.sleep(HEALTH_EVERY_S)
-
-    async def _get(self, path: str) -> tuple[int, int]:
-        """Return the status of an answer and its length; the status is 0 if it broke off."""
+    async def _read(self, request: bytes) -> "Answer":
+        loop = asyncio.get_running_loop()
+        answer = Answer(request, loop.create_future())
         try:
-            reader, writer = await asyncio.open_connection(self._host, self._port, limit=_RECEIVED_BYTES)
+            await loop.create_connection(lambda: answer, self._host, self._port)
+            await answer.ended
         except OSError:
-            return 0, 0
-        try:
-            writer.write(f"GET {path} HTTP/1.1\r\n{self._headers}".encode())
-            head = await reader.readuntil(b"\r\n\r\n")
-            is_chunked = b"transfer-encoding: chunked" in head.lower()
-            length, end = 0, b""
-            while data := await reader.read(_RECEIVED_BYTES):
-                length += len(data)
-                end = (end + data[-5:])[-5:]
-            is_whole = not is_chunked or end == b"0\r\n\r\n"
-            return (int(head.split(b" ", 2)[1]) if is_whole else 0), length
-        except (OSError, asyncio.IncompleteReadError):
-            return 0, 0
-        finally:
-            writer.close()
+            answer.end = b""
+        return answer
+
+
+class Answer(asyncio.BufferedProtocol):
+    """Asks, and counts what is answered.
+
+    Args:
+        request: What to ask.
+        ended: Is done when the connection has ended.
+    """
+
+    _buffer = memoryview(bytearray(_RECEIVED_BYTES))
+
+    def __init__(self, request: bytes, ended: "asyncio.Future[None]"):
+        self._request = request
+        self._began_s = time.monotonic()
+        self.ended = ended
+        self.head = self.end = b""
+        self.length = 0
+        self.took_s = 0.0
+
+    @property
+    def status(self) -> int:
+        """The HTTP status; 0 if the answer broke off."""
+        is_chunked = b"transfer-encoding: chunked" in self.head.lower()
+        if not self.head or not self.end or (is_chunked and not self.end.endswith(b"0\r\n\r\n")):
+            return 0
+        return int(self.head.split(b" ", 2)[1])
+
+    def connection_made(self, transport: Any) -> None:
+        """Ask."""
+        transport.write(self._request)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to put what comes: nobody looks at it later."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Count it."""
+        if not self.head:
+            self.head = bytes(self._buffer[: min(nbytes, 2_000)])
+        self.length += nbytes
+        self.end = (
+            bytes(self._buffer[max(0, nbytes - 5) : nbytes])
+            if nbytes >= 5
+            else self.end[nbytes - 5 :] + bytes(self._buffer[:nbytes])
+        )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note when."""
+        self.took_s = time.monotonic() - self._began_s
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+def watch(url: str, stop: Any, found: Any) -> None:
+    """Ask for ``/healthz`` again and again; put ``(when, how long it took)``, in seconds, when told to stop."""
+    samples: list[tuple[float, float]] = []
+    with httpx.Client(base_url=url, timeout=60) as http:
+        while not stop.wait(HEALTH_EVERY_S):
+            began_s = time.monotonic()
+            http.get("/healthz").raise_for_status()
+            samples.append((began_s, time.monotonic() - began_s))
+    found.put(samples)
+
+
+@contextmanager
+def watched(url: str) -> Generator[Callable[[], list[tuple[float, float]]]]:
+    """Let another process watch a server, and yield what ends that and returns what it saw."""
+    context = multiprocessing.get_context("spawn")
+    stop, found = context.Event(), context.Queue()
+    watcher = context.Process(target=watch, args=(url, stop, found), daemon=True)
+    watcher.start()
+
+    def seen() -> list[tuple[float, float]]:
+        stop.set()
+        samples: list[tuple[float, float]] = found.get(timeout=60)
+        watcher.join()
+        return samples
+
+    yield seen
 
 
 def call(random_: random.Random) -> dict[str, Any]:
@@ -225,6 +289,22 @@ async def measure(client: Client, database_url: str, runs: int) -> Measured:
     database = Database(database_url)
     outcome_bytes = await database.run(fill(database, first_run, runs))
     readers = Readers(client.url, client.key)
+    with watched(client.url) as seen:
+        # Until the watcher has begun.
+        await asyncio.sleep(3)
+        bursts = await let_read(readers, database, result_id, first_run)
+        for began_s, took_s in seen():
+            for burst in bursts:
+                if began_s < burst.ended_s and began_s + took_s > burst.began_s:
+                    burst.health_s.append(took_s)
+    await database.close()
+    body = await asyncio.to_thread(client.get, f"/results/{result_id}/")
+    assert len(body["runs"]) == body["success_runs_count"] == runs
+    return Measured(outcome_bytes, bursts)
+
+
+async def let_read(readers: Readers, database: Database, result_id: int, first_run: int) -> list[Burst]:
+    """Let many read one thing after the other."""
     detail = f"/results/{result_id}/"
     bursts = [
         await readers.burst("the result, never read before", detail, 200),
@@ -233,17 +313,15 @@ async def measure(client: Client, database_url: str, runs: int) -> Measured:
     changing = asyncio.create_task(keep_changing(database, first_run))
     bursts.append(await readers.burst(f"the result, a run of it changes every {CHANGE_EVERY_S:g} s", detail, 200))
     changing.cancel()
-    bursts += [
-        await readers.burst("the result", detail, 500),
-        await readers.burst("a page of 100 of its runs, in the result", f"{detail}?page=5&page_size=100", 200),
-        await readers.burst("a page of 50 of its runs, whole", f"/runs/?result_id={result_id}&page=10", 200),
-        await readers.burst("the list of results", "/results/", 200),
-        await readers.burst("one run of it", f"/runs/{first_run}/", 200),
-    ]
-    await database.close()
-    body = await asyncio.to_thread(client.get, detail)
-    assert len(body["runs"]) == body["success_runs_count"] == runs
-    return Measured(outcome_bytes, bursts)
+    for what, path, count in (
+        ("the result", detail, 500),
+        ("a page of 100 of its runs, in the result", f"{detail}?page=5&page_size=100", 200),
+        ("a page of 50 of its runs, whole", f"/runs/?result_id={result_id}&page=10", 200),
+        ("the list of results", "/results/", 200),
+        ("one run of it", f"/runs/{first_run}/", 200),
+    ):
+        bursts.append(await readers.burst(what, path, count))
+    return bursts
 
 
 def run(runs: int, *, on_postgres: bool) -> Measured:
