@@ -10,12 +10,15 @@ from fastapi.routing import APIRoute
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
+from loguru import logger
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runner.api.auth import Keys, presented_key
+from runner.api.errors import RETRY_AFTER_S
 from runner.records.keys import KeyIdentity, KeyKind
 from runner.settings import ServerSettings
 
@@ -110,7 +113,14 @@ class RateLimit:
             await self._app(scope, receive, send)
             return
         presented = presented_key(scope)
-        identity = None if presented is None else await self._keys.identify(presented)
+        try:
+            identity = None if presented is None else await self._keys.identify(presented)
+        except (SQLAlchemyError, OSError) as error:
+            # Here nobody else answers for it: the routes are further in.
+            logger.warning("a key could not be looked up ({})", type(error).__name__)
+            detail = {"detail": "The record can't be used now."}
+            await JSONResponse(detail, 503, {"Retry-After": str(RETRY_AFTER_S)})(scope, receive, send)
+            return
         if identity is not None:
             scope.setdefault("state", {})["key"] = identity
         wait_s = self._wait_s(scope, identity)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import OperationalError
 
 from runner.api.app import create_app
 from runner.api.services import Services
@@ -220,3 +221,17 @@ async def test_links_are_to_where_a_trusted_proxy_was_asked(services: Services, 
             assert (await client.post(path, json={"name": name})).status_code == 201
         page = await client.get(f"{path}?page_size=1", headers={"X-Forwarded-Proto": "https"})
         assert page.json()["next"].startswith("https://testserver/")
+
+
+async def test_while_the_record_is_away_a_key_is_answered_with_503(
+    services: Services, user_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look(*_: Any, **__: Any) -> None:
+        raise OperationalError("SELECT", {}, Exception("is away"))
+
+    app = limited(services)
+    monkeypatch.setattr(services.database, "look", look)
+    monkeypatch.setattr(services.database, "reading", look)
+    async with client_of(app, user_key) as client:
+        answer = await client.get(PROJECTS)
+    assert answer.status_code == 503 and int(answer.headers["Retry-After"]) > 0
