@@ -117,7 +117,7 @@ class RateLimit:
             identity = None if presented is None else await self._keys.identify(presented)
         except (SQLAlchemyError, OSError) as error:
             # Here nobody else answers for it: the routes are further in.
-            logger.warning("a key could not be looked up ({})", type(error).__name__)
+            logger.debug("a key could not be looked up ({})", type(error).__name__)
             detail = {"detail": "The record can't be used now."}
             await JSONResponse(detail, 503, {"Retry-After": str(RETRY_AFTER_S)})(scope, receive, send)
             return
