@@ -57,6 +57,7 @@ def line_begins_ns(tmp_path: Path) -> int:
     return next(e.at_ns for e in facts if e.type == "caller_started_speaking")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", Condition)
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, condition: Condition) -> None:
     made = simulation(condition, seed=7)
