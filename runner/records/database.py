@@ -14,6 +14,7 @@ wait, it is a :class:`DatabaseBusy`, and can be tried again.
 """
 
 import json
+import secrets
 import sqlite3
 import threading
 import time
@@ -104,7 +105,7 @@ _POSTGRES_OPTIONS: dict[str, Any] = {
     "pool_use_lifo": True,
 }
 _CHANNEL = "scenario_runner_work"
-_NOTIFY = text(f"NOTIFY {_CHANNEL}")
+_NOTIFY = text(f"SELECT pg_notify('{_CHANNEL}', :sender)")
 
 _T = TypeVar("_T")
 
@@ -172,7 +173,8 @@ class Database:
         self._file = anyio.Path(self._url.database or "")
         self._engine: AsyncEngine | None = None
         self._reading_engine: AsyncEngine | None = None
-        self._threads = _Threads(self._url)
+        self._sender = secrets.token_hex(8)
+        self._threads = _Threads(self._url, self._sender)
         # On SQLite whoever may write takes turns; each process sees to its own.
         self._writing = _Line(1 if self._is_sqlite else _POSTGRES_WRITERS)
         self._running = self._writing if self._is_sqlite else _Line(_THREADS)
@@ -235,7 +237,7 @@ class Database:
                 with anyio.CancelScope(shield=True):
                     has_changed = has_changed_work(session.info)
                     if has_changed and not self._is_sqlite:
-                        await session.execute(_NOTIFY)
+                        await session.execute(_NOTIFY, {"sender": self._sender})
                     await session.commit()
                 log_changes(session.info)
                 if has_changed:
@@ -321,8 +323,10 @@ class Database:
         ) as listening:
             await listening.execute(f"LISTEN {_CHANNEL}")
             self.work_changed()
-            async for _ in listening.notifies():
-                self.work_changed()
+            async for notice in listening.notifies():
+                # What this process commits it knows already.
+                if notice.payload != self._sender:
+                    self.work_changed()
 
     async def migrate(self) -> None:
         """Bring the tables up to date, whichever version they have. Safe while other processes do the same.
@@ -455,10 +459,12 @@ class _Threads:
 
     Args:
         url: The address.
+        sender: Says to other processes whose transactions these are.
     """
 
-    def __init__(self, url: URL):
+    def __init__(self, url: URL, sender: str):
         self._url = url
+        self._sender = sender
         self._is_sqlite = url.drivername == "sqlite"
         # Room for all of them: none waits for another one here.
         self._limiter = anyio.CapacityLimiter(2 * _THREADS + _BROWSERS)
@@ -473,7 +479,7 @@ class _Threads:
                 value = work(session)
                 has_changed = has_changed_work(session.info)
                 if has_changed and not self._is_sqlite:
-                    session.execute(_NOTIFY)
+                    session.execute(_NOTIFY, {"sender": self._sender})
                 session.commit()
                 log_changes(session.info)
                 return value, has_changed
