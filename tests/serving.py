@@ -7,12 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from runner.sessions.local_agent import free_port, reference_agent_command
+from tests.cluster.program import Program
+from tests.cluster.program import until as there
 
 API = "/test_framework/v1"
 
@@ -95,3 +99,22 @@ def make_scenario(client: httpx.Client, name: str, text: str) -> int:
     answer = client.post(f"{API}/scenarios/", json={**body, "pipecat_eval": text})
     assert answer.status_code == 201, answer.text
     return answer.json()["id"]
+
+
+@contextmanager
+def metronome(folder: Path) -> Generator[str]:
+    """Run an agent to call, with its log in ``folder``, and yield the address that its offers go to."""
+    port = free_port()
+    program = Program("agent", reference_agent_command("metronome", port)[1:], folder, dict(os.environ))
+    program.start()
+
+    def answers() -> bool:
+        with suppress(httpx.ConnectError):
+            return httpx.get(f"http://127.0.0.1:{port}/").status_code > 0
+        return False
+
+    try:
+        there(answers, program.tail)
+        yield f"http://127.0.0.1:{port}/api/offer"
+    finally:
+        program.kill()

@@ -16,10 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from runner.sessions.local_agent import free_port, reference_agent_command
-from tests.cluster.program import Program
+from runner.sessions.local_agent import free_port
 from tests.cluster.program import until as there
-from tests.serving import API, launch, make_scenario, until
+from tests.serving import API, launch, make_scenario, metronome, until
 from tests.test_deploy import OURS, names
 
 pytestmark = [pytest.mark.slow, pytest.mark.webrtc, pytest.mark.timeout(300)]
@@ -56,20 +55,8 @@ def images() -> None:
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[str]:
-    port = free_port()
-    program = Program("agent", reference_agent_command("metronome", port)[1:], tmp_path, dict(os.environ))
-    program.start()
-
-    def answers() -> bool:
-        with suppress(httpx.ConnectError):
-            return httpx.get(f"http://127.0.0.1:{port}/").status_code > 0
-        return False
-
-    try:
-        there(answers, program.tail)
-        yield f"http://127.0.0.1:{port}/api/offer"
-    finally:
-        program.kill()
+    with metronome(tmp_path) as offers:
+        yield offers
 
 
 class Running:

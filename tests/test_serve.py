@@ -4,14 +4,12 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import time
 import wave
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-import httpx
 import pytest
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
@@ -22,10 +20,9 @@ from runner.records.database import Database, database_url
 from runner.records.key_check import check_secret_key
 from runner.records.secrets import Vault
 from runner.server import serve
-from runner.sessions.local_agent import free_port, reference_agent_command
 from runner.settings import ServerSettings, Settings
 from tests.recognition import sounds_like
-from tests.serving import API, launch, make_scenario, serving, until
+from tests.serving import API, launch, make_scenario, metronome, serving, until
 
 pytestmark = pytest.mark.webrtc
 
@@ -35,20 +32,9 @@ TOKEN = "planted-room-token"
 
 
 @pytest.fixture(scope="module")
-def agent() -> Iterator[str]:
-    port = free_port()
-    with subprocess.Popen(
-        reference_agent_command("metronome", port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/")
-                break
-            except httpx.ConnectError:
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/api/offer"
-        process.terminate()
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with metronome(tmp_path_factory.mktemp("agent")) as offers:
+        yield offers
 
 
 def until_the_agent_spoke(outbox: Path, run: int) -> None:

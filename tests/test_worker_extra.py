@@ -1,22 +1,17 @@
 """A worker as a machine of its own has it: installed from its own lock file, with no database and no API in reach."""
 
-import os
 import signal
 import subprocess
 import sys
 import wave
 from collections.abc import Iterator
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
-import httpx
 import pytest
 
-from runner.sessions.local_agent import free_port, reference_agent_command
-from tests.cluster.program import Program, environment
-from tests.cluster.program import until as there
-from tests.serving import API, launch, make_scenario, serving, until
+from tests.cluster.program import environment
+from tests.serving import API, launch, make_scenario, metronome, serving, until
 from tests.test_deploy import NOT_FOR_WORKERS
 
 pytestmark = [pytest.mark.slow, pytest.mark.webrtc, pytest.mark.timeout(600)]
@@ -50,20 +45,8 @@ def bare(**more: str) -> dict[str, str]:
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[str]:
-    port = free_port()
-    program = Program("agent", reference_agent_command("metronome", port)[1:], tmp_path, dict(os.environ))
-    program.start()
-
-    def answers() -> bool:
-        with suppress(httpx.ConnectError):
-            return httpx.get(f"http://127.0.0.1:{port}/").status_code > 0
-        return False
-
-    try:
-        there(answers, program.tail)
-        yield f"http://127.0.0.1:{port}/api/offer"
-    finally:
-        program.kill()
+    with metronome(tmp_path) as offers:
+        yield offers
 
 
 def test_its_environment_is_sound_and_has_neither_database_nor_api(python: Path) -> None:

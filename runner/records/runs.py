@@ -15,7 +15,6 @@ from enum import StrEnum
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import ColumnElement, bindparam, func, literal_column, select, update
 from sqlalchemy.orm import Session
 
@@ -134,15 +133,7 @@ _LOCKED = (
     .order_by(RUNS.c.id)
     .with_for_update()
 )
-_STATE = select(
-    RUNS.c.id,
-    RUNS.c.status,
-    RUNS.c.attempt,
-    RUNS.c.executor,
-    RUNS.c.cancel_requested,
-    RUNS.c.joined_at,
-    RUNS.c.said_at,
-).where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)))
+_STATE = select(RUNS.c.status, RUNS.c.attempt, RUNS.c.executor).where(_RUN)
 _SET = update(RUNS).where(_RUN)
 _SET_ALL = update(RUNS).where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)))
 _REPORTED = select(RUNS.c.attempt, RUNS.c.executor, RUNS.c.status, RUNS.c.reported, RUNS.c.artefacts).where(_RUN)
@@ -181,20 +172,19 @@ class Told:
     evaluating: bool = False
 
 
-class Claimed(BaseModel):
-    """What stands of a run when somebody asks who has it."""
+@dataclass(frozen=True)
+class RunState:
+    """How a run stands, for whoever works on it.
 
-    model_config = ConfigDict(frozen=True)
+    Attributes:
+        status: Its status.
+        attempt: The attempt that counts.
+        executor: The worker that has it, or had it when it ended.
+    """
 
     status: RunStatus
     attempt: int
     executor: str | None
-    """The worker that has it, or had it when it ended."""
-    cancel_requested: bool
-    joined: bool
-    """Whether its caller was in the room with the agent."""
-    said: bool
-    """Whether something was said or published there."""
 
     def is_of(self, attempt: int) -> bool:
         """Return whether an attempt is the one that counts: of a run that waits there is none yet."""
@@ -516,19 +506,10 @@ def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
     return at_once
 
 
-def look_at(session: Session, run_ids: Sequence[int]) -> dict[int, Claimed]:
-    """Return what stands of runs for whoever works on them; without those that are not there."""
-    return {
-        row.id: Claimed(
-            status=RunStatus(row.status),
-            attempt=row.attempt,
-            executor=row.executor,
-            cancel_requested=row.cancel_requested,
-            joined=row.joined_at is not None,
-            said=row.said_at is not None,
-        )
-        for row in session.execute(_STATE, {"of_runs": list(run_ids)})
-    }
+def state_of(session: Session, run_id: int) -> RunState | None:
+    """Return how a run stands; None if it is not there."""
+    row = session.execute(_STATE, {"of_run": run_id}).first()
+    return None if row is None else RunState(RunStatus(row.status), row.attempt, row.executor)
 
 
 class Upload(StrEnum):

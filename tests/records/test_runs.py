@@ -28,10 +28,10 @@ from runner.records.runs import (
     end_run,
     expect_artefact,
     give_back,
-    look_at,
     progress,
     refresh_result,
     request_cancel,
+    state_of,
 )
 from runner.records.secrets import Vault
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, result_status
@@ -353,8 +353,7 @@ async def test_cancelling_ends_what_waits_at_once_and_asks_what_is_on_to_stop(da
     assert await do(database, take, VAULT, handed_over, 1, "a") is None
     run = await row(database, waiting)
     assert (run.status, run.room_token, run.call_ended_reason) == ("cancelled", None, "run-cancelled-by-user")
-    state = (await do(database, look_at, [on]))[on]
-    assert state.cancel_requested and state.status is RunStatus.RUNNING
+    assert (await row(database, on)).cancel_requested and (await row(database, on)).status == "running"
     assert not (await row(database, over)).cancel_requested
     assert await accepts(database, on, 1, cancelled())
     assert (await row(database, on)).status == "cancelled"
@@ -535,7 +534,7 @@ class Model:
     async def apply(self, move: Move) -> None:
         kind, which, late = move
         run_id = self._ids[which]
-        state = (await do(self._database, look_at, [run_id])).get(run_id)
+        state = await do(self._database, state_of, run_id)
         attempt = max(0, state.attempt - late)
         match kind:
             case "give":
@@ -582,7 +581,7 @@ class Model:
     async def end(self) -> None:
         for run_id in self._ids:
             await do(self._database, request_cancel, [run_id])
-            state = (await do(self._database, look_at, [run_id]))[run_id]
+            state = await do(self._database, state_of, run_id)
             await do(self._database, give_back, run_id, state.attempt, detail="gone", unsaid=False)
         assert await status_of_result(self._database, self._ids[0]) in {status.value for status in FINAL_RESULT}
 

@@ -35,7 +35,7 @@ from runner.evaluation.verdicts import Cause
 from runner.protocol import messages
 from runner.records import runs as records
 from runner.records.endings import read_outcome, storable
-from runner.records.runs import Receipt, Told, Upload, end_run, give_back, look_at, progress
+from runner.records.runs import Receipt, Told, Upload, end_run, give_back, progress, state_of
 from runner.records.statuses import FINAL_RUN
 from runner.records.store import ArtefactTooLarge, StoreFailed, artefact_key
 
@@ -136,7 +136,7 @@ async def report_events(
     request: Request, services: AppServices, key: WorkerKey, id: PathId, body: messages.Events
 ) -> messages.EventsTaken:
     """Tell whoever watches what happens in a call. 409: this attempt does not count any more."""
-    state = (await services.database.look(lambda session: look_at(session, [id]))).get(id)
+    state = await services.database.look(lambda session: state_of(session, id))
     if state is None:
         raise NotFound
     if not state.is_of(body.attempt):
@@ -244,7 +244,7 @@ async def _give_back(
     run_id, attempt = given.run_id, given.attempt
 
     def is_its(session: Session) -> bool:
-        state = look_at(session, [run_id]).get(run_id)
+        state = state_of(session, run_id)
         return state is not None and state.is_of(attempt) and state.executor == given.executor
 
     if not await services.database.look(is_its):
