@@ -17,6 +17,7 @@ from runner.api.services import Services
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
 from runner.errors import UsageError
+from runner.garbage import search_seldom
 from runner.records.data_dir import data_dir
 from runner.records.database import Database, database_url
 from runner.records.key_check import check_secret_key
@@ -92,6 +93,7 @@ async def serve(
                 tasks.start_soon(_in_background, services, background)
                 tasks.start_soon(web.serve, [listener])
                 await web.ready.wait()
+                search_seldom()
                 if worker_key is None:
                     announce(announcement)
                     await anext(signals)

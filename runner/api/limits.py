@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from fastapi.routing import APIRoute
 from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from loguru import logger
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
@@ -123,7 +123,7 @@ class RateLimit:
             return
         if identity is not None:
             scope.setdefault("state", {})["key"] = identity
-        wait_s = self._wait_s(scope, identity)
+        wait_s = await self._wait_s(scope, identity)
         if wait_s:
             answer = JSONResponse(
                 {"detail": f"Request was throttled. Expected available in {wait_s} seconds."},
@@ -134,7 +134,7 @@ class RateLimit:
             return
         await self._app(scope, receive, send)
 
-    def _wait_s(self, scope: Scope, identity: KeyIdentity | None) -> int:
+    async def _wait_s(self, scope: Scope, identity: KeyIdentity | None) -> int:
         """Count a request, and return how long to wait until it may come again; 0 if it may now."""
         if identity is None:
             counted = ("address", _address(scope))
@@ -142,9 +142,9 @@ class RateLimit:
             return 0
         else:
             counted = ("key", str(identity.id))
-        if self._limiter.hit(self._limit, *counted):
+        if await self._limiter.hit(self._limit, *counted):
             return 0
-        resets_at = self._limiter.get_window_stats(self._limit, *counted).reset_time
+        resets_at = (await self._limiter.get_window_stats(self._limit, *counted)).reset_time
         return max(1, math.ceil(resets_at - time.time()))
 
 

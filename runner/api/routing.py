@@ -1,11 +1,9 @@
 """Routers whose paths are spelled as Cekura's clients spell them, and what stands before each of their routes."""
 
 import functools
-import gc
 import json
 import math
-from collections.abc import Callable, Coroutine, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -181,16 +179,15 @@ class JsonRoute(APIRoute):
             _Wrong: It is no such body as the route takes.
         """
         _count_values(content)
-        with _no_search_for_garbage():
-            value = self.read(content)
-            try:
-                return self._adapter.validate_python(value, from_attributes=True)
-            except ValidationError as error:
-                if error.error_count() > MAX_ERRORS:
-                    # To name them takes ten times as long as to find them.
-                    raise _Wrong(BadRequest({NON_FIELD: [f"More than {MAX_ERRORS} values are wrong."]})) from None
-                problems = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
-                raise _Wrong(RequestValidationError(problems, body=value)) from None
+        value = self.read(content)
+        try:
+            return self._adapter.validate_python(value, from_attributes=True)
+        except ValidationError as error:
+            if error.error_count() > MAX_ERRORS:
+                # To name them takes ten times as long as to find them.
+                raise _Wrong(BadRequest({NON_FIELD: [f"More than {MAX_ERRORS} values are wrong."]})) from None
+            problems = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+            raise _Wrong(RequestValidationError(problems, body=value)) from None
 
 
 class _JsonRequest(Request):
@@ -233,18 +230,6 @@ async def off_the_loop(work: Callable[[bytes], _T], content: bytes) -> _T:
     if not _is_large(content):
         return work(content)
     return await anyio.to_thread.run_sync(work, content, limiter=_reading)
-
-
-@contextmanager
-def _no_search_for_garbage() -> Generator[None]:
-    """Let Python look for no circles: in what is read there are none, and looking takes longer than reading it."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _is_large(content: bytes) -> bool:

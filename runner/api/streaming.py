@@ -1,6 +1,6 @@
 """Answers that are made in threads and sent piece by piece, once for all who ask for the same at the same moment."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from fastapi import FastAPI
@@ -19,10 +19,14 @@ def sharing_of(app: FastAPI) -> Sharing:
     return found
 
 
-async def streamed(pieces: AsyncGenerator[bytes]) -> StreamingResponse:
+async def streamed(pieces: AsyncGenerator[bytes], headers: Mapping[str, str] | None = None) -> StreamingResponse:
     """Return JSON as an answer that is sent as it is made.
 
     Its first piece is made before: what goes wrong until then is answered with a status of its own.
+
+    Args:
+        pieces: The pieces.
+        headers: Headers of the answer, besides its type.
     """
     first = await anext(pieces)
 
@@ -31,7 +35,7 @@ async def streamed(pieces: AsyncGenerator[bytes]) -> StreamingResponse:
         async for piece in pieces:
             yield piece
 
-    return StreamingResponse(body(), media_type="application/json")
+    return StreamingResponse(body(), media_type="application/json", headers=headers)
 
 
 async def enclosed(opening: bytes, pieces: AsyncIterable[Sequence[bytes]], closing: bytes) -> AsyncGenerator[bytes]:

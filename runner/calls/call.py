@@ -61,7 +61,7 @@ from runner.calls.measuring import measure_call_aside
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.request import CallRequest, CallWatcher, new_run_id
 from runner.calls.run_file import Circumstances, Run, judge_run, write_run
-from runner.calls.stalls import StallWatch, spare_the_collector
+from runner.calls.stalls import StallWatch
 from runner.calls.surroundings import Surroundings
 from runner.calls.timeline import TimelineWriter
 from runner.errors import MissingExtra, RoomError, RunnerError, UsageError
@@ -71,6 +71,7 @@ from runner.evaluation.speech import words_are_in_doubt
 from runner.evaluation.transcript import unrecognised
 from runner.evaluation.verdicts import Judgement, Question, Verdict
 from runner.evaluation.view import CallView
+from runner.garbage import spare_what_is_loaded
 from runner.rooms.base import AUDIO_RATE_HZ, Room
 from runner.rooms.urls import check_data_message, public_url, room_kind
 from runner.settings import Settings
@@ -415,7 +416,7 @@ class Call:
                     tasks=tasks,
                 )
                 async with self._running_pipeline(room, tasks) as pipeline:
-                    spare_the_collector()
+                    spare_what_is_loaded()
                     await self._talk(room, pipeline)
             except RoomError as error:
                 self._end(error.reason, str(error))

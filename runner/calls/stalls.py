@@ -1,7 +1,5 @@
 """Whether our own side stood still: a watch that is to look up again and again, and notices when it did so late."""
 
-import functools
-import gc
 from collections.abc import Callable
 
 import anyio
@@ -46,14 +44,3 @@ class StallWatch:
             return
         stalled_ns, self._due_ns = now_ns - self._due_ns, now_ns
         self._note(HarnessStalled(at_ns=now_ns - stalled_ns, duration_ms=stalled_ns / NS_PER_MS))
-
-
-@functools.cache
-def spare_the_collector() -> None:
-    """Let the garbage collector leave alone what is loaded by now: called once all that makes calls is.
-
-    A full collection looks at every object there is, and stops all threads for some 0.4 s: nearly all of that is the
-    libraries' own, which stays. It is done here for the last time, once in a process, before the first conversation.
-    """
-    gc.collect()
-    gc.freeze()

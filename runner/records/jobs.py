@@ -43,7 +43,12 @@ class RoomSecrets(BaseModel):
     @property
     def names(self) -> list[str]:
         """Which of them there are."""
-        return [name for name in type(self).model_fields if getattr(self, name) not in (None, SecretStr(""))]
+        there = {
+            "token": self.token is not None and bool(self.token.get_secret_value()),
+            "url": self.url is not None and bool(self.url.get_secret_value()),
+            "data_message": self.data_message is not None,
+        }
+        return [name for name, is_there in there.items() if is_there]
 
     def seal(self, vault: Vault) -> bytes | None:
         """Return them encrypted; None if there are none."""

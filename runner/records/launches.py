@@ -1,10 +1,11 @@
 """From a launch to a result with its runs, waiting for workers: all of it, or nothing."""
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import SecretStr
 from sqlalchemy import insert, select, text
@@ -43,10 +44,15 @@ MAX_RUNS = 10_000
 
 DEFAULT_PRIORITY = 100
 
+PATIENCE_S = 3.0
+"""For how long a large launch lets those go first who read much."""
+
 ATTEMPTS = 3
 """How often a launch is checked anew because what it names went between checking and writing."""
 
 Errors = dict[str, Any]
+
+_T = TypeVar("_T")
 
 
 class LaunchRefused(RunnerError):
@@ -162,6 +168,7 @@ async def launch(services: "Services", launch: Launch) -> ResultRow:
     Raises:
         LaunchRefused: Something is wrong with it; nothing was created.
     """
+    patient_until_s = time.monotonic() + PATIENCE_S
     guard = RoomGuard(services.settings)
     await guard.look_up([entry.room_url for entry in launch.entries if entry.room_url is not None])
     for attempt in range(1, ATTEMPTS + 1):
@@ -170,12 +177,12 @@ async def launch(services: "Services", launch: Launch) -> ResultRow:
             if earlier is not None:
                 return earlier
             found = await _find(session, launch)
-        plan = await _Check(services, launch, found, guard).plan()
+        plan = await _Check(services, launch, found, guard).plan(patient_until_s)
         try:
             async with services.database.session() as session:
                 await _lock(session, launch)
                 result = await _earlier(services, session, launch)
-                result = result or await _write(services, session, launch, plan)
+                result = result or await _write(services, session, launch, plan, patient_until_s)
                 work_changed(session.sync_session)
             return result
         except IntegrityError:
@@ -197,7 +204,7 @@ async def mistakes(services: "Services", launch: Launch) -> Errors:
     async with services.database.reading() as session:
         found = await _find(session, launch)
     try:
-        await _Check(services, launch, found, guard).plan()
+        await _Check(services, launch, found, guard).plan(time.monotonic() + PATIENCE_S)
     except LaunchRefused as error:
         return error.errors
     return {}
@@ -340,6 +347,9 @@ class _PlannedRun:
     entry: LaunchEntry
     kind: RoomKind | None
     """What kind of room it takes place in, where that is certain before it begins."""
+    data_message: dict[str, Any] | None
+    """As it is shown."""
+    secrets: RoomSecrets
     snapshot: dict[str, Any]
     session_data: dict[str, Any]
 
@@ -379,6 +389,10 @@ async def _find(session: AsyncSession, launch: Launch) -> _Found:
     return _Found(scenarios, agent, personalities, profiles)
 
 
+_Shown = tuple[dict[str, Any], list[str]]
+"""A personality as a run shows it, and what of it can't be had."""
+
+
 class _Check:
     """Goes through a launch once, collecting everything that is wrong with it."""
 
@@ -388,10 +402,14 @@ class _Check:
         self._found = found
         self._guard = guard
         self._snapshots: dict[tuple[int, int | None], dict[str, Any] | str] = {}
+        self._personalities: dict[int, _Shown] = {}
         self._kinds: dict[str, RoomKind | str] = {}
 
-    async def plan(self) -> _Plan:
+    async def plan(self, patient_until_s: float) -> _Plan:
         """Return what is to be written.
+
+        Args:
+            patient_until_s: Until when it lets those go first who read much.
 
         Raises:
             LaunchRefused: Something is wrong.
@@ -421,10 +439,13 @@ class _Check:
             session = None if start is None else _session_kind(start)
         runs: list[_PlannedRun] = []
         entry_errors: list[Errors] = []
-        for entry in entries:
-            wrong: Errors = {}
-            runs += await self._entry(entry, wrong, session)
-            entry_errors.append(wrong)
+        for some in _chunks(entries):
+            for entry in some:
+                wrong: Errors = {}
+                runs += await self._entry(entry, wrong, session)
+                entry_errors.append(wrong)
+            if len(some) == AT_ONCE:
+                await self._services.database.let_readers_go_first(patient_until_s)
         if any(entry_errors):
             errors["scenarios"] = entry_errors
         if errors:
@@ -466,6 +487,7 @@ class _Check:
         if scenario is None:
             wrong["scenario"] = [_missing(entry.scenario_id)]
             return []
+        message, secrets = _kept_of(entry, self._services.settings)
         runs: list[_PlannedRun] = []
         for profile_id in self._launch.test_profile_ids or [entry.test_profile_id or scenario.test_profile_id]:
             profile = None if profile_id is None else self._found.test_profiles.get(profile_id)
@@ -488,7 +510,13 @@ class _Check:
                     scenario=scenario,
                     entry=entry,
                     kind=kind,
-                    snapshot=_snapshot(played, personality, entry, self._services.settings),
+                    data_message=message,
+                    secrets=secrets,
+                    snapshot={
+                        **self._with(played, personality),
+                        "sealed": secrets.names,
+                        "participant_name": entry.participant_name,
+                    },
                     session_data=_session_data(profile, entry),
                 )
                 runs += [planned] * self._launch.frequency
@@ -505,6 +533,24 @@ class _Check:
             wrong["pipecat_room_url"] = [kind]
             return None
         return kind
+
+    def _with(self, played: dict[str, Any], personality: Personality | None) -> dict[str, Any]:
+        """Return a scenario's part of the snapshot with the personality it is played with."""
+        if personality is None:
+            return {**played, "personality": None}
+        if personality.id not in self._personalities:
+            self._personalities[personality.id] = self._shown(personality)
+        shown, sentences = self._personalities[personality.id]
+        asked = played["asked"]
+        asked = {**asked, "not_honoured": [*asked["not_honoured"], *sentences]}
+        return {**played, "asked": asked, "personality": shown}
+
+    def _shown(self, personality: Personality) -> _Shown:
+        built_in = personality.project_id is None
+        settings = self._services.settings
+        found = personality_sentences(personality.language, personality.data, settings, built_in=built_in)
+        shown = {"id": personality.id, "name": personality.name, "language": personality.language}
+        return shown, in_words("personality", found)
 
     def _played(self, scenario: ScenarioRow, profile: TestProfile | None) -> dict[str, Any] | str:
         """Return a scenario's part of the snapshot, or why it can't be played."""
@@ -547,26 +593,6 @@ class _Check:
             if agent is None
             else {"name": agent.name, "inbound": agent.inbound, "phone_number": agent.phone_number},
         }
-
-
-def _snapshot(
-    played: dict[str, Any], personality: Personality | None, entry: LaunchEntry, settings: "Settings"
-) -> dict[str, Any]:
-    shown = None
-    _, secrets = _kept_of(entry, settings)
-    asked = played["asked"]
-    if personality is not None:
-        built_in = personality.project_id is None
-        sentences = personality_sentences(personality.language, personality.data, settings, built_in=built_in)
-        asked = {**asked, "not_honoured": [*asked["not_honoured"], *in_words("personality", sentences)]}
-        shown = {"id": personality.id, "name": personality.name, "language": personality.language}
-    return {
-        **played,
-        "asked": asked,
-        "personality": shown,
-        "sealed": secrets.names,
-        "participant_name": entry.participant_name,
-    }
 
 
 def _kept_of(entry: LaunchEntry, settings: "Settings") -> tuple[dict[str, Any] | None, RoomSecrets]:
@@ -646,7 +672,9 @@ async def _lock(session: AsyncSession, launch: Launch) -> None:
     await session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
 
-async def _write(services: "Services", session: AsyncSession, launch: Launch, plan: _Plan) -> ResultRow:
+async def _write(
+    services: "Services", session: AsyncSession, launch: Launch, plan: _Plan, patient_until_s: float
+) -> ResultRow:
     agent_id = None if plan.agent is None else plan.agent.id
     settings = {**launch.run_settings, **seal_pipecat_data(services.vault, launch.pipecat_data)}
     if launch.mock_tool_names is not None:
@@ -667,12 +695,10 @@ async def _write(services: "Services", session: AsyncSession, launch: Launch, pl
     await session.flush()
     now = utc_now()
     not_before = now + timedelta(seconds=launch.delay_s) if launch.delay_s else None
-    rows: list[dict[str, Any]] = []
-    for run in plan.runs:
-        entry = run.entry
-        url = entry.room_url
-        message, secrets = _kept_of(entry, services.settings)
-        rows.append(
+    # Row by row in one go: their ids go up in the order of the rows.
+    connection = await session.connection()
+    for runs in _chunks(plan.runs):
+        rows = [
             {
                 "result_id": result.id,
                 "project_id": launch.project_id,
@@ -681,9 +707,9 @@ async def _write(services: "Services", session: AsyncSession, launch: Launch, pl
                 "scenario_name": run.scenario.name,
                 "snapshot": run.snapshot,
                 "expects": bool(run.snapshot["expected_outcome_prompt"]),
-                "room_url": public_url(url) if url is not None and _has_query(url) else url,
-                "room_token": secrets.seal(services.vault),
-                "data_message": message,
+                "room_url": _shown_url(run.entry.room_url),
+                "room_token": run.secrets.seal(services.vault),
+                "data_message": run.data_message,
                 "session_data": run.session_data,
                 "priority": launch.priority,
                 "not_before": not_before,
@@ -692,11 +718,16 @@ async def _write(services: "Services", session: AsyncSession, launch: Launch, pl
                 "created_at": now,
                 "updated_at": now,
             }
-        )
-    # Row by row in one go: their ids go up in the order of the rows.
-    connection = await session.connection()
-    await connection.execute(insert(RunRow), rows)
+            for run in runs
+        ]
+        await connection.execute(insert(RunRow), rows)
+        if len(rows) == AT_ONCE:
+            await services.database.let_readers_go_first(patient_until_s)
     return result
+
+
+def _shown_url(url: str | None) -> str | None:
+    return public_url(url) if url is not None and _has_query(url) else url
 
 
 def _unused(pipecat_data: dict[str, Any], agent: Agent, start: SessionStart) -> Errors:
@@ -737,5 +768,5 @@ def _has_query(url: str) -> bool:
     return "?" in url or "#" in url
 
 
-def _chunks(ids: Sequence[int]) -> Iterable[Sequence[int]]:
-    return (ids[begin : begin + AT_ONCE] for begin in range(0, len(ids), AT_ONCE))
+def _chunks(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
+    return (items[begin : begin + AT_ONCE] for begin in range(0, len(items), AT_ONCE))

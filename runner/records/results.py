@@ -7,7 +7,7 @@ is counted without a look at what its runs came to.
 import hashlib
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, cast
@@ -165,6 +165,17 @@ class RunLine:
         return [turn["response_latency_ms"] for turn in self.turns if turn.get("response_latency_ms") is not None]
 
 
+class LaunchedRun(NamedTuple):
+    """A run as it was launched, and its status by now."""
+
+    id: int
+    scenario_id: int | None
+    scenario_name: str
+    status: str
+    agent: dict[str, Any] | None
+    test_profile: dict[str, Any] | None
+
+
 class RunMark(NamedTuple):
     """A run as it is at one moment: two that are equal show the same.
 
@@ -310,14 +321,13 @@ def lines_of(session: Session, run_ids: Sequence[int]) -> list[RunLine]:
     lines: list[RunLine] = []
     for begin in range(0, len(run_ids), AT_ONCE):
         rows = session.execute(_LINES, {"of_runs": run_ids[begin : begin + AT_ONCE]})
-        lines += [_line(cast(Mapping[str, Any], row)) for row in rows.mappings()]
+        lines += [_line(row) for row in rows]
     return lines
 
 
-async def read_lines(session: AsyncSession, result_id: int) -> list[RunLine]:
-    """Return the runs of a result, in the order they were launched."""
-    run_ids = await run_ids_of(session, result_id)
-    return await session.run_sync(lines_of, run_ids)
+def launched_runs(session: Session, result_id: int) -> list[LaunchedRun]:
+    """Return the runs of a result as they were launched, in that order."""
+    return [LaunchedRun(*row) for row in session.execute(_LAUNCHED, {"of_result": result_id})]
 
 
 def line_of(run: RunRow) -> RunLine:
@@ -542,9 +552,28 @@ _LINES = (
 )
 
 
-def _line(row: Mapping[str, Any]) -> RunLine:
-    fields: dict[str, Any] = dict(row)
+_COLUMNS = [str(column.key) for column in _LINES.selected_columns]
+_LISTS = ("tags", "turns", "expectations", "not_honoured")
+
+
+def _line(row: Sequence[Any]) -> RunLine:
+    # By place: to look each up by its name takes twice as long.
+    fields: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
     fields["status"] = RunStatus(fields["status"])
-    for name in ("tags", "turns", "expectations", "not_honoured"):
+    for name in _LISTS:
         fields[name] = fields[name] or []
     return RunLine(**fields)
+
+
+_LAUNCHED = (
+    select(
+        RunRow.id,
+        RunRow.scenario_id,
+        RunRow.scenario_name,
+        RunRow.status,
+        RunRow.snapshot["agent"],
+        RunRow.snapshot["test_profile"],
+    )
+    .where(RunRow.result_id == bindparam("of_result"))
+    .order_by(RunRow.id)
+)

@@ -1,6 +1,5 @@
 """One process that makes calls: it is a worker, and when that worker is given up it becomes another one."""
 
-import gc
 import importlib.metadata
 import math
 import os
@@ -20,6 +19,7 @@ from runner.calls.call import Call
 from runner.calls.loading import load
 from runner.errors import RunnerError
 from runner.files import private_folder
+from runner.garbage import spare_what_is_loaded
 from runner.protocol.messages import Job, Kept, Load, Order, RunNow, WorkerInfo
 from runner.protocol.states import WORKER_LOST, WorkerState
 from runner.rooms.urls import RoomKind
@@ -87,7 +87,6 @@ class WorkerProcess:
         self._said = STARTING
         self._began_s = math.inf
         """When this life began."""
-        self._has_lived = False
 
     @property
     def status(self) -> WorkerStatus:
@@ -166,7 +165,7 @@ class WorkerProcess:
                 continue
             wait_s = FIRST_WAIT_S
             told.clear()
-            self._freeze()
+            spare_what_is_loaded()
             self._watch.forget()
             self._began_s = time.monotonic()
             self._life = life = _Life(self, shelf, lease_s)
@@ -178,13 +177,6 @@ class WorkerProcess:
                 self._began_s = math.inf
                 self._outbox.shut(shelf)
                 self.news()
-
-    def _freeze(self) -> None:
-        """Keep what is there from the beginning out of full collections: one takes longer than a frame of audio."""
-        if not self._has_lived:
-            self._has_lived = True
-            gc.collect()
-            gc.freeze()
 
     # What it says of itself.
 

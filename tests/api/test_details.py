@@ -1,5 +1,6 @@
 """Large results: read once for many, kept as long as they don't change, and sent in pieces."""
 
+import gzip
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from fastapi import Request
 from sqlalchemy import event, insert, select
 from sqlalchemy.engine import Engine
 
 import runner.api.details
-from runner.api.details import Details, Kept
+from runner.api.details import MIN_PACKED, Details, Kept
 from runner.api.services import Services
 from runner.records import database as databases
 from runner.records.tables import RunRow, ScenarioRow, utc_now
@@ -200,6 +202,44 @@ async def test_of_what_is_not_kept_any_more_the_runs_are_read_again_while_they_a
     pieces = [piece async for piece in shown.show(1, result_id, None)]
     assert len(pieces) == 4
     assert httpx.Response(200, content=b"".join(pieces)).json() == whole
+
+
+@on_every_database
+async def test_a_large_result_is_compressed_for_those_who_take_it_so(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    result_id = await many(client, services, MIN_PACKED)
+
+    async def ask(accepted: str, **params: int) -> httpx.Response:
+        return await client.get(f"{RESULTS}/{result_id}", headers={"Accept-Encoding": accepted}, params=params)
+
+    plain = await ask("identity")
+    for accepted in ("gzip, deflate", "br;q=1.0, GZIP;q=0.5", "*", "gzip"):
+        packed = await ask(accepted)
+        assert packed.headers["Content-Encoding"] == "gzip" and packed.headers["Vary"] == "Accept-Encoding"
+        assert packed.json() == plain.json()
+        assert packed.num_bytes_downloaded < len(plain.content) / 5
+    for accepted in ("", "identity", "deflate, br", "gzip;q=0", "gzip; q=0.0, identity"):
+        answer = await ask(accepted)
+        assert "Content-Encoding" not in answer.headers and answer.json() == plain.json()
+    assert "Content-Encoding" not in (await ask("gzip", page=1, page_size=MIN_PACKED - 1)).headers
+    async with services.database.session() as session:
+        run = (await session.scalars(select(RunRow).where(RunRow.result_id == result_id))).first()
+        assert run is not None
+        run.error_message, run.updated_at = "now another one", utc_now()
+    changed = await ask("gzip")
+    assert changed.json() == (await ask("identity")).json() != plain.json()
+
+
+async def test_what_changes_while_it_is_compressed_is_not_kept_for_others(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    result_id = await many(client, services, MIN_PACKED)
+    shown = Details(services.database, limit_bytes=0)
+    request = Request({"type": "http", "headers": [(b"accept-encoding", b"gzip")]})
+    first, second = [gzip.decompress((await shown.answer(request, 1, result_id, None)).body) for _ in range(2)]
+    assert httpx.Response(200, content=first).json() == (await client.get(f"{RESULTS}/{result_id}")).json()
+    assert first == second
 
 
 @pytest.mark.parametrize(("limit_bytes", "turns"), [(1_000_000, 3), (0, 2)])

@@ -1,5 +1,6 @@
 """The database: transactions, taking turns, and what is shown of it."""
 
+import math
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from loguru import logger
@@ -579,6 +581,40 @@ async def test_whoever_finds_the_line_too_long_is_refused_at_once(
         await anyio.wait_all_tasks_blocked()
         enough.set()
     assert got == [0, 0, 0]
+
+
+async def test_what_takes_long_waits_while_others_read_much_or_the_loop_is_busy_but_not_for_ever(
+    database: Database,
+) -> None:
+    begun, enough = threading.Event(), threading.Event()
+
+    def hold(session: Session) -> None:
+        begun.set()
+        enough.wait()
+
+    async def hold_the_loop_ten_times() -> None:
+        for _ in range(10):
+            time.sleep(0.02)  # noqa: ASYNC251 - that is what is tried
+            await anyio.lowlevel.checkpoint()
+            turns.append(time.monotonic())
+
+    with anyio.fail_after(5):
+        await database.let_readers_go_first(math.inf)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(database.browse, hold)
+            await anyio.to_thread.run_sync(begun.wait)
+            until_s = time.monotonic() + 0.05
+            await database.let_readers_go_first(until_s)
+            assert time.monotonic() >= until_s
+            threading.Timer(0.1, enough.set).start()
+            await database.let_readers_go_first(math.inf)
+            assert enough.is_set()
+        turns: list[float] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hold_the_loop_ten_times)
+            await anyio.lowlevel.checkpoint()
+            await database.let_readers_go_first(math.inf)
+            assert len(turns) == 10
 
 
 async def test_nobody_waits_in_line_for_longer_than_the_limit(

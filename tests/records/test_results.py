@@ -14,8 +14,9 @@ from runner.records.results import (
     count_runs,
     counts_of,
     delete_runs,
-    read_lines,
+    lines_of,
     read_marks,
+    run_ids_of,
     share,
     shared_result,
 )
@@ -52,7 +53,7 @@ async def test_counts_are_the_same_whether_counted_there_or_here(database: Datab
         run.snapshot = {**run.snapshot, "expected_outcome_prompt": "The agent is polite."}
         run.expects = True
     async with database.reading() as session:
-        here = counts_of(await read_lines(session, result_id))
+        here = counts_of(await session.run_sync(lines_of, await run_ids_of(session, result_id)))
         assert await session.run_sync(count_runs, [result_id, 999]) == {result_id: here, 999: Counts()}
     assert here == Counts(total=6, ended=5, success=1, met=1, expected=3, inconclusive=3)
     # One passed of three: the inconclusive, the one without a call and the cancelled one say nothing of the agent.
@@ -70,7 +71,7 @@ async def test_runs_of_which_nothing_was_expected_have_no_score(database: Databa
         await accepts(database, run_id, 1, run.model_copy(update={"expectations": []}))
     result_id = (await row(database, ids[0])).result_id
     async with database.reading() as session:
-        lines = await read_lines(session, result_id)
+        lines = await session.run_sync(lines_of, await run_ids_of(session, result_id))
         assert (await session.run_sync(count_runs, [result_id]))[result_id] == counts_of(lines)
     assert [(line.passed, line.score) for line in lines] == [(True, None), (False, 0), (False, 50)]
 

@@ -30,8 +30,7 @@ pytestmark = pytest.mark.anyio
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Load nothing, and freeze nothing: what is there now would never be collected by later tests."""
     monkeypatch.setattr(processes, "load", lambda: None)
-    monkeypatch.setattr(processes.gc, "freeze", lambda: None)
-    monkeypatch.setattr(processes.gc, "collect", lambda: 0)
+    monkeypatch.setattr(processes, "spare_what_is_loaded", lambda: None)
     monkeypatch.setattr(processes, "LOOK_INTERVAL_S", 0.02)
 
 
@@ -373,7 +372,7 @@ async def test_a_late_event_loop_is_told_while_calls_are_on(record: RecordDouble
 async def test_what_its_own_beginning_takes_is_no_overload(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes.gc, "collect", lambda: time.sleep(1.2))
+    monkeypatch.setattr(processes, "spare_what_is_loaded", lambda: time.sleep(1.2))
     async with start(StubCalls(lasts_s=0.5)) as started:
         await anyio.sleep(0.3)
         assert started.state == "taking"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -11,11 +12,12 @@ from fastapi import Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from runner.api.auth import AppServices, UserKey, project_of_user, services_of
 from runner.api.errors import BadRequest, field_errors, missing, refusals
 from runner.api.filters import holds_any, in_folder
-from runner.api.routing import CompatRouter, JsonRoute, off_the_loop, read_json
+from runner.api.routing import LARGE_BYTES, CompatRouter, JsonRoute, off_the_loop, read_json
 from runner.api.schemas import launch as schemas
 from runner.api.schemas.runs import numbers
 from runner.api.services import Services
@@ -23,6 +25,7 @@ from runner.records.jobs import RunType
 from runner.records.keys import KeyIdentity
 from runner.records.launches import (
     DEFAULT_PRIORITY,
+    PATIENCE_S,
     Errors,
     Launch,
     LaunchEntry,
@@ -30,8 +33,8 @@ from runner.records.launches import (
     launch,
     mistakes,
 )
-from runner.records.results import counts_of, read_lines
-from runner.records.statuses import ResultStatus
+from runner.records.results import count_runs, launched_runs
+from runner.records.statuses import ResultStatus, RunStatus
 from runner.records.tables import ResultRow, ScenarioRow
 
 
@@ -43,6 +46,8 @@ class _LaunchRoute(JsonRoute):
         handle = super().get_route_handler()
 
         async def with_all_mistakes(request: Request) -> Response:
+            if len(request.headers.get("Content-Length", "")) > len(str(LARGE_BYTES)):
+                await services_of(request).database.let_readers_go_first(time.monotonic() + PATIENCE_S)
             try:
                 return await handle(request)
             except RequestValidationError as error:
@@ -128,34 +133,36 @@ async def launched(services: Services, asked: Launch, wrong: Errors | None = Non
 
 async def show_launched(services: Services, result: ResultRow) -> schemas.Launched:
     """Return a result as a launch answers with it."""
-    async with services.database.reading() as session:
-        lines = await read_lines(session, result.id)
-    runs: list[schemas.LaunchedRun] = []
-    for line in lines:
-        outbound, inbound = numbers(line.agent)
-        runs.append(
-            schemas.LaunchedRun(
-                id=line.id,
-                status=line.status,
-                scenario=line.scenario_id,
-                number=outbound,
-                inbound_number=inbound,
-                scenario_name=line.scenario_name,
-                test_profile_data=line.test_profile,
+
+    def read(session: Session) -> schemas.Launched:
+        runs: list[schemas.LaunchedRun] = []
+        for run in launched_runs(session, result.id):
+            outbound, inbound = numbers(run.agent)
+            runs.append(
+                schemas.LaunchedRun(
+                    id=run.id,
+                    status=RunStatus(run.status),
+                    scenario=run.scenario_id,
+                    number=outbound,
+                    inbound_number=inbound,
+                    scenario_name=run.scenario_name,
+                    test_profile_data=run.test_profile,
+                )
             )
+        return schemas.Launched(
+            id=result.id,
+            agent=result.agent_id,
+            name=result.name,
+            status=ResultStatus(result.status),
+            success_rate=count_runs(session, [result.id])[result.id].success_rate,
+            run_as_text=result.run_as_text,
+            is_cronjob=result.is_cronjob,
+            created_at=result.created_at,
+            updated_at=result.updated_at,
+            runs=runs,
         )
-    return schemas.Launched(
-        id=result.id,
-        agent=result.agent_id,
-        name=result.name,
-        status=ResultStatus(result.status),
-        success_rate=counts_of(lines).success_rate,
-        run_as_text=result.run_as_text,
-        is_cronjob=result.is_cronjob,
-        created_at=result.created_at,
-        updated_at=result.updated_at,
-        runs=runs,
-    )
+
+    return await services.database.browse(read)
 
 
 async def body_digest(request: Request, key: KeyIdentity, action: str) -> str:

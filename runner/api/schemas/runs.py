@@ -1,6 +1,7 @@
 """Runs: Cekura's fields, and under ``scenario_runner`` what is ours."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -20,10 +21,12 @@ RECORDING = "recording.wav"
 CALLER_CHANNEL = 0
 
 
-class OutcomeAlignment(ResponseBody):
+@dataclass(frozen=True, slots=True)
+class OutcomeAlignment:
     """What became of one expectation of the script, or statement of the expected outcome.
 
-    ``aligned`` is null where that is not known.
+    ``aligned`` is null where that is not known. Results have ten thousands of them: a model would take ten times as
+    long to make.
     """
 
     outcome: str
