@@ -72,6 +72,7 @@ def test_a_signal_before_the_call_leaves_nothing_behind(tmp_path: Path, number: 
     assert not psutil.wait_procs(agents, timeout=10)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.webrtc
 def test_a_closed_terminal_ends_the_call_in_good_order(tmp_path: Path) -> None:
     runner = demo(tmp_path / "run")

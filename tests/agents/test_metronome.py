@@ -308,6 +308,7 @@ async def test_sessions_in_one_process_keep_their_own_times(metronome: tuple[str
     assert await asyncio.gather(one(400), one(700), one(1000)) == pytest.approx([400, 700, 1000], abs=20)
 
 
+@pytest.mark.slow
 @pytest.mark.webrtc
 @pytest.mark.anyio
 @best_of_three

@@ -165,6 +165,7 @@ def test_a_launch_names_a_room_and_a_session_comes_with_one(place: Place, tmp_pa
     assert not any(b"planted-room-token" in content for content in stored)
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_is_quoted_when_the_library_has_tried_five_times(
     place: Place, refused: "subprocess.Popen[str]"
 ) -> None:

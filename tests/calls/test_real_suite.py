@@ -99,7 +99,6 @@ def live_runs(folder: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 async def test_two_calls_at_a_time_come_to_a_report_and_an_exit_code(tmp_path: Path) -> None:
     path = suite(tmp_path, ["answers", "answers_at_once"], "concurrency: 2\nretry_inconclusive: 3")
     command = [sys.executable, "-m", "runner.cli", "run", str(path), "--out", str(tmp_path / "out"), "--json"]
@@ -131,6 +130,7 @@ async def test_two_calls_at_a_time_come_to_a_report_and_an_exit_code(tmp_path: P
     assert b"2/2" in done.stderr
 
 
+@pytest.mark.slow
 async def test_a_suite_that_is_killed_leaves_the_results_of_the_runs_that_were_over(tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
     process = await start(suite(tmp_path, ["greets", "waits", "answers"]), "--junit", str(junit))

@@ -93,7 +93,7 @@ def finished(sdk: Cekura, launches: Launches, agent: int, scenarios: dict[str, i
     for attempt in range(1, TRIES + 1):
         result = sdk.results.wait(launched["id"], poll_interval=POLL_S, timeout=60)
         runs = sdk.results.get_runs([run["id"] for run in launched["runs"]])
-        if attempt == TRIES or all(run["success"] is not None for run in runs):
+        if attempt == TRIES or all(run["scenario_runner"]["success"] is not None for run in runs):
             break
         # Inconclusive: the machine had too little left for the caller, and nobody is blamed.
         launched = launch_in_rooms(sdk, agent, scenarios, room)

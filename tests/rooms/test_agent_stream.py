@@ -394,9 +394,9 @@ def test_a_burst_after_a_network_stall_loses_no_speech(stall_ms: int) -> None:
     assert heard_s == pytest.approx(4, abs=0.05)
 
 
-def test_ten_minutes_of_packets_last_ten_minutes() -> None:
+def test_two_minutes_of_packets_last_two_minutes() -> None:
     receiver = Receiver()
-    count = 30_000
+    count = 6_000
     for index in range(count):
         receiver.arrive(rtp(SILENT_OPUS, index), TRUTH_NS + index * PACKET_NS + (index % 7) * NS_PER_MS)
         if index % 10 == 0:

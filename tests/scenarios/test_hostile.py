@@ -16,11 +16,11 @@ from runner.scenarios.evals import load_file
 from runner.scenarios.model import Scenario
 from runner.settings import Settings
 
-pytestmark = pytest.mark.timeout(10)
+pytestmark = pytest.mark.timeout(60)
 
 CORPUS = Path(__file__).parent / "corpus"
 FILES = {str(path): path.read_bytes() for path in sorted(CORPUS.rglob("*.yaml")) if "shared" not in path.parts}
-FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def load(folder: Path, content: bytes | str) -> list[Scenario] | str:
@@ -229,21 +229,18 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(60)
 @FUZZ
 @given(content=st.binary(max_size=300))
 def test_any_bytes(corpus: Path, content: bytes) -> None:
     load(corpus, content)
 
 
-@pytest.mark.timeout(60)
 @FUZZ
 @given(content=st.text(alphabet=st.sampled_from("ab:- \n[]{}&*!?|>'\"%@,#<0.~\t\\é"), max_size=60))
 def test_any_text(corpus: Path, content: str) -> None:
     load(corpus, content)
 
 
-@pytest.mark.timeout(60)
 @FUZZ
 @given(value=st.text(max_size=20), form=st.sampled_from(["user: {}", "user: [{}]", "{}", "dtmf: {}", "expect: [{}]"]))
 def test_any_value(corpus: Path, value: str, form: str) -> None:
@@ -301,8 +298,7 @@ FRAGMENTS = st.sampled_from(
 )
 
 
-@pytest.mark.timeout(60)
-@settings(FUZZ, max_examples=500)
+@settings(FUZZ, max_examples=300)
 @given(data=st.data(), name=st.sampled_from(sorted(FILES)))
 def test_any_change_of_the_corpus(corpus: Path, data: st.DataObject, name: str) -> None:
     content = FILES[name]
