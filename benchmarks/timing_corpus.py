@@ -54,7 +54,7 @@ SENTENCES = {
         "Is there anything else that I can do for you?",
         "Goodbye, and have a pleasant evening.",
         "First, tell me which of our shops you went to.",
-        "He said the parcel was left with the neighbour.",
+        "He said the entry was left with the neighbour.",
     ),
     "development": (
         "Hello, you have reached the front desk.",

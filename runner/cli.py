@@ -318,7 +318,7 @@ def evaluate(run_dir: Path, measure: bool | None, as_json: bool, config: Path | 
 @click.argument("run_dir", type=PATH)
 @click.option("--speed", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="0 shows all at once.")
 def replay(run_dir: Path, speed: float) -> None:
-    """Show a finished call again, from its facts."""
+    """Replay a finished call."""
 
     async def run() -> int:
         _log_to_stderr("WARNING")
@@ -529,7 +529,7 @@ def _json(text: str, option: str) -> Any:
         # Python reads more than JSON is (NaN, halves of surrogate pairs), which no one else could read again.
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{option}: no JSON ({error})") from error
+        raise UsageError(f"{option}: not valid JSON ({error})") from error
     return value
 
 

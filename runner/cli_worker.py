@@ -40,7 +40,7 @@ KEY_VARIABLE = "SCENARIO_RUNNER_WORKER__KEY"
     "--drain-limit",
     type=click.FloatRange(0, 86_400),
     metavar="SECONDS",
-    help="How long calls may last once it is told to stop; the rest are given back (default: 300).",
+    help="How long calls may last once it is told to stop; the rest are released (default: 300).",
 )
 @click.option("--health-port", type=click.IntRange(1, 65_535), help="Answer /healthz, /readyz and /metrics there.")
 @click.option("--health-host", help="On which address (default: 127.0.0.1).")
@@ -67,7 +67,7 @@ def worker(
     """Make the calls of a server, until Ctrl-C. All it needs is the server's address and a key.
 
     Prints one line when it takes runs. Told to stop, it takes no more; calls that are on get their time to finish,
-    and what is left is given back to the server. A second Ctrl-C gives back everything at once.
+    and what is left is released: another worker takes it. A second Ctrl-C releases everything at once.
     """
 
     async def run() -> int:

@@ -129,9 +129,7 @@ async def _calls(settings: Settings) -> Finding:
     if not run.success:
         return Finding(name, False, f"{run.ended_reason.value}: {run.detail}")
     latency_ms = next((t.response_latency_ms for t in run.turns if t.response_latency_ms is not None), None)
-    return Finding(
-        name, True, f"the agent answers after {latency_ms:.0f} ms of the 800 it is set to" if latency_ms else ""
-    )
+    return Finding(name, True, f"measured {latency_ms:.0f} ms (expected 800)" if latency_ms else "")
 
 
 async def _judges(settings: Settings) -> Finding:

@@ -141,7 +141,7 @@ async def _with_worker(
             logger.info("stopping: {}", (await anext(signals)).name)
             supervisor.stop()
             await anext(signals)
-            supervisor.hurry()
+            supervisor.force_stop()
 
         tasks.start_soon(obey)
         try:

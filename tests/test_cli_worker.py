@@ -136,7 +136,7 @@ def test_two_processes_take_runs_survive_a_kill_and_give_back_what_is_left(folde
         health.close()
     assert record.outcomes == []
     assert [told["run_id"] for told in record.released] == [8]
-    assert record.released[0]["back"]["detail"] == "its worker was stopped"
+    assert record.released[0]["release"]["detail"] == "its worker was stopped"
     assert list((folder / "data" / "outbox").iterdir()) == []
     # Those that were still there said that they ended; the killed one is reported, and nobody else.
     assert workers(record) == {} and record.reported_gone == [taker]

@@ -79,7 +79,7 @@ def test_a_call_is_made_recorded_and_ended_by_http_alone(tmp_path: Path, agent: 
             assert run["scenario_runner"]["artefacts"].keys() >= {"recording.wav", "timeline.jsonl"}
             assert client.get(f"{API}/results/{long['id']}/").json()["status"] == "cancelled"
 
-            # The last one is on when the server is told to stop, and told again to hurry.
+            # The last one is on when the server is told to stop, and told again to stop.
             last = launch(client, waits, agent)
             last_path = f"{API}/runs/{last['runs'][0]['id']}/"
             until_the_agent_spoke(tmp_path / "data" / "outbox", last["runs"][0]["id"])

@@ -142,7 +142,7 @@ _DETAILS = {
     408: "The body did not come to its end.",
     410: "It was given up.",
     413: "The body is too large.",
-    415: "The body is no JSON by its Content-Type.",
+    415: "The Content-Type says that the body is not JSON.",
     426: "Whoever asks is of another version.",
     429: "Too many requests; Retry-After says for how many seconds.",
     503: "It can't be done now; Retry-After says for how many seconds.",
@@ -219,7 +219,7 @@ def _answer_invalid(error: RequestValidationError) -> JSONResponse:
     if "path" in sources:
         return JSONResponse({"detail": "Not found."}, 404)
     if any(problem["type"] == "json_invalid" for problem in problems):
-        reason = problems[0].get("ctx", {}).get("error", "no JSON")
+        reason = problems[0].get("ctx", {}).get("error", "not valid JSON")
         return JSONResponse({"detail": f"JSON parse error - {reason}"}, 400)
     if "body" in sources and isinstance(error.body, bytes):
         return JSONResponse({"detail": "Unsupported media type; send Content-Type: application/json."}, 415)

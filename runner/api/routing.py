@@ -290,7 +290,7 @@ def _let_others_go_on(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_constant(_: str) -> Any:
-    raise json.JSONDecodeError("NaN and Infinity are no JSON", "", 0)
+    raise json.JSONDecodeError("NaN and Infinity are not valid JSON", "", 0)
 
 
 def _finite(text: str) -> float:

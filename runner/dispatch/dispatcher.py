@@ -36,7 +36,7 @@ from runner.records.leases import (
     silent_workers,
     takers,
 )
-from runner.records.runs import end_run, give_back, job_of
+from runner.records.runs import end_run, job_of, release
 from runner.records.secrets import Vault
 from runner.records.tables import RUNS, utc_now
 from runner.rooms.allowed import RESOLVE_TIMEOUT_S, RoomGuard, RoomRefused
@@ -260,10 +260,10 @@ class Dispatcher:
             dropped = [run for run in renewed.runs.get(executor, ()) if not _has(asked.poll, run)]
             for run in dropped if executor not in renewed.late else ():
                 if run.has_begun:
-                    await self._back(run.run_id, run.attempt, UNKNOWN_DETAIL, unsaid=False, was_lost=True)
+                    await self._back(run.run_id, run.attempt, UNKNOWN_DETAIL, safe_to_retry=False, was_lost=True)
                 elif asked.poll.state is WorkerState.DRAINING:
                     await self._back(
-                        run.run_id, run.attempt, STOPPED_DETAIL, unsaid=True, was_lost=False, only_unbegun=True
+                        run.run_id, run.attempt, STOPPED_DETAIL, safe_to_retry=True, was_lost=False, only_unbegun=True
                     )
         for asked in arrived:
             self._keep(asked, latest[asked.executor].poll, renewed)
@@ -453,13 +453,13 @@ class Dispatcher:
             run.run_id,
             run.attempt,
             STOPPED_DETAIL if run.was_stopped else WORKER_LOST,
-            unsaid=run.was_stopped or run.was_in_touch,
+            safe_to_retry=run.was_stopped or run.was_in_touch,
             was_lost=not run.was_stopped,
         )
 
     async def _back(self, run_id: int, attempt: int, detail: str, **how: bool) -> None:
-        """Take a run back (see :func:`runner.records.runs.give_back`)."""
-        await self._database.run(lambda session: give_back(session, run_id, attempt, detail=detail, **how))
+        """Take a run back (see :func:`runner.records.runs.release`)."""
+        await self._database.run(lambda session: release(session, run_id, attempt, detail=detail, **how))
 
 
 def _runs_of_all(session: Session, executors: Sequence[str]) -> Mapping[str, Sequence[RunHad]]:

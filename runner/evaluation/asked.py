@@ -143,7 +143,7 @@ def settle(
 ) -> Outcome:
     """Return an outcome that takes into account what was asked for besides the script.
 
-    What failed by the script stays failed, and what is undecided stays undecided.
+    What failed by the script stays failed, and what is inconclusive stays inconclusive.
 
     Args:
         outcome: What the call came to by its script.
@@ -157,15 +157,17 @@ def settle(
         return outcome
     if missing and not allow_unjudged:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        return _undecided(outcome, f"what was asked for was not all had: {missing[0]}{more}")
+        return _inconclusive(outcome, f"what was asked for was not all had: {missing[0]}{more}")
     if not asked.expected_outcome:
         return outcome
     if judgement is None or judgement.score is None:
         reason = NO_JUDGE if judgement is None else judgement.reason
-        return outcome if allow_unjudged else _undecided(outcome, f"expected_outcome_prompt was not judged: {reason}")
+        return (
+            outcome if allow_unjudged else _inconclusive(outcome, f"expected_outcome_prompt was not judged: {reason}")
+        )
     if judgement.score == 0 and trouble is not None:
         headline = f"inconclusive: {trouble.what}; then: {judgement.reason}"
-        return _undecided(outcome, headline, trouble.cause)
+        return _inconclusive(outcome, headline, trouble.cause)
     if judgement.score == 0:
         headline = f"the expected outcome is not true: {judgement.reason}"
         failure = Failure(
@@ -175,11 +177,11 @@ def settle(
             update={"success": False, "cause": Cause.AGENT, "detail": headline, "failure": failure}
         )
     if judgement.score == 50 and not allow_unjudged:
-        return _undecided(outcome, f"the expected outcome is undecided: {judgement.reason}")
+        return _inconclusive(outcome, f"the expected outcome is inconclusive: {judgement.reason}")
     return outcome
 
 
-def _undecided(outcome: Outcome, headline: str, cause: Cause | None = None) -> Outcome:
+def _inconclusive(outcome: Outcome, headline: str, cause: Cause | None = None) -> Outcome:
     kind = FailureKind.NOT_JUDGED if cause is None else KIND_OF_TROUBLE[cause]
     failure = Failure(kind=kind, cause=cause, headline=headline)
     return outcome.model_copy(update={"success": None, "cause": cause, "detail": headline, "failure": failure})

@@ -163,20 +163,20 @@ def decide(
             failure=failure,
         )
     # Whatever may be left unjudged: a call that was not the whole scenario is no success.
-    undecided = [v for v in verdicts if v.verdict is not Verdict.MET]
+    inconclusive = [v for v in verdicts if v.verdict is not Verdict.MET]
     unplayed = unreachable[1] if unreachable is not None else _unplayed(script, ended, all_played=all_played)
-    if unplayed is None and not undecided:
+    if unplayed is None and not inconclusive:
         return Outcome(status=status, success=True, cause=None, ended_reason=reason, detail=ended.detail)
-    cause = Cause.CALLER if limit.by_caller else next((v.cause for v in undecided if v.cause is not None), None)
+    cause = Cause.CALLER if limit.by_caller else next((v.cause for v in inconclusive if v.cause is not None), None)
     detail = unplayed
     if unplayed is not None and cause is None and speech_in_error(view):
         cause = Cause.CALLER
         detail = f"{unplayed}: the caller waited for speech to end that the recording does not have"
     if detail is None:
-        first = undecided[0]
+        first = inconclusive[0]
         detail = f"turn {first.turn + 1}: {first.expected}: {first.verdict.value.replace('_', ' ')}: {first.reason}"
-        if len(undecided) > 1:
-            detail += f" (and {len(undecided) - 1} more)"
+        if len(inconclusive) > 1:
+            detail += f" (and {len(inconclusive) - 1} more)"
         # What our own side or the network spoilt, nobody can allow for.
         if allow_unjudged and cause is None:
             return Outcome(status=status, success=True, cause=None, ended_reason=reason, detail=detail)
@@ -185,9 +185,9 @@ def decide(
         kind=kind,
         cause=cause,
         headline=detail,
-        turn=undecided[0].turn if undecided else None,
-        expected=undecided[0].expected if undecided else None,
-        evidence=undecided[0].evidence if undecided else (),
+        turn=inconclusive[0].turn if inconclusive else None,
+        expected=inconclusive[0].expected if inconclusive else None,
+        evidence=inconclusive[0].evidence if inconclusive else (),
     )
     return Outcome(status=status, success=None, cause=cause, ended_reason=reason, detail=detail, failure=failure)
 

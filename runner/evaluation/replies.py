@@ -15,8 +15,8 @@ from runner.evaluation.window import Cursor
 RECOGNITION_NS = 15 * NS_PER_S
 """How long words that were spoken in time may take to be recognised."""
 
-_NOT_HEARD = "the agent told words, but nothing of it was heard"
-_CUT_OFF = "the agent told words, but its speech broke off before they can have been heard"
+_NOT_HEARD = "the agent reported text, but no audio arrived"
+_CUT_OFF = "the agent reported text, but its audio broke off before it could be heard"
 
 
 class ReplySearch(Search):

@@ -134,7 +134,7 @@ class Kept(Message):
     Attributes:
         run_id: The run.
         attempt: The attempt.
-        may_end: Whether the run may end by it; otherwise it is given back by it.
+        may_end: Whether the run may end by it; otherwise it is released by it.
     """
 
     run_id: RunId
@@ -304,7 +304,7 @@ class Problem(Message):
     detail: Detail = ""
 
 
-class GiveBack(Message):
+class Release(Message):
     """That a run was broken off, and somebody else may take it.
 
     Attributes:
@@ -327,7 +327,7 @@ class Report(Message):
         executor: The worker it was given to.
         run: ``run.json`` without its script.
         problem: Why there was no call.
-        back: That it is given back.
+        release: That it is released.
         owed: The files of it that could not be taken yet, and come later.
     """
 
@@ -336,19 +336,19 @@ class Report(Message):
     executor: Executor
     run: dict[str, Any] | None = Field(default=None, repr=False)
     problem: Problem | None = None
-    back: GiveBack | None = None
+    release: Release | None = None
     owed: Annotated[tuple[str, ...], Field(max_length=10)] = ()
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if sum(what is not None for what in (self.run, self.problem, self.back)) != 1:
-            raise ValueError("is none of run, problem and back, or more than one")
+        if sum(what is not None for what in (self.run, self.problem, self.release)) != 1:
+            raise ValueError("is none of run, problem and release, or more than one")
         return self
 
     @property
     def may_end(self) -> bool:
         """Whether the run may end by it."""
-        return self.back is None or self.back.may_end
+        return self.release is None or self.release.may_end
 
 
 class Receipt(Message):
@@ -356,7 +356,7 @@ class Receipt(Message):
 
     Attributes:
         counted: Whether the record holds it. False where the attempt does not count (any more).
-        waits_again: Whether the run was given back and waits for a worker.
+        waits_again: Whether the run was released and waits for a worker.
     """
 
     counted: bool

@@ -24,7 +24,7 @@ class Change(StrEnum):
     EVALUATING = "evaluating"
     REPORTED = "reported"
     ENDED = "ended"
-    GIVEN_BACK = "given back"
+    RELEASED = "released"
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ _LIVE = [RunStatus.RUNNING.value, RunStatus.EVALUATING.value]
 
 _RUN = RUNS.c.id == bindparam("of_run")
 _ATTEMPT = (RUNS.c.attempt == bindparam("of_attempt")) & RUNS.c.executor.is_not(None)
-"""An attempt is the one a worker has. Nobody can report on a run that nobody has."""
+"""An attempt is the one a worker has. Only the worker that holds a run can report on it."""
 
 _UNREPORTED = RUNS.c.reported.is_(None)
 
@@ -395,13 +395,13 @@ def all_awaiting_judge(session: Session, *, since: datetime) -> list[tuple[int, 
     return [(row.id, row.attempt) for row in session.execute(_ALL_JUDGED, {"since": since})]
 
 
-def give_back(
+def release(
     session: Session,
     run_id: int,
     attempt: int,
     *,
     detail: str,
-    unsaid: bool,
+    safe_to_retry: bool,
     was_lost: bool = False,
     only_unbegun: bool = False,
 ) -> bool | None:
@@ -415,7 +415,7 @@ def give_back(
         run_id: The run.
         attempt: The attempt that the worker was given.
         detail: Why, in one line: the end of a run that has to end.
-        unsaid: Whether the record would know if something had been said.
+        safe_to_retry: Whether the record would know if something had been said.
         was_lost: Whether its worker was lost, and with it maybe because of it.
         only_unbegun: Leave it where it is if it has been begun by now.
 
@@ -436,7 +436,7 @@ def give_back(
     again = not begun or (
         not found.cancel_requested
         and found.lost + was_lost <= MAX_LOST
-        and (starts_anew or (unsaid and found.said_at is None))
+        and (starts_anew or (safe_to_retry and found.said_at is None))
     )
     if again:
         _set(
@@ -452,7 +452,7 @@ def give_back(
             artefacts=_set_aside(found.artefacts, attempt),
             updated_at=utc_now(),
         )
-        note(session, RunChange(run_id, attempt, Change.GIVEN_BACK, "it waits again"))
+        note(session, RunChange(run_id, attempt, Change.RELEASED, "it waits again"))
     else:
         ending = cancelled() if found.cancel_requested else lost(detail)
         _close(session, run_id, ending)

@@ -1,4 +1,4 @@
-"""The statuses of runs and results, and which way they move: forward, but for a run that is given back."""
+"""The statuses of runs and results, and which way they move: forward, but for a run that is released."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -8,7 +8,7 @@ class RunStatus(StrEnum):
     """How far a run has come. Written as Cekura writes it."""
 
     PENDING = "pending"
-    """Waits for a worker, or for the one that has it to begin: launched, or given back."""
+    """Waits for a worker, or for the one that has it to begin: launched, or released."""
     RUNNING = "running"
     """A worker has begun it: its session starts, or its call is on."""
     EVALUATING = "evaluating"

@@ -216,7 +216,7 @@ class RunRow(Base):
     ``<attempt>/<name>`` likewise of an attempt that does not count.
 
     A run without ``executor`` waits; with one it is that worker's, in attempt ``attempt``, until it is reported or
-    given back.
+    released.
     """
 
     __tablename__ = "runs"

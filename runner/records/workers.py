@@ -1,4 +1,4 @@
-"""What waits, what is on, and how workers fare: for whoever watches. Nothing is changed here."""
+"""Queued and active runs, and worker health. Nothing is changed here."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Shows a finished call again, from its facts."""
+"""Replays a finished call from its timeline."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -99,7 +99,7 @@ def check_data_message(kind: RoomKind, message: Any) -> None:
     try:
         size_bytes = len(json.dumps(message, ensure_ascii=False, allow_nan=False).encode())
     except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"data message: is no JSON that another side could read ({error})") from error
+        raise UsageError(f"data message: is not valid JSON ({error})") from error
     if kind is RoomKind.DAILY:
         if message is None:
             raise UsageError(

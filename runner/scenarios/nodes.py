@@ -420,7 +420,7 @@ def read_yaml(path: Path, root: Path | None = None) -> Node:
         root: The folder that files are included from at most; by default :func:`default_root`.
 
     Raises:
-        UsageError: It can't be read, is too large, or is no YAML.
+        UsageError: It can't be read, is too large, or is not valid YAML.
     """
     budget = _Budget()
     try:
@@ -439,7 +439,7 @@ def read_yaml_text(text: str, name: str) -> Node:
         name: What it is called in errors: ``name: line N: …``.
 
     Raises:
-        UsageError: It is too large, or is no YAML.
+        UsageError: It is too large, or is not valid YAML.
     """
     place = _PlaceInText(Path(name), 1)
     budget = _Budget()
@@ -484,7 +484,7 @@ def _compose(path: Path, budget: _Budget) -> yaml.Node:
 
     Raises:
         OSError: It can't be read.
-        UsageError: It is too large, or is no YAML.
+        UsageError: It is too large, or is not valid YAML.
     """
     if path.is_fifo():
         # Opening one waits for somebody who writes.
@@ -498,7 +498,7 @@ def _compose_content(content: bytes, start: Place, budget: _Budget) -> yaml.Node
     """Return the document of what a file holds, or a text.
 
     Raises:
-        UsageError: It is too large, or is no YAML.
+        UsageError: It is too large, or is not valid YAML.
     """
     if len(content) > MAX_FILE_BYTES:
         raise UsageError(f"{start}: larger than {MAX_FILE_BYTES // 1_000_000} MB; split it into several files")
@@ -520,11 +520,11 @@ def _compose_content(content: bytes, start: Place, budget: _Budget) -> yaml.Node
         node = yaml.compose(text, Loader=_Loader)
     except yaml.reader.ReaderError as error:
         place = replace(start, line=_line(text.encode(), error.position))
-        raise UsageError(f"{place}: no YAML: {_problem(error)}") from error
+        raise UsageError(f"{place}: not valid YAML: {_problem(error)}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = start if mark is None else replace(start, line=mark.line + 1)
-        raise UsageError(f"{place}: no YAML: {_problem(error)}") from error
+        raise UsageError(f"{place}: not valid YAML: {_problem(error)}") from error
     if node is None:
         raise UsageError(f"{start}: the file is empty")
     return node

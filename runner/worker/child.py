@@ -1,9 +1,9 @@
 """A process of a worker: started by its supervisor, and told by it what to do.
 
-Its settings come by the environment. Lines on its standard input are orders, ``drain`` and ``hurry``; the end of it,
-which comes when the supervisor has died, and signals are the first of these. Its standard output has a line of
-:class:`runner.worker.status.WorkerStatus` every second and when something changes, and one with an ``error`` where it
-can't be started as it was told to.
+Its settings come by the environment. Lines on its standard input are orders, ``drain`` and ``force-stop``. Signals
+mean ``drain``, and so does the end of its input, which comes when the supervisor has died. Its standard output has a
+line of :class:`runner.worker.status.WorkerStatus` every second and when something changes, and one with an ``error``
+where it can't be started as it was told to.
 """
 
 import json
@@ -22,7 +22,7 @@ from runner.json_log import log_as_json
 from runner.settings import Settings, load_settings
 from runner.worker.checks import check_outbox, check_record
 from runner.worker.folders import OUTBOX
-from runner.worker.orders import DRAIN, HURRY
+from runner.worker.orders import DRAIN, FORCE_STOP
 from runner.worker.record_client import RecordClient
 
 STATUS_INTERVAL_S = 1.0
@@ -76,8 +76,8 @@ async def _run(name: str, settings: Settings, supervisor: _Supervisor) -> None:
             async def obey() -> None:
                 async for order in _orders():
                     process.stop()
-                    if order == HURRY:
-                        process.hurry()
+                    if order == FORCE_STOP:
+                        process.force_stop()
 
             async def obey_signals() -> None:
                 # However many: who stops a group of processes sends each one, and the supervisor its order as well.

@@ -59,7 +59,7 @@ _AWAY = frozenset({502, 503, 504})
 
 
 @dataclass(eq=False)
-class Parcel:
+class Entry:
     """A call's folder on its way to the record.
 
     Attributes:
@@ -95,8 +95,8 @@ class Outbox:
         self._record = record
         self._changed = changed
         self._locks = _Locks(folder)
-        self._shelves: dict[str, Shelf] = {}
-        self._starting: list[tuple[Shelf, Parcel]] = []
+        self._sections: dict[str, Section] = {}
+        self._starting: list[tuple[Section, Entry]] = []
         self._woken = anyio.Event()
         self._adopting = anyio.CapacityLimiter(ADOPTED_AT_ONCE)
         self._owing = anyio.CapacityLimiter(OWED_AT_ONCE)
@@ -104,7 +104,7 @@ class Outbox:
         self.kept: tuple[Kept, ...] = ()
         """The reports that are on disk, and that the record has not taken."""
 
-    def open(self, executor: str) -> "Shelf":
+    def open(self, executor: str) -> "Section":
         """Return a new folder for a worker of this process. Blocks.
 
         Raises:
@@ -113,14 +113,14 @@ class Outbox:
         """
         private_folder(self._folder)
         self._locks.hold(executor)
-        shelf = Shelf(executor, self._folder / executor, self._start)
+        section = Section(executor, self._folder / executor, self._start)
         try:
-            shelf.path.mkdir(mode=0o700)
+            section.path.mkdir(mode=0o700)
         except OSError:
-            self._locks.bury(executor)
+            self._locks.discard(executor)
             raise
-        self._shelves[executor] = shelf
-        return shelf
+        self._sections[executor] = section
+        return section
 
     async def run(self) -> None:
         """Deliver until cancelled, also what dead workers left behind."""
@@ -128,8 +128,8 @@ class Outbox:
             next_sweep_s = anyio.current_time()
             while True:
                 starting, self._starting = self._starting, []
-                for shelf, parcel in starting:
-                    tasks.start_soon(self._deliver, shelf, parcel)
+                for section, entry in starting:
+                    tasks.start_soon(self._deliver, section, entry)
                 if anyio.current_time() >= next_sweep_s:
                     await self._adopt(tasks)
                     next_sweep_s = anyio.current_time() + SWEEP_INTERVAL_S
@@ -137,58 +137,58 @@ class Outbox:
                     await self._woken.wait()
                 self._woken = anyio.Event()
 
-    def shut(self, shelf: "Shelf") -> None:
+    def shut(self, section: "Section") -> None:
         """Take a worker's folder for done with: it goes when nothing is in it any more. Blocks a little."""
-        shelf.is_open = False
-        self._tidy(shelf)
+        section.is_open = False
+        self._tidy(section)
 
     def close(self) -> None:
         """Leave what is still there to whoever finds it. Blocks a little."""
-        for shelf in list(self._shelves.values()):
-            shelf.is_open = False
-            shelf.parcels.clear()
-            self._tidy(shelf)
+        for section in list(self._sections.values()):
+            section.is_open = False
+            section.entries.clear()
+            self._tidy(section)
 
     # Delivering.
 
-    def _start(self, shelf: "Shelf", parcel: Parcel) -> None:
-        shelf.parcels.append(parcel)
-        self._starting.append((shelf, parcel))
+    def _start(self, section: "Section", entry: Entry) -> None:
+        section.entries.append(entry)
+        self._starting.append((section, entry))
         self._woken.set()
         self._note()
 
-    async def _deliver(self, shelf: "Shelf", parcel: Parcel) -> None:
-        with logger.contextualize(run_id=parcel.run_id, attempt=parcel.attempt):
+    async def _deliver(self, section: "Section", entry: Entry) -> None:
+        with logger.contextualize(run_id=entry.run_id, attempt=entry.attempt):
             try:
-                await self._hand_in(shelf, parcel)
-                await anyio.to_thread.run_sync(lambda: shutil.rmtree(parcel.folder, ignore_errors=True))
+                await self._hand_in(section, entry)
+                await anyio.to_thread.run_sync(lambda: shutil.rmtree(entry.folder, ignore_errors=True))
             except Exception as error:
                 # It stays on disk, for the next one who finds it.
                 logger.opt(exception=True).error(
-                    "run {}: could not be reported ({})", parcel.run_id, type(error).__name__
+                    "run {}: could not be reported ({})", entry.run_id, type(error).__name__
                 )
-            if parcel.handed_in is not None:
-                parcel.handed_in.set()
-            shelf.parcels.remove(parcel)
+            if entry.handed_in is not None:
+                entry.handed_in.set()
+            section.entries.remove(entry)
             self._note()
-            if not shelf.is_open and not shelf.parcels:
-                await anyio.to_thread.run_sync(self._tidy, shelf)
+            if not section.is_open and not section.entries:
+                await anyio.to_thread.run_sync(self._tidy, section)
 
-    async def _hand_in(self, shelf: "Shelf", parcel: Parcel) -> None:
+    async def _hand_in(self, section: "Section", entry: Entry) -> None:
         """Deliver a call's folder. Its outcome waits for its files only for so long; then they come later."""
         # What others left behind may be much: it comes besides what happens now.
-        async with self._adopting if parcel.handed_in is None else nullcontext():
-            is_owed = await self._report(shelf, parcel)
+        async with self._adopting if entry.handed_in is None else nullcontext():
+            is_owed = await self._report(section, entry)
         if is_owed:
-            if parcel.handed_in is not None:
-                parcel.handed_in.set()
+            if entry.handed_in is not None:
+                entry.handed_in.set()
             async with self._owing:
-                await self._upload(parcel)
+                await self._upload(entry)
 
-    async def _report(self, shelf: "Shelf", parcel: Parcel) -> bool:
+    async def _report(self, section: "Section", entry: Entry) -> bool:
         """Report what came of a call, and return whether files of it come later."""
-        run_id, report = parcel.run_id, parcel.report
-        owed = await self._upload(parcel, patience_s=UPLOAD_PATIENCE_S) if report is None or report.may_end else ()
+        run_id, report = entry.run_id, entry.report
+        owed = await self._upload(entry, patience_s=UPLOAD_PATIENCE_S) if report is None or report.may_end else ()
         if report is None:
             logger.info("run {}: what a killed worker left of it was seen to", run_id)
             return False
@@ -206,18 +206,18 @@ class Outbox:
                 receipt = await retried(lambda: self._record.report(instead))
             except RecordError as refusal:
                 logger.error("run {}: and so was that: {}", run_id, refusal)
-                await anyio.to_thread.run_sync(self._put_aside, shelf, parcel)
+                await anyio.to_thread.run_sync(self._put_aside, section, entry)
                 return False
         logger.info("run {}: {}", run_id, _in_words(report, receipt))
-        parcel.is_told = True
+        entry.is_told = True
         self._note()
         return bool(owed) and receipt.counted
 
-    async def _upload(self, parcel: Parcel, *, patience_s: float = math.inf) -> tuple[str, ...]:
+    async def _upload(self, entry: Entry, *, patience_s: float = math.inf) -> tuple[str, ...]:
         """Upload what there is of a call; return the names of what could not be taken in time.
 
         Args:
-            parcel: The call's folder.
+            entry: The call's folder.
             patience_s: How long the record may fail at it, as it does while its store is full.
         """
         failing_since_s: float | None = None
@@ -232,30 +232,30 @@ class Outbox:
 
         owed: list[str] = []
         for name in ARTEFACTS:
-            path = parcel.folder / name
+            path = entry.folder / name
             if not await anyio.Path(path).is_file():
                 continue
             try:
                 await retried(
                     lambda name=name, path=path: self._record.put_artefact(
-                        parcel.run_id, parcel.attempt, parcel.executor, name, path
+                        entry.run_id, entry.attempt, entry.executor, name, path
                     ),
                     gives_up=gives_up,
                 )
             except (RecordError, OSError) as error:
                 if isinstance(error, RecordError) and error.status in _GONE:
                     return ()
-                logger.warning("run {}: {} could not be uploaded: {}", parcel.run_id, name, error)
+                logger.warning("run {}: {} could not be uploaded: {}", entry.run_id, name, error)
                 if isinstance(error, RecordError) and error.transient:
                     owed.append(name)
         return tuple(owed)
 
     def _note(self) -> None:
         reports = [
-            parcel.report
-            for shelf in self._shelves.values()
-            for parcel in shelf.parcels
-            if parcel.report is not None and not parcel.is_told
+            entry.report
+            for section in self._sections.values()
+            for entry in section.entries
+            if entry.report is not None and not entry.is_told
         ]
         kept = tuple(
             Kept(run_id=report.run_id, attempt=report.attempt, may_end=report.may_end)
@@ -273,100 +273,100 @@ class Outbox:
         except Exception as error:
             logger.warning("the outbox can't be searched for what others left behind ({})", type(error).__name__)
             return
-        for shelf in found:
-            self._shelves[shelf.executor] = shelf
+        for section in found:
+            self._sections[section.executor] = section
             self._note()
-            for parcel in list(shelf.parcels):
-                tasks.start_soon(self._deliver, shelf, parcel)
-            if not shelf.parcels:
-                await anyio.to_thread.run_sync(self._tidy, shelf)
+            for entry in list(section.entries):
+                tasks.start_soon(self._deliver, section, entry)
+            if not section.entries:
+                await anyio.to_thread.run_sync(self._tidy, section)
 
-    def _find(self) -> list["Shelf"]:
+    def _find(self) -> list["Section"]:
         """Return the folders of dead workers, their locks held."""
-        found: list[Shelf] = []
+        found: list[Section] = []
         for executor in self._locks.take_dead():
-            shelf = Shelf(executor, self._folder / executor, self._start, is_open=False)
-            for folder in sorted(shelf.path.glob("*")):
+            section = Section(executor, self._folder / executor, self._start, is_open=False)
+            for folder in sorted(section.path.glob("*")):
                 if (named := _CALL_FOLDER.fullmatch(folder.name)) is None:
                     continue
-                parcel = Parcel(int(named[1]), int(named[2]), executor, folder, None)
-                if self._can_be_delivered(shelf, parcel):
-                    shelf.parcels.append(parcel)
-            if shelf.parcels:
-                reports = sum(parcel.report is not None for parcel in shelf.parcels)
+                entry = Entry(int(named[1]), int(named[2]), executor, folder, None)
+                if self._can_be_delivered(section, entry):
+                    section.entries.append(entry)
+            if section.entries:
+                reports = sum(entry.report is not None for entry in section.entries)
                 logger.info(
                     "worker {} is gone: it left {} reports, and {} calls without one",
                     executor,
                     reports,
-                    len(shelf.parcels) - reports,
+                    len(section.entries) - reports,
                 )
-            found.append(shelf)
+            found.append(section)
         return found
 
-    def _can_be_delivered(self, shelf: "Shelf", parcel: Parcel) -> bool:
+    def _can_be_delivered(self, section: "Section", entry: Entry) -> bool:
         """Read the report of a folder that was left behind, if it holds one; return whether it can go on its way.
 
         What can't be read now, or is no report and can't be put aside, stays for the next time somebody looks.
         """
-        path = parcel.folder / REPORT
+        path = entry.folder / REPORT
         try:
             report = Report.model_validate_json(path.read_bytes())
-            if (report.run_id, report.attempt, report.executor) != (parcel.run_id, parcel.attempt, parcel.executor):
+            if (report.run_id, report.attempt, report.executor) != (entry.run_id, entry.attempt, entry.executor):
                 raise ValueError("is of another run")
-            parcel.report = report
+            entry.report = report
         except FileNotFoundError:
             # It was killed before its call was over.
             return True
         except OSError as error:
-            self._complain(path, f"can't be read: {path} ({error.strerror})", parcel)
+            self._complain(path, f"can't be read: {path} ({error.strerror})", entry)
             return False
         except ValueError as error:
             said = "is no report" if isinstance(error, ValidationError) else str(error)
             try:
-                self._put_aside(shelf, parcel)
+                self._put_aside(section, entry)
             except OSError as failure:
-                self._complain(path, f"can't be used: {path} {said}; nor put aside ({failure.strerror})", parcel)
+                self._complain(path, f"can't be used: {path} {said}; nor put aside ({failure.strerror})", entry)
                 return False
-            self._complain(path, f"can't be used: {path} {said}", parcel)
+            self._complain(path, f"can't be used: {path} {said}", entry)
         return True
 
-    def _complain(self, path: Path, problem: str, parcel: Parcel) -> None:
+    def _complain(self, path: Path, problem: str, entry: Entry) -> None:
         """Say once what is wrong with a report that is met with every time somebody looks."""
         if path not in self._complained:
             self._complained.add(path)
-            logger.error("run {}: its report {}", parcel.run_id, problem)
+            logger.error("run {}: its report {}", entry.run_id, problem)
 
-    def _put_aside(self, shelf: "Shelf", parcel: Parcel) -> None:
+    def _put_aside(self, section: "Section", entry: Entry) -> None:
         """Keep a report that nobody can deliver, for somebody to look at.
 
         Raises:
             OSError: It stays where it is.
         """
         aside = self._folder / ASIDE
-        name = f"{shelf.executor}-{parcel.folder.name}.json"
+        name = f"{section.executor}-{entry.folder.name}.json"
         aside.mkdir(mode=0o700, exist_ok=True)
-        (parcel.folder / REPORT).replace(aside / name)
+        (entry.folder / REPORT).replace(aside / name)
         with suppress(FileNotFoundError):
             # Another process may be at it.
             for old in sorted(aside.iterdir(), key=lambda path: path.stat().st_mtime)[:-MAX_ASIDE]:
                 old.unlink()
 
-    def _tidy(self, shelf: "Shelf") -> None:
+    def _tidy(self, section: "Section") -> None:
         """Remove a folder that is done with; leave one that is not to whoever finds it."""
-        if shelf.parcels:
+        if section.entries:
             return
-        self._shelves.pop(shelf.executor, None)
+        self._sections.pop(section.executor, None)
         try:
-            shelf.path.rmdir()
+            section.path.rmdir()
         except FileNotFoundError:
             pass
         except OSError:
-            self._locks.let_go(shelf.executor)
+            self._locks.let_go(section.executor)
             return
-        self._locks.bury(shelf.executor)
+        self._locks.discard(section.executor)
 
 
-class Shelf:
+class Section:
     """A worker's folder in the outbox.
 
     Args:
@@ -376,11 +376,11 @@ class Shelf:
         is_open: Whether more comes into it.
     """
 
-    def __init__(self, executor: str, path: Path, start: Callable[["Shelf", Parcel], None], *, is_open: bool = True):
+    def __init__(self, executor: str, path: Path, start: Callable[["Section", Entry], None], *, is_open: bool = True):
         self.executor = executor
         self.path = path
         self.is_open = is_open
-        self.parcels: list[Parcel] = []
+        self.entries: list[Entry] = []
         """What is on its way."""
         self._start = start
 
@@ -398,16 +398,16 @@ class Shelf:
         with anyio.CancelScope(shield=True):
             report = await anyio.to_thread.run_sync(_keep, folder, report)
         handed_in = anyio.Event()
-        self._start(self, Parcel(report.run_id, report.attempt, report.executor, folder, report, handed_in))
+        self._start(self, Entry(report.run_id, report.attempt, report.executor, folder, report, handed_in))
         return handed_in
 
 
 def _in_words(report: Report, receipt: Receipt) -> str:
     """Return what came of a report."""
-    told = "reported" if report.back is None else "given back"
+    told = "reported" if report.release is None else "released"
     if not receipt.counted:
         return f"{told}, and did not count any more"
-    if report.back is None:
+    if report.release is None:
         return told
     return f"{told}, and {'waits for another worker' if receipt.waits_again else 'ended'}"
 
@@ -444,7 +444,7 @@ class _Locks:
         self._held: dict[str, int] = {}
 
     def hold(self, executor: str) -> None:
-        """Say that a worker lives, until :meth:`bury` or the end of the process.
+        """Say that a worker lives, until :meth:`discard` or the end of the process.
 
         Raises:
             OSError: The folder can't be written.
@@ -484,7 +484,7 @@ class _Locks:
         if descriptor is not None:
             os.close(descriptor)
 
-    def bury(self, executor: str) -> None:
+    def discard(self, executor: str) -> None:
         """Remove a worker that left nothing behind."""
         with suppress(OSError):
             self._path(executor).unlink()

@@ -27,7 +27,7 @@ from runner.settings import Settings
 from runner.worker.checks import lack_of_space
 from runner.worker.folders import OUTBOX
 from runner.worker.link import Link
-from runner.worker.outbox import Outbox, Shelf
+from runner.worker.outbox import Outbox, Section
 from runner.worker.record_client import RecordClient
 from runner.worker.retries import FIRST_WAIT_S, LONGEST_WAIT_S
 from runner.worker.status import STARTING, WorkerStatus
@@ -83,7 +83,7 @@ class WorkerProcess:
         self._life: _Life | None = None
         self._drain_limit_s = settings.worker.drain_limit_s
         self._stopping = anyio.Event()
-        self._is_hurrying = False
+        self._is_forced = False
         self._said = STARTING
         self._began_s = math.inf
         """When this life began."""
@@ -95,7 +95,7 @@ class WorkerProcess:
         return WorkerStatus(
             state=state,
             why=why,
-            executor=None if self._life is None else self._life.shelf.executor,
+            executor=None if self._life is None else self._life.section.executor,
             live=0 if self._life is None else len(self._life.worker.runs),
             calls=self._settings.worker.calls,
             kept=len(self._outbox.kept),
@@ -110,7 +110,7 @@ class WorkerProcess:
         """Take runs until :meth:`stop`. While the record does not answer it waits."""
         await anyio.to_thread.run_sync(load)
         self._full = await anyio.to_thread.run_sync(self._free)
-        # They go on while runs are given back, even where this is cancelled.
+        # They go on while runs are released, even where this is cancelled.
         background = anyio.CancelScope(shield=True)
 
         async def in_background() -> None:
@@ -131,15 +131,15 @@ class WorkerProcess:
             self._outbox.close()
 
     def stop(self) -> None:
-        """Take nothing more, and let calls that are on finish. What is left is given back; :meth:`run` returns."""
+        """Take nothing more, and let calls that are on finish. What is left is released; :meth:`run` returns."""
         self._stopping.set()
         self.news()
 
-    def hurry(self) -> None:
-        """Give back at once what :meth:`stop` waits for."""
-        self._is_hurrying = True
+    def force_stop(self) -> None:
+        """Release at once what :meth:`stop` waits for."""
+        self._is_forced = True
         if self._life is not None:
-            self._life.worker.hurry()
+            self._life.worker.force_stop()
 
     # Its lives.
 
@@ -148,10 +148,10 @@ class WorkerProcess:
         told: set[str] = set()
         while not self._stopping.is_set():
             try:
-                # What is given to it before the record answers it could not even give back.
+                # What is given to it before the record answers it could not even release.
                 lease_s = (await self._record.hello()).lease_s
                 executor = _new_executor_id()
-                shelf = await anyio.to_thread.run_sync(self._outbox.open, executor)
+                section = await anyio.to_thread.run_sync(self._outbox.open, executor)
             except (RunnerError, OSError) as error:
                 # Each once: it is tried again every few seconds.
                 said = str(error)
@@ -168,14 +168,14 @@ class WorkerProcess:
             spare_what_is_loaded()
             self._watch.forget()
             self._began_s = time.monotonic()
-            self._life = life = _Life(self, shelf, lease_s)
+            self._life = life = _Life(self, section, lease_s)
             self.news()
             try:
                 await life.run()
             finally:
                 self._life = None
                 self._began_s = math.inf
-                self._outbox.shut(shelf)
+                self._outbox.shut(section)
                 self.news()
 
     # What it says of itself.
@@ -257,17 +257,17 @@ class WorkerProcess:
             if self._began_s < began_s and self._watch.sample(now_s, late_ms):
                 self.news()
 
-    def new_worker(self, shelf: Shelf) -> Worker:
+    def new_worker(self, section: Section) -> Worker:
         """Return what sees runs through."""
         return Worker(
-            self._settings, self._record, shelf, self._make_call, self._watch, self._counts, changed=self.news
+            self._settings, self._record, section, self._make_call, self._watch, self._counts, changed=self.news
         )
 
     def new_link(self, life: "_Life", lease_s: float) -> Link:
         """Return what polls for it."""
         rooms = tuple(kind.value for kind, module in _ROOM_MODULES.items() if find_spec(module) is not None)
         info = WorkerInfo(
-            executor=life.shelf.executor,
+            executor=life.section.executor,
             name=self._name,
             version=importlib.metadata.version("pipecat-scenario-runner"),
             rooms=rooms,
@@ -282,16 +282,16 @@ class WorkerProcess:
     @property
     def finishing_s(self) -> float:
         """How long calls that are on may last then."""
-        return 0.0 if self._is_hurrying else self._drain_limit_s
+        return 0.0 if self._is_forced else self._drain_limit_s
 
 
 class _Life:
     """What the process is until it is stopped, or given up (see :class:`runner.worker.link.Linked`)."""
 
-    def __init__(self, process: WorkerProcess, shelf: Shelf, lease_s: float):
+    def __init__(self, process: WorkerProcess, section: Section, lease_s: float):
         self._process = process
-        self.shelf = shelf
-        self.worker = process.new_worker(shelf)
+        self.section = section
+        self.worker = process.new_worker(section)
         self.link = process.new_link(self, lease_s)
         self.is_lost = False
         self._over = anyio.Event()
@@ -322,7 +322,7 @@ class _Life:
             await self.link.say_stopped()
         except RunnerError as error:
             # Its lease ends by itself, a little later.
-            logger.warning("worker {}: could not say that it ended ({})", self.shelf.executor, error)
+            logger.warning("worker {}: could not say that it ended ({})", self.section.executor, error)
 
     @property
     def state(self) -> tuple[WorkerState, str]:
@@ -357,7 +357,7 @@ class _Life:
         if not self.is_lost:
             self.is_lost = True
             self.worker.give_up(f"{WORKER_LOST}: {reason}")
-            logger.warning("worker {}: gives its calls up: {}", self.shelf.executor, reason)
+            logger.warning("worker {}: gives its calls up: {}", self.section.executor, reason)
             self._over.set()
             self._process.news()
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from runner.errors import UsageError
 from runner.protocol.states import WorkerState
-from runner.worker.orders import DRAIN, HURRY
+from runner.worker.orders import DRAIN, FORCE_STOP
 from runner.worker.status import SILENT, STARTING, WorkerStatus
 
 FIRST_WAIT_S = 1.0
@@ -109,7 +109,7 @@ class Supervisor:
         self._started: set[str] = set()
         self._failure: str | None = None
         self._stopping = anyio.Event()
-        self._hurrying = anyio.Event()
+        self._forced = anyio.Event()
 
     async def run(self) -> None:
         """Keep them running until :meth:`stop`, and return when they have ended.
@@ -124,22 +124,22 @@ class Supervisor:
             raise UsageError(self._failure)
 
     async def obey_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Stop when SIGTERM or SIGINT comes, and hurry when another one does."""
+        """Stop when SIGTERM or SIGINT comes, and force it when another one does."""
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             async for number in signals:
                 again = self._stopping.is_set()
-                logger.info("{}: {}", "hurrying" if again else "stopping", signal.Signals(number).name)
-                (self.hurry if again else self.stop)()
+                logger.info("{}: {}", "stopping at once" if again else "stopping", signal.Signals(number).name)
+                (self.force_stop if again else self.stop)()
 
     def stop(self) -> None:
         """Let all processes take nothing more, see their calls through for a while, and end."""
         self._stopping.set()
 
-    def hurry(self) -> None:
+    def force_stop(self) -> None:
         """Let them end without waiting for calls."""
         self._stopping.set()
-        self._hurrying.set()
+        self._forced.set()
 
     async def _keep(self, tasks: TaskGroup, child: Child) -> None:
         wait_s = FIRST_WAIT_S
@@ -201,8 +201,8 @@ class Supervisor:
         await self._stopping.wait()
         await _send(process, DRAIN)
         with anyio.move_on_after(self._drain_limit_s + END_LIMIT_S):
-            await self._hurrying.wait()
-            await _send(process, HURRY)
+            await self._forced.wait()
+            await _send(process, FORCE_STOP)
             await anyio.sleep(END_LIMIT_S)
         logger.warning("worker {}: does not end, and is killed", child.name)
         with suppress(ProcessLookupError):

@@ -25,19 +25,19 @@ from runner.calls.run_file import EarlierAttempt, Run, earlier_attempt, reason_t
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause, ExpectationVerdict
-from runner.protocol.messages import MAX_RUNS, GiveBack, Job, Order, Problem, Report, RunNow
+from runner.protocol.messages import MAX_RUNS, Job, Order, Problem, Release, Report, RunNow
 from runner.settings import Settings
 from runner.worker.live_report import LiveReport
-from runner.worker.outbox import Shelf
+from runner.worker.outbox import Section
 from runner.worker.record_client import RecordClient
 from runner.worker.session_rooms import room_of, starts_anew, takes_another_call
 from runner.worker.watch import LoadWatch
 
 LEAVING_LIMIT_S = 20.0
-"""How long runs that are broken off may take to end: to leave the room, and to be given back."""
+"""How long runs that are broken off may take to end: to leave the room, and to be released."""
 
 STOPPED_REPORT_LIMIT_S = 10.0
-"""How long a run that was broken off may take to be given back; then that is left for the next start."""
+"""How long a run that was broken off may take to be released; then that is left for the next start."""
 
 STOPPED_DETAIL = "its worker was stopped"
 MAX_DETAIL_CHARACTERS = 2_000
@@ -157,14 +157,14 @@ class _Live:
         return self._report(run=run, problem=problem)
 
     def given_back(self, detail: str) -> Report:
-        """Return that it is given back."""
+        """Return that it is released."""
         said = self.told.said
         may_end = said and not starts_anew(self.job, self._worker.settings.room.daily_domains)
-        return self._report(back=GiveBack(detail=detail, said=said, may_end=may_end))
+        return self._report(release=Release(detail=detail, said=said, may_end=may_end))
 
     def _report(self, **what: Any) -> Report:
         run_id, attempt = self.key
-        return Report(run_id=run_id, attempt=attempt, executor=self._worker.shelf.executor, **what)
+        return Report(run_id=run_id, attempt=attempt, executor=self._worker.section.executor, **what)
 
 
 @dataclass
@@ -174,7 +174,7 @@ class Worker:
     Args:
         settings: How to make calls.
         record: The record.
-        shelf: Where calls are kept until the record has them.
+        section: Where calls are kept until the record has them.
         make_call: Prepares a call.
         watch: Gets to know of calls without audio to send.
         counts: Is counted up.
@@ -183,7 +183,7 @@ class Worker:
 
     settings: Settings
     record: RecordClient
-    shelf: Shelf
+    section: Section
     make_call: CallMaker = Call
     watch: LoadWatch = field(default_factory=LoadWatch)
     counts: Counts = field(default_factory=Counts)
@@ -240,7 +240,7 @@ class Worker:
         self._break_off()
 
     async def finish(self, limit_s: float) -> None:
-        """Wait for what is under way, at most for so long; the rest is broken off, and given back."""
+        """Wait for what is under way, at most for so long; the rest is broken off, and released."""
         self._draining.set()
         with anyio.move_on_after(limit_s) as patience:
             self._patience = patience
@@ -250,7 +250,7 @@ class Worker:
             await self._until_idle()
         self._is_finished.set()
 
-    def hurry(self) -> None:
+    def force_stop(self) -> None:
         """Let :meth:`finish` wait no longer."""
         if self._patience is not None:
             self._patience.cancel()
@@ -296,12 +296,12 @@ class Worker:
                 await self._hand_in(live, report)
             elif live.handed_in is None:
                 # Most often this attempt does not count any more: the record learns of it, but nobody waits for that.
-                live.handed_in = await self.shelf.put(report)
+                live.handed_in = await self.section.put(report)
 
     async def _hand_in(self, live: _Live, report: Report) -> None:
         """Write a report down, and wait until it is seen to."""
         if live.handed_in is None:
-            live.handed_in = await self.shelf.put(report)
+            live.handed_in = await self.section.put(report)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._wait_no_longer, tasks.cancel_scope)
             await live.handed_in.wait()
@@ -317,7 +317,7 @@ class Worker:
         """Return what there is to report of a run that was broken off."""
         if live.is_cancelled or live.ended not in (None, EndedReason.CANCELLED):
             # Its call was over, or was to be.
-            folder = self.shelf.folder(*live.key)
+            folder = self.section.folder(*live.key)
             try:
                 run = await anyio.to_thread.run_sync(run_file.read_run, folder)
                 return live.reported(_dump(run) or _cancelled_before_its_call())
@@ -372,7 +372,7 @@ class Worker:
         if made is None or not earlier:
             return made
         made = made.model_copy(update={"earlier_attempts": earlier})
-        await anyio.to_thread.run_sync(write_run, self.shelf.folder(*live.key), made)
+        await anyio.to_thread.run_sync(write_run, self.section.folder(*live.key), made)
         return made
 
     def _may_be_repeated(self, job: Job, live: _Live) -> bool:
@@ -384,7 +384,7 @@ class Worker:
 
     async def _call(self, job: Job, live: _Live) -> Run | None:
         """Make a run's call; None if it was cancelled before."""
-        folder = self.shelf.folder(*live.key)
+        folder = self.section.folder(*live.key)
         try:
             script = Script.model_validate(job.script)
         except ValueError as error:

@@ -189,7 +189,7 @@ WRONG: list[tuple[bytes, int, dict[str, Any]]] = [
         {"detail": "JSON parse error - a text holds a NUL character, or half a character"},
     ),
     (b"{", 400, {"detail": "JSON parse error - Expecting property name enclosed in double quotes"}),
-    (b'{"count": NaN}', 400, {"detail": "JSON parse error - NaN and Infinity are no JSON"}),
+    (b'{"count": NaN}', 400, {"detail": "JSON parse error - NaN and Infinity are not valid JSON"}),
 ]
 
 

@@ -73,7 +73,7 @@ async def test_what_changes_of_a_run_is_a_line_with_its_run_and_attempt(
     assert [(line["attempt"], line["message"].partition(": ")[2]) for line in changes] == [
         (1, f"claimed: by {ME}"),
         (1, "joined"),
-        (1, "given back: it waits again"),
+        (1, "released: it waits again"),
         (2, f"claimed: by {ME}"),
         (2, "ended: completed, success false, cause agent"),
     ]

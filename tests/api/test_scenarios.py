@@ -229,7 +229,7 @@ async def test_pipecat_eval_is_checked_as_it_is_written(client: httpx.AsyncClien
             EVAL.replace("user", "usr"),
             "pipecat_eval: line 3: unknown key 'usr' in turns #1; did you mean 'user'?",
         ),
-        ("name: [", "pipecat_eval: line 2: no YAML: did not find expected node content"),
+        ("name: [", "pipecat_eval: line 2: not valid YAML: did not find expected node content"),
         (
             "name: x\nturns: !include /etc/passwd\n",
             "pipecat_eval: line 2: !include: files can't be taken in here; this is a text of its own",

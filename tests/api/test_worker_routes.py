@@ -23,19 +23,20 @@ from runner.protocol.messages import (
     PART_BYTES,
     VERSION,
     Answer,
-    GiveBack,
     Job,
     Message,
     Poll,
     Problem,
+    Release,
     Report,
     RunNow,
     SessionStart,
     WorkerInfo,
 )
 from runner.records import runs as records
+from runner.records import runs as runs_of_record
 from runner.records.retention import purge
-from runner.records.runs import MAX_ARTEFACTS, Told, give_back
+from runner.records.runs import MAX_ARTEFACTS, Told
 from runner.records.secrets import Vault
 from runner.records.store import artefact_key
 from runner.records.tables import Agent, RunRow, WorkerRow, utc_now
@@ -116,8 +117,8 @@ async def release(
     executor: str = ME,
 ) -> httpx.Response:
     """Give a run back."""
-    back = GiveBack(detail=detail, said=said, may_end=said)
-    return await tell(worker, "report", Report(run_id=run_id, attempt=attempt, executor=executor, back=back))
+    back = Release(detail=detail, said=said, may_end=said)
+    return await tell(worker, "report", Report(run_id=run_id, attempt=attempt, executor=executor, release=back))
 
 
 def upload(run_id: int, name: str = "recording.wav") -> str:
@@ -379,25 +380,25 @@ async def test_nothing_counts_of_an_attempt_that_is_not_under_way(
 async def test_a_run_that_is_given_back_waits_again_unless_something_was_said(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
-    unsaid, told_now, told_before = await run_launched(client, 3)
-    for run_id in (unsaid, told_now, told_before):
+    safe_to_retry, told_now, told_before = await run_launched(client, 3)
+    for run_id in (safe_to_retry, told_now, told_before):
         await claimed(worker_client, run_id)
     await progress(worker_client, told_before, joined=True, said=True)
     waits, ended = {"counted": True, "waits_again": True}, {"counted": True, "waits_again": False}
-    assert (await release(worker_client, unsaid)).json() == waits
+    assert (await release(worker_client, safe_to_retry)).json() == waits
     assert (await release(worker_client, told_now, said=True)).json() == ended
     assert (await release(worker_client, told_before, detail="it \x00 stops")).json() == ended
-    runs = [(await client.get(f"{RUNS}/{run_id}")).json() for run_id in (unsaid, told_now, told_before)]
+    runs = [(await client.get(f"{RUNS}/{run_id}")).json() for run_id in (safe_to_retry, told_now, told_before)]
     assert [run["status"] for run in runs] == ["pending", "failed", "failed"]
     assert [run["scenario_runner"]["cause"] for run in runs] == [None, "harness", "harness"]
     assert [run["error_message"] for run in runs] == ["", "it stops", "it \ufffd stops"]
     assert [run["scenario_runner"]["attempt"] for run in runs] == [2, 1, 1]
     result = (await client.get(f"/test_framework/v1/results/{runs[0]['result_id']}")).json()
     assert result["status"] == "running"
-    # Its answer was lost: it is not given back twice, and does not end twice.
-    for run_id in (unsaid, told_now):
+    # Its answer was lost: it is not released twice, and does not end twice.
+    for run_id in (safe_to_retry, told_now):
         assert not (await release(worker_client, run_id, said=True)).json()["counted"]
-    assert (await claimed(worker_client, unsaid, 2))["attempt"] == 2
+    assert (await claimed(worker_client, safe_to_retry, 2))["attempt"] == 2
 
 
 async def test_what_was_said_is_known_even_where_giving_back_fails(
@@ -410,10 +411,12 @@ async def test_what_was_said_is_known_even_where_giving_back_fails(
         raise RuntimeError("the database is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.api.routes.worker, "give_back", broken)
+        patch.setattr(runner.api.routes.worker, "release", broken)
         assert (await release(worker_client, run_id, said=True)).status_code == 500
     async with services.database.session() as session:
-        assert not await session.run_sync(give_back, run_id, 1, detail="worker lost", unsaid=True, was_lost=True)
+        assert not await session.run_sync(
+            runs_of_record.release, run_id, 1, detail="worker lost", safe_to_retry=True, was_lost=True
+        )
 
 
 async def test_a_session_is_started_anew_for_a_run_that_is_given_back_whatever_was_said(
@@ -523,8 +526,8 @@ async def test_what_is_no_report_is_refused_and_changes_nothing(
         {**of_run, "run": run, "problem": problem},
         {**of_run, "problem": {"cause": "x" * 30, "reason": "y"}},
         {**of_run, "problem": problem, "owed": ["a"] * 11},
-        {**of_run, "back": {"said": False, "may_end": False}},
-        {**of_run, "back": {"said": False, "may_end": False, "detail": "x" * 4_001}},
+        {**of_run, "release": {"said": False, "may_end": False}},
+        {**of_run, "release": {"said": False, "may_end": False, "detail": "x" * 4_001}},
         {**of_run, "attempt": 0, "problem": problem},
         {**of_run, "executor": "", "problem": problem},
         {**of_run, "run_id": 10**30, "problem": problem},

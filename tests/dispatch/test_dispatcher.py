@@ -367,7 +367,7 @@ async def test_a_run_that_was_taken_away_is_told_of_at_once(prompt: Scene, elsew
     run_id = await prompt.begun(worker)
     async with asking(prompt, worker) as asked:
         await elsewhere.run(
-            lambda session: dispatching.give_back(session, run_id, 1, detail="x", unsaid=True, was_lost=False)
+            lambda session: dispatching.release(session, run_id, 1, detail="x", safe_to_retry=True, was_lost=False)
         )
         assert (await asked.at_once()).orders == (Order(run_id=run_id, attempt=1, counts=False),)
 
@@ -552,16 +552,16 @@ async def test_what_a_worker_told_another_process_last_holds_here_too(prompt: Sc
 
 async def test_a_worker_that_is_stopped_lets_its_runs_go_on_at_once_and_not_held_against_them(prompt: Scene) -> None:
     worker = Worker(prompt)
-    unsaid, session = await prompt.begun(worker), await prompt.begun(worker, 2, said_at=utc_now())
+    safe_to_retry, session = await prompt.begun(worker), await prompt.begun(worker, 2, said_at=utc_now())
     said, given = await prompt.begun(worker, said_at=utc_now()), await prompt.run(executor="w")
     await worker.polls()
     worker.state = STOPPED
     async with asking(prompt, Worker(prompt, "other", calls=9)) as asked:
         await worker.polls()
         taken = {(job.run_id, job.attempt) for job in (await asked.at_once()).jobs}
-    assert taken <= {(unsaid, 2), (session, 2), (given, 2)} and taken
+    assert taken <= {(safe_to_retry, 2), (session, 2), (given, 2)} and taken
     await Worker(prompt, "other", calls=9).polls(number=9)
-    rows = await prompt.rows(unsaid, session, given)
+    rows = await prompt.rows(safe_to_retry, session, given)
     assert [(row.status, row.attempt, row.lost) for row in rows] == [("pending", 2, 0)] * 3
     row = await prompt.row(said)
     assert (row.status, row.error_message) == ("failed", "its worker was stopped")
@@ -574,7 +574,7 @@ async def test_a_worker_that_is_stopped_lets_its_runs_go_on_at_once_and_not_held
 async def test_a_worker_that_does_not_poll_is_lost_by_the_records_clock(scene: Scene) -> None:
     lost, there = Worker(scene, "lost", calls=9), Worker(scene, "there")
     await scene.judging(lost, there)
-    said, unsaid = await scene.begun(lost, said_at=utc_now()), await scene.begun(lost)
+    said, safe_to_retry = await scene.begun(lost, said_at=utc_now()), await scene.begun(lost)
     session = await scene.begun(lost, 2, said_at=utc_now())
     given = await scene.run(executor="lost", room_token=VAULT.seal("{}"))
     await lost.polls()
@@ -583,7 +583,7 @@ async def test_a_worker_that_does_not_poll_is_lost_by_the_records_clock(scene: S
     await scene.look(2, there)
     assert (await scene.state("lost"), await scene.state("there")) == ("lost", "taking")
     # What was said in a room is not said again there, and nobody knows what the worker said since it polled last.
-    for row in await scene.rows(said, unsaid):
+    for row in await scene.rows(said, safe_to_retry):
         assert (row.status, row.cause, row.error_message) == ("failed", "harness", "worker lost")
     rows = await scene.rows(session, given)
     assert [(row.status, row.attempt, row.lost) for row in rows] == [("pending", 2, 1), ("pending", 2, 0)]
@@ -667,7 +667,7 @@ async def test_a_sign_of_life_in_the_last_moment_counts(scene: Scene, monkeypatc
 
 async def test_a_worker_whose_parent_says_that_it_is_dead_is_gone_at_once(prompt: Scene) -> None:
     dead = Worker(prompt, "dead", calls=9)
-    said, unsaid = await prompt.begun(dead, said_at=utc_now()), await prompt.begun(dead)
+    said, safe_to_retry = await prompt.begun(dead, said_at=utc_now()), await prompt.begun(dead)
     session = await prompt.begun(dead, 2, said_at=utc_now())
     given = await prompt.run(executor="dead")
     await dead.polls()
@@ -675,7 +675,7 @@ async def test_a_worker_whose_parent_says_that_it_is_dead_is_gone_at_once(prompt
         await prompt.dispatcher.report_gone(Gone(executor="dead"))
         assert (await asked.at_once()).jobs
     await Worker(prompt, "other", calls=9).polls(number=9)
-    rows = await prompt.rows(unsaid, session, given)
+    rows = await prompt.rows(safe_to_retry, session, given)
     assert [(row.executor, row.attempt, row.lost) for row in rows] == [
         ("other", 2, 1),
         ("other", 2, 1),

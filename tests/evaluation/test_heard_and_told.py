@@ -202,7 +202,7 @@ def test_what_is_decided_by_words_while_the_call_is_on_is_the_final_verdict(
 @pytest.mark.parametrize("expectation", [Expectation(), Expectation(text_contains="one"), ASKS])
 def test_the_words_of_the_reply_before_told_a_moment_later_are_no_response(expectation: Expectation) -> None:
     (result,) = judge([READY, *speech(8, 9.8), turn(10), told(10.2, f"one, {HELP}"), ended(90)], expectation)
-    assert (result.verdict, result.reason) == (MISSED, "the agent told words, but nothing of it was heard")
+    assert (result.verdict, result.reason) == (MISSED, "the agent reported text, but no audio arrived")
 
 
 def test_the_words_of_speech_that_reaches_into_the_turn_are_told_in_it() -> None:

@@ -356,7 +356,7 @@ def test_told_words_that_nobody_could_hear_are_no_response() -> None:
     for expectation in (expect(), expect(text_contains="seven"), expect(text_excludes="eight")):
         (result,) = judge(mute, expectation)
         assert (result.verdict, result.evidence[0].text) == (MISSED, "A table at seven.")
-        assert result.reason == "the agent told words, but nothing of it was heard"
+        assert result.reason == "the agent reported text, but no audio arrived"
         assert verdicts(mute, expectation, now_s=20) == [PENDING]
         assert verdicts([*mute, onset(10.9)], expectation) == [MET]
     assert verdicts(mute, expect("llm_response", text_contains="seven"), expect("llm_response")) == [MET, MISSED]

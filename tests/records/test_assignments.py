@@ -21,7 +21,7 @@ from runner.protocol.messages import Problem
 from runner.records import assignments
 from runner.records.assignments import MAX_CALLS, Assignment, Capacity, Limits, assign, taken
 from runner.records.database import Database
-from runner.records.runs import end_run, give_back, request_cancel
+from runner.records.runs import end_run, release, request_cancel
 from runner.records.tables import Agent, Project, ResultRow, RunRow, utc_now
 
 pytestmark = pytest.mark.anyio
@@ -89,7 +89,7 @@ async def test_a_run_is_given_once_with_its_attempt(database: Database) -> None:
     async with database.session() as session:
         run = await session.get_one(RunRow, run_id)
         assert (run.executor, run.status) == ("w", "pending")
-        assert await session.run_sync(give_back, run_id, 1, detail="it stops", unsaid=True)
+        assert await session.run_sync(release, run_id, 1, detail="it stops", safe_to_retry=True)
     assert await assigned(database, worker("v")) == [Assignment(run_id, 2, "v")]
     await end(database, run_id)
     assert await assigned(database, worker()) == []
@@ -167,7 +167,7 @@ async def test_what_workers_have_that_are_gone_counts_until_it_is_taken_back(dat
     assert await ids(database, worker("gone")) == [first]
     assert await ids(database, worker("new")) == []
     async with database.session() as session:
-        await session.run_sync(give_back, first, 1, detail="worker lost", unsaid=True, was_lost=True)
+        await session.run_sync(release, first, 1, detail="worker lost", safe_to_retry=True, was_lost=True)
     assert await ids(database, worker("new")) == [first]
     await end(database, first)
     assert await ids(database, worker("new")) == [second]
@@ -397,7 +397,7 @@ class Dispatching:
             for run in dice.sample(on, min(2, len(on))):
                 async with database.session() as session:
                     if dice.random() < 0.2:
-                        await session.run_sync(give_back, run.id, run.attempt, detail="it stops", unsaid=True)
+                        await session.run_sync(release, run.id, run.attempt, detail="it stops", safe_to_retry=True)
                     elif dice.random() < 0.3:
                         await session.run_sync(request_cancel, [other.id for other in dice.sample(on, len(on))])
                     else:

@@ -9,7 +9,7 @@ from loguru import logger
 
 from runner.protocol.messages import Problem
 from runner.records.database import Database
-from runner.records.runs import give_back, request_cancel
+from runner.records.runs import release, request_cancel
 from runner.records.statuses import RunStatus
 from tests.records.giving import give, take
 from tests.records.outcomes import agent_failed, outcome
@@ -68,14 +68,14 @@ async def test_every_end_is_told_and_so_is_giving_back(database: Database, log: 
         await do(database, take, VAULT, run_id, 1, "w")
     log.clear()
     for _ in range(2):
-        await do(database, give_back, back, 1, detail="secret", unsaid=True)
-        await do(database, give_back, lost, 1, detail="secret", unsaid=False)
+        await do(database, release, back, 1, detail="secret", safe_to_retry=True)
+        await do(database, release, lost, 1, detail="secret", safe_to_retry=False)
         await accepts(database, problem, 1, Problem(cause="secret", reason="token-refused", detail="secret"))
         await accepts(database, failed, 1, Problem(cause="harness", reason="runner-error", detail="secret"))
         await do(database, request_cancel, [cancelled])
         await accepts(database, passed, 1, outcome())
     assert log == [
-        (back, 1, f"run {back}: given back: it waits again"),
+        (back, 1, f"run {back}: released: it waits again"),
         (lost, 1, f"run {lost}: ended: failed, success null, cause harness"),
         (problem, 1, f"run {problem}: ended: failed, success null"),
         (failed, 1, f"run {failed}: ended: failed, success null, cause harness"),

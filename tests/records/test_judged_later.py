@@ -20,8 +20,8 @@ from runner.records.runs import (
     end_judged,
     end_run,
     expect_artefact,
-    give_back,
     progress,
+    release,
     request_cancel,
 )
 from runner.records.tables import Project, ResultRow, RunRow, utc_now
@@ -124,7 +124,7 @@ async def test_its_worker_has_it_no_more_and_its_place_is_free(database: Databas
     await do(database, end_run, run_id, 1, REPORTED, executor=WORKER, judge_later=Handed())
     assert await do(database, runs_of, [WORKER]) == {}
     assert await do(database, orphans, touch_s=1, unknown_too=True) == []
-    assert await do(database, give_back, run_id, 1, detail="lost", unsaid=True, was_lost=True) is None
+    assert await do(database, release, run_id, 1, detail="lost", safe_to_retry=True, was_lost=True) is None
     assert await do(database, progress, [Told(run_id, 1, said=True)]) == set()
     [given] = await do(database, assign, [Capacity(WORKER, 1, frozenset())], Limits(all=1, per_agent=1))
     assert given.run_id == 2

@@ -22,7 +22,7 @@ from runner.errors import UsageError
 from runner.records.assignments import Capacity, Limits, assign
 from runner.records.database import Database
 from runner.records.migrations import VERSION_TABLE, alembic_config, head
-from runner.records.runs import give_back
+from runner.records.runs import release
 from runner.records.tables import Base, Project, RunRow, WorkerRow
 
 pytestmark = pytest.mark.anyio
@@ -159,7 +159,7 @@ async def test_runs_from_before_there_were_workers_go_on(new_url: str) -> None:
     async with database.session() as session:
         able = [Capacity("w", 9, frozenset({"daily", "smallwebrtc"}))]
         assert [run.run_id for run in await session.run_sync(assign, able, Limits())] == [2]
-        assert await session.run_sync(give_back, 3, 1, detail="worker lost", unsaid=True, was_lost=True)
+        assert await session.run_sync(release, 3, 1, detail="worker lost", safe_to_retry=True, was_lost=True)
     async with database.session() as session:
         assert len(await session.run_sync(assign, able, Limits())) == 1
     await database.close()

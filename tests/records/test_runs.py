@@ -27,9 +27,9 @@ from runner.records.runs import (
     artefacts_of,
     end_run,
     expect_artefact,
-    give_back,
     progress,
     refresh_result,
+    release,
     request_cancel,
     state_of,
 )
@@ -173,7 +173,7 @@ async def test_a_run_that_is_given_back_is_another_attempt_and_the_first_ones_re
     await begun(database, run_id)
     assert await tell(database, run_id, 1, RunStatus.EVALUATING, NOW)
     assert await keeps(database, run_id, 1, "a", "run.json", 5)
-    assert await do(database, give_back, run_id, 1, detail="it stops", unsaid=True)
+    assert await do(database, release, run_id, 1, detail="it stops", safe_to_retry=True)
     waits = await row(database, run_id)
     assert (waits.status, waits.executor, waits.attempt, waits.lost) == ("pending", None, 2, 0)
     assert (waits.started_at, waits.joined_at, waits.said_at) == (None, None, None)
@@ -186,7 +186,7 @@ async def test_a_run_that_is_given_back_is_another_attempt_and_the_first_ones_re
             assert not await accepts(database, run_id, attempt, outcome())
             assert not await accepts(database, run_id, attempt, REFUSED)
             assert not await keeps(database, run_id, attempt, "a", "run.json", 5)
-            assert await do(database, give_back, run_id, attempt, detail="x", unsaid=True) is None
+            assert await do(database, release, run_id, attempt, detail="x", safe_to_retry=True) is None
         if not is_taken:
             await begun(database, run_id, 2, "b")
     assert await keeps(database, run_id, 2, "b", "run.json", 6)
@@ -203,7 +203,7 @@ class GivenBack:
     run_type: str = "pipecat"
     status: str = "running"
     said: bool = False
-    unsaid: bool = True
+    safe_to_retry: bool = True
     was_lost: bool = False
     lost: int = 0
     cancelled: bool = False
@@ -217,18 +217,18 @@ WAITS_AGAIN = [
     GivenBack(),
     GivenBack(status="evaluating"),
     GivenBack(status="pending"),
-    GivenBack(status="pending", unsaid=False, was_lost=True, lost=9),
+    GivenBack(status="pending", safe_to_retry=False, was_lost=True, lost=9),
     GivenBack(was_lost=True, lost=MAX_LOST - 1),
     GivenBack(lost=MAX_LOST),
-    GivenBack("pipecat_v2", said=True, unsaid=False),
-    GivenBack("pipecat_v2", said=True, unsaid=False, was_lost=True, lost=MAX_LOST - 1),
-    GivenBack(room_url=RUNNER, said=True, unsaid=False, was_lost=True),
-    GivenBack(room_url=RUNNER, status="evaluating", said=True, unsaid=False, was_lost=True, lost=MAX_LOST - 1),
+    GivenBack("pipecat_v2", said=True, safe_to_retry=False),
+    GivenBack("pipecat_v2", said=True, safe_to_retry=False, was_lost=True, lost=MAX_LOST - 1),
+    GivenBack(room_url=RUNNER, said=True, safe_to_retry=False, was_lost=True),
+    GivenBack(room_url=RUNNER, status="evaluating", said=True, safe_to_retry=False, was_lost=True, lost=MAX_LOST - 1),
 ]
 FAILS = [
     GivenBack(said=True),
-    GivenBack(unsaid=False),
-    GivenBack(said=True, unsaid=False, was_lost=True),
+    GivenBack(safe_to_retry=False),
+    GivenBack(said=True, safe_to_retry=False, was_lost=True),
     GivenBack(was_lost=True, lost=MAX_LOST),
     GivenBack("pipecat_v2", was_lost=True, lost=MAX_LOST),
     GivenBack(room_url=RUNNER, said=True, was_lost=True, lost=MAX_LOST),
@@ -253,7 +253,13 @@ async def test_whether_a_run_that_is_given_back_waits_again_or_ends(database: Da
             run.said_at = NOW if case.said else None
             run.room_url = case.room_url or run.room_url
         again = await do(
-            database, give_back, run_id, 1, detail="worker lost", unsaid=case.unsaid, was_lost=case.was_lost
+            database,
+            release,
+            run_id,
+            1,
+            detail="worker lost",
+            safe_to_retry=case.safe_to_retry,
+            was_lost=case.was_lost,
         )
         run = await row(database, run_id)
         assert (run.status, again) == (status, status == "pending"), case
@@ -263,7 +269,7 @@ async def test_whether_a_run_that_is_given_back_waits_again_or_ends(database: Da
             assert run.room_token is not None
         else:
             assert (run.attempt, run.executor, run.room_token) == (1, "a", None), case
-            assert await do(database, give_back, run_id, 1, detail="x", unsaid=True) is None
+            assert await do(database, release, run_id, 1, detail="x", safe_to_retry=True) is None
         if status == "failed":
             assert (run.cause, run.ended_reason) == ("harness", "runner-error")
             assert run.error_message == "worker lost"
@@ -276,7 +282,7 @@ async def test_what_is_said_while_a_run_is_taken_back_is_not_overlooked(database
         await begun(database, run_id)
         told, again = await asyncio.gather(
             tell(database, run_id, 1, RunStatus.RUNNING, NOW, NOW),
-            do(database, give_back, run_id, 1, detail="worker lost", unsaid=True, was_lost=True),
+            do(database, release, run_id, 1, detail="worker lost", safe_to_retry=True, was_lost=True),
         )
         assert told is not again, (told, again)
 
@@ -303,7 +309,7 @@ async def test_the_same_outcome_again_counts_as_taken_and_another_one_does_not(d
     assert await accepts(database, run_id, 1, outcome())
     assert not await accepts(database, run_id, 1, agent_failed())
     assert not await accepts(database, run_id, 1, REFUSED)
-    assert await do(database, give_back, run_id, 1, detail="gone", unsaid=False, was_lost=True) is None
+    assert await do(database, release, run_id, 1, detail="gone", safe_to_retry=False, was_lost=True) is None
     after = await row(database, run_id)
     assert (after.status, after.outcome, after.ended_at) == (before.status, before.outcome, before.ended_at)
 
@@ -442,7 +448,7 @@ async def test_only_the_worker_that_has_a_run_brings_artefacts_of_it_and_only_so
     assert await do(database, expect, run_id, 1, "a", "another") is Upload.TOO_MANY
     assert await do(database, expect, run_id, 1, "a", "n0") is Upload.THERE
     # What an attempt before brought does not count.
-    assert await do(database, give_back, run_id, 1, detail="it stops", unsaid=True)
+    assert await do(database, release, run_id, 1, detail="it stops", safe_to_retry=True)
     await begun(database, run_id, 2)
     assert await keeps(database, run_id, 2, "a", "another", 1)
 
@@ -478,9 +484,9 @@ async def test_a_run_that_was_begun_meanwhile_is_left_where_nothing_but_a_beginn
     given, on = await launched(database, 2)
     await give(database, given, executor="a")
     await begun(database, on)
-    how = {"detail": "it stops", "unsaid": True, "only_unbegun": True}
-    assert await do(database, give_back, on, 1, **how) is None
-    assert await do(database, give_back, given, 1, **how) is True
+    how = {"detail": "it stops", "safe_to_retry": True, "only_unbegun": True}
+    assert await do(database, release, on, 1, **how) is None
+    assert await do(database, release, given, 1, **how) is True
     assert [run.status for run in [await row(database, given), await row(database, on)]] == ["pending", "running"]
 
 
@@ -542,10 +548,10 @@ class Model:
             case "claim":
                 await do(self._database, take, VAULT, run_id, attempt, "w")
             case "give back":
-                await do(self._database, give_back, run_id, attempt, detail="it stops", unsaid=True)
+                await do(self._database, release, run_id, attempt, detail="it stops", safe_to_retry=True)
             case "lost":
                 await do(
-                    self._database, give_back, run_id, attempt, detail="worker lost", unsaid=False, was_lost=True
+                    self._database, release, run_id, attempt, detail="worker lost", safe_to_retry=False, was_lost=True
                 )
             case "running" | "evaluating":
                 await tell(self._database, run_id, attempt, RunStatus(kind), NOW)
@@ -582,7 +588,7 @@ class Model:
         for run_id in self._ids:
             await do(self._database, request_cancel, [run_id])
             state = await do(self._database, state_of, run_id)
-            await do(self._database, give_back, run_id, state.attempt, detail="gone", unsaid=False)
+            await do(self._database, release, run_id, state.attempt, detail="gone", safe_to_retry=False)
         assert await status_of_result(self._database, self._ids[0]) in {status.value for status in FINAL_RESULT}
 
 

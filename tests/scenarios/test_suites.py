@@ -297,7 +297,7 @@ def test_a_mistake_in_the_agent_is_told_with_its_line(folder: Path, agent: str, 
         (suite(more="concurency: 2\n"), 3, "did you mean 'concurrency'"),
         (suite(scenarios="scenarios: hello.yaml\n"), 3, "scenarios must be a list"),
         ("- x\n", 1, "must be a mapping"),
-        ("name: [\n", 2, "no YAML"),
+        ("name: [\n", 2, "not valid YAML"),
         ("", 1, "empty"),
     ],
 )

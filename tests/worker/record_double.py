@@ -36,7 +36,7 @@ class RecordDouble:
         protocol: The version of the messages that it speaks.
         cancelled: Runs that are to be cancelled.
         watched: Runs that somebody watches.
-        waits_again: Runs that wait again when they are given back; others end.
+        waits_again: Runs that wait again when they are released; others end.
         gone: Workers that were given up.
         told: What was asked for, by the last part of a path, whatever was answered; with a ``?`` where it was only
             asked whether it is there.
@@ -123,7 +123,7 @@ class RecordDouble:
                 return JSONResponse({"run": ["status: is none"]}, 400)
             if self._is_void(run_id, attempt, executor):
                 return {"counted": False}
-            if body["back"] is None:
+            if body["release"] is None:
                 if run_id not in self.ended:
                     self.ended.add(run_id)
                     self.outcomes.append(body)

@@ -12,10 +12,10 @@ import anyio
 import pytest
 from loguru import logger
 
-from runner.protocol.messages import GiveBack, Kept, Report
+from runner.protocol.messages import Kept, Release, Report
 from runner.worker import outbox as outboxes
 from runner.worker.errors import RecordError
-from runner.worker.outbox import Outbox, Shelf
+from runner.worker.outbox import Outbox, Section
 from tests.worker.conftest import until
 from tests.worker.record_double import RecordDouble, job
 
@@ -31,12 +31,12 @@ import asyncio, sys, time
 from pathlib import Path
 from runner.protocol.messages import Report
 from runner.worker.outbox import Outbox
-shelf = Outbox(Path(sys.argv[1]), None).open("dead")
+section = Outbox(Path(sys.argv[1]), None).open("dead")
 for run_id in (7, 8):
-    folder = shelf.folder(run_id, 1)
+    folder = section.folder(run_id, 1)
     folder.mkdir()
     (folder / "recording.wav").write_bytes(b"RIFF")
-asyncio.run(shelf.put(Report(run_id=7, attempt=1, executor="dead", run={"id": "7"})))
+asyncio.run(section.put(Report(run_id=7, attempt=1, executor="dead", run={"id": "7"})))
 print("written", flush=True)
 time.sleep(60)
 """
@@ -54,9 +54,9 @@ async def delivering(record: RecordDouble, folder: Path) -> AsyncGenerator[Outbo
     outbox.close()
 
 
-def call(shelf: Shelf) -> None:
+def call(section: Section) -> None:
     """Leave what a call leaves."""
-    folder = shelf.folder(7, 1)
+    folder = section.folder(7, 1)
     folder.mkdir()
     (folder / "recording.wav").write_bytes(b"RIFF")
     (folder / "timeline.jsonl").write_bytes(b"{}")
@@ -72,24 +72,24 @@ def names(folder: Path) -> list[str]:
 
 async def test_facts_go_before_the_outcome_and_the_folder_last(record: RecordDouble, tmp_path: Path) -> None:
     async with delivering(record, tmp_path) as outbox:
-        shelf = outbox.open("me")
-        call(shelf)
-        await (await shelf.put(OUTCOME)).wait()
+        section = outbox.open("me")
+        call(section)
+        await (await section.put(OUTCOME)).wait()
         assert record.told == [*UPLOADED, "report"]
         assert record.outcomes == [TOLD]
         assert outbox.kept == ()
-        assert kept(tmp_path) == ["me.lock"] and names(shelf.path) == []
-        outbox.shut(shelf)
+        assert kept(tmp_path) == ["me.lock"] and names(section.path) == []
+        outbox.shut(section)
     assert names(tmp_path) == []
 
 
 async def test_a_report_is_whole_on_disk_before_it_is_sent(record: RecordDouble, tmp_path: Path) -> None:
     record.is_down = True
     async with delivering(record, tmp_path) as outbox:
-        shelf = outbox.open("me")
-        await shelf.put(OUTCOME)
+        section = outbox.open("me")
+        await section.put(OUTCOME)
         assert outbox.kept == (Kept(run_id=7, attempt=1, may_end=True),)
-        assert json.loads((shelf.folder(7, 1) / "report.json").read_text())["run"] == RUN
+        assert json.loads((section.folder(7, 1) / "report.json").read_text())["run"] == RUN
 
 
 async def test_a_record_that_is_away_gets_everything_when_it_is_back(
@@ -99,9 +99,9 @@ async def test_a_record_that_is_away_gets_everything_when_it_is_back(
     monkeypatch.setattr(outboxes, "UPLOAD_PATIENCE_S", 0.1)
     record.is_down = True
     async with delivering(record, tmp_path) as outbox:
-        shelf = outbox.open("me")
-        call(shelf)
-        handed_in = await shelf.put(OUTCOME)
+        section = outbox.open("me")
+        call(section)
+        handed_in = await section.put(OUTCOME)
         # Far longer than a few tries take.
         await anyio.sleep(0.5)
         assert len(outbox.kept) == 1 and record.told == []
@@ -115,10 +115,10 @@ async def test_a_record_that_is_away_gets_everything_when_it_is_back(
 async def test_what_a_stopped_worker_could_not_report_the_next_one_does(record: RecordDouble, tmp_path: Path) -> None:
     record.is_down = True
     async with delivering(record, tmp_path) as outbox:
-        shelf = outbox.open("me")
-        call(shelf)
-        await shelf.put(OUTCOME)
-        outbox.shut(shelf)
+        section = outbox.open("me")
+        call(section)
+        await section.put(OUTCOME)
+        outbox.shut(section)
     assert "me/7-1/report.json" in kept(tmp_path)
     record.is_down = False
     async with delivering(record, tmp_path) as other:
@@ -131,8 +131,8 @@ async def test_what_a_stopped_worker_could_not_report_the_next_one_does(record: 
 async def test_what_was_left_behind_is_among_what_is_kept(record: RecordDouble, tmp_path: Path) -> None:
     record.is_down = True
     async with delivering(record, tmp_path) as outbox:
-        call(shelf := outbox.open("me"))
-        await shelf.put(OUTCOME)
+        call(section := outbox.open("me"))
+        await section.put(OUTCOME)
     async with delivering(record, tmp_path) as other:
         await until(lambda: other.kept == (Kept(run_id=7, attempt=1, may_end=True),))
         record.is_down = False
@@ -144,8 +144,8 @@ async def test_what_was_left_of_a_run_that_is_another_worker_s_does_not_count(
 ) -> None:
     record.is_down = True
     async with delivering(record, tmp_path) as outbox:
-        call(shelf := outbox.open("me"))
-        await shelf.put(OUTCOME)
+        call(section := outbox.open("me"))
+        await section.put(OUTCOME)
     # Or a new record has a run of the same number.
     record.is_down, record.taken = False, {7: "another"}
     async with delivering(record, tmp_path):
@@ -176,10 +176,10 @@ async def test_what_a_killed_worker_left_is_delivered_and_what_a_living_one_has_
 async def test_nothing_of_an_attempt_counts_that_somebody_else_has(record: RecordDouble, tmp_path: Path) -> None:
     record.attempts[7] = 2
     async with delivering(record, tmp_path) as outbox:
-        shelf = outbox.open("me")
-        call(shelf)
-        await (await shelf.put(OUTCOME)).wait()
-        assert names(shelf.path) == []
+        section = outbox.open("me")
+        call(section)
+        await (await section.put(OUTCOME)).wait()
+        assert names(section.path) == []
     assert record.artefacts == {} and record.outcomes == []
     # The first refusal says it: no more of it is uploaded.
     assert record.told == ["recording.wav?", "report"]
@@ -189,15 +189,15 @@ async def test_nothing_of_an_attempt_counts_that_somebody_else_has(record: Recor
 async def test_a_run_is_given_back(record: RecordDouble, tmp_path: Path, waits_again: bool) -> None:
     record.waits_again = {7} if waits_again else set()
     record.refusals["report"] = [503]
-    back = GiveBack(detail="its worker was stopped", said=True, may_end=not waits_again)
+    back = Release(detail="its worker was stopped", said=True, may_end=not waits_again)
     async with delivering(record, tmp_path) as outbox:
-        shelf = outbox.open("me")
-        call(shelf)
-        handed_in = await shelf.put(Report(run_id=7, attempt=1, executor="me", back=back))
+        section = outbox.open("me")
+        call(section)
+        handed_in = await section.put(Report(run_id=7, attempt=1, executor="me", release=back))
         # Its run has to wait for it only where it may end by it.
         assert outbox.kept == (Kept(run_id=7, attempt=1, may_end=not waits_again),)
         await handed_in.wait()
-    assert [told["back"] for told in record.released] == [back.model_dump()]
+    assert [told["release"] for told in record.released] == [back.model_dump()]
     assert bool(record.artefacts) is not waits_again
 
 
@@ -207,17 +207,17 @@ async def test_a_store_that_fails_holds_the_outcome_back_for_a_while_only_and_ge
     monkeypatch.setattr(outboxes, "UPLOAD_PATIENCE_S", 0.3)
     record.refusals = {"recording.wav": [507] * 10_000, "timeline.jsonl": [507] * 10_000}
     async with delivering(record, tmp_path) as outbox:
-        shelf = outbox.open("me")
-        call(shelf)
+        section = outbox.open("me")
+        call(section)
         with anyio.fail_after(20):
-            await (await shelf.put(OUTCOME)).wait()
+            await (await section.put(OUTCOME)).wait()
         assert record.told.count("recording.wav") > 3 and record.told.count("timeline.jsonl") == 1
         (told,) = record.outcomes
         assert told["owed"] == ["recording.wav", "timeline.jsonl"] and outbox.kept == ()
         # Told, and not done with: the files are still here alone.
         assert "me/7-1/recording.wav" in kept(tmp_path)
         record.refusals.clear()
-        await until(lambda: names(shelf.path) == [])
+        await until(lambda: names(section.path) == [])
     assert set(record.artefacts) == {"recording.wav", "timeline.jsonl"} and len(record.outcomes) == 1
 
 
@@ -227,8 +227,8 @@ async def test_files_that_are_owed_come_also_if_the_worker_dies_meanwhile(
     monkeypatch.setattr(outboxes, "UPLOAD_PATIENCE_S", 0.05)
     record.refusals = {"recording.wav": [507] * 10_000}
     async with delivering(record, tmp_path) as outbox:
-        call(shelf := outbox.open("me"))
-        await (await shelf.put(OUTCOME)).wait()
+        call(section := outbox.open("me"))
+        await (await section.put(OUTCOME)).wait()
         assert record.outcomes[0]["owed"] == ["recording.wav"]
     record.refusals.clear()
     async with delivering(record, tmp_path):
@@ -243,9 +243,9 @@ async def test_nothing_is_owed_of_an_attempt_that_did_not_count(
     record.refusals = {"recording.wav?": [507] * 10_000, "timeline.jsonl?": [507] * 10_000}
     record.attempts[7] = 2
     async with delivering(record, tmp_path) as outbox:
-        call(shelf := outbox.open("me"))
-        await (await shelf.put(OUTCOME)).wait()
-        await until(lambda: names(shelf.path) == [])
+        call(section := outbox.open("me"))
+        await (await section.put(OUTCOME)).wait()
+        await until(lambda: names(section.path) == [])
     assert record.outcomes == []
 
 
@@ -266,11 +266,11 @@ async def test_few_files_that_are_owed_are_uploaded_at_once(
     record.jobs = {run_id: job(run_id) for run_id in range(1, 6)}
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(outbox.run)
-        shelf = outbox.open("me")
+        section = outbox.open("me")
         for run_id in record.jobs:
-            shelf.folder(run_id, 1).mkdir()
-            (shelf.folder(run_id, 1) / "recording.wav").write_bytes(b"RIFF")
-            await (await shelf.put(Report(run_id=run_id, attempt=1, executor="me", run=RUN))).wait()
+            section.folder(run_id, 1).mkdir()
+            (section.folder(run_id, 1) / "recording.wav").write_bytes(b"RIFF")
+            await (await section.put(Report(run_id=run_id, attempt=1, executor="me", run=RUN))).wait()
         asked.clear()
         await until(lambda: len(asked) > 5)
         assert len(set(asked)) == 1 and len(record.outcomes) == 5
@@ -281,9 +281,9 @@ async def test_few_files_that_are_owed_are_uploaded_at_once(
 async def test_a_file_that_is_refused_does_not_keep_the_outcome_back(record: RecordDouble, tmp_path: Path) -> None:
     record.refusals = {"recording.wav": [413]}
     async with delivering(record, tmp_path) as outbox:
-        shelf = outbox.open("me")
-        call(shelf)
-        await (await shelf.put(OUTCOME)).wait()
+        section = outbox.open("me")
+        call(section)
+        await (await section.put(OUTCOME)).wait()
     assert set(record.artefacts) == {"timeline.jsonl"} and len(record.outcomes) == 1
 
 
@@ -301,9 +301,9 @@ async def test_an_outcome_that_is_refused_for_good_is_reported_as_our_failure(
 async def test_a_report_that_is_refused_whatever_it_says_is_put_aside(record: RecordDouble, tmp_path: Path) -> None:
     record.refusals = {"report": [400, 400]}
     async with delivering(record, tmp_path) as outbox:
-        shelf = outbox.open("me")
-        await (await shelf.put(OUTCOME)).wait()
-        assert names(shelf.path) == []
+        section = outbox.open("me")
+        await (await section.put(OUTCOME)).wait()
+        assert names(section.path) == []
     assert kept(tmp_path) == ["aside/me-7-1.json"]
 
 
@@ -315,8 +315,8 @@ async def test_a_report_that_can_neither_be_delivered_nor_put_aside_stays_where_
     said: list[str] = []
     sink = logger.add(lambda message: said.append(message.record["message"]), level="ERROR")
     async with delivering(record, tmp_path) as outbox:
-        shelf = outbox.open("me")
-        await (await shelf.put(OUTCOME)).wait()
+        section = outbox.open("me")
+        await (await section.put(OUTCOME)).wait()
     logger.remove(sink)
     assert "me/7-1/report.json" in kept(tmp_path)
     assert said[-1] == "run 7: could not be reported (FileExistsError)"
@@ -341,9 +341,9 @@ async def test_a_damaged_report_is_put_aside_once_and_its_facts_are_kept(
 ) -> None:
     record.is_down = True
     async with delivering(record, tmp_path) as outbox:
-        shelf = outbox.open("me")
-        call(shelf)
-        await shelf.put(OUTCOME)
+        section = outbox.open("me")
+        call(section)
+        await section.put(OUTCOME)
     (tmp_path / "me" / "7-1" / "report.json").write_bytes(damage)
     record.is_down = False
     said: list[str] = []
@@ -396,10 +396,10 @@ async def test_few_are_kept_of_those_put_aside(
     monkeypatch.setattr(outboxes, "MAX_ASIDE", 2)
     record.jobs.update({run_id: job(run_id) for run_id in range(1, 6)})
     async with delivering(record, tmp_path) as outbox:
-        shelf = outbox.open("me")
+        section = outbox.open("me")
         for run_id in range(1, 6):
             record.refusals = {"report": [400, 400]}
-            await (await shelf.put(Report(run_id=run_id, attempt=1, executor="me", run={}))).wait()
+            await (await section.put(Report(run_id=run_id, attempt=1, executor="me", run={}))).wait()
     assert len(kept(tmp_path / "aside")) == 2
 
 

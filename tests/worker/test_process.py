@@ -226,18 +226,18 @@ async def test_what_is_left_when_the_limit_has_passed_is_given_back(
     record.waits_again.add(7)
     async with start(StubCalls(lasts_s=60), drain_limit_s=0.1):
         await until(lambda: record.moves)
-    assert [told["back"]["detail"] for told in record.released] == ["its worker was stopped"]
+    assert [told["release"]["detail"] for told in record.released] == ["its worker was stopped"]
     assert left(tmp_path) == []
 
 
-async def test_a_hurry_gives_everything_back_at_once(record: RecordDouble, start: Callable[..., Any]) -> None:
+async def test_a_forced_stop_gives_everything_back_at_once(record: RecordDouble, start: Callable[..., Any]) -> None:
     with anyio.fail_after(20):
         async with start(StubCalls(lasts_s=60), drain_limit_s=60) as started:
             await until(lambda: record.moves)
             started.process.stop()
             await anyio.sleep(0.05)
             assert record.released == []
-            started.process.hurry()
+            started.process.force_stop()
     assert len(record.released) == 1
 
 
@@ -296,7 +296,8 @@ async def test_one_whose_polls_are_not_answered_for_a_lease_hangs_up_and_becomes
         calls.lasts_s = 0.05
         record.is_unanswered = False
         await until(lambda: record.outcomes)
-    assert record.released[0]["back"]["detail"].startswith("worker lost: the record did not answer the worker for ")
+    detail = record.released[0]["release"]["detail"]
+    assert detail.startswith("worker lost: the record did not answer the worker for ")
     assert record.outcomes[0]["attempt"] == 2 and record.outcomes[0]["executor"] != first
     assert any(line.startswith("worker w-1: lost") for line in warnings) and left(tmp_path) == []
 

@@ -64,7 +64,7 @@ if mode == "lively":
     threading.Thread(target=say_on, daemon=True).start()
 for line in sys.stdin:
     note(line.strip())
-    if mode != "stubborn" and (mode != "busy" or line == "hurry\\n"):
+    if mode != "stubborn" and (mode != "busy" or line == "force-stop\\n"):
         say('{"state": "draining"}')
         sys.exit(0)
 note("orphaned")
@@ -224,7 +224,7 @@ async def test_a_second_signal_hurries(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         await until(lambda: "w-1 drain" in found.notes())
         os.kill(os.getpid(), signal.SIGINT)
-        await until(lambda: "w-1 hurry" in found.notes())
+        await until(lambda: "w-1 force-stop" in found.notes())
         tasks.cancel_scope.cancel()
 
 

@@ -182,7 +182,7 @@ async def test_a_run_that_is_broken_off_is_given_back_once_the_call_has_left_its
         await until(lambda: record.moves)
         await worker.finish(0.05)
         assert calls.left == ["7"] and worker.runs == []
-    assert [(told["attempt"], told["back"]) for told in record.released] == [
+    assert [(told["attempt"], told["release"]) for told in record.released] == [
         (1, {"detail": "its worker was stopped", "said": False, "may_end": False})
     ]
     # Somebody else makes the call: what there is of this one is worth nothing.
@@ -205,7 +205,7 @@ async def test_facts_are_kept_of_a_run_that_may_end_by_being_given_back(
     async with working(record, tmp_path, calls) as worker:
         await until(lambda: any(said for _, _, said in record.moves))
         await worker.finish(0)
-    assert record.released[0]["back"]["said"] is True
+    assert record.released[0]["release"]["said"] is True
     assert ("recording.wav" in record.artefacts) is is_kept
     if is_kept:
         assert record.told.index("run.json") < record.told.index("report")
@@ -249,7 +249,7 @@ async def test_a_run_that_is_broken_off_before_it_has_begun_is_given_back(
         worker.take(Job.model_validate(record.jobs[7]))
         await worker.finish(0.1)
         record.refusals.clear()
-    assert [told["back"]["said"] for told in record.released] == [False] and calls.made == []
+    assert [told["release"]["said"] for told in record.released] == [False] and calls.made == []
 
 
 async def test_a_worker_that_ends_takes_nothing_more(record: RecordDouble, tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ async def test_what_can_t_be_given_back_in_time_is_left_for_the_next_start(
     async with working(record, tmp_path, calls, "another"):
         await until(lambda: kept(tmp_path) == ["another.lock"])
     (released,) = record.released
-    assert released["back"]["detail"] == "its worker was stopped" and released["executor"] == "executor"
+    assert released["release"]["detail"] == "its worker was stopped" and released["executor"] == "executor"
     assert kept(tmp_path) == []
 
 
@@ -333,7 +333,7 @@ async def test_a_worker_that_gives_up_hangs_up_everywhere_and_leaves_the_rest_to
     assert len(calls.made) == 2
     # Of the other one nothing counts any more.
     [released] = record.released
-    assert released["run_id"] == 7 and released["back"]["detail"] == "worker lost: it stood still"
+    assert released["run_id"] == 7 and released["release"]["detail"] == "worker lost: it stood still"
     assert record.outcomes == []
 
 

@@ -35,7 +35,7 @@ from runner.evaluation.verdicts import Cause
 from runner.protocol import messages
 from runner.records import runs as records
 from runner.records.endings import read_outcome, storable
-from runner.records.runs import Receipt, Told, Upload, end_run, give_back, progress, state_of
+from runner.records.runs import Receipt, Told, Upload, end_run, progress, release, state_of
 from runner.records.statuses import FINAL_RUN
 from runner.records.store import ArtefactTooLarge, StoreFailed, artefact_key
 
@@ -48,7 +48,7 @@ class _ReportRoute(JsonRoute):
         """Return the value of a body.
 
         Raises:
-            ValueError: It is no JSON.
+            ValueError: It is not valid JSON.
         """
         return storable(parse_json(content))
 
@@ -106,8 +106,8 @@ async def worker_gone(services: AppServices, key: WorkerKey, body: messages.Gone
 @takes_bytes(messages.MAX_REPORT_BYTES)
 async def report(request: Request, services: AppServices, key: WorkerKey, body: messages.Report) -> messages.Receipt:
     """Take what came of an attempt at a run. It counts once, however often it comes."""
-    if body.back is not None:
-        return await _give_back(request, services, body, body.back)
+    if body.release is not None:
+        return await _release(request, services, body, body.release)
     try:
         what = _outcome_of(body)
     except ValueError as error:
@@ -237,8 +237,8 @@ async def _until_disconnected(request: Request, scope: anyio.CancelScope) -> Non
     scope.cancel()
 
 
-async def _give_back(
-    request: Request, services: Services, given: messages.Report, back: messages.GiveBack
+async def _release(
+    request: Request, services: Services, given: messages.Report, released: messages.Release
 ) -> messages.Receipt:
     """Take a run from a worker that will not see it through: it waits for another one, or ends as failed."""
     run_id, attempt = given.run_id, given.attempt
@@ -249,11 +249,11 @@ async def _give_back(
 
     if not await services.database.look(is_its):
         return messages.Receipt(counted=False)
-    if back.said:
+    if released.said:
         # First, and for itself: what was said in a run is known from then on, whatever becomes of this request.
         await services.database.run(lambda session: progress(session, [Told(run_id, attempt, said=True)]))
     again = await services.database.run(
-        lambda session: give_back(session, run_id, attempt, detail=back.detail, unsaid=not back.said)
+        lambda session: release(session, run_id, attempt, detail=released.detail, safe_to_retry=not released.said)
     )
     if not again:
         live_timelines(request.app).end(run_id)

@@ -35,7 +35,7 @@ class OutcomeAlignment:
 
 
 class ExpectedOutcome(ResponseBody):
-    """What became of all that was expected: 100 all met, 0 not all, 50 undecided, null where nothing was expected."""
+    """What became of what was expected: 100 all met, 0 not all, 50 inconclusive, null where nothing was expected."""
 
     score: int | None
     explanation: list[str]
@@ -121,7 +121,7 @@ class Additions(ResponseBody):
         failure: Why it did not pass: kind, cause, headline, turn, what was expected and heard, evidence.
         not_honoured: What of what was asked for was not had, a sentence each: the run did not pass then.
         success: True: passed. False: the agent failed. Null: inconclusive, for no fault of the agent.
-        attempt: Which attempt at it this is: one more each time that a worker gave it back or was lost.
+        attempt: Which attempt at it this is: one more each time that a worker released it or was lost.
         duration_s: From the beginning of the call to its end.
         first_response_ms: Agent onset minus both parties present.
         turns: What each turn took.

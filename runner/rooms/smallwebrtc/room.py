@@ -282,9 +282,11 @@ class SmallWebRTCRoom:
         try:
             answer = answered.json()
         except ValueError as error:
-            raise RoomError(EndedReason.ROOM_UNREACHABLE, f"{self._shown} answered the offer with no JSON") from error
+            detail = f"{self._shown} answered the offer with invalid JSON"
+            raise RoomError(EndedReason.ROOM_UNREACHABLE, detail) from error
         if not isinstance(answer, dict):
-            raise RoomError(EndedReason.ROOM_UNREACHABLE, f"{self._shown} answered the offer with no JSON object")
+            detail = f"{self._shown} answered the offer with JSON that is not an object"
+            raise RoomError(EndedReason.ROOM_UNREACHABLE, detail)
         return answer
 
 
