@@ -22,10 +22,10 @@ from bots.agents.backgrounds import BackgroundName
 from bots.agents.faults import FAULTS
 from bots.timeline import EndedReason
 from runner.api.metrics import Metrics
-from runner.cli import AGENT_NAMES, main
+from runner.cli import AGENT_NAMES, TOKEN_VARIABLE, main
 from runner.scenarios.evals import load_file, load_scenario
 from runner.scenarios.suites import load_suite
-from runner.settings import ENV_PREFIX, Settings, load_settings
+from runner.settings import ENV_PREFIX, FILE_VARIABLE, Settings, load_settings
 from tests.command_line import check_command, check_variable, options_of
 from tests.documentation import (
     BESIDE_WHAT_THEY_DESCRIBE,
@@ -45,14 +45,18 @@ EVERY_PAGE = [*PAGES, *BESIDE_WHAT_THEY_DESCRIBE]
 SETTINGS_FILE = PROJECT / "config" / "runner.toml"
 MAKEFILE = (PROJECT / "Makefile").read_text()
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
-LANGUAGES = {"sh", "crontab", "yaml", "toml", "json", "python"}
+LANGUAGES = {"sh", "crontab", "yaml", "toml", "json", "python", "text"}
+"""What is checked, and `text`: what was printed."""
 
 OFFLINE = {"check"}
 """Commands that call nobody and take no time: these are run."""
 
+OTHER_VARIABLES = {TOKEN_VARIABLE, FILE_VARIABLE}
 OF_THE_SYSTEM = {".", "cat", "cd", "git", "mkdir"}
 FOR_AGENTS = {"--fault", "--background", "--background-dbfs"}
 """Options that `agent` hands on."""
+
+OF_INSTALLERS = {"--force"}
 
 each_page = pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda page: str(page.relative_to(PROJECT)))
 
@@ -93,7 +97,7 @@ def test_a_yaml_block_is_what_it_looks_like(block: Block, folder: Path) -> None:
 
 
 @each("toml")
-def test_a_toml_block_is_a_settings_file(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toml_block_is_a_settings_file(block: Block, folder: Path) -> None:
     path = folder / "shown.toml"
     path.write_text(block.text)
     load_settings(path)
@@ -122,7 +126,7 @@ def test_a_command_is_one(place: str, words: list[str], folder: Path) -> None:
         variables.append(words[0].partition("="))
         words = words[1:]
     for name, _, value in variables:
-        if name.startswith(ENV_PREFIX):
+        if name.startswith(ENV_PREFIX) and name not in OTHER_VARIABLES:
             check_variable(name, value)
     program, *arguments = words
     if program not in OF_THE_SYSTEM:
@@ -203,7 +207,7 @@ CHECKS = {
 @each_page
 def test_commands_and_options_within_the_text_exist(page: Path) -> None:
     every = options_of()
-    known = set().union(*every.values()) | FOR_AGENTS
+    known = set().union(*every.values()) | FOR_AGENTS | OF_INSTALLERS
     for text in quoted(page):
         program, *words = text.split()
         program = Path(program).name
@@ -258,7 +262,7 @@ def test_every_page_is_reached_from_the_first(page: str) -> None:
 def test_settings_and_variables_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
     for variable in re.findall(rf"\b{ENV_PREFIX}[A-Z_]+\b", text):
-        if variable not in (f"{ENV_PREFIX}TOKEN", f"{ENV_PREFIX}CONFIG", ENV_PREFIX):
+        if variable not in (*OTHER_VARIABLES, ENV_PREFIX):
             check_variable(variable, "")
     sections = "|".join(Settings.model_fields)
     for setting in re.findall(rf"`((?:{sections})\.[\w.]+)`", text):
