@@ -20,7 +20,7 @@ def after(option: str, words: list[str]) -> str:
 
 
 async def test_requests_that_are_shown_are_taken(client: httpx.AsyncClient) -> None:
-    assert len(REQUESTS) == 3
+    assert len(REQUESTS) == 4
     for words in REQUESTS:
         path = after("--url", words).removeprefix("http://localhost:8000")
         answer = await client.request(after("--request", words), path, json=json.loads(after("--data", words)))
