@@ -47,7 +47,7 @@ class RoomSettings(BaseModel):
 
     Attributes:
         caller_name: The name the caller shows in a Daily room.
-        participant_name: The agent's user name in a Daily room, for agents and runs that name none; see the README.
+        participant_name: The agent's user name in a Daily room, where agent and run name none; see docs/daily.md.
         daily_domains: Hosts that are Daily rooms, besides ``*.daily.co``.
         ice_servers: STUN and TURN servers for SmallWebRTC.
         join_timeout_s: How long joining a Daily room may take. A server that refuses is asked five times, in 25 s.

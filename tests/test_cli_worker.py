@@ -188,7 +188,7 @@ def test_what_is_missing_or_wrong_is_one_line(folder: Path) -> None:
     assert "give one of them" in refused("--record-url", URL, "--key", "-", "--key-file", "empty")
     assert "--name" in refused("--record-url", URL, "--name", "two words", key=KEY)
     assert "--drain-limit: " in refused("--record-url", URL, "--drain-limit", "nan", key=KEY)
-    # As it stands in the README, and a key with a line of something else.
+    # As it stands in docs/workers.md, and a key with a line of something else.
     for key in ("psw_…", f"psw_{SECRET} # of rack 1"):
         assert "a key is ASCII without spaces" in refused("--record-url", URL, key=key)
     assert "no such settings file" in refused("--config", "none.toml")

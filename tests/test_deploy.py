@@ -10,15 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.licences import IMAGES, closure
-from runner.cli import main
-from runner.settings import ENV_PREFIX, Settings
+from runner.settings import ENV_PREFIX
+from tests.command_line import check_command, check_variable
 
 PROJECT = Path(__file__).parents[1]
 DEPLOY = PROJECT / "deploy"
@@ -92,23 +91,6 @@ def variables(file: str) -> dict[str, str]:
 
 def settings_of(unit: Path) -> dict[str, str]:
     return dict(re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.MULTILINE))
-
-
-def check_command(arguments: list[str]) -> dict[str, Any]:
-    """Parse arguments as the program does, run nothing, and return what they come to."""
-    group: Any = main
-    with click.Context(group) as context:
-        name, command, rest = group.resolve_command(context, arguments)
-        return command.make_context(name, rest, parent=context).params
-
-
-def check_variable(name: str, value: str) -> None:
-    assert name.startswith(ENV_PREFIX), name
-    model: Any = Settings
-    for part in name.removeprefix(ENV_PREFIX).lower().split("__"):
-        model = model.model_fields[part].annotation
-    if value.startswith(("[", "{")):
-        json.loads(value)
 
 
 def drain_limit_s(arguments: list[str]) -> float:

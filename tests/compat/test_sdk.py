@@ -15,6 +15,7 @@ from cekura._exceptions import APIError, AuthenticationError, NotFoundError
 
 from bots.agents.metronome import DEFAULT_TEXT
 from tests.compat.conftest import API, Server, starting_agent, until
+from tests.documentation import commands
 from tests.patience import TRIES
 from tests.recognition import sounds_like
 
@@ -540,15 +541,14 @@ def test_a_thousand_entries_are_launched_ended_and_read_back_promptly(
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_table_is_booked_by_the_launch_that_the_readme_shows(server: Server, http: httpx.Client) -> None:
+def test_a_table_is_booked_by_the_launch_that_the_documentation_shows(server: Server, http: httpx.Client) -> None:
     with starting_agent("restaurant") as ready:
-        body = (
-            '{"scenarios": [{"scenario": 1, "pipecat_room_url": "%s/api/offer", "pipecat_token": "t", '
-            '"publish_data_message": {"type": "hello"}}], "agent": 1}'
-        )
+        (shown,) = [words for _, words in commands() if any("run_scenarios_pipecat/" in word for word in words)]
+        body = shown[shown.index("--data") + 1]
+        assert "http://localhost:7860/api/offer" in body
         launched = httpx.post(
             f"{server.url}{API}/scenarios/run_scenarios_pipecat/",
-            content=body % ready(),
+            content=body.replace("http://localhost:7860", ready()),
             headers={"Content-Type": "application/json", "X-CEKURA-API-KEY": server.key},
         ).json()
         path = f"{API}/results/{launched['id']}/"
