@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from bots.caller.script import Expectation, Script, Speak, Turn, Words
-from bots.clock import NS_PER_S
 from bots.timeline import (
     EVENT_ADAPTER,
     AgentJoined,
@@ -39,6 +38,7 @@ from runner.calls.timeline import TimelineWriter, read_timeline
 from runner.errors import RunnerError, UsageError
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause, Judgement, JudgeUsage, Question
+from tests.evaluation.facts import s
 
 SCRIPT = Script(
     name="booking",
@@ -47,10 +47,6 @@ SCRIPT = Script(
         for word in ("how many", "booked")
     ),
 )
-
-
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
 
 
 FACTS: list[TimelineEvent] = [

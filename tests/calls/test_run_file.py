@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from bots.caller.script import Expectation, Script, Speak, Turn, Words
-from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentJoined,
     AgentSaid,
@@ -32,6 +31,7 @@ from runner.errors import UsageError
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause, Verdict
+from tests.evaluation.facts import s
 
 SCRIPT = Script(
     name="booking",
@@ -41,10 +41,6 @@ SCRIPT = Script(
         ),
     ),
 )
-
-
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
 
 
 STARTED = CallStarted(

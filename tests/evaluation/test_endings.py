@@ -20,14 +20,11 @@ from bots.caller.script import (
     TurnTaking,
     Words,
 )
-from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentJoined,
     AgentLeft,
-    AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
-    AgentTurnEnded,
     BotReady,
     CallEnded,
     CallerStartedSpeaking,
@@ -35,21 +32,17 @@ from bots.timeline import (
     CallerTurnStarted,
     EndedReason,
     LineEnd,
-    Source,
     TimelineEvent,
 )
 from runner.evaluation.outcome import Outcome, decide, judge_expectations
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgement, Verdict, by_question
+from tests.evaluation.facts import over, s, told
 
 MET, MISSED, NOT_JUDGED = Verdict.MET, Verdict.MISSED, Verdict.NOT_JUDGED
 SPEAK = Speak(parts=(Words(text="A table for two, please."),))
 LIMIT, HUNG_UP = EndedReason.MAX_DURATION, EndedReason.CALLER_HUNG_UP
 LEFT, VANISHED, FROZE = EndedReason.AGENT_LEFT, EndedReason.AGENT_VANISHED, EndedReason.AGENT_FROZE
 AT_LIMIT = "the call reached its limit"
-
-
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
 
 
 def turn(at_s: float, index: int = 0) -> TimelineEvent:
@@ -66,14 +59,6 @@ def line(began_s: float, ended_s: float, index: int = 0, end: LineEnd = LineEnd.
 def speech(began_s: float, ended_s: float | None = None) -> list[TimelineEvent]:
     facts: list[TimelineEvent] = [AgentStartedSpeaking(at_ns=s(began_s))]
     return facts if ended_s is None else [*facts, AgentStoppedSpeaking(at_ns=s(ended_s))]
-
-
-def over(at_s: float) -> TimelineEvent:
-    return AgentTurnEnded(at_ns=s(at_s))
-
-
-def told(at_s: float, text: str) -> TimelineEvent:
-    return AgentSaid(at_ns=s(at_s), text=text, source=Source.TOLD)
 
 
 def ended(at_s: float, reason: EndedReason) -> list[TimelineEvent]:

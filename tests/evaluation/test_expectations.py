@@ -28,7 +28,6 @@ from bots.timeline import (
     AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
-    AgentTurnEnded,
     BotReady,
     CallerHeardAs,
     CallerTurnStarted,
@@ -39,13 +38,10 @@ from bots.timeline import (
 from runner.evaluation.expectations import describe, evaluate, evaluate_turn
 from runner.evaluation.verdicts import KNOWN_LATE_NS, ExpectationVerdict, Verdict
 from runner.evaluation.view import CallView
+from tests.evaluation.facts import over, s, told
 
 MET, MISSED, PENDING, NOT_OBSERVABLE = Verdict.MET, Verdict.MISSED, Verdict.PENDING, Verdict.NOT_OBSERVABLE
 SPEAK = Speak(parts=(Words(text="A table for two, please."),))
-
-
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
 
 
 def expect(event: str = "response", **kwargs: Any) -> Expectation:
@@ -77,14 +73,6 @@ def onset(at_s: float) -> TimelineEvent:
 
 def stop(at_s: float) -> TimelineEvent:
     return AgentStoppedSpeaking(at_ns=s(at_s))
-
-
-def over(at_s: float) -> TimelineEvent:
-    return AgentTurnEnded(at_ns=s(at_s))
-
-
-def told(at_s: float, text: str) -> TimelineEvent:
-    return AgentSaid(at_ns=s(at_s), text=text, source=Source.TOLD)
 
 
 def heard(start_s: float, end_s: float, text: str) -> list[TimelineEvent]:

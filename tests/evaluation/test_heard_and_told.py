@@ -12,7 +12,6 @@ from bots.timeline import (
     AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
-    AgentTurnEnded,
     BotReady,
     CallEnded,
     CallerTurnStarted,
@@ -24,6 +23,7 @@ from runner.evaluation.expectations import evaluate
 from runner.evaluation.speech import audible_told, words_are_in_doubt
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict
 from runner.evaluation.view import CallView
+from tests.evaluation.facts import heard, over, s, speech, told
 
 MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
 NOT_OBSERVABLE = Verdict.NOT_OBSERVABLE
@@ -31,28 +31,8 @@ SPEAK = Speak(parts=(Words(text="A table for two, please."),))
 READY = BotReady(at_ns=NS_PER_S)
 
 
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
-
-
 def turn(at_s: float, index: int = 0) -> TimelineEvent:
     return CallerTurnStarted(at_ns=s(at_s), turn=index)
-
-
-def speech(began_s: float, ended_s: float) -> list[TimelineEvent]:
-    return [AgentStartedSpeaking(at_ns=s(began_s)), AgentStoppedSpeaking(at_ns=s(ended_s))]
-
-
-def over(at_s: float) -> TimelineEvent:
-    return AgentTurnEnded(at_ns=s(at_s))
-
-
-def told(at_s: float, text: str) -> TimelineEvent:
-    return AgentSaid(at_ns=s(at_s), text=text, source=Source.TOLD)
-
-
-def heard(began_s: float, ended_s: float, text: str) -> TimelineEvent:
-    return AgentSaid(at_ns=s(ended_s), text=text, source=Source.HEARD, started_ns=s(began_s))
 
 
 def ended(at_s: float) -> TimelineEvent:

@@ -5,12 +5,8 @@ from typing import Any
 import pytest
 
 from bots.caller.script import AGENT_SPEAKS, Expectation, PressKeys, Script, Speak, StaySilent, Turn, Words
-from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentSaid,
-    AgentStartedSpeaking,
-    AgentStoppedSpeaking,
-    AgentTurnEnded,
     CallEnded,
     CallerPressedKeys,
     CallerStartedSpeaking,
@@ -23,22 +19,11 @@ from bots.timeline import (
 )
 from runner.evaluation.expectations import evaluate
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict
+from tests.evaluation.facts import over, s, speech
 
 MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
 SPEAK = Speak(parts=(Words(text="Stop!"),))
 ANSWERS = (Expectation(within_ms=8_000), Expectation(event=AGENT_SPEAKS, within_ms=6_000))
-
-
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
-
-
-def speech(began_s: float, ended_s: float) -> list[TimelineEvent]:
-    return [AgentStartedSpeaking(at_ns=s(began_s)), AgentStoppedSpeaking(at_ns=s(ended_s))]
-
-
-def over(at_s: float) -> TimelineEvent:
-    return AgentTurnEnded(at_ns=s(at_s))
 
 
 def says(at_s: float, kind: str) -> TimelineEvent:

@@ -12,9 +12,7 @@ from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentCalledFunction,
     AgentFunctionReturned,
-    AgentSaid,
     AgentStartedSpeaking,
-    AgentTurnEnded,
     BotReady,
     CallEnded,
     CallerHeardAs,
@@ -35,6 +33,7 @@ from runner.evaluation.verdicts import (
     Verdict,
     by_question,
 )
+from tests.evaluation.facts import heard, over, s, told
 
 MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
 NOT_JUDGED, NOT_OBSERVABLE = Verdict.NOT_JUDGED, Verdict.NOT_OBSERVABLE
@@ -45,28 +44,12 @@ NOBODY: dict[Question, Judgement] = {}
 """A judge that has answered nothing yet."""
 
 
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
-
-
 def turn(at_s: float, index: int = 0) -> TimelineEvent:
     return CallerTurnStarted(at_ns=s(at_s), turn=index)
 
 
 def onset(at_s: float) -> TimelineEvent:
     return AgentStartedSpeaking(at_ns=s(at_s))
-
-
-def over(at_s: float) -> TimelineEvent:
-    return AgentTurnEnded(at_ns=s(at_s))
-
-
-def told(at_s: float, text: str) -> TimelineEvent:
-    return AgentSaid(at_ns=s(at_s), text=text, source=Source.TOLD)
-
-
-def heard(began_s: float, at_s: float, text: str) -> TimelineEvent:
-    return AgentSaid(at_ns=s(at_s), text=text, source=Source.HEARD, started_ns=s(began_s))
 
 
 def called(at_s: float, name: str = "book", **arguments: Any) -> TimelineEvent:

@@ -23,35 +23,27 @@ from bots.caller.script import (
     Turn,
     Words,
 )
-from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentCalledFunction,
-    AgentSaid,
     AgentStartedSpeaking,
-    AgentTurnEnded,
     BotReady,
-    CallEnded,
     CallerHeardAs,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
     CallerTurnStarted,
     EndedReason,
     MessageReceived,
-    Source,
     TimelineEvent,
 )
 from runner.evaluation.expectations import evaluate
 from runner.evaluation.outcome import decide, judge_expectations
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
+from tests.evaluation.facts import ended, over, s, told
 
 MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
 NOT_JUDGED, NOT_OBSERVABLE = Verdict.NOT_JUDGED, Verdict.NOT_OBSERVABLE
 SPEAK = Speak(parts=(Words(text="A table for two, please."),))
 DONE, THINKING, WAITING = "✓", "○", "◐"
-
-
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
 
 
 def expect(event: str = "response", **kwargs: Any) -> Expectation:
@@ -72,14 +64,6 @@ def turn(at_s: float, index: int = 0) -> TimelineEvent:
 
 def onset(at_s: float) -> TimelineEvent:
     return AgentStartedSpeaking(at_ns=s(at_s))
-
-
-def over(at_s: float) -> TimelineEvent:
-    return AgentTurnEnded(at_ns=s(at_s))
-
-
-def told(at_s: float, text: str) -> TimelineEvent:
-    return AgentSaid(at_ns=s(at_s), text=text, source=Source.TOLD)
 
 
 def called(at_s: float, name: str | None = "book", **arguments: Any) -> TimelineEvent:
@@ -372,10 +356,6 @@ def come_to(
     results = judge_expectations(script, facts)
     outcome = decide(script, facts, results, allow_unjudged=allow_unjudged)
     return [r.verdict for r in results], outcome.success, outcome.exit_code, outcome.detail
-
-
-def ended(at_s: float, reason: EndedReason = EndedReason.CALLER_HUNG_UP, detail: str | None = None) -> TimelineEvent:
-    return CallEnded(at_ns=s(at_s), reason=reason, detail=detail)
 
 
 def waits_for(event: str | None, *later: Turn) -> Script:

@@ -5,7 +5,6 @@ from itertools import combinations
 import pytest
 
 from bots.caller.script import Expectation, Script, Speak, Turn, Words
-from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentCalledFunction,
     AgentSaid,
@@ -20,15 +19,12 @@ from bots.timeline import (
 )
 from runner.evaluation.expectations import evaluate
 from runner.evaluation.verdicts import Verdict
+from tests.evaluation.facts import s
 
 MET, MISSED = Verdict.MET, Verdict.MISSED
 
 # Words are told when they have been spoken: after the last audible sample, with the silence that ends them.
 IN_ORDER = ("llm_started", "llm_response", "bot_started_speaking", "tts_response", "bot_stopped_speaking", "response")
-
-
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
 
 
 def said(at_s: float, text: str, source: Source = Source.TOLD) -> TimelineEvent:

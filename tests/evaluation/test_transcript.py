@@ -4,11 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentCalledFunction,
     AgentFunctionReturned,
-    AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
     AgentTurnEnded,
@@ -22,18 +20,7 @@ from bots.timeline import (
 )
 from runner.evaluation.transcript import agent_turns, transcribe_call
 from runner.evaluation.view import CallView
-
-
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
-
-
-def told(at_s: float, text: str) -> TimelineEvent:
-    return AgentSaid(at_ns=s(at_s), text=text, source=Source.TOLD)
-
-
-def heard(start_s: float, end_s: float, text: str) -> TimelineEvent:
-    return AgentSaid(at_ns=s(end_s), text=text, source=Source.HEARD, started_ns=s(start_s))
+from tests.evaluation.facts import heard, s, told
 
 
 def rows(*facts: TimelineEvent) -> list[tuple[object, ...]]:

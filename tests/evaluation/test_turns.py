@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bots.caller.script import Listen, PressKeys, Script, Speak, StaySilent, Turn, Words
-from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentJoined,
     AgentStartedSpeaking,
@@ -21,10 +20,7 @@ from bots.timeline import (
 )
 from runner.evaluation.turns import first_response_ms, measure_turns
 from runner.evaluation.view import CallView
-
-
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
+from tests.evaluation.facts import s
 
 
 def turn(at_s: float, index: int = 0) -> TimelineEvent:

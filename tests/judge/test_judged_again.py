@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from bots.caller.script import Expectation, Script, Speak, Turn, Words
-from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentCalledFunction,
     AgentError,
@@ -34,6 +33,7 @@ from runner.calls.timeline import TimelineWriter, read_timeline
 from runner.evaluation.asked import Asked, Condition, Statement, judged, open_questions
 from runner.evaluation.outcome import judge_expectations
 from runner.evaluation.verdicts import Judgement
+from tests.evaluation.facts import s
 
 SCRIPT = Script(
     name="stored",
@@ -59,10 +59,6 @@ folder = Path(sys.argv[1])
 run = read_run(folder)
 write_run(folder, judge_run(run.script, read_timeline(folder / "timeline.jsonl"), run.circumstances))
 """
-
-
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
 
 
 def stored_facts(said: str, reason: EndedReason) -> list[TimelineEvent]:

@@ -7,7 +7,6 @@ import pytest
 from rich.console import Console
 
 from bots.caller.script import Expectation, FunctionCall, Script, Speak, Turn, Words
-from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentAudioLost,
     AgentCalledFunction,
@@ -17,7 +16,6 @@ from bots.timeline import (
     AgentMediaResumed,
     AgentMediaStopped,
     AgentProcessEnded,
-    AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
     AgentTurnEnded,
@@ -41,19 +39,7 @@ from runner.calls.run_file import earlier_attempt, judge_run
 from runner.evaluation.outcome import Failure, FailureKind
 from runner.evaluation.verdicts import Cause, Evidence, ExpectationVerdict, Verdict
 from runner.reports.terminal import TerminalReport, print_summary
-
-
-def s(seconds: float) -> int:
-    return round(seconds * NS_PER_S)
-
-
-def told(at_s: float, text: str) -> TimelineEvent:
-    return AgentSaid(at_ns=s(at_s), text=text, source=Source.TOLD)
-
-
-def heard(start_s: float, end_s: float, text: str) -> TimelineEvent:
-    return AgentSaid(at_ns=s(end_s), text=text, source=Source.HEARD, started_ns=s(start_s))
-
+from tests.evaluation.facts import heard, s, told
 
 SCRIPT = Script(
     name="booking",
