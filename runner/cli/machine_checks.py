@@ -76,7 +76,7 @@ async def _speaks(settings: Settings) -> Finding:
 
 
 async def _hears(settings: Settings) -> Finding:
-    from bots.caller.speech.wording import same_words
+    from runner.evaluation.wording import same_words
 
     name = f"recognising ({_named(settings.speech.stt)})"
     try:

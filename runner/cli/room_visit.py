@@ -10,8 +10,9 @@ import numpy as np
 from bots.clock import CallClock
 from runner.errors import RoomError
 from runner.rooms.base import AUDIO_RATE_HZ
-from runner.rooms.open import RoomAddress, open_room
+from runner.rooms.open import RoomAddress
 from runner.rooms.urls import room_kind
+from runner.sessions.opening import open_address
 from runner.settings import Settings
 
 LEAVE_TIMEOUT_S = 10.0
@@ -101,7 +102,7 @@ async def visit_room(address: RoomAddress, settings: Settings) -> Visit:
     visit = Visit()
     async with httpx.AsyncClient() as http, anyio.create_task_group() as tasks:
         try:
-            room = await open_room(address, settings.room, clock=clock, listener=visitor, http=http, tasks=tasks)
+            room = await open_address(address, settings.room, clock=clock, listener=visitor, http=http, tasks=tasks)
             pipeline = CallerPipeline(room.transport, settings.turn_taking, visitor)
             tasks.start_soon(pipeline.run)
             try:
