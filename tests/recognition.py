@@ -2,7 +2,7 @@
 
 from difflib import SequenceMatcher
 
-from bots.caller.speech.wording import normalise_words
+from runner.evaluation.wording import normalise_words
 
 LEAST_ALIKE = 0.8
 """One short word in six taken for another is well above it, another sentence well below."""

@@ -133,7 +133,7 @@ def test_the_token_given_goes_before_the_one_of_the_file(
         tokens.append(None if token is None else token.get_secret_value())
         return 0
 
-    monkeypatch.setattr("runner.cli._run_suite", look)
+    monkeypatch.setattr("runner.cli.run._run_suite", look)
     monkeypatch.setenv("AGENT_TOKEN", "of-the-file")
     if variable is not None:
         monkeypatch.setenv("SCENARIO_RUNNER_TOKEN", variable)
@@ -149,7 +149,7 @@ def test_without_a_token_in_the_file_ours_is_sent(monkeypatch: pytest.MonkeyPatc
         tokens.append(suite.token and suite.token.get_secret_value())  # type: ignore[attr-defined]
         return 0
 
-    monkeypatch.setattr("runner.cli._run_suite", look)
+    monkeypatch.setattr("runner.cli.run._run_suite", look)
     run("suite.yaml")
     monkeypatch.setenv("SCENARIO_RUNNER_TOKEN", "ours")
     run("suite.yaml")

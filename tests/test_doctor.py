@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from bots.caller.speech.settings import ServiceSettings, SpeechSettings
-from runner import doctor
-from runner.doctor import Finding, examine, visit_room
+from runner.cli import machine_checks
+from runner.cli.machine_checks import Finding, examine
+from runner.cli.room_visit import visit_room
 from runner.rooms.open import RoomAddress
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 from runner.settings import JudgeSettings, Settings
@@ -19,7 +20,9 @@ def is_empty(folder: Path) -> bool:
 
 
 async def findings(settings: Settings, monkeypatch: pytest.MonkeyPatch, *names: str) -> tuple[bool, list[Finding]]:
-    monkeypatch.setattr(doctor, "_CHECKS", {name: check for name, check in doctor._CHECKS.items() if name in names})
+    monkeypatch.setattr(
+        machine_checks, "_CHECKS", {name: check for name, check in machine_checks._CHECKS.items() if name in names}
+    )
     found: list[Finding] = []
     fine = await examine(settings, found.append)
     return fine, found
@@ -40,7 +43,7 @@ async def test_a_check_that_breaks_keeps_no_other_from_being_made(monkeypatch: p
     async def finds(settings: Settings) -> Finding:
         return Finding("second", True, "fine")
 
-    monkeypatch.setattr(doctor, "_CHECKS", {"first": breaks, "second": finds})
+    monkeypatch.setattr(machine_checks, "_CHECKS", {"first": breaks, "second": finds})
     found: list[Finding] = []
     assert not await examine(Settings(), found.append)
     assert [(f.check, f.ok) for f in found] == [("first", False), ("second", True)]

@@ -13,8 +13,8 @@ import anyio
 import psutil
 import pytest
 
+from runner.cli.interruption import ending_in_good_order, run_interruptibly
 from runner.errors import RunnerError
-from runner.interruption import ending_in_good_order, run_interruptibly
 from runner.sessions.local_agent import local_agent
 
 COMMAND = str(Path(sys.executable).with_name("scenario-runner"))

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from runner.api.metrics import Metrics
 from runner.json_log import Lately
 
-REQUEST_ID_HEADER = "X-Request-ID"
+_REQUEST_ID_HEADER = b"x-request-id"
 UNMATCHED = "unmatched"
 """Stands for the route of a request that no route takes."""
 
@@ -45,7 +45,7 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message.get("headers", ()), (_REQUEST_ID_HEADER, request_id.encode())]
             await send(message)
 
         with logger.contextualize(request_id=request_id):
@@ -67,7 +67,7 @@ class RequestLog:
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
-        if name == b"x-request-id":
+        if name == _REQUEST_ID_HEADER:
             given = value.decode("latin-1")
             if _REQUEST_ID.fullmatch(given):
                 return given

@@ -73,8 +73,9 @@ from runner.evaluation.verdicts import Judgement, Question, Verdict
 from runner.evaluation.view import CallView
 from runner.garbage import spare_what_is_loaded
 from runner.rooms.base import AUDIO_RATE_HZ, Room
-from runner.rooms.urls import check_data_message, public_url, room_kind
+from runner.rooms.urls import check_data_message, room_kind
 from runner.settings import Settings
+from runner.text import public_url
 
 if TYPE_CHECKING:
     from runner.judge.judge import Judge

@@ -12,12 +12,13 @@ from bots.caller.speech.settings import ServiceSettings
 from bots.clock import CallClock
 from runner.calls.run_file import utc_now
 from runner.rooms.base import Room, RoomListener
-from runner.rooms.open import RoomAddress, open_room
+from runner.rooms.open import RoomAddress
+from runner.sessions.opening import open_address
 from runner.settings import RoomSettings
 
 
 class RoomOpener(Protocol):
-    """Returns the room an address stands for, as :func:`runner.rooms.open.open_room` does."""
+    """Returns the room an address leads to, as :func:`runner.sessions.opening.open_address` does."""
 
     async def __call__(
         self,
@@ -61,13 +62,13 @@ class Surroundings:
     Attributes:
         monotonic_ns: The clock that the event loop goes by, in nanoseconds.
         wall_time: The time of day in ISO 8601, UTC.
-        open_room: Opens the room an address stands for.
+        open_room: Opens the room an address leads to.
         transcribe: Recognises what the agent said.
         preload: Loads what that needs.
     """
 
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     wall_time: Callable[[], str] = utc_now
-    open_room: RoomOpener = open_room
+    open_room: RoomOpener = open_address
     transcribe: Transcriber = _transcribe
     preload: Callable[[ServiceSettings], Awaitable[None]] = _preload

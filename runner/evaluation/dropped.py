@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 
-from bots.caller.speech.wording import normalise_words
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import AgentSaid, Source
 from runner.evaluation.transcript import agent_turns
 from runner.evaluation.view import CallView
+from runner.evaluation.wording import normalise_words
 
 FEWEST_WORDS = 3
 """A shorter text is not doubted: recognition does leave out a word or two."""

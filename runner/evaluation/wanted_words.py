@@ -1,7 +1,7 @@
 """Whether words are those an expectation asks for."""
 
 from bots.caller.script import Expectation, compile_pattern
-from bots.caller.speech.wording import contains_words, normalise_words
+from runner.evaluation.wording import contains_words, normalise_words
 
 
 def holds_excluded(expectation: Expectation, text: str) -> bool:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import SecretStr
 from sqlalchemy import insert, select, text
@@ -26,18 +26,16 @@ from runner.records.jobs import (
     session_start,
     shown_settings,
 )
+from runner.records.record import Record
 from runner.records.runs import AT_ONCE
 from runner.records.secrets import Vault
 from runner.records.tables import Agent, Personality, ResultRow, RunRow, ScenarioRow, TestProfile, utc_now
 from runner.rooms.allowed import RoomGuard, RoomRefused
-from runner.rooms.urls import RoomKind, check_data_message, public_url
+from runner.rooms.urls import RoomKind, check_data_message
 from runner.scenarios.cekura import ScenarioFields, as_played
 from runner.sessions.pipecat_cloud import CLOUD_URL
-from runner.text import UNSENDABLE, fits_header
-
-if TYPE_CHECKING:
-    from runner.api.services import Services
-    from runner.settings import Settings
+from runner.settings import Settings
+from runner.text import UNSENDABLE, fits_header, public_url
 
 MAX_RUNS = 10_000
 """How many runs a launch may make."""
@@ -155,34 +153,34 @@ class Launch:
     is_cronjob: bool = False
 
 
-async def launch(services: "Services", launch: Launch) -> ResultRow:
+async def launch(record: Record, launch: Launch) -> ResultRow:
     """Create a result with its runs, which wait for workers from then on.
 
     A launch that was there before (by its idempotency key, or by its digest within the settings' window) creates
     nothing: its result is returned.
 
     Args:
-        services: What it works with.
+        record: Where it is kept.
         launch: What is to be run.
 
     Raises:
         LaunchRefused: Something is wrong with it; nothing was created.
     """
     patient_until_s = time.monotonic() + PATIENCE_S
-    guard = RoomGuard(services.settings)
+    guard = RoomGuard(record.settings)
     await guard.look_up([entry.room_url for entry in launch.entries if entry.room_url is not None])
     for attempt in range(1, ATTEMPTS + 1):
-        async with services.database.reading() as session:
-            earlier = await _earlier(services, session, launch)
+        async with record.database.reading() as session:
+            earlier = await _earlier(record, session, launch)
             if earlier is not None:
                 return earlier
             found = await _find(session, launch)
-        plan = await _Check(services, launch, found, guard).plan(patient_until_s)
+        plan = await _Check(record, launch, found, guard).plan(patient_until_s)
         try:
-            async with services.database.session() as session:
+            async with record.database.session() as session:
                 await _lock(session, launch)
-                result = await _earlier(services, session, launch)
-                result = result or await _write(services, session, launch, plan, patient_until_s)
+                result = await _earlier(record, session, launch)
+                result = result or await _write(record, session, launch, plan, patient_until_s)
                 work_changed(session.sync_session)
             return result
         except IntegrityError:
@@ -192,26 +190,26 @@ async def launch(services: "Services", launch: Launch) -> ResultRow:
     raise AssertionError("unreachable")
 
 
-async def mistakes(services: "Services", launch: Launch) -> Errors:
+async def mistakes(record: Record, launch: Launch) -> Errors:
     """Return all that is wrong with a launch, by field; nothing is created whatever it is.
 
     Args:
-        services: What it works with.
+        record: Where it is kept.
         launch: What is to be run.
     """
-    guard = RoomGuard(services.settings)
+    guard = RoomGuard(record.settings)
     await guard.look_up([entry.room_url for entry in launch.entries if entry.room_url is not None])
-    async with services.database.reading() as session:
+    async with record.database.reading() as session:
         found = await _find(session, launch)
     try:
-        await _Check(services, launch, found, guard).plan(time.monotonic() + PATIENCE_S)
+        await _Check(record, launch, found, guard).plan(time.monotonic() + PATIENCE_S)
     except LaunchRefused as error:
         return error.errors
     return {}
 
 
 def again(
-    services: "Services",
+    record: Record,
     result: ResultRow,
     runs: Sequence[RunRow],
     *,
@@ -223,7 +221,7 @@ def again(
     """Return the launch that makes runs of a result anew, with their scenarios as they are now, and without delay.
 
     Args:
-        services: What it works with.
+        record: Where it is kept.
         result: The result.
         runs: Those of its runs that are wanted.
         key_id: The key that launches.
@@ -241,13 +239,13 @@ def again(
         if run.scenario_id is None:
             errors[str(run.id)] = ["Its scenario was deleted."]
             continue
-        entries.append(_entry_again(services.vault, run, run.scenario_id, (anew or {}).get(run.id, Anew()), wrong))
+        entries.append(_entry_again(record.vault, run, run.scenario_id, (anew or {}).get(run.id, Anew()), wrong))
         if wrong:
             errors[str(run.id)] = wrong
     if errors:
         raise LaunchRefused({"runs": errors})
     try:
-        pipecat_data = open_pipecat_data(services.vault, result.run_settings)
+        pipecat_data = open_pipecat_data(record.vault, result.run_settings)
     except UsageError:
         raise LaunchRefused(
             {"pipecat_data": ["It was encrypted with another secret key; launch it anew, with what it is to be."]}
@@ -396,8 +394,8 @@ _Shown = tuple[dict[str, Any], list[str]]
 class _Check:
     """Goes through a launch once, collecting everything that is wrong with it."""
 
-    def __init__(self, services: "Services", launch: Launch, found: _Found, guard: RoomGuard):
-        self._services = services
+    def __init__(self, record: Record, launch: Launch, found: _Found, guard: RoomGuard):
+        self._record = record
         self._launch = launch
         self._found = found
         self._guard = guard
@@ -445,7 +443,7 @@ class _Check:
                 runs += await self._entry(entry, wrong, session)
                 entry_errors.append(wrong)
             if len(some) == AT_ONCE:
-                await self._services.database.let_readers_go_first(patient_until_s)
+                await self._record.database.let_readers_go_first(patient_until_s)
         if any(entry_errors):
             errors["scenarios"] = entry_errors
         if errors:
@@ -457,7 +455,7 @@ class _Check:
         if agent is None:
             errors["agent"] = ["Name the agent: the first scenario has none."]
             return None
-        start = session_start(agent, self._services.vault, self._launch.pipecat_data)
+        start = session_start(agent, self._record.vault, self._launch.pipecat_data)
         if start is None:
             errors["agent"] = [
                 f"Agent {agent.id} has no way to start a session: give it a start URL (session.start_url), or a "
@@ -487,7 +485,7 @@ class _Check:
         if scenario is None:
             wrong["scenario"] = [_missing(entry.scenario_id)]
             return []
-        message, secrets = _kept_of(entry, self._services.settings)
+        message, secrets = _kept_of(entry, self._record.settings)
         runs: list[_PlannedRun] = []
         for profile_id in self._launch.test_profile_ids or [entry.test_profile_id or scenario.test_profile_id]:
             profile = None if profile_id is None else self._found.test_profiles.get(profile_id)
@@ -547,7 +545,7 @@ class _Check:
 
     def _shown(self, personality: Personality) -> _Shown:
         built_in = personality.project_id is None
-        settings = self._services.settings
+        settings = self._record.settings
         found = personality_sentences(personality.language, personality.data, settings, built_in=built_in)
         shown = {"id": personality.id, "name": personality.name, "language": personality.language}
         return shown, in_words("personality", found)
@@ -565,7 +563,7 @@ class _Check:
     def _read(self, scenario: ScenarioRow, profile: TestProfile | None) -> dict[str, Any]:
         agent = self._found.agent
         variables = None if profile is None else _variables(profile, "testing")
-        settings = self._services.settings
+        settings = self._record.settings
         played = as_played(ScenarioFields.of(cast(Any, scenario), variables), settings)
         prompt = (scenario.data.get("expected_outcome_prompt") or "").strip() or None
         return {
@@ -595,7 +593,7 @@ class _Check:
         }
 
 
-def _kept_of(entry: LaunchEntry, settings: "Settings") -> tuple[dict[str, Any] | None, RoomSecrets]:
+def _kept_of(entry: LaunchEntry, settings: Settings) -> tuple[dict[str, Any] | None, RoomSecrets]:
     """Return an entry's data message as it is shown, and what of the entry is kept encrypted."""
     url, message = entry.room_url, entry.data_message
     shown = None if message is None else {"value": redacted(message["value"], settings.redact_keys)}
@@ -636,7 +634,7 @@ def _variables(profile: TestProfile, side: str) -> dict[str, Any]:
     return information
 
 
-async def _earlier(services: "Services", session: AsyncSession, launch: Launch) -> ResultRow | None:
+async def _earlier(record: Record, session: AsyncSession, launch: Launch) -> ResultRow | None:
     """Return the result of the same launch, if there was one.
 
     Raises:
@@ -648,7 +646,7 @@ async def _earlier(services: "Services", session: AsyncSession, launch: Launch) 
         if found is not None and found.launch_digest != launch.digest:
             raise LaunchRefused({"Idempotency-Key": [f"It was used for another launch, result {found.id}."]})
         return found
-    window_s = services.settings.server.duplicate_window_s
+    window_s = record.settings.server.duplicate_window_s
     if launch.digest is None or window_s <= 0:
         return None
     return await session.scalar(
@@ -673,10 +671,10 @@ async def _lock(session: AsyncSession, launch: Launch) -> None:
 
 
 async def _write(
-    services: "Services", session: AsyncSession, launch: Launch, plan: _Plan, patient_until_s: float
+    record: Record, session: AsyncSession, launch: Launch, plan: _Plan, patient_until_s: float
 ) -> ResultRow:
     agent_id = None if plan.agent is None else plan.agent.id
-    settings = {**launch.run_settings, **seal_pipecat_data(services.vault, launch.pipecat_data)}
+    settings = {**launch.run_settings, **seal_pipecat_data(record.vault, launch.pipecat_data)}
     if launch.mock_tool_names is not None:
         settings["mock_tool_names"] = list(launch.mock_tool_names)
     result = ResultRow(
@@ -708,7 +706,7 @@ async def _write(
                 "snapshot": run.snapshot,
                 "expects": bool(run.snapshot["expected_outcome_prompt"]),
                 "room_url": _shown_url(run.entry.room_url),
-                "room_token": run.secrets.seal(services.vault),
+                "room_token": run.secrets.seal(record.vault),
                 "data_message": run.data_message,
                 "session_data": run.session_data,
                 "priority": launch.priority,
@@ -722,7 +720,7 @@ async def _write(
         ]
         await connection.execute(insert(RunRow), rows)
         if len(rows) == AT_ONCE:
-            await services.database.let_readers_go_first(patient_until_s)
+            await record.database.let_readers_go_first(patient_until_s)
     return result
 
 

@@ -6,8 +6,8 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runner.demo import booking_file
 from runner.records.tables import Agent, Personality, Project, ScenarioRow
+from runner.scenarios.demo import booking_file
 
 DEFAULT_PROJECT = 1
 DEMO_AGENT = 1

@@ -1,4 +1,4 @@
-"""Opens the room an address stands for."""
+"""Opens the room an address stands for, where there is one already."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +8,7 @@ from anyio.abc import TaskGroup
 from pydantic import SecretStr
 
 from bots.clock import CallClock
+from runner.errors import UsageError
 from runner.rooms.allowed import RoomGuard
 from runner.rooms.base import Room, RoomListener
 from runner.rooms.urls import RoomKind, room_kind
@@ -19,7 +20,8 @@ class RoomAddress:
     """How to get into a room.
 
     Attributes:
-        url: A Daily room, an ``/api/offer`` address, or the base address of a Pipecat runner.
+        url: A Daily room, an ``/api/offer`` address, or the base address of a Pipecat runner, which starts a session
+            and with it the room (:func:`runner.sessions.opening.open_address`).
         token: A meeting token for Daily; elsewhere it goes along as a bearer header.
         request_data: Reaches a SmallWebRTC bot as its runner arguments' ``body``.
         ice_servers: STUN and TURN servers that came with the room, besides those of the settings.
@@ -46,8 +48,6 @@ async def open_room(
 ) -> Room:
     """Return the room an address stands for, ready to be entered.
 
-    The base address of a Pipecat runner has no room yet: a session is started first, and its room returned.
-
     Args:
         address: How to get in.
         settings: How rooms are entered.
@@ -57,10 +57,11 @@ async def open_room(
         tasks: Task group that owns the room's tasks.
 
     Raises:
-        UsageError: The address is not that of a room.
-        RoomError: No session could be started.
+        UsageError: The address is not that of a room, or that of a Pipecat runner, which has none yet.
     """
     kind = room_kind(address.url, settings.daily_domains)
+    if kind is RoomKind.PIPECAT_RUNNER:
+        raise UsageError("room URL: a Pipecat runner has no room before it has started a session")
     if kind is RoomKind.DAILY:
         from runner.rooms.daily import DailyRoom
 
@@ -77,28 +78,17 @@ async def open_room(
 
     from runner.rooms.smallwebrtc import SmallWebRTCRoom
 
-    offer_url, ice_servers = address.url, [*settings.ice_servers, *address.ice_servers]
-    if kind is RoomKind.PIPECAT_RUNNER:
-        from runner.sessions.pipecat_runner import start_smallwebrtc_session
-
-        session = await start_smallwebrtc_session(
-            http, address.url, address.token, body=address.request_data, guard=address.guard
-        )
-        offer_url = session.offer_url
-        ice_servers += session.ice_servers
-
     def rtc(server: IceServer) -> RTCIceServer:
         credential = None if server.credential is None else server.credential.get_secret_value()
         return RTCIceServer(urls=server.urls, username=server.username, credential=credential)
 
     return SmallWebRTCRoom(
-        offer_url,
+        address.url,
         address.token,
         clock=clock,
         listener=listener,
         http=http,
         tasks=tasks,
-        ice_servers=[rtc(server) for server in ice_servers],
-        # A session that was started got its data then.
-        request_data=None if kind is RoomKind.PIPECAT_RUNNER else address.request_data,
+        ice_servers=[rtc(server) for server in (*settings.ice_servers, *address.ice_servers)],
+        request_data=address.request_data,
     )

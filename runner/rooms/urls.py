@@ -80,16 +80,6 @@ def _parse(url: str, label: str, example: str) -> SplitResult:
     return parts
 
 
-def public_url(url: str) -> str:
-    """Return an address without credentials and query, for logs and facts."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if ":" in host:
-        host = f"[{host}]"
-    port = f":{parts.port}" if parts.port is not None else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
-
-
 def check_data_message(kind: RoomKind, message: Any) -> None:
     """Refuse a data message that a room of this kind can't deliver.
 

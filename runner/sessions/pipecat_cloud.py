@@ -13,7 +13,7 @@ from loguru import logger
 from pydantic import SecretStr
 
 from runner.errors import RoomError
-from runner.rooms.posting import Answer, ask
+from runner.http import Answer, ask
 
 CLOUD_URL = "https://api.pipecat.daily.co"
 

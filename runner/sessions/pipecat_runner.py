@@ -14,10 +14,11 @@ from pydantic import SecretStr, ValidationError
 from bots.masking import masked
 from bots.timeline import EndedReason
 from runner.errors import RoomError, UsageError
+from runner.http import Answer, post_json
 from runner.rooms.allowed import RoomGuard, RoomRefused
-from runner.rooms.posting import Answer, post_json
-from runner.rooms.urls import RoomKind, public_url
+from runner.rooms.urls import RoomKind
 from runner.settings import IceServer
+from runner.text import public_url
 
 START_TIMEOUT_S = 30.0
 """A bot may have to load its models first."""

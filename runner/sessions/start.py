@@ -18,7 +18,7 @@ from bots.timeline import EndedReason
 from runner.errors import RoomError, UsageError
 from runner.rooms.allowed import RoomGuard
 from runner.rooms.open import RoomAddress
-from runner.rooms.urls import RoomKind, check_start_url, public_url, room_kind
+from runner.rooms.urls import RoomKind, check_start_url, room_kind
 from runner.sessions.daily_rooms import delete_room
 from runner.sessions.pipecat_cloud import AGENT_NAME, CLOUD_URL, session_end_state, start_url, stop_session
 from runner.sessions.pipecat_runner import (
@@ -28,6 +28,7 @@ from runner.sessions.pipecat_runner import (
     check_ice_servers,
     start_session,
 )
+from runner.text import public_url
 
 START_TIMEOUT_S = 90.0
 """Pipecat Cloud calls ten seconds the best a cold start can do, and a minute no surprise."""

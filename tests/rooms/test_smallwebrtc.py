@@ -32,7 +32,7 @@ from runner.calls.call import Call
 from runner.calls.request import CallRequest
 from runner.calls.timeline import read_timeline
 from runner.errors import RoomError
-from runner.rooms import posting
+from runner.http import MAX_ANSWER_BYTES
 from runner.rooms.open import RoomAddress
 from runner.rooms.smallwebrtc import SmallWebRTCRoom, connection
 from runner.rooms.smallwebrtc import room as room_module
@@ -564,8 +564,8 @@ async def test_an_answer_without_end_is_cut_off() -> None:
     async with serving(respond) as server:
         error = await refusal(server.url)
     assert error.reason is EndedReason.ROOM_UNREACHABLE
-    assert str(posting.MAX_ANSWER_BYTES) in str(error)
-    assert sent_bytes < 64 * posting.MAX_ANSWER_BYTES
+    assert str(MAX_ANSWER_BYTES) in str(error)
+    assert sent_bytes < 64 * MAX_ANSWER_BYTES
 
 
 async def hanging(request: Request, writer: asyncio.StreamWriter) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import UsageError
-from runner.rooms.urls import SMALLWEBRTC_MESSAGE_BYTES, RoomKind, check_data_message, public_url, room_kind
+from runner.rooms.urls import SMALLWEBRTC_MESSAGE_BYTES, RoomKind, check_data_message, room_kind
+from runner.text import public_url
 
 DOMAINS = ["calls.example.com"]
 SECRET = "s3cr3t"

@@ -25,8 +25,9 @@ from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause
 from runner.rooms.allowed import RoomGuard
 from runner.rooms.base import RoomListener
-from runner.rooms.open import RoomAddress, open_room
+from runner.rooms.open import RoomAddress
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
+from runner.sessions.opening import open_address
 from runner.sessions.start import Session, SessionKind, SessionSpec, started_session
 from runner.settings import ServerSettings, Settings
 from tests.sessions.virtual_time import VIRTUAL_TIME
@@ -179,7 +180,7 @@ async def test_what_is_started_when_the_room_is_opened_is_held_to_the_list_too()
         anyio.create_task_group() as tasks,
     ):
         with pytest.raises(RoomError, match=r"10\.1\.2\.3 is not allowed") as caught:
-            await open_room(
+            await open_address(
                 session.address,
                 settings.room,
                 clock=CallClock.begin(),

@@ -10,7 +10,7 @@ from bots.caller.speech.level import from_pcm16, speech_dbfs
 from bots.caller.speech.recognition import transcribe
 from bots.caller.speech.settings import ServiceSettings, SpeechSettings
 from bots.caller.speech.voice import RATE_HZ, Voice
-from bots.caller.speech.wording import contains_words, normalise_words
+from runner.evaluation.wording import contains_words, normalise_words
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ import sys
 FOR_THE_RECORD = "alembic aiosqlite asyncpg dbos fastapi obstore psycopg psycopg_pool sqlalchemy"
 """What only the record's side needs."""
 
-MODULES = "runner.cli_worker runner.worker.child runner.worker.process runner.worker.health runner.worker.parent"
+MODULES = "runner.cli.worker runner.worker.child runner.worker.process runner.worker.health runner.worker.parent"
 
 CODE = f"""
 import importlib, sys

@@ -1,25 +1,29 @@
 """Agents: ``/test_framework/v2/aiagents``."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import Query
-from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.api.auth import AppServices, ProjectId
-from runner.api.errors import BadRequest, NotFound, missing, refusals
+from runner.api.errors import BadRequest, missing, refusals
 from runner.api.paging import Page, PageAsked
+from runner.api.resources import Resource
 from runner.api.routing import CompatRouter
 from runner.api.schemas import agents as schemas
 from runner.api.schemas.common import JsonObject, of_row
 from runner.api.schemas.query import PathId, QueryId, Search
+from runner.api.services import Services
 from runner.records.honoured import agent_sentences
 from runner.records.secrets import Vault
 from runner.records.tables import Agent
 from runner.settings import Settings
 
 router = CompatRouter("/test_framework/v2/aiagents", "/test_framework/v2/aiagents-external", tags=["agents"])
+
+_Body = schemas.AgentPatch | schemas.AgentBody
 
 
 @router.get("/", responses=refusals(404))
@@ -32,35 +36,20 @@ async def list_agents(
     inbound: Annotated[bool | None, Query()] = None,
 ) -> Page[schemas.Agent]:
     """List the agents of the key's project."""
-    statement = _mine(project).order_by(Agent.id.desc())
-    if project_id is not None:
-        statement = statement.where(Agent.project_id == project_id)
-    if search:
-        statement = statement.where(Agent.name.icontains(search, autoescape=True))
-    if inbound is not None:
-        statement = statement.where(Agent.inbound == inbound)
-    async with services.database.reading() as session:
-        rows, count = await paging.rows(session, statement)
-    return paging.page_of([_shown(row) for row in rows], count)
+    listed = _AGENTS.listed(project, search=search, project_id=project_id, inbound=inbound)
+    return await _AGENTS.page(services, paging, listed)
 
 
 @router.post("/", status_code=201, responses=refusals())
 async def create_agent(services: AppServices, project: ProjectId, body: schemas.AgentBody) -> schemas.Agent:
     """Create an agent."""
-    row = Agent(project_id=project, provider={}, session={})
-    _check(row, body, project, services.settings)
-    _fill(row, body, services.vault, whole=True)
-    async with services.database.session() as session:
-        session.add(row)
-        await session.flush()
-    return _shown(row)
+    return await _AGENTS.create(services, Agent(project_id=project, provider={}, session={}), body)
 
 
 @router.get("/{id}/", responses=refusals(404))
 async def get_agent(services: AppServices, project: ProjectId, id: PathId) -> schemas.Agent:
     """Show an agent."""
-    async with services.database.reading() as session:
-        return _shown(await find_agent(session, project, id))
+    return await _AGENTS.get(services, project, id)
 
 
 @router.patch("/{id}/", responses=refusals(404))
@@ -68,7 +57,7 @@ async def update_agent(
     services: AppServices, project: ProjectId, id: PathId, body: schemas.AgentPatch
 ) -> schemas.Agent:
     """Change what is given of an agent."""
-    return await _change(services, project, id, body, whole=False)
+    return await _AGENTS.change(services, project, id, body, whole=False)
 
 
 @router.put("/{id}/", responses=refusals(404))
@@ -76,48 +65,19 @@ async def replace_agent(
     services: AppServices, project: ProjectId, id: PathId, body: schemas.AgentBody
 ) -> schemas.Agent:
     """Replace an agent. Its credentials stay where none are given."""
-    return await _change(services, project, id, body, whole=True)
+    return await _AGENTS.change(services, project, id, body, whole=True)
 
 
 @router.delete("/{id}/", status_code=204, responses=refusals(404))
 async def delete_agent(services: AppServices, project: ProjectId, id: PathId) -> None:
     """Delete an agent. Its scenarios, results and runs stay, without it."""
-    async with services.database.session() as session:
-        await session.delete(await find_agent(session, project, id))
+    await _AGENTS.delete(services, project, id)
 
 
-async def find_agent(session: AsyncSession, project: int, agent_id: int) -> Agent:
-    """Return an agent of a project.
-
-    Raises:
-        NotFound: There is none.
-    """
-    row = await session.scalar(_mine(project).where(Agent.id == agent_id))
-    if row is None:
-        raise NotFound
-    return row
-
-
-def _mine(project: int) -> Select[Agent]:
-    return select(Agent).where(Agent.project_id == project)
-
-
-async def _change(
-    services: AppServices, project: int, agent_id: int, body: schemas.AgentPatch | schemas.AgentBody, *, whole: bool
-) -> schemas.Agent:
-    async with services.database.session() as session:
-        row = await find_agent(session, project, agent_id)
-        _check(row, body, project, services.settings)
-        _fill(row, body, services.vault, whole=whole)
-        await session.flush()
-        await session.refresh(row)
-    return _shown(row)
-
-
-def _check(row: Agent, body: schemas.AgentFields, project: int, settings: Settings) -> None:
+def _check(row: Agent, body: _Body, settings: Settings) -> None:
     """Refuse what can't be had. What stands there already may be written again."""
     errors: dict[str, list[str]] = {}
-    if body.project is not None and body.project != project:
+    if body.project not in (None, row.project_id):
         errors["project"] = [missing(body.project)]
     language = body.language if body.given("language") and body.language != row.language else None
     errors |= {name: [sentence] for name, sentence in agent_sentences(language, settings).items()}
@@ -125,8 +85,8 @@ def _check(row: Agent, body: schemas.AgentFields, project: int, settings: Settin
         raise BadRequest(errors)
 
 
-def _fill(row: Agent, body: schemas.AgentPatch | schemas.AgentBody, vault: Vault, *, whole: bool) -> None:
-    """Put into a row what a body gives, and with ``whole`` the defaults of what it does not."""
+async def _fill(session: AsyncSession, row: Agent, body: _Body, services: Services, *, whole: bool) -> None:
+    _check(row, body, services.settings)
     if whole or body.given("name"):
         row.name = body.name
     if whole or body.given("description"):
@@ -140,7 +100,7 @@ def _fill(row: Agent, body: schemas.AgentPatch | schemas.AgentBody, vault: Vault
         if whole or telephony.given("inbound"):
             row.inbound = telephony.inbound
     if whole or body.given("provider"):
-        _fill_provider(row, body.provider or schemas.ProviderBody(), vault, whole=whole)
+        _fill_provider(row, body.provider or schemas.ProviderBody(), services.vault, whole=whole)
     if whole or body.given("session"):
         given = (body.session or schemas.AgentSession()).model_dump(exclude_unset=True)
         row.session = given if whole or body.session is None else {**row.session, **given}
@@ -177,6 +137,10 @@ def _agent_name(config: JsonObject | None) -> str | None:
     return name if isinstance(name, str) else None
 
 
+async def _show(session: AsyncSession, rows: Sequence[Agent]) -> list[schemas.Agent]:
+    return [_shown(row) for row in rows]
+
+
 def _shown(row: Agent) -> schemas.Agent:
     provider = row.provider or {}
     return schemas.Agent(
@@ -191,3 +155,6 @@ def _shown(row: Agent) -> schemas.Agent:
         ),
         session=schemas.session_of(row.session or {}),
     )
+
+
+_AGENTS = Resource(Agent, _fill, _show)

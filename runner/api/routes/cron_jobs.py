@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Header
-from sqlalchemy import Select, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.api.auth import AppServices, ProjectId
-from runner.api.errors import BadRequest, NotFound, missing, refusals
+from runner.api.errors import BadRequest, missing, refusals
+from runner.api.resources import Resource
 from runner.api.routing import CompatRouter
 from runner.api.schemas import cron_jobs as schemas
 from runner.api.schemas.common import of_row
 from runner.api.schemas.query import PathId, QueryId
+from runner.api.services import Services
 from runner.records.tables import Agent, CronJob, Personality, ScenarioRow, TestProfile
 
 router = CompatRouter("/schedules/v1/cron-jobs", "/schedules/v1/cron-jobs-external", tags=["cron-jobs"])
@@ -37,15 +39,9 @@ async def list_cron_jobs(
     organization_id: QueryId = None,
 ) -> list[schemas.CronJob]:
     """List the schedules of the key's project: all of them, in a plain list."""
-    statement = _mine(project).order_by(CronJob.id)
-    if agent_id is not None:
-        statement = statement.where(CronJob.agent_id == agent_id)
-    if project_id is not None:
-        statement = statement.where(CronJob.project_id == project_id)
+    listed = _CRON_JOBS.listed(project, agent_id=agent_id, project_id=project_id)
     async with services.database.reading() as session:
-        rows = (await session.scalars(statement)).all()
-        scenarios = await _scenarios(session, rows)
-    return [_shown(row, scenarios) for row in rows]
+        return await _show(session, (await session.scalars(listed)).all())
 
 
 @router.post("/", status_code=201, responses=refusals())
@@ -55,20 +51,13 @@ async def create_cron_job(
     """Create a schedule."""
     via = source if source in _CREATED_VIA else "api"
     row = CronJob(project_id=project, scenario_ids=[], data={"created_via": via})
-    async with services.database.session() as session:
-        await _fill(session, row, body, project, whole=True)
-        session.add(row)
-        await session.flush()
-        scenarios = await _scenarios(session, [row])
-    return _shown(row, scenarios)
+    return await _CRON_JOBS.create(services, row, body)
 
 
 @router.get("/{id}/", responses=refusals(404))
 async def get_cron_job(services: AppServices, project: ProjectId, id: PathId) -> schemas.CronJob:
     """Show a schedule."""
-    async with services.database.reading() as session:
-        row = await _find(session, project, id)
-        return _shown(row, await _scenarios(session, [row]))
+    return await _CRON_JOBS.get(services, project, id)
 
 
 @router.patch("/{id}/", responses=refusals(404))
@@ -76,7 +65,7 @@ async def update_cron_job(
     services: AppServices, project: ProjectId, id: PathId, body: schemas.CronJobPatch
 ) -> schemas.CronJob:
     """Change what is given of a schedule."""
-    return await _change(services, project, id, body, whole=False)
+    return await _CRON_JOBS.change(services, project, id, body, whole=False)
 
 
 @router.put("/{id}/", responses=refusals(404))
@@ -84,44 +73,17 @@ async def replace_cron_job(
     services: AppServices, project: ProjectId, id: PathId, body: schemas.CronJobBody
 ) -> schemas.CronJob:
     """Replace a schedule."""
-    return await _change(services, project, id, body, whole=True)
+    return await _CRON_JOBS.change(services, project, id, body, whole=True)
 
 
 @router.delete("/{id}/", status_code=204, responses=refusals(404))
 async def delete_cron_job(services: AppServices, project: ProjectId, id: PathId) -> None:
     """Delete a schedule. The results it made stay."""
-    async with services.database.session() as session:
-        await session.delete(await _find(session, project, id))
+    await _CRON_JOBS.delete(services, project, id)
 
 
-def _mine(project: int) -> Select[CronJob]:
-    return select(CronJob).where(CronJob.project_id == project)
-
-
-async def _find(session: AsyncSession, project: int, job_id: int) -> CronJob:
-    row = await session.scalar(_mine(project).where(CronJob.id == job_id))
-    if row is None:
-        raise NotFound
-    return row
-
-
-async def _change(services: AppServices, project: int, job_id: int, body: _Body, *, whole: bool) -> schemas.CronJob:
-    async with services.database.session() as session:
-        row = await _find(session, project, job_id)
-        await _fill(session, row, body, project, whole=whole)
-        await session.flush()
-        await session.refresh(row)
-        scenarios = await _scenarios(session, [row])
-    return _shown(row, scenarios)
-
-
-async def _fill(session: AsyncSession, row: CronJob, body: _Body, project: int, *, whole: bool) -> None:
-    """Put into a row what a body gives, and with ``whole`` the defaults of what it does not.
-
-    Raises:
-        BadRequest: It names something that is not there, or nothing to run.
-    """
-    errors = await _missing(session, body, project)
+async def _fill(session: AsyncSession, row: CronJob, body: _Body, services: Services, *, whole: bool) -> None:
+    errors = await _missing(session, body, row.project_id)
     if (whole or body.given("is_active")) and body.is_active:
         errors["is_active"] = [NOTHING_FIRES]
     if whole or body.given("name"):
@@ -192,6 +154,11 @@ async def _scenarios(session: AsyncSession, rows: Sequence[CronJob]) -> dict[int
     }
 
 
+async def _show(session: AsyncSession, rows: Sequence[CronJob]) -> list[schemas.CronJob]:
+    scenarios = await _scenarios(session, rows)
+    return [_shown(row, scenarios) for row in rows]
+
+
 def _shown(row: CronJob, scenarios: dict[int, schemas.ScenarioData]) -> schemas.CronJob:
     data = row.data
     return schemas.CronJob(
@@ -219,3 +186,6 @@ def _shown(row: CronJob, scenarios: dict[int, schemas.ScenarioData]) -> schemas.
         created_by=None,
         created_via=data.get("created_via", "api"),
     )
+
+
+_CRON_JOBS = Resource(CronJob, _fill, _show, newest_first=False)

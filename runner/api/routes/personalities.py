@@ -1,18 +1,20 @@
 """Personalities: ``/test_framework/v1/personalities``."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Query
-from sqlalchemy import Select, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.api.auth import AppServices, ProjectId
-from runner.api.errors import BadRequest, Forbidden, NotFound, missing, refusals
+from runner.api.errors import BadRequest, missing, refusals
 from runner.api.paging import Page, PageAsked
+from runner.api.resources import Resource
 from runner.api.routing import CompatRouter
 from runner.api.schemas import personalities as schemas
 from runner.api.schemas.common import of_row
 from runner.api.schemas.query import PathId, QueryId, Search
+from runner.api.services import Services
 from runner.records.honoured import DESCRIBES, MUST_BE_SENT, personality_sentences
 from runner.records.tables import Personality
 from runner.settings import Settings
@@ -36,16 +38,10 @@ async def list_personalities(
     search: Search = None,
 ) -> Page[schemas.Personality]:
     """List the built-in personalities, and those of the key's project."""
-    statement = _seen(project).order_by(Personality.id)
+    listed = _PERSONALITIES.listed(project, search=search, language=language or None)
     if project_id is not None and project_id != project:
-        statement = statement.where(Personality.project_id.is_(None))
-    if language:
-        statement = statement.where(Personality.language == language)
-    if search:
-        statement = statement.where(Personality.name.icontains(search, autoescape=True))
-    async with services.database.reading() as session:
-        rows, count = await paging.rows(session, statement)
-    return paging.page_of([_shown(row) for row in rows], count)
+        listed = listed.where(Personality.project_id.is_(None))
+    return await _PERSONALITIES.page(services, paging, listed)
 
 
 @router.post("/", status_code=201, responses=refusals())
@@ -53,19 +49,13 @@ async def create_personality(
     services: AppServices, project: ProjectId, body: schemas.PersonalityBody
 ) -> schemas.Personality:
     """Create a personality."""
-    row = Personality(project_id=project, data={})
-    _fill(row, body, project, services.settings, whole=True)
-    async with services.database.session() as session:
-        session.add(row)
-        await session.flush()
-    return _shown(row)
+    return await _PERSONALITIES.create(services, Personality(project_id=project, data={}), body)
 
 
 @router.get("/{id}/", responses=refusals(404))
 async def get_personality(services: AppServices, project: ProjectId, id: PathId) -> schemas.Personality:
     """Show a personality."""
-    async with services.database.reading() as session:
-        return _shown(await _find(session, project, id))
+    return await _PERSONALITIES.get(services, project, id)
 
 
 @router.patch("/{id}/", responses=refusals(404))
@@ -73,7 +63,7 @@ async def update_personality(
     services: AppServices, project: ProjectId, id: PathId, body: schemas.PersonalityPatch
 ) -> schemas.Personality:
     """Change what is given of a personality."""
-    return await _change(services, project, id, body, whole=False)
+    return await _PERSONALITIES.change(services, project, id, body, whole=False)
 
 
 @router.put("/{id}/", responses=refusals(404))
@@ -81,14 +71,13 @@ async def replace_personality(
     services: AppServices, project: ProjectId, id: PathId, body: schemas.PersonalityBody
 ) -> schemas.Personality:
     """Replace a personality."""
-    return await _change(services, project, id, body, whole=True)
+    return await _PERSONALITIES.change(services, project, id, body, whole=True)
 
 
 @router.delete("/{id}/", status_code=204, responses=refusals(404))
 async def delete_personality(services: AppServices, project: ProjectId, id: PathId) -> None:
     """Delete a personality."""
-    async with services.database.session() as session:
-        await session.delete(await _own(session, project, id))
+    await _PERSONALITIES.delete(services, project, id)
 
 
 @router.post("/{id}/fork/", status_code=201, responses=refusals(404))
@@ -97,7 +86,7 @@ async def fork_personality(
 ) -> schemas.Personality:
     """Copy a personality into the key's project, where it can be changed."""
     async with services.database.session() as session:
-        origin = await _find(session, project, id)
+        origin = await _PERSONALITIES.find(session, project, id)
         copy = Personality(
             project_id=project,
             name=(body.name if body is not None else None) or origin.name,
@@ -106,41 +95,12 @@ async def fork_personality(
         )
         session.add(copy)
         await session.flush()
-    return _shown(copy)
+        return await _PERSONALITIES.show_one(session, copy)
 
 
-def _seen(project: int) -> Select[Personality]:
-    return select(Personality).where(or_(Personality.project_id.is_(None), Personality.project_id == project))
-
-
-async def _find(session: AsyncSession, project: int, personality_id: int) -> Personality:
-    row = await session.scalar(_seen(project).where(Personality.id == personality_id))
-    if row is None:
-        raise NotFound
-    return row
-
-
-async def _own(session: AsyncSession, project: int, personality_id: int) -> Personality:
-    row = await _find(session, project, personality_id)
-    if row.project_id is None:
-        raise Forbidden(_READ_ONLY)
-    return row
-
-
-async def _change(
-    services: AppServices, project: int, personality_id: int, body: _Body, *, whole: bool
-) -> schemas.Personality:
-    async with services.database.session() as session:
-        row = await _own(session, project, personality_id)
-        _fill(row, body, project, services.settings, whole=whole)
-        await session.flush()
-        await session.refresh(row)
-    return _shown(row)
-
-
-def _fill(row: Personality, body: _Body, project: int, settings: Settings, *, whole: bool) -> None:
-    errors = {} if body.project in (None, project) else {"project": [missing(body.project)]}
-    errors |= _refused(row, body, settings)
+async def _fill(session: AsyncSession, row: Personality, body: _Body, services: Services, *, whole: bool) -> None:
+    errors = {} if body.project in (None, row.project_id) else {"project": [missing(body.project)]}
+    errors |= _refused(row, body, services.settings)
     if errors:
         raise BadRequest(errors)
     if whole or body.given("name"):
@@ -160,12 +120,17 @@ def _refused(row: Personality, body: _Body, settings: Settings) -> dict[str, lis
     return {name: [sentence] for name, sentence in found.items()}
 
 
-def _shown(row: Personality) -> schemas.Personality:
-    traits = {name: row.data[name] for name in schemas.TRAITS if name in row.data}
-    return schemas.Personality(
-        **of_row(row, "id", "name", "language", "created_at", "updated_at"),
-        project=row.project_id,
-        forked_from=row.data.get("forked_from"),
-        gender=row.data.get("gender"),
-        **traits,
-    )
+async def _show(session: AsyncSession, rows: Sequence[Personality]) -> list[schemas.Personality]:
+    return [
+        schemas.Personality(
+            **of_row(row, "id", "name", "language", "created_at", "updated_at"),
+            project=row.project_id,
+            forked_from=row.data.get("forked_from"),
+            gender=row.data.get("gender"),
+            **{name: row.data[name] for name in schemas.TRAITS if name in row.data},
+        )
+        for row in rows
+    ]
+
+
+_PERSONALITIES = Resource(Personality, _fill, _show, newest_first=False, shared=_READ_ONLY)

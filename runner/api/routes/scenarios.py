@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import Query
-from sqlalchemy import Select, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.api.auth import AppServices, ProjectId
-from runner.api.errors import BadRequest, NotFound, missing, refusals
+from runner.api.errors import BadRequest, missing, refusals
 from runner.api.filters import holds_any, in_folder, words_of
 from runner.api.paging import Page, PageAsked
+from runner.api.resources import Resource, agent_names
 from runner.api.routing import CompatRouter, read_json
 from runner.api.schemas import scenarios as schemas
 from runner.api.schemas.common import of_row
@@ -31,7 +32,6 @@ from runner.scenarios.cekura import (
     read_conditional_actions,
     read_pipecat_eval,
 )
-from runner.settings import Settings
 
 router = CompatRouter("/test_framework/v1/scenarios", "/test_framework/v1/scenarios-external", tags=["scenarios"])
 
@@ -54,44 +54,28 @@ async def list_scenarios(
     scenario_type: Annotated[str | None, Query(max_length=40)] = None,
 ) -> Page[schemas.Scenario]:
     """List the scenarios of the key's project."""
-    statement = _mine(project).order_by(ScenarioRow.id.desc())
-    if agent_id is not None:
-        statement = statement.where(ScenarioRow.agent_id == agent_id)
-    if project_id is not None:
-        statement = statement.where(ScenarioRow.project_id == project_id)
-    if search:
-        statement = statement.where(ScenarioRow.name.icontains(search, autoescape=True))
+    listed = _SCENARIOS.listed(
+        project, search=search, agent_id=agent_id, project_id=project_id, scenario_type=scenario_type or None
+    )
     if wanted := words_of(tags):
-        statement = statement.where(holds_any(ScenarioRow.tags, wanted))
+        listed = listed.where(holds_any(ScenarioRow.tags, wanted))
     if folder_path:
-        statement = statement.where(in_folder(ScenarioRow.folder_path, folder_path))
-    if scenario_type:
-        statement = statement.where(ScenarioRow.scenario_type == scenario_type)
-    async with services.database.reading() as session:
-        rows, count = await paging.rows(session, statement)
-        around = await _around(session, rows)
-    return paging.page_of([_shown(row, around) for row in rows], count)
+        listed = listed.where(in_folder(ScenarioRow.folder_path, folder_path))
+    return await _SCENARIOS.page(services, paging, listed)
 
 
 @router.post("/", status_code=201, responses=refusals())
 async def create_scenario(services: AppServices, project: ProjectId, body: schemas.ScenarioBody) -> schemas.Scenario:
     """Create a scenario."""
-    row = ScenarioRow(project_id=project, scenario_type=INSTRUCTION, tags=[], data={})
     await _check_pipecat_eval(services, body)
-    async with services.database.session() as session:
-        await _fill(session, row, body, project, services.settings, whole=True)
-        session.add(row)
-        await session.flush()
-        around = await _around(session, [row])
-    return _shown(row, around)
+    row = ScenarioRow(project_id=project, scenario_type=INSTRUCTION, tags=[], data={})
+    return await _SCENARIOS.create(services, row, body)
 
 
 @router.get("/{id}/", responses=refusals(404))
 async def get_scenario(services: AppServices, project: ProjectId, id: PathId) -> schemas.Scenario:
     """Show a scenario."""
-    async with services.database.reading() as session:
-        row = await _find(session, project, id)
-        return _shown(row, await _around(session, [row]))
+    return await _SCENARIOS.get(services, project, id)
 
 
 @router.patch("/{id}/", responses=refusals(404))
@@ -99,7 +83,8 @@ async def update_scenario(
     services: AppServices, project: ProjectId, id: PathId, body: schemas.ScenarioPatch
 ) -> schemas.Scenario:
     """Change what is given of a scenario. Runs that were launched before keep it as it was."""
-    return await _change(services, project, id, body, whole=False)
+    await _check_pipecat_eval(services, body)
+    return await _SCENARIOS.change(services, project, id, body, whole=False)
 
 
 @router.put("/{id}/", responses=refusals(404))
@@ -107,38 +92,14 @@ async def replace_scenario(
     services: AppServices, project: ProjectId, id: PathId, body: schemas.ScenarioBody
 ) -> schemas.Scenario:
     """Replace a scenario. Runs that were launched before keep it as it was."""
-    return await _change(services, project, id, body, whole=True)
+    await _check_pipecat_eval(services, body)
+    return await _SCENARIOS.change(services, project, id, body, whole=True)
 
 
 @router.delete("/{id}/", status_code=204, responses=refusals(404))
 async def delete_scenario(services: AppServices, project: ProjectId, id: PathId) -> None:
     """Delete a scenario. Its runs stay."""
-    async with services.database.session() as session:
-        await session.delete(await _find(session, project, id))
-
-
-def _mine(project: int) -> Select[ScenarioRow]:
-    return select(ScenarioRow).where(ScenarioRow.project_id == project)
-
-
-async def _find(session: AsyncSession, project: int, scenario_id: int) -> ScenarioRow:
-    row = await session.scalar(_mine(project).where(ScenarioRow.id == scenario_id))
-    if row is None:
-        raise NotFound
-    return row
-
-
-async def _change(
-    services: Services, project: int, scenario_id: int, body: _Body, *, whole: bool
-) -> schemas.Scenario:
-    await _check_pipecat_eval(services, body)
-    async with services.database.session() as session:
-        row = await _find(session, project, scenario_id)
-        await _fill(session, row, body, project, services.settings, whole=whole)
-        await session.flush()
-        await session.refresh(row)
-        around = await _around(session, [row])
-    return _shown(row, around)
+    await _SCENARIOS.delete(services, project, id)
 
 
 async def _check_pipecat_eval(services: Services, body: _Body) -> None:
@@ -151,16 +112,9 @@ async def _check_pipecat_eval(services: Services, body: _Body) -> None:
         raise BadRequest({PIPECAT_EVAL: [str(error)]}) from None
 
 
-async def _fill(
-    session: AsyncSession, row: ScenarioRow, body: _Body, project: int, settings: Settings, *, whole: bool
-) -> None:
-    """Put into a row what a body gives, and with ``whole`` the defaults of what it does not.
-
-    Raises:
-        BadRequest: Something in it is wrong; the row is not to be kept.
-    """
+async def _fill(session: AsyncSession, row: ScenarioRow, body: _Body, services: Services, *, whole: bool) -> None:
     errors: _Errors = {}
-    await _fill_references(session, row, body, project, errors, whole=whole)
+    await _fill_references(session, row, body, errors, whole=whole)
     if whole or body.given("name"):
         row.name = body.name
     if whole or body.given("tags"):
@@ -171,7 +125,7 @@ async def _fill(
     fields = body.model_dump(mode="json", include=set(given))
     # What stands there already may be written again.
     news = {name: value for name, value in fields.items() if value != row.data.get(name)}
-    for name, sentence in scenario_sentences(news, settings).items():
+    for name, sentence in scenario_sentences(news, services.settings).items():
         errors.setdefault(name, []).append(sentence)
     said_first = row.data.get("first_message")
     row.data = {**row.data, **fields}
@@ -184,10 +138,11 @@ async def _fill(
 
 
 async def _fill_references(
-    session: AsyncSession, row: ScenarioRow, body: _Body, project: int, errors: _Errors, *, whole: bool
+    session: AsyncSession, row: ScenarioRow, body: _Body, errors: _Errors, *, whole: bool
 ) -> None:
     """Fill in what a scenario refers to; only what is there, for each question writes the row as it is by then."""
-    if body.project is not None and body.project != project:
+    project = row.project_id
+    if body.project not in (None, project):
         errors["project"] = [missing(body.project)]
     if body.agent is None and body.assistant_id:
         agents = (await session.scalars(select(Agent).where(Agent.project_id == project).order_by(Agent.id))).all()
@@ -288,22 +243,25 @@ class _Around:
 
 
 async def _around(session: AsyncSession, rows: Sequence[ScenarioRow]) -> _Around:
-    agents = {row.agent_id for row in rows if row.agent_id is not None}
     personalities = {row.personality_id for row in rows if row.personality_id is not None}
     profiles = {row.test_profile_id for row in rows if row.test_profile_id is not None}
-    agent_names = await session.execute(select(Agent.id, Agent.name).where(Agent.id.in_(agents)))
     personality_names = await session.execute(
         select(Personality.id, Personality.name).where(Personality.id.in_(personalities))
     )
     found = await session.scalars(select(TestProfile).where(TestProfile.id.in_(profiles)))
     return _Around(
-        agents={agent_id: name for agent_id, name in agent_names},
+        agents=await agent_names(session, rows),
         personalities={personality_id: name for personality_id, name in personality_names},
         profiles={
             profile.id: ProfileData(id=profile.id, name=profile.name, information=information_of(profile.information))
             for profile in found
         },
     )
+
+
+async def _show(session: AsyncSession, rows: Sequence[ScenarioRow]) -> list[schemas.Scenario]:
+    around = await _around(session, rows)
+    return [_shown(row, around) for row in rows]
 
 
 def _shown(row: ScenarioRow, around: _Around) -> schemas.Scenario:
@@ -330,3 +288,6 @@ def _shown(row: ScenarioRow, around: _Around) -> schemas.Scenario:
         scenario_language=data.get("scenario_language"),
         max_duration=data.get("max_duration"),
     )
+
+
+_SCENARIOS = Resource(ScenarioRow, _fill, _show)

@@ -15,13 +15,13 @@ from pydantic import SecretStr
 from bots.clock import NS_PER_MS, CallClock
 from bots.timeline import AgentAudioQuality, CallerAudioQuality, EndedReason
 from runner.errors import RoomError
+from runner.http import MAX_ANSWER_BYTES, AnswerTooLarge, post_json
 from runner.rooms.base import RoomListener, Timeliness
-from runner.rooms.posting import MAX_ANSWER_BYTES, AnswerTooLarge, post_json
 from runner.rooms.smallwebrtc.connection import OfferingConnection
 from runner.rooms.smallwebrtc.incoming import AgentStream
 from runner.rooms.smallwebrtc.outgoing import CallerTrack
 from runner.rooms.smallwebrtc.transport import OfferingTransport
-from runner.rooms.urls import public_url
+from runner.text import public_url
 
 OFFER_TIMEOUT_S = 20.0
 """How long a bot may take to answer an offer: it may have to start first."""

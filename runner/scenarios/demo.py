@@ -7,7 +7,7 @@ from runner.scenarios.evals import load_scenario
 from runner.settings import Settings
 
 _PACKAGED = Path(__file__).parent / "booking.yaml"
-_IN_CHECKOUT = Path(__file__).parent.parent / "config" / "scenarios" / "booking.yaml"
+_IN_CHECKOUT = Path(__file__).parents[2] / "config" / "scenarios" / "booking.yaml"
 
 
 def demo_script(settings: Settings) -> Script:

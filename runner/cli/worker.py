@@ -10,7 +10,10 @@ from urllib.parse import urlsplit
 
 import click
 
-from runner.commands import PATH, needing_worker_extra, run_command
+from runner.cli.extras import needing_worker_extra
+from runner.cli.options import PATH, config_option, verbose_option
+from runner.cli.running import run_command
+from runner.cli.settings import log_level
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,12 +47,8 @@ KEY_VARIABLE = "SCENARIO_RUNNER_WORKER__KEY"
 )
 @click.option("--health-port", type=click.IntRange(1, 65_535), help="Answer /healthz, /readyz and /metrics there.")
 @click.option("--health-host", help="On which address (default: 127.0.0.1).")
-@click.option(
-    "--config",
-    type=PATH,
-    help="Settings file (default: config/runner.toml, if it is there).",
-)
-@click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
+@config_option
+@verbose_option
 def worker(
     processes: int | None,
     calls: int | None,
@@ -88,7 +87,7 @@ def worker(
         with needing_worker_extra():
             from runner.json_log import log_as_json
 
-            level = {0: settings.log_level, 1: "INFO", 2: "DEBUG"}.get(verbose, "TRACE")
+            level = log_level(settings.log_level, verbose)
             log_as_json(level)
         of_worker = _with(settings.worker, {name: value for name, value in told.items() if value is not None})
         _check(of_worker)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.commands import PATH, run_command
+from runner.cli.options import PATH
+from runner.cli.running import run_command
 
 if TYPE_CHECKING:
     from runner.calls.any_recording import RecordingMeasures

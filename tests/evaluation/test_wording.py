@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bots.caller.speech.speakable import speakable
-from bots.caller.speech.wording import contains_words, normalise_words, same_words
+from runner.evaluation.wording import contains_words, normalise_words, same_words
 from tests.speech.test_speakable import WRITTEN_OUT
 
 NORMALISED = {
@@ -193,7 +193,7 @@ def test_long_text_takes_bounded_time(piece: str) -> None:
 
 def test_wording_loads_nothing_heavy() -> None:
     code = (
-        "import sys, bots.caller.speech.wording;"
+        "import sys, runner.evaluation.wording;"
         "assert not {'pipecat', 'numpy', 'pydantic', 'soxr', 'hibari'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.commands import PATH, needing_server_extra, run_command, server_settings
+from runner.cli.extras import needing_server_extra
+from runner.cli.options import PATH, config_option, verbose_option
+from runner.cli.running import run_command
+from runner.cli.settings import log_level, server_settings
 
 if TYPE_CHECKING:
     from runner.server import Announcement
@@ -23,12 +26,8 @@ if TYPE_CHECKING:
     "SCENARIO_RUNNER_SERVER__DATABASE_URL.",
 )
 @click.option("--no-worker", is_flag=True, help="Serve the API and the record alone; make no calls.")
-@click.option(
-    "--config",
-    type=PATH,
-    help="Settings file (default: config/runner.toml, if it is there).",
-)
-@click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
+@config_option
+@verbose_option
 def serve(
     host: str,
     port: int,
@@ -52,7 +51,7 @@ def serve(
 
     async def run() -> int:
         settings = server_settings(config, data_dir, database_url)
-        level = {0: settings.log_level, 1: "INFO", 2: "DEBUG"}.get(verbose, "TRACE")
+        level = log_level(settings.log_level, verbose)
         settings = settings.model_copy(update={"log_level": level})
         with needing_server_extra():
             from runner.json_log import log_as_json

@@ -10,8 +10,7 @@ from pydantic import SecretStr
 
 from bots.timeline import EndedReason
 from runner.errors import RoomError
-from runner.rooms.urls import public_url
-from runner.text import UNSENDABLE, fits_header
+from runner.text import UNSENDABLE, fits_header, public_url
 
 MAX_ANSWER_BYTES = 1024 * 1024
 """A session description has some 10 KB."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli_server import record_options, run_on_record
-from runner.commands import server_settings
+from runner.cli.options import record_options
+from runner.cli.record import run_on_record
+from runner.cli.settings import server_settings
 from runner.errors import USAGE_EXIT_CODE
 from runner.text import one_line
 

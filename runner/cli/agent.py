@@ -1,0 +1,28 @@
+"""The command that serves a reference agent."""
+
+from collections.abc import Sequence
+
+import click
+
+from runner.cli.extras import need_agents_extra
+from runner.cli.options import verbose_option
+from runner.cli.settings import log_level
+
+AGENT_NAMES = ("restaurant", "metronome", "quickstart")
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name", type=click.Choice(AGENT_NAMES))
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(1, 65_535), default=7860, show_default=True)
+@verbose_option
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def agent(name: str, host: str, port: int, verbose: int, options: Sequence[str]) -> None:
+    """Serve a reference agent over SmallWebRTC, until Ctrl-C.
+
+    OPTIONS go to the agent and to Pipecat's own runner as they are.
+    """
+    need_agents_extra()
+    from bots.agents.serve import serve
+
+    serve(name, host, port, log_level=log_level("WARNING", verbose), options=options)

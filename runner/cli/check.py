@@ -1,0 +1,42 @@
+"""The command that checks scenario files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from runner.cli.options import PATH, common_options
+from runner.cli.running import run_command
+from runner.cli.settings import load_logging_settings
+from runner.errors import USAGE_EXIT_CODE, UsageError
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE…")
+@common_options
+def check(files: Sequence[Path], config: Path | None, verbose: int) -> None:
+    """Check scenario files, and print what each scenario would do.
+
+    Calls nobody. Exit code 0 if every scenario can be played in a room, 2 if not.
+    """
+
+    async def run() -> int:
+        settings = load_logging_settings(config, verbose)
+        from runner.reports.scenarios import describe_scenario
+        from runner.scenarios.evals import load_file
+
+        fine = True
+        for file in files:
+            try:
+                scenarios = load_file(file, settings)
+            except UsageError as error:
+                click.echo(f"error: {error}", err=True)
+                fine = False
+                continue
+            for scenario in scenarios:
+                fine = fine and scenario.refusal is None
+                for line in describe_scenario(scenario, has_judge=settings.judge.configured):
+                    click.echo(line)
+        return 0 if fine else USAGE_EXIT_CODE
+
+    run_command(run, verbose=verbose)

@@ -1,0 +1,36 @@
+"""The command that books a table by voice: a whole call on this machine."""
+
+from pathlib import Path
+
+import click
+
+from runner.cli.extras import need_agents_extra
+from runner.cli.one_call import make_call
+from runner.cli.options import PATH, common_options
+from runner.cli.running import run_command
+from runner.cli.settings import load_logging_settings
+
+
+@click.command()
+@click.option("--listen", is_flag=True, help="Play the call on this machine's speakers.")
+@click.option("--out", type=PATH, help="Folder for the run (default: runs/<id>).")
+@click.option("--json", "as_json", is_flag=True, help="Print run.json alone on standard output.")
+@common_options
+def demo(listen: bool, out: Path | None, as_json: bool, config: Path | None, verbose: int) -> None:
+    """Book a table by voice: a real WebRTC call to a real Pipecat agent, on this machine alone."""
+    need_agents_extra()
+
+    async def run() -> int:
+        settings = load_logging_settings(config, verbose)
+        from runner.scenarios.demo import demo_script
+        from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
+
+        port = free_port()
+        async with local_agent(reference_agent_command("restaurant", port), port) as base_url:
+            from runner.calls.request import CallRequest
+            from runner.rooms.open import RoomAddress
+
+            request = CallRequest(demo_script(settings), RoomAddress(base_url))
+            return await make_call(request, settings, out=out, as_json=as_json, listen=listen)
+
+    run_command(run, verbose=verbose)

@@ -1,0 +1,59 @@
+"""The command that judges a finished call again."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.cli.options import PATH, common_options
+from runner.cli.running import run_command
+from runner.cli.settings import load_logging_settings
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@click.argument("run_dir", type=PATH)
+@click.option(
+    "--measure/--no-measure",
+    default=None,
+    help="Measure recording.wav again, or not at all (default: where it was not measured).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print run.json (of a suite: suite.json) alone.")
+@common_options
+def evaluate(run_dir: Path, measure: bool | None, as_json: bool, config: Path | None, verbose: int) -> None:
+    """Judge a finished call again by its stored facts, without calling anyone.
+
+    RUN_DIR is the folder of a run, or that of a suite: then every run in it is judged again. run.json and suite.json
+    are written anew. Exit codes as for the call: 0 passed, 1 the agent failed, 2 anything else.
+    """
+
+    async def run() -> int:
+        load_logging_settings(config, verbose)
+        from runner.calls import run_file, suite_file
+        from runner.calls.evaluate import MeasureCall, Measuring, evaluate_run, evaluate_suite, is_suite
+        from runner.reports.console import make_console
+        from runner.reports.suite import print_suite
+        from runner.reports.terminal import print_summary
+
+        measuring = {None: Measuring.IF_MISSING, True: Measuring.ALWAYS, False: Measuring.NEVER}[measure]
+        measure_recording: MeasureCall | None = None
+        if measuring is not Measuring.NEVER:
+            from runner.calls.measuring import measure_call
+
+            measure_recording = measure_call
+        console = make_console(stderr=as_json)
+        if is_suite(run_dir):
+            result = evaluate_suite(run_dir, measure=measure_recording, measuring=measuring)
+            print_suite(console, result, str(run_dir))
+            path, exit_code = run_dir / suite_file.FILE_NAME, result.exit_code
+        else:
+            judged = evaluate_run(run_dir, measure=measure_recording, measuring=measuring)
+            print_summary(console, judged, str(run_dir))
+            path, exit_code = run_dir / run_file.FILE_NAME, judged.exit_code
+        if as_json:
+            click.echo(path.read_text(encoding="utf-8"), nl=False)
+        return exit_code
+
+    run_command(run, verbose=verbose)
