@@ -22,7 +22,9 @@ from bots.agents.backgrounds import BackgroundName
 from bots.agents.faults import FAULTS
 from bots.timeline import EndedReason
 from runner.api.metrics import Metrics
-from runner.cli import AGENT_NAMES, TOKEN_VARIABLE, main
+from runner.cli import main
+from runner.cli.agent import AGENT_NAMES
+from runner.cli.options import TOKEN_VARIABLE
 from runner.scenarios.evals import load_file, load_scenario
 from runner.scenarios.suites import load_suite
 from runner.settings import ENV_PREFIX, FILE_VARIABLE, Settings, load_settings
