@@ -37,6 +37,8 @@ def reference_agent_command(name: str, port: int, options: Sequence[str] = ()) -
     """Return the command that serves one of the reference agents."""
     return [
         sys.executable,
+        # Whoever runs it may have packages of these names in the folder they are in.
+        "-P",
         "-m",
         f"bots.agents.{name}",
         "-t",
@@ -193,7 +195,7 @@ async def _running(command: Sequence[str], port: int, env: Mapping[str, str], lo
             # A session of its own: a Ctrl-C at the terminal is ours to handle, and its children end with it. On a
             # leash, so that it ends with this process even where that has no time to end it.
             process = await anyio.open_process(
-                [sys.executable, "-m", "runner.sessions.leash", str(os.getpid()), *command],
+                [sys.executable, "-P", "-m", "runner.sessions.leash", str(os.getpid()), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

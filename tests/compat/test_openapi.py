@@ -206,6 +206,7 @@ def test_requests_made_from_the_description_are_answered_as_it_says(described: D
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_many_requests_made_from_the_description_are_answered_as_it_says(described: Described) -> None:
     problems, _ = problems_of(described, max_examples=100)
     assert not problems, "\n\n".join(problems)

@@ -79,7 +79,7 @@ class _Process:
     def __init__(self) -> None:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}  # noqa: PTH109
         self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            [sys.executable, "-P", "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
         self._lock = threading.Lock()
         self._numbers = itertools.count()
