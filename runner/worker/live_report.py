@@ -71,6 +71,8 @@ class LiveReport:
         self._seen = 0
         self._sent = 0
         self._is_watched = False
+        self._from_beginning = False
+        """Whether somebody came to watch since the last request began, and lacks what that one sent."""
         self._something_to_tell = anyio.Event()
 
     @property
@@ -125,6 +127,7 @@ class LiveReport:
         if self._is_watched and not was_watched:
             # From the beginning: what is there already is passed over.
             self._sent = 0
+            self._from_beginning = True
             self._something_to_tell.set()
 
     async def run(self) -> None:
@@ -135,6 +138,7 @@ class LiveReport:
             self._something_to_tell = anyio.Event()
             while self._is_watched and (batch := self._batch()):
                 first = self._sent
+                self._from_beginning = False
                 try:
                     wanted = await self._record.events(self._job.run_id, self._job.attempt, batch, first=first)
                 except RecordError as error:
@@ -142,8 +146,9 @@ class LiveReport:
                     logger.debug("run {}: {}", self._job.run_id, error)
                     self._something_to_tell.set()
                     break
-                # Who came to watch meanwhile may lack what was told before.
-                self._sent = first + len(batch) if wanted is None else min(wanted, first + len(batch))
+                if not self._from_beginning:
+                    # The record may lack what was told before: another process of it, or one that was started anew.
+                    self._sent = first + len(batch) if wanted is None else min(wanted, first + len(batch))
 
     def _batch(self) -> list[str]:
         """Return the next facts to tell, and let :attr:`_sent` be the place of the first."""

@@ -24,6 +24,7 @@ from bots.timeline import (
 from runner.protocol.messages import Job, Order
 from runner.worker import live_report
 from runner.worker.live_report import LiveReport
+from runner.worker.record_client import RecordClient
 from tests.worker.conftest import until
 from tests.worker.record_double import RecordDouble, job
 
@@ -145,6 +146,30 @@ async def test_of_a_long_call_the_latest_facts_are_kept(
         await until(lambda: told)
         tasks.cancel_scope.cancel()
     assert firsts == [15] and [json.loads(event)["at_ns"] for event in told] == list(range(15, 25))
+
+
+async def test_who_comes_to_watch_while_facts_are_sent_gets_them_from_the_beginning(
+    record: RecordDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Call(record)
+    sent: list[tuple[int, int]] = []
+
+    async def events(_: object, run_id: int, attempt: int, batch: Sequence[str], *, first: int) -> int:
+        sent.append((first, len(batch)))
+        if len(sent) == 1:
+            call.told(is_watched=False)
+            call.told(is_watched=True)
+        return first + len(batch)
+
+    monkeypatch.setattr(RecordClient, "events", events)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call.report.run)
+        for number in range(3):
+            call.report.fact(AgentStartedSpeaking(at_ns=number))
+        call.told(is_watched=True)
+        await until(lambda: len(sent) == 2)
+        tasks.cancel_scope.cancel()
+    assert sent == [(0, 3), (0, 3)]
 
 
 async def test_facts_are_told_from_the_beginning_once_somebody_watches(record: RecordDouble) -> None:
