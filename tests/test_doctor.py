@@ -11,6 +11,7 @@ from runner.cli.room_visit import visit_room
 from runner.rooms.open import RoomAddress
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 from runner.settings import JudgeSettings, Settings
+from tests.patience import best_of_three
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +66,7 @@ async def test_a_judge_is_asked_or_said_to_be_missing(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.webrtc
+@best_of_three
 async def test_a_visit_says_who_is_there_and_that_audio_arrives() -> None:
     port = free_port()
     async with local_agent(reference_agent_command("metronome", port), port) as base_url:

@@ -17,7 +17,7 @@ from runner.settings import Settings
 
 LEAVE_TIMEOUT_S = 10.0
 LOOK_AROUND_S = 3.0
-"""How long to look around in a room once in it: others are announced a moment after."""
+"""How long to wait for the agent, as long again for its audio, and then how long to listen to it."""
 
 
 @dataclass
@@ -110,6 +110,10 @@ async def visit_room(address: RoomAddress, settings: Settings) -> Visit:
                 visit.entered_s = clock.now_ns() / 1e9
                 with anyio.move_on_after(LOOK_AROUND_S):
                     await room.wait_for_agent()
+                # Media may take a moment longer than the agent itself.
+                with anyio.move_on_after(LOOK_AROUND_S):
+                    while not visitor.samples:
+                        await anyio.sleep(0.05)
                 await anyio.sleep(LOOK_AROUND_S)
                 visit.participants = room.participants()
             finally:

