@@ -40,6 +40,7 @@ class _Visitor:
     def __init__(self) -> None:
         self.agent_here = False
         self.participant: str | None = None
+        self.heard_something = anyio.Event()
         self.peak = 0
         self.samples = 0
         self.messages = 0
@@ -54,6 +55,7 @@ class _Visitor:
     def agent_audio(self, at_ns: int, pcm: bytes) -> None:
         samples = np.frombuffer(pcm, dtype=np.int16)
         self.samples += samples.size
+        self.heard_something.set()
         if samples.size:
             self.peak = max(self.peak, int(np.abs(samples.astype(np.int32)).max()))
 
@@ -112,8 +114,7 @@ async def visit_room(address: RoomAddress, settings: Settings) -> Visit:
                     await room.wait_for_agent()
                 # Media may take a moment longer than the agent itself.
                 with anyio.move_on_after(LOOK_AROUND_S):
-                    while not visitor.samples:
-                        await anyio.sleep(0.05)
+                    await visitor.heard_something.wait()
                 await anyio.sleep(LOOK_AROUND_S)
                 visit.participants = room.participants()
             finally:
