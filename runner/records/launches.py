@@ -180,7 +180,7 @@ async def launch(record: Record, launch: Launch) -> ResultRow:
             async with record.database.session() as session:
                 await _lock(session, launch)
                 result = await _earlier(record, session, launch)
-                result = result or await _write(record, session, launch, plan, patient_until_s)
+                result = result or await _write(record, session, launch, plan)
                 work_changed(session.sync_session)
             return result
         except IntegrityError:
@@ -670,9 +670,7 @@ async def _lock(session: AsyncSession, launch: Launch) -> None:
     await session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
 
-async def _write(
-    record: Record, session: AsyncSession, launch: Launch, plan: _Plan, patient_until_s: float
-) -> ResultRow:
+async def _write(record: Record, session: AsyncSession, launch: Launch, plan: _Plan) -> ResultRow:
     agent_id = None if plan.agent is None else plan.agent.id
     settings = {**launch.run_settings, **seal_pipecat_data(record.vault, launch.pipecat_data)}
     if launch.mock_tool_names is not None:
@@ -719,8 +717,6 @@ async def _write(
             for run in runs
         ]
         await connection.execute(insert(RunRow), rows)
-        if len(rows) == AT_ONCE:
-            await record.database.let_readers_go_first(patient_until_s)
     return result
 
 

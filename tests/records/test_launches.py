@@ -20,6 +20,7 @@ from runner.api.services import Services
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
 from runner.protocol.messages import Problem
+from runner.records import launches
 from runner.records.database import Database
 from runner.records.jobs import RoomSecrets, RunType
 from runner.records.launches import Anew, Launch, LaunchEntry, LaunchRefused, again, launch
@@ -94,6 +95,23 @@ async def refusal(services: Services, asked: Launch) -> dict[str, Any]:
 async def runs_of(services: Services, result: ResultRow) -> list[RunRow]:
     async with services.database.reading() as session:
         return list(await session.scalars(select(RunRow).where(RunRow.result_id == result.id).order_by(RunRow.id)))
+
+
+async def test_a_large_launch_steps_back_while_it_keeps_no_writer_waiting(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launches, "AT_ONCE", 2)
+    stepped_back = 0
+
+    async def step_back(until_s: float) -> None:
+        nonlocal stepped_back
+        stepped_back += 1
+        with anyio.fail_after(5):
+            await services.database.run(lambda session: session.execute(select(1)).scalar())
+
+    monkeypatch.setattr(services.database, "let_readers_go_first", step_back)
+    result = await launch(services, of(*[in_room()] * 5))
+    assert stepped_back == 2 and len(await runs_of(services, result)) == 5
 
 
 async def test_every_entry_becomes_a_run_that_waits_with_a_snapshot_of_its_scenario(
