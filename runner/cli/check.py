@@ -10,6 +10,9 @@ from runner.cli.running import run_command
 from runner.cli.settings import load_logging_settings
 from runner.errors import USAGE_EXIT_CODE, UsageError
 
+_MOST_SHOWN = 100
+"""So many mistakes of a file are told."""
+
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE…")
@@ -24,13 +27,18 @@ def check(files: Sequence[Path], config: Path | None, verbose: int) -> None:
         settings = load_logging_settings(config, verbose)
         from runner.reports.scenarios import describe_scenario
         from runner.scenarios.evals import load_file
+        from runner.scenarios.nodes import FileError
 
         fine = True
         for file in files:
             try:
                 scenarios = load_file(file, settings)
             except UsageError as error:
-                click.echo(f"error: {error}", err=True)
+                mistakes = error.by_line() if isinstance(error, FileError) else [str(error)]
+                for mistake in mistakes[:_MOST_SHOWN]:
+                    click.echo(f"error: {mistake}", err=True)
+                if len(mistakes) > _MOST_SHOWN:
+                    click.echo(f"error: {file}: and {len(mistakes) - _MOST_SHOWN} more", err=True)
                 fine = False
                 continue
             for scenario in scenarios:

@@ -25,9 +25,9 @@ value is true here, and false in Pipecat.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from bots.caller.event_names import EVENT_NAMES
 from bots.caller.script import (
@@ -60,7 +60,9 @@ from bots.caller.script import (
 from runner.errors import UsageError
 from runner.scenarios.markup import unknown_markup
 from runner.scenarios.model import Scenario
-from runner.scenarios.nodes import Mapping, Node, read_yaml, read_yaml_text
+from runner.scenarios.nodes import Mistakes, Node
+from runner.scenarios.reading import read_yaml, read_yaml_text
+from runner.scenarios.typed import FileModel, Flag, Items, Some, Text, one_of, whole
 from runner.settings import Settings
 
 MAX_TURNS = 500
@@ -74,46 +76,322 @@ _CALL_EVENTS = ("function_call", "function_call_stopped")
 _PERSONA_KEYS = ("persona", "goal", "success", "metrics", "max_turns", "max_silence_s", "runs", "simulator")
 """Keys of a simulated scenario: known, so that one is told apart from a typing error."""
 
-_SCENARIO_KEYS = (
-    "name",
-    "description",
-    "turns",
-    "stop_on_failure",
-    "hang_up",
-    "max_duration_s",
-    "turn_taking",
-    "agent_never_talks_over",
-    "user",
-    "judge",
-    "context",
-    "trigger_disconnect",
-    *_PERSONA_KEYS,
-)
-_TURN_KEYS = (
-    "user",
-    "audio",
-    "dtmf",
-    "image",
-    "silence_ms",
-    "send_after",
-    "interrupt_after_ms",
-    "after_silence_ms",
-    "agent_speaks_within_ms",
-    "agent_stops_within_ms",
-    "agent_never_talks_over",
-    "agent_hangs_up",
-    "expect",
-)
 _MARKER_KEYS = ("marker", "marker_first", "markers", "text_after")
 _CONTENT_KEYS = ("text_contains", "text_excludes", "text_matches", "eval", "calls", "name", "args", *_MARKER_KEYS)
-_EXPECTATION_KEYS = ("event", "within_ms", *_CONTENT_KEYS, "check_from", "absent")
-_USER_KEYS = ("modality", "speech")
-_JUDGE_KEYS = ("modality", "eval", "transcription")
 
 _NOTE_USER = "user: the caller speaks with the service of the settings (speech.tts)"
 _NOTE_JUDGE = (
     "judge: by voice, recognised with the service of the settings (speech.stt), judged by theirs (the setting judge)"
 )
+
+
+def _parts(node: Node) -> tuple[Words | Pause, ...]:
+    if not node.is_list():
+        return (_words(node, node.text(MAX_TEXT_CHARACTERS)),)
+    parts: list[Words | Pause] = []
+    for item in node.items():
+        if item.is_mapping():
+            parts.append(Pause(pause_ms=item.mapping(("pause_ms",))["pause_ms"].integer(1, 60_000)))
+        else:
+            parts.append(_words(item, item.text(MAX_TEXT_CHARACTERS).strip()))
+    if not any(isinstance(part, Words) for part in parts):
+        raise node.place.error("user must hold words, not pauses alone; to say nothing use silence_ms")
+    return tuple(parts)
+
+
+def _words(node: Node, text: str) -> Words:
+    if (problem := unknown_markup(text)) is not None:
+        raise node.place.error(f"user: {problem}")
+    return Words(text=text)
+
+
+def _recording(node: Node) -> Path:
+    path = node.path()
+    if not os.path.isfile(path):  # noqa: PTH113 - unlike pathlib's, never an error
+        raise node.place.error(f"audio: there is no file {path}")
+    return path
+
+
+def _pressed(node: Node) -> str:
+    keys = node.text().strip()
+    if set(keys) - set(KEYS) or len(keys) > 64:
+        raise node.place.error(f"dtmf must be up to 64 keys of {KEYS} (quote it: an unquoted # begins a comment)")
+    return keys
+
+
+def _pattern(node: Node) -> str:
+    pattern = node.text(MAX_PATTERN_CHARACTERS)
+    try:
+        compile_pattern(pattern)
+    except ValueError as error:
+        raise node.place.error(f"text_matches is no regular expression: {error}") from error
+    return pattern
+
+
+def _arguments(node: Node) -> dict[str, Any]:
+    args = node.plain()
+    if not isinstance(args, dict):
+        raise node.place.error("args must be a mapping")
+    if key := _no_text_key(args):
+        raise node.place.error(f"args: the key {key} is no text, as those of a call are; quote it")
+    return args
+
+
+def _no_text_key(value: Any) -> str | None:
+    """Return a key somewhere in a value that is no text, as Python writes it."""
+    if isinstance(value, list):
+        return next(filter(None, map(_no_text_key, value)), None)
+    if not isinstance(value, dict):
+        return None
+    for key, inner in value.items():
+        if found := repr(key)[:40] if not isinstance(key, str) else _no_text_key(inner):
+            return found
+    return None
+
+
+def _function_call(node: Node) -> FunctionCall:
+    if not node.is_mapping():
+        return FunctionCall(name=node.text())
+    call = _CallKeys.read(node)
+    return FunctionCall(name=call.name, args=call.args)
+
+
+def _turn_taking(node: Node) -> TurnTaking:
+    mapping = node.mapping(TurnTaking.model_fields)
+    try:
+        return TurnTaking.model_validate({key: mapping[key].plain() for key in mapping if key in mapping})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = str(problem["loc"][0])
+        raise mapping[key].place.error(f"{key}: {problem['msg']}") from error
+
+
+def _service(node: Node) -> Node:
+    if not node.is_mapping():
+        raise node.place.error(f"{node.label} must be a mapping: which service, and its settings")
+    return node
+
+
+def _bounded(node: Node) -> list[Node]:
+    turns = node.some()
+    if len(turns) > MAX_TURNS:
+        raise node.place.error(f"more than {MAX_TURNS} turns; no call goes on for so long")
+    return turns
+
+
+_Milliseconds = Annotated[int, whole(0, MAX_MS)]
+_Event = Annotated[str, one_of(*sorted({*EVENT_NAMES, _IMAGE}))]
+_Arguments = Annotated[dict[str, Any], BeforeValidator(_arguments)]
+_Service = Annotated[Any, BeforeValidator(_service)]
+_Modality = Annotated[str, one_of("audio", "text")]
+
+
+class _CallKeys(FileModel):
+    name: Text | None = None
+    args: _Arguments | None = None
+
+
+class _ExpectationKeys(_CallKeys):
+    event: _Event = Field(description="what to look for")
+    within_ms: _Milliseconds | None = None
+    text_contains: Text | None = None
+    text_excludes: Text | None = None
+    text_matches: Annotated[str, BeforeValidator(_pattern)] | None = None
+    criterion: Annotated[str, BeforeValidator(lambda node: node.text(MAX_TEXT_CHARACTERS))] | None = Field(
+        default=None, alias="eval"
+    )
+    calls: Some[Annotated[FunctionCall, BeforeValidator(_function_call)]] | None = None
+    marker: Annotated[MarkerKind, one_of(*get_args(MarkerKind))] | None = None
+    marker_first: Flag | None = None
+    markers: Annotated[int, whole(0, 1_000)] | None = None
+    text_after: Flag | None = None
+    check_from: Annotated[Literal["previous", "turn_start"], one_of("previous", "turn_start")] = "previous"
+    absent: Flag = False
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        given = [key for key in ("calls", "name", "args") if key in self.node]
+        for key in (*_CONTENT_KEYS, "check_from") if self.absent else ():
+            if key in self.node:
+                raise self.error(key, f"absent goes by the event alone; it can't be combined with {key}")
+        for key in _MARKER_KEYS:
+            if key in self.node and self.event != "llm_marker":
+                raise self.error(key, f"{key} belongs to the event llm_marker")
+        if self.criterion is not None and self.event == "function_call_stopped":
+            raise self.error("eval", "eval: the end of a call carries no arguments to judge; put it on function_call")
+        if self.text_matches is not None and self.event in _CALL_EVENTS:
+            raise self.error("text_matches", "text_matches belongs to events that carry words")
+        if given and self.event not in _CALL_EVENTS:
+            raise self.error(given[0], f"{given[0]} belongs to the events function_call and function_call_stopped")
+        if self.calls is not None and len(given) > 1:
+            raise self.error(given[1], f"an expectation has calls or {given[1]}, not both")
+        return self
+
+    def expectation(self) -> Expectation:
+        call = (FunctionCall(name=self.name, args=self.args),) if {"name", "args"} & self.model_fields_set else None
+        fields = {key: getattr(self, key) for key in Expectation.model_fields}
+        return Expectation.model_validate({**fields, "calls": self.calls or call})
+
+
+class _SendAfterKeys(FileModel):
+    event: _Event | None = None
+    delay_ms: _Milliseconds = 0
+
+    @model_validator(mode="after")
+    def _waits(self) -> Self:
+        if self.event is None and self.delay_ms == 0:
+            raise self.node.place.error("send_after needs an event, or a delay_ms above 0")
+        return self
+
+
+class _TurnKeys(FileModel):
+    user: Annotated[tuple[Words | Pause, ...], BeforeValidator(_parts)] | None = None
+    audio: Annotated[Path, BeforeValidator(_recording)] | None = None
+    dtmf: Annotated[str, BeforeValidator(_pressed)] | None = None
+    image: Text | None = None
+    silence_ms: _Milliseconds | None = None
+    send_after: _SendAfterKeys | None = None
+    interrupt_after_ms: Annotated[int, whole(0, 600_000)] | None = None
+    after_silence_ms: _Milliseconds | None = None
+    agent_speaks_within_ms: _Milliseconds | None = None
+    agent_stops_within_ms: _Milliseconds | None = None
+    agent_never_talks_over: Flag | None = None
+    agent_hangs_up: Flag = False
+    expect: Items[_ExpectationKeys] = ()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        actions = [key for key in ("user", "dtmf", "silence_ms") if key in self.node]
+        starts = [key for key in ("send_after", "interrupt_after_ms", "after_silence_ms") if key in self.node]
+        if len(actions) > 1:
+            told = " and ".join(actions)
+            raise self.error(actions[1], f"a turn has one of user, dtmf and silence_ms, not {told}")
+        if len(starts) > 1:
+            raise self.error(starts[1], f"a turn starts in one way, not by {' and '.join(starts)}")
+        if self.audio is not None:
+            if self.dtmf is not None:
+                raise self.error("audio", "a turn has audio or dtmf, not both")
+            if self.user is None:
+                raise self.error("audio", "a turn with audio needs user as well: what the recording says")
+            if self.node["user"].is_list():
+                raise self.error("audio", "a recording has its own pauses: with audio, user is one text")
+        if self.send_after is not None and self.user is None and self.dtmf is None:
+            raise self.error("send_after", "send_after says when user or dtmf is sent; the turn has neither")
+        expect = self.node.entries().get("expect")
+        if expect is not None and expect.is_null():
+            raise expect.place.error("expect is empty; indent its list below it, or leave it out")
+        barges_in = self.user is not None and (self.interrupt_after_ms is not None or self.send_after is not None)
+        if self.agent_stops_within_ms is not None and not barges_in:
+            key = "agent_stops_within_ms"
+            raise self.error(key, f"{key} belongs to a barge-in: user with interrupt_after_ms")
+        if self.agent_never_talks_over and self.user is None:
+            key = "agent_never_talks_over"
+            raise self.error(key, f"{key} belongs to a turn in which the caller speaks (user)")
+        return self
+
+    def turn(self, *, never_over: bool) -> Turn:
+        expected = [keys.expectation() for keys in self.expect]
+        if self.agent_speaks_within_ms is not None:
+            expected.append(Expectation(event=AGENT_SPEAKS, within_ms=self.agent_speaks_within_ms))
+        if self.agent_stops_within_ms is not None:
+            expected.append(Expectation(event=AGENT_STOPS, within_ms=self.agent_stops_within_ms))
+        own = self.agent_never_talks_over
+        if self.user is not None and (never_over if own is None else own):
+            expected.append(Expectation(event=AGENT_NEVER_TALKS_OVER))
+        if self.agent_hangs_up:
+            expected.append(Expectation(event=AGENT_HANGS_UP))
+        return Turn(action=self._action(), start=self._start(), expect=tuple(expected))
+
+    def waits_for_an_image(self) -> bool:
+        """Whether it waits for an image of the agent."""
+        events = [keys.event for keys in self.expect]
+        return _IMAGE in events or (self.send_after is not None and self.send_after.event == _IMAGE)
+
+    def _action(self) -> Action:
+        if self.audio is not None:
+            text = " ".join(part.text for part in self.user or () if isinstance(part, Words))
+            return Play(path=self.audio, text=text)
+        if self.user is not None:
+            return Speak(parts=self.user)
+        if self.dtmf is not None:
+            return PressKeys(keys=self.dtmf)
+        return Listen() if self.silence_ms is None else StaySilent(duration_ms=self.silence_ms)
+
+    def _start(self) -> Trigger:
+        if self.interrupt_after_ms is not None:
+            return AgentHeardFor(duration_ms=self.interrupt_after_ms)
+        if self.after_silence_ms is not None:
+            return AfterSilence(duration_ms=self.after_silence_ms)
+        if self.send_after is not None:
+            return AfterEvent(event=self.send_after.event, delay_ms=self.send_after.delay_ms)
+        return AfterAgentTurn()
+
+
+class _UserKeys(FileModel):
+    modality: _Modality | None = None
+    speech: _Service = None
+
+
+class _JudgeKeys(FileModel):
+    modality: _Modality | None = None
+    eval: _Service = None
+    transcription: _Service = None
+
+
+class _ScriptKeys(FileModel):
+    name: Text
+    turns: Annotated[tuple[_TurnKeys, ...], BeforeValidator(_bounded)] = Field(description="what the caller does")
+    description: Any = None
+    stop_on_failure: Flag = True
+    hang_up: Flag = True
+    max_duration_s: Annotated[float, BeforeValidator(lambda node: node.number(1, 7_200))] | None = None
+    turn_taking: Annotated[TurnTaking, BeforeValidator(_turn_taking)] | None = None
+    agent_never_talks_over: Flag | None = None
+    user: _UserKeys | None = None
+    judge: _JudgeKeys | None = None
+    context: Items[Any] = ()
+    trigger_disconnect: Any = None
+
+    def scenario(self, name: str, settings: Settings) -> Scenario:
+        taking = settings.turn_taking
+        if self.turn_taking is not None:
+            taking = taking.model_copy(update=self.turn_taking.model_dump(exclude_unset=True))
+        script = Script(
+            name=name,
+            turns=tuple(keys.turn(never_over=self.agent_never_talks_over is True) for keys in self.turns),
+            stop_on_failure=self.stop_on_failure,
+            hang_up=self.hang_up,
+            max_duration_s=self.max_duration_s or settings.max_duration_s,
+            turn_taking=taking,
+            may_be_talked_over=self.agent_never_talks_over is False,
+        )
+        place = self.node.place
+        return Scenario(name, place.path, place.line, script, self._refusal(), tuple(self._notes()))
+
+    def _refusal(self) -> str | None:
+        """Return what a deployed room can't offer of it."""
+        reasons: list[str] = []
+        if self.context:
+            reasons.append("it sets the agent's context, which a deployed agent keeps to itself (context:)")
+        if any(turn.image is not None for turn in self.turns):
+            reasons.append("it shows the agent an image (image:)")
+        if any(turn.waits_for_an_image() for turn in self.turns):
+            reasons.append("it waits for an image of the agent (event:)")
+        return "; ".join(reasons) or None
+
+    def _notes(self) -> list[str]:
+        """Return what is played otherwise than by Pipecat's own harness."""
+        notes = [
+            f"{note}; the file asks for text" if keys.modality == "text" else note
+            for keys, note in ((self.user, _NOTE_USER), (self.judge, _NOTE_JUDGE))
+            if keys is not None
+        ]
+        if self.trigger_disconnect is not None:
+            notes.append("trigger_disconnect: the caller always leaves the room at the end")
+        return notes
+
+
+_SCENARIO_KEYS = (*_ScriptKeys.keys(), *_PERSONA_KEYS)
 
 
 def load_file(path: Path, settings: Settings) -> list[Scenario]:
@@ -146,29 +424,55 @@ def load_text(text: str, name: str, settings: Settings) -> list[Scenario]:
 def _scenarios(document: Node, settings: Settings) -> list[Scenario]:
     if document.has_keys("agent", "scenarios"):
         raise document.place.error("this is a suite, and no scenario file: run it with scenario-runner run")
-    top = document.mapping((*_SCENARIO_KEYS, "scenarios"))
-    file_name = top["name"].text()
-    if "scenarios" not in top:
-        return [_scenario(top, file_name, settings)]
-    defaults = top.without("scenarios", "name")
-    for_scripts = defaults.without(*_PERSONA_KEYS)
-    entries = top["scenarios"].items()
-    if not entries:
-        raise top["scenarios"].place.error("scenarios must hold at least one")
+    mistakes = Mistakes()
+    for error in document.unknown((*_SCENARIO_KEYS, "scenarios")):
+        mistakes.add(error)
+    top = document.only(_SCENARIO_KEYS)
+    if "scenarios" not in document:
+        scenario = mistakes.read(lambda: _scenario(top, settings))
+        mistakes.check()
+        return [scenario] if scenario else []
+    file_name = mistakes.read(lambda: Node.text(document["name"])) or ""
+    defaults = top.without("name")
     scenarios: dict[str, Scenario] = {}
-    for entry in entries:
-        mapping = entry.mapping((*_SCENARIO_KEYS, "scenarios"))
-        if "scenarios" in mapping:
-            raise mapping["scenarios"].place.error("a scenario can't hold scenarios of its own")
-        name = f"{file_name}/{mapping['name'].text()}"
-        if name in scenarios:
-            raise mapping["name"].place.error(f"there are two scenarios called {name!r}")
-        # A file may hold both kinds: what it says of simulations at its top does not concern the scripts.
-        simulated = "persona" in mapping or "persona" in defaults
-        scenarios[name] = _scenario(mapping.over(defaults if simulated else for_scripts), name, settings)
+    for entry in mistakes.read(document["scenarios"].some) or ():
+        scenario = mistakes.read(lambda entry=entry: _listed(entry, defaults, file_name, settings))
+        if scenario is not None and scenario.name in scenarios:
+            mistakes.add(entry["name"].place.error(f"there are two scenarios called {scenario.name!r}"))
+        elif scenario is not None:
+            scenarios[scenario.name] = scenario
     if all(scenario.script is not None for scenario in scenarios.values()):
-        _refuse_persona_keys(defaults)
+        mistakes.read(lambda: _refuse_persona_keys(defaults))
+    mistakes.check()
     return list(scenarios.values())
+
+
+def _listed(entry: Node, defaults: Node, name: str, settings: Settings) -> Scenario:
+    """Return a scenario of a file of several."""
+    if "scenarios" in entry:
+        raise entry["scenarios"].place.error("a scenario can't hold scenarios of its own")
+    # A file may hold both kinds: what it says of simulations at its top does not concern the scripts.
+    simulated = "persona" in entry or "persona" in defaults
+    return _scenario(entry.over(defaults if simulated else defaults.without(*_PERSONA_KEYS)), settings, f"{name}/")
+
+
+def _scenario(mapping: Node, settings: Settings, prefix: str = "") -> Scenario:
+    if "persona" in mapping:
+        name = prefix + mapping.mapping(_SCENARIO_KEYS)["name"].text()
+        if "turns" in mapping:
+            raise mapping["persona"].place.error("a scenario has turns (scripted) or a persona (simulated), not both")
+        refusal = "it is a simulation (persona:); only scripted scenarios (turns:) are played so far"
+        # Of a simulation's name, unlike a script's, Pipecat takes off the white space around it.
+        return Scenario(name.strip(), mapping.place.path, mapping.place.line, script=None, refusal=refusal)
+    _refuse_persona_keys(mapping)
+    keys = _ScriptKeys.read(mapping.without(*_PERSONA_KEYS))
+    return keys.scenario(prefix + keys.name, settings)
+
+
+def _refuse_persona_keys(mapping: Node) -> None:
+    for key in _PERSONA_KEYS:
+        if key in mapping:
+            raise mapping[key].place.error(f"{key} belongs to a simulated scenario, which has a persona")
 
 
 def load_scenario(spec: str, settings: Settings) -> Scenario:
@@ -222,301 +526,3 @@ def scenario_named(name: str, scenarios: Sequence[Scenario], file: Path) -> Scen
     if len(found) > 1:
         raise UsageError(f"{file}: {name!r} can be {' or '.join(s.name for s in found)}; give the whole name")
     return found[0]
-
-
-def _scenario(mapping: Mapping, name: str, settings: Settings) -> Scenario:
-    place = mapping.place
-    if "persona" in mapping:
-        if "turns" in mapping:
-            raise mapping["persona"].place.error("a scenario has turns (scripted) or a persona (simulated), not both")
-        refusal = "it is a simulation (persona:); only scripted scenarios (turns:) are played so far"
-        # Of a simulation's name, unlike a script's, Pipecat takes off the white space around it.
-        return Scenario(name=name.strip(), path=place.path, line=place.line, script=None, refusal=refusal)
-    _refuse_persona_keys(mapping)
-    if "turns" not in mapping:
-        raise place.error(f"{name!r} needs turns: what the caller does")
-    turn_nodes = mapping["turns"].items()
-    if not turn_nodes:
-        raise mapping["turns"].place.error("turns must hold at least one")
-    if len(turn_nodes) > MAX_TURNS:
-        raise mapping["turns"].place.error(f"more than {MAX_TURNS} turns; no call goes on for so long")
-    notes = _notes(mapping)
-    refusals = _Refusals()
-    if "context" in mapping:
-        messages = mapping["context"].items()
-        if messages:
-            refusals.add("it sets the agent's context, which a deployed agent keeps to itself", "context")
-    never_over = mapping.get("agent_never_talks_over", Node.flag)
-    limit_s = mapping.get("max_duration_s", lambda node: node.number(1, 7_200))
-    stop = mapping.get("stop_on_failure", Node.flag)
-    hang_up = mapping.get("hang_up", Node.flag)
-    script = Script(
-        name=name,
-        turns=tuple(_turn(node, never_over is True, refusals) for node in turn_nodes),
-        stop_on_failure=True if stop is None else stop,
-        hang_up=True if hang_up is None else hang_up,
-        max_duration_s=settings.max_duration_s if limit_s is None else limit_s,
-        turn_taking=mapping.get("turn_taking", lambda node: _turn_taking(node, settings)) or settings.turn_taking,
-        may_be_talked_over=never_over is False,
-    )
-    return Scenario(name=name, path=place.path, line=place.line, script=script, refusal=refusals.text, notes=notes)
-
-
-def _refuse_persona_keys(mapping: Mapping) -> None:
-    for key in _PERSONA_KEYS:
-        if key in mapping:
-            raise mapping[key].place.error(f"{key} belongs to a simulated scenario, which has a persona")
-
-
-class _Refusals:
-    """Collects what a deployed room can't offer."""
-
-    def __init__(self) -> None:
-        self._reasons: dict[str, str] = {}
-
-    def add(self, reason: str, key: str) -> None:
-        self._reasons.setdefault(key, f"{reason} ({key}:)")
-
-    @property
-    def text(self) -> str | None:
-        return "; ".join(self._reasons.values()) or None
-
-
-def _notes(mapping: Mapping) -> tuple[str, ...]:
-    """Check the blocks that say how Pipecat's own harness speaks and judges, and say what stands for them here."""
-    notes: list[str] = []
-    for key, known, note in (("user", _USER_KEYS, _NOTE_USER), ("judge", _JUDGE_KEYS, _NOTE_JUDGE)):
-        if key not in mapping:
-            continue
-        block = mapping[key].mapping(known)
-        modality = block.get("modality", lambda node: node.one_of(("audio", "text")))
-        for service in known:
-            if service != "modality" and service in block and not block[service].is_mapping():
-                raise block[service].place.error(f"{service} must be a mapping: which service, and its settings")
-        notes.append(f"{note}; the file asks for text" if modality == "text" else note)
-    if "trigger_disconnect" in mapping:
-        notes.append("trigger_disconnect: the caller always leaves the room at the end")
-    return tuple(notes)
-
-
-def _turn_taking(node: Node, settings: Settings) -> TurnTaking:
-    mapping = node.mapping(TurnTaking.model_fields)
-    given = {key: mapping[key].plain() for key in mapping if key in mapping}
-    try:
-        return TurnTaking.model_validate({**settings.turn_taking.model_dump(), **given})
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = str(problem["loc"][0])
-        raise mapping[key].place.error(f"{key}: {problem['msg']}") from error
-
-
-def _turn(node: Node, never_over: bool, refusals: _Refusals) -> Turn:
-    mapping = node.mapping(_TURN_KEYS)
-    if _IMAGE in mapping:
-        mapping[_IMAGE].text()
-        refusals.add("it shows the agent an image", _IMAGE)
-    action = _action(mapping)
-    if "expect" not in mapping and "expect" in list(mapping):
-        raise mapping.place_of("expect").error("expect is empty; indent its list below it, or leave it out")
-    expect = mapping.get("expect", lambda n: tuple(_expectation(e, refusals) for e in n.items())) or ()
-    return Turn(
-        action=action, start=_trigger(mapping, refusals), expect=(*expect, *_behaviours(mapping, action, never_over))
-    )
-
-
-def _behaviours(mapping: Mapping, action: Action, never_over: bool) -> list[Expectation]:
-    """Return what a turn expects of how the agent behaves."""
-    found: list[Expectation] = []
-    speaks = isinstance(action, Speak | Play)
-    if "agent_speaks_within_ms" in mapping:
-        limit_ms = mapping["agent_speaks_within_ms"].integer(0, MAX_MS)
-        found.append(Expectation(event=AGENT_SPEAKS, within_ms=limit_ms))
-    if "agent_stops_within_ms" in mapping:
-        limit = mapping["agent_stops_within_ms"]
-        if not speaks or not ("interrupt_after_ms" in mapping or "send_after" in mapping):
-            raise limit.place.error("agent_stops_within_ms belongs to a barge-in: user with interrupt_after_ms")
-        found.append(Expectation(event=AGENT_STOPS, within_ms=limit.integer(0, MAX_MS)))
-    own = mapping.get("agent_never_talks_over", Node.flag)
-    if own and not speaks:
-        raise mapping["agent_never_talks_over"].place.error(
-            "agent_never_talks_over belongs to a turn in which the caller speaks (user)"
-        )
-    if speaks and (never_over if own is None else own):
-        found.append(Expectation(event=AGENT_NEVER_TALKS_OVER))
-    if mapping.get("agent_hangs_up", Node.flag):
-        found.append(Expectation(event=AGENT_HANGS_UP))
-    return found
-
-
-def _action(mapping: Mapping) -> Action:
-    given = [key for key in ("user", "dtmf", "silence_ms") if key in mapping]
-    if len(given) > 1:
-        raise mapping[given[1]].place.error(f"a turn has one of user, dtmf and silence_ms, not {' and '.join(given)}")
-    if "audio" in mapping:
-        return _play(mapping)
-    if "user" in mapping:
-        return Speak(parts=_parts(mapping["user"]))
-    if "dtmf" in mapping:
-        keys = mapping["dtmf"].text().strip()
-        if not keys or set(keys) - set(KEYS) or len(keys) > 64:
-            raise mapping["dtmf"].place.error(
-                f"dtmf must be up to 64 keys of {KEYS} (quote it: an unquoted # begins a comment)"
-            )
-        return PressKeys(keys=keys)
-    if "silence_ms" in mapping:
-        return StaySilent(duration_ms=mapping["silence_ms"].integer(0, MAX_MS))
-    return Listen()
-
-
-def _play(mapping: Mapping) -> Play:
-    place = mapping["audio"].place
-    if "dtmf" in mapping:
-        raise place.error("a turn has audio or dtmf, not both")
-    if "user" not in mapping:
-        raise place.error("a turn with audio needs user as well: what the recording says")
-    if mapping["user"].is_list():
-        raise place.error("a recording has its own pauses: with audio, user is one text")
-    path = mapping["audio"].path()
-    if not os.path.isfile(path):  # noqa: PTH113 - unlike pathlib's, never an error
-        raise place.error(f"audio: there is no file {path}")
-    text = " ".join(part.text for part in _parts(mapping["user"]) if isinstance(part, Words))
-    return Play(path=path, text=text)
-
-
-def _words(node: Node, text: str) -> Words:
-    if (problem := unknown_markup(text)) is not None:
-        raise node.place.error(f"user: {problem}")
-    return Words(text=text)
-
-
-def _parts(node: Node) -> tuple[Words | Pause, ...]:
-    if not node.is_list():
-        return (_words(node, node.text(MAX_TEXT_CHARACTERS)),)
-    parts: list[Words | Pause] = []
-    for item in node.items():
-        if item.is_mapping():
-            parts.append(Pause(pause_ms=item.mapping(("pause_ms",))["pause_ms"].integer(1, 60_000)))
-        else:
-            parts.append(_words(item, item.text(MAX_TEXT_CHARACTERS).strip()))
-    if not any(isinstance(part, Words) for part in parts):
-        raise node.place.error("user must hold words, not pauses alone; to say nothing use silence_ms")
-    return tuple(parts)
-
-
-def _trigger(mapping: Mapping, refusals: _Refusals) -> Trigger:
-    given = [key for key in ("send_after", "interrupt_after_ms", "after_silence_ms") if key in mapping]
-    if len(given) > 1:
-        raise mapping[given[1]].place.error(f"a turn starts in one way, not by {' and '.join(given)}")
-    if "interrupt_after_ms" in mapping:
-        return AgentHeardFor(duration_ms=mapping["interrupt_after_ms"].integer(0, 600_000))
-    if "after_silence_ms" in mapping:
-        return AfterSilence(duration_ms=mapping["after_silence_ms"].integer(0, MAX_MS))
-    if "send_after" not in mapping:
-        return AfterAgentTurn()
-    if "user" not in mapping and "dtmf" not in mapping:
-        raise mapping["send_after"].place.error("send_after says when user or dtmf is sent; the turn has neither")
-    after = mapping["send_after"].mapping(("event", "delay_ms"))
-    delay_ms = after.get("delay_ms", lambda n: n.integer(0, MAX_MS)) or 0
-    event = after.get("event", lambda n: _event(n, refusals))
-    if event is None and delay_ms == 0:
-        raise after.place.error("send_after needs an event, or a delay_ms above 0")
-    return AfterEvent(event=event, delay_ms=delay_ms)
-
-
-def _expectation(node: Node, refusals: _Refusals) -> Expectation:
-    mapping = node.mapping(_EXPECTATION_KEYS)
-    if "event" not in mapping:
-        raise mapping.place.error("an expectation needs event: what to look for")
-    event = _event(mapping["event"], refusals)
-    absent = mapping.get("absent", Node.flag) or False
-    checks = [key for key in (*_CONTENT_KEYS, "check_from") if key in mapping]
-    if absent and checks:
-        raise mapping[checks[0]].place.error(f"absent goes by the event alone; it can't be combined with {checks[0]}")
-    for key in _MARKER_KEYS:
-        if key in mapping and event != "llm_marker":
-            raise mapping[key].place.error(f"{key} belongs to the event llm_marker")
-    if "eval" in mapping and event == "function_call_stopped":
-        raise mapping["eval"].place.error(
-            "eval: the end of a call carries no arguments to judge; put it on function_call"
-        )
-    if "text_matches" in mapping and event in _CALL_EVENTS:
-        raise mapping["text_matches"].place.error("text_matches belongs to events that carry words")
-    return Expectation(
-        event=event,
-        within_ms=mapping.get("within_ms", lambda n: n.integer(0, MAX_MS)),
-        text_contains=mapping.get("text_contains", Node.text),
-        text_excludes=mapping.get("text_excludes", Node.text),
-        text_matches=mapping.get("text_matches", _pattern),
-        criterion=mapping.get("eval", lambda n: n.text(MAX_TEXT_CHARACTERS)),
-        calls=_calls(mapping, event),
-        marker=cast(MarkerKind | None, mapping.get("marker", lambda n: n.one_of(get_args(MarkerKind)))),
-        marker_first=mapping.get("marker_first", Node.flag),
-        markers=mapping.get("markers", lambda n: n.integer(0, 1_000)),
-        text_after=mapping.get("text_after", Node.flag),
-        check_from=cast(
-            Literal["previous", "turn_start"],
-            mapping.get("check_from", lambda n: n.one_of(("previous", "turn_start"))) or "previous",
-        ),
-        absent=absent,
-    )
-
-
-def _event(node: Node, refusals: _Refusals) -> str:
-    event = node.one_of(sorted({*EVENT_NAMES, _IMAGE}))
-    if event == _IMAGE:
-        refusals.add("it waits for an image of the agent", "event")
-    return event
-
-
-def _pattern(node: Node) -> str:
-    pattern = node.text(MAX_PATTERN_CHARACTERS)
-    try:
-        compile_pattern(pattern)
-    except ValueError as error:
-        raise node.place.error(f"text_matches is no regular expression: {error}") from error
-    return pattern
-
-
-def _calls(mapping: Mapping, event: str) -> tuple[FunctionCall, ...] | None:
-    given = [key for key in ("calls", "name", "args") if key in mapping]
-    if not given:
-        return None
-    if event not in _CALL_EVENTS:
-        raise mapping[given[0]].place.error(
-            f"{given[0]} belongs to the events function_call and function_call_stopped"
-        )
-    if "calls" in mapping:
-        if len(given) > 1:
-            raise mapping[given[1]].place.error(f"an expectation has calls or {given[1]}, not both")
-        calls = tuple(_call(n) for n in mapping["calls"].items())
-        if not calls:
-            raise mapping["calls"].place.error("calls must hold at least one")
-        return calls
-    return (_named_call(mapping),)
-
-
-def _call(node: Node) -> FunctionCall:
-    if not node.is_mapping():
-        return FunctionCall(name=node.text())
-    return _named_call(node.mapping(("name", "args")))
-
-
-def _named_call(mapping: Mapping) -> FunctionCall:
-    args = mapping.get("args", Node.plain)
-    if args is not None and not isinstance(args, dict):
-        raise mapping["args"].place.error("args must be a mapping")
-    if key := _no_text_key(args):
-        raise mapping["args"].place.error(f"args: the key {key} is no text, as those of a call are; quote it")
-    return FunctionCall(name=mapping.get("name", Node.text), args=args)
-
-
-def _no_text_key(value: Any) -> str | None:
-    """Return a key somewhere in a value that is no text, as Python writes it."""
-    if isinstance(value, list):
-        return next(filter(None, map(_no_text_key, value)), None)
-    if not isinstance(value, dict):
-        return None
-    for key, inner in value.items():
-        if found := repr(key)[:40] if not isinstance(key, str) else _no_text_key(inner):
-            return found
-    return None

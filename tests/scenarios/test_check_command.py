@@ -107,6 +107,30 @@ def test_a_wrong_file_does_not_stop_the_others() -> None:
     assert told == ["good (good.yaml:1)", "single (corpus/single.yaml:2)"]
 
 
+def test_every_mistake_of_a_file_is_told_by_line(folder: Path) -> None:
+    (folder / "wrong.yaml").write_text(
+        "name: wrong\nhang_up: later\nscenarios:\n"
+        "  - name: a\n    turns:\n      - { usr: hi, silence_ms: -1 }\n      - user: hi\n        dtmf: '1'\n"
+        "  - name: b\n    turns:\n      - user: hi\n        expect:\n          - event: function_call\n"
+        "            calls:\n              - { nam: x, args: 5 }\n"
+    )
+    assert check("wrong.yaml").stderr.splitlines() == [
+        "error: wrong.yaml:2: hang_up must be true or false, not 'later'",
+        "error: wrong.yaml:6: unknown key 'usr' in turns #1; did you mean 'user'?",
+        "error: wrong.yaml:6: silence_ms must be from 0 to 3600000, not -1",
+        "error: wrong.yaml:8: a turn has one of user, dtmf and silence_ms, not user and dtmf",
+        "error: wrong.yaml:15: unknown key 'nam' in calls #1; did you mean 'name'?",
+        "error: wrong.yaml:15: args must be a mapping",
+    ]
+
+
+def test_of_many_mistakes_the_first_hundred_are_told(folder: Path) -> None:
+    (folder / "wrong.yaml").write_text("name: wrong\nturns:\n" + "  - usr: hi\n" * 150)
+    lines = check("wrong.yaml").stderr.splitlines()
+    assert len(lines) == 101
+    assert lines[-1] == "error: wrong.yaml: and 50 more"
+
+
 def test_what_can_t_be_played_is_told_and_fails() -> None:
     result = check("corpus/unplayable/kinds.yaml")
     assert result.exit_code == 2

@@ -211,8 +211,8 @@ TOP = [
     ("name: ' '\nturns: [{ user: hi }]\n", 1, "name must be a text, not ' '"),
     ("name: [x]\nturns: [{ user: hi }]\n", 1, "name must be a text, not a list"),
     ("\n- name: x\n", 2, "the file must be a mapping (key: value), not a list"),
-    ("name: x\n", 1, "'x' needs turns: what the caller does"),
-    ("name: x\nturns:\n", 1, "'x' needs turns: what the caller does"),
+    ("name: x\n", 1, "the file needs 'turns': what the caller does"),
+    ("name: x\nturns:\n", 1, "the file needs 'turns': what the caller does"),
     ("name: x\nturns: []\n", 2, "turns must hold at least one"),
     ("name: x\nturns: { user: hi }\n", 2, "turns must be a list (- …), not a mapping"),
     ("name: x\nscenarios: []\n", 2, "scenarios must hold at least one"),
@@ -302,7 +302,7 @@ TURN = [
 ]
 EXPECTATION = [
     ("response", "expect #1 must be a mapping (key: value), not 'response'"),
-    ("{ text_contains: a }", "an expectation needs event: what to look for"),
+    ("{ text_contains: a }", "expect #1 needs 'event': what to look for"),
     ("{ event: respons }", "event: there is no 'respons'; did you mean 'response'?"),
     ("{ event: zzz }", "event: there is no 'zzz'; known are: bot_backchannel, "),
     ("{ event: [response] }", "event must be a text, not a list"),

@@ -41,6 +41,7 @@ from runner.scenarios import evals
 from runner.scenarios.evals import load_file
 from runner.scenarios.markup import unknown_markup
 from runner.scenarios.model import Scenario
+from runner.scenarios.typed import FileModel
 from runner.settings import Settings
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -163,8 +164,14 @@ def test_the_corpus_holds_every_key_of_the_language() -> None:
 
     for path in CORPUS.rglob("*.yaml"):
         collect(yaml.compose(path.read_text(encoding="utf-8")))
-    keys = [getattr(evals, f"_{name}_KEYS") for name in ("SCENARIO", "TURN", "EXPECTATION", "USER", "JUDGE")]
-    assert not {key for group in keys for key in group} - held
+    models = [model for model in _models(FileModel) if model.__module__ == evals.__name__]
+    assert not set[str]().union(*(model.keys() for model in models)) - held
+
+
+def _models(base: type[FileModel]) -> Iterator[type[FileModel]]:
+    for model in base.__subclasses__():
+        yield model
+        yield from _models(model)
 
 
 def test_pipecat_passes_over_our_own_keys_and_loads_the_rest(corpus: Path) -> None:
