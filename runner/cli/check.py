@@ -20,19 +20,23 @@ _MOST_SHOWN = 100
 def check(files: Sequence[Path], config: Path | None, verbose: int) -> None:
     """Check scenario files, and print what each scenario would do.
 
-    Calls nobody. Exit code 0 if every scenario can be played in a room, 2 if not.
+    example:NAME is an example that comes with the runner. Calls nobody.
+
+    Exit code 0 if every scenario can be played in a room, 2 if not.
     """
 
     async def run() -> int:
         settings = load_logging_settings(config, verbose)
         from runner.reports.scenarios import describe_scenario
-        from runner.scenarios.evals import load_file
+        from runner.scenarios.evals import load_file, split_spec
+        from runner.scenarios.examples import PREFIX
         from runner.scenarios.nodes import FileError
 
         fine = True
         for file in files:
             try:
-                scenarios = load_file(file, settings)
+                example = str(file).startswith(PREFIX)
+                scenarios = load_file(split_spec(str(file))[0] if example else file, settings)
             except UsageError as error:
                 mistakes = error.by_line() if isinstance(error, FileError) else [str(error)]
                 for mistake in mistakes[:_MOST_SHOWN]:

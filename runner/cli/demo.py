@@ -22,7 +22,7 @@ def demo(listen: bool, out: Path | None, as_json: bool, config: Path | None, ver
 
     async def run() -> int:
         settings = load_logging_settings(config, verbose)
-        from runner.scenarios.demo import demo_script
+        from runner.scenarios.evals import load_scenario
         from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 
         port = free_port()
@@ -30,7 +30,7 @@ def demo(listen: bool, out: Path | None, as_json: bool, config: Path | None, ver
             from runner.calls.request import CallRequest
             from runner.rooms.open import RoomAddress
 
-            request = CallRequest(demo_script(settings), RoomAddress(base_url))
+            request = CallRequest(load_scenario("example:booking", settings).playable(), RoomAddress(base_url))
             return await make_call(request, settings, out=out, as_json=as_json, listen=listen)
 
     run_command(run, verbose=verbose)

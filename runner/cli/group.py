@@ -11,6 +11,7 @@ _COMMANDS = {
     "demo": "demo:demo",
     "doctor": "doctor:doctor",
     "evaluate": "evaluate:evaluate",
+    "init": "init:init",
     "keys": "keys:keys",
     "measure": "measure:measure",
     "migrate": "migrate:migrate",

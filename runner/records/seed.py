@@ -7,7 +7,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.records.tables import Agent, Personality, Project, ScenarioRow
-from runner.scenarios.demo import booking_file
+from runner.scenarios.examples import example_file
 
 DEFAULT_PROJECT = 1
 DEMO_AGENT = 1
@@ -55,7 +55,7 @@ async def seed(session: AsyncSession) -> None:
             name="Book a table",
             scenario_type="pipecat_eval",
             tags=["demo"],
-            pipecat_eval=booking_file().read_text(encoding="utf-8"),
+            pipecat_eval=example_file("booking").read_text(encoding="utf-8"),
             data={"scenario_language": "en"},
         )
     )

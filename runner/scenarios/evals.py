@@ -58,6 +58,7 @@ from bots.caller.script import (
     compile_pattern,
 )
 from runner.errors import UsageError
+from runner.scenarios.examples import PREFIX, example_file
 from runner.scenarios.markup import unknown_markup
 from runner.scenarios.model import Scenario
 from runner.scenarios.nodes import Mistakes, Node
@@ -496,7 +497,7 @@ def load_scenario(spec: str, settings: Settings) -> Scenario:
 
 
 def split_spec(spec: str, folder: Path = Path()) -> tuple[Path, str]:
-    """Return file and name of ``FILE[:NAME]``, of which either may hold colons.
+    """Return file and name of ``FILE[:NAME]``, of which either may hold colons, or of ``example:FILE[:NAME]``.
 
     Args:
         spec: What names a file, or one of its scenarios.
@@ -504,7 +505,13 @@ def split_spec(spec: str, folder: Path = Path()) -> tuple[Path, str]:
 
     Returns:
         The file, which need not be there, and the name; empty where all of the file is meant.
+
+    Raises:
+        UsageError: There is no such example.
     """
+    if spec.startswith(PREFIX):
+        example, _, name = spec.removeprefix(PREFIX).partition(":")
+        return example_file(example), name
     ends = [len(spec), *(i for i in range(len(spec) - 1, 0, -1) if spec[i] == ":")]
     for end in ends:
         if os.path.isfile(folder / spec[:end]):  # noqa: PTH113 - unlike pathlib's, never an error
