@@ -25,11 +25,20 @@ GAP_STEPS = 80 // STEP_MS
 MERGE_STEPS = 250 // STEP_MS
 """Speech goes on after silence shorter than this. Under a bed a gap of 80 ms ends it: what follows may be the bed."""
 
+QUIET_PEAK = 33
+"""Peak of 16-bit audio that counts as silence: -60 dBFS."""
+
 HUM_SAMPLES = 129
 """A moving average this long (8 ms) holds what lies below 120 Hz: hum and rumble."""
 
 Samples = NDArray[np.float32]
 Levels = NDArray[np.float32]
+
+
+def is_quiet(pcm: bytes) -> bool:
+    """Return whether 16-bit audio counts as silence."""
+    samples = np.frombuffer(pcm, dtype=np.int16)
+    return not samples.size or int(np.abs(samples.astype(np.int32)).max()) <= QUIET_PEAK
 
 
 def at_rate(pcm: NDArray[np.int16], rate_hz: int) -> Samples:

@@ -3,13 +3,12 @@
 import ipaddress
 import signal
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-from loguru import logger
 from pydantic import SecretStr
 
 from runner.api.app import create_app
@@ -27,7 +26,7 @@ from runner.records.seed import DEFAULT_PROJECT, seed
 from runner.records.store import open_store
 from runner.settings import Settings
 from runner.web import WebServer, listening
-from runner.worker.parent import supervising
+from runner.worker.parent import supervise
 
 DRAIN_LIMIT_S = 20.0
 """How long calls that are on may last once the server is told to stop; a second signal ends that."""
@@ -99,7 +98,7 @@ async def serve(
                     await anext(signals)
                 else:
                     of_worker = _worker_settings(settings, url, worker_key)
-                    await _with_worker(of_worker, config, signals, lambda: announce(announcement))
+                    await supervise(of_worker, config, signals, ready=lambda: announce(announcement))
                 # Whoever polls is answered at once, and asks somebody else.
                 background.cancel()
                 web.should_exit = True
@@ -124,34 +123,6 @@ def _worker_settings(settings: Settings, url: str, key: SecretStr) -> Settings:
         }
     )
     return settings.model_copy(update={"worker": worker})
-
-
-async def _with_worker(
-    settings: Settings, config: Path | None, signals: AsyncIterator[signal.Signals], ready: Callable[[], None]
-) -> None:
-    """Keep a worker's processes running until a signal; then wait for its calls: a second one ends that.
-
-    Raises:
-        UsageError: They can't be started.
-    """
-    failure: UsageError | None = None
-    async with supervising(settings, config, ready=ready) as supervisor, anyio.create_task_group() as tasks:
-
-        async def obey() -> None:
-            logger.info("stopping: {}", (await anext(signals)).name)
-            supervisor.stop()
-            await anext(signals)
-            supervisor.force_stop()
-
-        tasks.start_soon(obey)
-        try:
-            await supervisor.run()
-        except UsageError as error:
-            # Raised here it would come out wrapped in a group.
-            failure = error
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
 
 
 @asynccontextmanager

@@ -4,8 +4,8 @@ The caller is channel 0, the agent channel 1. A position in the file is a time i
 kept true as the file grows, so that whatever ends the process leaves a file any WAV reader opens.
 """
 
+import io
 import os
-import struct
 import wave
 from pathlib import Path
 
@@ -89,24 +89,12 @@ class RecordingWriter:
             self._file = -1
 
     def _write_header(self) -> None:
-        data_bytes = self._written_frames * _FRAME_BYTES
-        header = struct.pack(
-            "<4sI4s4sIHHIIHH4sI",
-            b"RIFF",
-            _HEADER_BYTES - 8 + data_bytes,
-            b"WAVE",
-            b"fmt ",
-            16,
-            1,
-            CHANNELS,
-            self._rate_hz,
-            self._rate_hz * _FRAME_BYTES,
-            _FRAME_BYTES,
-            _SAMPLE_BYTES * 8,
-            b"data",
-            data_bytes,
-        )
-        self._write_at(0, header)
+        header = io.BytesIO()
+        with wave.open(header, "wb") as file:
+            file.setparams((CHANNELS, _SAMPLE_BYTES, self._rate_hz, self._written_frames, "NONE", ""))
+            file.writeframesraw(b"")
+            # Before it is closed: then it counts the frames that were written by it, which are none.
+            self._write_at(0, header.getvalue())
 
     def _write_at(self, offset: int, data: bytes) -> None:
         rest = memoryview(data)

@@ -15,7 +15,7 @@ from bots.timeline import CallEnded, CallerUnderrun, CallStarted, DataMessagePub
 from runner.calls.run_warnings import trouble_warnings
 from runner.calls.timeline import TimelineStamp
 from runner.errors import UsageError
-from runner.evaluation.asked import NO_JUDGE, NOTHING, Asked, OutcomeJudgement, not_honoured, settle
+from runner.evaluation.asked import NO_JUDGE_ASKED, NOTHING, Asked, OutcomeJudgement, not_honoured, settle
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.differences import hearing_differs
 from runner.evaluation.outcome import Failure, Status, decide, judge_expectations
@@ -323,7 +323,7 @@ def earlier_attempt(run: Judged, repeated_because: str, *, folder: str | None = 
     )
 
 
-def not_asked_because(report: RunReport, why: str, *, instead_of: str = NO_JUDGE) -> RunReport:
+def not_asked_because(report: RunReport, why: str, *, instead_of: str = NO_JUDGE_ASKED) -> RunReport:
     """Return a report of a call about which no judge was asked, that says why not.
 
     Args:

@@ -1,6 +1,7 @@
 """The command that makes calls for a server elsewhere. Importing this imports no worker: the command does."""
 
 import re
+import signal
 import socket
 import sys
 from contextlib import ExitStack
@@ -101,7 +102,7 @@ def worker(
 async def _supervise(settings: "Settings", config: Path | None) -> None:
     import anyio
 
-    from runner.worker.parent import supervising
+    from runner.worker.parent import supervise
 
     worker = settings.worker
     name = worker.name or socket.gethostname()
@@ -114,27 +115,14 @@ async def _supervise(settings: "Settings", config: Path | None) -> None:
         sys.stdout.flush()
 
     with ExitStack() as stack:
-        listener: socket.socket | None = None
+        health: socket.socket | None = None
         if worker.health_port is not None:
             from runner.web import listening
 
             # Before anything else: a port that is taken is found out first.
-            listener = stack.enter_context(listening(worker.health_host, worker.health_port, options="--health-"))
-        failure: UsageError | None = None
-        async with supervising(settings, config, ready=ready) as supervisor, anyio.create_task_group() as tasks:
-            await tasks.start(supervisor.obey_signals)
-            if listener is not None:
-                from runner.worker.health import serve_health
-
-                tasks.start_soon(serve_health, supervisor.children, listener)
-            try:
-                await supervisor.run()
-            except UsageError as error:
-                # Raised here it would come out wrapped in a group.
-                failure = error
-            tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+            health = stack.enter_context(listening(worker.health_host, worker.health_port, options="--health-"))
+        signals = stack.enter_context(anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT))
+        await supervise(settings, config, signals, ready=ready, health=health)
 
 
 def _key(key: str | None, key_file: Path | None) -> "SecretStr | None":

@@ -17,7 +17,7 @@ from bots.timeline import TimelineEvent
 from runner.calls import run_file, timeline
 from runner.calls.run_file import Run, judge_run, run_text
 from runner.errors import RunnerError, UsageError
-from runner.evaluation.asked import NO_JUDGE, OutcomeJudgement, open_questions
+from runner.evaluation.asked import NO_JUDGE_ASKED, OutcomeJudgement, open_questions
 from runner.evaluation.verdicts import Judgement, JudgeUsage, Question, by_question
 from runner.files import parse_model
 from runner.records.database import Database
@@ -256,7 +256,7 @@ def judge_of(settings: JudgeSettings) -> "LLMJudge":
 
     judge = make_judge(settings)
     if judge is None:
-        raise UsageError(NO_JUDGE)
+        raise UsageError(NO_JUDGE_ASKED)
     return judge
 
 

@@ -19,7 +19,7 @@ from runner.evaluation.verdicts import Cause, Judgements, Question
 MAX_QUOTED = 200
 """How many characters of a condition or a prompt stand in a sentence about it."""
 
-NO_JUDGE = "no judge was asked (judge.model or judge.service in the server's settings names one)"
+NO_JUDGE_ASKED = "no judge was asked (judge.model or judge.service in the server's settings names one)"
 
 _TERM = r'contains\s+"([^"]+)"'
 _CONTAINS = re.compile(_TERM, re.IGNORECASE)
@@ -161,7 +161,7 @@ def settle(
     if not asked.expected_outcome:
         return outcome
     if judgement is None or judgement.score is None:
-        reason = NO_JUDGE if judgement is None else judgement.reason
+        reason = NO_JUDGE_ASKED if judgement is None else judgement.reason
         return (
             outcome if allow_unjudged else _inconclusive(outcome, f"expected_outcome_prompt was not judged: {reason}")
         )
@@ -200,7 +200,7 @@ def _unmet(condition: Condition, facts: Sequence[TimelineEvent], judgements: Jud
     if not question.subject:
         return f"{told} had not come true when {then}: the agent had said nothing"
     if judgements is None:
-        return f"{told} takes a judge: {NO_JUDGE}"
+        return f"{told} takes a judge: {NO_JUDGE_ASKED}"
     found = judgements.get(question)
     if found is None or found.answer == "none":
         return f"{told} was not judged: {'nobody was asked' if found is None else found.reason}"

@@ -23,7 +23,6 @@ class FailureKind(StrEnum):
     ERRORED = "errored"
     """It reported an error of its own, and what was expected of it did not come."""
     # The caller
-    LINE_NOT_SPOKEN = "line_not_spoken"
     RECOGNITION_UNSURE = "recognition_unsure"
     # Everything else
     NO_ROOM = "no_room"

@@ -58,11 +58,11 @@ from bots.caller.script import (
     compile_pattern,
 )
 from runner.errors import UsageError
+from runner.scenarios.composing import Mistakes
 from runner.scenarios.examples import PREFIX, example_file
 from runner.scenarios.markup import unknown_markup
 from runner.scenarios.model import Scenario
-from runner.scenarios.nodes import Mistakes, Node
-from runner.scenarios.reading import read_yaml, read_yaml_text
+from runner.scenarios.nodes import Node, read_yaml, read_yaml_text
 from runner.scenarios.typed import FileModel, Flag, Items, Some, Text, one_of, whole
 from runner.settings import Settings
 

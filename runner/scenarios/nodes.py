@@ -1,8 +1,10 @@
-"""Values of a YAML file that know their places, so that every error can name file and line."""
+"""Values of a YAML file that know their places, so that every error can name file and line.
 
-import difflib
+``!include PATH`` stands for the value of another file. As in Pipecat Evals every path is relative to the file that is
+read, also where it stands in an included one.
+"""
+
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,103 +13,34 @@ from typing import Any, TypeVar
 import yaml
 
 from runner.errors import UsageError
-from runner.text import one_line
+from runner.scenarios.composing import (
+    MAX_DEPTH,
+    MAX_NODES,
+    NULL_TAG,
+    PLAIN_TAGS,
+    STANDARD_TAGS,
+    Composer,
+    FileError,
+    Place,
+    meant,
+    problem,
+    scalar,
+    short,
+    shortened,
+)
+
+MAX_INCLUDED_FILES = 100
 
 MAX_PATH_CHARACTERS = 1_000
 
-STANDARD_TAGS = "tag:yaml.org,2002:"
-NULL_TAG = STANDARD_TAGS + "null"
-_TEXT_TAGS = tuple(STANDARD_TAGS + name for name in ("str", "timestamp", "value", "merge"))
-PLAIN_TAGS = frozenset(
-    {*_TEXT_TAGS, *(STANDARD_TAGS + name for name in ("null", "bool", "int", "float", "map", "seq"))}
-)
-"""What a value can be: what JSON knows. A date, for one, is the text it is written as."""
+INCLUDE_TAG = "!include"
 
-_SHORT = 40
+_MERGE_TAG = STANDARD_TAGS + "merge"
+
+_INCLUDE_COSTS = 5
+"""Following a path takes as long as looking at so many values."""
 
 _T = TypeVar("_T")
-
-# libyaml's parser where PyYAML was built with it: a megabyte takes seconds without.
-_Base: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class Loader(_Base):
-    """Reads only plain decimal numbers as integers: a DTMF ``012`` keeps its digits, as in Pipecat Evals."""
-
-
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != STANDARD_TAGS + "int"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-Loader.add_implicit_resolver(STANDARD_TAGS + "int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789"))
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a value stands.
-
-    Attributes:
-        path: The file, or what a text is called that is no file.
-        line: The line, from 1.
-        in_text: Whether it is a text that is no file.
-    """
-
-    path: Path
-    line: int
-    in_text: bool = False
-
-    def __str__(self) -> str:
-        """Return ``file:line``, or ``name: line N`` of a text."""
-        return f"{self.path}: line {self.line}" if self.in_text else f"{self.path}:{self.line}"
-
-    def error(self, message: str) -> "FileError":
-        """Return an error about what stands here, in one line."""
-        return FileError([(self, f"{self}: {one_line(message)}")])
-
-
-class FileError(UsageError, ValueError):
-    """Mistakes in a file. Its text is the first of them.
-
-    Args:
-        mistakes: What is wrong, each with its place.
-    """
-
-    def __init__(self, mistakes: Iterable[tuple[Place, str]]):
-        # What a file says for all of its scenarios is found wrong in each of them.
-        self.mistakes = tuple(dict.fromkeys(mistakes))
-        super().__init__(self.mistakes[0][1])
-
-    def by_line(self) -> list[str]:
-        """Return every mistake, by file and line."""
-        return [text for _, text in sorted(self.mistakes, key=lambda found: (found[0].path, found[0].line))]
-
-
-class Mistakes:
-    """Collects the mistakes of a file, so that all of them are told at once."""
-
-    def __init__(self) -> None:
-        self._found: list[tuple[Place, str]] = []
-
-    def add(self, error: FileError) -> None:
-        """Take the mistakes of an error."""
-        self._found += error.mistakes
-
-    def read(self, read: Callable[[], _T]) -> _T | None:
-        """Return what ``read`` returns; None, and its mistakes are kept, if it fails."""
-        try:
-            return read()
-        except FileError as error:
-            self.add(error)
-            return None
-
-    def check(self) -> None:
-        """Raise if there are any.
-
-        Raises:
-            FileError: With all of them, in the order they were found.
-        """
-        if self._found:
-            raise FileError(self._found)
 
 
 @dataclass(frozen=True)
@@ -183,7 +116,7 @@ class Node:
     def unknown(self, known: Sequence[str]) -> list[FileError]:
         """Return an error for each key of a mapping that is not known; it names the nearest known one."""
         return [
-            node.key_place.error(f"unknown key {short(node.label)} in {self.label}{_meant(node.label, known)}")
+            node.key_place.error(f"unknown key {short(node.label)} in {self.label}{meant(node.label, known)}")
             for key, node in self.entries().items()
             if key not in known
         ]
@@ -234,7 +167,7 @@ class Node:
         """Return a word that is one of ``known``."""
         word = self.text()
         if word not in known:
-            raise self.place.error(f"{self.label}: there is no {short(word)}{_meant(word, known)}")
+            raise self.place.error(f"{self.label}: there is no {short(word)}{meant(word, known)}")
         return word
 
     def path(self) -> Path:
@@ -302,41 +235,152 @@ class Node:
         return "nothing" if self.is_null() else short(self._written())
 
 
-def scalar(node: yaml.ScalarNode, label: str, place: Place) -> Any:
-    """Return a plain value.
+Mapping = Node
+"""A value that is a mapping, whose keys are known."""
+
+
+def read_yaml(path: Path, root: Path | None = None) -> Node:
+    """Return the one document of a YAML file.
+
+    Args:
+        path: The file.
+        root: The folder that files are included from at most; by default :func:`default_root`.
 
     Raises:
-        FileError: It does not fit the tag it has.
+        UsageError: It can't be read, is too large, or is not valid YAML.
     """
-    if node.tag in _TEXT_TAGS:
-        return str(node.value)
-    loader = Loader("")
+    reader = _Reader(Folder(path.parent, (root or default_root(path)).resolve()))
     try:
-        return loader.construct_document(node)
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:
-        # A tag that does not fit what it stands before: PyYAML fails in as many ways as there are types.
-        kind = node.tag.removeprefix(STANDARD_TAGS)
-        raise place.error(f"{label}: {short(str(node.value))} is no {kind}") from error
-    finally:
-        loader.dispose()
+        node = reader.composer.file(path)
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+    place = Place(path, node.start_mark.line + 1)
+    return reader.value(node, _Spot(place, "the file", (path.resolve(),), place))
 
 
-def shortened(text: str) -> str:
-    """Return a text, or its beginning if it is long."""
-    return text if len(text) <= _SHORT else f"{text[:_SHORT]}…"
+def read_yaml_text(text: str, name: str) -> Node:
+    """Return the one document of a YAML text, which takes in no files.
+
+    Args:
+        text: The text.
+        name: What it is called in errors: ``name: line N: …``.
+
+    Raises:
+        UsageError: It is too large, or is not valid YAML.
+    """
+    reader = _Reader(Folder(None, Path()))
+    place = Place(Path(name), 1, in_text=True)
+    node = reader.composer.text(text.encode("utf-8", "surrogatepass"), place)
+    place = replace(place, line=node.start_mark.line + 1)
+    return reader.value(node, _Spot(place, "the text", (), place))
 
 
-def short(text: str) -> str:
-    """Return a text in quotation marks, or its beginning if it is long."""
-    return repr(shortened(text))
+def default_root(path: Path) -> Path:
+    """Return where a file may refer to others: below the working directory, or beside it if it lies elsewhere."""
+    return Path.cwd() if path.resolve().is_relative_to(Path.cwd()) else path.resolve().parent
 
 
-def problem(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
+@dataclass(frozen=True)
+class _Spot:
+    """Where a value is read: ``chain`` are the files it came through, ``depth`` is how many others it stands in."""
+
+    place: Place
+    label: str
+    chain: tuple[Path, ...]
+    key_place: Place
+    depth: int = 0
+
+    def place_of(self, node: yaml.Node) -> Place:
+        return replace(self.place, line=node.start_mark.line + 1)
+
+    def inner(self, node: yaml.Node, label: str, key_place: Place | None = None) -> "_Spot":
+        place = self.place_of(node)
+        return _Spot(place, label, self.chain, key_place or place, self.depth + 1)
 
 
-def _meant(word: str, known: Sequence[str]) -> str:
-    # Compared with everything known in turn: a long word would take long, and is no typing error.
-    near = difflib.get_close_matches(word[:60], known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(known)}"
+class _Reader:
+    """Reads a file with those it includes.
+
+    It counts the values it looks at, those of an alias each time, so that a file whose aliases or includes multiply
+    ends in an error and not in memory.
+
+    Args:
+        folder: Where the files may come from that are named.
+    """
+
+    def __init__(self, folder: Folder):
+        self.composer = Composer()
+        self._folder = folder
+        self._files: dict[Path, yaml.Node] = {}
+        self._paths: dict[str, tuple[Path, Path]] = {}
+        """Paths as they are written, and where they lead."""
+        self._spent = 0
+
+    def value(self, node: yaml.Node, spot: _Spot) -> Node:
+        """Return a value with all it holds, read from the file it stands for if it is an ``!include``."""
+        if spot.depth > MAX_DEPTH:
+            raise spot.place.error(f"nested more than {MAX_DEPTH} deep")
+        self._spend(spot.place)
+        while node.tag == INCLUDE_TAG:
+            node, spot = self._included(node, spot)
+        if node.tag not in PLAIN_TAGS:
+            tag = short(node.tag.replace(STANDARD_TAGS, "!!"))
+            raise spot.place.error(f"{spot.label}: the tag {tag} is not known here")
+        value: Any = node
+        if isinstance(node, yaml.SequenceNode):
+            items = enumerate(node.value, start=1)
+            value = [self.value(item, spot.inner(item, f"{spot.label} #{i}")) for i, item in items]
+        elif isinstance(node, yaml.MappingNode):
+            value = self._entries(node, spot)
+        return Node(spot.place, spot.label, spot.key_place, self._folder, value)
+
+    def _entries(self, node: yaml.MappingNode, spot: _Spot) -> dict[Any, Node]:
+        own: dict[Any, Node] = {}
+        merged: dict[Any, Node] = {}
+        merges = 0
+        for key_node, value_node in node.value:
+            place = spot.place_of(key_node)
+            if key_node.tag == _MERGE_TAG:
+                merges += 1
+                if merges > 1:
+                    raise place.error(f"'<<' stands twice in {spot.label}; give it a list: << : [*a, *b]")
+                value = self.value(value_node, spot.inner(value_node, "<<"))
+                # What is merged in gives way to the mapping's own keys, and to what was merged in before it.
+                for defaults in value.items() if value.is_list() else [value]:
+                    for key, default in defaults.entries().items():
+                        merged.setdefault(key, default)
+                continue
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in PLAIN_TAGS:
+                raise place.error(f"a key of {spot.label} must be a plain word")
+            name = str(key_node.value)
+            key = scalar(key_node, f"a key of {spot.label}", place)
+            if key in own:
+                raise place.error(f"{short(name)} stands twice in {spot.label}")
+            own[key] = self.value(value_node, spot.inner(value_node, shortened(name), place))
+        return {**merged, **own}
+
+    def _included(self, node: yaml.Node, spot: _Spot) -> tuple[yaml.Node, _Spot]:
+        if str(node.value) not in self._paths:
+            value: Any = node if isinstance(node, yaml.ScalarNode) else []
+            path = Node(spot.place, INCLUDE_TAG, spot.place, self._folder, value).path()
+            self._paths[str(node.value)] = path, path.resolve()
+        path, file = self._paths[str(node.value)]
+        if file in spot.chain:
+            loop = " -> ".join(p.name for p in (*spot.chain[spot.chain.index(file) :], file))
+            raise spot.place.error(f"!include goes round in a circle: {loop}")
+        if file not in self._files:
+            if len(self._files) >= MAX_INCLUDED_FILES:
+                raise spot.place.error(f"more than {MAX_INCLUDED_FILES} files are included")
+            try:
+                self._files[file] = self.composer.file(path)
+            except OSError as error:
+                raise spot.place.error(f"!include {path}: can't be read ({error.strerror})") from error
+        included = self._files[file]
+        place = Place(path, included.start_mark.line + 1)
+        self._spend(place, _INCLUDE_COSTS)
+        return included, replace(spot, place=place, chain=(*spot.chain, file))
+
+    def _spend(self, place: Place, values: int = 1) -> None:
+        self._spent += values
+        if self._spent > MAX_NODES:
+            raise place.error(f"expands to more than {MAX_NODES} values")

@@ -16,8 +16,7 @@ from runner.errors import UsageError
 from runner.rooms.urls import RoomKind, check_data_message, check_start_url, room_kind
 from runner.scenarios.evals import load_file, scenario_named, split_spec
 from runner.scenarios.model import Scenario
-from runner.scenarios.nodes import Node
-from runner.scenarios.reading import read_yaml
+from runner.scenarios.nodes import Mapping, Node, read_yaml
 from runner.sessions.local_agent import PORT_PLACEHOLDER
 from runner.settings import Settings
 
@@ -229,7 +228,7 @@ class _Reached:
     kind: RoomKind | None
 
     @classmethod
-    def read(cls, agent: Node, settings: Settings) -> "_Reached":
+    def read(cls, agent: Mapping, settings: Settings) -> "_Reached":
         given = [key for key in _WAYS if key in agent]
         if len(given) != 1:
             place = agent[given[1]].place if given else agent.place

@@ -16,7 +16,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from runner.scenarios.nodes import FileError, Mistakes, Node
+from runner.scenarios.composing import FileError, Mistakes
+from runner.scenarios.nodes import Node
 
 _T = TypeVar("_T")
 

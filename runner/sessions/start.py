@@ -19,7 +19,6 @@ from runner.errors import RoomError, UsageError
 from runner.rooms.allowed import RoomGuard
 from runner.rooms.open import RoomAddress
 from runner.rooms.urls import RoomKind, check_start_url, room_kind
-from runner.sessions.daily_rooms import delete_room
 from runner.sessions.pipecat_cloud import AGENT_NAME, CLOUD_URL, session_end_state, start_url, stop_session
 from runner.sessions.pipecat_runner import (
     SessionNotStarted,
@@ -34,6 +33,8 @@ START_TIMEOUT_S = 90.0
 """Pipecat Cloud calls ten seconds the best a cold start can do, and a minute no surprise."""
 
 RETRIES = 5
+"""How often a start that failed is tried again at most."""
+
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 16.0
 SHORTEST_WAIT_S = 0.25
@@ -41,7 +42,8 @@ LEAST_TRY_S = 2.0
 """With less time than this left, trying again would only hide the reason behind a timeout."""
 
 END_GRACE_S = 3.0
-"""An agent has work to do when its caller leaves: a record to send, a booking to write down."""
+"""How long an agent on Pipecat Cloud may take to end by itself before it is stopped: it has work to do when its
+caller leaves, such as a booking to write down."""
 
 END_TIMEOUT_S = 5.0
 """How long each request that ends something may take."""
@@ -79,15 +81,10 @@ class SessionSpec(BaseModel):
         api_key: For Pipecat Cloud: the key that starts sessions (public).
         private_key: For Pipecat Cloud: the key that stops them (private). Without it ``api_key`` is tried, unless it
             is public.
-        daily_api_key: The key of the Daily domain that rooms are made in. With it, a room made for the session is
-            deleted afterwards.
         data: The session's data, which the agent gets as its runner arguments' ``body``.
-        variables: The agent's variables of the test profile: keys of the data, which win over equal ones there.
         run_id: The run; ``cekura_run_id`` in the data.
         room_properties: How a Daily room is to be, as Daily's REST API has it.
         start_timeout_s: How long starting may take, all retries together.
-        retries: How often a start that failed is tried again at most.
-        end_grace_s: How long an agent on Pipecat Cloud may take to end by itself before it is stopped.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
@@ -101,14 +98,10 @@ class SessionSpec(BaseModel):
     token: SecretStr | None = None
     api_key: SecretStr | None = None
     private_key: SecretStr | None = None
-    daily_api_key: SecretStr | None = None
     data: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
-    variables: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
     run_id: int
     room_properties: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
     start_timeout_s: float = Field(default=START_TIMEOUT_S, gt=0, le=600)
-    retries: int = Field(default=RETRIES, ge=0, le=20)
-    end_grace_s: float = Field(default=END_GRACE_S, ge=0, le=60)
 
     @property
     def address(self) -> str:
@@ -124,7 +117,7 @@ class SessionSpec(BaseModel):
     @property
     def body(self) -> dict[str, JsonValue]:
         """What the agent gets as its runner arguments' ``body``."""
-        return {**self.data, **self.variables, RUN_ID_KEY: self.run_id}
+        return {**self.data, RUN_ID_KEY: self.run_id}
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -179,9 +172,8 @@ async def started_session(
 
     How a session ends depends on where it runs. On Pipecat Cloud it is stopped, after a moment in which the agent can
     end by itself; at once where the context is left by an error or a cancellation. A session of a Pipecat runner ends
-    when its caller leaves the room, and there is nothing to ask; a fixed room is not ours to end. A
-    Daily room that was made for the session is deleted where its key is known, and expires by itself where not.
-    Ending never raises; what could not be ended is logged.
+    when its caller leaves the room, and there is nothing to ask; a fixed room is not ours to end. A Daily room that
+    was made for the session expires by itself. Ending never raises; what could not be ended is logged.
 
     A start that fails is tried again where that may help: the connection failed or broke, HTTP 502, 503 or 504, and
     429, as late as ``Retry-After`` says; all of it within ``spec.start_timeout_s``. Whoever calls has to have checked
@@ -204,7 +196,6 @@ async def started_session(
         body = None if is_session_offer(url) else spec.body
         yield Session(RoomAddress(url, spec.token, body, guard=guard))
         return
-    began_s = anyio.current_time()
     started = await _start(spec, http, guard)
     try:
         if isinstance(started, StartedSession):
@@ -213,10 +204,10 @@ async def started_session(
             _room_of(spec, started, daily_domains), started.session_id, _asks_for_end_state(spec, http, started)
         )
         if spec.kind is SessionKind.PIPECAT_CLOUD:
-            await anyio.sleep(spec.end_grace_s)
+            await anyio.sleep(END_GRACE_S)
     finally:
         with anyio.CancelScope(shield=True):
-            await _end(spec, http, started, anyio.current_time() - began_s)
+            await _end(spec, http, started)
 
 
 async def _start(
@@ -244,7 +235,7 @@ async def _start(
             passed_s = anyio.current_time() - began_s
             wait_s = _wait_s(error, tries)
             in_time = passed_s + wait_s + LEAST_TRY_S <= spec.start_timeout_s
-            if not (error.transient and in_time and tries <= spec.retries):
+            if not (error.transient and in_time and tries <= RETRIES):
                 if tries == 1:
                     raise
                 raise RoomError(error.reason, f"{error} (tried {tries} times in {passed_s:.0f} s)") from error
@@ -300,13 +291,9 @@ def _asks_for_end_state(
     return lambda: session_end_state(http, spec.cloud_url, spec.agent_name or "", session_id, key)
 
 
-async def _end(
-    spec: SessionSpec, http: httpx.AsyncClient, started: StartedSession | StartedDailySession, age_s: float
-) -> None:
+async def _end(spec: SessionSpec, http: httpx.AsyncClient, started: StartedSession | StartedDailySession) -> None:
     key = spec.private_key or spec.api_key
     if spec.kind is SessionKind.PIPECAT_CLOUD and started.session_id and key:
         await stop_session(
             http, spec.cloud_url, spec.agent_name or "", started.session_id, key, timeout_s=END_TIMEOUT_S
         )
-    if isinstance(started, StartedDailySession) and spec.daily_api_key:
-        await delete_room(http, started.room_url, spec.daily_api_key, made_within_s=age_s, timeout_s=END_TIMEOUT_S)

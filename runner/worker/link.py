@@ -7,6 +7,7 @@ up, and nothing is told any more: whoever the worker becomes has a link of its o
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -16,7 +17,7 @@ from runner.protocol.messages import VERSION, Job, Kept, Load, Order, Poll, RunN
 from runner.protocol.states import WorkerState
 from runner.worker.errors import GivenUp, RecordError
 from runner.worker.record_client import RecordClient
-from runner.worker.retries import FIRST_WAIT_S, LONGEST_WAIT_S
+from runner.worker.retries import FIRST_WAIT_S, retried_until_true
 
 GATHERING_S = 0.03
 """How long news wait for others."""
@@ -127,30 +128,26 @@ class Link:
 
     async def _ask(self) -> None:
         """Poll for something to do."""
-        wait_s = FIRST_WAIT_S
-        # The first one makes the worker known, and shows that it is answered.
-        waits = False
         while True:
-            if await self._once(waits=waits):
-                wait_s, waits = FIRST_WAIT_S, True
+            # The first one makes the worker known, and shows that it is answered.
+            await retried_until_true(partial(self._once, waits=False))
+            is_answered = True
+            while is_answered:
                 await anyio.sleep(PAUSE_S)
-            else:
-                await anyio.sleep(wait_s)
-                wait_s, waits = min(wait_s * 2, LONGEST_WAIT_S), False
+                is_answered = await self._once(waits=True)
+            await anyio.sleep(FIRST_WAIT_S)
 
     async def _tell_news(self) -> None:
         """Tell what has changed."""
-        wait_s = FIRST_WAIT_S
-        while True:
-            await self._news.wait()
+
+        async def tell() -> bool:
             await anyio.sleep(GATHERING_S)
             self._news = anyio.Event()
-            if await self._once(waits=False):
-                wait_s = FIRST_WAIT_S
-            else:
-                self._news.set()
-                await anyio.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            return await self._once(waits=False)
+
+        while True:
+            await self._news.wait()
+            await retried_until_true(tell)
 
     async def _once(self, *, waits: bool) -> bool:
         """Poll once; return whether that was answered."""

@@ -1,8 +1,9 @@
 """The parent of a worker's processes: gives them their settings, and tells the record of one that died."""
 
 import os
+import signal
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -25,20 +26,47 @@ TELLING_LIMIT_S = 30.0
 """How long it is tried to tell of a dead process; by then its lease is as good as over."""
 
 
-@asynccontextmanager
-async def supervising(
-    settings: Settings, config: Path | None, *, ready: Callable[[], None]
-) -> AsyncGenerator[Supervisor]:
-    """Yield what keeps a worker's processes running, not started.
+async def supervise(
+    settings: Settings,
+    config: Path | None,
+    signals: AsyncIterator[signal.Signals],
+    *,
+    ready: Callable[[], None],
+    health: socket.socket | None = None,
+) -> None:
+    """Keep a worker's processes running until a signal; then wait for their calls, which a second one ends.
 
     Args:
         settings: Of the worker; its address and key are there.
         config: The settings file that it was told to read, if it was.
+        signals: What stops it.
         ready: Is called once, when all processes take runs, or say why they don't for now.
+        health: Where to answer how the processes fare, if anywhere.
 
     Raises:
-        UsageError: The record's address is none.
+        UsageError: They can't be started, or the record's address is none.
     """
+    failure: UsageError | None = None
+    async with _supervisor(settings, config, ready) as supervisor, anyio.create_task_group() as tasks:
+        tasks.start_soon(supervisor.obey, signals)
+        if health is not None:
+            from runner.worker.health import serve_health
+
+            tasks.start_soon(serve_health, supervisor.children, health)
+        try:
+            await supervisor.run()
+        except UsageError as error:
+            # Raised here it would come out wrapped in a group.
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+@asynccontextmanager
+async def _supervisor(
+    settings: Settings, config: Path | None, ready: Callable[[], None]
+) -> AsyncGenerator[Supervisor]:
     worker = settings.worker
     name = worker.name or socket.gethostname()
     try:

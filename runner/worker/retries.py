@@ -1,10 +1,12 @@
-"""Telling the record something until it takes it."""
+"""Telling the record something until it takes it, with waits that grow."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import anyio
 from loguru import logger
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, retry_if_result, wait_exponential
+from tenacity.retry import retry_base
 
 from runner.worker.errors import RecordError
 
@@ -29,15 +31,29 @@ async def retried(
     Raises:
         RecordError: It never will, or was given up.
     """
-    tried = 0
-    wait_s = FIRST_WAIT_S
-    while True:
-        tried += 1
-        try:
-            return await tell()
-        except RecordError as error:
-            if not error.transient or gives_up(error):
-                raise
-            logger.log("WARNING" if tried in _WARNED_AT else "DEBUG", "{}; tried again", error)
-        await anyio.sleep(wait_s)
-        wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    def is_retried(error: BaseException) -> bool:
+        return isinstance(error, RecordError) and error.transient and not gives_up(error)
+
+    return await _retried(tell, retry_if_exception(is_retried), _log)
+
+
+async def retried_until_true(tell: Callable[[], Awaitable[bool]]) -> None:
+    """Tell the record something until that returns True."""
+    await _retried(tell, retry_if_result(lambda told: not told), lambda state: None)
+
+
+async def _retried(
+    tell: Callable[[], Awaitable[_T]], retry: retry_base, before_wait: Callable[[RetryCallState], None]
+) -> _T:
+    wait = wait_exponential(FIRST_WAIT_S, LONGEST_WAIT_S)
+
+    async def once() -> _T:
+        return await tell()
+
+    return await AsyncRetrying(sleep=anyio.sleep, wait=wait, retry=retry, before_sleep=before_wait)(once)
+
+
+def _log(state: RetryCallState) -> None:
+    error = state.outcome and state.outcome.exception()
+    logger.log("WARNING" if state.attempt_number in _WARNED_AT else "DEBUG", "{}; tried again", error)

@@ -4,13 +4,13 @@ import json
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-from anyio.abc import ByteReceiveStream, Process, TaskGroup, TaskStatus
+from anyio.abc import ByteReceiveStream, Process, TaskGroup
 from loguru import logger
 from pydantic import ValidationError
 
@@ -123,14 +123,12 @@ class Supervisor:
         if self._failure is not None:
             raise UsageError(self._failure)
 
-    async def obey_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Stop when SIGTERM or SIGINT comes, and force it when another one does."""
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async for number in signals:
-                again = self._stopping.is_set()
-                logger.info("{}: {}", "stopping at once" if again else "stopping", signal.Signals(number).name)
-                (self.force_stop if again else self.stop)()
+    async def obey(self, signals: AsyncIterator[signal.Signals]) -> None:
+        """Stop at the first signal, and force it at another one."""
+        async for number in signals:
+            again = self._stopping.is_set()
+            logger.info("{}: {}", "stopping at once" if again else "stopping", number.name)
+            (self.force_stop if again else self.stop)()
 
     def stop(self) -> None:
         """Let all processes take nothing more, see their calls through for a while, and end."""

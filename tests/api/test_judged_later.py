@@ -10,7 +10,7 @@ import pytest
 from runner.api.app import create_app
 from runner.api.services import Services
 from runner.dispatch.durable import Durable
-from runner.evaluation.asked import NO_JUDGE, Asked
+from runner.evaluation.asked import NO_JUDGE_ASKED, Asked
 from runner.evaluation.failure import Failure, FailureKind
 from runner.settings import JudgeSettings, Settings
 from tests.api.conftest import client_of
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 LAUNCH = "/test_framework/v1/scenarios/run_scenarios_pipecat/"
 RUNS = "/test_framework/v1/runs"
-WHY = f"expected_outcome_prompt was not judged: {NO_JUDGE}"
+WHY = f"expected_outcome_prompt was not judged: {NO_JUDGE_ASKED}"
 REPORTED = outcome(
     success=None,
     detail=WHY,

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from runner.calls.run_file import Run
-from runner.evaluation.asked import NO_JUDGE, Asked
+from runner.evaluation.asked import NO_JUDGE_ASKED, Asked
 from runner.evaluation.failure import Failure, FailureKind
 from runner.records.assignments import Capacity, Limits, assign
 from runner.records.database import Database
@@ -31,13 +31,13 @@ from tests.records.outcomes import agent_failed, cancelled, no_call, outcome
 pytestmark = pytest.mark.anyio
 
 PROMPT = Asked(expected_outcome="it sings")
-WHY = f"expected_outcome_prompt was not judged: {NO_JUDGE}"
+WHY = f"expected_outcome_prompt was not judged: {NO_JUDGE_ASKED}"
 REPORTED = outcome(
     success=None,
     detail=WHY,
     failure=Failure(kind=FailureKind.NOT_JUDGED, cause=None, headline=WHY),
     asked=PROMPT,
-    not_honoured=[f"conditions[1].condition takes a judge: {NO_JUDGE}"],
+    not_honoured=[f"conditions[1].condition takes a judge: {NO_JUDGE_ASKED}"],
 )
 JUDGED = outcome(asked=PROMPT)
 

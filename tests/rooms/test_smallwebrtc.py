@@ -27,6 +27,7 @@ from pydantic import SecretStr
 
 from bots.caller.script import Listen, Script, Turn
 from bots.clock import NS_PER_S, CallClock
+from bots.levels import QUIET_PEAK
 from bots.timeline import AgentJoined, ClientReadySent, EndedReason
 from runner.calls.call import Call
 from runner.calls.request import CallRequest
@@ -36,7 +37,6 @@ from runner.http import MAX_ANSWER_BYTES
 from runner.rooms.open import RoomAddress
 from runner.rooms.smallwebrtc import SmallWebRTCRoom, connection
 from runner.rooms.smallwebrtc import room as room_module
-from runner.rooms.smallwebrtc.incoming import QUIET_PEAK
 from runner.rooms.smallwebrtc.outgoing import FRAME_NS
 from runner.settings import Settings
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from runner.errors import UsageError
-from runner.scenarios.nodes import Node
-from runner.scenarios.reading import MAX_DEPTH, default_root, read_yaml
+from runner.scenarios.nodes import MAX_DEPTH, Node, default_root, read_yaml
 
 
 def read(tmp_path: Path, text: str, **more: str) -> Node:

@@ -28,7 +28,7 @@ from runner.rooms.base import RoomListener
 from runner.rooms.open import RoomAddress
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 from runner.sessions.opening import open_address
-from runner.sessions.start import Session, SessionKind, SessionSpec, started_session
+from runner.sessions.start import RETRIES, Session, SessionKind, SessionSpec, started_session
 from runner.settings import ServerSettings, Settings
 from tests.sessions.virtual_time import VIRTUAL_TIME
 
@@ -137,16 +137,13 @@ def test_a_spec_that_makes_no_sense_is_refused_without_quoting_it(fields: dict[s
 
 
 def test_a_spec_shows_neither_secrets_nor_data() -> None:
-    made = spec(data={"pin": "s3cr3t"}, variables={"card": "s3cr3t"}, daily_api_key=SecretStr("s3cr3t"))
+    made = spec(data={"pin": "s3cr3t"}, token=SecretStr("s3cr3t"))
     assert "s3cr3t" not in repr(made) + str(made)
 
 
-def test_variables_win_over_data_and_the_run_over_both() -> None:
-    made = spec(
-        data={"name": "Ann", "tier": {"a": 1}, "cekura_run_id": 1},
-        variables={"name": "Bob", "vip": None, "cekura_run_id": 2},
-    )
-    assert made.body == {"name": "Bob", "tier": {"a": 1}, "vip": None, "cekura_run_id": 7}
+def test_the_run_wins_over_the_data() -> None:
+    made = spec(data={"name": "Ann", "tier": {"a": 1}, "cekura_run_id": 1})
+    assert made.body == {"name": "Ann", "tier": {"a": 1}, "cekura_run_id": 7}
 
 
 # What is asked, and what comes of it.
@@ -332,12 +329,11 @@ async def test_it_gives_up_at_once_where_it_is_told_to_come_back_too_late() -> N
     assert anyio.current_time() - began_s < 1
 
 
-@pytest.mark.parametrize(("retries", "requests"), [(0, 1), (2, 3)])
-async def test_it_tries_no_more_often_than_it_may(retries: int, requests: int) -> None:
+async def test_it_tries_no_more_often_than_it_may() -> None:
     side = Side(httpx.Response(503))
-    error = await refusal(side, spec(retries=retries))
-    assert len(side.requests) == requests
-    assert ("tried 3 times" in str(error)) is (retries == 2)
+    error = await refusal(side, spec())
+    assert len(side.requests) == 1 + RETRIES
+    assert f"tried {1 + RETRIES} times" in str(error)
 
 
 async def test_all_tries_together_take_no_longer_than_they_may() -> None:
@@ -346,7 +342,7 @@ async def test_all_tries_together_take_no_longer_than_they_may() -> None:
         return httpx.Response(503)
 
     began_s = anyio.current_time()
-    error = await refusal(slow, spec(start_timeout_s=20, retries=20))
+    error = await refusal(slow, spec(start_timeout_s=20))
     assert 10 < anyio.current_time() - began_s <= 20.01
     assert error.reason is EndedReason.ROOM_UNREACHABLE
 
@@ -402,7 +398,7 @@ async def test_a_cold_start_gets_all_the_time_there_is_and_is_then_named() -> No
 async def test_a_refusal_says_what_happened_and_is_never_the_agents_behaviour(
     answer: httpx.Response | type[httpx.HTTPError], reason: EndedReason, says: str
 ) -> None:
-    error = await refusal(Side(answer), spec(start_url=f"{URL}?key={TOKEN}", retries=0))
+    error = await refusal(Side(answer), spec(start_url=f"{URL}?key={TOKEN}"))
     assert error.reason is reason
     assert says in str(error)
     ended = CallEnded(at_ns=0, reason=error.reason, detail=str(error))
@@ -433,52 +429,6 @@ async def test_a_session_of_a_pipecat_runner_ends_by_itself(answer: dict[str, An
     assert anyio.current_time() - began_s < 0.1
 
 
-class Daily:
-    """An agent's side that makes Daily rooms, and Daily itself."""
-
-    def __init__(self, *, age_s: float, status: int = 200):
-        self._age_s = age_s
-        self._status = status
-        self.asked: list[str] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        if request.url.host != "api.daily.co":
-            return httpx.Response(200, json=DAILY)
-        assert request.headers["Authorization"] == "Bearer daily-s3cr3t"
-        self.asked.append(f"{request.method} {request.url.path}")
-        # Its clock may be any other than ours.
-        now = datetime(2031, 1, 1, tzinfo=UTC)
-        made = (now - timedelta(seconds=self._age_s)).isoformat().replace("+00:00", "Z")
-        return httpx.Response(
-            self._status, headers={"Date": format_datetime(now, usegmt=True)}, json={"created_at": made}
-        )
-
-
-async def test_a_daily_room_made_for_the_session_is_deleted_with_the_key_of_its_domain() -> None:
-    daily = Daily(age_s=3)
-    await start(daily, spec(transport="daily", daily_api_key=SecretStr("daily-s3cr3t")))
-    assert daily.asked == ["GET /v1/rooms/room-1", "DELETE /v1/rooms/room-1"]
-
-
-async def test_a_daily_room_stays_without_the_key() -> None:
-    daily = Daily(age_s=3)
-    await start(daily, spec(transport="daily"))
-    assert daily.asked == []
-
-
-async def test_a_daily_room_that_was_there_before_stays() -> None:
-    daily = Daily(age_s=3_600)
-    await start(daily, spec(transport="daily", daily_api_key=SecretStr("daily-s3cr3t")))
-    assert daily.asked == ["GET /v1/rooms/room-1"]
-
-
-@pytest.mark.parametrize("status", [401, 404, 500])
-async def test_what_daily_answers_does_no_harm(status: int) -> None:
-    daily = Daily(age_s=3, status=status)
-    await start(daily, spec(transport="daily", daily_api_key=SecretStr("daily-s3cr3t")))
-    assert daily.asked == ["GET /v1/rooms/room-1"]
-
-
 # A real one.
 
 
@@ -499,8 +449,7 @@ async def test_a_session_of_a_local_pipecat_runner_gets_its_data_and_is_over_whe
         wanted = spec(
             start_url=f"{base_url}/start",
             transport="webrtc",
-            data={"metronome": {"answer_ms": 1}},
-            variables={"metronome": {"answer_ms": 1_234}},
+            data={"metronome": {"answer_ms": 1_234}},
         )
         async with started_session(wanted, http) as session:
             script = Script(name="test", turns=(Turn(action=Listen(), expect=(Expectation(within_ms=10_000),)),))

@@ -16,6 +16,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> RecordDouble:
     """A record with run 7, and a worker in a hurry."""
     for module in (retries, link, process):
         monkeypatch.setattr(module, "FIRST_WAIT_S", 0.01)
+    for module in (retries, process):
         monkeypatch.setattr(module, "LONGEST_WAIT_S", 0.05)
     monkeypatch.setattr(link, "GATHERING_S", 0.0)
     monkeypatch.setattr(link, "PAUSE_S", 0.0)

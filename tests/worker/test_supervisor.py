@@ -218,14 +218,15 @@ async def test_what_worked_before_is_tried_again(tmp_path: Path) -> None:
 
 
 async def test_a_second_signal_hurries(tmp_path: Path) -> None:
-    async with supervised(tmp_path, mode="busy", names=("w-1",)) as found, anyio.create_task_group() as tasks:
-        await tasks.start(found.supervisor.obey_signals)
-        await until(lambda: found.ready)
-        os.kill(os.getpid(), signal.SIGTERM)
-        await until(lambda: "w-1 drain" in found.notes())
-        os.kill(os.getpid(), signal.SIGINT)
-        await until(lambda: "w-1 force-stop" in found.notes())
-        tasks.cancel_scope.cancel()
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with supervised(tmp_path, mode="busy", names=("w-1",)) as found, anyio.create_task_group() as tasks:
+            tasks.start_soon(found.supervisor.obey, signals)
+            await until(lambda: found.ready)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await until(lambda: "w-1 drain" in found.notes())
+            os.kill(os.getpid(), signal.SIGINT)
+            await until(lambda: "w-1 force-stop" in found.notes())
+            tasks.cancel_scope.cancel()
 
 
 async def test_one_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from loguru import logger
 
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock, samples_to_ns
 from bots.daily_library import PLACE_OFF_MS, RECEIVE_DELAY_NS
+from bots.levels import is_quiet
 from bots.timeline import CallerAudioQuality, EndedReason
 from runner.errors import RoomError
 from runner.rooms.base import AUDIO_RATE_HZ, RoomListener, Timeliness
@@ -44,9 +45,6 @@ SIGNALLING = "signalling"
 PACKET_NS = 20 * NS_PER_MS
 """The library sends Opus in packets of this length, silence included."""
 
-QUIET_PEAK = 33
-"""Peak of 16-bit audio that counts as silence: -60 dBFS."""
-
 
 class Carrier(Protocol):
     """What a session asks of the transport."""
@@ -62,11 +60,6 @@ class Carrier(Protocol):
     def push_placed(self, at_ns: int, pcm: bytes, participant_id: str) -> None:
         """Give the pipeline agent audio at :data:`PIPELINE_RATE_HZ`."""
         ...
-
-
-def _is_quiet(pcm: bytes) -> bool:
-    samples = np.frombuffer(pcm, dtype=np.int16)
-    return not samples.size or int(np.abs(samples.astype(np.int32)).max()) <= QUIET_PEAK
 
 
 class _PipelineAudio:
@@ -413,7 +406,7 @@ class RoomSession:
 
     def _note_tear(self, placed: PlacedAudio) -> None:
         """Report a hole in the middle of speech. What the network loses, the library covers up and tells nobody."""
-        quiet = _is_quiet(placed.pcm)
+        quiet = is_quiet(placed.pcm)
         if not quiet:
             self._people.agent_heard()
         hole_ns = placed.at_ns - self._agent_end_ns

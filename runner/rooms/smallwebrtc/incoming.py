@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import av
-import numpy as np
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.rtp import RtpPacket
 
 from bots.clock import NS_PER_MS, CallClock, ns_to_samples, samples_to_ns
+from bots.levels import is_quiet
 from bots.timeline import AgentAudioQuality
 from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.lags import Lags
@@ -29,9 +29,6 @@ REORDER_NS = 60 * NS_PER_MS
 
 PLAYOUT_DELAY_NS = 200 * NS_PER_MS
 """With nothing arriving, silence is put in once the stream is this far behind the clock."""
-
-QUIET_PEAK = 33
-"""Peak of a 16-bit packet that counts as silence: -60 dBFS."""
 
 EXCUSED_NS = 500 * NS_PER_MS
 """After we stood still, what came in between is seen to arrive within this time."""
@@ -336,8 +333,7 @@ class AgentStream:
             # A packet that is no Opus is a lost packet: its place is filled with silence.
             self._lose()
             return
-        samples = np.frombuffer(decoded.recording, dtype=np.int16)
-        quiet = samples.size == 0 or int(np.abs(samples.astype(np.int32)).max()) <= QUIET_PEAK
+        quiet = is_quiet(decoded.recording)
         reanchored = self._placement.reanchored
         at_ns = self._placement.place(
             timestamp, arrival_ns, quiet=quiet, arrival_known=arrival_ns >= self._excused_until_ns
