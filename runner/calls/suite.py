@@ -160,6 +160,7 @@ class SuiteRunner:
         settings: How to make the calls.
         folder: Where ``suite.json`` and a folder for each run go; is made if it is not there.
         allow_unjudged: Let runs pass whose only problem is inconclusive expectations.
+        fail_fast: Begin no more runs once the agent failed in one; those under way go on to their end.
         watcher: Watches the runs.
         keep: Is called with the suite's result as it stands, before anything is written and then whenever
             ``suite.json`` was; in a worker thread, never twice at a time. May raise :class:`OSError`.
@@ -172,6 +173,7 @@ class SuiteRunner:
     settings: Settings
     folder: Path
     allow_unjudged: bool = False
+    fail_fast: bool = False
     watcher: SuiteWatcher | None = None
     keep: Callable[[SuiteResult], None] | None = None
     make_call: CallMaker = Call
@@ -189,6 +191,7 @@ class SuiteRunner:
         self._preparing = anyio.CancelScope()
         self._writing = anyio.Lock()
         self._stopped: str | None = None
+        self._failed_fast: str | None = None
         self._started_at = utc_now()
 
     @property
@@ -281,12 +284,17 @@ class SuiteRunner:
 
     async def _turn_of(self, slot: int) -> bool:
         """Wait until a slot may make a run; return whether there is one left for it."""
-        while self._stopped is None and (self._waiting or self._live):
+        while not self._is_over and (self._waiting or self._live):
             if self._has_a_run_for(slot):
                 return True
             # A run under way may have to be made again, and the number that is allowed may go up.
             await self._limit_moved.wait()
         return False
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether no more runs are begun."""
+        return self._stopped is not None or self._failed_fast is not None
 
     def _has_a_run_for(self, slot: int) -> bool:
         return bool(self._waiting) and slot <= self._limit.allowed
@@ -305,7 +313,7 @@ class SuiteRunner:
                 await self._record()
                 if agent is not None:
                     await self._bound(agent.log)
-                if self._stopped is None:
+                if not self._is_over:
                     await self._run(planned, agent, live)
                 del self._live[planned.index]
                 self._wake()
@@ -333,6 +341,9 @@ class SuiteRunner:
             self._results[planned.index] = result
             if self._repeated(planned, result, live):
                 return
+            if self.fail_fast and result.success is False and self._failed_fast is None:
+                self._failed_fast = f"the agent failed in {planned.title}, the first failure"
+                self._wake()
         if self.watcher is not None:
             self.watcher.ended(planned, result)
 
@@ -345,7 +356,7 @@ class SuiteRunner:
             if self._limit.spoilt(now_s, live.began_s, len(self._live)) or self._limit.warning != warned:
                 self._limited()
         # Without a call there was something that is the same the next time.
-        if reason is None or result.folder is None or self._stopped is not None:
+        if reason is None or result.folder is None or self._is_over:
             return False
         self._repeats_left.setdefault(planned.index, self.suite.retry_inconclusive)
         if self._repeats_left[planned.index] == 0:
@@ -487,12 +498,17 @@ class SuiteRunner:
 
     def _result(self) -> SuiteResult:
         runs = self.suite.runs
+        # After the first failure nothing was stopped if there was nothing left to begin.
+        left = any(run.index not in self._results and run.index not in self._live for run in runs)
+        failed_fast = self._stopped is None and self._failed_fast is not None and left
+        stopped = self._failed_fast if failed_fast else self._stopped
         return SuiteResult(
             suite=self.suite.name,
             file=_shown(self.suite.path),
             started_at=self._started_at,
-            finished=not (self._waiting or self._live) and self._stopped is None,
-            stopped=self._stopped,
+            finished=not (self._waiting or self._live) and stopped is None,
+            stopped=stopped,
+            failed_fast=failed_fast,
             allow_unjudged=self.allow_unjudged,
             runs=[self._results[run.index] for run in runs if run.index in self._results],
             open=[

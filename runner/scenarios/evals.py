@@ -1,9 +1,9 @@
 """Scenario files in the format of Pipecat Evals, with our own keys in the same mappings.
 
 A scenario of ``pipecat eval`` plays here in a real room, by voice. Keys of our own, which Pipecat passes over: of a
-scenario ``description``, ``hang_up``, ``max_duration_s``, ``turn_taking`` and ``agent_never_talks_over``; of a turn
-``silence_ms``, ``interrupt_after_ms``, ``after_silence_ms``, ``agent_speaks_within_ms``, ``agent_stops_within_ms``,
-``agent_never_talks_over`` and ``agent_hangs_up``; of an expectation ``text_matches``.
+scenario ``description``, ``tags``, ``hang_up``, ``max_duration_s``, ``turn_taking`` and ``agent_never_talks_over``;
+of a turn ``silence_ms``, ``interrupt_after_ms``, ``after_silence_ms``, ``agent_speaks_within_ms``,
+``agent_stops_within_ms``, ``agent_never_talks_over`` and ``agent_hangs_up``; of an expectation ``text_matches``.
 
 Stricter than Pipecat's loader on purpose, since each of these makes a test that tests nothing, or another thing than
 it says:
@@ -23,6 +23,7 @@ value is true here, and false in Pipecat.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -67,6 +68,10 @@ MAX_TURNS = 500
 MAX_MS = 3_600_000
 MAX_PATTERN_CHARACTERS = 1_000
 MAX_TEXT_CHARACTERS = 5_000
+MAX_TAGS = 50
+
+_TAG = re.compile(r"\w[\w:+./-]{0,99}")
+_NO_TAGS = ("and", "or", "not")
 
 _IMAGE = "image"
 _CALL_EVENTS = ("function_call", "function_call_stopped")
@@ -77,6 +82,7 @@ _PERSONA_KEYS = ("persona", "goal", "success", "metrics", "max_turns", "max_sile
 _SCENARIO_KEYS = (
     "name",
     "description",
+    "tags",
     "turns",
     "stop_on_failure",
     "hang_up",
@@ -226,12 +232,13 @@ def scenario_named(name: str, scenarios: Sequence[Scenario], file: Path) -> Scen
 
 def _scenario(mapping: Mapping, name: str, settings: Settings) -> Scenario:
     place = mapping.place
+    tags = mapping.get("tags", _tags) or ()
     if "persona" in mapping:
         if "turns" in mapping:
             raise mapping["persona"].place.error("a scenario has turns (scripted) or a persona (simulated), not both")
         refusal = "it is a simulation (persona:); only scripted scenarios (turns:) are played so far"
         # Of a simulation's name, unlike a script's, Pipecat takes off the white space around it.
-        return Scenario(name=name.strip(), path=place.path, line=place.line, script=None, refusal=refusal)
+        return Scenario(name=name.strip(), path=place.path, line=place.line, script=None, refusal=refusal, tags=tags)
     _refuse_persona_keys(mapping)
     if "turns" not in mapping:
         raise place.error(f"{name!r} needs turns: what the caller does")
@@ -259,7 +266,27 @@ def _scenario(mapping: Mapping, name: str, settings: Settings) -> Scenario:
         turn_taking=mapping.get("turn_taking", lambda node: _turn_taking(node, settings)) or settings.turn_taking,
         may_be_talked_over=never_over is False,
     )
-    return Scenario(name=name, path=place.path, line=place.line, script=script, refusal=refusals.text, notes=notes)
+    return Scenario(
+        name=name,
+        path=place.path,
+        line=place.line,
+        script=script,
+        refusal=refusals.text,
+        notes=notes,
+        tags=tags,
+    )
+
+
+def _tags(node: Node) -> tuple[str, ...]:
+    tags = tuple(item.text() for item in node.items())
+    if len(tags) > MAX_TAGS:
+        raise node.place.error(f"more than {MAX_TAGS} tags")
+    for item, tag in zip(node.items(), tags, strict=True):
+        if tag in _NO_TAGS or not _TAG.fullmatch(tag):
+            raise item.place.error(
+                "a tag is a word of letters, digits and _ : + . / - (up to 100), and not and, or, not"
+            )
+    return tuple(dict.fromkeys(tags))
 
 
 def _refuse_persona_keys(mapping: Mapping) -> None:
