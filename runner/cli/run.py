@@ -66,7 +66,7 @@ def run_suite(
     config: Path | None,
     verbose: int,
 ) -> None:
-    """Run every scenario of a suite, with a fresh session for each run.
+    """Run every scenario of a suite, or of a manifest of Pipecat Evals, with a fresh session for each run.
 
     Exit codes: 0 every run passed, 1 the agent failed in one, 2 anything else.
     """
@@ -74,9 +74,9 @@ def run_suite(
 
     async def run() -> int:
         settings = load_logging_settings(config, verbose)
-        from runner.scenarios.suites import load_suite
+        from runner.scenarios.manifest import load_suite_or_manifest
 
-        suite = load_suite(
+        suite = load_suite_or_manifest(
             suite_file,
             settings,
             token=None if token is None else read_token(token),
@@ -88,11 +88,12 @@ def run_suite(
             suite = replace(suite, token=read_token(None))
         from runner.calls.request import new_run_id
 
-        chosen = _chosen(suite, expression, [settings.runs_dir, *beside] if last_failed else [])
+        runs_dir = suite.runs_dir or settings.runs_dir
+        chosen = _chosen(suite, expression, [runs_dir, *beside] if last_failed else [])
         if isinstance(chosen, str):
             click.echo(chosen, err=as_json)
             return 0
-        folder = out or settings.runs_dir / f"suite-{new_run_id()}"
+        folder = out or runs_dir / f"suite-{new_run_id()}"
         return await _run_suite(
             chosen,
             settings,

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 from runner.errors import UsageError
 from runner.rooms.urls import RoomKind
 from runner.scenarios.evals import load_file
-from runner.scenarios.suites import MAX_RUNS, AgentAtUrl, AgentByCommand, AgentToStart, Suite, load_suite
+from runner.scenarios.suites import MAX_RUNS, Suite, load_suite
+from runner.scenarios.targets import AgentAtUrl, AgentByCommand, AgentToStart
 from runner.settings import RoomSettings, Settings
 
 BOOKING = """\
@@ -240,7 +241,7 @@ def test_a_token_in_the_file_is_refused_without_being_quoted(folder: Path) -> No
 @pytest.mark.parametrize(
     ("agent", "line", "says"),
     [
-        ("agent: {}\n", 2, "one of url, start_url and command"),
+        ("agent: {}\n", 2, "one of url, rooms, start_url, pipecat_cloud and command"),
         ("agent:\n  url: http://a\n  command: [x, '{port}']\n", 4, "and only one"),
         ("agent:\n  ulr: http://a\n", 3, "unknown key 'ulr' in agent; did you mean 'url'"),
         ("agent: [x]\n", 2, "agent must be a mapping"),
