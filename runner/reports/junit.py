@@ -1,25 +1,13 @@
 """JUnit XML of a suite, as GitHub's and GitLab's test reports read it."""
 
 import re
-from itertools import zip_longest
 from pathlib import Path
 
 from junitparser import Attr, Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
 
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
-from runner.evaluation.outcome import Status
-from runner.evaluation.verdicts import ExpectationVerdict
 from runner.files import write_atomically
-from runner.reports.evidence import (
-    attempt_line,
-    evidence_line,
-    failure_lines,
-    headline_of,
-    latency_text,
-    process_end,
-    refused_line,
-    verdict_words,
-)
+from runner.reports.evidence import attempt_line, headline_of, run_lines, verdict_words
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 can't hold, not even escaped."""
@@ -125,45 +113,9 @@ def _case(result: SuiteResult, run: SuiteRun, folder: Path) -> TestCase:
         verdict = verdict_words(run.success, run.cause, run.failure)
         outcome = Error(_text(f"{verdict}: {headline}"), "Inconclusive")
     # GitLab shows the text and not the message.
-    outcome.text = _text("\n".join(_told(run, headline, folder)))
+    outcome.text = _text("\n".join(run_lines(run, folder)))
     case.append(outcome)
     return case
-
-
-def _told(run: SuiteRun, headline: str, folder: Path) -> list[str]:
-    failure = run.failure
-    lines = [headline]
-    if failure is not None:
-        lines += [f"    {line}" for line in failure_lines(failure)]
-    # A call that did not take place says nothing about what was expected of it.
-    for verdict in run.unmet if run.status is Status.COMPLETED else ():
-        if failure is None or (verdict.turn, verdict.expected) != (failure.turn, failure.expected):
-            lines += _expectation(verdict)
-    cause = "" if run.cause is None else f", cause: {run.cause.value}"
-    lines.append(f"ended: {run.ended_reason.value} after {run.duration_s:.1f} s{cause}")
-    if run.agent_exit_code is not None:
-        lines.append(f"the agent's process {process_end(run.agent_exit_code)}")
-    if run.agent_log is not None:
-        lines.append(f"what the agent printed: {folder / run.agent_log}")
-    if run.first_response_ms is not None:
-        lines.append(f"first response: {run.first_response_ms:.0f} ms")
-    if run.response_latencies_ms:
-        latencies = zip_longest(run.response_latencies_ms, run.response_uncertainties_ms)
-        lines.append("response latencies: " + ", ".join(latency_text(ms, sure_ms) for ms, sure_ms in latencies))
-    if (refused := refused_line(run.refused_latencies, len(run.response_latencies_ms))) is not None:
-        lines.append(refused)
-    lines += [f"warning: {warning}" for warning in run.warnings]
-    if run.folder is not None:
-        lines.append(f"run: {folder / run.folder}")
-    for attempt in run.earlier_attempts:
-        lines.append(attempt_line(attempt, None if attempt.folder is None else str(folder / attempt.folder)))
-    return lines
-
-
-def _expectation(verdict: ExpectationVerdict) -> list[str]:
-    kind = verdict.verdict.value.replace("_", " ")
-    lines = [f"{kind}: turn {verdict.turn + 1}: {verdict.expected}: {verdict.reason}"]
-    return [*lines, *(f"    {evidence_line(evidence)}" for evidence in verdict.evidence)]
 
 
 def _text(text: str) -> str:

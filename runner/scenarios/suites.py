@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -13,7 +13,7 @@ from bots.caller.script import Script
 from runner.scenarios.evals import load_file, scenario_named, split_spec
 from runner.scenarios.model import Scenario
 from runner.scenarios.nodes import Node, read_yaml
-from runner.scenarios.targets import AGENT_KEYS, Agent, AgentByCommand, Target, checked, read_secret
+from runner.scenarios.targets import AGENT_KEYS, Agent, AgentByCommand, GivenAgent, checked
 from runner.settings import Settings
 
 MAX_REPEAT = 1_000
@@ -124,7 +124,8 @@ def load_suite(
     """
     top = read_yaml(path).mapping(_SUITE_KEYS)
     agent = top["agent"].mapping(AGENT_KEYS)
-    reached = Target.read(agent, settings)
+    given_agent = GivenAgent.read(agent, settings, token)
+    reached = given_agent.target
     planned: list[PlannedRun] = []
     skipped: dict[tuple[Path, str], Scenario] = {}
     counts: dict[tuple[Path, str], int] = {}
@@ -175,14 +176,30 @@ def load_suite(
         name=top["name"].text(),
         path=path,
         agent=reached.agent,
-        token=token or agent.get("token", read_secret),
-        participant_name=agent.get("participant_name", lambda node: node.text()),
+        token=given_agent.token,
+        participant_name=given_agent.participant_name,
         concurrency=None if at_a_time == AUTO else at_a_time,
         runs=tuple(planned),
         skipped=tuple(skipped.values()),
         most_at_once=most or MAX_CONCURRENCY,
         retry_inconclusive=1 if retries is None else retries,
     )
+
+
+def load_agent(path: Path, settings: Settings, token: SecretStr | None = None) -> GivenAgent:
+    """Return the agent of a suite file, whatever scenarios it has.
+
+    Args:
+        path: The file.
+        settings: Give what the file does not say itself.
+        token: Goes along where the file names none.
+
+    Raises:
+        UsageError: Something in the file is wrong; names the line, and how to mend it.
+    """
+    top = read_yaml(path).mapping(_SUITE_KEYS)
+    given = GivenAgent.read(top["agent"].mapping(AGENT_KEYS), settings)
+    return replace(given, token=given.token or token)
 
 
 def _scenarios(node: Node, load: Callable[[Path], list[Scenario]]) -> list[Scenario]:

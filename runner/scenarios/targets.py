@@ -214,6 +214,46 @@ class Target:
         return value
 
 
+@dataclass(frozen=True)
+class GivenAgent:
+    """An agent, and what it is passed in every run that says nothing else.
+
+    Attributes:
+        target: The agent.
+        token: Goes along to the agent's side.
+        participant_name: The agent's user name in Daily rooms; None: as the settings have it.
+        data: Reaches the bot as its runner arguments' ``body``.
+        publish: The data message, if there is one.
+    """
+
+    target: Target
+    token: SecretStr | None = None
+    participant_name: str | None = None
+    data: dict[str, Any] | None = None
+    publish: Any = None
+
+    @classmethod
+    def read(cls, agent: Mapping, settings: Settings, token: SecretStr | None = None) -> "GivenAgent":
+        """Return the agent of a suite file.
+
+        Args:
+            agent: What the file says of it.
+            settings: Which hosts are Daily rooms besides ``*.daily.co``.
+            token: Takes the place of the one the file names.
+
+        Raises:
+            UsageError: Something about it is wrong; names the line.
+        """
+        target = Target.read(agent, settings)
+        return cls(
+            target,
+            token or agent.get("token", read_secret),
+            agent.get("participant_name", Node.text),
+            agent.get("data", target.data),
+            agent.get("publish", target.message),
+        )
+
+
 def _room(node: Node, settings: Settings) -> RoomKind:
     url = node.text()
     return checked(node, lambda: room_kind(url, settings.room.daily_domains))
