@@ -77,7 +77,7 @@ def _given(config: pytest.Config, settings: Settings) -> GivenAgent:
     if (url := config.getoption("agent_start_url")) is not None:
         check_start_url(url)
         return GivenAgent(Target(AgentToStart(url, None)), token)
-    return load_agent(Path(config.getoption("agent_suite")), settings, token)
+    return load_agent(Path(str(config.getoption("agent_suite"))), settings, token)
 
 
 def _number(given: Any) -> int:

@@ -1,13 +1,20 @@
-"""JUnit XML of a suite, as GitHub's and GitLab's test reports read it."""
+"""JUnit XML of a suite, as the test reports of GitHub, GitLab and Jenkins read it.
+
+It keeps to what they have in common: Jenkins' schema (junit-10.xsd of its xUnit plugin) knows no properties of a test
+case and no ``skipped`` of the whole; GitLab shows the text of an element and not its message, and links ``file`` and
+the first ``[[ATTACHMENT|path]]`` of a test case's ``system-out``.
+"""
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
-from junitparser import Attr, Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
+from junitparser import Attr, Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
+from runner.calls.recording import FILE_NAME as RECORDING
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
 from runner.files import write_atomically
-from runner.reports.evidence import attempt_line, headline_of, run_lines, verdict_words
+from runner.reports.evidence import headline_of, run_lines, verdict_words
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 can't hold, not even escaped."""
@@ -61,7 +68,9 @@ def junit_xml(result: SuiteResult, folder: Path) -> str:
     document = JUnitXml(_text(result.suite))
     document.add_testsuite(suite)
     document.update_statistics()
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + document.tostring().decode("utf-8") + "\n"
+    root = ElementTree.fromstring(document.tostring())  # noqa: S314 - our own
+    del root.attrib["skipped"]
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def _named_case(result: SuiteResult, run: SuiteRun | OpenRun | SkippedScenario) -> TestCase:
@@ -75,35 +84,32 @@ def _open_case(result: SuiteResult, run: OpenRun, *, first: bool) -> TestCase:
     if run.under_way:
         case.append(Error("under way when this was written", "Inconclusive"))
     elif result.stopped is not None:
-        case.append(Skipped(_text(f"not made: the suite was stopped ({result.stopped})")))
+        case.append(_skipped(f"not made: the suite was stopped ({result.stopped})"))
     elif first and not any(other.under_way for other in result.open):
         case.append(Error("about to be made when this was written", "Inconclusive"))
     else:
-        case.append(Skipped("not made yet when this was written"))
+        case.append(_skipped("not made yet when this was written"))
     return case
 
 
 def _skipped_case(result: SuiteResult, scenario: SkippedScenario) -> TestCase:
     case = _named_case(result, scenario)
-    case.append(Skipped(_text(f"can't be played in a room: {scenario.reason}")))
+    case.append(_skipped(f"can't be played in a room: {scenario.reason}"))
     return case
+
+
+def _skipped(reason: str) -> Skipped:
+    skipped = Skipped(_text(reason))
+    skipped.text = _text(reason)
+    return skipped
 
 
 def _case(result: SuiteResult, run: SuiteRun, folder: Path) -> TestCase:
     case = _named_case(result, run)
     case.time = run.duration_s
-    properties = Properties()
-    if run.folder is not None:
-        properties.add_property(Property("run_folder", _text(str(folder / run.folder))))
-    properties.add_property(Property("ended_reason", run.ended_reason.value))
-    if run.cause is not None:
-        properties.add_property(Property("cause", run.cause.value))
-    for attempt in run.earlier_attempts:
-        kept = None if attempt.folder is None else str(folder / attempt.folder)
-        properties.add_property(Property("earlier_attempt", _text(attempt_line(attempt, kept))))
-    for warning in run.warnings:
-        properties.add_property(Property("warning", _text(warning)))
-    case.append(properties)
+    out = _system_out(run, folder)
+    if out:
+        case.system_out = _text(out)
     if run.success:
         return case
     headline = headline_of(run.failure, run.detail, run.ended_reason)
@@ -116,6 +122,20 @@ def _case(result: SuiteResult, run: SuiteRun, folder: Path) -> TestCase:
     outcome.text = _text("\n".join(run_lines(run, folder)))
     case.append(outcome)
     return case
+
+
+def _system_out(run: SuiteRun, folder: Path) -> str:
+    """Return what there is to know of a run that passed, and the recording of one that did not."""
+    if run.success:
+        # Words of others attach nothing.
+        return "\n".join(run_lines(run, folder)[1:]).replace("[[", "[ [")
+    recording = None if run.folder is None else folder / run.folder / RECORDING
+    if recording is None or not recording.is_file():
+        return ""
+    if recording.is_absolute() and recording.is_relative_to(Path.cwd()):
+        # GitLab reads it relative to the project.
+        recording = recording.relative_to(Path.cwd())
+    return f"[[ATTACHMENT|{recording}]]"
 
 
 def _text(text: str) -> str:
