@@ -330,7 +330,9 @@ class SuiteRunner:
                     await self._bound(agent.log)
                     if planned.agent is not None:
                         await agent.become(planned.agent.command, planned.agent.env, planned.agent.folder)
-                if not self._is_over:
+                if self._is_over:
+                    self._waiting.appendleft(planned)
+                else:
                     await self._run(planned, agent, live)
                 del self._live[planned.index]
                 self._wake()
@@ -503,7 +505,8 @@ class SuiteRunner:
     def _result(self) -> SuiteResult:
         runs = self.suite.runs
         # After the first failure nothing was stopped if there was nothing left to begin.
-        left = any(run.index not in self._results and run.index not in self._live for run in runs)
+        begun = self._results.keys() | self._live.keys()
+        left = bool(self._waiting) or any(run.index not in begun for run in runs)
         failed_fast = self._stopped is None and self._failed_fast is not None and left
         stopped = self._failed_fast if failed_fast else self._stopped
         return SuiteResult(

@@ -47,10 +47,10 @@ def suite_markdown(result: SuiteResult, folder: Path) -> str:
         folder: The suite's folder, which the runs' folders are shown below.
     """
     totals = result.totals
-    counts = [f"{totals.passed} of {totals.runs} runs passed", f"{totals.failed} failed"]
-    counts += [f"{totals.inconclusive} inconclusive"]
-    counts += [f"{totals.open} not made"] if totals.open else []
-    counts += [f"{totals.skipped} scenarios skipped"] if totals.skipped else []
+    counts = [f"passed: {totals.passed} of {totals.runs}", f"failed: {totals.failed}"]
+    counts += [f"inconclusive: {totals.inconclusive}"]
+    counts += [f"not made: {totals.open}"] if totals.open else []
+    counts += [f"skipped scenarios: {totals.skipped}"] if totals.skipped else []
     verdict = _VERDICTS.get(result.exit_code, "⚠️ inconclusive")
     blocks = [f"<h3>{verdict}: {_code(result.suite)}</h3>", f"<p>{', '.join(counts)}.</p>"]
     if result.stopped is not None:
@@ -73,7 +73,7 @@ def _that_fit(blocks: Sequence[str], characters: int) -> list[str]:
             left = len(blocks) - len(fitting)
             return [
                 *fitting,
-                f"<p>{left} more parts of this summary don't fit here; the suite's folder has them.</p>",
+                f"<p>More does not fit here ({left} left out); the suite's folder has all of it.</p>",
             ]
         fitting.append(block)
     return fitting

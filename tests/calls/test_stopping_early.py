@@ -7,12 +7,22 @@ from typing import Any
 import anyio
 import pytest
 
-from bots.timeline import EndedReason
+from bots.timeline import EndedReason, HarnessStalled
 from runner.calls.last_failed import NothingFailed, select_last_failed
 from runner.calls.suite_file import SuiteResult, read_suite
 from runner.errors import UsageError
 from runner.scenarios.suites import Suite
-from tests.calls.test_suite import AT_URL, StubCall, StubCalls, fails, loses_the_network, names_of, passes, runner
+from tests.calls.test_suite import (
+    AT_URL,
+    StubCall,
+    StubCalls,
+    Watcher,
+    fails,
+    loses_the_network,
+    names_of,
+    passes,
+    runner,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +83,29 @@ async def test_nothing_is_made_again_after_the_first_failure(tmp_path: Path) -> 
     calls = StubCalls(a=lost_later, b=fails_first)
     await runner(tmp_path, calls, "abc", more=TWO, fail_fast=True).make()
     assert sorted(call.name for call in calls.made) == ["a", "b"]
+
+
+async def test_a_run_that_waited_to_be_made_again_is_left(tmp_path: Path) -> None:
+    watcher = Watcher()
+    both = anyio.Event()
+
+    async def fails_later(call: StubCall) -> tuple[EndedReason, bool]:
+        both.set()
+        while not any(line.startswith("repeats all/b") for line in watcher.seen):
+            await anyio.sleep(0.005)
+        return await fails(call)
+
+    async def lost_first(call: StubCall) -> tuple[EndedReason, bool]:
+        await both.wait()
+        call.watcher.fact(HarnessStalled(at_ns=6, duration_ms=300))
+        return await loses_the_network(call)
+
+    calls = StubCalls(a=fails_later, b=lost_first)
+    result = await runner(tmp_path, calls, "ab", more=TWO, fail_fast=True, watcher=watcher).make()
+    assert sorted(call.name for call in calls.made) == ["a", "b"]
+    assert [(run.title, run.success) for run in result.runs] == [("all/a", False), ("all/b", None)]
+    assert (result.finished, result.failed_fast, result.exit_code) == (False, True, 1)
+    assert result.stopped == "the agent failed in all/a, the first failure"
 
 
 async def test_whoever_stops_it_after_a_failure_has_stopped_it(tmp_path: Path) -> None:

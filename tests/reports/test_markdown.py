@@ -37,7 +37,7 @@ def text_of(markdown: str) -> str:
 def test_it_has_verdict_table_and_what_did_not_pass() -> None:
     told = suite_markdown(suite(run(), HEARD, UNDECIDED, left=(OPEN,), stopped="stopped by SIGINT"), FOLDER)
     assert told.startswith("<h3>⚠️ inconclusive: <code>night</code></h3>")
-    assert "<p>1 of 4 runs passed, 1 failed, 1 inconclusive, 1 not made.</p>" in told
+    assert "<p>passed: 1 of 4, failed: 1, inconclusive: 1, not made: 1.</p>" in told
     assert (
         "<tr><td><code>booking/four</code></td><td>1</td><td>1</td><td>1</td><td>0</td><td>922 ms</td></tr>" in told
     )
@@ -60,7 +60,7 @@ def test_the_verdict_comes_first(runs: list, verdict: str) -> None:
 def test_a_scenario_that_can_t_be_played_is_told() -> None:
     skipped = SkippedScenario(scenario="b", file="b.yaml", reason="a simulation (persona:)")
     told = suite_markdown(suite(run(), skipped=[skipped]), FOLDER)
-    assert "1 scenarios skipped" in told and "skipped: <code>a simulation (persona:)</code>" in told
+    assert "skipped scenarios: 1" in told and "skipped: <code>a simulation (persona:)</code>" in told
 
 
 HOSTILE = (
@@ -97,7 +97,7 @@ def test_it_fits_into_a_comment() -> None:
     many = [HEARD.model_copy(update={"scenario": f"s{number}", "detail": "x" * 2_000}) for number in range(1_500)]
     told = suite_markdown(suite(*many), FOLDER)
     assert len(told) <= MAX_CHARACTERS
-    assert re.search(r"<p>\d+ more parts of this summary don't fit here", told)
+    assert re.search(r"<p>More does not fit here \(\d{4} left out\)", told)
     assert told.endswith(f"<p>Everything is in <code>{FOLDER}</code>.</p>\n")
 
 
