@@ -6,11 +6,14 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 from junitparser import Failure, JUnitXml
 
 from runner.calls.run_file import read_run
 from runner.calls.suite_file import read_suite
+from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.webrtc, pytest.mark.timeout(900)]
 
@@ -28,12 +31,10 @@ def project(tmp_path: Path) -> Path:
         (voice / path.name).write_bytes(path.read_bytes())
     (tmp_path / "tests" / "test_own.py").write_text("def test_own(): ...\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
-    for name, fault in (("good", "{}"), ("slow", "{ restaurant: { fault: slow } }")):
-        (tmp_path / f"{name}.yaml").write_text(
-            f"name: {name}\nagent:\n"
-            '  command: ["{python}", -P, -m, bots.agents.restaurant, -t, webrtc, --port, "{port}"]\n'
-            f"  data: {fault}\n"
-        )
+    (tmp_path / "slow.yaml").write_text(
+        "name: slow\nagent:\n"
+        '  command: ["{python}", -P, -m, bots.agents.restaurant, -t, webrtc, --port, "{port}", --fault, slow]\n'
+    )
     return tmp_path
 
 
@@ -45,8 +46,13 @@ def run_pytest(project: Path, *options: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=850, check=False)
 
 
-def test_the_example_scenarios_pass(project: Path) -> None:
-    done = run_pytest(project, "--agent-suite", "good.yaml", "--junit-xml", "junit.xml", "-n", "2")
+@pytest.mark.anyio
+async def test_the_example_scenarios_pass(project: Path) -> None:
+    port = free_port()
+    async with local_agent(reference_agent_command("restaurant", port), port) as url:
+        done = await anyio.to_thread.run_sync(
+            run_pytest, project, "--agent-url", url, "--junit-xml", "junit.xml", "-n", "2"
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     cases = [case for suite in JUnitXml.fromfile(str(project / "junit.xml")) for case in suite]
     runs = [run for folder in (project / "runs").glob("pytest-*") for run in read_suite(folder).runs]
