@@ -18,7 +18,7 @@ PAGES = [PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.
 BESIDE_WHAT_THEY_DESCRIBE = [PROJECT / "deploy" / "README.md", PROJECT / "benchmarks" / "README.md"]
 
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
-_TITLE = re.compile(r"# (\S+\.yaml)\n")
+_TITLE = re.compile(r"# (\S+\.ya?ml)\n")
 _PLACEHOLDERS = (("git+<address of this repository>", "git+https://example.com/repository"), ("<id>", "PLACEHOLDER"))
 _REDIRECTION = re.compile(r"\s\d?>>?\s*(?:&\d|\S+)")
 _TIMES_OF_CRON = 5
@@ -116,5 +116,8 @@ def commands() -> list[tuple[str, list[str]]]:
         whole: Any = yaml.safe_load(block.text)
         for job in whole.get("jobs", {}).values():
             steps = [step["run"] for step in job["steps"] if "run" in step]
+            found += [(str(block), words) for step in steps for words in commands_of(step)]
+        if block.title == ".gitlab-ci.yml":
+            steps = [step for job in whole.values() for step in job["script"]]
             found += [(str(block), words) for step in steps for words in commands_of(step)]
     return found

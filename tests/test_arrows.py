@@ -71,6 +71,8 @@ LAYERS: dict[str, set[str]] = {
     },
     # One process that is all of a server: the API, the record, and the workers beside it.
     "runner.server": {"runner.api", "runner.dispatch", "runner.records", "runner.worker"},
+    # Another way to start calls, beside the command line: it takes a token as that does.
+    "runner.pytest_plugin": {"runner.calls", "runner.cli", "runner.reports", "runner.rooms", "runner.scenarios"},
     "runner.cli": {
         EVALUATION,
         "runner.calls",

@@ -154,3 +154,42 @@ def test_without_a_token_in_the_file_ours_is_sent(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SCENARIO_RUNNER_TOKEN", "ours")
     run("suite.yaml")
     assert tokens == [None, "ours"]
+
+
+def test_scenarios_are_chosen_by_name_or_tag(folder: Path) -> None:
+    (folder / "listen.yaml").write_text(
+        "name: all\nscenarios:\n  - { name: a, tags: [smoke], turns: [{ expect: [{ event: response }] }] }\n"
+        "  - { name: b, turns: [{ expect: [{ event: response }] }] }\n"
+    )
+    result = run("suite.yaml", "-k", "smoke and not b", "--out", "out")
+    told = json.loads((folder / "out" / "suite.json").read_text())
+    assert [r["scenario"] for r in told["runs"]] == ["all/a"]
+    assert "1 run," in result.stdout
+    refused = run("suite.yaml", "-k", "(a", "--out", "other")
+    assert (refused.exit_code, refused.stderr) == (2, "error: -k: ends where ) is expected\n")
+    assert not (folder / "other").exists()
+
+
+def test_the_last_failed_are_run_and_there_may_be_none(folder: Path) -> None:
+    none = run("suite.yaml", "--last-failed")
+    assert none.exit_code == 2
+    assert none.stderr == "error: --last-failed: no earlier run of suite.yaml in runs; run it once without\n"
+    assert run("suite.yaml", "--repeat", "2", "--out", "results/one").exit_code == 2
+    again = run("suite.yaml", "--repeat", "3", "--last-failed", "--out", "results/two")
+    assert "2 runs," in again.stdout and "listen #3" not in again.stdout
+    two = folder / "results" / "two" / "suite.json"
+    told = json.loads(two.read_text())
+    for done in told["runs"]:
+        done["success"] = True
+    two.write_text(json.dumps(told))
+    passed = run("suite.yaml", "--last-failed", "--out", "results/three")
+    assert passed.exit_code == 0
+    assert passed.stdout == f"nothing to run: every run in {folder / 'results' / 'two'} passed\n"
+
+
+def test_a_markdown_summary_is_written(folder: Path) -> None:
+    (folder / "summary.md").write_text("of another step\n")
+    assert run("suite.yaml", "--out", "out", "--markdown", "summary.md").exit_code == 2
+    summary = (folder / "summary.md").read_text()
+    assert summary.startswith("<h3>⚠️ inconclusive: <code>night</code></h3>")
+    assert "room-unreachable" in summary or "no answer" in summary

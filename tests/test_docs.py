@@ -1,9 +1,11 @@
 """What the documentation shows is so: commands, files, settings and links are held against the program."""
 
+import inspect
 import json
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,12 +23,13 @@ from typer.main import get_command
 from bots.agents.backgrounds import BackgroundName
 from bots.agents.faults import FAULTS
 from bots.timeline import EndedReason
+from runner import pytest_plugin
 from runner.api.metrics import Metrics
 from runner.cli import main
 from runner.cli.agent import AGENT_NAMES
 from runner.cli.options import TOKEN_VARIABLE
 from runner.scenarios.evals import load_file, load_scenario
-from runner.scenarios.suites import load_suite
+from runner.scenarios.manifest import load_suite_or_manifest
 from runner.settings import ENV_PREFIX, FILE_VARIABLE, Settings, load_settings
 from tests.command_line import check_command, check_variable, options_of
 from tests.documentation import (
@@ -77,6 +80,9 @@ def folder(bare_folder: Path) -> Path:
             path = bare_folder / block.title
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text)
+            for bot in yaml.safe_load(block.text).get("suite", []):
+                (path.parent / bot["bot"]).touch()
+                shutil.copytree(bare_folder / "config" / "scenarios", path.parent / "scenarios", dirs_exist_ok=True)
     return bare_folder
 
 
@@ -85,17 +91,36 @@ def test_every_block_is_in_a_language_that_is_checked() -> None:
 
 
 @each("yaml")
-def test_a_yaml_block_is_what_it_looks_like(block: Block, folder: Path) -> None:
+def test_a_yaml_block_is_what_it_looks_like(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole: Any = yaml.safe_load(block.text)
     if "jobs" in whole:
-        assert all({"uses", "run"} & set(step) for job in whole["jobs"].values() for step in job["steps"])
+        assert problems_of_workflow(block.text) == ""
         return
+    if block.title == ".gitlab-ci.yml":
+        assert all({"script"} <= set(job) for job in whole.values())
+        return
+    for variable in re.findall(r"\benv:(\w+)", block.text):
+        monkeypatch.setenv(variable, "a token")
     path = folder / (block.title or f"config/{'suites' if 'agent' in whole else 'scenarios'}/shown.yaml")
     path.write_text(block.text)
-    if "agent" in whole:
-        assert load_suite(path, Settings()).runs
+    if {"agent", "suite"} & set(whole):
+        assert load_suite_or_manifest(path, Settings()).runs
     else:
         assert [scenario.playable() for scenario in load_file(path, Settings())]
+
+
+def problems_of_workflow(text: str) -> str:
+    # Its checks of shell commands need another program; these commands are checked as all others are.
+    command = [Path(sys.executable).parent / "actionlint", "-no-color", "-shellcheck=", "-pyflakes=", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
+def test_the_workflow_to_copy_is_the_one_shown() -> None:
+    copied = (PROJECT / "config" / "ci" / "github.yml").read_text()
+    assert copied in [block.text for block in blocks("yaml")]
+    assert 'undefined function "alwas"' in problems_of_workflow(copied.replace("if: always()", "if: alwas()"))
 
 
 @each("toml")
@@ -157,7 +182,7 @@ def check_ours(arguments: list[str]) -> None:
         case "call":
             load_scenario(given["spec"], Settings()).playable()
         case "run":
-            load_suite(Path(arguments[1]), Settings())
+            load_suite_or_manifest(Path(arguments[1]), Settings())
 
 
 def check_make(arguments: list[str]) -> None:
@@ -215,7 +240,7 @@ CHECKS = {
 @each_page
 def test_commands_and_options_within_the_text_exist(page: Path) -> None:
     every = options_of()
-    known = set().union(*every.values()) | FOR_AGENTS | OF_INSTALLERS
+    known = set().union(*every.values()) | FOR_AGENTS | OF_INSTALLERS | options_of_plugin()
     for text in quoted(page):
         program, *words = text.split()
         program = Path(program).name
@@ -230,6 +255,15 @@ def test_commands_and_options_within_the_text_exist(page: Path) -> None:
             check_benchmark(program, given)
         elif text.startswith("--"):
             assert {program} | given <= known | benchmark_options(page), text
+
+
+def options_of_plugin() -> set[str]:
+    return set(re.findall(r'"(--[\w-]+)"', inspect.getsource(pytest_plugin.pytest_addoption)))
+
+
+def test_every_option_of_the_plugin_is_explained() -> None:
+    explained = {word for text in quoted(PAGES_BY_NAME["docs/pytest.md"]) for word in text.split()}
+    assert options_of_plugin() and options_of_plugin() <= explained
 
 
 def benchmark_options(page: Path) -> set[str]:

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from runner.cli.init import init
 from runner.scenarios.evals import load_file
 from runner.scenarios.first_files import GITHUB, GITLAB, SCENARIO, SUITE, first_files, look_at
-from runner.scenarios.suites import AgentAtUrl, AgentByCommand, load_suite
+from runner.scenarios.suites import load_suite
+from runner.scenarios.targets import AgentAtUrl, AgentByCommand
 from runner.settings import Settings
 
 BOT = """

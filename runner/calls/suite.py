@@ -5,13 +5,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import anyio
 import anyio.to_thread
-import httpx
 from loguru import logger
 
 from bots.caller.speech.settings import SECRET_NAME
@@ -39,14 +38,15 @@ from runner.calls.suite_file import (
     in_one_line,
     write_suite,
 )
+from runner.calls.suite_room import SuiteRooms
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause, ExpectationVerdict
 from runner.files import keep_end
-from runner.rooms.open import RoomAddress
-from runner.scenarios.suites import AgentAtUrl, AgentByCommand, AgentToStart, PlannedRun, Suite
+from runner.scenarios.suites import PlannedRun, Suite
+from runner.scenarios.targets import AgentByCommand
 from runner.sessions.local_agent import LastingAgent
-from runner.sessions.pipecat_runner import StartedDailySession, start_session
+from runner.sessions.start import Session
 from runner.settings import Settings
 
 MAX_LOG_BYTES = 10_000_000
@@ -123,6 +123,7 @@ class _Live:
 
     Attributes:
         runner: Whose run it is.
+        slot: Which of the runs at a time it is, from 1.
         scope: What prepares it.
         began_s: When it began, on the monotonic clock.
         call: Its call; this watches it.
@@ -130,6 +131,7 @@ class _Live:
     """
 
     runner: "SuiteRunner"
+    slot: int
     scope: anyio.CancelScope
     began_s: float
     call: LiveCall | None = None
@@ -160,6 +162,7 @@ class SuiteRunner:
         settings: How to make the calls.
         folder: Where ``suite.json`` and a folder for each run go; is made if it is not there.
         allow_unjudged: Let runs pass whose only problem is inconclusive expectations.
+        fail_fast: Begin no more runs once the agent failed in one; those under way go on to their end.
         watcher: Watches the runs.
         keep: Is called with the suite's result as it stands, before anything is written and then whenever
             ``suite.json`` was; in a worker thread, never twice at a time. May raise :class:`OSError`.
@@ -172,6 +175,7 @@ class SuiteRunner:
     settings: Settings
     folder: Path
     allow_unjudged: bool = False
+    fail_fast: bool = False
     watcher: SuiteWatcher | None = None
     keep: Callable[[SuiteResult], None] | None = None
     make_call: CallMaker = Call
@@ -189,6 +193,7 @@ class SuiteRunner:
         self._preparing = anyio.CancelScope()
         self._writing = anyio.Lock()
         self._stopped: str | None = None
+        self._failed_fast: str | None = None
         self._started_at = utc_now()
 
     @property
@@ -202,12 +207,13 @@ class SuiteRunner:
         """Make all runs, and return what became of them. After each, it is on disk.
 
         Raises:
-            UsageError: The folder holds a suite already or can't be written, or a caller's line can't be spoken;
-                nothing was called.
+            UsageError: The folder holds a suite already or can't be written, a caller's line can't be spoken, or a
+                key is missing; nothing was called.
             MissingExtra: The caller's speech needs an optional package; nothing was called.
             RunnerError: All runs were made, and what became of them is not on disk, or not all of it.
         """
         self._started_at = utc_now()
+        SuiteRooms(self.suite, self.settings).check()
         try:
             if (self.folder / FILE_NAME).exists():
                 raise UsageError(f"{self.folder}: holds a suite's results already; name another folder")
@@ -281,15 +287,32 @@ class SuiteRunner:
 
     async def _turn_of(self, slot: int) -> bool:
         """Wait until a slot may make a run; return whether there is one left for it."""
-        while self._stopped is None and (self._waiting or self._live):
+        while not self._is_over and (self._waiting or self._live):
             if self._has_a_run_for(slot):
                 return True
             # A run under way may have to be made again, and the number that is allowed may go up.
             await self._limit_moved.wait()
         return False
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether no more runs are begun."""
+        return self._stopped is not None or self._failed_fast is not None
+
     def _has_a_run_for(self, slot: int) -> bool:
-        return bool(self._waiting) and slot <= self._limit.allowed
+        return slot <= self._limit.allowed and any(map(self._may_begin, self._waiting))
+
+    def _may_begin(self, planned: PlannedRun) -> bool:
+        """Whether its group has room for one more run."""
+        if planned.at_a_time is None:
+            return True
+        live = sum(self.suite.runs[index].group == planned.group for index in self._live)
+        return live < planned.at_a_time
+
+    def _take(self) -> PlannedRun:
+        planned = next(filter(self._may_begin, self._waiting))
+        self._waiting.remove(planned)
+        return planned
 
     # The runs.
 
@@ -299,13 +322,17 @@ class SuiteRunner:
             if agent is not None:
                 tasks.start_soon(agent.watch)
             while await self._turn_of(slot):
-                planned = self._waiting.popleft()
-                self._live[planned.index] = live = _Live(self, anyio.CancelScope(), time.monotonic())
+                planned = self._take()
+                self._live[planned.index] = live = _Live(self, slot, anyio.CancelScope(), time.monotonic())
                 # What came before is on disk, and that this one is under way, should it be the last that is made.
                 await self._record()
                 if agent is not None:
                     await self._bound(agent.log)
-                if self._stopped is None:
+                    if planned.agent is not None:
+                        await agent.become(planned.agent.command, planned.agent.env, planned.agent.folder)
+                if self._is_over:
+                    self._waiting.appendleft(planned)
+                else:
                     await self._run(planned, agent, live)
                 del self._live[planned.index]
                 self._wake()
@@ -315,8 +342,8 @@ class SuiteRunner:
 
     def _agent(self, slot: int) -> AbstractAsyncContextManager[LastingAgent | None]:
         match self.suite.agent:
-            case AgentByCommand(command, env):
-                return LastingAgent(command, env, self.folder / f"agent-{slot}.log")
+            case AgentByCommand(command, env, folder):
+                return LastingAgent(command, env, self.folder / f"agent-{slot}.log", folder)
             case _:
                 return nullcontext()
 
@@ -333,6 +360,9 @@ class SuiteRunner:
             self._results[planned.index] = result
             if self._repeated(planned, result, live):
                 return
+            if self.fail_fast and result.success is False and self._failed_fast is None:
+                self._failed_fast = f"the agent failed in {planned.title}, the first failure"
+                self._wake()
         if self.watcher is not None:
             self.watcher.ended(planned, result)
 
@@ -345,7 +375,7 @@ class SuiteRunner:
             if self._limit.spoilt(now_s, live.began_s, len(self._live)) or self._limit.warning != warned:
                 self._limited()
         # Without a call there was something that is the same the next time.
-        if reason is None or result.folder is None or self._stopped is not None:
+        if reason is None or result.folder is None or self._is_over:
             return False
         self._repeats_left.setdefault(planned.index, self.suite.retry_inconclusive)
         if self._repeats_left[planned.index] == 0:
@@ -397,24 +427,29 @@ class SuiteRunner:
 
     async def _call(self, planned: PlannedRun, agent: LastingAgent | None, live: _Live) -> SuiteRun:
         starts = 0 if agent is None else agent.starts
-        result = await self._call_at(await self._address(planned, agent), planned, agent, live)
+        result = await self._call_once(planned, agent, live)
         reached = result.ended_reason not in _NOT_REACHED
         if agent is None or agent.starts > starts or reached or await agent.is_alive():
             return result
         reason = "the agent had died of the run before"
         logger.warning("{}: {}; made again with a new one", planned.title, reason)
         live.call, live.found_dead = None, earlier_attempt(result, reason, folder=result.folder)
-        return await self._call_at(await self._address(planned, agent), planned, agent, live)
+        return await self._call_once(planned, agent, live)
 
-    async def _call_at(
-        self, address: RoomAddress, planned: PlannedRun, agent: LastingAgent | None, live: _Live
+    async def _call_once(self, planned: PlannedRun, agent: LastingAgent | None, live: _Live) -> SuiteRun:
+        async with SuiteRooms(self.suite, self.settings).room_for(planned, live.slot, agent) as session:
+            return await self._call_in(session, planned, agent, live)
+
+    async def _call_in(
+        self, session: Session, planned: PlannedRun, agent: LastingAgent | None, live: _Live
     ) -> SuiteRun:
         request = CallRequest(
             script=planned.script,
-            address=address,
+            address=session.address,
             data_message=None if planned.publish is None else DataMessage(planned.publish),
             allow_unjudged=self.allow_unjudged,
             notes=planned.scenario.notes,
+            session_end_state=session.end_state,
         )
         run_id = new_run_id()
         folder = self.folder / run_id
@@ -465,34 +500,22 @@ class SuiteRunner:
             warning = f"the agent's process ended, which the verdict does not know of: {error}"
             return run.model_copy(update={"warnings": [*run.warnings, warning]})
 
-    async def _address(self, planned: PlannedRun, agent: LastingAgent | None) -> RoomAddress:
-        address = await self._room(planned, agent)
-        return replace(address, participant_name=self.suite.participant_name)
-
-    async def _room(self, planned: PlannedRun, agent: LastingAgent | None) -> RoomAddress:
-        token = self.suite.token
-        match self.suite.agent:
-            case AgentAtUrl(url):
-                return RoomAddress(url, token, planned.data)
-            case AgentToStart(start_url, kind):
-                async with httpx.AsyncClient() as http:
-                    session = await start_session(http, start_url, token, kind=kind, body=planned.data)
-                if isinstance(session, StartedDailySession):
-                    return RoomAddress(session.room_url, session.token)
-                return RoomAddress(session.offer_url, token, ice_servers=tuple(session.ice_servers))
-            case AgentByCommand():
-                return RoomAddress(await _local_address(agent), token, planned.data)
-
     # The results.
 
     def _result(self) -> SuiteResult:
         runs = self.suite.runs
+        # After the first failure nothing was stopped if there was nothing left to begin.
+        begun = self._results.keys() | self._live.keys()
+        left = bool(self._waiting) or any(run.index not in begun for run in runs)
+        failed_fast = self._stopped is None and self._failed_fast is not None and left
+        stopped = self._failed_fast if failed_fast else self._stopped
         return SuiteResult(
             suite=self.suite.name,
             file=_shown(self.suite.path),
             started_at=self._started_at,
-            finished=not (self._waiting or self._live) and self._stopped is None,
-            stopped=self._stopped,
+            finished=not (self._waiting or self._live) and stopped is None,
+            stopped=stopped,
+            failed_fast=failed_fast,
             allow_unjudged=self.allow_unjudged,
             runs=[self._results[run.index] for run in runs if run.index in self._results],
             open=[
@@ -509,7 +532,7 @@ class SuiteRunner:
                 SkippedScenario(scenario=skipped.name, file=_shown(skipped.path), reason=skipped.refusal or "")
                 for skipped in self.suite.skipped
             ],
-            warnings=[] if self._limit.warning is None else [self._limit.warning],
+            warnings=[*self.suite.notes, *([] if self._limit.warning is None else [self._limit.warning])],
         )
 
     async def _record(self) -> OSError | None:
@@ -541,16 +564,6 @@ class SuiteRunner:
             await anyio.to_thread.run_sync(keep_end, log, MAX_LOG_BYTES)
         except OSError as error:
             logger.warning("{}: can't be shortened ({})", log, error.strerror)
-
-
-async def _local_address(agent: LastingAgent | None) -> str:
-    if agent is None:
-        raise RunnerError("there is no command to start the agent")
-    try:
-        return await agent.address()
-    except RunnerError as error:
-        # Without the end of what it printed, which is no single line.
-        raise RoomError(EndedReason.ROOM_UNREACHABLE, str(error).partition("\n")[0]) from error
 
 
 def _suite_run(run: Run, planned: PlannedRun, *, folder: str) -> SuiteRun:

@@ -181,6 +181,7 @@ class SuiteResult(BaseModel):
         finished: Whether every run has a result; false while the suite is under way, and for good where it was
             stopped or killed.
         stopped: Why it was stopped before its end, if it was.
+        failed_fast: Whether it was stopped by the agent's first failure, as it was asked to be.
         allow_unjudged: Whether runs passed whose only problem was inconclusive expectations.
         runs: The runs that have a result, in the suite's order.
         open: The runs that have none, in the suite's order.
@@ -196,6 +197,7 @@ class SuiteResult(BaseModel):
     started_at: str
     finished: bool
     stopped: str | None = None
+    failed_fast: bool = False
     allow_unjudged: bool = False
     runs: list[SuiteRun]
     open: list[OpenRun]
@@ -218,8 +220,8 @@ class SuiteResult(BaseModel):
     @computed_field
     @property
     def exit_code(self) -> int:
-        """0 every run passed, 1 the agent failed in one, 2 anything else: also a suite that was stopped."""
-        if self.stopped is None and any(run.success is False for run in self.runs):
+        """0 every run passed, 1 the agent failed in one, 2 anything else: also a suite that somebody stopped."""
+        if (self.stopped is None or self.failed_fast) and any(run.success is False for run in self.runs):
             return 1
         return 0 if self.finished and all(run.success for run in self.runs) else 2
 

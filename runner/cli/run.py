@@ -1,5 +1,6 @@
 """The command that runs a suite."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -30,7 +31,15 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 5),
     help="How often a run is made again that our own side or the network spoilt, whatever the file says.",
 )
+@click.option(
+    "-k", "expression", metavar="EXPR", help="Run the scenarios that match: words of names or tags, and/or/not."
+)
+@click.option("--last-failed", is_flag=True, help="Run what did not pass the last time.")
+@click.option("--fail-fast", is_flag=True, help="Start no more runs once the agent failed in one.")
 @click.option("--junit", type=PATH, metavar="FILE", help="Write JUnit XML, after every run.")
+@click.option(
+    "--markdown", type=PATH, metavar="FILE", help="Write a summary for a pull request or $GITHUB_STEP_SUMMARY."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print suite.json alone on standard output.")
 @click.option("--out", type=PATH, help="Folder for the suite (default: runs/suite-<id>).")
 @click.option(
@@ -45,7 +54,11 @@ def run_suite(
     repeat: int | None,
     concurrency: "int | Literal['auto'] | None",
     retry_inconclusive: int | None,
+    expression: str | None,
+    last_failed: bool,
+    fail_fast: bool,
     junit: Path | None,
+    markdown: Path | None,
     as_json: bool,
     out: Path | None,
     token: str | None,
@@ -53,16 +66,17 @@ def run_suite(
     config: Path | None,
     verbose: int,
 ) -> None:
-    """Run every scenario of a suite, with a fresh session for each run.
+    """Run every scenario of a suite, or of a manifest of Pipecat Evals, with a fresh session for each run.
 
     Exit codes: 0 every run passed, 1 the agent failed in one, 2 anything else.
     """
+    beside = [] if out is None else [out.absolute().parent]
 
     async def run() -> int:
         settings = load_logging_settings(config, verbose)
-        from runner.scenarios.suites import load_suite
+        from runner.scenarios.manifest import load_suite_or_manifest
 
-        suite = load_suite(
+        suite = load_suite_or_manifest(
             suite_file,
             settings,
             token=None if token is None else read_token(token),
@@ -74,16 +88,55 @@ def run_suite(
             suite = replace(suite, token=read_token(None))
         from runner.calls.request import new_run_id
 
-        folder = out or settings.runs_dir / f"suite-{new_run_id()}"
+        runs_dir = suite.runs_dir or settings.runs_dir
+        chosen = _chosen(suite, expression, [runs_dir, *beside] if last_failed else [])
+        if isinstance(chosen, str):
+            click.echo(chosen, err=as_json)
+            return 0
+        folder = out or runs_dir / f"suite-{new_run_id()}"
         return await _run_suite(
-            suite, settings, folder=folder, junit=junit, as_json=as_json, allow_unjudged=allow_unjudged
+            chosen,
+            settings,
+            folder=folder,
+            junit=junit,
+            markdown=markdown,
+            as_json=as_json,
+            allow_unjudged=allow_unjudged,
+            fail_fast=fail_fast,
         )
 
     run_command(run, verbose=verbose)
 
 
+def _chosen(suite: "Suite", expression: str | None, last_run_in: Sequence[Path]) -> "Suite | str":
+    """Return a suite with the runs that were asked for, or why there are none.
+
+    Args:
+        suite: The suite.
+        expression: What its scenarios must match; None: all do.
+        last_run_in: Where to look for what did not pass the last time; empty: that does not matter.
+    """
+    from runner.calls.last_failed import NothingFailed, select_last_failed
+    from runner.scenarios.selection import select_scenarios
+
+    if last_run_in:
+        try:
+            suite = select_last_failed(suite, last_run_in)
+        except NothingFailed as nothing:
+            return str(nothing)
+    return suite if expression is None else select_scenarios(suite, expression)
+
+
 async def _run_suite(
-    suite: "Suite", settings: "Settings", *, folder: Path, junit: Path | None, as_json: bool, allow_unjudged: bool
+    suite: "Suite",
+    settings: "Settings",
+    *,
+    folder: Path,
+    junit: Path | None,
+    markdown: Path | None,
+    as_json: bool,
+    allow_unjudged: bool,
+    fail_fast: bool,
 ) -> int:
     """Run a suite, showing it, and return its exit code."""
     from runner.calls.suite import SuiteRunner
@@ -91,14 +144,17 @@ async def _run_suite(
     from runner.cli.interruption import ending_in_good_order
     from runner.reports.console import make_console
     from runner.reports.junit import write_junit
+    from runner.reports.markdown import write_markdown
     from runner.reports.suite import SuiteReport, print_suite
 
     def keep(result: "SuiteResult") -> None:
         if junit is not None:
             write_junit(junit, result, folder)
+        if markdown is not None:
+            write_markdown(markdown, result, folder)
 
     console = make_console(stderr=as_json)
-    runner = SuiteRunner(suite, settings, folder, allow_unjudged=allow_unjudged, keep=keep)
+    runner = SuiteRunner(suite, settings, folder, allow_unjudged=allow_unjudged, fail_fast=fail_fast, keep=keep)
     with SuiteReport(console, suite, most_at_once=runner.most_at_once) as report:
         runner.watcher = report
         with ending_in_good_order(runner):

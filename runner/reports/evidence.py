@@ -3,11 +3,14 @@
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
 
 from bots.timeline import EndedReason
 from runner.calls.run_file import EarlierAttempt
-from runner.evaluation.outcome import Failure
-from runner.evaluation.verdicts import Cause, Evidence
+from runner.calls.suite_file import SuiteRun
+from runner.evaluation.outcome import Failure, Status
+from runner.evaluation.verdicts import Cause, Evidence, ExpectationVerdict
 
 
 def evidence_line(evidence: Evidence) -> str:
@@ -85,3 +88,45 @@ def process_end(exit_code: int) -> str:
         return f"was ended by {signal.Signals(-exit_code).name}"
     except ValueError:
         return f"was ended by signal {-exit_code}"
+
+
+def run_lines(run: SuiteRun, folder: Path) -> list[str]:
+    """Return what there is to know of a run that did not pass, its headline first.
+
+    Args:
+        run: The run.
+        folder: The folder of its suite, which its own is shown below.
+    """
+    failure = run.failure
+    lines = [headline_of(run.failure, run.detail, run.ended_reason)]
+    if failure is not None:
+        lines += [f"    {line}" for line in failure_lines(failure)]
+    # A call that did not take place says nothing about what was expected of it.
+    for verdict in run.unmet if run.status is Status.COMPLETED else ():
+        if failure is None or (verdict.turn, verdict.expected) != (failure.turn, failure.expected):
+            lines += _expectation(verdict)
+    cause = "" if run.cause is None else f", cause: {run.cause.value}"
+    lines.append(f"ended: {run.ended_reason.value} after {run.duration_s:.1f} s{cause}")
+    if run.agent_exit_code is not None:
+        lines.append(f"the agent's process {process_end(run.agent_exit_code)}")
+    if run.agent_log is not None:
+        lines.append(f"what the agent printed: {folder / run.agent_log}")
+    if run.first_response_ms is not None:
+        lines.append(f"first response: {run.first_response_ms:.0f} ms")
+    if run.response_latencies_ms:
+        latencies = zip_longest(run.response_latencies_ms, run.response_uncertainties_ms)
+        lines.append("response latencies: " + ", ".join(latency_text(ms, sure_ms) for ms, sure_ms in latencies))
+    if (refused := refused_line(run.refused_latencies, len(run.response_latencies_ms))) is not None:
+        lines.append(refused)
+    lines += [f"warning: {warning}" for warning in run.warnings]
+    if run.folder is not None:
+        lines.append(f"run: {folder / run.folder}")
+    for attempt in run.earlier_attempts:
+        lines.append(attempt_line(attempt, None if attempt.folder is None else str(folder / attempt.folder)))
+    return lines
+
+
+def _expectation(verdict: ExpectationVerdict) -> list[str]:
+    kind = verdict.verdict.value.replace("_", " ")
+    lines = [f"{kind}: turn {verdict.turn + 1}: {verdict.expected}: {verdict.reason}"]
+    return [*lines, *(f"    {evidence_line(evidence)}" for evidence in verdict.evidence)]

@@ -1,25 +1,20 @@
-"""JUnit XML of a suite, as GitHub's and GitLab's test reports read it."""
+"""JUnit XML of a suite, as the test reports of GitHub, GitLab and Jenkins read it.
+
+It keeps to what they have in common: Jenkins' schema (junit-10.xsd of its xUnit plugin) knows no properties of a test
+case and no ``skipped`` of the whole; GitLab shows the text of an element and not its message, and links ``file`` and
+the first ``[[ATTACHMENT|path]]`` of a test case's ``system-out``.
+"""
 
 import re
-from itertools import zip_longest
 from pathlib import Path
+from xml.etree import ElementTree
 
-from junitparser import Attr, Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
+from junitparser import Attr, Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
+from runner.calls.recording import FILE_NAME as RECORDING
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
-from runner.evaluation.outcome import Status
-from runner.evaluation.verdicts import ExpectationVerdict
 from runner.files import write_atomically
-from runner.reports.evidence import (
-    attempt_line,
-    evidence_line,
-    failure_lines,
-    headline_of,
-    latency_text,
-    process_end,
-    refused_line,
-    verdict_words,
-)
+from runner.reports.evidence import headline_of, run_lines, verdict_words
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 can't hold, not even escaped."""
@@ -73,7 +68,9 @@ def junit_xml(result: SuiteResult, folder: Path) -> str:
     document = JUnitXml(_text(result.suite))
     document.add_testsuite(suite)
     document.update_statistics()
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + document.tostring().decode("utf-8") + "\n"
+    root = ElementTree.fromstring(document.tostring())  # noqa: S314 - our own
+    del root.attrib["skipped"]
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def _named_case(result: SuiteResult, run: SuiteRun | OpenRun | SkippedScenario) -> TestCase:
@@ -87,35 +84,32 @@ def _open_case(result: SuiteResult, run: OpenRun, *, first: bool) -> TestCase:
     if run.under_way:
         case.append(Error("under way when this was written", "Inconclusive"))
     elif result.stopped is not None:
-        case.append(Skipped(_text(f"not made: the suite was stopped ({result.stopped})")))
+        case.append(_skipped(f"not made: the suite was stopped ({result.stopped})"))
     elif first and not any(other.under_way for other in result.open):
         case.append(Error("about to be made when this was written", "Inconclusive"))
     else:
-        case.append(Skipped("not made yet when this was written"))
+        case.append(_skipped("not made yet when this was written"))
     return case
 
 
 def _skipped_case(result: SuiteResult, scenario: SkippedScenario) -> TestCase:
     case = _named_case(result, scenario)
-    case.append(Skipped(_text(f"can't be played in a room: {scenario.reason}")))
+    case.append(_skipped(f"can't be played in a room: {scenario.reason}"))
     return case
+
+
+def _skipped(reason: str) -> Skipped:
+    skipped = Skipped(_text(reason))
+    skipped.text = _text(reason)
+    return skipped
 
 
 def _case(result: SuiteResult, run: SuiteRun, folder: Path) -> TestCase:
     case = _named_case(result, run)
     case.time = run.duration_s
-    properties = Properties()
-    if run.folder is not None:
-        properties.add_property(Property("run_folder", _text(str(folder / run.folder))))
-    properties.add_property(Property("ended_reason", run.ended_reason.value))
-    if run.cause is not None:
-        properties.add_property(Property("cause", run.cause.value))
-    for attempt in run.earlier_attempts:
-        kept = None if attempt.folder is None else str(folder / attempt.folder)
-        properties.add_property(Property("earlier_attempt", _text(attempt_line(attempt, kept))))
-    for warning in run.warnings:
-        properties.add_property(Property("warning", _text(warning)))
-    case.append(properties)
+    out = _system_out(run, folder)
+    if out:
+        case.system_out = _text(out)
     if run.success:
         return case
     headline = headline_of(run.failure, run.detail, run.ended_reason)
@@ -125,45 +119,23 @@ def _case(result: SuiteResult, run: SuiteRun, folder: Path) -> TestCase:
         verdict = verdict_words(run.success, run.cause, run.failure)
         outcome = Error(_text(f"{verdict}: {headline}"), "Inconclusive")
     # GitLab shows the text and not the message.
-    outcome.text = _text("\n".join(_told(run, headline, folder)))
+    outcome.text = _text("\n".join(run_lines(run, folder)))
     case.append(outcome)
     return case
 
 
-def _told(run: SuiteRun, headline: str, folder: Path) -> list[str]:
-    failure = run.failure
-    lines = [headline]
-    if failure is not None:
-        lines += [f"    {line}" for line in failure_lines(failure)]
-    # A call that did not take place says nothing about what was expected of it.
-    for verdict in run.unmet if run.status is Status.COMPLETED else ():
-        if failure is None or (verdict.turn, verdict.expected) != (failure.turn, failure.expected):
-            lines += _expectation(verdict)
-    cause = "" if run.cause is None else f", cause: {run.cause.value}"
-    lines.append(f"ended: {run.ended_reason.value} after {run.duration_s:.1f} s{cause}")
-    if run.agent_exit_code is not None:
-        lines.append(f"the agent's process {process_end(run.agent_exit_code)}")
-    if run.agent_log is not None:
-        lines.append(f"what the agent printed: {folder / run.agent_log}")
-    if run.first_response_ms is not None:
-        lines.append(f"first response: {run.first_response_ms:.0f} ms")
-    if run.response_latencies_ms:
-        latencies = zip_longest(run.response_latencies_ms, run.response_uncertainties_ms)
-        lines.append("response latencies: " + ", ".join(latency_text(ms, sure_ms) for ms, sure_ms in latencies))
-    if (refused := refused_line(run.refused_latencies, len(run.response_latencies_ms))) is not None:
-        lines.append(refused)
-    lines += [f"warning: {warning}" for warning in run.warnings]
-    if run.folder is not None:
-        lines.append(f"run: {folder / run.folder}")
-    for attempt in run.earlier_attempts:
-        lines.append(attempt_line(attempt, None if attempt.folder is None else str(folder / attempt.folder)))
-    return lines
-
-
-def _expectation(verdict: ExpectationVerdict) -> list[str]:
-    kind = verdict.verdict.value.replace("_", " ")
-    lines = [f"{kind}: turn {verdict.turn + 1}: {verdict.expected}: {verdict.reason}"]
-    return [*lines, *(f"    {evidence_line(evidence)}" for evidence in verdict.evidence)]
+def _system_out(run: SuiteRun, folder: Path) -> str:
+    """Return what there is to know of a run that passed, and the recording of one that did not."""
+    if run.success:
+        # Words of others attach nothing.
+        return "\n".join(run_lines(run, folder)[1:]).replace("[[", "[ [")
+    recording = None if run.folder is None else folder / run.folder / RECORDING
+    if recording is None or not recording.is_file():
+        return ""
+    if recording.is_absolute() and recording.is_relative_to(Path.cwd()):
+        # GitLab reads it relative to the project.
+        recording = recording.relative_to(Path.cwd())
+    return f"[[ATTACHMENT|{recording}]]"
 
 
 def _text(text: str) -> str:

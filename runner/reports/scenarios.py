@@ -33,6 +33,8 @@ def describe_scenario(scenario: Scenario, *, has_judge: bool) -> Iterator[str]:
 
 def _lines(scenario: Scenario, has_judge: bool) -> Iterator[str]:
     yield f"{scenario.name} ({scenario.path}:{scenario.line})"
+    if scenario.tags:
+        yield f"  tags: {', '.join(scenario.tags)}"
     if scenario.refusal is not None:
         yield f"  can't be played in a room: {scenario.refusal}"
     if scenario.script is None:

@@ -231,6 +231,8 @@ def read_pipecat_eval(text: str, settings: Settings) -> Scenario:
     found = scenarios[0]
     if found.refusal is not None or found.script is None:
         raise UsageError(f"{PIPECAT_EVAL}: line {found.line}: can't be played in a room: {found.refusal}")
+    if found.tags:
+        raise UsageError(f"{PIPECAT_EVAL}: line {found.line}: tags: give them as the scenario's own field")
     return found
 
 

@@ -1,9 +1,9 @@
 """Scenario files in the format of Pipecat Evals, with our own keys in the same mappings.
 
 A scenario of ``pipecat eval`` plays here in a real room, by voice. Keys of our own, which Pipecat passes over: of a
-scenario ``description``, ``hang_up``, ``max_duration_s``, ``turn_taking`` and ``agent_never_talks_over``; of a turn
-``silence_ms``, ``interrupt_after_ms``, ``after_silence_ms``, ``agent_speaks_within_ms``, ``agent_stops_within_ms``,
-``agent_never_talks_over`` and ``agent_hangs_up``; of an expectation ``text_matches``.
+scenario ``description``, ``tags``, ``hang_up``, ``max_duration_s``, ``turn_taking`` and ``agent_never_talks_over``;
+of a turn ``silence_ms``, ``interrupt_after_ms``, ``after_silence_ms``, ``agent_speaks_within_ms``,
+``agent_stops_within_ms``, ``agent_never_talks_over`` and ``agent_hangs_up``; of an expectation ``text_matches``.
 
 Stricter than Pipecat's loader on purpose, since each of these makes a test that tests nothing, or another thing than
 it says:
@@ -23,6 +23,7 @@ value is true here, and false in Pipecat.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -70,6 +71,10 @@ MAX_TURNS = 500
 MAX_MS = 3_600_000
 MAX_PATTERN_CHARACTERS = 1_000
 MAX_TEXT_CHARACTERS = 5_000
+MAX_TAGS = 50
+
+_TAG = re.compile(r"\w[\w:+./-]{0,99}")
+_NO_TAGS = ("and", "or", "not")
 
 _IMAGE = "image"
 _CALL_EVENTS = ("function_call", "function_call_stopped")
@@ -167,6 +172,20 @@ def _turn_taking(node: Node) -> TurnTaking:
         raise mapping[key].place.error(f"{key}: {problem['msg']}") from error
 
 
+def _tag(node: Node) -> str:
+    tag = node.text()
+    if tag in _NO_TAGS or not _TAG.fullmatch(tag):
+        raise node.place.error("a tag is a word of letters, digits and _ : + . / - (up to 100), and not and, or, not")
+    return tag
+
+
+def _few(node: Node) -> list[Node]:
+    tags = node.items()
+    if len(tags) > MAX_TAGS:
+        raise node.place.error(f"more than {MAX_TAGS} tags")
+    return tags
+
+
 def _service(node: Node) -> Node:
     if not node.is_mapping():
         raise node.place.error(f"{node.label} must be a mapping: which service, and its settings")
@@ -185,6 +204,7 @@ _Event = Annotated[str, one_of(*sorted({*EVENT_NAMES, _IMAGE}))]
 _Arguments = Annotated[dict[str, Any], BeforeValidator(_arguments)]
 _Service = Annotated[Any, BeforeValidator(_service)]
 _Modality = Annotated[str, one_of("audio", "text")]
+_Tags = Annotated[tuple[Annotated[str, BeforeValidator(_tag)], ...], BeforeValidator(_few)]
 
 
 class _CallKeys(FileModel):
@@ -343,6 +363,7 @@ class _ScriptKeys(FileModel):
     name: Text
     turns: Annotated[tuple[_TurnKeys, ...], BeforeValidator(_bounded)] = Field(description="what the caller does")
     description: Any = None
+    tags: _Tags = ()
     stop_on_failure: Flag = True
     hang_up: Flag = True
     max_duration_s: Annotated[float, BeforeValidator(lambda node: node.number(1, 7_200))] | None = None
@@ -367,7 +388,8 @@ class _ScriptKeys(FileModel):
             may_be_talked_over=self.agent_never_talks_over is False,
         )
         place = self.node.place
-        return Scenario(name, place.path, place.line, script, self._refusal(), tuple(self._notes()))
+        tags = tuple(dict.fromkeys(self.tags))
+        return Scenario(name, place.path, place.line, script, self._refusal(), tuple(self._notes()), tags)
 
     def _refusal(self) -> str | None:
         """Return what a deployed room can't offer of it."""
@@ -390,6 +412,10 @@ class _ScriptKeys(FileModel):
         if self.trigger_disconnect is not None:
             notes.append("trigger_disconnect: the caller always leaves the room at the end")
         return notes
+
+
+class _TagKeys(FileModel):
+    tags: _Tags = ()
 
 
 _SCENARIO_KEYS = (*_ScriptKeys.keys(), *_PERSONA_KEYS)
@@ -464,7 +490,8 @@ def _scenario(mapping: Node, settings: Settings, prefix: str = "") -> Scenario:
             raise mapping["persona"].place.error("a scenario has turns (scripted) or a persona (simulated), not both")
         refusal = "it is a simulation (persona:); only scripted scenarios (turns:) are played so far"
         # Of a simulation's name, unlike a script's, Pipecat takes off the white space around it.
-        return Scenario(name.strip(), mapping.place.path, mapping.place.line, script=None, refusal=refusal)
+        tags = _TagKeys.read(mapping.only(("tags",))).tags
+        return Scenario(name.strip(), mapping.place.path, mapping.place.line, script=None, refusal=refusal, tags=tags)
     _refuse_persona_keys(mapping)
     keys = _ScriptKeys.read(mapping.without(*_PERSONA_KEYS))
     return keys.scenario(prefix + keys.name, settings)

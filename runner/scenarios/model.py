@@ -18,6 +18,7 @@ class Scenario:
         script: What the caller does; None for a kind that can't be played here.
         refusal: Why it can't be played in a room; None if it can.
         notes: What of it is played otherwise than the file says, and why.
+        tags: What it can be selected by, besides its name.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Scenario:
     script: Script | None
     refusal: str | None = None
     notes: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @property
     def short_name(self) -> str:

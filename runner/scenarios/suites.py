@@ -1,23 +1,19 @@
 """Suite files: which scenarios are run against which agent, how often, and how many at a time."""
 
-import json
 import os
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 from pydantic import SecretStr
 
 from bots.caller.script import Script
-from runner.errors import UsageError
-from runner.rooms.urls import RoomKind, check_data_message, check_start_url, room_kind
 from runner.scenarios.evals import load_file, scenario_named, split_spec
 from runner.scenarios.model import Scenario
-from runner.scenarios.nodes import Mapping, Node, read_yaml
-from runner.sessions.local_agent import PORT_PLACEHOLDER
+from runner.scenarios.nodes import Node, read_yaml
+from runner.scenarios.targets import AGENT_KEYS, Agent, AgentByCommand, GivenAgent, checked
 from runner.settings import Settings
 
 MAX_REPEAT = 1_000
@@ -28,46 +24,7 @@ MAX_RUNS = 2_000
 """All results are written again after each run, which takes a tenth of a second for so many."""
 
 _SUITE_KEYS = ("name", "agent", "repeat", "concurrency", "retry_inconclusive", "scenarios")
-_AGENT_KEYS = ("url", "start_url", "command", "transport", "env", "token", "data", "publish", "participant_name")
 _ENTRY_KEYS = ("scenario", "repeat", "data", "publish")
-_TRANSPORTS = {"webrtc": RoomKind.SMALLWEBRTC, "daily": RoomKind.DAILY}
-_WAYS = ("url", "start_url", "command")
-_TOKEN = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
-
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class AgentAtUrl:
-    """An agent that is there: a Daily room, an ``/api/offer`` address, or the base address of a Pipecat runner."""
-
-    url: str
-
-
-@dataclass(frozen=True)
-class AgentToStart:
-    """An agent of which each run gets a session by posting to an address.
-
-    Attributes:
-        start_url: Where to post.
-        kind: What kind of room to ask for; None leaves it to the other side.
-    """
-
-    start_url: str
-    kind: RoomKind | None
-
-
-@dataclass(frozen=True)
-class AgentByCommand:
-    """An agent that is started on this machine.
-
-    Attributes:
-        command: What starts it; ``{port}`` and ``{python}`` are to be filled in.
-        env: Further environment variables, in which the same are to be filled in.
-    """
-
-    command: tuple[str, ...]
-    env: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -81,6 +38,9 @@ class PlannedRun:
         repeat: Which run of this scenario it is, from 1.
         data: Reaches the bot as its runner arguments' ``body``.
         publish: The data message, if there is one.
+        agent: Its own agent, in place of the suite's.
+        group: Which runs it shares a limit with.
+        at_a_time: How many runs of its group are made at a time at most; None: as many as of the suite.
     """
 
     index: int
@@ -89,6 +49,9 @@ class PlannedRun:
     repeat: int
     data: dict[str, Any] | None
     publish: Any = None
+    agent: AgentByCommand | None = None
+    group: int = 0
+    at_a_time: int | None = None
 
     @property
     def title(self) -> str:
@@ -111,11 +74,13 @@ class Suite:
         skipped: The scenarios that can't be played in a room, of the files that are named as a whole.
         most_at_once: How many there may be at once in any case.
         retry_inconclusive: How often a run is made again that is inconclusive because of our own side or the network.
+        runs_dir: Where its results go; None: where the settings say.
+        notes: What of the file is done otherwise than it says, and why.
     """
 
     name: str
     path: Path
-    agent: AgentAtUrl | AgentToStart | AgentByCommand
+    agent: Agent
     token: SecretStr | None
     participant_name: str | None
     concurrency: int | None
@@ -123,6 +88,8 @@ class Suite:
     skipped: tuple[Scenario, ...] = ()
     most_at_once: int = MAX_CONCURRENCY
     retry_inconclusive: int = 1
+    runs_dir: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def run_title(scenario: str, repeat: int) -> str:
@@ -156,8 +123,9 @@ def load_suite(
         UsageError: Something in the file, or in a scenario file, is wrong; names file and line, and how to mend it.
     """
     top = read_yaml(path).mapping(_SUITE_KEYS)
-    agent = top["agent"].mapping(_AGENT_KEYS)
-    reached = _Reached.read(agent, settings)
+    agent = top["agent"].mapping(AGENT_KEYS)
+    given_agent = GivenAgent.read(agent, settings, token)
+    reached = given_agent.target
     planned: list[PlannedRun] = []
     skipped: dict[tuple[Path, str], Scenario] = {}
     counts: dict[tuple[Path, str], int] = {}
@@ -193,10 +161,13 @@ def load_suite(
             f"none of the scenarios can be played in a room; {first.name} can't because {first.refusal}"
         )
     at_a_time = concurrency or top.get("concurrency", _concurrency) or 1
-    one_room = reached.kind is RoomKind.DAILY and isinstance(reached.agent, AgentAtUrl)
-    if at_a_time != AUTO and at_a_time > 1 and one_room:
-        raise agent["url"].place.error(
-            f"url: one Daily room holds one call at a time, not {at_a_time}; a room for each run takes start_url"
+    most = reached.most_at_once
+    if most is not None and at_a_time != AUTO and at_a_time > most:
+        named = agent["rooms"] if "rooms" in agent else agent["url"]
+        what = f"{most} rooms hold" if most > 1 else "one Daily room holds"
+        calls = "one call at a time" if most == 1 else f"{most} calls at a time"
+        raise named.place.error(
+            f"{named.label}: {what} {calls}, not {at_a_time}; list more rooms:, or use start_url for a room each"
         )
     retries = retry_inconclusive
     if retries is None:
@@ -205,76 +176,30 @@ def load_suite(
         name=top["name"].text(),
         path=path,
         agent=reached.agent,
-        token=token or agent.get("token", _token),
-        participant_name=agent.get("participant_name", lambda node: node.text()),
+        token=given_agent.token,
+        participant_name=given_agent.participant_name,
         concurrency=None if at_a_time == AUTO else at_a_time,
         runs=tuple(planned),
         skipped=tuple(skipped.values()),
-        most_at_once=1 if one_room else MAX_CONCURRENCY,
+        most_at_once=most or MAX_CONCURRENCY,
         retry_inconclusive=1 if retries is None else retries,
     )
 
 
-@dataclass(frozen=True)
-class _Reached:
-    """How the agent is reached, and what can be passed to it on that way.
+def load_agent(path: Path, settings: Settings, token: SecretStr | None = None) -> GivenAgent:
+    """Return the agent of a suite file, whatever scenarios it has.
 
-    Attributes:
-        agent: The agent.
-        kind: The kind of room; None where it is known only when a session was started.
+    Args:
+        path: The file.
+        settings: Give what the file does not say itself.
+        token: Goes along where the file names none.
+
+    Raises:
+        UsageError: Something in the file is wrong; names the line, and how to mend it.
     """
-
-    agent: AgentAtUrl | AgentToStart | AgentByCommand
-    kind: RoomKind | None
-
-    @classmethod
-    def read(cls, agent: Mapping, settings: Settings) -> "_Reached":
-        given = [key for key in _WAYS if key in agent]
-        if len(given) != 1:
-            place = agent[given[1]].place if given else agent.place
-            raise place.error(
-                "agent must have one of url, start_url and command" + (", and only one" if given else "")
-            )
-        for key, way in (("env", "command"), ("transport", "start_url")):
-            if key in agent and way not in agent:
-                raise agent[key].place.error(f"{key} belongs to {way}, not to {given[0]}")
-        if "url" in agent:
-            url = agent["url"].text()
-            kind = _checked(agent["url"], lambda: room_kind(url, settings.room.daily_domains))
-            return cls(AgentAtUrl(url), kind)
-        if "start_url" in agent:
-            start_url = agent["start_url"].text()
-            _checked(agent["start_url"], lambda: check_start_url(start_url))
-            kind = agent.get("transport", _transport)
-            return cls(AgentToStart(start_url, kind), kind)
-        command = tuple(node.text() for node in agent["command"].items())
-        env = agent.get("env", _environment) or {}
-        if not command:
-            raise agent["command"].place.error("command must hold a program and its arguments")
-        if not any(PORT_PLACEHOLDER in text for text in (*command, *env.values())):
-            raise agent["command"].place.error(
-                f"command: must hold {PORT_PLACEHOLDER}, where the port goes that the agent is to listen on"
-            )
-        return cls(AgentByCommand(command, env), RoomKind.PIPECAT_RUNNER)
-
-    def data(self, node: Node) -> dict[str, Any]:
-        """Return what reaches the bot's runner arguments."""
-        if self.kind is RoomKind.DAILY and isinstance(self.agent, AgentAtUrl):
-            raise node.place.error(
-                "data: a start takes it along, and a Daily room is there already; use start_url, or publish"
-            )
-        value = _json_value(node)
-        if not isinstance(value, dict):
-            raise node.place.error("data must be a mapping (key: value)")
-        return value
-
-    def message(self, node: Node) -> Any:
-        """Return the data message."""
-        value = _json_value(node)
-        if self.kind is not None:
-            kind = self.kind
-            _checked(node, lambda: check_data_message(kind, value))
-        return value
+    top = read_yaml(path).mapping(_SUITE_KEYS)
+    given = GivenAgent.read(top["agent"].mapping(AGENT_KEYS), settings)
+    return replace(given, token=given.token or token)
 
 
 def _scenarios(node: Node, load: Callable[[Path], list[Scenario]]) -> list[Scenario]:
@@ -289,17 +214,9 @@ def _scenarios(node: Node, load: Callable[[Path], list[Scenario]]) -> list[Scena
     scenarios = load(file)
     if not name:
         return scenarios
-    scenario = _checked(node, lambda: scenario_named(name, scenarios, file))
-    _checked(node, scenario.playable)
+    scenario = checked(node, lambda: scenario_named(name, scenarios, file))
+    checked(node, scenario.playable)
     return [scenario]
-
-
-def _checked(node: Node, check: Callable[[], _T]) -> _T:
-    """Return what a check returns; what it refuses gets its place."""
-    try:
-        return check()
-    except UsageError as error:
-        raise node.place.error(str(error)) from error
 
 
 def _concurrency(node: Node) -> int | Literal["auto"]:
@@ -313,43 +230,3 @@ def _concurrency(node: Node) -> int | Literal["auto"]:
 
 def _repeat(node: Node) -> int:
     return node.integer(1, MAX_REPEAT)
-
-
-def _transport(node: Node) -> RoomKind:
-    kind = _TRANSPORTS.get(node.text())
-    if kind is None:
-        raise node.place.error(f"transport must be {' or '.join(_TRANSPORTS)}, not {node.text()!r}")
-    return kind
-
-
-def _environment(node: Node) -> dict[str, str]:
-    if not node.is_mapping():
-        raise node.place.error("env must be a mapping (NAME: value)")
-    names: list[Any] = list(node.plain())
-    for name in names:
-        if not isinstance(name, str) or not name or "=" in name:
-            raise node.place.error(
-                f"env: {name!r} is no name of a variable; quote it if it is one (YAML reads ON as true)"
-            )
-    mapping = node.mapping(names)
-    return {name: mapping[name].text() for name in mapping}
-
-
-def _token(node: Node) -> SecretStr:
-    named = _TOKEN.fullmatch(node.text())
-    if named is None:
-        # What stands there may be a token: it is not quoted.
-        raise node.place.error("token must be env:NAME, where the variable NAME holds it; no token belongs in a file")
-    token = os.environ.get(named[1])
-    if not token:
-        raise node.place.error(f"token: the environment variable {named[1]} is not set")
-    return SecretStr(token)
-
-
-def _json_value(node: Node) -> Any:
-    value = node.plain()
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise node.place.error(f"{node.label} must be plain JSON: {error}") from error
-    return value

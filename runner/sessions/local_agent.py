@@ -88,11 +88,13 @@ class LastingAgent:
         command: What starts it; ``{port}`` stands for the port it is to listen on, ``{python}`` for this interpreter.
         env: Further environment variables, in which the same stand for the same.
         log: Gets what it prints.
+        folder: Where it is started; None: in the working directory.
     """
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path):
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path, folder: Path | None = None):
         self._command = command
         self._env = env
+        self._folder = folder
         self.log = log
         self._port = 0
         self._process: Process | None = None
@@ -101,6 +103,12 @@ class LastingAgent:
         """How often it was started."""
         self.ended_ns: int | None = None
         """When it was seen to have ended by itself, on this machine's monotonic clock."""
+
+    async def become(self, command: Sequence[str], env: Mapping[str, str], folder: Path | None) -> None:
+        """Be another agent from now on, if this is another; the one that runs is ended then."""
+        if (command, env, folder) != (self._command, self._env, self._folder):
+            await self.stop()
+            self._command, self._env, self._folder = command, env, folder
 
     async def address(self) -> str:
         """Return its base address; it listens there.
@@ -116,7 +124,9 @@ class LastingAgent:
             env = {name: self._filled_in(value) for name, value in self._env.items()}
             self.starts += 1
             self.ended_ns = None
-            self._process = await self._stack.enter_async_context(_running(command, self._port, env, self.log))
+            self._process = await self._stack.enter_async_context(
+                _running(command, self._port, env, self.log, self._folder)
+            )
         return _base_url(self._port)
 
     async def is_alive(self) -> bool:
@@ -184,7 +194,9 @@ def kill_local_agents() -> None:
 
 
 @asynccontextmanager
-async def _running(command: Sequence[str], port: int, env: Mapping[str, str], log: Path) -> AsyncGenerator[Process]:
+async def _running(
+    command: Sequence[str], port: int, env: Mapping[str, str], log: Path, folder: Path | None = None
+) -> AsyncGenerator[Process]:
     """Run an agent, appending what it prints to a file, and yield its process once it listens."""
     environment = {**_own_environment(), **env}
     if shutil.which(command[0], path=environment.get("PATH")) is None:
@@ -200,6 +212,7 @@ async def _running(command: Sequence[str], port: int, env: Mapping[str, str], lo
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                cwd=folder,
                 start_new_session=True,
             )
         except OSError as error:

@@ -82,7 +82,7 @@ class SessionSpec(BaseModel):
         private_key: For Pipecat Cloud: the key that stops them (private). Without it ``api_key`` is tried, unless it
             is public.
         data: The session's data, which the agent gets as its runner arguments' ``body``.
-        run_id: The run; ``cekura_run_id`` in the data.
+        run_id: The run; ``cekura_run_id`` in the data. None: a run that no record has.
         room_properties: How a Daily room is to be, as Daily's REST API has it.
         start_timeout_s: How long starting may take, all retries together.
     """
@@ -99,7 +99,7 @@ class SessionSpec(BaseModel):
     api_key: SecretStr | None = None
     private_key: SecretStr | None = None
     data: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
-    run_id: int
+    run_id: int | None = None
     room_properties: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
     start_timeout_s: float = Field(default=START_TIMEOUT_S, gt=0, le=600)
 
@@ -117,7 +117,8 @@ class SessionSpec(BaseModel):
     @property
     def body(self) -> dict[str, JsonValue]:
         """What the agent gets as its runner arguments' ``body``."""
-        return {**self.data, RUN_ID_KEY: self.run_id}
+        of_run: dict[str, JsonValue] = {} if self.run_id is None else {RUN_ID_KEY: self.run_id}
+        return {**self.data, **of_run}
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -239,7 +240,8 @@ async def _start(
                 if tries == 1:
                     raise
                 raise RoomError(error.reason, f"{error} (tried {tries} times in {passed_s:.0f} s)") from error
-            logger.info("run {}: {}; tried again in {:.1f} s", spec.run_id, error, wait_s)
+            run = "a run" if spec.run_id is None else f"run {spec.run_id}"
+            logger.info("{}: {}; tried again in {:.1f} s", run, error, wait_s)
         await anyio.sleep(wait_s)
 
 

@@ -991,6 +991,11 @@ def start_server(answer: Callable[[int], tuple[int, Any]]) -> Iterator[tuple[str
             self.end_headers()
             self.wfile.write(json.dumps(content).encode())
 
+        def do_DELETE(self) -> None:
+            posted.append((self.path, self.headers.get("Authorization"), None))
+            self.send_response(204)
+            self.end_headers()
+
         def log_message(self, format: str, *args: Any) -> None: ...
 
     server = HTTPServer(("127.0.0.1", 0), Handler)

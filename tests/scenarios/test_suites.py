@@ -9,7 +9,8 @@ from pydantic import SecretStr
 from runner.errors import UsageError
 from runner.rooms.urls import RoomKind
 from runner.scenarios.evals import load_file
-from runner.scenarios.suites import MAX_RUNS, AgentAtUrl, AgentByCommand, AgentToStart, Suite, load_suite
+from runner.scenarios.suites import MAX_RUNS, Suite, load_suite
+from runner.scenarios.targets import AgentAtUrl, AgentByCommand, AgentToStart
 from runner.settings import RoomSettings, Settings
 
 BOOKING = """\
@@ -212,9 +213,11 @@ def test_a_session_can_be_started_at_an_address(folder: Path) -> None:
 
 
 def test_the_environment_of_a_command_is_text_as_it_is_written(folder: Path) -> None:
-    agent = 'agent: { command: [bot], env: { PORT: "{port}", GREET: 0, RATE: 1.50, "ON": true } }\n'
+    agent = 'agent: { command: [bot], env: { PORT: "{port}", GREET: 0, RATE: 1.50, "ON": true, EMPTY: "" } }\n'
     loaded = load(folder, suite(agent))
-    assert loaded.agent == AgentByCommand(("bot",), {"PORT": "{port}", "GREET": "0", "RATE": "1.50", "ON": "true"})
+    assert loaded.agent == AgentByCommand(
+        ("bot",), {"PORT": "{port}", "GREET": "0", "RATE": "1.50", "ON": "true", "EMPTY": ""}
+    )
 
 
 def test_the_token_comes_from_the_environment_and_shows_nowhere(
@@ -240,7 +243,7 @@ def test_a_token_in_the_file_is_refused_without_being_quoted(folder: Path) -> No
 @pytest.mark.parametrize(
     ("agent", "line", "says"),
     [
-        ("agent: {}\n", 2, "one of url, start_url and command"),
+        ("agent: {}\n", 2, "one of url, rooms, start_url, pipecat_cloud and command"),
         ("agent:\n  url: http://a\n  command: [x, '{port}']\n", 4, "and only one"),
         ("agent:\n  ulr: http://a\n", 3, "unknown key 'ulr' in agent; did you mean 'url'"),
         ("agent: [x]\n", 2, "agent must be a mapping"),
