@@ -42,7 +42,14 @@ LAYERS: dict[str, set[str]] = {
     "runner.sessions": {"runner.rooms"},
     # A suite names rooms and the commands that start agents.
     "runner.scenarios": {"runner.comparison", "runner.rooms", "runner.sessions", EVALUATION},
-    "runner.calls": {EVALUATION, "runner.comparison", "runner.judge", "runner.rooms", "runner.scenarios", "runner.sessions"},
+    "runner.calls": {
+        EVALUATION,
+        "runner.comparison",
+        "runner.judge",
+        "runner.rooms",
+        "runner.scenarios",
+        "runner.sessions",
+    },
     "runner.reports": {EVALUATION, "runner.calls", "runner.comparison", "runner.scenarios"},
     "runner.records": {
         EVALUATION,
