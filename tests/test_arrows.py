@@ -34,14 +34,23 @@ EVALUATION = "runner.evaluation"
 LAYERS: dict[str, set[str]] = {
     # What a worker and the API say to each other; a job says what is asked of a run besides its script.
     "runner.protocol": {EVALUATION},
+    # Pure functions of what became of runs: whether an agent changed.
+    "runner.comparison": {EVALUATION},
     "runner.judge": {EVALUATION},
     "runner.rooms": set(),
     # A session comes with a room.
     "runner.sessions": {"runner.rooms"},
     # A suite names rooms and the commands that start agents.
-    "runner.scenarios": {EVALUATION, "runner.rooms", "runner.sessions"},
-    "runner.calls": {EVALUATION, "runner.judge", "runner.rooms", "runner.scenarios", "runner.sessions"},
-    "runner.reports": {EVALUATION, "runner.calls", "runner.scenarios"},
+    "runner.scenarios": {"runner.comparison", "runner.rooms", "runner.sessions", EVALUATION},
+    "runner.calls": {
+        EVALUATION,
+        "runner.comparison",
+        "runner.judge",
+        "runner.rooms",
+        "runner.scenarios",
+        "runner.sessions",
+    },
+    "runner.reports": {EVALUATION, "runner.calls", "runner.comparison", "runner.scenarios"},
     "runner.records": {
         EVALUATION,
         "runner.calls",
@@ -76,6 +85,7 @@ LAYERS: dict[str, set[str]] = {
     "runner.cli": {
         EVALUATION,
         "runner.calls",
+        "runner.comparison",
         "runner.judge",
         "runner.records",
         "runner.reports",

@@ -10,9 +10,11 @@ import click
 from runner.cli.options import PATH, TOKEN_VARIABLE, Concurrency, common_options, read_token
 from runner.cli.running import run_command
 from runner.cli.settings import load_logging_settings
+from runner.errors import UsageError
 
 if TYPE_CHECKING:
     from runner.calls.suite_file import SuiteResult
+    from runner.cli.weighing import Weighing
     from runner.scenarios.suites import Suite
     from runner.settings import Settings
 
@@ -36,6 +38,17 @@ if TYPE_CHECKING:
 )
 @click.option("--last-failed", is_flag=True, help="Run what did not pass the last time.")
 @click.option("--fail-fast", is_flag=True, help="Start no more runs once the agent failed in one.")
+@click.option(
+    "--baseline", metavar="SOURCE", help="Compare with a baseline file, a suite's folder, or result:ID of the record."
+)
+@click.option(
+    "--save-baseline", type=PATH, metavar="FILE", help="Write the runs to a baseline file, or add them to one."
+)
+@click.option(
+    "--against",
+    metavar="SUITE|URL",
+    help="Compare with another agent, run in turns: another suite file, or the address of its Pipecat runner.",
+)
 @click.option("--junit", type=PATH, metavar="FILE", help="Write JUnit XML, after every run.")
 @click.option(
     "--markdown", type=PATH, metavar="FILE", help="Write a summary for a pull request or $GITHUB_STEP_SUMMARY."
@@ -57,6 +70,9 @@ def run_suite(
     expression: str | None,
     last_failed: bool,
     fail_fast: bool,
+    baseline: str | None,
+    save_baseline: Path | None,
+    against: str | None,
     junit: Path | None,
     markdown: Path | None,
     as_json: bool,
@@ -68,7 +84,8 @@ def run_suite(
 ) -> None:
     """Run every scenario of a suite, or of a manifest of Pipecat Evals, with a fresh session for each run.
 
-    Exit codes: 0 every run passed, 1 the agent failed in one, 2 anything else.
+    Exit codes: 0 every run passed, 1 the agent failed in one, 2 anything else. With a baseline or gates: 0 no
+    regression and no gate missed, 1 regressed or missed, 2 too few runs to say.
     """
     beside = [] if out is None else [out.absolute().parent]
 
@@ -87,16 +104,28 @@ def run_suite(
         if suite.token is None:
             suite = replace(suite, token=read_token(None))
         from runner.calls.request import new_run_id
+        from runner.cli.weighing import Weighing, load_against
+        from runner.scenarios.selection import select_scenarios
 
+        if last_failed and against is not None:
+            raise UsageError(
+                "--last-failed and --against: a suite that is run in turns with another is run as a whole"
+            )
         runs_dir = suite.runs_dir or settings.runs_dir
         chosen = _chosen(suite, expression, [runs_dir, *beside] if last_failed else [])
         if isinstance(chosen, str):
             click.echo(chosen, err=as_json)
             return 0
+        other = None
+        if against is not None:
+            other = load_against(against, chosen, settings, repeat, retry_inconclusive)
+            other = other if expression is None else select_scenarios(other, expression)
+        weighing = await Weighing.read(chosen, baseline, save_baseline, other)
         folder = out or runs_dir / f"suite-{new_run_id()}"
         return await _run_suite(
             chosen,
             settings,
+            weighing,
             folder=folder,
             junit=junit,
             markdown=markdown,
@@ -130,6 +159,7 @@ def _chosen(suite: "Suite", expression: str | None, last_run_in: Sequence[Path])
 async def _run_suite(
     suite: "Suite",
     settings: "Settings",
+    weighing: "Weighing",
     *,
     folder: Path,
     junit: Path | None,
@@ -139,6 +169,8 @@ async def _run_suite(
     fail_fast: bool,
 ) -> int:
     """Run a suite, showing it, and return its exit code."""
+    import anyio.to_thread
+
     from runner.calls.suite import SuiteRunner
     from runner.calls.suite_file import FILE_NAME
     from runner.cli.interruption import ending_in_good_order
@@ -147,19 +179,31 @@ async def _run_suite(
     from runner.reports.markdown import write_markdown
     from runner.reports.suite import SuiteReport, print_suite
 
+    # Of two suites in turns each has a folder of its own.
+    own_folder = folder if weighing.against is None else folder / "current"
+
     def keep(result: "SuiteResult") -> None:
         if junit is not None:
-            write_junit(junit, result, folder)
+            write_junit(junit, result, own_folder)
         if markdown is not None:
-            write_markdown(markdown, result, folder)
+            write_markdown(markdown, result, own_folder)
 
     console = make_console(stderr=as_json)
-    runner = SuiteRunner(suite, settings, folder, allow_unjudged=allow_unjudged, fail_fast=fail_fast, keep=keep)
-    with SuiteReport(console, suite, most_at_once=runner.most_at_once) as report:
-        runner.watcher = report
-        with ending_in_good_order(runner):
-            result = await runner.make()
+    runner = SuiteRunner(suite, settings, own_folder, allow_unjudged=allow_unjudged, fail_fast=fail_fast, keep=keep)
+    if weighing.against is not None:
+        from runner.cli.interleaving import run_interleaved
+
+        result, base = await run_interleaved(console, runner, weighing.against, folder / "base")
+    else:
+        base = None
+        with SuiteReport(console, suite, most_at_once=runner.most_at_once) as report:
+            runner.watcher = report
+            with ending_in_good_order(runner):
+                result = await runner.make()
+    result = await anyio.to_thread.run_sync(weighing.weigh, own_folder, result, base)
     print_suite(console, result, str(folder))
+    if (said := await anyio.to_thread.run_sync(weighing.save_baseline, own_folder, result)) is not None:
+        click.echo(f"  {said}", err=as_json)
     if as_json:
-        click.echo((folder / FILE_NAME).read_text(encoding="utf-8"), nl=False)
+        click.echo((own_folder / FILE_NAME).read_text(encoding="utf-8"), nl=False)
     return result.exit_code

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import SecretStr
 
 from bots.caller.script import Script
+from runner.comparison.gates import Gates
 from runner.scenarios.evals import load_file, scenario_named, split_spec
 from runner.scenarios.model import Scenario
 from runner.scenarios.nodes import Node, read_yaml
@@ -23,7 +24,8 @@ MAX_RETRIES = 5
 MAX_RUNS = 2_000
 """All results are written again after each run, which takes a tenth of a second for so many."""
 
-_SUITE_KEYS = ("name", "agent", "repeat", "concurrency", "retry_inconclusive", "scenarios")
+_SUITE_KEYS = ("name", "agent", "repeat", "concurrency", "retry_inconclusive", "gates", "scenarios")
+_GATE_KEYS = tuple(Gates.model_fields)
 _ENTRY_KEYS = ("scenario", "repeat", "data", "publish")
 
 
@@ -76,6 +78,7 @@ class Suite:
         retry_inconclusive: How often a run is made again that is inconclusive because of our own side or the network.
         runs_dir: Where its results go; None: where the settings say.
         notes: What of the file is done otherwise than it says, and why.
+        gates: The thresholds that are judged at the suite's end.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Suite:
     retry_inconclusive: int = 1
     runs_dir: Path | None = None
     notes: tuple[str, ...] = ()
+    gates: Gates = field(default_factory=Gates)
 
 
 def run_title(scenario: str, repeat: int) -> str:
@@ -183,6 +187,7 @@ def load_suite(
         skipped=tuple(skipped.values()),
         most_at_once=most or MAX_CONCURRENCY,
         retry_inconclusive=1 if retries is None else retries,
+        gates=top.get("gates", _gates) or Gates(),
     )
 
 
@@ -226,6 +231,16 @@ def _concurrency(node: Node) -> int | Literal["auto"]:
     if isinstance(given, str):
         raise node.place.error(f"concurrency must be a whole number, or {AUTO}")
     return node.integer(1, MAX_CONCURRENCY)
+
+
+def _gates(node: Node) -> Gates:
+    given = node.mapping(_GATE_KEYS)
+    if not list(given):
+        raise node.place.error(f"gates must hold {' or '.join(_GATE_KEYS)}")
+    return Gates(
+        pass_rate=given.get("pass_rate", lambda limit: limit.number(0.01, 1)),
+        p95_latency_ms=given.get("p95_latency_ms", lambda limit: limit.number(1, 60_000)),
+    )
 
 
 def _repeat(node: Node) -> int:
