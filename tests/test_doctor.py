@@ -22,7 +22,7 @@ def is_empty(folder: Path) -> bool:
 
 async def findings(settings: Settings, monkeypatch: pytest.MonkeyPatch, *names: str) -> tuple[bool, list[Finding]]:
     monkeypatch.setattr(
-        machine_checks, "_CHECKS", {name: check for name, check in machine_checks._CHECKS.items() if name in names}
+        machine_checks, "CHECKS", {name: check for name, check in machine_checks.CHECKS.items() if name in names}
     )
     found: list[Finding] = []
     fine = await examine(settings, found.append)
@@ -44,7 +44,7 @@ async def test_a_check_that_breaks_keeps_no_other_from_being_made(monkeypatch: p
     async def finds(settings: Settings) -> Finding:
         return Finding("second", True, "fine")
 
-    monkeypatch.setattr(machine_checks, "_CHECKS", {"first": breaks, "second": finds})
+    monkeypatch.setattr(machine_checks, "CHECKS", {"first": breaks, "second": finds})
     found: list[Finding] = []
     assert not await examine(Settings(), found.append)
     assert [(f.check, f.ok) for f in found] == [("first", False), ("second", True)]

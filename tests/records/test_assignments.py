@@ -205,7 +205,7 @@ async def test_a_worker_gets_what_it_can_enter(database: Database) -> None:
 
 
 async def test_what_cannot_go_keeps_nothing_behind_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assignments, "_BATCH", 3)
+    monkeypatch.setattr(assignments, "BATCH", 3)
     limited = await launched(database, *[{"priority": 1}] * 10, limit=1)
     in_a_room = await launched(database, *[{"priority": 2, "room_key": "r"}] * 10)
     free = await launched(database, *[{}] * 8)
@@ -227,7 +227,7 @@ async def test_who_decides_waits_for_whoever_decides_just_now(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that the first one has no lock on the second run.
-    monkeypatch.setattr(assignments, "_BATCH", 1)
+    monkeypatch.setattr(assignments, "BATCH", 1)
     one, two = await launched(database, {}, {})
     other = Database(database_url)
     given: list[int] = []
@@ -354,7 +354,7 @@ def test_every_run_goes_that_can_in_order_and_no_other(
         await end(database, *(run.id for run in there))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assignments, "_BATCH", batch)
+        patch.setattr(assignments, "BATCH", batch)
         loop.run(play())
 
 

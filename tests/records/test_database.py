@@ -396,7 +396,7 @@ async def test_threads_and_tasks_take_turns_at_writing(database: Database) -> No
 async def test_whoever_looks_does_not_wait_for_those_who_wait_for_each_other(
     postgres_server: PostgresServer, postgres_template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "_BLOCKED_LIMIT_S", 3)
+    monkeypatch.setattr(databases, "BLOCKED_LIMIT_S", 3)
     name = postgres_server.create(postgres_template)
     database = Database(postgres_server.url(name))
     await database.run(add("one"))

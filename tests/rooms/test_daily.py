@@ -405,7 +405,7 @@ async def test_messages_before_the_agent_is_known_are_kept(meeting: Meeting):
 async def test_messages_beyond_what_is_kept_are_left_out_with_one_warning(
     meeting: Meeting, log_text: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(people, "_MESSAGES_KEPT", 3)
+    monkeypatch.setattr(people, "MESSAGES_KEPT", 3)
     async with entered() as call:
         agent = meeting.add("agent", audio=False)
         for number in range(6):

@@ -103,7 +103,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of two parts and a bit, each of two chunks and a bit."""
     for module in (record_double, record_client):
         monkeypatch.setattr(module, "PART_BYTES", 10_000)
-    monkeypatch.setattr(record_client, "_CHUNK_BYTES", 4_096)
+    monkeypatch.setattr(record_client, "CHUNK_BYTES", 4_096)
     path = tmp_path / "recording.wav"
     path.write_bytes(CONTENT)
     return path
