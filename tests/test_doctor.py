@@ -29,7 +29,7 @@ async def findings(settings: Settings, monkeypatch: pytest.MonkeyPatch, *names: 
     return fine, found
 
 
-async def test_a_service_that_is_not_there_is_found_and_said_how_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_service_is_found_with_how_to_mend_it(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(speech=SpeechSettings(tts=ServiceSettings(service="pipecat.services.nosuch.tts.NoSuchTTS")))
     fine, (speaks, hears) = await findings(settings, monkeypatch, "speaking", "recognising")
     assert not fine
