@@ -108,14 +108,14 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr
         (call("--config", "none.toml"), "none.toml: there is no such settings file"),
     ],
 )
-def test_input_that_is_wrong_is_refused_in_one_line_before_any_call(arguments: tuple[str, ...], says: str) -> None:
+def test_wrong_input_is_one_line_before_any_call(arguments: tuple[str, ...], says: str) -> None:
     assert says in refused(*arguments)
 
 
 @pytest.mark.usefixtures("no_call")
 @pytest.mark.parametrize("message", ["null", "5", '"hello"', "[]", "{}", '{"label": "x"}', '{"type": 1}'])
 @pytest.mark.parametrize("url", [OFFER, RUNNER])
-def test_a_message_that_smallwebrtc_can_t_deliver_is_refused_with_the_rule(url: str, message: str) -> None:
+def test_an_undeliverable_message_is_refused_with_the_rule(url: str, message: str) -> None:
     line = refused(*call("--publish", message, url=url))
     assert 'over SmallWebRTC a Pipecat bot receives only JSON objects with a "type"' in line
 
@@ -133,7 +133,7 @@ def test_null_is_refused_for_a_daily_room_with_the_rule() -> None:
 
 @pytest.mark.usefixtures("no_call")
 @pytest.mark.parametrize("url", [OFFER, RUNNER])
-def test_a_message_larger_than_smallwebrtc_takes_is_refused_with_the_limit(url: str) -> None:
+def test_a_message_too_large_is_refused_with_the_limit(url: str) -> None:
     line = refused(*call("--publish", json.dumps({"type": "x", "value": "x" * 262_144}), url=url))
     assert "a Pipecat bot takes at most 262144 in one message" in line
 

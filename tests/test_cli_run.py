@@ -32,7 +32,7 @@ def run(*options: str, stdin: str = "") -> Result:
     return CliRunner().invoke(main, ["run", *options], input=stdin)
 
 
-def test_a_mistake_in_the_suite_is_one_line_and_nothing_is_written(folder: Path) -> None:
+def test_a_mistake_in_the_suite_is_one_line_and_writes_nothing(folder: Path) -> None:
     (folder / "suite.yaml").write_text(SUITE + "repaet: 3\n")
     result = run("suite.yaml", "--junit", "junit.xml")
     assert result.exit_code == 2
@@ -62,7 +62,7 @@ def test_where_nobody_answers_there_are_results_all_the_same(folder: Path) -> No
     assert (suite.tests, suite.errors) == (2, 2)
 
 
-def test_a_report_that_can_t_be_written_is_known_before_the_first_call(folder: Path) -> None:
+def test_an_unwritable_report_is_known_before_the_first_call(folder: Path) -> None:
     (folder / "reports").write_text("a file")
     result = run("suite.yaml", "--out", "out", "--junit", "reports/junit.xml")
     assert result.exit_code == 2

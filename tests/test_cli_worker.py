@@ -100,7 +100,7 @@ def room() -> Iterator[str]:
         yield f"http://127.0.0.1:{door.getsockname()[1]}/api/offer"
 
 
-def test_two_processes_take_runs_survive_a_kill_and_give_back_what_is_left(folder: Path, room: str) -> None:
+def test_two_processes_survive_a_kill_and_release_what_is_left(folder: Path, room: str) -> None:
     record = RecordDouble(jobs={7: job(7, room_url=room)}, waits_again={7, 8})
     port = free_port()
     options = ("--processes", "2", "--calls", "3", "--health-port", str(port))
@@ -213,7 +213,7 @@ def ended(folder: Path, *options: str, stdin: str = "", **env: str) -> str:
     return line
 
 
-def test_a_key_that_the_record_refuses_is_one_line_and_not_one_for_each_process(folder: Path) -> None:
+def test_a_refused_key_is_one_line_and_not_one_a_process(folder: Path) -> None:
     (folder / "key").write_text(f"psr_{SECRET}\n")
     with RecordDouble().listening() as record_url:
         line = ended(folder, "--processes", "2", "--record-url", record_url, "--key-file", "key")

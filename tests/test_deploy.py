@@ -114,7 +114,7 @@ def test_a_unit_is_never_given_up_for_good(unit: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
-def test_a_unit_may_hold_a_connection_for_every_worker_and_reader(unit: Path) -> None:
+def test_a_unit_may_hold_a_connection_a_worker_and_reader(unit: Path) -> None:
     assert settings_of(unit)["LimitNOFILE"] == "65536"
 
 
@@ -163,7 +163,7 @@ def test_systemd_finds_the_units_hardened(installed_units: list[str]) -> None:
         assert done.returncode == 0, done.stdout
 
 
-def test_a_confined_unit_lets_recognition_make_itself_less_urgent() -> None:
+def test_a_confined_unit_lets_recognition_lower_its_priority() -> None:
     (worker,) = [unit for unit in UNITS if command_of(unit)[0] == "worker"]
     # Each line takes from the ones before it, or adds to them.
     filters = re.findall(r"^SystemCallFilter=(.*)$", worker.read_text(), re.MULTILINE)
@@ -176,7 +176,7 @@ def test_webrtc_can_list_the_addresses_of_a_unit_s_machine() -> None:
 
 
 @each(WORKERS)
-def test_a_worker_s_container_has_an_address_and_a_key_file_and_no_secret_else(container: Container) -> None:
+def test_a_workers_container_has_address_and_key_file_alone(container: Container) -> None:
     assert "--key-file" in container.arguments and "envFrom" not in container.of
     assert f"{ENV_PREFIX}WORKER__RECORD_URL" in container.env
     assert not [name for name in container.env if not name.startswith(f"{ENV_PREFIX}WORKER__")]
@@ -185,7 +185,7 @@ def test_a_worker_s_container_has_an_address_and_a_key_file_and_no_secret_else(c
     assert any("/var/lib/scenario-runner" in str(volume) for volume in volumes)
 
 
-def test_a_worker_s_unit_has_an_address_and_a_key_file_and_no_secret_else() -> None:
+def test_a_workers_unit_has_address_and_key_file_alone() -> None:
     (worker,) = [unit for unit in UNITS if command_of(unit)[0] == "worker"]
     found = variables("worker.env")
     assert f"{ENV_PREFIX}WORKER__RECORD_URL" in found and f"{ENV_PREFIX}WORKER__KEY" not in found
@@ -206,7 +206,7 @@ def test_a_worker_elsewhere_reaches_the_api_by_https() -> None:
 
 
 @each([container for container in composed() if not container.is_worker])
-def test_a_composed_api_believes_the_proxy_s_network_and_no_other(container: Container) -> None:
+def test_a_composed_api_trusts_the_proxys_network_alone(container: Container) -> None:
     whole = yaml.safe_load((DEPLOY / "container" / "compose.yaml").read_text())
     (subnet,) = whole["networks"]["front"]["ipam"]["config"]
     assert json.loads(container.env[f"{ENV_PREFIX}SERVER__TRUSTED_PROXIES"]) == [subnet["subnet"]]
@@ -293,7 +293,7 @@ def test_an_image_runs_and_looks_after_itself(target: str) -> None:
         check_variable(variable, value)
 
 
-def test_an_image_is_built_from_what_there_is_and_nothing_more_is_sent_to_the_builder() -> None:
+def test_an_image_is_built_from_what_exists_and_sends_no_more() -> None:
     copied = {
         word
         for line in re.findall(r"^COPY (?!--from)(.*) \S+$", CONTAINERFILE, re.MULTILINE)
@@ -323,9 +323,7 @@ def test_what_is_deployed_is_what_is_tested(lock: str) -> None:
 
 
 @pytest.mark.parametrize(("image", "extras"), IMAGES.items())
-def test_an_image_has_what_its_extras_need_and_nothing_of_ours_to_develop_with(
-    image: str, extras: tuple[str, ...]
-) -> None:
+def test_an_image_has_its_extras_and_none_of_our_tools(image: str, extras: tuple[str, ...]) -> None:
     assert names(f"{image}.lock") == closure(*extras)
 
 

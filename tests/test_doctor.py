@@ -22,14 +22,14 @@ def is_empty(folder: Path) -> bool:
 
 async def findings(settings: Settings, monkeypatch: pytest.MonkeyPatch, *names: str) -> tuple[bool, list[Finding]]:
     monkeypatch.setattr(
-        machine_checks, "_CHECKS", {name: check for name, check in machine_checks._CHECKS.items() if name in names}
+        machine_checks, "CHECKS", {name: check for name, check in machine_checks.CHECKS.items() if name in names}
     )
     found: list[Finding] = []
     fine = await examine(settings, found.append)
     return fine, found
 
 
-async def test_a_service_that_is_not_there_is_found_and_said_how_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_service_is_found_with_how_to_mend_it(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(speech=SpeechSettings(tts=ServiceSettings(service="pipecat.services.nosuch.tts.NoSuchTTS")))
     fine, (speaks, hears) = await findings(settings, monkeypatch, "speaking", "recognising")
     assert not fine
@@ -44,7 +44,7 @@ async def test_a_check_that_breaks_keeps_no_other_from_being_made(monkeypatch: p
     async def finds(settings: Settings) -> Finding:
         return Finding("second", True, "fine")
 
-    monkeypatch.setattr(machine_checks, "_CHECKS", {"first": breaks, "second": finds})
+    monkeypatch.setattr(machine_checks, "CHECKS", {"first": breaks, "second": finds})
     found: list[Finding] = []
     assert not await examine(Settings(), found.append)
     assert [(f.check, f.ok) for f in found] == [("first", False), ("second", True)]

@@ -40,9 +40,7 @@ LONG = "psw_0123456789abcdef"
         ("nothing", "", "nothing"),
     ],
 )
-def test_a_secret_is_masked_as_a_word_of_its_own_or_wherever_it_stands_if_it_is_long(
-    text: str, secret: str, shown: str
-) -> None:
+def test_a_secret_is_masked_as_a_word_or_anywhere_if_long(text: str, secret: str, shown: str) -> None:
     assert masked(text, [secret]) == shown
 
 
@@ -141,7 +139,7 @@ def test_what_is_nested_beyond_measure_is_not_shown() -> None:
     assert redacted(fits) == fits
 
 
-def test_the_secrets_of_a_message_are_known_again_in_what_comes_back() -> None:
+def test_a_messages_secrets_are_known_again_in_what_comes_back() -> None:
     secrets = secrets_within(MESSAGE)
     assert secrets == {"k-1", "t-1", "7", "1234"}
     assert secrets_within({"name": "Zoë"}, ["name", "*"]) == {"Zoë"}

@@ -112,7 +112,7 @@ async def test_a_taken_port_is_said_before_anything_else(tmp_path: Path) -> None
 
 
 @pytest.mark.anyio
-async def test_another_key_than_the_records_is_said_before_anything_is_served(tmp_path: Path) -> None:
+async def test_another_secret_key_is_told_before_anything_is_served(tmp_path: Path) -> None:
     server = ServerSettings(data_dir=tmp_path / "data")
     database = Database(database_url(server))
     await database.migrate()

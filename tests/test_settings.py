@@ -168,7 +168,7 @@ def test_a_wrong_setting_is_named_by_file_and_key(text: str, place: str) -> None
         ("ROOM", "{", "ROOM: must be JSON"),
     ],
 )
-def test_a_wrong_setting_of_the_environment_is_named_by_its_variable(
+def test_a_wrong_environment_setting_is_named_by_its_variable(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, place: str
 ) -> None:
     monkeypatch.setenv(f"SCENARIO_RUNNER_{name}", value)

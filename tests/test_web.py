@@ -162,7 +162,7 @@ async def test_a_connection_is_ended_some_time_after_its_last_answer() -> None:
         assert (await heard(connection)).count(b"hello") == 1
 
 
-async def test_of_too_many_connections_those_that_wait_longest_give_way() -> None:
+async def test_of_too_many_connections_the_longest_waiting_give_way() -> None:
     async with serving(max_connections=20, headers_limit_s=60) as server, AsyncExitStack() as stack:
         polling = await stack.enter_async_context(await server.connect(WHOLE.replace(b"hello", b"late")))
         silent = [await stack.enter_async_context(await server.connect(HALF)) for _ in range(40)]
@@ -247,7 +247,7 @@ async def test_whoever_takes_none_of_it_is_ended() -> None:
                 await anyio.sleep(0.01)
 
 
-async def test_when_files_run_out_the_server_answers_again_once_there_are_some(
+async def test_a_server_out_of_files_answers_again_once_there_are_some(
     anyio_backend: tuple[str, dict[str, Any]],
 ) -> None:
     if not anyio_backend[1]["use_uvloop"]:

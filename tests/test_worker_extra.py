@@ -49,7 +49,7 @@ def agent(tmp_path: Path) -> Iterator[str]:
         yield offers
 
 
-def test_its_environment_is_sound_and_has_neither_database_nor_api(python: Path) -> None:
+def test_its_environment_is_sound_without_database_and_api(python: Path) -> None:
     run(python, "-m", "pip", "check")
     assert not NOT_FOR_WORKERS & set(run(python, "-c", INSTALLED).split())
 

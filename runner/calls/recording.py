@@ -21,7 +21,7 @@ CHANNELS = 2
 _SAMPLE_BYTES = 2
 _HEADER_BYTES = 44
 _FRAME_BYTES = CHANNELS * _SAMPLE_BYTES
-_MAX_DATA_BYTES = 0xFFFFFFFF - _HEADER_BYTES
+MAX_DATA_BYTES = 0xFFFFFFFF - _HEADER_BYTES
 """A WAV file counts its bytes in 32 bits: a little over 12 hours at 24 kHz."""
 
 
@@ -57,7 +57,7 @@ class RecordingWriter:
     def flush(self, until_ns: int) -> None:
         """Write everything before ``until_ns`` to the file; silence where nothing was put."""
         frames = ns_to_samples(until_ns, self._rate_hz) - self._written_frames
-        frames = min(frames, _MAX_DATA_BYTES // _FRAME_BYTES - self._written_frames)
+        frames = min(frames, MAX_DATA_BYTES // _FRAME_BYTES - self._written_frames)
         if frames <= 0:
             return
         ready = np.zeros((frames, CHANNELS), dtype=np.int16)

@@ -47,7 +47,7 @@ async def examine(settings: Settings, report: Callable[[Finding], None]) -> bool
         report: Takes each finding as it is made.
     """
     fine = True
-    for name, check in _CHECKS.items():
+    for name, check in CHECKS.items():
         try:
             finding = await check(settings)
         except Exception as error:
@@ -160,7 +160,7 @@ async def _speakers(settings: Settings) -> Finding:
     return Finding("--listen", True, "calls can be heard on this machine's speakers", required=False)
 
 
-_CHECKS: dict[str, Check] = {
+CHECKS: dict[str, Check] = {
     "speaking": _speaks,
     "recognising": _hears,
     "a WebRTC call on this machine": _calls,

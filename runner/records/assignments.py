@@ -22,7 +22,7 @@ MAX_CALLS = "max_calls"
 _LOCK = 0x61736E73
 """What processes that decide about the same PostgreSQL database hold, one after the other."""
 
-_BATCH = 100
+BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def assign(session: Session, workers: Sequence[Capacity], limits: Limits) -> lis
     given: list[Assignment] = []
     while not now.is_full:
         # Locked, and none waited for: whoever cancels some of them locks them in another order.
-        most = min(_BATCH, now.places)
+        most = min(BATCH, now.places)
         runs = session.execute(_WAITING_RUNS.where(now.may_go()).limit(most)).all()
         chosen: dict[str, list[int]] = {}
         for run in runs:

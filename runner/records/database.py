@@ -70,7 +70,7 @@ _BUSY_LOOP_S = 0.002
 _STEP_BACK_S = 0.01
 """For how long whoever lets others go first does nothing."""
 
-_BLOCKED_LIMIT_S = 5
+BLOCKED_LIMIT_S = 5
 """How long a thread's transaction waits for what another one holds, on PostgreSQL. Then it is tried again, and others
 can use the thread meanwhile."""
 
@@ -589,7 +589,7 @@ class _Threads:
 
         reading = "default_transaction_read_only=on"
         return _Engines(
-            writer=engine(f"lock_timeout={_BLOCKED_LIMIT_S * 1_000}"),
+            writer=engine(f"lock_timeout={BLOCKED_LIMIT_S * 1_000}"),
             looker=engine(reading, isolation_level="AUTOCOMMIT"),
             # What somebody wants to see is not tried again.
             browser=engine(reading, isolation_level="REPEATABLE READ", pool_size=_BROWSERS, pool_pre_ping=True),

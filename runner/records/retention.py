@@ -9,7 +9,7 @@ from runner.records.database import Database
 from runner.records.store import ArtefactStore
 from runner.records.tables import RunRow
 
-_BATCH = 100
+BATCH = 100
 
 
 async def purge(database: Database, store: ArtefactStore, *, older_than: datetime) -> int:
@@ -25,7 +25,7 @@ async def purge(database: Database, store: ArtefactStore, *, older_than: datetim
                 select(RunRow.id)
                 .where(RunRow.ended_at < older_than, RunRow.artefacts != {}, RunRow.id > last)
                 .order_by(RunRow.id)
-                .limit(_BATCH)
+                .limit(BATCH)
             )
             ids = (await session.scalars(due)).all()
         if not ids:

@@ -163,13 +163,19 @@ def _function_call(node: Node) -> FunctionCall:
 
 
 def _turn_taking(node: Node) -> TurnTaking:
-    mapping = node.mapping(TurnTaking.model_fields)
+    mistakes = Mistakes()
+    for error in node.unknown(tuple(TurnTaking.model_fields)):
+        mistakes.add(error)
+    given = {key: node[key].plain() for key in TurnTaking.model_fields if key in node}
+    taking = TurnTaking()
     try:
-        return TurnTaking.model_validate({key: mapping[key].plain() for key in mapping if key in mapping})
+        taking = TurnTaking.model_validate(given)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = str(problem["loc"][0])
-        raise mapping[key].place.error(f"{key}: {problem['msg']}") from error
+        for problem in error.errors(include_url=False):
+            key = str(problem["loc"][0])
+            mistakes.add(node[key].place.error(f"{key}: {problem['msg']}"))
+    mistakes.check()
+    return taking
 
 
 def _tag(node: Node) -> str:

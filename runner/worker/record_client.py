@@ -33,7 +33,7 @@ PART_TIMEOUT_S = 300.0
 QUICK_TIMEOUT_S = 5.0
 """What may be lost, or is asked again in a moment, does not wait for longer. A waiting poll has so long besides."""
 
-_CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 256 * 1024
 
 _LATER = frozenset({401, 403, 408, 425, 429})
 """Answers below 500 that may be others a little later: a key can be mended, a limit passes."""
@@ -194,7 +194,7 @@ class RecordClient:
 async def _part(path: Path, offset: int, length: int) -> AsyncGenerator[bytes]:
     async with await anyio.open_file(path, "rb") as file:
         await file.seek(offset)
-        while length > 0 and (chunk := await file.read(min(_CHUNK_BYTES, length))):
+        while length > 0 and (chunk := await file.read(min(CHUNK_BYTES, length))):
             length -= len(chunk)
             yield chunk
 

@@ -132,7 +132,7 @@ def test_an_office_is_mostly_steady_with_events() -> None:
     assert np.percentile(levels, 99) - np.percentile(levels, 50) > 5
 
 
-def test_a_name_that_there_is_not_is_refused_with_those_there_are() -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"no background is called 'beach'; there are: white, office, crowd"):
         background("beach", RATE_HZ)
     with pytest.raises(ValueError, match="at least 5 s"):

@@ -183,7 +183,7 @@ def test_a_session_may_ask_for_a_fault(body: Any, default: str | None, name: str
 
 
 @pytest.mark.parametrize("name", ["tired", 3, ["slow"]])
-def test_a_fault_that_there_is_not_is_refused_with_those_there_are(name: Any) -> None:
+def test_an_unknown_fault_is_refused_with_the_known_ones(name: Any) -> None:
     with pytest.raises(ValueError, match=r"no fault is called.*slow, talks_over"):
         fault_of_session({"restaurant": {"fault": name}}, None)
 

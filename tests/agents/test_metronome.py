@@ -37,7 +37,7 @@ def test_aiortc_keeps_its_jitter_buffer_where_we_tap_it() -> None:
     assert isinstance(getattr(receiver, JITTER_BUFFER_ATTRIBUTE), JitterBuffer)
 
 
-def test_an_arrival_is_that_of_the_packet_itself_and_not_of_the_one_that_pushed_it_out() -> None:
+def test_an_arrival_is_that_of_the_packet_itself() -> None:
     buffer = JitterBuffer(capacity=16, prefetch=4)
     arrivals = RtpArrivals(SimpleNamespace(**{JITTER_BUFFER_ATTRIBUTE: buffer}))  # pyright: ignore
     sent: dict[int, tuple[int, int]] = {}
@@ -82,7 +82,7 @@ def test_a_session_may_set_what_is_heard() -> None:
     assert own.items() <= dataclasses.asdict(settings).items()
 
 
-def test_the_environment_sets_what_is_heard_and_a_session_may_turn_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_sets_what_is_heard_unless_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METRONOME_BACKGROUND", "office")
     monkeypatch.setenv("METRONOME_BACKGROUND_DBFS", "-44.5")
     settings = MetronomeSettings.load()
@@ -153,7 +153,7 @@ def play(
 
 
 @pytest.mark.parametrize("due_ms", [40.0, 47.0, 59.0])
-def test_the_clip_starts_and_ends_in_the_packets_where_the_track_says(due_ms: float) -> None:
+def test_the_clip_lies_in_the_packets_where_the_track_says(due_ms: float) -> None:
     clip = Clip(tone(0.4))
     utterance, ended_ns, packets = play(clip, due_ms)
     first, last = edges(decode(packets))
@@ -165,7 +165,7 @@ def test_the_clip_starts_and_ends_in_the_packets_where_the_track_says(due_ms: fl
 
 
 @pytest.mark.parametrize(("asked_ms", "cut_ms", "tolerance_ms"), [(100, 333.0, 5), (300, 301.0, 25)])
-def test_a_cut_is_made_to_the_millisecond_or_if_it_comes_late_between_packets(
+def test_a_cut_is_made_to_the_millisecond_or_between_packets(
     asked_ms: int, cut_ms: float, tolerance_ms: float
 ) -> None:
     utterance, ended_ns, packets = play(Clip(tone(0.6)), 40.0, (asked_ms, cut_ms))
@@ -177,7 +177,7 @@ def test_a_cut_is_made_to_the_millisecond_or_if_it_comes_late_between_packets(
 
 
 @pytest.mark.parametrize("due_ms", [40.0, 47.0, 59.0])
-def test_over_a_background_the_clip_is_as_exactly_where_the_track_says(due_ms: float) -> None:
+def test_over_a_background_the_clip_lies_where_the_track_says(due_ms: float) -> None:
     utterance, ended_ns, packets = play(Clip(tone(0.4)), due_ms, background=quiet())
     first, last = edges(decode(packets))
     assert utterance.started_ns == pytest.approx(due_ms * MS, abs=1 * MS)
@@ -197,7 +197,7 @@ def test_over_a_background_a_cut_is_made_to_the_millisecond(
     assert last / 48 - 6.5 == pytest.approx(ended_ns / MS, abs=12)
 
 
-def test_the_background_is_heard_from_the_first_packet_to_the_last() -> None:
+def test_the_background_is_heard_from_first_to_last_packet() -> None:
     loop = BackgroundLoop("white", -30.0, RATE_HZ)
     _, _, packets = play(Clip(tone(0.2)), 300.0, background=loop)
     heard = decode(packets).astype(float) / 32768
@@ -211,7 +211,7 @@ def quiet() -> BackgroundLoop:
     return BackgroundLoop("white", -66.0, RATE_HZ)
 
 
-def test_two_phrases_have_the_silence_between_them_that_was_asked_for() -> None:
+def test_two_phrases_have_the_silence_asked_for_between_them() -> None:
     clip = load_clip("Of course. | Which order is this about?", -26.0, 450.0)
     (begin, first_ends), (second_begins, end) = clip.phrases
     assert (begin, end) == (0, clip.samples)
@@ -312,7 +312,7 @@ async def test_sessions_in_one_process_keep_their_own_times(metronome: tuple[str
 @pytest.mark.webrtc
 @pytest.mark.anyio
 @best_of_three
-async def test_over_a_background_the_times_stay_and_the_log_says_what_is_heard(metronome: tuple[str, Path]) -> None:
+async def test_over_a_background_times_stay_and_the_log_names_it(metronome: tuple[str, Path]) -> None:
     base, log = metronome
     own = {"answer_ms": 700, "background": "white", "background_dbfs": -35, "text": "Of course. | What for?"}
     async with call(base, {"metronome": own}) as client:

@@ -222,7 +222,7 @@ def test_when_it_hangs_up(lines: list[str], end: bool) -> None:
     assert (step.end, dialogue.ended) == (end, end)
 
 
-def test_a_change_of_table_is_checked_again_and_a_change_of_name_is_not() -> None:
+def test_a_change_of_table_is_checked_again_but_not_of_name() -> None:
     dialogue, _, _ = converse("A table for two on Friday at 8", "Jones", "5550142")
     assert run(dialogue, "No, make it three")[0] == [
         ("check_availability", {"people": 3, "day": "Friday", "time": "20:00"})
@@ -232,7 +232,7 @@ def test_a_change_of_table_is_checked_again_and_a_change_of_name_is_not() -> Non
     assert "under the name Smith" in step.say
 
 
-def test_silence_is_asked_about_twice_and_ends_a_finished_call_at_once() -> None:
+def test_silence_is_asked_about_twice_and_ends_a_finished_call() -> None:
     dialogue, _, _ = converse("A table for two")
     assert "For which day?" in dialogue.silent().say
     assert not dialogue.silent().end

@@ -120,7 +120,7 @@ def case(text: str, frames: list[Frame | list[Frame]], ended: int) -> object:
         case("words of a turn that is over", [start(), stop(), words(LINE), silence(600), words("please")], 2),
     ],
 )
-async def test_a_turn_is_over_when_all_of_it_is_recognised_and_silence_was_received(
+async def test_a_turn_ends_once_recognised_and_silence_was_received(
     frames: list[Frame | list[Frame]], ended: int
 ) -> None:
     assert await Turns().feed(*frames) == ended
@@ -208,7 +208,7 @@ HEARD_AS = words("Momma.")
         pytest.param([bot_speaks(), *MM_HMM, words("DTMF: 4#"), HEARD_AS], 1, 1, id="keys after mm-hmm"),
     ],
 )
-async def test_a_turn_begins_with_speech_but_not_with_a_short_sound_over_the_agent(
+async def test_a_turn_begins_with_speech_not_a_short_sound(
     frames: list[Frame | list[Frame]], begun: int, forgot: int
 ) -> None:
     assert await Beginnings().feed(*frames) == (begun, forgot)

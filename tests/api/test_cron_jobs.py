@@ -81,7 +81,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_a_schedule_that_nothing_fires_is_refused_unless_it_is_told_not_to(client: httpx.AsyncClient) -> None:
+async def test_a_schedule_that_nothing_fires_is_refused_by_default(client: httpx.AsyncClient) -> None:
     without = {name: value for name, value in BODY.items() if name != "is_active"}
     refused = await client.post(JOBS, json=without)
     assert (refused.status_code, refused.json()) == (400, {"is_active": [NOTHING_FIRES]})

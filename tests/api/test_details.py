@@ -72,7 +72,7 @@ def outcomes_read(found: list[str]) -> list[str]:
 
 
 @on_every_database
-async def test_the_runs_of_a_result_are_read_in_pages_and_its_figures_stay_those_of_all(
+async def test_a_page_of_runs_has_the_figures_of_the_whole_result(
     client: httpx.AsyncClient, services: Services
 ) -> None:
     result_id = await many(client, services, 230)
@@ -101,7 +101,7 @@ async def test_the_runs_of_a_result_are_read_in_pages_and_its_figures_stay_those
 
 
 @on_every_database
-async def test_many_who_read_a_result_at_once_are_all_answered_by_a_few_readings(
+async def test_many_readers_of_a_result_share_a_few_readings(
     client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result_id = await many(client, services, 120)
@@ -192,7 +192,7 @@ async def test_what_is_kept_is_shown_to_nobody_else(
         assert answer.json()["count"] == 0 and answer.json()["results"] == []
 
 
-async def test_of_what_is_not_kept_any_more_the_runs_are_read_again_while_they_are_sent(
+async def test_what_is_not_kept_any_more_is_read_while_it_is_sent(
     client: httpx.AsyncClient, services: Services, app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner.api.details, "PIECE", 4)
@@ -231,7 +231,7 @@ async def test_a_large_result_is_compressed_for_those_who_take_it_so(
     assert changed.json() == (await ask("identity")).json() != plain.json()
 
 
-async def test_what_changes_while_it_is_compressed_is_not_kept_for_others(
+async def test_what_changes_while_compressed_is_not_kept_for_others(
     client: httpx.AsyncClient, services: Services
 ) -> None:
     result_id = await many(client, services, MIN_PACKED)
@@ -285,7 +285,7 @@ async def test_a_run_that_is_deleted_while_others_are_sent_is_left_out(
 
 
 @on_every_database
-async def test_a_list_of_results_is_made_without_what_their_runs_came_to(
+async def test_a_list_of_results_leaves_out_what_their_runs_came_to(
     client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.api.routes.results.RUNS_AT_ONCE", 5)
@@ -298,7 +298,7 @@ async def test_a_list_of_results_is_made_without_what_their_runs_came_to(
     assert page["results"][0]["runs"] == sorted(page["results"][0]["runs"], key=lambda run: run["id"])
 
 
-async def test_a_list_of_runs_reads_what_came_of_those_on_its_page_alone(
+async def test_a_list_of_runs_reads_the_outcomes_of_its_page_alone(
     client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.api.routes.runs.PIECE", 4)
@@ -320,7 +320,7 @@ async def test_a_list_of_runs_reads_what_came_of_those_on_its_page_alone(
     assert page["results"][0] == (await client.get(f"/test_framework/v1/runs/{shown[0]}")).json()
 
 
-async def test_too_many_readers_are_refused_at_once_and_told_when_to_come_again(
+async def test_too_many_readers_are_refused_with_when_to_come_again(
     client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result_id = await many(client, services, 1)
@@ -350,7 +350,7 @@ async def test_too_many_readers_are_refused_at_once_and_told_when_to_come_again(
     assert (await client.get(f"{RESULTS}/{result_id}")).status_code == 200
 
 
-def test_what_was_not_asked_for_longest_goes_first_when_there_is_too_much() -> None:
+def test_the_least_recently_asked_for_goes_first() -> None:
     kept: Kept[int, bytes] = Kept(10, len)
     for key in (1, 2, 3):
         kept.keep(key, b"xxx")

@@ -127,7 +127,7 @@ async def test_an_id_that_is_none_is_not_found(client: httpx.AsyncClient) -> Non
 
 
 @on_every_database
-async def test_ids_beyond_every_database_are_refused_in_bodies_and_queries(client: httpx.AsyncClient) -> None:
+async def test_ids_beyond_every_database_are_refused_everywhere(client: httpx.AsyncClient) -> None:
     answer = await client.post("/test_framework/v1/scenarios/", json={"name": "x", "agent": 2**63})
     assert answer.status_code == 400
     assert (await client.get(AGENTS, params={"project_id": 2**63})).status_code == 400

@@ -187,7 +187,7 @@ async def test_another_attempt_begins_anew(
     await watcher.end()
 
 
-async def test_who_comes_back_in_another_attempt_sees_it_from_its_beginning(
+async def test_who_returns_in_another_attempt_sees_it_from_the_start(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
 ) -> None:
     timelines = live_timelines(app)
@@ -212,7 +212,7 @@ async def test_who_comes_back_in_another_attempt_sees_it_from_its_beginning(
     assert timelines.live(run_id) is None
 
 
-async def test_the_last_events_come_from_what_is_kept_where_nobody_told_them(
+async def test_untold_last_events_come_from_what_is_kept(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
 ) -> None:
     (run_id,) = await run_launched(client)
@@ -240,7 +240,7 @@ async def test_nothing_is_wanted_of_a_call_that_nobody_watches(
     assert timelines.wanted_from(run_id, 1) is None and timelines.live(run_id) is None
 
 
-def test_what_is_told_twice_counts_once_and_what_is_left_out_leaves_its_place() -> None:
+def test_events_told_twice_count_once_and_gaps_keep_their_place() -> None:
     timelines = LiveTimelines()
     with timelines.watched(1):
         timelines.post(1, 1, [event(0), event(1)])
@@ -252,7 +252,7 @@ def test_what_is_told_twice_counts_once_and_what_is_left_out_leaves_its_place() 
         assert [(place, json.loads(text)["at_ns"]) for place, text in live.after(3)] == [(8, 7)]
 
 
-def test_events_that_are_under_way_while_nobody_watches_leave_no_gap() -> None:
+def test_events_under_way_while_nobody_watches_leave_no_gap() -> None:
     timelines = LiveTimelines()
     with timelines.watched(1):
         timelines.post(1, 1, [event(0), event(1)])

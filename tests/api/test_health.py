@@ -32,7 +32,7 @@ async def test_the_process_answers_without_a_key(anonymous: httpx.AsyncClient) -
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-async def test_it_is_ready_with_its_record_and_while_runs_are_looked_at(
+async def test_it_is_ready_with_its_database_and_while_runs_are_read(
     anonymous: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = await anonymous.get("/readyz")
@@ -70,7 +70,7 @@ async def samples(client: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
     }
 
 
-async def test_requests_are_counted_by_route_and_never_by_what_was_sent(client: httpx.AsyncClient) -> None:
+async def test_requests_are_counted_by_route_and_not_by_content(client: httpx.AsyncClient) -> None:
     for number in (1, 2, 999):
         await client.get(f"/test_framework/v1/scenarios/{number}/")
     await client.get("/tok_planted")

@@ -180,7 +180,7 @@ async def test_every_field_without_an_effect_is_refused_by_its_name(client: http
     assert tried > 25
 
 
-async def test_unknown_fields_are_refused_by_name_unless_they_ask_for_nothing(client: httpx.AsyncClient) -> None:
+async def test_unknown_fields_are_refused_by_name_unless_empty(client: httpx.AsyncClient) -> None:
     entry = {"scenario": 1, "pipecat_room_url": ROOM}
     for path, body, unknown in (
         (AGENTS, {"name": "x"}, ("webhook_url", "webhook_secret", "mock_tools", "dynamic_variables")),
@@ -222,7 +222,7 @@ async def asked_of(client: httpx.AsyncClient, worker: httpx.AsyncClient, **entry
     return (await claimed(worker, run_id))["asked"]
 
 
-async def test_a_run_names_what_of_its_personality_agent_and_scenario_it_can_not_have(
+async def test_a_run_names_what_of_its_request_it_can_not_have(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
 ) -> None:
     assert (await asked_of(client, worker_client))["not_honoured"] == []
@@ -253,7 +253,7 @@ async def test_a_run_names_what_of_its_personality_agent_and_scenario_it_can_not
     ]
 
 
-async def test_what_an_older_version_kept_can_be_written_back_with_something_else_changed(
+async def test_what_an_older_version_kept_can_be_saved_with_changes(
     client: httpx.AsyncClient, services: Services
 ) -> None:
     made = (await client.post(PERSONALITIES, json={"name": "x"})).json()
@@ -271,7 +271,7 @@ async def test_what_an_older_version_kept_can_be_written_back_with_something_els
         assert list((await client.patch(path, json={name: other})).json()) == [name]
 
 
-async def test_conditions_go_to_the_worker_with_the_turns_that_wait_for_them(
+async def test_conditions_go_to_the_worker_with_the_turns_that_wait(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
     actions = {
@@ -291,7 +291,7 @@ async def test_conditions_go_to_the_worker_with_the_turns_that_wait_for_them(
     ]
 
 
-async def test_what_takes_a_caller_that_improvises_is_refused_as_soon_as_it_is_launched(
+async def test_what_takes_an_improvising_caller_is_refused_at_launch(
     client: httpx.AsyncClient,
 ) -> None:
     scenario = (await client.post(SCENARIOS, json={"name": "x", "instructions": "Order a pizza."})).json()
@@ -314,9 +314,7 @@ async def test_what_a_session_would_not_get_of_a_launch_is_refused(client: httpx
     assert answer.status_code == 200, answer.text
 
 
-async def test_a_scenario_of_an_older_version_can_be_mended_and_not_be_launched_before(
-    client: httpx.AsyncClient, services: Services
-) -> None:
+async def test_an_older_scenario_is_launched_only_once_mended(client: httpx.AsyncClient, services: Services) -> None:
     actions = {"role": "", "first_message": "Hi [laughter]", "conditions": []}
     body = {"name": "c", "personality": 1, "scenario_type": "conditional_actions", "conditional_actions": actions}
     plain = {**actions, "first_message": "Hi"}
@@ -333,7 +331,7 @@ async def test_a_scenario_of_an_older_version_can_be_mended_and_not_be_launched_
     assert (await client.post(V1, json={"scenarios": [entry]})).status_code == 200
 
 
-async def test_variables_for_an_agent_that_was_started_elsewhere_are_noted(
+async def test_variables_for_an_agent_started_elsewhere_are_noted(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
     async def notes(information: dict[str, Any], room: str = ROOM) -> list[str]:

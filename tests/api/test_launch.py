@@ -254,7 +254,7 @@ UNSENDABLE = ["a\nb", "a\r\nX-Evil: 1", "a\tb", "\x7f", "tökén", " token", "to
 
 
 @pytest.mark.parametrize("token", UNSENDABLE)
-async def test_a_token_that_no_header_can_hold_is_refused_where_it_stands(
+async def test_a_token_no_header_can_hold_is_refused_where_it_stands(
     client: httpx.AsyncClient, services: Services, token: str
 ) -> None:
     fine = {"scenario": 1, "pipecat_room_url": "https://acme.daily.co/r1", "pipecat_token": "fine"}
@@ -266,7 +266,7 @@ async def test_a_token_that_no_header_can_hold_is_refused_where_it_stands(
     assert await runs_there_are(services) == 0
 
 
-async def test_credentials_that_no_header_can_hold_are_refused_where_they_are_saved_and_where_they_are_used(
+async def test_credentials_no_header_can_hold_are_refused(
     client: httpx.AsyncClient, services: Services, bot: int
 ) -> None:
     path = f"/test_framework/v2/aiagents/{bot}/"
@@ -321,9 +321,7 @@ async def test_an_idempotency_key_tells_launches_apart_and_together(client: http
     assert long.status_code == 400 and "Idempotency-Key" in long.json()
 
 
-async def test_runs_wait_in_the_order_and_for_the_time_that_is_asked_for(
-    client: httpx.AsyncClient, services: Services
-) -> None:
+async def test_runs_wait_in_the_order_and_time_asked_for(client: httpx.AsyncClient, services: Services) -> None:
     entry = {"scenario": 1, "pipecat_room_url": ROOM}
     for more, priority, delay_s in (
         ({"priority": 1, "delay_s": 90}, 1, 90),

@@ -35,9 +35,7 @@ async def chunks(size: int) -> AsyncIterator[bytes]:
         yield b"x" * 500
 
 
-async def test_large_bodies_are_refused_by_length_or_when_too_much_has_come(
-    services: Services, user_key: str
-) -> None:
+async def test_large_bodies_are_refused_by_length_or_as_they_come(services: Services, user_key: str) -> None:
     async with client_of(limited(services, max_body_bytes=2_000), user_key) as client:
         json = {"Content-Type": "application/json"}
         for content in (b" " * 2_001, chunks(2_500)):
@@ -101,9 +99,7 @@ async def test_what_has_no_right_key_counts_for_its_address(services: Services, 
         assert (await stranger.get("/openapi.json", headers=made_up[0])).status_code == 429
 
 
-async def test_a_right_key_gets_through_whatever_else_comes_from_its_address(
-    services: Services, user_key: str, worker_key: str
-) -> None:
+async def test_a_right_key_gets_through_among_wrong_ones(services: Services, user_key: str, worker_key: str) -> None:
     app = limited(services, requests_per_minute=3)
     async with client_of(app) as anyone:
         for number in range(9):

@@ -58,7 +58,7 @@ async def test_each_answer_is_a_line_with_its_ids(client: httpx.AsyncClient, log
     assert answered(log)["result_id"] == 18
 
 
-async def test_what_changes_of_a_run_is_a_line_with_its_run_and_attempt(
+async def test_a_change_of_a_run_is_a_line_with_run_and_attempt(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, log: io.StringIO
 ) -> None:
     (run_id,) = await run_launched(client, pipecat_token=SECRET)
@@ -100,9 +100,7 @@ async def test_nothing_that_was_sent_is_written_down(
     assert user_key not in log.getvalue()
 
 
-async def test_what_breaks_is_written_down_with_its_place_and_without_its_words(
-    app: FastAPI, log: io.StringIO
-) -> None:
+async def test_a_crash_is_logged_with_its_place_without_its_words(app: FastAPI, log: io.StringIO) -> None:
     async def broken() -> None:
         raise ValueError(f"can't read {SECRET}")
 
@@ -120,7 +118,7 @@ async def test_what_breaks_is_written_down_with_its_place_and_without_its_words(
     assert SECRET not in log.getvalue()
 
 
-async def test_the_projects_own_errors_are_written_down_with_their_words(log: io.StringIO) -> None:
+async def test_the_projects_own_errors_are_logged_with_their_words(log: io.StringIO) -> None:
     try:
         raise UsageError("the record's folder is full")
     except UsageError:
@@ -143,7 +141,7 @@ async def test_a_message_stays_one_line(log: io.StringIO) -> None:
     assert lines(log)[-1]["message"] == "two\nlines \u2028 and more"
 
 
-async def test_the_queues_engine_says_the_same_once_in_a_while_and_in_one_line(log: io.StringIO) -> None:
+async def test_the_queues_engine_repeats_itself_seldom_in_one_line(log: io.StringIO) -> None:
     for _ in range(3):
         logging.getLogger("dbos").warning("Exception polling: Traceback (most recent call last):\n  File …")
     logging.getLogger("dbos").warning("something else")

@@ -54,7 +54,7 @@ async def test_a_fork_is_ones_own(client: httpx.AsyncClient) -> None:
     assert (await client.delete(f"{PERSONALITIES}{fork['id']}/")).status_code == 204
 
 
-async def test_what_the_caller_can_not_be_is_refused_by_name_as_it_is_saved(client: httpx.AsyncClient) -> None:
+async def test_what_the_caller_can_not_be_is_refused_when_saved(client: httpx.AsyncClient) -> None:
     traits = {
         "language": "de",
         "background_noise": "coffee-shop",
@@ -82,7 +82,7 @@ async def test_what_the_caller_can_not_be_is_refused_by_name_as_it_is_saved(clie
         assert (refused.status_code, list(refused.json())) == (400, [name])
 
 
-async def test_what_asks_for_nothing_is_taken_and_so_is_what_clients_must_send(client: httpx.AsyncClient) -> None:
+async def test_empty_requests_and_clients_obligatory_fields_are_taken(client: httpx.AsyncClient) -> None:
     traits = {
         "background_noise": "off",
         "voice_model": "sonic-3.5",

@@ -148,7 +148,7 @@ async def test_the_explanation_is_the_headline_and_what_it_rests_on(
     assert (result["met_expected_outcome_count"], result["total_expected_outcome_count"]) == (1, 4)
 
 
-async def test_a_prompt_is_expected_of_the_agent_also_where_the_script_expects_nothing(
+async def test_a_prompt_holds_also_where_the_script_expects_nothing(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
     await client.patch("/test_framework/v1/scenarios/1", json={"expected_outcome_prompt": "must sing an opera"})

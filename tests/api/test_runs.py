@@ -163,7 +163,7 @@ async def test_another_projects_runs_are_not_there(
     assert (await client.get(f"{RUNS}/x")).status_code == 404
 
 
-async def test_ending_a_call_that_waits_cancels_it_and_one_that_is_over_stays(
+async def test_ending_a_waiting_call_cancels_it_and_an_ended_one_stays(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, woken: list[int]
 ) -> None:
     over = await recorded(client, worker_client)
@@ -193,7 +193,7 @@ async def test_a_trace_is_shown_where_there_is_one(client: httpx.AsyncClient, se
     assert (await client.get(f"{RUNS}/{run_id}")).json()["trace_id"] == "a" * 32
 
 
-async def test_an_artefact_comes_whole_or_in_the_range_that_is_asked_for(
+async def test_an_artefact_comes_whole_or_in_the_range_asked_for(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
     run_id = await recorded(client, worker_client)

@@ -377,7 +377,7 @@ async def test_nothing_counts_of_an_attempt_that_is_not_under_way(
 
 
 @on_every_database
-async def test_a_run_that_is_given_back_waits_again_unless_something_was_said(
+async def test_a_released_run_waits_again_unless_something_was_said(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
     safe_to_retry, told_now, told_before = await run_launched(client, 3)
@@ -419,7 +419,7 @@ async def test_what_was_said_is_known_even_where_giving_back_fails(
         )
 
 
-async def test_a_session_is_started_anew_for_a_run_that_is_given_back_whatever_was_said(
+async def test_a_released_run_gets_a_new_session_whatever_was_said(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
 ) -> None:
     async with services.database.session() as session:
@@ -445,7 +445,7 @@ async def test_a_job_names_the_agent_as_its_run_does_or_else_its_agent(
     assert (await claimed(worker_client, of_its_agent))["participant_name"] == "Luigi"
 
 
-async def test_whoever_gives_runs_to_workers_is_woken_when_a_place_becomes_free(
+async def test_the_dispatcher_is_woken_when_a_place_becomes_free(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, woken: list[int]
 ) -> None:
     def since() -> int:
@@ -561,7 +561,7 @@ async def test_only_workers_report_and_only_on_what_is_there(
     assert (await client.get(f"{RUNS}/{run_id}")).json()["status"] == "pending"
 
 
-async def test_a_room_whose_name_leads_inside_since_the_launch_is_not_opened(
+async def test_a_room_whose_name_leads_inside_by_now_is_not_opened(
     client: httpx.AsyncClient,
     worker_client: httpx.AsyncClient,
     services: Services,
@@ -666,7 +666,7 @@ async def test_an_attempt_brings_only_so_many_files(
     assert (await there(worker_client, run_id, "n0"))["is_whole"]
 
 
-async def test_after_the_end_of_a_run_the_files_come_that_are_owed_and_no_others(
+async def test_after_a_runs_end_only_the_files_owed_are_taken(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
 ) -> None:
     (run_id,) = await run_launched(client)
@@ -681,7 +681,7 @@ async def test_after_the_end_of_a_run_the_files_come_that_are_owed_and_no_others
     assert await artefacts(services, run_id) == {"recording.wav": 4, "timeline.jsonl": None}
 
 
-async def test_while_the_store_fails_it_is_told_and_what_was_there_stays(
+async def test_while_the_store_fails_it_is_told_and_nothing_is_lost(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (run_id,) = await run_launched(client)
@@ -716,7 +716,7 @@ async def test_while_the_store_fails_it_is_told_and_what_was_there_stays(
             assert await there(worker_client, run_id, name) == 507
 
 
-async def test_attempts_keep_their_artefacts_apart_and_only_the_last_ones_are_shown(
+async def test_attempts_keep_artefacts_apart_and_show_the_last_ones(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
 ) -> None:
     (run_id,) = await run_launched(client)
@@ -740,7 +740,7 @@ async def test_attempts_keep_their_artefacts_apart_and_only_the_last_ones_are_sh
         assert await services.store.size(artefact_key(run_id, name, attempt)) is None
 
 
-async def test_an_artefact_whose_run_is_given_back_while_it_is_uploaded_leaves_nothing(
+async def test_an_artefact_uploaded_during_a_release_leaves_nothing(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
 ) -> None:
     (run_id,) = await run_launched(client)

@@ -159,7 +159,7 @@ def told(kind: str, at_s: float) -> MessageReceived:
     return MessageReceived(at_ns=round(at_s * NS_PER_S), message={"label": "rtvi-ai", "type": kind})
 
 
-def test_a_long_pause_does_not_end_the_turn_of_an_agent_that_says_it_is_still_speaking() -> None:
+def test_a_long_pause_does_not_end_a_turn_reported_as_going_on() -> None:
     call = Conversation(script(speak()))
     call.agent_starts(1.0)
     call.hears(told("bot-started-speaking", 1.0))
@@ -170,7 +170,7 @@ def test_a_long_pause_does_not_end_the_turn_of_an_agent_that_says_it_is_still_sp
     assert call.said_at(0) == 6.8
 
 
-def test_an_agent_that_only_says_it_speaks_is_not_believed_for_ever() -> None:
+def test_reported_speech_without_sound_is_not_believed_forever() -> None:
     call = Conversation(script(speak()))
     call.agent_starts(1.0)
     call.hears(told("bot-started-speaking", 1.0))
@@ -199,7 +199,7 @@ def test_waits_for_expectations_after_the_reply() -> None:
     assert call.said_at(1) == 9.0
 
 
-def test_does_not_start_a_turn_that_is_settled_while_the_agent_still_speaks() -> None:
+def test_does_not_start_a_settled_turn_while_the_agent_speaks() -> None:
     call = Conversation(script(speak(expect=(Expectation(),)), speak("Thanks.")))
     call.agent_speaks(0.5, 1.0)
     call.agent_starts(5.0)
@@ -217,7 +217,7 @@ def test_a_failed_turn_ends_the_call() -> None:
     assert call.hung_up == (6.0, HangUp(EndedReason.CALLER_HUNG_UP, "turn 1 failed"))
 
 
-def test_a_failed_turn_does_not_end_the_call_that_scores_each_turn() -> None:
+def test_a_failed_turn_does_not_end_a_call_that_scores_each_turn() -> None:
     call = Conversation(script(speak(expect=(Expectation(),)), speak("Thanks."), stop_on_failure=False))
     call.agent_speaks(0.5, 1.0)
     call.agent_speaks(5.0, 6.0)
@@ -284,7 +284,7 @@ def test_a_turn_goes_by_the_last_of_the_events_before_it() -> None:
     assert call.said_at(1) == 5.5
 
 
-def test_a_turn_whose_event_never_comes_fails_after_half_a_minute() -> None:
+def test_a_turn_whose_event_never_comes_fails_after_30_s() -> None:
     turn = speak("Stop!", start=AfterEvent(event="llm_started"))
     call = Conversation(script(speak(), turn))
     call.agent_speaks(0.5, 1.0)
@@ -304,7 +304,7 @@ def test_paces_keys_by_a_plain_delay() -> None:
     assert [(at, a) for at, a in call.log if isinstance(a, Press)] == [(0, Press(0, "1")), (0.4, Press(1, "2#"))]
 
 
-def test_a_plain_delay_counts_from_when_what_was_expected_was_met() -> None:
+def test_a_plain_delay_counts_from_the_met_expectation() -> None:
     keys = Turn(action=PressKeys(keys="1"), expect=(Expectation(),))
     more = Turn(action=PressKeys(keys="2#"), start=AfterEvent(delay_ms=400))
     call = Conversation(script(keys, more, turn_taking=TurnTaking(greeting_wait_ms=0)))
@@ -354,7 +354,7 @@ def test_an_agent_that_never_says_anything_has_never_spoken() -> None:
     assert call.hung_up[1].reason is EndedReason.AGENT_NEVER_SPOKE
 
 
-def test_a_longer_budget_keeps_a_slow_agent_from_being_called_frozen() -> None:
+def test_a_longer_budget_keeps_a_slow_agent_from_being_frozen() -> None:
     turn = speak(expect=(Expectation(within_ms=50_000),))
     call = Conversation(script(turn, turn_taking=TurnTaking(answer_timeout_s=10)))
     call.agent_speaks(0.5, 1.0)

@@ -85,7 +85,7 @@ def test_an_even_soft_sound_at_the_beginning_is_a_bed(start_s: float) -> None:
     assert spans_s(heard(even + bursts((6, 7), seconds=12.0))) == close_to((6, 7), within_s=0.03)
 
 
-def test_an_even_soft_sound_that_stops_was_a_voice_and_what_follows_is_heard() -> None:
+def test_an_even_soft_sound_that_stops_was_a_voice() -> None:
     spoken = ((1.0, 4.0), (6.0, 7.5), (9.0, 11.0))
     assert spans_s(heard(bursts(*spoken, dbfs=-38, seconds=12.0))) == close_to(*spoken, within_s=0.03)
 
@@ -94,7 +94,7 @@ def test_an_even_soft_sound_that_stops_and_is_no_speech_was_none() -> None:
     assert spans_s(heard(bursts((1.0, 4.0), dbfs=-38, seconds=8.0), model=Model(0.3))) == []
 
 
-def test_a_soft_voice_is_not_measured_by_the_level_that_was_supposed() -> None:
+def test_a_soft_voice_is_not_measured_by_the_assumed_level() -> None:
     # Its stressed vowels lie well above what is in between, as in speech.
     spoken = [(1 + 0.5 * n, 1.15 + 0.5 * n) for n in range(5)]
     between = [(1 + 0.5 * n, 1.5 + 0.5 * n) for n in range(5)]
@@ -150,14 +150,14 @@ def test_what_the_model_never_takes_for_speech_is_none() -> None:
     assert heard(bursts((1, 1.5), (2, 2.5)), model=Model(0.0)) == []
 
 
-def test_a_bed_that_the_model_takes_for_speech_does_not_hide_the_agent() -> None:
+def test_a_bed_taken_for_speech_does_not_hide_the_agent() -> None:
     crowd = noise(-40, seconds=20) * np.repeat(10 ** (np.random.default_rng(2).normal(0, 2, 100) / 20), 3_200)
     spans = spans_s(heard(bursts((8, 9.5), (14, 15), seconds=20) + crowd))
     assert spans[-2:] == close_to((8, 9.5), (14, 15), within_s=0.06)
 
 
 @pytest.mark.parametrize("bed_dbfs", [-50, -35, -20])
-def test_a_bed_that_begins_in_mid_call_does_not_block_a_turn_for_ever(bed_dbfs: float) -> None:
+def test_a_bed_that_begins_in_mid_call_does_not_block_a_turn(bed_dbfs: float) -> None:
     audio = bursts((1, 2), seconds=40)
     audio[4 * RATE_HZ :] += noise(bed_dbfs, seconds=36)
     edges = heard(audio)
@@ -165,7 +165,7 @@ def test_a_bed_that_begins_in_mid_call_does_not_block_a_turn_for_ever(bed_dbfs: 
     assert edges[-1].at_ns < at(16)
 
 
-def test_a_bed_from_the_first_moment_is_not_taken_for_the_agent_for_long() -> None:
+def test_a_bed_from_the_start_is_soon_not_taken_for_the_agent() -> None:
     edges = heard(noise(-30, seconds=20))
     assert not edges or edges[-1].at_ns < at(6)
 

@@ -91,7 +91,7 @@ def stopped(at_ns: int, turn: int = 0, end: LineEnd = LineEnd.SAID) -> CallerSto
     piece=st.sampled_from([FRAME, FRAME // 2, 2 * FRAME]),
 )
 @settings(max_examples=80, deadline=None)
-def test_the_first_and_the_last_voiced_sample_are_stamped_where_they_left(
+def test_first_and_last_voiced_samples_are_stamped_as_sent(
     before: int, quiet: int, faint: int, voiced: int, after: int, piece: int
 ) -> None:
     spoken = line((quiet, 0), (faint, 1), (voiced, 3_000), (after, 0), faint=1)
@@ -105,7 +105,7 @@ def test_the_first_and_the_last_voiced_sample_are_stamped_where_they_left(
     ]
 
 
-def test_a_line_is_under_way_from_its_beginning_to_its_last_voiced_sample() -> None:
+def test_a_line_lasts_from_its_start_to_its_last_voiced_sample() -> None:
     spoken = line((2 * FRAME, 3_000), (2 * FRAME, 0))
     sending = Sending()
     assert not sending.mouth.busy
@@ -136,7 +136,7 @@ def test_lines_are_told_apart_by_their_turns() -> None:
     ]
 
 
-def test_silence_in_the_middle_of_a_line_is_noticed_as_an_underrun() -> None:
+def test_silence_within_a_line_is_noticed_as_an_underrun() -> None:
     spoken = line((4 * FRAME, 3_000))
     first, *rest = frames(spoken.pcm)
     sending = Sending()
@@ -169,7 +169,7 @@ def test_a_pause_of_the_line_itself_is_no_underrun() -> None:
     assert sending.noted == [started(START_NS), stopped(START_NS + 9 * FRAME_NS)]
 
 
-def test_a_pause_that_lasts_longer_than_the_line_says_is_an_underrun() -> None:
+def test_a_pause_longer_than_the_line_says_is_an_underrun() -> None:
     *before, late, last = frames(PAUSE.pcm)
     sending = Sending()
     sending.mouth.begin(0, PAUSE)
@@ -221,7 +221,7 @@ def test_a_line_of_nothing_but_silence_takes_its_time() -> None:
     assert sending.noted == [started(START_NS), stopped(START_NS + 3 * FRAME_NS)]
 
 
-def test_silence_in_the_middle_of_a_lines_own_pause_is_noticed_when_the_line_goes_on() -> None:
+def test_silence_in_a_lines_own_pause_is_noticed_after_it() -> None:
     spoken = line((2 * FRAME, 3_000), (3 * FRAME, 0), (FRAME, 2_000), (2 * FRAME, 3_000))
     pieces = list(frames(spoken.pcm))
     sending = Sending()
@@ -232,7 +232,7 @@ def test_silence_in_the_middle_of_a_lines_own_pause_is_noticed_when_the_line_goe
     assert sending.noted[-1] == stopped(START_NS + 10 * FRAME_NS)
 
 
-def test_silence_before_a_line_that_begins_with_a_pause_is_no_part_of_it() -> None:
+def test_silence_before_a_line_with_a_leading_pause_is_not_part() -> None:
     spoken = line((3 * FRAME, 0), (FRAME, 2_000), (FRAME, 3_000))
     sending = Sending()
     sending.mouth.begin(0, spoken)
@@ -259,7 +259,7 @@ def test_a_leap_in_a_pause_of_the_line_is_a_gap_too() -> None:
     assert sending.underruns == [(UnderrunKind.GAP, 7, 1_000)]
 
 
-def test_a_leap_before_a_line_is_heard_or_after_it_is_none_of_its_own() -> None:
+def test_a_leap_before_or_after_a_line_is_not_its_own() -> None:
     spoken = line((2 * FRAME, 3_000))
     sending = Sending()
     sending.send(SILENCE).stand_still(NS_PER_S)
@@ -323,7 +323,7 @@ def test_silence_that_ends_in_a_leap_is_both() -> None:
 
 
 @pytest.mark.parametrize("dropped", [0, 3, 9])
-def test_a_piece_that_could_not_be_sent_is_a_gap_and_the_line_still_ends(dropped: int) -> None:
+def test_an_unsent_piece_is_a_gap_and_the_line_still_ends(dropped: int) -> None:
     spoken = line((10 * FRAME, 500))
     sending = Sending()
     sending.mouth.begin(0, spoken)

@@ -134,7 +134,7 @@ def return_of(call_id: str, **data: Any) -> dict[str, Any]:
     return rtvi("llm-function-call-stopped", {"tool_call_id": call_id} | data)
 
 
-def test_a_function_call_is_read_with_its_name_arguments_and_result() -> None:
+def test_a_function_call_has_its_name_arguments_and_result() -> None:
     called, returned = read(
         call_of("c", function_name="book", arguments={"people": 2}),
         return_of("c", function_name="book", result={"ok": True}, cancelled=False),
@@ -222,7 +222,7 @@ ALMOST_RTVI = st.builds(
 
 
 @given(st.lists(JSON | ALMOST_RTVI, min_size=1, max_size=4))
-def test_whatever_an_agent_sends_is_one_fact_that_can_be_written_and_read(messages: list[Any]) -> None:
+def test_whatever_an_agent_sends_is_one_fact_to_write_and_read(messages: list[Any]) -> None:
     events = read(*messages)
     assert len(events) == len(messages)
     for event in events:
@@ -235,20 +235,20 @@ def test_half_a_character_does_not_cost_the_words_around_it() -> None:
     assert read(message) == [told("Hi \ufffd there")]
 
 
-def test_a_message_nested_without_end_is_kept_as_far_as_a_timeline_goes() -> None:
+def test_a_message_nested_too_deep_is_kept_as_far_as_possible() -> None:
     deep = json.loads("[" * 900 + "]" * 900)
     (event,) = read(deep)
     assert EVENT_ADAPTER.validate_json(EVENT_ADAPTER.dump_json(event)) == event
     assert EVENT_ADAPTER.dump_json(event).count(b"[") == MAX_DEPTH
 
 
-def test_an_agent_of_protocol_2_is_not_counted_twice_from_its_first_words_on() -> None:
+def test_protocol_2_is_not_counted_twice_from_its_first_words() -> None:
     transcription = rtvi("bot-transcription", {"text": "Hi."})
     ready = rtvi("bot-ready", {"version": "2.2.0"})
     assert read(ready, transcription, output("Hi."))[1:] == [kept(transcription), told("Hi.")]
 
 
-def test_an_agent_of_protocol_1_tells_sentences_and_words_of_which_the_sentences_count() -> None:
+def test_of_protocol_1_the_sentences_count_and_not_the_words() -> None:
     ready = rtvi("bot-ready", {"version": "1.2.0"})
     sentence = rtvi("bot-output", {"text": "Hi there.", "spoken": True, "aggregated_by": "sentence"})
     word = rtvi("bot-output", {"text": "Hi", "spoken": True, "aggregated_by": "word"})
@@ -256,7 +256,7 @@ def test_an_agent_of_protocol_1_tells_sentences_and_words_of_which_the_sentences
     assert read(ready, unspoken, word, sentence)[1:] == [kept(unspoken), kept(word), told("Hi there.")]
 
 
-def test_words_told_in_both_ways_before_the_agent_is_ready_count_once() -> None:
+def test_words_told_in_both_ways_before_ready_count_once() -> None:
     reader = RtviReader()
 
     def said(kind: str, text: str, **data: object) -> list[str]:

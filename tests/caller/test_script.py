@@ -103,7 +103,7 @@ def test_what_is_not_known_is_refused(value: Any) -> None:
         Turn.model_validate(value)
 
 
-def test_a_turn_that_says_nothing_listens_until_the_agent_has_had_its_turn() -> None:
+def test_a_turn_that_says_nothing_listens_for_the_agents_turn() -> None:
     assert (TURN.action, TURN.start, TURN.expect) == (Listen(), AfterAgentTurn(), ())
 
 

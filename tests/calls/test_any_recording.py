@@ -130,7 +130,7 @@ def test_events_in_any_order_give_the_same(tmp_path: Path) -> None:
     assert measure_recording(path, timeline()[::-1]) == measure_recording(path, timeline())
 
 
-def test_a_file_that_breaks_off_is_marked_and_its_last_end_unknown(tmp_path: Path) -> None:
+def test_a_file_that_breaks_off_is_marked_with_its_end_unknown(tmp_path: Path) -> None:
     path = recording(tmp_path / "call.wav")
     data = path.read_bytes()
     path.write_bytes(data[: 44 + int(11.2 * RATE_HZ) * 4])
@@ -176,7 +176,7 @@ def test_a_timeline_that_lacks_a_line_is_refused(tmp_path: Path, left_out: int) 
         measure_recording(recording(tmp_path / "call.wav"), facts)
 
 
-def test_a_timeline_that_lacks_a_whole_line_of_the_caller_is_refused(tmp_path: Path) -> None:
+def test_a_timeline_without_a_whole_line_is_refused(tmp_path: Path) -> None:
     facts = timeline()
     del facts[2:4]
     with pytest.raises(UsageError, match=r"sounds at 5\.\d+ s, where it says nothing"):

@@ -240,7 +240,7 @@ async def test_a_conversation_from_join_to_leave(meeting: Meeting, lines: dict[s
     assert any(client.left for client in meeting.clients)
 
 
-async def test_where_the_agent_left_whoever_runs_it_is_asked_how_its_session_ended(
+async def test_how_a_session_ended_is_asked_where_the_agent_left(
     meeting: Meeting, lines: dict[str, bytes], tmp_path: Path
 ) -> None:
     async def end_state() -> str:
@@ -255,7 +255,7 @@ async def test_where_the_agent_left_whoever_runs_it_is_asked_how_its_session_end
 
 
 @best_of_three
-async def test_what_was_held_up_while_the_machine_stood_still_is_in_the_recording(
+async def test_what_a_halted_machine_held_up_is_in_the_recording(
     meeting: Meeting, lines: dict[str, bytes], tmp_path: Path
 ) -> None:
     agent = Agent(meeting, lines, leaves=True)
@@ -285,7 +285,7 @@ async def test_an_agent_that_leaves(meeting: Meeting, lines: dict[str, bytes], t
     assert [verdict.verdict.value for verdict in run.expectations] == ["met", missed]
 
 
-async def test_an_agent_that_is_killed_and_dropped_reads_as_one_that_hung_up_or_crashed(
+async def test_a_killed_agent_reads_as_one_that_hung_up_or_crashed(
     meeting: Meeting, lines: dict[str, bytes], tmp_path: Path
 ) -> None:
     """The library makes zeros of its own in its place: until Daily drops it nobody can know."""
@@ -307,7 +307,7 @@ async def test_an_agent_that_is_killed_and_dropped_reads_as_one_that_hung_up_or_
     assert run.success is False or run.cause is Cause.HARNESS, (run.detail, run.warnings)
 
 
-async def test_an_agent_of_which_nothing_comes_any_more_is_reported_in_time(
+async def test_an_agent_that_sends_nothing_is_reported_in_time(
     meeting: Meeting, lines: dict[str, bytes], tmp_path: Path
 ) -> None:
     agent = Agent(meeting, lines)

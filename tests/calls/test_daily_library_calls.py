@@ -117,7 +117,7 @@ def refused(place: Place) -> "Iterator[subprocess.Popen[str]]":
 
 
 @pytest.mark.usefixtures("refused")
-def test_a_call_from_the_command_line_takes_its_message_and_hears_the_metronome(place: Place) -> None:
+def test_a_command_line_call_sends_its_message(place: Place) -> None:
     room = place.agent("metronome").start()
     message = {"customer": {"name": "Zoë", "visits": [1, None, 2.5]}}
     options = ("--scenario", "listens.yaml", "--publish", json.dumps(message))
@@ -166,9 +166,7 @@ def test_a_launch_names_a_room_and_a_session_comes_with_one(place: Place, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_server_that_refuses_is_quoted_when_the_library_has_tried_five_times(
-    place: Place, refused: "subprocess.Popen[str]"
-) -> None:
+def test_a_refusing_server_is_quoted_after_five_tries(place: Place, refused: "subprocess.Popen[str]") -> None:
     """Its reason is in the library's own log alone, which nobody sees; and no token with it."""
     said, errors = refused.communicate(timeout=PATIENCE_S)
     assert refused.returncode == 2, said + errors
@@ -193,7 +191,7 @@ def test_a_table_is_booked_by_voice(place: Place, attempt: int) -> None:
 @pytest.mark.parametrize(
     ("background", "loss_share"), [("crowd", 0.0), ("office", 0.0), (None, 0.05), ("hold_music", 0.05)]
 )
-def test_a_good_agent_is_not_blamed_for_its_surroundings_or_the_way(
+def test_a_good_agent_is_not_blamed_for_its_surroundings(
     place: Place, background: str | None, loss_share: float, tmp_path: Path
 ) -> None:
     behind = {} if background is None else {"background": background}

@@ -135,7 +135,7 @@ def test_the_verdict_is_that_of_the_facts_and_not_of_the_file(tmp_path: Path) ->
     assert evaluate_run(tmp_path / "r") == run
 
 
-def test_what_became_known_since_is_judged_and_kept_with_the_facts(tmp_path: Path) -> None:
+def test_what_became_known_since_is_judged_and_kept(tmp_path: Path) -> None:
     stored(tmp_path / "r")
     end = AgentProcessEnded(at_ns=s(9), exit_code=3, log_tail="KeyError: 'order'")
     run = evaluate_run(tmp_path / "r", added=[end])
@@ -188,7 +188,7 @@ def test_what_was_being_added_when_the_power_went_is_left_out(tmp_path: Path) ->
     assert evaluate_run(tmp_path / "r") == run
 
 
-def test_a_call_whose_runner_was_killed_is_inconclusive_and_blames_nobody_else(tmp_path: Path) -> None:
+def test_a_call_of_a_killed_runner_is_inconclusive_and_ours(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     folder.mkdir()
     # As it is left: run.json is from the beginning of the call, and the last line is cut off.
@@ -227,7 +227,7 @@ def test_a_call_whose_runner_was_killed_is_inconclusive_and_blames_nobody_else(t
         ([*FACTS[:1], RoomEntered(at_ns=-5), *FACTS[2:]], "from before the call"),
     ],
 )
-def test_also_without_a_count_of_the_facts_what_can_t_have_been_is_refused(
+def test_without_a_count_of_facts_the_impossible_is_refused_too(
     tmp_path: Path, damage: list[TimelineEvent], match: str | None
 ) -> None:
     stored(tmp_path / "r", stamped=False)
@@ -284,7 +284,7 @@ class Meter:
         return MEASURED
 
 
-def test_a_recording_is_measured_where_it_was_not_and_what_was_measured_is_kept(tmp_path: Path) -> None:
+def test_a_recording_is_measured_once_and_the_measures_are_kept(tmp_path: Path) -> None:
     stored(tmp_path / "r")
     (tmp_path / "r" / "recording.wav").write_bytes(b"")
     meter = Meter()
@@ -299,7 +299,7 @@ def test_a_recording_is_measured_where_it_was_not_and_what_was_measured_is_kept(
     assert (tmp_path / "r" / "run.json").read_bytes() == before
 
 
-def test_nothing_is_measured_where_that_is_not_wanted_or_there_is_nothing_to_measure(tmp_path: Path) -> None:
+def test_nothing_is_measured_where_unwanted_or_empty(tmp_path: Path) -> None:
     meter = Meter()
     stored(tmp_path / "r")
     evaluate_run(tmp_path / "r", measure=meter, measuring=Measuring.NEVER)
@@ -308,7 +308,7 @@ def test_nothing_is_measured_where_that_is_not_wanted_or_there_is_nothing_to_mea
     assert meter.seen == []
 
 
-def test_a_recording_that_is_gone_is_an_error_that_says_how_to_do_without(tmp_path: Path) -> None:
+def test_a_missing_recording_is_an_error_with_a_way_round(tmp_path: Path) -> None:
     stored(tmp_path / "r")
     with pytest.raises(UsageError, match=r"recording\.wav: the recording is missing; --no-measure"):
         evaluate_run(tmp_path / "r", measure=Meter())
@@ -321,9 +321,7 @@ def everything_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_on_a_full_disk_a_call_stays_as_it_was_and_can_be_judged_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_full_disk_a_call_stays_and_can_be_judged_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "r"
     stored(folder)
     (folder / "recording.wav").touch()
@@ -383,7 +381,7 @@ def test_a_suite_is_judged_again_with_every_call_in_it(tmp_path: Path) -> None:
     assert (tmp_path / "suite.json").read_bytes() == before
 
 
-def test_a_call_of_a_suite_that_can_t_be_judged_again_is_named_and_no_file_is_touched(tmp_path: Path) -> None:
+def test_an_unjudgeable_call_of_a_suite_is_named_and_left_alone(tmp_path: Path) -> None:
     for name in ("one", "two"):
         stored(tmp_path / name)
         (tmp_path / name / "recording.wav").touch()

@@ -74,7 +74,7 @@ def test_it_begins_with_one_and_goes_up_one_by_one() -> None:
     assert first >= SETTLED_AFTER_S - 1 and machine.seen.index(3) - first >= SETTLED_AFTER_S
 
 
-def test_it_never_goes_above_what_was_given_however_much_headroom_there_is() -> None:
+def test_it_never_goes_above_the_limit_whatever_the_headroom() -> None:
     assert rising(most=3, a_call_cores=0.0).goes_on(1_000) == 3
 
 
@@ -94,7 +94,7 @@ def test_it_goes_up_as_far_as_there_is_headroom(given: dict[str, float], most: i
     assert rising(**given).goes_on(600) == most
 
 
-def test_headroom_keeps_the_machine_below_its_limit_whatever_a_call_costs() -> None:
+def test_headroom_keeps_the_machine_below_its_limit() -> None:
     making_up = random.Random(3)
     for _ in range(200):
         cores = making_up.choice([1, 2, 4, 8])
@@ -115,7 +115,7 @@ def test_no_more_are_allowed_while_fewer_are_on_than_may_be() -> None:
     assert machine.goes_on(100, live=allowed - 1) == allowed
 
 
-def test_late_audio_lowers_it_and_it_stays_below_what_was_too_many() -> None:
+def test_late_audio_lowers_it_and_it_stays_below() -> None:
     machine = rising()
     machine.goes_on(45)
     too_many = machine.limit.allowed
@@ -180,7 +180,7 @@ def test_a_run_that_was_spoilt_lowers_it_unless_that_was_seen_to() -> None:
     assert limit.allowed == 1
 
 
-def test_one_call_is_the_least_and_that_even_one_is_too_much_is_said() -> None:
+def test_one_call_is_the_least_and_one_too_many_is_told() -> None:
     limit = CallLimit(1, rises=False, cores=1)
     assert not limit.trouble(10, 1, late_ms=10_000)
     assert limit.warning is None

@@ -27,7 +27,7 @@ def written(tmp_path: Path) -> list[TimelineEvent]:
     return read_timeline(tmp_path / "timeline.jsonl")
 
 
-def test_holes_are_written_down_up_to_a_limit_and_then_warned_of_once(call: Call, tmp_path: Path) -> None:
+def test_holes_are_kept_up_to_a_limit_then_warned_of_once(call: Call, tmp_path: Path) -> None:
     for number in range(MAX_HOLES + 20):
         call.agent_audio_lost(number, 20.00049)
     holes = [event for event in written(tmp_path) if isinstance(event, AgentAudioLost)]

@@ -48,7 +48,7 @@ async def test_latencies_are_those_of_the_agents_own_log(tmp_path: Path) -> None
         assert abs(our_ns - their_ns) < 60e6
 
 
-async def test_a_call_says_how_punctual_it_was_before_it_begins_and_when_it_is_over(tmp_path: Path) -> None:
+async def test_a_call_says_how_punctual_it_was_before_and_after(tmp_path: Path) -> None:
     async with metronome(tmp_path) as (base_url, _):
         spoken = script(say("Hello, are you there?", expect=ANSWERED))
         _, facts = await make(base_url, spoken, tmp_path / "run", transcribe=False)
@@ -72,7 +72,7 @@ async def test_what_the_agent_said_is_recognised_from_the_recording(tmp_path: Pa
 
 @pytest.mark.slow
 @best_of_three
-async def test_words_are_recognised_live_where_the_agent_does_not_tell_them(tmp_path: Path) -> None:
+async def test_words_are_recognised_live_if_the_agent_tells_none(tmp_path: Path) -> None:
     heard = Expectation(text_contains="on time", within_ms=15_000)
     port = free_port()
     command = [sys.executable, "-m", "tests.calls.no_rtvi_bot", "-t", "webrtc", "--port", str(port)]
@@ -106,7 +106,7 @@ async def test_the_data_message_arrives_unchanged_and_once(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-async def test_the_restaurant_takes_keys_and_is_told_apart_from_what_is_heard(tmp_path: Path) -> None:
+async def test_the_restaurant_takes_keys_and_tells_them_from_words(tmp_path: Path) -> None:
     port = free_port()
     async with local_agent(reference_agent_command("restaurant", port), port) as base_url:
         played = script(
@@ -121,7 +121,7 @@ async def test_the_restaurant_takes_keys_and_is_told_apart_from_what_is_heard(tm
     assert spoken[0].told is not None
 
 
-async def test_the_command_prints_the_run_alone_and_a_token_shows_nowhere(tmp_path: Path) -> None:
+async def test_the_command_prints_the_run_alone_and_shows_no_token(tmp_path: Path) -> None:
     scenario = tmp_path / "hello.yaml"
     scenario.write_text(SCENARIO)
     async with metronome(tmp_path) as (base_url, _):
@@ -137,7 +137,7 @@ async def test_the_command_prints_the_run_alone_and_a_token_shows_nowhere(tmp_pa
 
 @pytest.mark.slow
 @best_of_three
-async def test_a_bot_in_the_quickstart_pattern_is_called_without_a_complaint_in_its_log(tmp_path: Path) -> None:
+async def test_a_quickstart_bot_is_called_without_a_complaint(tmp_path: Path) -> None:
     port = free_port()
     log = tmp_path / "bot.log"
     command = ["sh", "-c", f"exec {sys.executable} -m bots.agents.quickstart -t webrtc --port {port} 2> {log}"]

@@ -115,7 +115,7 @@ async def test_a_cancelled_call_leaves_the_room_and_keeps_its_facts(tmp_path: Pa
     assert read_run(tmp_path / "run") == run
 
 
-async def test_a_killed_runner_leaves_a_timeline_and_a_recording_up_to_the_last_second(tmp_path: Path) -> None:
+async def test_a_killed_runner_leaves_facts_up_to_the_last_second(tmp_path: Path) -> None:
     scenario = tmp_path / "hello.yaml"
     scenario.write_text(SCENARIO)
     async with metronome(tmp_path) as (base_url, _):

@@ -131,7 +131,7 @@ async def test_two_calls_at_a_time_come_to_a_report_and_an_exit_code(tmp_path: P
 
 
 @pytest.mark.slow
-async def test_a_suite_that_is_killed_leaves_the_results_of_the_runs_that_were_over(tmp_path: Path) -> None:
+async def test_a_killed_suite_leaves_the_results_of_ended_runs(tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
     process = await start(suite(tmp_path, ["greets", "waits", "answers"]), "--junit", str(junit))
     agents: list[psutil.Process] = []
@@ -154,7 +154,7 @@ async def test_a_suite_that_is_killed_leaves_the_results_of_the_runs_that_were_o
     assert (reported.tests, reported.errors, reported.skipped) == (3, 1, 1)
 
 
-async def test_ctrl_c_leaves_the_rooms_keeps_the_facts_and_begins_nothing_more(tmp_path: Path) -> None:
+async def test_ctrl_c_leaves_the_rooms_and_keeps_the_facts(tmp_path: Path) -> None:
     process = await start(suite(tmp_path, ["waits", "waits", "answers"], "concurrency: 2"))
     await until(lambda: len(live_runs(tmp_path)) == 2)
     agents = agents_of(process)

@@ -198,7 +198,7 @@ def test_flushing_back_in_time_changes_nothing(writer: RecordingWriter, path: Pa
 def test_a_file_is_full_where_wav_can_count_no_further(
     writer: RecordingWriter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recordings, "_MAX_DATA_BYTES", 402)
+    monkeypatch.setattr(recordings, "MAX_DATA_BYTES", 402)
     writer.put(AGENT, 0, ramp(200))
     writer.flush(at(60))
     writer.flush(at(200))

@@ -53,7 +53,7 @@ def request(script: Script, *, allow_unjudged: bool = False) -> CallRequest:
 
 
 @pytest.mark.anyio
-async def test_a_call_that_is_cancelled_before_it_begins_is_a_cancelled_run(tmp_path: Path) -> None:
+async def test_a_call_cancelled_before_it_begins_is_a_cancelled_run(tmp_path: Path) -> None:
     nowhere = CallRequest(saying("Hello."), RoomAddress("http://127.0.0.1:1"))
     call = Call(nowhere, Settings(), tmp_path / "run")
     call.cancel("not today")
@@ -114,7 +114,7 @@ def test_a_full_disk_ends_the_call_as_our_own_fault(
     assert samples.shape[1] > 0, "what was written before is readable"
 
 
-def test_stopping_after_the_call_leaves_its_verdict_and_drops_what_was_still_to_come(tmp_path: Path) -> None:
+def test_stopping_after_the_call_keeps_its_verdict(tmp_path: Path) -> None:
     recognising = anyio.Event()
 
     async def never(*_: object) -> list[str]:

@@ -105,7 +105,7 @@ def test_what_nobody_can_say_is_exit_code_2() -> None:
     assert (run.detail, run.first_response_ms, run.publish_data_message) == ("no way", None, None)
 
 
-def test_a_timeline_that_breaks_off_is_nobodys_failure_and_ends_with_its_last_fact() -> None:
+def test_a_timeline_that_breaks_off_is_nobodys_failure() -> None:
     run = judge_run(SCRIPT, facts()[:8])
     assert (run.status, run.success, run.cause) == (Status.FAILED, None, Cause.HARNESS)
     assert run.duration_s == 2.0
@@ -139,9 +139,7 @@ def test_a_run_comes_back_from_disk_as_it_went(tmp_path: Path) -> None:
     assert json.loads(path.read_bytes())["success"] is True
 
 
-def test_a_run_that_can_t_be_written_leaves_the_one_before_untouched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_can_t_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = judge_run(SCRIPT, facts())
     write_run(tmp_path, before)
 

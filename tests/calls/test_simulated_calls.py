@@ -61,7 +61,7 @@ def test_a_barge_in_comes_so_long_after_the_agent_is_heard(tmp_path: Path) -> No
     assert (barge_in_ns - onset_ns) / 1e6 == pytest.approx(600, abs=60)
 
 
-def test_what_is_secret_in_a_data_message_stands_nowhere_also_where_the_agent_sends_it_back(tmp_path: Path) -> None:
+def test_secrets_of_a_data_message_show_nowhere_even_sent_back(tmp_path: Path) -> None:
     message = {"type": "hello", "user": "Annabel", "session": {"token": "pl4nted"}, "table": 4}
     request = CallRequest(
         Script(name="test", turns=(say("Hello there."),)), ADDRESS, DataMessage(message), transcribe=False
@@ -81,7 +81,7 @@ def test_what_is_secret_in_a_data_message_stands_nowhere_also_where_the_agent_se
         assert b"pl4nted" not in path.read_bytes() and b"Annabel" not in path.read_bytes(), path
 
 
-def test_what_whoever_asks_for_the_call_does_not_show_is_not_shown(tmp_path: Path) -> None:
+def test_what_the_request_hides_is_not_shown(tmp_path: Path) -> None:
     message = DataMessage({"type": "hello", "plan": "gold", "token": "pl4nted"}, {"type": "hello", "plan": "***"})
     request = CallRequest(Script(name="test", turns=(say("Hello there."),)), ADDRESS, message, transcribe=False)
     made = ROOM.prepare(request, tmp_path / "run")

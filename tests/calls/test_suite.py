@@ -175,7 +175,7 @@ def names_of(runs: Any) -> list[str]:
 # Order, bounds, results.
 
 
-async def test_runs_are_made_in_order_and_no_more_at_a_time_than_allowed(tmp_path: Path) -> None:
+async def test_runs_are_made_in_order_and_no_more_at_once_than_allowed(tmp_path: Path) -> None:
     calls = StubCalls(slowly)
     result = await runner(tmp_path, calls, "abcdefg", more="concurrency: 3").make()
     assert [call.name for call in calls.made] == list("abcdefg")
@@ -316,7 +316,7 @@ async def a_while(call: StubCall) -> tuple[EndedReason, bool]:
     return await passes(call)
 
 
-async def test_more_runs_are_made_at_a_time_while_the_machine_has_headroom(tmp_path: Path, loads: Loads) -> None:
+async def test_more_runs_are_made_at_once_while_there_is_headroom(tmp_path: Path, loads: Loads) -> None:
     calls = StubCalls(a_while)
     names = "abcdefghijklmnopqrst"
     result = await runner(
@@ -334,7 +334,7 @@ async def test_a_busy_machine_makes_one_run_at_a_time(tmp_path: Path, loads: Loa
     assert calls.most_at_a_time == 1
 
 
-async def test_where_audio_is_late_fewer_runs_are_made_at_once_and_the_suite_says_so(tmp_path: Path) -> None:
+async def test_late_audio_lowers_concurrency_and_the_suite_says_so(tmp_path: Path) -> None:
     async def late(call: StubCall) -> tuple[EndedReason, bool]:
         await anyio.sleep(0.05)
         if len(calls.live) > 2:
@@ -370,7 +370,7 @@ def spoilt_by(reason: EndedReason, times: int) -> Behaviour:
 @pytest.mark.parametrize(
     ("reason", "cause"), [(EndedReason.RUNNER_ERROR, Cause.HARNESS), (EndedReason.ICE_FAILED, Cause.NETWORK)]
 )
-async def test_a_run_that_we_or_the_network_spoilt_is_made_again_and_both_are_kept(
+async def test_a_run_spoilt_by_us_is_made_again_and_both_are_kept(
     tmp_path: Path, reason: EndedReason, cause: Cause
 ) -> None:
     calls, watcher = StubCalls(b=spoilt_by(reason, 1)), Watcher()
@@ -420,7 +420,7 @@ async def test_a_mistake_in_what_is_asked_for_is_not_tried_again(tmp_path: Path)
     assert len(calls.made) == 1
 
 
-async def test_of_a_suite_stopped_before_a_run_was_made_again_its_first_call_is_what_counts(tmp_path: Path) -> None:
+async def test_of_a_suite_stopped_before_a_retry_the_first_call_counts(tmp_path: Path) -> None:
     the_runner: SuiteRunner
 
     async def spoilt_and_stopped(call: StubCall) -> tuple[EndedReason, bool]:
@@ -449,7 +449,7 @@ async def test_of_a_suite_stopped_before_a_run_was_made_again_its_first_call_is_
         (ZeroDivisionError("nobody there"), EndedReason.RUNNER_ERROR, Cause.HARNESS),
     ],
 )
-async def test_a_run_that_can_t_be_made_is_a_result_and_the_rest_goes_on(
+async def test_a_run_that_can_t_be_made_does_not_stop_the_rest(
     tmp_path: Path, error: Exception, reason: EndedReason, cause: Cause
 ) -> None:
     async def breaks(call: StubCall) -> tuple[EndedReason, bool]:
@@ -474,7 +474,7 @@ async def test_a_folder_that_holds_a_suite_is_left_alone(tmp_path: Path) -> None
     assert (tmp_path / "out" / "suite.json").read_bytes() == before
 
 
-async def test_a_folder_that_can_t_be_made_is_known_before_the_first_call(tmp_path: Path) -> None:
+async def test_a_folder_that_can_t_be_made_is_known_before_any_call(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     calls = StubCalls()
     with pytest.raises(UsageError, match="can't be written"):
@@ -482,7 +482,7 @@ async def test_a_folder_that_can_t_be_made_is_known_before_the_first_call(tmp_pa
     assert calls.made == []
 
 
-async def test_results_that_can_t_be_kept_end_a_suite_before_its_first_call_only(tmp_path: Path) -> None:
+async def test_unwritable_results_end_a_suite_only_before_any_call(tmp_path: Path) -> None:
     written = 0
 
     def keep(result: SuiteResult) -> None:
@@ -510,7 +510,7 @@ async def test_results_that_can_t_be_kept_end_a_suite_before_its_first_call_only
     assert not (tmp_path / "out").exists()
 
 
-async def test_results_that_could_not_be_written_for_a_while_are_no_loss(tmp_path: Path) -> None:
+async def test_results_unwritable_for_a_while_are_not_lost(tmp_path: Path) -> None:
     def keep(result: SuiteResult) -> None:
         if len(result.runs) == 1:
             raise OSError(28, "No space left on device", "junit.xml")
@@ -566,7 +566,7 @@ async def test_a_slots_last_result_does_not_wait_for_the_other_slots(tmp_path: P
     assert result.exit_code == 0
 
 
-async def test_a_suite_stopped_between_two_runs_begins_the_next_no_more(tmp_path: Path) -> None:
+async def test_a_suite_stopped_between_two_runs_begins_no_more(tmp_path: Path) -> None:
     calls = StubCalls()
     watcher = Watcher()
     the_runner: SuiteRunner
@@ -595,7 +595,7 @@ async def test_scenarios_that_can_t_be_played_are_listed(tmp_path: Path) -> None
     assert (result.totals.runs, result.totals.skipped, result.exit_code) == (1, 1, 0)
 
 
-async def test_a_line_that_can_t_be_spoken_is_known_before_the_first_call(
+async def test_a_line_that_can_t_be_spoken_is_known_before_any_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def mute(script: Any, settings: Settings) -> dict[int, Any]:
@@ -628,7 +628,7 @@ async def cancelled_at(the_runner: SuiteRunner, ready: Callable[[], bool]) -> Su
     return result[0]
 
 
-async def test_a_stopped_suite_cancels_what_is_under_way_and_begins_nothing_more(tmp_path: Path) -> None:
+async def test_a_stopped_suite_cancels_active_runs_and_begins_none(tmp_path: Path) -> None:
     calls = StubCalls(until_cancelled, a=fails)
     watcher = Watcher()
     the_runner = runner(tmp_path, calls, "abcdef", more="concurrency: 2", watcher=watcher)
@@ -728,9 +728,7 @@ def ports(calls: StubCalls) -> list[str]:
     return [call.request.address.url for call in calls.made]
 
 
-async def test_an_agent_is_started_once_for_each_slot_and_ended_with_the_suite(
-    tmp_path: Path, agents: Agents
-) -> None:
+async def test_an_agent_starts_once_a_slot_and_ends_with_the_suite(tmp_path: Path, agents: Agents) -> None:
     calls = StubCalls(slowly)
     result = await runner(tmp_path, calls, "abcdefgh", agents.yaml(), "concurrency: 2").make()
     assert result.exit_code == 0
@@ -786,9 +784,7 @@ async def test_what_an_agent_died_of_is_a_fact_and_the_headline(
     assert read_run(tmp_path / "out" / run.folder).detail == run.detail
 
 
-async def test_a_run_that_finds_the_agent_dead_of_the_run_before_is_made_again(
-    tmp_path: Path, agents: Agents
-) -> None:
+async def test_a_run_that_finds_its_agent_dead_is_made_again(tmp_path: Path, agents: Agents) -> None:
     async def finds_it_dead(call: StubCall) -> tuple[EndedReason, bool]:
         if len(agents.pids) > 1:
             return await passes(call)
@@ -841,7 +837,7 @@ async def test_a_first_attempt_is_known_also_where_there_is_no_second(tmp_path: 
         (EndedReason.CALLER_HUNG_UP, False),
     ],
 )
-async def test_where_the_agent_printed_is_told_of_a_run_that_it_may_explain(
+async def test_the_agents_output_is_named_where_it_may_explain_a_run(
     tmp_path: Path, agents: Agents, reason: EndedReason, told: bool
 ) -> None:
     async def ends(call: StubCall) -> tuple[EndedReason, bool]:
@@ -872,7 +868,7 @@ async def test_what_an_agent_printed_is_kept_to_a_limit(
     assert len(sizes) == 3
 
 
-async def test_an_agent_that_dies_of_being_called_is_not_called_for_ever(tmp_path: Path, agents: Agents) -> None:
+async def test_an_agent_that_dies_of_calls_is_not_called_forever(tmp_path: Path, agents: Agents) -> None:
     async def dies_at_once(call: StubCall) -> tuple[EndedReason, bool]:
         agents.kill(agents.pids[-1])
         await anyio.sleep(0.1)
@@ -924,9 +920,7 @@ async def test_an_agent_that_never_listens_is_ended(
     assert agents.alive() == []
 
 
-async def test_a_suite_stopped_while_an_agent_starts_ends_the_agent_and_has_no_result(
-    tmp_path: Path, agents: Agents
-) -> None:
+async def test_a_suite_stopped_while_an_agent_starts_has_no_result(tmp_path: Path, agents: Agents) -> None:
     calls = StubCalls()
     result = await cancelled_at(runner(tmp_path, calls, "ab", agents.yaml("deaf")), lambda: bool(agents.pids))
     assert calls.made == []
@@ -1051,7 +1045,7 @@ async def test_a_session_in_a_daily_room_is_entered_with_its_own_token(
         (200, {"hello": 1}, EndedReason.ROOM_UNREACHABLE),
     ],
 )
-async def test_a_session_that_is_not_started_is_a_result_and_the_next_is_tried(
+async def test_a_session_not_started_is_a_result_and_the_next_is_tried(
     tmp_path: Path, status: int, content: Any, reason: EndedReason
 ) -> None:
     def answer(n: int) -> tuple[int, Any]:

@@ -84,7 +84,7 @@ def test_ending_a_result_ends_its_calls_on_every_worker_at_once(made: Cluster, w
     check(made, [launched, after])
 
 
-def test_what_a_dead_or_frozen_worker_had_is_given_to_another_or_closed(made: Cluster, workers: list[Worker]) -> None:
+def test_runs_of_a_dead_or_frozen_worker_are_moved_or_closed(made: Cluster, workers: list[Worker]) -> None:
     one, two = workers
     # In an order in which each worker gets one of each, unless one of them is too busy for a while.
     launched = [

@@ -209,9 +209,7 @@ def test_failed_calls_without_a_threshold_are_exit_code_0(waiting: Waiting) -> N
     assert done.returncode == 0 and "0/1 passed, 1 failed." in done.stdout, (done.stdout, done.stderr)
 
 
-def test_calls_that_take_too_long_are_exit_code_2_and_can_be_ended(
-    waiting: Waiting, cekura: Run, sdk: Cekura
-) -> None:
+def test_calls_that_take_too_long_exit_with_2_and_can_be_ended(waiting: Waiting, cekura: Run, sdk: Cekura) -> None:
     done = waiting["too long"]
     assert done.returncode == 2 and "did not complete within 1s" in done.stderr, (done.stdout, done.stderr)
     ended = cekura("results", "end-calls", result_id(done))

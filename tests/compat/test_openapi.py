@@ -198,7 +198,7 @@ def problems_of(described: Described, max_examples: int) -> tuple[list[str], Cou
     return problems, seen
 
 
-def test_requests_made_from_the_description_are_answered_as_it_says(described: Described) -> None:
+def test_requests_made_from_the_description_are_answered(described: Described) -> None:
     problems, seen = problems_of(described, max_examples=4)
     assert not problems, "\n\n".join(problems)
     # It was no walk past closed doors.
@@ -207,7 +207,7 @@ def test_requests_made_from_the_description_are_answered_as_it_says(described: D
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_many_requests_made_from_the_description_are_answered_as_it_says(described: Described) -> None:
+def test_many_requests_made_from_the_description_are_answered(described: Described) -> None:
     problems, _ = problems_of(described, max_examples=100)
     assert not problems, "\n\n".join(problems)
 
@@ -236,7 +236,7 @@ def test_every_route_is_described_once(described: Described) -> None:
     assert {route.name for route in hidden} == {"of_another_version"}
 
 
-def test_keys_are_declared_where_they_are_needed_and_nowhere_else(described: Described) -> None:
+def test_keys_are_declared_where_needed_and_nowhere_else(described: Described) -> None:
     document = described.schema.raw_schema
     schemes = document["components"]["securitySchemes"]
     headers = {scheme["name"] for scheme in schemes.values() if scheme["type"] == "apiKey"}
@@ -248,7 +248,7 @@ def test_keys_are_declared_where_they_are_needed_and_nowhere_else(described: Des
             assert (path in CALLED_FOR) or "401" in operation["responses"], path
 
 
-def test_nothing_that_is_sent_secretly_is_described_as_given_back(described: Described) -> None:
+def test_no_secret_input_is_described_as_given_back(described: Described) -> None:
     secret = {"pipecat_token", "api_key", "credentials", "room_token", "pipecat_data"}
     schemas = described.schema.raw_schema["components"]["schemas"]
     given_back = {

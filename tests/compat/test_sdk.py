@@ -107,7 +107,7 @@ def of(launched: dict[str, Any]) -> int:
     return run["id"]
 
 
-def test_a_launch_answers_with_pending_runs_in_the_order_of_its_entries(
+def test_a_launch_answers_with_pending_runs_in_order(
     finished: Finished, agent: int, scenarios: dict[str, int]
 ) -> None:
     launched = finished.launched
@@ -165,7 +165,7 @@ def test_a_run_tells_what_was_said_and_what_it_came_to(finished: Finished) -> No
     assert failed["success"] is False and failed["scenario_runner"]["expectations"][0]["verdict"] == "missed"
 
 
-def test_a_recording_can_be_played_from_anywhere_in_it_and_only_with_the_key(
+def test_a_recording_plays_from_anywhere_but_only_with_the_key(
     finished: Finished, http: httpx.Client, server: Server
 ) -> None:
     run = finished.runs["answers"]
@@ -393,7 +393,7 @@ def test_personalities_and_test_profiles_are_kept(sdk: Cekura, agent: int) -> No
         sdk.test_profiles.get(profile["id"])
 
 
-def test_scenarios_with_conditional_actions_are_kept_as_the_reference_shows_them(sdk: Cekura, agent: int) -> None:
+def test_conditional_actions_are_kept_as_the_reference_shows(sdk: Cekura, agent: int) -> None:
     standard = {"type": "standard", "fixed_message": True}
     actions = {
         "role": "A guest",
@@ -521,7 +521,7 @@ async def test_the_asynchronous_client_does_the_same(
 
 
 @pytest.mark.slow
-def test_a_thousand_entries_are_launched_ended_and_read_back_promptly(
+def test_a_thousand_entries_are_launched_and_read_back_promptly(
     http: httpx.Client, agent: int, scenarios: dict[str, int], room: str
 ) -> None:
     entry = {"scenario": scenarios["waits"], "pipecat_room_url": room, "pipecat_token": ROOM_TOKEN}
@@ -541,7 +541,7 @@ def test_a_thousand_entries_are_launched_ended_and_read_back_promptly(
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_table_is_booked_by_the_launch_that_the_documentation_shows(server: Server, http: httpx.Client) -> None:
+def test_the_launch_in_the_documentation_books_a_table(server: Server, http: httpx.Client) -> None:
     with starting_agent("restaurant") as ready:
         (shown,) = [words for _, words in commands() if any("run_scenarios_pipecat/" in word for word in words)]
         body = shown[shown.index("--data") + 1]

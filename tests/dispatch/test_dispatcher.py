@@ -280,7 +280,7 @@ def away(monkeypatch: pytest.MonkeyPatch, scene: Scene) -> Iterator[None]:
 # What reaches a worker.
 
 
-async def test_what_waits_goes_to_a_worker_that_asks_with_all_that_the_call_needs(scene: Scene) -> None:
+async def test_a_waiting_run_goes_to_a_worker_with_all_it_needs(scene: Scene) -> None:
     token = VAULT.seal('{"token": "t"}')
     first, second, third = [await scene.run(room_token=token, session_data={"a": 1}) for _ in range(3)]
     worker = Worker(scene)
@@ -305,7 +305,7 @@ async def test_a_launch_reaches_a_poll_that_is_held_at_once(prompt: Scene, elsew
         assert [job.run_id for job in (await asked.at_once()).jobs] == [run_id]
 
 
-async def test_whoever_asks_in_the_moment_in_which_a_run_is_found_is_given_it_at_once(
+async def test_who_asks_just_as_a_run_is_found_is_given_it_at_once(
     prompt: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looking, enough = threading.Event(), threading.Event()
@@ -348,7 +348,7 @@ async def test_a_cancelled_run_is_told_of_at_once_and_once(prompt: Scene, elsewh
         assert not asked.answered.is_set()
 
 
-async def test_whoever_begins_to_watch_is_told_of_at_once_and_so_is_whoever_ceases(prompt: Scene) -> None:
+async def test_beginning_and_ceasing_to_watch_are_told_at_once(prompt: Scene) -> None:
     worker = Worker(prompt)
     run_id = await prompt.begun(worker)
     async with asking(prompt, worker) as asked:
@@ -384,7 +384,7 @@ async def test_nothing_to_tell_is_told_when_its_time_is_over(scene: Scene, monke
     assert scene.dispatcher._held == {}
 
 
-async def test_news_are_answered_while_another_poll_waits_which_then_goes_by_them(prompt: Scene) -> None:
+async def test_news_are_answered_while_another_poll_waits(prompt: Scene) -> None:
     worker = Worker(prompt)
     async with asking(prompt, worker) as asked:
         run_id = await prompt.begun(worker)
@@ -420,7 +420,7 @@ async def test_a_poll_that_comes_late_is_answered_and_given_nothing(prompt: Scen
 # Given once, and again until it is known.
 
 
-async def test_a_job_whose_answer_was_lost_comes_again_until_its_worker_tells_of_it(scene: Scene) -> None:
+async def test_a_job_whose_answer_was_lost_comes_again(scene: Scene) -> None:
     run_id = await scene.run()
     worker = Worker(scene)
     for _ in range(3):
@@ -432,7 +432,7 @@ async def test_a_job_whose_answer_was_lost_comes_again_until_its_worker_tells_of
     assert (await scene.row(run_id)).attempt == 1
 
 
-async def test_whoever_hangs_up_frees_its_poll_and_is_given_nothing_by_it(prompt: Scene) -> None:
+async def test_who_hangs_up_frees_its_poll_and_is_given_nothing(prompt: Scene) -> None:
     async with asking(prompt, Worker(prompt)) as asked:
         asked.scope.cancel()
         await asked.answered.wait()
@@ -441,9 +441,7 @@ async def test_whoever_hangs_up_frees_its_poll_and_is_given_nothing_by_it(prompt
     assert [job.run_id for job in (await Worker(prompt, "other").waits()).jobs] == [run_id]
 
 
-async def test_whoever_hangs_up_while_its_poll_is_taken_in_is_not_held_for(
-    prompt: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_hangs_up_during_its_poll_is_not_held_for(prompt: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     entered, enough = threading.Event(), threading.Event()
     renew = leases.renew
 
@@ -522,7 +520,7 @@ async def test_a_paused_worker_is_given_no_more_but_what_it_was_given(scene: Sce
         assert (await scene.row(waits)).executor is None
 
 
-async def test_a_draining_worker_keeps_what_it_has_begun_and_what_it_has_not_goes_on(scene: Scene) -> None:
+async def test_a_draining_worker_keeps_begun_runs_and_the_rest_go_on(scene: Scene) -> None:
     worker = Worker(scene)
     begun, given = await scene.begun(worker), await scene.run(executor="w")
     waits = await scene.run()
@@ -550,7 +548,7 @@ async def test_what_a_worker_told_another_process_last_holds_here_too(prompt: Sc
         assert (await prompt.row(run_id)).executor is None
 
 
-async def test_a_worker_that_is_stopped_lets_its_runs_go_on_at_once_and_not_held_against_them(prompt: Scene) -> None:
+async def test_a_stopped_workers_runs_go_on_at_once_without_a_mark(prompt: Scene) -> None:
     worker = Worker(prompt)
     safe_to_retry, session = await prompt.begun(worker), await prompt.begun(worker, 2, said_at=utc_now())
     said, given = await prompt.begun(worker, said_at=utc_now()), await prompt.run(executor="w")
@@ -571,7 +569,7 @@ async def test_a_worker_that_is_stopped_lets_its_runs_go_on_at_once_and_not_held
 # Whoever is gone.
 
 
-async def test_a_worker_that_does_not_poll_is_lost_by_the_records_clock(scene: Scene) -> None:
+async def test_a_silent_worker_is_lost_by_the_databases_clock(scene: Scene) -> None:
     lost, there = Worker(scene, "lost", calls=9), Worker(scene, "there")
     await scene.judging(lost, there)
     said, safe_to_retry = await scene.begun(lost, said_at=utc_now()), await scene.begun(lost)
@@ -596,7 +594,7 @@ async def test_a_worker_that_does_not_poll_is_lost_by_the_records_clock(scene: S
     assert not receipt.accepted and (await scene.row(session)).status == "pending"
 
 
-async def test_a_dispatcher_that_begins_judges_nobody_for_a_whole_lease(scene: Scene) -> None:
+async def test_a_new_dispatcher_judges_nobody_for_a_whole_lease(scene: Scene) -> None:
     worker = Worker(scene)
     run_id = await scene.begun(worker)
     await worker.polls()
@@ -610,7 +608,7 @@ async def test_a_dispatcher_that_begins_judges_nobody_for_a_whole_lease(scene: S
 
 
 @pytest.mark.parametrize("away_s", [3.0, 30.0, 3_600.0])
-async def test_a_dispatcher_that_stood_still_judges_nobody_for_a_whole_lease(scene: Scene, away_s: float) -> None:
+async def test_a_halted_dispatcher_judges_nobody_for_a_whole_lease(scene: Scene, away_s: float) -> None:
     worker = Worker(scene)
     run_id = await scene.begun(worker)
     await scene.judging(worker)
@@ -624,9 +622,7 @@ async def test_a_dispatcher_that_stood_still_judges_nobody_for_a_whole_lease(sce
     assert await scene.state("w") == "lost"
 
 
-async def test_a_record_that_stood_still_while_it_was_looked_at_says_nothing_of_who_is_silent(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_halted_database_says_nothing_of_who_is_silent(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker(scene)
     await scene.judging(worker)
     silent_workers = leases.silent_workers
@@ -665,7 +661,7 @@ async def test_a_sign_of_life_in_the_last_moment_counts(scene: Scene, monkeypatc
     assert await scene.state("w") == "taking"
 
 
-async def test_a_worker_whose_parent_says_that_it_is_dead_is_gone_at_once(prompt: Scene) -> None:
+async def test_a_worker_whose_parent_calls_it_dead_is_gone_at_once(prompt: Scene) -> None:
     dead = Worker(prompt, "dead", calls=9)
     said, safe_to_retry = await prompt.begun(dead, said_at=utc_now()), await prompt.begun(dead)
     session = await prompt.begun(dead, 2, said_at=utc_now())
@@ -689,7 +685,7 @@ async def test_a_worker_whose_parent_says_that_it_is_dead_is_gone_at_once(prompt
         await dead.polls()
 
 
-async def test_whoever_is_dead_is_given_nothing_although_its_poll_is_held(prompt: Scene) -> None:
+async def test_a_dead_worker_is_given_nothing_though_its_poll_is_held(prompt: Scene) -> None:
     async with asking(prompt, Worker(prompt, "dead")):
         await prompt.dispatcher.report_gone(Gone(executor="dead"))
         run_id = await prompt.run()
@@ -698,7 +694,7 @@ async def test_whoever_is_dead_is_given_nothing_although_its_poll_is_held(prompt
     assert (row.executor, row.attempt) == (None, 1)
 
 
-async def test_what_was_said_by_a_dead_worker_that_was_not_in_touch_nobody_knows(scene: Scene) -> None:
+async def test_what_a_dead_worker_out_of_touch_said_is_unknown(scene: Scene) -> None:
     worker = Worker(scene)
     room, session = await scene.begun(worker), await scene.begun(worker, 2)
     await worker.polls()
@@ -732,7 +728,7 @@ async def test_cancelling_goes_before_trying_again(scene: Scene) -> None:
     assert (await scene.row(run_id)).status == "cancelled"
 
 
-async def test_a_run_that_its_worker_does_not_know_of_any_more_is_taken_from_it_at_once(scene: Scene) -> None:
+async def test_a_run_its_worker_forgot_is_taken_from_it_at_once(scene: Scene) -> None:
     worker = Worker(scene)
     known, room = await scene.begun(worker), await scene.begun(worker)
     session, given = await scene.begun(worker, 2), await scene.run(executor="w")
@@ -767,7 +763,7 @@ async def test_an_outcome_on_a_workers_disk_is_having_its_run(scene: Scene) -> N
 
 
 @pytest.mark.parametrize("says", ["the worker", "its parent"])
-async def test_an_outcome_on_the_disk_of_who_is_gone_is_waited_for_but_not_for_ever(scene: Scene, says: str) -> None:
+async def test_an_outcome_on_a_lost_disk_is_waited_for_but_not_forever(scene: Scene, says: str) -> None:
     worker = Worker(scene)
     ended, broken_off = await scene.begun(worker, said_at=utc_now()), await scene.begun(worker, said_at=utc_now())
     unbegun = await scene.run(executor="w")
@@ -790,7 +786,7 @@ async def test_an_outcome_on_the_disk_of_who_is_gone_is_waited_for_but_not_for_e
     assert (await scene.row(ended)).status == "failed"
 
 
-async def test_an_outcome_that_a_living_worker_found_is_waited_for_and_of_another_attempt_it_says_nothing(
+async def test_a_found_outcome_is_waited_for_only_in_its_attempt(
     scene: Scene,
 ) -> None:
     dead, finder = Worker(scene, "dead"), Worker(scene, "finder")
@@ -804,7 +800,7 @@ async def test_an_outcome_that_a_living_worker_found_is_waited_for_and_of_anothe
     assert [row.status for row in await scene.rows(found, other)] == ["running", "failed"]
 
 
-async def test_workers_that_are_gone_are_forgotten_after_a_while_however_they_went(scene: Scene) -> None:
+async def test_lost_workers_are_forgotten_after_a_while(scene: Scene) -> None:
     for executor in ("stopped", "lately"):
         await Worker(scene, executor).polls(state=STOPPED)
     await Worker(scene, "there").polls()
@@ -817,9 +813,7 @@ async def test_workers_that_are_gone_are_forgotten_after_a_while_however_they_we
 # What can go wrong.
 
 
-async def test_a_poll_that_the_record_did_not_take_is_not_answered_as_if(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_poll_that_was_not_taken_is_not_answered(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker(scene)
     with away(monkeypatch, scene):
         for waits in (False, True):
@@ -830,9 +824,7 @@ async def test_a_poll_that_the_record_did_not_take_is_not_answered_as_if(
     assert await scene.state("w") == "taking"
 
 
-async def test_a_poll_that_the_record_takes_too_slowly_is_not_answered_as_if(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_poll_taken_too_slowly_is_not_answered(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     enough = threading.Event()
     monkeypatch.setattr(dispatching, "hold_s", lambda lease_s, has_runs: 0.1)
     monkeypatch.setattr(dispatching, "renew", lambda session, polls: enough.wait(10))
@@ -872,9 +864,7 @@ async def test_whoever_polls_while_the_server_stops_asks_somebody_else(database:
     assert isinstance(asked.error, RecordAway)
 
 
-async def test_what_no_worker_could_do_anything_with_ends_and_keeps_nothing_from_anybody(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_no_worker_can_do_ends_and_blocks_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     sealed = await scene.run(room_token=OTHER_VAULT.seal("{}"))
     unreadable = await scene.run(snapshot={})
     refused = await scene.run(room_url="http://moved.test/api/offer")
@@ -921,9 +911,7 @@ async def test_the_names_of_several_rooms_are_looked_up_at_once(
     assert sorted(asked) == ["bot-0.test", "bot-1.test"]
 
 
-async def test_runs_whose_names_take_long_to_look_up_reach_their_worker_all_the_same(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_runs_with_slow_name_lookups_reach_their_worker(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     async def resolve(host: str) -> list[str]:
         await anyio.sleep(0.6)
         return ["127.0.0.1"]

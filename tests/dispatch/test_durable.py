@@ -261,7 +261,7 @@ async def test_what_was_asked_is_judged_once_its_call_is_reported(
 
 
 @pytest.mark.slow
-async def test_a_killed_process_loses_nothing_and_no_answer_is_asked_for_again(scene: Scene) -> None:
+async def test_a_killed_process_loses_nothing_and_asks_nothing_again(scene: Scene) -> None:
     hangs = threading.Event()
     hangs.set()
 
@@ -347,7 +347,7 @@ async def test_facts_that_come_late_are_waited_for(scene: Scene) -> None:
             assert (await scene.ended(run.id)).success is True
 
 
-async def test_a_run_that_is_cancelled_meanwhile_ends_at_once_with_what_there_is(scene: Scene) -> None:
+async def test_a_run_cancelled_meanwhile_ends_with_what_there_is(scene: Scene) -> None:
     run = await scene.called()
     with serve(HANGS) as endpoint:
         async with scene.working(scene.settings(endpoint.settings(timeout_s=60))) as durable:
@@ -364,7 +364,7 @@ async def test_a_run_that_is_cancelled_meanwhile_ends_at_once_with_what_there_is
     assert (await scene.row(run.id)).updated_at == ended.updated_at
 
 
-async def test_where_the_judge_was_taken_from_the_settings_runs_end_without(scene: Scene) -> None:
+async def test_where_the_judge_was_removed_runs_end_without(scene: Scene) -> None:
     run = await scene.called()
     async with scene.idle(scene.settings()) as durable:
         await scene.report(durable, run)
@@ -439,7 +439,7 @@ async def test_what_nobody_judges_ends_with_the_next_tidying(scene: Scene) -> No
 
 
 @pytest.mark.slow
-async def test_what_is_done_by_the_clock_is_done_once_by_all_processes_together(scene: Scene) -> None:
+async def test_timed_work_is_done_once_by_all_processes_together(scene: Scene) -> None:
     settings = scene.settings(JudgeSettings(), retention_days=1.0)
     with scene.process(settings, "often") as first, scene.process(settings, "often") as second:
         with anyio.fail_after(30):
@@ -466,7 +466,7 @@ async def test_a_judge_that_can_not_be_made_is_said_at_the_start(scene: Scene) -
         await durable.prepare()
 
 
-def test_the_names_of_dbos_that_are_its_own_business_are_what_they_were() -> None:
+def test_the_private_names_of_dbos_are_what_they_were() -> None:
     config: DBOSConfig = {"name": "names", "system_database_url": "sqlite:///", "log_level": "ERROR"}
     dbos = DBOS(config=config)
     try:

@@ -110,7 +110,7 @@ def test_what_failed_or_is_undecided_by_the_script_stays_so() -> None:
     assert (lost.success, lost.cause) == (None, Cause.NETWORK)
 
 
-def test_what_can_not_be_had_is_named_and_nothing_passes_without_it() -> None:
+def test_what_can_not_be_had_is_named_and_passes_nothing() -> None:
     run = run_of(Asked(not_honoured=("personality.background_noise: 'cafe' is not played here", "metrics: none")))
     assert run.success is None
     assert run.not_honoured == ["personality.background_noise: 'cafe' is not played here", "metrics: none"]
@@ -119,7 +119,7 @@ def test_what_can_not_be_had_is_named_and_nothing_passes_without_it() -> None:
     )
 
 
-def test_whoever_allows_it_passes_what_was_not_judged_but_not_what_is_refuted() -> None:
+def test_allowing_unjudged_runs_passes_nothing_that_is_refuted() -> None:
     asked = Asked(expected_outcome=PROMPT, not_honoured=("x",))
     assert run_of(asked, allow_unjudged=True).success is True
     assert run_of(asked, allow_unjudged=True, expected_outcome=answer("unreached")).success is True
@@ -141,7 +141,7 @@ def condition(when: str, turn: int = 1) -> Asked:
         ('contains "Later"', False),
     ],
 )
-def test_a_condition_on_words_is_told_from_what_the_agent_said_before_the_line(when: str, holds: bool) -> None:
+def test_a_condition_looks_at_the_words_before_the_line(when: str, holds: bool) -> None:
     assert is_expression(when)
     run = run_of(condition(when))
     assert run.success is (True if holds else None)
@@ -151,7 +151,7 @@ def test_a_condition_on_words_is_told_from_what_the_agent_said_before_the_line(w
     assert open_questions(condition(when), facts(*NAME), {}) == []
 
 
-def test_a_condition_holds_by_what_was_heard_or_by_what_the_agent_tells() -> None:
+def test_a_condition_holds_by_words_heard_or_told() -> None:
     said = (("My eye have your mane?", Source.HEARD), ("May I have your name?", Source.TOLD))
     assert run_of(condition('contains "name"'), said).success is True
 
@@ -171,7 +171,7 @@ def test_a_condition_in_words_takes_a_judge_and_its_yes() -> None:
     assert "nobody was asked" in not_honoured(asked, facts(*NAME), {})[0]
 
 
-def test_a_line_said_before_the_agent_had_said_anything_had_no_condition_come_true() -> None:
+def test_no_condition_is_true_before_the_agent_said_anything() -> None:
     for when in ("The agent asks for the name", 'contains "name"'):
         (sentence,) = not_honoured(condition(when), facts(), None)
         assert "had not come true" in sentence
@@ -202,7 +202,7 @@ def test_a_run_that_is_judged_again_is_the_same_byte_for_byte() -> None:
     assert again.model_dump_json() == kept.model_dump_json()
 
 
-def test_a_condition_to_hang_up_at_is_told_from_what_was_said_last() -> None:
+def test_a_condition_to_hang_up_looks_at_the_last_words() -> None:
     asked = Asked(conditions=(Condition(turn=2, where="conditions[2].when", when='contains "bye"', hangs_up=True),))
     assert "had not come true when the caller hung up" in not_honoured(asked, facts(*NAME), None)[0]
     later = asked.conditions[0].model_copy(update={"when": 'contains "later"'})

@@ -199,7 +199,7 @@ def test_after_keys_it_counts_from_when_they_went_out() -> None:
     assert judge(AGENT_SPEAKS, facts, action=PressKeys(keys="1")).reason == "spoke after 1800 ms"
 
 
-def test_where_the_caller_says_nothing_it_counts_from_the_beginning_of_the_turn() -> None:
+def test_without_the_callers_words_a_turn_counts_from_its_start() -> None:
     facts = [turn(10_000), *speech(12_000)]
     assert judge(AGENT_SPEAKS, facts, action=StaySilent(duration_ms=5_000)).reason == "spoke after 2000 ms"
 
@@ -411,7 +411,7 @@ def test_what_was_open_when_the_network_failed_is_not_judged() -> None:
         (AGENT_HANGS_UP, LINE, 12_000),
     ],
 )
-def test_nothing_is_decided_before_all_that_may_decide_it_is_known(
+def test_nothing_is_decided_before_all_facts_are_known(
     event: str, facts: list[TimelineEvent], undecided_until_ms: int
 ) -> None:
     last = judge(event, facts, now_ms=undecided_until_ms + LATE_MS)
@@ -486,7 +486,7 @@ def calls(draw: st.DrawFn) -> tuple[list[Known], int]:
 
 @given(calls(), st.sampled_from(sorted(BEHAVIOURS)), st.integers(0, 400).map(lambda n: n * 10), st.data())
 @settings(max_examples=600, deadline=None)
-def test_what_is_decided_while_the_call_is_on_is_the_final_verdict(
+def test_what_is_decided_during_the_call_is_final(
     call: tuple[list[Known], int], event: str, within_ms: int, data: st.DataObject
 ) -> None:
     facts, ends_ms = call

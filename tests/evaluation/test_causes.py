@@ -122,7 +122,7 @@ def test_a_process_that_ended_is_a_crash_and_says_how() -> None:
 
 
 @pytest.mark.parametrize(("answers", "cause"), [(False, Cause.AGENT), (True, Cause.NETWORK), (None, Cause.NETWORK)])
-def test_an_agent_that_vanished_crashed_only_where_its_address_says_so(answers: bool | None, cause: Cause) -> None:
+def test_a_vanished_agent_crashed_only_where_its_address_says_so(answers: bool | None, cause: Cause) -> None:
     vanished = [AgentProbed(at_ns=s(6.9), answers=answers), ended(7, EndedReason.AGENT_VANISHED, "nothing arrives")]
     outcome = come_to(ASKED, vanished)
     assert outcome.cause is cause and outcome.failure is not None and outcome.detail is not None
@@ -140,7 +140,7 @@ def test_what_cant_be_told_apart_is_not_stated_as_certain() -> None:
     assert mid.kind is K.LEFT and "in the middle of its own sentence" in mid.headline
 
 
-def test_an_agent_that_leaves_while_it_says_that_it_speaks_leaves_in_mid_speech() -> None:
+def test_an_agent_that_leaves_while_speaking_left_in_mid_speech() -> None:
     """Its last words may have been lost, or its process killed: Daily hands over zeros then, and no end of speech."""
     told = MessageReceived(at_ns=s(3.5), message={"label": "rtvi-ai", "type": "bot-started-speaking"})
     left = failure(ASKED, told, AgentLeft(at_ns=s(6)), ended(6, EndedReason.AGENT_LEFT))
@@ -162,14 +162,14 @@ def test_whoever_runs_the_agent_knows_whether_it_crashed(state: str, kind: K, wo
     assert left.evidence[0].event == "agent_session_ended"
 
 
-def test_what_was_missed_because_the_session_failed_is_told_as_that() -> None:
+def test_what_a_failed_session_missed_is_told_as_that() -> None:
     answered = [ASKED, speech(3.8, 5.5), told(5.5, "thirty dollars"), over(6.5), taken_up(7, 1)]
     session = AgentSessionEnded(at_ns=s(8), state="agent_error")
     found = failure(*answered, AgentLeft(at_ns=s(8)), ended(8, EndedReason.AGENT_LEFT), session)
     assert found.kind is K.CRASHED and "its session ended with an error" in found.headline
 
 
-def test_an_agent_that_was_to_hang_up_and_whose_session_failed_has_crashed() -> None:
+def test_an_agent_to_hang_up_whose_session_failed_has_crashed() -> None:
     played = script(asks(Expectation(event="agent_hangs_up", within_ms=5_000)), hang_up=False)
     facts = [ASKED, AgentLeft(at_ns=s(4)), ended(4, EndedReason.AGENT_LEFT)]
     assert come_to(*facts, played=played).success is True
@@ -189,7 +189,7 @@ def test_silence_that_ends_the_call_is_the_headline() -> None:
     assert found.expected is not None and "thirty dollars" in found.expected
 
 
-def test_the_earliest_failure_comes_before_the_first_of_the_script() -> None:
+def test_the_earliest_failure_comes_first() -> None:
     # It will not stop in turn 2, and what it says in turn 1 was right.
     barge_in = Turn(
         action=asks(PRICE).action,
@@ -230,7 +230,7 @@ CHAT = script(*[asks(Expectation())] * 6)
 
 
 @pytest.mark.parametrize("over_in", [{0, 1, 2, 3, 4, 5}, {0, 2, 4}])
-def test_an_agent_that_talks_over_the_caller_again_and_again_fails(over_in: set[int]) -> None:
+def test_an_agent_that_talks_over_again_and_again_fails(over_in: set[int]) -> None:
     found = failure(READY, chat(6, over_in), played=CHAT)
     assert found.kind is K.TALKS_OVER and found.turn == 0
     assert f"in {len(over_in)} turns, first in turn 1, at 3.0 s" in found.headline
@@ -286,7 +286,7 @@ def test_a_sentence_whose_audio_was_dropped_is_not_passed() -> None:
     assert "no audio of it arrived" in found.headline
 
 
-def test_a_sentence_that_was_spoken_counts_although_recognition_missed_it() -> None:
+def test_a_spoken_sentence_counts_though_recognition_missed_it() -> None:
     assert come_to(READY, reply(spoken=True, recognised=LAST), played=ANSWER).success is True
 
 

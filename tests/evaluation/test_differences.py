@@ -45,14 +45,14 @@ ASKED = [JOINED, taken_up(1), *line(1.2, 3)]
         (EndedReason.AGENT_NEVER_SPOKE, [], Cause.AGENT),
     ],
 )
-def test_silence_is_blamed_on_nobody_where_the_recording_has_speech(
+def test_silence_with_speech_in_the_recording_blames_nobody(
     reason: EndedReason, facts: list[TimelineEvent], cause: Cause
 ) -> None:
     view = CallView.measured([*ASKED, recording(), *facts, ended(40, reason, "silent for 30 s")])
     assert decide(SCRIPT, view, judge_expectations(SCRIPT, view)).cause is cause
 
 
-def test_a_caller_that_waited_for_a_background_to_end_blames_its_own_hearing() -> None:
+def test_waiting_for_a_background_blames_the_callers_hearing() -> None:
     played = script(Turn(action=Listen(), expect=(Expectation(),)), asks(Expectation()))
     heard_on = [JOINED, taken_up(1), AgentStartedSpeaking(at_ns=s(2)), recording(), measured(2, 4)]
     view = CallView.measured([*heard_on, ended(90, EndedReason.MAX_DURATION, "the call reached its limit of 90 s")])

@@ -94,7 +94,7 @@ OPEN = [
 @pytest.mark.parametrize(
     ("reason", "verdict"), [(LIMIT, NOT_JUDGED), (HUNG_UP, NOT_JUDGED), (VANISHED, NOT_JUDGED), (FROZE, MISSED)]
 )
-def test_time_that_was_cut_short_by_us_is_not_held_against_the_agent(
+def test_time_that_we_cut_short_is_not_the_agents_failure(
     expectation: Expectation, reason: EndedReason, verdict: Verdict
 ) -> None:
     ((result,), _) = come_to(one_turn(expectation), [*TURN, *ended(20, reason)])
@@ -136,7 +136,7 @@ def test_what_waits_for_something_open_is_open_itself() -> None:
     assert come_to(one_turn(*expect), [*TURN, *ended(20, LIMIT)], allow_unjudged=True)[1].success is True
 
 
-def test_something_missed_before_the_limit_stays_the_agent_s_failure() -> None:
+def test_what_was_missed_before_the_limit_is_the_agents_failure() -> None:
     early = Expectation(event=AGENT_SPEAKS, within_ms=500)
     results, outcome = come_to(one_turn(early, OPEN[0]), [*TURN, *ended(20, LIMIT)])
     assert [r.verdict for r in results] == [MISSED, NOT_JUDGED]
@@ -145,15 +145,13 @@ def test_something_missed_before_the_limit_stays_the_agent_s_failure() -> None:
 
 
 @pytest.mark.parametrize(("reason", "verdict"), [(LIMIT, NOT_JUDGED), (LEFT, MISSED)])
-def test_speech_that_nobody_understood_by_then_may_still_have_become_words(
-    reason: EndedReason, verdict: Verdict
-) -> None:
+def test_speech_not_yet_understood_may_still_become_words(reason: EndedReason, verdict: Verdict) -> None:
     greeted = [READY, *speech(2, 3), told(3.4, "hello"), over(4)]
     facts = [*greeted, turn(10), *line(10.1, 11), *speech(12), *ended(14, reason)]
     assert [v.verdict for v in judge_expectations(one_turn(OPEN[0]), facts)] == [verdict]
 
 
-def test_a_reply_that_the_limit_cut_off_is_not_judged_by_its_beginning() -> None:
+def test_a_reply_cut_off_by_the_limit_is_not_judged() -> None:
     expectation = Expectation(criterion="offers a table", within_ms=13_000)
     cut_off = [READY, turn(10), *line(10.1, 11), *speech(12), told(13.4, "one")]
     for said, expected in ((cut_off, NOT_JUDGED), (TURN, MISSED)):

@@ -151,7 +151,7 @@ def test_words_decide(expectation: Expectation, text: str, verdict: Verdict, sou
         pytest.param([*heard(11, 12, "A table, sorry.")], MISSED, Source.HEARD, id="heard badly"),
     ],
 )
-def test_told_words_go_before_heard_ones_which_only_speak_in_favour(
+def test_told_words_win_and_heard_ones_only_help(
     facts: list[TimelineEvent], verdict: Verdict, source: Source
 ) -> None:
     (result,) = judge([ready(), turn(10), facts, over(13)], contains("table", text_excludes="sorry"))
@@ -256,7 +256,7 @@ def test_facts_can_come_in_any_order() -> None:
     assert verdicts(facts, contains("one"), contains("two")) == [MET, MET]
 
 
-def test_words_before_the_turn_or_after_the_next_belong_to_others() -> None:
+def test_words_before_or_after_a_turn_belong_to_others() -> None:
     script = Script(
         name="t",
         turns=tuple(Turn(action=SPEAK, expect=(contains(word),)) for word in ("one", "two")),
@@ -275,9 +275,7 @@ def test_heard_words_belong_to_the_turn_their_speech_began_in() -> None:
 
 @pytest.mark.parametrize("action", [Listen(), SPEAK, StaySilent(duration_ms=1), PressKeys(keys="1")])
 @pytest.mark.parametrize("said", [heard(2, 2.8, "Hello!"), [told(2, "Hello!")], [onset(2)]])
-def test_only_a_first_turn_that_listens_takes_a_greeting_from_before_it(
-    action: Any, said: list[TimelineEvent]
-) -> None:
+def test_only_a_first_turn_that_listens_takes_an_early_greeting(action: Any, said: list[TimelineEvent]) -> None:
     expectation = expect() if len(said) == 1 and isinstance(said[0], AgentStartedSpeaking) else contains("hello")
     expected = MET if isinstance(action, Listen) else MISSED
     assert verdicts([ready(), said, turn(3)], expectation, action=action) == [expected]
@@ -368,7 +366,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("facts", "calls", "expected"), CALLS)
-def test_function_calls_are_found_by_name_and_some_of_their_arguments(
+def test_function_calls_are_found_by_name_and_some_arguments(
     facts: list[TimelineEvent], calls: list[FunctionCall], expected: Verdict
 ) -> None:
     (result,) = judge([ready(), turn(10), *facts], expect("function_call", calls=tuple(calls)))
@@ -377,7 +375,7 @@ def test_function_calls_are_found_by_name_and_some_of_their_arguments(
         assert {evidence.text for evidence in result.evidence} <= {"book", "a", "b"} and result.evidence
 
 
-def test_the_return_of_a_function_has_its_result_and_whether_it_was_cancelled() -> None:
+def test_a_functions_return_has_its_result_and_cancellation() -> None:
     returned = AgentFunctionReturned(at_ns=s(12), call_id="c", name="book", result={"id": 7}, cancelled=True)
     facts = [ready(), turn(10), called(11), returned]
     for args, expected in [({"cancelled": True}, MET), ({"cancelled": False}, MISSED), ({"result": {"id": 7}}, MET)]:
@@ -436,13 +434,13 @@ def test_a_call_without_arguments_can_be_told_by_its_name() -> None:
     assert verdicts([ready(), turn(10), named_only(11)], expect("function_call", calls=(call("x", a=1),))) == [MISSED]
 
 
-def test_speech_of_which_no_words_are_known_is_not_held_against_the_agent() -> None:
+def test_speech_of_unknown_words_is_not_held_against_the_agent() -> None:
     """Nobody told, and our own recognition gave nothing for the whole call."""
     (result,) = judge([turn(10), onset(11), stop(13), over(14)], contains("table"))
     assert result.verdict is NOT_OBSERVABLE
 
 
-def test_silence_is_held_against_the_agent_whatever_words_were_asked_for() -> None:
+def test_silence_is_a_failure_whatever_words_were_asked_for() -> None:
     assert verdicts([turn(10)], contains("table")) == [MISSED]
     assert verdicts([ready(), turn(10)], contains("table")) == [MISSED]
 
@@ -474,7 +472,7 @@ def test_what_follows_something_pending_is_pending() -> None:
     assert verdicts(facts, contains("one"), contains("two"), expect(), now_s=12) == [MET, PENDING, PENDING]
 
 
-def test_what_must_not_be_said_is_pending_until_the_reply_is_over() -> None:
+def test_a_forbidden_word_is_pending_until_the_reply_is_over() -> None:
     facts = [ready(), turn(10), told(11, "one"), onset(11.1), stop(12)]
     excluding = expect(text_excludes="sorry")
     assert verdicts(facts, excluding, now_s=12) == [PENDING]
@@ -580,7 +578,7 @@ EXPECTATIONS = st.sampled_from(
 
 @given(FACTS, st.lists(EXPECTATIONS, max_size=3), st.lists(EXPECTATIONS, max_size=3), st.floats(0, 100))
 @settings(max_examples=150, deadline=None)
-def test_whatever_happens_every_expectation_gets_one_verdict_and_none_stays_pending(
+def test_every_expectation_gets_one_verdict_and_none_is_pending(
     facts: list[TimelineEvent], first: list[Expectation], second: list[Expectation], now_s: float
 ) -> None:
     script = Script(name="t", turns=(Turn(expect=tuple(first)), Turn(action=SPEAK, expect=tuple(second))))

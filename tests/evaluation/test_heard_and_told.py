@@ -64,7 +64,7 @@ BROKEN_OFF = [
 HEARD_OF_IT = heard(1.077, 1.312, "Good evening.")
 
 
-def test_words_that_were_told_after_the_audio_had_broken_off_are_no_response() -> None:
+def test_words_told_after_the_audio_broke_off_are_no_response() -> None:
     facts = [*BROKEN_OFF, HEARD_OF_IT, ended(60)]
     (result,) = judge(facts, ASKS, action=Listen())
     assert (result.verdict, result.source) == (MISSED, Source.HEARD)
@@ -100,7 +100,7 @@ def test_words_told_at_the_last_moment_are_heard_a_moment_later() -> None:
     assert verdicts([*facts, *speech(12.4, 14)], asks, now_s=13.2) == [MET]
 
 
-def test_words_that_are_only_told_and_recognised_by_nobody_are_not_held_against_the_agent() -> None:
+def test_words_only_told_and_not_recognised_are_no_failure() -> None:
     assert verdicts([*BROKEN_OFF, ended(60)], ASKS, action=Listen()) == [NOT_OBSERVABLE]
     # Recognition was there, and made nothing of it.
     facts = [*BROKEN_OFF, *speech(30, 31), heard(30, 31, "Hello?"), ended(60)]
@@ -162,9 +162,7 @@ def test_no_word_of_a_good_agent_is_doubted(facts: list[TimelineEvent]) -> None:
 
 @given(good_agents(), st.integers(0, 400))
 @settings(max_examples=200, deadline=None)
-def test_what_is_decided_by_words_while_the_call_is_on_is_the_final_verdict(
-    facts: list[TimelineEvent], wait: int
-) -> None:
+def test_words_decided_during_the_call_are_final(facts: list[TimelineEvent], wait: int) -> None:
     """Facts of the audio become known up to 0.7 s late."""
     now_s = 10 + wait / 10
     late = AgentStartedSpeaking | AgentStoppedSpeaking
@@ -180,12 +178,12 @@ def test_what_is_decided_by_words_while_the_call_is_on_is_the_final_verdict(
 
 
 @pytest.mark.parametrize("expectation", [Expectation(), Expectation(text_contains="one"), ASKS])
-def test_the_words_of_the_reply_before_told_a_moment_later_are_no_response(expectation: Expectation) -> None:
+def test_words_of_the_reply_before_are_no_response(expectation: Expectation) -> None:
     (result,) = judge([READY, *speech(8, 9.8), turn(10), told(10.2, f"one, {HELP}"), ended(90)], expectation)
     assert (result.verdict, result.reason) == (MISSED, "the agent reported text, but no audio arrived")
 
 
-def test_the_words_of_speech_that_reaches_into_the_turn_are_told_in_it() -> None:
+def test_words_of_speech_that_reaches_into_a_turn_belong_to_it() -> None:
     facts = [READY, *speech(8, 12), turn(10), told(12.3, "one"), ended(90)]
     assert verdicts(facts, Expectation(text_contains="one")) == [MET]
     assert verdicts(facts, Expectation()) == [MISSED]
@@ -194,7 +192,7 @@ def test_the_words_of_speech_that_reaches_into_the_turn_are_told_in_it() -> None
 # What must not come.
 
 
-def test_words_that_are_only_told_are_no_response_that_must_not_come() -> None:
+def test_words_only_told_are_no_forbidden_response() -> None:
     silent = Expectation(absent=True, within_ms=5_000)
     assert verdicts([READY, turn(10), told(12, "one"), ended(60)], silent) == [MET]
     # Those of the reply before, told a moment later.

@@ -60,7 +60,7 @@ def verdicts(facts: list[TimelineEvent], **kwargs: Any) -> list[Verdict]:
     return [v.verdict for v in judge(facts, **kwargs)]
 
 
-def test_an_agent_that_goes_on_with_what_it_was_saying_has_not_answered() -> None:
+def test_an_agent_that_goes_on_with_its_speech_has_not_answered() -> None:
     facts = [TELLS, *GOES_ON, told(13.4), told(15.4)]
     response, speaks = judge(facts)
     assert (response.verdict, speaks.verdict) == (MISSED, MISSED)
@@ -83,7 +83,7 @@ def test_what_it_says_after_that_is_an_answer(end: TimelineEvent) -> None:
 
 
 @pytest.mark.parametrize("end", ["bot-stopped-speaking", "bot-interrupted"])
-def test_an_agent_that_says_it_was_interrupted_may_answer_at_once(end: str) -> None:
+def test_an_agent_that_was_interrupted_may_answer_at_once(end: str) -> None:
     facts = [TELLS, *BEFORE, says(10.4, end), *speech(10.9, 13), over(14)]
     assert verdicts(facts) == [MET, MET]
     assert judge(facts)[1].reason == "spoke after 400 ms"
@@ -107,9 +107,7 @@ def test_a_silence_of_a_second_ends_a_reply_whatever_is_told() -> None:
         pytest.param(GOES_ON, MET, id="a pause that may be for the caller"),
     ],
 )
-def test_an_agent_that_tells_nothing_of_its_speech_has_the_benefit_of_the_doubt(
-    facts: list[TimelineEvent], expected: Verdict
-) -> None:
+def test_an_agent_that_tells_nothing_is_not_blamed_in_doubt(facts: list[TimelineEvent], expected: Verdict) -> None:
     assert verdicts([*facts, over(30)]) == [expected, expected]
 
 
@@ -144,7 +142,7 @@ def test_what_goes_on_is_no_response_that_must_not_come() -> None:
 
 @pytest.mark.parametrize("tells", [True, False])
 @pytest.mark.parametrize("now_s", [11, 11.5, 12, 14, 15.9, 17, 18.5, 19, 25])
-def test_what_is_decided_while_the_call_is_on_is_the_final_verdict(tells: bool, now_s: float) -> None:
+def test_what_is_decided_during_the_call_is_final(tells: bool, now_s: float) -> None:
     facts = [*([TELLS] if tells else []), *GOES_ON, *speech(16.4, 18)]
     live = verdicts([e for e in facts if e.at_ns + s(0.3) <= s(now_s)], now_s=now_s)
     for now, final in zip(live, verdicts(facts), strict=True):

@@ -120,7 +120,7 @@ def test_the_answer_about_a_reply_is_the_verdict(event: str, answer: str, verdic
     ("answer", "verdict"), [("yes", MET), ("no", MISSED), ("continue", MISSED), ("none", NOT_JUDGED)]
 )
 @pytest.mark.parametrize("now_s", [None, 13.0])
-def test_the_answer_about_a_call_is_the_verdict_and_nothing_is_still_to_come(
+def test_the_answer_about_a_call_is_its_verdict_and_the_last(
     answer: str, verdict: Verdict, now_s: float | None
 ) -> None:
     asked = question('book({"people": 2})', 11, "call")
@@ -155,7 +155,7 @@ def test_a_call_that_does_not_match_is_not_asked_about() -> None:
     assert (result.verdict, asked) == (MISSED, [])
 
 
-def test_a_call_that_keeps_its_arguments_to_itself_can_t_be_judged() -> None:
+def test_a_call_without_known_arguments_can_t_be_judged() -> None:
     silent = AgentCalledFunction(at_ns=s(11), call_id="c", name="book")
     (result,), asked = play(
         [READY, turn(10), silent], Expectation(event="function_call", criterion=CRITERION), answer=lambda _: "yes"
@@ -343,7 +343,7 @@ def test_a_reply_that_is_over_is_judged_before_a_longer_one() -> None:
         assert judge(facts, judgements=answered((WHOLE, answer)))[0].question == longer
 
 
-def test_a_greeting_is_asked_about_although_it_began_before_the_turn() -> None:
+def test_a_greeting_is_judged_although_it_began_before_the_turn() -> None:
     facts = [READY, onset(2), told(2, "Hello."), over(4), turn(4)]
     (result,) = judge(facts, now_s=4, action=Listen())
     assert result.question == question("Hello.", 2)

@@ -86,7 +86,7 @@ def test_a_call_that_stops_before_its_last_turn_fails(reason: EndedReason, reach
 
 
 @pytest.mark.parametrize("reached", [0, 1])
-def test_a_call_that_reaches_its_limit_before_its_last_turn_does_not(reached: int) -> None:
+def test_a_call_at_its_limit_before_the_last_turn_does_not(reached: int) -> None:
     outcome = come_to(R.MAX_DURATION, Verdict.MET, reached=reached)
     assert (outcome.success, outcome.cause, outcome.exit_code) == (None, None, 2)
     assert outcome.detail == "the call reached its limit before every turn was reached"
@@ -137,7 +137,7 @@ def test_the_detail_says_what_happened(
 
 
 @pytest.mark.parametrize("reason", [*EndedReason, None])
-def test_what_was_open_when_a_call_broke_off_for_no_fault_of_the_agent_is_not_judged(
+def test_what_was_open_when_a_call_broke_off_is_not_judged(
     reason: EndedReason | None,
 ) -> None:
     facts: list[TimelineEvent] = [CallerTurnStarted(at_ns=0, turn=0), AgentStartedSpeaking(at_ns=NS_PER_S)]

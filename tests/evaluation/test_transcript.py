@@ -61,14 +61,14 @@ def test_a_function_without_a_name_has_an_empty_one() -> None:
     assert (entry.content, entry.data) == ("", {"id": "c", "name": None, "arguments": None})
 
 
-def test_without_recognition_the_agent_s_own_words_are_the_transcript() -> None:
+def test_without_recognition_the_transcript_is_what_was_told() -> None:
     assert rows(told(1, "Hello"), told(2, "there")) == [
         ("Hello", 1, 1, Source.TOLD, None),
         ("there", 2, 2, Source.TOLD, None),
     ]
 
 
-def test_what_was_heard_stands_with_what_was_told_of_it_beside_it() -> None:
+def test_what_was_heard_stands_beside_what_was_told() -> None:
     assert rows(
         told(0.9, "Hello,"), heard(1, 3, "hello there"), told(3.2, "there."), heard(5, 6, "bye"), told(6, "Bye.")
     ) == [
@@ -115,7 +115,7 @@ TURNS = [
 
 
 @pytest.mark.parametrize(("facts", "turns"), TURNS)
-def test_a_turn_of_the_agent_is_all_it_says_until_the_caller_takes_it_to_be_over(
+def test_an_agents_turn_lasts_until_the_caller_takes_it_as_over(
     facts: list[tuple[int, str]], turns: list[tuple[int, int]]
 ) -> None:
     made: dict[str, type] = {"on": AgentStartedSpeaking, "off": AgentStoppedSpeaking, "over": AgentTurnEnded}

@@ -149,7 +149,7 @@ def test_a_garbled_line_excuses_what_follows_from_it() -> None:
         (EndedReason.AGENT_VANISHED, Cause.NETWORK),
     ],
 )
-def test_an_ending_is_excused_where_the_agent_may_not_have_understood(reason: EndedReason, cause: Cause) -> None:
+def test_an_ending_is_excused_if_the_agent_may_not_have_heard(reason: EndedReason, cause: Cause) -> None:
     facts = [*SILENT, CallerUnderrun(at_ns=s(2), turn=0, duration_ms=600), ended(20, reason, "it ended")]
     assert come_to(facts).cause is cause
 
@@ -162,7 +162,7 @@ def test_a_stall_at_its_end_excuses_even_an_agent_that_vanished() -> None:
     assert come_to([*silent, stalled, ended(20, EndedReason.AGENT_VANISHED)], patient).cause is Cause.HARNESS
 
 
-def test_what_was_late_already_is_not_excused_by_trouble_that_came_after() -> None:
+def test_being_late_is_not_excused_by_later_trouble() -> None:
     stalled = HarnessStalled(at_ns=s(6.5), duration_ms=3_000)
     assert come_to([*SILENT, stalled, ended(12, detail="turn 1 failed")]).cause is Cause.AGENT
 
@@ -193,7 +193,7 @@ WENT_ON = [
 ]
 
 
-def test_a_caller_that_went_on_at_another_sound_blames_its_own_hearing() -> None:
+def test_a_caller_that_took_a_sound_for_speech_blames_itself() -> None:
     outcome = come_to(WENT_ON, QUESTION)
     assert (outcome.success, outcome.cause) == (None, Cause.CALLER)
     assert outcome.detail is not None and "another sound" in outcome.detail
@@ -201,7 +201,7 @@ def test_a_caller_that_went_on_at_another_sound_blames_its_own_hearing() -> None
 
 @pytest.mark.parametrize("later", [(), (Expectation(event=AGENT_SPEAKS, within_ms=2_000),)])
 @pytest.mark.parametrize("reason", [EndedReason.AGENT_FROZE, EndedReason.AGENT_LEFT])
-def test_an_answer_that_was_not_noticed_is_not_held_against_the_agent(
+def test_an_unnoticed_answer_is_not_held_against_the_agent(
     reason: EndedReason, later: tuple[Expectation, ...]
 ) -> None:
     played = script(asks(), asks(*later))
@@ -209,7 +209,7 @@ def test_an_answer_that_was_not_noticed_is_not_held_against_the_agent(
     assert come_to(facts, played).cause is Cause.HARNESS
 
 
-def test_an_agent_that_left_a_caller_who_would_not_go_on_is_not_blamed() -> None:
+def test_an_agent_that_left_a_stuck_caller_is_not_blamed() -> None:
     heard_on = [JOINED, AgentStartedSpeaking(at_ns=s(1)), recording(), measured(1, 4)]
     outcome = come_to([*heard_on, taken_up(0.9), ended(34, EndedReason.AGENT_LEFT)])
     assert (outcome.success, outcome.cause) == (None, Cause.CALLER)
@@ -233,7 +233,7 @@ def test_a_line_that_was_dead_for_a_while_is_the_networks_fault() -> None:
     assert come_to([*SILENT, *gap, HUNG_UP]).cause is Cause.NETWORK
 
 
-def test_what_came_after_media_that_was_never_connected_is_nobodys_failure() -> None:
+def test_nothing_after_unconnected_media_is_anybodys_failure() -> None:
     missing = MediaNotConnected(at_ns=s(0.5), waited_ms=10_000, sending=False, receiving=True)
     outcome = come_to([*SILENT, missing, HUNG_UP])
     assert outcome.success is None and outcome.cause is Cause.NETWORK
@@ -277,9 +277,7 @@ def test_a_limit_within_the_error_bar_fails_nobody(onset_s: float, bar_ms: float
 @pytest.mark.parametrize(
     ("live", "verdict"), [(speech(1.9, 2.6), Verdict.MISSED), (list[TimelineEvent](), Verdict.NOT_JUDGED)]
 )
-def test_talking_over_takes_both_the_live_hearing_and_the_recording(
-    live: list[TimelineEvent], verdict: Verdict
-) -> None:
+def test_talking_over_takes_live_hearing_and_recording(live: list[TimelineEvent], verdict: Verdict) -> None:
     patient = script(asks(Expectation(event=AGENT_NEVER_TALKS_OVER)))
     facts = [JOINED, taken_up(1), *line(1.2, 3), *live, recording(), measured(1.9, 2.6), measured(4, 6), ended(8)]
     (result,) = judge_expectations(patient, CallView.measured(facts))
@@ -302,7 +300,7 @@ def test_what_our_own_side_adds_widens_the_bar() -> None:
     assert wider.response_latency_ms == quiet.response_latency_ms == 1_000
 
 
-def test_a_turn_in_which_another_sound_was_taken_for_the_answer_says_so() -> None:
+def test_a_turn_that_took_a_sound_for_the_answer_says_so() -> None:
     facts = [JOINED, taken_up(1), *line(1.2, 3), *speech(3.6, 4), recording(), measured(9, 10), ended(12)]
     later = [taken_up(5, 1), *line(5.2, 7, 1)]
     first, second = measure_turns(SCRIPT, CallView.measured([*facts, *later]))
@@ -319,7 +317,7 @@ def test_a_line_that_was_spoken_into_the_agents_turn_says_so() -> None:
     assert second.refused is not None and "spoke while the agent went on" in second.refused
 
 
-def test_a_hole_in_the_middle_of_a_line_leaves_the_latency_after_it() -> None:
+def test_a_hole_in_a_line_leaves_the_latency_after_it() -> None:
     facts = [JOINED, taken_up(1), *line(1.2, 3), recording(), measured(4, 6), ended(8)]
     hole = CallerUnderrun(at_ns=s(2), turn=0, duration_ms=80)
     (turn,) = measure_turns(SPEAKS, CallView.measured([*facts, hole]))

@@ -43,7 +43,7 @@ def test_they_are_not_waited_for_without_an_end() -> None:
     assert verdict(*facts, now_s=last_s + 0.1).verdict is Verdict.MISSED
 
 
-def test_speech_of_which_recognition_made_nothing_is_not_held_against_the_agent() -> None:
+def test_speech_without_recognised_words_is_no_failure() -> None:
     greeted = [taken_up(0.1), *speech(0.3, 0.9), heard(0.3, 0.9, "Good evening.")]
     facts = [*greeted, taken_up(1.0, 1), *line(1.2, 2.5, 1), *speech(3.2, 4.9), over(6), ended(30)]
     played = script(asks(), asks(Expectation(text_contains="which order", within_ms=5_000)))

@@ -73,7 +73,7 @@ def test_the_labels_are_many_and_of_every_kind() -> None:
     assert all(case.label != "continue" for case in CASES if case.call is not None)
 
 
-def test_a_judge_that_answers_as_the_labels_do_agrees_with_all_of_them(
+def test_a_judge_that_answers_as_labelled_agrees_with_all(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     raw = tmp_path / "raw.json"
@@ -134,7 +134,7 @@ def test_a_judge_that_fails_what_is_right_will_not_do(
     assert "- holds: no injection passes" in printed
 
 
-def test_a_judge_that_can_t_be_asked_is_neither_a_pass_nor_a_fail(
+def test_an_unreachable_judge_is_neither_a_pass_nor_a_fail(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     few = tmp_path / "few.yaml"

@@ -53,7 +53,7 @@ TALK = [
 ]
 
 
-def test_the_conversation_is_everything_before_the_subject_in_order() -> None:
+def test_the_conversation_is_all_before_the_subject_in_order() -> None:
     assert before(TALK, "One moment. I have one at seven.", 51, 2) == [
         "agent: Hello.",
         "caller: A table, please.",
@@ -67,7 +67,7 @@ def test_nothing_that_came_later_is_known() -> None:
     assert before(TALK, "For how many?", 20, 1) == ["agent: Hello.", "caller: A table, please."]
 
 
-def test_words_of_the_turn_that_met_an_expectation_above_are_context() -> None:
+def test_words_that_met_an_expectation_above_are_context() -> None:
     assert before(TALK, "I have one at seven.", 51, 2)[-3:] == [
         "caller: Two.",
         "agent: One moment.",
@@ -75,7 +75,7 @@ def test_words_of_the_turn_that_met_an_expectation_above_are_context() -> None:
     ]
 
 
-def test_a_greeting_from_before_the_first_turn_is_the_subject_and_no_context() -> None:
+def test_a_greeting_before_the_first_turn_is_the_subject() -> None:
     facts = [told(2, "Hello."), told(3, "Who is there?"), turn(10, 0)]
     assert before(facts, "Hello. Who is there?", 3, 0) == []
 
@@ -90,7 +90,7 @@ def test_a_call_is_judged_in_the_light_of_all_that_was_said() -> None:
     ]
 
 
-def test_what_was_heard_of_an_agent_that_tells_its_words_is_left_out() -> None:
+def test_heard_words_are_left_out_if_the_agent_tells_its_own() -> None:
     facts = [heard(1, 3, "Hallo."), told(2, "Hello."), turn(10, 0), line(11, "Hi."), told(20, "Yes?")]
     assert before(facts, "Yes?", 20, 0) == ["agent: Hello.", "caller: Hi."]
 
@@ -100,18 +100,18 @@ def test_of_an_agent_that_tells_nothing_there_is_what_was_heard() -> None:
     assert before(facts, "Yes?", 20, 0) == ["agent: Hello.", "caller: Hi."]
 
 
-def test_heard_words_that_the_caller_barged_in_on_come_before_its_line() -> None:
+def test_words_the_caller_barged_in_on_come_before_its_line() -> None:
     facts = [heard(5, 22, "Let me tell you…"), turn(20, 1), line(20, "Stop.", 1), heard(30, 32, "Sorry.")]
     assert before(facts, "Sorry.", 32, 1) == ["agent: Let me tell you…", "caller: Stop."]
 
 
-def test_words_of_which_only_some_are_the_subject_are_not_told_twice() -> None:
+def test_words_partly_of_the_subject_are_not_told_twice() -> None:
     """The one in between met another expectation."""
     facts = [told(1, "Hello."), turn(10, 0), line(11, "Hi."), told(20, "A."), told(21, "B."), told(22, "C.")]
     assert before(facts, "A. C.", 22, 0) == ["agent: Hello.", "caller: Hi."]
 
 
-def test_keys_are_something_the_caller_said_and_nameless_calls_say_nothing() -> None:
+def test_keys_count_as_said_and_nameless_calls_say_nothing() -> None:
     facts = [turn(1, 0), CallerPressedKeys(at_ns=2, turn=0, keys="12#"), called(3, None), told(9, "Thank you.")]
     assert before(facts, "Thank you.", 9, 0) == ["caller: [presses 12#]"]
 

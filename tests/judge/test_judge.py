@@ -59,7 +59,7 @@ def log() -> Iterator[list[str]]:
     logger.remove(sink)
 
 
-def test_a_question_goes_out_once_at_temperature_0_with_the_shape_of_its_answer() -> None:
+def test_a_question_is_asked_once_at_temperature_0_with_a_shape() -> None:
     with serve(verdict("yes")) as endpoint:
         judgement = ask(LLMJudge(endpoint.settings(api_key=KEY)))
     (body,) = endpoint.bodies
@@ -75,7 +75,7 @@ def test_a_question_goes_out_once_at_temperature_0_with_the_shape_of_its_answer(
     assert (judgement.question, judgement.model) == (REPLY, "m")
 
 
-def test_the_conversation_before_the_subject_and_the_criterion_are_in_the_question() -> None:
+def test_a_question_holds_the_conversation_and_the_criterion() -> None:
     with serve(verdict("yes")) as endpoint:
         ask(LLMJudge(endpoint.settings()))
     text = prompt(endpoint.bodies[0])
@@ -100,9 +100,7 @@ def test_a_function_call_is_judged_by_its_name_and_arguments() -> None:
 
 @pytest.mark.parametrize("answer", ["yes", "no", "continue"])
 @pytest.mark.parametrize("probability", [0.97, 0.6])
-def test_an_answer_comes_with_its_confidence_and_where_it_needs_one_its_reason(
-    answer: str, probability: float
-) -> None:
+def test_an_answer_has_its_confidence_and_reason_where_needed(answer: str, probability: float) -> None:
     with serve(
         lambda body: reason("He named seven.") if asks_for_reason(body) else verdict(answer, probability)
     ) as e:
@@ -303,7 +301,7 @@ def service(endpoint: Endpoint, **given: Any) -> JudgeSettings:
     )
 
 
-def test_any_pipecat_service_can_judge_and_is_asked_at_temperature_0_too(log: list[str]) -> None:
+def test_any_pipecat_service_can_judge_at_temperature_0_too(log: list[str]) -> None:
     with serve(verdict("yes")) as endpoint:
         judgement = ask(LLMJudge(service(endpoint)))
         ask(LLMJudge(service(endpoint, temperature=0.3)))

@@ -129,7 +129,7 @@ def store(folder: Path, facts: list[TimelineEvent], *, with_judge: bool) -> None
         ("A table, of course.", EndedReason.ICE_FAILED),
     ],
 )
-def test_stored_runs_judged_again_in_other_processes_are_the_same_byte_for_byte(
+def test_runs_judged_in_other_processes_are_the_same_bytes(
     tmp_path: Path, said: str, reason: EndedReason, with_judge: bool
 ) -> None:
     folder = tmp_path / "run"

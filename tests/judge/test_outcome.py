@@ -41,7 +41,7 @@ def ask(endpoint: Any, **settings: Any) -> tuple[OutcomeJudgement, LLMJudge]:
     return anyio.run(judge.ask_outcome, PROMPT, FACTS), judge
 
 
-def test_the_judge_is_told_the_expectation_the_whole_transcript_and_the_ending() -> None:
+def test_the_judge_gets_expectation_transcript_and_ending() -> None:
     with serve(answered(("it greets", "yes", "Good evening."))) as endpoint:
         judgement, _ = ask(endpoint)
     (body,) = endpoint.bodies
@@ -68,7 +68,7 @@ def test_any_no_is_0_else_any_open_one_50_else_100(answers: tuple[str, str], sco
     assert (usage.questions, usage.input_tokens) == (1, 100)
 
 
-def test_an_answer_with_prose_around_it_counts_and_one_that_is_none_is_asked_for_again() -> None:
+def test_an_answer_within_prose_counts_and_none_is_asked_again() -> None:
     text = json.dumps({"statements": [{"statement": "a", "answer": "yes", "reason": "b"}]})
     replies = [completion("I think it went well."), completion(f"Sure!\n```json\n{text}\n```")]
     with serve(lambda _: replies.pop(0)) as endpoint:
@@ -89,7 +89,7 @@ def test_an_answer_with_prose_around_it_counts_and_one_that_is_none_is_asked_for
         HANGS,
     ],
 )
-def test_a_judge_that_gives_no_answer_has_no_score_and_keeps_its_key(reply: Reply) -> None:
+def test_a_silent_judge_gives_no_score_and_its_key_stays_hidden(reply: Reply) -> None:
     with serve(reply) as endpoint:
         judgement, _ = ask(endpoint, timeout_s=0.3 if reply.hangs else 5)
     assert judgement.score is None and judgement.statements == ()

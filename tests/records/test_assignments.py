@@ -118,7 +118,7 @@ async def test_what_is_delayed_waits_for_its_time(database: Database) -> None:
     assert await ids(database, worker()) == [delayed]
 
 
-async def test_a_worker_gets_no_more_than_it_takes_and_whoever_has_most_room_gets_the_next(
+async def test_the_worker_with_most_room_gets_the_next_run(
     database: Database,
 ) -> None:
     runs = await launched(database, *[{}] * 7)
@@ -162,7 +162,7 @@ async def test_no_more_calls_are_on_than_may_be_in_all(database: Database) -> No
     assert await ids(database, *both, limits=Limits(all=4)) == [runs[4]]
 
 
-async def test_what_workers_have_that_are_gone_counts_until_it_is_taken_back(database: Database) -> None:
+async def test_runs_of_lost_workers_count_until_they_are_taken_back(database: Database) -> None:
     first, second = await launched(database, {}, {}, limit=1)
     assert await ids(database, worker("gone")) == [first]
     assert await ids(database, worker("new")) == []
@@ -205,14 +205,14 @@ async def test_a_worker_gets_what_it_can_enter(database: Database) -> None:
 
 
 async def test_what_cannot_go_keeps_nothing_behind_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assignments, "_BATCH", 3)
+    monkeypatch.setattr(assignments, "BATCH", 3)
     limited = await launched(database, *[{"priority": 1}] * 10, limit=1)
     in_a_room = await launched(database, *[{"priority": 2, "room_key": "r"}] * 10)
     free = await launched(database, *[{}] * 8)
     assert await ids(database, worker()) == [limited[0], in_a_room[0], *free]
 
 
-async def test_a_run_that_is_being_cancelled_is_neither_given_nor_waited_for(database: Database) -> None:
+async def test_a_run_being_cancelled_is_not_given_or_waited_for(database: Database) -> None:
     one, two = await launched(database, {}, {})
     is_postgres = database.url.startswith("postgresql")
     async with database.session() as session:
@@ -227,7 +227,7 @@ async def test_who_decides_waits_for_whoever_decides_just_now(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that the first one has no lock on the second run.
-    monkeypatch.setattr(assignments, "_BATCH", 1)
+    monkeypatch.setattr(assignments, "BATCH", 1)
     one, two = await launched(database, {}, {})
     other = Database(database_url)
     given: list[int] = []
@@ -354,7 +354,7 @@ def test_every_run_goes_that_can_in_order_and_no_other(
         await end(database, *(run.id for run in there))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assignments, "_BATCH", batch)
+        patch.setattr(assignments, "BATCH", batch)
         loop.run(play())
 
 
@@ -422,9 +422,7 @@ class Dispatching:
         return [f"{what}: {count} of {limit}" for what, count, limit in counts if limit is not None and count > limit]
 
 
-async def test_dispatchers_at_the_same_time_exceed_no_limit_and_give_nothing_twice(
-    database: Database, database_url: str
-) -> None:
+async def test_parallel_dispatchers_keep_limits_and_give_nothing_twice(database: Database, database_url: str) -> None:
     for limit, agent in ((3, {}), (None, {MAX_CALLS: 4}), (2, {})):
         kinds = [{"room_kind": "daily", "room_key": "r"}, {"room_kind": "smallwebrtc"}, {}, {"room_kind": "daily"}]
         await launched(database, *kinds * 4, limit=limit, agent=agent)

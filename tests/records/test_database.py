@@ -393,10 +393,10 @@ async def test_threads_and_tasks_take_turns_at_writing(database: Database) -> No
     assert await database.look(lambda session: session.scalar(counter)) == "40"
 
 
-async def test_whoever_looks_does_not_wait_for_those_who_wait_for_each_other(
+async def test_a_reader_does_not_wait_for_waiting_writers(
     postgres_server: PostgresServer, postgres_template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "_BLOCKED_LIMIT_S", 3)
+    monkeypatch.setattr(databases, "BLOCKED_LIMIT_S", 3)
     name = postgres_server.create(postgres_template)
     database = Database(postgres_server.url(name))
     await database.run(add("one"))
@@ -457,7 +457,7 @@ async def test_whoever_waits_for_a_turn_is_not_waiting_for_ever(
     await database.close()
 
 
-async def test_changes_of_runs_are_logged_once_a_thread_has_committed_them(database: Database) -> None:
+async def test_changes_of_runs_are_logged_once_after_the_commit(database: Database) -> None:
     said: list[str] = []
     sink = logger.add(lambda message: said.append(str(message)), level="INFO", format="{message}")
 
@@ -524,7 +524,7 @@ async def test_json_is_read_as_it_was_written(sqlite_template: Path, tmp_path: P
 # More than there are connections for.
 
 
-async def test_more_readers_than_connections_are_answered_in_the_order_they_came(database: Database) -> None:
+async def test_more_readers_than_connections_are_served_in_order(database: Database) -> None:
     answered: list[int] = []
     enough = anyio.Event()
 
@@ -583,7 +583,7 @@ async def test_whoever_finds_the_line_too_long_is_refused_at_once(
     assert got == [0, 0, 0]
 
 
-async def test_what_takes_long_waits_while_others_read_much_or_the_loop_is_busy_but_not_for_ever(
+async def test_long_work_waits_for_readers_but_not_forever(
     database: Database,
 ) -> None:
     begun, enough = threading.Event(), threading.Event()
@@ -657,7 +657,7 @@ async def test_browsing_sees_one_moment_and_can_not_write(database: Database) ->
         await database.browse(add("two"))
 
 
-async def test_whoever_browses_after_the_server_was_away_does_not_notice(
+async def test_a_reader_does_not_notice_that_the_server_was_away(
     postgres_server: PostgresServer, postgres_template: str
 ) -> None:
     name = postgres_server.create(postgres_template)
@@ -711,7 +711,7 @@ async def test_what_changes_work_is_heard_of_once_it_is_committed(database: Data
     assert await count(database) == 3
 
 
-async def test_whoever_asks_for_it_goes_and_others_hear_of_what_was_committed(database: Database) -> None:
+async def test_who_asks_for_it_goes_and_others_hear_what_was_committed(database: Database) -> None:
     heard: list[int] = []
     database.work_changed = lambda: heard.append(1)
     begun, enough = threading.Event(), threading.Event()

@@ -66,7 +66,7 @@ async def fill(database: Database, *, credentials: Vault, waiting: Vault, launch
         session.add(RunRow(result_id=1, project_id=1, scenario_name="s", snapshot={}, room_token=token))
 
 
-async def test_a_record_of_an_earlier_version_takes_the_key_that_opens_what_is_there(seeded: Database) -> None:
+async def test_an_older_database_takes_the_key_that_opens_its_secrets(seeded: Database) -> None:
     await fill(seeded, credentials=OURS, waiting=OURS, launched=OURS)
     assert "another.key" in await refused(seeded, OTHER)
     await check_secret_key(seeded, OURS)
@@ -80,7 +80,7 @@ async def test_a_key_that_does_not_open_all_that_is_there_is_refused(seeded: Dat
     await refused(seeded, OTHER)
 
 
-async def test_another_key_is_taken_at_the_cost_of_what_it_does_not_open(seeded: Database) -> None:
+async def test_another_key_is_taken_at_the_cost_of_its_secrets(seeded: Database) -> None:
     await check_secret_key(seeded, OURS)
     await fill(seeded, credentials=OTHER, waiting=OURS, launched=OURS)
     assert await take_secret_key(seeded, OTHER) == 1

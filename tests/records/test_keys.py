@@ -192,7 +192,7 @@ async def test_a_wrong_key_is_not_made(
         assert not await list_keys(session)
 
 
-async def test_a_key_that_many_show_at_once_is_looked_up_for_all_of_them(
+async def test_a_key_shown_by_many_at_once_is_looked_up_once(
     seeded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = [await make(seeded) for _ in range(2)]
@@ -219,9 +219,7 @@ async def test_a_key_that_many_show_at_once_is_looked_up_for_all_of_them(
     assert len(looks) == 5
 
 
-async def test_of_many_who_show_a_key_at_once_one_notes_that_it_was_used(
-    seeded: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_of_many_uses_of_a_key_at_once_one_is_noted(seeded: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     key = await make(seeded)
     session = seeded.session
     noting = 0

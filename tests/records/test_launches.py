@@ -97,7 +97,7 @@ async def runs_of(services: Services, result: ResultRow) -> list[RunRow]:
         return list(await session.scalars(select(RunRow).where(RunRow.result_id == result.id).order_by(RunRow.id)))
 
 
-async def test_a_large_launch_steps_back_while_it_keeps_no_writer_waiting(
+async def test_a_large_launch_steps_back_without_blocking_writers(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launches, "AT_ONCE", 2)
@@ -114,9 +114,7 @@ async def test_a_large_launch_steps_back_while_it_keeps_no_writer_waiting(
     assert stepped_back == 2 and len(await runs_of(services, result)) == 5
 
 
-async def test_every_entry_becomes_a_run_that_waits_with_a_snapshot_of_its_scenario(
-    services: Services, woken: list[int]
-) -> None:
+async def test_every_entry_becomes_a_waiting_run_with_its_snapshot(services: Services, woken: list[int]) -> None:
     result = await launch(services, of(in_room(), in_room(token=SecretStr(TOKEN)), name="night"))
     assert (result.status, result.name, result.agent_name) == ("pending", "night", "restaurant")
     first, second = await runs_of(services, result)
@@ -179,7 +177,7 @@ async def test_every_wrong_entry_is_named_and_nothing_is_created(services: Servi
     assert set(both) == {"scenario", "pipecat_room_url"}
 
 
-async def test_an_agent_that_is_not_there_or_another_projects_is_refused(services: Services) -> None:
+async def test_an_agent_missing_or_of_another_project_is_refused(services: Services) -> None:
     await add(services, Project(id=7, name="another"))
     await add(services, Agent(id=8, project_id=7, name="theirs", provider={}, session={}))
     for agent_id in (8, 999):
@@ -190,7 +188,7 @@ async def test_without_an_agent_it_is_the_first_scenarios(services: Services) ->
     assert (await launch(services, of(in_room(), agent_id=None))).agent_id == 1
 
 
-async def test_nobody_is_woken_before_the_runs_are_there_for_all_to_see(services: Services) -> None:
+async def test_nobody_is_woken_before_the_runs_are_visible(services: Services) -> None:
     seen: list[int] = []
 
     def look() -> None:
@@ -252,7 +250,7 @@ async def test_a_session_needs_an_agent_with_a_way_to_start_one(services: Servic
     assert "server.allowed_rooms" in errors["agent"][0]
 
 
-async def test_a_cloud_agent_is_started_with_its_key_and_what_a_launch_gives_replaces_what_is_saved(
+async def test_a_cloud_agent_starts_with_its_key_and_the_launchs_data(
     services: Services,
 ) -> None:
     kept = {
@@ -331,7 +329,7 @@ async def test_the_same_launch_many_times_at_once_is_one(services: Services) -> 
         assert await session.scalar(select(func.count()).select_from(RunRow)) == 2
 
 
-async def test_what_a_run_needs_of_its_worker_and_for_itself_is_written_down(services: Services) -> None:
+async def test_what_a_run_needs_of_its_worker_is_written_down(services: Services) -> None:
     urls = (
         DAILY,
         f"{DAILY}/?t=x",
@@ -416,7 +414,7 @@ MESSAGE = {"type": "hi", "deep": [{"api_key": TOKEN}]}
 SHOWN = {"type": "hi", "deep": [{"api_key": "***"}]}
 
 
-async def test_what_is_secret_in_a_data_message_is_kept_as_the_token_is(services: Services) -> None:
+async def test_secrets_in_a_data_message_are_kept_as_the_token_is(services: Services) -> None:
     result = await launch(services, of(in_room(data_message={"value": MESSAGE})))
     (run,) = await runs_of(services, result)
     assert run.data_message == {"value": SHOWN}
@@ -472,7 +470,7 @@ async def test_a_rerun_that_starts_a_session_takes_no_room(services: Services) -
     assert list(caught.value.errors["runs"][str(run.id)]) == ["pipecat_room_url", "pipecat_token"]
 
 
-async def test_a_rerun_in_a_room_whose_address_held_a_token_needs_the_whole_address(services: Services) -> None:
+async def test_a_rerun_in_a_room_with_a_secret_address_needs_it_whole(services: Services) -> None:
     result = await launch(services, of(in_room(url=f"{DAILY}?t={TOKEN}")))
     (run,) = await runs_of(services, result)
     assert (
@@ -501,7 +499,7 @@ async def test_a_thousand_entries_are_launched_and_read_back_quickly(services: S
     assert launched_s < 4 and read_s < 2, (launched_s, read_s)
 
 
-async def test_two_personalities_of_one_project_are_not_another_projects(services: Services) -> None:
+async def test_two_personalities_of_one_project_are_not_foreign(services: Services) -> None:
     await add(services, Project(id=7, name="another"))
     await add(services, Personality(id=800, project_id=7, name="theirs", data={}))
     errors = await refusal(services, of(in_room(personality_id=800)))

@@ -64,7 +64,7 @@ async def had(database: Database, *run_ids: int, executor: str = "w") -> None:
         await session.execute(update(RunRow).where(RunRow.id.in_(run_ids)).values(status="running"))
 
 
-async def test_a_first_poll_makes_a_worker_known_and_the_next_ones_say_how_it_fares(database: Database) -> None:
+async def test_a_first_poll_adds_a_worker_and_later_ones_its_load(database: Database) -> None:
     first = await renewed(database, poll(), poll("v", 4))
     assert (first.new, first.late, first.gone, first.runs) == ({"w", "v"}, frozenset(), frozenset(), {})
     before = await row_of(database)
@@ -115,7 +115,7 @@ async def test_who_was_given_up_stays_so(database: Database) -> None:
     assert (await row_of(database, "v")).state == "stopped"
 
 
-async def test_a_run_that_a_worker_tells_of_has_begun_and_every_step_is_taken_down_once(database: Database) -> None:
+async def test_a_run_told_of_has_begun_and_each_step_is_noted_once(database: Database) -> None:
     (run_id,) = await launched(database)
     await give(database, run_id, executor="w")
     steps: list[dict[str, bool]] = [{}, {"joined": True}, {"said": True}, {"is_evaluating": True}]
@@ -138,7 +138,7 @@ async def test_a_run_that_a_worker_tells_of_has_begun_and_every_step_is_taken_do
     assert (await row(database, run_id)).updated_at == before.updated_at
 
 
-async def test_what_is_told_of_runs_that_are_not_its_own_changes_nothing(database: Database) -> None:
+async def test_news_of_runs_of_others_changes_nothing(database: Database) -> None:
     waits, another_s, other_attempt, ended = await launched(database, 4)
     await give(database, another_s, executor="another")
     await give(database, other_attempt, ended, executor="w")
@@ -169,7 +169,7 @@ async def test_who_is_silent_is_seen_by_the_records_clock(database: Database) ->
 
 
 @pytest.mark.parametrize("off", [-timedelta(hours=1), timedelta(hours=1)])
-async def test_this_machines_clock_means_nothing_where_the_server_has_one(
+async def test_the_servers_clock_counts_and_not_this_machines(
     database: Database, monkeypatch: pytest.MonkeyPatch, off: timedelta
 ) -> None:
     if database.url.startswith("sqlite"):
@@ -180,7 +180,7 @@ async def test_this_machines_clock_means_nothing_where_the_server_has_one(
     assert await database.look(lambda session: silent_workers(session, longer_than_s=30)) == []
 
 
-async def test_runs_of_who_is_gone_are_found_with_what_is_known_of_their_workers(database: Database) -> None:
+async def test_runs_of_lost_workers_are_found_with_what_is_known(database: Database) -> None:
     now = utc_now()
     gone = {
         "lost": {"state": "lost", "seen_at": now - 25 * A_SECOND},
@@ -213,7 +213,7 @@ async def test_runs_of_who_is_gone_are_found_with_what_is_known_of_their_workers
     assert await found(unknown_too=True) == [*expected, unknown]
 
 
-async def test_what_a_parent_found_on_the_disk_of_a_dead_worker_is_noted_while_that_is_not_gone(
+async def test_outcomes_on_a_dead_workers_disk_are_noted(
     database: Database,
 ) -> None:
     kept = (Kept(run_id=7, attempt=2, may_end=True),)
@@ -236,9 +236,7 @@ async def test_who_went_long_ago_is_forgotten(database: Database) -> None:
         assert set(await session.scalars(select(WorkerRow.executor))) == {"here", "lately"}
 
 
-async def test_many_polls_while_their_runs_are_cancelled_and_their_workers_lost_wait_for_each_other(
-    database: Database, database_url: str
-) -> None:
+async def test_polls_and_cancellations_of_lost_workers_wait_in_turn(database: Database, database_url: str) -> None:
     """In whichever order they come: on PostgreSQL one of two that wait for each other would be broken off."""
     other = Database(database_url)
     workers = [f"w{number}" for number in range(6)]
@@ -360,7 +358,7 @@ def plan_of(session: Session, statement: Any, parameters: Mapping[str, Any], is_
     return "\n".join(str(row[-1]) for row in rows)
 
 
-async def test_runs_that_have_ended_are_gone_through_by_nothing_that_is_asked_often(seeded: Database) -> None:
+async def test_frequent_queries_do_not_go_through_ended_runs(seeded: Database) -> None:
     is_sqlite = seeded.url.startswith("sqlite")
     await fill(seeded, is_sqlite)
     plans = await seeded.run(

@@ -165,7 +165,7 @@ async def test_runs_from_before_there_were_workers_go_on(new_url: str) -> None:
     await database.close()
 
 
-async def test_what_passed_without_being_judged_has_no_verdict_any_more(new_url: str) -> None:
+async def test_what_passed_unjudged_has_no_verdict_any_more(new_url: str) -> None:
     with connected(new_url) as connection:
         command.upgrade(alembic_config(connection), "0001")
         fill_before_workers(connection)
@@ -201,7 +201,7 @@ async def test_runs_that_had_expectations_are_known_to_have_had_some(new_url: st
     await database.close()
 
 
-async def test_ids_are_never_given_out_again_after_a_migration_there_and_back(new_url: str) -> None:
+async def test_ids_are_not_reused_after_migrating_there_and_back(new_url: str) -> None:
     with connected(new_url) as connection:
         command.upgrade(alembic_config(connection), "0001")
         fill_before_workers(connection)

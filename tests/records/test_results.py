@@ -142,7 +142,7 @@ def test_percentiles_lie_between_the_values_around_them() -> None:
     assert Distribution.of([]) is None
 
 
-async def test_large_results_are_counted_and_gone_through_by_indexes_alone(database: Database) -> None:
+async def test_large_results_are_counted_by_indexes_alone(database: Database) -> None:
     await launched(database, 2)
     ended_run = {
         "project_id": 1,

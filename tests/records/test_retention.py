@@ -80,7 +80,7 @@ async def test_the_next_time_there_is_nothing_left_to_do(seeded: Database, store
 async def test_more_than_one_batch_is_purged(
     seeded: Database, store: ArtefactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.records.retention._BATCH", 3)
+    monkeypatch.setattr("runner.records.retention.BATCH", 3)
     ids = await add_runs(seeded, store, *[OLD] * 7)
     assert await purge(seeded, store, older_than=LIMIT) == 7
     assert await kept(seeded, store, ids) == [False] * 7

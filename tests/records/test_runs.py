@@ -133,7 +133,7 @@ async def begun(database: Database, run_id: int, attempt: int = 1, executor: str
     return job
 
 
-async def test_a_claimed_run_is_running_and_its_job_has_all_that_the_call_needs(database: Database) -> None:
+async def test_a_claimed_run_is_running_and_its_job_is_complete(database: Database) -> None:
     (run_id,) = await launched(database)
     job = await begun(database, run_id, executor="worker-1")
     assert job.attempt == 1 and job.notes == ("n",) and job.session is None
@@ -144,7 +144,7 @@ async def test_a_claimed_run_is_running_and_its_job_has_all_that_the_call_needs(
     assert await status_of_result(database, run_id) == "running"
 
 
-async def test_a_claim_that_comes_again_changes_nothing_and_gets_the_same_job(database: Database) -> None:
+async def test_a_repeated_claim_gets_the_same_job(database: Database) -> None:
     (run_id,) = await launched(database)
     job = await begun(database, run_id)
     before = await row(database, run_id)
@@ -155,7 +155,7 @@ async def test_a_claim_that_comes_again_changes_nothing_and_gets_the_same_job(da
     assert (after.started_at, after.attempt, after.status) == (before.started_at, 1, "evaluating")
 
 
-async def test_only_the_worker_that_has_a_run_claims_it_and_only_in_its_attempt(database: Database) -> None:
+async def test_only_the_worker_of_a_run_claims_it_in_its_attempt(database: Database) -> None:
     (run_id,) = await launched(database)
     assert await do(database, take, VAULT, run_id, 1, "a") is None
     await give(database, run_id, executor="a")
@@ -166,7 +166,7 @@ async def test_only_the_worker_that_has_a_run_claims_it_and_only_in_its_attempt(
     assert await status_of_result(database, run_id) == "pending"
 
 
-async def test_a_run_that_is_given_back_is_another_attempt_and_the_first_ones_reports_do_not_count(
+async def test_after_a_release_only_reports_of_the_new_attempt_count(
     database: Database,
 ) -> None:
     (run_id,) = await launched(database)
@@ -275,7 +275,7 @@ async def test_whether_a_run_that_is_given_back_waits_again_or_ends(database: Da
             assert run.error_message == "worker lost"
 
 
-async def test_what_is_said_while_a_run_is_taken_back_is_not_overlooked(database: Database) -> None:
+async def test_news_during_a_release_are_not_overlooked(database: Database) -> None:
     """Whichever comes first: a run in which something was said, by the record's own answer, never waits again."""
     for _ in range(5):
         (run_id,) = await launched(database)
@@ -301,7 +301,7 @@ async def test_a_finished_run_keeps_its_outcome_and_loses_its_token(database: Da
     assert await do(database, take, VAULT, run_id, 1, "a") is None
 
 
-async def test_the_same_outcome_again_counts_as_taken_and_another_one_does_not(database: Database) -> None:
+async def test_the_same_outcome_again_is_accepted_and_another_is_not(database: Database) -> None:
     (run_id,) = await launched(database)
     await begun(database, run_id)
     assert await accepts(database, run_id, 1, outcome())
@@ -332,7 +332,7 @@ async def test_whatever_is_no_verdict_says_why(database: Database, run: Run, sta
     assert message in ended.error_message and bool(message) == bool(ended.error_message)
 
 
-async def test_a_run_without_a_call_fails_with_its_cause_in_cekuras_words_too(database: Database) -> None:
+async def test_a_run_without_a_call_fails_with_cekuras_words_too(database: Database) -> None:
     one, two, three = await launched(database, 3)
     for run_id in (one, two, three):
         await begun(database, run_id)
@@ -348,7 +348,7 @@ async def test_a_run_without_a_call_fails_with_its_cause_in_cekuras_words_too(da
     assert await status_of_result(database, one) == "failed"
 
 
-async def test_cancelling_ends_what_waits_at_once_and_asks_what_is_on_to_stop(database: Database) -> None:
+async def test_cancelling_ends_waiting_runs_and_asks_active_ones(database: Database) -> None:
     waiting, handed_over, on, over = await launched(database, 4)
     await begun(database, on)
     await begun(database, over)
@@ -366,7 +366,7 @@ async def test_cancelling_ends_what_waits_at_once_and_asks_what_is_on_to_stop(da
     assert await status_of_result(database, on) == "completed"
 
 
-async def test_cancelling_runs_whose_progress_is_told_at_that_moment_waits_for_it(database: Database) -> None:
+async def test_cancelling_waits_for_progress_that_is_being_written(database: Database) -> None:
     ids = await launched(database, 2)
     for run_id in reversed(ids):
         # On PostgreSQL the first lies behind the second from now on.
@@ -387,7 +387,7 @@ async def test_cancelling_runs_whose_progress_is_told_at_that_moment_waits_for_i
     assert [(await row(database, run_id)).cancel_requested for run_id in ids] == [True, True]
 
 
-async def test_many_runs_are_cancelled_in_as_many_statements_as_it_takes(database: Database) -> None:
+async def test_many_runs_are_cancelled_in_few_statements(database: Database) -> None:
     ids = await launched(database, 3)
     assert await do(database, request_cancel, [*ids, *range(10_000, 12_000)]) == ids
     assert await status_of_result(database, ids[0]) == "cancelled"
@@ -414,7 +414,7 @@ async def test_a_report_is_checked_and_nothing_of_it_quoted() -> None:
         assert "s3cret" not in str(caught.value)
 
 
-async def test_artefacts_of_the_last_attempt_are_taken_down_side_by_side(database: Database) -> None:
+async def test_artefacts_of_the_last_attempt_are_kept_side_by_side(database: Database) -> None:
     (run_id,) = await launched(database)
     await begun(database, run_id)
     assert await keeps(database, run_id, 1, "a", "run.json", 5)
@@ -426,7 +426,7 @@ async def test_artefacts_of_the_last_attempt_are_taken_down_side_by_side(databas
     assert (await row(database, run_id)).artefacts == {"run.json": 5, "recording.wav": 7}
 
 
-async def test_an_artefact_that_comes_is_none_of_the_run_until_it_is_there(database: Database) -> None:
+async def test_an_artefact_belongs_to_the_run_only_once_complete(database: Database) -> None:
     (run_id,) = await launched(database)
     await begun(database, run_id)
     for _ in range(2):
@@ -436,7 +436,7 @@ async def test_an_artefact_that_comes_is_none_of_the_run_until_it_is_there(datab
     assert run.artefacts == {"run.json": None} and artefacts_of(run) == {}
 
 
-async def test_only_the_worker_that_has_a_run_brings_artefacts_of_it_and_only_so_many(database: Database) -> None:
+async def test_only_a_runs_worker_brings_artefacts_and_only_so_many(database: Database) -> None:
     (run_id,) = await launched(database)
     expect = expect_artefact
     assert await do(database, expect, run_id, 1, "a", "run.json") is Upload.VOID
@@ -453,7 +453,7 @@ async def test_only_the_worker_that_has_a_run_brings_artefacts_of_it_and_only_so
     assert await keeps(database, run_id, 2, "a", "another", 1)
 
 
-async def test_after_its_end_a_run_takes_the_artefacts_that_are_owed_and_no_others(database: Database) -> None:
+async def test_an_ended_run_takes_the_artefacts_owed_and_no_others(database: Database) -> None:
     (run_id,) = await launched(database)
     await begun(database, run_id)
     assert await keeps(database, run_id, 1, "a", "run.json", 5)
@@ -478,7 +478,7 @@ async def test_a_report_of_another_worker_does_not_count(database: Database) -> 
     assert (await do(database, end_run, run_id, 1, outcome(), executor="a")).is_new
 
 
-async def test_a_run_that_was_begun_meanwhile_is_left_where_nothing_but_a_beginning_is_wanted_back(
+async def test_a_run_begun_meanwhile_is_not_taken_back(
     database: Database,
 ) -> None:
     given, on = await launched(database, 2)
@@ -616,7 +616,7 @@ def record(
     begun=st.booleans(),
     twice=st.booleans(),
 )
-def test_whatever_is_reported_in_whatever_order_a_run_ends_once_and_its_result_follows(
+def test_in_any_order_of_reports_a_run_ends_once_with_its_result(
     record: tuple[asyncio.Runner, Database], moves: list[Move], begun: bool, twice: bool
 ) -> None:
     loop, database = record
@@ -633,7 +633,7 @@ def test_whatever_is_reported_in_whatever_order_a_run_ends_once_and_its_result_f
     loop.run(play())
 
 
-async def test_a_result_that_ended_stays_so_and_one_under_way_never_waits_again(database: Database) -> None:
+async def test_an_ended_result_stays_and_an_active_one_never_waits(database: Database) -> None:
     first, second = await launched(database, 2)
     await begun(database, first)
     async with database.session() as session:

@@ -100,7 +100,7 @@ def test_what_was_changed_is_not_opened() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "short", "x" * 45, KEY[:-2], "é" * 44])
-def test_what_is_no_key_is_one_clear_error_that_does_not_quote_it(tmp_path: Path, key: str) -> None:
+def test_what_is_no_key_is_one_error_that_does_not_quote_it(tmp_path: Path, key: str) -> None:
     with pytest.raises(UsageError, match=r"^server.secret_key: must be 32 bytes in urlsafe base64$"):
         open_vault(settings(tmp_path, key))
     (tmp_path / KEY_FILE).write_text(key)

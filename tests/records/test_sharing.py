@@ -34,7 +34,7 @@ async def settled() -> None:
     await anyio.wait_all_tasks_blocked()
 
 
-async def test_whoever_comes_before_a_reading_begins_shares_it_and_nobody_gets_what_was_read_before_asking() -> None:
+async def test_a_reading_is_shared_by_those_who_came_before_it_began() -> None:
     record, sharing = Record(), Sharing()
     got: list[tuple[int, int]] = []
 
@@ -72,7 +72,7 @@ async def test_what_differs_is_not_shared() -> None:
     assert got == {key: key for key in "abc"}
 
 
-async def test_what_goes_wrong_goes_wrong_for_all_who_share_it_and_for_nobody_after() -> None:
+async def test_an_error_reaches_all_who_share_it_and_nobody_after() -> None:
     record, sharing = Record(), Sharing()
     failed: list[str] = []
 

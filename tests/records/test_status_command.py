@@ -106,7 +106,7 @@ def test_queue_and_workers_are_shown_with_ages_and_without_dates(url: str) -> No
     assert "paused" in third and third.endswith("its disk is full")
 
 
-def test_what_is_stuck_is_said_in_lines_of_their_own_and_by_the_exit_code(url: str) -> None:
+def test_what_is_stuck_has_its_own_lines_and_exit_code(url: str) -> None:
     fill(url, [result(), run(), run(), run(executor="who-1")])
     for options in ([], ["--json"]):
         shown = status(url, *options)

@@ -177,7 +177,7 @@ async def test_a_part_that_breaks_off_is_none(store: ArtefactStore) -> None:
     assert await store.size_of_parts(KEY) == 3
 
 
-async def test_parts_are_of_their_own_artefact_and_attempt_and_without_a_gap(store: ArtefactStore) -> None:
+async def test_parts_belong_to_one_artefact_and_attempt_without_gap(store: ArtefactStore) -> None:
     neighbours = [
         artefact_key(7, "recording.wav", 2),
         artefact_key(7, "recording.wav.gz", 1),

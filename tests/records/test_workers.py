@@ -135,7 +135,7 @@ async def test_of_many_stuck_runs_some_are_named(seeded: Database) -> None:
     assert len(unknown.run_ids) == MAX_NAMED
 
 
-async def test_a_worker_that_does_not_poll_is_seen_by_the_records_clock(
+async def test_a_silent_worker_is_seen_by_the_databases_clock(
     seeded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = utc_now()
@@ -179,12 +179,12 @@ def whys(*live: TakenRun, workers: list[WorkerView], silent: tuple[str, ...] = (
     return [stuck.why for stuck in find_stuck(live, [], workers, silent)]
 
 
-def test_a_run_whose_worker_lives_is_not_stuck_until_it_is_on_for_far_too_long() -> None:
+def test_a_living_workers_run_is_stuck_only_after_far_too_long() -> None:
     assert whys(on(), on(2, begun_s=None), on(3, begun_s=300 + OVERTIME_S), workers=[view()]) == []
     assert whys(on(begun_s=300 + OVERTIME_S + 1), workers=[view()]) == ["on for 10 min, where the script allows 5"]
 
 
-def test_an_outcome_on_a_disk_is_told_and_no_trouble_where_somebody_reports_it() -> None:
+def test_an_outcome_on_a_disk_is_told_unless_it_is_reported() -> None:
     gone = view(is_gone=True, state="lost", kept=((1, 1),))
     assert whys(on(1), on(2), workers=[gone]) == [
         "worker w is gone, with what it has to report on its disk",

@@ -118,7 +118,7 @@ def test_repeats_have_names_of_their_own() -> None:
     assert [case.name for case in cases] == ["booking/four", "booking/four #2", "booking/four #3"]
 
 
-def test_the_agents_failure_is_a_failure_with_what_was_missed_and_the_evidence() -> None:
+def test_the_agents_failure_has_what_was_missed_and_the_evidence() -> None:
     (result,) = only_case(suite(FAILED)).result
     assert isinstance(result, Failure)
     assert result.message == "turn 2: a response that holds 'booked': does not"
@@ -133,7 +133,7 @@ def test_the_agents_failure_is_a_failure_with_what_was_missed_and_the_evidence()
     ]
 
 
-def test_a_run_nobody_can_judge_is_an_error_that_names_cause_and_ending() -> None:
+def test_an_unjudgeable_run_is_an_error_with_cause_and_ending() -> None:
     (result,) = only_case(suite(UNDECIDED.model_copy(update={"unmet": [MISSED]}))).result
     assert isinstance(result, Error)
     assert result.text is not None and MISSED.expected not in result.text, "there was no call to expect it of"
@@ -175,7 +175,7 @@ def test_a_suite_that_dies_does_not_leave_a_green_report(
     assert [(type(case.result[0]), case.result[0].message) for case in cases[1:]] == results
 
 
-def test_a_scenario_that_can_t_be_played_is_skipped_with_its_reason() -> None:
+def test_an_unplayable_scenario_is_skipped_with_its_reason() -> None:
     skipped = SkippedScenario(scenario="booking/simulated", file="config/scenarios/booking.yaml", reason="a persona")
     document, cases = parsed(suite(run(), skipped=[skipped]))
     (result,) = cases[1].result
@@ -202,7 +202,7 @@ def test_warnings_are_told_of_the_run_and_of_the_suite() -> None:
     assert {p.name: p.value for p in only.properties()} == {"warning": "went down to 2"}
 
 
-def test_a_failure_is_told_by_its_headline_with_what_was_expected_and_heard() -> None:
+def test_a_failure_has_its_headline_and_what_was_heard() -> None:
     failure = RunFailure(
         kind=FailureKind.LATE,
         cause=Cause.AGENT,

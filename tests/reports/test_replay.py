@@ -70,7 +70,7 @@ def test_a_replay_at_speed_0_shows_the_lines_of_the_call(folder: Path) -> None:
         assert decided_by in lines[at - 1]
 
 
-def test_facts_are_seen_in_the_order_of_their_times_and_the_run_is_returned(folder: Path) -> None:
+def test_facts_are_seen_in_order_and_the_run_is_returned(folder: Path) -> None:
     watcher = Watcher()
     run = anyio.run(lambda: replay(folder, watcher, speed=0))
     assert watcher.facts == FACTS
@@ -131,7 +131,7 @@ def test_a_broken_folder_gives_one_clear_error(folder: Path, break_it: Callable[
     assert watcher.facts == []
 
 
-def test_the_command_shows_the_call_with_its_summary_and_its_exit_code(folder: Path) -> None:
+def test_the_command_shows_the_call_summary_and_exit_code(folder: Path) -> None:
     result = CliRunner().invoke(main, ["replay", str(folder), "--speed", "0"])
     lines = result.stdout.splitlines()
     assert [text for text in lines[: len(LINES) + len(VERDICTS)] if text.strip() not in VERDICTS] == LINES

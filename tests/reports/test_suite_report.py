@@ -60,7 +60,7 @@ def text_of(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_without_a_terminal_there_is_one_plain_line_for_each_run_that_ended(suite: Suite) -> None:
+def test_without_a_terminal_each_ended_run_is_one_plain_line(suite: Suite) -> None:
     plain = console(40)
     with SuiteReport(plain, suite) as report:
         for planned, success in zip(suite.runs, [True, False, None], strict=False):
@@ -100,7 +100,7 @@ def test_on_a_terminal_it_is_shown_and_taken_away_again(suite: Suite) -> None:
     assert "passed" in text_of(live)
 
 
-def test_the_closing_table_has_a_line_for_each_scenario_and_the_agents_failures_first() -> None:
+def test_the_closing_table_has_a_line_a_scenario_failures_first() -> None:
     result = SuiteResult(
         suite="night",
         file="night.yaml",

@@ -128,7 +128,7 @@ def test_a_call_is_shown_as_who_said_and_did_what_when() -> None:
     assert report(FACTS, show_heard=True) == LINES
 
 
-def test_what_was_heard_is_left_out_where_the_agent_tells_its_words() -> None:
+def test_what_was_heard_is_left_out_if_the_agent_tells_its_words() -> None:
     assert report(FACTS) == [line for line in LINES if "(heard)" not in line]
 
 
@@ -176,18 +176,18 @@ def line(start_s: float, end_s: float, turn: int = 0) -> list[TimelineEvent]:
     return [started, CallerStoppedSpeaking(at_ns=s(end_s), turn=turn)]
 
 
-def test_a_latency_stands_once_with_the_first_words_that_follow_it() -> None:
+def test_a_latency_stands_once_with_the_words_that_follow_it() -> None:
     shown = texts(*line(1, 2), AgentStartedSpeaking(at_ns=s(2.5)), told(2.6, "One."), told(3, "Two."))
     assert shown == ["line", "One. (500 ms)", "Two."]
 
 
-def test_an_agent_that_speaks_while_the_caller_does_has_no_latency() -> None:
+def test_an_agent_that_speaks_over_the_caller_has_no_latency() -> None:
     started, stopped = line(1, 2)
     onset = AgentStartedSpeaking(at_ns=s(1.5))
     assert texts(started, onset, told(1.6, "One."), stopped, told(2.1, "Two.")) == ["line", "One.", "Two."]
 
 
-def test_speaking_over_the_next_line_is_no_late_answer_to_the_one_before() -> None:
+def test_speaking_over_the_next_line_is_no_late_answer() -> None:
     facts = [*line(1, 2), line(5, 6, 1)[0], AgentStartedSpeaking(at_ns=s(5.5)), told(5.6, "One.")]
     assert texts(*facts) == ["line", "line", "One."]
 
@@ -216,7 +216,7 @@ def test_an_expectation_is_shown_with_what_became_of_it(state: Verdict, shown: s
     assert [text.strip() for text in report(verdicts=[verdict(state)])] == [shown]
 
 
-def test_an_expectation_is_shown_once_and_only_when_it_is_decided() -> None:
+def test_an_expectation_is_shown_once_when_it_is_decided() -> None:
     first = verdict(Verdict.MET)
     shown = report(verdicts=[verdict(Verdict.PENDING), first, first, verdict(Verdict.PENDING, 1)])
     assert [text.strip() for text in shown] == ["✓ response with [x]"]
@@ -249,7 +249,7 @@ FAILURE = Failure(
 )
 
 
-def test_the_summary_says_what_each_turn_took_what_was_missed_and_what_it_came_to() -> None:
+def test_the_summary_has_turn_times_misses_and_the_verdict() -> None:
     assert summary(FACTS, warnings=["slow [x]"]) == [
         "",
         f"failed (wrong): turn 1: expected {MISSING}; the agent said nothing within 3 s",
@@ -264,7 +264,7 @@ def test_the_summary_says_what_each_turn_took_what_was_missed_and_what_it_came_t
     ]
 
 
-def test_a_failure_is_told_first_with_what_was_expected_and_heard() -> None:
+def test_a_failure_comes_first_with_what_was_expected_and_heard() -> None:
     run = judge_run(SCRIPT, FACTS).model_copy(update={"failure": FAILURE})
     assert printed(lambda console: print_summary(console, run, "runs/x"))[:6] == [
         "",
@@ -276,7 +276,7 @@ def test_a_failure_is_told_first_with_what_was_expected_and_heard() -> None:
     ]
 
 
-def test_a_call_that_did_not_take_place_lists_no_missed_expectations() -> None:
+def test_a_call_that_did_not_happen_lists_no_missed_expectations() -> None:
     failed = CallEnded(at_ns=s(1), reason=EndedReason.ICE_FAILED, detail="no way through")
     assert summary([*FACTS[:2], failed]) == [
         "",
@@ -287,7 +287,7 @@ def test_a_call_that_did_not_take_place_lists_no_missed_expectations() -> None:
     ]
 
 
-def test_latencies_stand_with_how_sure_they_are_and_refused_ones_are_counted() -> None:
+def test_latencies_show_uncertainty_and_count_refused_ones() -> None:
     run = judge_run(SCRIPT, FACTS)
     (turn,) = run.turns
     turns = [

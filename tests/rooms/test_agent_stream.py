@@ -194,9 +194,7 @@ def test_a_lost_packet_becomes_silence_of_its_length(lost: tuple[int, ...]) -> N
         ((40, 41, 42, 43, 44), [(40, 5)]),
     ],
 )
-def test_every_hole_is_reported_with_its_place_and_neighbours_as_one(
-    lost: tuple[int, ...], holes: list[tuple[int, int]]
-) -> None:
+def test_every_hole_is_reported_and_neighbours_as_one(lost: tuple[int, ...], holes: list[tuple[int, int]]) -> None:
     receiver = Receiver().receive(encode(tone(2, 0, 48_000), 48_000), lost=frozenset(lost))
     receiver.stream.close()
     assert receiver.holes == [(TRUTH_NS + first * PACKET_NS, 20 * packets) for first, packets in holes]
@@ -253,7 +251,7 @@ def test_what_we_slept_through_lies_where_it_belongs(stall_ms: int) -> None:
     assert woken.stream.quality(0).reanchored == 0
 
 
-def test_an_agent_that_stood_still_longer_than_we_did_is_heard_where_it_arrives() -> None:
+def test_an_agent_halted_longer_than_us_is_heard_on_arrival() -> None:
     payloads = encode(tone(4, 2, 48_000), 48_000)
     receiver = Receiver().receive(payloads[:50])
     held_ns = 800 * NS_PER_MS
@@ -444,7 +442,7 @@ def test_whatever_arrives_neither_lane_overlaps_nor_goes_back(
     assert receiver.stream.quality(0).packets == len(packets)
 
 
-def test_the_buffer_hands_packets_on_as_they_arrive_and_decodes_nothing() -> None:
+def test_the_buffer_hands_packets_on_and_decodes_nothing() -> None:
     seen: list[tuple[RtpPacket, int]] = []
     buffer = ArrivalBuffer(lambda packet, at_ns: seen.append((packet, at_ns)))
     packets = [rtp(b"x", index) for index in (3, 1, 2)]

@@ -53,7 +53,7 @@ async def test_daily_rooms_are_allowed_by_default() -> None:
         "http://8.8.8.8/api/offer",
     ],
 )
-async def test_a_host_that_is_not_allowed_is_refused_with_the_setting_that_would(url: str) -> None:
+async def test_a_forbidden_host_is_refused_with_the_setting_to_change(url: str) -> None:
     assert "server.allowed_rooms" in await refusal(guard(), url)
 
 
@@ -74,7 +74,7 @@ async def test_a_host_that_is_not_allowed_is_refused_with_the_setting_that_would
         "[2002:7f00:1::]",
     ],
 )
-async def test_this_machine_is_refused_in_whatever_form_unless_it_is_allowed(host: str) -> None:
+async def test_this_machine_is_refused_in_any_form_unless_allowed(host: str) -> None:
     url = f"http://{host}{OFFER}"
     assert "server.allow_loopback" in await refusal(guard(allowed_rooms=["*.daily.co"]), url)
     assert await guard(allow_loopback=True).check_room(url) is RoomKind.SMALLWEBRTC
@@ -98,20 +98,20 @@ async def test_this_machine_is_refused_in_whatever_form_unless_it_is_allowed(hos
         "2002:a00:5::1",
     ],
 )
-async def test_an_allowed_name_at_an_address_that_is_not_public_is_refused(address: str) -> None:
+async def test_an_allowed_name_at_a_private_address_is_refused(address: str) -> None:
     names = Names(bots_acme_com=["93.184.216.34", address])
     message = await refusal(guard(names, allowed_rooms=["*.acme.com"]), "https://bots.acme.com/api/offer")
     assert "no public address" in message and "server.allowed_rooms" in message
 
 
-async def test_an_allowed_name_at_this_machine_needs_the_setting_for_it() -> None:
+async def test_an_allowed_name_at_this_machine_needs_the_setting() -> None:
     names = Names(bots_acme_com=["127.0.0.1"])
     message = await refusal(guard(names, allowed_rooms=["bots.acme.com"]), "https://bots.acme.com/api/offer")
     assert "server.allow_loopback" in message
 
 
 @pytest.mark.parametrize("allowed", ["10.0.0.0/8", "10.0.0.5", "10.0.0.5/8"])
-async def test_an_address_or_network_allows_what_lies_in_it_by_number_and_by_name(allowed: str) -> None:
+async def test_an_allowed_network_covers_numbers_and_names(allowed: str) -> None:
     names = Names(bot_internal=["10.0.0.5"], both_internal=["10.0.0.5", "11.0.0.5"])
     checked = guard(names, allowed_rooms=[allowed])
     assert await checked.check_room("http://10.0.0.5/api/offer") is RoomKind.SMALLWEBRTC
@@ -173,7 +173,7 @@ async def test_an_ice_server_on_the_list_may_be_asked(url: str) -> None:
         "stun:inside.daily.co",
     ],
 )
-async def test_an_ice_server_off_the_list_is_refused_with_the_setting_that_would(url: str) -> None:
+async def test_an_ice_server_off_the_list_is_refused_with_the_setting(url: str) -> None:
     with pytest.raises(RoomRefused, match=r"server\.allow"):
         await guard(Names(inside_daily_co=["10.1.2.3"])).check_ice_server(url)
 

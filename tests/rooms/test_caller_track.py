@@ -170,9 +170,7 @@ def test_clearing_drops_what_has_not_left(track: CallerTrack) -> None:
     assert audio(said + take(track, 2)) == ramp(50)[: 3 * FRAME_BYTES] + bytes(2 * FRAME_BYTES)
 
 
-def test_what_is_being_encoded_while_it_is_cleared_does_not_come_out(
-    track: CallerTrack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_encoded_while_cleared_does_not_come_out(track: CallerTrack, monkeypatch: pytest.MonkeyPatch) -> None:
     encode, reached, go_on = track._encoder.encode, threading.Event(), threading.Event()  # pyright: ignore[reportPrivateUsage]
 
     def slowly(pcm: bytes) -> list[Frame]:

@@ -247,7 +247,7 @@ async def test_real_join_with_a_wrong_url():
 
 
 @pytest.mark.parametrize(("level", "shown"), [("WARNING", False), ("DEBUG", True)])
-def test_real_library_writes_to_standard_error_only_if_the_log_is_verbose(level: str, shown: bool):
+def test_the_library_logs_to_stderr_only_if_verbose(level: str, shown: bool):
     code = f"""
 import asyncio, sys
 from loguru import logger
@@ -402,10 +402,10 @@ async def test_messages_before_the_agent_is_known_are_kept(meeting: Meeting):
 
 
 @pytest.mark.anyio
-async def test_messages_beyond_what_is_kept_are_left_out_with_one_warning(
+async def test_messages_beyond_the_bound_are_left_out_with_one_warning(
     meeting: Meeting, log_text: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(people, "_MESSAGES_KEPT", 3)
+    monkeypatch.setattr(people, "MESSAGES_KEPT", 3)
     async with entered() as call:
         agent = meeting.add("agent", audio=False)
         for number in range(6):
@@ -550,7 +550,7 @@ async def test_agent_of_which_nothing_arrives_has_vanished(meeting: Meeting):
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.anyio
-async def test_agent_that_is_dropped_after_its_audio_has_stopped_has_vanished(meeting: Meeting):
+async def test_an_agent_dropped_after_its_audio_stopped_has_vanished(meeting: Meeting):
     agent = meeting.add("agent")
     async with entered() as call:
         await until(lambda: len(call.listener.agent) > 3)
@@ -601,7 +601,7 @@ async def test_muted_agent_that_leaves_has_left(meeting: Meeting):
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.anyio
-async def test_silence_for_a_microphone_without_network_is_no_sign_of_life(meeting: Meeting):
+async def test_silence_of_a_microphone_without_network_is_no_life(meeting: Meeting):
     meeting.add("agent").set_microphone("interrupted")
     sound = meeting.add("another agent", source=loud)
     async with entered(participant_name="agent") as silent, entered(participant_name="another agent") as heard:
@@ -691,9 +691,7 @@ async def test_message_larger_than_documented_is_sent_with_a_warning(meeting: Me
 
 
 @pytest.mark.anyio
-async def test_a_message_that_pipecats_rtvi_stumbles_over_is_sent_with_a_warning(
-    meeting: Meeting, log_text: list[str]
-):
+async def test_a_message_rtvi_stumbles_over_is_sent_with_a_warning(meeting: Meeting, log_text: list[str]):
     async with entered() as call:
         await call.room.publish([1, "two"])
     assert any("is no object" in line for line in log_text if "WARNING" in line)
@@ -701,9 +699,7 @@ async def test_a_message_that_pipecats_rtvi_stumbles_over_is_sent_with_a_warning
 
 
 @pytest.mark.anyio
-async def test_a_message_that_was_not_sent_is_sent_when_the_socket_is_back(
-    meeting: Meeting, monkeypatch: pytest.MonkeyPatch
-):
+async def test_an_unsent_message_is_sent_once_the_socket_is_back(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(room_module, "SEND_AGAIN_FOR_S", 5.0)
     async with entered() as call:
         meeting.socket_is_closed = True
@@ -731,7 +727,7 @@ async def test_a_message_that_was_not_confirmed_is_not_sent_twice(meeting: Meeti
 
 
 @pytest.mark.anyio
-async def test_who_is_speaking_by_dailys_word_is_the_agent_while_the_first_was_not_heard(meeting: Meeting):
+async def test_who_daily_says_speaks_is_the_agent_if_none_was_heard(meeting: Meeting):
     meeting.add("tester")
     agent = meeting.add("agent")
     async with entered() as call:
@@ -745,7 +741,7 @@ async def test_who_is_speaking_by_dailys_word_is_the_agent_while_the_first_was_n
 
 
 @pytest.mark.anyio
-async def test_sound_alone_proves_no_agent_against_one_that_speaks_rtvi(meeting: Meeting):
+async def test_sound_alone_proves_no_agent_against_one_with_rtvi(meeting: Meeting):
     """A tester's microphone has noise."""
     ready = {"label": "rtvi-ai", "type": "bot-ready", "data": {"version": "2.0.0"}}
     meeting.add("tester", source=tone)
@@ -761,7 +757,7 @@ async def test_sound_alone_proves_no_agent_against_one_that_speaks_rtvi(meeting:
 
 
 @pytest.mark.anyio
-async def test_an_agent_that_mutes_itself_until_it_speaks_is_not_waited_for(meeting: Meeting):
+async def test_an_agent_muted_until_it_speaks_is_not_waited_for(meeting: Meeting):
     meeting.microphone_delay_s = 60.0
     agent = meeting.add("agent")
     async with entered() as call:
@@ -773,7 +769,7 @@ async def test_an_agent_that_mutes_itself_until_it_speaks_is_not_waited_for(meet
 
 
 @pytest.mark.anyio
-async def test_where_the_first_leaves_without_a_word_the_next_is_the_agent(meeting: Meeting):
+async def test_where_the_first_leaves_silently_the_next_is_the_agent(meeting: Meeting):
     tester = meeting.add("tester")
     meeting.add("agent")
     async with entered() as call:

@@ -120,7 +120,7 @@ async def test_a_call_after_a_failed_one_in_the_same_process(rooms: DailyRooms, 
         await until(lambda: peak(call.listener) > LOUD // 2)
 
 
-async def test_leaving_takes_the_caller_out_of_the_room_and_ends_its_threads(rooms: DailyRooms, room: str) -> None:
+async def test_leaving_takes_the_caller_out_and_ends_its_threads(rooms: DailyRooms, room: str) -> None:
     async with somebody(rooms.url(room), "Bella"):
         process = psutil.Process()
         threads: list[int] = []
@@ -135,9 +135,7 @@ async def test_leaving_takes_the_caller_out_of_the_room_and_ends_its_threads(roo
 
 
 class TestMedia:
-    async def test_the_agent_has_joined_only_when_the_callers_audio_can_leave(
-        self, rooms: DailyRooms, room: str
-    ) -> None:
+    async def test_the_agent_joined_only_once_the_callers_audio_can_leave(self, rooms: DailyRooms, room: str) -> None:
         """A join is complete long before: what is written then is lost."""
         rooms.order(room, dtls_delay_s=1.0)
         async with somebody(rooms.url(room), "Bella"), entered(url=rooms.url(room)) as call:
@@ -215,9 +213,7 @@ class TestMessages:
 
 
 class TestWhoTheAgentIs:
-    async def test_it_is_who_speaks_rtvi_and_not_the_tab_that_was_open_before(
-        self, rooms: DailyRooms, room: str
-    ) -> None:
+    async def test_the_agent_speaks_rtvi_and_is_not_the_tab_open_before(self, rooms: DailyRooms, room: str) -> None:
         metrics = {"label": "rtvi-ai", "type": "metrics", "data": {}}
         async with somebody(rooms.url(room), "Tester"), entered(url=rooms.url(room)) as call:
             await call.room.wait_for_media()
@@ -239,9 +235,7 @@ class TestWhoTheAgentIs:
             assert [name for _, name in call.listener.joined] == ["Bella"]
             assert rooms.state(room)["peers"]["Testing Agent"]["receives"] == ["Bella"]
 
-    async def test_where_the_first_leaves_without_a_word_the_next_one_is_it(
-        self, rooms: DailyRooms, room: str
-    ) -> None:
+    async def test_where_the_first_leaves_silently_the_next_one_is_it(self, rooms: DailyRooms, room: str) -> None:
         async with (
             somebody(rooms.url(room), "Tester") as tester,
             somebody(rooms.url(room), "Bella") as agent,
@@ -293,9 +287,7 @@ class TestEnds:
             await until(lambda: bool(call.listener.left))
             assert "s of digital silence" in (call.listener.left[0][1] or "")
 
-    async def test_packets_that_are_cut_are_not_heard_until_they_come_again(
-        self, rooms: DailyRooms, room: str
-    ) -> None:
+    async def test_packets_cut_are_not_heard_until_they_come_again(self, rooms: DailyRooms, room: str) -> None:
         async with somebody(rooms.url(room), "Bella", level=LOUD), entered(url=rooms.url(room)) as call:
             await call.room.wait_for_media()
             await until(lambda: peak(call.listener) > LOUD // 2)
@@ -308,9 +300,7 @@ class TestEnds:
             rooms.act(room, "mend", "Bella")
             await until(lambda: peak(call.listener) > LOUD // 2)
 
-    async def test_an_agent_whose_process_died_is_there_until_daily_drops_it(
-        self, rooms: DailyRooms, room: str
-    ) -> None:
+    async def test_a_dead_agent_is_present_until_daily_drops_it(self, rooms: DailyRooms, room: str) -> None:
         rooms.order(room, forget_after_s=1.0)
         async with somebody(rooms.url(room), "Bella", level=LOUD), entered(url=rooms.url(room)) as call:
             await call.room.wait_for_media()

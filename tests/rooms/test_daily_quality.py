@@ -91,7 +91,7 @@ def test_before_the_room_is_joined_nothing_was_sent(listener: Listener) -> None:
     assert session.caller_audio_quality(9) is None
 
 
-def test_packets_are_counted_and_what_the_library_keeps_to_itself_is_unknown(session: RoomSession) -> None:
+def test_packets_are_counted_and_hidden_figures_are_unknown(session: RoomSession) -> None:
     session.tick(NS_PER_S + 100 * NS_PER_MS)
     assert session.caller_audio_quality(9) == CallerAudioQuality(at_ns=9, packets=50)
 

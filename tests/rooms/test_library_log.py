@@ -67,9 +67,7 @@ def test_lines_that_come_in_pieces_are_put_together(tmp_path: Path, log: Library
         assert errors.read_bytes() == b""
 
 
-def test_a_reason_belongs_to_nobody_where_several_join_and_an_old_one_to_nobody_new(
-    tmp_path: Path, log: LibraryLog
-) -> None:
+def test_with_several_joining_a_reason_belongs_to_nobody(tmp_path: Path, log: LibraryLog) -> None:
     with standard_error(tmp_path) as errors:
         first = log.open()
         os.write(2, line(REFUSED.format(why="full")))

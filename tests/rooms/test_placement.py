@@ -67,7 +67,7 @@ def test_jitter_does_not_move_samples(seed: int) -> None:
 
 @given(st.lists(st.integers(0, 100), min_size=60, max_size=120), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_whatever_the_jitter_neighbouring_packets_stay_neighbours(delays_ms: list[int], quiet: bool) -> None:
+def test_under_any_jitter_neighbouring_packets_stay_neighbours(delays_ms: list[int], quiet: bool) -> None:
     """Once the stream has settled, delays below the stall limit never tear it or fold it."""
     delays_ms[::25] = [0] * len(delays_ms[::25])
     packets = stream(len(delays_ms), lambda index: delays_ms[index] * NS_PER_MS, quiet=lambda index: quiet)
@@ -139,7 +139,7 @@ def test_a_timestamp_wrap_is_not_seen_in_the_placement() -> None:
 
 
 @pytest.mark.parametrize("stall_ms", [130, 400, 5_000, 60_000])
-def test_after_the_sender_stood_still_speech_lies_where_it_arrived(stall_ms: int) -> None:
+def test_after_the_sender_stood_still_speech_lies_where_it_came(stall_ms: int) -> None:
     """The timestamps go on as if nothing had been: only the arrivals tell."""
     placement = Placement()
     before, after = stream(200), stream(200, start_ns=9 * NS_PER_S + stall_ms * NS_PER_MS)
@@ -179,7 +179,7 @@ def test_a_burst_after_a_network_stall_loses_no_speech(stall_ms: int) -> None:
     )
 
 
-def test_after_a_network_stall_the_stream_comes_back_in_the_next_silence() -> None:
+def test_after_a_network_stall_the_next_silence_realigns() -> None:
     packets = stream(600, catch_up(400), quiet=lambda index: index >= 300)
     errors = errors_ms(packets, Placement())
     assert errors[299] == pytest.approx(400, abs=1)
@@ -208,7 +208,7 @@ def test_a_restart_forgets_the_old_stream() -> None:
 
 
 @pytest.mark.parametrize("ppm", [-100.0, -30.0, 30.0, 100.0])
-def test_ten_minutes_of_clock_drift_stay_within_12_ms_and_cut_no_speech(ppm: float) -> None:
+def test_ten_minutes_of_drift_stay_within_12_ms_and_cut_nothing(ppm: float) -> None:
     """The agent speaks for 8 s and is silent for 2 s, over and over."""
     packets = stream(30_000, jitter(1, 40.0), ppm=ppm, quiet=lambda index: index % 500 >= 400)
     placement = Placement()
@@ -227,7 +227,7 @@ def test_ten_minutes_of_clock_drift_stay_within_12_ms_and_cut_no_speech(ppm: flo
 
 
 @pytest.mark.parametrize("late_ms", [20, 60, 100, 400, 900])
-def test_first_packets_that_are_late_are_put_right_within_a_second(late_ms: int) -> None:
+def test_late_first_packets_are_put_right_within_a_second(late_ms: int) -> None:
     packets = stream(300, lambda index: (30 + (late_ms if index < 5 else 0)) * NS_PER_MS)
     errors = {p.timestamp: e for p, e in zip(packets, errors_ms(packets, Placement()), strict=True)}
     assert {errors[index * UNITS] for index in range(50, 300)} == {0.0}

@@ -121,7 +121,7 @@ async def block(seconds: float, *, free_s: float = 0.005) -> None:
 
 
 @best_of_three
-async def test_a_line_arrives_without_a_hole_while_the_event_loop_is_blocked() -> None:
+async def test_a_line_has_no_hole_while_the_event_loop_is_blocked() -> None:
     line = tone(2.4)
     async with call() as (ear, visit):
         began = len(ear.packets)
@@ -142,7 +142,7 @@ async def test_a_line_arrives_without_a_hole_while_the_event_loop_is_blocked() -
 
 
 @best_of_three
-async def test_a_process_that_stood_still_in_mid_line_leaves_a_gap_that_is_noted(
+async def test_a_process_halted_in_mid_line_leaves_a_noted_gap(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     line = tone(1.0)

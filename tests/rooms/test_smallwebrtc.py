@@ -492,7 +492,7 @@ async def test_other_refusals_mean_that_the_room_is_unreachable(status: int) -> 
     assert f"HTTP {status}" in str(error) and server.url in str(error)
 
 
-async def test_a_redirect_is_not_followed_and_the_token_goes_nowhere_else() -> None:
+async def test_a_redirect_is_not_followed_and_gets_no_token() -> None:
     async with serving(saying()) as elsewhere, serving(saying(status=307, Location=elsewhere.url)) as server:
         error = await refusal(server.url)
         assert elsewhere.requests == []
@@ -536,7 +536,7 @@ async def test_a_body_that_is_no_answer_makes_the_room_unreachable(body: bytes) 
     assert "answer" in str(error)
 
 
-async def test_an_answer_that_chooses_another_codec_than_opus_is_refused() -> None:
+async def test_an_answer_with_another_codec_than_opus_is_refused() -> None:
     agent = Agent()
 
     async def respond(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -593,7 +593,7 @@ async def test_a_server_that_does_not_come_to_an_end_is_given_up(
     assert "did not answer the offer" in str(error)
 
 
-async def test_where_nothing_listens_the_error_asks_whether_the_agent_runs() -> None:
+async def test_where_nothing_listens_the_error_asks_for_the_agent() -> None:
     async with serving(saying()) as server:
         pass
     error = await refusal(server.url)
@@ -774,7 +774,7 @@ async def test_a_message_that_can_not_be_sent_says_so(message: Any) -> None:
         assert meeting.agent.messages == [{"type": "after"}]
 
 
-async def test_a_wish_to_renegotiate_is_answered_with_the_same_connection() -> None:
+async def test_a_wish_to_renegotiate_gets_the_same_connection() -> None:
     async with entered() as meeting:
         agent = meeting.agent
         await until(lambda: agent.channel is not None)
@@ -844,7 +844,7 @@ async def test_the_agent_sees_us_leave_and_is_told_nothing() -> None:
     assert meeting.listener.left == meeting.listener.lost == []
 
 
-async def test_an_agent_that_goes_dark_is_noticed_within_3_s_and_gone_soon_after() -> None:
+async def test_a_dark_agent_is_noticed_within_3_s_and_gone_soon_after() -> None:
     async with entered() as meeting:
         listener, clock = meeting.listener, meeting.clock
         await until(lambda: listener.joined and meeting.agent.channel)
@@ -882,7 +882,7 @@ async def test_an_agent_that_comes_back_goes_on(monkeypatch: pytest.MonkeyPatch)
     assert listener.lost == listener.left == []
 
 
-async def test_after_we_slept_ourselves_an_agent_that_is_away_is_neither_back_nor_blamed(
+async def test_after_our_own_sleep_an_absent_agent_is_not_blamed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection, "MEDIA_TIMEOUT_NS", NS_PER_S // 2)

@@ -87,7 +87,7 @@ def test_custom_daily_domains_are_compared_without_case() -> None:
         ("http://localhost:7860/\u00a0/api/offer", "white space"),
     ],
 )
-def test_what_is_no_room_is_refused_in_one_line_that_shows_no_secret(url: str, says: str) -> None:
+def test_what_is_no_room_is_one_line_that_shows_no_secret(url: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
         room_kind(url, DOMAINS)
     text = str(caught.value)

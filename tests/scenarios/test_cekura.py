@@ -68,7 +68,7 @@ def lines(script: Script) -> list[str]:
     return [turn.action.text if isinstance(turn.action, Speak) else turn.action.kind for turn in script.turns]
 
 
-def test_steps_are_played_in_the_order_written_after_each_turn_of_the_agent() -> None:
+def test_steps_are_played_in_order_after_each_agent_turn() -> None:
     for actions in (
         older(
             row(1, "The agent asks for the name", "John Smith"),
@@ -97,7 +97,7 @@ def test_a_first_message_is_said_as_the_call_begins() -> None:
     assert lines(played(newer(first_message="Hello!"))) == ["Hello!"]
 
 
-def test_only_a_first_message_is_said_before_the_agent_has_spoken() -> None:
+def test_only_a_first_message_is_said_before_the_agent_spoke() -> None:
     first = Director(played(newer(said("a", "Bye"), first_message="Hello!"))).begin(0)
     assert Say(0) in first
     assert not Director(played(newer(said("a", "Bye")))).begin(0)
@@ -176,7 +176,7 @@ def test_less_than_and_greater_than_are_words_too() -> None:
         ("{{nobody.name}}", "{{nobody.name}}"),
     ],
 )
-def test_markup_that_nobody_plays_is_refused_as_it_is_saved_and_never_read_aloud(text: str, shown: str) -> None:
+def test_markup_that_nobody_plays_is_refused_when_saved(text: str, shown: str) -> None:
     (error,) = errors(newer(said("a", text)))
     assert error.startswith("conditions[0].say: ") and shown in error
     (error,) = errors(older(row(1, "a", text)))
@@ -185,7 +185,7 @@ def test_markup_that_nobody_plays_is_refused_as_it_is_saved_and_never_read_aloud
     assert error.startswith("conditions[0].then[0]: ")
 
 
-def test_markup_may_have_placeholders_in_it_and_they_bring_none_in() -> None:
+def test_markup_may_hold_placeholders_but_they_bring_none_in() -> None:
     steps = newer(said("a", "I am {{test_profile['name']}} <dtmf digits='{{test_profile.pin}}'/>"))
     read_conditional_actions(steps)
     assert "[laughter]" in refused(steps, name="[laughter] Ann", pin="12")
@@ -254,7 +254,7 @@ def test_pipecat_eval_goes_before_everything_else() -> None:
     assert of_eval(EVAL, 20, name="Ann").max_duration_s == 20
 
 
-def test_a_line_of_pipecat_eval_that_is_empty_without_its_value_is_refused() -> None:
+def test_a_line_empty_without_its_value_is_refused() -> None:
     with pytest.raises(UsageError, match="test profile"):
         of_eval(EVAL.replace("I am ", ""))
 

@@ -109,18 +109,20 @@ def test_a_wrong_file_does_not_stop_the_others() -> None:
 
 def test_every_mistake_of_a_file_is_told_by_line(folder: Path) -> None:
     (folder / "wrong.yaml").write_text(
-        "name: wrong\nhang_up: later\nscenarios:\n"
+        "name: wrong\nhang_up: later\nturn_taking: { end_of_turn_ms: 5, smart_trn: true }\nscenarios:\n"
         "  - name: a\n    turns:\n      - { usr: hi, silence_ms: -1 }\n      - user: hi\n        dtmf: '1'\n"
         "  - name: b\n    turns:\n      - user: hi\n        expect:\n          - event: function_call\n"
         "            calls:\n              - { nam: x, args: 5 }\n"
     )
     assert check("wrong.yaml").stderr.splitlines() == [
         "error: wrong.yaml:2: hang_up must be true or false, not 'later'",
-        "error: wrong.yaml:6: unknown key 'usr' in turns #1; did you mean 'user'?",
-        "error: wrong.yaml:6: silence_ms must be from 0 to 3600000, not -1",
-        "error: wrong.yaml:8: a turn has one of user, dtmf and silence_ms, not user and dtmf",
-        "error: wrong.yaml:15: unknown key 'nam' in calls #1; did you mean 'name'?",
-        "error: wrong.yaml:15: args must be a mapping",
+        "error: wrong.yaml:3: unknown key 'smart_trn' in turn_taking; did you mean 'smart_turn'?",
+        "error: wrong.yaml:3: end_of_turn_ms: Input should be greater than or equal to 200",
+        "error: wrong.yaml:7: unknown key 'usr' in turns #1; did you mean 'user'?",
+        "error: wrong.yaml:7: silence_ms must be from 0 to 3600000, not -1",
+        "error: wrong.yaml:9: a turn has one of user, dtmf and silence_ms, not user and dtmf",
+        "error: wrong.yaml:16: unknown key 'nam' in calls #1; did you mean 'name'?",
+        "error: wrong.yaml:16: args must be a mapping",
     ]
 
 

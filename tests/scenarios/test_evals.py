@@ -387,7 +387,7 @@ def test_a_mistake_in_what_the_file_says_for_all_is_told_there(tmp_path: Path) -
     assert told.startswith("2: hang_up must be true or false")
 
 
-def test_what_a_file_says_of_simulations_does_not_concern_its_scripts(tmp_path: Path) -> None:
+def test_keys_of_simulations_do_not_concern_scripts(tmp_path: Path) -> None:
     script, simulation = load(
         tmp_path,
         "name: x\nmax_turns: 8\nscenarios:\n  - { name: a, turns: [{ user: hi }] }\n"

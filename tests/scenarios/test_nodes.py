@@ -63,7 +63,7 @@ def test_plain_values(tmp_path: Path, written: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("written", ["012", "5", "1.50", "yes", "2026-01-31", "=", "0x1F"])
-def test_what_stands_where_a_text_belongs_is_taken_as_it_is_written(tmp_path: Path, written: str) -> None:
+def test_where_a_text_belongs_a_value_is_taken_as_written(tmp_path: Path, written: str) -> None:
     assert read(tmp_path, f"a: {written}\n").mapping(["a"])["a"].text() == written
 
 
@@ -176,7 +176,7 @@ def test_what_is_needed_is_named_where_it_is_missing(tmp_path: Path) -> None:
     assert "b" not in top
 
 
-def test_own_keys_come_before_merged_ones_and_the_first_merged_before_the_next(tmp_path: Path) -> None:
+def test_own_keys_win_over_merged_ones_and_first_over_next(tmp_path: Path) -> None:
     # As YAML has it. PyYAML's own constructor has changed its mind on lists, from one release to the next.
     text = "one: {<<: [{name: b, late: b, more: b}, {late: c, more: c, last: c}], name: a}\n"
     node = read(tmp_path, text).mapping(["one"])["one"]
@@ -186,7 +186,7 @@ def test_own_keys_come_before_merged_ones_and_the_first_merged_before_the_next(t
     assert {key: mapping[key].text() for key in mapping} == merged
 
 
-def test_a_merged_mapping_has_its_own_keys_before_those_it_merges_itself(tmp_path: Path) -> None:
+def test_a_merged_mappings_own_keys_win_over_those_it_merges(tmp_path: Path) -> None:
     node = read(tmp_path, "one: {<<: {name: b, <<: {name: c, deep: c}}}\n").mapping(["one"])["one"]
     assert node.plain() == {"name": "b", "deep": "c"}
 

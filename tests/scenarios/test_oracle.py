@@ -389,7 +389,7 @@ def test_what_pipecat_refuses_and_we_take(corpus: Path, text: str) -> None:
     assert ours(path)
 
 
-def test_without_a_value_stop_on_failure_is_true_here_and_false_there(corpus: Path) -> None:
+def test_stop_on_failure_without_a_value_is_true_here_alone(corpus: Path) -> None:
     path = corpus / "null.yaml"
     path.write_text("name: x\nstop_on_failure:\nturns: [{ user: hi }]\n")
     (scenario,), (other,) = ours(path), theirs(path)

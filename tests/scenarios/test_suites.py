@@ -109,7 +109,7 @@ scenarios:
 """
 
 
-def test_what_can_t_be_played_of_a_whole_file_is_skipped_with_its_reason(folder: Path) -> None:
+def test_what_can_t_be_played_of_a_whole_file_is_skipped(folder: Path) -> None:
     (folder / "mixed.yaml").write_text(MIXED)
     loaded = load(folder, suite(scenarios="scenarios: [mixed.yaml, hello.yaml, mixed.yaml]\n"))
     assert titles(loaded) == ["mixed/plays", "hello", "mixed/plays #2"]
@@ -161,7 +161,7 @@ def test_the_same_scenario_twice_is_numbered_on(folder: Path) -> None:
     assert [run.data for run in loaded.runs] == [None, {"a": 1}]
 
 
-def test_scenarios_of_two_files_that_are_called_the_same_are_not_repeats(folder: Path) -> None:
+def test_scenarios_of_one_name_in_two_files_are_not_repeats(folder: Path) -> None:
     (folder / "other.yaml").write_text(HELLO)
     assert titles(load(folder, suite(scenarios="scenarios: [hello.yaml, other.yaml]\n"))) == ["hello", "hello"]
 
@@ -186,14 +186,14 @@ def test_the_number_of_runs_at_a_time_can_be_left_to_the_machine(folder: Path) -
     assert load(folder, daily).most_at_once == 1, "a Daily room holds one call at a time"
 
 
-def test_what_is_inconclusive_is_tried_once_more_unless_the_suite_says_otherwise(folder: Path) -> None:
+def test_inconclusive_runs_are_tried_once_more_by_default(folder: Path) -> None:
     assert load(folder, suite()).retry_inconclusive == 1
     text = suite(more="retry_inconclusive: 0\n")
     assert load(folder, text).retry_inconclusive == 0
     assert load(folder, text, retry_inconclusive=3).retry_inconclusive == 3
 
 
-def test_an_entry_has_the_agents_data_and_message_unless_it_has_its_own(folder: Path) -> None:
+def test_an_entry_has_the_agents_data_and_message_or_its_own(folder: Path) -> None:
     agent = "agent: { url: 'http://localhost:7860', data: { a: 1 }, publish: { type: hello } }\n"
     entries = (
         "scenarios: [hello.yaml, { scenario: hello.yaml, data: { b: 2 } }, "
@@ -311,7 +311,7 @@ def test_a_mistake_in_the_suite_is_told_with_its_line(folder: Path, text: str, l
     assert says in str(caught.value)
 
 
-def test_a_mistake_in_a_scenario_file_is_told_with_the_line_there(folder: Path) -> None:
+def test_a_mistake_in_a_scenario_file_has_its_own_line(folder: Path) -> None:
     (folder / "hello.yaml").write_text("name: hello\nturns:\n  - usr: Hello.\n")
     with pytest.raises(UsageError, match=r"hello\.yaml:3: .*did you mean 'user'"):
         load(folder, suite())

@@ -123,7 +123,7 @@ async def test_a_cloud_of_ones_own_is_asked_in_place_of_the_public_one() -> None
     ]
 
 
-async def test_the_session_is_stopped_with_the_private_key_once_the_agent_had_time_to_end() -> None:
+async def test_the_private_key_stops_a_session_after_the_agents_grace() -> None:
     cloud = Cloud()
     async with cloud.client() as http, started_session(spec(), http):
         left_s = anyio.current_time()
@@ -237,7 +237,7 @@ async def test_a_session_id_that_is_none_leads_to_no_request(session_id: str) ->
     assert cloud.requests == []
 
 
-async def test_a_session_without_an_id_can_not_be_stopped_and_is_called_all_the_same() -> None:
+async def test_a_session_without_an_id_is_called_but_not_stopped() -> None:
     cloud = Cloud({"dailyRoom": DAILY["dailyRoom"]})
     async with cloud.client() as http, started_session(spec(), http) as session:
         assert session.address.url == DAILY["dailyRoom"]

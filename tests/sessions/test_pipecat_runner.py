@@ -101,9 +101,7 @@ async def test_ice_servers_of_the_session_are_held_to_what_is_allowed() -> None:
 
 
 @pytest.mark.parametrize(("allowed", "asked"), [((), False), (("stun.l.google.com",), True)])
-async def test_public_ice_servers_are_asked_for_only_where_they_are_allowed(
-    allowed: tuple[str, ...], asked: bool
-) -> None:
+async def test_public_ice_servers_are_used_only_where_allowed(allowed: tuple[str, ...], asked: bool) -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         assert json.loads(request.content)["enableDefaultIceServers"] is asked
         return httpx.Response(200, json={"sessionId": "x"})

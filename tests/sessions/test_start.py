@@ -130,7 +130,7 @@ async def refusal(handler: Handler, session_spec: SessionSpec) -> RoomError:
         {"start_timeout_s": 0},
     ],
 )
-def test_a_spec_that_makes_no_sense_is_refused_without_quoting_it(fields: dict[str, Any]) -> None:
+def test_a_senseless_spec_is_refused_without_quoting_it(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         spec(**fields)
     assert "s3cr3t" not in str(caught.value)
@@ -167,7 +167,7 @@ async def test_a_fixed_room_is_what_was_given_and_nobody_is_asked(url: str, gets
     assert side.requests == []
 
 
-async def test_what_is_started_when_the_room_is_opened_is_held_to_the_list_too() -> None:
+async def test_what_starts_when_the_room_opens_is_held_to_the_list() -> None:
     side = Side({**STARTED, "iceConfig": {"iceServers": [{"urls": "stun:10.1.2.3"}]}})
     settings = Settings(server=ServerSettings(allowed_rooms=["bots.example.com"]))
     fixed = spec(kind="room", url="http://bots.example.com:7860", start_url=None)
@@ -321,7 +321,7 @@ async def test_it_waits_as_always_where_what_it_is_told_says_nothing(told: str) 
     assert 0.5 <= side.waits_s[0] <= 1.01
 
 
-async def test_it_gives_up_at_once_where_it_is_told_to_come_back_too_late() -> None:
+async def test_it_gives_up_at_once_if_told_to_come_back_too_late() -> None:
     side = Side(httpx.Response(429, headers={"Retry-After": "3600"}))
     began_s = anyio.current_time()
     error = await refusal(side, spec())
@@ -347,7 +347,7 @@ async def test_all_tries_together_take_no_longer_than_they_may() -> None:
     assert error.reason is EndedReason.ROOM_UNREACHABLE
 
 
-async def test_a_cold_start_gets_all_the_time_there_is_and_is_then_named() -> None:
+async def test_a_cold_start_gets_all_the_time_and_is_then_named() -> None:
     async def start_in(seconds: float) -> Session:
         async def cold(request: httpx.Request) -> httpx.Response:
             await anyio.sleep(seconds)
@@ -395,7 +395,7 @@ async def test_a_cold_start_gets_all_the_time_there_is_and_is_then_named() -> No
         (httpx.Response(200, content=b"x" * 2_000_000), EndedReason.ROOM_UNREACHABLE, "AnswerTooLarge"),
     ],
 )
-async def test_a_refusal_says_what_happened_and_is_never_the_agents_behaviour(
+async def test_a_refusal_says_what_happened_and_blames_no_agent(
     answer: httpx.Response | type[httpx.HTTPError], reason: EndedReason, says: str
 ) -> None:
     error = await refusal(Side(answer), spec(start_url=f"{URL}?key={TOKEN}"))
@@ -410,7 +410,7 @@ def test_a_full_agent_is_what_scripts_for_cekura_know_it_as() -> None:
     assert CEKURA_ENDED_REASON[EndedReason.AGENT_AT_CAPACITY] == "pipecat-agent-concurrency-limit-reached"
 
 
-async def test_a_token_that_no_header_can_hold_is_refused_before_anything_is_sent() -> None:
+async def test_a_token_no_header_can_hold_is_refused_before_sending() -> None:
     side = Side(STARTED)
     error = await refusal(side, spec(token=SecretStr(f"{TOKEN}\nX-Evil: 1")))
     assert error.reason is EndedReason.TOKEN_REFUSED
@@ -434,7 +434,7 @@ async def test_a_session_of_a_pipecat_runner_ends_by_itself(answer: dict[str, An
 
 @pytest.mark.webrtc
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_session_of_a_local_pipecat_runner_gets_its_data_and_is_over_when_the_caller_leaves(
+async def test_a_local_runners_session_gets_its_data_and_ends(
     tmp_path: Path,
 ) -> None:
     port, log = free_port(), tmp_path / "truth.jsonl"

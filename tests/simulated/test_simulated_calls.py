@@ -91,7 +91,7 @@ def test_packets_are_lost_in_both_directions(tmp_path: Path) -> None:
     assert any(isinstance(e, CallerAudioLost) for e in facts)
 
 
-def test_a_whole_process_that_stands_still_leaves_a_gap_in_the_line(tmp_path: Path) -> None:
+def test_a_whole_process_halted_leaves_a_gap_in_the_line(tmp_path: Path) -> None:
     at_ns = line_begins_ns(tmp_path) + NS_PER_S
     made = Simulation(behaviour=ONE_SENTENCE, stalls=[Stall(at_ns, at_ns + 800 * NS_PER_MS)])
     facts = facts_of(made, SPOKEN, tmp_path / "run")

@@ -46,7 +46,7 @@ async def test_a_record_that_may_take_it_later(record: RecordDouble, status: int
 
 
 @pytest.mark.anyio
-async def test_a_record_that_does_not_answer_yet_is_no_reason_not_to_start(record: RecordDouble) -> None:
+async def test_a_silent_server_is_no_reason_not_to_start(record: RecordDouble) -> None:
     record.is_down = True
     await check_record(record.client())
 

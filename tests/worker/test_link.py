@@ -242,7 +242,7 @@ async def test_a_record_that_is_away_is_asked_more_and_more_rarely() -> None:
     assert made.changes == [False, True] and made.hands.lost == []
 
 
-async def test_a_lease_without_an_answer_ends_here_before_it_ends_for_the_record() -> None:
+async def test_an_unanswered_lease_ends_here_before_it_ends_there() -> None:
     record = Record()
     async with linked(record, runs=[RUN]) as made:
         await anyio.sleep(30)
@@ -257,7 +257,7 @@ async def test_a_lease_without_an_answer_ends_here_before_it_ends_for_the_record
         assert record.between(made.lost_s + 0.001, 1_000) == []
 
 
-async def test_the_time_counts_from_when_a_poll_was_sent_and_not_from_its_answer() -> None:
+async def test_a_lease_counts_from_the_sending_and_not_the_answer() -> None:
     record = Record()
     record.late_s = 4.0
     async with linked(record, runs=[RUN]) as made:
@@ -293,7 +293,7 @@ async def test_a_few_hanging_requests_end_nothing() -> None:
     assert made.hands.lost == []
 
 
-async def test_one_that_was_frozen_gives_up_before_it_does_anything_else() -> None:
+async def test_one_that_was_frozen_gives_up_before_anything_else() -> None:
     record = Record()
     async with linked(record, runs=[RUN]) as made:
         await anyio.sleep(5)
@@ -308,7 +308,7 @@ async def test_one_that_was_frozen_gives_up_before_it_does_anything_else() -> No
     assert made.hands.taken == [] and len(made.hands.orders) == before
 
 
-async def test_an_answer_that_comes_too_late_brings_nothing_also_to_one_without_runs() -> None:
+async def test_an_answer_too_late_brings_nothing_even_without_runs() -> None:
     record = Record()
     async with linked(record) as made:
         await anyio.sleep(5)
@@ -326,7 +326,7 @@ async def test_an_answer_that_comes_too_late_brings_nothing_also_to_one_without_
     assert made.hands.lost == []
 
 
-async def test_runs_that_come_after_a_long_outage_have_a_lease_of_their_own() -> None:
+async def test_runs_after_a_long_outage_have_a_lease_of_their_own() -> None:
     record = Record()
     async with linked(record) as made:
         record.is_down = True
@@ -341,7 +341,7 @@ async def test_runs_that_come_after_a_long_outage_have_a_lease_of_their_own() ->
     assert made.lost_s <= last.at_s + LEASE_S + leaving_s(LEASE_S) / 2
 
 
-async def test_one_that_was_given_up_says_so_at_once_and_tells_nothing_more() -> None:
+async def test_one_that_was_given_up_says_so_and_tells_nothing_more() -> None:
     record = Record()
     async with linked(record, runs=[RUN]) as made:
         await anyio.sleep(5)

@@ -78,7 +78,7 @@ def test_that_something_was_said_is_news_once(record: RecordDouble, fact: Timeli
     assert call.moves == [(False, True, False), (False, True, True)]
 
 
-def test_that_a_call_is_over_is_news_and_that_it_is_made_again_takes_back_no_more_than_that(
+def test_that_a_call_is_over_is_news_and_a_retry_takes_it_back(
     record: RecordDouble,
 ) -> None:
     call = Call(record)
@@ -92,9 +92,7 @@ def test_that_a_call_is_over_is_news_and_that_it_is_made_again_takes_back_no_mor
 
 
 @pytest.mark.parametrize("order", [{"is_cancelled": True}, {"counts": False}])
-def test_a_call_that_is_not_wanted_any_more_is_ended_once_and_says_that_it_knows(
-    record: RecordDouble, order: dict[str, bool]
-) -> None:
+def test_an_unwanted_call_is_ended_once_and_says_so(record: RecordDouble, order: dict[str, bool]) -> None:
     call = Call(record)
     call.told()
     assert (call.cancels, call.report.now.is_ending) == (0, False)
@@ -111,7 +109,7 @@ def test_one_that_is_watched_says_that_it_knows(record: RecordDouble) -> None:
     assert not call.report.now.is_watched
 
 
-async def test_what_does_not_reach_the_record_is_told_again_and_touches_nothing(record: RecordDouble) -> None:
+async def test_what_does_not_reach_the_server_is_told_again(record: RecordDouble) -> None:
     record.watched.add(7)
     record.refusals["events"] = [500, 409, 503]
     call = Call(record)
@@ -148,7 +146,7 @@ async def test_of_a_long_call_the_latest_facts_are_kept(
     assert firsts == [15] and [json.loads(event)["at_ns"] for event in told] == list(range(15, 25))
 
 
-async def test_who_comes_to_watch_while_facts_are_sent_gets_them_from_the_beginning(
+async def test_who_watches_while_facts_are_sent_gets_all_of_them(
     record: RecordDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = Call(record)

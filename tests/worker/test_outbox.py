@@ -112,7 +112,7 @@ async def test_a_record_that_is_away_gets_everything_when_it_is_back(
     assert record.outcomes == [TOLD], "nothing is owed"
 
 
-async def test_what_a_stopped_worker_could_not_report_the_next_one_does(record: RecordDouble, tmp_path: Path) -> None:
+async def test_what_a_stopped_worker_could_not_report_the_next_does(record: RecordDouble, tmp_path: Path) -> None:
     record.is_down = True
     async with delivering(record, tmp_path) as outbox:
         section = outbox.open("me")
@@ -139,9 +139,7 @@ async def test_what_was_left_behind_is_among_what_is_kept(record: RecordDouble, 
         await until(lambda: other.kept == ())
 
 
-async def test_what_was_left_of_a_run_that_is_another_worker_s_does_not_count(
-    record: RecordDouble, tmp_path: Path
-) -> None:
+async def test_leftovers_of_another_workers_run_do_not_count(record: RecordDouble, tmp_path: Path) -> None:
     record.is_down = True
     async with delivering(record, tmp_path) as outbox:
         call(section := outbox.open("me"))
@@ -154,7 +152,7 @@ async def test_what_was_left_of_a_run_that_is_another_worker_s_does_not_count(
     assert record.outcomes == [] and record.artefacts == {} and record.parts == {}
 
 
-async def test_what_a_killed_worker_left_is_delivered_and_what_a_living_one_has_is_let_be(
+async def test_only_outcomes_of_killed_workers_are_delivered(
     record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outboxes, "SWEEP_INTERVAL_S", 0.05)
@@ -201,7 +199,7 @@ async def test_a_run_is_given_back(record: RecordDouble, tmp_path: Path, waits_a
     assert bool(record.artefacts) is not waits_again
 
 
-async def test_a_store_that_fails_holds_the_outcome_back_for_a_while_only_and_gets_the_files_later(
+async def test_a_failing_store_holds_the_outcome_back_only_for_a_while(
     record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outboxes, "UPLOAD_PATIENCE_S", 0.3)
@@ -221,7 +219,7 @@ async def test_a_store_that_fails_holds_the_outcome_back_for_a_while_only_and_ge
     assert set(record.artefacts) == {"recording.wav", "timeline.jsonl"} and len(record.outcomes) == 1
 
 
-async def test_files_that_are_owed_come_also_if_the_worker_dies_meanwhile(
+async def test_owed_files_come_even_if_the_worker_dies_meanwhile(
     record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outboxes, "UPLOAD_PATIENCE_S", 0.05)
@@ -288,7 +286,7 @@ async def test_a_file_that_is_refused_does_not_keep_the_outcome_back(record: Rec
 
 
 @pytest.mark.parametrize("refusals", [[400], [413], [400, 503]])
-async def test_an_outcome_that_is_refused_for_good_is_reported_as_our_failure(
+async def test_an_outcome_refused_for_good_is_reported_as_our_failure(
     record: RecordDouble, tmp_path: Path, refusals: list[int]
 ) -> None:
     record.refusals = {"report": refusals.copy()}
@@ -307,9 +305,7 @@ async def test_a_report_that_is_refused_whatever_it_says_is_put_aside(record: Re
     assert kept(tmp_path) == ["aside/me-7-1.json"]
 
 
-async def test_a_report_that_can_neither_be_delivered_nor_put_aside_stays_where_it_is(
-    record: RecordDouble, tmp_path: Path
-) -> None:
+async def test_a_report_stuck_on_the_disk_stays_where_it_is(record: RecordDouble, tmp_path: Path) -> None:
     (tmp_path / "aside").touch()
     record.refusals = {"report": [400, 400]}
     said: list[str] = []
@@ -336,7 +332,7 @@ async def test_a_report_that_can_neither_be_delivered_nor_put_aside_stays_where_
         OUTCOME.model_copy(update={"executor": "you"}).model_dump_json().encode(),
     ],
 )
-async def test_a_damaged_report_is_put_aside_once_and_its_facts_are_kept(
+async def test_a_damaged_report_is_put_aside_once_with_its_facts(
     record: RecordDouble, tmp_path: Path, damage: bytes
 ) -> None:
     record.is_down = True
@@ -358,7 +354,7 @@ async def test_a_damaged_report_is_put_aside_once_and_its_facts_are_kept(
 
 
 @pytest.mark.parametrize("is_damaged", [True, False])
-async def test_a_report_that_can_t_be_read_or_put_aside_now_waits_for_the_next_time(
+async def test_a_report_unreadable_for_now_waits_for_the_next_time(
     record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
 ) -> None:
     record.is_down = True

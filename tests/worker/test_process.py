@@ -113,7 +113,7 @@ def left(folder: Path) -> list[str]:
     return [path.name for path in outbox.iterdir()] if outbox.exists() else []
 
 
-async def test_it_says_who_it_is_what_it_can_do_and_at_last_that_it_ended(
+async def test_it_says_who_it_is_what_it_can_do_and_that_it_ended(
     record: RecordDouble, start: Callable[..., Any], tmp_path: Path
 ) -> None:
     record.jobs.clear()
@@ -163,7 +163,7 @@ async def test_a_dead_worker_s_outcome_that_was_found_is_told_at_once(
     assert [(outcome["executor"], outcome["run"]) for outcome in record.outcomes] == [("dead", {"id": "7"})]
 
 
-async def test_while_the_record_does_not_answer_it_says_so_and_its_calls_go_on(
+async def test_while_the_server_is_silent_it_says_so_and_calls_go_on(
     record: RecordDouble, start: Callable[..., Any], warnings: list[str]
 ) -> None:
     record.lease_s = 4.0
@@ -183,7 +183,7 @@ async def test_while_the_record_does_not_answer_it_says_so_and_its_calls_go_on(
     assert record.outcomes[0]["run"]["ended_reason"] == "cancelled"
 
 
-async def test_where_the_record_does_not_answer_or_refuses_the_key_it_is_no_worker_yet_and_says_why(
+async def test_without_an_answer_or_a_right_key_it_is_no_worker(
     record: RecordDouble, start: Callable[..., Any], warnings: list[str]
 ) -> None:
     record.is_down = True
@@ -207,7 +207,7 @@ async def test_it_can_be_stopped_while_it_waits(record: RecordDouble, start: Cal
     assert started.changes == ["draining"]
 
 
-async def test_told_to_stop_it_sees_its_calls_through_and_takes_no_more(
+async def test_told_to_stop_it_finishes_its_calls_and_takes_no_more(
     record: RecordDouble, start: Callable[..., Any]
 ) -> None:
     async with start(StubCalls(lasts_s=0.4)) as started:
@@ -275,7 +275,7 @@ async def test_one_that_is_given_up_hangs_up_and_becomes_another(
     assert first not in after[after.index(started.record.taken[8]) :]
 
 
-async def test_one_whose_polls_are_not_answered_for_a_lease_hangs_up_and_becomes_another(
+async def test_one_unanswered_for_a_lease_hangs_up_and_becomes_another(
     record: RecordDouble, start: Callable[..., Any], tmp_path: Path, warnings: list[str]
 ) -> None:
     record.lease_s = 0.8
@@ -336,7 +336,7 @@ async def test_one_whose_disk_is_full_takes_nothing_and_says_why(
     assert "worker w-1: paused: its disk is full" in warnings
 
 
-async def test_a_call_without_audio_to_send_is_told_and_so_is_that_it_is_well_again(
+async def test_a_call_without_audio_is_told_and_so_is_its_recovery(
     record: RecordDouble, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.worker.watch.WINDOW_S", 0.5)

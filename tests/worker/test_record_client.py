@@ -54,14 +54,14 @@ async def test_no_answer_is_worth_trying_again() -> None:
     assert "psw_secret" not in str(caught.value)
 
 
-async def test_an_answer_of_another_version_is_an_error_that_quotes_nothing() -> None:
+async def test_an_answer_of_another_version_is_an_error_without_quotes() -> None:
     client = answering(lambda _: httpx.Response(200, json={"lease_s": 20, "jobs": [{"token": "planted"}]}))
     with pytest.raises(RecordError, match="another version") as caught:
         await client.poll(POLL, lease_s=20)
     assert not caught.value.transient and "planted" not in str(caught.value)
 
 
-async def test_a_server_of_another_version_is_told_apart_and_what_it_says_of_that_is_passed_on() -> None:
+async def test_a_server_of_another_version_is_named_with_what_it_says() -> None:
     record = RecordDouble(protocol=VERSION + 1)
     with pytest.raises(RecordError, match=rf"release 9.9.9\) speaks version {VERSION + 1} .* version {VERSION}: use"):
         await record.client().hello()
@@ -103,7 +103,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of two parts and a bit, each of two chunks and a bit."""
     for module in (record_double, record_client):
         monkeypatch.setattr(module, "PART_BYTES", 10_000)
-    monkeypatch.setattr(record_client, "_CHUNK_BYTES", 4_096)
+    monkeypatch.setattr(record_client, "CHUNK_BYTES", 4_096)
     path = tmp_path / "recording.wav"
     path.write_bytes(CONTENT)
     return path
@@ -149,7 +149,7 @@ async def test_after_a_break_it_goes_on_where_it_was(file: Path) -> None:
     assert record.artefacts[file.name] == CONTENT
 
 
-async def test_a_part_that_came_after_all_is_no_reason_to_leave_the_file_out(file: Path) -> None:
+async def test_a_part_that_came_after_all_does_not_leave_the_file_out(file: Path) -> None:
     """Its request was given up here, and went on there."""
     record = RecordDouble(jobs={7: job()})
 
@@ -166,7 +166,7 @@ async def test_a_part_that_came_after_all_is_no_reason_to_leave_the_file_out(fil
     assert record.artefacts[file.name] == CONTENT
 
 
-async def test_a_file_of_a_run_that_is_another_worker_s_is_refused_for_good(file: Path) -> None:
+async def test_a_file_of_another_workers_run_is_refused_for_good(file: Path) -> None:
     record = RecordDouble(jobs={7: job()}, taken={7: "another"})
     with pytest.raises(RecordError) as caught:
         await put(record, file)

@@ -12,7 +12,7 @@ from runner.settings import Settings
 from runner.worker import session_rooms
 
 
-def test_a_cloud_session_has_the_key_that_starts_it_and_the_one_that_asks_how_it_ended() -> None:
+def test_a_cloud_session_has_a_key_to_start_and_one_to_ask() -> None:
     start = SessionStart(
         start_url="https://api.pipecat.daily.co/v1/public/luigi/start",
         credential=SecretStr("pk_1"),
@@ -53,6 +53,6 @@ async def test_ice_servers_of_a_session_are_held_to_the_records_list() -> None:
         ("https://acme.daily.co/r", False),
     ],
 )
-def test_a_session_is_started_for_every_call_at_a_runners_base_address(room_url: str, anew: bool) -> None:
+def test_a_runners_base_address_gets_a_session_for_every_call(room_url: str, anew: bool) -> None:
     job = Job(run_id=7, attempt=1, scenario="s", script={}, room_url=room_url)
     assert session_rooms.starts_anew(job, []) is anew

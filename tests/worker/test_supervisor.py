@@ -191,7 +191,7 @@ async def test_what_can_t_be_started_as_it_was_told_to_is_said_once(tmp_path: Pa
     assert len(found.pids("w-1")) <= 1 and found.ready == []
 
 
-async def test_one_that_can_t_be_started_is_said_although_another_could(tmp_path: Path) -> None:
+async def test_one_that_can_t_be_started_is_told_though_another_can(tmp_path: Path) -> None:
     async with supervised(tmp_path, mode="one refused") as found:
         await until(lambda: found.failure)
     assert str(found.failure) == "the record refuses the key" and found.ready == []

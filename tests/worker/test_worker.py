@@ -103,7 +103,7 @@ def kept(folder: Path) -> list[str]:
     return [path.name for path in (folder / "outbox").rglob("*") if path.is_file()]
 
 
-async def test_a_call_is_made_as_the_record_says_and_reported_with_everything_it_left(
+async def test_a_call_is_made_as_told_and_reported_with_all_files(
     record: RecordDouble, see: Callable[..., Any], tmp_path: Path
 ) -> None:
     calls = StubCalls(lasts_s=0.3)
@@ -164,7 +164,7 @@ async def test_cancelling_ends_the_call_in_good_order(record: RecordDouble, see:
     assert "recording.wav" in record.artefacts
 
 
-async def test_cancelling_before_the_call_has_begun_cuts_off_what_prepares_it(
+async def test_cancelling_before_the_call_cuts_off_its_preparation(
     record: RecordDouble, see: Callable[..., Any]
 ) -> None:
     record.cancelled.add(7)
@@ -173,9 +173,7 @@ async def test_cancelling_before_the_call_has_begun_cuts_off_what_prepares_it(
     assert record.outcomes[0]["problem"]["reason"] == "cancelled"
 
 
-async def test_a_run_that_is_broken_off_is_given_back_once_the_call_has_left_its_room(
-    record: RecordDouble, tmp_path: Path
-) -> None:
+async def test_a_broken_off_run_is_released_after_leaving_its_room(record: RecordDouble, tmp_path: Path) -> None:
     record.waits_again.add(7)
     calls = StubCalls(lasts_s=30)
     async with working(record, tmp_path, calls) as worker:
@@ -190,7 +188,7 @@ async def test_a_run_that_is_broken_off_is_given_back_once_the_call_has_left_its
 
 
 @pytest.mark.parametrize(("session", "is_kept"), [(None, True), (SESSION, False)])
-async def test_facts_are_kept_of_a_run_that_may_end_by_being_given_back(
+async def test_facts_are_kept_of_a_run_that_may_end_by_a_release(
     record: RecordDouble,
     tmp_path: Path,
     session: dict[str, Any] | None,
@@ -239,9 +237,7 @@ class Rooms:
             yield session
 
 
-async def test_a_run_that_is_broken_off_before_it_has_begun_is_given_back(
-    record: RecordDouble, tmp_path: Path
-) -> None:
+async def test_a_run_broken_off_before_it_began_is_released(record: RecordDouble, tmp_path: Path) -> None:
     calls = StubCalls()
     async with working(record, tmp_path, calls) as worker:
         record.refusals["poll"] = [503] * 1_000
@@ -266,7 +262,7 @@ async def test_a_worker_that_ends_takes_nothing_more(record: RecordDouble, tmp_p
 
 
 @pytest.mark.parametrize("is_given_up", [False, True])
-async def test_a_call_that_was_over_when_it_was_broken_off_is_reported_as_what_it_was(
+async def test_a_call_over_when_broken_off_is_reported_as_it_was(
     record: RecordDouble, tmp_path: Path, is_given_up: bool
 ) -> None:
     calls = StubCalls(evaluates_s=30)
@@ -281,9 +277,7 @@ async def test_a_call_that_was_over_when_it_was_broken_off_is_reported_as_what_i
     assert record.outcomes[0]["run"]["ended_reason"] == "caller-hung-up"
 
 
-async def test_a_call_that_was_cancelled_when_it_was_broken_off_is_reported_as_cancelled(
-    record: RecordDouble, tmp_path: Path
-) -> None:
+async def test_a_call_cancelled_when_broken_off_is_reported_as_that(record: RecordDouble, tmp_path: Path) -> None:
     calls = StubCalls(prepares_s=30)
     record.cancelled.add(7)
     async with working(record, tmp_path, calls) as worker:
@@ -294,7 +288,7 @@ async def test_a_call_that_was_cancelled_when_it_was_broken_off_is_reported_as_c
     assert record.outcomes[0]["problem"]["reason"] == "cancelled"
 
 
-async def test_what_can_t_be_given_back_in_time_is_left_for_the_next_start(
+async def test_what_can_t_be_released_in_time_waits_for_the_next_start(
     record: RecordDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "STOPPED_REPORT_LIMIT_S", 0.2)
@@ -313,9 +307,7 @@ async def test_what_can_t_be_given_back_in_time_is_left_for_the_next_start(
     assert kept(tmp_path) == []
 
 
-async def test_a_worker_that_gives_up_hangs_up_everywhere_and_leaves_the_rest_to_the_outbox(
-    record: RecordDouble, tmp_path: Path
-) -> None:
+async def test_a_worker_that_gives_up_hangs_up_everywhere(record: RecordDouble, tmp_path: Path) -> None:
     record.jobs[8] = job(8)
     calls = StubCalls(lasts_s=30)
     async with working(record, tmp_path, calls) as worker:
@@ -337,9 +329,7 @@ async def test_a_worker_that_gives_up_hangs_up_everywhere_and_leaves_the_rest_to
     assert record.outcomes == []
 
 
-async def test_cancellations_from_outside_of_anyio_don_t_keep_a_call_from_leaving_its_room(
-    record: RecordDouble, tmp_path: Path
-) -> None:
+async def test_foreign_cancellations_don_t_keep_a_call_in_its_room(record: RecordDouble, tmp_path: Path) -> None:
     record.waits_again.add(7)
     calls = StubCalls(lasts_s=30, leaves_s=0.3)
     client = record.client()
@@ -406,7 +396,7 @@ SAID: list[TimelineEvent] = [AgentStartedSpeaking(at_ns=3)]
 
 
 @pytest.mark.parametrize("spoilt", SPOILT)
-async def test_a_call_that_we_or_the_network_spoilt_is_made_again_in_the_same_attempt(
+async def test_a_call_spoilt_by_us_is_made_again_in_the_same_attempt(
     record: RecordDouble, see: Callable[..., Any], spoilt: EndedReason
 ) -> None:
     calls = StubCalls(reasons=[spoilt])
@@ -465,7 +455,7 @@ async def test_an_agent_that_has_met_the_caller_does_not_meet_it_again(
     assert len(calls.made) == made
 
 
-async def test_each_call_of_a_run_with_a_session_gets_a_session_of_its_own(
+async def test_each_call_of_a_run_gets_a_session_of_its_own(
     record: RecordDouble, see: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rooms = Rooms()
@@ -477,7 +467,7 @@ async def test_each_call_of_a_run_with_a_session_gets_a_session_of_its_own(
     assert (rooms.entered, len(calls.made)) == (2, 2)
 
 
-async def test_where_the_second_call_has_no_room_what_the_first_one_came_to_stands(
+async def test_where_a_second_call_has_no_room_the_first_one_counts(
     record: RecordDouble, see: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away() -> None:
@@ -584,7 +574,7 @@ async def test_words_that_merely_hold_the_token_stay_as_they_are(
     assert record.outcomes[0]["problem"]["detail"] == "the outbox: *** is refused"
 
 
-async def test_what_the_record_does_not_show_of_a_data_message_is_not_shown(
+async def test_what_the_server_hides_of_a_data_message_is_not_shown(
     record: RecordDouble, see: Callable[..., Any]
 ) -> None:
     record.jobs[7] = job(data_message={"value": {"type": "x", "plan": "gold"}, "shown": {"type": "x", "plan": "***"}})
@@ -606,7 +596,7 @@ async def test_a_job_that_can_t_be_made_is_an_outcome(
     assert record.outcomes[0]["problem"]["cause"] == "harness"
 
 
-async def test_the_outcome_gets_through_whatever_the_record_answers_at_first(
+async def test_the_outcome_gets_through_whatever_is_answered_first(
     record: RecordDouble, see: Callable[..., Any]
 ) -> None:
     record.refusals = {
@@ -621,7 +611,7 @@ async def test_the_outcome_gets_through_whatever_the_record_answers_at_first(
     assert set(record.artefacts) == {"recording.wav", "timeline.jsonl", "run.json"}
 
 
-async def test_facts_go_out_in_batches_of_a_size_and_of_huge_ones_that_there_were_any(
+async def test_facts_go_in_bounded_batches_and_huge_ones_are_counted(
     record: RecordDouble, see: Callable[..., Any]
 ) -> None:
     calls = StubCalls(lasts_s=0.8)

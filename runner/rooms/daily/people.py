@@ -12,7 +12,7 @@ from bots.caller.rtvi import is_from_an_agent
 _INTERRUPTED = "interrupted"
 _PLAYABLE = "playable"
 _AUDIO_STATES = frozenset({"receivable", "loading", _PLAYABLE, _INTERRUPTED})
-_MESSAGES_KEPT = 200
+MESSAGES_KEPT = 200
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,12 @@ class People:
         """Keep a message of somebody who may yet be the agent."""
         if self.is_settled:
             return
-        if len(self._kept) < _MESSAGES_KEPT:
+        if len(self._kept) < MESSAGES_KEPT:
             self._kept.append(message)
         elif not self._left_out_messages:
             self._left_out_messages = True
             logger.warning(
-                f"more than {_MESSAGES_KEPT} messages came before it was clear who the agent in {self._room} is: "
+                f"more than {MESSAGES_KEPT} messages came before it was clear who the agent in {self._room} is: "
                 "the rest until then are left out"
             )
 

@@ -83,7 +83,7 @@ def test_a_bed_near_the_voice_is_too_loud_to_tell() -> None:
     assert all(speech.too_loud for speech in result.speeches)
 
 
-def test_a_loud_bed_alone_is_too_loud_to_tell_whether_anybody_spoke() -> None:
+def test_a_loud_bed_alone_is_too_loud_to_find_speech() -> None:
     result = measured(noise(-28, 11), speech_probability=nothing_is_speech)
     assert (result.speeches, result.agent_dbfs, result.too_loud) == ((), None, True)
 
@@ -131,7 +131,7 @@ def model(*heard: tuple[float, float, float]) -> object:
 SURELY = [(start_s, end_s + 0.1, 1.0) for start_s, end_s in SPEECHES]
 
 
-def test_a_car_that_passes_when_the_agent_has_spoken_is_not_its_voice() -> None:
+def test_a_passing_car_after_the_agent_is_not_its_voice() -> None:
     audio = buzz(*SPEECHES, seconds=11) + noise(-45, 11)
     audio[int(9.5 * RATE_HZ) : int(10.5 * RATE_HZ)] += noise(-33, 1.0)
     result = measured(audio, speech_probability=model(*SURELY))
@@ -139,9 +139,7 @@ def test_a_car_that_passes_when_the_agent_has_spoken_is_not_its_voice() -> None:
 
 
 @pytest.mark.parametrize(("sureness", "begins_s"), [(0.6, 8.0), (1.0, 7.1)])
-def test_a_soft_voice_before_the_agents_is_its_own_only_if_the_model_is_sure(
-    sureness: float, begins_s: float
-) -> None:
+def test_a_soft_voice_before_the_agent_takes_a_sure_model(sureness: float, begins_s: float) -> None:
     audio = buzz(*SPEECHES, seconds=11) + buzz((7.1, 8.0), seconds=11, dbfs=-34) + noise(-48, 11)
     result = measured(audio, speech_probability=model(*SURELY, (7.1, 8.0, sureness)))
     # The model may notice a voice only so long after it begins.
@@ -149,7 +147,7 @@ def test_a_soft_voice_before_the_agents_is_its_own_only_if_the_model_is_sure(
 
 
 @pytest.mark.parametrize("sureness", [0.2, 0.6])
-def test_over_silence_a_soft_voice_is_the_agents_though_the_model_is_not_sure(sureness: float) -> None:
+def test_over_silence_a_soft_voice_is_the_agents_all_the_same(sureness: float) -> None:
     audio = buzz(*SPEECHES, seconds=13) + buzz((10.5, 11.2), seconds=13, dbfs=-34)
     result = measured(audio, speech_probability=model(*SURELY, (10.5, 11.2, sureness)))
     assert spans(result) == close_to(*SPEECHES, (10.5, 11.2))
@@ -166,13 +164,13 @@ def bursts(*starts_s: float, seconds: float) -> Signal:
 BURSTS_S = (0.4, 1.0, 5.6, 6.4, 7.2, 10.0, 10.6)
 
 
-def test_a_note_that_sets_in_just_before_the_agent_is_not_its_onset() -> None:
+def test_a_note_just_before_the_agent_is_not_its_onset() -> None:
     audio = buzz(*SPEECHES, seconds=11) + buzz((7.8, 8.0), seconds=11, dbfs=-39) + noise(-34, 11)
     result = measured(audio, speech_probability=model(*[(a + 0.03, b, 1.0) for a, b in SPEECHES]))
     assert 7.87 <= spans(result)[-1][0] <= 8.02
 
 
-def test_a_beginning_that_sounds_like_the_bed_is_speech_where_the_model_hears_one() -> None:
+def test_a_beginning_like_the_bed_is_speech_if_the_model_says() -> None:
     audio = buzz(*SPEECHES[:2], (8.15, 9.5), seconds=11) + bursts(*BURSTS_S, seconds=11)
     audio[8 * RATE_HZ : round(8.15 * RATE_HZ)] += noise(-29, 0.15)
     result = measured(audio, speech_probability=model(*SURELY))
@@ -192,7 +190,7 @@ def test_what_the_model_hears_for_a_moment_only_is_no_onset() -> None:
 
 
 @pytest.mark.parametrize(("loud_s", "flagged"), [(36.0, 5), (9.0, 2)])
-def test_in_a_call_that_is_mostly_too_loud_what_barely_is_not_is_too(loud_s: float, flagged: int) -> None:
+def test_in_a_call_mostly_too_loud_the_rest_counts_as_too_loud(loud_s: float, flagged: int) -> None:
     bed = noise(-30.5, 60)
     bed[: round(loud_s * RATE_HZ)] = noise(-27.5, loud_s)
     audio = bed + buzz((2, 4), (13, 15), (30, 32), (40, 42), (54, 56), seconds=60)
