@@ -19,6 +19,7 @@ PACKAGES = ("bots", "runner")
 BASE = {
     "runner.errors": set[str](),
     "runner.garbage": set[str](),
+    "runner.hosts": {"runner.errors"},
     "runner.text": set[str](),
     "runner.files": {"runner.errors"},
     "runner.json_log": {"runner.errors"},
@@ -36,6 +37,7 @@ LAYERS: dict[str, set[str]] = {
     "runner.protocol": {EVALUATION},
     "runner.judge": {EVALUATION},
     "runner.rooms": set(),
+    "runner.webhooks": set(),
     # A session comes with a room.
     "runner.sessions": {"runner.rooms"},
     # A suite names rooms and the commands that start agents.
@@ -49,6 +51,7 @@ LAYERS: dict[str, set[str]] = {
         "runner.rooms",
         "runner.scenarios",
         "runner.sessions",
+        "runner.webhooks",
     },
     "runner.dispatch": {
         EVALUATION,
@@ -57,6 +60,7 @@ LAYERS: dict[str, set[str]] = {
         "runner.protocol",
         "runner.records",
         "runner.rooms",
+        "runner.webhooks",
     },
     # What makes calls knows the record over HTTP alone: neither `records` nor `dispatch`.
     "runner.worker": {EVALUATION, "runner.calls", "runner.protocol", "runner.rooms", "runner.sessions"},
@@ -68,6 +72,7 @@ LAYERS: dict[str, set[str]] = {
         "runner.records",
         "runner.rooms",
         "runner.scenarios",
+        "runner.webhooks",
     },
     # One process that is all of a server: the API, the record, and the workers beside it.
     "runner.server": {"runner.api", "runner.dispatch", "runner.records", "runner.worker"},

@@ -2,8 +2,9 @@
 
 import base64
 import binascii
-import hashlib
-import hmac
+from datetime import UTC, datetime
+
+from standardwebhooks import Webhook
 
 SIGNING_PREFIX = "whsec_"
 """How a secret begins that only signs: 24 to 64 bytes in base64 follow."""
@@ -43,14 +44,13 @@ def signature(secret: str, message_id: str, timestamp_s: int, body: bytes) -> st
         secret: As for :func:`signing_key`.
         message_id: The ``webhook-id``.
         timestamp_s: The ``webhook-timestamp``, in seconds since 1970.
-        body: What is sent.
+        body: What is sent: a text in UTF-8.
 
     Raises:
         ValueError: The secret is none.
     """
-    signed = f"{message_id}.{timestamp_s}.".encode() + body
-    digest = hmac.new(signing_key(secret), signed, hashlib.sha256).digest()
-    return f"v1,{base64.b64encode(digest).decode()}"
+    at = datetime.fromtimestamp(timestamp_s, UTC)
+    return Webhook(signing_key(secret)).sign(message_id, at, body.decode())
 
 
 def headers(
