@@ -79,6 +79,7 @@ LAYERS: dict[str, set[str]] = {
     "runner.cli": {
         EVALUATION,
         "runner.calls",
+        "runner.dispatch",
         "runner.judge",
         "runner.records",
         "runner.reports",
@@ -86,6 +87,7 @@ LAYERS: dict[str, set[str]] = {
         "runner.scenarios",
         "runner.server",
         "runner.sessions",
+        "runner.webhooks",
         "runner.worker",
     },
 }

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from runner.api.webhook_bodies import WebhookBodies
 from runner.dispatch import durable as durable_work
-from runner.dispatch.delivering import Delivering
+from runner.dispatch.delivering import Delivering, send_test
 from runner.dispatch.durable import Durable
 from runner.errors import UsageError
 from runner.records import webhooks
@@ -235,12 +235,12 @@ async def test_a_sample_is_sent_at_once_and_noted(scene: Scene) -> None:
     with receiving(answers(204, 401)) as receiver:
         await scene.configure(webhook_url=receiver.url(), webhook_secret="a plain secret")
         for status, error in (("delivered", ""), ("failed", "the receiver answered 401")):
-            row = await scene.delivering.send_test(1, None, Kind.WEBHOOK)
+            row = await send_test(scene.record, scene.delivering.sender, 1, None, Kind.WEBHOOK)
             assert (row.status, row.error, row.event, row.attempts) == (status, error, "webhook.test", 1)
     assert [one.body["event_type"] for one in receiver.received] == ["webhook.test"] * 2
     assert receiver.received[0].headers["x-cekura-secret"] == "a plain secret"
     with pytest.raises(UsageError, match="slack_webhook_url"):
-        await scene.delivering.send_test(1, None, Kind.SLACK)
+        await send_test(scene.record, scene.delivering.sender, 1, None, Kind.SLACK)
 
 
 async def test_what_comes_too_late_for_its_runs_is_not_sent(scene: Scene) -> None:
