@@ -37,12 +37,20 @@ LAYERS: dict[str, set[str]] = {
     "runner.protocol": {EVALUATION},
     "runner.judge": {EVALUATION},
     "runner.rooms": set(),
+    "runner.tracing": {EVALUATION},
     "runner.webhooks": set(),
     # A session comes with a room.
     "runner.sessions": {"runner.rooms"},
     # A suite names rooms and the commands that start agents.
     "runner.scenarios": {EVALUATION, "runner.rooms", "runner.sessions"},
-    "runner.calls": {EVALUATION, "runner.judge", "runner.rooms", "runner.scenarios", "runner.sessions"},
+    "runner.calls": {
+        EVALUATION,
+        "runner.judge",
+        "runner.rooms",
+        "runner.scenarios",
+        "runner.sessions",
+        "runner.tracing",
+    },
     "runner.reports": {EVALUATION, "runner.calls", "runner.scenarios"},
     "runner.records": {
         EVALUATION,
@@ -63,7 +71,14 @@ LAYERS: dict[str, set[str]] = {
         "runner.webhooks",
     },
     # What makes calls knows the record over HTTP alone: neither `records` nor `dispatch`.
-    "runner.worker": {EVALUATION, "runner.calls", "runner.protocol", "runner.rooms", "runner.sessions"},
+    "runner.worker": {
+        EVALUATION,
+        "runner.calls",
+        "runner.protocol",
+        "runner.rooms",
+        "runner.sessions",
+        "runner.tracing",
+    },
     "runner.api": {
         EVALUATION,
         "runner.calls",
