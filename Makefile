@@ -105,7 +105,7 @@ LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes
 DEPLOYED = $(LOCK) --constraint requirements.lock
 
 lock: $(STAMP)
-	$(LOCK) pyproject.toml --extra agents --extra offline --extra server --extra worker --group dev --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra agents --extra offline --extra otel --extra server --extra worker --group dev --output-file requirements.lock
 	$(DEPLOYED) pyproject.toml --extra server --output-file deploy/locks/server.lock
 	$(DEPLOYED) pyproject.toml --extra worker --extra offline --output-file deploy/locks/worker.lock
 	$(DEPLOYED) pyproject.toml --extra agents --extra offline --group build --output-file deploy/locks/demo.lock

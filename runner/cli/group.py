@@ -21,6 +21,7 @@ _COMMANDS = {
     "run": "run:run_suite",
     "serve": "serve:serve",
     "status": "status:status",
+    "webhooks": "webhooks:webhooks",
     "worker": "worker:worker",
 }
 """Where each command is: module of this package, and name in it."""

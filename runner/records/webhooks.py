@@ -1,0 +1,312 @@
+"""Where webhooks go, which events are told, and what became of each: noted in the transaction it follows from.
+
+A project says where its webhooks go. An agent may have others in their place. The whole addresses and the secret are
+encrypted; what is shown of them stands beside.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+from sqlalchemy import bindparam, case, func, select
+from sqlalchemy.orm import Session
+
+from runner.errors import UsageError
+from runner.records.secrets import Vault
+from runner.records.tables import RESULTS, RUNS, Agent, Project, WebhookDelivery, utc_now
+from runner.text import public_url
+from runner.webhooks.slack import SLACK_HOSTS
+
+PRE_TRIGGER_HOLD = timedelta(seconds=150)
+"""How long runs wait for ``result.pre_trigger`` at most: four attempts of 30 s, and what is between them."""
+
+
+class Event(StrEnum):
+    """What is told."""
+
+    PRE_TRIGGER = "result.pre_trigger"
+    """A result was launched; its runs wait for the answer."""
+    COMPLETED = "result.completed"
+    """All runs of a result have ended."""
+    TEST = "webhook.test"
+    """A sample, sent by hand."""
+
+
+class Kind(StrEnum):
+    """Where to it is told."""
+
+    WEBHOOK = "webhook"
+    SLACK = "slack"
+
+
+class DeliveryStatus(StrEnum):
+    """What became of it."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+ADDRESSES = {Kind.WEBHOOK: "webhook_url", Kind.SLACK: "slack_webhook_url"}
+"""What the address of each kind is called."""
+
+SECRET = "webhook_secret"  # noqa: S105 - a name
+
+TOGGLES = {
+    "notify_pre_run_webhook": False,
+    "notify_result_webhook_success": True,
+    "notify_result_webhook_failed": True,
+    "notify_result_webhook_error": True,
+    "notify_cronjob_webhook_success": True,
+    "notify_cronjob_webhook_failed": True,
+    "notify_cronjob_webhook_error": True,
+}
+"""What of a project says which events are told, with the defaults."""
+
+DELIVER_LATER = "deliver_later"
+"""What in the ``info`` of a session sends a delivery once its transaction is committed."""
+
+DeliverLater = Callable[[Session, int, int], None]
+"""Sees to that: given the transaction, the delivery and its round."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where something is sent.
+
+    Attributes:
+        url: The whole address.
+        shown: What may be shown of it.
+        secret: What it is signed with.
+    """
+
+    url: SecretStr
+    shown: str
+    secret: SecretStr | None
+
+
+@dataclass(frozen=True)
+class Endings:
+    """How the runs of a result ended.
+
+    Attributes:
+        total: How many runs there are.
+        passed: Those that passed.
+        failed: Those in which the agent failed.
+        errors: Those with an error message: without a call, or without a verdict.
+    """
+
+    total: int
+    passed: int
+    failed: int
+    errors: int
+
+
+def write_webhooks(row: Project | Agent, vault: Vault, given: Mapping[str, Any]) -> None:
+    """Put into a row what is given of its webhooks. An address that is given as it is shown stays as it is.
+
+    One that holds ``***`` and is not what is shown is refused: it was never a whole one.
+
+    Args:
+        row: The project or agent.
+        vault: Encrypts the addresses and the secret.
+        given: By their names, as the API has them; null erases.
+
+    Raises:
+        UsageError: There is a secret, and no address whose messages it would sign; or an address is not whole.
+    """
+    shown: dict[str, Any] = dict(row.webhooks or {})
+    kept = _opened(row.webhook_secrets, vault)
+    for kind, name in ADDRESSES.items():
+        if name not in given or (given[name] is not None and given[name] == shown.get(name)):
+            continue
+        if str(given[name]).endswith("***"):
+            raise UsageError(f"{name}: is not the whole address; give that, or what is shown now")
+        kept[name] = given[name]
+        shown[name] = None if given[name] is None else shown_address(given[name], kind)
+    if SECRET in given:
+        kept[SECRET] = given[SECRET]
+    shown[SECRET] = kept.get(SECRET) is not None
+    if shown[SECRET] and shown.get(ADDRESSES[Kind.WEBHOOK]) is None:
+        raise UsageError("a webhook_secret signs what is sent to a webhook_url; give that too")
+    shown |= {name: given[name] for name in TOGGLES if name in given}
+    kept = {name: value for name, value in kept.items() if value is not None}
+    row.webhooks = shown
+    row.webhook_secrets = vault.seal(json.dumps(kept)) if kept else None
+
+
+def is_slack(url: str) -> bool:
+    """Return whether an address is an incoming webhook of Slack's own."""
+    return (urlsplit(url).hostname or "") in SLACK_HOSTS
+
+
+def shown_address(url: str, kind: Kind) -> str:
+    """Return what may be shown of an address: of an incoming webhook of Slack the path is the secret."""
+    shown = public_url(url)
+    if kind is Kind.SLACK:
+        parts = urlsplit(shown)
+        return f"{parts.scheme}://{parts.netloc}/***"
+    return f"{shown}?***" if urlsplit(url).query else shown
+
+
+def toggles_of(webhooks: Mapping[str, Any] | None) -> dict[str, bool]:
+    """Return which events a project wants to be told."""
+    return {name: (webhooks or {}).get(name, default) for name, default in TOGGLES.items()}
+
+
+def wants(toggles: Mapping[str, bool], endings: Endings, *, is_cronjob: bool, notify_on: str | None = None) -> bool:
+    """Return whether the end of a result is told.
+
+    Args:
+        toggles: As :func:`toggles_of` returns them.
+        endings: How its runs ended.
+        is_cronjob: Whether a schedule launched it.
+        notify_on: What the schedule says: ``never``, ``success``, ``failure`` or ``both``; None: nothing.
+    """
+    passed = endings.passed == endings.total > 0
+    if notify_on not in (None, "both", "success" if passed else "failure"):
+        return False
+    of = "cronjob" if is_cronjob else "result"
+    happened = {"success": passed, "failed": endings.failed > 0, "error": endings.errors > 0}
+    return any(toggles[f"notify_{of}_webhook_{what}"] for what, is_so in happened.items() if is_so)
+
+
+def result_completed(session: Session, result_id: int, *, notify_on: str | None = None) -> None:
+    """Let it be told that a result is complete, where somebody wants to know.
+
+    Args:
+        session: The transaction in which its last run ended.
+        result_id: The result.
+        notify_on: What the schedule that launched it says, if one did.
+    """
+    row = session.execute(_OF_RESULT, {"of_result": result_id}).one()
+    kinds = [kind for kind in Kind if _configured(row, kind)]
+    if not kinds:
+        return
+    endings = Endings(*session.execute(_ENDINGS, {"of_result": result_id}).one())
+    if not wants(toggles_of(row.project), endings, is_cronjob=row.is_cronjob, notify_on=notify_on):
+        return
+    for kind in kinds:
+        _add(session, row, Event.COMPLETED, kind)
+
+
+def hold_for_webhook(session: Session, result_id: int, due_at: datetime | None) -> datetime | None:
+    """Let a launch be told before its runs begin, where the project wants that.
+
+    Args:
+        session: The transaction that launches.
+        result_id: The result.
+        due_at: When its runs are to begin; None at once.
+
+    Returns:
+        When the runs are to begin at the latest: before, once the receiver has answered.
+    """
+    row = session.execute(_OF_RESULT, {"of_result": result_id}).one()
+    if not toggles_of(row.project)["notify_pre_run_webhook"] or not _configured(row, Kind.WEBHOOK):
+        return due_at
+    until = utc_now() + PRE_TRIGGER_HOLD
+    _add(session, row, Event.PRE_TRIGGER, Kind.WEBHOOK, held_until=until, due_at=due_at)
+    return until if due_at is None else max(until, due_at)
+
+
+def destination(session: Session, vault: Vault, result_id: int, kind: Kind) -> Destination | None:
+    """Return where what is told of a result goes by now; None if nowhere.
+
+    Raises:
+        UsageError: The record's key is not the one that the addresses were encrypted with.
+    """
+    row = session.execute(_OF_RESULT, {"of_result": result_id}).first()
+    if row is None:
+        return None
+    for shown, sealed in ((row.agent, row.agent_secrets), (row.project, row.project_secrets)):
+        if found := _destination(shown, sealed, vault, kind):
+            return found
+    return None
+
+
+def destination_of(row: Project | Agent, vault: Vault, kind: Kind) -> Destination | None:
+    """Return where a project, or an agent of its own, has something sent; None if nowhere."""
+    return _destination(row.webhooks, row.webhook_secrets, vault, kind)
+
+
+def new_message_id() -> str:
+    """Return a ``webhook-id``."""
+    return f"msg_{uuid.uuid4().hex}"
+
+
+def begin(session: Session, row: WebhookDelivery) -> None:
+    """Let a delivery be sent in another round."""
+    row.round += 1
+    row.next_attempt_at = utc_now()
+    session.flush()
+    later = cast(DeliverLater | None, session.info.get(DELIVER_LATER))
+    if later is not None:
+        later(session, row.id, row.round)
+
+
+def _configured(row: Any, kind: Kind) -> str | None:
+    name = ADDRESSES[kind]
+    return (row.agent or {}).get(name) or (row.project or {}).get(name)
+
+
+def _add(session: Session, of: Any, event: Event, kind: Kind, **more: Any) -> None:
+    row = WebhookDelivery(
+        project_id=of.project_id,
+        result_id=of.id,
+        event=event.value,
+        kind=kind.value,
+        message_id=new_message_id(),
+        url=_configured(of, kind) or "",
+        status=DeliveryStatus.PENDING.value,
+        round=0,
+        attempts=0,
+        error="",
+        tries=[],
+        **more,
+    )
+    session.add(row)
+    begin(session, row)
+
+
+def _destination(
+    shown: Mapping[str, Any] | None, sealed: bytes | None, vault: Vault, kind: Kind
+) -> Destination | None:
+    name = ADDRESSES[kind]
+    at = (shown or {}).get(name)
+    if at is None:
+        return None
+    kept = _opened(sealed, vault)
+    secret = kept.get(SECRET) if kind is Kind.WEBHOOK else None
+    return Destination(SecretStr(kept[name]), at, None if secret is None else SecretStr(secret))
+
+
+def _opened(sealed: bytes | None, vault: Vault) -> dict[str, Any]:
+    return {} if sealed is None else json.loads(vault.open(sealed))
+
+
+_OF_RESULT = (
+    select(
+        RESULTS.c.id,
+        RESULTS.c.project_id,
+        RESULTS.c.is_cronjob,
+        Agent.webhooks.label("agent"),
+        Agent.webhook_secrets.label("agent_secrets"),
+        Project.webhooks.label("project"),
+        Project.webhook_secrets.label("project_secrets"),
+    )
+    .join(Project, Project.id == RESULTS.c.project_id)
+    .outerjoin(Agent, Agent.id == RESULTS.c.agent_id)
+    .where(RESULTS.c.id == bindparam("of_result"))
+)
+_ENDINGS = select(
+    func.count(),
+    func.count(case((RUNS.c.success.is_(True), 1))),
+    func.count(case((RUNS.c.success.is_(False), 1))),
+    func.count(case((RUNS.c.error_message != "", 1))),
+).where(RUNS.c.result_id == bindparam("of_result"))
