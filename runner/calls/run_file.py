@@ -376,6 +376,11 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def installed_version() -> str:
+    """Return the version of this package; empty where it is not installed as one."""
+    return _versions().get(_PACKAGES[0], "")
+
+
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
