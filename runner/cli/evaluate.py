@@ -43,14 +43,18 @@ def evaluate(run_dir: Path, measure: bool | None, as_json: bool, config: Path | 
             from runner.calls.measuring import measure_call
 
             measure_recording = measure_call
+        from runner.cli.reporting import report_run, report_suite
+
         console = make_console(stderr=as_json)
         if is_suite(run_dir):
             result = evaluate_suite(run_dir, measure=measure_recording, measuring=measuring)
             print_suite(console, result, str(run_dir))
+            report_suite(console, run_dir)
             path, exit_code = run_dir / suite_file.FILE_NAME, result.exit_code
         else:
             judged = evaluate_run(run_dir, measure=measure_recording, measuring=measuring)
             print_summary(console, judged, str(run_dir))
+            report_run(console, run_dir)
             path, exit_code = run_dir / run_file.FILE_NAME, judged.exit_code
         if as_json:
             click.echo(path.read_text(encoding="utf-8"), nl=False)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     help="How often a run is made again that our own side or the network spoilt, whatever the file says.",
 )
 @click.option("--junit", type=PATH, metavar="FILE", help="Write JUnit XML, after every run.")
+@click.option(
+    "--html", type=PATH, metavar="FILE", help="The suite's report (default: report.html in the suite's folder)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print suite.json alone on standard output.")
 @click.option("--out", type=PATH, help="Folder for the suite (default: runs/suite-<id>).")
 @click.option(
@@ -46,6 +49,7 @@ def run_suite(
     concurrency: "int | Literal['auto'] | None",
     retry_inconclusive: int | None,
     junit: Path | None,
+    html: Path | None,
     as_json: bool,
     out: Path | None,
     token: str | None,
@@ -76,19 +80,27 @@ def run_suite(
 
         folder = out or settings.runs_dir / f"suite-{new_run_id()}"
         return await _run_suite(
-            suite, settings, folder=folder, junit=junit, as_json=as_json, allow_unjudged=allow_unjudged
+            suite, settings, folder=folder, junit=junit, html=html, as_json=as_json, allow_unjudged=allow_unjudged
         )
 
     run_command(run, verbose=verbose)
 
 
 async def _run_suite(
-    suite: "Suite", settings: "Settings", *, folder: Path, junit: Path | None, as_json: bool, allow_unjudged: bool
+    suite: "Suite",
+    settings: "Settings",
+    *,
+    folder: Path,
+    junit: Path | None,
+    html: Path | None,
+    as_json: bool,
+    allow_unjudged: bool,
 ) -> int:
     """Run a suite, showing it, and return its exit code."""
     from runner.calls.suite import SuiteRunner
     from runner.calls.suite_file import FILE_NAME
     from runner.cli.interruption import ending_in_good_order
+    from runner.cli.reporting import report_suite
     from runner.reports.console import make_console
     from runner.reports.junit import write_junit
     from runner.reports.suite import SuiteReport, print_suite
@@ -104,6 +116,7 @@ async def _run_suite(
         with ending_in_good_order(runner):
             result = await runner.make()
     print_suite(console, result, str(folder))
+    report_suite(console, folder, html)
     if as_json:
         click.echo((folder / FILE_NAME).read_text(encoding="utf-8"), nl=False)
     return result.exit_code

@@ -49,9 +49,7 @@ def opus_data_uri(channels: npt.NDArray[np.int16], rate_hz: int) -> str:
     return "data:audio/webm;base64," + base64.b64encode(target.getvalue()).decode("ascii")
 
 
-def write_snippet(
-    path: Path, channels: npt.NDArray[np.int16], rate_hz: int, *, from_s: float, to_s: float
-) -> float:
+def write_snippet(path: Path, channels: npt.NDArray[np.int16], rate_hz: int, *, from_s: float, to_s: float) -> float:
     """Write a part of a recording as WAV with both channels, and return how long it is, in seconds.
 
     Args:

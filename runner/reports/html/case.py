@@ -20,7 +20,7 @@ from runner.evaluation.verdicts import Evidence, ExpectationVerdict
 from runner.evaluation.view import CallView
 from runner.evaluation.wording import contains_words
 from runner.reports.evidence import headline_of
-from runner.reports.html.shown import sentence, words
+from runner.reports.html.shown import sentence, whole_units, words
 
 LEAD_S = 2.0
 """So much of the call is heard before the failing moment."""
@@ -32,6 +32,7 @@ BEFORE_LINE_END_S = 1.0
 AFTER_S = 4.0
 LONGEST_SNIPPET_S = 15.0
 
+_MOST_ERRORS = 3
 _HEADLINE_LIMIT = 300
 _VALUE_LIMIT = 200
 _TOLD = " (told)"
@@ -130,7 +131,7 @@ def case_of(run: RunReport, view: CallView, script: Script | None) -> Case:
         what = what.removeprefix(f"turn {failure.turn + 1}: ")
     if wrong and run.success is False and "reported an error" not in what:
         what = wrong.sentence()
-    title = sentence(f"{place}: {words(what, _HEADLINE_LIMIT)}")
+    title = whole_units(sentence(f"{place}: {words(what, _HEADLINE_LIMIT)}"))
     hear_s = _hear_from(run, failure, at_s)
     until_s = 0.0 if at_s is None else min(at_s + AFTER_S, hear_s + LONGEST_SNIPPET_S)
     return Case(title, tuple(rows), at_s, hear_s, until_s)
@@ -247,17 +248,23 @@ def _verdict_of(run: RunReport, failure: Failure) -> ExpectationVerdict | None:
 def _rows(failure: Failure, view: CallView) -> Iterator[CaseRow]:
     if failure.expected is not None:
         yield CaseRow("Expected", (Piece(words(failure.expected)),))
-    for evidence in failure.evidence:
-        fact = _fact(evidence, view)
+    for fact in _own_troubles(failure, view):
         if isinstance(fact, AgentError):
             yield CaseRow("Its error", (Piece(words(fact.text), "bad"),), fact.at_s)
-        elif isinstance(fact, AgentProcessEnded):
+        else:
             last = fact.log_tail.strip().splitlines()[-1:]
             yield CaseRow("It printed", (Piece(words(last[0] if last else "nothing"), "bad"),), fact.at_s)
     if failure.heard is not None:
         told = failure.heard.endswith(_TOLD)
         text = words(failure.heard.removesuffix(_TOLD))
         yield CaseRow("Told" if told else "Heard", (Piece(text if text == "no call" else f"“{text}”"),))
+
+
+def _own_troubles(failure: Failure, view: CallView) -> Iterator[AgentError | AgentProcessEnded]:
+    """Yield what the agent says went wrong from the failing turn on, also where the verdict does not rest on it."""
+    begin_ns = 0 if failure.turn is None else view.starts.get(failure.turn, 0)
+    yield from [e for e in view.of(AgentError) if begin_ns <= e.at_ns <= view.end_ns][:_MOST_ERRORS]
+    yield from (e for e in view.of(AgentProcessEnded) if e.exit_code != 0)
 
 
 def _then_said(failure: Failure, view: CallView, rows: Sequence[CaseRow], at_s: float | None) -> Iterator[CaseRow]:
@@ -279,7 +286,7 @@ def _evidence_rows(failure: Failure, view: CallView, rows: Sequence[CaseRow]) ->
         label = _EVENTS.get(evidence.event, evidence.event.replace("_", " ").capitalize())
         if evidence.source is not None:
             label = evidence.source.value.capitalize()
-        text = words(evidence.text) if evidence.text else ""
+        text = words(evidence.text) if evidence.text else f"{at_s:.2f} s into the call"
         yield CaseRow(label, (Piece(f"“{text}”" if evidence.source is not None else text),), at_s)
 
 

@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bots.clock import NS_PER_S
+from bots.caller.script import AGENT_STOPS
+from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import AgentCalledFunction, AgentError, CallerStartedSpeaking
 from runner.calls.run_file import RunReport
 from runner.evaluation.behaviour import MIN_OVERLAP_NS, gives_way
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict
-from runner.evaluation.view import CallView, Speech
-from runner.reports.html.shown import percent, seconds, words
+from runner.evaluation.view import CallView
+from runner.reports.html.shown import percent, seconds, sentence, words
 
 _TICKS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600)
 _MOST_TICKS = 14
@@ -59,46 +60,51 @@ class Overlap:
         turn: The caller's turn, from 0.
         from_s: When the second one began.
         to_s: Until when both spoke.
-        barge_in: Whether the caller broke in; else the agent talked over the caller.
+        label: What it is, in two words.
         text: What happened, in words.
     """
 
     turn: int
     from_s: float
     to_s: float
-    barge_in: bool
+    label: str
     text: str
 
 
-def overlaps_of(view: CallView) -> list[Overlap]:
-    """Return where the caller broke in, and where the agent talked over the caller, in order."""
+def overlaps_of(view: CallView, verdicts: Sequence[ExpectationVerdict] = ()) -> list[Overlap]:
+    """Return where the caller broke in, and where the agent talked over the caller, in order.
+
+    Args:
+        view: A finished call.
+        verdicts: What became of what was expected: what is said of a barge-in is what was judged.
+    """
     found: list[Overlap] = []
     for line in view.of(CallerStartedSpeaking):
         end = view.line_end(line.turn)
         end_ns = view.end_ns if end is None else end.at_ns
+        judged = next((v for v in verdicts if (v.turn, v.event) == (line.turn, AGENT_STOPS) and v.reason), None)
+        broke_in = False
         for speech in view.speeches:
             if speech.too_loud or not view.noticed_live(speech):
                 continue
             until_ns = min(speech.end_or(view.end_ns), end_ns)
             if speech.lasts_at(line.at_ns) and until_ns - line.at_ns >= MIN_OVERLAP_NS:
-                text = _broke_in(line, speech, view)
-                found.append(_overlap(line.turn, line.at_ns, until_ns, text, barge_in=True))
+                broke_in = True
+                both = seconds((until_ns - line.at_ns) / NS_PER_MS)
+                text = f"both spoke for {both}" if judged is None else words(judged.reason, 300)
+                text = f"The caller broke in: {sentence(text)}"
+                found.append(_overlap(line.turn, line.at_ns, until_ns, "broke in", text))
             elif line.at_ns < speech.started.at_ns <= end_ns - MIN_OVERLAP_NS and not gives_way(line.at_ns, speech):
-                after_s = (speech.started.at_ns - line.at_ns) / NS_PER_S
-                text = f"The agent began to speak {after_s:.2f} s into the caller's line."
-                found.append(_overlap(line.turn, speech.started.at_ns, until_ns, text, barge_in=False))
+                after = seconds((speech.started.at_ns - line.at_ns) / NS_PER_MS)
+                label = "spoke on" if broke_in else "talked over"
+                what = "spoke on" if broke_in else "began to speak"
+                text = f"The agent {what} {after} into the caller's line."
+                found.append(_overlap(line.turn, speech.started.at_ns, until_ns, label, text))
     return sorted(found, key=lambda overlap: overlap.from_s)
 
 
-def _broke_in(line: CallerStartedSpeaking, speech: Speech, view: CallView) -> str:
-    if speech.stopped is None:
-        return "The caller broke in; the agent spoke on to the end of the call."
-    after = seconds((speech.stopped.at_ns - line.at_ns) / 1e6)
-    return f"The caller broke in; the agent stopped {after} after that."
-
-
-def _overlap(turn: int, from_ns: int, to_ns: int, text: str, *, barge_in: bool) -> Overlap:
-    return Overlap(turn, from_ns / NS_PER_S, to_ns / NS_PER_S, barge_in, text)
+def _overlap(turn: int, from_ns: int, to_ns: int, label: str, text: str) -> Overlap:
+    return Overlap(turn, from_ns / NS_PER_S, to_ns / NS_PER_S, label, text)
 
 
 def lanes_of(
@@ -138,7 +144,7 @@ def lanes_of(
         and turn.agent_onset_s is not None
         and turn.response_latency_ms is not None
     ]
-    both = [band(o.from_s, o.to_s, "broke in" if o.barge_in else "talked over") for o in overlaps]
+    both = [band(o.from_s, o.to_s, o.label) for o in overlaps]
     return Lanes(
         ticks=list(_ticks(length_s)),
         turns=turns[:MAX_MARKS],

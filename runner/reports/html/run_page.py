@@ -22,7 +22,7 @@ from runner.reports.html.case import Case, case_of
 from runner.reports.html.intervals import median
 from runner.reports.html.lanes import Band, Lanes, lanes_of, overlaps_of, speech_bands
 from runner.reports.html.said import TurnRows, turn_rows
-from runner.reports.html.shown import clock, count, lines, percent, seconds, sentence, words
+from runner.reports.html.shown import clock, count, lines, percent, seconds, sentence, whole_units, words
 from runner.reports.html.waveform import Waveform
 
 MAX_CHECKS = 500
@@ -207,7 +207,7 @@ def run_page(
     view = CallView.measured(facts)
     case = _passed(run) if run.success else case_of(run, view, script)
     length_s = max(run.duration_s, 0.0 if sound is None else sound.length_s, 0.1)
-    overlaps = overlaps_of(view)
+    overlaps = overlaps_of(view, run.expectations)
     checks, unreached = _checks(run)
     limits = {} if script is None else _limits(script)
     bars, ticks = _bars(run, limits)
@@ -232,7 +232,7 @@ def run_page(
         bars=bars,
         bar_ticks=ticks,
         bars_note=_bars_note(run, limits),
-        warnings=[words(warning, 500) for warning in dict.fromkeys(warnings)],
+        warnings=[whole_units(words(warning, 500)) for warning in dict.fromkeys(warnings)],
         more=_more(run, view),
         log_tail=next((lines(e.log_tail.strip(), _LOG_CHARACTERS) for e in view.of(AgentProcessEnded)), ""),
         around=placed,
@@ -386,7 +386,12 @@ def _more(run: RunReport, view: CallView) -> list[Fact]:
         Fact("Run", words(run.id, 200), code=True),
         Fact("Scenario", words(run.scenario, 200), code=True),
         Fact("Room", words(run.room, 300), code=True),
-        Fact("Ended", sentence(f"{ENDED[run.ended_reason]}: {words(run.detail, 300)}" if run.detail else ENDED[run.ended_reason])),
+        Fact(
+            "Ended",
+            sentence(
+                f"{ENDED[run.ended_reason]}: {words(run.detail, 300)}" if run.detail else ENDED[run.ended_reason]
+            ),
+        ),
     ]
     for quality in view.of(AgentAudioQuality):
         text = f"{quality.packets:,} packets, {quality.lost:,} lost, jitter {quality.jitter_ms:.1f} ms"

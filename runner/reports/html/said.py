@@ -107,7 +107,7 @@ def _turn(run: RunReport, turn: int, rows: list[Row]) -> TurnRows:
     failed = run.success is False and run.failure is not None and run.failure.turn == turn
     note = "the caller listens" if measured is not None and measured.said is None else ""
     missed = [
-        words(f"Expected {v.expected}: {v.reason}", 500)
+        words(f"Expected: {v.expected}; {v.reason}.", 500)
         for v in run.expectations
         if v.turn == turn and v.verdict is Verdict.MISSED and measured is not None
     ]

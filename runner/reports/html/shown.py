@@ -1,8 +1,11 @@
 """Words and numbers of a call, as a page shows them."""
 
+import re
 import unicodedata
 
 from runner.text import one_line
+
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:s|ms|%|kHz)\b)")
 
 MAX_WORDS = 2_000
 """Of a text so many characters are shown."""
@@ -38,6 +41,11 @@ def _visible(character: str) -> str:
     if character in _BIDI or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
         return f"[U+{ord(character):04X}]"
     return character
+
+
+def whole_units(text: str) -> str:
+    """Return a sentence of ours whose numbers stay on the line of their units."""
+    return _BEFORE_UNIT.sub("\u00a0", text)
 
 
 def clock(at_s: float) -> str:

@@ -10,7 +10,7 @@ MAX_COLUMNS = 4_000
 """A column of the waveform is as long as a packet of audio, in long calls longer."""
 
 HEIGHT = 100
-_LOUDEST = 0.35
+_LOUDEST = 0.5
 """Speech is far from full scale: louder samples than this reach the edge."""
 
 
