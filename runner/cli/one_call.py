@@ -49,9 +49,9 @@ async def make_call(
         with ending_in_good_order(the_call):
             run = await the_call.make()
     print_summary(console, run, str(folder))
-    report_run(console, folder, html)
     if as_json:
         click.echo((folder / FILE_NAME).read_text(encoding="utf-8"), nl=False)
+    report_run(console, folder, html)
     return run.exit_code
 
 

@@ -116,7 +116,7 @@ async def _run_suite(
         with ending_in_good_order(runner):
             result = await runner.make()
     print_suite(console, result, str(folder))
-    report_suite(console, folder, html)
     if as_json:
         click.echo((folder / FILE_NAME).read_text(encoding="utf-8"), nl=False)
+    report_suite(console, folder, html)
     return result.exit_code

@@ -121,7 +121,8 @@ def case_of(run: RunReport, view: CallView, script: Script | None) -> Case:
         headline = words(headline_of(None, run.detail, run.ended_reason), _HEADLINE_LIMIT)
         return Case(sentence(f"{verdict}: {headline}"), (), None, 0.0, 0.0)
     wrong = _wrong_call(run, failure, view, script)
-    rows = [*(wrong.rows() if wrong else _rows(failure, view))]
+    errors = list(_error_rows(failure, view))
+    rows = [*wrong.rows(), *errors] if wrong else [*_expected(failure), *errors, *_heard(failure)]
     at_s = wrong.came.at_s if wrong else _moment_s(run, failure, view)
     rows += _then_said(failure, view, rows, at_s)
     rows += _evidence_rows(failure, view, rows)
@@ -245,26 +246,27 @@ def _verdict_of(run: RunReport, failure: Failure) -> ExpectationVerdict | None:
     return next((v for v in run.expectations if (v.turn, v.expected) == (failure.turn, failure.expected)), None)
 
 
-def _rows(failure: Failure, view: CallView) -> Iterator[CaseRow]:
+def _expected(failure: Failure) -> Iterator[CaseRow]:
     if failure.expected is not None:
         yield CaseRow("Expected", (Piece(words(failure.expected)),))
-    for fact in _own_troubles(failure, view):
-        if isinstance(fact, AgentError):
-            yield CaseRow("Its error", (Piece(words(fact.text), "bad"),), fact.at_s)
-        else:
-            last = fact.log_tail.strip().splitlines()[-1:]
-            yield CaseRow("It printed", (Piece(words(last[0] if last else "nothing"), "bad"),), fact.at_s)
+
+
+def _heard(failure: Failure) -> Iterator[CaseRow]:
     if failure.heard is not None:
         told = failure.heard.endswith(_TOLD)
         text = words(failure.heard.removesuffix(_TOLD))
         yield CaseRow("Told" if told else "Heard", (Piece(text if text == "no call" else f"“{text}”"),))
 
 
-def _own_troubles(failure: Failure, view: CallView) -> Iterator[AgentError | AgentProcessEnded]:
+def _error_rows(failure: Failure, view: CallView) -> Iterator[CaseRow]:
     """Yield what the agent says went wrong from the failing turn on, also where the verdict does not rest on it."""
     begin_ns = 0 if failure.turn is None else view.starts.get(failure.turn, 0)
-    yield from [e for e in view.of(AgentError) if begin_ns <= e.at_ns <= view.end_ns][:_MOST_ERRORS]
-    yield from (e for e in view.of(AgentProcessEnded) if e.exit_code != 0)
+    for error in [e for e in view.of(AgentError) if begin_ns <= e.at_ns <= view.end_ns][:_MOST_ERRORS]:
+        yield CaseRow("Its error", (Piece(words(error.text), "bad"),), error.at_s)
+    for process in view.of(AgentProcessEnded):
+        last = process.log_tail.strip().splitlines()[-1:]
+        if process.exit_code != 0 and last:
+            yield CaseRow("It printed", (Piece(words(last[0]), "bad"),), process.at_s)
 
 
 def _then_said(failure: Failure, view: CallView, rows: Sequence[CaseRow], at_s: float | None) -> Iterator[CaseRow]:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from runner.reports.html.run_page import RunPage
-from runner.reports.html.shown import clock, count, seconds
+from runner.reports.html.shown import clock, count, seconds, words
 from runner.reports.html.suite_page import SuitePage
 
 _HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clock=clock, count=count, seconds=seconds, script_json=_script_json)
+    environment.filters.update(clock=clock, count=count, seconds=seconds, words=words, script_json=_script_json)
     return environment
 
 

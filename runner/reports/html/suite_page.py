@@ -344,8 +344,8 @@ def _groups(scenario: ScenarioRuns) -> list[Group]:
 
 
 def _plain(reason: str) -> str:
-    """Return a headline as a sentence that begins with its turn."""
-    return re.sub(r"^turn (\d+): ", r"Turn \1: ", reason)
+    """Return a headline as a sentence begins; a name of code stays as it is."""
+    return re.sub(r"^[a-z]+(?= )", lambda found: found[0].capitalize(), reason)
 
 
 def _row(index: int, scenario: ScenarioRuns, whole_ms: float) -> MatrixRow:
