@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from runner.reports.html.comparison_page import ComparisonPage
 from runner.reports.html.run_page import RunPage
 from runner.reports.html.shown import clock, count, seconds, words
 from runner.reports.html.suite_page import SuitePage
@@ -42,6 +43,11 @@ def render_run(page: RunPage) -> str:
 def render_suite(page: SuitePage) -> str:
     """Return the page of a suite or a result as HTML. The same view model gives the same text."""
     return _render("suite.html", "suite.js", page=page)
+
+
+def render_comparison(page: ComparisonPage) -> str:
+    """Return the page of a comparison as HTML. The same view model gives the same text."""
+    return _render("comparison.html", "suite.js", page=page)
 
 
 def _render(template: str, script: str, **values: Any) -> str:

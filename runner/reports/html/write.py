@@ -18,10 +18,12 @@ from runner.calls.recording import AGENT, CALLER, read_recording
 from runner.calls.run_file import Run, read_run
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite
 from runner.calls.timeline import read_timeline
+from runner.comparison.changes import Comparison
 from runner.errors import RunnerError, UsageError
 from runner.files import write_atomically
 from runner.reports.html.audio import opus_data_uri, write_snippet
-from runner.reports.html.render import render_run, render_suite
+from runner.reports.html.comparison_page import comparison_page
+from runner.reports.html.render import render_comparison, render_run, render_suite
 from runner.reports.html.run_page import Link, RunPage, Sound, Surroundings, run_page, started
 from runner.reports.html.suite_page import About, RunLink, scenarios_of, suite_page
 from runner.reports.html.waveform import waveform
@@ -107,6 +109,22 @@ def write_suite_report(
     page = suite_page(about, scenarios_of(result, pages, _limits_ms(result, folder)))
     _write(target, render_suite(page))
     return target, files
+
+
+def write_comparison_report(path: Path, comparison: Comparison, *, base: str, current: str) -> None:
+    """Make the report of a comparison.
+
+    Args:
+        path: The HTML file.
+        comparison: What it came to.
+        base: What was compared with, such as a file.
+        current: What may have changed.
+
+    Raises:
+        RunnerError: The file can't be written.
+    """
+    page = comparison_page(comparison, base, current, version=run_file.installed_version())
+    _write(path, render_comparison(page))
 
 
 def _write_run(folder: Path, target: Path, crumbs: tuple[Link, ...]) -> RunFiles:
