@@ -66,7 +66,9 @@ def _change(scenario: ScenarioChange) -> Change:
     if scenario.was_edited:
         parts.append("the scenario itself was changed")
     name = words(scenario.scenario, 120)
-    return Change(kind, name, sentence("; ".join(parts)), f"{change_word(scenario)}, {was_text(scenario)}")
+    word = change_word(scenario)
+    was = f", was {rate.base_passed} of {rate.base_runs}" if word in ("worse", "better") else ""
+    return Change(kind, name, sentence("; ".join(parts)), word + was)
 
 
 def change_word(scenario: ScenarioChange) -> str:
@@ -84,11 +86,6 @@ def change_word(scenario: ScenarioChange) -> str:
             return "flaky on both sides"
         case Verdict.TOO_FEW:
             return "too few runs to say"
-
-
-def was_text(scenario: ScenarioChange) -> str:
-    """Return how many runs of the base passed."""
-    return f"was {scenario.pass_rate.base_passed} of {scenario.pass_rate.base_runs}"
 
 
 def rate_text(rate: RateChange) -> str:

@@ -100,7 +100,7 @@ def comparison_page(comparison: Comparison, base: str, current: str, *, version:
     return ComparisonPage(
         name=f"{words(current, 80)} against {words(base, 80)}",
         icon=_ICONS.get(comparison.change, "pass"),
-        title=f"{_TITLES[comparison.change]}: {count(len(rows), 'scenario')} compared.",
+        title=_title(comparison, rows),
         sub=f"{sentence(told)} {_whole(comparison)}{why}".strip(),
         changes=listed,
         rows=sorted(rows, key=lambda row: (order.get(row.name, len(order)), row.name)),
@@ -110,6 +110,15 @@ def comparison_page(comparison: Comparison, base: str, current: str, *, version:
         around=Surroundings(crumbs=(Link(f"{current} against {base}"),)),
         version=version,
     )
+
+
+def _title(comparison: Comparison, rows: list[ComparedRow]) -> str:
+    title, compared = _TITLES[comparison.change], count(len(rows), "scenario")
+    kind = {Verdict.REGRESSED: "worse", Verdict.IMPROVED: "better"}.get(comparison.change)
+    if kind is None:
+        return f"{title}: {compared} compared."
+    changed = sum(row.change.kind == kind for row in rows)
+    return f"{title}: {changed} of {compared}." if changed else f"{title}: all {compared} together, none alone."
 
 
 def _whole(comparison: Comparison) -> str:

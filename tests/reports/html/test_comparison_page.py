@@ -81,9 +81,9 @@ def test_what_got_worse_is_listed_first_and_no_difference_is_one_line() -> None:
 def test_each_scenario_has_its_word() -> None:
     briefs = {name: change.brief for name, change in scenario_changes(comparison(SAME, FEW, SLOWER, WORSE)).items()}
     assert briefs == {
-        "greets": "no difference, was 20 of 20",
-        "new": "too few runs to say, was 2 of 2",
-        "books": "slower, was 20 of 20",
+        "greets": "no difference",
+        "new": "too few runs to say",
+        "books": "slower",
         "stops": "worse, was 8 of 8",
     }
 
@@ -91,7 +91,7 @@ def test_each_scenario_has_its_word() -> None:
 @pytest.mark.parametrize(
     ("change", "icon", "title"),
     [
-        (Change.REGRESSED, "fail", "Regressed: 2 scenarios compared."),
+        (Change.REGRESSED, "fail", "Regressed: all 2 scenarios together, none alone."),
         (Change.UNCHANGED, "pass", "No difference to be seen: 2 scenarios compared."),
         (Change.TOO_FEW, "unsure", "Too few runs to say: 2 scenarios compared."),
     ],
@@ -101,6 +101,10 @@ def test_the_title_says_what_it_came_to(change: Change, icon: str, title: str) -
     assert (found.icon, found.title) == (icon, title)
     assert "1 no difference, 1 too few runs to say." in found.sub
     assert found.warnings == ["another host"]
+
+
+def test_the_title_counts_what_changed() -> None:
+    assert comparison_page(comparison(SAME, SLOWER, WORSE), "a", "b").title == "Regressed: 2 of 3 scenarios."
 
 
 def test_worse_lies_on_the_left_whatever_is_measured() -> None:
