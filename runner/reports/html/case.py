@@ -14,7 +14,7 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.calls.run_file import RunReport
-from runner.evaluation.failure import Failure
+from runner.evaluation.failure import Failure, FailureKind
 from runner.evaluation.function_calls import CALLS
 from runner.evaluation.verdicts import Evidence, ExpectationVerdict
 from runner.evaluation.view import CallView
@@ -309,8 +309,12 @@ def _begin_s(fact: TimelineEvent) -> float:
 
 def _moment_s(run: RunReport, failure: Failure, view: CallView) -> float | None:
     """Return the failing moment, in seconds of the call."""
-    if failure.evidence:
-        first = failure.evidence[0]
+    evidence = list(failure.evidence)
+    if failure.kind is FailureKind.TALKS_OVER:
+        # Where the caller began the line is evidence as well, and nothing was wrong with it.
+        evidence = [e for e in evidence if e.event == "agent_started_speaking"] or evidence
+    if evidence:
+        first = evidence[0]
         fact = _fact(first, view)
         return min(first.at_s if fact is None else _begin_s(fact), run.duration_s)
     turn = next((t for t in run.turns if t.turn == failure.turn), None)

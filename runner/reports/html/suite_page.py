@@ -308,14 +308,22 @@ def _badness(scenario: ScenarioRuns) -> tuple[int, float, str]:
 def _title(about: About, scenarios: Sequence[ScenarioRuns], total: Counter[bool | None], runs: int) -> str:
     if about.stopped is not None:
         return f"Stopped before its end: {sum(total.values())} of {count(runs, 'run')} made."
-    bad = False if about.success is False else None
     if about.success:
-        return f"Passed: {'the' if runs == 1 else 'all'} {count(runs, 'run')}."
-    kind = verdict_word(bad).capitalize()
-    where = sum(any(run.success is bad and not run.state for run in s.runs) for s in scenarios)
-    if not total[bad]:
-        return f"{kind}." if total[None] or sum(total.values()) == runs else f"{kind}: not every run was made."
-    return f"{kind}: {total[bad]} of {count(runs, 'run')}, in {where} of {count(len(scenarios), 'scenario')}."
+        if total[True] == runs:
+            return f"Passed: {'the' if runs == 1 else 'all'} {count(runs, 'run')}."
+        why = "every gate is met" if about.gates else "nothing got worse since the baseline"
+        return f"Passed: {total[True]} of {count(runs, 'run')} passed, and {why}."
+    verdict = verdict_word(about.success).capitalize()
+    if total[about.success]:
+        where = sum(any(run.success is about.success and not run.state for run in s.runs) for s in scenarios)
+        many = f"{total[about.success]} of {count(runs, 'run')}, in {where} of {count(len(scenarios), 'scenario')}"
+        return f"{verdict}: {many}."
+    if sum(total.values()) < runs:
+        return f"{verdict}: not every run was made."
+    if about.success is None:
+        return f"{verdict}: too few runs to say."
+    missed = any(kind == "fail" for kind, _ in about.gates)
+    return f"{verdict}: {'a gate was missed' if missed else 'it got worse since the baseline'}."
 
 
 def _sub(about: About, total: Counter[bool | None], open_runs: int, skipped: int) -> str:
