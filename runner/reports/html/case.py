@@ -276,7 +276,7 @@ def _then_said(failure: Failure, view: CallView, rows: Sequence[CaseRow], at_s: 
     """Yield what the agent said next after it called a function with something wrong."""
     if at_s is None or not any(row.label == "Called" for row in rows):
         return
-    said = next((e for e in view.said() if _begin_s(e) >= at_s and e.text.strip()), None)
+    said = min((e for e in view.said() if _begin_s(e) >= at_s and e.text.strip()), key=_begin_s, default=None)
     if said is not None:
         yield CaseRow("It then said", (Piece(f"“{words(said.text)}”"),), _begin_s(said))
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from runner.reports.html.comparison_page import ComparisonPage
 from runner.reports.html.run_page import RunPage
-from runner.reports.html.shown import clock, count, seconds, words
+from runner.reports.html.shown import clock, words
 from runner.reports.html.suite_page import SuitePage
 
 _HERE = Path(__file__).parent
@@ -63,7 +63,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clock=clock, count=count, seconds=seconds, words=words, script_json=_script_json)
+    environment.filters.update(clock=clock, words=words, script_json=_script_json)
     return environment
 
 

@@ -356,7 +356,7 @@ def _bars(run: RunReport, limits: dict[int, float]) -> tuple[list[AnswerBar], li
         if ms is not None:
             text = seconds(ms) if turn.uncertainty_ms is None else f"{ms / 1000:.2f} ± {sure_ms / 1000:.2f} s"
         elif turn.refused is not None:
-            text = f"not measured: {words(turn.refused, 200)}"
+            text = "not measured"
         elif turn.talked_over:
             text = "talked over"
         bars.append(
