@@ -23,6 +23,9 @@ from runner.errors import UsageError
 @click.option("--participant-name", metavar="NAME", help="The agent's user name in a Daily room.")
 @click.option("--listen", is_flag=True, help="Play the call on this machine's speakers.")
 @click.option("--out", type=PATH, help="Folder for the run (default: runs/<id>).")
+@click.option(
+    "--html", type=PATH, metavar="FILE", help="The report's file (default: report.html in the run's folder)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print run.json alone on standard output.")
 @click.option("--allow-unjudged", is_flag=True, help="Pass a run whose only problem is inconclusive checks.")
 @common_options
@@ -35,6 +38,7 @@ def call(
     participant_name: str | None,
     listen: bool,
     out: Path | None,
+    html: Path | None,
     as_json: bool,
     allow_unjudged: bool,
     config: Path | None,
@@ -73,6 +77,6 @@ def call(
             allow_unjudged=allow_unjudged,
             notes=scenario.notes,
         )
-        return await make_call(request, settings, out=out, as_json=as_json, listen=listen)
+        return await make_call(request, settings, out=out, as_json=as_json, listen=listen, html=html)
 
     run_command(run, verbose=verbose)

@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 def evaluate(run_dir: Path, measure: bool | None, as_json: bool, config: Path | None, verbose: int) -> None:
     """Judge a finished call again by its stored facts, without calling anyone.
 
-    RUN_DIR is the folder of a run, or that of a suite: then every run in it is judged again. run.json and suite.json
-    are written anew. Exit codes as for the call: 0 passed, 1 the agent failed, 2 anything else.
+    RUN_DIR is the folder of a run, or that of a suite: then every run in it is judged again. run.json, suite.json and
+    report.html are written anew. Exit codes as for the call: 0 passed, 1 the agent failed, 2 anything else.
     """
 
     async def run() -> int:
         load_logging_settings(config, verbose)
         from runner.calls import run_file, suite_file
         from runner.calls.evaluate import MeasureCall, Measuring, evaluate_run, evaluate_suite, is_suite
+        from runner.cli.reporting import report_run, report_suite
         from runner.reports.console import make_console
         from runner.reports.suite import print_suite
         from runner.reports.terminal import print_summary
@@ -45,15 +46,18 @@ def evaluate(run_dir: Path, measure: bool | None, as_json: bool, config: Path | 
             measure_recording = measure_call
         console = make_console(stderr=as_json)
         if is_suite(run_dir):
+            report = report_suite
             result = evaluate_suite(run_dir, measure=measure_recording, measuring=measuring)
             print_suite(console, result, str(run_dir))
             path, exit_code = run_dir / suite_file.FILE_NAME, result.exit_code
         else:
+            report = report_run
             judged = evaluate_run(run_dir, measure=measure_recording, measuring=measuring)
             print_summary(console, judged, str(run_dir))
             path, exit_code = run_dir / run_file.FILE_NAME, judged.exit_code
         if as_json:
             click.echo(path.read_text(encoding="utf-8"), nl=False)
+        report(console, run_dir)
         return exit_code
 
     run_command(run, verbose=verbose)

@@ -18,6 +18,7 @@ _COMMANDS = {
     "migrate": "migrate:migrate",
     "projects": "projects:projects",
     "replay": "replay:replay",
+    "report": "report:report",
     "run": "run:run_suite",
     "serve": "serve:serve",
     "status": "status:status",

@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 
 
 async def make_call(
-    request: "CallRequest", settings: "Settings", *, out: Path | None, as_json: bool, listen: bool
+    request: "CallRequest",
+    settings: "Settings",
+    *,
+    out: Path | None,
+    as_json: bool,
+    listen: bool,
+    html: Path | None = None,
 ) -> int:
-    """Make a call, showing it, and return its exit code."""
+    """Make a call, showing it, write its report, and return its exit code."""
     from runner.calls.call import Call
     from runner.calls.request import new_run_id
     from runner.calls.run_file import FILE_NAME
     from runner.cli.interruption import ending_in_good_order
+    from runner.cli.reporting import report_run
     from runner.reports.console import make_console
     from runner.reports.terminal import TerminalReport, print_summary
     from runner.rooms.base import AUDIO_RATE_HZ
@@ -44,6 +51,7 @@ async def make_call(
     print_summary(console, run, str(folder))
     if as_json:
         click.echo((folder / FILE_NAME).read_text(encoding="utf-8"), nl=False)
+    report_run(console, folder, html)
     return run.exit_code
 
 

@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 @click.option(
     "--markdown", type=PATH, metavar="FILE", help="Write a summary for a pull request or $GITHUB_STEP_SUMMARY."
 )
+@click.option(
+    "--html", type=PATH, metavar="FILE", help="The suite's report (default: report.html in the suite's folder)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print suite.json alone on standard output.")
 @click.option("--out", type=PATH, help="Folder for the suite (default: runs/suite-<id>).")
 @click.option(
@@ -75,6 +78,7 @@ def run_suite(
     against: str | None,
     junit: Path | None,
     markdown: Path | None,
+    html: Path | None,
     as_json: bool,
     out: Path | None,
     token: str | None,
@@ -129,6 +133,7 @@ def run_suite(
             folder=folder,
             junit=junit,
             markdown=markdown,
+            html=html,
             as_json=as_json,
             allow_unjudged=allow_unjudged,
             fail_fast=fail_fast,
@@ -164,6 +169,7 @@ async def _run_suite(
     folder: Path,
     junit: Path | None,
     markdown: Path | None,
+    html: Path | None,
     as_json: bool,
     allow_unjudged: bool,
     fail_fast: bool,
@@ -174,6 +180,7 @@ async def _run_suite(
     from runner.calls.suite import SuiteRunner
     from runner.calls.suite_file import FILE_NAME
     from runner.cli.interruption import ending_in_good_order
+    from runner.cli.reporting import report_suite
     from runner.reports.console import make_console
     from runner.reports.junit import write_junit
     from runner.reports.markdown import write_markdown
@@ -206,4 +213,7 @@ async def _run_suite(
         click.echo(f"  {said}", err=as_json)
     if as_json:
         click.echo((own_folder / FILE_NAME).read_text(encoding="utf-8"), nl=False)
+    report_suite(console, own_folder, html)
+    if weighing.against is not None:
+        report_suite(console, folder / "base")
     return result.exit_code

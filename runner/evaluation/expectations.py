@@ -33,6 +33,9 @@ from runner.evaluation.verdicts import UNDECIDED, ExpectationVerdict, Finding, J
 from runner.evaluation.view import CallView
 from runner.evaluation.window import REPLIES, Cursor, Window
 
+ABOVE_FAILED = "the expectation above it failed"
+"""Why an expectation was not looked for: it comes after one that failed in the same turn."""
+
 _BEHAVIOURS_IN_WORDS = {
     AGENT_SPEAKS: "the agent speaks within {budget_s:g} s",
     AGENT_STOPS: "the agent stops within {budget_s:g} s of the barge-in",
@@ -133,7 +136,7 @@ def evaluate_turn(
             if found.broken_off:
                 blocked = Finding(verdict=found.verdict, reason=found.reason)
             elif found.verdict is not Verdict.MET and found.verdict not in UNDECIDED:
-                blocked = Finding(verdict=found.verdict, reason="the expectation above it failed", follows=True)
+                blocked = Finding(verdict=found.verdict, reason=ABOVE_FAILED, follows=True)
         verdicts.append(_verdict(index, position, expectation, found))
     return verdicts
 

@@ -1,0 +1,68 @@
+"""Reports to open in a browser: what `call`, `demo`, `run`, `evaluate` and `report` share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from runner.calls.suite_file import SuiteResult
+
+MAX_SHOWN = 10
+"""Of so many runs that did not pass the report's path is printed; the suite's report leads to all."""
+
+
+def report_run(console: "Console", folder: Path, html: Path | None = None) -> None:
+    """Make the report of a run and print where it is, and where the failing moment can be heard.
+
+    Args:
+        console: Where to print it.
+        folder: The run's folder.
+        html: The HTML file; ``report.html`` in the folder if None.
+
+    Raises:
+        RunnerError: A file can't be written.
+    """
+    from runner.reports.html.write import write_run_report
+
+    made = write_run_report(folder, html)
+    _print_path(console, "report", made.report)
+    if made.snippet is not None:
+        _print_path(console, "failing moment", made.snippet)
+
+
+def report_suite(console: "Console", folder: Path, html: Path | None = None) -> None:
+    """Make the reports of a suite and of its runs, and print where they are: of what did not pass, and of the suite.
+
+    Args:
+        console: Where to print it.
+        folder: The suite's folder.
+        html: The suite's HTML file; ``report.html`` in the folder if None.
+
+    Raises:
+        RunnerError: A file can't be written.
+    """
+    from runner.calls.suite_file import read_suite
+    from runner.reports.html.write import write_suite_report
+
+    with console.status("reports") as status:
+        path, runs = write_suite_report(folder, html, done=lambda n, of: status.update(f"reports: {n} of {of}"))
+    for title, name in _not_passed(read_suite(folder)):
+        if name in runs:
+            _print_path(console, title, runs[name].report)
+            if (snippet := runs[name].snippet) is not None:
+                _print_path(console, "  failing moment", snippet)
+    _print_path(console, "report", path)
+
+
+def _not_passed(result: "SuiteResult") -> list[tuple[str, str]]:
+    """Return title and folder of the runs that did not pass, the agent's failures first."""
+    bad = [run for run in result.runs if run.folder is not None and not run.success]
+    ordered = sorted(bad, key=lambda run: run.success is None)
+    return [(run.title, run.folder or "") for run in ordered[:MAX_SHOWN]]
+
+
+def _print_path(console: "Console", label: str, path: Path) -> None:
+    from runner.reports.console import shown
+
+    console.print(f"  {shown(label)}: {shown(str(path))}", highlight=False, soft_wrap=True)

@@ -1,0 +1,40 @@
+"""How sure a number is that comes from a few runs. Intervals of 95 %."""
+
+import math
+from collections.abc import Sequence
+
+_Z = 1.959964
+
+
+def wilson(passed: int, runs: int) -> tuple[float, float]:
+    """Return the interval of a pass rate, from 0 to 1 (Wilson, 1927)."""
+    if runs == 0:
+        return 0.0, 1.0
+    rate = passed / runs
+    centre = rate + _Z**2 / (2 * runs)
+    half = _Z * math.sqrt(rate * (1 - rate) / runs + _Z**2 / (4 * runs**2))
+    return max((centre - half) / (1 + _Z**2 / runs), 0.0), min((centre + half) / (1 + _Z**2 / runs), 1.0)
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median of at least one value."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the interval of a median, between two of the values; None where there are too few of them.
+
+    By the binomial distribution (order statistics): nothing is assumed of how the values are spread.
+    """
+    ordered, number = sorted(values), len(values)
+    below, rank = 0.0, -1
+    for k in range(number // 2):
+        below += math.comb(number, k) * 0.5**number if number < 1_000 else 0.0
+        if below > 0.025:
+            break
+        rank = k
+    if number >= 1_000:
+        rank = math.floor(number / 2 - _Z * math.sqrt(number) / 2)
+    return None if rank < 0 else (ordered[rank], ordered[number - 1 - rank])

@@ -1,0 +1,90 @@
+"""Puts a view model into its template, with everything a page needs inside it."""
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from runner.reports.html.comparison_page import ComparisonPage
+from runner.reports.html.run_page import RunPage
+from runner.reports.html.shown import clock, words
+from runner.reports.html.suite_page import SuitePage
+
+_HERE = Path(__file__).parent
+_ASSETS = _HERE / "assets"
+
+
+@dataclass(frozen=True)
+class _Assets:
+    """What lies within a page, and the policy that lets the browser use this and nothing else."""
+
+    style: str
+    script: str
+    policy: str
+
+
+def render_run(page: RunPage) -> str:
+    """Return the page of a run as HTML. The same view model gives the same text."""
+    data = {
+        "length": page.length_s,
+        "hear": page.case.hear_s,
+        "from": max(page.case.hear_s - 0.5, 0.0),
+        "to": page.case.until_s,
+        "text": page.text,
+    }
+    return _render("run.html", "run.js", page=page, data=data)
+
+
+def render_suite(page: SuitePage) -> str:
+    """Return the page of a suite or a result as HTML. The same view model gives the same text."""
+    return _render("suite.html", "suite.js", page=page)
+
+
+def render_comparison(page: ComparisonPage) -> str:
+    """Return the page of a comparison as HTML. The same view model gives the same text."""
+    return _render("comparison.html", "suite.js", page=page)
+
+
+def _render(template: str, script: str, **values: Any) -> str:
+    return _environment().get_template(template).render(assets=_assets(script), **values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(clock=clock, words=words, script_json=_script_json)
+    return environment
+
+
+def _script_json(value: Any) -> str:
+    """Return JSON that can't end the element it stands in."""
+    text = json.dumps(value, sort_keys=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+@cache
+def _assets(script_name: str) -> _Assets:
+    font = base64.b64encode((_ASSETS / "inter.woff2").read_bytes()).decode("ascii")
+    style = (_ASSETS / "report.css").read_text(encoding="utf-8").replace("FONT", font)
+    parts = ("common.js", script_name)
+    script = "'use strict';\n" + "\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in parts)
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "img-src data:; font-src data:; media-src data:; base-uri 'none'; form-action 'none'"
+    )
+    return _Assets(style, script, policy)
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
