@@ -16,6 +16,7 @@ from runner.api.app import create_app
 from runner.api.services import Services
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
+from runner.dispatch.schedules import Schedules
 from runner.errors import UsageError
 from runner.garbage import search_seldom
 from runner.records.data_dir import data_dir
@@ -111,6 +112,7 @@ async def _in_background(services: Services, scope: anyio.CancelScope) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(services.dispatcher.run)
             tasks.start_soon(services.durable.run)
+            tasks.start_soon(Schedules(services).run)
 
 
 def _worker_settings(settings: Settings, url: str, key: SecretStr) -> Settings:
