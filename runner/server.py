@@ -13,6 +13,7 @@ from loguru import logger
 from pydantic import SecretStr
 
 from runner.api.app import create_app
+from runner.api.configured import apply_schedules, read_schedules
 from runner.api.services import Services
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
@@ -163,6 +164,8 @@ async def _opened(settings: Settings, database: Database) -> AsyncGenerator[Serv
         stack.push_async_callback(database.close)
         # First what the settings may have wrong: then there is no record yet that nobody meant.
         vault, store = open_vault(settings.server), open_store(settings.server)
+        file = settings.server.schedules_file
+        schedules = [] if file is None else read_schedules(file)
         await database.migrate()
         await check_secret_key(database, vault)
         async with database.session() as session:
@@ -170,7 +173,7 @@ async def _opened(settings: Settings, database: Database) -> AsyncGenerator[Serv
         durable = Durable(database, store, settings)
         stack.push_async_callback(durable.close)
         await durable.prepare()
-        yield Services(
+        services = Services(
             settings=settings,
             database=database,
             vault=vault,
@@ -178,6 +181,8 @@ async def _opened(settings: Settings, database: Database) -> AsyncGenerator[Serv
             dispatcher=Dispatcher(database, vault, settings),
             durable=durable,
         )
+        await apply_schedules(services, schedules)
+        yield services
 
 
 async def _first_key(database: Database) -> SecretStr | None:

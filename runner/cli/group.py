@@ -17,6 +17,7 @@ _COMMANDS = {
     "projects": "projects:projects",
     "replay": "replay:replay",
     "run": "run:run_suite",
+    "schedules": "schedules:schedules",
     "serve": "serve:serve",
     "status": "status:status",
     "worker": "worker:worker",

@@ -1,19 +1,25 @@
-"""When a crontab expression is due: five fields, read in a time zone, as Debian's cron reads them.
+"""When a crontab expression is due: five fields, read in a time zone.
 
-Where clocks are put forward, what was due in the hour that is left out is due when it would have begun (02:30 at
-03:00). Where they are put back, what is due at certain hours is due once, the first time; what is due every hour, or
-every few minutes (a field for minutes or hours that begins with ``*``), is due in both hours.
+Where clocks are put forward, what was due in the hour that is left out is due when that hour would have begun (02:30
+at 03:00). Where they are put back, what is due at certain hours is due once, the first time; what is due every hour,
+or every few minutes (a field for minutes or hours that begins with ``*``), is due in both hours.
 """
 
+import re
 import zoneinfo
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from cronsim import CronSim, CronSimError
+from croniter import CroniterError, croniter
 
 COUNTED = 1_000
 """So many times that were missed are counted; if there are more, it is said that there are that many."""
+
+_LETTERS = frozenset(
+    "jan feb mar apr may jun jul aug sep oct nov dec sun mon tue wed thu fri sat l".split()  # noqa: SIM905 - shorter
+)
+"""What of letters an expression may hold: others stand for times that are drawn by lot."""
 
 
 @lru_cache(maxsize=1)
@@ -31,9 +37,10 @@ def check_crontab(expression: str) -> str:
     if len(expression.split()) != 5:
         raise ValueError("A crontab expression has five fields: minute, hour, day of month, month, day of week.")
     try:
-        next(CronSim(expression, datetime.now(UTC)))
-    except (CronSimError, StopIteration, AssertionError, TypeError, ValueError):
-        # Besides its own error it has others for what is nested in a way that it does not expect.
+        if not _LETTERS.issuperset(re.findall("[a-z]+", expression.lower())):
+            raise ValueError
+        croniter(expression, datetime.now(UTC)).get_next(datetime)
+    except (CroniterError, ValueError, KeyError, TypeError, OverflowError):
         raise ValueError("Not a crontab expression, or one that never comes due.") from None
     return expression
 
@@ -46,11 +53,15 @@ def due_times(expression: str, zone: str, after: datetime) -> Iterator[datetime]
         zone: The IANA name of the time zone that it is read in.
         after: A time with its zone.
     """
+    where = zoneinfo.ZoneInfo(zone)
+    minutes, hours, *_ = expression.split()
+    is_of_certain_hours = not minutes.startswith("*") and not hours.startswith("*")
     last = after
-    # It goes by what clocks on the wall show: begun where these show a time for the second time, it yields the first.
-    for local in CronSim(expression, after.astimezone(zoneinfo.ZoneInfo(zone))):
+    for local in croniter(expression, after.astimezone(where)).all_next(datetime):
         due = local.astimezone(UTC)
-        if due > last:
+        # A clock on the wall shows it for the second time.
+        is_again = is_of_certain_hours and due.astimezone(where).fold == 1
+        if due > last and not is_again:
             yield due
             last = due
 

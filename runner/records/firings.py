@@ -316,9 +316,9 @@ def _end(firing: Firing, state: FiringState, why: str) -> None:
 
 def _missed(missed: int) -> str:
     if not missed:
-        return "it was due while no server was up"
-    count = f"{COUNTED} or more" if missed == COUNTED else str(missed)
-    return f"no server was up: it makes up for {count} more missed before it"
+        return "no server was up when it was due"
+    count = f"at least {COUNTED}" if missed == COUNTED else str(missed)
+    return f"no server was up: it makes up for this time and {count} before it"
 
 
 def _and(first: str, second: str) -> str:
