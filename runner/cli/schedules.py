@@ -149,10 +149,9 @@ def _job_line(job: "CronJob", last: "Firing | None") -> str:
 
 
 def _firing_line(firing: "Firing", zone: str) -> str:
+    due, why = _minute(firing.due_at, zone), one_line(firing.reason)
     result = "" if firing.result_id is None else f"result {firing.result_id}"
-    return (
-        f"{_minute(firing.due_at, zone)}  {firing.trigger:<8}  {firing.state:<12}  {result:<14}  {one_line(firing.reason)}"
-    ).rstrip()
+    return f"{due}  {firing.trigger:<8}  {firing.state:<12}  {result:<14}  {why}".rstrip()
 
 
 def _job_as_json(job: "CronJob", last: "Firing | None") -> dict[str, object]:

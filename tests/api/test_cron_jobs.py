@@ -100,7 +100,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scenarios": None, "rooms": [{"scenario": 1}]}, "rooms"),
     ({"rooms": [{"scenario": 1, "pipecat_room_url": ROOM}]}, "rooms"),
     ({"scenarios": None, "rooms": [{"scenario": 1, "pipecat_room_url": ROOM}]}, "execution_mode"),
-    ({"scenarios": None, "execution_mode": None, "rooms": [{"scenario": 1, "pipecat_room_url": "x"}]}, "scenarios"),
+    ({"scenarios": None, "execution_mode": None, "rooms": [{"scenario": 1, "pipecat_room_url": "x"}]}, "rooms"),
 ]
 
 

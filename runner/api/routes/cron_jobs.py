@@ -112,12 +112,12 @@ async def run_now_cron_job(
     The same request from the same key within a short while is the same firing.
     """
     async with services.database.reading() as session:
-        await CRON_JOBS.find(session, project, id)
+        row = await CRON_JOBS.find(session, project, id)
     digest = await body_digest(request, key, f"run_now {id}")
     try:
         firing = await run_now(services, id, key_id=key.id, digest=digest)
     except LaunchRefused as error:
-        raise BadRequest(_as_fields(error.errors)) from None
+        raise BadRequest(_as_fields(row, error.errors)) from None
     if firing is None:
         raise NotFound
     return _firing(firing)
@@ -252,16 +252,17 @@ async def see_that_it_can_fire(services: Record, session: AsyncSession, row: Cro
     except LaunchRefused:
         asked = None
     if asked is not None and (errors := await mistakes(services, asked)):
-        raise BadRequest(_as_fields(errors))
+        raise BadRequest(_as_fields(row, errors))
 
 
-def _as_fields(errors: Errors) -> Errors:
-    """Return what is wrong with a launch by the fields of the schedule that it comes from."""
-    names = {"personality_ids": "personalities", "test_profile_ids": "test_profiles"}
+def _as_fields(row: CronJob, errors: Errors) -> Errors:
+    """Return what is wrong with the launch of a schedule, by the schedule's fields that it comes from."""
+    entries = "rooms" if row.rooms is not None else "tags" if row.data.get("tags") else "scenarios"
+    names = {"personality_ids": "personalities", "test_profile_ids": "test_profiles", "scenarios": entries}
     named: Errors = {}
-    for name, said in errors.items():
-        words = [refusal({name: said})] if name == "scenarios" else said
-        named[names.get(name, name)] = words
+    for launched, said in errors.items():
+        name = names.get(launched, launched)
+        named[name] = said if all(isinstance(one, str) for one in said) else [refusal({name: said})]
     return named
 
 
