@@ -34,6 +34,8 @@ EVALUATION = "runner.evaluation"
 LAYERS: dict[str, set[str]] = {
     # What a worker and the API say to each other; a job says what is asked of a run besides its script.
     "runner.protocol": {EVALUATION},
+    # Pure functions of what became of runs: whether an agent changed.
+    "runner.comparison": {EVALUATION},
     "runner.judge": {EVALUATION},
     "runner.rooms": set(),
     # A session comes with a room.

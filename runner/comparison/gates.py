@@ -1,0 +1,191 @@
+"""Thresholds of a suite: judged with intervals, missed only where chance does not explain it.
+
+A point estimate is no judge: a p95 against its own true value fails in 30 to 45 % of cases.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from runner.comparison.facts import RunFacts
+
+if TYPE_CHECKING:
+    from runner.comparison.latencies import Values
+
+ALLOWED_ABOVE_P95 = 0.05
+MAX_RUNS_NEEDED = 100_000
+
+
+class Gates(BaseModel):
+    """The thresholds of a suite.
+
+    Attributes:
+        pass_rate: The least share of decided runs that pass, from 0 to 1.
+        p95_latency_ms: The longest latency that 95 of 100 turns may take.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pass_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    p95_latency_ms: Annotated[float, Field(gt=0)] | None = None
+
+
+class GateStatus(StrEnum):
+    """What became of a threshold."""
+
+    MET = "met"
+    """Even the worse end of the interval meets it."""
+    MISSED = "missed"
+    """Even the better end of the interval misses it."""
+    TOO_FEW = "too_few"
+    """The threshold lies inside the interval: too few runs to say."""
+
+
+class GateOutcome(BaseModel):
+    """What became of a threshold.
+
+    Attributes:
+        gate: Its name in the suite file.
+        limit: The threshold.
+        status: What became of it.
+        observed: The pass rate as a share; the 95th percentile in milliseconds. Null where nothing was decided or
+            measured.
+        low: Of the pass rate, where the true one lies in 95 of 100 cases; of a latency the same of the share of turns
+            above the limit. From here.
+        high: To here.
+        count: Runs that passed; turns above the limit.
+        total: Decided runs; turns.
+        is_kept: Whether what was observed keeps the threshold, however uncertain that is.
+        runs_needed: With too few runs: how many it would take in all, if the share stays as it is. Null where that is
+            not known.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    gate: str
+    limit: float
+    status: GateStatus
+    observed: float | None
+    low: float | None
+    high: float | None
+    count: int
+    total: int
+    is_kept: bool
+    runs_needed: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 where it is met or kept so far, 1 where it is missed, 2 where too few runs leave it open."""
+        if self.status is GateStatus.MISSED:
+            return 1
+        return 0 if self.is_kept else 2
+
+
+def judge_gates(gates: Gates, runs: Sequence[RunFacts]) -> list[GateOutcome]:
+    """Return what became of each threshold. Needs scipy and statsmodels (the extra ``compare``).
+
+    Args:
+        gates: The thresholds.
+        runs: The suite's runs; those without a verdict are left out.
+    """
+    decided = [run for run in runs if run.success is not None]
+    outcomes: list[GateOutcome] = []
+    if gates.pass_rate is not None:
+        outcomes.append(_pass_rate(gates.pass_rate, decided))
+    if gates.p95_latency_ms is not None:
+        outcomes.append(_p95(gates.p95_latency_ms, decided))
+    return outcomes
+
+
+def _pass_rate(limit: float, decided: Sequence[RunFacts]) -> GateOutcome:
+    from runner.comparison.rates import wilson
+
+    passed, runs = sum(run.success is True for run in decided), len(decided)
+    outcome = GateOutcome(
+        gate="pass_rate",
+        limit=limit,
+        status=GateStatus.TOO_FEW,
+        observed=passed / runs if runs else None,
+        low=None,
+        high=None,
+        count=passed,
+        total=runs,
+        is_kept=runs > 0 and passed / runs >= limit,
+    )
+    if not runs:
+        return outcome
+
+    def status(count: int) -> GateStatus:
+        low, high = wilson(passed * count / runs, count)
+        return GateStatus.MISSED if high < limit else GateStatus.MET if low >= limit else GateStatus.TOO_FEW
+
+    low, high = wilson(passed, runs)
+    needed = _runs_needed(status, runs) if status(runs) is GateStatus.TOO_FEW else None
+    return outcome.model_copy(update={"status": status(runs), "low": low, "high": high, "runs_needed": needed})
+
+
+def _p95(limit_ms: float, decided: Sequence[RunFacts]) -> GateOutcome:
+    """Judge the share of turns above the limit: of the 95th percentile it may be 5 %."""
+    import numpy as np
+
+    from runner.comparison.latencies import design_effect
+    from runner.comparison.rates import wilson
+
+    by_scenario = latencies_by_scenario(decided)
+    latencies_ms = np.array([ms for run in decided for ms in run.latencies_ms if ms is not None])
+    above, turns = int((latencies_ms > limit_ms).sum()), len(latencies_ms)
+    outcome = GateOutcome(
+        gate="p95_latency_ms",
+        limit=limit_ms,
+        status=GateStatus.TOO_FEW,
+        observed=round(float(np.percentile(latencies_ms, 95)), 1) if turns else None,
+        low=None,
+        high=None,
+        count=above,
+        total=turns,
+        is_kept=turns > 0 and above <= ALLOWED_ABOVE_P95 * turns,
+    )
+    if not turns:
+        return outcome
+    effect = design_effect(by_scenario)
+    calls = sum(len(table) for table in by_scenario.values())
+
+    def interval(count: int) -> tuple[float, float]:
+        worth = turns / effect * count / calls
+        return wilson(above / turns * worth, worth)
+
+    def status(count: int) -> GateStatus:
+        low, high = interval(count)
+        if low > ALLOWED_ABOVE_P95:
+            return GateStatus.MISSED
+        return GateStatus.MET if high <= ALLOWED_ABOVE_P95 else GateStatus.TOO_FEW
+
+    low, high = interval(calls)
+    needed = _runs_needed(status, calls) if status(calls) is GateStatus.TOO_FEW else None
+    return outcome.model_copy(update={"status": status(calls), "low": low, "high": high, "runs_needed": needed})
+
+
+def _runs_needed(status: Callable[[int], GateStatus], have: int) -> int | None:
+    """Return from how many runs on the interval would say, if what was seen stays so; None beyond measure."""
+    low, high = have, have * 2
+    while status(high) is GateStatus.TOO_FEW:
+        low, high = high, high * 2
+        if high > MAX_RUNS_NEEDED:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if status(middle) is GateStatus.TOO_FEW else (low, middle)
+    return high
+
+
+def latencies_by_scenario(decided: Sequence[RunFacts]) -> Mapping[str, "Values"]:
+    """Return the latencies of each scenario: a row for each call that has any, with NaN where a turn has none."""
+    from runner.comparison.latencies import matrix
+
+    rows: dict[str, list[Sequence[float | None]]] = {}
+    for run in decided:
+        if any(latency is not None for latency in run.latencies_ms):
+            rows.setdefault(run.scenario, []).append(run.latencies_ms)
+    return {scenario: matrix(table) for scenario, table in rows.items()}
