@@ -281,7 +281,7 @@ async def _is_held(session: AsyncSession, job: CronJob, firing: Firing) -> bool:
     is_on = f"result {running[0]} was still on" if running else "the one before it had not begun"
     if overlap is Overlap.QUEUE and len(running) == len(found):
         firing.state = FiringState.QUEUED.value
-        firing.reason = _and(firing.reason, f"{is_on}: waits for it")
+        firing.reason = together(firing.reason, f"{is_on}: waits for it")
     else:
         more = ", and a firing waited already" if overlap is Overlap.QUEUE and running else ""
         _end(firing, FiringState.SKIPPED, f"{is_on}{more}")
@@ -311,7 +311,7 @@ def _run(firing: Firing, result: ResultRow) -> None:
 
 
 def _end(firing: Firing, state: FiringState, why: str) -> None:
-    firing.state, firing.ended_at, firing.reason = state.value, utc_now(), _and(firing.reason, why)
+    firing.state, firing.ended_at, firing.reason = state.value, utc_now(), together(firing.reason, why)
 
 
 def _missed(missed: int) -> str:
@@ -321,7 +321,8 @@ def _missed(missed: int) -> str:
     return f"no server was up: it makes up for this time and {count} before it"
 
 
-def _and(first: str, second: str) -> str:
+def together(first: str, second: str) -> str:
+    """Return two reasons as one."""
     return "; ".join(filter(None, (first, second)))
 
 

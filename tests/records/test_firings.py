@@ -1,90 +1,26 @@
 """Schedules fire: each time once, whoever else does the same, and whatever else of them is on."""
 
 from collections import Counter
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import anyio
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import select, update
 
-from runner.dispatch.schedules import Schedules
 from runner.records import firings
-from runner.records.crontab import next_due
 from runner.records.database import Database
 from runner.records.jobs import RoomSecrets
-from runner.records.record import Record
 from runner.records.schedules import FixedRoom, seal_rooms
-from runner.records.secrets import open_vault
-from runner.records.store import open_store
-from runner.records.tables import Agent, CronJob, Firing, ResultRow, RunRow, ScenarioRow
-from runner.settings import ServerSettings, Settings
+from runner.records.tables import Agent, CronJob, ResultRow, RunRow, ScenarioRow
+from tests.records.town import MINUTE, NOON, Town, town
+
+__all__ = ["town"]
 
 pytestmark = pytest.mark.anyio
 
-NOON = datetime(2027, 6, 1, 12, tzinfo=UTC)
-MINUTE = timedelta(minutes=1)
 TOKEN = "pl4nted-t0ken"
-
-
-class Town:
-    """A record with schedules, and a clock that is turned by hand."""
-
-    def __init__(self, database: Database, folder: Path):
-        server = ServerSettings(data_dir=folder, database_url=SecretStr(database.url), allow_loopback=True)
-        self.record = Record(Settings(server=server), database, open_vault(server), open_store(server))
-        self.now = NOON
-        self.schedules = self.another_process(database)
-
-    def another_process(self, database: Database) -> Schedules:
-        record = Record(self.record.settings, database, self.record.vault, self.record.store)
-        return Schedules(record, lambda _: self.now)
-
-    async def run(self, work: Callable[[Session], Any]) -> Any:
-        return await self.record.database.run(work)
-
-    async def add(self, expression: str = "* * * * *", **fields: Any) -> int:
-        """Add a schedule that is due next after noon, and return its id."""
-        values: dict[str, Any] = {"name": "nightly", "agent_id": 1, "scenario_ids": [1], "data": {}, **fields}
-        job = CronJob(project_id=1, crontab_expression=expression, **values)
-        job.timezone = job.timezone or "UTC"
-        if job.next_due_at is None and job.is_active is not False:
-            job.next_due_at = next_due(expression, job.timezone, self.now)
-        async with self.record.database.session() as session:
-            session.add(job)
-        return job.id
-
-    async def pass_by(self, time: timedelta = MINUTE) -> None:
-        self.now += time
-        await self.schedules.look()
-
-    async def history(self, job_id: int) -> list[Firing]:
-        async with self.record.database.reading() as session:
-            return list(await session.scalars(firings.history(job_id).order_by(None).order_by(Firing.due_at)))
-
-    async def states(self, job_id: int) -> list[str]:
-        return [firing.state for firing in await self.history(job_id)]
-
-    async def end(self, *, success: bool | None = True) -> None:
-        """Let all that is on end."""
-        await self.run(lambda session: session.execute(update(RunRow).values(success=success, status="completed")))
-        await self.run(lambda session: session.execute(update(ResultRow).values(status="completed")))
-
-    async def count(self, table: Any) -> int:
-        async with self.record.database.reading() as session:
-            return await session.scalar(select(func.count()).select_from(table)) or 0
-
-
-@pytest.fixture
-async def town(seeded: Database, tmp_path: Path) -> Town:
-    town = Town(seeded, tmp_path / "data")
-    start = {"start_url": "http://localhost:7860/start", "transport": "webrtc"}
-    await town.run(lambda session: session.execute(update(Agent).values(session=start)))
-    return town
 
 
 async def test_a_schedule_fires_when_it_is_due_and_not_before(town: Town) -> None:
@@ -146,7 +82,7 @@ async def test_what_was_missed_is_made_up_for_once(town: Town, away: timedelta, 
     (firing,) = await town.history(job)
     assert (firing.trigger, firing.missed, firing.reason) == ("catch_up", missed, reason)
     await town.end()
-    town.now = firing.due_at + MINUTE
+    town.now = town.now.replace(second=0) + MINUTE
     await town.schedules.look()
     assert [firing.trigger for firing in await town.history(job)] == ["catch_up", "clock"]
 
