@@ -140,7 +140,9 @@ class ServerSettings(BaseModel):
         public_url: How clients reach the API, for the links it gives out; without it as they addressed it.
         allowed_rooms: Hosts that rooms and start URLs may be on: a name, ``*.name``, or an address or network
             (``10.0.0.0/8``).
+        allowed_webhooks: Hosts that webhooks may be sent to, written likewise.
         allow_loopback: Whether this machine itself is allowed; ``serve`` on a loopback address turns it on.
+        webhook_log_days: How long it is kept which webhooks were sent.
         max_calls: How many calls may be on at once, of all workers; without it as many as they make.
         max_calls_per_agent: How many calls an agent may be in at once that has no ``max_calls`` of its own; without
             it likewise.
@@ -165,7 +167,9 @@ class ServerSettings(BaseModel):
     schedules_file: NamedPath | None = None
     public_url: str | None = None
     allowed_rooms: list[str] = Field(default_factory=lambda: ["*.daily.co"])
+    allowed_webhooks: list[str] = Field(default_factory=lambda: ["hooks.slack.com", "hooks.slack-gov.com"])
     allow_loopback: bool = False
+    webhook_log_days: float = Field(default=30.0, gt=0, le=3_650)
     max_calls: int | None = Field(default=None, ge=1)
     max_calls_per_agent: int | None = Field(default=None, ge=1)
     lease_s: float = Field(default=20.0, ge=1, le=600)

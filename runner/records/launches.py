@@ -31,6 +31,7 @@ from runner.records.record import Record
 from runner.records.runs import AT_ONCE
 from runner.records.secrets import Vault
 from runner.records.tables import Agent, Personality, ResultRow, RunRow, ScenarioRow, TestProfile, utc_now
+from runner.records.webhooks import hold_for_webhook
 from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.rooms.urls import RoomKind, check_data_message
 from runner.scenarios.cekura import ScenarioFields, as_played
@@ -718,7 +719,8 @@ async def _write(record: Record, session: AsyncSession, launch: Launch, plan: _P
     session.add(result)
     await session.flush()
     now = utc_now()
-    not_before = now + timedelta(seconds=launch.delay_s) if launch.delay_s else None
+    due_at = now + timedelta(seconds=launch.delay_s) if launch.delay_s else None
+    not_before = await session.run_sync(hold_for_webhook, result.id, due_at)
     # Row by row in one go: their ids go up in the order of the rows.
     connection = await session.connection()
     for runs in _chunks(plan.runs):

@@ -72,6 +72,10 @@ class Project(Base):
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
+    webhooks: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
+    """What is shown of where its webhooks go, and what is told (see :mod:`runner.records.webhooks`)."""
+    webhook_secrets: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The whole addresses and the secret, encrypted."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
@@ -113,6 +117,9 @@ class Agent(Base):
     provider: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
     credentials: Mapped[bytes | None] = mapped_column(LargeBinary)
     session: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
+    webhooks: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
+    """What is shown of where its webhooks go, in place of those of its project."""
+    webhook_secrets: Mapped[bytes | None] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
 
@@ -409,6 +416,47 @@ class Firing(Base):
     """How its result compares with the schedule's baseline."""
     fired_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     """When its result was launched; None as long as there is none."""
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class WebhookDelivery(Base):
+    """A webhook that is sent, or was.
+
+    ``tries`` has an object for each of the last attempts: ``{at, status_code, error, duration_ms}``.
+    """
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_project", "project_id", "id"),
+        Index("ix_webhook_deliveries_status", "status", "next_attempt_at"),
+        _NEVER_AGAIN,
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    result_id: Mapped[int | None] = mapped_column(ForeignKey("results.id", ondelete="CASCADE"), index=True)
+    event: Mapped[str] = mapped_column(String(40))
+    kind: Mapped[str] = mapped_column(String(20))
+    """``webhook`` or ``slack``."""
+    message_id: Mapped[str] = mapped_column(String(64), unique=True)
+    """Stays the same however often it is sent: receivers know it again by this."""
+    url: Mapped[str] = mapped_column(Text)
+    """Where it was sent last, without what is secret."""
+    status: Mapped[str] = mapped_column(String(20), default="pending")
+    """``pending``, ``delivered`` or ``failed``."""
+    round: Mapped[int] = mapped_column(Integer, default=1)
+    """How often it was begun to be sent: one more for each replay."""
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    """How often it was sent in this round."""
+    status_code: Mapped[int | None] = mapped_column(Integer)
+    error: Mapped[str] = mapped_column(Text, default="")
+    tries: Mapped[list[dict[str, Any]]] = mapped_column(JsonValue, default=list)
+    held_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """Until when the runs of its result wait for it, at most."""
+    due_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When those runs would have begun without it."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    next_attempt_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=utc_now)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
