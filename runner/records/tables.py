@@ -390,8 +390,8 @@ class CronJob(Base):
 class Firing(Base):
     """One time at which a schedule was due, or was run by hand, and what that came to.
 
-    ``trigger`` and ``state`` are of :class:`runner.records.schedules.Trigger` and
-    :class:`runner.records.schedules.FiringState`. It is written in the transaction that launches its result: for each
+    ``trigger`` and ``state`` are of :class:`runner.records.firings.Trigger` and
+    :class:`runner.records.firings.FiringState`. It is written in the transaction that launches its result: for each
     time at which a schedule is due there is one.
     """
 

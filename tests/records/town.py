@@ -67,10 +67,6 @@ class Town:
         await self.run(lambda session: session.execute(update(RunRow).values(success=success, status="completed")))
         await self.run(lambda session: session.execute(update(ResultRow).values(status="completed")))
 
-    async def end_result(self, result_id: int | None) -> None:
-        ended = update(ResultRow).where(ResultRow.id == result_id).values(status="completed")
-        await self.run(lambda session: session.execute(ended))
-
     async def run_ids(self, result_id: int | None) -> list[int]:
         async with self.record.database.reading() as session:
             found = await session.scalars(select(RunRow.id).where(RunRow.result_id == result_id).order_by(RunRow.id))
