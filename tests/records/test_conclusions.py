@@ -63,7 +63,7 @@ async def test_nothing_in_common_leaves_nothing_to_be_said(town: Town) -> None:
     assert compared.reason.endswith("have no scenario in common")
 
 
-async def test_previous_sessions_are_the_last_five_that_did_not_get_worse(town: Town) -> None:
+async def test_previous_sessions_are_the_last_five_good_ones(town: Town) -> None:
     job = await town.add(data={"frequency": RUNS, "baseline": "previous"})
     nights = [await night(town, job, latency_ms=800 + 7 * n) for n in range(5)]
     assert nights[4].reason == "6 of 6 runs passed; not compared yet: 4 of 5 sessions to compare with"

@@ -1,7 +1,10 @@
 """Schedules fire: each time once, whoever else does the same, and whatever else of them is on."""
 
+import json
+import subprocess
+import sys
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -13,7 +16,7 @@ from runner.records import firings
 from runner.records.database import Database
 from runner.records.jobs import RoomSecrets
 from runner.records.schedules import FixedRoom, seal_rooms
-from runner.records.tables import Agent, CronJob, ResultRow, RunRow, ScenarioRow
+from runner.records.tables import Agent, CronJob, Firing, ResultRow, RunRow, ScenarioRow
 from tests.records.town import MINUTE, NOON, Town, town
 
 __all__ = ["town"]
@@ -276,3 +279,27 @@ async def test_two_processes_fire_each_time_once(town: Town) -> None:
 @pytest.mark.timeout(900)
 async def test_two_processes_fire_a_thousand_times_once_each(town: Town) -> None:
     await fired_by_two(town, jobs=40, minutes=25)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_a_process_killed_while_it_fires_loses_nothing(town: Town) -> None:
+    due = datetime.now(UTC).replace(second=0, microsecond=0)
+    ids = [await town.add("0 0 1 1 *", next_due_at=due) for _ in range(60)]
+    server = town.record.settings.server.model_dump(mode="json", exclude={"database_url", "secret_key"})
+    settings = json.dumps({"server": {**server, "database_url": town.record.database.url}})
+    for fired in (5, 20, 40):
+        command = [sys.executable, "-m", "tests.records.firing_process", settings]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: ASYNC220 - it is read at once
+            assert process.stdout is not None and process.stdout.readline()
+            with anyio.fail_after(120):
+                while await town.count(Firing) < fired:
+                    await anyio.sleep(0.005)
+            process.kill()
+    assert await town.count(Firing) < len(ids)
+    town.now = datetime.now(UTC)
+    await town.schedules.look()
+    for job in ids:
+        (firing,) = await town.history(job)
+        assert firing.state == "running" and firing.result_id is not None
+    assert await town.count(ResultRow) == await town.count(RunRow) == await town.count(Firing) == len(ids)
