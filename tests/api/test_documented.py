@@ -1,4 +1,4 @@
-"""The requests that docs/server.md shows are taken, one after the other, on a new record."""
+"""The requests that the pages on the server show are taken, one after the other, on a new record."""
 
 import json
 import re
@@ -12,7 +12,12 @@ from tests.documentation import PROJECT, commands, quoted
 pytestmark = pytest.mark.anyio
 
 PAGE = PROJECT / "docs" / "server.md"
-REQUESTS = [words for place, words in commands() if place.startswith("docs/server.md") and words[0] == "curl"]
+REQUESTS = [
+    words
+    for page in ("docs/server.md", "docs/schedules.md")
+    for place, words in commands()
+    if place.startswith(page) and words[0] == "curl"
+]
 
 
 def after(option: str, words: list[str]) -> str:
@@ -20,7 +25,7 @@ def after(option: str, words: list[str]) -> str:
 
 
 async def test_requests_that_are_shown_are_taken(client: httpx.AsyncClient) -> None:
-    assert len(REQUESTS) == 4
+    assert len(REQUESTS) == 6
     for words in REQUESTS:
         path = after("--url", words).removeprefix("http://localhost:8000")
         answer = await client.request(after("--request", words), path, json=json.loads(after("--data", words)))
