@@ -39,12 +39,20 @@ LAYERS: dict[str, set[str]] = {
     "runner.comparison": {EVALUATION},
     "runner.judge": {EVALUATION},
     "runner.rooms": set(),
+    "runner.tracing": {EVALUATION},
     "runner.webhooks": set(),
     # A session comes with a room.
     "runner.sessions": {"runner.rooms"},
     # A suite names rooms and the commands that start agents.
     "runner.scenarios": {EVALUATION, "runner.rooms", "runner.sessions"},
-    "runner.calls": {EVALUATION, "runner.judge", "runner.rooms", "runner.scenarios", "runner.sessions"},
+    "runner.calls": {
+        EVALUATION,
+        "runner.judge",
+        "runner.rooms",
+        "runner.scenarios",
+        "runner.sessions",
+        "runner.tracing",
+    },
     "runner.reports": {EVALUATION, "runner.calls", "runner.scenarios"},
     "runner.records": {
         EVALUATION,
@@ -66,7 +74,14 @@ LAYERS: dict[str, set[str]] = {
         "runner.webhooks",
     },
     # What makes calls knows the record over HTTP alone: neither `records` nor `dispatch`.
-    "runner.worker": {EVALUATION, "runner.calls", "runner.protocol", "runner.rooms", "runner.sessions"},
+    "runner.worker": {
+        EVALUATION,
+        "runner.calls",
+        "runner.protocol",
+        "runner.rooms",
+        "runner.sessions",
+        "runner.tracing",
+    },
     "runner.api": {
         EVALUATION,
         "runner.calls",
@@ -82,6 +97,7 @@ LAYERS: dict[str, set[str]] = {
     "runner.cli": {
         EVALUATION,
         "runner.calls",
+        "runner.dispatch",
         "runner.judge",
         "runner.records",
         "runner.reports",
@@ -89,6 +105,7 @@ LAYERS: dict[str, set[str]] = {
         "runner.scenarios",
         "runner.server",
         "runner.sessions",
+        "runner.webhooks",
         "runner.worker",
     },
 }

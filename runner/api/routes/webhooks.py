@@ -9,6 +9,7 @@ from runner.api.routing import CompatRouter
 from runner.api.schemas import webhooks as schemas
 from runner.api.schemas.query import PathId, QueryId
 from runner.api.services import Services
+from runner.dispatch.delivering import send_test
 from runner.errors import UsageError
 from runner.hosts import HostRefused
 from runner.records import webhooks as records
@@ -26,7 +27,9 @@ async def test_webhook(
         raise NotFound
     asked = body or schemas.TestBody()
     try:
-        return schemas.delivery(await services.delivering.send_test(project, asked.agent, asked.kind))
+        return schemas.delivery(
+            await send_test(services, services.delivering.sender, project, asked.agent, asked.kind)
+        )
     except UsageError as error:
         raise BadRequest(
             {"agent" if asked.agent is not None else records.ADDRESSES[asked.kind]: [str(error)]}
@@ -81,7 +84,7 @@ async def check_addresses(services: Services, body: schemas.WebhookFields) -> No
         if url is None or url.endswith("***"):
             continue
         try:
-            await services.delivering.check(url)
+            await services.delivering.sender.check(url)
         except (UsageError, HostRefused) as error:
             errors[name] = [str(error)]
     if body.webhook_url is not None and records.is_slack(body.webhook_url):
