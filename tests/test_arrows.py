@@ -44,16 +44,17 @@ LAYERS: dict[str, set[str]] = {
     # A session comes with a room.
     "runner.sessions": {"runner.rooms"},
     # A suite names rooms and the commands that start agents.
-    "runner.scenarios": {EVALUATION, "runner.rooms", "runner.sessions"},
+    "runner.scenarios": {"runner.comparison", "runner.rooms", "runner.sessions", EVALUATION},
     "runner.calls": {
         EVALUATION,
+        "runner.comparison",
         "runner.judge",
         "runner.rooms",
         "runner.scenarios",
         "runner.sessions",
         "runner.tracing",
     },
-    "runner.reports": {EVALUATION, "runner.calls", "runner.scenarios"},
+    "runner.reports": {EVALUATION, "runner.calls", "runner.comparison", "runner.scenarios"},
     "runner.records": {
         EVALUATION,
         "runner.calls",
@@ -97,6 +98,7 @@ LAYERS: dict[str, set[str]] = {
     "runner.cli": {
         EVALUATION,
         "runner.calls",
+        "runner.comparison",
         "runner.dispatch",
         "runner.judge",
         "runner.records",

@@ -307,6 +307,9 @@ class _Suite:
         """Return why runs that show no regression do not show that there is none either."""
         if not self.tables:
             return "a side has no decided runs"
+        fewest = min(self.pass_rate.base_runs, self.pass_rate.current_runs)
+        if fewest < levels.MIN_RATE_RUNS:
+            return f"{fewest} decided runs on a side, fewer than {levels.MIN_RATE_RUNS}"
         if best_suite_p(self.tables) > levels.SUITE_RATE_LEVEL:
             return "with so few runs no drop of the pass rate could have shown"
         points = self.pass_rate.difference_points or 0.0
