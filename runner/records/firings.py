@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from loguru import logger
-from sqlalchemy import Select, delete, exists, func, select, update
+from sqlalchemy import Select, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from runner.errors import RunnerError
 from runner.records.crontab import COUNTED, latest_due, next_due
@@ -74,21 +74,36 @@ class Work:
 
 def work(session: Session, now: datetime) -> Work:
     """Return what there is to do at a time, the oldest first."""
-    opened = (
-        select(Firing.id, Firing.state, ResultRow.status)
+    ended = (
+        select(Firing.id)
         .outerjoin(ResultRow, ResultRow.id == Firing.result_id)
-        .where(Firing.ended_at.is_(None))
-        .order_by(Firing.id)
+        .where(
+            Firing.ended_at.is_(None),
+            Firing.state == FiringState.RUNNING.value,
+            or_(Firing.result_id.is_(None), ResultRow.status.in_(_FINAL_RESULT)),
+        )
     )
-    queued: list[int] = []
-    ended: list[int] = []
-    for firing_id, state, status in session.execute(opened):
-        if state == FiringState.QUEUED.value:
-            queued.append(firing_id)
-        elif status is None or status in _FINAL_RESULT:
-            ended.append(firing_id)
-    due = select(CronJob.id).where(CronJob.next_due_at <= now).order_by(CronJob.next_due_at).limit(AT_ONCE)
-    return Work(session.scalars(due).all(), queued[:AT_ONCE], ended[:AT_ONCE])
+    other = aliased(Firing)
+    held = (
+        select(other.id)
+        .join(ResultRow, ResultRow.id == other.result_id)
+        .where(other.job_id == Firing.job_id, other.ended_at.is_(None), ResultRow.status.not_in(_FINAL_RESULT))
+    )
+    waiting = (
+        select(Firing.id)
+        .join(CronJob, CronJob.id == Firing.job_id)
+        .where(
+            Firing.ended_at.is_(None),
+            Firing.state == FiringState.QUEUED.value,
+            or_(~held.exists(), CronJob.is_active.is_(False)),
+        )
+    )
+    due = select(CronJob.id).where(CronJob.next_due_at <= now)
+    return Work(
+        due=session.scalars(due.order_by(CronJob.next_due_at).limit(AT_ONCE)).all(),
+        queued=session.scalars(waiting.order_by(Firing.id).limit(AT_ONCE)).all(),
+        ended=session.scalars(ended.order_by(Firing.id).limit(AT_ONCE)).all(),
+    )
 
 
 _Claim = Callable[[AsyncSession], Awaitable[Firing | None]]
@@ -151,11 +166,11 @@ async def fire_queued(record: Record, firing_id: int) -> None:
         asked = await _asked(record, session, job)
 
     async def claim(session: AsyncSession) -> Firing | None:
-        await _lock(session, job.id)
+        is_active = await _lock(session, job.id)
         found = await session.get(Firing, firing_id, with_for_update=True)
         if found is None or found.state != FiringState.QUEUED.value:
             return None
-        if not job.is_active:
+        if not is_active:
             _end(found, FiringState.SKIPPED, "the schedule was paused while this firing waited")
             return None
         return found
@@ -187,7 +202,7 @@ async def run_now(
         asked = await launch_of(session, record.vault, job, key_id=key_id, digest=digest)
 
     async def within(session: AsyncSession, create: Callable[[], Awaitable[ResultRow]]) -> ResultRow | None:
-        if not await _lock(session, job_id):
+        if await _lock(session, job_id) is None:
             return None
         result = await create()
         firing = Firing(job_id=job_id, trigger=Trigger.MANUAL.value, due_at=utc_now(), missed=0, reason="")
@@ -288,9 +303,13 @@ async def _is_held(session: AsyncSession, job: CronJob, firing: Firing) -> bool:
     return True
 
 
-async def _lock(session: AsyncSession, job_id: int) -> bool:
-    """Keep others from firing a schedule until the transaction is over; return whether it is there."""
-    return await session.scalar(select(CronJob.id).where(CronJob.id == job_id).with_for_update()) is not None
+async def _lock(session: AsyncSession, job_id: int) -> bool | None:
+    """Keep others from firing a schedule until the transaction is over.
+
+    Returns:
+        Whether it is active; None if it is not there.
+    """
+    return await session.scalar(select(CronJob.is_active).where(CronJob.id == job_id).with_for_update())
 
 
 async def _forget_old(session: AsyncSession, job_id: int) -> None:
