@@ -111,7 +111,11 @@ async def _baseline(session: AsyncSession, firing: Firing) -> tuple[list[int], s
         .limit(20 * MIN_SESSIONS)
     )
     # One that got worse is no measure for those after it: they would be found unchanged.
-    good = [result for result, change in await session.execute(ended) if change != Change.REGRESSED.value]
+    good = [
+        result_id
+        for result_id, change in await session.execute(ended)
+        if result_id is not None and change != Change.REGRESSED.value
+    ]
     if len(good) < MIN_SESSIONS:
         return [], f"not compared yet: {len(good)} of {MIN_SESSIONS} sessions to compare with"
     return sorted(good[:MIN_SESSIONS]), None

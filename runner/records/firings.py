@@ -204,6 +204,7 @@ async def run_now(
     async def within(session: AsyncSession, create: Callable[[], Awaitable[ResultRow]]) -> ResultRow | None:
         if await _lock(session, job_id) is None:
             return None
+        await _forget_old(session, job_id)
         result = await create()
         firing = Firing(job_id=job_id, trigger=Trigger.MANUAL.value, due_at=utc_now(), missed=0, reason="")
         _run(firing, result)

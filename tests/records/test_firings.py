@@ -276,13 +276,13 @@ async def test_two_processes_fire_each_time_once(town: Town) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 async def test_two_processes_fire_a_thousand_times_once_each(town: Town) -> None:
     await fired_by_two(town, jobs=40, minutes=25)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 async def test_a_process_killed_while_it_fires_loses_nothing(town: Town) -> None:
     due = datetime.now(UTC).replace(second=0, microsecond=0)
     ids = [await town.add("0 0 1 1 *", next_due_at=due) for _ in range(60)]
