@@ -37,7 +37,7 @@ def list_(
     """Print the webhooks that were sent, newest first: id, time, status, attempts, event, where to, last error."""
 
     async def work(database: "Database") -> int:
-        from runner.records.webhooks import deliveries
+        from runner.records.deliveries import deliveries
 
         async with database.reading() as session:
             for row in await session.scalars(deliveries(project, result_id).limit(limit)):
@@ -55,15 +55,16 @@ def replay(delivery: int, data_dir: Path | None, database_url: str | None, confi
 
     async def work(database: "Database") -> int:
         from runner.dispatch.durable import Durable
-        from runner.records import webhooks as records
+        from runner.records import deliveries
         from runner.records.store import open_store
+        from runner.records.webhooks import DELIVER_LATER
 
         settings = server_settings(config, data_dir, database_url)
         durable = Durable(database, open_store(settings.server), settings)
-        database.info[records.DELIVER_LATER] = durable.deliver_later
+        database.info[DELIVER_LATER] = durable.deliver_later
         try:
             await durable.make_tables()
-            await database.run(lambda session: records.replay(session, delivery))
+            await database.run(lambda session: deliveries.replay(session, delivery))
         finally:
             await durable.close()
         click.echo(f"webhook {delivery} is sent again once a server runs")

@@ -16,20 +16,10 @@ from sqlalchemy.orm import Session
 
 from runner.dispatch.judging import Step, Try
 from runner.errors import UsageError
+from runner.records.deliveries import add_test, due, note_attempt
 from runner.records.record import Record
 from runner.records.tables import Agent, Project, WebhookDelivery, utc_now
-from runner.records.webhooks import (
-    ADDRESSES,
-    Destination,
-    Event,
-    Kind,
-    add_test,
-    destination,
-    destination_of,
-    due,
-    new_message_id,
-    note_attempt,
-)
+from runner.records.webhooks import ADDRESSES, Destination, Event, Kind, destination, destination_of, new_message_id
 from runner.webhooks.sending import Sender, Sent
 from runner.webhooks.signing import headers
 
@@ -118,6 +108,7 @@ class Delivering:
                 sent = Sent(None, message, 0.0, again=False)
             else:
                 sent = await message.send(self.sender)
+            wait_s: float | None = None
             # Also when this process is to stop: what has arrived would be sent again.
             with anyio.CancelScope(shield=True):
                 wait_s = await self._database.run(

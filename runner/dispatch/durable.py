@@ -34,12 +34,13 @@ from runner.dispatch.delivering import Delivering
 from runner.dispatch.judging import Judging, Try, judge_of
 from runner.errors import UsageError
 from runner.records.database import Database, begin_with, driver_says
+from runner.records.deliveries import purge_deliveries, take_up_overdue
 from runner.records.processes import forget, give_sign, say_goodbye, silent
 from runner.records.retention import purge
 from runner.records.runs import JudgeLater, all_awaiting_judge, end_judged
 from runner.records.store import ArtefactStore
 from runner.records.tables import utc_now
-from runner.records.webhooks import DELIVER_LATER, purge_deliveries, take_up_overdue
+from runner.records.webhooks import DELIVER_LATER
 from runner.settings import Settings
 
 APPLICATION = "scenario-runner"

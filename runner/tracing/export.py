@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import anyio.to_thread
 from loguru import logger
@@ -117,7 +117,7 @@ class Exporter:
         logging.getLogger("opentelemetry").propagate = False
         named = {} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: SERVICE}
         provider = TracerProvider(resource=Resource.create(named), id_generator=Given(), shutdown_on_exit=False)
-        self._processor = BatchSpanProcessor(_Telling(exporter or OTLPSpanExporter()))
+        self._processor = BatchSpanProcessor(cast(Any, _Telling(exporter or OTLPSpanExporter())))
         provider.add_span_processor(self._processor)
         self._tracer = provider.get_tracer(SERVICE)
         self._lock = threading.Lock()

@@ -17,7 +17,7 @@ from runner.api.webhook_bodies import WebhookBodies
 from runner.dispatch import durable as durable_work
 from runner.dispatch.delivering import Delivering
 from runner.dispatch.durable import Durable
-from runner.records import webhooks
+from runner.records import deliveries
 from runner.records.database import Database, database_url
 from runner.records.record import Record
 from runner.records.secrets import open_vault
@@ -41,7 +41,7 @@ async def main(settings: Settings, *, tidies_every_second: bool, delivers: bool)
         durable_work.TIDYING, durable_work.MADE_UP_FOR = "* * * * * *", timedelta()
     database = Database(database_url(settings.server))
     store, vault = open_store(settings.server), open_vault(settings.server)
-    webhooks.RETRY_WAITS_S = (1,) * 60
+    deliveries.RETRY_WAITS_S = (1,) * 60
     record = Record(settings, database, vault, store)
     delivering = Delivering(record, WebhookBodies("http://runner.example.com").make) if delivers else None
     durable = Durable(database, store, settings, delivering)

@@ -20,14 +20,15 @@ from runner.dispatch import durable as durable_work
 from runner.dispatch.delivering import Delivering, send_test
 from runner.dispatch.durable import Durable
 from runner.errors import UsageError
-from runner.records import webhooks
+from runner.records import deliveries
 from runner.records.database import Database
+from runner.records.deliveries import replay
 from runner.records.record import Record
 from runner.records.runs import end_run
 from runner.records.secrets import open_vault
 from runner.records.store import open_store
 from runner.records.tables import Project, RunRow, WebhookDelivery, utc_now
-from runner.records.webhooks import Kind, hold_for_webhook, replay, write_webhooks
+from runner.records.webhooks import Kind, hold_for_webhook, write_webhooks
 from runner.sessions.local_agent import free_port
 from runner.settings import ServerSettings, Settings
 from runner.webhooks.signing import signature
@@ -94,8 +95,8 @@ def all_over(rows: list[WebhookDelivery]) -> bool:
 async def scene(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, value in FAST.items():
         monkeypatch.setattr(durable_work, name, value)
-    monkeypatch.setattr(webhooks, "RETRY_WAITS_S", (0.2,) * 60)
-    monkeypatch.setattr(webhooks, "PRE_TRIGGER_WAITS_S", (0.1, 0.1, 0.1))
+    monkeypatch.setattr(deliveries, "RETRY_WAITS_S", (0.2,) * 60)
+    monkeypatch.setattr(deliveries, "PRE_TRIGGER_WAITS_S", (0.1, 0.1, 0.1))
     run: dict[str, Any] = {
         "status": "running",
         "executor": WORKER,

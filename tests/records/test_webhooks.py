@@ -11,24 +11,26 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from runner.errors import UsageError
-from runner.records import webhooks
+from runner.records import deliveries
 from runner.records.database import Database
+from runner.records.deliveries import (
+    PRE_TRIGGER_WAITS_S,
+    RETRY_WAITS_S,
+    note_attempt,
+    purge_deliveries,
+    replay,
+    take_up_overdue,
+)
 from runner.records.runs import end_run, request_cancel
 from runner.records.secrets import Vault
 from runner.records.tables import Agent, Project, ResultRow, RunRow, WebhookDelivery, utc_now
 from runner.records.webhooks import (
     DELIVER_LATER,
-    PRE_TRIGGER_WAITS_S,
-    RETRY_WAITS_S,
     TOGGLES,
     Endings,
     Kind,
     destination,
     hold_for_webhook,
-    note_attempt,
-    purge_deliveries,
-    replay,
-    take_up_overdue,
     wants,
     write_webhooks,
 )
@@ -335,7 +337,7 @@ async def test_without_the_toggle_no_run_waits(scene: Scene) -> None:
 async def test_what_was_left_is_taken_up_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     await completed(scene)
     assert await scene.database.run(take_up_overdue) == 0
-    monkeypatch.setattr(webhooks, "OVERDUE", timedelta())
+    monkeypatch.setattr(deliveries, "OVERDUE", timedelta())
     assert await scene.database.run(take_up_overdue) == 1
     assert scene.begun == [(1, 1), (1, 2)]
 

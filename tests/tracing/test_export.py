@@ -105,13 +105,14 @@ def test_an_endpoint_that_is_away_holds_up_nobody(monkeypatch: pytest.MonkeyPatc
     exporter = export._exporter()
     assert exporter is not None
     began_s = time.monotonic()
-    for _ in range(5_000):
-        # More than the queue takes.
+    for _ in range(2_500):
+        # More than the queue takes; to wait for the endpoint would take a second each.
         export_report("1", STARTED_AT, BEGAN_NS)
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 60
+    closing_s = time.monotonic()
     exporter.close()
+    assert time.monotonic() - closing_s < export.AT_EXIT_S + 10
     logger.remove(sink)
-    assert time.monotonic() - began_s < 5 + export.AT_EXIT_S + 2
     assert len([one for one in said if "can't be exported" in one]) <= 1
 
 

@@ -12,6 +12,7 @@ from runner.api.services import Services
 from runner.dispatch.delivering import send_test
 from runner.errors import UsageError
 from runner.hosts import HostRefused
+from runner.records import deliveries
 from runner.records import webhooks as records
 from runner.records.tables import Agent, Project, WebhookDelivery
 
@@ -42,7 +43,7 @@ async def list_deliveries(
 ) -> Page[schemas.Delivery]:
     """List the webhooks that were sent, or are: the newest first. They are forgotten after `webhook_log_days`."""
     async with services.database.reading() as session:
-        rows, count = await paging.rows(session, records.deliveries(project, result_id))
+        rows, count = await paging.rows(session, deliveries.deliveries(project, result_id))
     return paging.page_of([schemas.delivery(row) for row in rows], count)
 
 
@@ -61,7 +62,7 @@ async def replay_delivery(services: AppServices, project: ProjectId, id: PathId)
     """Send a webhook again: to where it would go now, with the same `webhook-id`."""
     await get_delivery(services, project, id)
     try:
-        row = await services.database.run(lambda session: records.replay(session, id, project))
+        row = await services.database.run(lambda session: deliveries.replay(session, id, project))
     except UsageError as error:
         raise BadRequest({"status": [str(error)]}) from None
     return schemas.delivery(row)
