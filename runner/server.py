@@ -12,11 +12,13 @@ import anyio
 from pydantic import SecretStr
 
 from runner.api.app import create_app
+from runner.api.configured import apply_schedules, read_schedules
 from runner.api.services import Services
 from runner.api.webhook_bodies import WebhookBodies
 from runner.dispatch.delivering import Delivering
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
+from runner.dispatch.schedules import Schedules
 from runner.errors import UsageError
 from runner.garbage import search_seldom
 from runner.records.data_dir import data_dir
@@ -113,6 +115,7 @@ async def _in_background(services: Services, scope: anyio.CancelScope) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(services.dispatcher.run)
             tasks.start_soon(services.durable.run)
+            tasks.start_soon(Schedules(services).run)
 
 
 def _worker_settings(settings: Settings, url: str, key: SecretStr) -> Settings:
@@ -135,6 +138,8 @@ async def _opened(settings: Settings, database: Database, url: str) -> AsyncGene
         stack.push_async_callback(database.close)
         # First what the settings may have wrong: then there is no record yet that nobody meant.
         vault, store = open_vault(settings.server), open_store(settings.server)
+        file = settings.server.schedules_file
+        schedules = [] if file is None else read_schedules(file)
         await database.migrate()
         await check_secret_key(database, vault)
         async with database.session() as session:
@@ -144,7 +149,7 @@ async def _opened(settings: Settings, database: Database, url: str) -> AsyncGene
         durable = Durable(database, store, settings, delivering)
         stack.push_async_callback(durable.close)
         await durable.prepare()
-        yield Services(
+        services = Services(
             settings=settings,
             database=database,
             vault=vault,
@@ -153,6 +158,8 @@ async def _opened(settings: Settings, database: Database, url: str) -> AsyncGene
             durable=durable,
             delivering=delivering,
         )
+        await apply_schedules(services, schedules)
+        yield services
 
 
 async def _first_key(database: Database) -> SecretStr | None:

@@ -135,6 +135,8 @@ class ServerSettings(BaseModel):
         artefacts_options: Options of the S3 client, such as ``endpoint`` and ``region``; credentials come from the
             environment (``AWS_ACCESS_KEY_ID``, …).
         retention_days: After so many days the artefacts of a run go; without it they stay.
+        schedules_file: A YAML file of schedules, applied when the server starts; see docs/schedules.md. Without it
+            there are those alone that were made over the API.
         public_url: How clients reach the API, for the links it gives out; without it as they addressed it.
         allowed_rooms: Hosts that rooms and start URLs may be on: a name, ``*.name``, or an address or network
             (``10.0.0.0/8``).
@@ -162,6 +164,7 @@ class ServerSettings(BaseModel):
     artefacts_url: str | None = None
     artefacts_options: dict[str, str] = Field(default_factory=dict)
     retention_days: float | None = Field(default=None, gt=0)
+    schedules_file: NamedPath | None = None
     public_url: str | None = None
     allowed_rooms: list[str] = Field(default_factory=lambda: ["*.daily.co"])
     allowed_webhooks: list[str] = Field(default_factory=lambda: ["hooks.slack.com", "hooks.slack-gov.com"])

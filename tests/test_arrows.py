@@ -58,6 +58,7 @@ LAYERS: dict[str, set[str]] = {
     "runner.records": {
         EVALUATION,
         "runner.calls",
+        "runner.comparison",
         "runner.protocol",
         "runner.rooms",
         "runner.scenarios",

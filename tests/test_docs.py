@@ -24,6 +24,7 @@ from bots.agents.backgrounds import BackgroundName
 from bots.agents.faults import FAULTS
 from bots.timeline import EndedReason
 from runner import pytest_plugin
+from runner.api.configured import read_schedules
 from runner.api.metrics import Metrics
 from runner.cli import main
 from runner.cli.agent import AGENT_NAMES
@@ -98,6 +99,11 @@ def test_a_yaml_block_is_what_it_looks_like(block: Block, folder: Path, monkeypa
         return
     if block.title == ".gitlab-ci.yml":
         assert all({"script"} <= set(job) for job in whole.values())
+        return
+    if "schedules" in whole:
+        path = folder / "schedules.yaml"
+        path.write_text(block.text)
+        assert read_schedules(path)
         return
     for variable in re.findall(r"\benv:(\w+)", block.text):
         monkeypatch.setenv(variable, "a token")

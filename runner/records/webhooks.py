@@ -180,12 +180,16 @@ def wants(toggles: Mapping[str, bool], endings: Endings, *, is_cronjob: bool, no
 def result_completed(session: Session, result_id: int, *, notify_on: str | None = None) -> None:
     """Let it be told that a result is complete, where somebody wants to know.
 
+    Of a schedule's result that is later than when its last run ends: once it is known what the firing came to.
+
     Args:
-        session: The transaction in which its last run ended.
+        session: The transaction in which its last run ended, or its firing.
         result_id: The result.
         notify_on: What the schedule that launched it says, if one did.
     """
     row = session.execute(_OF_RESULT, {"of_result": result_id}).one()
+    if row.is_cronjob and notify_on is None:
+        return
     kinds = [kind for kind in Kind if _configured(row, kind)]
     if not kinds:
         return
@@ -194,6 +198,12 @@ def result_completed(session: Session, result_id: int, *, notify_on: str | None 
         return
     for kind in kinds:
         _add(session, row, Event.COMPLETED, kind)
+
+
+def tells_anybody(session: Session, project_id: int, agent_id: int | None) -> bool:
+    """Return whether there is anywhere to tell what becomes of an agent's results."""
+    rows = [session.get(Project, project_id), None if agent_id is None else session.get(Agent, agent_id)]
+    return any((row.webhooks or {}).get(name) for row in rows if row is not None for name in ADDRESSES.values())
 
 
 def hold_for_webhook(session: Session, result_id: int, due_at: datetime | None) -> datetime | None:

@@ -18,9 +18,16 @@ def after(option: str, words: list[str]) -> str:
     return words[words.index(option) + 1]
 
 
-@pytest.mark.parametrize(("page", "count"), [("docs/server.md", 4), ("docs/webhooks.md", 3)])
-async def test_requests_that_are_shown_are_taken(client: httpx.AsyncClient, page: str, count: int) -> None:
-    requests = [words for place, words in commands() if place.startswith(page) and words[0] == "curl"]
+# The page on schedules goes on where the one on the server ends.
+@pytest.mark.parametrize(
+    ("pages", "count"), [(("docs/server.md", "docs/schedules.md"), 6), (("docs/webhooks.md",), 3)]
+)
+async def test_requests_that_are_shown_are_taken(
+    client: httpx.AsyncClient, pages: tuple[str, ...], count: int
+) -> None:
+    requests = [
+        words for page in pages for place, words in commands() if place.startswith(page) and words[0] == "curl"
+    ]
     assert len(requests) == count
     for words in requests:
         path = after("--url", words).removeprefix("http://localhost:8000")
