@@ -31,7 +31,13 @@ async def run_interleaved(
     Raises:
         RunnerError: One of them can't be run.
     """
-    base = SuiteRunner(against, current.settings, base_folder, allow_unjudged=current.allow_unjudged)
+    base = SuiteRunner(
+        against,
+        current.settings,
+        base_folder,
+        allow_unjudged=current.allow_unjudged,
+        make_call=current.make_call,
+    )
     both = Interleaved(base, current)
     shown = [
         _shown(run, side, first)
