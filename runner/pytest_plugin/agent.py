@@ -1,10 +1,14 @@
 """Which agent the tests call, and with what."""
 
+import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loguru import logger
 
 from runner.cli.options import read_token
 from runner.errors import UsageError
@@ -57,6 +61,8 @@ def read_agent(config: pytest.Config) -> CalledAgent:
     named = config.getoption("agent_config")
     try:
         settings = load_settings(None if named is None else Path(named))
+        # Before Pipecat is imported, which would tell of it.
+        _log_as(settings.log_level)
         given = _given(config, settings)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error
@@ -94,3 +100,12 @@ def _of_this_process(given: GivenAgent, config: pytest.Config) -> GivenAgent:
     room = agent.rooms[int(worker.removeprefix("gw")) % len(agent.rooms)]
     target = replace(given.target, agent=AgentAtUrl(room.url))
     return replace(given, target=target, token=room.token or given.token)
+
+
+@cache
+def _log_as(level: str) -> None:
+    """Log at a level and no more, once: to standard error as it is then, which pytest captures."""
+    with suppress(ValueError):
+        # loguru's own way, which shows everything.
+        logger.remove(0)
+    logger.add(lambda message: print(message, end="", file=sys.stderr), level=level, diagnose=False)

@@ -2,15 +2,12 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from _pytest.outcomes import Failed
-from loguru import logger
 
 from runner.calls.request import new_run_id
 from runner.calls.suite import CallMaker, SuiteRunner
@@ -90,7 +87,6 @@ class ScenarioItem(pytest.Item):
             NoCall: No call could be made.
         """
         agent = self.config.stash[AGENT]
-        _log_as(agent.settings.log_level)
         folder = agent.settings.runs_dir / f"pytest-{new_run_id()}"
 
         async def make() -> SuiteResult:
@@ -121,12 +117,3 @@ class ScenarioItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int, str]:
         """Return where the scenario stands, and its name."""
         return self.path, self.scenario.line - 1, self.name
-
-
-@cache
-def _log_as(level: str) -> None:
-    """Log at a level and no more, once: to standard error as it is then, which pytest captures."""
-    with suppress(ValueError):
-        # loguru's own way, which shows everything.
-        logger.remove(0)
-    logger.add(lambda message: print(message, end="", file=sys.stderr), level=level, diagnose=False)

@@ -1,5 +1,6 @@
 """The pytest plugin: what it collects, what each verdict becomes, and that it keeps out of the way."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -210,3 +211,11 @@ def test_pytest_finds_it_where_it_is_installed() -> None:
     declared = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
     assert declared == {"scenario_runner": "runner.pytest_plugin"}
     assert callable(import_module(declared["scenario_runner"]).pytest_collect_file)
+
+
+def test_pipecat_tells_nothing_of_itself(project: Path) -> None:
+    command = [sys.executable, "-m", "pytest", *URL, "--collect-only", "voice"]
+    env = {**os.environ, "PYTHONPATH": str(PROJECT), "PYTEST_ADDOPTS": ""}
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=100, check=True)
+    assert "4 tests collected" in done.stdout
+    assert "INFO" not in done.stdout + done.stderr
