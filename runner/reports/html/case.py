@@ -159,7 +159,8 @@ class _WrongCall:
     def sentence(self) -> str:
         came = ", ".join(f"{key} = {_value(actual)}" for key, (_, actual) in self.differing.items())
         wanted = ", ".join(_value(value) for value, _ in self.differing.values())
-        return f"{self.came.name} was called with {came}; {wanted} was expected"
+        were = "was" if len(self.differing) == 1 else "were"
+        return f"{self.came.name} was called with {came}; {wanted} {were} expected"
 
     def rows(self) -> Iterator[CaseRow]:
         differing = self.differing

@@ -7,7 +7,7 @@ from runner.comparison.changes import Comparison, LatencyChange, RateChange, Sce
 from runner.comparison.gates import GateOutcome, GateStatus
 from runner.comparison.wording import gate_line
 from runner.reports.html.shown import count, sentence, words
-from runner.reports.html.suite_page import Change
+from runner.reports.html.suite_runs import Change
 
 _KINDS = {
     Verdict.REGRESSED: "worse",

@@ -15,7 +15,7 @@ from runner.reports.html.changes import (
 )
 from runner.reports.html.run_page import Link, Surroundings
 from runner.reports.html.shown import count, percent, sentence, words
-from runner.reports.html.suite_page import Change
+from runner.reports.html.suite_runs import Change
 
 _TITLES = {
     Verdict.REGRESSED: "Regressed",

@@ -26,7 +26,8 @@ from runner.reports.html.changes import compared_with, gates_of, listed_changes,
 from runner.reports.html.comparison_page import comparison_page
 from runner.reports.html.render import render_comparison, render_run, render_suite
 from runner.reports.html.run_page import Link, RunPage, Sound, Surroundings, run_page, started
-from runner.reports.html.suite_page import About, RunLink, scenarios_of, suite_page
+from runner.reports.html.suite_page import About, suite_page
+from runner.reports.html.suite_runs import RunLink, scenarios_of
 from runner.reports.html.waveform import waveform
 
 FILE_NAME = "report.html"

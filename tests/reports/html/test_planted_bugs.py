@@ -81,7 +81,7 @@ FACTS = [
 ]
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(facts=st.lists(st.sampled_from(FACTS), max_size=30), played=st.sampled_from([WRONG[0], OVER[0]]))
 def test_no_facts_break_a_report(facts: list[Any], played: Script) -> None:
     facts = [STARTED, *facts]

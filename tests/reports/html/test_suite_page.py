@@ -5,16 +5,8 @@ from typing import Any
 import pytest
 
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult
-from runner.reports.html.suite_page import (
-    About,
-    Change,
-    RunFacts,
-    RunLink,
-    ScenarioRuns,
-    SuitePage,
-    scenarios_of,
-    suite_page,
-)
+from runner.reports.html.suite_page import About, SuitePage, suite_page
+from runner.reports.html.suite_runs import Change, RunFacts, RunLink, ScenarioRuns, scenarios_of
 from tests.reports.html.calls import WRONG_CALL, call_facts, in_suite, judged
 
 PASSED = RunFacts(1, True, latencies_ms=(1_000.0, 2_000.0))
