@@ -104,7 +104,7 @@ async def scene(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "snapshot": {"script": {}},
     }
     async with database.session() as session:
-        session.add(RunRow(result_id=1, project_id=1, scenario_name="hello", started_at=utc_now(), **run))
+        session.add(RunRow(result_id=1, project_id=1, scenario_name="hello", **run))
     return Scene(database, tmp_path / "data")
 
 
