@@ -107,7 +107,10 @@ def call_for_real(repeats: int, at_once: int, folder: Path) -> Comparison:
     # Scenario files lie outside of the folder that the suites are in.
     env = {"SCENARIO_RUNNER_SCENARIOS_DIR": "/", **os.environ}
     done = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True, check=False)
-    return Comparison.model_validate(json.loads(done.stdout)["comparison"])
+    compared = json.loads(done.stdout)["comparison"] if done.stdout else None
+    if compared is None:
+        sys.exit("the real calls did not get to their end")
+    return Comparison.model_validate(compared)
 
 
 def splits_changed(runs: Sequence[RunFacts], splits: int) -> int:

@@ -1,6 +1,7 @@
 """What a suite is held against when it ends: read and checked before anybody is called."""
 
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ class Weighing:
             raise UsageError("--baseline and --against: a suite is compared with one of them")
         if baseline is not None or against is not None or suite.gates != type(suite.gates)():
             with needing_compare_extra():
-                import runner.comparison.compare  # noqa: F401 - to know it before the first call
+                import_module("runner.comparison.compare")
         if save is not None:
             _check_can_be_saved(save)
         base = None if baseline is None else await read_source(baseline)
