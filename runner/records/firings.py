@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from loguru import logger
-from sqlalchemy import Select, delete, exists, func, or_, select, update
+from sqlalchemy import Select, bindparam, delete, exists, func, literal_column, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from runner.errors import RunnerError
 from runner.records.crontab import COUNTED, latest_due, next_due
@@ -21,7 +21,7 @@ from runner.records.launches import Errors, Launch, LaunchRefused, launch_within
 from runner.records.record import Record
 from runner.records.schedules import Overlap, launch_of
 from runner.records.statuses import FINAL_RESULT
-from runner.records.tables import CronJob, Firing, ResultRow, utc_now
+from runner.records.tables import CRON_JOBS, FIRINGS, RESULTS, CronJob, Firing, ResultRow, utc_now
 
 LATE = timedelta(seconds=15)
 """What fires later than that makes up for a time at which no server was up."""
@@ -72,37 +72,50 @@ class Work:
     ended: Sequence[int]
 
 
+_OTHERS = FIRINGS.alias("others")
+_IS_OVER = RESULTS.c.status.in_([literal_column(f"'{status}'") for status in _FINAL_RESULT])
+_IS_HELD = (
+    select(_OTHERS.c.id)
+    .join(RESULTS, RESULTS.c.id == _OTHERS.c.result_id)
+    .where(_OTHERS.c.job_id == FIRINGS.c.job_id, _OTHERS.c.ended_at.is_(None), ~_IS_OVER)
+    .exists()
+)
+_DUE = (
+    select(CRON_JOBS.c.id)
+    .where(CRON_JOBS.c.next_due_at <= bindparam("now", type_=CRON_JOBS.c.next_due_at.type))
+    .order_by(CRON_JOBS.c.next_due_at)
+    .limit(AT_ONCE)
+)
+_QUEUED = (
+    select(FIRINGS.c.id)
+    .join(CRON_JOBS, CRON_JOBS.c.id == FIRINGS.c.job_id)
+    .where(
+        FIRINGS.c.ended_at.is_(None),
+        FIRINGS.c.state == FiringState.QUEUED.value,
+        or_(~_IS_HELD, CRON_JOBS.c.is_active.is_(False)),
+    )
+    .order_by(FIRINGS.c.id)
+    .limit(AT_ONCE)
+)
+_ENDED = (
+    select(FIRINGS.c.id)
+    .outerjoin(RESULTS, RESULTS.c.id == FIRINGS.c.result_id)
+    .where(
+        FIRINGS.c.ended_at.is_(None),
+        FIRINGS.c.state == FiringState.RUNNING.value,
+        or_(FIRINGS.c.result_id.is_(None), _IS_OVER),
+    )
+    .order_by(FIRINGS.c.id)
+    .limit(AT_ONCE)
+)
+
+
 def work(session: Session, now: datetime) -> Work:
     """Return what there is to do at a time, the oldest first."""
-    ended = (
-        select(Firing.id)
-        .outerjoin(ResultRow, ResultRow.id == Firing.result_id)
-        .where(
-            Firing.ended_at.is_(None),
-            Firing.state == FiringState.RUNNING.value,
-            or_(Firing.result_id.is_(None), ResultRow.status.in_(_FINAL_RESULT)),
-        )
-    )
-    other = aliased(Firing)
-    held = (
-        select(other.id)
-        .join(ResultRow, ResultRow.id == other.result_id)
-        .where(other.job_id == Firing.job_id, other.ended_at.is_(None), ResultRow.status.not_in(_FINAL_RESULT))
-    )
-    waiting = (
-        select(Firing.id)
-        .join(CronJob, CronJob.id == Firing.job_id)
-        .where(
-            Firing.ended_at.is_(None),
-            Firing.state == FiringState.QUEUED.value,
-            or_(~held.exists(), CronJob.is_active.is_(False)),
-        )
-    )
-    due = select(CronJob.id).where(CronJob.next_due_at <= now)
     return Work(
-        due=session.scalars(due.order_by(CronJob.next_due_at).limit(AT_ONCE)).all(),
-        queued=session.scalars(waiting.order_by(Firing.id).limit(AT_ONCE)).all(),
-        ended=session.scalars(ended.order_by(Firing.id).limit(AT_ONCE)).all(),
+        due=session.scalars(_DUE, {"now": now}).all(),
+        queued=session.scalars(_QUEUED).all(),
+        ended=session.scalars(_ENDED).all(),
     )
 
 

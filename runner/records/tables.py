@@ -465,4 +465,6 @@ RESULTS = cast(Table, ResultRow.__table__)
 RUNS = cast(Table, RunRow.__table__)
 WORKERS = cast(Table, WorkerRow.__table__)
 API_PROCESSES = cast(Table, ApiProcess.__table__)
+CRON_JOBS = cast(Table, CronJob.__table__)
+FIRINGS = cast(Table, Firing.__table__)
 """The tables themselves: for statements that are made many times a second, and built once."""

@@ -7,7 +7,7 @@ from sqlalchemy import select, update
 
 from runner.records.runs import refresh_result
 from runner.records.tables import CronJob, Firing, Project, RunRow, WebhookDelivery
-from tests.records.town import Town, town
+from tests.records.town import Town, on_sqlite, town
 
 __all__ = ["town"]
 
@@ -55,6 +55,7 @@ async def test_a_firing_is_compared_with_the_result_that_is_named(town: Town) ->
     assert "(worse: Book a table)" in slower.reason
 
 
+@on_sqlite
 async def test_nothing_in_common_leaves_nothing_to_be_said(town: Town) -> None:
     first = await night(town, await town.add(data={"frequency": RUNS}))
     await town.run(lambda session: session.execute(update(RunRow).values(scenario_name="another")))
@@ -63,6 +64,7 @@ async def test_nothing_in_common_leaves_nothing_to_be_said(town: Town) -> None:
     assert compared.reason.endswith("have no scenario in common")
 
 
+@on_sqlite
 async def test_previous_sessions_are_the_last_five_good_ones(town: Town) -> None:
     job = await town.add(data={"frequency": RUNS, "baseline": "previous"})
     nights = [await night(town, job, latency_ms=800 + 7 * n) for n in range(5)]
@@ -84,6 +86,7 @@ async def test_previous_sessions_are_the_last_five_good_ones(town: Town) -> None
     assert last.comparison["baseline"] == [*(night.result_id for night in nights[1:]), better.result_id]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("notify_on", "told"), [("never", []), ("success", [1]), ("failure", [2, 3]), ("both", [1, 2, 3])]
 )

@@ -17,7 +17,7 @@ from runner.records.database import Database
 from runner.records.jobs import RoomSecrets
 from runner.records.schedules import FixedRoom, seal_rooms
 from runner.records.tables import Agent, CronJob, Firing, ResultRow, RunRow, ScenarioRow
-from tests.records.town import MINUTE, NOON, Town, town
+from tests.records.town import MINUTE, NOON, Town, on_sqlite, town
 
 __all__ = ["town"]
 
@@ -48,6 +48,7 @@ async def test_a_schedule_fires_when_it_is_due_and_not_before(town: Town) -> Non
     assert firing.ended_at is not None
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("success", "state", "reason"),
     [
@@ -64,12 +65,14 @@ async def test_a_firing_is_what_its_runs_are(town: Town, success: bool | None, s
     assert (firing.state, firing.reason) == (state, reason)
 
 
+@on_sqlite
 async def test_a_paused_schedule_does_not_fire(town: Town) -> None:
     job = await town.add(is_active=False)
     await town.pass_by(timedelta(days=1))
     assert await town.history(job) == []
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("away", "missed", "reason"),
     [
@@ -90,6 +93,7 @@ async def test_what_was_missed_is_made_up_for_once(town: Town, away: timedelta, 
     assert [firing.trigger for firing in await town.history(job)] == ["catch_up", "clock"]
 
 
+@on_sqlite
 async def test_thirty_seconds_of_downtime_lose_no_firing(town: Town) -> None:
     job = await town.add()
     await town.pass_by(timedelta(seconds=50))
@@ -127,6 +131,7 @@ async def test_overlaps_are_as_the_schedule_says(town: Town, overlap: str, state
     )
 
 
+@on_sqlite
 async def test_a_queued_firing_is_skipped_once_its_job_is_paused(town: Town) -> None:
     job = await town.add()
     await town.pass_by()
@@ -148,6 +153,7 @@ async def test_a_schedule_is_run_by_hand_beside_what_is_on(town: Town) -> None:
     assert sorted(await town.states(job)) == ["running", "running", "skipped"]
 
 
+@on_sqlite
 async def test_the_same_request_by_hand_is_the_same_firing(town: Town) -> None:
     job = await town.add(is_active=False)
     first, second = [await firings.run_now(town.record, job, digest="same") for _ in range(2)]
@@ -167,6 +173,7 @@ async def test_tags_are_those_that_scenarios_have_when_it_fires(town: Town) -> N
     assert await town.states(job) == ["failed", "running"]
 
 
+@on_sqlite
 async def test_what_can_not_be_launched_is_a_failure_that_says_why(town: Town) -> None:
     gone = await town.add(scenario_ids=[99])
     await town.run(lambda session: session.execute(update(Agent).values(session={})))
@@ -179,6 +186,7 @@ async def test_what_can_not_be_launched_is_a_failure_that_says_why(town: Town) -
     assert await town.states(gone) == ["failed", "failed"]
 
 
+@on_sqlite
 async def test_fixed_rooms_are_entered_with_their_tokens_each_time(town: Town) -> None:
     daily, local = "https://acme.daily.co/nightly", "http://localhost:7860/api/offer"
     rooms = [
@@ -235,6 +243,7 @@ async def test_what_is_remembered_of_a_schedule_is_bounded(town: Town, monkeypat
     assert [firing.due_at for firing in await town.history(job)] == [NOON + MINUTE * n for n in (4, 5, 6)]
 
 
+@on_sqlite
 async def test_one_that_goes_wrong_keeps_no_other_from_firing(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [await town.add() for _ in range(3)]
     launch_of = firings.launch_of

@@ -20,6 +20,9 @@ from runner.records.store import open_store
 from runner.records.tables import Agent, CronJob, Firing, ResultRow, RunRow
 from runner.settings import ServerSettings, Settings
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""What is not about the database is tried on one kind of it."""
+
 NOON = datetime(2027, 6, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
