@@ -26,7 +26,7 @@ from runner.records.secrets import open_vault
 from runner.records.seed import DEFAULT_PROJECT, seed
 from runner.records.store import open_store
 from runner.settings import Settings
-from runner.web import WebServer, listening
+from runner.serving import WebServer, listening
 from runner.worker.parent import supervising
 
 DRAIN_LIMIT_S = 20.0

@@ -23,7 +23,7 @@ BASE = {
     "runner.files": {"runner.errors"},
     "runner.json_log": {"runner.errors"},
     "runner.settings": {"runner.errors"},
-    "runner.web": {"runner.errors"},
+    "runner.serving": {"runner.errors"},
     "runner.http": {"runner.errors", "runner.text"},
 }
 """Small modules without a package of their own: everything in ``runner`` but ``evaluation`` may import them."""

@@ -116,7 +116,7 @@ async def _supervise(settings: "Settings", config: Path | None) -> None:
     with ExitStack() as stack:
         listener: socket.socket | None = None
         if worker.health_port is not None:
-            from runner.web import listening
+            from runner.serving import listening
 
             # Before anything else: a port that is taken is found out first.
             listener = stack.enter_context(listening(worker.health_host, worker.health_port, options="--health-"))
