@@ -43,7 +43,7 @@ LAYERS: dict[str, set[str]] = {
     # A suite names rooms and the commands that start agents.
     "runner.scenarios": {EVALUATION, "runner.rooms", "runner.sessions"},
     "runner.calls": {EVALUATION, "runner.judge", "runner.rooms", "runner.scenarios", "runner.sessions"},
-    "runner.reports": {EVALUATION, "runner.calls", "runner.scenarios"},
+    "runner.reports": {EVALUATION, "runner.calls", "runner.comparison", "runner.scenarios"},
     "runner.records": {
         EVALUATION,
         "runner.calls",

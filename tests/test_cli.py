@@ -249,7 +249,7 @@ def test_a_call_to_nobody_leaves_one_run_without_the_token(folder: Path) -> None
     assert "Traceback" not in result.output
     assert TOKEN not in result.output
     kept = {path.name: path.read_bytes() for path in (folder / "out").iterdir()}
-    assert set(kept) == {"run.json", "timeline.jsonl", "recording.wav"}
+    assert set(kept) == {"run.json", "timeline.jsonl", "recording.wav", "report.html"}
     assert not [name for name, content in kept.items() if TOKEN.encode() in content]
 
 

@@ -46,8 +46,10 @@ def test_the_summary_and_the_exit_code_are_those_of_the_verdict(
     before = Path("r/run.json").read_bytes()
     result = evaluate("r")
     assert result.exit_code == code, result.output
-    assert result.stdout.splitlines()[-1] == "  r"
-    assert result.stdout.splitlines()[-2].startswith(word)
+    [folder] = [i for i, line in enumerate(result.stdout.splitlines()) if line == "  r"]
+    assert result.stdout.splitlines()[folder - 1].startswith(word)
+    assert "  report: r/report.html" in result.stdout.splitlines()[folder:]
+    assert Path("r/report.html").read_text().startswith("<!doctype html>")
     assert Path("r/run.json").read_bytes() == before
 
 

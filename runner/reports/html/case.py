@@ -94,6 +94,7 @@ class Case:
 
     Attributes:
         title: One sentence.
+        reason: The same without the verdict; empty for a run that passed.
         rows: What was expected, and what came.
         at_s: The failing moment; None where nothing of the call shows it.
         hear_s: From where on to listen.
@@ -101,6 +102,7 @@ class Case:
     """
 
     title: str
+    reason: str
     rows: tuple[CaseRow, ...]
     at_s: float | None
     hear_s: float
@@ -119,23 +121,24 @@ def case_of(run: RunReport, view: CallView, script: Script | None) -> Case:
     verdict = "Failed" if run.success is False else "Inconclusive"
     if failure is None:
         headline = words(headline_of(None, run.detail, run.ended_reason), _HEADLINE_LIMIT)
-        return Case(sentence(f"{verdict}: {headline}"), (), None, 0.0, 0.0)
+        return Case(sentence(f"{verdict}: {headline}"), headline, (), None, 0.0, 0.0)
     wrong = _wrong_call(run, failure, view, script)
     errors = list(_error_rows(failure, view))
     rows = [*wrong.rows(), *errors] if wrong else [*_expected(failure), *errors, *_heard(failure)]
     at_s = wrong.came.at_s if wrong else _moment_s(run, failure, view)
     rows += _then_said(failure, view, rows, at_s)
     rows += _evidence_rows(failure, view, rows)
-    place = f"{verdict} in turn {failure.turn + 1}" if failure.turn is not None else verdict
     what = headline_of(failure, run.detail, run.ended_reason)
     if failure.turn is not None:
         what = what.removeprefix(f"turn {failure.turn + 1}: ")
     if wrong and run.success is False and "reported an error" not in what:
         what = wrong.sentence()
-    title = whole_units(sentence(f"{place}: {words(what, _HEADLINE_LIMIT)}"))
+    what = words(what, _HEADLINE_LIMIT)
+    turn = "" if failure.turn is None else f"turn {failure.turn + 1}: "
+    title = whole_units(sentence(f"{verdict} in {turn}{what}" if turn else f"{verdict}: {what}"))
     hear_s = _hear_from(run, failure, at_s)
     until_s = 0.0 if at_s is None else min(at_s + AFTER_S, hear_s + LONGEST_SNIPPET_S)
-    return Case(title, tuple(rows), at_s, hear_s, until_s)
+    return Case(title, f"{turn}{what}", tuple(rows), at_s, hear_s, until_s)
 
 
 @dataclass(frozen=True)

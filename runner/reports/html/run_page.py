@@ -249,7 +249,7 @@ def _passed(run: RunReport) -> Case:
     title = f"Passed: {met} of {count(len(run.expectations), 'expectation')} met."
     if left == 0:
         title = "Passed." if not met else f"Passed: {'the' if met == 1 else 'all'} {count(met, 'expectation')} met."
-    return Case(title, (), None, 0.0, 0.0)
+    return Case(title, "", (), None, 0.0, 0.0)
 
 
 def _sub(run: RunReport) -> str:

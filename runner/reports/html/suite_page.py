@@ -22,6 +22,14 @@ _NAME = 120
 
 
 @dataclass(frozen=True)
+class RunLink:
+    """The page of a run, and the reason that it gives."""
+
+    href: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """What a suite's page says of one run.
 
@@ -188,7 +196,7 @@ class About:
 
 def scenarios_of(
     result: SuiteResult,
-    hrefs: Mapping[str, str],
+    pages: Mapping[str, RunLink],
     limits_ms: Mapping[tuple[str, str], float] | None = None,
     changes: Mapping[str, Change] | None = None,
 ) -> list[ScenarioRuns]:
@@ -196,7 +204,7 @@ def scenarios_of(
 
     Args:
         result: The suite's result.
-        hrefs: The page of each run, by its folder.
+        pages: The page of each run, by its folder.
         limits_ms: Within how long the agent is to answer, by scenario file and name.
         changes: What the comparison with the baseline says, by scenario.
     """
@@ -207,7 +215,7 @@ def scenarios_of(
             found.append(ScenarioRuns(first.scenario, skipped=first.reason))
             continue
         facts = [
-            _facts(run, hrefs)
+            _facts(run, pages)
             if isinstance(run, SuiteRun)
             else RunFacts(run.repeat, state="under way" if run.under_way else "not made")
             for run in runs
@@ -224,10 +232,12 @@ def scenarios_of(
     return found
 
 
-def _facts(run: SuiteRun, hrefs: Mapping[str, str]) -> RunFacts:
+def _facts(run: SuiteRun, pages: Mapping[str, RunLink]) -> RunFacts:
+    page = None if run.folder is None else pages.get(run.folder)
     reason, group = "", ""
     if not run.success:
-        reason = headline_of(run.failure, run.detail, run.ended_reason)
+        headline = headline_of(run.failure, run.detail, run.ended_reason)
+        reason = headline if page is None else page.reason or headline
         failure = run.failure
         group = run.ended_reason.value if failure is None else f"{failure.kind.value} {failure.turn}"
     return RunFacts(
@@ -235,7 +245,7 @@ def _facts(run: SuiteRun, hrefs: Mapping[str, str]) -> RunFacts:
         run.success,
         reason,
         group,
-        None if run.folder is None else hrefs.get(run.folder),
+        None if page is None else page.href,
         latencies_ms=tuple(run.response_latencies_ms),
     )
 

@@ -23,7 +23,7 @@ from runner.files import write_atomically
 from runner.reports.html.audio import opus_data_uri, write_snippet
 from runner.reports.html.render import render_run, render_suite
 from runner.reports.html.run_page import Link, RunPage, Sound, Surroundings, run_page, started
-from runner.reports.html.suite_page import About, scenarios_of, suite_page
+from runner.reports.html.suite_page import About, RunLink, scenarios_of, suite_page
 from runner.reports.html.waveform import waveform
 
 FILE_NAME = "report.html"
@@ -36,10 +36,12 @@ class RunFiles:
 
     Attributes:
         report: The HTML file.
+        reason: Why the run did not pass, as it says; empty for one that passed.
         snippet: The sound of the failing moment; None where there is none.
     """
 
     report: Path
+    reason: str = ""
     snippet: Path | None = None
 
 
@@ -89,7 +91,7 @@ def write_suite_report(
             missing.append(f"a run has no report: {error}")
         if done is not None:
             done(number, len(made))
-    hrefs = {name: _href(run.report, target.parent) for name, run in files.items()}
+    pages = {name: RunLink(_href(run.report, target.parent), run.reason) for name, run in files.items()}
     about = About(
         name=result.suite,
         success={0: True, 1: False}.get(result.exit_code),
@@ -102,7 +104,7 @@ def write_suite_report(
         ),
         version=run_file.installed_version(),
     )
-    page = suite_page(about, scenarios_of(result, hrefs, _limits_ms(result, folder)))
+    page = suite_page(about, scenarios_of(result, pages, _limits_ms(result, folder)))
     _write(target, render_suite(page))
     return target, files
 
@@ -135,7 +137,7 @@ def _write_run(folder: Path, target: Path, crumbs: tuple[Link, ...]) -> RunFiles
     snippet = None
     if channels is not None and sound is not None and not run.success:
         snippet = _snippet(folder, page, channels, rate_hz)
-    return RunFiles(target, snippet)
+    return RunFiles(target, page.case.reason, snippet)
 
 
 def _facts(folder: Path, run: Run, missing: list[str]) -> list[TimelineEvent]:

@@ -53,15 +53,15 @@ def rendered(facts: Sequence[TimelineEvent], **around: Any) -> str:
     return render_run(run_page(run, facts, script=WRONG_CALL, around=Surroundings(**around)))
 
 
-def hostile_facts() -> list[TimelineEvent]:
-    facts = call_facts(people=HOSTILE, understood=[HOSTILE], reply=HOSTILE)
-    started = CallStarted(**{**STARTED.model_dump(), "scenario": HOSTILE, "run_id": HOSTILE, "room": HOSTILE})
+def hostile_facts(text: str = HOSTILE) -> list[TimelineEvent]:
+    facts = call_facts(people=text, understood=[text], reply=text)
+    started = CallStarted(**{**STARTED.model_dump(), "scenario": text, "run_id": text, "room": text})
     return [
         started,
         *facts[1:-1],
-        AgentError(at_ns=s(11), text=HOSTILE),
-        AgentProcessEnded(at_ns=s(12), exit_code=1, log_tail=HOSTILE),
-        ended(15, EndedReason.CALLER_HUNG_UP, HOSTILE),
+        AgentError(at_ns=s(11), text=text),
+        AgentProcessEnded(at_ns=s(12), exit_code=1, log_tail=text),
+        ended(15, EndedReason.CALLER_HUNG_UP, text),
     ]
 
 

@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult
-from runner.reports.html.suite_page import About, Change, RunFacts, ScenarioRuns, SuitePage, scenarios_of, suite_page
+from runner.reports.html.suite_page import (
+    About,
+    Change,
+    RunFacts,
+    RunLink,
+    ScenarioRuns,
+    SuitePage,
+    scenarios_of,
+    suite_page,
+)
 from tests.reports.html.calls import WRONG_CALL, call_facts, in_suite, judged
 
 PASSED = RunFacts(1, True, latencies_ms=(1_000.0, 2_000.0))
@@ -119,12 +128,13 @@ def test_a_suite_on_disk_becomes_scenarios() -> None:
         skipped=[SkippedScenario(scenario="z", file="b.yaml", reason="needs a browser")],
     )
     limits = {("b.yaml", made.scenario): 4_000.0}
-    first, second = scenarios_of(result, {"one": "one/report.html"}, limits)
+    first, second = scenarios_of(result, {"one": RunLink("one/report.html", "turn 2: wrong")}, limits)
     assert [(run.success, run.href, run.state) for run in first.runs] == [
         (False, "one/report.html", ""),
         (None, None, ""),
         (None, None, "under way"),
     ]
     assert first.limit_ms == 4_000.0
+    assert first.runs[0].reason == "turn 2: wrong"
     assert first.runs[1].reason == "nothing answers at http://localhost:1"
     assert (second.name, second.skipped) == ("z", "needs a browser")
