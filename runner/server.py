@@ -13,15 +13,20 @@ from loguru import logger
 from pydantic import SecretStr
 
 from runner.api.app import create_app
+from runner.api.configured import apply_schedules, read_schedules
 from runner.api.services import Services
+from runner.api.webhook_bodies import WebhookBodies
+from runner.dispatch.delivering import Delivering
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
+from runner.dispatch.schedules import Schedules
 from runner.errors import UsageError
 from runner.garbage import search_seldom
 from runner.records.data_dir import data_dir
 from runner.records.database import Database, database_url
 from runner.records.key_check import check_secret_key
 from runner.records.keys import KeyKind, create_key, find_key, list_keys
+from runner.records.record import Record
 from runner.records.secrets import open_vault
 from runner.records.seed import DEFAULT_PROJECT, seed
 from runner.records.store import open_store
@@ -84,7 +89,7 @@ async def serve(
     ):
         url = _url(host, listener)
         database = Database(database_url(settings.server))
-        async with _opened(settings, database) as services:
+        async with _opened(settings, database, url) as services:
             announcement = Announcement(url, await _first_key(database))
             worker_key = await _worker_key(database, settings) if with_worker else None
             web = WebServer(create_app(services), connections_limit_s=CONNECTIONS_LIMIT_S)
@@ -111,6 +116,7 @@ async def _in_background(services: Services, scope: anyio.CancelScope) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(services.dispatcher.run)
             tasks.start_soon(services.durable.run)
+            tasks.start_soon(Schedules(services).run)
 
 
 def _worker_settings(settings: Settings, url: str, key: SecretStr) -> Settings:
@@ -155,27 +161,34 @@ async def _with_worker(
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, database: Database) -> AsyncGenerator[Services]:
-    """Open everything, with its tables up to date."""
+async def _opened(settings: Settings, database: Database, url: str) -> AsyncGenerator[Services]:
+    """Open everything, with its tables up to date. It is reached at ``url``, unless the settings know better."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         # First what the settings may have wrong: then there is no record yet that nobody meant.
         vault, store = open_vault(settings.server), open_store(settings.server)
+        file = settings.server.schedules_file
+        schedules = [] if file is None else read_schedules(file)
         await database.migrate()
         await check_secret_key(database, vault)
         async with database.session() as session:
             await seed(session)
-        durable = Durable(database, store, settings)
+        bodies = WebhookBodies(settings.server.public_url or url)
+        delivering = Delivering(Record(settings, database, vault, store), bodies.make)
+        durable = Durable(database, store, settings, delivering)
         stack.push_async_callback(durable.close)
         await durable.prepare()
-        yield Services(
+        services = Services(
             settings=settings,
             database=database,
             vault=vault,
             store=store,
             dispatcher=Dispatcher(database, vault, settings),
             durable=durable,
+            delivering=delivering,
         )
+        await apply_schedules(services, schedules)
+        yield services
 
 
 async def _first_key(database: Database) -> SecretStr | None:

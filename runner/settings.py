@@ -135,10 +135,14 @@ class ServerSettings(BaseModel):
         artefacts_options: Options of the S3 client, such as ``endpoint`` and ``region``; credentials come from the
             environment (``AWS_ACCESS_KEY_ID``, …).
         retention_days: After so many days the artefacts of a run go; without it they stay.
+        schedules_file: A YAML file of schedules, applied when the server starts; see docs/schedules.md. Without it
+            there are those alone that were made over the API.
         public_url: How clients reach the API, for the links it gives out; without it as they addressed it.
         allowed_rooms: Hosts that rooms and start URLs may be on: a name, ``*.name``, or an address or network
             (``10.0.0.0/8``).
+        allowed_webhooks: Hosts that webhooks may be sent to, written likewise.
         allow_loopback: Whether this machine itself is allowed; ``serve`` on a loopback address turns it on.
+        webhook_log_days: How long it is kept which webhooks were sent.
         max_calls: How many calls may be on at once, of all workers; without it as many as they make.
         max_calls_per_agent: How many calls an agent may be in at once that has no ``max_calls`` of its own; without
             it likewise.
@@ -160,9 +164,12 @@ class ServerSettings(BaseModel):
     artefacts_url: str | None = None
     artefacts_options: dict[str, str] = Field(default_factory=dict)
     retention_days: float | None = Field(default=None, gt=0)
+    schedules_file: NamedPath | None = None
     public_url: str | None = None
     allowed_rooms: list[str] = Field(default_factory=lambda: ["*.daily.co"])
+    allowed_webhooks: list[str] = Field(default_factory=lambda: ["hooks.slack.com", "hooks.slack-gov.com"])
     allow_loopback: bool = False
+    webhook_log_days: float = Field(default=30.0, gt=0, le=3_650)
     max_calls: int | None = Field(default=None, ge=1)
     max_calls_per_agent: int | None = Field(default=None, ge=1)
     lease_s: float = Field(default=20.0, ge=1, le=600)

@@ -19,6 +19,7 @@ PACKAGES = ("bots", "runner")
 BASE = {
     "runner.errors": set[str](),
     "runner.garbage": set[str](),
+    "runner.hosts": {"runner.errors"},
     "runner.text": set[str](),
     "runner.files": {"runner.errors"},
     "runner.json_log": {"runner.errors"},
@@ -38,6 +39,7 @@ LAYERS: dict[str, set[str]] = {
     "runner.comparison": {EVALUATION},
     "runner.judge": {EVALUATION},
     "runner.rooms": set(),
+    "runner.webhooks": set(),
     # A session comes with a room.
     "runner.sessions": {"runner.rooms"},
     # A suite names rooms and the commands that start agents.
@@ -47,10 +49,12 @@ LAYERS: dict[str, set[str]] = {
     "runner.records": {
         EVALUATION,
         "runner.calls",
+        "runner.comparison",
         "runner.protocol",
         "runner.rooms",
         "runner.scenarios",
         "runner.sessions",
+        "runner.webhooks",
     },
     "runner.dispatch": {
         EVALUATION,
@@ -59,6 +63,7 @@ LAYERS: dict[str, set[str]] = {
         "runner.protocol",
         "runner.records",
         "runner.rooms",
+        "runner.webhooks",
     },
     # What makes calls knows the record over HTTP alone: neither `records` nor `dispatch`.
     "runner.worker": {EVALUATION, "runner.calls", "runner.protocol", "runner.rooms", "runner.sessions"},
@@ -70,6 +75,7 @@ LAYERS: dict[str, set[str]] = {
         "runner.records",
         "runner.rooms",
         "runner.scenarios",
+        "runner.webhooks",
     },
     # One process that is all of a server: the API, the record, and the workers beside it.
     "runner.server": {"runner.api", "runner.dispatch", "runner.records", "runner.worker"},

@@ -24,6 +24,7 @@ from runner.api.routes import (
     scenarios,
     test_profiles,
     tracer,
+    webhooks,
     worker,
 )
 from runner.api.routing import PlainPaths
@@ -41,6 +42,7 @@ _ROUTES = (
     events,
     runs,
     cron_jobs,
+    webhooks,
     tracer,
     worker,
 )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from runner.dispatch.delivering import Delivering
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
 from runner.records.record import Record
@@ -14,7 +15,9 @@ class Services(Record):
     Attributes:
         dispatcher: Answers the polls of workers.
         durable: Does what follows from outcomes.
+        delivering: Sends webhooks.
     """
 
     dispatcher: Dispatcher
     durable: Durable
+    delivering: Delivering

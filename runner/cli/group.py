@@ -18,6 +18,7 @@ _COMMANDS = {
     "replay": "replay:replay",
     "report": "report:report",
     "run": "run:run_suite",
+    "schedules": "schedules:schedules",
     "serve": "serve:serve",
     "status": "status:status",
     "worker": "worker:worker",

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from bots.timeline import EndedReason
 from runner.errors import RunnerError, UsageError
 from runner.evaluation.verdicts import Cause
+from runner.hosts import RESOLVE_TIMEOUT_S
 from runner.protocol.messages import Answer, Gone, Job, Order, Poll, Problem, hold_s, leaving_s
 from runner.protocol.states import WORKER_LOST, WorkerState
 from runner.records.assignments import Assignment, Capacity, Limits, assign, is_due, waiting
@@ -39,7 +40,7 @@ from runner.records.leases import (
 from runner.records.runs import end_run, job_of, release
 from runner.records.secrets import Vault
 from runner.records.tables import RUNS, utc_now
-from runner.rooms.allowed import RESOLVE_TIMEOUT_S, RoomGuard, RoomRefused
+from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.settings import Settings
 
 LOOK_INTERVAL_S = 1.0

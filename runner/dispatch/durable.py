@@ -30,6 +30,7 @@ from loguru import logger
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from runner.dispatch.delivering import Delivering
 from runner.dispatch.judging import Judging, Try, judge_of
 from runner.errors import UsageError
 from runner.records.database import Database, begin_with, driver_says
@@ -38,10 +39,11 @@ from runner.records.retention import purge
 from runner.records.runs import JudgeLater, all_awaiting_judge, end_judged
 from runner.records.store import ArtefactStore
 from runner.records.tables import utc_now
+from runner.records.webhooks import DELIVER_LATER, purge_deliveries, take_up_overdue
 from runner.settings import Settings
 
 APPLICATION = "scenario-runner"
-APPLICATION_VERSION = "3"
+APPLICATION_VERSION = "4"
 """Of what the work consists of, not of the package: what another version has begun is left to the hourly tidying."""
 
 POLL_INTERVAL_S = 2.0
@@ -90,19 +92,26 @@ logging.getLogger("dbos").addHandler(logging.NullHandler())
 class Durable:
     """Does durable work, from :meth:`run` on. DBOS is one for the whole process: so is this.
 
-    Where there is nothing for it to do, as without a judge and with nothing ever to be deleted, DBOS is not started.
+    Where there is nothing for it to do, as without webhooks or a judge and with nothing ever to be deleted, DBOS is
+    not started.
 
     Args:
         database: The record.
         store: Holds the facts of calls.
         settings: What judges, and when what is old is deleted.
+        delivering: Delivers webhooks; None leaves that to others.
     """
 
-    def __init__(self, database: Database, store: ArtefactStore, settings: Settings):
+    def __init__(
+        self, database: Database, store: ArtefactStore, settings: Settings, delivering: Delivering | None = None
+    ):
         self._database = database
         self._store = store
         self._settings = settings
         self._judging = Judging(database, store, settings.judge)
+        self._delivering = delivering
+        if delivering is not None:
+            database.info[DELIVER_LATER] = self._deliver_later
         self._url = database.url
         self._serializer = DBOSPortableJSONSerializer()
         self._engines: list[sa.Engine] = []
@@ -138,7 +147,10 @@ class Durable:
             await anyio.to_thread.run_sync(judge_of, self._settings.judge)
         left = await self._database.look(lambda session: all_awaiting_judge(session, since=utc_now()))
         self._is_needed = bool(
-            self._settings.judge.configured or self._settings.server.retention_days is not None or left
+            self._settings.judge.configured
+            or self._settings.server.retention_days is not None
+            or self._delivering is not None
+            or left
         )
         if not self._is_needed:
             return
@@ -174,6 +186,13 @@ class Durable:
     # What follows from a transaction.
 
     def _judge_later(self, session: Session, run_id: int, attempt: int) -> None:
+        self._enqueue(session, "judge", run_id, attempt)
+
+    def _deliver_later(self, session: Session, delivery_id: int, round: int) -> None:
+        self._enqueue(session, "deliver", delivery_id, round)
+
+    def _enqueue(self, session: Session, name: str, of: int, number: int) -> None:
+        """Let a workflow begin once a transaction is committed: once, whoever asks for it again."""
         if self._client is None:
             self._client = DBOSClient(
                 system_database_url=self._url,
@@ -187,13 +206,13 @@ class Durable:
         self._client.enqueue_in_transaction(
             session,
             {
-                "workflow_name": "judge",
+                "workflow_name": name,
                 "queue_name": INTERNAL_QUEUE_NAME,
-                "workflow_id": f"judge-{run_id}-{attempt}",
+                "workflow_id": f"{name}-{of}-{number}",
                 "app_version": APPLICATION_VERSION,
             },
-            run_id,
-            attempt,
+            of,
+            number,
         )
 
     # DBOS.
@@ -225,6 +244,11 @@ class Durable:
         @DBOS.workflow(name="judge", max_recovery_attempts=5)
         async def judge(run_id: int, attempt: int) -> None:  # pyright: ignore[reportUnusedFunction] - known by its name
             await self._within(lambda: self._judge(run_id, attempt))
+
+        # It may last for hours, in which processes come and go.
+        @DBOS.workflow(name="deliver", max_recovery_attempts=1_000)
+        async def deliver(delivery_id: int, round: int) -> None:  # pyright: ignore[reportUnusedFunction] - likewise
+            await self._within(lambda: self._deliver(delivery_id, round))
 
         @DBOS.workflow(name="tidy")
         async def tidy(at: datetime, context: Any) -> None:
@@ -266,6 +290,10 @@ class Durable:
     async def _judge(self, run_id: int, attempt: int) -> None:
         async with self._at_once:
             await self._judging.judge(run_id, attempt, _step)
+
+    async def _deliver(self, delivery_id: int, round: int) -> None:
+        if self._delivering is not None:
+            await self._delivering.deliver(delivery_id, round, _step, DBOS.sleep_async)
 
     async def _within(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do the work of a workflow. When this process is to stop, or the database is away, it is left as it is."""
@@ -357,6 +385,11 @@ class Durable:
             if days is not None:
                 purged = await purge(self._database, self._store, older_than=utc_now() - timedelta(days=days))
                 logger.info("the artefacts of {} runs were deleted", purged)
+            told = utc_now() - timedelta(days=self._settings.server.webhook_log_days)
+            while await self._database.run(partial(purge_deliveries, older_than=told)):
+                pass
+            if self._delivering is not None:
+                await self._database.run(take_up_overdue)
             since = utc_now() - JUDGING_LIMIT
             left = await self._database.look(lambda session: all_awaiting_judge(session, since=since))
             for run_id, attempt in left:

@@ -199,7 +199,9 @@ class Database:
         self._engine: AsyncEngine | None = None
         self._reading_engine: AsyncEngine | None = None
         self._sender = secrets.token_hex(8)
-        self._threads = _Threads(self._url, self._sender)
+        self.info: dict[str, Any] = {}
+        """What every transaction that may write has in its ``info``."""
+        self._threads = _Threads(self._url, self._sender, self.info)
         # On SQLite whoever may write takes turns; each process sees to its own.
         self._writing = _Line(1 if self._is_sqlite else _POSTGRES_WRITERS)
         self._running = self._writing if self._is_sqlite else _Line(_THREADS)
@@ -254,7 +256,7 @@ class Database:
             DatabaseBusy: Too many others wait for one.
         """
         async with self._writing.place():
-            session = async_sessionmaker(self.engine, expire_on_commit=False)()
+            session = async_sessionmaker(self.engine, expire_on_commit=False, info=self.info)()
             has_changed = False
             try:
                 yield session
@@ -503,10 +505,12 @@ class _Threads:
     Args:
         url: The address.
         sender: Says to other processes whose transactions these are.
+        info: What those that may write have in their ``info``.
     """
 
-    def __init__(self, url: URL, sender: str):
+    def __init__(self, url: URL, sender: str, info: dict[str, Any]):
         self._url = url
+        self._info = info
         self._sender = sender
         self._is_sqlite = url.drivername == "sqlite"
         # Room for all of them: none waits for another one here.
@@ -518,7 +522,7 @@ class _Threads:
         """Let a thread do work in a transaction, and commit it; return also whether workers have to hear of it."""
 
         def transact() -> tuple[_T, bool]:
-            with Session(self._engines().writer, expire_on_commit=False) as session:
+            with Session(self._engines().writer, expire_on_commit=False, info=self._info) as session:
                 value = work(session)
                 has_changed = has_changed_work(session.info)
                 if has_changed and not self._is_sqlite:

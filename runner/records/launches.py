@@ -2,9 +2,10 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from pydantic import SecretStr
@@ -30,6 +31,7 @@ from runner.records.record import Record
 from runner.records.runs import AT_ONCE
 from runner.records.secrets import Vault
 from runner.records.tables import Agent, Personality, ResultRow, RunRow, ScenarioRow, TestProfile, utc_now
+from runner.records.webhooks import hold_for_webhook
 from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.rooms.urls import RoomKind, check_data_message
 from runner.scenarios.cekura import ScenarioFields, as_played
@@ -153,6 +155,10 @@ class Launch:
     is_cronjob: bool = False
 
 
+Within = Callable[[AsyncSession, Callable[[], Awaitable[ResultRow]]], Awaitable[ResultRow | None]]
+"""Does more in the transaction that creates a result: it is given what creates it, and may leave that."""
+
+
 async def launch(record: Record, launch: Launch) -> ResultRow:
     """Create a result with its runs, which wait for workers from then on.
 
@@ -162,6 +168,28 @@ async def launch(record: Record, launch: Launch) -> ResultRow:
     Args:
         record: Where it is kept.
         launch: What is to be run.
+
+    Raises:
+        LaunchRefused: Something is wrong with it; nothing was created.
+    """
+
+    async def within(session: AsyncSession, create: Callable[[], Awaitable[ResultRow]]) -> ResultRow:
+        return await create()
+
+    return cast(ResultRow, await launch_within(record, launch, within))
+
+
+async def launch_within(record: Record, launch: Launch, within: Within) -> ResultRow | None:
+    """Do the same as :func:`launch`, and something else in the same transaction.
+
+    Args:
+        record: Where it is kept.
+        launch: What is to be run.
+        within: What else is done. It is called again if the transaction has to be tried again, and not at all for a
+            launch that was there before.
+
+    Returns:
+        The result; None if ``within`` left it.
 
     Raises:
         LaunchRefused: Something is wrong with it; nothing was created.
@@ -180,7 +208,8 @@ async def launch(record: Record, launch: Launch) -> ResultRow:
             async with record.database.session() as session:
                 await _lock(session, launch)
                 result = await _earlier(record, session, launch)
-                result = result or await _write(record, session, launch, plan)
+                if result is None:
+                    result = await within(session, partial(_write, record, session, launch, plan))
                 work_changed(session.sync_session)
             return result
         except IntegrityError:
@@ -690,7 +719,8 @@ async def _write(record: Record, session: AsyncSession, launch: Launch, plan: _P
     session.add(result)
     await session.flush()
     now = utc_now()
-    not_before = now + timedelta(seconds=launch.delay_s) if launch.delay_s else None
+    due_at = now + timedelta(seconds=launch.delay_s) if launch.delay_s else None
+    not_before = await session.run_sync(hold_for_webhook, result.id, due_at)
     # Row by row in one go: their ids go up in the order of the rows.
     connection = await session.connection()
     for runs in _chunks(plan.runs):

@@ -29,6 +29,7 @@ from runner.records.jobs import RoomSecrets, RunType, open_pipecat_data, session
 from runner.records.secrets import Vault
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, OPEN_RUN, ResultStatus, RunStatus, result_status
 from runner.records.tables import RESULTS, RUNS, Agent, ResultRow, RunRow, utc_now
+from runner.records.webhooks import result_completed
 
 AT_ONCE = 500
 """How many ids go into one statement."""
@@ -584,12 +585,15 @@ def refresh_result(session: Session, result_id: int, known: str | None = None) -
     forward = ResultRow.status.not_in(_FINAL_RESULT)
     if status is ResultStatus.PENDING:
         forward &= ResultRow.status == ResultStatus.PENDING.value
-    session.execute(
+    moved = session.execute(
         update(ResultRow)
         .where(ResultRow.id == result_id, forward)
         .values(status=status.value, updated_at=utc_now())
+        .returning(ResultRow.id)
         .execution_options(synchronize_session=False)
-    )
+    ).first()
+    if moved is not None and status in FINAL_RESULT:
+        result_completed(session, result_id)
 
 
 def lock_result(session: Session, result_id: int) -> bool:

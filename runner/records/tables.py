@@ -72,6 +72,10 @@ class Project(Base):
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
+    webhooks: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
+    """What is shown of where its webhooks go, and what is told (see :mod:`runner.records.webhooks`)."""
+    webhook_secrets: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The whole addresses and the secret, encrypted."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
@@ -113,6 +117,9 @@ class Agent(Base):
     provider: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
     credentials: Mapped[bytes | None] = mapped_column(LargeBinary)
     session: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
+    webhooks: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
+    """What is shown of where its webhooks go, in place of those of its project."""
+    webhook_secrets: Mapped[bytes | None] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
 
@@ -199,7 +206,7 @@ class ResultRow(Base):
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
 
 
-def _part_of_runs(name: str, *columns: str, where: str) -> Index:
+def _part_of(name: str, *columns: str, where: str) -> Index:
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
@@ -227,9 +234,9 @@ class RunRow(Base):
         Index("ix_runs_result_counts", "result_id", "status", "success", "cause", "expects"),
         Index("ix_runs_status_priority", "status", "priority", "id"),
         # What waits, what workers have, and what has ended: each is found past the others, however many those are.
-        _part_of_runs("ix_runs_waiting", "priority", "id", where="ended_at IS NULL AND executor IS NULL"),
-        _part_of_runs("ix_runs_taken", "executor", where="ended_at IS NULL AND executor IS NOT NULL"),
-        _part_of_runs("ix_runs_ended_at", "ended_at", where="ended_at IS NOT NULL"),
+        _part_of("ix_runs_waiting", "priority", "id", where="ended_at IS NULL AND executor IS NULL"),
+        _part_of("ix_runs_taken", "executor", where="ended_at IS NULL AND executor IS NOT NULL"),
+        _part_of("ix_runs_ended_at", "ended_at", where="ended_at IS NOT NULL"),
         _NEVER_AGAIN,
     )
 
@@ -367,6 +374,10 @@ class CronJob(Base):
     """A schedule, as the API holds it. ``data`` has the fields without a column of their own."""
 
     __tablename__ = "cron_jobs"
+    __table_args__ = (
+        Index("uq_cron_jobs_configured", "project_id", "configured_as", unique=True),
+        _NEVER_AGAIN,
+    )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
@@ -376,9 +387,89 @@ class CronJob(Base):
     timezone: Mapped[str] = mapped_column(String(60), default="UTC")
     scenario_ids: Mapped[list[int]] = mapped_column(JsonValue, default=list)
     is_active: Mapped[bool] = mapped_column(Boolean, default=True)
+    next_due_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
+    """When it fires next; None while it is paused."""
+    rooms: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The rooms it is played in, with their tokens, encrypted (see :class:`runner.records.schedules.FixedRoom`); None
+    where a session is started for each run."""
+    configured_as: Mapped[str | None] = mapped_column(String(200))
+    """Its name in the file of schedules; None for those that were made over the API."""
     data: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class Firing(Base):
+    """One time at which a schedule was due, or was run by hand, and what that came to.
+
+    ``trigger`` and ``state`` are of :class:`runner.records.schedules.Trigger` and
+    :class:`runner.records.schedules.FiringState`. It is written in the transaction that launches its result: for each
+    time at which a schedule is due there is one.
+    """
+
+    __tablename__ = "firings"
+    __table_args__ = (
+        UniqueConstraint("job_id", "due_at", name="uq_firings_due"),
+        _part_of("ix_firings_open", "job_id", "id", where="ended_at IS NULL"),
+        _NEVER_AGAIN,
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("cron_jobs.id", ondelete="CASCADE"))
+    trigger: Mapped[str] = mapped_column(String(20))
+    due_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    missed: Mapped[int] = mapped_column(Integer, default=0)
+    """How many firings before it were missed, which it makes up for."""
+    state: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(Text, default="")
+    """Why it is in this state, in words."""
+    result_id: Mapped[int | None] = mapped_column(ForeignKey("results.id", ondelete="SET NULL"), index=True)
+    comparison: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
+    """How its result compares with the schedule's baseline."""
+    fired_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When its result was launched; None as long as there is none."""
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class WebhookDelivery(Base):
+    """A webhook that is sent, or was.
+
+    ``tries`` has an object for each of the last attempts: ``{at, status_code, error, duration_ms}``.
+    """
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_project", "project_id", "id"),
+        Index("ix_webhook_deliveries_status", "status", "next_attempt_at"),
+        _NEVER_AGAIN,
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    result_id: Mapped[int | None] = mapped_column(ForeignKey("results.id", ondelete="CASCADE"), index=True)
+    event: Mapped[str] = mapped_column(String(40))
+    kind: Mapped[str] = mapped_column(String(20))
+    """``webhook`` or ``slack``."""
+    message_id: Mapped[str] = mapped_column(String(64), unique=True)
+    """Stays the same however often it is sent: receivers know it again by this."""
+    url: Mapped[str] = mapped_column(Text)
+    """Where it was sent last, without what is secret."""
+    status: Mapped[str] = mapped_column(String(20), default="pending")
+    """``pending``, ``delivered`` or ``failed``."""
+    round: Mapped[int] = mapped_column(Integer, default=1)
+    """How often it was begun to be sent: one more for each replay."""
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    """How often it was sent in this round."""
+    status_code: Mapped[int | None] = mapped_column(Integer)
+    error: Mapped[str] = mapped_column(Text, default="")
+    tries: Mapped[list[dict[str, Any]]] = mapped_column(JsonValue, default=list)
+    held_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """Until when the runs of its result wait for it, at most."""
+    due_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When those runs would have begun without it."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    next_attempt_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=utc_now)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 AGENTS = cast(Table, Agent.__table__)

@@ -205,7 +205,7 @@ def load_suite(
         name=top["name"].text(),
         path=path,
         agent=reached.agent,
-        token=token or agent.get("token", _token),
+        token=token or agent.get("token", read_token),
         participant_name=agent.get("participant_name", lambda node: node.text()),
         concurrency=None if at_a_time == AUTO else at_a_time,
         runs=tuple(planned),
@@ -335,7 +335,7 @@ def _environment(node: Node) -> dict[str, str]:
     return {name: mapping[name].text() for name in mapping}
 
 
-def _token(node: Node) -> SecretStr:
+def read_token(node: Node) -> SecretStr:
     named = _TOKEN.fullmatch(node.text())
     if named is None:
         # What stands there may be a token: it is not quoted.

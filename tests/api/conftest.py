@@ -12,10 +12,13 @@ from pydantic import SecretStr
 
 from runner.api.app import create_app
 from runner.api.services import Services
+from runner.api.webhook_bodies import WebhookBodies
+from runner.dispatch.delivering import Delivering
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
 from runner.records.database import Database, database_url
 from runner.records.keys import KeyKind, create_key
+from runner.records.record import Record
 from runner.records.secrets import open_vault
 from runner.records.seed import seed
 from runner.records.store import open_store
@@ -87,7 +90,8 @@ async def services(record: None, server_settings: ServerSettings, anyio_backend:
     settings = Settings(server=server_settings)
     database = Database(database_url(server_settings))
     vault, store = open_vault(server_settings), open_store(server_settings)
-    durable = Durable(database, store, settings)
+    delivering = Delivering(Record(settings, database, vault, store), WebhookBodies(BASE_URL).make)
+    durable = Durable(database, store, settings, delivering)
     yield Services(
         settings=settings,
         database=database,
@@ -95,6 +99,7 @@ async def services(record: None, server_settings: ServerSettings, anyio_backend:
         store=store,
         dispatcher=Dispatcher(database, vault, settings),
         durable=durable,
+        delivering=delivering,
     )
     await durable.close()
     await database.close()

@@ -183,7 +183,7 @@ async def test_every_field_without_an_effect_is_refused_by_its_name(client: http
 async def test_unknown_fields_are_refused_by_name_unless_they_ask_for_nothing(client: httpx.AsyncClient) -> None:
     entry = {"scenario": 1, "pipecat_room_url": ROOM}
     for path, body, unknown in (
-        (AGENTS, {"name": "x"}, ("webhook_url", "webhook_secret", "mock_tools", "dynamic_variables")),
+        (AGENTS, {"name": "x"}, ("mock_tools", "dynamic_variables")),
         (SCENARIOS, {"name": "x"}, ("information_fields_x", "evaluation")),
         (PERSONALITIES, {"name": "x"}, ("moods",)),
         ("/test_framework/v1/test-profiles/", {"name": "x"}, ("variables",)),

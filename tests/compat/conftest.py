@@ -24,9 +24,12 @@ from fastapi import FastAPI
 
 from runner.api.app import create_app
 from runner.api.services import Services
+from runner.api.webhook_bodies import WebhookBodies
+from runner.dispatch.delivering import Delivering
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
 from runner.records.database import Database, database_url
+from runner.records.record import Record
 from runner.records.secrets import open_vault
 from runner.records.store import open_store
 from runner.sessions.local_agent import free_port, reference_agent_command
@@ -266,5 +269,6 @@ def application(migrated: Path, folder: Path) -> InProcess:
         store=store,
         dispatcher=Dispatcher(database, vault, settings),
         durable=Durable(database, store, settings),
+        delivering=Delivering(Record(settings, database, vault, store), WebhookBodies("http://testserver").make),
     )
     return InProcess(create_app(services), services)

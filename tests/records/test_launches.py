@@ -17,6 +17,8 @@ from sqlalchemy import func, select
 
 import runner.rooms.allowed
 from runner.api.services import Services
+from runner.api.webhook_bodies import WebhookBodies
+from runner.dispatch.delivering import Delivering
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
 from runner.protocol.messages import Problem
@@ -24,6 +26,7 @@ from runner.records import launches
 from runner.records.database import Database
 from runner.records.jobs import RoomSecrets, RunType
 from runner.records.launches import Anew, Launch, LaunchEntry, LaunchRefused, again, launch
+from runner.records.record import Record
 from runner.records.results import lines_of, run_ids_of
 from runner.records.runs import end_run, job_of
 from runner.records.secrets import Vault, open_vault
@@ -66,6 +69,7 @@ def services(seeded: Database, tmp_path: Path) -> Services:
         store=store,
         dispatcher=Dispatcher(seeded, vault, settings),
         durable=Durable(seeded, store, settings),
+        delivering=Delivering(Record(settings, seeded, vault, store), WebhookBodies("http://testserver").make),
     )
 
 

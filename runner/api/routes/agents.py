@@ -11,10 +11,12 @@ from runner.api.auth import AppServices, ProjectId
 from runner.api.errors import BadRequest, missing, refusals
 from runner.api.paging import Page, PageAsked
 from runner.api.resources import Resource
+from runner.api.routes.webhooks import check_addresses, fill_webhooks
 from runner.api.routing import CompatRouter
 from runner.api.schemas import agents as schemas
 from runner.api.schemas.common import JsonObject, of_row
 from runner.api.schemas.query import PathId, QueryId, Search
+from runner.api.schemas.webhooks import configuration_of
 from runner.api.services import Services
 from runner.records.honoured import agent_sentences
 from runner.records.secrets import Vault
@@ -43,6 +45,7 @@ async def list_agents(
 @router.post("/", status_code=201, responses=refusals())
 async def create_agent(services: AppServices, project: ProjectId, body: schemas.AgentBody) -> schemas.Agent:
     """Create an agent."""
+    await check_addresses(services, body)
     return await _AGENTS.create(services, Agent(project_id=project, provider={}, session={}), body)
 
 
@@ -57,6 +60,7 @@ async def update_agent(
     services: AppServices, project: ProjectId, id: PathId, body: schemas.AgentPatch
 ) -> schemas.Agent:
     """Change what is given of an agent."""
+    await check_addresses(services, body)
     return await _AGENTS.change(services, project, id, body, whole=False)
 
 
@@ -65,6 +69,7 @@ async def replace_agent(
     services: AppServices, project: ProjectId, id: PathId, body: schemas.AgentBody
 ) -> schemas.Agent:
     """Replace an agent. Its credentials stay where none are given."""
+    await check_addresses(services, body)
     return await _AGENTS.change(services, project, id, body, whole=True)
 
 
@@ -104,6 +109,7 @@ async def _fill(session: AsyncSession, row: Agent, body: _Body, services: Servic
     if whole or body.given("session"):
         given = (body.session or schemas.AgentSession()).model_dump(exclude_unset=True)
         row.session = given if whole or body.session is None else {**row.session, **given}
+    fill_webhooks(row, body.webhooks(whole=whole), services)
 
 
 def _fill_provider(row: Agent, provider: schemas.ProviderBody, vault: Vault, *, whole: bool) -> None:
@@ -154,6 +160,7 @@ def _shown(row: Agent) -> schemas.Agent:
             credentials_configured=row.credentials is not None,
         ),
         session=schemas.session_of(row.session or {}),
+        **configuration_of(row),
     )
 
 

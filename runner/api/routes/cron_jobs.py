@@ -1,28 +1,44 @@
 """Schedules: ``/schedules/v1/cron-jobs``."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Header
+from fastapi import Header, Request
+from pydantic import SecretStr
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runner.api.auth import AppServices, ProjectId
-from runner.api.errors import BadRequest, missing, refusals
+from runner.api.auth import AppServices, ProjectId, UserKey
+from runner.api.errors import BadRequest, Forbidden, NotFound, missing, refusals
+from runner.api.paging import Page, PageAsked
 from runner.api.resources import Resource
+from runner.api.routes.launch import body_digest
 from runner.api.routing import CompatRouter
 from runner.api.schemas import cron_jobs as schemas
 from runner.api.schemas.common import of_row
+from runner.api.schemas.launch import RoomEntry
 from runner.api.schemas.query import PathId, QueryId
 from runner.api.services import Services
-from runner.records.tables import Agent, CronJob, Personality, ScenarioRow, TestProfile
+from runner.records.crontab import next_due
+from runner.records.firings import FiringState, Trigger, history, latest_firings, refusal, run_now
+from runner.records.launches import Errors, LaunchRefused, mistakes
+from runner.records.record import Record
+from runner.records.schedules import FixedRoom, Overlap, baseline_results, launch_of, seal_rooms
+from runner.records.tables import (
+    Agent,
+    CronJob,
+    Firing,
+    Personality,
+    ResultRow,
+    ScenarioRow,
+    TestProfile,
+    utc_now,
+)
+from runner.text import public_url
 
 router = CompatRouter("/schedules/v1/cron-jobs", "/schedules/v1/cron-jobs-external", tags=["cron-jobs"])
 
-NOTHING_FIRES = (
-    "Nothing fires schedules here yet: save it with is_active false, and let a scheduler of your own (cron, CI) post "
-    "to run_scenarios_pipecat_v2."
-)
+CONFIGURED = "This schedule comes from the server's file of schedules; change it there."
 
 _Body = schemas.CronJobBody | schemas.CronJobPatch
 _CREATED_VIA = frozenset({"user", "api", "mcp", "cli", "sdk"})
@@ -39,7 +55,7 @@ async def list_cron_jobs(
     organization_id: QueryId = None,
 ) -> list[schemas.CronJob]:
     """List the schedules of the key's project: all of them, in a plain list."""
-    listed = _CRON_JOBS.listed(project, agent_id=agent_id, project_id=project_id)
+    listed = CRON_JOBS.listed(project, agent_id=agent_id, project_id=project_id)
     async with services.database.reading() as session:
         return await _show(session, (await session.scalars(listed)).all())
 
@@ -48,16 +64,17 @@ async def list_cron_jobs(
 async def create_cron_job(
     services: AppServices, project: ProjectId, body: schemas.CronJobBody, source: ClientSource = None
 ) -> schemas.CronJob:
-    """Create a schedule."""
+    """Create a schedule. It fires from then on, unless it is paused."""
     via = source if source in _CREATED_VIA else "api"
     row = CronJob(project_id=project, scenario_ids=[], data={"created_via": via})
-    return await _CRON_JOBS.create(services, row, body)
+    await _see_that_it_can_fire(services, project, body)
+    return await CRON_JOBS.create(services, row, body)
 
 
 @router.get("/{id}/", responses=refusals(404))
 async def get_cron_job(services: AppServices, project: ProjectId, id: PathId) -> schemas.CronJob:
     """Show a schedule."""
-    return await _CRON_JOBS.get(services, project, id)
+    return await CRON_JOBS.get(services, project, id)
 
 
 @router.patch("/{id}/", responses=refusals(404))
@@ -65,7 +82,8 @@ async def update_cron_job(
     services: AppServices, project: ProjectId, id: PathId, body: schemas.CronJobPatch
 ) -> schemas.CronJob:
     """Change what is given of a schedule."""
-    return await _CRON_JOBS.change(services, project, id, body, whole=False)
+    await _see_that_it_can_fire(services, project, body, id)
+    return await CRON_JOBS.change(services, project, id, body, whole=False)
 
 
 @router.put("/{id}/", responses=refusals(404))
@@ -73,19 +91,56 @@ async def replace_cron_job(
     services: AppServices, project: ProjectId, id: PathId, body: schemas.CronJobBody
 ) -> schemas.CronJob:
     """Replace a schedule."""
-    return await _CRON_JOBS.change(services, project, id, body, whole=True)
+    await _see_that_it_can_fire(services, project, body, id, whole=True)
+    return await CRON_JOBS.change(services, project, id, body, whole=True)
 
 
 @router.delete("/{id}/", status_code=204, responses=refusals(404))
 async def delete_cron_job(services: AppServices, project: ProjectId, id: PathId) -> None:
-    """Delete a schedule. The results it made stay."""
-    await _CRON_JOBS.delete(services, project, id)
+    """Delete a schedule with its history. The results it made stay."""
+    async with services.database.reading() as session:
+        _refuse_configured(await CRON_JOBS.find(session, project, id))
+    await CRON_JOBS.delete(services, project, id)
 
 
-async def _fill(session: AsyncSession, row: CronJob, body: _Body, services: Services, *, whole: bool) -> None:
+@router.post("/{id}/run_now/", responses=refusals(404))
+async def run_now_cron_job(
+    request: Request, services: AppServices, project: ProjectId, key: UserKey, id: PathId
+) -> schemas.Firing:
+    """Ours: launch a schedule by hand: also one that is paused, and beside whatever else of it is on.
+
+    The same request from the same key within a short while is the same firing.
+    """
+    async with services.database.reading() as session:
+        row = await CRON_JOBS.find(session, project, id)
+    digest = await body_digest(request, key, f"run_now {id}")
+    try:
+        firing = await run_now(services, id, key_id=key.id, digest=digest)
+    except LaunchRefused as error:
+        raise BadRequest(_as_fields(row, error.errors)) from None
+    if firing is None:
+        raise NotFound
+    return _firing(firing)
+
+
+@router.get("/{id}/history/", responses=refusals(404))
+async def list_cron_job_history(
+    services: AppServices, project: ProjectId, paging: PageAsked, id: PathId
+) -> Page[schemas.Firing]:
+    """Ours: list what a schedule's firings came to, the latest first. The last thousand are remembered."""
+    async with services.database.reading() as session:
+        await CRON_JOBS.find(session, project, id)
+        rows, count = await paging.rows(session, history(id))
+        return paging.page_of([_firing(row) for row in rows], count)
+
+
+async def fill_cron_job(session: AsyncSession, row: CronJob, body: _Body, services: Record, *, whole: bool) -> None:
+    """Put into a row what a body gives, and with ``whole`` the defaults of what it does not.
+
+    Raises:
+        BadRequest: Something in the body is wrong, or does not go together with what the row has.
+    """
     errors = await _missing(session, body, row.project_id)
-    if (whole or body.given("is_active")) and body.is_active:
-        errors["is_active"] = [NOTHING_FIRES]
     if whole or body.given("name"):
         row.name = body.name or ""
     for name in ("crontab_expression", "timezone", "is_active"):
@@ -97,8 +152,10 @@ async def _fill(session: AsyncSession, row: CronJob, body: _Body, services: Serv
         row.agent_id = body.agent
     given = {name for name in schemas.IN_DATA if whole or body.given(name)}
     row.data = {**row.data, **body.model_dump(mode="json", include=given)}
-    if not errors and not row.scenario_ids and not row.data.get("tags"):
-        errors["scenarios"] = ["Give scenarios, or tags of an agent's scenarios."]
+    if whole or body.given("rooms"):
+        _set_rooms(row, body.rooms or (), body.scenarios or [], services)
+    if not errors:
+        errors = _contradictions(row, body)
     if errors:
         raise BadRequest(errors)
     if row.agent_id is None and row.scenario_ids:
@@ -106,6 +163,112 @@ async def _fill(session: AsyncSession, row: CronJob, body: _Body, services: Serv
         row.agent_id = None if first is None else first.agent_id
     if row.agent_id is None and not row.scenario_ids:
         raise BadRequest({"agent": ["Tags need the agent whose scenarios they are of."]})
+    if not row.is_active:
+        row.next_due_at = None
+    elif row.next_due_at is None or any(whole or body.given(name) for name in ("crontab_expression", "timezone")):
+        row.next_due_at = next_due(row.crontab_expression, row.timezone, utc_now())
+
+
+def _set_rooms(row: CronJob, rooms: Sequence[RoomEntry], scenarios: list[int], services: Record) -> None:
+    """Put rooms into a row, and their scenarios; ``scenarios`` are given beside them."""
+    row.rooms = seal_rooms(
+        services.vault,
+        [
+            FixedRoom(
+                scenario=room.scenario,
+                url=SecretStr(room.pipecat_room_url),
+                token=room.token,
+                data_message=room.publish_data_message,
+                participant_name=room.participant_name,
+            )
+            for room in rooms
+        ],
+    )
+    if rooms or row.data.get("rooms"):
+        row.scenario_ids = list(dict.fromkeys(room.scenario for room in rooms)) or scenarios
+    shown = [
+        schemas.RoomData(
+            scenario=room.scenario,
+            pipecat_room_url=public_url(room.pipecat_room_url),
+            has_token=room.token is not None,
+            has_data_message=room.publish_data_message is not None,
+            participant_name=room.participant_name,
+        ).model_dump()
+        for room in rooms
+    ]
+    row.data = {**row.data, "rooms": shown}
+
+
+def _contradictions(row: CronJob, body: _Body) -> dict[str, list[str]]:
+    """Return what of a row, as a body leaves it, does not go together, or has no effect here."""
+    rooms, tags = row.data.get("rooms") or [], row.data.get("tags") or []
+    mode = body.execution_mode
+    if rooms and (tags or body.scenarios):
+        return {"rooms": ["Give scenarios, tags or rooms, not two of them: each room names its scenario."]}
+    if row.scenario_ids and tags:
+        return {"tags": ["Give scenarios or tags, not both."]}
+    if not row.scenario_ids and not tags:
+        return {"scenarios": ["Give scenarios, or tags of an agent's scenarios."]}
+    if mode == "pipecat" and not rooms:
+        return {"execution_mode": ["Give rooms, or send pipecat_v2: then a session is started for each run."]}
+    if mode == "pipecat_v2" and rooms:
+        return {"execution_mode": ["Runs take place in the rooms that are given; send pipecat, or give no rooms."]}
+    # Of what an older version kept.
+    if row.data.get("run_as_text") or row.data.get("execution_mode", "pipecat_v2") != "pipecat_v2":
+        return {"execution_mode": ["It was saved for runs that are no Pipecat calls; replace it (PUT)."]}
+    return {}
+
+
+async def _see_that_it_can_fire(
+    services: Services, project: int, body: _Body, number: int | None = None, *, whole: bool = False
+) -> None:
+    """See that a schedule could be launched as a body leaves it, unless it is paused.
+
+    Not within the transaction that writes it: names of hosts are looked up.
+
+    Raises:
+        BadRequest: It could not.
+    """
+    async with services.database.reading() as session:
+        if number is None:
+            row = CronJob(project_id=project, scenario_ids=[], data={})
+        else:
+            row = await CRON_JOBS.find(session, project, number)
+            _refuse_configured(row)
+            session.expunge(row)
+        await fill_cron_job(session, row, body, services, whole=whole or number is None)
+        if row.is_active:
+            await see_that_it_can_fire(services, session, row)
+
+
+async def see_that_it_can_fire(services: Record, session: AsyncSession, row: CronJob) -> None:
+    """See that a schedule could be launched now. That no scenario has its tags yet is no mistake.
+
+    Raises:
+        BadRequest: It could not.
+    """
+    try:
+        asked = await launch_of(session, services.vault, row)
+    except LaunchRefused:
+        asked = None
+    if asked is not None and (errors := await mistakes(services, asked)):
+        raise BadRequest(_as_fields(row, errors))
+
+
+def _as_fields(row: CronJob, errors: Errors) -> Errors:
+    """Return what is wrong with the launch of a schedule, by the schedule's fields that it comes from."""
+    entries = "rooms" if row.rooms is not None else "tags" if row.data.get("tags") else "scenarios"
+    names = {"personality_ids": "personalities", "test_profile_ids": "test_profiles", "scenarios": entries}
+    named: Errors = {}
+    for launched, said in errors.items():
+        name = names.get(launched, launched)
+        named[name] = said if all(isinstance(one, str) for one in said) else [refusal({name: said})]
+    return named
+
+
+def _refuse_configured(row: CronJob) -> None:
+    if row.configured_as is not None and not row.data.get("is_gone_from_file"):
+        raise Forbidden(CONFIGURED)
 
 
 async def _missing(session: AsyncSession, body: _Body, project: int) -> dict[str, list[str]]:
@@ -114,6 +277,12 @@ async def _missing(session: AsyncSession, body: _Body, project: int) -> dict[str
     named = {
         "agent": ([body.agent] if body.agent is not None else [], Agent.id, Agent.project_id == project),
         "scenarios": (body.scenarios or [], ScenarioRow.id, ScenarioRow.project_id == project),
+        "rooms": (
+            [room.scenario for room in body.rooms or ()],
+            ScenarioRow.id,
+            ScenarioRow.project_id == project,
+        ),
+        "baseline": (baseline_results(body.baseline), ResultRow.id, ResultRow.project_id == project),
         "test_profiles": (body.test_profiles or [], TestProfile.id, TestProfile.project_id == project),
         "personality": (
             [body.personality] if body.personality is not None else [],
@@ -156,10 +325,11 @@ async def _scenarios(session: AsyncSession, rows: Sequence[CronJob]) -> dict[int
 
 async def _show(session: AsyncSession, rows: Sequence[CronJob]) -> list[schemas.CronJob]:
     scenarios = await _scenarios(session, rows)
-    return [_shown(row, scenarios) for row in rows]
+    last = await latest_firings(session, [row.id for row in rows])
+    return [_shown(row, scenarios, last.get(row.id)) for row in rows]
 
 
-def _shown(row: CronJob, scenarios: dict[int, schemas.ScenarioData]) -> schemas.CronJob:
+def _shown(row: CronJob, scenarios: dict[int, schemas.ScenarioData], last: Firing | None) -> schemas.CronJob:
     data = row.data
     return schemas.CronJob(
         **of_row(
@@ -170,6 +340,7 @@ def _shown(row: CronJob, scenarios: dict[int, schemas.ScenarioData]) -> schemas.
             "timezone",
             "scenario_ids",
             "is_active",
+            "next_due_at",
             "created_at",
             "updated_at",
         ),
@@ -181,11 +352,27 @@ def _shown(row: CronJob, scenarios: dict[int, schemas.ScenarioData]) -> schemas.
         tags=data.get("tags") or [],
         frequency=data.get("frequency", 1),
         run_as_text=data.get("run_as_text", False),
-        execution_mode=data.get("execution_mode", "pipecat_v2"),
+        execution_mode="pipecat" if row.rooms is not None else data.get("execution_mode", "pipecat_v2"),
         notify_on=data.get("notify_on", "never"),
+        overlap=data.get("overlap", Overlap.QUEUE),
+        baseline=data.get("baseline"),
+        rooms_data=[schemas.RoomData(**room) for room in data.get("rooms") or ()],
+        configured=row.configured_as is not None,
+        last_firing=None if last is None else _firing(last),
         created_by=None,
         created_via=data.get("created_via", "api"),
     )
 
 
-_CRON_JOBS = Resource(CronJob, _fill, _show, newest_first=False)
+def _firing(row: Firing) -> schemas.Firing:
+    shared: dict[str, Any] = of_row(row, "id", "due_at", "fired_at", "missed", "reason", "comparison", "ended_at")
+    return schemas.Firing(
+        **shared,
+        cron_job=row.job_id,
+        trigger=Trigger(row.trigger),
+        state=FiringState(row.state),
+        result=row.result_id,
+    )
+
+
+CRON_JOBS = Resource(CronJob, fill_cron_job, _show, newest_first=False)

@@ -16,11 +16,11 @@ from sqlalchemy.orm import Session
 
 from runner.api.auth import AppServices, UserKey, project_of_user, services_of
 from runner.api.errors import BadRequest, field_errors, missing, refusals
-from runner.api.filters import holds_any, in_folder
 from runner.api.routing import LARGE_BYTES, CompatRouter, JsonRoute, off_the_loop, read_json
 from runner.api.schemas import launch as schemas
 from runner.api.schemas.runs import numbers
 from runner.api.services import Services
+from runner.records.filters import holds_any, in_folder
 from runner.records.jobs import RunType
 from runner.records.keys import KeyIdentity
 from runner.records.launches import (

@@ -5,14 +5,17 @@ from sqlalchemy import select
 from runner.api.auth import AppServices, ProjectId
 from runner.api.errors import BadRequest, Forbidden, NotFound, refusals
 from runner.api.paging import Page, PageAsked
+from runner.api.routes.webhooks import check_addresses, fill_webhooks
 from runner.api.routing import CompatRouter
 from runner.api.schemas import projects as schemas
 from runner.api.schemas.common import of_row
 from runner.api.schemas.query import PathId
+from runner.api.schemas.webhooks import configuration_of
 from runner.errors import UsageError
 from runner.records import projects
 from runner.records.seed import DEFAULT_PROJECT
 from runner.records.tables import Project
+from runner.records.webhooks import toggles_of
 
 router = CompatRouter("/user/v1/projects", "/user/v1/projects-external", tags=["projects"])
 
@@ -40,6 +43,25 @@ async def create_project(services: AppServices, project: ProjectId, body: schema
         raise BadRequest({"name": [str(error)]}) from None
 
 
+@router.patch("/{id}/", responses=refusals(404))
+async def update_project(
+    services: AppServices, project: ProjectId, id: PathId, body: schemas.ProjectPatch
+) -> schemas.Project:
+    """Change what is given of a project: its name, where its webhooks go, and which events are told."""
+    await check_addresses(services, body)
+    async with services.database.session() as session:
+        row = await session.get(Project, id, with_for_update=True) if id == project else None
+        if row is None:
+            raise NotFound
+        if body.given("name"):
+            try:
+                await projects.rename_project(session, row, body.name)
+            except UsageError as error:
+                raise BadRequest({"name": [str(error)]}) from None
+        fill_webhooks(row, {**body.webhooks(whole=False), **body.toggles()}, services)
+        return _shown(row)
+
+
 @router.get("/{id}/", responses=refusals(404))
 async def get_project(services: AppServices, project: ProjectId, id: PathId) -> schemas.Project:
     """Show a project."""
@@ -51,4 +73,6 @@ async def get_project(services: AppServices, project: ProjectId, id: PathId) -> 
 
 
 def _shown(row: Project) -> schemas.Project:
-    return schemas.Project(**of_row(row, "id", "name", "created_at"))
+    return schemas.Project(
+        **of_row(row, "id", "name", "created_at"), **configuration_of(row), **toggles_of(row.webhooks)
+    )

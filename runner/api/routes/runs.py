@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 
 from runner.api.auth import AppServices, ProjectId
 from runner.api.errors import BadRequest, NotFound, refusals
-from runner.api.filters import holds_any, words_of
 from runner.api.paging import Page, PageAsked, absolute_url
 from runner.api.routes.results import ids_of
 from runner.api.routing import CompatRouter
@@ -25,6 +24,7 @@ from runner.api.schemas.query import PathId, QueryId, Search, Words
 from runner.api.sharing import Reader, Reading
 from runner.api.streaming import enclosed, in_pieces, sharing_of, streamed
 from runner.errors import UsageError
+from runner.records.filters import holds_any, words_of
 from runner.records.results import RunFilter
 from runner.records.runs import artefacts_of, request_cancel
 from runner.records.store import ArtefactMissing, artefact_key

@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.api.auth import AppServices, ProjectId
 from runner.api.errors import BadRequest, missing, refusals
-from runner.api.filters import holds_any, in_folder, words_of
 from runner.api.paging import Page, PageAsked
 from runner.api.resources import Resource, agent_names
 from runner.api.routing import CompatRouter, read_json
@@ -22,6 +21,7 @@ from runner.api.schemas.query import PathId, QueryId, Search, Words
 from runner.api.schemas.test_profiles import ProfileData, information_of
 from runner.api.services import Services
 from runner.errors import UsageError
+from runner.records.filters import holds_any, in_folder, words_of
 from runner.records.honoured import scenario_sentences
 from runner.records.tables import Agent, Personality, ScenarioRow, TestProfile
 from runner.scenarios.cekura import (

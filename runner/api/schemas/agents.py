@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, field_validator
 
 from runner.api.schemas.common import Id, JsonObject, Name, ResponseBody, Timestamp, Token, Unset, Whole, WrittenBody
+from runner.api.schemas.webhooks import WebhookConfiguration, WebhookFields
 from runner.errors import UsageError
 from runner.rooms.urls import check_start_url
 
@@ -100,8 +101,8 @@ class ProviderBody(WrittenBody):
     credentials: Credentials | None = None
 
 
-class AgentFields(WrittenBody):
-    """What an agent has besides its name."""
+class AgentFields(WebhookFields):
+    """What an agent has besides its name. Its webhooks go where it says, or else where its project does."""
 
     description: Annotated[str, StringConstraints(max_length=100_000)] | None = None
     project: Id | None = None
@@ -139,7 +140,7 @@ class Provider(ResponseBody):
     credentials_configured: bool
 
 
-class Agent(ResponseBody):
+class Agent(WebhookConfiguration):
     """An agent under test."""
 
     id: int

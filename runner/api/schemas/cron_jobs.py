@@ -1,24 +1,40 @@
 """Schedules."""
 
-import zoneinfo
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Annotated, Literal
 
-from croniter import CroniterError, croniter
 from pydantic import Field, StringConstraints, field_validator
 
-from runner.api.schemas.common import Id, ResponseBody, Timestamp, Unset, Whole, WrittenBody
+from runner.api.schemas.common import Id, JsonObject, ResponseBody, Timestamp, Unset, Whole, WrittenBody
+from runner.api.schemas.launch import RoomEntry
+from runner.records.crontab import check_crontab, zones
+from runner.records.firings import FiringState, Trigger
+from runner.records.schedules import Overlap
 
 ExecutionMode = Literal[
-    "voice", "text", "sip", "vapi_webrtc", "retell_webrtc", "elevenlabs", "ello", "livekit_v2", "pipecat_v2", "agora"
+    "voice",
+    "text",
+    "sip",
+    "vapi_webrtc",
+    "retell_webrtc",
+    "elevenlabs",
+    "ello",
+    "livekit_v2",
+    "pipecat_v2",
+    "agora",
+    "pipecat",
 ]
 NotifyOn = Literal["never", "success", "failure", "both"]
+
+MAX_ROOMS = 1_000
+MAX_BASELINES = 20
 
 _Name = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)]
 _Expression = Annotated[str, StringConstraints(max_length=100, strip_whitespace=True)]
 _Zone = Annotated[str, StringConstraints(max_length=60)]
 _Tag = Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True)]
+
+Baseline = Literal["previous"] | Id | Annotated[list[Id], Field(min_length=1, max_length=MAX_BASELINES)]
+"""Results, or the schedule's own last ones."""
 
 IN_DATA = (
     "personality",
@@ -28,15 +44,11 @@ IN_DATA = (
     "frequency",
     "concurrency_limit",
     "run_as_text",
-    "execution_mode",
     "notify_on",
+    "overlap",
+    "baseline",
 )
 """What has no column of its own."""
-
-
-@lru_cache(maxsize=1)
-def _zones() -> frozenset[str]:
-    return frozenset(zoneinfo.available_timezones())
 
 
 class CronJobFields(WrittenBody):
@@ -50,13 +62,19 @@ class CronJobFields(WrittenBody):
         personality: One in place of ``personalities``.
         personalities: In place of the scenarios' own.
         test_profiles: In place of the scenarios' own.
-        tags: In place of ``scenarios``: those of the agent with any of these tags.
+        tags: In place of ``scenarios``: those of the agent that have any of these tags when it fires.
+        rooms: Ours: in place of ``scenarios`` and ``tags``: scenarios, each with the room it is played in every time,
+            as ``run_scenarios_pipecat`` takes them. Tokens are kept encrypted; ``rooms_data`` shows the rest.
         frequency: Runs per scenario.
         concurrency_limit: How many runs at once.
         run_as_text: Refused: runs are calls.
-        execution_mode: How it is run: ``pipecat_v2``.
+        execution_mode: How it is run: ``pipecat_v2``, in sessions that are started, or ``pipecat``, in ``rooms``.
         notify_on: When somebody is told: never, for nobody is.
-        is_active: Whether it is due at all. False alone is taken: nothing fires schedules here yet.
+        is_active: Whether it fires. False pauses it.
+        overlap: Ours: what a firing does while the one before it is still on: ``skip``, ``queue`` (waits for it; one
+            at most) or ``both`` (is launched beside it).
+        baseline: Ours: what each of its results is compared with: a result, several, or ``previous``: its own last
+            five that passed. A firing fails if a scenario got worse.
     """
 
     agent: Id | None = None
@@ -67,17 +85,20 @@ class CronJobFields(WrittenBody):
     personalities: Annotated[list[Id], Field(max_length=100)] | None = None
     test_profiles: Annotated[list[Id], Field(max_length=100)] | None = None
     tags: Annotated[list[_Tag], Field(max_length=100)] | None = None
+    rooms: Annotated[list[RoomEntry], Field(max_length=MAX_ROOMS)] | None = None
     frequency: Annotated[int, Whole, Field(ge=1, le=100)] = 1
     concurrency_limit: Annotated[int, Whole, Field(ge=1, le=10_000)] | None = None
     run_as_text: bool = False
-    execution_mode: ExecutionMode = "pipecat_v2"
+    execution_mode: ExecutionMode | None = None
     notify_on: NotifyOn = "never"
     is_active: bool = True
+    overlap: Literal["skip", "queue", "both"] = "queue"
+    baseline: Baseline | None = None
 
     @field_validator("timezone")
     @classmethod
     def _is_zone(cls, name: str) -> str:
-        if name not in _zones():
+        if name not in zones():
             raise ValueError("Not a time zone; give an IANA name such as Europe/Berlin.")
         return name
 
@@ -90,9 +111,9 @@ class CronJobFields(WrittenBody):
 
     @field_validator("execution_mode")
     @classmethod
-    def _is_pipecat(cls, mode: str) -> str:
-        if mode != "pipecat_v2":
-            raise ValueError("Schedules start sessions of Pipecat agents here, and nothing else; send pipecat_v2.")
+    def _is_pipecat(cls, mode: str | None) -> str | None:
+        if mode not in (None, "pipecat_v2", "pipecat"):
+            raise ValueError("Schedules call Pipecat agents here, and nothing else; send pipecat_v2.")
         return mode
 
     @field_validator("notify_on")
@@ -125,21 +146,6 @@ class CronJobBody(CronJobFields):
         return check_crontab(expression)
 
 
-def check_crontab(expression: str) -> str:
-    """Return an expression of five fields that comes due some day.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if len(expression.split()) != 5:
-        raise ValueError("A crontab expression has five fields: minute, hour, day of month, month, day of week.")
-    try:
-        croniter(expression, datetime.now(UTC)).get_next(datetime)
-    except (CroniterError, ValueError, KeyError, TypeError, OverflowError):
-        raise ValueError("Not a crontab expression, or one that never comes due.") from None
-    return expression
-
-
 class ScenarioData(ResponseBody):
     """A scenario as a schedule shows it."""
 
@@ -150,8 +156,53 @@ class ScenarioData(ResponseBody):
     personality_name: str | None
 
 
+class RoomData(ResponseBody):
+    """A room of a schedule, without what is secret about it."""
+
+    scenario: int
+    pipecat_room_url: str
+    has_token: bool
+    has_data_message: bool
+    participant_name: str | None
+
+
+class Firing(ResponseBody):
+    """Ours: one time at which a schedule was due, or was run by hand.
+
+    Attributes:
+        trigger: ``clock``; ``catch_up``: it was due while no server was up; ``manual``.
+        due_at: When it was due.
+        fired_at: When its result was launched; null if none was.
+        missed: How many firings before it were missed, which it makes up for.
+        state: ``queued``, ``running``, or what it came to: ``passed``, ``failed``, ``inconclusive``, ``skipped``.
+        reason: Why, in words.
+        result: The result that it launched.
+        comparison: How that compares with the schedule's baseline.
+        ended_at: When it came to what it came to.
+    """
+
+    id: int
+    cron_job: int
+    trigger: Trigger
+    due_at: Timestamp
+    fired_at: Timestamp | None
+    missed: int
+    state: FiringState
+    reason: str
+    result: int | None
+    comparison: JsonObject | None
+    ended_at: Timestamp | None
+
+
 class CronJob(ResponseBody):
-    """A schedule."""
+    """A schedule.
+
+    Attributes:
+        rooms_data: The rooms it is played in.
+        next_due_at: When it fires next; null while it is paused.
+        configured: Whether it comes from the server's file of schedules, and can be changed there alone.
+        last_firing: Its latest firing.
+    """
 
     id: int
     agent: int | None
@@ -169,6 +220,12 @@ class CronJob(ResponseBody):
     execution_mode: str
     notify_on: str
     is_active: bool
+    overlap: Overlap
+    baseline: Baseline | None
+    rooms_data: list[RoomData]
+    next_due_at: Timestamp | None
+    configured: bool
+    last_firing: Firing | None
     created_by: int | None
     created_via: str
     created_at: Timestamp

@@ -1,6 +1,7 @@
 """Projects."""
 
-from runner.api.schemas.common import Name, ResponseBody, Timestamp, WrittenBody
+from runner.api.schemas.common import Name, Timestamp, Unset, WrittenBody
+from runner.api.schemas.webhooks import Toggles, WebhookConfiguration, WebhookFields
 
 
 class ProjectBody(WrittenBody):
@@ -9,12 +10,26 @@ class ProjectBody(WrittenBody):
     name: Name
 
 
-class Project(ResponseBody):
+class ProjectPatch(WebhookFields, Toggles):
+    """What of a project is to be changed: its name, where its webhooks go, and which events are told."""
+
+    name: Name = Unset
+
+
+class Project(WebhookConfiguration):
     """What keys are scoped to."""
 
     id: int
     name: str
     created_at: Timestamp
+    notify_pre_run_webhook: bool
+    notify_result_webhook_success: bool
+    notify_result_webhook_failed: bool
+    notify_result_webhook_error: bool
+    notify_cronjob_webhook_success: bool
+    notify_cronjob_webhook_failed: bool
+    notify_cronjob_webhook_error: bool
 
 
-ProjectBody.READ_ONLY = frozenset(Project.model_fields)
+for _body in (ProjectBody, ProjectPatch):
+    _body.READ_ONLY = frozenset(Project.model_fields)

@@ -1,0 +1,171 @@
+"""Webhooks: where they go, which events are told, and what became of each."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
+
+from runner.api.schemas.common import Id, ResponseBody, Timestamp, WrittenBody, of_row
+from runner.records.tables import Agent, Project, WebhookDelivery
+from runner.records.webhooks import TOGGLES, DeliveryStatus, Kind
+from runner.text import UNSENDABLE, fits_header
+from runner.webhooks.sending import MAX_URL_CHARACTERS
+from runner.webhooks.signing import signing_key
+
+Address = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS, strip_whitespace=True)]
+
+
+def _signs(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if not fits_header(text):
+        raise ValueError(f"It can't be sent: it {UNSENDABLE}.")
+    signing_key(text)
+    return secret
+
+
+class WebhookFields(WrittenBody):
+    """Where webhooks go.
+
+    Attributes:
+        webhook_url: Where to, https; its host must be among ``server.allowed_webhooks``. Null: nowhere.
+        webhook_secret: What they are signed with: ``whsec_`` and 24 to 64 bytes in base64, which only signs; or any
+            text of 8 to 200 characters, which goes along in ``X-CEKURA-SECRET`` as well. Never given back.
+        slack_webhook_url: Ours: an incoming webhook of Slack, or of what takes the same, that is told of results.
+    """
+
+    webhook_url: Address | None = None
+    webhook_secret: Annotated[SecretStr, AfterValidator(_signs)] | None = None
+    slack_webhook_url: Address | None = None
+
+    def webhooks(self, *, whole: bool) -> dict[str, Any]:
+        """Return what is given of webhooks, by its names; with ``whole`` the addresses also where they are not."""
+        names = {"webhook_url", "slack_webhook_url"} if whole else set[str]()
+        if whole and self.webhook_url is None:
+            # Nothing is left that it would sign.
+            names.add("webhook_secret")
+        given = {
+            name: getattr(self, name) for name in names | ({*WebhookFields.model_fields} & self.model_fields_set)
+        }
+        secret = given.get("webhook_secret")
+        return given if secret is None else {**given, "webhook_secret": secret.get_secret_value()}
+
+
+class WebhookConfiguration(ResponseBody):
+    """Where webhooks go, without what is secret about it."""
+
+    webhook_url: str | None
+    webhook_secret_configured: bool
+    slack_webhook_url: str | None
+
+
+class Toggles(WrittenBody):
+    """Which events are told.
+
+    Attributes:
+        notify_pre_run_webhook: Launches, before their runs begin: these wait for the answer.
+        notify_result_webhook_success: Results of which all runs passed.
+        notify_result_webhook_failed: Results with a run in which the agent failed.
+        notify_result_webhook_error: Results with a run that has an error message.
+        notify_cronjob_webhook_success: The same of results that a schedule launched.
+        notify_cronjob_webhook_failed: Likewise.
+        notify_cronjob_webhook_error: Likewise.
+    """
+
+    notify_pre_run_webhook: bool = TOGGLES["notify_pre_run_webhook"]
+    notify_result_webhook_success: bool = TOGGLES["notify_result_webhook_success"]
+    notify_result_webhook_failed: bool = TOGGLES["notify_result_webhook_failed"]
+    notify_result_webhook_error: bool = TOGGLES["notify_result_webhook_error"]
+    notify_cronjob_webhook_success: bool = TOGGLES["notify_cronjob_webhook_success"]
+    notify_cronjob_webhook_failed: bool = TOGGLES["notify_cronjob_webhook_failed"]
+    notify_cronjob_webhook_error: bool = TOGGLES["notify_cronjob_webhook_error"]
+
+    def toggles(self) -> dict[str, bool]:
+        """Return those that are given."""
+        return {name: getattr(self, name) for name in TOGGLES if self.given(name)}
+
+
+class TestBody(WrittenBody):
+    """What sample is to be sent.
+
+    Attributes:
+        agent: The agent to whose own address it goes; null: to the project's.
+        kind: ``webhook`` or ``slack``.
+    """
+
+    __test__ = False
+
+    agent: Id | None = None
+    kind: Annotated[Kind, Field(strict=False)] = Kind.WEBHOOK
+
+
+class Try(ResponseBody):
+    """An attempt to deliver a webhook."""
+
+    at: Timestamp
+    status_code: int | None
+    error: str
+    duration_ms: float
+
+
+class Delivery(ResponseBody):
+    """A webhook that is sent, or was.
+
+    Attributes:
+        message_id: The ``webhook-id``.
+        url: Where it was sent last, without what is secret.
+        round: One more for each replay.
+        attempts: How often it was sent in this round.
+        status_code: What was answered last; null where nothing was.
+        error: Why it did not arrive the last time; empty where it did.
+        tries: The last attempts.
+        next_attempt_at: When it is sent again.
+    """
+
+    id: int
+    result: int | None
+    event: str
+    kind: Kind
+    message_id: str
+    url: str
+    status: DeliveryStatus
+    round: int
+    attempts: int
+    status_code: int | None
+    error: str
+    tries: list[Try]
+    created_at: Timestamp
+    next_attempt_at: Timestamp | None
+    ended_at: Timestamp | None
+
+
+def configuration_of(row: Project | Agent) -> dict[str, Any]:
+    """Return the fields of :class:`WebhookConfiguration` of a project or an agent."""
+    shown = row.webhooks or {}
+    return {
+        "webhook_url": shown.get("webhook_url"),
+        "webhook_secret_configured": bool(shown.get("webhook_secret")),
+        "slack_webhook_url": shown.get("slack_webhook_url"),
+    }
+
+
+def delivery(row: WebhookDelivery) -> Delivery:
+    """Return a delivery as it is shown."""
+    names = [
+        "id",
+        "message_id",
+        "url",
+        "round",
+        "attempts",
+        "status_code",
+        "error",
+        "created_at",
+        "next_attempt_at",
+        "ended_at",
+        "event",
+    ]
+    return Delivery(
+        **of_row(row, *names),
+        result=row.result_id,
+        kind=Kind(row.kind),
+        status=DeliveryStatus(row.status),
+        tries=[Try.model_validate(one) for one in row.tries],
+    )

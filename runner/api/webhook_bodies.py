@@ -1,0 +1,165 @@
+"""What webhooks say of results: in the shapes that receivers made for Cekura read, and in Slack's."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import null, select
+from sqlalchemy.orm import Session
+
+from runner.api.schemas.runs import RECORDING, TranscriptItem, expected_outcome, latency_metrics, numbers
+from runner.api.streaming import in_pieces
+from runner.records.results import RunLine, count_runs, lines_of
+from runner.records.runs import AT_ONCE
+from runner.records.tables import ResultRow, RunRow, utc_now
+from runner.records.webhooks import Event, Kind
+from runner.webhooks.slack import ResultNews, ShownFailure, slack_message
+
+MAX_TRANSCRIPTS = 500
+"""A result of more runs is told without their transcripts."""
+
+_RESULTS, _RUNS = "test_framework/v1/results", "test_framework/v1/runs"
+
+
+class WebhookBodies:
+    """Makes them.
+
+    Args:
+        base_url: Where clients reach the API, for links.
+    """
+
+    def __init__(self, base_url: str):
+        self._base_url = base_url.rstrip("/")
+
+    def make(self, session: Session, event: Event, kind: Kind, result_id: int) -> dict[str, Any]:
+        """Return what is told of a result."""
+        result = session.get_one(ResultRow, result_id)
+        if kind is Kind.SLACK:
+            return slack_message(self._news(session, result))
+        data = self._launched(session, result) if event is Event.PRE_TRIGGER else self._completed(session, result)
+        return {"event_type": event.value, "data": data}
+
+    def _launched(self, session: Session, result: ResultRow) -> dict[str, Any]:
+        return {
+            "result_id": result.id,
+            "label": result.name,
+            "agent_id": result.agent_id,
+            "timestamp": _time(utc_now()),
+            "runs": {
+                str(line.id): {
+                    "id": line.id,
+                    "scenario": {"id": line.scenario_id, "name": line.scenario_name},
+                    "test_profile": line.test_profile,
+                    "personality": _named(line.personality),
+                    "phone_number": next(filter(None, numbers(line.agent)), None),
+                }
+                for line in _lines(session, result.id)
+            },
+        }
+
+    def _completed(self, session: Session, result: ResultRow) -> dict[str, Any]:
+        counts = count_runs(session, [result.id])[result.id]
+        has_transcripts = counts.total <= MAX_TRANSCRIPTS
+        return {
+            "id": result.id,
+            "name": result.name,
+            "agent": result.agent_id,
+            "agent_name": result.agent_name,
+            "status": result.status,
+            "met_expected_outcome_count": counts.met,
+            "total_expected_outcome_count": counts.expected,
+            "total_runs_count": counts.total,
+            "success_runs_count": counts.success,
+            "failed_runs_count": counts.failed,
+            "inconclusive_runs_count": counts.inconclusive,
+            "success_rate": counts.success_rate,
+            "run_as_text": result.run_as_text,
+            "is_cronjob": result.is_cronjob,
+            "created_at": _time(result.created_at),
+            "runs": {str(run["id"]): run for run in self._runs(session, result.id, has_transcripts=has_transcripts)},
+            "scenario_runner": {"link": self._link(result.id), "has_transcripts": has_transcripts},
+        }
+
+    def _runs(self, session: Session, result_id: int, *, has_transcripts: bool) -> Iterator[dict[str, Any]]:
+        for some in in_pieces(_ids(session, result_id), AT_ONCE):
+            transcript = RunRow.outcome["transcript_object"] if has_transcripts else null()
+            kept = {
+                row[0]: row[1:]
+                for row in session.execute(select(RunRow.id, RunRow.artefacts, transcript).where(RunRow.id.in_(some)))
+            }
+            for line in lines_of(session, some):
+                artefacts, said = kept[line.id]
+                outcome = expected_outcome(line)
+                yield {
+                    "id": line.id,
+                    "scenario": {
+                        "id": line.scenario_id,
+                        "name": line.scenario_name,
+                        "personality_name": (line.personality or {}).get("name"),
+                        "expected_outcome_prompt": line.prompt,
+                    },
+                    "status": line.status.value,
+                    "success": line.passed,
+                    "expected_outcome": None if outcome is None else outcome.model_dump(mode="json"),
+                    "evaluation": {"metrics": _dumped(latency_metrics(line.latencies_ms))},
+                    "transcript_object": _dumped([TranscriptItem.model_validate(one) for one in said or ()]),
+                    # Also where it is still to come: a moment later it is there.
+                    "voice_recording": self._recording(line.id) if RECORDING in artefacts else None,
+                    "timestamp": _time(line.started_at or line.created_at),
+                    "executed_at": _time(line.started_at),
+                    "error_message": line.error_message,
+                    "scenario_runner": {
+                        "success": line.success,
+                        "cause": line.cause,
+                        "ended_reason": line.ended_reason,
+                        "detail": line.detail or line.error_message or None,
+                    },
+                }
+
+    def _news(self, session: Session, result: ResultRow) -> ResultNews:
+        lines = _lines(session, result.id)
+        not_passed = [line for line in lines if not line.passed]
+        counted = Counter((line.success is None, line.scenario_name, _headline(line)) for line in not_passed)
+        # Where the agent failed comes before where nobody can say, and what happened often before what did once.
+        worst = sorted(counted.items(), key=lambda one: (one[0][0], -one[1]))
+        agent = f" of {result.agent_name}" if result.agent_name else ""
+        return ResultNews(
+            title=f"{result.name or f'Result {result.id}'}{agent}",
+            total=len(lines),
+            passed=len(lines) - len(not_passed),
+            failed=sum(line.success is False for line in lines),
+            inconclusive=sum(line.success is None for line in lines),
+            failures=[ShownFailure(name, headline, count) for (_, name, headline), count in worst],
+            link=self._link(result.id),
+        )
+
+    def _link(self, result_id: int) -> str:
+        return f"{self._base_url}/{_RESULTS}/{result_id}/"
+
+    def _recording(self, run_id: int) -> str:
+        return f"{self._base_url}/{_RUNS}/{run_id}/artefacts/{RECORDING}"
+
+
+def _ids(session: Session, result_id: int) -> Sequence[int]:
+    return session.scalars(select(RunRow.id).where(RunRow.result_id == result_id).order_by(RunRow.id)).all()
+
+
+def _lines(session: Session, result_id: int) -> list[RunLine]:
+    return lines_of(session, _ids(session, result_id))
+
+
+def _headline(line: RunLine) -> str:
+    return (line.failure or {}).get("headline") or line.detail or line.error_message or "no reason is known"
+
+
+def _named(personality: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if personality is None else {name: personality.get(name) for name in ("id", "name")}
+
+
+def _dumped(models: Sequence[BaseModel]) -> list[dict[str, Any]]:
+    return [one.model_dump(mode="json") for one in models]
+
+
+def _time(at: Any) -> str | None:
+    return None if at is None else at.isoformat().replace("+00:00", "Z")

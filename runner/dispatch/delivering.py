@@ -1,0 +1,199 @@
+"""Delivers webhooks: in steps, so that whichever process is killed meanwhile, another one goes on.
+
+What became of each attempt is noted in the record. A message that its receiver has acknowledged is not sent again.
+"""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio
+from loguru import logger
+from sqlalchemy.orm import Session
+
+from runner.dispatch.judging import Step, Try
+from runner.errors import UsageError
+from runner.records.record import Record
+from runner.records.tables import Agent, Project, WebhookDelivery, utc_now
+from runner.records.webhooks import (
+    Destination,
+    Event,
+    Kind,
+    add_test,
+    destination,
+    destination_of,
+    due,
+    new_message_id,
+    note_attempt,
+)
+from runner.webhooks.sending import Sender, Sent
+from runner.webhooks.signing import headers
+
+TIMEOUT_S = 15.0
+PRE_TRIGGER_TIMEOUT_S = 30.0
+"""How long a receiver may take to answer."""
+
+AT_ONCE = 16
+"""How many messages are sent at once in a process."""
+
+OWN_ERROR_WAIT_S = 30.0
+MAX_STEPS = 50
+"""How often a delivery is gone about, where our own errors keep it from being noted."""
+
+NOWHERE = "neither the agent nor the project names an address for this any more"
+TOO_LATE = "it could not be sent while the runs waited; they went on without it"
+
+MakeBody = Callable[[Session, Event, Kind, int], dict[str, Any]]
+"""Returns what is told of a result."""
+
+
+@dataclass(frozen=True)
+class _Message:
+    """Something that is to be sent now."""
+
+    to: Destination
+    message_id: str
+    idempotency_key: str
+    body: bytes
+    timeout_s: float
+
+    async def send(self, sender: Sender) -> Sent:
+        secret = None if self.to.secret is None else self.to.secret.get_secret_value()
+        before = headers(secret, self.message_id, int(time.time()), self.body, self.idempotency_key)
+        return await sender.send(self.to.url.get_secret_value(), before, self.body, timeout_s=self.timeout_s)
+
+
+class Delivering:
+    """Delivers what is told of results, and samples.
+
+    Args:
+        record: Where it is kept what is to be delivered.
+        make_body: Returns what is told of a result.
+        sender: Sends it; by default to the hosts that the settings allow.
+    """
+
+    def __init__(self, record: Record, make_body: MakeBody, sender: Sender | None = None):
+        self._database = record.database
+        self._vault = record.vault
+        self._make_body = make_body
+        self._sender = sender or Sender(record.settings.server)
+        self._at_once = anyio.CapacityLimiter(AT_ONCE)
+
+    async def check(self, url: str) -> None:
+        """Refuse an address that nothing may be sent to.
+
+        Raises:
+            UsageError: It is no address to send to.
+            HostRefused: It is one that must not be used.
+        """
+        await self._sender.check(url)
+
+    async def deliver(
+        self, delivery_id: int, round: int, step: Step, sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
+        """Deliver something: again, after a while, as long as it does not arrive and is worth it.
+
+        Args:
+            delivery_id: The delivery.
+            round: The round of it.
+            step: Does a step of this.
+            sleep: Waits for so many seconds; what was waited already is not waited again by whoever goes on.
+        """
+
+        async def attempt(this: Try) -> dict[str, Any]:
+            async with self._at_once:
+                return {"wait_s": await self._attempt(delivery_id, round)}
+
+        for _ in range(MAX_STEPS):
+            wait_s: float | None = (await step("send", 1, attempt))["wait_s"]
+            if wait_s is None:
+                return
+            await sleep(wait_s)
+        logger.error("webhook {}: given up, what came of it could not be noted", delivery_id)
+
+    async def send_test(self, project_id: int, agent_id: int | None, kind: Kind) -> WebhookDelivery:
+        """Send a sample, once and now, and return how it went.
+
+        Args:
+            project_id: The project.
+            agent_id: The agent to whose own address it is sent; None sends it to the project's.
+            kind: What is sent.
+
+        Raises:
+            UsageError: The project or agent has no such address.
+        """
+
+        def find(session: Session) -> Destination | None:
+            row = session.get(Project, project_id) if agent_id is None else session.get(Agent, agent_id)
+            if row is None or (isinstance(row, Agent) and row.project_id != project_id):
+                raise UsageError(f"there is no agent {agent_id} in project {project_id}")
+            return destination_of(row, self._vault, kind)
+
+        to = await self._database.look(find)
+        if to is None:
+            whose = f"project {project_id}" if agent_id is None else f"agent {agent_id}"
+            raise UsageError(f"{whose} has no {'slack_webhook_url' if kind is Kind.SLACK else 'webhook_url'}")
+        message = _Message(to, new_message_id(), f"webhook_test:{project_id}", _sample(kind), TIMEOUT_S)
+        sent = await message.send(self._sender)
+        return await self._database.run(
+            lambda session: add_test(session, project_id, kind, to.shown, message.message_id, sent)
+        )
+
+    async def _attempt(self, delivery_id: int, round: int) -> float | None:
+        """Send something once, if it is still to be sent; return in how many seconds to try again, if at all."""
+        try:
+            read = partial(self._read, delivery_id=delivery_id, round=round)
+            found = await self._database.browse(read, refuses=False)
+            if found is None:
+                return None
+            message, shown = found
+            if isinstance(message, str):
+                sent = Sent(None, message, 0.0, again=False)
+            else:
+                sent = await message.send(self._sender)
+            # Also when this process is to stop: what has arrived would be sent again.
+            with anyio.CancelScope(shield=True):
+                wait_s = await self._database.run(
+                    lambda session: note_attempt(session, delivery_id, round, shown, sent)
+                )
+        except Exception as error:
+            logger.opt(exception=True).warning("webhook {}: our own error ({})", delivery_id, type(error).__name__)
+            return OWN_ERROR_WAIT_S
+        said = logger.bind(delivery_id=delivery_id)
+        if sent.arrived:
+            said.info("webhook {}: delivered to {}", delivery_id, shown)
+        else:
+            what = "given up" if wait_s is None else f"tried again in {wait_s:.0f} s"
+            said.warning("webhook {}: not delivered to {}: {}; {}", delivery_id, shown, sent.error, what)
+        return wait_s
+
+    def _read(self, session: Session, *, delivery_id: int, round: int) -> tuple[_Message | str, str] | None:
+        """Return what is to be sent, or why it can't be; and what may be shown of where to."""
+        row = due(session, delivery_id, round)
+        if row is None or row.result_id is None:
+            return None
+        event, kind = Event(row.event), Kind(row.kind)
+        timeout_s = TIMEOUT_S
+        if row.held_until is not None:
+            left_s = (row.held_until - utc_now()).total_seconds()
+            if left_s <= 0:
+                return TOO_LATE, row.url
+            timeout_s = min(PRE_TRIGGER_TIMEOUT_S, left_s)
+        try:
+            to = destination(session, self._vault, row.result_id, kind)
+        except UsageError as error:
+            return str(error), row.url
+        if to is None:
+            return NOWHERE, row.url
+        body = json.dumps(self._make_body(session, event, kind, row.result_id), ensure_ascii=False).encode()
+        key = f"{row.event.replace('.', '_')}:{row.result_id}"
+        return _Message(to, row.message_id, key, body, timeout_s), to.shown
+
+
+def _sample(kind: Kind) -> bytes:
+    text = "This is a test of the webhook."
+    body = {"text": text} if kind is Kind.SLACK else {"event_type": Event.TEST.value, "data": {"message": text}}
+    return json.dumps(body).encode()

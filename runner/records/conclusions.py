@@ -1,0 +1,186 @@
+"""What the firings of schedules come to, once their results have ended: by their runs, and against a baseline."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio.to_thread
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from runner.comparison.changes import Change, Comparison
+from runner.comparison.facts import RunFacts, headline_of, latencies_by_turn
+from runner.comparison.levels import MIN_SESSIONS
+from runner.comparison.wording import suite_lines
+from runner.errors import UsageError
+from runner.evaluation.failure import Failure
+from runner.evaluation.turns import TurnMeasures
+from runner.evaluation.verdicts import Cause
+from runner.records.firings import FiringState, together
+from runner.records.record import Record
+from runner.records.schedules import PREVIOUS, baseline_results
+from runner.records.tables import CronJob, Firing, RunRow, utc_now
+
+_NAMED = 3
+"""How many scenarios that got worse are named in a firing's reason."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a firing came to.
+
+    Attributes:
+        state: Passed, failed or inconclusive.
+        reason: Why, in words.
+        comparison: How its result compares with the baseline; None where there is none.
+    """
+
+    state: FiringState
+    reason: str
+    comparison: dict[str, Any] | None = None
+
+
+async def conclude(record: Record, firing_id: int) -> None:
+    """Write down what a firing came to whose result has ended. If that is done already, nothing happens."""
+    async with record.database.reading() as session:
+        firing = await session.get(Firing, firing_id)
+        if firing is None or firing.ended_at is not None:
+            return
+        outcome = await _by_runs(session, firing.result_id)
+        baseline, problem = await _baseline(session, firing)
+        base, current = [], []
+        if baseline and firing.result_id is not None:
+            base, current = [await run_facts(session, ids) for ids in (baseline, [firing.result_id])]
+    if problem is not None:
+        outcome = replace(outcome, reason=together(outcome.reason, problem))
+    if current:
+        outcome = await anyio.to_thread.run_sync(_compared, outcome, baseline, base, current)
+    ended = (
+        update(Firing)
+        .where(Firing.id == firing_id, Firing.ended_at.is_(None))
+        .values(
+            state=outcome.state.value,
+            reason=together(firing.reason, outcome.reason),
+            comparison=outcome.comparison,
+            ended_at=utc_now(),
+        )
+    )
+    async with record.database.session() as session:
+        await session.execute(ended)
+
+
+async def _by_runs(session: AsyncSession, result_id: int | None) -> Outcome:
+    """Return what the runs of a result come to together."""
+    if result_id is None:
+        return Outcome(FiringState.INCONCLUSIVE, "its result was deleted")
+    counted = select(RunRow.success, func.count()).where(RunRow.result_id == result_id).group_by(RunRow.success)
+    counts = {success: count for success, count in await session.execute(counted)}
+    passed, failed, undecided = (counts.get(success, 0) for success in (True, False, None))
+    words = f"{passed} of {passed + failed + undecided} runs passed"
+    words += f", {failed} failed" if failed else ""
+    words += f", {undecided} inconclusive" if undecided else ""
+    if failed:
+        return Outcome(FiringState.FAILED, words)
+    return Outcome(FiringState.INCONCLUSIVE if undecided or not passed else FiringState.PASSED, words)
+
+
+async def _baseline(session: AsyncSession, firing: Firing) -> tuple[list[int], str | None]:
+    """Return the results that a firing is compared with; and why there are none, if there should be some."""
+    job = await session.get_one(CronJob, firing.job_id)
+    baseline = job.data.get("baseline")
+    if baseline != PREVIOUS:
+        return [one for one in baseline_results(baseline) if one != firing.result_id], None
+    ended = (
+        select(Firing.result_id, Firing.comparison["change"].as_string())
+        .where(
+            Firing.job_id == job.id,
+            Firing.id < firing.id,
+            Firing.result_id.is_not(None),
+            Firing.state.in_([FiringState.PASSED.value, FiringState.FAILED.value]),
+        )
+        .order_by(Firing.id.desc())
+        .limit(20 * MIN_SESSIONS)
+    )
+    # One that got worse is no measure for those after it: they would be found unchanged.
+    good = [result for result, change in await session.execute(ended) if change != Change.REGRESSED.value]
+    if len(good) < MIN_SESSIONS:
+        return [], f"not compared yet: {len(good)} of {MIN_SESSIONS} sessions to compare with"
+    return sorted(good[:MIN_SESSIONS]), None
+
+
+async def run_facts(session: AsyncSession, result_ids: Sequence[int]) -> list[RunFacts]:
+    """Return what a comparison knows of the runs of results. Each result is a session."""
+    runs = (
+        select(
+            RunRow.id,
+            RunRow.result_id,
+            RunRow.scenario_name,
+            RunRow.success,
+            RunRow.cause,
+            RunRow.created_at,
+            RunRow.started_at,
+            RunRow.snapshot["script"],
+            RunRow.snapshot["expected_outcome_prompt"],
+            RunRow.outcome["turns"],
+            RunRow.outcome["failure"],
+        )
+        .where(RunRow.result_id.in_(result_ids), RunRow.ended_at.is_not(None))
+        .order_by(RunRow.id)
+    )
+    return [_facts(*row) for row in (await session.execute(runs)).all()]
+
+
+def _facts(
+    number: int,
+    result: int,
+    name: str,
+    success: bool | None,
+    cause: str | None,
+    created_at: Any,
+    started_at: Any,
+    script: Any,
+    prompt: Any,
+    turns: list[Any] | None,
+    failure: Any,
+) -> RunFacts:
+    played = json.dumps([script, prompt], sort_keys=True, separators=(",", ":"))
+    return RunFacts(
+        id=str(number),
+        scenario=name,
+        scenario_hash=hashlib.sha256(played.encode()).hexdigest()[:16],
+        session=f"result {result}",
+        started_at=(started_at or created_at).isoformat(),
+        success=success,
+        cause=None if cause is None else Cause(cause),
+        headline=None if failure is None else headline_of(Failure.model_validate(failure)),
+        latencies_ms=latencies_by_turn([TurnMeasures.model_validate(turn) for turn in turns or ()]),
+    )
+
+
+def _compared(
+    outcome: Outcome, baseline: Sequence[int], base: Sequence[RunFacts], current: Sequence[RunFacts]
+) -> Outcome:
+    """Return an outcome with what the comparison says. Blocks: statistics are loaded, and take a second or two."""
+    from runner.comparison.compare import compare
+
+    against = f"compared with {'result' if len(baseline) == 1 else 'results'} {', '.join(map(str, baseline))}"
+    try:
+        comparison = compare(base, current)
+    except UsageError as error:
+        state = FiringState.FAILED if outcome.state is FiringState.FAILED else FiringState.INCONCLUSIVE
+        return Outcome(state, together(outcome.reason, f"{against}: {error}"))
+    is_worse = comparison.change is Change.REGRESSED
+    return Outcome(
+        FiringState.FAILED if is_worse else outcome.state,
+        together(outcome.reason, f"{against}: {_in_words(comparison)}"),
+        {**comparison.model_dump(mode="json"), "baseline": list(baseline)},
+    )
+
+
+def _in_words(comparison: Comparison) -> str:
+    worse = [one.scenario for one in comparison.scenarios if one.change is Change.REGRESSED]
+    more = f" and {len(worse) - _NAMED} more" if len(worse) > _NAMED else ""
+    named = f" (worse: {', '.join(worse[:_NAMED])}{more})" if worse else ""
+    return next(iter(suite_lines(comparison))) + named

@@ -1,0 +1,345 @@
+"""When schedules fire: what is launched, what waits, what is skipped, and what came of it.
+
+Each time at which a schedule is due makes one firing. It is written in the transaction that launches its result and
+moves the schedule on to its next time: whoever else was about to do the same, in this process or in another one,
+finds that done, and a process that is killed leaves all of it or nothing.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from loguru import logger
+from sqlalchemy import Select, delete, exists, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from runner.errors import RunnerError
+from runner.records.crontab import COUNTED, latest_due, next_due
+from runner.records.launches import Errors, Launch, LaunchRefused, launch_within
+from runner.records.record import Record
+from runner.records.schedules import Overlap, launch_of
+from runner.records.statuses import FINAL_RESULT
+from runner.records.tables import CronJob, Firing, ResultRow, utc_now
+
+LATE = timedelta(seconds=15)
+"""What fires later than that makes up for a time at which no server was up."""
+
+KEPT = 1_000
+"""So many firings of a schedule are remembered."""
+
+AT_ONCE = 100
+"""How many firings are looked for at once."""
+
+_FINAL_RESULT = [status.value for status in FINAL_RESULT]
+
+
+class Trigger(StrEnum):
+    """Why a schedule fired."""
+
+    CLOCK = "clock"
+    CATCH_UP = "catch_up"
+    """It was due while no server was up."""
+    MANUAL = "manual"
+
+
+class FiringState(StrEnum):
+    """How far a firing is, and what it came to."""
+
+    QUEUED = "queued"
+    """It waits until the one before it has ended."""
+    RUNNING = "running"
+    PASSED = "passed"
+    FAILED = "failed"
+    """A run failed, a scenario got worse than in the baseline, or nothing could be launched."""
+    INCONCLUSIVE = "inconclusive"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to do for schedules.
+
+    Attributes:
+        due: The schedules that are due.
+        queued: The firings that wait for others.
+        ended: The firings whose results have ended.
+    """
+
+    due: Sequence[int]
+    queued: Sequence[int]
+    ended: Sequence[int]
+
+
+def work(session: Session, now: datetime) -> Work:
+    """Return what there is to do at a time, the oldest first."""
+    opened = (
+        select(Firing.id, Firing.state, ResultRow.status)
+        .outerjoin(ResultRow, ResultRow.id == Firing.result_id)
+        .where(Firing.ended_at.is_(None))
+        .order_by(Firing.id)
+    )
+    queued: list[int] = []
+    ended: list[int] = []
+    for firing_id, state, status in session.execute(opened):
+        if state == FiringState.QUEUED.value:
+            queued.append(firing_id)
+        elif status is None or status in _FINAL_RESULT:
+            ended.append(firing_id)
+    due = select(CronJob.id).where(CronJob.next_due_at <= now).order_by(CronJob.next_due_at).limit(AT_ONCE)
+    return Work(session.scalars(due).all(), queued[:AT_ONCE], ended[:AT_ONCE])
+
+
+_Claim = Callable[[AsyncSession], Awaitable[Firing | None]]
+"""Takes a firing within a transaction; None where there is nothing to take any more."""
+
+
+async def fire(record: Record, job_id: int, now: datetime) -> None:
+    """Fire a schedule that is due: once for all the times at which it was due by now.
+
+    Args:
+        record: The record.
+        job_id: The schedule. If it is not due (any more), nothing happens.
+        now: The time by the record's clock.
+    """
+    async with record.database.reading() as session:
+        job = await session.get(CronJob, job_id)
+        if job is None or job.next_due_at is None or job.next_due_at > now:
+            return
+        asked = await _asked(record, session, job)
+    first, updated_at = job.next_due_at, job.updated_at
+    due_at, missed = latest_due(job.crontab_expression, job.timezone, first, now)
+    coming = next_due(job.crontab_expression, job.timezone, now)
+    trigger = Trigger.CATCH_UP if missed or now - due_at > LATE else Trigger.CLOCK
+
+    async def claim(session: AsyncSession) -> Firing | None:
+        # By another process in the meantime, or changed by somebody: then it is looked at anew.
+        moved = await session.execute(
+            update(CronJob)
+            .where(CronJob.id == job_id, CronJob.next_due_at == first, CronJob.updated_at == updated_at)
+            .values(next_due_at=coming, updated_at=CronJob.updated_at)
+            .returning(CronJob.id)
+        )
+        if moved.first() is None:
+            return None
+        if await session.scalar(select(exists().where(Firing.job_id == job_id, Firing.due_at == due_at))):
+            return None
+        await _forget_old(session, job_id)
+        firing = Firing(
+            job_id=job_id,
+            trigger=trigger.value,
+            due_at=due_at,
+            missed=missed,
+            state=FiringState.RUNNING.value,
+            reason=_missed(missed) if trigger is Trigger.CATCH_UP else "",
+        )
+        session.add(firing)
+        await session.flush()
+        return firing
+
+    await _launch(record, job, asked, claim)
+
+
+async def fire_queued(record: Record, firing_id: int) -> None:
+    """Launch a firing that waits, unless it still has to."""
+    async with record.database.reading() as session:
+        firing = await session.get(Firing, firing_id)
+        job = None if firing is None else await session.get(CronJob, firing.job_id)
+        if job is None:
+            return
+        asked = await _asked(record, session, job)
+
+    async def claim(session: AsyncSession) -> Firing | None:
+        await _lock(session, job.id)
+        found = await session.get(Firing, firing_id, with_for_update=True)
+        if found is None or found.state != FiringState.QUEUED.value:
+            return None
+        if not job.is_active:
+            _end(found, FiringState.SKIPPED, "the schedule was paused while this firing waited")
+            return None
+        return found
+
+    await _launch(record, job, asked, claim)
+
+
+async def run_now(
+    record: Record, job_id: int, *, key_id: int | None = None, digest: str | None = None
+) -> Firing | None:
+    """Launch a schedule by hand, whether or not it is paused, and whatever else of it is on.
+
+    Args:
+        record: The record.
+        job_id: The schedule.
+        key_id: The key that asks; None for the command line.
+        digest: By which the same request is known again for a short while.
+
+    Returns:
+        The firing; None if there is no such schedule.
+
+    Raises:
+        LaunchRefused: It can't be launched; nothing was.
+    """
+    async with record.database.reading() as session:
+        job = await session.get(CronJob, job_id)
+        if job is None:
+            return None
+        asked = await launch_of(session, record.vault, job, key_id=key_id, digest=digest)
+
+    async def within(session: AsyncSession, create: Callable[[], Awaitable[ResultRow]]) -> ResultRow | None:
+        if not await _lock(session, job_id):
+            return None
+        result = await create()
+        firing = Firing(job_id=job_id, trigger=Trigger.MANUAL.value, due_at=utc_now(), missed=0, reason="")
+        _run(firing, result)
+        session.add(firing)
+        return result
+
+    result = await launch_within(record, asked, within)
+    if result is None:
+        return None
+    async with record.database.reading() as session:
+        return await session.scalar(select(Firing).where(Firing.result_id == result.id))
+
+
+def history(job_id: int) -> Select[Firing]:
+    """Return what selects the firings of a schedule, the latest first."""
+    return select(Firing).where(Firing.job_id == job_id).order_by(Firing.due_at.desc())
+
+
+async def latest_firings(session: AsyncSession, job_ids: Sequence[int]) -> dict[int, Firing]:
+    """Return the latest firing of each of some schedules that has one."""
+    latest = (
+        select(Firing.job_id, func.max(Firing.due_at).label("due_at"))
+        .where(Firing.job_id.in_(job_ids))
+        .group_by(Firing.job_id)
+        .subquery()
+    )
+    of_latest = (Firing.job_id == latest.c.job_id) & (Firing.due_at == latest.c.due_at)
+    return {firing.job_id: firing for firing in await session.scalars(select(Firing).join(latest, of_latest))}
+
+
+async def _asked(record: Record, session: AsyncSession, job: CronJob) -> Launch | str:
+    """Return what a schedule launches, or why that can't be."""
+    try:
+        return await launch_of(session, record.vault, job)
+    except LaunchRefused as error:
+        return refusal(error.errors)
+    except RunnerError as error:
+        return str(error)
+
+
+async def _launch(record: Record, job: CronJob, asked: Launch | str, claim: _Claim) -> None:
+    """Launch a schedule, or write down why nothing is launched: in one transaction with what claims it."""
+
+    async def within(session: AsyncSession, create: Callable[[], Awaitable[ResultRow]]) -> ResultRow | None:
+        firing = await claim(session)
+        if firing is None or await _is_held(session, job, firing):
+            return None
+        result = await create()
+        _run(firing, result)
+        return result
+
+    if isinstance(asked, Launch):
+        try:
+            result = await launch_within(record, asked, within)
+            if result is not None:
+                logger.info("schedule {}: fires, result {}", job.id, result.id)
+            return
+        except LaunchRefused as error:
+            asked = refusal(error.errors)
+    async with record.database.session() as session:
+        firing = await claim(session)
+        if firing is not None and not await _is_held(session, job, firing):
+            _end(firing, FiringState.FAILED, f"nothing was launched: {asked}")
+            logger.warning("schedule {}: due {:%Y-%m-%d %H:%M:%S}: {}", job.id, firing.due_at, firing.reason)
+
+
+async def _is_held(session: AsyncSession, job: CronJob, firing: Firing) -> bool:
+    """Return whether a firing is not launched now, because an earlier one is still on; write down what it does."""
+    overlap = Overlap(job.data.get("overlap", Overlap.QUEUE))
+    if overlap is Overlap.BOTH:
+        return False
+    is_queued = firing.state == FiringState.QUEUED.value
+    others = (
+        select(Firing.result_id, Firing.state)
+        .outerjoin(ResultRow, ResultRow.id == Firing.result_id)
+        .where(
+            Firing.job_id == job.id,
+            Firing.ended_at.is_(None),
+            (ResultRow.status.not_in(_FINAL_RESULT)) | (Firing.state == FiringState.QUEUED.value),
+            Firing.id != firing.id,
+        )
+        .order_by(Firing.id)
+    )
+    found = (await session.execute(others)).all()
+    running = [result_id for result_id, state in found if state == FiringState.RUNNING.value]
+    if not found or (is_queued and not running):
+        return False
+    if is_queued:
+        return True
+    is_on = f"result {running[0]} was still on" if running else "the one before it had not begun"
+    if overlap is Overlap.QUEUE and len(running) == len(found):
+        firing.state = FiringState.QUEUED.value
+        firing.reason = together(firing.reason, f"{is_on}: waits for it")
+    else:
+        more = ", and a firing waited already" if overlap is Overlap.QUEUE and running else ""
+        _end(firing, FiringState.SKIPPED, f"{is_on}{more}")
+    return True
+
+
+async def _lock(session: AsyncSession, job_id: int) -> bool:
+    """Keep others from firing a schedule until the transaction is over; return whether it is there."""
+    return await session.scalar(select(CronJob.id).where(CronJob.id == job_id).with_for_update()) is not None
+
+
+async def _forget_old(session: AsyncSession, job_id: int) -> None:
+    oldest = (
+        select(Firing.due_at)
+        .where(Firing.job_id == job_id)
+        .order_by(Firing.due_at.desc())
+        .offset(KEPT - 1)
+        .limit(1)
+        .scalar_subquery()
+    )
+    old = delete(Firing).where(Firing.job_id == job_id, Firing.ended_at.is_not(None), Firing.due_at <= oldest)
+    await session.execute(old.execution_options(synchronize_session=False))
+
+
+def _run(firing: Firing, result: ResultRow) -> None:
+    firing.state, firing.result_id, firing.fired_at = FiringState.RUNNING.value, result.id, utc_now()
+
+
+def _end(firing: Firing, state: FiringState, why: str) -> None:
+    firing.state, firing.ended_at, firing.reason = state.value, utc_now(), together(firing.reason, why)
+
+
+def _missed(missed: int) -> str:
+    if not missed:
+        return "no server was up when it was due"
+    count = f"at least {COUNTED}" if missed == COUNTED else str(missed)
+    return f"no server was up: it makes up for this time and {count} before it"
+
+
+def together(first: str, second: str) -> str:
+    """Return two reasons as one."""
+    return "; ".join(filter(None, (first, second)))
+
+
+def refusal(errors: Errors) -> str:
+    """Return in one line why a launch was refused."""
+    said: list[str] = []
+
+    def collect(where: str, value: object) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                collect(f"{where}.{name}" if where else str(name), inner)
+        elif isinstance(value, list):
+            for place, inner in enumerate(value):
+                collect(where if isinstance(inner, str) else f"{where}[{place}]", inner)
+        else:
+            said.append(f"{where}: {value}")
+
+    collect("", errors)
+    more = f" (and {len(said) - 3} more)" if len(said) > 3 else ""
+    return " ".join(said[:3]) + more

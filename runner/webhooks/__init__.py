@@ -1,0 +1,1 @@
+"""Webhooks: what is sent, how it is signed, and where it may be sent."""

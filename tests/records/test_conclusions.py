@@ -1,0 +1,76 @@
+"""What firings come to: by their runs, and against a baseline."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from runner.records.tables import Firing, RunRow
+from tests.records.town import Town, town
+
+__all__ = ["town"]
+
+pytestmark = pytest.mark.anyio
+
+RUNS = 6
+
+
+async def night(town: Town, job: int, *, passed: int = RUNS, latency_ms: float = 800) -> Firing:
+    """Let a schedule fire, and its runs end: so many of them passed, with latencies around that one."""
+    await town.pass_by()
+    firing = (await town.history(job))[-1]
+    ids = await town.run_ids(firing.result_id)
+    for place, run_id in enumerate(ids):
+        turn = {"turn": 0, "started_s": 1.0, "response_latency_ms": latency_ms + 10 * (place % 3)}
+        success = place < passed
+        outcome: dict[str, Any] = {"turns": [turn], "failure": None}
+        ended = update(RunRow).where(RunRow.id == run_id)
+        values = {"success": success, "cause": None if success else "agent", "outcome": outcome, "ended_at": town.now}
+        await town.run(lambda session, ended=ended, values=values: session.execute(ended.values(**values)))
+    await town.end_result(firing.result_id)
+    await town.schedules.look()
+    return (await town.history(job))[-1]
+
+
+async def test_a_firing_is_compared_with_the_result_that_is_named(town: Town) -> None:
+    first = await night(town, await town.add(data={"frequency": RUNS}))
+    compared = await town.add(data={"frequency": RUNS, "baseline": first.result_id})
+    same = await night(town, compared)
+    assert same.state == "passed" and same.comparison is not None
+    assert same.reason.startswith(
+        f"6 of 6 runs passed; compared with result {first.result_id}: suite UNCHANGED 6/6→6/6"
+    )
+    assert (same.comparison["change"], same.comparison["baseline"]) == ("unchanged", [first.result_id])
+    slower = await night(town, compared, latency_ms=1400)
+    assert slower.comparison is not None and slower.comparison["change"] == "regressed"
+    assert slower.state == "failed" and "suite REGRESSED" in slower.reason
+    assert "(worse: Book a table)" in slower.reason
+
+
+async def test_nothing_in_common_leaves_nothing_to_be_said(town: Town) -> None:
+    first = await night(town, await town.add(data={"frequency": RUNS}))
+    await town.run(lambda session: session.execute(update(RunRow).values(scenario_name="another")))
+    compared = await night(town, await town.add(data={"frequency": RUNS, "baseline": [first.result_id]}))
+    assert compared.state == "inconclusive" and compared.comparison is None
+    assert compared.reason.endswith("have no scenario in common")
+
+
+async def test_previous_sessions_are_the_last_five_that_did_not_get_worse(town: Town) -> None:
+    job = await town.add(data={"frequency": RUNS, "baseline": "previous"})
+    nights = [await night(town, job, latency_ms=800 + 7 * n) for n in range(5)]
+    assert nights[4].reason == "6 of 6 runs passed; not compared yet: 4 of 5 sessions to compare with"
+    worse = await night(town, job, passed=1)
+    assert worse.comparison is not None
+    assert (worse.comparison["change"], worse.comparison["baseline"]) == (
+        "regressed",
+        [night.result_id for night in nights],
+    )
+    # It does not become what others are measured by.
+    again = await night(town, job, passed=1)
+    assert again.comparison is not None and again.comparison["change"] == "regressed"
+    better = await night(town, job, latency_ms=803)
+    assert better.comparison is not None
+    assert (better.state, better.comparison["change"]) == ("passed", "unchanged")
+    last = await night(town, job)
+    assert last.comparison is not None
+    assert last.comparison["baseline"] == [*(night.result_id for night in nights[1:]), better.result_id]
