@@ -24,6 +24,7 @@ PAGE = 50
 _FINAL = [status.value for status in FINAL_RUN]
 _OPEN = [status.value for status in OPEN_RUN]
 _NAME, _REASON = 200, 300
+_PROBLEMS = 20
 _LARGEST_ID = 2**63 - 1
 
 VERDICTS = {"": "All", "failed": "Failed", "inconclusive": "Inconclusive", "passed": "Passed", "open": "Under way"}
@@ -304,3 +305,15 @@ def _runs_that(verdict: str) -> ColumnElement[bool]:
         "inconclusive": ended & RunRow.success.is_(None),
         "passed": ended & RunRow.success.is_(True),
     }[verdict]
+
+
+def problems_of(errors: object, where: str = "") -> list[str]:
+    """Return what is wrong with something that was sent, one sentence for each message, with the field's name."""
+    if isinstance(errors, Mapping):
+        found = (problems_of(inner, str(name)) for name, inner in errors.items())
+        return [problem for problems in found for problem in problems][:_PROBLEMS]
+    if isinstance(errors, list | tuple):
+        found = (problems_of(inner, where) for inner in errors)
+        return [problem for problems in found for problem in problems][:_PROBLEMS]
+    quiet = where in ("", "detail", "non_field_errors")
+    return [words(str(errors) if quiet else f"{where.replace('_', ' ')}: {errors}", 500)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -120,6 +121,16 @@ class Visit:
             raise BadRequest({"detail": "The form holds a NUL character."})
         return form
 
+    def digest(self, form: FormData, action: str) -> str:
+        """Return by what a form is known again that is sent twice, as by a second click.
+
+        Args:
+            form: What was sent.
+            action: What it asks for.
+        """
+        told = [action, self.owner.id, [[name, str(value)] for name, value in form.multi_items()]]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
     def show(self, template: str, status: int = 200, **values: object) -> Response:
         """Return a page."""
         return answer(template, status, visit=self, **values)
@@ -226,3 +237,8 @@ def own_path(text: str | None) -> str:
     if text and text.startswith("/") and not text.startswith(("//", "/\\")) and text.isprintable():
         return text
     return "/"
+
+
+async def holds(visit: Visit) -> bool:
+    """Return whether a visitor may still see what is shown: a key may be revoked, and a link may expire, meanwhile."""
+    return (await _visit(visit.request, visit.services)).reader == visit.reader
