@@ -60,6 +60,8 @@ def create_app(services: Services) -> FastAPI:
         summary="Calls voice agents built on Pipecat, and tells whether they still work. Compatible with Cekura.",
         version=importlib.metadata.version("pipecat-scenario-runner"),
         redirect_slashes=False,
+        # The page shows the description: the framework's would load its parts from elsewhere.
+        docs_url=None,
         redoc_url=None,
     )
     app.state.services = services

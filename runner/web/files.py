@@ -1,4 +1,4 @@
-"""The files that pages load: styles, scripts, the font. All of them lie in this package; nothing comes from elsewhere."""
+"""The files that pages load: styles, scripts, the font. All are part of the package; nothing comes from elsewhere."""
 
 import hashlib
 from dataclasses import dataclass

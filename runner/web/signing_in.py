@@ -47,7 +47,7 @@ async def sign_out(visit: Visit) -> Response:
 
 
 def wants_page(request: Request) -> bool:
-    """Return whether a person asks who has nothing but an address: for a page, and without a key or a link's token."""
+    """Return whether a page is asked for, as browsers do, and not data."""
     kinds = [part.partition(";")[0].strip() for part in request.headers.get("Accept", "").split(",")]
     return "text/html" in kinds
 

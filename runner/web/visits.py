@@ -1,4 +1,4 @@
-"""Who visits a page: signed in with a key, or with a link to one result; and forms that only our own pages may send."""
+"""Who visits a page: signed in with a key, or with a link to one result. Forms are taken from our own pages alone."""
 
 import hashlib
 import hmac
@@ -240,5 +240,5 @@ def own_path(text: str | None) -> str:
 
 
 async def holds(visit: Visit) -> bool:
-    """Return whether a visitor may still see what is shown: a key may be revoked, and a link may expire, meanwhile."""
+    """Return whether a visitor may still see what is shown: meanwhile keys are revoked, and links expire."""
     return (await _visit(visit.request, visit.services)).reader == visit.reader

@@ -332,9 +332,9 @@ async def all_mistakes(request: Request, error: RequestValidationError) -> Error
         # What can be read by itself can't be in this place: that is told already, and there is nothing to go by.
         return wrong
     if isinstance(launch_body, schemas.SessionLaunch):
-        asked, more = await _sessions(services, launch_body, key, None, None)
+        asked, more = await session_launch(services, launch_body, key, None, None)
     else:
-        asked, more = _rooms(launch_body, key, None, None)
+        asked, more = room_launch(launch_body, key, None, None)
     if not places and asked.run_type is RunType.ROOMS:
         asked = replace(asked, entries=[])
     more = _together(more, await mistakes(services, asked))
