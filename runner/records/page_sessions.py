@@ -1,4 +1,4 @@
-"""Sessions of the page: whoever signed in with a key, until they sign out, it grows too old, or the key is revoked."""
+"""Sessions of the page: whoever signed in with a key, until they sign out, it is too old, or the key is revoked."""
 
 import secrets
 from datetime import timedelta

@@ -18,7 +18,7 @@ async def show_workers(visit: Visit) -> Response:
     settings = visit.services.settings
     overview = await read_overview(
         visit.services.database,
-        max_duration_s=settings.caller.max_duration_s,
+        max_duration_s=settings.max_duration_s,
         lease_s=settings.server.lease_s,
     )
     async with visit.services.database.reading() as session:
