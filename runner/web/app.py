@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from runner.api.auth import presented_key
 from runner.api.sharing import SHARE_HEADER
@@ -26,7 +26,16 @@ from runner.web.visits import Access, Work, page
 SHARED_RESULT = "/test_framework/v1/results/{id:id}"
 
 
-class _LinkForPeople(Route):
+class _PageRoute(Route):
+    """A page. Logs and counts know it by its path."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        scope["route"] = self
+        await super().handle(scope, receive, send)
+
+
+class _LinkForPeople(_PageRoute):
     """A link to a result, opened by a person: whoever has a key, or wants no page, is answered by the API."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -43,11 +52,11 @@ def add_pages(app: FastAPI) -> None:
     """Let an application answer with pages, besides what it does already."""
     link = _LinkForPeople(SHARED_RESULT, page(signing_in.open_link, Access.ANYONE), methods=["GET"])
     app.router.routes.insert(0, link)
-    app.router.routes.append(Route("/static/{version}/{name}", files.give_out, methods=["GET"]))
+    app.router.routes.append(_PageRoute("/static/{version}/{name}", files.give_out, methods=["GET"]))
     for path, work, access in _GET:
-        app.router.routes.append(Route(path, page(work, access), methods=["GET"]))
+        app.router.routes.append(_PageRoute(path, page(work, access), methods=["GET"]))
     for path, work, access in _POST:
-        app.router.routes.append(Route(path, page(work, access), methods=["POST"]))
+        app.router.routes.append(_PageRoute(path, page(work, access), methods=["POST"]))
 
 
 _GET: tuple[tuple[str, Work, Access], ...] = (

@@ -29,6 +29,7 @@ from bots.timeline import (
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
     CallerTurnSettled,
+    CallStarted,
     Source,
     TimelineEvent,
 )
@@ -101,6 +102,29 @@ class Board:
     ended: list[Card]
 
 
+class Story:
+    """What was told of a call so far."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._is_told = False
+
+    def begins_again(self, event: TimelineEvent | None) -> bool:
+        """Return whether the call is made once more with an event: what came before does not count."""
+        if not isinstance(event, CallStarted):
+            return False
+        self._calls += 1
+        self._is_told = False
+        return self._calls > 1
+
+    def tells(self, event: TimelineEvent | None) -> bool:
+        """Return whether an event says something new: what the agent told is also heard, much later."""
+        if not isinstance(event, AgentSaid):
+            return True
+        self._is_told = self._is_told or event.source is Source.TOLD
+        return event.source is Source.TOLD or not self._is_told
+
+
 async def show_live(visit: Visit) -> Response:
     """Show the calls that are under way."""
     return visit.show("live.html", board=await _board(visit))
@@ -123,6 +147,7 @@ async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
     timelines = live_timelines(visit.request.app)
     messages = timeline_of(visit.services, timelines, visit.reading, visit.number, known)
     checked_s = time.monotonic()
+    story = Story()
     async for message in messages:
         if time.monotonic() - checked_s > CHECK_EVERY_S:
             if not await holds(visit):
@@ -131,10 +156,14 @@ async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
         if message.event == "end":
             yield ServerSentEvent(render("live_end.html", run=visit.number, end=_end(message.data)), event="end")
         elif message.event == "restart":
+            story = Story()
             yield ServerSentEvent(render("live_restart.html"), event="restart", id=message.id)
-        elif (row := row_of(str(message.data))) is not None:
-            yield ServerSentEvent(render("live_row.html", row=row), event="row", id=message.id)
-        elif (speaking := speaking_of(str(message.data))) is not None:
+        elif story.begins_again(event := _event(str(message.data))):
+            yield ServerSentEvent(render("live_restart.html"), event="restart", id=message.id)
+        elif (row := row_of(event)) is not None:
+            if story.tells(event):
+                yield ServerSentEvent(render("live_row.html", row=row), event="row", id=message.id)
+        elif (speaking := speaking_of(event)) is not None:
             yield ServerSentEvent(speaking, event="speaking", id=message.id)
 
 
@@ -253,20 +282,19 @@ def last_words(timelines: LiveTimelines, run_id: int) -> Row | None:
     for number, text in enumerate(reversed(live.events)):
         if number >= _LOOKED_BACK:
             return None
-        row = row_of(text, _LAST_WORDS)
+        row = row_of(_event(text), _LAST_WORDS)
         if row is not None and row.who:
             return row
     return None
 
 
-def row_of(text: str, limit: int = _WORDS) -> Row | None:
+def row_of(event: TimelineEvent | None, limit: int = _WORDS) -> Row | None:
     """Return the line that an event is shown as; None where it is not shown.
 
     Args:
-        text: The event as JSON.
+        event: The event.
         limit: How many characters of words are shown.
     """
-    event = _event(text)
     if event is None:
         return None
     at = clock(event.at_ns / 1e9)
@@ -296,9 +324,9 @@ def row_of(text: str, limit: int = _WORDS) -> Row | None:
             return None
 
 
-def speaking_of(text: str) -> str | None:
+def speaking_of(event: TimelineEvent | None) -> str | None:
     """Return who speaks from an event on, in words; None where it does not change that."""
-    match _event(text):
+    match event:
         case AgentStartedSpeaking():
             return "The agent speaks."
         case AgentStoppedSpeaking() | CallerStoppedSpeaking():
