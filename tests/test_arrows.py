@@ -77,8 +77,18 @@ LAYERS: dict[str, set[str]] = {
         "runner.scenarios",
         "runner.webhooks",
     },
+    # What people see in a browser, over the same queries as the API.
+    "runner.web": {
+        EVALUATION,
+        "runner.api",
+        "runner.calls",
+        "runner.comparison",
+        "runner.records",
+        "runner.reports",
+        "runner.scenarios",
+    },
     # One process that is all of a server: the API, the record, and the workers beside it.
-    "runner.server": {"runner.api", "runner.dispatch", "runner.records", "runner.worker"},
+    "runner.server": {"runner.web", "runner.api", "runner.dispatch", "runner.records", "runner.worker"},
     "runner.cli": {
         EVALUATION,
         "runner.calls",

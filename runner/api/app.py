@@ -6,7 +6,7 @@ from typing import Any, cast
 from fastapi import FastAPI
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from runner.api import errors
+from runner.api import descriptions, errors
 from runner.api.auth import Keys
 from runner.api.limits import RateLimit
 from runner.api.logs import RequestLog
@@ -93,6 +93,7 @@ def _describe_truly(app: FastAPI) -> None:
                     operation["responses"].pop("422", None)
             for name in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(name, None)
+            descriptions.describe(document)
         return document
 
     app.openapi = described

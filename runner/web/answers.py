@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse
 from runner.reports.html.render import TEMPLATES as REPORT_TEMPLATES
 from runner.reports.html.render import make_environment
 from runner.web import files
-from runner.web.words import ago, day_and_time, duration
+from runner.web.words import day_and_time, duration
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -32,8 +32,10 @@ def environment() -> Environment:
     reports = FileSystemLoader(REPORT_TEMPLATES)
     own = FileSystemLoader(Path(__file__).parent / "templates")
     found = make_environment(ChoiceLoader([own, reports, PrefixLoader({"report": reports})]))
-    found.filters.update(ago=ago, day_and_time=day_and_time, duration=duration)
-    found.globals["static"] = files.address
+    filters: dict[str, Any] = {"day_and_time": day_and_time, "duration": duration}
+    found.filters.update(filters)
+    shared: dict[str, Any] = {"static": files.address}
+    found.globals.update(shared)
     return found
 
 

@@ -51,9 +51,9 @@ async def show_comparison(visit: Visit) -> Response:
             return visit.show(
                 "compare_with.html", row=next(iter(rows), None), choices=await _choices(session, visit, rows)
             )
-        facts = [await run_facts(session, [row.id]) for row in rows]
-    base, current = rows
-    comparison, problem = await anyio.to_thread.run_sync(_compared, *facts)
+        base, current = rows
+        before, after = [await run_facts(session, [row.id]) for row in rows]
+    comparison, problem = await anyio.to_thread.run_sync(_compared, before, after)
     is_open = any(ResultStatus(row.status) not in FINAL_RESULT for row in rows)
     return visit.show(
         "compare.html",

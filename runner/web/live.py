@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -211,7 +211,7 @@ async def _board(visit: Visit) -> Board:
         lambda session: _read(session, project), shared=("live calls", project)
     )
     on = [
-        Card(**{**card.__dict__, "last": last_words(timelines, card.id)}) if index < MAX_FOLLOWED else card
+        replace(card, last=last_words(timelines, card.id)) if index < MAX_FOLLOWED else card
         for index, card in enumerate(found.on)
     ]
     return Board(on, found.waiting, found.ended)

@@ -40,7 +40,7 @@ async def list_schedules(visit: Visit, *, problems: Sequence[str] = ()) -> Respo
     """Show the schedules of the project."""
     async with visit.services.database.reading() as session:
         found = _listed(visit.project).limit(SHOWN)
-        rows = (await session.execute(found)).all()
+        rows = [(row[0], row[1]) for row in await session.execute(found)]
         latest = await latest_firings(session, [job.id for job, _ in rows])
     schedules = [
         {**_job(job, agent), "latest": _firing(latest[job.id]) if job.id in latest else None} for job, agent in rows
@@ -90,7 +90,7 @@ async def switch_schedule(visit: Visit) -> Response:
     return RedirectResponse(f"/schedules/{visit.number}", 303, headers=HEADERS)
 
 
-def _listed(project: int) -> Select[Any]:
+def _listed(project: int) -> Select[CronJob, str | None]:
     return (
         select(CronJob, Agent.name)
         .outerjoin(Agent, Agent.id == CronJob.agent_id)

@@ -101,6 +101,8 @@ def read_days(session: Session, project: int, first: date) -> tuple[dict[str, di
     ).all()
     found: defaultdict[str, defaultdict[date, Day]] = defaultdict(lambda: defaultdict(Day))
     for ended_at, success, turns, agent in rows[:MAX_RUNS]:
+        if ended_at is None:
+            continue
         day = found[words(agent or "no agent", 200)][ended_at.date()]
         if success is None:
             day.inconclusive += 1

@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import FormData
@@ -131,7 +132,7 @@ class Visit:
         told = [action, self.owner.id, [[name, str(value)] for name, value in form.multi_items()]]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
-    def show(self, template: str, status: int = 200, **values: object) -> Response:
+    def show(self, template: str, status: int = 200, **values: Any) -> Response:
         """Return a page."""
         return answer(template, status, visit=self, **values)
 

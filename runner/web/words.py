@@ -8,11 +8,6 @@ def day_and_time(moment: datetime | None) -> str:
     return "–" if moment is None else f"{moment.day} {moment:%b %Y, %H:%M:%S}"
 
 
-def ago(moment: datetime | None, now: datetime) -> str:
-    """Return how long ago something was, in its largest unit; a dash where there is no moment."""
-    return "–" if moment is None else f"{duration((now - moment).total_seconds())} ago"
-
-
 def duration(length_s: float | None) -> str:
     """Return a duration in at most two units; a dash where there is none."""
     if length_s is None:
