@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from sqlalchemy import insert, update
 
 from runner.api.services import Services
-from runner.calls.run_file import read_run
 from runner.records.store import artefact_key
 from runner.records.tables import CronJob, Firing, ResultRow, RunRow, utc_now
 from runner.web.visits import SHARE_COOKIE
@@ -99,8 +98,8 @@ async def test_a_run_is_shown_as_its_report_with_its_sound(
     services: Services,
     tmp_path: Any,
 ) -> None:
-    files = kept(tmp_path / "run", WRONG_CALL, call_facts())
-    _, (run_id,) = await ended(client, worker_client, read_run(files))
+    files = tmp_path / "run"
+    _, (run_id,) = await ended(client, worker_client, kept(files, WRONG_CALL, call_facts()))
     sizes = {}
     for name in ("recording.wav", "timeline.jsonl"):
         content = (files / name).read_bytes()

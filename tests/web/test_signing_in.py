@@ -59,6 +59,7 @@ async def test_a_workers_key_opens_nothing(anonymous: httpx.AsyncClient, worker_
 async def test_signing_in_leads_to_this_server_alone(anonymous: httpx.AsyncClient, user_key: str) -> None:
     for where in ("//evil.test", "https://evil.test", "/\\evil.test", "javascript:alert(1)", "/a\nb"):
         assert (await sign_in(anonymous, user_key, where)).headers["Location"] == "/", where
+        anonymous.cookies.clear()
 
 
 async def test_a_revoked_key_ends_its_sessions(visitor: httpx.AsyncClient, services: Services, user_key: str) -> None:
