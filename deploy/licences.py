@@ -18,7 +18,7 @@ IMAGES = {"server": ("server",), "worker": ("worker", "offline")}
 """The images, and the extras that are in each."""
 
 _START, _END = "<!-- packages -->\n", "<!-- end of packages -->\n"
-_LIBRARY = re.compile(r"lib(.+?)(?:[-_]+[0-9a-f]{8})*(?:_x86_64|_arm64|-x86_64-linux-gnu)?[-\d.]*\.so(?:\.|$)")
+_LIBRARY = re.compile(r"lib([^.].*?)(?:[-_]+[0-9a-f]{8})*(?:_x86_64|_arm64|-x86_64-linux-gnu)?[-\d.]*\.so(?:\.|$)")
 
 
 def closure(*extras: str) -> set[str]:

@@ -305,7 +305,7 @@ def load_settings(file: Path | None = None) -> Settings:
 
 def _refuse_unknown_variables() -> None:
     """Refuse a variable that looks like a setting and is none: pydantic-settings passes over it in silence."""
-    known = {*Settings.model_fields, "config", "token"}
+    known = {*Settings.model_fields, "config", "token", "api_url", "api_key"}
     for name in os.environ:
         if not name.upper().startswith(ENV_PREFIX):
             continue

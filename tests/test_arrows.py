@@ -43,8 +43,15 @@ LAYERS: dict[str, set[str]] = {
     # A session comes with a room.
     "runner.sessions": {"runner.rooms"},
     # A suite names rooms and the commands that start agents.
-    "runner.scenarios": {EVALUATION, "runner.rooms", "runner.sessions"},
-    "runner.calls": {EVALUATION, "runner.judge", "runner.rooms", "runner.scenarios", "runner.sessions"},
+    "runner.scenarios": {"runner.comparison", "runner.rooms", "runner.sessions", EVALUATION},
+    "runner.calls": {
+        EVALUATION,
+        "runner.comparison",
+        "runner.judge",
+        "runner.rooms",
+        "runner.scenarios",
+        "runner.sessions",
+    },
     "runner.reports": {EVALUATION, "runner.calls", "runner.comparison", "runner.scenarios"},
     "runner.records": {
         EVALUATION,
@@ -92,6 +99,7 @@ LAYERS: dict[str, set[str]] = {
     "runner.cli": {
         EVALUATION,
         "runner.calls",
+        "runner.comparison",
         "runner.judge",
         "runner.records",
         "runner.reports",

@@ -25,6 +25,7 @@ from runner.api.metrics import Metrics
 from runner.cli import main
 from runner.cli.agent import AGENT_NAMES
 from runner.cli.options import TOKEN_VARIABLE
+from runner.cli.sources import API_KEY_VARIABLE, API_URL_VARIABLE
 from runner.scenarios.evals import load_file, load_scenario
 from runner.scenarios.suites import load_suite
 from runner.settings import ENV_PREFIX, FILE_VARIABLE, Settings, load_settings
@@ -53,7 +54,7 @@ LANGUAGES = {"sh", "crontab", "yaml", "toml", "json", "python", "text"}
 OFFLINE = {"check"}
 """Commands that call nobody and take no time: these are run."""
 
-OTHER_VARIABLES = {TOKEN_VARIABLE, FILE_VARIABLE}
+OTHER_VARIABLES = {TOKEN_VARIABLE, FILE_VARIABLE, API_URL_VARIABLE, API_KEY_VARIABLE}
 OF_THE_SYSTEM = {".", "cat", "cd", "git", "mkdir"}
 FOR_AGENTS = {"--fault", "--background", "--background-dbfs"}
 """Options that `agent` hands on."""
@@ -296,7 +297,9 @@ def test_what_can_be_chosen_from_is_listed() -> None:
     assert sections <= set(quoted(PAGES_BY_NAME["docs/settings.md"]))
 
 
-@pytest.mark.parametrize(("page", "command"), [("docs/calls.md", "call"), ("docs/suites.md", "run")])
+@pytest.mark.parametrize(
+    ("page", "command"), [("docs/calls.md", "call"), ("docs/suites.md", "run"), ("docs/comparing.md", "compare")]
+)
 def test_every_option_is_explained(page: str, command: str) -> None:
     explained = {word for text in quoted(PAGES_BY_NAME[page]) for word in text.split()}
     options = {option for option in options_of()[command] if option.startswith("--")}

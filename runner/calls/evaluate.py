@@ -27,6 +27,7 @@ from runner.calls import suite_file
 from runner.calls import timeline as timelines
 from runner.calls.run_file import FILE_NAME, Run, earlier_attempt, judge_run, read_run, run_text
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite, suite_text
+from runner.calls.suite_gates import gates_of, has_statistics, weigh_suite
 from runner.calls.timeline import StoredTimeline, read_stored
 from runner.errors import RunnerError, UsageError
 from runner.files import write_together
@@ -117,11 +118,32 @@ def evaluate_suite(
             run = run.judged(judged(run.folder))
         return run.model_copy(update={"earlier_attempts": earlier})
 
-    result = read_suite(folder)
-    result = result.model_copy(update={"runs": [again(run) for run in result.runs]})
+    before = read_suite(folder)
+    result = before.model_copy(
+        update={
+            "runs": [again(run) for run in before.runs],
+            "statistics": None,
+            "gates": [],
+            "comparison": None,
+            "warnings": [*before.warnings, *_not_weighed_again(before)],
+        }
+    )
     files[folder / suite_file.FILE_NAME] = suite_text(result)
     _write(files)
+    if has_statistics():
+        result = weigh_suite(folder, result, gates_of(before.gates))
+        _write({folder / suite_file.FILE_NAME: suite_text(result)})
     return result
+
+
+def _not_weighed_again(before: SuiteResult) -> list[str]:
+    """Return what a suite that is judged again can't be held against any more."""
+    lost: list[str] = []
+    if before.comparison is not None:
+        lost.append("judged again since it was compared with a baseline: compare it again (scenario-runner compare)")
+    if before.gates and not has_statistics():
+        lost.append("judged again without its gates: they need the extra 'compare'")
+    return [warning for warning in lost if warning not in before.warnings]
 
 
 def _judged_again(

@@ -292,7 +292,7 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         asked=given.asked,
         expected_outcome=given.expected_outcome,
         not_honoured=missing,
-        versions=_versions() if given.versions is None else dict(given.versions),
+        versions=installed_versions() if given.versions is None else dict(given.versions),
         script=script,
     )
 
@@ -376,12 +376,8 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def installed_version() -> str:
-    """Return the version of this package; empty where it is not installed as one."""
-    return _versions().get(_PACKAGES[0], "")
-
-
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Return what makes calls here, by package."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -30,6 +30,7 @@ from runner.calls.headroom import CALLS_PER_CORE, CallLimit, Load, LoadMeter, av
 from runner.calls.loading import load
 from runner.calls.request import CallRequest, CallWatcher, DataMessage, new_run_id
 from runner.calls.run_file import EarlierAttempt, Run, earlier_attempt, reason_to_repeat, utc_now
+from runner.calls.suite_facts import planned_hash, session_facts
 from runner.calls.suite_file import (
     FILE_NAME,
     OpenRun,
@@ -39,6 +40,7 @@ from runner.calls.suite_file import (
     in_one_line,
     write_suite,
 )
+from runner.comparison.facts import SessionFacts
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause, ExpectationVerdict
@@ -166,6 +168,8 @@ class SuiteRunner:
         make_call: Prepares a call.
         measure_load: Returns the load of this machine since it was last asked, given how late the event loop was.
         cores: How many cores this machine has for calls.
+        session: The session of the runs, for comparisons; a new one unless it is given.
+        turns: Lets in so many runs at once, of this suite and of others; without it only its own limit counts.
     """
 
     suite: Suite
@@ -177,6 +181,8 @@ class SuiteRunner:
     make_call: CallMaker = Call
     measure_load: Callable[[float], Load] = field(default_factory=lambda: LoadMeter().read)
     cores: float = field(default_factory=available_cores)
+    session: str = field(default_factory=new_run_id)
+    turns: anyio.CapacityLimiter | None = None
 
     def __post_init__(self) -> None:
         self._waiting = deque(self.suite.runs)
@@ -190,6 +196,7 @@ class SuiteRunner:
         self._writing = anyio.Lock()
         self._stopped: str | None = None
         self._started_at = utc_now()
+        self._facts: SessionFacts | None = None
 
     @property
     def most_at_once(self) -> int:
@@ -208,6 +215,7 @@ class SuiteRunner:
             RunnerError: All runs were made, and what became of them is not on disk, or not all of it.
         """
         self._started_at = utc_now()
+        self._facts = session_facts(self.suite, self.settings, self.session, self._started_at)
         try:
             if (self.folder / FILE_NAME).exists():
                 raise UsageError(f"{self.folder}: holds a suite's results already; name another folder")
@@ -218,10 +226,7 @@ class SuiteRunner:
         except OSError as error:
             raise UsageError(f"{error.filename}: can't be written ({error.strerror})") from error
         with self._preparing:
-            # Before the first call: both take the whole machine, and a call under way would be late.
-            await anyio.to_thread.run_sync(load)
-            for script in {id(run.script): run.script for run in self.suite.runs}.values():
-                await speech_lines(script, self.settings)
+            await prepare(self.suite, self.settings)
         async with anyio.create_task_group() as watching:
             watching.start_soon(self._watch_load)
             async with anyio.create_task_group() as slots:
@@ -305,8 +310,9 @@ class SuiteRunner:
                 await self._record()
                 if agent is not None:
                     await self._bound(agent.log)
-                if self._stopped is None:
-                    await self._run(planned, agent, live)
+                async with self.turns or nullcontext():
+                    if self._stopped is None:
+                        await self._run(planned, agent, live)
                 del self._live[planned.index]
                 self._wake()
                 if not self._has_a_run_for(slot):
@@ -367,6 +373,7 @@ class SuiteRunner:
                 scenario=planned.scenario.name,
                 file=_shown(planned.scenario.path),
                 repeat=planned.repeat,
+                scenario_hash=planned_hash(planned),
                 status=outcome.status,
                 success=outcome.success,
                 cause=outcome.cause,
@@ -491,6 +498,7 @@ class SuiteRunner:
             suite=self.suite.name,
             file=_shown(self.suite.path),
             started_at=self._started_at,
+            session=self._facts,
             finished=not (self._waiting or self._live) and self._stopped is None,
             stopped=self._stopped,
             allow_unjudged=self.allow_unjudged,
@@ -543,6 +551,20 @@ class SuiteRunner:
             logger.warning("{}: can't be shortened ({})", log, error.strerror)
 
 
+async def prepare(suite: Suite, settings: Settings) -> None:
+    """Load what calls need, and have all lines of a suite spoken.
+
+    Before the first call: it takes the whole machine, and a call under way would be late.
+
+    Raises:
+        UsageError: A line can't be spoken.
+        MissingExtra: The caller's speech needs an optional package.
+    """
+    await anyio.to_thread.run_sync(load)
+    for script in {id(run.script): run.script for run in suite.runs}.values():
+        await speech_lines(script, settings)
+
+
 async def _local_address(agent: LastingAgent | None) -> str:
     if agent is None:
         raise RunnerError("there is no command to start the agent")
@@ -559,6 +581,7 @@ def _suite_run(run: Run, planned: PlannedRun, *, folder: str) -> SuiteRun:
         scenario=planned.scenario.name,
         file=_shown(planned.scenario.path),
         repeat=planned.repeat,
+        scenario_hash=planned_hash(planned),
         status=run.status,
         success=run.success,
         cause=run.cause,

@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 from bots.timeline import EndedReason
 from runner.calls.run_file import EarlierAttempt, Run
+from runner.comparison.changes import Comparison
+from runner.comparison.facts import SessionFacts
+from runner.comparison.gates import GateOutcome
+from runner.comparison.summary import Summary
 from runner.evaluation.outcome import Failure, Status
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 from runner.files import read_model, write_atomically
@@ -71,6 +75,7 @@ class SuiteRun(_Run):
         scenario: The scenario's name.
         file: The scenario's file.
         repeat: Which run of this scenario it is, from 1.
+        scenario_hash: Digest of what was played, and of the data that went along.
         status: Whether the call took place.
         success: True: passed. False: the agent failed. Null: inconclusive, for no fault of the agent.
         cause: Whose fault it was, where something failed.
@@ -91,6 +96,7 @@ class SuiteRun(_Run):
         warnings: What did not work as it should.
     """
 
+    scenario_hash: str | None = None
     status: Status
     success: bool | None
     cause: Cause | None
@@ -178,6 +184,7 @@ class SuiteResult(BaseModel):
         suite: The suite's name.
         file: The file it was read from.
         started_at: ISO 8601, UTC.
+        session: In what circumstances the runs were made.
         finished: Whether every run has a result; false while the suite is under way, and for good where it was
             stopped or killed.
         stopped: Why it was stopped before its end, if it was.
@@ -186,6 +193,10 @@ class SuiteResult(BaseModel):
         open: The runs that have none, in the suite's order.
         skipped: The scenarios that can't be played in a room, and for which there are no runs.
         warnings: What did not work as it should.
+        statistics: What the repeats say, with intervals; null before the end, for single runs, and without the extra
+            ``compare``.
+        gates: What became of the suite's thresholds, at its end.
+        comparison: What became of the agent since the baseline, at the suite's end; null without one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -194,6 +205,7 @@ class SuiteResult(BaseModel):
     suite: str
     file: str
     started_at: str
+    session: SessionFacts | None = None
     finished: bool
     stopped: str | None = None
     allow_unjudged: bool = False
@@ -201,6 +213,9 @@ class SuiteResult(BaseModel):
     open: list[OpenRun]
     skipped: list[SkippedScenario] = []
     warnings: list[str] = []
+    statistics: Summary | None = None
+    gates: list[GateOutcome] = []
+    comparison: Comparison | None = None
 
     @computed_field
     @property
@@ -218,7 +233,19 @@ class SuiteResult(BaseModel):
     @computed_field
     @property
     def exit_code(self) -> int:
-        """0 every run passed, 1 the agent failed in one, 2 anything else: also a suite that was stopped."""
+        """0 every run passed, 1 the agent failed in one, 2 anything else: also a suite that was stopped.
+
+        A threshold of the pass rate, or a baseline, says in place of the single runs how many may fail.
+        """
+        codes = [outcome.exit_code for outcome in self.gates]
+        if self.comparison is not None:
+            codes.append(self.comparison.exit_code)
+        if self.comparison is None and not any(outcome.gate == "pass_rate" for outcome in self.gates):
+            codes.append(self._exit_code_of_runs)
+        return 1 if 1 in codes else max(codes)
+
+    @property
+    def _exit_code_of_runs(self) -> int:
         if self.stopped is None and any(run.success is False for run in self.runs):
             return 1
         return 0 if self.finished and all(run.success for run in self.runs) else 2

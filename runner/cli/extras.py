@@ -26,6 +26,15 @@ def needing_worker_extra() -> AbstractContextManager[None]:
     return _needing("worker")
 
 
+def needing_compare_extra() -> AbstractContextManager[None]:
+    """Within this context a package of the extra ``compare`` that is missing is said to be so.
+
+    Raises:
+        MissingExtra: One is.
+    """
+    return _needing("compare")
+
+
 @contextmanager
 def _needing(extra: str) -> Generator[None]:
     try:

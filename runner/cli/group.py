@@ -8,6 +8,7 @@ _COMMANDS = {
     "agent": "agent:agent",
     "call": "call:call",
     "check": "check:check",
+    "compare": "compare:compare",
     "demo": "demo:demo",
     "doctor": "doctor:doctor",
     "evaluate": "evaluate:evaluate",

@@ -12,6 +12,7 @@ from runner.cli.settings import load_logging_settings
 
 if TYPE_CHECKING:
     from runner.calls.suite_file import SuiteResult
+    from runner.cli.weighing import Weighing
     from runner.scenarios.suites import Suite
     from runner.settings import Settings
 
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
     "--retry-inconclusive",
     type=click.IntRange(0, 5),
     help="How often a run is made again that our own side or the network spoilt, whatever the file says.",
+)
+@click.option(
+    "--baseline", metavar="SOURCE", help="Compare with a baseline file, a suite's folder, or result:ID of the record."
+)
+@click.option(
+    "--save-baseline", type=PATH, metavar="FILE", help="Write the runs to a baseline file, or add them to one."
+)
+@click.option(
+    "--against",
+    metavar="SUITE|URL",
+    help="Compare with another agent, run in turns: another suite file, or the address of its Pipecat runner.",
 )
 @click.option("--junit", type=PATH, metavar="FILE", help="Write JUnit XML, after every run.")
 @click.option(
@@ -48,6 +60,9 @@ def run_suite(
     repeat: int | None,
     concurrency: "int | Literal['auto'] | None",
     retry_inconclusive: int | None,
+    baseline: str | None,
+    save_baseline: Path | None,
+    against: str | None,
     junit: Path | None,
     html: Path | None,
     as_json: bool,
@@ -59,7 +74,8 @@ def run_suite(
 ) -> None:
     """Run every scenario of a suite, with a fresh session for each run.
 
-    Exit codes: 0 every run passed, 1 the agent failed in one, 2 anything else.
+    Exit codes: 0 every run passed, 1 the agent failed in one, 2 anything else. With a baseline or gates: 0 no
+    regression and no gate missed, 1 regressed or missed, 2 too few runs to say.
     """
 
     async def run() -> int:
@@ -77,10 +93,21 @@ def run_suite(
         if suite.token is None:
             suite = replace(suite, token=read_token(None))
         from runner.calls.request import new_run_id
+        from runner.cli.weighing import Weighing, load_against
+
+        other = None if against is None else load_against(against, suite, settings, repeat, retry_inconclusive)
+        weighing = await Weighing.read(suite, baseline, save_baseline, other)
 
         folder = out or settings.runs_dir / f"suite-{new_run_id()}"
         return await _run_suite(
-            suite, settings, folder=folder, junit=junit, html=html, as_json=as_json, allow_unjudged=allow_unjudged
+            suite,
+            settings,
+            weighing,
+            folder=folder,
+            junit=junit,
+            html=html,
+            as_json=as_json,
+            allow_unjudged=allow_unjudged,
         )
 
     run_command(run, verbose=verbose)
@@ -89,6 +116,7 @@ def run_suite(
 async def _run_suite(
     suite: "Suite",
     settings: "Settings",
+    weighing: "Weighing",
     *,
     folder: Path,
     junit: Path | None,
@@ -97,6 +125,8 @@ async def _run_suite(
     allow_unjudged: bool,
 ) -> int:
     """Run a suite, showing it, and return its exit code."""
+    import anyio.to_thread
+
     from runner.calls.suite import SuiteRunner
     from runner.calls.suite_file import FILE_NAME
     from runner.cli.interruption import ending_in_good_order
@@ -105,18 +135,32 @@ async def _run_suite(
     from runner.reports.junit import write_junit
     from runner.reports.suite import SuiteReport, print_suite
 
+    # Of two suites in turns each has a folder of its own.
+    own_folder = folder if weighing.against is None else folder / "current"
+
     def keep(result: "SuiteResult") -> None:
         if junit is not None:
-            write_junit(junit, result, folder)
+            write_junit(junit, result, own_folder)
 
     console = make_console(stderr=as_json)
-    runner = SuiteRunner(suite, settings, folder, allow_unjudged=allow_unjudged, keep=keep)
-    with SuiteReport(console, suite, most_at_once=runner.most_at_once) as report:
-        runner.watcher = report
-        with ending_in_good_order(runner):
-            result = await runner.make()
+    runner = SuiteRunner(suite, settings, own_folder, allow_unjudged=allow_unjudged, keep=keep)
+    if weighing.against is not None:
+        from runner.cli.interleaving import run_interleaved
+
+        result, base = await run_interleaved(console, runner, weighing.against, folder / "base")
+    else:
+        base = None
+        with SuiteReport(console, suite, most_at_once=runner.most_at_once) as report:
+            runner.watcher = report
+            with ending_in_good_order(runner):
+                result = await runner.make()
+    result = await anyio.to_thread.run_sync(weighing.weigh, own_folder, result, base)
     print_suite(console, result, str(folder))
+    if (said := await anyio.to_thread.run_sync(weighing.save_baseline, own_folder, result)) is not None:
+        click.echo(f"  {said}", err=as_json)
     if as_json:
-        click.echo((folder / FILE_NAME).read_text(encoding="utf-8"), nl=False)
-    report_suite(console, folder, html)
+        click.echo((own_folder / FILE_NAME).read_text(encoding="utf-8"), nl=False)
+    report_suite(console, own_folder, html)
+    if weighing.against is not None:
+        report_suite(console, folder / "base")
     return result.exit_code

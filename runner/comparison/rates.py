@@ -50,8 +50,8 @@ class Tails(NamedTuple):
 
 def wilson(passed: float, runs: float) -> tuple[float, float]:
     """Return Wilson's interval of a share. Neither has to be whole: a design effect leaves fractions."""
-    low, high = proportion_confint(passed, runs, alpha=1 - CONFIDENCE, method="wilson")
-    return float(low), float(high)
+    bounds: Any = proportion_confint(passed, runs, alpha=1 - CONFIDENCE, method="wilson")
+    return float(bounds[0]), float(bounds[1])
 
 
 @lru_cache(_KEPT)

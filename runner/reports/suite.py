@@ -12,6 +12,7 @@ from rich.text import Text
 
 from runner.calls.run_file import EarlierAttempt
 from runner.calls.suite_file import SkippedScenario, SuiteResult, SuiteRun, by_scenario
+from runner.reports.comparison import weighed_lines
 from runner.reports.console import print_line, shown
 from runner.reports.evidence import attempt_line, headline_of, process_end, verdict_word
 from runner.scenarios.suites import PlannedRun, Suite
@@ -178,6 +179,8 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
     if totals.inconclusive and totals.success_rate is not None:
         decided = totals.passed + totals.failed
         print_line(console, "  ", f"success rate {totals.success_rate:g} %: of the {decided} with a verdict")
+    for line in weighed_lines(result):
+        print_line(console, "  ", shown(line))
     console.print(f"  {shown(folder)}", highlight=False, soft_wrap=True)
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import SecretStr
 
 from bots.caller.script import Script
+from runner.comparison.gates import Gates
 from runner.errors import UsageError
 from runner.rooms.urls import RoomKind, check_data_message, check_start_url, room_kind
 from runner.scenarios.evals import load_file, scenario_named, split_spec
@@ -27,7 +28,8 @@ MAX_RETRIES = 5
 MAX_RUNS = 2_000
 """All results are written again after each run, which takes a tenth of a second for so many."""
 
-_SUITE_KEYS = ("name", "agent", "repeat", "concurrency", "retry_inconclusive", "scenarios")
+_SUITE_KEYS = ("name", "agent", "repeat", "concurrency", "retry_inconclusive", "gates", "scenarios")
+_GATE_KEYS = tuple(Gates.model_fields)
 _AGENT_KEYS = ("url", "start_url", "command", "transport", "env", "token", "data", "publish", "participant_name")
 _ENTRY_KEYS = ("scenario", "repeat", "data", "publish")
 _TRANSPORTS = {"webrtc": RoomKind.SMALLWEBRTC, "daily": RoomKind.DAILY}
@@ -111,6 +113,7 @@ class Suite:
         skipped: The scenarios that can't be played in a room, of the files that are named as a whole.
         most_at_once: How many there may be at once in any case.
         retry_inconclusive: How often a run is made again that is inconclusive because of our own side or the network.
+        gates: The thresholds that are judged at the suite's end.
     """
 
     name: str
@@ -123,6 +126,7 @@ class Suite:
     skipped: tuple[Scenario, ...] = ()
     most_at_once: int = MAX_CONCURRENCY
     retry_inconclusive: int = 1
+    gates: Gates = field(default_factory=Gates)
 
 
 def run_title(scenario: str, repeat: int) -> str:
@@ -212,6 +216,7 @@ def load_suite(
         skipped=tuple(skipped.values()),
         most_at_once=1 if one_room else MAX_CONCURRENCY,
         retry_inconclusive=1 if retries is None else retries,
+        gates=top.get("gates", _gates) or Gates(),
     )
 
 
@@ -309,6 +314,16 @@ def _concurrency(node: Node) -> int | Literal["auto"]:
     if isinstance(given, str):
         raise node.place.error(f"concurrency must be a whole number, or {AUTO}")
     return node.integer(1, MAX_CONCURRENCY)
+
+
+def _gates(node: Node) -> Gates:
+    given = node.mapping(_GATE_KEYS)
+    if not list(given):
+        raise node.place.error(f"gates must hold {' or '.join(_GATE_KEYS)}")
+    return Gates(
+        pass_rate=given.get("pass_rate", lambda limit: limit.number(0.01, 1)),
+        p95_latency_ms=given.get("p95_latency_ms", lambda limit: limit.number(1, 60_000)),
+    )
 
 
 def _repeat(node: Node) -> int:

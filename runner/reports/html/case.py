@@ -14,7 +14,7 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.calls.run_file import RunReport
-from runner.evaluation.failure import Failure
+from runner.evaluation.failure import Failure, FailureKind
 from runner.evaluation.function_calls import CALLS
 from runner.evaluation.verdicts import Evidence, ExpectationVerdict
 from runner.evaluation.view import CallView
@@ -159,7 +159,8 @@ class _WrongCall:
     def sentence(self) -> str:
         came = ", ".join(f"{key} = {_value(actual)}" for key, (_, actual) in self.differing.items())
         wanted = ", ".join(_value(value) for value, _ in self.differing.values())
-        return f"{self.came.name} was called with {came}; {wanted} was expected"
+        were = "was" if len(self.differing) == 1 else "were"
+        return f"{self.came.name} was called with {came}; {wanted} {were} expected"
 
     def rows(self) -> Iterator[CaseRow]:
         differing = self.differing
@@ -276,7 +277,7 @@ def _then_said(failure: Failure, view: CallView, rows: Sequence[CaseRow], at_s: 
     """Yield what the agent said next after it called a function with something wrong."""
     if at_s is None or not any(row.label == "Called" for row in rows):
         return
-    said = next((e for e in view.said() if _begin_s(e) >= at_s and e.text.strip()), None)
+    said = min((e for e in view.said() if _begin_s(e) >= at_s and e.text.strip()), key=_begin_s, default=None)
     if said is not None:
         yield CaseRow("It then said", (Piece(f"“{words(said.text)}”"),), _begin_s(said))
 
@@ -309,8 +310,12 @@ def _begin_s(fact: TimelineEvent) -> float:
 
 def _moment_s(run: RunReport, failure: Failure, view: CallView) -> float | None:
     """Return the failing moment, in seconds of the call."""
-    if failure.evidence:
-        first = failure.evidence[0]
+    evidence = list(failure.evidence)
+    if failure.kind is FailureKind.TALKS_OVER:
+        # Where the caller began the line is evidence as well, and nothing was wrong with it.
+        evidence = [e for e in evidence if e.event == "agent_started_speaking"] or evidence
+    if evidence:
+        first = evidence[0]
         fact = _fact(first, view)
         return min(first.at_s if fact is None else _begin_s(fact), run.duration_s)
     turn = next((t for t in run.turns if t.turn == failure.turn), None)

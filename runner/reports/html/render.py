@@ -10,8 +10,9 @@ from typing import Any
 
 from jinja2 import BaseLoader, Environment, FileSystemLoader, StrictUndefined
 
+from runner.reports.html.comparison_page import ComparisonPage
 from runner.reports.html.run_page import RunPage
-from runner.reports.html.shown import clock, count, seconds, words
+from runner.reports.html.shown import clock, words
 from runner.reports.html.suite_page import SuitePage
 
 ASSETS = Path(__file__).parent / "assets"
@@ -48,6 +49,11 @@ def render_suite(page: SuitePage) -> str:
     return _render("suite.html", "suite.js", page=page)
 
 
+def render_comparison(page: ComparisonPage) -> str:
+    """Return the page of a comparison as HTML. The same view model gives the same text."""
+    return _render("comparison.html", "suite.js", page=page)
+
+
 def _render(template: str, script: str, **values: Any) -> str:
     return _environment().get_template(template).render(assets=_assets(script), **values)
 
@@ -70,7 +76,7 @@ def make_environment(loader: BaseLoader) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clock=clock, count=count, seconds=seconds, words=words, script_json=_script_json)
+    environment.filters.update(clock=clock, words=words, script_json=_script_json)
     return environment
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from bots.caller.script import AGENT_SPEAKS, Script
+from bots.caller.script import Script
 from bots.timeline import (
     AgentAudioQuality,
     AgentProcessEnded,
@@ -18,6 +18,7 @@ from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 from runner.evaluation.view import CallView
 from runner.reports.evidence import attempt_line
+from runner.reports.html.answers import AnswerBar, answer_bars, bars_note, limits_of
 from runner.reports.html.case import Case, case_of
 from runner.reports.html.intervals import median
 from runner.reports.html.lanes import Band, Lanes, lanes_of, overlaps_of, speech_bands
@@ -125,29 +126,6 @@ class Check:
 
 
 @dataclass(frozen=True)
-class AnswerBar:
-    """The answer time of one turn, on an axis in percent.
-
-    Attributes:
-        label: The turn.
-        x: The time; None where there is none.
-        low: Where its error bar begins.
-        high: Where it ends.
-        limit: The turn's limit.
-        over: Whether it is above the limit.
-        text: The time in words, or why there is none.
-    """
-
-    label: str
-    x: float | None
-    low: float
-    high: float
-    limit: float | None
-    over: bool
-    text: str
-
-
-@dataclass(frozen=True)
 class RunPage:
     """What is on the page of a run."""
 
@@ -209,8 +187,8 @@ def run_page(
     length_s = max(run.duration_s, 0.0 if sound is None else sound.length_s, 0.1)
     overlaps = overlaps_of(view, run.expectations)
     checks, unreached = _checks(run)
-    limits = {} if script is None else _limits(script)
-    bars, ticks = _bars(run, limits)
+    limits = {} if script is None else limits_of(script)
+    bars, ticks = answer_bars(run, limits)
     placed = around or Surroundings()
     warnings = [*placed.missing, *run.not_honoured, *run.warnings, *run.notes]
     warnings += [attempt_line(attempt, attempt.folder) for attempt in run.earlier_attempts]
@@ -231,7 +209,7 @@ def run_page(
         unreached=unreached,
         bars=bars,
         bar_ticks=ticks,
-        bars_note=_bars_note(run, limits),
+        bars_note=bars_note(run, limits),
         warnings=[whole_units(words(warning, 500)) for warning in dict.fromkeys(warnings)],
         more=_more(run, view),
         log_tail=next((lines(e.log_tail.strip(), _LOG_CHARACTERS) for e in view.of(AgentProcessEnded)), ""),
@@ -329,56 +307,6 @@ def started(at: str) -> str:
     except ValueError:
         return words(at, 40)
     return f"{moment.day} {moment:%b %Y, %H:%M:%S}"
-
-
-def _limits(script: Script) -> dict[int, float]:
-    """Return within how many milliseconds the agent is to answer, of each turn that says so."""
-    return {
-        index: float(expectation.budget_ms)
-        for index, turn in enumerate(script.turns)
-        for expectation in turn.expect
-        if expectation.event == AGENT_SPEAKS
-    }
-
-
-def _bars(run: RunReport, limits: dict[int, float]) -> tuple[list[AnswerBar], list[tuple[float, str]]]:
-    asked = [turn for turn in run.turns if turn.caller_speech_end_s is not None][:MAX_CHECKS]
-    ends = [(turn.response_latency_ms or 0.0) + (turn.uncertainty_ms or 0.0) for turn in asked]
-    longest_s = max([*ends, *(limits.get(turn.turn, 0.0) for turn in asked), 1.0]) / 1000
-    step_s = next((s for s in (0.5, 1, 2, 5, 10, 20, 60) if longest_s / s <= 4), 300)
-    # Labels stand right of the dot.
-    whole_ms = (int(longest_s / step_s) + 1) * step_s * 1000
-    bars: list[AnswerBar] = []
-    for turn in asked:
-        limit = limits.get(turn.turn)
-        ms, sure_ms = turn.response_latency_ms, turn.uncertainty_ms or 0.0
-        text = "no answer"
-        if ms is not None:
-            text = seconds(ms) if turn.uncertainty_ms is None else f"{ms / 1000:.2f} ± {sure_ms / 1000:.2f} s"
-        elif turn.refused is not None:
-            text = f"not measured: {words(turn.refused, 200)}"
-        elif turn.talked_over:
-            text = "talked over"
-        bars.append(
-            AnswerBar(
-                label=f"Turn {turn.turn + 1}",
-                x=None if ms is None else percent(ms, whole_ms),
-                low=0.0 if ms is None else percent(ms - sure_ms, whole_ms),
-                high=0.0 if ms is None else percent(ms + sure_ms, whole_ms),
-                limit=None if limit is None else percent(limit, whole_ms),
-                over=ms is not None and limit is not None and ms - sure_ms > limit,
-                text=text,
-            )
-        )
-    steps = round(whole_ms / 1000 / step_s)
-    return bars, [(percent(n, steps), f"{n * step_s:g} s") for n in range(steps + 1)]
-
-
-def _bars_note(run: RunReport, limits: dict[int, float]) -> str:
-    note = "From the caller's last sample to the agent's first audible one, with the 95 % interval."
-    if run.latencies_include_jitter:
-        note += " In a Daily room they include what the network's jitter adds."
-    return note if limits else f"{note} No limit was set."
 
 
 def _more(run: RunReport, view: CallView) -> list[Fact]:

@@ -2,14 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from runner.calls.suite_file import SkippedScenario, SuiteResult, SuiteRun, by_scenario
-from runner.reports.evidence import headline_of, verdict_word
+from runner.reports.evidence import verdict_word
 from runner.reports.html.intervals import median, median_interval, wilson
 from runner.reports.html.run_page import Link, Surroundings
 from runner.reports.html.shown import count, percent, seconds, sentence, words
+from runner.reports.html.suite_runs import Change, RunFacts, ScenarioRuns
 
 MAX_DOTS = 300
 """So many answer times of a scenario are drawn, evenly taken from all."""
@@ -19,78 +19,6 @@ MAX_RUNS = 1_000
 
 _HEIGHTS = (6, 11, 8, 13, 10, 7)
 _NAME = 120
-
-
-@dataclass(frozen=True)
-class RunLink:
-    """The page of a run, and the reason that it gives."""
-
-    href: str
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What a suite's page says of one run.
-
-    Attributes:
-        number: Which run of its scenario it is, from 1.
-        success: As for a run.
-        reason: Why it did not pass.
-        group: Runs that failed for the same reason have the same.
-        href: Its page.
-        state: Why there is no result (``under way``, ``not made``); empty where there is one.
-        latencies_ms: Of each turn that was answered.
-    """
-
-    number: int
-    success: bool | None = None
-    reason: str = ""
-    group: str = ""
-    href: str | None = None
-    state: str = ""
-    latencies_ms: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class ScenarioRuns:
-    """The runs of a scenario.
-
-    Attributes:
-        name: The scenario's name.
-        runs: Its runs.
-        skipped: Why there are none.
-        limit_ms: Within how long the agent is to answer.
-        change: What the comparison with the baseline says.
-    """
-
-    name: str
-    runs: tuple[RunFacts, ...] = ()
-    skipped: str = ""
-    limit_ms: float | None = None
-    change: "Change | None" = None
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a comparison says of a scenario, or of the suite.
-
-    Attributes:
-        kind: ``worse``, ``better``, ``same`` or ``unsure``.
-        name: Which scenario.
-        text: What changed, with its interval.
-        brief: The same in a few words.
-    """
-
-    kind: str
-    name: str
-    text: str
-    brief: str = ""
-
-    @property
-    def mark(self) -> str:
-        """The sign that stands before it."""
-        return {"worse": "▼", "better": "▲", "same": "=", "unsure": "?"}[self.kind]
 
 
 @dataclass(frozen=True)
@@ -194,62 +122,6 @@ class About:
     version: str = ""
 
 
-def scenarios_of(
-    result: SuiteResult,
-    pages: Mapping[str, RunLink],
-    limits_ms: Mapping[tuple[str, str], float] | None = None,
-    changes: Mapping[str, Change] | None = None,
-) -> list[ScenarioRuns]:
-    """Return the runs of a suite by scenario.
-
-    Args:
-        result: The suite's result.
-        pages: The page of each run, by its folder.
-        limits_ms: Within how long the agent is to answer, by scenario file and name.
-        changes: What the comparison with the baseline says, by scenario.
-    """
-    found: list[ScenarioRuns] = []
-    for runs in by_scenario(result):
-        first = runs[0]
-        if isinstance(first, SkippedScenario):
-            found.append(ScenarioRuns(first.scenario, skipped=first.reason))
-            continue
-        facts = [
-            _facts(run, pages)
-            if isinstance(run, SuiteRun)
-            else RunFacts(run.repeat, state="under way" if run.under_way else "not made")
-            for run in runs
-            if not isinstance(run, SkippedScenario)
-        ]
-        found.append(
-            ScenarioRuns(
-                first.scenario,
-                tuple(sorted(facts, key=lambda run: run.number)),
-                limit_ms=(limits_ms or {}).get((first.file, first.scenario)),
-                change=(changes or {}).get(first.scenario),
-            )
-        )
-    return found
-
-
-def _facts(run: SuiteRun, pages: Mapping[str, RunLink]) -> RunFacts:
-    page = None if run.folder is None else pages.get(run.folder)
-    reason, group = "", ""
-    if not run.success:
-        headline = headline_of(run.failure, run.detail, run.ended_reason)
-        reason = headline if page is None else page.reason or headline
-        failure = run.failure
-        group = run.ended_reason.value if failure is None else f"{failure.kind.value} {failure.turn}"
-    return RunFacts(
-        run.repeat,
-        run.success,
-        reason,
-        group,
-        None if page is None else page.href,
-        latencies_ms=tuple(run.response_latencies_ms),
-    )
-
-
 def suite_page(about: About, scenarios: Iterable[ScenarioRuns]) -> SuitePage:
     """Return what is on the page of a suite or a result.
 
@@ -308,14 +180,22 @@ def _badness(scenario: ScenarioRuns) -> tuple[int, float, str]:
 def _title(about: About, scenarios: Sequence[ScenarioRuns], total: Counter[bool | None], runs: int) -> str:
     if about.stopped is not None:
         return f"Stopped before its end: {sum(total.values())} of {count(runs, 'run')} made."
-    bad = False if about.success is False else None
     if about.success:
-        return f"Passed: {'the' if runs == 1 else 'all'} {count(runs, 'run')}."
-    kind = verdict_word(bad).capitalize()
-    where = sum(any(run.success is bad and not run.state for run in s.runs) for s in scenarios)
-    if not total[bad]:
-        return f"{kind}." if total[None] or sum(total.values()) == runs else f"{kind}: not every run was made."
-    return f"{kind}: {total[bad]} of {count(runs, 'run')}, in {where} of {count(len(scenarios), 'scenario')}."
+        if total[True] == runs:
+            return f"Passed: {'the' if runs == 1 else 'all'} {count(runs, 'run')}."
+        why = "every gate is met" if about.gates else "nothing got worse since the baseline"
+        return f"Passed: {total[True]} of {count(runs, 'run')} passed, and {why}."
+    verdict = verdict_word(about.success).capitalize()
+    if total[about.success]:
+        where = sum(any(run.success is about.success and not run.state for run in s.runs) for s in scenarios)
+        many = f"{total[about.success]} of {count(runs, 'run')}, in {where} of {count(len(scenarios), 'scenario')}"
+        return f"{verdict}: {many}."
+    if sum(total.values()) < runs:
+        return f"{verdict}: not every run was made."
+    if about.success is None:
+        return f"{verdict}: too few runs to say."
+    missed = any(kind == "fail" for kind, _ in about.gates)
+    return f"{verdict}: {'a gate was missed' if missed else 'it got worse since the baseline'}."
 
 
 def _sub(about: About, total: Counter[bool | None], open_runs: int, skipped: int) -> str:

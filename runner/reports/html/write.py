@@ -18,12 +18,16 @@ from runner.calls.recording import AGENT, CALLER, read_recording
 from runner.calls.run_file import Run, read_run
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite
 from runner.calls.timeline import read_timeline
+from runner.comparison.changes import Comparison
 from runner.errors import RunnerError, UsageError
 from runner.files import write_atomically
 from runner.reports.html.audio import opus_data_uri, write_snippet
-from runner.reports.html.render import render_run, render_suite
+from runner.reports.html.changes import compared_with, gates_of, listed_changes, scenario_changes
+from runner.reports.html.comparison_page import comparison_page
+from runner.reports.html.render import render_comparison, render_run, render_suite
 from runner.reports.html.run_page import Link, RunPage, Sound, Surroundings, run_page, started
-from runner.reports.html.suite_page import About, RunLink, scenarios_of, suite_page
+from runner.reports.html.suite_page import About, suite_page
+from runner.reports.html.suite_runs import RunLink, scenarios_of
 from runner.reports.html.waveform import waveform
 
 FILE_NAME = "report.html"
@@ -92,21 +96,43 @@ def write_suite_report(
         if done is not None:
             done(number, len(made))
     pages = {name: RunLink(_href(run.report, target.parent), run.reason) for name, run in files.items()}
+    changes, compared = {}, result.comparison
+    if compared is not None:
+        changes = scenario_changes(compared)
     about = About(
         name=result.suite,
         success={0: True, 1: False}.get(result.exit_code),
         started=started(result.started_at),
         stopped=result.stopped,
-        warnings=[*missing[:20], *result.warnings],
+        warnings=[*missing[:20], *result.warnings, *(compared.warnings if compared is not None else ())],
+        gates=gates_of(result.gates),
+        changes=[] if compared is None else listed_changes(compared),
+        changes_note="" if compared is None else compared_with(compared),
         around=Surroundings(
             crumbs=(Link(result.suite),),
             files=(Link(suite_file.FILE_NAME, _href(folder / suite_file.FILE_NAME, target.parent)),),
         ),
-        version=run_file.installed_version(),
+        version=_version(),
     )
-    page = suite_page(about, scenarios_of(result, pages, _limits_ms(result, folder)))
-    _write(target, render_suite(page))
+    scenarios = scenarios_of(result, pages, _limits_ms(result, folder), changes)
+    _write(target, render_suite(suite_page(about, scenarios)))
     return target, files
+
+
+def write_comparison_report(path: Path, comparison: Comparison, *, base: str, current: str) -> None:
+    """Make the report of a comparison.
+
+    Args:
+        path: The HTML file.
+        comparison: What it came to.
+        base: What was compared with, such as a file.
+        current: What may have changed.
+
+    Raises:
+        RunnerError: The file can't be written.
+    """
+    page = comparison_page(comparison, base, current, version=_version())
+    _write(path, render_comparison(page))
 
 
 def _write_run(folder: Path, target: Path, crumbs: tuple[Link, ...]) -> RunFiles:
@@ -206,6 +232,10 @@ def _place(run: SuiteRun, result: SuiteResult) -> str:
 def _href(path: Path, base: Path) -> str:
     """Return a link to a file, from a page in another folder."""
     return quote(Path(os.path.relpath(path.absolute(), base.absolute())).as_posix())
+
+
+def _version() -> str:
+    return run_file.installed_versions().get("pipecat-scenario-runner", "")
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from bots.caller.script import Expectation, FunctionCall
 from bots.timeline import AgentError, AgentProcessEnded, EndedReason
 from runner.evaluation.view import CallView
 from runner.reports.html.case import Case, case_of
@@ -32,6 +33,21 @@ def test_a_wrong_value_is_named_in_the_title_and_marked_in_the_call() -> None:
         "It had understood": 4.0,
         "It then said": 10.0,
     }
+
+
+def test_several_wrong_values_are_all_named() -> None:
+    wanted = FunctionCall(name="check_availability", args={"people": 4, "day": "Sunday"})
+    played = WRONG_CALL.model_copy(
+        update={
+            "turns": (
+                WRONG_CALL.turns[0],
+                asks(Expectation(event="function_call", calls=(wanted,), within_ms=6_000)),
+            )
+        }
+    )
+    found = case(played)
+    assert "was called with people = 5, day = Friday; 4, Sunday were expected." in found.title
+    assert "It had understood" not in rows(found)
 
 
 def test_the_moment_is_heard_from_the_end_of_the_callers_line() -> None:

@@ -117,7 +117,7 @@ def test_a_click_plays_from_its_place_within_20_ms(page: Page, at_s: float) -> N
     box = page.locator("#inner").bounding_box()
     assert box is not None
     page.evaluate(
-        "document.getElementById('audio').addEventListener('seeked', e => window.at ??= e.target.currentTime)"
+        "document.getElementById('audio').addEventListener('seeking', e => window.at ??= e.target.currentTime)"
     )
     page.mouse.click(box["x"] + box["width"] * at_s / 15.0, box["y"] + 80)
     until(page, "window.at !== undefined")

@@ -11,7 +11,8 @@ import pytest
 from bots.timeline import AgentError, AgentProcessEnded, CallStarted, EndedReason, TimelineEvent
 from runner.reports.html.render import render_run, render_suite
 from runner.reports.html.run_page import Link, Surroundings, run_page
-from runner.reports.html.suite_page import About, RunFacts, ScenarioRuns, suite_page
+from runner.reports.html.suite_page import About, suite_page
+from runner.reports.html.suite_runs import RunFacts, ScenarioRuns
 from tests.evaluation.facts import ended, s
 from tests.reports.html.calls import STARTED, WRONG_CALL, call_facts, judged
 

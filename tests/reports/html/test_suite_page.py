@@ -5,16 +5,8 @@ from typing import Any
 import pytest
 
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult
-from runner.reports.html.suite_page import (
-    About,
-    Change,
-    RunFacts,
-    RunLink,
-    ScenarioRuns,
-    SuitePage,
-    scenarios_of,
-    suite_page,
-)
+from runner.reports.html.suite_page import About, SuitePage, suite_page
+from runner.reports.html.suite_runs import Change, RunFacts, RunLink, ScenarioRuns, scenarios_of
 from tests.reports.html.calls import WRONG_CALL, call_facts, in_suite, judged
 
 PASSED = RunFacts(1, True, latencies_ms=(1_000.0, 2_000.0))
@@ -106,6 +98,29 @@ def test_the_title_says_what_the_suite_came_to(
     runs: tuple[RunFacts, ...], success: bool | None, stopped: str | None, title: str
 ) -> None:
     assert page(ScenarioRuns("s", runs), success=success, stopped=stopped).title == title
+
+
+@pytest.mark.parametrize(
+    ("success", "gate", "title"),
+    [
+        (True, "pass", "Passed: 1 of 2 runs passed, and every gate is met."),
+        (True, None, "Passed: 1 of 2 runs passed, and nothing got worse since the baseline."),
+        (False, "fail", "Failed: 1 of 2 runs, in 1 of 1 scenario."),
+        (None, "unsure", "Inconclusive: too few runs to say."),
+    ],
+)
+def test_gates_and_baseline_decide_in_place_of_the_runs(success: bool | None, gate: str | None, title: str) -> None:
+    gates = [] if gate is None else [(gate, "pass_rate ≥ 0.5")]
+    found = page(ScenarioRuns("s", (PASSED, FAILED)), success=success, gates=gates)
+    assert (found.title, found.gates) == (title, gates)
+
+
+@pytest.mark.parametrize(
+    ("gates", "title"),
+    [([("fail", "p95")], "Failed: a gate was missed."), ([], "Failed: it got worse since the baseline.")],
+)
+def test_a_suite_can_fail_although_each_run_passed(gates: list[tuple[str, str]], title: str) -> None:
+    assert page(ScenarioRuns("s", (PASSED, PASSED)), gates=gates).title == title
 
 
 def test_changes_since_the_baseline_stand_in_the_sentence_and_the_row() -> None:

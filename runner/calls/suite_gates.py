@@ -1,0 +1,54 @@
+"""What a finished suite is held against: its thresholds, and a baseline."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from runner.calls.suite_facts import runs_of_suite
+from runner.calls.suite_file import SuiteResult
+from runner.comparison.facts import RunSet
+from runner.comparison.gates import GateOutcome, Gates, judge_gates
+from runner.comparison.summary import summarise
+
+
+def has_statistics() -> bool:
+    """Return whether the statistics libraries are installed (the extra ``compare``)."""
+    return all(find_spec(name) is not None for name in ("scipy", "statsmodels"))
+
+
+def weigh_suite(folder: Path, result: SuiteResult, gates: Gates, base: RunSet | None = None) -> SuiteResult:
+    """Return a suite's result with what its thresholds and a baseline say of it. Blocks.
+
+    A suite that did not get to its end is not weighed: the runs that are missing may be the worst.
+
+    Args:
+        folder: The suite's folder.
+        result: What became of its runs.
+        gates: Its thresholds.
+        base: What it is compared with.
+
+    Raises:
+        UsageError: A run can't be read, or the baseline has no scenario in common with the suite.
+        ModuleNotFoundError: There are thresholds or a baseline, and no statistics libraries.
+    """
+    if not result.finished:
+        return result
+    runs = runs_of_suite(folder, result)
+    repeats = len(runs.runs) > len({run.scenario for run in runs.runs})
+    comparison = None
+    if base is not None:
+        from runner.comparison.compare import compare_sets
+
+        comparison = compare_sets(base, runs)
+    return result.model_copy(
+        update={
+            "statistics": summarise(runs.runs) if repeats and has_statistics() else None,
+            "gates": judge_gates(gates, runs.runs),
+            "comparison": comparison,
+        }
+    )
+
+
+def gates_of(outcomes: Sequence[GateOutcome]) -> Gates:
+    """Return the thresholds that were judged."""
+    return Gates.model_validate({outcome.gate: outcome.limit for outcome in outcomes})

@@ -1,0 +1,52 @@
+"""Results of the record as `compare` reads them, over the API."""
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from runner.api.services import Services
+from runner.cli.sources import read_result
+from runner.errors import UsageError
+from runner.evaluation.outcome import Failure, FailureKind
+from runner.evaluation.verdicts import Cause
+from tests.api.conftest import BASE_URL, new_key
+from tests.api.test_results import ended
+from tests.api.test_worker_routes import run_launched
+from tests.records.outcomes import agent_failed, outcome, undecided
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_result_is_read_run_by_run(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, anonymous: httpx.AsyncClient, services: Services
+) -> None:
+    failure = Failure(kind=FailureKind.WRONG, cause=Cause.AGENT, headline="it said Tuesday")
+    wrong = agent_failed().model_copy(update={"failure": failure})
+    result_id, _ = await ended(client, worker_client, outcome(latencies_ms=(None, 900.0)), wrong, undecided())
+    key = SecretStr(await new_key(services))
+    told = await read_result(anonymous, BASE_URL, key, result_id)
+    assert [(run.scenario, run.success) for run in told.runs] == [
+        ("Book a table", True),
+        ("Book a table", False),
+        ("Book a table", None),
+    ]
+    assert told.runs[0].latencies_ms == (None, 900.0)
+    assert (told.runs[1].headline, told.runs[1].cause) == ("it said Tuesday", Cause.AGENT)
+    assert {run.session for run in told.runs} == {f"result:{result_id}"} == {session.id for session in told.sessions}
+
+
+async def test_a_result_that_can_t_be_read_says_why(
+    client: httpx.AsyncClient, anonymous: httpx.AsyncClient, services: Services
+) -> None:
+    key = SecretStr(await new_key(services))
+    (run_id,) = await run_launched(client, 1)
+    result_id = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["result_id"]
+    for result, with_key, said in (
+        (result_id, key, f"run {run_id} has not ended"),
+        (999_999, key, "no such result"),
+        (result_id, SecretStr("wrong"), "refuses the key"),
+        (result_id, SecretStr("wrong\nkey"), "can't be sent"),
+    ):
+        with pytest.raises(UsageError, match=said) as refused:
+            await read_result(anonymous, BASE_URL, with_key, result)
+        assert with_key.get_secret_value() not in str(refused.value)
