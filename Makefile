@@ -89,7 +89,7 @@ DEPLOYED = $(LOCK) --constraint requirements.lock
 
 lock: $(STAMP)
 	$(BIN)/python -m pip install --quiet uv
-	$(LOCK) pyproject.toml --extra agents --extra offline --extra server --extra worker --group dev --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra agents --extra offline --extra otel --extra server --extra worker --group dev --output-file requirements.lock
 	$(DEPLOYED) pyproject.toml --extra server --output-file deploy/locks/server.lock
 	$(DEPLOYED) pyproject.toml --extra worker --extra offline --output-file deploy/locks/worker.lock
 	$(DEPLOYED) --group pyproject.toml:build --output-file deploy/locks/build.lock

@@ -39,6 +39,7 @@ LAYERS: dict[str, set[str]] = {
     "runner.comparison": {EVALUATION},
     "runner.judge": {EVALUATION},
     "runner.rooms": set(),
+    "runner.tracing": {EVALUATION},
     "runner.webhooks": set(),
     # A session comes with a room.
     "runner.sessions": {"runner.rooms"},
@@ -51,6 +52,7 @@ LAYERS: dict[str, set[str]] = {
         "runner.rooms",
         "runner.scenarios",
         "runner.sessions",
+        "runner.tracing",
     },
     "runner.reports": {EVALUATION, "runner.calls", "runner.comparison", "runner.scenarios"},
     "runner.records": {
@@ -73,7 +75,14 @@ LAYERS: dict[str, set[str]] = {
         "runner.webhooks",
     },
     # What makes calls knows the record over HTTP alone: neither `records` nor `dispatch`.
-    "runner.worker": {EVALUATION, "runner.calls", "runner.protocol", "runner.rooms", "runner.sessions"},
+    "runner.worker": {
+        EVALUATION,
+        "runner.calls",
+        "runner.protocol",
+        "runner.rooms",
+        "runner.sessions",
+        "runner.tracing",
+    },
     "runner.api": {
         EVALUATION,
         "runner.calls",
@@ -100,6 +109,7 @@ LAYERS: dict[str, set[str]] = {
         EVALUATION,
         "runner.calls",
         "runner.comparison",
+        "runner.dispatch",
         "runner.judge",
         "runner.records",
         "runner.reports",
@@ -107,6 +117,7 @@ LAYERS: dict[str, set[str]] = {
         "runner.scenarios",
         "runner.server",
         "runner.sessions",
+        "runner.webhooks",
         "runner.worker",
     },
 }

@@ -45,6 +45,7 @@ def test_help_lists_them_and_loads_no_database() -> None:
 import sys
 from runner.cli import main
 within = ["keys create", "keys list", "keys revoke", "projects create", "projects list"]
+within += ["schedules", "schedules list", "schedules history", "schedules run-now"]
 for command in ([], ["migrate"], ["keys"], ["projects"], *map(str.split, within)):
     main([*command, "--help"], standalone_mode=False)
 heavy = {"sqlalchemy", "alembic", "cryptography", "obstore", "dbos", "pipecat"}

@@ -21,6 +21,7 @@ from typer.main import get_command
 from bots.agents.backgrounds import BackgroundName
 from bots.agents.faults import FAULTS
 from bots.timeline import EndedReason
+from runner.api.configured import read_schedules
 from runner.api.metrics import Metrics
 from runner.cli import main
 from runner.cli.agent import AGENT_NAMES
@@ -90,6 +91,11 @@ def test_a_yaml_block_is_what_it_looks_like(block: Block, folder: Path) -> None:
     whole: Any = yaml.safe_load(block.text)
     if "jobs" in whole:
         assert all({"uses", "run"} & set(step) for job in whole["jobs"].values() for step in job["steps"])
+        return
+    if "schedules" in whole:
+        path = folder / "schedules.yaml"
+        path.write_text(block.text)
+        assert read_schedules(path)
         return
     path = folder / (block.title or f"config/{'suites' if 'agent' in whole else 'scenarios'}/shown.yaml")
     path.write_text(block.text)

@@ -76,6 +76,7 @@ from runner.rooms.base import AUDIO_RATE_HZ, Room
 from runner.rooms.urls import check_data_message, room_kind
 from runner.settings import Settings
 from runner.text import public_url
+from runner.tracing import export as tracing
 
 if TYPE_CHECKING:
     from runner.judge.judge import Judge
@@ -200,6 +201,7 @@ class Call:
 
             self.judge = make_judge(self.settings.judge)
         self._lines = await speech_lines(self.request.script, self.settings)
+        await tracing.load()
         try:
             self.folder.mkdir(parents=True)
         except OSError as error:
@@ -247,6 +249,7 @@ class Call:
             self._timeline.close()
             run = self._judged_run()
             self._write_run(run)
+            tracing.export_run(run, self._facts, evaluated_ns=self._clock.now_ns())
         return run
 
     def _write_run(self, run: Run) -> None:

@@ -22,6 +22,7 @@ _COMMANDS = {
     "schedules": "schedules:schedules",
     "serve": "serve:serve",
     "status": "status:status",
+    "webhooks": "webhooks:webhooks",
     "worker": "worker:worker",
 }
 """Where each command is: module of this package, and name in it."""

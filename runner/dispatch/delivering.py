@@ -16,19 +16,10 @@ from sqlalchemy.orm import Session
 
 from runner.dispatch.judging import Step, Try
 from runner.errors import UsageError
+from runner.records.deliveries import add_test, due, note_attempt
 from runner.records.record import Record
 from runner.records.tables import Agent, Project, WebhookDelivery, utc_now
-from runner.records.webhooks import (
-    Destination,
-    Event,
-    Kind,
-    add_test,
-    destination,
-    destination_of,
-    due,
-    new_message_id,
-    note_attempt,
-)
+from runner.records.webhooks import ADDRESSES, Destination, Event, Kind, destination, destination_of, new_message_id
 from runner.webhooks.sending import Sender, Sent
 from runner.webhooks.signing import headers
 
@@ -67,7 +58,7 @@ class _Message:
 
 
 class Delivering:
-    """Delivers what is told of results, and samples.
+    """Delivers what is told of results.
 
     Args:
         record: Where it is kept what is to be delivered.
@@ -79,17 +70,8 @@ class Delivering:
         self._database = record.database
         self._vault = record.vault
         self._make_body = make_body
-        self._sender = sender or Sender(record.settings.server)
+        self.sender = sender or Sender(record.settings.server)
         self._at_once = anyio.CapacityLimiter(AT_ONCE)
-
-    async def check(self, url: str) -> None:
-        """Refuse an address that nothing may be sent to.
-
-        Raises:
-            UsageError: It is no address to send to.
-            HostRefused: It is one that must not be used.
-        """
-        await self._sender.check(url)
 
     async def deliver(
         self, delivery_id: int, round: int, step: Step, sleep: Callable[[float], Awaitable[None]]
@@ -114,34 +96,6 @@ class Delivering:
             await sleep(wait_s)
         logger.error("webhook {}: given up, what came of it could not be noted", delivery_id)
 
-    async def send_test(self, project_id: int, agent_id: int | None, kind: Kind) -> WebhookDelivery:
-        """Send a sample, once and now, and return how it went.
-
-        Args:
-            project_id: The project.
-            agent_id: The agent to whose own address it is sent; None sends it to the project's.
-            kind: What is sent.
-
-        Raises:
-            UsageError: The project or agent has no such address.
-        """
-
-        def find(session: Session) -> Destination | None:
-            row = session.get(Project, project_id) if agent_id is None else session.get(Agent, agent_id)
-            if row is None or (isinstance(row, Agent) and row.project_id != project_id):
-                raise UsageError(f"there is no agent {agent_id} in project {project_id}")
-            return destination_of(row, self._vault, kind)
-
-        to = await self._database.look(find)
-        if to is None:
-            whose = f"project {project_id}" if agent_id is None else f"agent {agent_id}"
-            raise UsageError(f"{whose} has no {'slack_webhook_url' if kind is Kind.SLACK else 'webhook_url'}")
-        message = _Message(to, new_message_id(), f"webhook_test:{project_id}", _sample(kind), TIMEOUT_S)
-        sent = await message.send(self._sender)
-        return await self._database.run(
-            lambda session: add_test(session, project_id, kind, to.shown, message.message_id, sent)
-        )
-
     async def _attempt(self, delivery_id: int, round: int) -> float | None:
         """Send something once, if it is still to be sent; return in how many seconds to try again, if at all."""
         try:
@@ -153,7 +107,8 @@ class Delivering:
             if isinstance(message, str):
                 sent = Sent(None, message, 0.0, again=False)
             else:
-                sent = await message.send(self._sender)
+                sent = await message.send(self.sender)
+            wait_s: float | None = None
             # Also when this process is to stop: what has arrived would be sent again.
             with anyio.CancelScope(shield=True):
                 wait_s = await self._database.run(
@@ -191,6 +146,41 @@ class Delivering:
         body = json.dumps(self._make_body(session, event, kind, row.result_id), ensure_ascii=False).encode()
         key = f"{row.event.replace('.', '_')}:{row.result_id}"
         return _Message(to, row.message_id, key, body, timeout_s), to.shown
+
+
+async def send_test(
+    record: Record, sender: Sender, project_id: int, agent_id: int | None, kind: Kind
+) -> WebhookDelivery:
+    """Send a sample, once and now, and return how it went.
+
+    Args:
+        record: Where it is noted.
+        sender: Sends it.
+        project_id: The project.
+        agent_id: The agent to whose own address it is sent; None sends it to the project's.
+        kind: What is sent.
+
+    Raises:
+        UsageError: The project or agent has no such address, or is not there.
+    """
+
+    def find(session: Session) -> Destination | None:
+        row = session.get(Project, project_id) if agent_id is None else session.get(Agent, agent_id)
+        if row is None and agent_id is None:
+            raise UsageError(f"there is no project {project_id}")
+        if row is None or (isinstance(row, Agent) and row.project_id != project_id):
+            raise UsageError(f"there is no agent {agent_id} in project {project_id}")
+        return destination_of(row, record.vault, kind)
+
+    to = await record.database.look(find)
+    if to is None:
+        whose = f"project {project_id}" if agent_id is None else f"agent {agent_id}"
+        raise UsageError(f"{whose} has no {ADDRESSES[kind]}")
+    message = _Message(to, new_message_id(), f"webhook_test:{project_id}", _sample(kind), TIMEOUT_S)
+    sent = await message.send(sender)
+    return await record.database.run(
+        lambda session: add_test(session, project_id, kind, to.shown, message.message_id, sent)
+    )
 
 
 def _sample(kind: Kind) -> bytes:

@@ -34,12 +34,13 @@ from runner.dispatch.delivering import Delivering
 from runner.dispatch.judging import Judging, Try, judge_of
 from runner.errors import UsageError
 from runner.records.database import Database, begin_with, driver_says
+from runner.records.deliveries import purge_deliveries, take_up_overdue
 from runner.records.processes import forget, give_sign, say_goodbye, silent
 from runner.records.retention import purge
 from runner.records.runs import JudgeLater, all_awaiting_judge, end_judged
 from runner.records.store import ArtefactStore
 from runner.records.tables import utc_now
-from runner.records.webhooks import DELIVER_LATER, purge_deliveries, take_up_overdue
+from runner.records.webhooks import DELIVER_LATER
 from runner.settings import Settings
 
 APPLICATION = "scenario-runner"
@@ -111,7 +112,7 @@ class Durable:
         self._judging = Judging(database, store, settings.judge)
         self._delivering = delivering
         if delivering is not None:
-            database.info[DELIVER_LATER] = self._deliver_later
+            database.info[DELIVER_LATER] = self.deliver_later
         self._url = database.url
         self._serializer = DBOSPortableJSONSerializer()
         self._engines: list[sa.Engine] = []
@@ -152,8 +153,15 @@ class Durable:
             or self._delivering is not None
             or left
         )
-        if not self._is_needed:
-            return
+        if self._is_needed:
+            await self.make_tables()
+
+    async def make_tables(self) -> None:
+        """Make the tables that it takes, or bring them up to date.
+
+        Raises:
+            UsageError: They can't be made.
+        """
         try:
             # With DBOS's own engine: its migration begins a transaction itself, which ours has begun already.
             await anyio.to_thread.run_sync(DBOS.migrate, self._url)
@@ -188,7 +196,8 @@ class Durable:
     def _judge_later(self, session: Session, run_id: int, attempt: int) -> None:
         self._enqueue(session, "judge", run_id, attempt)
 
-    def _deliver_later(self, session: Session, delivery_id: int, round: int) -> None:
+    def deliver_later(self, session: Session, delivery_id: int, round: int) -> None:
+        """See to it, in a transaction, that a webhook is delivered once that is committed."""
         self._enqueue(session, "deliver", delivery_id, round)
 
     def _enqueue(self, session: Session, name: str, of: int, number: int) -> None:

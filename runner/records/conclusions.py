@@ -22,6 +22,7 @@ from runner.records.firings import FiringState, together
 from runner.records.record import Record
 from runner.records.schedules import PREVIOUS, baseline_results
 from runner.records.tables import CronJob, Firing, RunRow, utc_now
+from runner.records.webhooks import result_completed
 
 _NAMED = 3
 """How many scenarios that got worse are named in a firing's reason."""
@@ -60,6 +61,7 @@ async def conclude(record: Record, firing_id: int) -> None:
     ended = (
         update(Firing)
         .where(Firing.id == firing_id, Firing.ended_at.is_(None))
+        .returning(Firing.id)
         .values(
             state=outcome.state.value,
             reason=together(firing.reason, outcome.reason),
@@ -67,8 +69,13 @@ async def conclude(record: Record, firing_id: int) -> None:
             ended_at=utc_now(),
         )
     )
+    tells_of = "success" if outcome.state is FiringState.PASSED else "failure"
     async with record.database.session() as session:
-        await session.execute(ended)
+        if (await session.execute(ended)).first() is None:
+            return
+        job = await session.get(CronJob, firing.job_id)
+        if job is not None and firing.result_id is not None and job.data.get("notify_on") in ("both", tells_of):
+            await session.run_sync(result_completed, firing.result_id, notify_on="both")
 
 
 async def _by_runs(session: AsyncSession, result_id: int | None) -> Outcome:
@@ -104,7 +111,11 @@ async def _baseline(session: AsyncSession, firing: Firing) -> tuple[list[int], s
         .limit(20 * MIN_SESSIONS)
     )
     # One that got worse is no measure for those after it: they would be found unchanged.
-    good = [result for result, change in await session.execute(ended) if change != Change.REGRESSED.value]
+    good = [
+        result_id
+        for result_id, change in await session.execute(ended)
+        if result_id is not None and change != Change.REGRESSED.value
+    ]
     if len(good) < MIN_SESSIONS:
         return [], f"not compared yet: {len(good)} of {MIN_SESSIONS} sessions to compare with"
     return sorted(good[:MIN_SESSIONS]), None

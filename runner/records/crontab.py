@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from croniter import CroniterError, croniter
 
-COUNTED = 1_000
+COUNTED = 100
 """So many times that were missed are counted; if there are more, it is said that there are that many."""
 
 _LETTERS = frozenset(

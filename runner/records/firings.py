@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from loguru import logger
-from sqlalchemy import Select, delete, exists, func, select, update
+from sqlalchemy import Select, bindparam, delete, exists, func, literal_column, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -21,7 +21,7 @@ from runner.records.launches import Errors, Launch, LaunchRefused, launch_within
 from runner.records.record import Record
 from runner.records.schedules import Overlap, launch_of
 from runner.records.statuses import FINAL_RESULT
-from runner.records.tables import CronJob, Firing, ResultRow, utc_now
+from runner.records.tables import CRON_JOBS, FIRINGS, RESULTS, CronJob, Firing, ResultRow, utc_now
 
 LATE = timedelta(seconds=15)
 """What fires later than that makes up for a time at which no server was up."""
@@ -72,23 +72,51 @@ class Work:
     ended: Sequence[int]
 
 
+_OTHERS = FIRINGS.alias("others")
+_IS_OVER = RESULTS.c.status.in_([literal_column(f"'{status}'") for status in _FINAL_RESULT])
+_IS_HELD = (
+    select(_OTHERS.c.id)
+    .join(RESULTS, RESULTS.c.id == _OTHERS.c.result_id)
+    .where(_OTHERS.c.job_id == FIRINGS.c.job_id, _OTHERS.c.ended_at.is_(None), ~_IS_OVER)
+    .exists()
+)
+_DUE = (
+    select(CRON_JOBS.c.id)
+    .where(CRON_JOBS.c.next_due_at <= bindparam("now", type_=CRON_JOBS.c.next_due_at.type))
+    .order_by(CRON_JOBS.c.next_due_at)
+    .limit(AT_ONCE)
+)
+_QUEUED = (
+    select(FIRINGS.c.id)
+    .join(CRON_JOBS, CRON_JOBS.c.id == FIRINGS.c.job_id)
+    .where(
+        FIRINGS.c.ended_at.is_(None),
+        FIRINGS.c.state == FiringState.QUEUED.value,
+        or_(~_IS_HELD, CRON_JOBS.c.is_active.is_(False)),
+    )
+    .order_by(FIRINGS.c.id)
+    .limit(AT_ONCE)
+)
+_ENDED = (
+    select(FIRINGS.c.id)
+    .outerjoin(RESULTS, RESULTS.c.id == FIRINGS.c.result_id)
+    .where(
+        FIRINGS.c.ended_at.is_(None),
+        FIRINGS.c.state == FiringState.RUNNING.value,
+        or_(FIRINGS.c.result_id.is_(None), _IS_OVER),
+    )
+    .order_by(FIRINGS.c.id)
+    .limit(AT_ONCE)
+)
+
+
 def work(session: Session, now: datetime) -> Work:
     """Return what there is to do at a time, the oldest first."""
-    opened = (
-        select(Firing.id, Firing.state, ResultRow.status)
-        .outerjoin(ResultRow, ResultRow.id == Firing.result_id)
-        .where(Firing.ended_at.is_(None))
-        .order_by(Firing.id)
+    return Work(
+        due=session.scalars(_DUE, {"now": now}).all(),
+        queued=session.scalars(_QUEUED).all(),
+        ended=session.scalars(_ENDED).all(),
     )
-    queued: list[int] = []
-    ended: list[int] = []
-    for firing_id, state, status in session.execute(opened):
-        if state == FiringState.QUEUED.value:
-            queued.append(firing_id)
-        elif status is None or status in _FINAL_RESULT:
-            ended.append(firing_id)
-    due = select(CronJob.id).where(CronJob.next_due_at <= now).order_by(CronJob.next_due_at).limit(AT_ONCE)
-    return Work(session.scalars(due).all(), queued[:AT_ONCE], ended[:AT_ONCE])
 
 
 _Claim = Callable[[AsyncSession], Awaitable[Firing | None]]
@@ -151,11 +179,11 @@ async def fire_queued(record: Record, firing_id: int) -> None:
         asked = await _asked(record, session, job)
 
     async def claim(session: AsyncSession) -> Firing | None:
-        await _lock(session, job.id)
+        is_active = await _lock(session, job.id)
         found = await session.get(Firing, firing_id, with_for_update=True)
         if found is None or found.state != FiringState.QUEUED.value:
             return None
-        if not job.is_active:
+        if not is_active:
             _end(found, FiringState.SKIPPED, "the schedule was paused while this firing waited")
             return None
         return found
@@ -187,8 +215,9 @@ async def run_now(
         asked = await launch_of(session, record.vault, job, key_id=key_id, digest=digest)
 
     async def within(session: AsyncSession, create: Callable[[], Awaitable[ResultRow]]) -> ResultRow | None:
-        if not await _lock(session, job_id):
+        if await _lock(session, job_id) is None:
             return None
+        await _forget_old(session, job_id)
         result = await create()
         firing = Firing(job_id=job_id, trigger=Trigger.MANUAL.value, due_at=utc_now(), missed=0, reason="")
         _run(firing, result)
@@ -288,9 +317,13 @@ async def _is_held(session: AsyncSession, job: CronJob, firing: Firing) -> bool:
     return True
 
 
-async def _lock(session: AsyncSession, job_id: int) -> bool:
-    """Keep others from firing a schedule until the transaction is over; return whether it is there."""
-    return await session.scalar(select(CronJob.id).where(CronJob.id == job_id).with_for_update()) is not None
+async def _lock(session: AsyncSession, job_id: int) -> bool | None:
+    """Keep others from firing a schedule until the transaction is over.
+
+    Returns:
+        Whether it is active; None if it is not there.
+    """
+    return await session.scalar(select(CronJob.is_active).where(CronJob.id == job_id).with_for_update())
 
 
 async def _forget_old(session: AsyncSession, job_id: int) -> None:

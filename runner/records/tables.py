@@ -402,8 +402,8 @@ class CronJob(Base):
 class Firing(Base):
     """One time at which a schedule was due, or was run by hand, and what that came to.
 
-    ``trigger`` and ``state`` are of :class:`runner.records.schedules.Trigger` and
-    :class:`runner.records.schedules.FiringState`. It is written in the transaction that launches its result: for each
+    ``trigger`` and ``state`` are of :class:`runner.records.firings.Trigger` and
+    :class:`runner.records.firings.FiringState`. It is written in the transaction that launches its result: for each
     time at which a schedule is due there is one.
     """
 
@@ -477,4 +477,6 @@ RESULTS = cast(Table, ResultRow.__table__)
 RUNS = cast(Table, RunRow.__table__)
 WORKERS = cast(Table, WorkerRow.__table__)
 API_PROCESSES = cast(Table, ApiProcess.__table__)
+CRON_JOBS = cast(Table, CronJob.__table__)
+FIRINGS = cast(Table, Firing.__table__)
 """The tables themselves: for statements that are made many times a second, and built once."""

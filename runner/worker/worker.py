@@ -27,6 +27,7 @@ from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause, ExpectationVerdict
 from runner.protocol.messages import MAX_RUNS, Job, Order, Problem, Release, Report, RunNow
 from runner.settings import Settings
+from runner.tracing.export import export_report
 from runner.worker.live_report import LiveReport
 from runner.worker.outbox import Section
 from runner.worker.record_client import RecordClient
@@ -302,9 +303,12 @@ class Worker:
         """Write a report down, and wait until it is seen to."""
         if live.handed_in is None:
             live.handed_in = await self.section.put(report)
+        began_ns = time.time_ns()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._wait_no_longer, tasks.cancel_scope)
             await live.handed_in.wait()
+            if report.run is not None:
+                export_report(str(report.run["id"]), str(report.run["started_at"]), began_ns)
             tasks.cancel_scope.cancel()
 
     async def _wait_no_longer(self, scope: anyio.CancelScope) -> None:

@@ -101,7 +101,7 @@ WRONG = [
     (NIGHTLY.replace("  - name: nightly\n", "  - agent: 1\n"), 2, "needs 'name'"),
     (ROOM.replace("env:STAGING_TOKEN", "pl4nted-t0ken"), 7, "token must be env:NAME"),
     (ROOM, 7, "token: the environment variable STAGING_TOKEN is not set"),
-    (ROOM.replace("        pipecat_token: env:STAGING_TOKEN\n", "").replace("localhost", "evil.example"), 4, "rooms"),
+    (ROOM.replace("        pipecat_token: env:STAGING_TOKEN\n", "").replace("localhost", "evil.example"), 5, "rooms"),
 ]
 
 

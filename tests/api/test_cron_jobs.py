@@ -6,10 +6,10 @@ import httpx
 import pytest
 from sqlalchemy import func, select, update
 
-from runner.api.routes.cron_jobs import CONFIGURED
+from runner.api.routes.cron_jobs import CONFIGURED, NOBODY_TOLD
 from runner.api.services import Services
 from runner.dispatch.schedules import Schedules
-from runner.records.tables import CronJob, ResultRow, RunRow
+from runner.records.tables import Agent, CronJob, ResultRow, RunRow
 from tests.api.conftest import on_every_database
 
 pytestmark = pytest.mark.anyio
@@ -207,6 +207,14 @@ async def test_a_schedule_of_the_file_is_changed_there_alone(client: httpx.Async
     ):
         assert (refused.status_code, refused.json()) == (403, {"detail": CONFIGURED})
     assert (await client.get(path)).json()["configured"] is True
+
+
+async def test_a_notification_needs_somebody_who_is_told(client: httpx.AsyncClient, services: Services) -> None:
+    refused = await client.post(JOBS, json={**BODY, "notify_on": "both"})
+    assert refused.json() == {"notify_on": [NOBODY_TOLD]}
+    async with services.database.session() as session:
+        await session.execute(update(Agent).values(webhooks={"webhook_url": "https://example.com/hook"}))
+    assert (await client.post(JOBS, json={**BODY, "notify_on": "both"})).json()["notify_on"] == "both"
 
 
 async def test_what_is_wrong_is_named_and_nothing_is_created(client: httpx.AsyncClient) -> None:

@@ -1,4 +1,4 @@
-"""The requests that docs/server.md shows are taken, one after the other, on a new record."""
+"""The requests that the documentation shows are taken, one after the other, on a new record."""
 
 import json
 import re
@@ -12,16 +12,24 @@ from tests.documentation import PROJECT, commands, quoted
 pytestmark = pytest.mark.anyio
 
 PAGE = PROJECT / "docs" / "server.md"
-REQUESTS = [words for place, words in commands() if place.startswith("docs/server.md") and words[0] == "curl"]
 
 
 def after(option: str, words: list[str]) -> str:
     return words[words.index(option) + 1]
 
 
-async def test_requests_that_are_shown_are_taken(client: httpx.AsyncClient) -> None:
-    assert len(REQUESTS) == 4
-    for words in REQUESTS:
+# The page on schedules goes on where the one on the server ends.
+@pytest.mark.parametrize(
+    ("pages", "count"), [(("docs/server.md", "docs/schedules.md"), 6), (("docs/webhooks.md",), 3)]
+)
+async def test_requests_that_are_shown_are_taken(
+    client: httpx.AsyncClient, pages: tuple[str, ...], count: int
+) -> None:
+    requests = [
+        words for page in pages for place, words in commands() if place.startswith(page) and words[0] == "curl"
+    ]
+    assert len(requests) == count
+    for words in requests:
         path = after("--url", words).removeprefix("http://localhost:8000")
         answer = await client.request(after("--request", words), path, json=json.loads(after("--data", words)))
         assert answer.status_code in (200, 201), answer.text

@@ -108,11 +108,9 @@ WRITABLE: dict[type[BaseModel], dict[str, Kind | tuple[Kind, Any]]] = {
         HONOURED,
     ),
     cron_jobs.CronJobBody: {
-        # All of them say what a schedule would do if anything fired it: it is kept only as one that is not active.
         **dict.fromkeys(("name", "agent", "crontab_expression", "timezone", "scenarios", "tags"), HONOURED),
         **dict.fromkeys(("personality", "personalities", "test_profiles", "frequency"), HONOURED),
-        "concurrency_limit": HONOURED,
-        "is_active": (REFUSED, True),
+        **dict.fromkeys(("concurrency_limit", "is_active", "rooms", "overlap", "baseline"), HONOURED),
         "run_as_text": (REFUSED, True),
         "execution_mode": (REFUSED, "voice"),
         "notify_on": (REFUSED, "failure"),

@@ -1,6 +1,7 @@
 """Does durable work in a process of its own, which can be killed: ``python -m tests.dispatch.durable_process``.
 
-It gets its settings as JSON, and ``often`` if it is to tidy up every second. It says its executor once it does work,
+It gets its settings as JSON, and ``often`` if it is to tidy up every second, or ``delivers`` if it is to deliver
+webhooks, and to try each again every second. It says its executor once it does work,
 and ends with its standard input.
 """
 
@@ -12,9 +13,14 @@ from typing import Any
 import anyio
 from loguru import logger
 
+from runner.api.webhook_bodies import WebhookBodies
 from runner.dispatch import durable as durable_work
+from runner.dispatch.delivering import Delivering
 from runner.dispatch.durable import Durable
+from runner.records import deliveries
 from runner.records.database import Database, database_url
+from runner.records.record import Record
+from runner.records.secrets import open_vault
 from runner.records.store import open_store
 from runner.settings import Settings
 
@@ -28,13 +34,17 @@ FAST: dict[str, Any] = {
 """How a process goes about it in tests."""
 
 
-async def main(settings: Settings, *, tidies_every_second: bool) -> None:
+async def main(settings: Settings, *, tidies_every_second: bool, delivers: bool) -> None:
     for name, value in FAST.items():
         setattr(durable_work, name, value)
     if tidies_every_second:
         durable_work.TIDYING, durable_work.MADE_UP_FOR = "* * * * * *", timedelta()
     database = Database(database_url(settings.server))
-    durable = Durable(database, open_store(settings.server), settings)
+    store, vault = open_store(settings.server), open_vault(settings.server)
+    deliveries.RETRY_WAITS_S = (1,) * 60
+    record = Record(settings, database, vault, store)
+    delivering = Delivering(record, WebhookBodies("http://runner.example.com").make) if delivers else None
+    durable = Durable(database, store, settings, delivering)
     await durable.prepare()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(durable.run)
@@ -48,4 +58,5 @@ async def main(settings: Settings, *, tidies_every_second: bool) -> None:
 if __name__ == "__main__":
     logger.remove()
     logger.add(sys.stderr, level="INFO", format="{level} {message}")
-    anyio.run(partial(main, Settings.model_validate_json(sys.argv[1]), tidies_every_second=len(sys.argv) > 2))
+    does = {"tidies_every_second": "often" in sys.argv, "delivers": "delivers" in sys.argv}
+    anyio.run(partial(main, Settings.model_validate_json(sys.argv[1]), **does))

@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
-from runner.records.tables import Firing, RunRow
-from tests.records.town import Town, town
+from runner.records.runs import refresh_result
+from runner.records.tables import CronJob, Firing, Project, RunRow, WebhookDelivery
+from tests.records.town import Town, on_sqlite, town
 
 __all__ = ["town"]
 
@@ -23,11 +24,18 @@ async def night(town: Town, job: int, *, passed: int = RUNS, latency_ms: float =
     for place, run_id in enumerate(ids):
         turn = {"turn": 0, "started_s": 1.0, "response_latency_ms": latency_ms + 10 * (place % 3)}
         success = place < passed
-        outcome: dict[str, Any] = {"turns": [turn], "failure": None}
         ended = update(RunRow).where(RunRow.id == run_id)
-        values = {"success": success, "cause": None if success else "agent", "outcome": outcome, "ended_at": town.now}
+        values: dict[str, Any] = {
+            "status": "completed",
+            "success": success,
+            "cause": None if success else "agent",
+            "outcome": {"turns": [turn], "failure": None},
+            "ended_at": town.now,
+        }
         await town.run(lambda session, ended=ended, values=values: session.execute(ended.values(**values)))
-    await town.end_result(firing.result_id)
+    if firing.result_id is not None:
+        result_id = firing.result_id
+        await town.run(lambda session: refresh_result(session, result_id))
     await town.schedules.look()
     return (await town.history(job))[-1]
 
@@ -47,6 +55,7 @@ async def test_a_firing_is_compared_with_the_result_that_is_named(town: Town) ->
     assert "(worse: Book a table)" in slower.reason
 
 
+@on_sqlite
 async def test_nothing_in_common_leaves_nothing_to_be_said(town: Town) -> None:
     first = await night(town, await town.add(data={"frequency": RUNS}))
     await town.run(lambda session: session.execute(update(RunRow).values(scenario_name="another")))
@@ -55,7 +64,8 @@ async def test_nothing_in_common_leaves_nothing_to_be_said(town: Town) -> None:
     assert compared.reason.endswith("have no scenario in common")
 
 
-async def test_previous_sessions_are_the_last_five_that_did_not_get_worse(town: Town) -> None:
+@on_sqlite
+async def test_previous_sessions_are_the_last_five_good_ones(town: Town) -> None:
     job = await town.add(data={"frequency": RUNS, "baseline": "previous"})
     nights = [await night(town, job, latency_ms=800 + 7 * n) for n in range(5)]
     assert nights[4].reason == "6 of 6 runs passed; not compared yet: 4 of 5 sessions to compare with"
@@ -74,3 +84,23 @@ async def test_previous_sessions_are_the_last_five_that_did_not_get_worse(town: 
     last = await night(town, job)
     assert last.comparison is not None
     assert last.comparison["baseline"] == [*(night.result_id for night in nights[1:]), better.result_id]
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("notify_on", "told"), [("never", []), ("success", [1]), ("failure", [2, 3]), ("both", [1, 2, 3])]
+)
+async def test_webhooks_are_told_once_a_firing_has_come_to_something(
+    town: Town, notify_on: str, told: list[int]
+) -> None:
+    hooks = {"webhook_url": "https://example.com/hook"}
+    await town.run(lambda session: session.execute(update(Project).values(webhooks=hooks)))
+    compared = {"frequency": RUNS, "notify_on": notify_on, "baseline": 1}
+    job = await town.add(data={"frequency": RUNS, "notify_on": notify_on})
+    await night(town, job)
+    await night(town, job, passed=2)
+    await town.run(lambda session: session.execute(update(CronJob).values(next_due_at=None)))
+    worse = await night(town, await town.add(data=compared), latency_ms=2000)
+    assert (worse.result_id, worse.state) == (3, "failed")
+    async with town.record.database.reading() as session:
+        assert list(await session.scalars(select(WebhookDelivery.result_id).order_by(WebhookDelivery.id))) == told

@@ -93,7 +93,7 @@ def test_times_go_up_from_wherever_they_begin() -> None:
         assert after < times[0] and times == sorted(set(times))
 
 
-def test_the_latest_of_those_missed_is_found_and_they_are_counted() -> None:
+def test_those_missed_are_counted_and_the_latest_is_found() -> None:
     first = datetime(2027, 1, 1, 10, tzinfo=UTC)
     assert latest_due("0 * * * *", "UTC", first, first) == (first, 0)
     later = first + timedelta(hours=5, minutes=59)

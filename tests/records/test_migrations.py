@@ -23,7 +23,7 @@ from runner.records.assignments import Capacity, Limits, assign
 from runner.records.database import Database
 from runner.records.migrations import VERSION_TABLE, alembic_config, head
 from runner.records.runs import release
-from runner.records.tables import Base, Project, RunRow, WorkerRow
+from runner.records.tables import Base, CronJob, Project, RunRow, WorkerRow
 
 pytestmark = pytest.mark.anyio
 PROJECT = Path(__file__).parents[2]
@@ -162,6 +162,26 @@ async def test_runs_from_before_there_were_workers_go_on(new_url: str) -> None:
         assert await session.run_sync(release, 3, 1, detail="worker lost", safe_to_retry=True, was_lost=True)
     async with database.session() as session:
         assert len(await session.run_sync(assign, able, Limits())) == 1
+    await database.close()
+
+
+async def test_schedules_that_nothing_fired_are_paused(new_url: str) -> None:
+    now = "2026-01-01 10:00:00+00"
+    with connected(new_url) as connection:
+        command.upgrade(alembic_config(connection), "0007")
+        connection.execute(text(f"INSERT INTO projects (id, name, created_at) VALUES (1, 'p', '{now}')"))
+        connection.execute(
+            text(
+                "INSERT INTO cron_jobs (id, project_id, name, crontab_expression, timezone, scenario_ids, is_active, "
+                f"data, created_at, updated_at) VALUES (1, 1, 'old', '* * * * *', 'UTC', '[1]', true, '{{}}', "
+                f"'{now}', '{now}')"
+            )
+        )
+    await migrate(new_url)
+    database = Database(new_url)
+    async with database.reading() as session:
+        job = await session.get_one(CronJob, 1)
+    assert (job.is_active, job.next_due_at) == (False, None)
     await database.close()
 
 

@@ -11,24 +11,26 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from runner.errors import UsageError
-from runner.records import webhooks
+from runner.records import deliveries
 from runner.records.database import Database
+from runner.records.deliveries import (
+    PRE_TRIGGER_WAITS_S,
+    RETRY_WAITS_S,
+    note_attempt,
+    purge_deliveries,
+    replay,
+    take_up_overdue,
+)
 from runner.records.runs import end_run, request_cancel
 from runner.records.secrets import Vault
 from runner.records.tables import Agent, Project, ResultRow, RunRow, WebhookDelivery, utc_now
 from runner.records.webhooks import (
     DELIVER_LATER,
-    PRE_TRIGGER_WAITS_S,
-    RETRY_WAITS_S,
     TOGGLES,
     Endings,
     Kind,
     destination,
     hold_for_webhook,
-    note_attempt,
-    purge_deliveries,
-    replay,
-    take_up_overdue,
     wants,
     write_webhooks,
 )
@@ -43,6 +45,9 @@ SLACK = "https://hooks.slack.com/services/T0/B0/planted"
 ARRIVED, REFUSED = Sent(200, "", 5.0), Sent(503, "the receiver answered 503", 5.0)
 GONE = Sent(410, "the receiver answered 410", 5.0, again=False)
 VAULT = Vault("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""What is not about the database is tried on one kind of it."""
 
 ALL = Endings(total=2, passed=2, failed=0, errors=0)
 FAILED = Endings(total=2, passed=1, failed=1, errors=0)
@@ -168,6 +173,7 @@ async def test_the_last_runs_may_end_at_the_same_moment(scene: Scene) -> None:
     assert len(await scene.deliveries()) == 1
 
 
+@on_sqlite
 async def test_a_cancelled_result_is_told(scene: Scene) -> None:
     await scene.configure(webhook_url=URL)
     async with scene.database.session() as session:
@@ -176,6 +182,7 @@ async def test_a_cancelled_result_is_told(scene: Scene) -> None:
     assert len(await scene.deliveries()) == 1
 
 
+@on_sqlite
 async def test_without_an_address_nothing_is_told(scene: Scene) -> None:
     await scene.end(1)
     await scene.end(2)
@@ -195,6 +202,7 @@ async def test_a_transaction_that_fails_tells_nothing(scene: Scene) -> None:
     assert await scene.deliveries() == []
 
 
+@on_sqlite
 async def test_an_agents_own_address_stands_in_place_of_its_projects(scene: Scene) -> None:
     await scene.configure(webhook_url=URL, webhook_secret=SECRET, slack_webhook_url=SLACK)
     await scene.configure(Agent, webhook_url="https://other.example.com/")
@@ -225,6 +233,7 @@ async def test_what_is_secret_stands_nowhere_in_clear(scene: Scene) -> None:
     assert "planted" not in str(stored) and SECRET not in str(stored)
 
 
+@on_sqlite
 async def test_an_address_is_kept_when_it_is_given_as_it_is_shown(scene: Scene) -> None:
     await scene.configure(webhook_url=URL, slack_webhook_url=SLACK)
     await scene.configure(
@@ -236,11 +245,13 @@ async def test_an_address_is_kept_when_it_is_given_as_it_is_shown(scene: Scene) 
         await scene.configure(webhook_url="https://elsewhere.example.com/?***")
 
 
+@on_sqlite
 async def test_a_secret_needs_something_to_sign(scene: Scene) -> None:
     with pytest.raises(UsageError, match="webhook_url"):
         await scene.configure(webhook_secret=SECRET)
 
 
+@on_sqlite
 async def test_a_delivery_is_tried_longer_and_longer_and_given_up(scene: Scene) -> None:
     await completed(scene)
     waits_s: list[float] = []
@@ -254,12 +265,14 @@ async def test_a_delivery_is_tried_longer_and_longer_and_given_up(scene: Scene) 
     assert [one["status_code"] for one in row.tries] == [503] * row.attempts
 
 
+@on_sqlite
 async def test_what_is_not_worth_trying_again_fails_at_once(scene: Scene) -> None:
     await completed(scene)
     assert await scene.note(GONE) is None
     assert (await scene.deliveries())[0].status == "failed"
 
 
+@on_sqlite
 async def test_a_delivery_that_arrived_is_over(scene: Scene) -> None:
     await completed(scene)
     assert await scene.note(REFUSED) is not None
@@ -311,6 +324,7 @@ async def test_runs_wait_until_the_receiver_has_answered(scene: Scene, sent: Sen
     assert all(at <= utc_now() for at in await not_before(scene)) and heard
 
 
+@on_sqlite
 async def test_runs_wait_for_few_attempts_alone(scene: Scene) -> None:
     await held(scene)
     waits_s = [await scene.note(REFUSED) for _ in range(len(PRE_TRIGGER_WAITS_S) + 1)]
@@ -319,6 +333,7 @@ async def test_runs_wait_for_few_attempts_alone(scene: Scene) -> None:
     assert (await scene.deliveries())[0].status == "failed"
 
 
+@on_sqlite
 async def test_a_launch_with_a_delay_keeps_it(scene: Scene) -> None:
     due_at = utc_now() + timedelta(hours=1)
     assert await held(scene, due_at) == due_at
@@ -326,6 +341,7 @@ async def test_a_launch_with_a_delay_keeps_it(scene: Scene) -> None:
     assert await not_before(scene) == [due_at, due_at]
 
 
+@on_sqlite
 async def test_without_the_toggle_no_run_waits(scene: Scene) -> None:
     await scene.configure(webhook_url=URL)
     assert await scene.database.run(lambda session: hold_for_webhook(session, 1, None)) is None
@@ -335,7 +351,7 @@ async def test_without_the_toggle_no_run_waits(scene: Scene) -> None:
 async def test_what_was_left_is_taken_up_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     await completed(scene)
     assert await scene.database.run(take_up_overdue) == 0
-    monkeypatch.setattr(webhooks, "OVERDUE", timedelta())
+    monkeypatch.setattr(deliveries, "OVERDUE", timedelta())
     assert await scene.database.run(take_up_overdue) == 1
     assert scene.begun == [(1, 1), (1, 2)]
 

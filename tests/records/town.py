@@ -20,6 +20,9 @@ from runner.records.store import open_store
 from runner.records.tables import Agent, CronJob, Firing, ResultRow, RunRow
 from runner.settings import ServerSettings, Settings
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""What is not about the database is tried on one kind of it."""
+
 NOON = datetime(2027, 6, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
@@ -66,10 +69,6 @@ class Town:
         """Let all that is on end."""
         await self.run(lambda session: session.execute(update(RunRow).values(success=success, status="completed")))
         await self.run(lambda session: session.execute(update(ResultRow).values(status="completed")))
-
-    async def end_result(self, result_id: int | None) -> None:
-        ended = update(ResultRow).where(ResultRow.id == result_id).values(status="completed")
-        await self.run(lambda session: session.execute(ended))
 
     async def run_ids(self, result_id: int | None) -> list[int]:
         async with self.record.database.reading() as session:

@@ -34,10 +34,12 @@ from runner.records.tables import (
     TestProfile,
     utc_now,
 )
+from runner.records.webhooks import tells_anybody
 from runner.text import public_url
 
 router = CompatRouter("/schedules/v1/cron-jobs", "/schedules/v1/cron-jobs-external", tags=["cron-jobs"])
 
+NOBODY_TOLD = "Nobody would be told: give the agent or the project a webhook_url first, or send never."
 CONFIGURED = "This schedule comes from the server's file of schedules; change it there."
 
 _Body = schemas.CronJobBody | schemas.CronJobPatch
@@ -163,6 +165,9 @@ async def fill_cron_job(session: AsyncSession, row: CronJob, body: _Body, servic
         row.agent_id = None if first is None else first.agent_id
     if row.agent_id is None and not row.scenario_ids:
         raise BadRequest({"agent": ["Tags need the agent whose scenarios they are of."]})
+    wants_to_tell = row.data.get("notify_on", "never") != "never" and (body.given("notify_on") or row.is_active)
+    if wants_to_tell and not await session.run_sync(tells_anybody, row.project_id, row.agent_id):
+        raise BadRequest({"notify_on": [NOBODY_TOLD]})
     if not row.is_active:
         row.next_due_at = None
     elif row.next_due_at is None or any(whole or body.given(name) for name in ("crontab_expression", "timezone")):

@@ -1,5 +1,7 @@
 """Projects: ``/user/v1/projects``. A key sees the one it is of; one of the first project makes others."""
 
+from typing import Any
+
 from sqlalchemy import select
 
 from runner.api.auth import AppServices, ProjectId
@@ -73,6 +75,5 @@ async def get_project(services: AppServices, project: ProjectId, id: PathId) -> 
 
 
 def _shown(row: Project) -> schemas.Project:
-    return schemas.Project(
-        **of_row(row, "id", "name", "created_at"), **configuration_of(row), **toggles_of(row.webhooks)
-    )
+    shown: dict[str, Any] = {**configuration_of(row), **toggles_of(row.webhooks)}
+    return schemas.Project(**of_row(row, "id", "name", "created_at"), **shown)

@@ -9,8 +9,10 @@ from runner.api.routing import CompatRouter
 from runner.api.schemas import webhooks as schemas
 from runner.api.schemas.query import PathId, QueryId
 from runner.api.services import Services
+from runner.dispatch.delivering import send_test
 from runner.errors import UsageError
 from runner.hosts import HostRefused
+from runner.records import deliveries
 from runner.records import webhooks as records
 from runner.records.tables import Agent, Project, WebhookDelivery
 
@@ -26,7 +28,9 @@ async def test_webhook(
         raise NotFound
     asked = body or schemas.TestBody()
     try:
-        return schemas.delivery(await services.delivering.send_test(project, asked.agent, asked.kind))
+        return schemas.delivery(
+            await send_test(services, services.delivering.sender, project, asked.agent, asked.kind)
+        )
     except UsageError as error:
         raise BadRequest(
             {"agent" if asked.agent is not None else records.ADDRESSES[asked.kind]: [str(error)]}
@@ -39,7 +43,7 @@ async def list_deliveries(
 ) -> Page[schemas.Delivery]:
     """List the webhooks that were sent, or are: the newest first. They are forgotten after `webhook_log_days`."""
     async with services.database.reading() as session:
-        rows, count = await paging.rows(session, records.deliveries(project, result_id))
+        rows, count = await paging.rows(session, deliveries.deliveries(project, result_id))
     return paging.page_of([schemas.delivery(row) for row in rows], count)
 
 
@@ -58,7 +62,7 @@ async def replay_delivery(services: AppServices, project: ProjectId, id: PathId)
     """Send a webhook again: to where it would go now, with the same `webhook-id`."""
     await get_delivery(services, project, id)
     try:
-        row = await services.database.run(lambda session: records.replay(session, id, project))
+        row = await services.database.run(lambda session: deliveries.replay(session, id, project))
     except UsageError as error:
         raise BadRequest({"status": [str(error)]}) from None
     return schemas.delivery(row)
@@ -81,7 +85,7 @@ async def check_addresses(services: Services, body: schemas.WebhookFields) -> No
         if url is None or url.endswith("***"):
             continue
         try:
-            await services.delivering.check(url)
+            await services.delivering.sender.check(url)
         except (UsageError, HostRefused) as error:
             errors[name] = [str(error)]
     if body.webhook_url is not None and records.is_slack(body.webhook_url):

@@ -69,7 +69,8 @@ class CronJobFields(WrittenBody):
         concurrency_limit: How many runs at once.
         run_as_text: Refused: runs are calls.
         execution_mode: How it is run: ``pipecat_v2``, in sessions that are started, or ``pipecat``, in ``rooms``.
-        notify_on: When somebody is told: never, for nobody is.
+        notify_on: Of which firings the webhooks of agent or project are told: those that passed (``success``), the
+            others (``failure``), ``both``, or ``never``.
         is_active: Whether it fires. False pauses it.
         overlap: Ours: what a firing does while the one before it is still on: ``skip``, ``queue`` (waits for it; one
             at most) or ``both`` (is launched beside it).
@@ -115,13 +116,6 @@ class CronJobFields(WrittenBody):
         if mode not in (None, "pipecat_v2", "pipecat"):
             raise ValueError("Schedules call Pipecat agents here, and nothing else; send pipecat_v2.")
         return mode
-
-    @field_validator("notify_on")
-    @classmethod
-    def _notifies_nobody(cls, notify_on: str) -> str:
-        if notify_on != "never":
-            raise ValueError("Nobody is notified of results here yet; send never, and read the result.")
-        return notify_on
 
 
 class CronJobPatch(CronJobFields):
