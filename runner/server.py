@@ -29,8 +29,9 @@ from runner.records.record import Record
 from runner.records.secrets import open_vault
 from runner.records.seed import DEFAULT_PROJECT, seed
 from runner.records.store import open_store
+from runner.serving import WebServer, listening
 from runner.settings import Settings
-from runner.web import WebServer, listening
+from runner.web.app import add_pages
 from runner.worker.parent import supervise
 
 DRAIN_LIMIT_S = 20.0
@@ -91,7 +92,9 @@ async def serve(
         async with _opened(settings, database, url) as services:
             announcement = Announcement(url, await _first_key(database))
             worker_key = await _worker_key(database, settings) if with_worker else None
-            web = WebServer(create_app(services), connections_limit_s=CONNECTIONS_LIMIT_S)
+            app = create_app(services)
+            add_pages(app)
+            web = WebServer(app, connections_limit_s=CONNECTIONS_LIMIT_S)
             async with anyio.create_task_group() as tasks:
                 background = anyio.CancelScope()
                 tasks.start_soon(_in_background, services, background)

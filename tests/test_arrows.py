@@ -24,7 +24,7 @@ BASE = {
     "runner.files": {"runner.errors"},
     "runner.json_log": {"runner.errors"},
     "runner.settings": {"runner.errors"},
-    "runner.web": {"runner.errors"},
+    "runner.serving": {"runner.errors"},
     "runner.http": {"runner.errors", "runner.text"},
 }
 """Small modules without a package of their own: everything in ``runner`` but ``evaluation`` may import them."""
@@ -93,8 +93,18 @@ LAYERS: dict[str, set[str]] = {
         "runner.scenarios",
         "runner.webhooks",
     },
+    # What people see in a browser, over the same queries as the API.
+    "runner.web": {
+        EVALUATION,
+        "runner.api",
+        "runner.calls",
+        "runner.comparison",
+        "runner.records",
+        "runner.reports",
+        "runner.scenarios",
+    },
     # One process that is all of a server: the API, the record, and the workers beside it.
-    "runner.server": {"runner.api", "runner.dispatch", "runner.records", "runner.worker"},
+    "runner.server": {"runner.web", "runner.api", "runner.dispatch", "runner.records", "runner.worker"},
     # Another way to start calls, beside the command line: it takes a token as that does.
     "runner.pytest_plugin": {"runner.calls", "runner.cli", "runner.reports", "runner.rooms", "runner.scenarios"},
     "runner.cli": {

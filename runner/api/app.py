@@ -6,7 +6,7 @@ from typing import Any, cast
 from fastapi import FastAPI
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from runner.api import errors
+from runner.api import descriptions, errors
 from runner.api.auth import Keys
 from runner.api.limits import RateLimit
 from runner.api.logs import RequestLog
@@ -60,6 +60,8 @@ def create_app(services: Services) -> FastAPI:
         summary="Calls voice agents built on Pipecat, and tells whether they still work. Compatible with Cekura.",
         version=importlib.metadata.version("pipecat-scenario-runner"),
         redirect_slashes=False,
+        # The page shows the description: the framework's would load its parts from elsewhere.
+        docs_url=None,
         redoc_url=None,
     )
     app.state.services = services
@@ -91,6 +93,7 @@ def _describe_truly(app: FastAPI) -> None:
                     operation["responses"].pop("422", None)
             for name in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(name, None)
+            descriptions.describe(document)
         return document
 
     app.openapi = described

@@ -8,6 +8,7 @@ import io
 import os
 import wave
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -111,15 +112,30 @@ def read_recording(path: Path) -> tuple[npt.NDArray[np.int16], int]:
         UsageError: The file is not there or is no recording of a call.
     """
     try:
-        with wave.open(str(path), "rb") as file:
-            if file.getnchannels() != CHANNELS or file.getsampwidth() != _SAMPLE_BYTES:
-                raise UsageError(f"{path}: a recording of a call has two channels of 16 bits")
-            data = file.readframes(file.getnframes())
-            rate_hz = file.getframerate()
+        with path.open("rb") as file:
+            return parse_recording(file, str(path))
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+
+
+def parse_recording(file: BinaryIO, name: str) -> tuple[npt.NDArray[np.int16], int]:
+    """Return what a file holds, as :func:`read_recording`.
+
+    Args:
+        file: The file.
+        name: What it is called in errors.
+
+    Raises:
+        UsageError: It is no recording of a call.
+    """
+    try:
+        with wave.open(file, "rb") as sound:
+            if sound.getnchannels() != CHANNELS or sound.getsampwidth() != _SAMPLE_BYTES:
+                raise UsageError(f"{name}: a recording of a call has two channels of 16 bits")
+            data = sound.readframes(sound.getnframes())
+            rate_hz = sound.getframerate()
     except (wave.Error, EOFError) as error:
-        raise UsageError(f"{path}: no WAV file ({error})") from error
+        raise UsageError(f"{name}: no WAV file ({error})") from error
     # A file that lost its end can stop in the middle of a frame.
     whole = len(data) // _FRAME_BYTES * _FRAME_BYTES
     return np.frombuffer(data[:whole], dtype=np.int16).reshape(-1, CHANNELS).T, rate_hz

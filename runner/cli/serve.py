@@ -44,7 +44,7 @@ def serve(
     """
 
     def announce(announcement: "Announcement") -> None:
-        click.echo(f"serving on {announcement.url} (API description: {announcement.url}/docs)")
+        click.echo(f"serving on {announcement.url} (open it in a browser; API description: {announcement.url}/docs)")
         if announcement.key is not None:
             click.echo(f"API key, shown this once: {announcement.key.get_secret_value()}")
         sys.stdout.flush()

@@ -117,7 +117,7 @@ async def _supervise(settings: "Settings", config: Path | None) -> None:
     with ExitStack() as stack:
         health: socket.socket | None = None
         if worker.health_port is not None:
-            from runner.web import listening
+            from runner.serving import listening
 
             # Before anything else: a port that is taken is found out first.
             health = stack.enter_context(listening(worker.health_host, worker.health_port, options="--health-"))

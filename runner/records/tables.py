@@ -358,6 +358,18 @@ class ShareLink(Base):
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
+class PageSession(Base):
+    """Whoever signed in to the page with a key. Only the digest of the session's token is kept."""
+
+    __tablename__ = "page_sessions"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    key_id: Mapped[int] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"), index=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class CronJob(Base):
     """A schedule, as the API holds it. ``data`` has the fields without a column of their own."""
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from runner.web import METRICS_TYPE, WebServer
+from runner.serving import METRICS_TYPE, WebServer
 from runner.worker.status import STATES, WorkerStatus
 from runner.worker.supervisor import Child
 

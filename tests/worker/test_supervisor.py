@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from runner.errors import UsageError
-from runner.web import listening
+from runner.serving import listening
 from runner.worker import supervisor as supervisors
 from runner.worker.health import health_app, serve_health
 from runner.worker.status import WorkerStatus

@@ -16,7 +16,7 @@ from runner.api.schemas.health import Health, Readiness
 from runner.api.services import Services
 from runner.records.tables import RunRow
 from runner.records.workers import read_clock, read_queue, read_workers
-from runner.web import METRICS_TYPE
+from runner.serving import METRICS_TYPE
 
 READY_TIMEOUT_S = 5.0
 

@@ -90,7 +90,7 @@ async def run_scenarios_pipecat(
     All of it is launched, or nothing. The same body from the same key within a short while is the same launch.
     """
     digest = await body_digest(request, key, "run_scenarios_pipecat")
-    asked, wrong = _rooms(body, key, digest, idempotency_key)
+    asked, wrong = room_launch(body, key, digest, idempotency_key)
     return await launched(services, asked, wrong)
 
 
@@ -107,7 +107,7 @@ async def run_scenarios_pipecat_v2(
     All of it is launched, or nothing. The same body from the same key within a short while is the same launch.
     """
     digest = await body_digest(request, key, "run_scenarios_pipecat_v2")
-    asked, wrong = await _sessions(services, body, key, digest, idempotency_key)
+    asked, wrong = await session_launch(services, body, key, digest, idempotency_key)
     return await launched(services, asked, wrong)
 
 
@@ -184,7 +184,7 @@ async def body_digest(request: Request, key: KeyIdentity, action: str) -> str:
     return await off_the_loop(digest, await request.body())
 
 
-def _rooms(
+def room_launch(
     body: schemas.RoomLaunch, key: KeyIdentity, digest: str | None, idempotency_key: str | None
 ) -> tuple[Launch, Errors]:
     """Return what a body asks to launch in rooms that are there, and what is wrong with it so far."""
@@ -201,7 +201,7 @@ def _rooms(
     return _launch(body, key, RunType.ROOMS, entries, digest, idempotency_key), _conflict(body)
 
 
-async def _sessions(
+async def session_launch(
     services: Services,
     body: schemas.SessionLaunch,
     key: KeyIdentity,
@@ -332,9 +332,9 @@ async def all_mistakes(request: Request, error: RequestValidationError) -> Error
         # What can be read by itself can't be in this place: that is told already, and there is nothing to go by.
         return wrong
     if isinstance(launch_body, schemas.SessionLaunch):
-        asked, more = await _sessions(services, launch_body, key, None, None)
+        asked, more = await session_launch(services, launch_body, key, None, None)
     else:
-        asked, more = _rooms(launch_body, key, None, None)
+        asked, more = room_launch(launch_body, key, None, None)
     if not places and asked.run_type is RunType.ROOMS:
         asked = replace(asked, entries=[])
     more = _together(more, await mistakes(services, asked))

@@ -186,13 +186,13 @@ Name = Annotated[str, Path(max_length=200, description="Such as recording.wav, t
 )
 async def get_artefact(request: Request, services: AppServices, reader: Reader, id: PathId, name: Name) -> Response:
     """Give out what is kept of a call. A single range of bytes can be asked for, as players do that seek."""
-    return await _artefact(request, services, reader, id, name, with_body=True)
+    return await artefact(request, services, reader, id, name)
 
 
 @router.api_route("/{id}/artefacts/{name}/", methods=["HEAD"], include_in_schema=False)
 async def head_artefact(request: Request, services: AppServices, reader: Reader, id: PathId, name: Name) -> Response:
     """Say how large what is kept of a call is."""
-    return await _artefact(request, services, reader, id, name, with_body=False)
+    return await artefact(request, services, reader, id, name, with_body=False)
 
 
 async def find_run(session: AsyncSession, reader: Reading, run_id: int) -> RunRow:
@@ -216,9 +216,14 @@ class _Span:
     end: int
 
 
-async def _artefact(
-    request: Request, services: AppServices, reader: Reading, run_id: int, name: str, *, with_body: bool
+async def artefact(
+    request: Request, services: AppServices, reader: Reading, run_id: int, name: str, *, with_body: bool = True
 ) -> Response:
+    """Return an artefact as an answer: the whole of it, or the range that is asked for.
+
+    Raises:
+        NotFound: The reader sees no such run, or nothing of that name is kept of it.
+    """
     async with services.database.reading() as session:
         run = await find_run(session, reader, run_id)
     if name not in artefacts_of(run):

@@ -8,15 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BaseLoader, Environment, FileSystemLoader, StrictUndefined
 
 from runner.reports.html.comparison_page import ComparisonPage
 from runner.reports.html.run_page import RunPage
 from runner.reports.html.shown import clock, words
 from runner.reports.html.suite_page import SuitePage
 
-_HERE = Path(__file__).parent
-_ASSETS = _HERE / "assets"
+ASSETS = Path(__file__).parent / "assets"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,18 @@ class _Assets:
 
 def render_run(page: RunPage) -> str:
     """Return the page of a run as HTML. The same view model gives the same text."""
-    data = {
+    return _render("run.html", "run.js", page=page, data=script_data(page))
+
+
+def script_data(page: RunPage) -> dict[str, Any]:
+    """Return what the script of a run's page is given."""
+    return {
         "length": page.length_s,
         "hear": page.case.hear_s,
         "from": max(page.case.hear_s - 0.5, 0.0),
         "to": page.case.until_s,
         "text": page.text,
     }
-    return _render("run.html", "run.js", page=page, data=data)
 
 
 def render_suite(page: SuitePage) -> str:
@@ -56,8 +60,17 @@ def _render(template: str, script: str, **values: Any) -> str:
 
 @cache
 def _environment() -> Environment:
+    return make_environment(FileSystemLoader(TEMPLATES))
+
+
+def make_environment(loader: BaseLoader) -> Environment:
+    """Return what templates are rendered with: whatever they are given is escaped.
+
+    Args:
+        loader: Where the templates are.
+    """
     environment = Environment(
-        loader=FileSystemLoader(_HERE / "templates"),
+        loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -75,10 +88,10 @@ def _script_json(value: Any) -> str:
 
 @cache
 def _assets(script_name: str) -> _Assets:
-    font = base64.b64encode((_ASSETS / "inter.woff2").read_bytes()).decode("ascii")
-    style = (_ASSETS / "report.css").read_text(encoding="utf-8").replace("FONT", font)
+    font = base64.b64encode((ASSETS / "inter.woff2").read_bytes()).decode("ascii")
+    style = (ASSETS / "report.css").read_text(encoding="utf-8").replace("FONT", font)
     parts = ("common.js", script_name)
-    script = "'use strict';\n" + "\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in parts)
+    script = "'use strict';\n" + "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in parts)
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "img-src data:; font-src data:; media-src data:; base-uri 'none'; form-action 'none'"

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from runner.web import WebServer, listening
+from runner.serving import WebServer, listening
 
 pytestmark = pytest.mark.anyio
 

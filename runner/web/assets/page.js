@@ -1,0 +1,30 @@
+'use strict';
+/* How long something is on, counted by this machine from when the server says it began. */
+const elapsed = () => {
+  for (const el of document.querySelectorAll('[data-since]')) {
+    const s = Math.max(0, Math.round((Date.now() - Date.parse(el.dataset.since)) / 1000));
+    el.textContent = `${Math.floor(s / 60)}:${String(s % 60).padStart(2, '0')}`;
+  }
+};
+elapsed(); setInterval(elapsed, 1000);
+document.addEventListener('htmx:afterSwap', elapsed);
+/* What is said last stays in sight, unless somebody reads further up. */
+const log = document.getElementById('follow');
+if (log) new MutationObserver(() => { if (innerHeight + scrollY > document.body.scrollHeight - 300) scrollTo(0, document.body.scrollHeight); }).observe(log, {childList: true});
+/* Two results can be compared, no more. */
+const compare = () => {
+  const ticked = document.querySelectorAll('[name=result]:checked').length, button = document.getElementById('compare');
+  if (button) button.disabled = ticked !== 2;
+};
+document.addEventListener('change', compare); document.addEventListener('htmx:afterSwap', compare); compare();
+/* Of two ways to a room only the fields of the one that is chosen are shown. */
+const ways = () => {
+  for (const el of document.querySelectorAll('[data-way]')) {
+    const on = document.querySelector('[name=way]:checked')?.value === el.dataset.way;
+    el.hidden = !on; for (const field of el.querySelectorAll('input,textarea')) field.disabled = !on;
+  }
+};
+document.addEventListener('change', ways); ways();
+for (const box of document.querySelectorAll('[data-filters]')) box.addEventListener('input', () => {
+  for (const el of document.querySelectorAll(box.dataset.filters)) el.hidden = !el.textContent.toLowerCase().includes(box.value.toLowerCase());
+});

@@ -1,0 +1,343 @@
+"""Calls as they happen: all that are under way, and one with its words."""
+
+import json
+import time
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import anyio
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import Response
+
+from bots.timeline import (
+    EVENT_ADAPTER,
+    AgentCalledFunction,
+    AgentError,
+    AgentJoined,
+    AgentLeft,
+    AgentSaid,
+    AgentStartedSpeaking,
+    AgentStoppedSpeaking,
+    CallEnded,
+    CallerPressedKeys,
+    CallerStartedSpeaking,
+    CallerStoppedSpeaking,
+    CallerTurnSettled,
+    CallStarted,
+    Source,
+    TimelineEvent,
+)
+from runner.api.routes.events import HEARTBEAT_S, LiveTimelines, live_timelines, timeline_of
+from runner.api.routes.runs import find_run
+from runner.records.statuses import FINAL_RUN, RunStatus
+from runner.records.tables import ResultRow, RunRow, utc_now
+from runner.reports.html.run_page import ENDED
+from runner.reports.html.shown import clock, words
+from runner.web import lists
+from runner.web.answers import render
+from runner.web.visits import Visit, holds
+
+MAX_FOLLOWED = 12
+"""So many calls at once show their last words: each of these is told by its worker as it happens."""
+
+MAX_LISTED = 100
+JUST_ENDED = timedelta(minutes=10)
+MAX_ENDED = 20
+
+LOOK_EVERY_S = 0.5
+"""How often the list is made anew while somebody looks at it."""
+
+CHECK_EVERY_S = 5.0
+"""How often it is checked whether whoever watches may still do so."""
+
+_WORDS, _LAST_WORDS, _LOOKED_BACK = 1_000, 160, 200
+_HEADERS = {"Content-Security-Policy": "default-src 'none'", "X-Content-Type-Options": "nosniff"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of what happens.
+
+    Attributes:
+        who: ``Caller``, ``Agent``, ``Tool``, ``Error``, or nothing for a note.
+        text: What is said or done.
+        at: When, in the call.
+        note: How it is known.
+    """
+
+    who: str
+    text: str
+    at: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A run on the list."""
+
+    id: int
+    scenario: str
+    result: str
+    result_id: int
+    agent: str
+    status: str
+    kind: str
+    reason: str
+    since: datetime | None
+    last: Row | None = None
+
+
+@dataclass(frozen=True)
+class Board:
+    """The runs that are under way, those that wait, and those that have just ended."""
+
+    on: list[Card]
+    waiting: list[Card]
+    ended: list[Card]
+
+
+class Story:
+    """What was told of a call so far."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._is_told = False
+
+    def begins_again(self, event: TimelineEvent | None) -> bool:
+        """Return whether the call is made once more with an event: what came before does not count."""
+        if not isinstance(event, CallStarted):
+            return False
+        self._calls += 1
+        self._is_told = False
+        return self._calls > 1
+
+    def tells(self, event: TimelineEvent | None) -> bool:
+        """Return whether an event says something new: what the agent told is also heard, much later."""
+        if not isinstance(event, AgentSaid):
+            return True
+        self._is_told = self._is_told or event.source is Source.TOLD
+        return event.source is Source.TOLD or not self._is_told
+
+
+async def show_live(visit: Visit) -> Response:
+    """Show the calls that are under way."""
+    return visit.show("live.html", board=await _board(visit))
+
+
+async def follow_live(visit: Visit) -> Response:
+    """Send the list of calls, whenever something changes in it."""
+    return EventSourceResponse(_boards(visit), ping=HEARTBEAT_S, headers=_HEADERS)
+
+
+async def follow_run(visit: Visit) -> Response:
+    """Send what happens in a call, line by line."""
+    async with visit.services.database.reading() as session:
+        await find_run(session, visit.reading, visit.number)
+    return EventSourceResponse(_rows(visit), ping=HEARTBEAT_S, headers=_HEADERS)
+
+
+async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
+    known = visit.request.headers.get("Last-Event-ID", "")[:20] or None
+    timelines = live_timelines(visit.request.app)
+    messages = timeline_of(visit.services, timelines, visit.reading, visit.number, known)
+    checked_s = time.monotonic()
+    story = Story()
+    async for message in messages:
+        if time.monotonic() - checked_s > CHECK_EVERY_S:
+            if not await holds(visit):
+                return
+            checked_s = time.monotonic()
+        if message.event == "end":
+            yield ServerSentEvent(render("live_end.html", run=visit.number, end=_end(message.data)), event="end")
+        elif message.event == "restart":
+            story = Story()
+            yield ServerSentEvent(render("live_restart.html"), event="restart", id=message.id)
+        elif story.begins_again(event := _event(str(message.data))):
+            yield ServerSentEvent(render("live_restart.html"), event="restart", id=message.id)
+        elif (row := row_of(event)) is not None:
+            if story.tells(event):
+                yield ServerSentEvent(render("live_row.html", row=row), event="row", id=message.id)
+        elif (speaking := speaking_of(event)) is not None:
+            yield ServerSentEvent(speaking, event="speaking", id=message.id)
+
+
+def _end(data: Any) -> dict[str, Any]:
+    end: dict[str, Any] = json.loads(str(data))
+    kind, verdict = lists.verdict_of(RunStatus(end["status"]), end["success"])
+    if end["status"] == RunStatus.COMPLETED.value and end["success"] is False and not end["cause"]:
+        kind, verdict = "unsure", "inconclusive"
+    return {"kind": kind, "verdict": verdict, "detail": words(end["detail"] or "", _WORDS)}
+
+
+async def _boards(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
+    timelines = live_timelines(visit.request.app)
+    shown = ""
+    checked_s = time.monotonic()
+    followed: dict[int, ExitStack] = {}
+    try:
+        while True:
+            if time.monotonic() - checked_s > CHECK_EVERY_S:
+                if not await holds(visit):
+                    return
+                checked_s = time.monotonic()
+            board = await _board(visit)
+            wanted = {card.id for card in board.on[:MAX_FOLLOWED]}
+            for run_id in followed.keys() - wanted:
+                followed.pop(run_id).close()
+            for run_id in wanted - followed.keys():
+                stack = followed[run_id] = ExitStack()
+                stack.enter_context(timelines.watched(run_id))
+            text = render("live_board.html", board=board)
+            if text != shown:
+                yield ServerSentEvent(text, event="board")
+                shown = text
+            await anyio.sleep(LOOK_EVERY_S)
+    finally:
+        for stack in followed.values():
+            stack.close()
+
+
+async def _board(visit: Visit) -> Board:
+    project = visit.project
+    timelines = live_timelines(visit.request.app)
+    # However many look: one look at the record is for all of them.
+    found = await visit.services.database.look(
+        lambda session: _read(session, project), shared=("live calls", project)
+    )
+    on = [
+        replace(card, last=last_words(timelines, card.id)) if index < MAX_FOLLOWED else card
+        for index, card in enumerate(found.on)
+    ]
+    return Board(on, found.waiting, found.ended)
+
+
+def _read(session: Session, project: int) -> Board:
+    columns = (
+        RunRow.id,
+        RunRow.scenario_name,
+        RunRow.result_id,
+        RunRow.status,
+        RunRow.success,
+        RunRow.error_message,
+        RunRow.ended_reason,
+        RunRow.executor,
+        RunRow.created_at,
+        RunRow.started_at,
+        RunRow.ended_at,
+        RunRow.outcome["detail"].as_string().label("detail"),
+        RunRow.outcome["failure"].label("failure"),
+        ResultRow.name.label("result_name"),
+        ResultRow.agent_name,
+    )
+    runs = select(*columns).join(ResultRow, ResultRow.id == RunRow.result_id).where(RunRow.project_id == project)
+    is_open = RunRow.ended_at.is_(None)
+    begun = [RunStatus.RUNNING.value, RunStatus.EVALUATING.value]
+    on = session.execute(runs.where(is_open, RunRow.status.in_(begun)).order_by(RunRow.id).limit(MAX_LISTED))
+    waiting = session.execute(
+        runs.where(is_open, RunRow.status == RunStatus.PENDING.value)
+        .order_by(RunRow.priority, RunRow.id)
+        .limit(MAX_LISTED)
+    )
+    lately = runs.where(RunRow.ended_at > utc_now() - JUST_ENDED).order_by(RunRow.ended_at.desc()).limit(MAX_ENDED)
+    return Board(
+        [_card(row) for row in on], [_card(row) for row in waiting], [_card(r) for r in session.execute(lately)]
+    )
+
+
+def _card(row: Any) -> Card:
+    status = RunStatus(row.status)
+    kind, verdict = lists.verdict_of(status, row.success)
+    if status is RunStatus.EVALUATING:
+        verdict = "is judged"
+    is_bad = status in FINAL_RUN and not row.success
+    since = (
+        row.ended_at
+        if status in FINAL_RUN
+        else (row.started_at if status is not RunStatus.PENDING else row.created_at)
+    )
+    return Card(
+        id=row.id,
+        scenario=words(row.scenario_name, 200),
+        result=words(row.result_name or f"Result {row.result_id}", 200),
+        result_id=row.result_id,
+        agent=words(row.agent_name, 200),
+        status=verdict,
+        kind=kind,
+        reason=lists.why(row.failure, row.detail, row.error_message, row.ended_reason) if is_bad else "",
+        since=since,
+    )
+
+
+def last_words(timelines: LiveTimelines, run_id: int) -> Row | None:
+    """Return the last thing that was said or done in a call, as far as its worker has told."""
+    live = timelines.live(run_id)
+    if live is None:
+        return None
+    for number, text in enumerate(reversed(live.events)):
+        if number >= _LOOKED_BACK:
+            return None
+        row = row_of(_event(text), _LAST_WORDS)
+        if row is not None and row.who:
+            return row
+    return None
+
+
+def row_of(event: TimelineEvent | None, limit: int = _WORDS) -> Row | None:
+    """Return the line that an event is shown as; None where it is not shown.
+
+    Args:
+        event: The event.
+        limit: How many characters of words are shown.
+    """
+    if event is None:
+        return None
+    at = clock(event.at_ns / 1e9)
+    match event:
+        case CallerStartedSpeaking():
+            return Row("Caller", words(event.text, limit), at)
+        case AgentSaid():
+            note = "heard" if event.source is Source.HEARD else "told"
+            start = event.at_ns if event.started_ns is None else event.started_ns
+            return Row("Agent", words(event.text, limit), clock(start / 1e9), note)
+        case AgentCalledFunction():
+            given = ", ".join(f"{key} = {value}" for key, value in (event.arguments or {}).items())
+            return Row("Tool", words(f"{event.name or 'a function'}({given})", limit), at)
+        case AgentError():
+            return Row("Error", words(event.text, limit), at)
+        case CallerPressedKeys():
+            return Row("Caller", words(f"presses {event.keys}", limit), at)
+        case CallerTurnSettled(failed=True):
+            return Row("", f"Turn {event.turn + 1} failed.", at, "bad")
+        case AgentJoined():
+            return Row("", "The agent joined.", at)
+        case AgentLeft():
+            return Row("", "The agent left.", at)
+        case CallEnded():
+            return Row("", f"The call is over: {ENDED[event.reason]}. It is judged now.", at)
+        case _:
+            return None
+
+
+def speaking_of(event: TimelineEvent | None) -> str | None:
+    """Return who speaks from an event on, in words; None where it does not change that."""
+    match event:
+        case AgentStartedSpeaking():
+            return "The agent speaks."
+        case AgentStoppedSpeaking() | CallerStoppedSpeaking():
+            return "Nobody speaks."
+        case _:
+            return None
+
+
+def _event(text: str) -> TimelineEvent | None:
+    try:
+        return EVENT_ADAPTER.validate_json(text)
+    except ValidationError:
+        # Of a newer worker, say.
+        return None

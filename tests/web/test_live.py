@@ -1,0 +1,159 @@
+"""Calls as they happen, as pages show them."""
+
+import asyncio
+import re
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.requests import Request
+
+from bots.timeline import EVENT_ADAPTER
+from runner.api.routes.events import live_timelines
+from runner.api.services import Services
+from runner.api.sharing import Reading
+from runner.records.keys import find_key, revoke_key
+from runner.web import live
+from runner.web.visits import SESSION_COOKIE, Visit
+from tests.api.test_events import told
+from tests.api.test_worker_routes import claimed, report, run_launched
+from tests.records.outcomes import outcome
+from tests.web.conftest import sign_in
+
+pytestmark = pytest.mark.anyio
+
+S = 1_000_000_000
+SAID = {"type": "agent_said", "at_ns": 2 * S, "text": "<b>Hello</b>", "source": "told", "started_ns": S}
+HEARD = {**SAID, "source": "heard", "text": "hello", "at_ns": 9 * S}
+LINE = {"type": "caller_started_speaking", "at_ns": 3 * S, "turn": 0, "text": "Good evening"}
+CALL = {"type": "agent_called_function", "at_ns": 4 * S, "call_id": "1", "name": "book", "arguments": {"people": 4}}
+STARTED = {
+    "type": "call_started", "at_ns": 0, "run_id": "1", "scenario": "s", "room": "r", "wall_time": "x",
+    "monotonic_ns": 1,
+}  # fmt: skip
+
+
+async def visit_of(app: FastAPI, services: Services, key: str, **path: Any) -> Visit:
+    """Return the visit of somebody who signed in."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://testserver") as visitor:
+        await sign_in(visitor, key)
+        cookie = f"{SESSION_COOKIE}={visitor.cookies[SESSION_COOKIE]}".encode()
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"cookie", cookie)], "app": app}
+    async with services.database.session() as session:
+        identity = await find_key(session, key)
+    return Visit(Request({**scope, "path_params": path}), services, Reading(1), identity, "")
+
+
+class Follower:
+    """Collects what a page is sent."""
+
+    def __init__(self, stream: Any):
+        self.seen: list[tuple[str, str]] = []
+        self._stream = stream
+        self.task = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        async for message in self._stream:
+            self.seen.append((message.event or "", str(message.data)))
+
+    async def sees(self, text: str, within_s: float = 5.0) -> None:
+        async with asyncio.timeout(within_s):
+            while not any(text in data for _, data in self.seen):
+                await asyncio.sleep(0.005)
+
+    async def leave(self) -> None:
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+        await self._stream.aclose()
+
+
+async def test_what_happens_in_a_call_is_shown_within_a_second_to_four(
+    app: FastAPI, services: Services, user_key: str, client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    (run_id,) = await run_launched(client)
+    visit = await visit_of(app, services, user_key, id=run_id)
+    followers = [Follower(live._rows(visit)) for _ in range(4)]
+    await asyncio.sleep(0.05)
+    await claimed(worker_client, run_id)
+    await told(worker_client, run_id, STARTED, SAID, LINE, CALL, HEARD)
+    for follower in followers:
+        await follower.sees("people = 4", within_s=1)
+    await report(worker_client, run_id, outcome())
+    for follower in followers:
+        await follower.sees("Open the report")
+        rows = [data for event, data in follower.seen if event == "row"]
+        assert len(rows) == 3 and "&lt;b&gt;Hello&lt;/b&gt;" in rows[0] and "Good evening" in rows[1]
+        assert follower.seen[-1][0] == "end" and "Passed" in follower.seen[-1][1]
+        await follower.leave()
+
+
+async def test_a_call_that_is_made_again_says_so(
+    app: FastAPI, services: Services, user_key: str, client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    (run_id,) = await run_launched(client)
+    follower = Follower(live._rows(await visit_of(app, services, user_key, id=run_id)))
+    await asyncio.sleep(0.05)
+    await claimed(worker_client, run_id)
+    await told(worker_client, run_id, STARTED, SAID, STARTED, HEARD)
+    await follower.sees("Another attempt")
+    await follower.sees("heard in the audio")
+    await follower.leave()
+
+
+async def test_the_board_shows_last_words_and_watches_no_longer_than_it_is_seen(
+    app: FastAPI, services: Services, user_key: str, client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    (run_id,) = await run_launched(client)
+    follower = Follower(live._boards(await visit_of(app, services, user_key)))
+    await follower.sees("Waiting")
+    await claimed(worker_client, run_id)
+    async with asyncio.timeout(5):
+        while not live_timelines(app).is_watched(run_id):
+            await asyncio.sleep(0.01)
+    await told(worker_client, run_id, STARTED, LINE)
+    await follower.sees("Good evening", within_s=1)
+    await report(worker_client, run_id, outcome())
+    await follower.sees("Just ended")
+    await follower.leave()
+    assert not live_timelines(app).is_watched(run_id)
+
+
+async def test_a_revoked_key_follows_nothing_any_more(
+    app: FastAPI, services: Services, user_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "CHECK_EVERY_S", 0.0)
+    follower = Follower(live._boards(await visit_of(app, services, user_key)))
+    await follower.sees("Under way")
+    async with services.database.session() as session:
+        await revoke_key(session, user_key)
+    async with asyncio.timeout(3):
+        await follower.task
+
+
+@pytest.mark.parametrize(
+    ("event", "who", "text"),
+    [
+        (SAID, "Agent", "<b>Hello</b>"),
+        (LINE, "Caller", "Good evening"),
+        (CALL, "Tool", "book(people = 4)"),
+        ({"type": "agent_error", "at_ns": 1, "text": "boom"}, "Error", "boom"),
+        ({"type": "caller_pressed_keys", "at_ns": 1, "turn": 0, "keys": "12#"}, "Caller", "presses 12#"),
+        ({"type": "caller_turn_settled", "at_ns": 1, "turn": 1, "failed": True}, "", "Turn 2 failed."),
+    ],
+)
+def test_an_event_is_a_line(event: dict[str, Any], who: str, text: str) -> None:
+    row = live.row_of(EVENT_ADAPTER.validate_python(event))
+    assert row is not None and (row.who, row.text) == (who, text)
+
+
+def test_an_event_of_a_newer_worker_is_passed_over() -> None:
+    assert live._event('{"type": "unheard_of", "at_ns": 1}') is None
+    assert live.row_of(None) is None
+
+
+def test_hostile_lines_are_cut_and_made_visible() -> None:
+    row = live.row_of(EVENT_ADAPTER.validate_python({**LINE, "text": "\u202eabc" + "x" * 1_000_000}))
+    assert row is not None and len(row.text) < 1_100 and re.match(r"\[U\+202E\]abc", row.text)
