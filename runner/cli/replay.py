@@ -21,6 +21,7 @@ def replay(run_dir: Path, speed: float) -> None:
         from runner.reports.replay import replay as play
         from runner.reports.terminal import TerminalReport, print_summary
 
+        _refuse_suite(run_dir)
         console = make_console()
         with TerminalReport(console, show_heard=True) as report:
             finished = await play(run_dir, report, speed=speed)
@@ -28,3 +29,24 @@ def replay(run_dir: Path, speed: float) -> None:
         return finished.exit_code
 
     run_command(run)
+
+
+def _refuse_suite(folder: Path) -> None:
+    """Say of a suite's folder which of its runs can be replayed, the agent's failures first.
+
+    Raises:
+        UsageError: It is a suite's folder.
+    """
+    from runner.calls.run_file import FILE_NAME as RUN_FILE
+    from runner.calls.suite_file import FILE_NAME, read_suite
+    from runner.errors import UsageError
+
+    if (folder / RUN_FILE).exists() or not (folder / FILE_NAME).exists():
+        return
+    runs = [run for run in read_suite(folder).runs if run.folder is not None]
+    runs.sort(key=lambda run: {False: 0, None: 1, True: 2}[run.success])
+    if not runs:
+        raise UsageError(f"{folder}: holds a suite in which no call was made; there is nothing to replay")
+    first = folder / (runs[0].folder or "")
+    others = f", or another of its {len(runs)} runs" if len(runs) > 1 else ""
+    raise UsageError(f"{folder}: holds a suite; replay one of its runs: {first}{others}")

@@ -1,7 +1,9 @@
 """A suite on the terminal: what runs, what is done, how long it will take, and what it came to."""
 
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -11,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.calls.run_file import EarlierAttempt
-from runner.calls.suite_file import SkippedScenario, SuiteResult, SuiteRun, by_scenario
+from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun, by_scenario
 from runner.reports.comparison import weighed_lines
 from runner.reports.console import print_line, shown
-from runner.reports.evidence import attempt_line, headline_of, process_end, verdict_word
+from runner.reports.evidence import attempt_line, failure_lines, headline_of, process_end, verdict_word
 from runner.scenarios.suites import PlannedRun, Suite
 from runner.text import one_line
 
@@ -22,6 +24,8 @@ _STYLES = {True: "green", False: "red", None: "yellow"}
 _WIDTH = len("inconclusive")
 MAX_LIVE_NAMES = 6
 MAX_LINE = 10_000
+MAX_REASONS = 20
+"""Of so many scenarios it is told what went wrong."""
 
 
 class SuiteReport:
@@ -140,22 +144,20 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
     table.add_column("scenario", overflow="fold")
     for column in ("passed", "failed", "inconclusive"):
         table.add_column(column, justify="right")
-    table.add_column("first reason", overflow="fold")
+    # On a terminal the reasons stand below: beside the counts there is no room for them.
+    beside = not console.is_terminal
+    if beside:
+        table.add_column("first reason", overflow="fold")
+    reasons: list[tuple[str, str, SuiteRun | None]] = []
     for runs in by_scenario(result):
-        if isinstance(first := runs[0], SkippedScenario):
-            table.add_row(shown(first.scenario), *["[dim]0[/]"] * 3, shown(f"skipped: {first.reason}"))
-            continue
-        done = [run for run in runs if isinstance(run, SuiteRun)]
-        # The agent's failures first: they are what the suite is for.
-        bad = [run for run in done if run.success is False] or [run for run in done if run.success is None]
-        counts = [sum(run.success is verdict for run in done) for verdict in (True, False, None)]
+        name, counts, reason, bad = _summed_up(runs)
         styles = ("green", "red", "yellow")
         cells = [
             f"[{style}]{count}[/]" if count else "[dim]0[/]" for count, style in zip(counts, styles, strict=True)
         ]
-        left = len(runs) - len(done)
-        reason = _reason(bad[0]) if bad else (f"{_count(left, 'run')} not made" if left else "")
-        table.add_row(shown(runs[0].scenario), *cells, shown(reason))
+        table.add_row(shown(name), *cells, *([shown(reason)] if beside else []))
+        if reason:
+            reasons.append((name, reason, bad))
     totals = result.totals
     parts = [f"{totals.passed} of {_count(totals.runs, 'run')} passed"]
     parts += [f"{totals.failed} failed"] if totals.failed else []
@@ -172,6 +174,7 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
         # Nobody reads it at this width, if at all: a line for each scenario, whole, can be searched.
         console.print(_Unfolded(table), soft_wrap=True)
     console.print()
+    _print_reasons(console, reasons, folder, beside=beside)
     for warning in result.warnings:
         print_line(console, "[yellow]![/] ", f"[yellow]{shown(warning)}[/]")
     stopped = f" ({shown(result.stopped)})" if result.stopped else ""
@@ -182,6 +185,50 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
     for line in weighed_lines(result):
         print_line(console, "  ", shown(line))
     console.print(f"  {shown(folder)}", highlight=False, soft_wrap=True)
+
+
+def _summed_up(
+    runs: Sequence[SuiteRun | OpenRun | SkippedScenario],
+) -> tuple[str, Sequence[int], str, SuiteRun | None]:
+    """Return a scenario's name, how its runs ended, why the first of them did not pass, and that run."""
+    if isinstance(first := runs[0], SkippedScenario):
+        return first.scenario, (0, 0, 0), f"skipped: {first.reason}", None
+    done = [run for run in runs if isinstance(run, SuiteRun)]
+    # The agent's failures first: they are what the suite is for.
+    bad = [run for run in done if run.success is False] or [run for run in done if run.success is None]
+    counts = [sum(run.success is verdict for run in done) for verdict in (True, False, None)]
+    if bad:
+        return first.scenario, counts, _reason(bad[0]), bad[0]
+    left = len(runs) - len(done)
+    return first.scenario, counts, f"{_count(left, 'run')} not made" if left else "", None
+
+
+def _print_reasons(
+    console: Console, reasons: Sequence[tuple[str, str, SuiteRun | None]], folder: str, *, beside: bool
+) -> None:
+    """Print what went wrong in each scenario: what was expected and heard, and what shows more of it.
+
+    Args:
+        console: Where to print it.
+        reasons: Name of the scenario, the reason, and the run it is of.
+        folder: Where the suite's runs are.
+        beside: Whether the reasons stand in the table already.
+    """
+    told = [one for one in reasons if not beside or (one[2] is not None and (one[2].folder or one[2].failure))]
+    for name, reason, run in told[:MAX_REASONS]:
+        style = _STYLES[None if run is None else run.success]
+        print_line(console, f"[{style}]{'✗' if run is not None and run.success is False else '?'}[/] ", shown(name))
+        if not beside:
+            print_line(console, "    ", shown(reason))
+        for line in () if run is None or run.failure is None else failure_lines(run.failure):
+            print_line(console, "    ", f"[dim]{shown(line)}[/]")
+        if run is not None and run.folder is not None:
+            command = f"scenario-runner replay {shlex.quote(str(Path(folder) / run.folder))}"
+            console.print(f"    {shown(command)}", highlight=False, soft_wrap=True)
+    if len(told) > MAX_REASONS:
+        print_line(console, "", f"and {_count(len(told) - MAX_REASONS, 'scenario')} more")
+    if told:
+        console.print()
 
 
 class _Unfolded:

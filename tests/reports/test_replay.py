@@ -11,12 +11,14 @@ from click.testing import CliRunner
 
 from bots.timeline import TimelineEvent
 from runner.calls.run_file import judge_run, write_run
+from runner.calls.suite_file import SuiteResult, write_suite
 from runner.calls.timeline import TimelineWriter
 from runner.cli import main
 from runner.errors import UsageError
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict
 from runner.reports.replay import replay
 from runner.reports.terminal import TerminalReport
+from tests.reports.test_suite_report import run
 from tests.reports.test_terminal import FACTS, LINES, SCRIPT, printed
 
 VERDICTS = {
@@ -148,3 +150,14 @@ def test_the_command_says_in_one_line_what_is_broken(
     assert (result.exit_code, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ") and says in line
+
+
+def test_of_a_suite_the_run_to_replay_is_named(tmp_path: Path) -> None:
+    passed, failed = run(True, folder="a"), run(False, 2, folder="a-2")
+    result = SuiteResult(suite="s", file="s.yaml", started_at="x", finished=True, runs=[passed, failed], open=[])
+    write_suite(tmp_path, result)
+    done = CliRunner().invoke(main, ["replay", str(tmp_path)])
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"error: {tmp_path}: holds a suite; replay one of its runs: {tmp_path}/a-2, or another of its 2 runs\n"
+    )

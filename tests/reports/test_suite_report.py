@@ -9,6 +9,7 @@ from rich.console import Console
 
 from bots.timeline import EndedReason
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
+from runner.evaluation.failure import Failure, FailureKind
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause
 from runner.reports.suite import SuiteReport, print_suite
@@ -152,6 +153,29 @@ def test_without_a_terminal_the_closing_table_is_not_folded() -> None:
     assert LONG in told
     assert "booking/table_for_four_at_a_quarter_past_seven " in told
     assert max(map(len, closing(console(60, terminal=True)).splitlines())) < 200
+
+
+def test_at_80_columns_no_word_is_broken_and_the_next_step_is_said() -> None:
+    failure = Failure(
+        kind=FailureKind.WRONG,
+        cause=Cause.AGENT,
+        headline="turn 3: the answer does not contain 'thirty dollars'",
+        expected="an answer that contains 'thirty dollars', within 12 s of the caller's question",
+        heard="It's three hundred dollars for the whole evening, drinks and service included.",
+    )
+    name = "restaurant/stops_when_it_is_interrupted"
+    failed = run(False, scenario=name, folder="stops_when_interrupted-2", failure=failure)
+    result = SuiteResult(
+        suite="night", file="night.yaml", started_at="x", finished=True, runs=[failed, run(True)], open=[]
+    )
+    narrow = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    print_suite(narrow, result, "runs/suite-1")
+    told = text_of(narrow)
+    assert max(map(len, told.splitlines())) <= 80
+    whole = " ".join(told.split())
+    for text in (name, f"wrong: {failure.headline}", f"expected {failure.expected}", f"heard {failure.heard}"):
+        assert text in whole
+    assert "scenario-runner replay runs/suite-1/stops_when_interrupted-2" in [line.strip() for line in told.splitlines()]
 
 
 def test_no_control_code_reaches_the_terminal(suite: Suite) -> None:
