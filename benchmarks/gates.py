@@ -22,12 +22,14 @@ import numpy as np
 
 from benchmarks.common import Claim, parser, report
 from benchmarks.gates_simulated import DRIFT, EFFECTS, NONE, Design, Effect, has_change, share_found
-from runner.calls.suite_facts import read_runs
+from benchmarks.verdicts import BOOKING, Job
+from runner.calls.suite_facts import read_runs, run_facts
 from runner.comparison.baseline import read_baseline, write_baseline
 from runner.comparison.changes import Change, Comparison
 from runner.comparison.compare import compare
 from runner.comparison.facts import RunFacts
 from runner.comparison.wording import scenario_line, suite_lines
+from tests.simulated.conditions import Condition
 
 DESIGNS = (
     Design(5, 5, 5),
@@ -80,6 +82,8 @@ def shares(
     with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
         for (column, job), share in zip(jobs, pool.map(share_found, [job for _, job in jobs]), strict=True):
             found[str(job[0])][column] += share * job[3] / count
+            if job[2] + job[3] == count:
+                print(f"{job[0]}, {job[1].name}: {found[str(job[0])][column]:.3f} of {count}", file=sys.stderr)
     return found
 
 
@@ -111,6 +115,18 @@ def call_for_real(repeats: int, at_once: int, folder: Path) -> Comparison:
     if compared is None:
         sys.exit("the real calls did not get to their end")
     return Comparison.model_validate(compared)
+
+
+def play_simulated(count: int, folder: Path, processes: int) -> list[RunFacts]:
+    """Return what became of so many simulated calls to the good agent, on a quiet line."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+        return list(pool.map(_played, range(count), [folder] * count))
+
+
+def _played(seed: int, folder: Path) -> RunFacts:
+    run = Job(BOOKING, Condition.QUIET, seed, folder / str(seed)).play()
+    return run_facts(run, session="one", scenario=run.scenario, scenario_hash=None)
 
 
 def splits_changed(runs: Sequence[RunFacts], splits: int) -> int:
@@ -157,6 +173,7 @@ def main() -> int:
     options.add_argument("--repetitions", type=int, default=1_600, help="for false alarms; 0: nothing simulated")
     options.add_argument("--power", type=int, default=320, help="for each change that is to be found; 0: none")
     options.add_argument("--real", type=int, default=0, metavar="N", help="real calls of each scenario and side")
+    options.add_argument("--calls", type=int, default=0, metavar="N", help="simulated calls to split, without --real")
     options.add_argument("--at-once", type=int, default=2, help="real calls at a time")
     options.add_argument("--processes", type=int, default=2, help="for what is simulated")
     options.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the real runs in this folder")
@@ -176,6 +193,9 @@ def main() -> int:
             rows.append([design, *(f"{share:.3f} ({reference})" for share, reference in pairs)])
         claims += simulated_claims(alarms, drifting)
         raw.append({"alarms": alarms, "drifting": drifting, "power": power})
+    if chosen.calls and not chosen.real:
+        with TemporaryDirectory(prefix="benchmark-") as temporary:
+            recorded = play_simulated(chosen.calls, Path(temporary), chosen.processes)
     if chosen.real:
         with TemporaryDirectory(prefix="benchmark-") as temporary:
             folder = chosen.keep or Path(temporary)

@@ -4,6 +4,7 @@ Needs scipy and statsmodels (the extra ``compare``).
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -131,11 +132,12 @@ def holm(p: Sequence[float], level: float) -> list[bool]:
 def calls_needed(difference: Difference, base_runs: int, current_runs: int, level: float) -> int | None:
     """Return how many calls of each side it takes to find a difference as large as this one; None if very many."""
     per_call = difference.se_ms**2 / (1 / base_runs + 1 / current_runs)
-    calls = np.arange(2, MAX_CALLS_NEEDED + 1)
-    df = 2 * calls - 2
-    shows_ms = (stdtrit(df, 1 - level / 2) + stdtrit(df, POWER)) * np.sqrt(2 * per_call / calls)
-    enough = calls[shows_ms <= abs(difference.ms)]
-    return int(enough[0]) if len(enough) else None
+
+    def is_enough(calls: int) -> bool:
+        return Difference(0.0, math.sqrt(2 * per_call / calls), 2 * calls - 2).shows_ms(level) <= abs(difference.ms)
+
+    calls = bisect_left(range(MAX_CALLS_NEEDED + 1), True, lo=2, key=is_enough)
+    return calls if calls <= MAX_CALLS_NEEDED else None
 
 
 def percentile_ms(latencies_ms: Values, percent: float) -> tuple[float, float, float]:
