@@ -1,0 +1,171 @@
+"""The page in a real browser, at two widths and in both themes. Needs Debian's Chromium."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.records.outcomes import agent_failed, no_call, outcome, undecided
+from tests.reports.html.calls import WRONG_CALL, call_facts, kept
+from tests.web.page_server import PageServer, timeline_of
+from tests.web.test_live import LINE, SAID, STARTED
+
+CHROMIUM = shutil.which("chromium")
+AXE = Path(__file__).parents[1] / "reports" / "html" / "axe.min.js"
+RULES = "{runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']}"
+HOSTILE = "<img src=x onerror=alert(1)>\u202etxet"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+    folder = tmp_path_factory.mktemp("page")
+    with PageServer(folder / "record").running() as found:
+        run = kept(folder / "run", WRONG_CALL, call_facts())
+        _, ids = found.do(found.finished(run, outcome(), undecided(), no_call(), agent_failed(HOSTILE)))
+        found.do(found.keep(ids[0], folder / "run"))
+        found.do(found.finished(outcome(), outcome()))
+        assert timeline_of(folder / "run")
+        yield found
+
+
+def visitor(browser: Browser, server: PageServer, width: int = 1280, theme: Any = "light") -> BrowserContext:
+    """Return the browser of somebody who signed in."""
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=theme)
+    page = context.new_page()
+    page.goto(f"{server.url}/sign-in")
+    page.fill("#key", server.key)
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{server.url}/")
+    page.close()
+    return context
+
+
+def until(page: Page, condition: str, within_s: float = 5.0) -> float:
+    """Wait for a condition; return how long that took, in seconds. The page's policy forbids Playwright's own way."""
+    begun_s = time.monotonic()
+    while not page.evaluate(condition):
+        assert time.monotonic() - begun_s < within_s, f"not so within {within_s} s: {condition}"
+        page.wait_for_timeout(10)
+    return time.monotonic() - begun_s
+
+
+def violations(page: Page) -> list[Any]:
+    """Return what axe finds wrong with a page."""
+    session = page.context.new_cdp_session(page)
+    session.send("Runtime.evaluate", {"expression": AXE.read_text()})
+    found = page.evaluate(f"axe.run(document, {RULES})")["violations"]
+    return [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_are_accessible_quiet_and_fit(browser: Browser, server: PageServer, width: int, theme: Any) -> None:
+    context = visitor(browser, server, width, theme)
+    page = context.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.append(request.url) if not request.url.startswith(server.url) else None)
+    for path in (
+        "/", "/runs", "/results/1", "/runs/1", "/runs/4", "/live", "/trends", "/schedules", "/scenarios", "/scenarios/1",
+        "/workers", "/launch", "/compare?result=1&result=2", "/sign-in", "/results/99",
+    ):  # fmt: skip
+        page.goto(server.url + path)
+        page.wait_for_timeout(300)
+        is_wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+        quiet = [line for line in said if "404" not in line]
+        assert (path, violations(page), is_wide, quiet) == (path, [], False, [])
+        said.clear()
+    context.close()
+
+
+def test_a_call_is_followed_as_it_happens(browser: Browser, server: PageServer) -> None:
+    context = visitor(browser, server)
+    run_id = server.do(server.begun())
+    page, board = context.new_page(), context.new_page()
+    page.goto(f"{server.url}/runs/{run_id}")
+    board.goto(f"{server.url}/live")
+    page.wait_for_timeout(700)
+    server.do(server.tell(run_id, STARTED, SAID))
+    assert until(page, "document.querySelector('#follow').textContent.includes('<b>Hello</b>')") < 1
+    until(board, "document.body.textContent.includes('<b>Hello</b>')", within_s=1.5)
+    server.do(server.tell(run_id, LINE))
+    assert until(page, "document.querySelector('#follow').textContent.includes('Good evening')") < 1
+    assert violations(page) == [] and violations(board) == []
+    assert page.evaluate("document.querySelectorAll('#follow b').length") == 0
+    context.close()
+
+
+def test_sound_plays_from_where_it_is_asked_to(browser: Browser, server: PageServer) -> None:
+    context = visitor(browser, server)
+    page = context.new_page()
+    page.goto(f"{server.url}/runs/1")
+    until(page, "document.getElementById('audio').readyState >= 1")
+    page.locator(".at").first.click()
+    until(page, "!document.getElementById('audio').paused")
+    context.close()
+
+
+def test_a_link_is_opened_by_a_guest(browser: Browser, server: PageServer) -> None:
+    context = visitor(browser, server)
+    page = context.new_page()
+    page.goto(f"{server.url}/results/1")
+    page.get_by_text("Make a link to share").click()
+    link = page.input_value("#made-link")
+    context.close()
+    guest = browser.new_context()
+    opened = guest.new_page()
+    opened.goto(link)
+    opened.wait_for_url("**/results/1")
+    assert "Failed" in opened.inner_text("h1")
+    opened.goto(f"{server.url}/runs")
+    assert "/sign-in" in opened.url
+    guest.close()
+
+
+def test_lists_narrow_down_while_typing(browser: Browser, server: PageServer) -> None:
+    context = visitor(browser, server)
+    page = context.new_page()
+    page.goto(f"{server.url}/runs")
+    page.fill("[name=search]", "no such scenario")
+    until(page, "document.body.textContent.includes('No run is like that')")
+    assert "search=no+such" in page.url
+    context.close()
+
+
+def test_the_description_works_without_a_network(browser: Browser, server: PageServer) -> None:
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: said.append(request.url) if not request.url.startswith(server.url) else None)
+    page.goto(f"{server.url}/docs")
+    until(page, "document.querySelectorAll('.opblock-tag').length > 10", within_s=20)
+    assert [line for line in said if not line.startswith("data:")] == []
+    page.close()
+
+
+def test_another_sites_page_cannot_frame_it(browser: Browser, server: PageServer) -> None:
+    context = visitor(browser, server)
+    page = context.new_page()
+    page.set_content(f'<iframe src="{server.url}/"></iframe>')
+    page.wait_for_timeout(500)
+    assert "Results" not in page.frames[-1].evaluate("document.body ? document.body.textContent : ''")
+    context.close()
