@@ -86,7 +86,7 @@ def test_an_api_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 def test_without_the_libraries_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in __import__("sys").modules if name.startswith("runner.comparison.")]:
         monkeypatch.delitem(__import__("sys").modules, module)
-    monkeypatch.setitem(__import__("sys").modules, "statsmodels.stats.proportion", None)
+    monkeypatch.setitem(__import__("sys").modules, "scipy.stats", None)
     result = invoke("compare", "good.json", "same.json")
     assert result.exit_code == 2
     assert "pip install 'pipecat-scenario-runner[compare]'" in result.stderr

@@ -1,7 +1,7 @@
 """Compares two sets of runs: the rule that says whether an agent changed.
 
 The call is the unit. All tests are two-sided; their levels (:mod:`runner.comparison.levels`) add up to 0.05 for a
-comparison of suites. Needs scipy and statsmodels (the extra ``compare``).
+comparison of suites. Needs scipy (the extra ``compare``).
 """
 
 from collections.abc import Sequence

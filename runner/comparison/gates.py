@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.comparison.facts import RunFacts
+from runner.comparison.intervals import wilson
 from runner.comparison.levels import MAX_INCONCLUSIVE_SHARE
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class GateOutcome(BaseModel):
 
 
 def judge_gates(gates: Gates, runs: Sequence[RunFacts]) -> list[GateOutcome]:
-    """Return what became of each threshold. Needs scipy and statsmodels (the extra ``compare``).
+    """Return what became of each threshold. Needs scipy (the extra ``compare``).
 
     Args:
         gates: The thresholds.
@@ -106,7 +107,6 @@ def judge_gates(gates: Gates, runs: Sequence[RunFacts]) -> list[GateOutcome]:
 
 
 def _pass_rate(limit: float, decided: Sequence[RunFacts]) -> GateOutcome:
-    from runner.comparison.rates import wilson
 
     passed, runs = sum(run.success is True for run in decided), len(decided)
     outcome = GateOutcome(
@@ -137,7 +137,6 @@ def _p95(limit_ms: float, decided: Sequence[RunFacts]) -> GateOutcome:
     import numpy as np
 
     from runner.comparison.latencies import design_effect
-    from runner.comparison.rates import wilson
 
     by_scenario = latencies_by_scenario(decided)
     latencies_ms = np.array([ms for run in decided for ms in run.latencies_ms if ms is not None])

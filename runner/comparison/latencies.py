@@ -1,6 +1,6 @@
 """Latencies: one value a call, tests of means, and percentiles with intervals.
 
-Needs scipy and statsmodels (the extra ``compare``).
+Needs scipy (the extra ``compare``).
 """
 
 import math
@@ -117,10 +117,7 @@ def stratified_difference(strata: Sequence[tuple[Values, Values]]) -> Difference
 
 
 def holm(p: Sequence[float], level: float) -> list[bool]:
-    """Return which p are significant among each other, after Holm (1979).
-
-    statsmodels has it, but stops the whole process for a garbage collection each time.
-    """
+    """Return which p are significant among each other, after Holm (1979)."""
     significant = [False] * len(p)
     for place, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
         if p[index] > level / (len(p) - place):

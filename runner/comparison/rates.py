@@ -1,6 +1,6 @@
 """Pass rates: intervals, exact tests, and how many runs it takes.
 
-Needs scipy and statsmodels (the extra ``compare``).
+Needs scipy (the extra ``compare``).
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import binom, hypergeom
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from runner.comparison.levels import CONFIDENCE, MIN_RATE_RUNS, POWER
+from runner.comparison.intervals import newcombe
+from runner.comparison.levels import MIN_RATE_RUNS, POWER
 
 MAX_RUNS_NEEDED = 500
 """Beyond that it is not said how many runs it takes."""
@@ -48,25 +48,10 @@ class Tails(NamedTuple):
         return min(1.0, 2 * (self.at / 2 + min(self.below, self.above)))
 
 
-def wilson(passed: float, runs: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share. Neither has to be whole: a design effect leaves fractions."""
-    bounds: Any = proportion_confint(passed, runs, alpha=1 - CONFIDENCE, method="wilson")
-    return float(bounds[0]), float(bounds[1])
-
-
 @lru_cache(_KEPT)
 def difference_interval(table: Table) -> tuple[float, float]:
     """Return Newcombe's interval of the difference between two pass rates, current minus base, as shares."""
-    low, high = confint_proportions_2indep(
-        table.current_passed,
-        table.current_runs,
-        table.base_passed,
-        table.base_runs,
-        compare="diff",
-        method="newcomb",
-        alpha=1 - CONFIDENCE,
-    )
-    return float(low), float(high)
+    return newcombe((table.base_passed, table.base_runs), (table.current_passed, table.current_runs))
 
 
 def mean_difference_interval(tables: Sequence[Table]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """What repeats say of an agent: pass rates, pass^k, and latencies, each with its interval: to look at.
 
-Importing this needs no statistics library; :func:`summarise` needs scipy and statsmodels (the extra ``compare``).
+Importing this needs no statistics library; :func:`summarise` needs scipy (the extra ``compare``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from runner.comparison.facts import RunFacts
 from runner.comparison.gates import latencies_by_scenario
+from runner.comparison.intervals import wilson
 
 if TYPE_CHECKING:
     from runner.comparison.latencies import Values
@@ -74,7 +75,7 @@ def summarise(runs: Sequence[RunFacts]) -> Summary:
 
 
 def _repeats(scenario: str | None, by_scenario: Mapping[str, Sequence[RunFacts]]) -> Repeats:
-    from runner.comparison.rates import pass_hat_k, wilson
+    from runner.comparison.rates import pass_hat_k
 
     runs = [run for of_scenario in by_scenario.values() for run in of_scenario]
     decided = [run for run in runs if run.success is not None]

@@ -9,9 +9,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from runner.comparison.intervals import wilson
 from runner.records.results import Distribution
 from runner.records.tables import ResultRow, RunRow, utc_now
-from runner.reports.html.intervals import wilson
 from runner.reports.html.shown import words
 from runner.web.visits import Visit
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import StratifiedTable
 
+from runner.comparison.intervals import wilson
 from runner.comparison.rates import (
     Table,
     attainable_p,
@@ -22,7 +23,6 @@ from runner.comparison.rates import (
     smallest_drop_points,
     stratified_tails,
     tarone_limit,
-    wilson,
 )
 
 RABBITS = [(0, 6, 0, 5), (3, 3, 0, 6), (6, 0, 2, 4), (5, 1, 6, 0), (2, 0, 5, 0)]

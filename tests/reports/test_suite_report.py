@@ -175,7 +175,9 @@ def test_at_80_columns_no_word_is_broken_and_the_next_step_is_said() -> None:
     whole = " ".join(told.split())
     for text in (name, f"wrong: {failure.headline}", f"expected {failure.expected}", f"heard {failure.heard}"):
         assert text in whole
-    assert "scenario-runner replay runs/suite-1/stops_when_interrupted-2" in [line.strip() for line in told.splitlines()]
+    assert "scenario-runner replay runs/suite-1/stops_when_interrupted-2" in [
+        line.strip() for line in told.splitlines()
+    ]
 
 
 def test_no_control_code_reaches_the_terminal(suite: Suite) -> None:

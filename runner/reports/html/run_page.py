@@ -13,6 +13,7 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.calls.run_file import RunReport
+from runner.comparison.intervals import median
 from runner.evaluation.expectations import ABOVE_FAILED
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
@@ -20,7 +21,6 @@ from runner.evaluation.view import CallView
 from runner.reports.evidence import attempt_line
 from runner.reports.html.answers import AnswerBar, answer_bars, bars_note, limits_of
 from runner.reports.html.case import Case, case_of
-from runner.reports.html.intervals import median
 from runner.reports.html.lanes import Band, Lanes, lanes_of, overlaps_of, speech_bands
 from runner.reports.html.said import TurnRows, turn_rows
 from runner.reports.html.shown import clock, count, lines, percent, seconds, sentence, whole_units, words

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from runner.comparison.intervals import median, median_interval, wilson
 from runner.reports.evidence import verdict_word
-from runner.reports.html.intervals import median, median_interval, wilson
 from runner.reports.html.run_page import Link, Surroundings
 from runner.reports.html.shown import count, percent, seconds, sentence, words
 from runner.reports.html.suite_runs import Change, RunFacts, ScenarioRuns

@@ -1,8 +1,9 @@
 """Intervals against published values."""
 
 import pytest
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from runner.reports.html.intervals import median, median_interval, wilson
+from runner.comparison.intervals import median, median_interval, newcombe, wilson
 
 
 @pytest.mark.parametrize(
@@ -12,6 +13,15 @@ from runner.reports.html.intervals import median, median_interval, wilson
 )
 def test_the_interval_of_a_rate_is_wilsons(passed: int, runs: int, low: float, high: float) -> None:
     assert wilson(passed, runs) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("base", "current"), [((56, 70), (48, 80)), ((5, 5), (5, 5)), ((0, 3), (3, 3)), ((7, 9), (2, 8))]
+)
+def test_intervals_are_those_of_statsmodels(base: tuple[int, int], current: tuple[int, int]) -> None:
+    assert wilson(*base) == pytest.approx(proportion_confint(*base, method="wilson"), abs=1e-6)
+    theirs = confint_proportions_2indep(*current, *base, compare="diff", method="newcomb")
+    assert newcombe(base, current) == pytest.approx(theirs, abs=1e-6)
 
 
 def test_nothing_is_known_of_a_rate_without_runs() -> None:

@@ -1,4 +1,4 @@
-"""How sure a number is that comes from a few runs. Intervals of 95 %."""
+"""How sure a number is that comes from a few runs. Intervals of 95 %; needs no statistics library."""
 
 import math
 from collections.abc import Sequence
@@ -6,14 +6,32 @@ from collections.abc import Sequence
 _Z = 1.959964
 
 
-def wilson(passed: int, runs: int) -> tuple[float, float]:
-    """Return the interval of a pass rate, from 0 to 1 (Wilson, 1927)."""
+def wilson(passed: float, runs: float) -> tuple[float, float]:
+    """Return the interval of a pass rate, from 0 to 1 (Wilson, 1927).
+
+    Neither has to be whole: a design effect leaves fractions.
+    """
     if runs == 0:
         return 0.0, 1.0
     rate = passed / runs
     centre = rate + _Z**2 / (2 * runs)
     half = _Z * math.sqrt(rate * (1 - rate) / runs + _Z**2 / (4 * runs**2))
     return max((centre - half) / (1 + _Z**2 / runs), 0.0), min((centre + half) / (1 + _Z**2 / runs), 1.0)
+
+
+def newcombe(base: tuple[int, int], current: tuple[int, int]) -> tuple[float, float]:
+    """Return the interval of the difference between two pass rates, current minus base (Newcombe, 1998, method 10).
+
+    Args:
+        base: How many runs passed, and of how many.
+        current: The same of the other side.
+    """
+    rate, base_rate = current[0] / current[1], base[0] / base[1]
+    low, high = wilson(*current)
+    base_low, base_high = wilson(*base)
+    down = math.hypot(rate - low, base_high - base_rate)
+    up = math.hypot(high - rate, base_rate - base_low)
+    return rate - base_rate - down, rate - base_rate + up
 
 
 def median(values: Sequence[float]) -> float:
