@@ -241,6 +241,10 @@ def test_a_message_that_is_empty_is_not_the_same_as_none(
     assert [request.data_message for request in requests] == [DataMessage(value), None]
 
 
+def test_a_page_that_can_t_be_written_is_known_before_the_call(folder: Path) -> None:
+    assert "--html: listen.yaml: the folder can't be made" in refused(*call("--html", "listen.yaml/x.html"))
+
+
 def test_a_call_to_nobody_leaves_one_run_without_the_token(folder: Path) -> None:
     result = invoke(*call("--token", TOKEN, "--json", "--out", "out", "-vvv", url=f"{RUNNER}?key={TOKEN}"))
     assert result.exit_code == 2

@@ -51,6 +51,13 @@ def test_a_comparison_can_be_read_by_machines() -> None:
     assert told["scenarios"][0]["pass_rate"]["current_passed"] == 1
 
 
+def test_a_comparison_can_be_opened_in_a_browser(folder: Path) -> None:
+    result = invoke("compare", "good.json", "bad.json", "--html", "pages/c.html")
+    assert result.exit_code == 1 and result.stdout.startswith("booking REGRESSED")
+    page = (folder / "pages" / "c.html").read_text()
+    assert "<h1>Regressed: 1 of 1 scenario.</h1>" in page and "bad.json against good.json" in page
+
+
 @pytest.mark.parametrize(
     ("sources", "said"),
     [

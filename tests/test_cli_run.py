@@ -72,6 +72,22 @@ def test_a_report_that_can_t_be_written_is_known_before_the_first_call(folder: P
     assert "2/2" in run("suite.yaml", "--repeat", "2", "--out", "out", "--junit", "reports/junit.xml").stdout
 
 
+@pytest.mark.parametrize("html", ["listen.yaml/x.html", "."])
+def test_a_page_that_can_t_be_written_is_known_before_the_first_call(folder: Path, html: str) -> None:
+    result = run("suite.yaml", "--out", "out", "--html", html)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: --html: ") and len(result.stderr.splitlines()) == 1
+    assert not (folder / "out").exists(), "the folder is still to be had"
+
+
+def test_a_suite_has_a_page_and_so_has_each_of_its_calls(folder: Path) -> None:
+    result = run("suite.yaml", "--out", "out", "--html", "pages/suite.html")
+    assert result.stdout.splitlines()[-1] == "  report: pages/suite.html"
+    [call] = (folder / "out").glob("*/report.html")
+    assert f'href="../out/{call.parent.name}/report.html"' in (folder / "pages" / "suite.html").read_text()
+    assert f"  listen: out/{call.parent.name}/report.html" in result.stdout
+
+
 def test_a_report_that_is_a_folder_is_named_itself(folder: Path) -> None:
     (folder / "junit.xml").mkdir()
     result = run("suite.yaml", "--out", "out", "--junit", "junit.xml")

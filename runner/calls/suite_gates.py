@@ -31,10 +31,10 @@ def weigh_suite(folder: Path, result: SuiteResult, gates: Gates, base: RunSet | 
         UsageError: A run can't be read, or the baseline has no scenario in common with the suite.
         ModuleNotFoundError: There are thresholds or a baseline, and no statistics libraries.
     """
-    if not result.finished:
+    repeats = len(result.runs) > len({run.scenario for run in result.runs})
+    if not result.finished or (base is None and gates == Gates() and not repeats):
         return result
     runs = runs_of_suite(folder, result)
-    repeats = len(runs.runs) > len({run.scenario for run in runs.runs})
     comparison = None
     if base is not None:
         from runner.comparison.compare import compare_sets

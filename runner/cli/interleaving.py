@@ -26,12 +26,18 @@ async def run_interleaved(
 ) -> tuple[SuiteResult, RunSet | None]:
     """Run a suite in turns with another, showing both; return its result, and the other's runs.
 
-    The other's runs are None if it did not get to its end: then there is nothing to compare with.
+    If the other did not get to its end there is nothing to compare with, and the suite counts as stopped as well.
 
     Raises:
         RunnerError: One of them can't be run.
     """
-    base = SuiteRunner(against, current.settings, base_folder, allow_unjudged=current.allow_unjudged)
+    base = SuiteRunner(
+        against,
+        current.settings,
+        base_folder,
+        allow_unjudged=current.allow_unjudged,
+        make_call=current.make_call,
+    )
     both = Interleaved(base, current)
     shown = [
         _shown(run, side, first)
@@ -45,7 +51,7 @@ async def run_interleaved(
         with ending_in_good_order(both):
             base_result, result = await both.make()
     if not base_result.finished:
-        return result, None
+        return result.model_copy(update={"finished": False, "stopped": result.stopped or base_result.stopped}), None
     return result, await anyio.to_thread.run_sync(runs_of_suite, base_folder, base_result)
 
 

@@ -30,11 +30,12 @@ async def make_call(
     from runner.calls.request import new_run_id
     from runner.calls.run_file import FILE_NAME
     from runner.cli.interruption import ending_in_good_order
-    from runner.cli.reporting import report_run
+    from runner.cli.reporting import check_html, report_run
     from runner.reports.console import make_console
     from runner.reports.terminal import TerminalReport, print_summary
     from runner.rooms.base import AUDIO_RATE_HZ
 
+    check_html(html)
     console = make_console(stderr=as_json)
     run_id = new_run_id()
     folder = out or settings.runs_dir / run_id

@@ -1,7 +1,10 @@
 """Reports to open in a browser: what `call`, `demo`, `run`, `evaluate` and `report` share."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from runner.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -10,6 +13,22 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 10
 """Of so many runs that did not pass the report's path is printed; the suite's report leads to all."""
+
+
+def check_html(html: Path | None) -> None:
+    """Make sure, before anybody is called, that a report can be written where it is wanted.
+
+    Raises:
+        UsageError: It can't.
+    """
+    if html is None:
+        return
+    try:
+        html.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--html: {html.parent}: the folder can't be made ({error.strerror})") from error
+    if html.is_dir() or not os.access(html.parent, os.W_OK):
+        raise UsageError(f"--html: {html}: can't be written")
 
 
 def report_run(console: "Console", folder: Path, html: Path | None = None) -> None:

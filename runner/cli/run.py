@@ -130,7 +130,7 @@ async def _run_suite(
     from runner.calls.suite import SuiteRunner
     from runner.calls.suite_file import FILE_NAME
     from runner.cli.interruption import ending_in_good_order
-    from runner.cli.reporting import report_suite
+    from runner.cli.reporting import check_html, report_suite
     from runner.reports.console import make_console
     from runner.reports.junit import write_junit
     from runner.reports.suite import SuiteReport, print_suite
@@ -142,6 +142,7 @@ async def _run_suite(
         if junit is not None:
             write_junit(junit, result, own_folder)
 
+    check_html(html)
     console = make_console(stderr=as_json)
     runner = SuiteRunner(suite, settings, own_folder, allow_unjudged=allow_unjudged, keep=keep)
     if weighing.against is not None:

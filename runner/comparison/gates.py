@@ -5,11 +5,12 @@ A point estimate is no judge: a p95 against its own true value fails in 30 to 45
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.comparison.facts import RunFacts
+from runner.comparison.levels import MAX_INCONCLUSIVE_SHARE
 
 if TYPE_CHECKING:
     from runner.comparison.latencies import Values
@@ -57,6 +58,7 @@ class GateOutcome(BaseModel):
         high: To here.
         count: Runs that passed; turns above the limit.
         total: Decided runs; turns.
+        inconclusive: Runs left out; more than 20 % of all, and the threshold is neither kept nor missed.
         is_kept: Whether what was observed keeps the threshold, however uncertain that is.
         runs_needed: With too few runs: how many it would take in all, if the share stays as it is. Null where that is
             not known.
@@ -72,6 +74,7 @@ class GateOutcome(BaseModel):
     high: float | None
     count: int
     total: int
+    inconclusive: int = 0
     is_kept: bool
     runs_needed: int | None = None
 
@@ -96,7 +99,10 @@ def judge_gates(gates: Gates, runs: Sequence[RunFacts]) -> list[GateOutcome]:
         outcomes.append(_pass_rate(gates.pass_rate, decided))
     if gates.p95_latency_ms is not None:
         outcomes.append(_p95(gates.p95_latency_ms, decided))
-    return outcomes
+    inconclusive = len(runs) - len(decided)
+    open_: dict[str, Any] = {"status": GateStatus.TOO_FEW, "is_kept": False, "runs_needed": None}
+    update = open_ if inconclusive > MAX_INCONCLUSIVE_SHARE * len(runs) else {}
+    return [outcome.model_copy(update={"inconclusive": inconclusive, **update}) for outcome in outcomes]
 
 
 def _pass_rate(limit: float, decided: Sequence[RunFacts]) -> GateOutcome:

@@ -75,7 +75,8 @@ def gate_line(outcome: GateOutcome) -> str:
         seen = f"{outcome.observed:.0f} ms; {above}"
     more = f"; {outcome.runs_needed} such runs would tell" if outcome.runs_needed is not None else ""
     kept = "; kept so far" if outcome.status is GateStatus.TOO_FEW and outcome.is_kept else ""
-    return f"{outcome.gate} {sign} {limit} {word}: {seen}{kept}{more}"
+    left_out = f"; {outcome.inconclusive} inconclusive" if outcome.inconclusive else ""
+    return f"{outcome.gate} {sign} {limit} {word}: {seen}{left_out}{kept}{more}"
 
 
 def repeats_line(repeats: Repeats) -> str:

@@ -30,7 +30,14 @@ def test_a_pass_rate_is_missed_only_outside_its_interval(
     passed: int, failed: int, expected: tuple[GateStatus, int]
 ) -> None:
     assert rate(0.95, passed, failed) == expected
-    assert rate(0.95, passed, failed, inconclusive=9) == expected
+    assert rate(0.95, passed, failed, inconclusive=(passed + failed) // 4) == expected
+
+
+def test_many_inconclusive_runs_leave_every_threshold_open() -> None:
+    assert rate(0.95, 73, inconclusive=19) == (GateStatus.TOO_FEW, 2)
+    assert rate(0.95, 14, 6, inconclusive=6) == (GateStatus.TOO_FEW, 2)
+    (outcome,) = judge_gates(Gates(pass_rate=0.95), runs("a", 73, inconclusive=19))
+    assert gate_line(outcome).endswith("73/73 (100 %, 95 to 100 %); 19 inconclusive")
 
 
 def test_how_many_runs_it_takes_is_said() -> None:

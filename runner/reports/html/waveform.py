@@ -42,14 +42,14 @@ def waveform(samples: npt.NDArray[np.int16], rate_hz: int) -> Waveform:
         return Waveform(columns, "", "")
     # The last column may be a shorter one: positions stay in proportion to time.
     edges = np.minimum(np.round(np.arange(columns) * samples.size / columns).astype(int), samples.size - 1)
-    level = np.abs(samples.astype(np.float64)) / 32_768
+    level = np.abs(samples.astype(np.float32)) / 32_768
     lengths = np.diff(np.append(edges, samples.size))
     peaks = np.maximum.reduceat(level, edges)
     body = np.sqrt(np.add.reduceat(level**2, edges) / np.maximum(lengths, 1))
     return Waveform(columns, _path(peaks), _path(body))
 
 
-def _path(levels: npt.NDArray[np.float64]) -> str:
+def _path(levels: npt.NDArray[np.float32]) -> str:
     """Return the outline of bars, drawn upwards from 0; equal bars are one."""
     heights = np.round(np.minimum(levels / _LOUDEST, 1.0) ** 0.6 * HEIGHT).astype(int)
     heights[heights < 2] = 0

@@ -33,6 +33,9 @@ from runner.reports.html.waveform import waveform
 FILE_NAME = "report.html"
 SNIPPET_NAME = "failing_moment.wav"
 
+MAX_RECORDING_BYTES = 200_000_000
+"""Half an hour: the page of a longer call would be too large to be opened with comfort."""
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -139,12 +142,8 @@ def _write_run(folder: Path, target: Path, crumbs: tuple[Link, ...]) -> RunFiles
     run = read_run(folder)
     missing: list[str] = []
     facts = _facts(folder, run, missing)
-    sound, channels, rate_hz = None, None, 0
-    recording = folder / recordings.FILE_NAME
-    try:
-        channels, rate_hz = read_recording(recording)
-    except UsageError:
-        missing.append(f"There is no recording: {recordings.FILE_NAME} is missing or can't be read.")
+    channels, rate_hz = _recording(folder / recordings.FILE_NAME, missing)
+    sound = None
     if channels is not None and channels.shape[1] > 0:
         sound = Sound(
             uri=opus_data_uri(channels, rate_hz),
@@ -164,6 +163,18 @@ def _write_run(folder: Path, target: Path, crumbs: tuple[Link, ...]) -> RunFiles
     if channels is not None and sound is not None and not run.success:
         snippet = _snippet(folder, page, channels, rate_hz)
     return RunFiles(target, page.case.reason, snippet)
+
+
+def _recording(path: Path, missing: list[str]) -> tuple[npt.NDArray[np.int16] | None, int]:
+    """Return a recording's samples and their rate, and say why there is none."""
+    try:
+        if path.stat().st_size > MAX_RECORDING_BYTES:
+            missing.append(f"The call is too long for its sound to be in this page: it is in {path.name}.")
+            return None, 0
+        return read_recording(path)
+    except (OSError, UsageError):
+        missing.append(f"There is no recording: {path.name} is missing or can't be read.")
+        return None, 0
 
 
 def _facts(folder: Path, run: Run, missing: list[str]) -> list[TimelineEvent]:

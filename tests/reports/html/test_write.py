@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from bots.timeline import CallEnded
 from runner.calls.suite_file import SuiteResult, write_suite
 from runner.cli import main
+from runner.reports.html import write
 from runner.reports.html.write import write_run_report, write_suite_report
 from tests.reports.html.calls import WRONG_CALL, call_facts, in_suite, kept
 
@@ -89,6 +90,12 @@ def test_a_report_says_what_is_missing(run: Path, file: str, content: bytes | No
     assert said in page
     assert "Failed in turn 2: " in page
     assert ("<audio" in page) is (file != "recording.wav")
+
+
+def test_the_sound_of_a_very_long_call_stays_outside(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "MAX_RECORDING_BYTES", 1_000)
+    page = write_run_report(run).report.read_text()
+    assert "too long for its sound to be in this page" in page and "<audio" not in page
 
 
 def test_facts_of_another_call_are_left_out(run: Path) -> None:
