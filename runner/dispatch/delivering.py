@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 from loguru import logger
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from runner.dispatch.judging import Step, Try
@@ -143,7 +144,14 @@ class Delivering:
             return str(error), row.url
         if to is None:
             return NOWHERE, row.url
-        body = json.dumps(self._make_body(session, event, kind, row.result_id), ensure_ascii=False).encode()
+        try:
+            body = json.dumps(self._make_body(session, event, kind, row.result_id), ensure_ascii=False).encode()
+        except DBAPIError:
+            raise
+        except Exception as error:
+            # The next time it would be the same.
+            logger.opt(exception=True).error("webhook {}: its body can't be made", delivery_id)
+            return f"our own error: {type(error).__name__}", to.shown
         key = f"{row.event.replace('.', '_')}:{row.result_id}"
         return _Message(to, row.message_id, key, body, timeout_s), to.shown
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio.to_thread
+from loguru import logger
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from runner.comparison.changes import Change, Comparison
 from runner.comparison.facts import RunFacts, headline_of, latencies_by_turn
@@ -24,6 +27,7 @@ from runner.records.schedules import PREVIOUS, baseline_results
 from runner.records.tables import CronJob, Firing, RunRow, utc_now
 from runner.records.webhooks import result_completed
 
+_CAUSES = frozenset(Cause)
 _NAMED = 3
 """How many scenarios that got worse are named in a firing's reason."""
 
@@ -51,13 +55,10 @@ async def conclude(record: Record, firing_id: int) -> None:
             return
         outcome = await _by_runs(session, firing.result_id)
         baseline, problem = await _baseline(session, firing)
-        base, current = [], []
-        if baseline and firing.result_id is not None:
-            base, current = [await run_facts(session, ids) for ids in (baseline, [firing.result_id])]
     if problem is not None:
         outcome = replace(outcome, reason=together(outcome.reason, problem))
-    if current:
-        outcome = await anyio.to_thread.run_sync(_compared, outcome, baseline, base, current)
+    if baseline and firing.result_id is not None:
+        outcome = await _against_baseline(record, outcome, firing.result_id, baseline)
     ended = (
         update(Firing)
         .where(Firing.id == firing_id, Firing.ended_at.is_(None))
@@ -121,7 +122,33 @@ async def _baseline(session: AsyncSession, firing: Firing) -> tuple[list[int], s
     return sorted(good[:MIN_SESSIONS]), None
 
 
-async def run_facts(session: AsyncSession, result_ids: Sequence[int]) -> list[RunFacts]:
+async def _against_baseline(record: Record, outcome: Outcome, result_id: int, baseline: Sequence[int]) -> Outcome:
+    """Return an outcome with what the comparison of its result says; if there can be none, why."""
+    named = f"compared with {'result' if len(baseline) == 1 else 'results'} {', '.join(map(str, baseline))}"
+    try:
+        base, current = await record.database.browse(
+            lambda session: (run_facts(session, baseline), run_facts(session, [result_id])), refuses=False
+        )
+        comparison = await anyio.to_thread.run_sync(_compare, base, current)
+    except SQLAlchemyError:
+        # The database may be away: then it is tried again.
+        raise
+    except Exception as error:
+        why = str(error)
+        if not isinstance(error, UsageError):
+            logger.opt(exception=True).error("result {}: could not be compared", result_id)
+            why = f"our own error: {type(error).__name__}"
+        state = FiringState.FAILED if outcome.state is FiringState.FAILED else FiringState.INCONCLUSIVE
+        return Outcome(state, together(outcome.reason, f"{named}: {why}"))
+    is_worse = comparison.change is Change.REGRESSED
+    return Outcome(
+        FiringState.FAILED if is_worse else outcome.state,
+        together(outcome.reason, f"{named}: {_in_words(comparison)}"),
+        {**comparison.model_dump(mode="json"), "baseline": list(baseline)},
+    )
+
+
+def run_facts(session: Session, result_ids: Sequence[int]) -> list[RunFacts]:
     """Return what a comparison knows of the runs of results. Each result is a session."""
     runs = (
         select(
@@ -140,7 +167,7 @@ async def run_facts(session: AsyncSession, result_ids: Sequence[int]) -> list[Ru
         .where(RunRow.result_id.in_(result_ids), RunRow.ended_at.is_not(None))
         .order_by(RunRow.id)
     )
-    return [_facts(*row) for row in (await session.execute(runs)).all()]
+    return [_facts(*row) for row in session.execute(runs)]
 
 
 def _facts(
@@ -164,30 +191,17 @@ def _facts(
         session=f"result {result}",
         started_at=(started_at or created_at).isoformat(),
         success=success,
-        cause=None if cause is None else Cause(cause),
+        cause=Cause(cause) if cause in _CAUSES else None,
         headline=None if failure is None else headline_of(Failure.model_validate(failure)),
         latencies_ms=latencies_by_turn([TurnMeasures.model_validate(turn) for turn in turns or ()]),
     )
 
 
-def _compared(
-    outcome: Outcome, baseline: Sequence[int], base: Sequence[RunFacts], current: Sequence[RunFacts]
-) -> Outcome:
-    """Return an outcome with what the comparison says. Blocks: statistics are loaded, and take a second or two."""
+def _compare(base: Sequence[RunFacts], current: Sequence[RunFacts]) -> Comparison:
+    """Compare. Blocks: statistics are loaded, which takes a second or two."""
     from runner.comparison.compare import compare
 
-    against = f"compared with {'result' if len(baseline) == 1 else 'results'} {', '.join(map(str, baseline))}"
-    try:
-        comparison = compare(base, current)
-    except UsageError as error:
-        state = FiringState.FAILED if outcome.state is FiringState.FAILED else FiringState.INCONCLUSIVE
-        return Outcome(state, together(outcome.reason, f"{against}: {error}"))
-    is_worse = comparison.change is Change.REGRESSED
-    return Outcome(
-        FiringState.FAILED if is_worse else outcome.state,
-        together(outcome.reason, f"{against}: {_in_words(comparison)}"),
-        {**comparison.model_dump(mode="json"), "baseline": list(baseline)},
-    )
+    return compare(base, current)
 
 
 def _in_words(comparison: Comparison) -> str:

@@ -130,7 +130,9 @@ async def test_what_an_older_version_kept_can_not_be_switched_on(
     async with services.database.session() as session:
         await session.execute(update(CronJob).values(data={"execution_mode": "voice"}))
     assert (await client.get(path)).json()["execution_mode"] == "voice"
+    assert (await client.patch(path, json={"name": "still paused"})).status_code == 200
     assert list((await client.patch(path, json={"is_active": True})).json()) == ["execution_mode"]
+    assert (await client.put(path, json=BODY)).json()["execution_mode"] == "pipecat_v2"
 
 
 @on_every_database

@@ -8,9 +8,11 @@ from typing import Any
 import httpx
 import pytest
 from cekura import Cekura
+from standardwebhooks import Webhook
 
-from tests.compat.conftest import Server, Stage, until
+from tests.compat.conftest import Stage, until
 from tests.compat.test_cli import Run, cekura, json_of, result_id
+from tests.webhooks.receiver import receiving
 
 __all__ = ["cekura"]
 
@@ -18,6 +20,7 @@ pytestmark = [pytest.mark.webrtc, pytest.mark.slow]
 
 JOBS = "/schedules/v1/cron-jobs-external"
 TWO_MINUTES_S = 150
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def history(http: httpx.Client, job: int) -> list[dict[str, Any]]:
@@ -62,12 +65,34 @@ def test_a_schedule_of_the_client_fires_and_is_compared(
 
 
 @pytest.mark.timeout(300)
-def test_fixed_rooms_and_running_now(
-    http: httpx.Client, stage: Stage, server: Server, room: str, agent: int, scenarios: dict[str, int]
-) -> None:
+def test_fixed_rooms_and_running_now(http: httpx.Client, room: str, agent: int, scenarios: dict[str, int]) -> None:
     rooms = [{"scenario": scenarios["listens"], "pipecat_room_url": room, "pipecat_token": "t"} for _ in range(2)]
     body = {"crontab_expression": "0 0 1 1 *", "agent": agent, "rooms": rooms, "is_active": False}
     job = http.post(JOBS, json=body).json()["id"]
     assert http.post(f"{JOBS}/{job}/run_now").json()["trigger"] == "manual"
     (firing,) = until(lambda: history(http, job), lambda found: found[0]["ended_at"], timeout_s=90)
     assert (firing["state"], firing["reason"]) == ("passed", "2 of 2 runs passed")
+
+
+@pytest.mark.timeout(300)
+def test_the_webhook_of_a_firing_comes_once_and_signed(
+    http: httpx.Client, sdk: Cekura, stage: Stage, scenarios: dict[str, int]
+) -> None:
+    with receiving() as receiver:
+        told = sdk.agents.create(
+            name="told of",
+            provider={"type": "pipecat"},
+            session={"start_url": f"{stage.agent}/start", "transport": "webrtc"},
+            webhook_url=receiver.url(),
+            webhook_secret=SECRET,
+        )["id"]
+        body = {"agent": told, "scenarios": [scenarios["listens"]], "notify_on": "both"}
+        job = http.post(JOBS, json={**body, "crontab_expression": "0 0 1 1 *"}).json()["id"]
+        http.post(f"{JOBS}/{job}/run_now").raise_for_status()
+        (received,) = until(lambda: receiver.of("result.completed"), bool, timeout_s=90)
+        message = Webhook(SECRET).verify(received.content, received.headers)
+        assert message["data"]["is_cronjob"] is True
+        (firing,) = history(http, job)
+        assert (message["data"]["id"], firing["state"]) == (firing["result"], "passed")
+        time.sleep(5)
+        assert len(receiver.of("result.completed")) == 1

@@ -120,6 +120,11 @@ async def durable(scene: Scene) -> Any:
     await durable.close()
 
 
+async def at_once(name: str, attempts: int, work: Any) -> dict[str, Any]:
+    """Do a step that is not written down."""
+    return await work(None)
+
+
 def check(received: Received) -> None:
     """See that a message is signed for the time at which it was sent."""
     message_id, sent_at_s = received.headers["webhook-id"], int(received.headers["webhook-timestamp"])
@@ -251,9 +256,18 @@ async def test_what_comes_too_late_for_its_runs_is_not_sent(scene: Scene) -> Non
         async with scene.database.session() as session:
             await session.execute(update(WebhookDelivery).values(held_until=utc_now()))
 
-        async def step(name: str, attempts: int, work: Any) -> dict[str, Any]:
-            return await work(None)
-
-        await scene.delivering.deliver(1, 1, step, anyio.sleep)
+        await scene.delivering.deliver(1, 1, at_once, anyio.sleep)
         [row] = await scene.until(all_over)
         assert not receiver.received and "went on without it" in row.error
+
+
+async def test_a_body_that_can_not_be_made_is_our_own_error(scene: Scene) -> None:
+    def fail(*_: Any) -> dict[str, Any]:
+        raise KeyError("x")
+
+    with receiving() as receiver:
+        await scene.configure(webhook_url=receiver.url())
+        await scene.complete()
+        await Delivering(scene.record, fail).deliver(1, 1, at_once, anyio.sleep)
+    [row] = await scene.until(all_over)
+    assert not receiver.received and (row.status, row.error) == ("failed", "our own error: KeyError")

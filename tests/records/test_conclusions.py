@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from runner.comparison import compare
 from runner.records.runs import refresh_result
 from runner.records.tables import CronJob, Firing, Project, RunRow, WebhookDelivery
 from tests.records.town import Town, on_sqlite, town
@@ -62,6 +63,19 @@ async def test_nothing_in_common_leaves_nothing_to_be_said(town: Town) -> None:
     compared = await night(town, await town.add(data={"frequency": RUNS, "baseline": [first.result_id]}))
     assert compared.state == "inconclusive" and compared.comparison is None
     assert compared.reason.endswith("have no scenario in common")
+
+
+@on_sqlite
+async def test_an_error_of_our_own_leaves_no_firing_open(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = await night(town, await town.add(data={"frequency": RUNS}))
+
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(compare, "compare", fail)
+    compared = await night(town, await town.add(data={"frequency": RUNS, "baseline": first.result_id}))
+    assert (compared.state, compared.comparison) == ("inconclusive", None)
+    assert compared.reason.endswith("our own error: ZeroDivisionError")
 
 
 @on_sqlite

@@ -13,8 +13,8 @@ from runner.records.crontab import COUNTED, check_crontab, due_times, latest_due
 YEAR = datetime(2027, 1, 1, tzinfo=UTC), datetime(2028, 1, 1, tzinfo=UTC)
 LORD_HOWE = "Australia/Lord_Howe"
 ZONES = ("Europe/Berlin", "America/New_York", "Asia/Kolkata", LORD_HOWE)
-HOURS = ("30 2 * * *", "15 1-3 * * *", "0,30 1,2 * * 0", "45 23 31 * *")
-EVERY_HOUR = ("20 */6 * * *", "*/30 1-3 * * sun")
+HOURS = ("30 2 * * *", "15 1-3 * 3,4,10,11 *", "0,30 1,2 * * 0", "45 23 31 * *")
+EVERY_HOUR = ("20 */6 * 3,4,10,11 *", "*/30 1-3 * * sun")
 
 
 def theirs(expression: str, zone: str) -> list[datetime]:
@@ -36,10 +36,10 @@ def test_a_year_of_certain_hours(expression: str, zone: str) -> None:
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("expression", EVERY_HOUR)
 def test_a_year_of_every_hour(expression: str, zone: str) -> None:
-    if zone == LORD_HOWE and expression == "20 */6 * * *":
+    if zone == LORD_HOWE and expression.startswith("20 */6"):
         # Half an hour of change is too much for cronsim there: it leaves out 06:20 after it.
         shown = {due.astimezone(ZoneInfo(zone)).strftime("%H:%M") for due in ours(expression, zone)}
-        assert shown == {"00:20", "06:20", "12:20", "18:20"} and len(ours(expression, zone)) == 4 * 365
+        assert shown == {"00:20", "06:20", "12:20", "18:20"} and len(ours(expression, zone)) == 4 * 122
         return
     assert ours(expression, zone) == theirs(expression, zone)
 

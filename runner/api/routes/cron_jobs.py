@@ -154,6 +154,9 @@ async def fill_cron_job(session: AsyncSession, row: CronJob, body: _Body, servic
         row.agent_id = body.agent
     given = {name for name in schemas.IN_DATA if whole or body.given(name)}
     row.data = {**row.data, **body.model_dump(mode="json", include=given)}
+    if whole or body.given("execution_mode"):
+        # What an older version kept of it.
+        row.data.pop("execution_mode", None)
     if whole or body.given("rooms"):
         _set_rooms(row, body.rooms or (), body.scenarios or [], services)
     if not errors:
@@ -218,9 +221,9 @@ def _contradictions(row: CronJob, body: _Body) -> dict[str, list[str]]:
         return {"execution_mode": ["Give rooms, or send pipecat_v2: then a session is started for each run."]}
     if mode == "pipecat_v2" and rooms:
         return {"execution_mode": ["Runs take place in the rooms that are given; send pipecat, or give no rooms."]}
-    # Of what an older version kept.
-    if row.data.get("run_as_text") or row.data.get("execution_mode", "pipecat_v2") != "pipecat_v2":
-        return {"execution_mode": ["It was saved for runs that are no Pipecat calls; replace it (PUT)."]}
+    was_kept = row.data.get("run_as_text") or row.data.get("execution_mode", "pipecat_v2") != "pipecat_v2"
+    if row.is_active and was_kept:
+        return {"execution_mode": ["An older version kept it for other runs than Pipecat calls; replace it (PUT)."]}
     return {}
 
 
