@@ -4,6 +4,8 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import takewhile
+from textwrap import dedent
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -51,8 +53,9 @@ def attributes_of(described: type) -> dict[str, str]:
     """Return what the docstring of one class says of its attributes."""
     found: dict[str, str] = {}
     section = inspect.cleandoc(described.__dict__.get("__doc__") or "").partition("\nAttributes:\n")[2]
+    indented = takewhile(lambda line: line.startswith(" "), section.splitlines())
     names: list[str] = []
-    for line in inspect.cleandoc(section).splitlines() if section else ():
+    for line in dedent("\n".join(indented)).splitlines():
         begun = _ATTRIBUTE.match(line)
         if begun:
             names = begun["names"].split(", ")

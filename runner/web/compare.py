@@ -35,8 +35,10 @@ async def show_comparison(visit: Visit) -> Response:
             choices = await _choices(session, visit.project, rows)
             return visit.show("compare_with.html", row=next(iter(rows), None), choices=choices, problem="")
         base, current = rows
-        before, after = [await run_facts(session, [row.id]) for row in rows]
         choices = await _choices(session, visit.project, [current])
+    before, after = await visit.services.database.browse(
+        lambda session: (run_facts(session, [base.id]), run_facts(session, [current.id]))
+    )
     comparison, problem = await anyio.to_thread.run_sync(_compared, before, after)
     if comparison is None:
         return visit.show("compare_with.html", row=current, choices=choices, problem=problem)

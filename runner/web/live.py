@@ -218,6 +218,7 @@ async def _board(visit: Visit) -> Board:
 
 
 def _read(session: Session, project: int) -> Board:
+    on, waiting, ended = _ids(session, project)
     columns = (
         RunRow.id,
         RunRow.scenario_name,
@@ -236,17 +237,31 @@ def _read(session: Session, project: int) -> Board:
         ResultRow.agent_name,
     )
     runs = select(*columns).join(ResultRow, ResultRow.id == RunRow.result_id).where(RunRow.project_id == project)
-    is_open = RunRow.ended_at.is_(None)
-    begun = [RunStatus.RUNNING.value, RunStatus.EVALUATING.value]
-    on = session.execute(runs.where(is_open, RunRow.status.in_(begun)).order_by(RunRow.id).limit(MAX_LISTED))
-    waiting = session.execute(
-        runs.where(is_open, RunRow.status == RunStatus.PENDING.value)
-        .order_by(RunRow.priority, RunRow.id)
-        .limit(MAX_LISTED)
-    )
-    lately = runs.where(RunRow.ended_at > utc_now() - JUST_ENDED).order_by(RunRow.ended_at.desc()).limit(MAX_ENDED)
-    return Board(
-        [_card(row) for row in on], [_card(row) for row in waiting], [_card(r) for r in session.execute(lately)]
+    rows = {row.id: row for row in session.execute(runs.where(RunRow.id.in_([*on, *waiting, *ended])))}
+    return Board(*([_card(rows[run_id]) for run_id in ids if run_id in rows] for ids in (on, waiting, ended)))
+
+
+def _ids(session: Session, project: int) -> tuple[list[int], list[int], list[int]]:
+    """Return the runs that are under way, that wait, and that have just ended, each in the order they are shown.
+
+    As the indexes of what is open, and of when runs ended, have it: neither all runs of the project are looked at for
+    that, nor all runs in order.
+    """
+    ours = RunRow.project_id + 0 == project
+    taken = RunRow.ended_at.is_(None) & (RunRow.executor > "")
+    free = RunRow.ended_at.is_(None) & RunRow.executor.is_(None)
+    given = session.execute(select(RunRow.id, RunRow.status, RunRow.priority).where(ours, taken)).all()
+    due = session.execute(select(RunRow.id, RunRow.status, RunRow.priority).where(ours, free)).all()
+    lately = RunRow.ended_at > utc_now() - JUST_ENDED
+    ended = session.execute(select(RunRow.id, RunRow.ended_at).where(ours, lately)).all()
+    on = sorted(run_id for run_id, status, _ in given if status != RunStatus.PENDING.value)
+    waiting = sorted((priority, run_id) for run_id, _, priority in due)
+    handed_over = sorted(run_id for run_id, status, _ in given if status == RunStatus.PENDING.value)
+    latest = sorted(ended, key=lambda row: row.ended_at, reverse=True)
+    return (
+        on[:MAX_LISTED],
+        [*handed_over, *(run_id for _, run_id in waiting)][:MAX_LISTED],
+        [row.id for row in latest[:MAX_ENDED]],
     )
 
 

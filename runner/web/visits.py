@@ -153,11 +153,18 @@ def page(work: Work, access: Access = Access.OWNER) -> Callable[[Request], Await
         try:
             if request.method == "POST":
                 _check_origin(request, visit.services)
-            visit = await _visit(request, visit.services)
+            visit, *others = await _visits(request, visit.services)
             if access is not Access.ANYONE:
                 _ = visit.reading
             if access is Access.OWNER:
                 _ = visit.owner
+            try:
+                return await work(visit)
+            except NotFound:
+                if access is not Access.READER or not others:
+                    raise
+            # What the key's project does not have a link may show.
+            visit = others[0]
             return await work(visit)
         except SignInNeeded:
             return _to_sign_in(visit)
@@ -169,16 +176,19 @@ def page(work: Work, access: Access = Access.OWNER) -> Callable[[Request], Await
     return endpoint
 
 
-async def _visit(request: Request, services: Services) -> Visit:
+async def _visits(request: Request, services: Services) -> list[Visit]:
+    """Return as whom somebody visits: who signed in, who has a link, or both; a stranger where it is neither."""
     token, share = request.cookies.get(SESSION_COOKIE), request.cookies.get(SHARE_COOKIE)
-    if not token and not share:
-        return Visit(request, services, None, None, "")
-    async with services.database.reading() as session:
-        key = await find_session(session, token) if token else None
-        if key is not None and key.project_id is not None and token:
-            return Visit(request, services, Reading(key.project_id), key, _form_token(token))
-        shared = await shared_result(session, share) if share else None
-    return Visit(request, services, None if shared is None else Reading(*shared), None, "")
+    found: list[Visit] = []
+    if token or share:
+        async with services.database.reading() as session:
+            key = await find_session(session, token) if token else None
+            shared = await shared_result(session, share) if share else None
+        if token and key is not None and key.project_id is not None:
+            found.append(Visit(request, services, Reading(key.project_id), key, _form_token(token)))
+        if shared is not None:
+            found.append(Visit(request, services, Reading(*shared), None, ""))
+    return found or [Visit(request, services, None, None, "")]
 
 
 def _form_token(session_token: str) -> str:
@@ -242,4 +252,4 @@ def own_path(text: str | None) -> str:
 
 async def holds(visit: Visit) -> bool:
     """Return whether a visitor may still see what is shown: meanwhile keys are revoked, and links expire."""
-    return (await _visit(visit.request, visit.services)).reader == visit.reader
+    return any(other.reader == visit.reader for other in await _visits(visit.request, visit.services))

@@ -14,11 +14,13 @@ from sqlalchemy import update
 
 from runner.api.app import create_app
 from runner.api.services import Services
+from runner.api.webhook_bodies import WebhookBodies
 from runner.dispatch.delivering import Delivering
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
 from runner.records.database import Database, database_url
 from runner.records.keys import KeyKind
+from runner.records.record import Record
 from runner.records.secrets import open_vault
 from runner.records.seed import seed
 from runner.records.store import artefact_key, open_store
@@ -26,7 +28,7 @@ from runner.records.tables import RunRow
 from runner.serving import WebServer, listening
 from runner.settings import ServerSettings, Settings
 from runner.web.app import add_pages
-from tests.api.conftest import client_of, new_key
+from tests.api.conftest import BASE_URL, client_of, new_key
 from tests.api.test_events import told
 from tests.api.test_results import ended
 from tests.api.test_worker_routes import claimed, run_launched
@@ -88,14 +90,15 @@ class PageServer:
         await database.migrate()
         async with database.session() as session:
             await seed(session)
+        delivering = Delivering(Record(settings, database, vault, store), WebhookBodies(BASE_URL).make)
         self.services = Services(
             settings=settings,
             database=database,
             vault=vault,
             store=store,
             dispatcher=Dispatcher(database, vault, settings),
-            durable=Durable(database, store, settings),
-            delivering=Delivering(database, vault, settings),
+            durable=Durable(database, store, settings, delivering),
+            delivering=delivering,
         )
         app = create_app(self.services)
         add_pages(app)

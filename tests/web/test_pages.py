@@ -136,7 +136,11 @@ async def test_nothing_of_another_project_is_shown(
 
 
 async def test_a_link_opens_one_result_for_a_person_and_as_json(
-    app: FastAPI, visitor: httpx.AsyncClient, client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+    app: FastAPI,
+    visitor: httpx.AsyncClient,
+    client: httpx.AsyncClient,
+    worker_client: httpx.AsyncClient,
+    services: Services,
 ) -> None:
     result_id, (run_id,) = await ended(client, worker_client, agent_failed())
     other_id, (other_run,) = await ended(client, worker_client, outcome())
@@ -159,6 +163,13 @@ async def test_a_link_opens_one_result_for_a_person_and_as_json(
         for path in ("/", "/runs", "/live", "/workers", "/launch"):
             assert (await guest.get(path)).status_code == 303, path
         assert (await guest.post(f"/results/{result_id}/share", headers=OWN)).status_code == 303
+    _, key = await other_project(services)
+    async with client_of(app) as other:
+        await sign_in(other, key)
+        assert (await other.get(f"/results/{result_id}")).status_code == 404
+        await send(other, f"/shared/{result_id}", link=link[1])
+        assert "never did" in (await other.get(f"/results/{result_id}")).text
+        assert (await other.get(f"/results/{other_id}")).status_code == 404
     programs = await client.get(address, headers={"Accept": "text/html"})
     assert programs.json()["id"] == result_id
 

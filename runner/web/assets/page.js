@@ -10,7 +10,7 @@ elapsed(); setInterval(elapsed, 1000);
 document.addEventListener('htmx:afterSwap', elapsed);
 /* What is said last stays in sight, unless somebody reads further up. */
 const log = document.getElementById('follow');
-if (log) new MutationObserver(() => { if (innerHeight + scrollY > document.body.scrollHeight - 300) scrollTo(0, document.body.scrollHeight); }).observe(log, {childList: true});
+if (log) new MutationObserver(() => { if (innerHeight + scrollY > document.body.scrollHeight - 300) log.lastElementChild?.scrollIntoView({block: 'nearest'}); }).observe(log, {childList: true});
 /* Two results can be compared, no more. */
 const compare = () => {
   const ticked = document.querySelectorAll('[name=result]:checked').length, button = document.getElementById('compare');
