@@ -235,6 +235,12 @@ async def test_a_scenario_is_written_edited_and_tried(visitor: httpx.AsyncClient
     assert "user: Hello!" in page
     wrong = await send(visitor, f"/scenarios/{number[0]}", name="hello", kind="pipecat_eval", content="turns: 3")
     assert wrong.status_code == 400 and "turns" in wrong.text
+    fields = {"name": "acts", "kind": "conditional_actions", "content": "{}"}
+    lacking = await send(visitor, "/scenarios/new", **fields)
+    assert lacking.status_code == 400 and "scenario_language is required" in lacking.text
+    assert (
+        "scenario_language is required" not in (await send(visitor, "/scenarios/new", **fields, language="en")).text
+    )
     room = {"way": "room", "room_url": ROOM, "then": "try"}
     tried = await send(visitor, f"/scenarios/{number[0]}", name="hi", kind="pipecat_eval", content=text, **room)
     assert tried.status_code == 303 and tried.headers["Location"].startswith("/runs/")
