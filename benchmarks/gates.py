@@ -22,14 +22,12 @@ import numpy as np
 
 from benchmarks.common import Claim, parser, report
 from benchmarks.gates_simulated import DRIFT, EFFECTS, NONE, Design, Effect, has_change, share_found
-from benchmarks.verdicts import BOOKING, Job
 from runner.calls.suite_facts import read_runs, run_facts
 from runner.comparison.baseline import read_baseline, write_baseline
 from runner.comparison.changes import Change, Comparison
 from runner.comparison.compare import compare
 from runner.comparison.facts import RunFacts
 from runner.comparison.wording import scenario_line, suite_lines
-from tests.simulated.conditions import Condition
 
 DESIGNS = (
     Design(5, 5, 5),
@@ -125,6 +123,10 @@ def play_simulated(count: int, folder: Path, processes: int) -> list[RunFacts]:
 
 
 def _played(seed: int, folder: Path) -> RunFacts:
+    # Not above: what only simulates figures starts without Pipecat.
+    from benchmarks.verdicts import BOOKING, Job
+    from tests.simulated.conditions import Condition
+
     run = Job(BOOKING, Condition.QUIET, seed, folder / str(seed)).play()
     return run_facts(run, session="one", scenario=run.scenario, scenario_hash=None)
 
