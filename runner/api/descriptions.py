@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import takewhile
 from textwrap import dedent
-from typing import Any, cast
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -77,5 +77,5 @@ def _models() -> dict[str, list[type[BaseModel]]]:
 
 def _below(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
     for model in base.__subclasses__():
-        yield cast(type[BaseModel], model)
+        yield model
         yield from _below(model)

@@ -135,6 +135,7 @@ def _values(scenario: Scenario) -> dict[str, str]:
         "agent": "" if scenario.agent is None else str(scenario.agent),
         "outcome": scenario.expected_outcome_prompt or "",
         "tags": ", ".join(scenario.tags),
+        "language": scenario.scenario_language or "",
     }
 
 
@@ -156,6 +157,7 @@ def _body(form: FormData) -> dict[str, Any]:
         "expected_outcome_prompt": text["outcome"] or None,
         "tags": [tag.strip() for tag in text["tags"].split(",") if tag.strip()],
         "scenario_type": kind if kind in KINDS else INSTRUCTION,
+        "scenario_language": str(form.get("language", "")).strip() or None,
     }
     # Conditional actions may stand as JSON in the instructions.
     return {**body, "pipecat_eval" if kind == PIPECAT_EVAL else "instructions": text["content"]}

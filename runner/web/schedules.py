@@ -90,7 +90,7 @@ async def switch_schedule(visit: Visit) -> Response:
     return RedirectResponse(f"/schedules/{visit.number}", 303, headers=HEADERS)
 
 
-def _listed(project: int) -> Select[CronJob, str | None]:
+def _listed(project: int) -> Select[CronJob, str]:
     return (
         select(CronJob, Agent.name)
         .outerjoin(Agent, Agent.id == CronJob.agent_id)

@@ -100,10 +100,11 @@ def read_days(session: Session, project: int, first: date) -> tuple[dict[str, di
         .limit(MAX_RUNS + 1)
     ).all()
     found: defaultdict[str, defaultdict[date, Day]] = defaultdict(lambda: defaultdict(Day))
+    names = {row[3]: words(row[3] or "no agent", 200) for row in rows}
     for ended_at, success, turns, agent in rows[:MAX_RUNS]:
         if ended_at is None:
             continue
-        day = found[words(agent or "no agent", 200)][ended_at.date()]
+        day = found[names[agent]][ended_at.date()]
         if success is None:
             day.inconclusive += 1
             continue

@@ -70,7 +70,7 @@ class Follower:
         await self._stream.aclose()
 
 
-async def test_what_happens_in_a_call_is_shown_within_a_second_to_four(
+async def test_four_see_what_happens_within_a_second(
     app: FastAPI, services: Services, user_key: str, client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
     (run_id,) = await run_launched(client)
@@ -103,7 +103,7 @@ async def test_a_call_that_is_made_again_says_so(
     await follower.leave()
 
 
-async def test_the_board_shows_last_words_and_watches_no_longer_than_it_is_seen(
+async def test_the_board_shows_last_words_and_watches_while_seen(
     app: FastAPI, services: Services, user_key: str, client: httpx.AsyncClient, worker_client: httpx.AsyncClient
 ) -> None:
     (run_id,) = await run_launched(client)

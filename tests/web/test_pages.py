@@ -235,6 +235,12 @@ async def test_a_scenario_is_written_edited_and_tried(visitor: httpx.AsyncClient
     assert "user: Hello!" in page
     wrong = await send(visitor, f"/scenarios/{number[0]}", name="hello", kind="pipecat_eval", content="turns: 3")
     assert wrong.status_code == 400 and "turns" in wrong.text
+    fields = {"name": "acts", "kind": "conditional_actions", "content": "{}"}
+    lacking = await send(visitor, "/scenarios/new", **fields)
+    assert lacking.status_code == 400 and "scenario_language is required" in lacking.text
+    assert (
+        "scenario_language is required" not in (await send(visitor, "/scenarios/new", **fields, language="en")).text
+    )
     room = {"way": "room", "room_url": ROOM, "then": "try"}
     tried = await send(visitor, f"/scenarios/{number[0]}", name="hi", kind="pipecat_eval", content=text, **room)
     assert tried.status_code == 303 and tried.headers["Location"].startswith("/runs/")
@@ -248,7 +254,7 @@ async def test_a_waiting_call_can_be_ended(visitor: httpx.AsyncClient, client: h
     assert "Cancelled" in (await visitor.get(f"/runs/{run_id}")).text
 
 
-async def test_workers_are_shown_and_runs_of_others_are_not_named(
+async def test_workers_are_shown_without_runs_of_others(
     visitor: httpx.AsyncClient, client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
 ) -> None:
     (run_id,) = await run_launched(client)
@@ -275,7 +281,7 @@ async def test_schedules_are_shown_with_history_and_paused(visitor: httpx.AsyncC
     assert "Let it fire" in (await visitor.get(f"/schedules/{job.id}")).text
 
 
-async def test_the_description_of_the_api_needs_nothing_from_elsewhere(anonymous: httpx.AsyncClient) -> None:
+async def test_the_api_description_needs_nothing_from_elsewhere(anonymous: httpx.AsyncClient) -> None:
     page = (await anonymous.get("/docs")).text
     assert re.findall(r'(?:src|href)="(https?:)?//', page) == []
     for address in re.findall(r'(?:src|href)="(/[^"]+)"', page):

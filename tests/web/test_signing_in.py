@@ -133,7 +133,7 @@ async def test_no_page_can_be_framed_or_run_foreign_code(visitor: httpx.AsyncCli
         assert "<style" not in answer.text and " style=" not in answer.text and " onclick" not in answer.text
 
 
-async def test_files_are_kept_by_browsers_and_only_known_ones_are_given(anonymous: httpx.AsyncClient) -> None:
+async def test_only_known_files_are_given_and_browsers_keep_them(anonymous: httpx.AsyncClient) -> None:
     page = (await anonymous.get("/sign-in")).text
     style = page.partition('href="/static/')[2].partition('"')[0]
     answer = await anonymous.get(f"/static/{style}")
