@@ -21,6 +21,7 @@ RESOLVE_TIMEOUT_S = 3.0
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LOCALHOST = "localhost"
+_LOOPBACK = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
 
 
 class HostRefused(RunnerError):
@@ -82,10 +83,12 @@ class HostRules:
             if refusal := self._refusal_of_literal(literal):
                 raise HostRefused(refusal)
             return [literal]
-        is_local = host == _LOCALHOST or host.endswith(f".{_LOCALHOST}")
-        if is_local and not self._allow_loopback:
-            raise HostRefused(_loopback_refusal(host))
-        named = is_local or self._is_named(host)
+        if host == _LOCALHOST or host.endswith(f".{_LOCALHOST}"):
+            if not self._allow_loopback:
+                raise HostRefused(_loopback_refusal(host))
+            # These names are this machine's, whatever a resolver says (RFC 6761, 6.3).
+            return list(_LOOPBACK)
+        named = self._is_named(host)
         if not named and not self._networks:
             raise HostRefused(self._name_refusal(host))
         found = await resolve(host)

@@ -15,16 +15,19 @@ from runner.calls.run_file import Run
 from runner.evaluation.verdicts import Judgement, JudgeUsage, Question, Verdict
 from runner.rooms.open import RoomAddress
 from runner.scenarios import evals
+from runner.scenarios.typed import FileModel
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 from tests.calls import played
 from tests.calls.played import TABLE, Expected, Place, Played
+from tests.scenarios.models import models_of
 from tests.simulated.call import Simulation
 
 AT_ONCE = 4
 """Calls at a time: what two busy cores do without making the agent hear badly."""
 
 A_ROOM_HAS_NOT = {"context", "image"}
-OF_SIMULATIONS = {"persona", "goal", "success", "metrics", "max_turns", "max_silence_s", "runs", "simulator"}
+OF_SERVICES = {"modality", "speech", "transcription"}
+OF_SELECTION = {"tags"}
 OF_MARKERS = {"marker", "marker_first", "markers", "text_after"}
 """The restaurant's LLM writes none."""
 
@@ -143,7 +146,7 @@ def test_they_hold_every_key_and_event_that_can_be_played() -> None:
 
     for path in played.FOLDER.rglob("*.yaml"):
         collect(yaml.compose(path.read_text()))
-    known = [getattr(evals, f"_{name}_KEYS") for name in ("SCENARIO", "TURN", "EXPECTATION")]
-    playable = {key for group in known for key in group} - A_ROOM_HAS_NOT - OF_SIMULATIONS - OF_MARKERS
+    known = set[str]().union(*(model.keys() for model in models_of(FileModel, evals)))
+    playable = known - A_ROOM_HAS_NOT - OF_SERVICES - OF_SELECTION - OF_MARKERS
     assert playable - keys == set()
     assert EVENT_NAMES - events == {"bot_ready", "vad_user_started_speaking", "user_backchannel"}

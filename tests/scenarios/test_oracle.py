@@ -43,6 +43,7 @@ from runner.scenarios.markup import unknown_markup
 from runner.scenarios.model import Scenario
 from runner.scenarios.typed import FileModel
 from runner.settings import Settings
+from tests.scenarios.models import models_of
 
 CORPUS = Path(__file__).parent / "corpus"
 PIPECAT_FILES = sorted(path.name for path in CORPUS.glob("*.yaml"))
@@ -164,14 +165,7 @@ def test_the_corpus_holds_every_key_of_the_language() -> None:
 
     for path in CORPUS.rglob("*.yaml"):
         collect(yaml.compose(path.read_text(encoding="utf-8")))
-    models = [model for model in _models(FileModel) if model.__module__ == evals.__name__]
-    assert not set[str]().union(*(model.keys() for model in models)) - held
-
-
-def _models(base: type[FileModel]) -> Iterator[type[FileModel]]:
-    for model in base.__subclasses__():
-        yield model
-        yield from _models(model)
+    assert not set[str]().union(*(model.keys() for model in models_of(FileModel, evals))) - held
 
 
 def test_pipecat_passes_over_our_own_keys_and_loads_the_rest(corpus: Path) -> None:
