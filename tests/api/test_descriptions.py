@@ -7,7 +7,6 @@ from fastapi import FastAPI
 
 from runner.api.descriptions import attributes_of
 
-
 _made: list[dict[str, Any]] = []
 """The description: it takes a second to make, and is the same for every app."""
 
