@@ -204,7 +204,7 @@ async def test_a_launch_in_a_room_keeps_its_token_to_itself(visitor: httpx.Async
     answer = await send(visitor, "/launch", **fields)
     assert answer.status_code == 303
     page = (await visitor.get(answer.headers["Location"])).text
-    assert "mine" in page and "2 not made" in page and "pl4nted" not in page
+    assert "Under way: 0 of 2 runs ended." in page and "2 not made" in page and "pl4nted" not in page
     again = await send(visitor, "/launch", **{**fields, "room_url": "ftp://nowhere", "data_message": "{"})
     assert again.status_code == 400 and "data message" in again.text and "pl4nted" not in again.text
 
