@@ -290,6 +290,14 @@ async def test_the_api_description_needs_nothing_from_elsewhere(anonymous: httpx
     assert json.loads((await anonymous.get("/openapi.json")).text)["openapi"]
 
 
+async def test_people_and_programs_are_told_that_nothing_is_there(visitor: httpx.AsyncClient) -> None:
+    for path in ("/nothing", "/runs/abc", "/results/1/share"):
+        shown = await visitor.get(path, headers={"Accept": "text/html"})
+        assert shown.status_code == 404 and "There is no such page" in shown.text
+    assert (await visitor.get("/nothing")).json() == {"detail": "Not found."}
+    assert (await visitor.get("/results/1/share")).status_code == 405
+
+
 async def test_a_key_of_a_project_shows_that_project_alone(app: FastAPI, services: Services) -> None:
     project, _ = await other_project(services)
     async with client_of(app) as other:
