@@ -2,10 +2,12 @@
 
 from fastapi import FastAPI
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from runner.api.auth import presented_key
+from runner.api.errors import NotFound
 from runner.api.sharing import SHARE_HEADER
 from runner.web import (
     compare,
@@ -21,7 +23,7 @@ from runner.web import (
     trends,
     workers,
 )
-from runner.web.visits import Access, Work, page
+from runner.web.visits import Access, Visit, Work, page
 
 SHARED_RESULT = "/test_framework/v1/results/{id:id}"
 
@@ -48,6 +50,20 @@ class _LinkForPeople(_PageRoute):
         return super().matches(scope)
 
 
+class _NoSuchPage(_PageRoute):
+    """What browsers ask for and nothing answers; programs are told by the API."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return whether this route answers a request."""
+        if scope["type"] != "http" or not signing_in.wants_page(Request(scope)):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+async def _no_such_page(_: Visit) -> Response:
+    raise NotFound
+
+
 def add_pages(app: FastAPI) -> None:
     """Let an application answer with pages, besides what it does already."""
     link = _LinkForPeople(SHARED_RESULT, page(signing_in.open_link, Access.ANYONE), methods=["GET"])
@@ -57,6 +73,7 @@ def add_pages(app: FastAPI) -> None:
         app.router.routes.append(_PageRoute(path, page(work, access), methods=["GET"]))
     for path, work, access in _POST:
         app.router.routes.append(_PageRoute(path, page(work, access), methods=["POST"]))
+    app.router.routes.append(_NoSuchPage("/{path:path}", page(_no_such_page, Access.ANYONE), methods=["GET"]))
 
 
 _GET: tuple[tuple[str, Work, Access], ...] = (

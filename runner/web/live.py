@@ -103,10 +103,14 @@ class Board:
 
 
 class Story:
-    """What was told of a call so far."""
+    """What was told of a call so far.
 
-    def __init__(self) -> None:
-        self._calls = 0
+    Args:
+        has_begun: Whether its beginning was told before.
+    """
+
+    def __init__(self, *, has_begun: bool = False):
+        self._calls = int(has_begun)
         self._is_told = False
 
     def begins_again(self, event: TimelineEvent | None) -> bool:
@@ -147,7 +151,7 @@ async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
     timelines = live_timelines(visit.request.app)
     messages = timeline_of(visit.services, timelines, visit.reading, visit.number, known)
     checked_s = time.monotonic()
-    story = Story()
+    story = Story(has_begun=known is not None)
     async for message in messages:
         if time.monotonic() - checked_s > CHECK_EVERY_S:
             if not await holds(visit):

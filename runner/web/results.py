@@ -1,6 +1,7 @@
 """Results: the list, and one with its matrix of scenarios and runs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from runner.records.runs import AT_ONCE, request_cancel
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus
 from runner.records.tables import ResultRow, RunRow
 from runner.reports.html.run_page import Link, Surroundings
-from runner.reports.html.shown import words
+from runner.reports.html.shown import count, words
 from runner.reports.html.suite_page import About, RunFacts, ScenarioRuns, suite_page
 from runner.web import lists
 from runner.web.answers import HEADERS
@@ -66,18 +67,24 @@ async def show_result(visit: Visit, *, link: str = "", problems: Sequence[str] =
         partial(_read, project=reading.project_id, result_id=number)
     )
     status = ResultStatus(row.status)
-    has_failed = any(run.success is False for scenario in scenarios for run in scenario.runs)
-    is_unsure = any(run.success is None for scenario in scenarios for run in scenario.runs)
+    runs = [run for scenario in scenarios for run in scenario.runs]
+    ended = [run for run in runs if not run.state]
+    has_failed = any(run.success is False for run in ended)
+    is_unsure = any(run.success is None for run in ended)
     about = About(
         name=row.name or f"Result {row.id}",
         success=False if has_failed else (None if is_unsure or not scenarios else True),
         started=day_and_time(row.created_at),
         around=Surroundings(crumbs=(Link("Results", "/"), Link(row.name or f"Result {row.id}"))),
     )
+    page = suite_page(about, scenarios)
+    if status not in FINAL_RESULT:
+        title = f"Under way: {len(ended)} of {count(len(runs), 'run')} ended."
+        page = replace(page, icon="fail" if has_failed else "none", title=title)
     return visit.show(
         "result.html",
         409 if problems else 200,
-        page=suite_page(about, scenarios),
+        page=page,
         result=row,
         agent=words(row.agent_name, 200),
         is_open=status not in FINAL_RESULT,

@@ -7,10 +7,15 @@ from fastapi import FastAPI
 
 from runner.api.descriptions import attributes_of
 
+_made: list[dict[str, Any]] = []
+"""The description: it takes a second to make, and is the same for every app."""
+
 
 @pytest.fixture
 def document(app: FastAPI) -> dict[str, Any]:
-    return app.openapi()
+    if not _made:
+        _made.append(app.openapi())
+    return _made[0]
 
 
 def test_every_field_is_described(document: dict[str, Any]) -> None:

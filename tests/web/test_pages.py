@@ -204,7 +204,7 @@ async def test_a_launch_in_a_room_keeps_its_token_to_itself(visitor: httpx.Async
     answer = await send(visitor, "/launch", **fields)
     assert answer.status_code == 303
     page = (await visitor.get(answer.headers["Location"])).text
-    assert "mine" in page and "2 not made" in page and "pl4nted" not in page
+    assert "Under way: 0 of 2 runs ended." in page and "2 not made" in page and "pl4nted" not in page
     again = await send(visitor, "/launch", **{**fields, "room_url": "ftp://nowhere", "data_message": "{"})
     assert again.status_code == 400 and "data message" in again.text and "pl4nted" not in again.text
 
@@ -288,6 +288,14 @@ async def test_the_api_description_needs_nothing_from_elsewhere(anonymous: httpx
         answer = await anonymous.get(address)
         assert answer.status_code == 200, address
     assert json.loads((await anonymous.get("/openapi.json")).text)["openapi"]
+
+
+async def test_people_and_programs_are_told_that_nothing_is_there(visitor: httpx.AsyncClient) -> None:
+    for path in ("/nothing", "/runs/abc", "/results/1/share"):
+        shown = await visitor.get(path, headers={"Accept": "text/html"})
+        assert shown.status_code == 404 and "There is no such page" in shown.text
+    assert (await visitor.get("/nothing")).json() == {"detail": "Not found."}
+    assert (await visitor.get("/results/1/share")).status_code == 405
 
 
 async def test_a_key_of_a_project_shows_that_project_alone(app: FastAPI, services: Services) -> None:
