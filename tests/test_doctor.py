@@ -67,6 +67,7 @@ async def test_a_judge_is_asked_or_said_to_be_missing(monkeypatch: pytest.Monkey
 
 @pytest.mark.webrtc
 @best_of_three
+@pytest.mark.slow
 async def test_a_visit_says_who_is_there_and_that_audio_arrives() -> None:
     port = free_port()
     async with local_agent(reference_agent_command("metronome", port), port) as base_url:

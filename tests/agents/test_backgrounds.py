@@ -66,6 +66,7 @@ def test_its_end_fits_its_beginning(name: BackgroundName) -> None:
         assert abs(around[0] - around[1]) < 6
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_again_and_another_seed_does_not() -> None:
     # Of those with voices in them the babble is made in the shortest time.
     names = [n for n in BackgroundName if n is BackgroundName.BABBLE or n not in WITH_VOICES]

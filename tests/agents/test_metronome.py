@@ -248,6 +248,7 @@ def first(got: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
 @pytest.mark.webrtc
 @pytest.mark.anyio
 @best_of_three
+@pytest.mark.slow
 async def test_the_log_tells_the_truth(metronome: tuple[str, Path]) -> None:
     base, log = metronome
     connected_ns = time.monotonic_ns()
@@ -292,6 +293,7 @@ async def test_the_log_tells_the_truth(metronome: tuple[str, Path]) -> None:
 @pytest.mark.webrtc
 @pytest.mark.anyio
 @best_of_three
+@pytest.mark.slow
 async def test_sessions_in_one_process_keep_their_own_times(metronome: tuple[str, Path]) -> None:
     base, log = metronome
 

@@ -99,6 +99,7 @@ async def test_calls_at_once(restaurant: str) -> None:
 
 
 @best_of_three
+@pytest.mark.slow
 async def test_a_server_that_is_told_to_stop_ends_its_calls(agents: Agents) -> None:
     base = agents.start("metronome")
     async with call(base) as client:

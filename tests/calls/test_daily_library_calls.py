@@ -117,6 +117,7 @@ def refused(place: Place) -> "Iterator[subprocess.Popen[str]]":
 
 
 @pytest.mark.usefixtures("refused")
+@pytest.mark.slow
 def test_a_command_line_call_sends_its_message(place: Place) -> None:
     room = place.agent("metronome").start()
     message = {"customer": {"name": "Zoë", "visits": [1, None, 2.5]}}

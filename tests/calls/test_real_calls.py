@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
 
 
 @best_of_three
+@pytest.mark.slow
 async def test_latencies_are_those_of_the_agents_own_log(tmp_path: Path) -> None:
     async with metronome(tmp_path, METRONOME_ANSWER_MS="400,1200,700") as (base_url, log):
         turns = [say(f"This is line number {n}.", expect=ANSWERED) for n in (1, 2, 3)]
@@ -48,6 +49,7 @@ async def test_latencies_are_those_of_the_agents_own_log(tmp_path: Path) -> None
         assert abs(our_ns - their_ns) < 60e6
 
 
+@pytest.mark.slow
 async def test_a_call_says_how_punctual_it_was_before_and_after(tmp_path: Path) -> None:
     async with metronome(tmp_path) as (base_url, _):
         spoken = script(say("Hello, are you there?", expect=ANSWERED))

@@ -34,6 +34,7 @@ from tests.calls.real import ANSWERED, SCENARIO, make, metronome, say, script
 pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
 
 
+@pytest.mark.slow
 async def test_an_agent_that_hangs_up_has_left(tmp_path: Path) -> None:
     port = free_port()
     async with local_agent(reference_agent_command("restaurant", port), port) as base_url:

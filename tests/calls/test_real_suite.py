@@ -174,6 +174,7 @@ async def test_ctrl_c_leaves_the_rooms_and_keeps_the_facts(tmp_path: Path) -> No
     assert not any(agent.is_running() for agent in agents)
 
 
+@pytest.mark.slow
 async def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
     process = await start(suite(tmp_path, ["waits"]))
     await until(lambda: live_runs(tmp_path))

@@ -177,6 +177,7 @@ def test_all_pages_of_results_are_followed(waiting: Waiting, cekura: Run, sdk: C
     assert len({item["id"] for item in listed}) == MORE_THAN_A_PAGE
 
 
+@pytest.mark.slow
 def test_a_threshold_that_is_met_is_exit_code_0(waiting: Waiting, cekura: Run) -> None:
     done = waiting["met"]
     assert done.returncode == 0, (done.stdout, done.stderr)

@@ -140,6 +140,7 @@ def test_the_packets_reproduce_line_after_line(track: CallerTrack, level: int) -
     )
 )
 @settings(max_examples=30, deadline=None)
+@pytest.mark.slow
 def test_encoding_ahead_clicks_no_more_than_encoding_in_step(lines: list[tuple[int, int, int, bool]]) -> None:
     track, in_step = CallerTrack(), outgoing._Encoder()  # pyright: ignore[reportPrivateUsage]
     in_step.encode(bytes(FRAME_BYTES * SETTLED_FRAMES))

@@ -168,6 +168,7 @@ class TestMedia:
                 await call.room.wait_for_media()
                 assert call.listener.not_connected == [(False, False)]
 
+    @pytest.mark.slow
     async def test_four_calls_in_one_process_each_hear_their_own_agent(self, rooms: DailyRooms, room: str) -> None:
         async def call_one(number: int) -> None:
             url, hz = rooms.url(f"{room}-{number}"), 300 + 200 * number

@@ -54,6 +54,7 @@ def test_nobody_is_blamed_for_a_background(tmp_path: Path, name: BackgroundName,
     assert turn.refused is None or "background" in turn.refused or "uncertain" in turn.refused
 
 
+@pytest.mark.slow
 def test_what_is_too_loud_to_tell_is_said_to_be(tmp_path: Path) -> None:
     run = play(tmp_path / "run", BackgroundName.CROWD, -20)
     assert run.success is not False, run.detail
