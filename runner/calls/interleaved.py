@@ -1,12 +1,62 @@
 """Two suites in turns: whatever changes around them while they run changes for both."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 
 from runner.calls.suite import SuiteRunner, prepare
 from runner.calls.suite_file import SuiteResult
 from runner.errors import RunnerError
+
+
+LEAD = 2
+"""So many more runs than the other a suite may have begun."""
+
+
+class Turns:
+    """Lets two suites begin their runs in turns, also where the machine allows one of them fewer at once.
+
+    Args:
+        most_at_once: How many runs of both may be on at once.
+    """
+
+    def __init__(self, most_at_once: int):
+        self._free = most_at_once
+        self._begun = {"base": 0, "current": 0}
+        self._over: set[str] = set()
+        self._changed = anyio.Condition()
+
+    @asynccontextmanager
+    async def turn(self, side: str) -> AsyncGenerator[None]:
+        """Wait until a side may begin a run, and hold its place until the run is over."""
+        async with self._changed:
+            while not self._may_begin(side):
+                await self._changed.wait()
+            self._free -= 1
+            self._begun[side] += 1
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            self._free += 1
+            await self._tell()
+
+    async def end(self, side: str) -> None:
+        """Wait for a side no more: it is over."""
+        self._over.add(side)
+        await self._tell()
+
+    def _may_begin(self, side: str) -> bool:
+        other = "base" if side == "current" else "current"
+        return self._free > 0 and (other in self._over or self._begun[side] < self._begun[other] + LEAD)
+
+    async def _tell(self) -> None:
+        with anyio.CancelScope(shield=True):
+            async with self._changed:
+                self._changed.notify_all()
 
 
 @dataclass
@@ -31,14 +81,14 @@ class Interleaved:
         Raises:
             RunnerError: As for a suite; the other one was stopped in good order.
         """
-        turns = anyio.CapacityLimiter(self.current.most_at_once)
+        turns = Turns(self.current.most_at_once)
         self.base.session = self.current.session
-        for runner in (self.base, self.current):
-            runner.turns = turns
+        for side, runner in (("base", self.base), ("current", self.current)):
+            runner.turn = partial(turns.turn, side)
             await prepare(runner.suite, runner.settings)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._make, "base", self.base)
-            tasks.start_soon(self._make, "current", self.current)
+            tasks.start_soon(self._make, "base", self.base, turns)
+            tasks.start_soon(self._make, "current", self.current, turns)
         if self._errors:
             raise self._errors[0]
         return self._results["base"], self._results["current"]
@@ -48,9 +98,11 @@ class Interleaved:
         self.base.cancel(detail)
         self.current.cancel(detail)
 
-    async def _make(self, side: str, runner: SuiteRunner) -> None:
+    async def _make(self, side: str, runner: SuiteRunner, turns: Turns) -> None:
         try:
             self._results[side] = await runner.make()
         except RunnerError as error:
             self._errors.append(error)
             self.cancel("the other side of the comparison can't be run")
+        finally:
+            await turns.end(side)

@@ -172,7 +172,7 @@ class SuiteRunner:
         measure_load: Returns the load of this machine since it was last asked, given how late the event loop was.
         cores: How many cores this machine has for calls.
         session: The session of the runs, for comparisons; a new one unless it is given.
-        turns: Lets in so many runs at once, of this suite and of others; without it only its own limit counts.
+        turn: Is held while a run is on: lets in the runs of this suite and of another in turns.
     """
 
     suite: Suite
@@ -186,7 +186,7 @@ class SuiteRunner:
     measure_load: Callable[[float], Load] = field(default_factory=lambda: LoadMeter().read)
     cores: float = field(default_factory=available_cores)
     session: str = field(default_factory=new_run_id)
-    turns: anyio.CapacityLimiter | None = None
+    turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
 
     def __post_init__(self) -> None:
         self._waiting = deque(self.suite.runs)
@@ -335,7 +335,7 @@ class SuiteRunner:
                     await self._bound(agent.log)
                     if planned.agent is not None:
                         await agent.become(planned.agent.command, planned.agent.env, planned.agent.folder)
-                async with self.turns or nullcontext():
+                async with self.turn():
                     if self._is_over:
                         self._waiting.appendleft(planned)
                     else:

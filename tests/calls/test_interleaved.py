@@ -5,7 +5,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from runner.calls.interleaved import Interleaved
+from runner.calls.interleaved import LEAD, Interleaved, Turns
 from runner.calls.suite import SuiteRunner
 from runner.errors import UsageError
 from tests.calls.test_suite import StubCalls, runner, slowly, until_cancelled
@@ -84,3 +84,28 @@ async def test_where_one_side_can_t_be_run_the_other_is_stopped(tmp_path: Path) 
     (suites.base.folder / "suite.json").write_text("{}")
     with pytest.raises(UsageError, match="holds a suite's results already"):
         await suites.make()
+
+
+async def test_a_side_that_may_do_less_at_once_holds_the_other_back() -> None:
+    turns, begun, leads = Turns(3), {"base": 0, "current": 0}, list[int]()
+    left = {"base": 6, "current": 6}
+
+    async def work(side: str) -> None:
+        while left[side]:
+            left[side] -= 1
+            async with turns.turn(side):
+                begun[side] += 1
+                leads.append(begun["current"] - begun["base"])
+                await anyio.sleep(0.002)
+
+    async def whole(side: str, at_once: int) -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(at_once):
+                tasks.start_soon(work, side)
+        await turns.end(side)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(whole, "base", 1)
+            tasks.start_soon(whole, "current", 2)
+    assert begun == {"base": 6, "current": 6} and max(map(abs, leads)) <= LEAD
