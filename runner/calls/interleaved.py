@@ -11,7 +11,6 @@ from runner.calls.suite import SuiteRunner, prepare
 from runner.calls.suite_file import SuiteResult
 from runner.errors import RunnerError
 
-
 LEAD = 2
 """So many more runs than the other a suite may have begun."""
 
