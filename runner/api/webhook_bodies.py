@@ -121,7 +121,7 @@ class WebhookBodies:
         lines = _lines(session, result.id)
         not_passed = [line for line in lines if not line.passed]
         counted = Counter((line.success is None, line.scenario_name, _headline(line)) for line in not_passed)
-        # Where the agent failed comes before where nobody can say, and what happened often before what did once.
+        # The agent's failures come before inconclusive runs; among each, what happened most often comes first.
         worst = sorted(counted.items(), key=lambda one: (one[0][0], -one[1]))
         agent = f" of {result.agent_name}" if result.agent_name else ""
         return ResultNews(

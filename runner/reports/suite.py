@@ -144,9 +144,9 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
     table.add_column("scenario", overflow="fold")
     for column in ("passed", "failed", "inconclusive"):
         table.add_column(column, justify="right")
-    # On a terminal the reasons stand below: beside the counts there is no room for them.
-    beside = not console.is_terminal
-    if beside:
+    # On a terminal the reasons follow the table, because its columns are too narrow for them.
+    in_table = not console.is_terminal
+    if in_table:
         table.add_column("first reason", overflow="fold")
     reasons: list[tuple[str, str, SuiteRun | None]] = []
     for runs in by_scenario(result):
@@ -155,7 +155,7 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
         cells = [
             f"[{style}]{count}[/]" if count else "[dim]0[/]" for count, style in zip(counts, styles, strict=True)
         ]
-        table.add_row(shown(name), *cells, *([shown(reason)] if beside else []))
+        table.add_row(shown(name), *cells, *([shown(reason)] if in_table else []))
         if reason:
             reasons.append((name, reason, bad))
     totals = result.totals
@@ -174,7 +174,7 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
         # Nobody reads it at this width, if at all: a line for each scenario, whole, can be searched.
         console.print(_Unfolded(table), soft_wrap=True)
     console.print()
-    _print_reasons(console, reasons, folder, beside=beside)
+    _print_reasons(console, reasons, folder, in_table=in_table)
     for warning in result.warnings:
         print_line(console, "[yellow]![/] ", f"[yellow]{shown(warning)}[/]")
     stopped = f" ({shown(result.stopped)})" if result.stopped else ""
@@ -204,7 +204,7 @@ def _summed_up(
 
 
 def _print_reasons(
-    console: Console, reasons: Sequence[tuple[str, str, SuiteRun | None]], folder: str, *, beside: bool
+    console: Console, reasons: Sequence[tuple[str, str, SuiteRun | None]], folder: str, *, in_table: bool
 ) -> None:
     """Print what went wrong in each scenario: what was expected and heard, and what shows more of it.
 
@@ -212,13 +212,13 @@ def _print_reasons(
         console: Where to print it.
         reasons: Name of the scenario, the reason, and the run it is of.
         folder: Where the suite's runs are.
-        beside: Whether the reasons stand in the table already.
+        in_table: Whether the table shows the reasons already.
     """
-    told = [one for one in reasons if not beside or (one[2] is not None and (one[2].folder or one[2].failure))]
+    told = [one for one in reasons if not in_table or (one[2] is not None and (one[2].folder or one[2].failure))]
     for name, reason, run in told[:MAX_REASONS]:
         style = _STYLES[None if run is None else run.success]
         print_line(console, f"[{style}]{'✗' if run is not None and run.success is False else '?'}[/] ", shown(name))
-        if not beside:
+        if not in_table:
             print_line(console, "    ", shown(reason))
         for line in () if run is None or run.failure is None else failure_lines(run.failure):
             print_line(console, "    ", f"[dim]{shown(line)}[/]")

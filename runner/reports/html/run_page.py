@@ -113,7 +113,7 @@ class Check:
         kind: ``pass``, ``fail``, ``unsure`` or ``none``.
         place: Its turn, and what became of it.
         expected: What was expected.
-        reason: Why it was not met.
+        reason: Why it failed, or could not be judged; empty where it passed.
         evidence: What that rests on: words, and where they are heard.
     """
 
