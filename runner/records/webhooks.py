@@ -28,7 +28,7 @@ PRE_TRIGGER_HOLD = timedelta(seconds=150)
 
 
 class Event(StrEnum):
-    """What is told."""
+    """What a webhook reports."""
 
     PRE_TRIGGER = "result.pre_trigger"
     """A result was launched; its runs wait for the answer."""
@@ -39,14 +39,14 @@ class Event(StrEnum):
 
 
 class Kind(StrEnum):
-    """Where to it is told."""
+    """What receives it: a server that reads webhooks, or a Slack channel."""
 
     WEBHOOK = "webhook"
     SLACK = "slack"
 
 
 class DeliveryStatus(StrEnum):
-    """What became of it."""
+    """How far a delivery is, and how it ended."""
 
     PENDING = "pending"
     DELIVERED = "delivered"

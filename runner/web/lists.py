@@ -1,6 +1,6 @@
 """What the lists of results and of runs show. Pages are found by the id they begin at, however many come before."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Select, exists, select
 from sqlalchemy.orm import Session
+from starlette.responses import Response
 
 from bots.timeline import EndedReason
 from runner.evaluation.failure import Failure
@@ -17,6 +18,7 @@ from runner.records.statuses import FINAL_RUN, OPEN_RUN, ResultStatus, RunStatus
 from runner.records.tables import Agent, ResultRow, RunRow
 from runner.reports.evidence import headline_of
 from runner.reports.html.shown import words
+from runner.web.visits import Visit
 
 PAGE = 50
 """How many lines are on a page."""
@@ -153,6 +155,16 @@ class RunLine:
     reason: str
     created_at: datetime
     duration_s: float | None
+
+
+async def show(visit: Visit, template: str, listed: Callable[[Session, int, Asked], Listing]) -> Response:
+    """Show the part of a list that is asked for."""
+    asked = Asked.of(visit.request.query_params)
+    project = visit.project
+    listing, found = await visit.services.database.browse(
+        lambda session: (listed(session, project, asked), agents(session, project))
+    )
+    return visit.show(template, listing=listing, asked=asked, agents=found, verdicts=VERDICTS)
 
 
 def results(session: Session, project: int, asked: Asked) -> Listing:

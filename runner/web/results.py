@@ -50,12 +50,7 @@ _RUNS = (
 
 async def list_results(visit: Visit) -> Response:
     """Show the results of the project, the latest first."""
-    asked = lists.Asked.of(visit.request.query_params)
-    database, project = visit.services.database, visit.project
-    listing, agents = await database.browse(
-        lambda session: (lists.results(session, project, asked), lists.agents(session, project))
-    )
-    return visit.show("results.html", listing=listing, asked=asked, agents=agents, verdicts=lists.VERDICTS)
+    return await lists.show(visit, "results.html", lists.results)
 
 
 async def show_result(visit: Visit, *, link: str = "", problems: Sequence[str] = ()) -> Response:

@@ -58,12 +58,7 @@ class _Facts:
 
 async def list_runs(visit: Visit) -> Response:
     """Show the runs of the project, the latest first."""
-    asked = lists.Asked.of(visit.request.query_params)
-    database, project = visit.services.database, visit.project
-    listing, agents = await database.browse(
-        lambda session: (lists.runs(session, project, asked), lists.agents(session, project))
-    )
-    return visit.show("runs.html", listing=listing, asked=asked, agents=agents, verdicts=lists.VERDICTS)
+    return await lists.show(visit, "runs.html", lists.runs)
 
 
 async def show_run(visit: Visit) -> Response:

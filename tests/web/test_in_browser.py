@@ -1,38 +1,32 @@
 """The page in a real browser, at two widths and in both themes. Needs Debian's Chromium."""
 
-import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
+from tests.browser import AXE, NEEDS_CHROMIUM, chromium
 from tests.records.outcomes import agent_failed, no_call, outcome, undecided
 from tests.reports.html.calls import WRONG_CALL, call_facts, kept
 from tests.web.page_server import PageServer, timeline_of
 from tests.web.test_live import LINE, SAID, STARTED
 
-CHROMIUM = shutil.which("chromium")
-AXE = Path(__file__).parents[1] / "reports" / "html" / "axe.min.js"
 RULES = "{runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']}"
 HOSTILE = "<img src=x onerror=alert(1)>\u202etxet"
 
 pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)"),
+    NEEDS_CHROMIUM,
 ]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,21 @@
 """Reports in a real browser, at two widths and in both themes. Needs Debian's Chromium."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from runner.calls.suite_file import SuiteResult, write_suite
 from runner.reports.html.write import write_run_report, write_suite_report
+from tests.browser import AXE, NEEDS_CHROMIUM, chromium
 from tests.reports.html.calls import WRONG_CALL, call_facts, in_suite, kept
 from tests.reports.html.test_render import HOSTILE, hostile_facts
 
-CHROMIUM = shutil.which("chromium")
-AXE = Path(__file__).with_name("axe.min.js")
-"""axe-core 4.14.1 of the npm registry (MPL-2.0)."""
-
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)"),
+    NEEDS_CHROMIUM,
 ]
 
 
@@ -34,11 +30,8 @@ def until(page: Page, condition: str) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
