@@ -19,7 +19,7 @@ from runner.records.launches import Errors
 from runner.records.record import Record
 from runner.records.seed import DEFAULT_PROJECT
 from runner.records.tables import CronJob, Project
-from runner.scenarios.nodes import Mapping, Node, read_yaml
+from runner.scenarios.nodes import Node, read_yaml
 from runner.scenarios.targets import read_secret
 
 VIA = "config"
@@ -45,7 +45,7 @@ class Configured:
     project_id: int
     name: str
     body: CronJobBody
-    written: Mapping
+    written: Node
 
     def error(self, errors: Errors) -> UsageError:
         """Return an error about what is wrong with it, by field: it names file and line of the first."""
@@ -94,7 +94,7 @@ def _room(node: Node) -> dict[str, Any]:
     return room
 
 
-def _error(written: Mapping, errors: Errors) -> UsageError:
+def _error(written: Node, errors: Errors) -> UsageError:
     known = {name: said for name, said in errors.items() if name in written}
     place = written[next(iter(known))].place if known else written.place
     return place.error(refusal(known or errors).removesuffix("."))

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from runner.scenarios.evals import load_file
 from runner.scenarios.model import Scenario
-from runner.scenarios.nodes import Mapping, Node, read_yaml
+from runner.scenarios.nodes import Node, read_yaml
 from runner.scenarios.suites import (
     AUTO,
     MAX_CONCURRENCY,
@@ -86,7 +86,7 @@ def load_suite_or_manifest(
 
 
 class _Manifest:
-    def __init__(self, path: Path, top: Mapping, settings: Settings):
+    def __init__(self, path: Path, top: Node, settings: Settings):
         self._path = path
         self._top = top
         self._base = path.parent
@@ -143,7 +143,7 @@ class _Manifest:
                 )
         return runs
 
-    def _agent(self, entry: Mapping, folder: Path | None) -> AgentByCommand:
+    def _agent(self, entry: Node, folder: Path | None) -> AgentByCommand:
         program = (self._bots / entry["bot"].text()).resolve()
         if not program.is_file():
             raise entry["bot"].place.error(f"bot: there is no file {program}")
@@ -173,7 +173,7 @@ class _Manifest:
             raise node.place.error(f"there is no scenario file {file}")
         return file
 
-    def _body(self, entry: Mapping) -> tuple[dict[str, Any] | None, Path | None]:
+    def _body(self, entry: Node) -> tuple[dict[str, Any] | None, Path | None]:
         """Return what a bot gets as its runner arguments' body, and the folder it is started in."""
         if "runner_body" not in entry:
             return None, None

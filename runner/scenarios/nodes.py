@@ -235,10 +235,6 @@ class Node:
         return "nothing" if self.is_null() else short(self._written())
 
 
-Mapping = Node
-"""A value that is a mapping, whose keys are known."""
-
-
 def read_yaml(path: Path, root: Path | None = None) -> Node:
     """Return the one document of a YAML file.
 

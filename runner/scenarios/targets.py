@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from runner.errors import UsageError
 from runner.rooms.urls import RoomKind, check_data_message, check_start_url, room_kind
-from runner.scenarios.nodes import Mapping, Node
+from runner.scenarios.nodes import Node
 from runner.sessions.local_agent import PORT_PLACEHOLDER
 from runner.sessions.pipecat_cloud import AGENT_NAME, CLOUD_URL
 from runner.settings import Settings
@@ -138,7 +138,7 @@ class Target:
         return 1 if self.places == (RoomKind.DAILY,) else None
 
     @classmethod
-    def read(cls, agent: Mapping, settings: Settings) -> "Target":
+    def read(cls, agent: Node, settings: Settings) -> "Target":
         """Return the agent of a suite file.
 
         Raises:
@@ -233,7 +233,7 @@ class GivenAgent:
     publish: Any = None
 
     @classmethod
-    def read(cls, agent: Mapping, settings: Settings, token: SecretStr | None = None) -> "GivenAgent":
+    def read(cls, agent: Node, settings: Settings, token: SecretStr | None = None) -> "GivenAgent":
         """Return the agent of a suite file.
 
         Args:
@@ -259,7 +259,7 @@ def _room(node: Node, settings: Settings) -> RoomKind:
     return checked(node, lambda: room_kind(url, settings.room.daily_domains))
 
 
-def _by_command(agent: Mapping) -> AgentByCommand:
+def _by_command(agent: Node) -> AgentByCommand:
     command = tuple(node.text() for node in agent["command"].items())
     env = agent.get("env", _environment) or {}
     if not command:
