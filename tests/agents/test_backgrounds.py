@@ -17,7 +17,6 @@ STEADY = (BackgroundName.WHITE, BackgroundName.OFFICE, BackgroundName.CROWD, Bac
 WITH_VOICES = (BackgroundName.OFFICE, BackgroundName.CROWD, BackgroundName.BABBLE)
 
 
-@pytest.mark.slow
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

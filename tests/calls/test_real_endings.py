@@ -30,6 +30,7 @@ from runner.rooms.open import RoomAddress
 from runner.sessions.local_agent import free_port, local_agent, reference_agent_command
 from runner.settings import Settings
 from tests.calls.real import ANSWERED, SCENARIO, make, metronome, say, script
+from tests.patience import best_of_three
 
 pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
 
@@ -48,6 +49,7 @@ async def test_an_agent_that_hangs_up_has_left(tmp_path: Path) -> None:
     assert run.success, run.detail
 
 
+@best_of_three
 async def test_an_agent_that_is_killed_is_reported_soon(tmp_path: Path) -> None:
     port = free_port()
     command = reference_agent_command("metronome", port)
@@ -76,10 +78,12 @@ async def test_an_agent_that_is_killed_is_reported_soon(tmp_path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(kill_when_it_speaks)
             run, facts = await make(f"http://127.0.0.1:{port}", script(say("Hello?", expect=ANSWERED)), folder)
+            tasks.cancel_scope.cancel()
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
+    assert killed_ns, run.detail
     origin_ns = next(e.monotonic_ns for e in facts if isinstance(e, CallStarted))
     ended = next(e for e in facts if isinstance(e, CallEnded))
     assert run.ended_reason is EndedReason.AGENT_VANISHED
