@@ -250,11 +250,34 @@ class HarnessStalled(_Event):
     duration_ms: float
 
 
+class MachineBusy(_Event):
+    """Our own process waited long for a processor, from ``at_ns`` on: the machine had more to do than it can."""
+
+    type: Literal["machine_busy"] = "machine_busy"
+    duration_ms: float
+    waited: float
+    """For which share of the time in which it was ready to run it waited, from 0 to 1."""
+    shared: bool
+    """Whether the agent is known to run on the same machine."""
+
+
 class AgentAudioLost(_Event):
     """A piece of the agent's audio never arrived; silence stands in its place."""
 
     type: Literal["agent_audio_lost"] = "agent_audio_lost"
     duration_ms: float
+
+
+class AgentAudioLate(_Event):
+    """A stretch of the agent's audio came later than its place says: its sender, or our own side, stood still.
+
+    ``at_ns`` is where the stretch begins. Whoever listened may have heard what is in it so much later.
+    """
+
+    type: Literal["agent_audio_late"] = "agent_audio_late"
+    duration_ms: float
+    late_ms: float
+    """How much later it came at most."""
 
 
 class CallerAudioLost(_Event):
@@ -445,7 +468,9 @@ TimelineEvent = Annotated[
     | CallerTurnSettled
     | CallCalibrated
     | HarnessStalled
+    | MachineBusy
     | AgentAudioLost
+    | AgentAudioLate
     | CallerAudioLost
     | AgentStartedSpeaking
     | AgentStoppedSpeaking

@@ -43,6 +43,13 @@ async def resolve(host: str) -> list[str]:
     return []
 
 
+def is_this_machine(host: str) -> bool:
+    """Whether a host is known, without asking anybody, to be the machine that asks."""
+    address = _address(host)
+    named = host == _LOCALHOST or host.endswith(f".{_LOCALHOST}")
+    return named if address is None else address.is_loopback
+
+
 class HostRules:
     """What a setting allows, taken apart.
 
@@ -83,7 +90,7 @@ class HostRules:
             if refusal := self._refusal_of_literal(literal):
                 raise HostRefused(refusal)
             return [literal]
-        if host == _LOCALHOST or host.endswith(f".{_LOCALHOST}"):
+        if is_this_machine(host):
             if not self._allow_loopback:
                 raise HostRefused(_loopback_refusal(host))
             # These names are this machine's, whatever a resolver says (RFC 6761, 6.3).

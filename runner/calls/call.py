@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -24,6 +25,7 @@ from bots.caller.speech.voice import Line, Voice
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
 from bots.masking import masked, masked_within
 from bots.timeline import (
+    AgentAudioLate,
     AgentAudioLost,
     AgentError,
     AgentJoined,
@@ -58,6 +60,7 @@ from bots.timeline import (
 from runner.calls import recording as recordings
 from runner.calls import timeline as timelines
 from runner.calls.measuring import measure_call_aside
+from runner.calls.processor import ProcessorWatch
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.request import CallRequest, CallWatcher, new_run_id
 from runner.calls.run_file import Circumstances, Run, judge_run, write_run
@@ -72,6 +75,7 @@ from runner.evaluation.transcript import unrecognised
 from runner.evaluation.verdicts import Judgement, Question, Verdict
 from runner.evaluation.view import CallView
 from runner.garbage import spare_what_is_loaded
+from runner.hosts import is_this_machine
 from runner.rooms.base import AUDIO_RATE_HZ, Room
 from runner.rooms.urls import check_data_message, room_kind
 from runner.settings import Settings
@@ -87,7 +91,8 @@ FLUSH_LAG_NS = 500 * NS_PER_MS
 
 PIPELINE_STOP_TIMEOUT_S = 5.0
 MAX_HOLES = 500
-"""Holes in the agent's audio that are kept; what the whole call lost is counted without a limit."""
+"""Holes in the agent's audio that are kept; what the whole call lost is counted without a limit. So many stretches
+that came late are kept, too."""
 
 MAX_MESSAGE_CHARACTERS = 20_000_000
 MAX_MESSAGES = 20_000
@@ -171,6 +176,7 @@ class Call:
         self._stalls = StallWatch(self._clock, self._note)
         self._messages_kept = 0
         self._holes_kept = 0
+        self._late_kept = 0
         self._message_characters = 0
         self._onset_ns: int | None = None
         self._turn_onset_ns: int | None = None
@@ -310,6 +316,14 @@ class Call:
             return
         self._note(AgentAudioLost(at_ns=at_ns, duration_ms=round(duration_ms, 3)))
 
+    def agent_audio_late(self, at_ns: int, duration_ms: float, late_ms: float) -> None:
+        """Note that a stretch of the agent's audio came late."""
+        self._late_kept += 1
+        if self._late_kept > MAX_HOLES:
+            self._warn(f"the agent's audio came late more than {MAX_HOLES} times: the rest are not on the timeline")
+            return
+        self._note(AgentAudioLate(at_ns=at_ns, duration_ms=round(duration_ms, 3), late_ms=round(late_ms, 3)))
+
     def caller_audio_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
         """Note that the agent missed some of the caller's audio."""
         self._note(CallerAudioLost(at_ns=at_ns, since_ns=since_ns, lost=lost, packets=packets))
@@ -407,6 +421,7 @@ class Call:
                 self._scope.cancel()
             tasks.start_soon(self._keep_recording)
             tasks.start_soon(self._stalls.run)
+            tasks.start_soon(self._watch_processor)
             tasks.start_soon(self._recognise_live)
             tasks.start_soon(self._judge_live)
             room: Room | None = None
@@ -469,6 +484,11 @@ class Call:
             await self._agent_is_ready.wait()
         self._calibrate(room)
         await self._conduct(room, pipeline)
+
+    async def _watch_processor(self) -> None:
+        shared = is_this_machine(urlsplit(self.request.address.url).hostname or "")
+        watch = ProcessorWatch(self._clock, self._note, self.surroundings.processor_times, shared=shared)
+        await watch.run()
 
     def _calibrate(self, room: Room) -> None:
         """Note what our own side adds to what is measured, as far as it has shown by now."""

@@ -10,6 +10,7 @@ from anyio.abc import TaskGroup
 
 from bots.caller.speech.settings import ServiceSettings
 from bots.clock import CallClock
+from runner.calls.processor import ProcessorTimes, processor_times
 from runner.calls.run_file import utc_now
 from runner.rooms.base import Room, RoomListener
 from runner.rooms.open import RoomAddress
@@ -65,6 +66,7 @@ class Surroundings:
         open_room: Opens the room an address leads to.
         transcribe: Recognises what the agent said.
         preload: Loads what that needs.
+        processor_times: Tells for how long we ran, and waited to.
     """
 
     monotonic_ns: Callable[[], int] = time.monotonic_ns
@@ -72,3 +74,4 @@ class Surroundings:
     open_room: RoomOpener = open_address
     transcribe: Transcriber = _transcribe
     preload: Callable[[ServiceSettings], Awaitable[None]] = _preload
+    processor_times: ProcessorTimes = processor_times

@@ -6,11 +6,9 @@ from bots.caller.script import AGENT_HANGS_UP, BEHAVIOURS, Script
 from bots.clock import NS_PER_MS
 from bots.timeline import CallerTurnSettled, EndedReason
 from runner.evaluation.function_calls import CALLS
-from runner.evaluation.trouble import Trouble
+from runner.evaluation.trouble import WENT_ON, Trouble
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 from runner.evaluation.view import CallView, Speech
-
-WENT_ON = "the caller took another sound for the agent's speech and went on; the recording has no speech there"
 
 TOO_LOUD = "the background is too loud here to tell whether it was the agent"
 

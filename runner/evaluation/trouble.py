@@ -18,9 +18,11 @@ from bots.timeline import (
     AgentProcessEnded,
     AgentSessionEnded,
     CallerAudioLost,
+    CallerStartedSpeaking,
     CallerUnderrun,
     EndedReason,
     HarnessStalled,
+    MachineBusy,
     MediaNotConnected,
     RecordingMeasured,
 )
@@ -46,6 +48,8 @@ MISLED_WITHIN_NS = 1_500 * NS_PER_MS
 
 GONE_NS = 3_500 * NS_PER_MS
 """An agent has vanished when nothing arrived from it for so long."""
+
+WENT_ON = "the caller took another sound for the agent's speech and went on; the recording has no speech there"
 
 AFTERWARDS_NS = NS_PER_S
 """For so long after a stall times are still being put right: what was held up comes in a burst."""
@@ -87,6 +91,7 @@ def troubles_of(view: CallView) -> list[Trouble]:
     found = [
         *_lines(view),
         *_stalls(view),
+        *_starved(view),
         *_lost_on_the_way_out(view),
         *_lost_on_the_way_in(view),
         *_interruptions(view),
@@ -94,6 +99,7 @@ def troubles_of(view: CallView) -> list[Trouble]:
         *_somebody_else(view),
         *_vanished(view),
         *_background(view),
+        *_mistaken(view),
     ]
     return sorted(found, key=lambda trouble: trouble.from_ns)
 
@@ -115,16 +121,36 @@ def _lines(view: CallView) -> list[Trouble]:
 
 
 def _stalls(view: CallView) -> list[Trouble]:
+    # Who was not there yet did not notice.
+    met_ns = 0 if view.joined is None else view.joined.at_ns
     return [
         Trouble(
             e.at_ns,
-            e.at_ns + round(e.duration_ms * NS_PER_MS) + AFTERWARDS_NS,
+            _end_ns(e) + AFTERWARDS_NS,
             Cause.HARNESS,
             f"the runner stood still for {e.duration_ms / 1000:.1f} s at {e.at_s:.1f} s",
-            e.duration_ms >= NOTICED_STALL_MS,
+            e.duration_ms >= NOTICED_STALL_MS and _end_ns(e) > met_ns,
             evidence_of(e),
         )
         for e in view.of(HarnessStalled)
+        if _end_ns(e) + AFTERWARDS_NS > met_ns
+    ]
+
+
+def _starved(view: CallView) -> list[Trouble]:
+    """Return where an agent on our machine can hardly have been given a processor."""
+    return [
+        Trouble(
+            e.at_ns,
+            _end_ns(e),
+            Cause.HARNESS,
+            f"the machine, which the agent runs on too, was too busy at {e.at_s:.1f} s: "
+            f"the runner waited for a processor for {e.waited:.0%} of its time",
+            False,
+            evidence_of(e),
+        )
+        for e in view.of(MachineBusy)
+        if e.shared
     ]
 
 
@@ -170,8 +196,8 @@ def _lost_on_the_way_in(view: CallView) -> list[Trouble]:
     return troubles
 
 
-def _end_ns(lost: AgentAudioLost) -> int:
-    return lost.at_ns + round(lost.duration_ms * NS_PER_MS)
+def _end_ns(event: AgentAudioLost | HarnessStalled | MachineBusy) -> int:
+    return event.at_ns + round(event.duration_ms * NS_PER_MS)
 
 
 def _interruptions(view: CallView) -> list[Trouble]:
@@ -231,6 +257,30 @@ def _vanished(view: CallView) -> list[Trouble]:
     from_ns = stopped[-1].at_ns if stopped else view.end_ns - GONE_NS
     evidence = evidence_of(probed or view.ended or stopped[-1])
     return [Trouble(from_ns, view.end_ns, Cause.NETWORK, what, False, evidence)]
+
+
+def _mistaken(view: CallView) -> list[Trouble]:
+    """Return where the caller took another sound for an answer, and spoke before the answer came.
+
+    What the agent says from then on may be an answer to an earlier line, and its speech in a line no talking over.
+    """
+    if not view.is_measured:
+        return []
+    lines = view.of(CallerStartedSpeaking)
+    troubles: list[Trouble] = []
+    for turn in view.starts:
+        handed_over = view.handed_over(turn)
+        if handed_over is None:
+            continue
+        from_ns = handed_over.at_ns
+        next_ns = next((line.at_ns for line in lines if line.at_ns > from_ns), None)
+        if next_ns is None or any(s.touches(from_ns, next_ns) for s in view.speeches):
+            continue
+        sound = next((s for s in view.live_speeches if from_ns <= s.started.at_ns < next_ns), None)
+        if sound is not None:
+            evidence = evidence_of(sound.started)
+            troubles.append(Trouble(sound.started.at_ns, next_ns, Cause.CALLER, WENT_ON, True, evidence))
+    return troubles
 
 
 def _background(view: CallView) -> list[Trouble]:

@@ -6,9 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import AfterAgentTurn, Script, StaySilent
 from bots.timeline import CallerStartedSpeaking
-from runner.evaluation.blame import WENT_ON
 from runner.evaluation.precision import WIDEST_NS, in_ms, own_uncertainty_ns
-from runner.evaluation.trouble import Trouble, troubles_of
+from runner.evaluation.trouble import WENT_ON, Trouble, troubles_of
 from runner.evaluation.view import CallView
 
 SPOKE_TOO_SOON = "the caller took the agent's turn to be over, and spoke while the agent went on"
@@ -93,8 +92,9 @@ def _measure(script: Script, view: CallView, turn: int, troubles: Sequence[Troub
     if reply is None and not talked_over and view.is_measured and _went_on(view, from_ns, next_line_ns):
         return measures.model_copy(update={"refused": WENT_ON})
     if talked_over and isinstance(script.turns[turn].start, AfterAgentTurn) and view.is_measured:
-        begun = [s for s in view.speeches if s.started.at_ns < line.at_ns and s.lasts_at(from_ns)]
-        return measures.model_copy(update={"refused": SPOKE_TOO_SOON}) if begun else measures
+        begun = any(s.started.at_ns < line.at_ns and s.lasts_at(from_ns) for s in view.speeches)
+        mistaken = next((t.what for t in troubles if t.what == WENT_ON and t.from_ns < line.at_ns), None)
+        return measures.model_copy(update={"refused": SPOKE_TOO_SOON if begun else mistaken})
     if reply is None or talked_over:
         return measures
     bar_ns = reply.onset_uncertainty_ns + own_uncertainty_ns(view) if reply.onset_uncertainty_ns else None

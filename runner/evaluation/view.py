@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 from bots.caller.event_names import names_of, told_speaking
 from bots.clock import NS_PER_MS
 from bots.timeline import (
+    AgentAudioLate,
     AgentJoined,
     AgentSaid,
     AgentSpeechMeasured,
@@ -44,6 +45,9 @@ TOO_SHORT_NS = 1_000 * NS_PER_MS
 
 LIVE_UNCERTAINTY_NS = 120 * NS_PER_MS
 """How far off what was heard live may be."""
+
+LATE_MARGIN_NS = 100 * NS_PER_MS
+"""An edge this near to audio that came late is as uncertain as an edge within it."""
 
 SAME_SPEECH_NS = 700 * NS_PER_MS
 """Words whose live onset lies within so much of a measured one were heard in that speech."""
@@ -120,7 +124,8 @@ class CallView:
             return cls(given)
         ended = next((e.at_ns for e in reversed(given) if isinstance(e, CallEnded)), None)
         live = _live_speeches([e for e in given if isinstance(e, AgentStartedSpeaking | AgentStoppedSpeaking)])
-        speeches = _measured_speeches([e for e in given if isinstance(e, AgentSpeechMeasured)], ended)
+        late = [e for e in given if isinstance(e, AgentAudioLate)]
+        speeches = _measured_speeches([e for e in given if isinstance(e, AgentSpeechMeasured)], late, ended)
         speeches += _too_short_to_measure(live, speeches, ended)
         kept = [
             _in_measured_speech(e, speeches)
@@ -286,7 +291,19 @@ def _live_speeches(edges: Sequence[AgentStartedSpeaking | AgentStoppedSpeaking])
     return speeches
 
 
-def _measured_speeches(measured: Sequence[AgentSpeechMeasured], ended_ns: int | None) -> list[Speech]:
+def _bar_ns(measured_ms: float, edge_ns: int, late: Sequence[AgentAudioLate]) -> int:
+    """Return how exact an edge is: as measured, and by how much later than its place it may have been heard."""
+    touching = (
+        e.late_ms
+        for e in late
+        if e.at_ns - LATE_MARGIN_NS <= edge_ns <= e.at_ns + e.duration_ms * NS_PER_MS + LATE_MARGIN_NS
+    )
+    return round((measured_ms + max(touching, default=0.0)) * NS_PER_MS)
+
+
+def _measured_speeches(
+    measured: Sequence[AgentSpeechMeasured], late: Sequence[AgentAudioLate], ended_ns: int | None
+) -> list[Speech]:
     ordered = sorted(measured, key=_at_ns)
     groups: list[list[AgentSpeechMeasured]] = [[stretch] for stretch in ordered[:1]]
     for before, stretch in pairwise(ordered):
@@ -303,8 +320,8 @@ def _measured_speeches(measured: Sequence[AgentSpeechMeasured], ended_ns: int | 
             Speech(
                 AgentStartedSpeaking(at_ns=group[0].at_ns),
                 None if lasts else AgentStoppedSpeaking(at_ns=end_ns),
-                onset_uncertainty_ns=round(group[0].onset_uncertainty_ms * NS_PER_MS),
-                end_uncertainty_ns=round(last.end_uncertainty_ms * NS_PER_MS),
+                onset_uncertainty_ns=_bar_ns(group[0].onset_uncertainty_ms, group[0].at_ns, late),
+                end_uncertainty_ns=_bar_ns(last.end_uncertainty_ms, end_ns, late),
                 too_loud=any(stretch.too_loud for stretch in group),
             )
         )

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from bots.clock import NS_PER_MS
 from bots.timeline import (
+    AgentAudioLate,
     AgentAudioLost,
     AgentCalledFunction,
     AgentError,
@@ -29,6 +30,7 @@ from bots.timeline import (
     CallStarted,
     DataMessagePublished,
     HarnessStalled,
+    MachineBusy,
     MediaNotConnected,
     RoomEntered,
     Source,
@@ -121,8 +123,14 @@ class TerminalReport:
                 self._line(event, "call", f"[yellow]the caller's audio was {event.duration_ms:.0f} ms late[/]")
             case HarnessStalled():
                 self._line(event, "call", f"[yellow]the runner stood still for {event.duration_ms:.0f} ms[/]")
+            case MachineBusy():
+                self._line(
+                    event, "call", f"[yellow]the machine is too busy: we wait {event.waited:.0%} of the time[/]"
+                )
             case AgentAudioLost():
                 self._line(event, "agent", f"[yellow]{event.duration_ms:.0f} ms of its audio were lost[/]")
+            case AgentAudioLate():
+                self._line(event, "agent", f"[yellow]its audio came up to {event.late_ms:.0f} ms late[/]")
             case AgentError():
                 fatal = " fatal" if event.fatal else "n"
                 self._line(event, "agent", f"[red]reports a{fatal} error: {shown(event.text)}[/]", style="magenta")

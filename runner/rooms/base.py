@@ -51,6 +51,10 @@ class RoomListener(Protocol):
         """Note that silence stands in place of audio of the agent that never arrived, or whose place is in doubt."""
         ...
 
+    def agent_audio_late(self, at_ns: int, duration_ms: float, late_ms: float) -> None:
+        """Note that a stretch of the agent's audio came up to ``late_ms`` later than its place says."""
+        ...
+
     def caller_audio_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
         """Note that the agent missed packets of ours, by its own report.
 

@@ -3,7 +3,16 @@
 import pytest
 
 from bots.clock import NS_PER_S
-from bots.timeline import AgentAudioLost, CallerAudioLost, CallerUnderrun, HarnessStalled, RoomEntered, TimelineEvent
+from bots.timeline import (
+    AgentAudioLate,
+    AgentAudioLost,
+    CallerAudioLost,
+    CallerUnderrun,
+    HarnessStalled,
+    MachineBusy,
+    RoomEntered,
+    TimelineEvent,
+)
 from runner.calls.run_warnings import trouble_warnings
 
 
@@ -28,6 +37,14 @@ def lost(*packets: int) -> list[TimelineEvent]:
         (
             [AgentAudioLost(at_ns=1, duration_ms=60), AgentAudioLost(at_ns=2, duration_ms=40)],
             ["the agent's audio was lost on its way to us 2 times, 100 ms in all"],
+        ),
+        (
+            [AgentAudioLate(at_ns=n, duration_ms=200, late_ms=50.0 * n) for n in (1, 3, 2)],
+            ["the agent's audio came up to 150 ms late: times are less exact there, and say so"],
+        ),
+        (
+            [MachineBusy(at_ns=n, duration_ms=2_000, waited=0.6 + n / 10, shared=True) for n in (1, 2)],
+            ["the machine was too busy 2 times: the runner waited for a processor for up to 80% of its time"],
         ),
         (lost(0, 5, 4), ["the caller's audio was lost on its way to the agent: 9 of 150 packets"]),
         (lost(1, 0, 1), []),

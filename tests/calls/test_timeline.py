@@ -57,6 +57,8 @@ EVERY_EVENT: list[TimelineEvent] = [
     events.CallCalibrated(at_ns=22, loop_lag_ms=1.5, send_lag_ms=0.5, arrival_jitter_ms=2.25),
     events.HarnessStalled(at_ns=22, duration_ms=1003.5),
     events.AgentAudioLost(at_ns=22, duration_ms=60),
+    events.AgentAudioLate(at_ns=22, duration_ms=160, late_ms=80.5),
+    events.MachineBusy(at_ns=22, duration_ms=2_000, waited=0.625, shared=True),
     events.CallerAudioLost(at_ns=22, since_ns=20, lost=3, packets=50),
     events.CallerUnderrun(at_ns=22, turn=0, duration_ms=40, kind=events.UnderrunKind.GAP),
     events.CallerAudioQuality(

@@ -16,6 +16,7 @@ from bots.timeline import (
     CallerUnderrun,
     EndedReason,
     HarnessStalled,
+    MachineBusy,
     MediaNotConnected,
     TimelineEvent,
 )
@@ -54,6 +55,10 @@ def come_to(facts: list[TimelineEvent], played: object = SCRIPT) -> Outcome:
 
 TROUBLES = {
     "its line had holes": (CallerUnderrun(at_ns=s(2), turn=0, duration_ms=600), Cause.HARNESS),
+    "its machine was too busy": (
+        MachineBusy(at_ns=s(4), duration_ms=2_000, waited=0.9, shared=True),
+        Cause.HARNESS,
+    ),
     "it stood still": (HarnessStalled(at_ns=s(2), duration_ms=1_003), Cause.HARNESS),
     "its packets were lost": (CallerAudioLost(at_ns=s(3), since_ns=s(2), lost=9, packets=50), Cause.NETWORK),
     "the agent's packets were lost": (AgentAudioLost(at_ns=s(4), duration_ms=300), Cause.NETWORK),
@@ -80,6 +85,7 @@ SMALL = {
     "a hole of two packets": CallerUnderrun(at_ns=s(2), turn=0, duration_ms=40),
     "a few packets of silence": CallerAudioLost(at_ns=s(7), since_ns=s(6), lost=9, packets=50),
     "a few lost packets": CallerAudioLost(at_ns=s(3), since_ns=s(2), lost=3, packets=50),
+    "a busy machine elsewhere": MachineBusy(at_ns=s(4), duration_ms=2_000, waited=0.9, shared=False),
     "a lost packet of the agent": AgentAudioLost(at_ns=s(4), duration_ms=20),
     "a moment's wait long before": HarnessStalled(at_ns=0, duration_ms=300),
 }
@@ -88,6 +94,17 @@ SMALL = {
 @pytest.mark.parametrize("name", [n for n in SMALL if n != "a moment's wait long before"])
 def test_what_no_agent_notices_excuses_none(name: str) -> None:
     assert come_to([*SILENT, SMALL[name], HUNG_UP]).cause is Cause.AGENT
+
+
+def test_who_was_not_there_yet_is_not_led_astray_by_a_stall() -> None:
+    stalled = HarnessStalled(at_ns=0, duration_ms=1_200)
+    silent = [
+        AgentJoined(at_ns=s(2.5)),
+        taken_up(3),
+        *line(3.2, 5),
+        CallerTurnSettled(at_ns=s(10), turn=0, failed=True),
+    ]
+    assert come_to([stalled, *silent, ended(10, detail="turn 1 failed")]).cause is Cause.AGENT
 
 
 ANSWERED = [*line(1.2, 3), *speech(4, 6), told(5, "which day would you like"), over(7)]
@@ -197,6 +214,16 @@ def test_a_caller_that_took_a_sound_for_speech_blames_itself() -> None:
     outcome = come_to(WENT_ON, QUESTION)
     assert (outcome.success, outcome.cause) == (None, Cause.CALLER)
     assert outcome.detail is not None and "another sound" in outcome.detail
+
+
+def test_an_answer_to_the_line_before_is_no_talking_over() -> None:
+    quiet = Expectation(event=AGENT_NEVER_TALKS_OVER)
+    played = script(asks(), asks(quiet), asks(quiet))
+    facts = [*WENT_ON[:-4], *line(9, 12, 2), measured(5.5, 7.5), recording(), ended(14)]
+    assert come_to([*facts, taken_up(8.9, 2), measured(13, 13.5)], played).cause is Cause.CALLER
+    turns = measure_turns(played, CallView.measured(facts))
+    assert (turns[1].talked_over, turns[1].response_latency_ms) == (True, None)
+    assert turns[1].refused is not None and "another sound" in turns[1].refused
 
 
 @pytest.mark.parametrize("later", [(), (Expectation(event=AGENT_SPEAKS, within_ms=2_000),)])

@@ -4,10 +4,11 @@ import random
 
 import pytest
 
-from bots.timeline import AgentSaid, AgentStartedSpeaking, TimelineEvent
+from bots.clock import NS_PER_MS
+from bots.timeline import AgentAudioLate, AgentSaid, AgentStartedSpeaking, TimelineEvent
 from runner.evaluation.transcript import unrecognised
 from runner.evaluation.view import CallView
-from tests.evaluation.facts import ended, heard, line, measured, over, recording, s, speech, taken_up
+from tests.evaluation.facts import JOINED, ended, heard, line, measured, over, recording, s, speech, taken_up
 
 CALL: list[TimelineEvent] = [
     taken_up(1),
@@ -91,3 +92,12 @@ def test_heard_words_move_to_the_measured_onset_of_their_speech() -> None:
     facts = [*CALL, heard(3.8, 5, "hello"), heard(20, 21, "far away"), recording(), measured(3.9, 5.1)]
     words = CallView.measured(facts).of(AgentSaid)
     assert [w.started_ns for w in words] == [s(3.9), s(20)]
+
+
+def test_an_edge_in_audio_that_came_late_is_less_exact() -> None:
+    facts = [JOINED, measured(4, 6), measured(8, 9), recording()]
+    late = AgentAudioLate(at_ns=s(3.9), duration_ms=200, late_ms=150)
+    exact, moved = CallView.measured(facts).speeches, CallView.measured([*facts, late]).speeches
+    assert moved[0].onset_uncertainty_ns == exact[0].onset_uncertainty_ns + 150 * NS_PER_MS
+    assert moved[0].end_uncertainty_ns == exact[0].end_uncertainty_ns
+    assert moved[1] == exact[1]

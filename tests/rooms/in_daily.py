@@ -37,12 +37,16 @@ class Listener:
     not_connected: list[tuple[bool, bool]] = field(default_factory=list)
     """(sending, receiving) of media that was waited for in vain."""
     holes: list[tuple[int, float]] = field(default_factory=list)
+    late: list[tuple[int, float, float]] = field(default_factory=list)
 
     def caller_audio(self, at_ns: int, pcm: bytes, *, late_ns: int | None = 0) -> None:
         self.caller.append((at_ns, pcm))
 
     def agent_audio_lost(self, at_ns: int, duration_ms: float) -> None:
         self.holes.append((at_ns, duration_ms))
+
+    def agent_audio_late(self, at_ns: int, duration_ms: float, late_ms: float) -> None:
+        self.late.append((at_ns, duration_ms, late_ms))
 
     def caller_audio_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None: ...
 

@@ -103,11 +103,13 @@ class Receiver:
         self.recording = Sink(AUDIO_RATE_HZ)
         self.pipeline = Sink(PIPELINE_RATE_HZ)
         self.holes: list[tuple[int, float]] = []
+        self.late: list[tuple[int, float, float]] = []
         self.stream = AgentStream(
             CallClock(ORIGIN_NS),
             recording=self.recording.put,
             pipeline=self.pipeline.put,
             hole=lambda at_ns, duration_ms: self.holes.append((at_ns, duration_ms)),
+            late=lambda at_ns, duration_ms, late_ms: self.late.append((at_ns, duration_ms, late_ms)),
         )
 
     def arrive(self, packet: RtpPacket, at_ns: int) -> None:
@@ -259,6 +261,28 @@ def test_an_agent_halted_longer_than_us_is_heard_on_arrival() -> None:
     for index in range(50, len(payloads)):
         receiver.arrive(rtp(payloads[index], index), TRUTH_NS + index * PACKET_NS + held_ns)
     assert abs(receiver.recording.onset_ns() - TRUTH_NS - 2 * NS_PER_S - held_ns) <= 10 * NS_PER_MS
+
+
+def test_a_sender_that_was_late_says_where_and_how_late() -> None:
+    # It stands still for 100 ms in its tone, and catches up.
+    receiver = Receiver().receive(
+        encode(tone(4, 1, 48_000), 48_000),
+        delay_ns=lambda index: max(100 - 10 * (index - 60), 0) * NS_PER_MS if index >= 60 else 0,
+    )
+    receiver.stream.close()
+    [(at_ns, duration_ms, late_ms)] = receiver.late
+    assert abs(at_ns - TRUTH_NS - 1_200 * NS_PER_MS) <= 10 * NS_PER_MS
+    assert (round(duration_ms), round(late_ms)) == (140, 100)
+
+
+def test_a_sender_moved_and_moved_back_was_late() -> None:
+    receiver = Receiver().receive(
+        encode(tone(4, 3, 48_000), 48_000),
+        delay_ns=lambda index: max(300 - 15 * (index - 60), 0) * NS_PER_MS if index >= 60 else 0,
+    )
+    receiver.stream.close()
+    assert len(receiver.late) == 1
+    assert 280 <= receiver.late[0][2] <= 320
 
 
 def test_the_spread_of_arrivals_is_above_the_earliest() -> None:

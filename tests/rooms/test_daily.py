@@ -88,32 +88,35 @@ def chunk(ms: int = CHUNK_MS, value: int = 1) -> bytes:
     return np.full(AUDIO_RATE_HZ * ms // 1000, value, dtype=np.int16).tobytes()
 
 
+def unheeded(at_ns: int, duration_ms: float, late_ms: float) -> None: ...
+
+
 def place_all(clock: SampleClock, arrivals_ms: list[float]) -> list[int]:
     return [round(p.at_ns / NS_PER_MS) for at in arrivals_ms for p in clock.place(round(at * NS_PER_MS), chunk())]
 
 
 def test_jitter_moves_nothing():
-    clock = SampleClock(AUDIO_RATE_HZ)
+    clock = SampleClock(AUDIO_RATE_HZ, unheeded)
     arrivals = [20 + 20 * n + (n * 37 % 90) * (n > 0) for n in range(50)]
     assert place_all(clock, arrivals) == [20 * n for n in range(50)]
     assert clock.reanchored == 0
 
 
 def test_gap_is_kept():
-    clock = SampleClock(AUDIO_RATE_HZ)
+    clock = SampleClock(AUDIO_RATE_HZ, unheeded)
     assert place_all(clock, [20, 40, 540, 560, 580]) == [0, 20, 520, 540, 560]
     assert clock.reanchored == 1
 
 
 def test_stall_with_burst_moves_nothing():
-    clock = SampleClock(AUDIO_RATE_HZ)
+    clock = SampleClock(AUDIO_RATE_HZ, unheeded)
     arrivals = [20, 40] + [300 + n for n in range(13)] + [320, 340]
     assert place_all(clock, arrivals) == [20 * n for n in range(17)]
     assert clock.reanchored == 0
 
 
 def test_slow_drift_is_taken_up_past_the_tolerance():
-    clock = SampleClock(AUDIO_RATE_HZ)
+    clock = SampleClock(AUDIO_RATE_HZ, unheeded)
     arrivals = [20 + 20.2 * n for n in range(1500)]  # 1 % slow: 300 ms in 30 s
     placed = place_all(clock, arrivals)
     assert clock.reanchored == 2
@@ -121,7 +124,7 @@ def test_slow_drift_is_taken_up_past_the_tolerance():
 
 
 def test_held_chunk_is_not_lost_when_nothing_follows():
-    clock = SampleClock(AUDIO_RATE_HZ)
+    clock = SampleClock(AUDIO_RATE_HZ, unheeded)
     assert place_all(clock, [20, 540]) == [0]
     assert [p.at_ns for p in clock.flush()] == [520 * NS_PER_MS]
     assert clock.flush() == []

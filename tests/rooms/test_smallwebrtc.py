@@ -259,6 +259,7 @@ class Listener:
     lost: list[RoomError] = field(default_factory=list)
     late_ns: list[int] = field(default_factory=list)
     holes: list[tuple[int, float]] = field(default_factory=list)
+    came_late: list[tuple[int, float, float]] = field(default_factory=list)
     missed: list[tuple[int, int, int, int]] = field(default_factory=list)
     fails_on: str = ""
 
@@ -269,6 +270,9 @@ class Listener:
 
     def agent_audio_lost(self, at_ns: int, duration_ms: float) -> None:
         self.holes.append((at_ns, duration_ms))
+
+    def agent_audio_late(self, at_ns: int, duration_ms: float, late_ms: float) -> None:
+        self.came_late.append((at_ns, duration_ms, late_ms))
 
     def caller_audio_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
         self.missed.append((since_ns, at_ns, lost, packets))

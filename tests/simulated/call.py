@@ -95,7 +95,12 @@ class Simulation:
         """Return a call that can be made once, in virtual time. Arguments are as for :meth:`play`."""
         clock = VirtualClock(self.stalls)
         guide = _Guide(self, utterances(request.script), watcher)
-        surroundings = Surroundings(monotonic_ns=clock.now_ns, wall_time=lambda: WALL_TIME, open_room=guide.open_room)
+        surroundings = Surroundings(
+            monotonic_ns=clock.now_ns,
+            wall_time=lambda: WALL_TIME,
+            open_room=guide.open_room,
+            processor_times=lambda: None,
+        )
         if self.recognises:
             surroundings = replace(surroundings, transcribe=guide.recogniser.transcribe, preload=_nothing_to_load)
         else:

@@ -171,6 +171,7 @@ class SimulatedRoom:
             recording=listener.agent_audio,
             pipeline=self._transport.input().put,
             hole=listener.agent_audio_lost,
+            late=listener.agent_audio_late,
             decoder=_PlainDecoder(),
         )
         self._due: list[tuple[int, int, Callable[[int], None]]] = []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from bots.clock import NS_PER_MS, ns_to_samples, samples_to_ns
 from runner.rooms.lags import Lags
+from runner.rooms.late_audio import LateAudio, LateSink
 
 BYTES_PER_SAMPLE = 2
 
@@ -60,14 +61,16 @@ class SampleClock:
 
     Args:
         rate_hz: Sample rate of the stream, in Hz.
+        late: Takes every stretch that came late.
 
     Attributes:
         reanchored: How often the stream's place had to be set anew.
         lags: How much later than by count chunks arrived.
     """
 
-    def __init__(self, rate_hz: int):
+    def __init__(self, rate_hz: int, late: LateSink):
         self._rate_hz = rate_hz
+        self._late_audio = LateAudio(late)
         self._anchor_ns: int | None = None
         self._counted = 0
         self._held: _Arrival | None = None
@@ -102,10 +105,12 @@ class SampleClock:
     def flush(self) -> list[PlacedAudio]:
         """Place the chunk that is held back, if there is one: nothing follows it, so it stood after a gap."""
         held, self._held = self._held, None
-        if held is None:
-            return []
-        self._reanchor(held)
-        return [self._by_count(held)]
+        placed: list[PlacedAudio] = []
+        if held is not None:
+            self._reanchor(held)
+            placed.append(self._by_count(held))
+        self._late_audio.flush()
+        return placed
 
     def _resolve_held(self, now_ns: int) -> list[PlacedAudio]:
         held, self._held = self._held, None
@@ -117,8 +122,10 @@ class SampleClock:
         return [self._by_count(held)]
 
     def _by_count(self, arrival: _Arrival) -> PlacedAudio:
-        at_ns = self._next_ns(self._anchor_ns if self._anchor_ns is not None else self._start_ns(arrival))
+        start_ns = self._start_ns(arrival)
+        at_ns = self._next_ns(start_ns if self._anchor_ns is None else self._anchor_ns)
         self._counted += arrival.samples
+        self._late_audio.add(at_ns, at_ns + arrival.arrived_ns - start_ns, start_ns - at_ns)
         return PlacedAudio(at_ns, arrival.pcm)
 
     def _next_ns(self, anchor_ns: int) -> int:
@@ -132,6 +139,8 @@ class SampleClock:
         self._counted = 0
 
     def _reanchor(self, arrival: _Arrival) -> None:
+        if self._anchor_ns is not None:
+            self._late_audio.moved(self._next_ns(self._anchor_ns), self._start_ns(arrival))
         self._anchor(arrival)
         self.lags.clear()
         self.reanchored += 1

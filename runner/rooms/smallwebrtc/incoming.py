@@ -19,6 +19,7 @@ from bots.levels import is_quiet
 from bots.timeline import AgentAudioQuality
 from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.lags import Lags
+from runner.rooms.late_audio import LateAudio, LateSink
 from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ, Placement, RtpUnwrapper
 
 PIPELINE_RATE_HZ = 16_000
@@ -204,6 +205,7 @@ class AgentStream:
         recording: Takes audio at :data:`AUDIO_RATE_HZ`, gaps filled with silence.
         pipeline: Takes the same audio at :data:`PIPELINE_RATE_HZ`.
         hole: Takes every place where silence stands for audio that never came, or whose place is in doubt.
+        late: Takes every stretch that came late.
         decoder: Makes audio of the packets: of Opus by default.
     """
 
@@ -214,10 +216,12 @@ class AgentStream:
         recording: AudioSink,
         pipeline: AudioSink,
         hole: HoleSink,
+        late: LateSink,
         decoder: Decoder | None = None,
     ):
         self._clock = clock
         self._holes = _Holes(hole)
+        self._late_audio = LateAudio(late)
         self._recording = _Lane(AUDIO_RATE_HZ, recording)
         self._pipeline = _Lane(PIPELINE_RATE_HZ, pipeline)
         self._decoder = decoder or OpusDecoder()
@@ -264,6 +268,7 @@ class AgentStream:
         """Keep the stream going while nothing arrives. Called a few times a second or more."""
         self._release(now_ns)
         self._holes.tick(now_ns)
+        self._late_audio.tick(now_ns)
         if now_ns < self._excused_until_ns:
             return
         self._recording.fill_to(now_ns - PLAYOUT_DELAY_NS)
@@ -276,6 +281,7 @@ class AgentStream:
     def close(self) -> None:
         """Report what is left to report."""
         self._holes.flush()
+        self._late_audio.flush()
 
     def quality(self, at_ns: int) -> AgentAudioQuality:
         """Return how the stream was delivered so far."""
@@ -338,6 +344,10 @@ class AgentStream:
         at_ns = self._placement.place(
             timestamp, arrival_ns, quiet=quiet, arrival_known=arrival_ns >= self._excused_until_ns
         )
+        if self._placement.moved_ns:
+            self._late_audio.moved(at_ns - self._placement.moved_ns, at_ns)
+        else:
+            self._late_audio.add(at_ns, at_ns + decoded.duration_ns, self._placement.late_ns)
         # Moved in mid-speech, what stands in between is not what the agent said, even if all of it came.
         torn = self._placement.reanchored != reanchored and not quiet and not self._was_quiet
         if self._end_ns is not None and (self._lost_before_next or torn) and at_ns - self._end_ns > HOLE_NS:

@@ -61,6 +61,11 @@ class Placement:
         self._first_arrival_ns = 0
         self._recent: deque[tuple[int, int]] = deque()
         self.reanchored = 0
+        self.late_ns = 0
+        """How much later than the stream's place, before it was moved, the last packet came; below 0 if sooner, 0
+        where that can't be told."""
+        self.moved_ns = 0
+        """By how much the stream was moved for the last packet; below 0 if back."""
 
     def place(self, timestamp: int, arrival_ns: int, *, quiet: bool, arrival_known: bool = True) -> int:
         """Return where the packet's first sample lies on the call's clock, in nanoseconds.
@@ -81,7 +86,10 @@ class Placement:
         # What was held up comes in a burst, every packet a little earlier than the one before: that is no leap.
         leapt = offset_ns - self._last_offset_ns < -LEAP_NS
         self._last_offset_ns = offset_ns
+        self.late_ns = 0 if leapt else late_ns
+        before_ns = self._offset_ns
         if not arrival_known and not leapt and late_ns > 0:
+            self.late_ns = self.moved_ns = 0
             return media_ns + self._offset_ns
         if late_ns > STALL_NS or leapt or late_ns < -AHEAD_NS:
             self._move_to(offset_ns)
@@ -90,6 +98,7 @@ class Placement:
             self._recent.clear()
         else:
             self._follow_drift(arrival_ns, offset_ns, quiet=quiet)
+        self.moved_ns = 0 if leapt else self._offset_ns - before_ns
         return media_ns + self._offset_ns
 
     def restart(self) -> None:

@@ -77,6 +77,7 @@ class SmallWebRTCRoom:
             recording=listener.agent_audio,
             pipeline=self._transport.input().put,
             hole=listener.agent_audio_lost,
+            late=listener.agent_audio_late,
         )
         self._awake_ns = clock.now_ns()
         self._agent_here = anyio.Event()

@@ -1,0 +1,84 @@
+"""A machine that has more to do than it can is noticed by how long we wait for a processor."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from bots.clock import NS_PER_MS, NS_PER_S
+from bots.timeline import MachineBusy
+from runner.calls import processor
+from runner.calls.processor import LEAST_NS, WINDOW_NS, ProcessorWatch, processor_times
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    """A clock that goes on by a window each time somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 5 * NS_PER_S
+
+    def now_ns(self) -> int:
+        return self.now
+
+    async def sleep(self, delay_s: float) -> None:
+        self.now += round(delay_s * NS_PER_S)
+
+
+async def seen(monkeypatch: pytest.MonkeyPatch, *counted: tuple[int, int] | None) -> list[MachineBusy]:
+    """Watch while the counts, in milliseconds, are these, until nobody counts any more."""
+    clock, noted = Clock(), list[MachineBusy]()
+    counts: Iterator[tuple[int, int] | None] = iter([*counted, None])
+
+    def times() -> tuple[int, int] | None:
+        count = next(counts)
+        return None if count is None else (count[0] * NS_PER_MS, count[1] * NS_PER_MS)
+
+    monkeypatch.setattr(processor.anyio, "sleep", clock.sleep)
+    await ProcessorWatch(clock, noted.append, times, shared=True).run()  # type: ignore[arg-type]
+    return noted
+
+
+async def test_long_waits_for_a_processor_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = await seen(monkeypatch, (1_000, 50), (1_200, 60), (1_400, 860), (1_600, 1_000))
+    assert noted == [
+        MachineBusy(at_ns=5 * NS_PER_S + WINDOW_NS, duration_ms=WINDOW_NS / NS_PER_MS, waited=0.8, shared=True)
+    ]
+
+
+async def test_a_process_that_hardly_runs_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    least_ms = LEAST_NS // NS_PER_MS
+    assert await seen(monkeypatch, (0, 0), (1, least_ms - 2), (2, 2 * least_ms - 4)) == []
+
+
+async def test_where_nobody_counts_nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await seen(monkeypatch) == []
+
+
+@pytest.mark.skipif(processor_times() is None, reason="only Linux counts it")
+def test_the_machine_counts_what_a_thread_ran() -> None:
+    counts: list[tuple[int, int] | None] = []
+
+    def work() -> None:
+        began_ns = time.thread_time_ns()
+        counts.append(processor_times())
+        while time.thread_time_ns() - began_ns < 50 * NS_PER_MS:
+            pass
+        counts.append(processor_times())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    before, after = counts
+    assert before is not None
+    assert after is not None
+    assert after[0] - before[0] >= 40 * NS_PER_MS
+    assert after[1] >= before[1]
+
+
+async def test_watching_can_be_cancelled() -> None:
+    with anyio.move_on_after(0.01):
+        await ProcessorWatch(Clock(), lambda _: None, processor_times, shared=False).run()  # type: ignore[arg-type]
