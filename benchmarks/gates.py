@@ -52,7 +52,6 @@ DRIFTING_ONCE = Design(20, 5, 5, base_sessions=1, drift=DRIFT)
 MAX_FALSE_ALARMS = 0.04
 
 SLOWER_MS = 300
-END_OF_TURN_MS = 800
 SCENARIOS = (
     "booking.yaml",
     "restaurant.yaml:answers_in_time",
@@ -85,7 +84,7 @@ def shares(
     return found
 
 
-def suite_text(name: str, end_of_turn_ms: int) -> str:
+def suite_text(name: str, thinking_ms: int) -> str:
     """Return a suite file for the restaurant."""
     suite = {
         "name": name,
@@ -93,7 +92,7 @@ def suite_text(name: str, end_of_turn_ms: int) -> str:
             "command": [
                 "{python}", "-m", "bots.agents.restaurant", "-t", "webrtc", "--host", "127.0.0.1", "--port", "{port}"
             ],
-            "env": {"RESTAURANT_END_OF_TURN_MS": str(end_of_turn_ms)},
+            "env": {"RESTAURANT_THINKING_MS": str(thinking_ms)},
         },
         "scenarios": [str(CONFIG / scenario) for scenario in SCENARIOS],
     }  # fmt: skip
@@ -103,7 +102,7 @@ def suite_text(name: str, end_of_turn_ms: int) -> str:
 def call_for_real(repeats: int, at_once: int, folder: Path) -> Comparison:
     """Run the good restaurant and the slower one in turns, and return how they compare."""
     for name, slower_ms in (("good", 0), ("slower", SLOWER_MS)):
-        (folder / f"{name}.yaml").write_text(suite_text(name, END_OF_TURN_MS + slower_ms))
+        (folder / f"{name}.yaml").write_text(suite_text(name, slower_ms))
     command = [sys.executable, "-m", "runner.cli", "run", "slower.yaml", "--against", "good.yaml", "--json"]
     command += ["--repeat", str(repeats), "--concurrency", str(at_once), "--out", str(folder / "suite")]
     # Scenario files lie outside of the folder that the suites are in.

@@ -98,7 +98,7 @@ class SlowAnswers(FrameProcessor):
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Hold a turn back; pass on everything else."""
         await super().process_frame(frame, direction)
-        if isinstance(frame, LLMContextFrame) and _caller_turns(frame):
+        if isinstance(frame, LLMContextFrame) and _asks(frame):
             # An interruption ends this wait, and the turn is answered together with the next one.
             await asyncio.sleep(self._by_s)
         await self.push_frame(frame, direction)
@@ -253,6 +253,12 @@ class WrongNumberOfPeople(RestaurantDialogue):
     def note(self, found: dict[str, Any]) -> None:
         """Write down what was understood, with one person too many."""
         super().note({**found, "people": found["people"] + 1} if "people" in found else found)
+
+
+def _asks(frame: LLMContextFrame) -> bool:
+    """Whether the latest in a context is a turn of the caller, and not what a function returned."""
+    messages: list[Any] = list(frame.context.get_messages())
+    return bool(messages) and messages[-1].get("role") == "user"
 
 
 def _caller_turns(frame: LLMContextFrame) -> int:

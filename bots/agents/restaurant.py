@@ -22,6 +22,7 @@ Options come from the environment:
                                 synthetic callers pause for 750 ms between two sentences)
     RESTAURANT_SILENCE_MS       silence after which the caller is asked whether they are still there (default 10000)
     RESTAURANT_HANG_UP_MS       silence after a booking, after which it says goodbye by itself (default 5000)
+    RESTAURANT_THINKING_MS      how much later than it could it answers each turn of the caller (default 0)
     RESTAURANT_RTVI             0 to speak no RTVI (default 1)
 """
 
@@ -72,7 +73,7 @@ from pipecat.workers.runner import WorkerRunner
 
 from bots.agents.background_mixer import BackgroundMixer
 from bots.agents.backgrounds import BACKGROUND_DBFS, BackgroundName, background_name
-from bots.agents.faults import FAULTS, Fault, fault_of_session
+from bots.agents.faults import FAULTS, Fault, SlowAnswers, fault_of_session
 from bots.agents.restaurant_dialogue import RestaurantDialogue, Step, book_table, check_availability
 from bots.agents.serve import ends_with_server, run_agent
 from bots.agents.turns import DTMF_PREFIX, SegmentSTTService, SpeechTurnStartStrategy, WholeTurnStopStrategy
@@ -101,6 +102,7 @@ class RestaurantSettings:
         end_of_turn_ms: Silence after which the caller's turn is over.
         silence_ms: Silence after which the caller is asked whether they are still there.
         hang_up_ms: Silence after a booking, after which it says goodbye.
+        thinking_ms: How much later than it could it answers.
         rtvi: Whether it speaks RTVI.
         background: What is heard behind it, if anything.
         background_dbfs: RMS of the background.
@@ -109,6 +111,7 @@ class RestaurantSettings:
     end_of_turn_ms: float = 800
     silence_ms: float = 10_000
     hang_up_ms: float = 5_000
+    thinking_ms: float = 0
     rtvi: bool = True
     background: BackgroundName | None = None
     background_dbfs: float = BACKGROUND_DBFS
@@ -125,7 +128,7 @@ class RestaurantSettings:
             ValueError: A value is not a number, a time is negative, a level is above full scale, or there is no such
                 background.
         """
-        names = ("end_of_turn_ms", "silence_ms", "hang_up_ms")
+        names = ("end_of_turn_ms", "silence_ms", "hang_up_ms", "thinking_ms")
         times = {name: float(os.environ.get(f"RESTAURANT_{name.upper()}") or getattr(cls, name)) for name in names}
         if min(times.values()) < 0:
             raise ValueError("the RESTAURANT_*_MS options must not be negative")
@@ -308,6 +311,7 @@ async def run_restaurant(
                 SegmentSTTService(),
                 DTMFAggregator(prefix=DTMF_PREFIX),
                 user,
+                *([SlowAnswers(settings.thinking_ms / 1000)] if settings.thinking_ms else []),
                 *([fault.mind()] if fault.mind else []),
                 llm,
                 fault.voice(),

@@ -73,7 +73,8 @@ def context(*roles: str) -> LLMContextFrame:
 
 
 async def test_slow_holds_every_turn_back_but_not_the_greeting() -> None:
-    for frame, is_held_back in ((context(), False), (context("assistant", "user"), True)):
+    returned = context("assistant", "user", "assistant", "tool")
+    for frame, is_held_back in ((context(), False), (context("assistant", "user"), True), (returned, False)):
         began = time.monotonic()
         down, _ = await frames_through(SlowAnswers(by_s=2), frame)
         assert down == [frame]
