@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -19,7 +19,7 @@ WITHOUT = "TESTS_WITHOUT_POSTGRES"
 USER = "runner"
 _START_TIMEOUT_S = 30.0
 _ROOM_BYTES = 1_000_000_000
-_OPTIONS = ("listen_addresses=", "max_connections=200")
+_BY_SOCKET = ("listen_addresses=", "max_connections=200")
 _FORGETFUL = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off")
 
 
@@ -28,10 +28,11 @@ class PostgresServer:
 
     Args:
         binaries: The folder of ``initdb`` and ``postgres``.
+        options: Its settings.
         survives_crashes: Whether it is as users have it, and still knows after :meth:`crash` what was committed.
     """
 
-    def __init__(self, binaries: Path, *, survives_crashes: bool = False):
+    def __init__(self, binaries: Path, options: Sequence[str] = _BY_SOCKET, *, survives_crashes: bool = False):
         # The name of a socket may have 107 bytes only: not below pytest's own folder.
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=_in_memory()))
         self._numbers = itertools.count(1)
@@ -48,7 +49,7 @@ class PostgresServer:
             cwd=self._folder,
             timeout=60,
         )
-        options = [f"unix_socket_directories={self._folder}", *_OPTIONS, *(() if survives_crashes else _FORGETFUL)]
+        options = [f"unix_socket_directories={self._folder}", *options, *(() if survives_crashes else _FORGETFUL)]
         self._command = [
             *ends_with_parent("INT"),
             binaries / "postgres",

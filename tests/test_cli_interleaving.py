@@ -10,7 +10,7 @@ import pytest
 from runner.cli.interleaving import run_interleaved
 from runner.cli.interruption import run_interruptibly
 from runner.reports.console import make_console
-from tests.calls.test_suite import StubCalls, runner, until_cancelled
+from tests.calls.stubs import StubCalls, runner, until_cancelled
 
 pytestmark = pytest.mark.anyio
 

@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -12,6 +13,8 @@ from loguru import logger
 
 from runner.calls.suite_file import SuiteResult
 from runner.cli import main
+from runner.errors import UsageError
+from runner.scenarios.suites import Suite
 
 SUITE = "name: night\nagent: { url: 'http://127.0.0.1:9' }\nscenarios: [listen.yaml]\n"
 
@@ -26,6 +29,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "suite.yaml").write_text(SUITE)
     yield tmp_path
     logger.remove()
+
+
+def seen(tokens: list[str | None]) -> Callable[..., Any]:
+    """Return what notes a suite's token where the suite would be run."""
+
+    def look(suite: Suite, *args: Any, **more: Any) -> Any:
+        tokens.append(suite.token and suite.token.get_secret_value())
+        raise UsageError("seen")
+
+    return look
 
 
 def run(*options: str, stdin: str = "") -> Result:
@@ -144,28 +157,19 @@ def test_the_token_given_goes_before_the_one_of_the_file(
 ) -> None:
     tokens: list[str | None] = []
 
-    async def look(suite: object, *args: object, **kwargs: object) -> int:
-        token = suite.token  # type: ignore[attr-defined]
-        tokens.append(None if token is None else token.get_secret_value())
-        return 0
-
-    monkeypatch.setattr("runner.cli.run._run_suite", look)
+    monkeypatch.setattr("runner.calls.suite.SuiteRunner", seen(tokens))
     monkeypatch.setenv("AGENT_TOKEN", "of-the-file")
     if variable is not None:
         monkeypatch.setenv("SCENARIO_RUNNER_TOKEN", variable)
     (folder / "suite.yaml").write_text(SUITE.replace(" }", ", token: env:AGENT_TOKEN }"))
-    assert run("suite.yaml", *options, stdin=stdin).exit_code == 0
+    run("suite.yaml", *options, stdin=stdin)
     assert tokens == [sent]
 
 
 def test_without_a_token_in_the_file_ours_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens: list[str | None] = []
 
-    async def look(suite: object, *args: object, **kwargs: object) -> int:
-        tokens.append(suite.token and suite.token.get_secret_value())  # type: ignore[attr-defined]
-        return 0
-
-    monkeypatch.setattr("runner.cli.run._run_suite", look)
+    monkeypatch.setattr("runner.calls.suite.SuiteRunner", seen(tokens))
     run("suite.yaml")
     monkeypatch.setenv("SCENARIO_RUNNER_TOKEN", "ours")
     run("suite.yaml")

@@ -62,9 +62,6 @@ _NUMBER = rf"(?:\d{{1,2}}|{'|'.join([*_TENS, *sorted(_UNITS, key=len, reverse=Tr
 _HOUR = r"(?:\d{1,2}|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)"
 _MINUTE = r"(?:fifteen|thirty|forty[ -]?five|twenty|ten|forty|fifty|o'?clock|oh five|five)"
 _HALF_DAY = r"(?:\s*(?P<half>[ap])\.?\s*m\b\.?)?"
-_AFTER_HOUR = (
-    r"(?P<later>\s*o'?clock)?" + _HALF_DAY + r"(?P<part>\s*(?:in the (?:morning|evening|afternoon)|at night))?"
-)
 
 _TIMES = [
     re.compile(rf"\bhalf past (?P<hour>{_HOUR})\b{_HALF_DAY}"),
@@ -140,7 +137,6 @@ _REPEAT = re.compile(
     r"\b(?:repeat|say (?:that|it) again|pardon|come again|didn't (?:catch|hear|get)|what did you say)\b"
 )
 _CANCEL = re.compile(r"\b(?:cancel|never ?mind|forget (?:it|about it)|changed my mind)\b")
-_CHANGE = re.compile(r"\b(?:actually|change|instead|rather|make (?:it|that)|i meant|correction|sorry)\b")
 _BOOKING = re.compile(r"\b(?:book|booking|table|reserve|reservation)\b")
 _HELLO = re.compile(r"\b(?:hello|hi|good (?:evening|morning|afternoon|day)|hey)\b")
 _FAQ = [

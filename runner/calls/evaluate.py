@@ -25,7 +25,8 @@ from bots.timeline import (
 from runner.calls import recording as recordings
 from runner.calls import suite_file
 from runner.calls import timeline as timelines
-from runner.calls.run_file import FILE_NAME, Run, earlier_attempt, judge_run, read_run, run_text
+from runner.calls.repeating import earlier_attempt
+from runner.calls.run_file import FILE_NAME, Run, judge_run, read_run, run_text
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite, suite_text
 from runner.calls.suite_gates import gates_of, has_statistics, weigh_suite
 from runner.calls.timeline import StoredTimeline, read_stored

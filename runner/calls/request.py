@@ -1,17 +1,20 @@
-"""What a call is asked for, and who watches it."""
+"""What a call is asked for, who watches it, and what makes it."""
 
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from bots.caller.script import Script
 from bots.masking import redacted, secrets_within
 from bots.timeline import TimelineEvent
+from runner.calls.run_file import Run
 from runner.evaluation.asked import NOTHING, Asked
 from runner.evaluation.verdicts import ExpectationVerdict
 from runner.rooms.open import RoomAddress
+from runner.settings import Settings
 
 
 class CallWatcher(Protocol):
@@ -75,6 +78,28 @@ class CallRequest:
     notes: tuple[str, ...] = ()
     asked: Asked = NOTHING
     session_end_state: Callable[[], Awaitable[str | None]] | None = None
+
+
+class LiveCall(Protocol):
+    """A call under way (see :class:`runner.calls.call.Call`)."""
+
+    async def make(self) -> Run:
+        """Make the call."""
+        ...
+
+    def cancel(self, detail: str | None = None) -> None:
+        """End it in good order."""
+        ...
+
+
+class CallMaker(Protocol):
+    """Prepares a call."""
+
+    def __call__(
+        self, request: CallRequest, settings: Settings, folder: Path, run_id: str, watcher: CallWatcher
+    ) -> LiveCall:
+        """Return a call that is ready to be made."""
+        ...
 
 
 def new_run_id() -> str:

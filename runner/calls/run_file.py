@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,8 +29,6 @@ from runner.files import read_model, write_atomically
 
 FILE_NAME = "run.json"
 FORMAT_VERSION = 1
-
-_WORTH_REPEATING = frozenset({Cause.HARNESS, Cause.NETWORK})
 
 _PACKAGES = ("pipecat-scenario-runner", "pipecat-ai", "aiortc", "daily-python")
 
@@ -72,27 +70,6 @@ class EarlierAttempt(BaseModel):
     ended_reason: EndedReason
     detail: str | None = None
     failure: Failure | None = None
-
-
-class Judged(Protocol):
-    """What is known of a call with its verdict, wherever it is kept."""
-
-    @property
-    def started_at(self) -> str: ...
-    @property
-    def duration_s(self) -> float: ...
-    @property
-    def status(self) -> Status: ...
-    @property
-    def success(self) -> bool | None: ...
-    @property
-    def cause(self) -> Cause | None: ...
-    @property
-    def ended_reason(self) -> EndedReason: ...
-    @property
-    def detail(self) -> str | None: ...
-    @property
-    def failure(self) -> Failure | None: ...
 
 
 @dataclass(frozen=True)
@@ -294,32 +271,6 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         not_honoured=missing,
         versions=installed_versions() if given.versions is None else dict(given.versions),
         script=script,
-    )
-
-
-def reason_to_repeat(run: Judged) -> str | None:
-    """Return why a call is worth making again; None if it is not.
-
-    That is where there is no verdict because of our own side or of the network: nothing was found out of the agent.
-    """
-    if run.success is None and run.status is not Status.CANCELLED and run.cause in _WORTH_REPEATING:
-        return f"inconclusive (cause: {run.cause})"
-    return None
-
-
-def earlier_attempt(run: Judged, repeated_because: str, *, folder: str | None = None) -> EarlierAttempt:
-    """Return a call that is made again, as the run that counts remembers it."""
-    return EarlierAttempt(
-        repeated_because=repeated_because,
-        folder=folder,
-        started_at=run.started_at,
-        duration_s=run.duration_s,
-        status=run.status,
-        success=run.success,
-        cause=run.cause,
-        ended_reason=run.ended_reason,
-        detail=run.detail,
-        failure=run.failure,
     )
 
 

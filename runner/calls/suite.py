@@ -27,8 +27,9 @@ from runner.calls.call import Call, speech_lines
 from runner.calls.evaluate import began_ns, evaluate_run
 from runner.calls.headroom import CALLS_PER_CORE, CallLimit, Load, LoadMeter, available_cores
 from runner.calls.loading import load
-from runner.calls.request import CallRequest, CallWatcher, DataMessage, new_run_id
-from runner.calls.run_file import EarlierAttempt, Run, earlier_attempt, reason_to_repeat, utc_now
+from runner.calls.repeating import earlier_attempt, reason_to_repeat
+from runner.calls.request import CallMaker, CallRequest, DataMessage, LiveCall, new_run_id
+from runner.calls.run_file import EarlierAttempt, Run, utc_now
 from runner.calls.suite_facts import planned_hash, session_facts
 from runner.calls.suite_file import (
     FILE_NAME,
@@ -75,28 +76,6 @@ _UNWELL = _NOT_REACHED | {
 
 _MAY_BE_A_CRASH = _UNWELL | {EndedReason.AGENT_LEFT}
 """Endings that the end of the agent's process may be the reason for."""
-
-
-class LiveCall(Protocol):
-    """A call under way (see :class:`runner.calls.call.Call`)."""
-
-    async def make(self) -> Run:
-        """Make the call."""
-        ...
-
-    def cancel(self, detail: str | None = None) -> None:
-        """End it in good order."""
-        ...
-
-
-class CallMaker(Protocol):
-    """Prepares a call."""
-
-    def __call__(
-        self, request: CallRequest, settings: Settings, folder: Path, run_id: str, watcher: CallWatcher
-    ) -> LiveCall:
-        """Return a call that is ready to be made."""
-        ...
 
 
 class SuiteWatcher(Protocol):

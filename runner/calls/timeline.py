@@ -36,12 +36,10 @@ class StoredTimeline:
     Attributes:
         events: The events, in the order they were written.
         lines: Their lines.
-        cut_off: Whether there was more: a last line that was cut off.
     """
 
     events: list[TimelineEvent]
     lines: list[bytes]
-    cut_off: bool = False
 
     @property
     def stamp(self) -> TimelineStamp:
@@ -144,7 +142,7 @@ def parse_stored(data: bytes, name: str) -> StoredTimeline:
             events.append(EVENT_ADAPTER.validate_json(line))
         except ValidationError as error:
             if number == len(lines):
-                return StoredTimeline(events, lines[:-1], cut_off=True)
+                return StoredTimeline(events, lines[:-1])
             problem = error.errors()[0]
             raise UsageError(f"{name}:{number}: no event of a timeline ({problem['msg']})") from error
     return StoredTimeline(events, lines)

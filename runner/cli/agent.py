@@ -20,7 +20,7 @@ AGENT_NAMES = ("restaurant", "metronome", "quickstart")
 def agent(name: str, host: str, port: int, verbose: int, options: Sequence[str]) -> None:
     """Serve a reference agent over SmallWebRTC, until Ctrl-C.
 
-    OPTIONS go to the agent and to Pipecat's own runner as they are.
+    OPTIONS go to the agent and to Pipecat's own runner as they are: `agent restaurant -- --help` lists them.
     """
     need_agents_extra()
     from bots.agents.serve import serve

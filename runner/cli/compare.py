@@ -18,9 +18,10 @@ from runner.cli.sources import API_KEY_VARIABLE, API_URL_VARIABLE, read_source
 @click.option("--html", type=PATH, metavar="FILE", help="Write a report to open in a browser.")
 @common_options
 def compare(base: str, current: str, as_json: bool, html: Path | None, config: Path | None, verbose: int) -> None:
-    """Tell whether an agent changed between two sets of runs, and by how much.
+    """Tell whether an agent changed between two sets of runs.
 
-    BASE and CURRENT are each a baseline file, the folder of a suite or of a run, or result:ID.
+    It also says by how much, and how sure that is. BASE and CURRENT are each a baseline file, the folder of a suite
+    or of a run, or result:ID.
 
     Exit codes: 0 no regression, 1 regressed, 2 too few runs to say, or anything else.
     """

@@ -17,7 +17,10 @@ from runner.cli.settings import load_logging_settings
 @click.option("--json", "as_json", is_flag=True, help="Print run.json alone on standard output.")
 @common_options
 def demo(listen: bool, out: Path | None, as_json: bool, config: Path | None, verbose: int) -> None:
-    """Book a table by voice: a real WebRTC call to a real Pipecat agent, on this machine alone."""
+    """Book a table by voice: a real call to an agent on this machine.
+
+    The agent is a real Pipecat bot, and the call a real WebRTC call. It needs no key and no network.
+    """
     need_agents_extra()
 
     async def run() -> int:

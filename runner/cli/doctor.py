@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 def doctor(
     room_url: str | None, token: str | None, participant_name: str | None, config: Path | None, verbose: int
 ) -> None:
-    """Check that this machine can make calls; with --room, that a room can be entered."""
+    """Check this machine, or with --room that a room can be entered.
+
+    Without --room: whether the speech models load, and whether a WebRTC call works on this machine. It says what is
+    missing and how to install it.
+    """
 
     async def run() -> int:
         settings = load_logging_settings(config, verbose)

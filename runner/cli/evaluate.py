@@ -1,16 +1,12 @@
 """The command that judges a finished call again."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from runner.cli.options import PATH, common_options
 from runner.cli.running import run_command
 from runner.cli.settings import load_logging_settings
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()
@@ -23,10 +19,12 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print run.json (of a suite: suite.json) alone.")
 @common_options
 def evaluate(run_dir: Path, measure: bool | None, as_json: bool, config: Path | None, verbose: int) -> None:
-    """Judge a finished call again by its stored facts, without calling anyone.
+    """Judge a finished call or suite again, by its stored facts.
 
-    RUN_DIR is the folder of a run, or that of a suite: then every run in it is judged again. run.json, suite.json and
-    report.html are written anew. Exit codes as for the call: 0 passed, 1 the agent failed, 2 anything else.
+    RUN_DIR is the folder of a run, or that of a suite: then every run in it is judged again. Nobody is called.
+    run.json, suite.json and report.html are written anew.
+
+    Exit codes as for the call: 0 passed, 1 the agent failed, 2 anything else.
     """
 
     async def run() -> int:

@@ -26,9 +26,11 @@ def keys() -> None:
     type=click.Choice(["user", "worker"]),
     default="user",
     show_default=True,
-    help="A user's key may do everything in its project, a worker's only report.",
+    help="A user's key may do everything in its project; a worker's may take and report runs, and nothing else.",
 )
-@click.option("--project", type=click.IntRange(1), help="The project of a user's key (default: 1).")
+@click.option(
+    "--project", type=click.IntRange(1), help="The project of a user's key (default: 1, which every server has)."
+)
 @record_options
 def create(
     name: str, kind: str, project: int | None, data_dir: Path | None, database_url: str | None, config: Path | None

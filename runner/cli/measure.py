@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON alone on standard output.")
 def measure(recording: Path, timeline: Path | None, caller_channel: int, as_json: bool) -> None:
-    """Measure latencies and barge-ins in RECORDING, any two-channel recording of a call.
+    """Measure latencies and barge-ins in a two-channel recording.
 
-    Each figure comes with its uncertainty: the true value lies within it in 95 of 100 cases. Without a timeline both
-    sides are detected.
+    RECORDING is a WAV file with the caller on one channel and the agent on the other, whoever made it. Each figure
+    comes with its uncertainty: the true value lies within it in 95 of 100 cases. Without a timeline both sides are
+    detected.
 
     Exit codes: 0 measured, 2 the recording can't be measured.
     """

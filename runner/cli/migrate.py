@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 )
 @record_options
 def migrate(new_secret_key: bool, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
-    """Make the record's tables, or bring them up to date."""
+    """Create the tables of the server's database, or update them."""
 
     async def work(database: "Database") -> int:
         from runner.records.key_check import take_secret_key

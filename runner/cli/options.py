@@ -64,7 +64,7 @@ def common_options(command: _Command) -> _Command:
 
 
 def record_options(command: _Command) -> _Command:
-    """Give a command the options that say where the record is."""
+    """Give a command the options that say where the server's data is."""
     for option in (
         config_option,
         click.option(
@@ -73,7 +73,9 @@ def record_options(command: _Command) -> _Command:
             help="sqlite:///path or postgresql://user@host/name. With a password, prefer the environment "
             "variable SCENARIO_RUNNER_SERVER__DATABASE_URL.",
         ),
-        click.option("--data-dir", type=PATH, help="Where the record is kept (default: data)."),
+        click.option(
+            "--data-dir", type=PATH, help="The server's folder: database, recordings, secret key (default: data)."
+        ),
     ):
         command = option(command)
     return command

@@ -11,9 +11,15 @@ from runner.cli.settings import log_to_stderr
 
 @click.command()
 @click.argument("run_dir", type=PATH)
-@click.option("--speed", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="0 shows all at once.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(0, 100),
+    default=1.0,
+    show_default=True,
+    help="How many times as fast as the call; 0 shows all of it at once.",
+)
 def replay(run_dir: Path, speed: float) -> None:
-    """Replay a finished call."""
+    """Replay a finished call: show again what the terminal showed."""
 
     async def run() -> int:
         log_to_stderr("WARNING")

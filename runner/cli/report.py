@@ -13,10 +13,10 @@ from runner.cli.settings import log_to_stderr
 @click.argument("folder", metavar="RUN_OR_SUITE_DIR", type=PATH)
 @click.option("--html", type=PATH, metavar="FILE", help="The file (default: report.html in the folder).")
 def report(folder: Path, html: Path | None) -> None:
-    """Make the HTML report of a finished call or suite again, from its stored facts.
+    """Make the HTML report of a finished call or suite again.
 
-    The file opens in a browser without a server and without a network. A suite's leads to the reports of its runs,
-    which are made as well.
+    It is made from the stored facts. The file opens in a browser without a server and without a network. A suite's
+    leads to the reports of its runs, which are made as well.
     """
 
     async def run() -> int:

@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @click.argument("suite_file", metavar="SUITE.yaml", type=PATH)
-@click.option("--repeat", type=click.IntRange(1, 1_000), help="Runs of every scenario, whatever the file says.")
+@click.option("--repeat", type=click.IntRange(1, 1_000), help="Runs of every scenario; overrides the file.")
 @click.option(
     "--concurrency",
     type=Concurrency(),
     metavar="N|auto",
-    help="Runs at a time, whatever the file says; auto: as many as this machine has headroom for.",
+    help="Runs at a time; overrides the file. auto: as many as this machine can carry.",
 )
 @click.option(
     "--retry-inconclusive",
     type=click.IntRange(0, 5),
-    help="How often a run is made again that our own side or the network spoilt, whatever the file says.",
+    help="Retries of a run that the runner or the network spoilt; overrides the file.",
 )
 @click.option(
     "-k", "expression", metavar="EXPR", help="Run the scenarios that match: words of names or tags, and/or/not."
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--last-failed", is_flag=True, help="Run what did not pass the last time.")
 @click.option("--fail-fast", is_flag=True, help="Start no more runs once the agent failed in one.")
 @click.option(
-    "--baseline", metavar="SOURCE", help="Compare with a baseline file, a suite's folder, or result:ID of the record."
+    "--baseline", metavar="SOURCE", help="Compare with a baseline file, a suite's folder, or result:ID of a server."
 )
 @click.option(
     "--save-baseline", type=PATH, metavar="FILE", help="Write the runs to a baseline file, or add them to one."
@@ -86,7 +86,9 @@ def run_suite(
     config: Path | None,
     verbose: int,
 ) -> None:
-    """Run every scenario of a suite, or of a manifest of Pipecat Evals, with a fresh session for each run.
+    """Run every scenario of a suite, or of a manifest of Pipecat Evals.
+
+    Each run has a session of its own.
 
     Exit codes: 0 every run passed, 1 the agent failed in one, 2 anything else. With a baseline or gates: 0 no
     regression and no gate missed, 1 regressed or missed, 2 too few runs to say.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runner.cli.extras import needing_server_extra
-from runner.cli.options import PATH, config_option, verbose_option
+from runner.cli.options import record_options, verbose_option
 from runner.cli.running import run_command
 from runner.cli.settings import log_level, server_settings
 
@@ -18,15 +18,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--data-dir", type=PATH, help="Where the record is kept (default: data).")
-@click.option(
-    "--database-url",
-    metavar="URL",
-    help="sqlite:///path or postgresql://user@host/name. With a password, prefer the environment variable "
-    "SCENARIO_RUNNER_SERVER__DATABASE_URL.",
-)
-@click.option("--no-worker", is_flag=True, help="Serve the API and the record alone; make no calls.")
-@config_option
+@click.option("--no-worker", is_flag=True, help="Serve the API and the page alone; make no calls.")
+@record_options
 @verbose_option
 def serve(
     host: str,
@@ -37,9 +30,9 @@ def serve(
     config: Path | None,
     verbose: int,
 ) -> None:
-    """Serve the API, keep the record, and make the calls, until Ctrl-C.
+    """Serve the API and the page, and make the calls, until Ctrl-C.
 
-    Prints where it is reached, and the first time a key. Calls that are on when it is told to stop get a moment to
+    Prints its address, and on the first start a key. Calls that are on when it is told to stop get a moment to
     finish; a second Ctrl-C cancels them.
     """
 

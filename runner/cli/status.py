@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON alone on standard output.")
 @record_options
 def status(as_json: bool, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
-    """Show queued and active runs, worker health, and runs that are stuck.
+    """Show queued and active runs, worker health, and stuck runs.
 
-    Reads the record's database, and needs neither the API nor a key.
+    Reads the server's database, and needs neither the API nor a key.
 
     Exit codes: 0 everything goes on by itself, 2 runs are stuck.
     """

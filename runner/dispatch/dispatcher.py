@@ -117,7 +117,8 @@ class Dispatcher:
         self._settings = settings
         self._limits = Limits(settings.server.max_calls, settings.server.max_calls_per_agent)
         self._lease_s = settings.server.lease_s
-        self._look_interval_s = min(LOOK_INTERVAL_S, self._lease_s / 4)
+        self.look_interval_s = min(LOOK_INTERVAL_S, self._lease_s / 4)
+        """How often it looks when nobody wakes it, and how soon again where that failed."""
         self._next_look_s = 0.0
         self._woken = anyio.Event()
         self._arrived: list[_Asked] = []
@@ -200,7 +201,7 @@ class Dispatcher:
             self._woken = anyio.Event()
             is_time = time.monotonic() >= self._next_look_s
             if is_time:
-                self._next_look_s = time.monotonic() + self._look_interval_s
+                self._next_look_s = time.monotonic() + self.look_interval_s
             arrived, self._arrived = self._arrived, []
             try:
                 await self._turn(tasks, arrived, is_time=is_time)
@@ -214,7 +215,7 @@ class Dispatcher:
                 )
                 failing = True
                 self._refuse(arrived, "the record can't be used now")
-                await anyio.sleep(self._look_interval_s)
+                await anyio.sleep(self.look_interval_s)
 
     async def _listen(self) -> None:
         """Hear what other processes commit, until cancelled."""
@@ -415,7 +416,7 @@ class Dispatcher:
     async def _look(self) -> None:
         """See who is gone, and what has to be taken from them."""
         now_s = time.monotonic()
-        gap_s = GAP_LOOKS * self._look_interval_s
+        gap_s = GAP_LOOKS * self.look_interval_s
         if self._looked_s is None or now_s - self._looked_s > gap_s:
             # Nobody can have polled meanwhile: everybody gets a whole lease to come back.
             self._judging_from_s = now_s + self._lease_s + leaving_s(self._lease_s)

@@ -9,8 +9,8 @@ import anyio
 import pytest
 from _pytest.outcomes import Failed
 
-from runner.calls.request import new_run_id
-from runner.calls.suite import CallMaker, SuiteRunner
+from runner.calls.request import CallMaker, new_run_id
+from runner.calls.suite import SuiteRunner
 from runner.calls.suite_file import SuiteResult
 from runner.errors import RunnerError, UsageError
 from runner.pytest_plugin.agent import AGENT

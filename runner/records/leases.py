@@ -15,7 +15,7 @@ from runner.protocol.messages import Kept, Poll, RunNow
 from runner.protocol.states import WorkerState
 from runner.records.assignments import taken
 from runner.records.changes import work_changed
-from runner.records.runs import Told, begin, progress
+from runner.records.runs import begin, progress
 from runner.records.statuses import RunStatus
 from runner.records.tables import RUNS, WORKERS, utc_now
 
@@ -239,13 +239,7 @@ def _kept(session: Session, now: datetime) -> set[tuple[int, int]]:
 def _take_in(session: Session, news: Sequence[tuple[str, RunNow]]) -> None:
     """Take in how far runs are."""
     begin(session, [(run.run_id, run.attempt, executor) for executor, run in news])
-    progress(
-        session,
-        [
-            Told(run.run_id, run.attempt, joined=run.joined, said=run.said, evaluating=run.is_evaluating)
-            for _, run in news
-        ],
-    )
+    progress(session, [run for _, run in news])
 
 
 def _is_news(run: RunNow, known: RunHad | None) -> bool:

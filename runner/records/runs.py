@@ -22,7 +22,7 @@ from runner.calls.run_file import FILE_NAME as RUN_FILE
 from runner.calls.run_file import RunReport, not_asked_because
 from runner.evaluation.asked import Asked
 from runner.evaluation.outcome import Status
-from runner.protocol.messages import Job, Problem, SessionStart
+from runner.protocol.messages import Job, Problem, RunNow, SessionStart
 from runner.records.changes import Change, RunChange, note, work_changed
 from runner.records.endings import Ending, cancelled, ending_of, lost
 from runner.records.jobs import RoomSecrets, RunType, open_pipecat_data, session_start
@@ -155,25 +155,6 @@ _STATUSES = select(RUNS.c.status).where(RUNS.c.result_id == bindparam("of_result
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a worker tells of a run that it has.
-
-    Attributes:
-        run_id: The run.
-        attempt: The attempt this is of.
-        joined: Whether its caller is in the room with the agent, or was.
-        said: Whether something was said or published there.
-        evaluating: Whether its call is over.
-    """
-
-    run_id: int
-    attempt: int
-    joined: bool = False
-    said: bool = False
-    evaluating: bool = False
-
-
-@dataclass(frozen=True)
 class RunState:
     """How a run stands, for whoever works on it.
 
@@ -240,12 +221,12 @@ def begin(session: Session, given: Sequence[tuple[int, int, str]]) -> None:
             refresh_result(session, row.result_id)
 
 
-def progress(session: Session, told: Sequence[Told]) -> set[int]:
-    """Take in how far runs have come. Reports of attempts that are not under way are passed over.
+def progress(session: Session, told: Sequence[RunNow]) -> set[int]:
+    """Take in how far runs have come. What is told of attempts that are not under way is passed over.
 
     Args:
         session: A transaction.
-        told: The reports. A step back is passed over.
+        told: What workers tell of runs. A step back is passed over.
 
     Returns:
         The runs whose attempt is under way.
@@ -263,7 +244,7 @@ def progress(session: Session, told: Sequence[Told]) -> set[int]:
         changes = {
             "joined_at": Change.JOINED if one.joined and run.joined_at is None else None,
             "said_at": Change.SAID if one.said and run.said_at is None else None,
-            "status": Change.EVALUATING if one.evaluating and run.status == RunStatus.RUNNING.value else None,
+            "status": Change.EVALUATING if one.is_evaluating and run.status == RunStatus.RUNNING.value else None,
         }
         for change in filter(None, changes.values()):
             note(session, RunChange(run.id, run.attempt, change))

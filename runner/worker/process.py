@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from runner.calls.call import Call
 from runner.calls.loading import load
+from runner.calls.request import CallMaker
 from runner.errors import RunnerError
 from runner.files import private_folder
 from runner.garbage import spare_what_is_loaded
@@ -32,7 +33,7 @@ from runner.worker.record_client import RecordClient
 from runner.worker.retries import FIRST_WAIT_S, LONGEST_WAIT_S
 from runner.worker.status import STARTING, WorkerStatus
 from runner.worker.watch import SAMPLE_INTERVAL_MS, LoadWatch
-from runner.worker.worker import CallMaker, Counts, Worker
+from runner.worker.worker import Counts, Worker
 
 LOOK_INTERVAL_S = 1.0
 """How often it is looked whether outcomes can be kept."""

@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -20,8 +19,9 @@ from bots.masking import masked
 from bots.timeline import CallEnded, CallerUnderrun, CallStarted, EndedReason, RoomEntered, TimelineEvent
 from runner.calls import run_file
 from runner.calls.call import Call
-from runner.calls.request import CallRequest, CallWatcher, DataMessage
-from runner.calls.run_file import EarlierAttempt, Run, earlier_attempt, reason_to_repeat, write_run
+from runner.calls.repeating import earlier_attempt, reason_to_repeat
+from runner.calls.request import CallMaker, CallRequest, DataMessage, LiveCall
+from runner.calls.run_file import EarlierAttempt, Run, write_run
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause, ExpectationVerdict
@@ -42,28 +42,6 @@ STOPPED_REPORT_LIMIT_S = 10.0
 
 STOPPED_DETAIL = "its worker was stopped"
 MAX_DETAIL_CHARACTERS = 2_000
-
-
-class LiveCall(Protocol):
-    """A call under way (see :class:`runner.calls.call.Call`)."""
-
-    async def make(self) -> Run:
-        """Make the call."""
-        ...
-
-    def cancel(self, detail: str | None = None) -> None:
-        """End it in good order."""
-        ...
-
-
-class CallMaker(Protocol):
-    """Prepares a call."""
-
-    def __call__(
-        self, request: CallRequest, settings: Settings, folder: Path, run_id: str, watcher: CallWatcher
-    ) -> LiveCall:
-        """Return a call that is ready to be made."""
-        ...
 
 
 @dataclass

@@ -34,9 +34,8 @@ from runner.protocol.messages import (
     WorkerInfo,
 )
 from runner.records import runs as records
-from runner.records import runs as runs_of_record
 from runner.records.retention import purge
-from runner.records.runs import MAX_ARTEFACTS, Told
+from runner.records.runs import MAX_ARTEFACTS
 from runner.records.secrets import Vault
 from runner.records.store import artefact_key
 from runner.records.tables import Agent, RunRow, WorkerRow, utc_now
@@ -88,7 +87,7 @@ async def claimed(worker: httpx.AsyncClient, run_id: int, attempt: int = 1) -> d
 
 async def progress(worker: httpx.AsyncClient, run_id: int, attempt: int = 1, **more: bool) -> bool:
     """Tell how far a run has come, as a poll does; return whether that counts."""
-    told = [Told(run_id, attempt, **more)]
+    told = [RunNow(run_id=run_id, attempt=attempt, **more)]
     return run_id in await services_of(worker).database.run(lambda session: records.progress(session, told))
 
 
@@ -415,7 +414,7 @@ async def test_what_was_said_is_known_even_where_giving_back_fails(
         assert (await release(worker_client, run_id, said=True)).status_code == 500
     async with services.database.session() as session:
         assert not await session.run_sync(
-            runs_of_record.release, run_id, 1, detail="worker lost", safe_to_retry=True, was_lost=True
+            records.release, run_id, 1, detail="worker lost", safe_to_retry=True, was_lost=True
         )
 
 

@@ -32,7 +32,8 @@ from bots.timeline import (
 from runner import files
 from runner.calls import evaluate
 from runner.calls.evaluate import Measuring, evaluate_run, evaluate_suite
-from runner.calls.run_file import Circumstances, Run, earlier_attempt, judge_run, read_run, write_run
+from runner.calls.repeating import earlier_attempt
+from runner.calls.run_file import Circumstances, Run, judge_run, read_run, write_run
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite, write_suite
 from runner.calls.timeline import TimelineWriter, read_timeline
 from runner.errors import RunnerError, UsageError

@@ -8,7 +8,7 @@ import pytest
 from runner.calls.interleaved import LEAD, Interleaved, Turns
 from runner.calls.suite import SuiteRunner
 from runner.errors import UsageError
-from tests.calls.test_suite import StubCalls, runner, slowly, until_cancelled
+from tests.calls.stubs import StubCalls, runner, slowly, until_cancelled
 
 pytestmark = pytest.mark.anyio
 

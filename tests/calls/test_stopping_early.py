@@ -12,7 +12,7 @@ from runner.calls.last_failed import NothingFailed, select_last_failed
 from runner.calls.suite_file import SuiteResult, read_suite
 from runner.errors import UsageError
 from runner.scenarios.suites import Suite
-from tests.calls.test_suite import (
+from tests.calls.stubs import (
     AT_URL,
     StubCall,
     StubCalls,

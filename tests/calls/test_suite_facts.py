@@ -11,7 +11,7 @@ from runner.calls.suite_file import SuiteResult
 from runner.comparison.facts import RunSet, latencies_by_turn
 from runner.errors import UsageError
 from runner.evaluation.turns import TurnMeasures
-from tests.calls.test_suite import StubCalls, fails, loses_the_network, runner
+from tests.calls.stubs import StubCalls, fails, loses_the_network, runner
 
 pytestmark = pytest.mark.anyio
 

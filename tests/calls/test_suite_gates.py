@@ -11,7 +11,7 @@ from runner.calls.suite_file import SuiteResult, read_suite, write_suite
 from runner.calls.suite_gates import weigh_suite
 from runner.comparison.facts import RunSet
 from runner.comparison.gates import Gates
-from tests.calls.test_suite import StubCalls, fails, passes, runner
+from tests.calls.stubs import StubCalls, fails, passes, runner
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from runner.errors import UsageError
 from runner.scenarios.suites import Suite, load_suite
 from runner.scenarios.targets import AgentByCommand, AgentOnPipecatCloud
 from runner.settings import Settings
-from tests.calls.test_suite import StubCall, StubCalls, passes, runner, slowly, start_server
+from tests.calls.stubs import StubCall, StubCalls, passes, runner, slowly, start_server
 
 pytestmark = pytest.mark.anyio
 

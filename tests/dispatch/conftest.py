@@ -6,9 +6,10 @@ import pytest
 
 from runner.records.database import Database
 from runner.records.tables import Project, ResultRow
+from tests.dispatch.scene import clock, elsewhere, prompt, scene
 from tests.records.conftest import database_url, postgres_template, sqlite_template
 
-__all__ = ["database_url", "postgres_template", "sqlite_template"]
+__all__ = ["clock", "database_url", "elsewhere", "postgres_template", "prompt", "scene", "sqlite_template"]
 
 
 @pytest.fixture

@@ -5,7 +5,11 @@ webhooks, and to try each again every second. It says its executor once it does 
 and ends with its standard input.
 """
 
+import json
+import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -32,6 +36,22 @@ FAST: dict[str, Any] = {
     "LEFT_INTERVAL_S": 0.5,
 }
 """How a process goes about it in tests."""
+
+
+@contextmanager
+def started(settings: Settings, database_url: str, *options: str) -> Generator["subprocess.Popen[str]"]:
+    """Start one, wait until it does work, and kill it in the end."""
+    revealed = settings.model_dump(mode="json", exclude_defaults=True)
+    revealed["server"]["database_url"] = database_url
+    command = [sys.executable, "-m", "tests.dispatch.durable_process", json.dumps(revealed), *options]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip(), process.communicate()[1]
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 async def main(settings: Settings, *, tidies_every_second: bool, delivers: bool) -> None:

@@ -1,9 +1,7 @@
 """Webhooks are delivered, also where receivers are away and processes are killed, and each as one message."""
 
-import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +30,7 @@ from runner.records.webhooks import Kind, hold_for_webhook, write_webhooks
 from runner.sessions.local_agent import free_port
 from runner.settings import ServerSettings, Settings
 from runner.webhooks.signing import signature
-from tests.dispatch.durable_process import FAST
+from tests.dispatch.durable_process import FAST, started
 from tests.records.giving import WORKER
 from tests.records.outcomes import agent_failed
 from tests.webhooks.receiver import Received, answers, receiving
@@ -65,17 +63,8 @@ class Scene:
     @contextmanager
     def process(self) -> Generator["subprocess.Popen[str]"]:
         """Deliver in another process."""
-        revealed = self.settings.model_dump(mode="json", exclude_defaults=True)
-        revealed["server"]["database_url"] = self.database.url
-        command = [sys.executable, "-m", "tests.dispatch.durable_process", json.dumps(revealed), "delivers"]
-        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        with subprocess.Popen(command, text=True, **pipes) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline().strip(), process.communicate()[1]
-            try:
-                yield process
-            finally:
-                process.kill()
+        with started(self.settings, self.database.url, "delivers") as process:
+            yield process
 
     async def until(self, wanted: Callable[[list[WebhookDelivery]], bool], timeout_s: float = 30) -> list[Any]:
         with anyio.fail_after(timeout_s):

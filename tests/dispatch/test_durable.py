@@ -6,7 +6,6 @@ import inspect
 import json
 import signal
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -49,8 +48,7 @@ from runner.records.store import ArtefactStore, artefact_key, open_store
 from runner.records.tables import Project, ResultRow, RunRow, utc_now
 from runner.sessions.local_agent import free_port
 from runner.settings import JudgeSettings, ServerSettings, Settings
-from tests import postgres
-from tests.dispatch.durable_process import FAST
+from tests.dispatch.durable_process import FAST, started
 from tests.judge.endpoint import HANGS, Body, Reply, completion, prompt, serve, verdict
 from tests.postgres import USER, PostgresServer, postgres_binaries
 from tests.records.giving import WORKER
@@ -177,21 +175,8 @@ class Scene:
     @contextmanager
     def process(self, settings: Settings, *options: str) -> Generator["subprocess.Popen[str]"]:
         """Do durable work in another process. What it logs is its standard error."""
-        revealed = settings.model_dump(mode="json", exclude_defaults=True)
-        revealed["server"]["database_url"] = self.database.url
-        with subprocess.Popen(
-            [sys.executable, "-m", "tests.dispatch.durable_process", json.dumps(revealed), *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline().strip(), process.communicate()[1]
-            try:
-                yield process
-            finally:
-                process.kill()
+        with started(settings, self.database.url, *options) as process:
+            yield process
 
 
 @pytest.fixture
@@ -219,10 +204,10 @@ async def crashing(
         pytest.skip("PostgreSQL is not installed")
     port = free_port()
     monkeypatch.setenv("PGPORT", str(port))
-    monkeypatch.setattr(postgres, "_OPTIONS", ("listen_addresses=127.0.0.1", f"port={port}", "max_connections=50"))
     for name, value in FAST.items():
         monkeypatch.setattr(durable_work, name, value)
-    server = Crashing(binaries, survives_crashes=True)
+    options = ("listen_addresses=127.0.0.1", f"port={port}", "max_connections=50")
+    server = Crashing(binaries, options, survives_crashes=True)
     database = Database(server.url(server.create()))
     await database.migrate()
     async with database.session() as session:

@@ -13,7 +13,7 @@ from junitparser import Error, Failure, JUnitXml
 from runner.calls.suite_file import read_suite
 from runner.pytest_plugin import is_scenario_file
 from runner.pytest_plugin.items import ScenarioItem
-from tests.calls.test_suite import StubCalls, fails, loses_the_network, passes
+from tests.calls.stubs import StubCalls, fails, loses_the_network, passes
 
 pytest_plugins = ["pytester"]
 

@@ -1,5 +1,6 @@
 """The record on both kinds of database."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -77,3 +78,16 @@ async def _migrate(url: str) -> None:
     database = Database(url)
     await database.migrate()
     await database.close()
+
+
+@pytest.fixture(scope="module")
+def record(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[asyncio.Runner, Database]]:
+    """A record that a module's generated cases share, and the loop they all run on."""
+    path = tmp_path_factory.mktemp("record") / "record.sqlite"
+    shutil.copy(sqlite_template, path)
+    with asyncio.Runner() as loop:
+        database = Database(f"sqlite:///{path}")
+        yield loop, database
+        loop.run(database.close())

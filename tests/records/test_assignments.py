@@ -2,13 +2,11 @@
 
 import asyncio
 import random
-import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -285,18 +283,6 @@ class Model:
             return False
         self.on[run.id] = (run, max(able, key=lambda w: w.calls - load[w.executor]).executor)
         return True
-
-
-@pytest.fixture(scope="module")
-def record(
-    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[asyncio.Runner, Database]]:
-    path = tmp_path_factory.mktemp("assignments") / "record.sqlite"
-    shutil.copy(sqlite_template, path)
-    with asyncio.Runner() as loop:
-        database = Database(f"sqlite:///{path}")
-        yield loop, database
-        loop.run(database.close())
 
 
 maybe = st.none() | st.integers(1, 3)

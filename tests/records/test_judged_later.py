@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session
 from runner.calls.run_file import Run
 from runner.evaluation.asked import NO_JUDGE_ASKED, Asked
 from runner.evaluation.failure import Failure, FailureKind
+from runner.protocol.messages import RunNow
 from runner.records.assignments import Capacity, Limits, assign
 from runner.records.database import Database
 from runner.records.leases import orphans, runs_of
 from runner.records.runs import (
-    Told,
     Upload,
     awaiting_judge,
     end_judged,
@@ -125,7 +125,7 @@ async def test_its_worker_has_it_no_more_and_its_place_is_free(database: Databas
     assert await do(database, runs_of, [WORKER]) == {}
     assert await do(database, orphans, touch_s=1, unknown_too=True) == []
     assert await do(database, release, run_id, 1, detail="lost", safe_to_retry=True, was_lost=True) is None
-    assert await do(database, progress, [Told(run_id, 1, said=True)]) == set()
+    assert await do(database, progress, [RunNow(run_id=run_id, attempt=1, said=True)]) == set()
     [given] = await do(database, assign, [Capacity(WORKER, 1, frozenset())], Limits(all=1, per_agent=1))
     assert given.run_id == 2
     assert (await row(database, run_id)).said_at is None

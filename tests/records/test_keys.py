@@ -1,9 +1,10 @@
 """Keys of the API."""
 
 import string
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import anyio
 import pytest
@@ -196,14 +197,17 @@ async def test_a_key_shown_by_many_at_once_is_looked_up_once(
     seeded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = [await make(seeded) for _ in range(2)]
-    looks: list[str] = []
-    look = keys._find
+    looks: list[Any] = []
+    look = seeded.look
 
-    def counted(session: Session, presented: str) -> ApiKey | None:
-        looks.append(presented)
-        return look(session, presented)
+    async def counted(work: Callable[[Session], Any], **how: Any) -> Any:
+        def counting(session: Session) -> Any:
+            looks.append(work(session))
+            return looks[-1]
 
-    monkeypatch.setattr(keys, "_find", counted)
+        return await look(counting, **how)
+
+    monkeypatch.setattr(seeded, "look", counted)
     found: dict[str, set[KeyIdentity | None]] = {key: set() for key in shown}
 
     async def show(key: str) -> None:

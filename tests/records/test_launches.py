@@ -22,10 +22,11 @@ from runner.dispatch.delivering import Delivering
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
 from runner.protocol.messages import Problem
-from runner.records import launches
+from runner.records import launch_check
 from runner.records.database import Database
 from runner.records.jobs import RoomSecrets, RunType
-from runner.records.launches import Anew, Launch, LaunchEntry, LaunchRefused, again, launch
+from runner.records.launch_request import Launch, LaunchEntry, LaunchRefused
+from runner.records.launches import Anew, again, launch
 from runner.records.record import Record
 from runner.records.results import lines_of, run_ids_of
 from runner.records.runs import end_run, job_of
@@ -104,7 +105,7 @@ async def runs_of(services: Services, result: ResultRow) -> list[RunRow]:
 async def test_a_large_launch_steps_back_without_blocking_writers(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launches, "AT_ONCE", 2)
+    monkeypatch.setattr(launch_check, "AT_ONCE", 2)
     stepped_back = 0
 
     async def step_back(until_s: float) -> None:

@@ -1,11 +1,9 @@
 """How a run goes from launched to ended, whatever is reported in which order."""
 
 import asyncio
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +13,12 @@ from sqlalchemy import insert, select, update
 
 from bots.timeline import EndedReason
 from runner.calls.run_file import Run, RunReport
-from runner.protocol.messages import Job, Problem
+from runner.protocol.messages import Job, Problem, RunNow
 from runner.records.database import Database
 from runner.records.endings import read_outcome, storable
 from runner.records.runs import (
     MAX_ARTEFACTS,
     MAX_LOST,
-    Told,
     Upload,
     add_artefact,
     artefacts_of,
@@ -108,12 +105,12 @@ async def tell(
     said_at: datetime | None = None,
 ) -> bool:
     """Tell how far a run has come; return whether that counts."""
-    told = Told(
-        run_id,
-        attempt,
+    told = RunNow(
+        run_id=run_id,
+        attempt=attempt,
         joined=joined_at is not None,
         said=said_at is not None,
-        evaluating=status is RunStatus.EVALUATING,
+        is_evaluating=status is RunStatus.EVALUATING,
     )
     return run_id in await database.run(lambda session: progress(session, [told]))
 
@@ -374,10 +371,10 @@ async def test_cancelling_waits_for_progress_that_is_being_written(database: Dat
 
     async def tell() -> None:
         async with database.session() as session:
-            assert await session.run_sync(progress, [Told(ids[0], 1, joined=True)])
+            assert await session.run_sync(progress, [RunNow(run_id=ids[0], attempt=1, joined=True)])
             begun_telling.set()
             await asyncio.sleep(0.2)
-            assert await session.run_sync(progress, [Told(ids[1], 1, joined=True)])
+            assert await session.run_sync(progress, [RunNow(run_id=ids[1], attempt=1, joined=True)])
 
     begun_telling = asyncio.Event()
     telling = asyncio.create_task(tell())
@@ -590,18 +587,6 @@ class Model:
             state = await do(self._database, state_of, run_id)
             await do(self._database, release, run_id, state.attempt, detail="gone", safe_to_retry=False)
         assert await status_of_result(self._database, self._ids[0]) in {status.value for status in FINAL_RESULT}
-
-
-@pytest.fixture(scope="module")
-def record(
-    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[asyncio.Runner, Database]]:
-    path = tmp_path_factory.mktemp("moves") / "record.sqlite"
-    shutil.copy(sqlite_template, path)
-    with asyncio.Runner() as loop:
-        database = Database(f"sqlite:///{path}")
-        yield loop, database
-        loop.run(database.close())
 
 
 @settings(

@@ -8,7 +8,7 @@ import pytest
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase
 
 from bots.timeline import EndedReason, Source
-from runner.calls.run_file import earlier_attempt
+from runner.calls.repeating import earlier_attempt
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
 from runner.evaluation.outcome import Failure as RunFailure
 from runner.evaluation.outcome import FailureKind, Status

@@ -35,7 +35,8 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
-from runner.calls.run_file import earlier_attempt, judge_run
+from runner.calls.repeating import earlier_attempt
+from runner.calls.run_file import judge_run
 from runner.evaluation.outcome import Failure, FailureKind
 from runner.evaluation.verdicts import Cause, Evidence, ExpectationVerdict, Verdict
 from runner.reports.terminal import TerminalReport, print_summary

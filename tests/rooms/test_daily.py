@@ -1,4 +1,4 @@
-"""The Daily room: placement, a real failing join, and whole calls against a stand-in for the library."""
+"""The Daily room: a real failing join, and whole calls against a stand-in for the library."""
 
 import asyncio
 import gc
@@ -23,11 +23,11 @@ from bots.clock import NS_PER_MS, NS_PER_S, CallClock, samples_to_ns
 from bots.timeline import EndedReason
 from runner.errors import RoomError
 from runner.rooms.base import AUDIO_RATE_HZ, Room
-from runner.rooms.daily import DailyRoom, failures, people
+from runner.rooms.daily import DailyRoom, people
 from runner.rooms.daily import room as room_module
 from runner.rooms.daily import session as session_module
 from runner.rooms.daily.client import NOT_CONFIRMED
-from runner.rooms.daily.placement import DRIFT_TOLERANCE_NS, SampleClock, SentTrack
+from runner.rooms.daily.placement import DRIFT_TOLERANCE_NS
 from tests.doubles.daily import FakeCallClient, Meeting, fake_daily, silence
 from tests.rooms.in_daily import URL, Call, Listener, entered, running
 
@@ -79,136 +79,6 @@ def onset_ns(chunks: list[tuple[int, bytes]], rate_hz: int = AUDIO_RATE_HZ, thre
         if len(over):
             return at_ns + samples_to_ns(int(over[0]), rate_hz)
     raise AssertionError("no sound")
-
-
-# Placement
-
-
-def chunk(ms: int = CHUNK_MS, value: int = 1) -> bytes:
-    return np.full(AUDIO_RATE_HZ * ms // 1000, value, dtype=np.int16).tobytes()
-
-
-def unheeded(at_ns: int, duration_ms: float, late_ms: float) -> None: ...
-
-
-def place_all(clock: SampleClock, arrivals_ms: list[float]) -> list[int]:
-    return [round(p.at_ns / NS_PER_MS) for at in arrivals_ms for p in clock.place(round(at * NS_PER_MS), chunk())]
-
-
-def test_jitter_moves_nothing():
-    clock = SampleClock(AUDIO_RATE_HZ, unheeded)
-    arrivals = [20 + 20 * n + (n * 37 % 90) * (n > 0) for n in range(50)]
-    assert place_all(clock, arrivals) == [20 * n for n in range(50)]
-    assert clock.reanchored == 0
-
-
-def test_gap_is_kept():
-    clock = SampleClock(AUDIO_RATE_HZ, unheeded)
-    assert place_all(clock, [20, 40, 540, 560, 580]) == [0, 20, 520, 540, 560]
-    assert clock.reanchored == 1
-
-
-def test_stall_with_burst_moves_nothing():
-    clock = SampleClock(AUDIO_RATE_HZ, unheeded)
-    arrivals = [20, 40] + [300 + n for n in range(13)] + [320, 340]
-    assert place_all(clock, arrivals) == [20 * n for n in range(17)]
-    assert clock.reanchored == 0
-
-
-def test_slow_drift_is_taken_up_past_the_tolerance():
-    clock = SampleClock(AUDIO_RATE_HZ, unheeded)
-    arrivals = [20 + 20.2 * n for n in range(1500)]  # 1 % slow: 300 ms in 30 s
-    placed = place_all(clock, arrivals)
-    assert clock.reanchored == 2
-    assert max(abs(at - (arrived - 20)) for at, arrived in zip(placed, arrivals, strict=False)) <= 101
-
-
-def test_held_chunk_is_not_lost_when_nothing_follows():
-    clock = SampleClock(AUDIO_RATE_HZ, unheeded)
-    assert place_all(clock, [20, 540]) == [0]
-    assert [p.at_ns for p in clock.flush()] == [520 * NS_PER_MS]
-    assert clock.flush() == []
-
-
-def ms(value: float) -> int:
-    return round(value * NS_PER_MS)
-
-
-def test_sent_track_is_unbroken_and_places_lines():
-    track = SentTrack(AUDIO_RATE_HZ, 0)
-    placed = track.silence_until(ms(500))
-    track.taken(ms(520))
-    placed += track.silence_until(ms(700))  # nothing past the write that is under way
-    placed += track.written(ms(520), ms(560), chunk(40))
-    track.taken(ms(561))
-    placed += track.written(ms(561), ms(607), chunk(40))  # 7 ms late: jitter, not silence
-    placed += track.silence_until(ms(1000))
-    track.taken(ms(1200))
-    placed += track.written(ms(1200), ms(1240), chunk(40))
-    end = 0
-    for piece in placed:
-        assert piece.at_ns == samples_to_ns(end, AUDIO_RATE_HZ)
-        end += len(piece.pcm) // 2
-    assert [round(p.at_ns / NS_PER_MS) for p in placed if any(p.pcm)] == [540, 580, 1220]
-
-
-def test_sent_track_counts_an_underrun():
-    track = SentTrack(AUDIO_RATE_HZ, 0)
-    for taken, done in ((0, 40), (41, 240)):
-        track.taken(ms(taken))
-        placed = track.written(ms(taken), ms(done), chunk(40))
-    assert track.reanchored == 1
-    assert round(placed[-1].at_ns / NS_PER_MS) == 220
-
-
-# Failures
-
-
-@pytest.mark.parametrize(
-    ("detail", "reason"),
-    [
-        (
-            "Connection(Api(RoomLookup(RoomInfoFetchFailed(Get(hyper_util::client::legacy::Error(Connect, Custom { "
-            'kind: Uncategorized, error: "failed to lookup address information: Name or service not known" }))))))',
-            EndedReason.ROOM_UNREACHABLE,
-        ),
-        ('Failed to parse url: InvalidUrl("not a url", RelativeUrlWithoutBase)', EndedReason.ROOM_UNREACHABLE),
-        ('Connection(Api(RoomLookup(RoomInfoError("not-found"))))', EndedReason.ROOM_UNREACHABLE),
-        ("exp-room", EndedReason.ROOM_UNREACHABLE),
-        ("meeting-full", EndedReason.ROOM_UNREACHABLE),
-        ("something never heard", EndedReason.ROOM_UNREACHABLE),
-        ("exp-token", EndedReason.TOKEN_REFUSED),
-        ("Permissions(InvalidMeetingToken)", EndedReason.TOKEN_REFUSED),
-        ("You do not have access to this room", EndedReason.TOKEN_REFUSED),
-        ("TransportCreationFailed", EndedReason.ICE_FAILED),
-        (failures.JOIN_TIMED_OUT, EndedReason.ROOM_UNREACHABLE),
-    ],
-)
-def test_join_failures_are_mapped(detail: str, reason: EndedReason):
-    error = failures.join_failed(detail, URL)
-    assert error.reason is reason
-    assert "\n" not in str(error)
-
-
-@pytest.mark.parametrize(
-    ("detail", "quoted"),
-    [
-        (
-            "Connection(Api(RoomLookup(RoomInfoFetchFailed(Get(hyper_util::client::legacy::Error(Connect, Custom { "
-            'kind: Uncategorized, error: "failed to lookup address information: Name or service not known" }))))))',
-            "failed to lookup address information: Name or service not known",
-        ),
-        ('Connection(Api(RoomLookup(RoomInfoError("not-found"))))', "RoomInfoError: not-found"),
-        ('Connection(Permissions(InvalidMeetingToken("***")))', "InvalidMeetingToken"),
-        ("Custom { kind: TimedOut }", "TimedOut"),
-        ('The room "x" (the first) is full', 'The room "x" (the first) is full'),
-        ("exp-room", "exp-room"),
-        ("some\n  words " + 300 * "x", "some words " + 148 * "x" + "…"),
-        ("()", "()"),
-    ],
-)
-def test_of_the_librarys_words_the_innermost_are_quoted(detail: str, quoted: str):
-    assert f" ({quoted})" in str(failures.join_failed(detail, URL))
 
 
 # The real library

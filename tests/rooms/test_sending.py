@@ -28,7 +28,7 @@ from runner.rooms.smallwebrtc import connection, sending
 from runner.rooms.smallwebrtc.incoming import ArrivalBuffer
 from runner.rooms.smallwebrtc.outgoing import FRAME_NS
 from tests.patience import best_of_three
-from tests.rooms.test_smallwebrtc import Agent, Visit, opened, serving, until
+from tests.rooms.peer import Agent, Visit, opened, serving, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
 

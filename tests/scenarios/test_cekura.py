@@ -17,14 +17,9 @@ from bots.caller.script import (
     Words,
 )
 from runner.errors import UsageError
-from runner.scenarios.cekura import (
-    ConditionalActionsError,
-    ScenarioFields,
-    Step,
-    as_played,
-    read_conditional_actions,
-    substitute,
-)
+from runner.scenarios.cekura import ScenarioFields, as_played
+from runner.scenarios.conditional_actions import ConditionalActionsError, Step, read_conditional_actions
+from runner.scenarios.placeholders import substitute
 from runner.settings import Settings
 
 SETTINGS = Settings(turn_taking=TurnTaking(greeting_wait_ms=2_000), max_duration_s=99)
@@ -301,7 +296,8 @@ def test_a_line_empty_without_its_value_is_refused() -> None:
         (newer(), "conditions: the caller does nothing at all."),
         (older(), "conditions: the caller does nothing at all."),
         (newer(5), "conditions[0]: must be an object."),  # type: ignore[arg-type]
-        ({"role": "x"}, "conditions: must be a list."),
+        ({"role": "x"}, "conditions: is required."),
+        ({"conditions": {}}, "conditions: must be a list."),
         ([], "must be an object with role and conditions."),
         (
             {"conditions": [row(1, "a", "b")]},
@@ -324,7 +320,8 @@ def test_what_is_wrong_is_said_in_cekuras_words(actions: Any, error: str) -> Non
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
-    assert len(errors(newer(said("", ""), said("", "")))) == 4
+    assert len(errors(newer({**said("", ""), "x": 1}, said("", "")))) == 5
+    assert len(errors(newer({"when": 1, "say": 2}, {"then": 3}))) == 5
 
 
 def test_defaults_of_the_older_shape_may_be_left_out() -> None:

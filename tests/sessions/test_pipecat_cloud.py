@@ -1,13 +1,12 @@
 """Sessions on Pipecat Cloud: how they are started, and that they are stopped whatever became of the call."""
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import httpx
 import pytest
-from loguru import logger
 from pydantic import SecretStr
 
 from bots.timeline import EndedReason
@@ -17,7 +16,6 @@ from runner.sessions import pipecat_cloud
 from runner.sessions.pipecat_cloud import stop_session
 from runner.sessions.start import END_GRACE_S, END_TIMEOUT_S, RETRIES, SessionKind, SessionSpec, started_session
 from runner.settings import Settings
-from tests.sessions.virtual_time import VIRTUAL_TIME
 
 pytestmark = pytest.mark.anyio
 
@@ -25,20 +23,6 @@ PUBLIC, PRIVATE = "pk_s3cr3t", "sk_s3cr3t"
 SESSION = "639f91d8-d511-4677-a83b-bd7564d5d92f"
 DAILY = {"dailyRoom": "https://cloud-1.daily.co/abc", "dailyToken": "r00m-s3cr3t", "sessionId": SESSION}
 STOP = f"DELETE https://api.pipecat.daily.co/v1/agents/luigi/sessions/{SESSION}"
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    return VIRTUAL_TIME
-
-
-@pytest.fixture(autouse=True)
-def logged() -> Generator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), level="TRACE")
-    yield lines
-    logger.remove(sink)
-    assert not any("s3cr3t" in line for line in lines), "a secret in the log"
 
 
 def spec(**fields: Any) -> SessionSpec:

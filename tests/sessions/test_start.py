@@ -1,8 +1,7 @@
 """A run's session: what starting it asks and answers, how often it is tried, and what a refusal comes to."""
 
 import json
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, cast
 import anyio
 import httpx
 import pytest
-from loguru import logger
 from pydantic import SecretStr, ValidationError
 
 from bots.caller.script import Expectation, Listen, Script, Turn
@@ -30,7 +28,6 @@ from runner.sessions.local_agent import free_port, local_agent, reference_agent_
 from runner.sessions.opening import open_address
 from runner.sessions.start import RETRIES, Session, SessionKind, SessionSpec, started_session
 from runner.settings import ServerSettings, Settings
-from tests.sessions.virtual_time import VIRTUAL_TIME
 
 pytestmark = pytest.mark.anyio
 
@@ -40,21 +37,6 @@ STARTED = {"sessionId": "ab-12"}
 DAILY = {"dailyRoom": "https://acme.daily.co/room-1", "dailyToken": "r00m-s3cr3t", "sessionId": "ab-12"}
 
 Handler = Callable[[httpx.Request], httpx.Response] | Callable[[httpx.Request], Awaitable[httpx.Response]]
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    return VIRTUAL_TIME
-
-
-@pytest.fixture(autouse=True)
-def logged() -> Generator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), level="TRACE")
-    yield lines
-    with suppress(ValueError):
-        logger.remove(sink)
-    assert not any("s3cr3t" in line for line in lines), "a secret in the log"
 
 
 def spec(**fields: Any) -> SessionSpec:

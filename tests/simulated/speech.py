@@ -17,7 +17,6 @@ from bots.caller.speech.voice import RATE_HZ, Line, Voice
 Pcm = npt.NDArray[np.int16]
 
 FRAME_SAMPLES = RATE_HZ // 50
-FRAME_MS = 20
 VOICED_RMS = 32768 * 10 ** (-45 / 20)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 

@@ -23,6 +23,7 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.calls.call import Call
+from runner.calls.request import CallMaker
 from runner.errors import RoomError, UsageError
 from runner.protocol.messages import Job, Kept, Load, Order, RunNow, WorkerInfo
 from runner.protocol.states import WorkerState
@@ -31,7 +32,7 @@ from runner.settings import Settings
 from runner.worker import worker as workers
 from runner.worker.link import Link
 from runner.worker.outbox import Outbox
-from runner.worker.worker import CallMaker, Worker
+from runner.worker.worker import Worker
 from tests.worker.calls_double import RECORDING, StubCall, StubCalls
 from tests.worker.conftest import TOKEN, until
 from tests.worker.record_double import RecordDouble, job

@@ -23,16 +23,8 @@ from runner.api.services import Services
 from runner.records.filters import holds_any, in_folder
 from runner.records.jobs import RunType
 from runner.records.keys import KeyIdentity
-from runner.records.launches import (
-    DEFAULT_PRIORITY,
-    PATIENCE_S,
-    Errors,
-    Launch,
-    LaunchEntry,
-    LaunchRefused,
-    launch,
-    mistakes,
-)
+from runner.records.launch_request import DEFAULT_PRIORITY, Errors, Launch, LaunchEntry, LaunchRefused
+from runner.records.launches import PATIENCE_S, launch, mistakes
 from runner.records.results import count_runs, launched_runs
 from runner.records.statuses import ResultStatus, RunStatus
 from runner.records.tables import ResultRow, ScenarioRow

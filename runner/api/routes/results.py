@@ -26,7 +26,8 @@ from runner.api.streaming import enclosed, sharing_of, streamed
 from runner.records import results as records
 from runner.records.database import Database
 from runner.records.honoured import LATENCY_METRIC_ID, no_metric
-from runner.records.launches import Anew, LaunchRefused, again
+from runner.records.launch_request import LaunchRefused
+from runner.records.launches import Anew, again
 from runner.records.runs import AT_ONCE, lock_result, refresh_result, request_cancel
 from runner.records.sharing import Sharing
 from runner.records.statuses import FINAL_RUN, OPEN_RUN, RunStatus

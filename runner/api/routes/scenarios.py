@@ -24,14 +24,8 @@ from runner.errors import UsageError
 from runner.records.filters import holds_any, in_folder, words_of
 from runner.records.honoured import scenario_sentences
 from runner.records.tables import Agent, Personality, ScenarioRow, TestProfile
-from runner.scenarios.cekura import (
-    CONDITIONAL_ACTIONS,
-    INSTRUCTION,
-    PIPECAT_EVAL,
-    ConditionalActionsError,
-    read_conditional_actions,
-    read_pipecat_eval,
-)
+from runner.scenarios.cekura import CONDITIONAL_ACTIONS, INSTRUCTION, PIPECAT_EVAL, read_pipecat_eval
+from runner.scenarios.conditional_actions import ConditionalActionsError, read_conditional_actions
 
 router = CompatRouter("/test_framework/v1/scenarios", "/test_framework/v1/scenarios-external", tags=["scenarios"])
 

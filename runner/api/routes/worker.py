@@ -35,7 +35,7 @@ from runner.evaluation.verdicts import Cause
 from runner.protocol import messages
 from runner.records import runs as records
 from runner.records.endings import read_outcome, storable
-from runner.records.runs import Receipt, Told, Upload, end_run, progress, release, state_of
+from runner.records.runs import Receipt, Upload, end_run, progress, release, state_of
 from runner.records.statuses import FINAL_RUN
 from runner.records.store import ArtefactTooLarge, StoreFailed, artefact_key
 
@@ -251,7 +251,8 @@ async def _release(
         return messages.Receipt(counted=False)
     if released.said:
         # First, and for itself: what was said in a run is known from then on, whatever becomes of this request.
-        await services.database.run(lambda session: progress(session, [Told(run_id, attempt, said=True)]))
+        told = messages.RunNow(run_id=run_id, attempt=attempt, said=True)
+        await services.database.run(lambda session: progress(session, [told]))
     again = await services.database.run(
         lambda session: release(session, run_id, attempt, detail=released.detail, safe_to_retry=not released.said)
     )
