@@ -1,7 +1,5 @@
 """What the firings of schedules come to, once their results have ended: by their runs, and against a baseline."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,13 +21,14 @@ from runner.evaluation.turns import TurnMeasures
 from runner.evaluation.verdicts import Cause
 from runner.records.firings import FiringState, together
 from runner.records.record import Record
+from runner.records.results import played_digest
 from runner.records.schedules import PREVIOUS, baseline_results
 from runner.records.tables import CronJob, Firing, RunRow, utc_now
 from runner.records.webhooks import result_completed
 
 _CAUSES = frozenset(Cause)
 _NAMED = 3
-"""How many scenarios that got worse are named in a firing's reason."""
+"""How many scenarios that got worse, or were edited, are named in a firing's reason."""
 
 
 @dataclass(frozen=True)
@@ -183,11 +182,10 @@ def _facts(
     turns: list[Any] | None,
     failure: Any,
 ) -> RunFacts:
-    played = json.dumps([script, prompt], sort_keys=True, separators=(",", ":"))
     return RunFacts(
         id=str(number),
         scenario=name,
-        scenario_hash=hashlib.sha256(played.encode()).hexdigest()[:16],
+        scenario_hash=played_digest(script, prompt),
         session=f"result {result}",
         started_at=(started_at or created_at).isoformat(),
         success=success,
@@ -206,6 +204,11 @@ def _compare(base: Sequence[RunFacts], current: Sequence[RunFacts]) -> Compariso
 
 def _in_words(comparison: Comparison) -> str:
     worse = [one.scenario for one in comparison.scenarios if one.change is Change.REGRESSED]
-    more = f" and {len(worse) - _NAMED} more" if len(worse) > _NAMED else ""
-    named = f" (worse: {', '.join(worse[:_NAMED])}{more})" if worse else ""
-    return next(iter(suite_lines(comparison))) + named
+    edited = [one.scenario for one in comparison.scenarios if one.was_edited]
+    return next(iter(suite_lines(comparison))) + _named("worse", worse) + _named("edited since", edited)
+
+
+def _named(what: str, scenarios: Sequence[str]) -> str:
+    """Return a few scenarios of which something is so, in brackets; nothing where there are none."""
+    more = f" and {len(scenarios) - _NAMED} more" if len(scenarios) > _NAMED else ""
+    return f" ({what}: {', '.join(scenarios[:_NAMED])}{more})" if scenarios else ""
