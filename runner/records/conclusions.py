@@ -19,10 +19,11 @@ from runner.errors import UsageError
 from runner.evaluation.failure import Failure
 from runner.evaluation.turns import TurnMeasures
 from runner.evaluation.verdicts import Cause
-from runner.records.firings import FiringState, together
+from runner.records.firings import together
 from runner.records.record import Record
 from runner.records.results import played_digest
 from runner.records.schedules import PREVIOUS, baseline_results
+from runner.records.statuses import FiringState
 from runner.records.tables import CronJob, Firing, RunRow, utc_now
 from runner.records.webhooks import result_completed
 
@@ -75,7 +76,7 @@ async def conclude(record: Record, firing_id: int) -> None:
             return
         job = await session.get(CronJob, firing.job_id)
         if job is not None and firing.result_id is not None and job.data.get("notify_on") in ("both", tells_of):
-            await session.run_sync(result_completed, firing.result_id, notify_on="both")
+            await session.run_sync(result_completed, firing.result_id, firing=outcome.state)
 
 
 async def _by_runs(session: AsyncSession, result_id: int | None) -> Outcome:
