@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ from tests.webhooks.receiver import Received, answers, receiving
 
 pytestmark = pytest.mark.anyio
 
+SHIPPED_SILENT_LIMIT_S = durable_work.SILENT_LIMIT_S
+"""After how long others take over, before tests make it less."""
+
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
@@ -63,11 +66,11 @@ class Scene:
         await self.database.run(lambda session: end_run(session, 1, 1, agent_failed("it froze"), executor=WORKER))
 
     @contextmanager
-    def process(self) -> Generator["subprocess.Popen[str]"]:
-        """Deliver in another process."""
+    def process(self, *how: str) -> Generator["subprocess.Popen[str]"]:
+        """Deliver in another process; ``as shipped`` shortens no time."""
         revealed = self.settings.model_dump(mode="json", exclude_defaults=True)
         revealed["server"]["database_url"] = self.database.url
-        command = [sys.executable, "-m", "tests.dispatch.durable_process", json.dumps(revealed), "delivers"]
+        command = [sys.executable, "-m", "tests.dispatch.durable_process", json.dumps(revealed), "delivers", *how]
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         with subprocess.Popen(command, text=True, **pipes) as process:
             assert process.stdout is not None
@@ -214,6 +217,34 @@ async def test_it_arrives_once_where_a_process_is_killed_meanwhile(scene: Scene)
                 assert len(receiver.received) == 1
                 check(receiver.received[0])
     await idle.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_a_minute_without_receiver_and_a_kill_lose_nothing(scene: Scene) -> None:
+    """In real time, with the waits that are shipped: about two minutes."""
+    port, down_s = free_port(), 60.0
+    await scene.configure(webhook_url=f"http://127.0.0.1:{port}/hook", webhook_secret=SECRET)
+    idle = Durable(scene.database, scene.store, scene.settings, scene.delivering)
+    await idle.prepare()
+    with ExitStack() as processes:
+        first = processes.enter_context(scene.process("as", "shipped"))
+        await scene.complete()
+        await scene.until(lambda rows: rows[0].attempts >= 1)
+        down_from_s = anyio.current_time()
+        await anyio.sleep_until(down_from_s + down_s / 2)
+        first.send_signal(signal.SIGKILL)
+        processes.enter_context(scene.process("as", "shipped"))
+        await anyio.sleep_until(down_from_s + down_s)
+        with receiving(port=port) as receiver:
+            [row] = await scene.until(all_over, timeout_s=300)
+            # For as long as whoever takes over would need to send it again.
+            await anyio.sleep(2 * SHIPPED_SILENT_LIMIT_S)
+    await idle.close()
+    assert (row.status, row.round) == ("delivered", 1)
+    assert [one.headers["webhook-id"] for one in receiver.received] == [row.message_id]
+    check(receiver.received[0])
+    assert row.attempts >= 3 and all(one["error"] for one in row.tries[:-1])
 
 
 @pytest.mark.slow
