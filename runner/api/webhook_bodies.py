@@ -1,4 +1,4 @@
-"""What webhooks say of results: in the shapes that receivers made for Cekura read, and in Slack's."""
+"""What webhooks say of results and schedules: in the shapes that receivers made for Cekura read, and in Slack's."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,17 @@ from runner.api.schemas.runs import RECORDING, TranscriptItem, expected_outcome,
 from runner.api.streaming import in_pieces
 from runner.records.results import RunLine, count_runs, lines_of
 from runner.records.runs import AT_ONCE
-from runner.records.tables import ResultRow, RunRow, utc_now
+from runner.records.statuses import FiringState
+from runner.records.tables import CronJob, Firing, ResultRow, RunRow, WebhookDelivery, utc_now
 from runner.records.webhooks import Event, Kind
-from runner.webhooks.slack import ResultNews, ShownFailure, slack_message
+from runner.webhooks.slack import FiringNews, ResultNews, ScheduleNews, ShownFailure, slack_message
 
 MAX_TRANSCRIPTS = 500
 """A result of more runs is told without their transcripts."""
 
 _RESULTS, _RUNS = "test_framework/v1/results", "test_framework/v1/runs"
+_SCHEDULES = "schedules/v1/cron-jobs"
+_PASSED = {FiringState.PASSED.value: True, FiringState.FAILED.value: False}
 
 
 class WebhookBodies:
@@ -32,13 +35,32 @@ class WebhookBodies:
     def __init__(self, base_url: str):
         self._base_url = base_url.rstrip("/")
 
-    def make(self, session: Session, event: Event, kind: Kind, result_id: int) -> dict[str, Any]:
-        """Return what is told of a result."""
-        result = session.get_one(ResultRow, result_id)
-        if kind is Kind.SLACK:
+    def make(self, session: Session, delivery: WebhookDelivery) -> dict[str, Any]:
+        """Return what a delivery tells."""
+        in_slack = delivery.kind == Kind.SLACK.value
+        if delivery.firing_id is not None:
+            firing = session.get_one(Firing, delivery.firing_id)
+            job = session.get_one(CronJob, firing.job_id)
+            if in_slack:
+                return slack_message(ScheduleNews(job.name, firing.reason, self._history(job.id)))
+            return {"event_type": delivery.event, "data": self._not_launched(job, firing)}
+        result = session.get_one(ResultRow, delivery.result_id)
+        if in_slack:
             return slack_message(self._news(session, result))
-        data = self._launched(session, result) if event is Event.PRE_TRIGGER else self._completed(session, result)
-        return {"event_type": event.value, "data": data}
+        of_launch = delivery.event == Event.PRE_TRIGGER.value
+        data = self._launched(session, result) if of_launch else self._completed(session, result)
+        return {"event_type": delivery.event, "data": data}
+
+    def _not_launched(self, job: CronJob, firing: Firing) -> dict[str, Any]:
+        return {
+            "cron_job": job.id,
+            "name": job.name,
+            "agent": job.agent_id,
+            "is_cronjob": True,
+            "timestamp": _time(firing.ended_at),
+            "error_message": firing.reason,
+            "scenario_runner": {"firing": _firing(firing), "link": self._history(job.id)},
+        }
 
     def _launched(self, session: Session, result: ResultRow) -> dict[str, Any]:
         return {
@@ -78,7 +100,11 @@ class WebhookBodies:
             "is_cronjob": result.is_cronjob,
             "created_at": _time(result.created_at),
             "runs": {str(run["id"]): run for run in self._runs(session, result.id, has_transcripts=has_transcripts)},
-            "scenario_runner": {"link": self._link(result.id), "has_transcripts": has_transcripts},
+            "scenario_runner": {
+                "link": self._link(result.id),
+                "has_transcripts": has_transcripts,
+                "firing": _firing(_firing_of(session, result.id)),
+            },
         }
 
     def _runs(self, session: Session, result_id: int, *, has_transcripts: bool) -> Iterator[dict[str, Any]]:
@@ -123,6 +149,7 @@ class WebhookBodies:
         counted = Counter((line.success is None, line.scenario_name, _headline(line)) for line in not_passed)
         # The agent's failures come before inconclusive runs; among each, what happened most often comes first.
         worst = sorted(counted.items(), key=lambda one: (one[0][0], -one[1]))
+        firing = _firing_of(session, result.id)
         agent = f" of {result.agent_name}" if result.agent_name else ""
         return ResultNews(
             title=f"{result.name or f'Result {result.id}'}{agent}",
@@ -132,13 +159,38 @@ class WebhookBodies:
             inconclusive=sum(line.success is None for line in lines),
             failures=[ShownFailure(name, headline, count) for (_, name, headline), count in worst],
             link=self._link(result.id),
+            firing=None if firing is None else FiringNews(_PASSED.get(firing.state), firing.reason),
         )
 
     def _link(self, result_id: int) -> str:
         return f"{self._base_url}/{_RESULTS}/{result_id}/"
 
+    def _history(self, job_id: int) -> str:
+        return f"{self._base_url}/{_SCHEDULES}/{job_id}/history/"
+
     def _recording(self, run_id: int) -> str:
         return f"{self._base_url}/{_RUNS}/{run_id}/artefacts/{RECORDING}"
+
+
+def _firing_of(session: Session, result_id: int) -> Firing | None:
+    """Return the firing of a schedule that a result is of; None if it is of none, or that is forgotten."""
+    return session.scalar(select(Firing).where(Firing.result_id == result_id))
+
+
+def _firing(firing: Firing | None) -> dict[str, Any] | None:
+    if firing is None:
+        return None
+    compared = firing.comparison or {}
+    return {
+        "id": firing.id,
+        "cron_job": firing.job_id,
+        "trigger": firing.trigger,
+        "due_at": _time(firing.due_at),
+        "state": firing.state,
+        "reason": firing.reason,
+        "change": compared.get("change"),
+        "baseline": compared.get("baseline"),
+    }
 
 
 def _ids(session: Session, result_id: int) -> Sequence[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bots.caller.script import Play, Script
-from bots.caller.speech.settings import ServiceSettings
+from bots.caller.speech.settings import OFFLINE, OFFLINE_SEED, ServiceSettings
 from runner.calls import run_file, suite_file
 from runner.calls.run_file import RunReport, installed_versions, read_run
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite
@@ -24,6 +24,7 @@ _HASH_CHARACTERS = 12
 
 def session_facts(suite: Suite, settings: Settings, session: str, started_at: str) -> SessionFacts:
     """Return in what circumstances the runs of a suite are made."""
+    seed = {"seed": str(OFFLINE_SEED)} if settings.speech.tts.service == OFFLINE else {}
     judge = settings.judge.model or settings.judge.service
     match suite.agent:
         case AgentAtUrl(url):
@@ -47,6 +48,7 @@ def session_facts(suite: Suite, settings: Settings, session: str, started_at: st
         concurrency=suite.concurrency,
         settings={
             "tts": _service(settings.speech.tts),
+            **seed,
             "stt": _service(settings.speech.stt),
             "level_dbfs": f"{settings.speech.level_dbfs:g}",
             "turn_taking": settings.turn_taking.model_dump_json(exclude_defaults=True),

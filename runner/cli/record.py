@@ -1,6 +1,7 @@
 """Work on the database: what the commands share that look after it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from runner.cli.settings import server_settings
 
 if TYPE_CHECKING:
     from runner.records.database import Database
+    from runner.settings import Settings
 
 _Work = Callable[["Database"], Awaitable[int]]
 
@@ -46,3 +48,23 @@ def run_on_database(work: _Work, data_dir: Path | None, database_url: str | None
             await database.close()
 
     run_command(run, quotes=False)
+
+
+@asynccontextmanager
+async def delivering_later(database: "Database", settings: "Settings") -> AsyncGenerator[None]:
+    """Let a running server deliver the webhooks that follow from what is done to a record meanwhile.
+
+    Raises:
+        UsageError: The tables that this takes can't be made.
+    """
+    from runner.dispatch.durable import Durable
+    from runner.records.store import open_store
+    from runner.records.webhooks import DELIVER_LATER
+
+    durable = Durable(database, open_store(settings.server), settings)
+    database.info[DELIVER_LATER] = durable.deliver_later
+    try:
+        await durable.make_tables()
+        yield
+    finally:
+        await durable.close()

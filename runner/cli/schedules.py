@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from runner.cli.options import record_options
-from runner.cli.record import run_on_record
+from runner.cli.record import delivering_later, run_on_record
 from runner.cli.settings import server_settings
 from runner.errors import UsageError
 from runner.text import one_line
@@ -125,7 +125,8 @@ def run_schedule_now(schedule: int, data_dir: Path | None, database_url: str | N
         await check_secret_key(database, vault)
         record = Record(settings.model_copy(update={"server": server}), database, vault, open_store(server))
         try:
-            firing = await run_now(record, schedule)
+            async with delivering_later(database, settings):
+                firing = await run_now(record, schedule)
         except LaunchRefused as error:
             raise UsageError(f"schedule {schedule} can't be launched: {refusal(error.errors)}") from None
         if firing is None:

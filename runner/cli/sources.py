@@ -151,6 +151,7 @@ def _facts(run: dict[str, Any], source: str) -> "RunFacts":
         return RunFacts(
             id=f"{source}:{run['id']}",
             scenario=run["scenario_name"],
+            scenario_hash=ours.get("scenario_hash"),
             session=source,
             started_at=str(run.get("timestamp")),
             success=ours.get("success"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runner.cli.options import record_options
-from runner.cli.record import run_on_record
+from runner.cli.record import delivering_later, run_on_record
 from runner.cli.settings import server_settings
 from runner.errors import USAGE_EXIT_CODE
 from runner.text import one_line
@@ -54,19 +54,10 @@ def replay(delivery: int, data_dir: Path | None, database_url: str | None, confi
     """Let a webhook be sent again, with the same webhook-id. A running server sends it."""
 
     async def work(database: "Database") -> int:
-        from runner.dispatch.durable import Durable
         from runner.records import deliveries
-        from runner.records.store import open_store
-        from runner.records.webhooks import DELIVER_LATER
 
-        settings = server_settings(config, data_dir, database_url)
-        durable = Durable(database, open_store(settings.server), settings)
-        database.info[DELIVER_LATER] = durable.deliver_later
-        try:
-            await durable.make_tables()
+        async with delivering_later(database, server_settings(config, data_dir, database_url)):
             await database.run(lambda session: deliveries.replay(session, delivery))
-        finally:
-            await durable.close()
         click.echo(f"webhook {delivery} is sent again once a server runs")
         return 0
 
@@ -111,6 +102,7 @@ def test(
 
 def _line(row: "WebhookDelivery") -> str:
     of = "" if row.result_id is None else f"  result {row.result_id}"
+    of += "" if row.firing_id is None else f"  firing {row.firing_id}"
     attempts = "1 attempt" if row.attempts == 1 else f"{row.attempts} attempts"
     error = f"  {one_line(row.error)}" if row.error else ""
     return (

@@ -25,7 +25,8 @@ class RunFacts(_Facts):
     Attributes:
         id: The run's id.
         scenario: The scenario's name: runs of the same scenario are compared with each other.
-        scenario_hash: Digest of what was played; None where it is not known.
+        scenario_hash: Digest of what was played; None where it is not known. What stands before a colon, such as
+            ``record:``, says of what it was taken: only digests of one kind can be compared.
         session: The session it was made in: runs of one session share the hour, the machine and the network.
         started_at: ISO 8601, UTC.
         success: True: passed. False: the agent failed. None: inconclusive, left out of the agent's statistics.

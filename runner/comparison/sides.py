@@ -109,8 +109,21 @@ class Pair:
 
     @property
     def was_edited(self) -> bool | None:
-        hashes = [{run.scenario_hash for run in side.runs} for side in (self.base, self.current)]
-        return None if None in hashes[0] | hashes[1] else hashes[0] != hashes[1]
+        """Whether something else was played on the other side; None where nothing tells."""
+        base, current = (_hashes(side) for side in (self.base, self.current))
+        kinds = base.keys() & current.keys()
+        if not kinds or None in base or None in current:
+            return None
+        return any(base[kind] != current[kind] for kind in kinds)
+
+
+def _hashes(side: Side) -> dict[str | None, set[str]]:
+    """Return the digests of what was played, by their kind; that of an unknown one is None."""
+    found: dict[str | None, set[str]] = {}
+    for run in side.runs:
+        kind = None if run.scenario_hash is None else run.scenario_hash.rpartition(":")[0]
+        found.setdefault(kind, set()).add(run.scenario_hash or "")
+    return found
 
 
 def session_means(pairs: Sequence[Pair], *, base: bool) -> Values:

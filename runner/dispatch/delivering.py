@@ -38,8 +38,8 @@ MAX_STEPS = 50
 NOWHERE = "neither the agent nor the project names an address for this any more"
 TOO_LATE = "it could not be sent while the runs waited; they went on without it"
 
-MakeBody = Callable[[Session, Event, Kind, int], dict[str, Any]]
-"""Returns what is told of a result."""
+MakeBody = Callable[[Session, WebhookDelivery], dict[str, Any]]
+"""Returns what is told."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class _Message:
 
 
 class Delivering:
-    """Delivers what is told of results.
+    """Delivers what is told of results and schedules.
 
     Args:
         record: Where it is kept what is to be delivered.
-        make_body: Returns what is told of a result.
+        make_body: Returns what is told.
         sender: Sends it; by default to the hosts that the settings allow.
     """
 
@@ -129,9 +129,8 @@ class Delivering:
     def _read(self, session: Session, *, delivery_id: int, round: int) -> tuple[_Message | str, str] | None:
         """Return what is to be sent, or why it can't be; and what may be shown of where to."""
         row = due(session, delivery_id, round)
-        if row is None or row.result_id is None:
+        if row is None or (row.result_id is None and row.firing_id is None):
             return None
-        event, kind = Event(row.event), Kind(row.kind)
         timeout_s = TIMEOUT_S
         if row.held_until is not None:
             left_s = (row.held_until - utc_now()).total_seconds()
@@ -139,20 +138,20 @@ class Delivering:
                 return TOO_LATE, row.url
             timeout_s = min(PRE_TRIGGER_TIMEOUT_S, left_s)
         try:
-            to = destination(session, self._vault, row.result_id, kind)
+            to = destination(session, self._vault, row)
         except UsageError as error:
             return str(error), row.url
         if to is None:
             return NOWHERE, row.url
         try:
-            body = json.dumps(self._make_body(session, event, kind, row.result_id), ensure_ascii=False).encode()
+            body = json.dumps(self._make_body(session, row), ensure_ascii=False).encode()
         except DBAPIError:
             raise
         except Exception as error:
             # The next time it would be the same.
             logger.opt(exception=True).error("webhook {}: its body can't be made", delivery_id)
             return f"our own error: {type(error).__name__}", to.shown
-        key = f"{row.event.replace('.', '_')}:{row.result_id}"
+        key = f"{row.event.replace('.', '_')}:{row.result_id or row.firing_id}"
         return _Message(to, row.message_id, key, body, timeout_s), to.shown
 
 

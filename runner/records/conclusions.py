@@ -1,7 +1,5 @@
 """What the firings of schedules come to, once their results have ended: by their runs, and against a baseline."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,15 +19,17 @@ from runner.errors import UsageError
 from runner.evaluation.failure import Failure
 from runner.evaluation.turns import TurnMeasures
 from runner.evaluation.verdicts import Cause
-from runner.records.firings import FiringState, together
+from runner.records.firings import together
 from runner.records.record import Record
+from runner.records.results import played_digest
 from runner.records.schedules import PREVIOUS, baseline_results
+from runner.records.statuses import FiringState
 from runner.records.tables import CronJob, Firing, RunRow, utc_now
 from runner.records.webhooks import result_completed
 
 _CAUSES = frozenset(Cause)
 _NAMED = 3
-"""How many scenarios that got worse are named in a firing's reason."""
+"""How many scenarios that got worse, or were edited, are named in a firing's reason."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ async def conclude(record: Record, firing_id: int) -> None:
             return
         job = await session.get(CronJob, firing.job_id)
         if job is not None and firing.result_id is not None and job.data.get("notify_on") in ("both", tells_of):
-            await session.run_sync(result_completed, firing.result_id, notify_on="both")
+            await session.run_sync(result_completed, firing.result_id, firing=outcome.state)
 
 
 async def _by_runs(session: AsyncSession, result_id: int | None) -> Outcome:
@@ -183,11 +183,10 @@ def _facts(
     turns: list[Any] | None,
     failure: Any,
 ) -> RunFacts:
-    played = json.dumps([script, prompt], sort_keys=True, separators=(",", ":"))
     return RunFacts(
         id=str(number),
         scenario=name,
-        scenario_hash=hashlib.sha256(played.encode()).hexdigest()[:16],
+        scenario_hash=played_digest(script, prompt),
         session=f"result {result}",
         started_at=(started_at or created_at).isoformat(),
         success=success,
@@ -206,6 +205,11 @@ def _compare(base: Sequence[RunFacts], current: Sequence[RunFacts]) -> Compariso
 
 def _in_words(comparison: Comparison) -> str:
     worse = [one.scenario for one in comparison.scenarios if one.change is Change.REGRESSED]
-    more = f" and {len(worse) - _NAMED} more" if len(worse) > _NAMED else ""
-    named = f" (worse: {', '.join(worse[:_NAMED])}{more})" if worse else ""
-    return next(iter(suite_lines(comparison))) + named
+    edited = [one.scenario for one in comparison.scenarios if one.was_edited]
+    return next(iter(suite_lines(comparison))) + _named("worse", worse) + _named("edited since", edited)
+
+
+def _named(what: str, scenarios: Sequence[str]) -> str:
+    """Return a few scenarios of which something is so, in brackets; nothing where there are none."""
+    more = f" and {len(scenarios) - _NAMED} more" if len(scenarios) > _NAMED else ""
+    return f" ({what}: {', '.join(scenarios[:_NAMED])}{more})" if scenarios else ""

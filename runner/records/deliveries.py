@@ -22,6 +22,9 @@ PRE_TRIGGER_WAITS_S = (1, 2, 4)
 OVERDUE = timedelta(hours=1)
 """What should have been sent so long ago has been left: it is taken up anew."""
 
+REPLAYED = (Event.COMPLETED.value, Event.SCHEDULE_FAILED.value)
+"""What can be sent again by hand. Nobody waits any more for what comes before a launch."""
+
 MAX_TRIES_KEPT = 20
 _JITTER = 0.1
 _AT_ONCE = 500
@@ -91,7 +94,7 @@ def add_test(session: Session, project_id: int, kind: Kind, url: str, message_id
 
 
 def replay(session: Session, delivery_id: int, project_id: int | None = None) -> WebhookDelivery:
-    """Let a delivery be sent again: to where its result's webhooks go by now, and with the same ``webhook-id``.
+    """Let a delivery be sent again: to where such webhooks go by now, and with the same ``webhook-id``.
 
     Args:
         session: A transaction.
@@ -104,8 +107,8 @@ def replay(session: Session, delivery_id: int, project_id: int | None = None) ->
     row = session.get(WebhookDelivery, delivery_id, with_for_update=True)
     if row is None or project_id not in (None, row.project_id):
         raise UsageError(f"there is no delivery {delivery_id}")
-    if row.event != Event.COMPLETED.value:
-        raise UsageError(f"delivery {delivery_id}: only {Event.COMPLETED.value} can be sent again, not {row.event}")
+    if row.event not in REPLAYED:
+        raise UsageError(f"delivery {delivery_id}: only {' and '.join(REPLAYED)} can be sent again, not {row.event}")
     if row.status == DeliveryStatus.PENDING.value:
         raise UsageError(f"delivery {delivery_id}: is still being sent")
     row.status, row.attempts = DeliveryStatus.PENDING.value, 0

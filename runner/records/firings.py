@@ -20,8 +20,9 @@ from runner.records.crontab import COUNTED, latest_due, next_due
 from runner.records.launches import Errors, Launch, LaunchRefused, launch_within
 from runner.records.record import Record
 from runner.records.schedules import Overlap, launch_of
-from runner.records.statuses import FINAL_RESULT
+from runner.records.statuses import FINAL_RESULT, FiringState
 from runner.records.tables import CRON_JOBS, FIRINGS, RESULTS, CronJob, Firing, ResultRow, utc_now
+from runner.records.webhooks import schedule_failed
 
 LATE = timedelta(seconds=15)
 """What fires later than that makes up for a time at which no server was up."""
@@ -42,19 +43,6 @@ class Trigger(StrEnum):
     CATCH_UP = "catch_up"
     """It was due while no server was up."""
     MANUAL = "manual"
-
-
-class FiringState(StrEnum):
-    """How far a firing is, and what it came to."""
-
-    QUEUED = "queued"
-    """It waits until the one before it has ended."""
-    RUNNING = "running"
-    PASSED = "passed"
-    FAILED = "failed"
-    """A run failed, a scenario got worse than in the baseline, or nothing could be launched."""
-    INCONCLUSIVE = "inconclusive"
-    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True)
@@ -280,7 +268,7 @@ async def _launch(record: Record, job: CronJob, asked: Launch | str, claim: _Cla
     async with record.database.session() as session:
         firing = await claim(session)
         if firing is not None and not await _is_held(session, job, firing):
-            _end(firing, FiringState.FAILED, f"nothing was launched: {asked}")
+            await _end_without(session, job, firing, FiringState.FAILED, f"nothing was launched: {asked}")
             logger.warning("schedule {}: due {:%Y-%m-%d %H:%M:%S}: {}", job.id, firing.due_at, firing.reason)
 
 
@@ -313,7 +301,7 @@ async def _is_held(session: AsyncSession, job: CronJob, firing: Firing) -> bool:
         firing.reason = together(firing.reason, f"{is_on}: waits for it")
     else:
         more = ", and a firing waited already" if overlap is Overlap.QUEUE and running else ""
-        _end(firing, FiringState.SKIPPED, f"{is_on}{more}")
+        await _end_without(session, job, firing, FiringState.SKIPPED, f"{is_on}{more}")
     return True
 
 
@@ -341,6 +329,13 @@ async def _forget_old(session: AsyncSession, job_id: int) -> None:
 
 def _run(firing: Firing, result: ResultRow) -> None:
     firing.state, firing.result_id, firing.fired_at = FiringState.RUNNING.value, result.id, utc_now()
+
+
+async def _end_without(session: AsyncSession, job: CronJob, firing: Firing, state: FiringState, why: str) -> None:
+    """End a firing that launches nothing, which no result can tell of."""
+    _end(firing, state, why)
+    if job.data.get("notify_on") in ("both", "failure"):
+        await session.run_sync(schedule_failed, firing.id)
 
 
 def _end(firing: Firing, state: FiringState, why: str) -> None:

@@ -5,6 +5,7 @@ is counted without a look at what its runs came to.
 """
 
 import hashlib
+import json
 import math
 import secrets
 from collections.abc import Iterable, Sequence
@@ -361,6 +362,20 @@ def line_of(run: RunRow) -> RunLine:
         judged=outcome.get("expected_outcome"),
         not_honoured=outcome.get("not_honoured") or [],
     )
+
+
+def played_digest(script: Any, prompt: Any) -> str:
+    """Return a digest of what a run plays, and what is expected of its end: an edited scenario has another one.
+
+    Args:
+        script: The script in the run's snapshot.
+        prompt: The expected outcome there.
+
+    Returns:
+        Text that begins with ``record:``. A suite's digests are of what its files say, and are no match for these.
+    """
+    played = json.dumps([script, prompt], sort_keys=True, separators=(",", ":"))
+    return f"record:{hashlib.sha256(played.encode()).hexdigest()[:16]}"
 
 
 async def find_result(session: AsyncSession, project_id: int, result_id: int) -> ResultRow | None:

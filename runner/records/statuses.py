@@ -1,4 +1,4 @@
-"""The statuses of runs and results, and which way they move: forward, but for a run that is released."""
+"""The statuses of runs, results and firings, and which way they move: forward, but for a run that is released."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -28,6 +28,19 @@ class ResultStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class FiringState(StrEnum):
+    """How far a firing of a schedule is, and what it came to."""
+
+    QUEUED = "queued"
+    """It waits until the one before it has ended."""
+    RUNNING = "running"
+    PASSED = "passed"
+    FAILED = "failed"
+    """A run failed, a scenario got worse than in the baseline, or nothing could be launched."""
+    INCONCLUSIVE = "inconclusive"
+    SKIPPED = "skipped"
 
 
 FINAL_RUN = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})

@@ -403,7 +403,7 @@ class Firing(Base):
     """One time at which a schedule was due, or was run by hand, and what that came to.
 
     ``trigger`` and ``state`` are of :class:`runner.records.firings.Trigger` and
-    :class:`runner.records.firings.FiringState`. It is written in the transaction that launches its result: for each
+    :class:`runner.records.statuses.FiringState`. It is written in the transaction that launches its result: for each
     time at which a schedule is due there is one.
     """
 
@@ -447,6 +447,8 @@ class WebhookDelivery(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     result_id: Mapped[int | None] = mapped_column(ForeignKey("results.id", ondelete="CASCADE"), index=True)
+    firing_id: Mapped[int | None] = mapped_column(Id)
+    """The firing it tells of, where that has no result. It may be forgotten before what was sent of it is."""
     event: Mapped[str] = mapped_column(String(40))
     kind: Mapped[str] = mapped_column(String(20))
     """``webhook`` or ``slack``."""

@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session
 
 from runner.errors import UsageError
 from runner.records.secrets import Vault
-from runner.records.tables import RESULTS, RUNS, Agent, Project, WebhookDelivery, utc_now
+from runner.records.statuses import FiringState
+from runner.records.tables import CRON_JOBS, FIRINGS, RESULTS, RUNS, Agent, Project, WebhookDelivery, utc_now
 from runner.text import public_url
 from runner.webhooks.slack import SLACK_HOSTS
 
@@ -34,6 +35,8 @@ class Event(StrEnum):
     """A result was launched; its runs wait for the answer."""
     COMPLETED = "result.completed"
     """All runs of a result have ended."""
+    SCHEDULE_FAILED = "schedule.failed"
+    """A schedule was due and launched nothing, so that there is no result to tell of."""
     TEST = "webhook.test"
     """A sample, sent by hand."""
 
@@ -160,24 +163,25 @@ def toggles_of(webhooks: Mapping[str, Any] | None) -> dict[str, bool]:
     return {name: (webhooks or {}).get(name, default) for name, default in TOGGLES.items()}
 
 
-def wants(toggles: Mapping[str, bool], endings: Endings, *, is_cronjob: bool, notify_on: str | None = None) -> bool:
+def wants(toggles: Mapping[str, bool], endings: Endings, *, firing: FiringState | None = None) -> bool:
     """Return whether the end of a result is told.
 
     Args:
         toggles: As :func:`toggles_of` returns them.
         endings: How its runs ended.
-        is_cronjob: Whether a schedule launched it.
-        notify_on: What the schedule says: ``never``, ``success``, ``failure`` or ``both``; None: nothing.
+        firing: What the firing of the schedule that launched it came to: also runs that all passed can be worse than
+            a baseline, or can't be compared with it. None if no schedule launched it.
     """
-    passed = endings.passed == endings.total > 0
-    if notify_on not in (None, "both", "success" if passed else "failure"):
-        return False
-    of = "cronjob" if is_cronjob else "result"
-    happened = {"success": passed, "failed": endings.failed > 0, "error": endings.errors > 0}
+    happened = {
+        "success": endings.passed == endings.total > 0 and firing in (None, FiringState.PASSED),
+        "failed": endings.failed > 0 or firing is FiringState.FAILED,
+        "error": endings.errors > 0 or firing is FiringState.INCONCLUSIVE,
+    }
+    of = "result" if firing is None else "cronjob"
     return any(toggles[f"notify_{of}_webhook_{what}"] for what, is_so in happened.items() if is_so)
 
 
-def result_completed(session: Session, result_id: int, *, notify_on: str | None = None) -> None:
+def result_completed(session: Session, result_id: int, *, firing: FiringState | None = None) -> None:
     """Let it be told that a result is complete, where somebody wants to know.
 
     Of a schedule's result that is later than when its last run ends: once it is known what the firing came to.
@@ -185,19 +189,34 @@ def result_completed(session: Session, result_id: int, *, notify_on: str | None 
     Args:
         session: The transaction in which its last run ended, or its firing.
         result_id: The result.
-        notify_on: What the schedule that launched it says, if one did.
+        firing: What the firing came to of the schedule that launched it, if one did.
     """
     row = session.execute(_OF_RESULT, {"of_result": result_id}).one()
-    if row.is_cronjob and notify_on is None:
+    if row.is_cronjob and firing is None:
         return
     kinds = [kind for kind in Kind if _configured(row, kind)]
     if not kinds:
         return
     endings = Endings(*session.execute(_ENDINGS, {"of_result": result_id}).one())
-    if not wants(toggles_of(row.project), endings, is_cronjob=row.is_cronjob, notify_on=notify_on):
+    if not wants(toggles_of(row.project), endings, firing=firing):
         return
     for kind in kinds:
-        _add(session, row, Event.COMPLETED, kind)
+        _add(session, row, Event.COMPLETED, kind, result_id=row.id)
+
+
+def schedule_failed(session: Session, firing_id: int) -> None:
+    """Let it be told that a schedule was due and launched nothing, where somebody wants to know.
+
+    Args:
+        session: The transaction in which its firing ended.
+        firing_id: The firing.
+    """
+    row = session.execute(_OF_FIRING, {"of_firing": firing_id}).one()
+    if not toggles_of(row.project)["notify_cronjob_webhook_error"]:
+        return
+    for kind in Kind:
+        if _configured(row, kind):
+            _add(session, row, Event.SCHEDULE_FAILED, kind, firing_id=row.id)
 
 
 def tells_anybody(session: Session, project_id: int, agent_id: int | None) -> bool:
@@ -221,21 +240,24 @@ def hold_for_webhook(session: Session, result_id: int, due_at: datetime | None) 
     if not toggles_of(row.project)["notify_pre_run_webhook"] or not _configured(row, Kind.WEBHOOK):
         return due_at
     until = utc_now() + PRE_TRIGGER_HOLD
-    _add(session, row, Event.PRE_TRIGGER, Kind.WEBHOOK, held_until=until, due_at=due_at)
+    _add(session, row, Event.PRE_TRIGGER, Kind.WEBHOOK, result_id=row.id, held_until=until, due_at=due_at)
     return until if due_at is None else max(until, due_at)
 
 
-def destination(session: Session, vault: Vault, result_id: int, kind: Kind) -> Destination | None:
-    """Return where what is told of a result goes by now; None if nowhere.
+def destination(session: Session, vault: Vault, delivery: WebhookDelivery) -> Destination | None:
+    """Return where what is told of a result, or of a firing without one, goes by now; None if nowhere.
 
     Raises:
         UsageError: The record's key is not the one that the addresses were encrypted with.
     """
-    row = session.execute(_OF_RESULT, {"of_result": result_id}).first()
+    if delivery.firing_id is not None:
+        row = session.execute(_OF_FIRING, {"of_firing": delivery.firing_id}).first()
+    else:
+        row = session.execute(_OF_RESULT, {"of_result": delivery.result_id}).first()
     if row is None:
         return None
     for shown, sealed in ((row.agent, row.agent_secrets), (row.project, row.project_secrets)):
-        if found := _destination(shown, sealed, vault, kind):
+        if found := _destination(shown, sealed, vault, Kind(delivery.kind)):
             return found
     return None
 
@@ -268,7 +290,6 @@ def _configured(row: Any, kind: Kind) -> str | None:
 def _add(session: Session, of: Any, event: Event, kind: Kind, **more: Any) -> None:
     row = WebhookDelivery(
         project_id=of.project_id,
-        result_id=of.id,
         event=event.value,
         kind=kind.value,
         message_id=new_message_id(),
@@ -300,19 +321,24 @@ def _opened(sealed: bytes | None, vault: Vault) -> dict[str, Any]:
     return {} if sealed is None else json.loads(vault.open(sealed))
 
 
+_WEBHOOKS = (
+    Agent.webhooks.label("agent"),
+    Agent.webhook_secrets.label("agent_secrets"),
+    Project.webhooks.label("project"),
+    Project.webhook_secrets.label("project_secrets"),
+)
 _OF_RESULT = (
-    select(
-        RESULTS.c.id,
-        RESULTS.c.project_id,
-        RESULTS.c.is_cronjob,
-        Agent.webhooks.label("agent"),
-        Agent.webhook_secrets.label("agent_secrets"),
-        Project.webhooks.label("project"),
-        Project.webhook_secrets.label("project_secrets"),
-    )
+    select(RESULTS.c.id, RESULTS.c.project_id, RESULTS.c.is_cronjob, *_WEBHOOKS)
     .join(Project, Project.id == RESULTS.c.project_id)
     .outerjoin(Agent, Agent.id == RESULTS.c.agent_id)
     .where(RESULTS.c.id == bindparam("of_result"))
+)
+_OF_FIRING = (
+    select(FIRINGS.c.id, CRON_JOBS.c.project_id, *_WEBHOOKS)
+    .join(CRON_JOBS, CRON_JOBS.c.id == FIRINGS.c.job_id)
+    .join(Project, Project.id == CRON_JOBS.c.project_id)
+    .outerjoin(Agent, Agent.id == CRON_JOBS.c.agent_id)
+    .where(FIRINGS.c.id == bindparam("of_firing"))
 )
 _ENDINGS = select(
     func.count(),

@@ -1,4 +1,4 @@
-"""What a finished result says in Slack: an incoming webhook's text and blocks."""
+"""What is said in Slack of finished results and of schedules that launched nothing: text and blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
 MAX_SHOWN = 5
 """How many failures are shown."""
 
+_ICONS = {True: ":white_check_mark:", False: ":x:", None: ":warning:"}
 _MAX_TITLE = 150
 _MAX_LINE = 300
 _MAX_SECTION = 2_900
@@ -31,6 +32,34 @@ class ShownFailure:
 
 
 @dataclass(frozen=True)
+class FiringNews:
+    """What a firing of a schedule came to.
+
+    Attributes:
+        passed: Whether all is well; None: inconclusive. Also runs that all passed can be worse than a baseline.
+        reason: Why, in words: how many runs passed, how they compare with the baseline.
+    """
+
+    passed: bool | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class ScheduleNews:
+    """A schedule was due and launched nothing.
+
+    Attributes:
+        title: What the schedule is called.
+        reason: Why nothing was launched.
+        link: Where its history can be read.
+    """
+
+    title: str
+    reason: str
+    link: str
+
+
+@dataclass(frozen=True)
 class ResultNews:
     """What is told of a finished result.
 
@@ -42,6 +71,7 @@ class ResultNews:
         inconclusive: Those without a verdict.
         failures: The worst first.
         link: Where it can be read; None where that is not known.
+        firing: What the firing came to of the schedule that launched it, if one did.
     """
 
     title: str
@@ -51,27 +81,46 @@ class ResultNews:
     inconclusive: int
     failures: Sequence[ShownFailure]
     link: str | None
+    firing: FiringNews | None = None
+
+    @property
+    def verdict(self) -> bool | None:
+        """Whether all is well; None: inconclusive."""
+        if self.firing is not None:
+            return self.firing.passed
+        return True if self.passed == self.total else False if self.failed else None
+
+    @property
+    def words(self) -> str:
+        """What it came to."""
+        if self.firing is not None:
+            return _text(self.firing.reason)
+        counts = f"{self.passed} of {self.total} runs passed"
+        if self.failed:
+            counts += f", {self.failed} failed"
+        if self.inconclusive:
+            counts += f", {self.inconclusive} inconclusive"
+        return counts
 
 
-def slack_message(news: ResultNews) -> dict[str, Any]:
+def slack_message(news: ResultNews | ScheduleNews) -> dict[str, Any]:
     """Return the body of a request to an incoming webhook."""
-    counts = f"{news.passed} of {news.total} runs passed"
-    if news.failed:
-        counts += f", {news.failed} failed"
-    if news.inconclusive:
-        counts += f", {news.inconclusive} inconclusive"
-    icon = ":white_check_mark:" if news.passed == news.total else ":x:" if news.failed else ":warning:"
-    title = _cut(news.title, _MAX_TITLE)
-    blocks: list[dict[str, Any]] = [
-        {"type": "header", "text": {"type": "plain_text", "text": title}},
-        _section(f"{icon} {counts}"),
-    ]
+    if isinstance(news, ScheduleNews):
+        link = _section(f"<{news.link}|Open the history>")
+        return _message(news.title, _ICONS[False], _text(news.reason), link)
+    more: list[dict[str, Any]] = []
     if news.failures:
-        blocks.append(_section("\n".join(_lines(news.failures))))
+        more.append(_section("\n".join(_lines(news.failures))))
     if news.link is not None:
-        blocks.append(_section(f"<{news.link}|Open the result>"))
+        more.append(_section(f"<{news.link}|Open the result>"))
+    return _message(news.title, _ICONS[news.verdict], news.words, *more)
+
+
+def _message(title: str, icon: str, words: str, *more: dict[str, Any]) -> dict[str, Any]:
+    title = _cut(title, _MAX_TITLE)
+    header = {"type": "header", "text": {"type": "plain_text", "text": title}}
     # What a notification shows, and a reader without blocks.
-    return {"text": f"{icon} {_text(title)}: {counts}", "blocks": blocks}
+    return {"text": f"{icon} {_text(title)}: {words}", "blocks": [header, _section(f"{icon} {words}"), *more]}
 
 
 def _lines(failures: Sequence[ShownFailure]) -> list[str]:

@@ -9,6 +9,8 @@ from runner.cli.sources import read_result
 from runner.errors import UsageError
 from runner.evaluation.outcome import Failure, FailureKind
 from runner.evaluation.verdicts import Cause
+from runner.records.conclusions import run_facts
+from runner.records.tables import RunRow
 from tests.api.conftest import BASE_URL, new_key
 from tests.api.test_results import ended
 from tests.api.test_worker_routes import run_launched
@@ -33,6 +35,22 @@ async def test_a_result_is_read_run_by_run(
     assert told.runs[0].latencies_ms == (None, 900.0)
     assert (told.runs[1].headline, told.runs[1].cause) == ("it said Tuesday", Cause.AGENT)
     assert {run.session for run in told.runs} == {f"result:{result_id}"} == {session.id for session in told.sessions}
+
+
+async def test_a_result_tells_whether_its_scenario_was_edited(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, anonymous: httpx.AsyncClient, services: Services
+) -> None:
+    key = SecretStr(await new_key(services))
+    result_id, (_, edited) = await ended(client, worker_client, outcome(), outcome())
+    async with services.database.session() as session:
+        row = await session.get_one(RunRow, edited)
+        row.snapshot = {**row.snapshot, "script": {**row.snapshot["script"], "hang_up_after_s": 1.0}}
+    told = await read_result(anonymous, BASE_URL, key, result_id)
+    first, second = (run.scenario_hash for run in told.runs)
+    assert first and second and first != second
+    # Schedules and the page, which read the database, take the same.
+    facts = await services.database.look(lambda session: run_facts(session, [result_id]))
+    assert [run.scenario_hash for run in facts] == [first, second]
 
 
 async def test_a_result_that_can_t_be_read_says_why(

@@ -52,6 +52,7 @@ async def test_a_suite_tells_of_every_run_and_of_its_session(tmp_path: Path) -> 
     assert {run.session for run in told.runs} == {session.id} == {made.session}
     assert (session.agent, session.transport, session.concurrency) == ("http://127.0.0.1:7860", "pipecat-runner", 1)
     assert "pipecat-ai" in session.versions and session.settings["tts"] == "offline"
+    assert session.settings["seed"] == "0", "what is random about the offline voice"
     assert len({run.scenario_hash for run in told.runs}) == 3 and None not in {run.scenario_hash for run in told.runs}
     assert RunSet.model_validate_json(told.model_dump_json()) == told
     single = read_runs(tmp_path / "out" / str(result.runs[0].folder))

@@ -195,6 +195,15 @@ def test_an_edited_scenario_is_warned_of() -> None:
     assert compare(runs("base", 5), runs("current", 5, scenario_hash=None)).scenarios[0].was_edited is None
 
 
+def test_digests_of_different_kinds_tell_nothing() -> None:
+    def was_edited(base: str, current: str) -> bool | None:
+        sides = runs("base", 5, scenario_hash=base), runs("current", 5, scenario_hash=current)
+        return compare(*sides).scenarios[0].was_edited
+
+    assert was_edited("record:a", "a") is None
+    assert (was_edited("record:a", "record:a"), was_edited("record:a", "record:b")) == (False, True)
+
+
 def test_other_circumstances_are_warned_of() -> None:
     base = run_set(runs("base", 5), host="laptop", versions={"runner": "1", "agent": "a"}, settings={"tts": "x"})
     current = run_set(

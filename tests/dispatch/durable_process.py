@@ -1,8 +1,8 @@
 """Does durable work in a process of its own, which can be killed: ``python -m tests.dispatch.durable_process``.
 
 It gets its settings as JSON, and ``often`` if it is to tidy up every second, or ``delivers`` if it is to deliver
-webhooks, and to try each again every second. It says its executor once it does work,
-and ends with its standard input.
+webhooks, and to try each again every second; or ``delivers as shipped``, with no time shortened. It says its executor
+once it does work, and ends with its standard input.
 """
 
 import json
@@ -54,14 +54,15 @@ def started(settings: Settings, database_url: str, *options: str) -> Generator["
             process.kill()
 
 
-async def main(settings: Settings, *, tidies_every_second: bool, delivers: bool) -> None:
-    for name, value in FAST.items():
-        setattr(durable_work, name, value)
+async def main(settings: Settings, *, tidies_every_second: bool, delivers: bool, as_shipped: bool) -> None:
+    if not as_shipped:
+        for name, value in FAST.items():
+            setattr(durable_work, name, value)
+        deliveries.RETRY_WAITS_S = (1,) * 60
     if tidies_every_second:
         durable_work.TIDYING, durable_work.MADE_UP_FOR = "* * * * * *", timedelta()
     database = Database(database_url(settings.server))
     store, vault = open_store(settings.server), open_vault(settings.server)
-    deliveries.RETRY_WAITS_S = (1,) * 60
     record = Record(settings, database, vault, store)
     delivering = Delivering(record, WebhookBodies("http://runner.example.com").make) if delivers else None
     durable = Durable(database, store, settings, delivering)
@@ -78,5 +79,9 @@ async def main(settings: Settings, *, tidies_every_second: bool, delivers: bool)
 if __name__ == "__main__":
     logger.remove()
     logger.add(sys.stderr, level="INFO", format="{level} {message}")
-    does = {"tidies_every_second": "often" in sys.argv, "delivers": "delivers" in sys.argv}
+    does = {
+        "tidies_every_second": "often" in sys.argv,
+        "delivers": "delivers" in sys.argv,
+        "as_shipped": "shipped" in sys.argv,
+    }
     anyio.run(partial(main, Settings.model_validate_json(sys.argv[1]), **does))

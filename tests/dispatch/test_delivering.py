@@ -3,7 +3,7 @@
 import signal
 import subprocess
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ from tests.webhooks.receiver import Received, answers, receiving
 
 pytestmark = pytest.mark.anyio
 
+SHIPPED_SILENT_LIMIT_S = durable_work.SILENT_LIMIT_S
+"""After how long others take over, before tests make it less."""
+
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
@@ -61,9 +64,9 @@ class Scene:
         await self.database.run(lambda session: end_run(session, 1, 1, agent_failed("it froze"), executor=WORKER))
 
     @contextmanager
-    def process(self) -> Generator["subprocess.Popen[str]"]:
-        """Deliver in another process."""
-        with started(self.settings, self.database.url, "delivers") as process:
+    def process(self, *how: str) -> Generator["subprocess.Popen[str]"]:
+        """Deliver in another process; ``as shipped`` shortens no time."""
+        with started(self.settings, self.database.url, "delivers", *how) as process:
             yield process
 
     async def until(self, wanted: Callable[[list[WebhookDelivery]], bool], timeout_s: float = 30) -> list[Any]:
@@ -203,6 +206,34 @@ async def test_it_arrives_once_where_a_process_is_killed_meanwhile(scene: Scene)
                 assert len(receiver.received) == 1
                 check(receiver.received[0])
     await idle.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_a_minute_without_receiver_and_a_kill_lose_nothing(scene: Scene) -> None:
+    """In real time, with the waits that are shipped: about two minutes."""
+    port, down_s = free_port(), 60.0
+    await scene.configure(webhook_url=f"http://127.0.0.1:{port}/hook", webhook_secret=SECRET)
+    idle = Durable(scene.database, scene.store, scene.settings, scene.delivering)
+    await idle.prepare()
+    with ExitStack() as processes:
+        first = processes.enter_context(scene.process("as", "shipped"))
+        await scene.complete()
+        await scene.until(lambda rows: rows[0].attempts >= 1)
+        down_from_s = anyio.current_time()
+        await anyio.sleep_until(down_from_s + down_s / 2)
+        first.send_signal(signal.SIGKILL)
+        processes.enter_context(scene.process("as", "shipped"))
+        await anyio.sleep_until(down_from_s + down_s)
+        with receiving(port=port) as receiver:
+            [row] = await scene.until(all_over, timeout_s=300)
+            # For as long as whoever takes over would need to send it again.
+            await anyio.sleep(2 * SHIPPED_SILENT_LIMIT_S)
+    await idle.close()
+    assert (row.status, row.round) == ("delivered", 1)
+    assert [one.headers["webhook-id"] for one in receiver.received] == [row.message_id]
+    check(receiver.received[0])
+    assert row.attempts >= 3 and all(one["error"] for one in row.tries[:-1])
 
 
 @pytest.mark.slow

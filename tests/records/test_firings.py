@@ -1,6 +1,5 @@
 """Schedules fire: each time once, whoever else does the same, and whatever else of them is on."""
 
-import json
 import subprocess
 import sys
 from collections import Counter
@@ -262,8 +261,8 @@ async def test_one_that_goes_wrong_keeps_no_other_from_firing(town: Town, monkey
     assert [len(await town.history(job)) for job in jobs] == [1, 1, 1]
 
 
-async def fired_by_two(town: Town, jobs: int, minutes: int) -> None:
-    """Let two processes fire schedules, and see that each of their times was fired once."""
+async def test_two_processes_fire_each_time_once(town: Town) -> None:
+    jobs, minutes = 4, 3
     ids = [await town.add(data={"overlap": "both"}) for _ in range(jobs)]
     other = Database(town.record.database.url)
     second = town.another_process(other)
@@ -280,25 +279,13 @@ async def fired_by_two(town: Town, jobs: int, minutes: int) -> None:
     assert await town.count(ResultRow) == await town.count(RunRow) == jobs * minutes
 
 
-async def test_two_processes_fire_each_time_once(town: Town) -> None:
-    await fired_by_two(town, jobs=4, minutes=3)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-async def test_two_processes_fire_a_thousand_times_once_each(town: Town) -> None:
-    await fired_by_two(town, jobs=40, minutes=25)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 async def test_a_process_killed_while_it_fires_loses_nothing(town: Town) -> None:
     due = datetime.now(UTC).replace(second=0, microsecond=0)
     ids = [await town.add("0 0 1 1 *", next_due_at=due) for _ in range(60)]
-    server = town.record.settings.server.model_dump(mode="json", exclude={"database_url", "secret_key"})
-    settings = json.dumps({"server": {**server, "database_url": town.record.database.url}})
     for fired in (5, 20, 40):
-        command = [sys.executable, "-m", "tests.records.firing_process", settings]
+        command = [sys.executable, "-m", "tests.records.firing_process", town.revealed_settings]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: ASYNC220 - it is read at once
             assert process.stdout is not None and process.stdout.readline()
             with anyio.fail_after(120):

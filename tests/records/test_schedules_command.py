@@ -8,11 +8,16 @@ from pathlib import Path
 import anyio
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy.orm import Session
 
 from runner.cli import main
 from runner.records.database import Database
+from runner.records.secrets import open_vault
 from runner.records.seed import seed
-from runner.records.tables import Agent, CronJob, Firing
+from runner.records.tables import Agent, CronJob, Firing, Project
+from runner.records.webhooks import write_webhooks
+from runner.settings import ServerSettings
+from tests.records.test_webhooks_command import on_record, workflows
 
 DUE = datetime(2027, 3, 28, 1, 0, tzinfo=UTC)
 
@@ -81,6 +86,18 @@ def test_a_schedule_is_run_now(url: str) -> None:
     (latest, *_) = json.loads(invoke(url, "history", "1", "--json").stdout)
     manual = [one for one in json.loads(invoke(url, "history", "1", "--json").stdout) if one["trigger"] == "manual"]
     assert [(one["state"], one["result"]) for one in manual] == [("running", 1)] and latest
+
+
+def test_what_is_run_now_is_told_by_a_running_server(url: str) -> None:
+    """Its runs wait for the answer; nobody but a server asks for it."""
+
+    def configure(session: Session) -> None:
+        hook = {"webhook_url": "http://127.0.0.1:9/", "notify_pre_run_webhook": True}
+        write_webhooks(session.get_one(Project, 1), open_vault(ServerSettings(database_url=None)), hook)
+
+    on_record(url, configure)
+    assert invoke(url, "run-now", "1").exit_code == 0
+    assert workflows(url) == [("deliver-1-1", "ENQUEUED")]
 
 
 @pytest.mark.parametrize(

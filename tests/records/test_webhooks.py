@@ -23,6 +23,7 @@ from runner.records.deliveries import (
 )
 from runner.records.runs import end_run, request_cancel
 from runner.records.secrets import Vault
+from runner.records.statuses import FiringState
 from runner.records.tables import Agent, Project, ResultRow, RunRow, WebhookDelivery, utc_now
 from runner.records.webhooks import (
     DELIVER_LATER,
@@ -69,27 +70,28 @@ NO_RUNS = Endings(0, 0, 0, 0)
         (NO_RUNS, "", False),
     ],
 )
-@pytest.mark.parametrize("of", ["result", "cronjob"])
-def test_toggles_say_which_results_are_told(endings: Endings, off: str, told: bool, of: str) -> None:
-    toggles = TOGGLES | {f"notify_{of}_webhook_{what}": False for what in off.split()}
-    assert wants(toggles, endings, is_cronjob=of == "cronjob") is told
+def test_toggles_say_which_results_are_told(endings: Endings, off: str, told: bool) -> None:
+    toggles = TOGGLES | {f"notify_result_webhook_{what}": False for what in off.split()}
+    assert wants(toggles, endings) is told
     # Those of the other kind of results don't matter.
-    assert wants(toggles, endings, is_cronjob=of != "cronjob") is (endings is not NO_RUNS)
+    firing = FiringState.FAILED if endings.failed else FiringState.PASSED
+    assert wants(toggles, endings, firing=firing) is (endings is not NO_RUNS)
 
 
 @pytest.mark.parametrize(
-    ("notify_on", "of_passed", "of_others"),
+    ("firing", "off", "told"),
     [
-        ("never", False, False),
-        ("success", True, False),
-        ("failure", False, True),
-        ("both", True, True),
-        (None, True, True),
+        (FiringState.PASSED, "success", False),
+        (FiringState.PASSED, "failed error", True),
+        (FiringState.FAILED, "success error", True),
+        (FiringState.FAILED, "failed", False),
+        (FiringState.INCONCLUSIVE, "success failed", True),
+        (FiringState.INCONCLUSIVE, "error", False),
     ],
 )
-def test_a_schedule_says_which_results_are_told(notify_on: str | None, of_passed: bool, of_others: bool) -> None:
-    told = [wants(TOGGLES, one, is_cronjob=True, notify_on=notify_on) for one in (ALL, FAILED, ERROR)]
-    assert told == [of_passed, of_others, of_others]
+def test_runs_that_passed_are_told_as_what_their_firing_is(firing: FiringState, off: str, told: bool) -> None:
+    toggles = TOGGLES | {f"notify_cronjob_webhook_{what}": False for what in off.split()}
+    assert wants(toggles, ALL, firing=firing) is told
 
 
 class Scene:
@@ -208,7 +210,7 @@ async def test_an_agents_own_address_stands_in_place_of_its_projects(scene: Scen
     await scene.configure(Agent, webhook_url="https://other.example.com/")
 
     def where(session: Session) -> list[Any]:
-        return [destination(session, VAULT, 1, kind) for kind in Kind]
+        return [destination(session, VAULT, WebhookDelivery(result_id=1, kind=kind.value)) for kind in Kind]
 
     webhook, slack = await scene.database.look(where)
     # The project's secret signs nothing that goes elsewhere.
@@ -239,7 +241,8 @@ async def test_an_address_is_kept_when_it_is_given_as_it_is_shown(scene: Scene) 
     await scene.configure(
         webhook_url="https://hooks.example.com/hook?***", slack_webhook_url="https://hooks.slack.com/***"
     )
-    found = await scene.database.look(lambda session: destination(session, VAULT, 1, Kind.WEBHOOK))
+    told = WebhookDelivery(result_id=1, kind="webhook")
+    found = await scene.database.look(lambda session: destination(session, VAULT, told))
     assert found is not None and found.url.get_secret_value() == URL
     with pytest.raises(UsageError, match="whole address"):
         await scene.configure(webhook_url="https://elsewhere.example.com/?***")

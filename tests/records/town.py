@@ -1,5 +1,6 @@
 """A record with schedules, and a clock that is turned by hand."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,6 +40,12 @@ class Town:
     def another_process(self, database: Database) -> Schedules:
         record = Record(self.record.settings, database, self.record.vault, self.record.store)
         return Schedules(record, lambda _: self.now)
+
+    @property
+    def revealed_settings(self) -> str:
+        """Its settings as JSON, with the address of its database: for a process of its own."""
+        server = self.record.settings.server.model_dump(mode="json", exclude={"database_url", "secret_key"})
+        return json.dumps({"server": {**server, "database_url": self.record.database.url}})
 
     async def run(self, work: Callable[[Session], Any]) -> Any:
         return await self.record.database.run(work)

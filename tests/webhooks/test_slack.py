@@ -1,6 +1,8 @@
 """What Slack is told of results."""
 
-from runner.webhooks.slack import MAX_SHOWN, ResultNews, ShownFailure, slack_message
+from dataclasses import replace
+
+from runner.webhooks.slack import MAX_SHOWN, FiringNews, ResultNews, ScheduleNews, ShownFailure, slack_message
 
 
 def news(
@@ -39,6 +41,18 @@ def test_the_worst_failures_are_shown_with_their_headlines() -> None:
 
 def test_a_result_that_is_only_inconclusive_is_no_failure() -> None:
     assert slack_message(news(passed=1, inconclusive=1))["text"].startswith(":warning:")
+
+
+def test_runs_that_passed_may_be_worse_than_a_baseline() -> None:
+    firing = FiringNews(passed=False, reason="3 of 3 runs passed; compared with result 1: suite REGRESSED 3/3→3/3")
+    message = slack_message(replace(news(passed=3), firing=firing))
+    assert message["text"] == f":x: nightly: {firing.reason}"
+
+
+def test_a_schedule_that_launched_nothing_says_why() -> None:
+    message = slack_message(ScheduleNews("nightly", "nothing was launched: <x>", "https://runner.example.com/h"))
+    assert message["text"] == ":x: nightly: nothing was launched: &lt;x&gt;"
+    assert message["blocks"][-1]["text"]["text"] == "<https://runner.example.com/h|Open the history>"
 
 
 def test_words_of_others_are_no_marks_of_slack() -> None:

@@ -20,6 +20,7 @@ from pipecat.utils.types import NOT_GIVEN, NotGiven, assert_given, require_given
 
 from bots.caller.speech.errors import MissingSpeechPackage
 from bots.caller.speech.level import SPEECH_LEVEL_DBFS, Samples, to_level, to_pcm16
+from bots.caller.speech.settings import OFFLINE_SEED
 from bots.caller.speech.speakable import speakable
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ __all__ = ["DEFAULT_VOICE", "RATE_HZ", "HibariTTSService", "HibariTTSSettings", 
 
 DEFAULT_VOICE = "heart"
 RATE_HZ = 24_000
-# The model adds noise from a random generator; with one seed, equal text gives identical bytes.
-_SEED = 0
 
 _models: dict[str, "_SharedModel"] = {}
 _models_lock = threading.Lock()
@@ -58,7 +57,7 @@ class _SharedModel:
         with self._lock:
             model = self._loaded()
             phonemes = model.phonemize(text)
-        noise = np.random.default_rng(_SEED)
+        noise = np.random.default_rng(OFFLINE_SEED)
         for sentence in phonemes:
             with self._lock:
                 samples = model.from_ids(model.ids(sentence), speed, noise)
@@ -72,7 +71,7 @@ class _SharedModel:
             # With the path given Hibari never downloads, also when the voice is changed in the middle of a call.
             model = Hibari(voice=self._voice, model=voice_path(self._voice, download_missing=False))
             # The dictionaries are loaded, and the graph is optimised, by the first sentence.
-            model("Ready.", seed=_SEED)
+            model("Ready.", seed=OFFLINE_SEED)
             self._model = model
         return self._model
 

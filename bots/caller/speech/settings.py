@@ -10,10 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from bots.paths import NamedPath
 
-__all__ = ["OFFLINE", "SECRET_NAME", "ServiceSettings", "SpeechSettings", "from_environment"]
+__all__ = ["OFFLINE", "OFFLINE_SEED", "SECRET_NAME", "ServiceSettings", "SpeechSettings", "from_environment"]
 
 OFFLINE = "offline"
 """The service that comes with the ``offline`` extra: no network and no key."""
+
+OFFLINE_SEED = 0
+"""The offline voice adds noise from a random generator that begins so: equal text gives identical bytes. Nothing else
+about the caller is random. Whoever changes it changes the format of the cache of lines too."""
 
 SECRET_NAME = re.compile("key|token|secret|password|credential|auth", re.IGNORECASE)
 """A parameter with such a name holds a secret."""

@@ -7,8 +7,9 @@ from pydantic import Field, StringConstraints, field_validator
 from runner.api.schemas.common import Id, JsonObject, ResponseBody, Timestamp, Unset, Whole, WrittenBody
 from runner.api.schemas.launch import RoomEntry
 from runner.records.crontab import check_crontab, zones
-from runner.records.firings import FiringState, Trigger
+from runner.records.firings import Trigger
 from runner.records.schedules import Overlap
+from runner.records.statuses import FiringState
 
 ExecutionMode = Literal[
     "voice",

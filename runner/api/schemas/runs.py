@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from runner.api.schemas.common import ResponseBody, Timestamp
 from runner.records.honoured import LATENCY_METRIC, LATENCY_METRIC_ID
-from runner.records.results import Distribution, RunLine, line_of
+from runner.records.results import Distribution, RunLine, line_of, played_digest
 from runner.records.statuses import RunStatus
 from runner.records.tables import RunRow
 
@@ -128,6 +128,7 @@ class Additions(ResponseBody):
         expectations: What became of each expectation, with its evidence.
         publish_data_message: The data message, and when it was sent, in seconds from the beginning of the call.
         judge: What judged, and what that took.
+        scenario_hash: Digest of what was played and of the expected outcome: runs of an edited scenario have another.
         notes: What of the scenario was played otherwise than it says, and why.
         warnings: What did not work as it should without touching the verdict.
         artefacts: What is kept of the call, with addresses.
@@ -150,6 +151,7 @@ class Additions(ResponseBody):
     expectations: list[dict[str, Any]]
     publish_data_message: dict[str, Any] | None
     judge: dict[str, Any] | None
+    scenario_hash: str
     notes: list[str]
     warnings: list[str]
     artefacts: dict[str, str]
@@ -392,6 +394,7 @@ def run(row: RunRow, *, result_name: str, agent_name: str, run_type: str, artefa
             expectations=line.expectations,
             publish_data_message=outcome.get("publish_data_message"),
             judge=outcome.get("judge"),
+            scenario_hash=played_digest(row.snapshot.get("script"), line.prompt),
             notes=row.snapshot.get("notes") or [],
             warnings=outcome.get("warnings") or [],
             artefacts=artefacts,

@@ -110,6 +110,8 @@ class Delivery(ResponseBody):
     """A webhook that is sent, or was.
 
     Attributes:
+        result: The result it tells of; null where there is none.
+        firing: The firing of a schedule that it tells of, where that launched nothing; else null.
         message_id: The ``webhook-id``.
         url: Where it was sent last, without what is secret.
         round: One more for each replay.
@@ -122,6 +124,7 @@ class Delivery(ResponseBody):
 
     id: int
     result: int | None
+    firing: int | None
     event: str
     kind: Kind
     message_id: str
@@ -165,6 +168,7 @@ def delivery(row: WebhookDelivery) -> Delivery:
     return Delivery(
         **of_row(row, *names),
         result=row.result_id,
+        firing=row.firing_id,
         kind=Kind(row.kind),
         status=DeliveryStatus(row.status),
         tries=[Try.model_validate(one) for one in row.tries],
