@@ -22,6 +22,7 @@ _FILES = {
     "report.css": (REPORT / "report.css", _STYLE),
     "inter.woff2": (REPORT / "inter.woff2", "font/woff2"),
     "page.js": (_OWN / "page.js", _SCRIPT),
+    "listen.js": (_OWN / "listen.js", _SCRIPT),
     "shared.js": (_OWN / "shared.js", _SCRIPT),
     "docs.js": (_OWN / "docs.js", _SCRIPT),
     "page.css": (_OWN / "page.css", _STYLE),
