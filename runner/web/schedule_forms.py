@@ -33,6 +33,7 @@ NOTIFICATIONS = {
     "success": "Those that passed",
     "both": "All",
 }
+OTHER_SCENARIOS = "Each scenario keeps the room it has. For others choose a session, or a room for all of them."
 NEW: dict[str, Any] = {"timezone": "UTC", "frequency": "1", "is_active": "yes", "way": SESSION}
 """What a new schedule's form begins with."""
 
@@ -91,7 +92,7 @@ def new_schedule(form: FormData) -> CronJobBody:
         raise _wrong(error, values) from None
 
 
-def changed_schedule(form: FormData) -> CronJobPatch:
+def changed_schedule(form: FormData, job: CronJob) -> CronJobPatch:
     """Return what a form changes of a schedule. What no form has stays as it is.
 
     Raises:
@@ -99,6 +100,8 @@ def changed_schedule(form: FormData) -> CronJobPatch:
     """
     values = _values(form)
     if form.get("way") == KEEP:
+        if values["tags"] or set(values["scenarios"]) != set(job.scenario_ids):
+            raise BadRequest({"scenarios": [OTHER_SCENARIOS]})
         values = {name: value for name, value in values.items() if name not in ("scenarios", "tags", "rooms")}
     try:
         return CronJobPatch.model_validate(values)

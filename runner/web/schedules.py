@@ -95,7 +95,7 @@ async def save_schedule(visit: Visit) -> Response:
     form = await visit.form()
     job = await _found(visit)
     try:
-        change = schedule_forms.changed_schedule(form)
+        change = schedule_forms.changed_schedule(form, job)
         await update_cron_job(visit.services, visit.project, visit.number, change)
     except BadRequest as error:
         return await _form(visit, job, schedule_forms.given(form), wrong=error.body)

@@ -13,6 +13,7 @@ from runner.api.routes.cron_jobs import CONFIGURED
 from runner.api.services import Services
 from runner.records.store import artefact_key
 from runner.records.tables import CronJob, Firing, ResultRow, RunRow, utc_now
+from runner.web.schedule_forms import OTHER_SCENARIOS
 from runner.web.visits import SHARE_COOKIE
 from tests.api.conftest import client_of, new_key, other_project
 from tests.api.test_results import ended
@@ -191,7 +192,12 @@ async def test_hostile_words_are_shown_and_do_nothing(
     result_id, (run_id,) = await ended(client, worker_client, agent_failed(HOSTILE))
     async with services.database.session() as session:
         await session.execute(update(RunRow).values(scenario_name='"><img src=x onerror=alert(3)>'))
-    for path in ("/", "/runs", "/live", f"/results/{result_id}", f"/runs/{run_id}", "/trends", "/scenarios"):
+    job = CronJob(project_id=1, agent_id=1, name=HOSTILE[:99], crontab_expression="0 2 * * *", scenario_ids=[1])
+    await add(services.database, [job])
+    for path in (
+        "/", "/runs", "/live", f"/results/{result_id}", f"/runs/{run_id}", "/trends", "/scenarios", "/schedules",
+        f"/schedules/{job.id}",
+    ):  # fmt: skip
         page = (await visitor.get(path)).text
         assert "<script>alert" not in page and "<img src=x" not in page and "\u202e" not in page, path
         assert len(page) < 300_000, path
@@ -322,6 +328,8 @@ async def test_a_schedule_is_made_changed_and_deleted(visitor: httpx.AsyncClient
     after = (await client.get(address)).json()
     assert (after["name"], after["timezone"], after["baseline"]) == ("nightly", "UTC", None)
     assert after["rooms_data"] == job["rooms_data"] and after["is_active"] is False
+    other = await send(visitor, f"{path}/edit", **{**changed, "scenarios": "", "tags": "smoke"})
+    assert other.status_code == 400 and OTHER_SCENARIOS in other.text
     # An agent that can be started needs no rooms.
     session = {"session": {"start_url": "http://localhost:7860/start", "transport": "webrtc"}}
     await client.patch("/test_framework/v2/aiagents/1/", json=session)
