@@ -24,6 +24,7 @@ _FILES = {
     "page.js": (_OWN / "page.js", _SCRIPT),
     "listen.js": (_OWN / "listen.js", _SCRIPT),
     "shared.js": (_OWN / "shared.js", _SCRIPT),
+    "docs.css": (_OWN / "docs.css", _STYLE),
     "docs.js": (_OWN / "docs.js", _SCRIPT),
     "page.css": (_OWN / "page.css", _STYLE),
     "icon.svg": (_OWN / "icon.svg", "image/svg+xml"),

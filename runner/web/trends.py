@@ -101,7 +101,7 @@ def read_days(session: Session, project: int, first: date) -> tuple[dict[str, di
         .limit(MAX_RUNS + 1)
     ).all()
     found: defaultdict[str, defaultdict[date, Day]] = defaultdict(lambda: defaultdict(Day))
-    names = {row[3]: words(row[3] or "no agent", 200) for row in rows}
+    names = {name: words(name or "no agent", 200) for name in {row[3] for row in rows}}
     for ended_at, success, times_ms, agent in rows[:MAX_RUNS]:
         if ended_at is None:
             continue

@@ -88,9 +88,10 @@ def test_pages_are_accessible_quiet_and_fit(browser: Browser, server: PageServer
         page.goto(server.url + path)
         page.wait_for_timeout(300)
         if path == "/docs":
-            until(page, "document.querySelectorAll('.opblock-tag').length > 10", within_s=20)
+            until(page, "document.querySelectorAll('.opblock-tag').length > 10", within_s=120)
+            page.locator(".opblock-tag").first.click()
             page.locator(".opblock-summary-control").first.click()
-            until(page, "document.querySelectorAll('.opblock-body').length == 1", within_s=20)
+            until(page, "document.querySelectorAll('.opblock-body').length == 1", within_s=60)
         is_wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
         quiet = [line for line in said if "404" not in line]
         assert (path, violations(page), is_wide, quiet) == (path, [], False, [])
@@ -195,7 +196,7 @@ def test_the_description_works_without_a_network(browser: Browser, server: PageS
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.on("request", lambda request: said.append(request.url) if not request.url.startswith(server.url) else None)
     page.goto(f"{server.url}/docs")
-    until(page, "document.querySelectorAll('.opblock-tag').length > 10", within_s=20)
+    until(page, "document.querySelectorAll('.opblock-tag').length > 10", within_s=120)
     assert [line for line in said if not line.startswith("data:")] == []
     page.close()
 
