@@ -90,12 +90,7 @@ class RecordingWriter:
             self._file = -1
 
     def _write_header(self) -> None:
-        header = io.BytesIO()
-        with wave.open(header, "wb") as file:
-            file.setparams((CHANNELS, _SAMPLE_BYTES, self._rate_hz, self._written_frames, "NONE", ""))
-            file.writeframesraw(b"")
-            # Before it is closed: then it counts the frames that were written by it, which are none.
-            self._write_at(0, header.getvalue())
+        self._write_at(0, wav_header(self._rate_hz, self._written_frames))
 
     def _write_at(self, offset: int, data: bytes) -> None:
         rest = memoryview(data)
@@ -103,6 +98,21 @@ class RecordingWriter:
             written = os.pwrite(self._file, rest, offset)
             offset += written
             rest = rest[written:]
+
+
+def wav_header(rate_hz: int, frames: int = MAX_DATA_BYTES // _FRAME_BYTES) -> bytes:
+    """Return what a WAV file of both sides begins with; by default of one whose length nobody knows yet.
+
+    Args:
+        rate_hz: Its sample rate.
+        frames: How many samples of each side it has.
+    """
+    header = io.BytesIO()
+    with wave.open(header, "wb") as file:
+        file.setparams((CHANNELS, _SAMPLE_BYTES, rate_hz, frames, "NONE", ""))
+        file.writeframesraw(b"")
+        # Before it is closed: then it counts the frames that were written by it, which are none.
+        return header.getvalue()
 
 
 def read_recording(path: Path) -> tuple[npt.NDArray[np.int16], int]:

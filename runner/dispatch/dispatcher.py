@@ -130,6 +130,8 @@ class Dispatcher:
         self._judging_from_s = 0.0
         self.is_watched: Callable[[int], bool] = lambda run_id: False
         """Returns whether somebody watches a run."""
+        self.is_listened_to: Callable[[int], bool] = lambda run_id: False
+        """Returns whether somebody listens to a run."""
 
     @property
     def is_looking(self) -> bool:
@@ -318,6 +320,7 @@ class Dispatcher:
         is_told = all(
             (told.is_ending or (order.counts and not order.is_cancelled))
             and (not order.counts or told.is_watched == order.is_watched)
+            and (not order.counts or told.is_listened_to in (None, order.is_listened_to))
             for told, order in zip(poll.runs, orders, strict=True)
         )
         if not (asked.waits and is_told):
@@ -332,6 +335,7 @@ class Dispatcher:
             counts=True,
             is_cancelled=run.is_cancelled,
             is_watched=self.is_watched(run_id),
+            is_listened_to=self.is_listened_to(run_id),
         )
 
     async def _hand_over(self, asked: _Asked, runs: Sequence[RunHad]) -> None:

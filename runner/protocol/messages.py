@@ -27,6 +27,15 @@ MAX_REPORT_BYTES = 16_000_000
 PART_BYTES = 4_000_000
 """How much of a file goes up at once: what has to be sent again where a connection breaks."""
 
+SOUND_RATE_HZ = 24_000
+"""Of the sound of a call that is passed on: 16-bit PCM, the caller on the left, the agent on the right."""
+
+SOUND_FRAME_BYTES = 4
+"""A sample of each side."""
+
+MAX_SOUND_BYTES = 2 * SOUND_RATE_HZ * SOUND_FRAME_BYTES
+"""How much sound comes at once: two seconds. What is older is not passed on any more."""
+
 RunId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Attempt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Executor = Annotated[str, Field(pattern=r"^[\w.:-]{1,200}$")]
@@ -116,6 +125,7 @@ class RunNow(Message):
         joined: Whether the caller is in the room with the agent, or was.
         said: Whether anything was said or published there.
         is_watched: Whether the worker passes its events on.
+        is_listened_to: Whether the worker passes its sound on; None: it is of a release that can't.
         is_ending: Whether the worker knows that it is to end.
     """
 
@@ -125,6 +135,7 @@ class RunNow(Message):
     joined: bool = False
     said: bool = False
     is_watched: bool = False
+    is_listened_to: bool | None = None
     is_ending: bool = False
 
 
@@ -243,6 +254,7 @@ class Order(Message):
         counts: Whether this attempt counts (any more), and has not ended. If not, its call is to end at once.
         is_cancelled: Whether its call is to end in good order.
         is_watched: Whether somebody watches it: then its events are to be passed on.
+        is_listened_to: Whether somebody listens to it: then its sound is to be passed on.
     """
 
     run_id: int
@@ -250,6 +262,7 @@ class Order(Message):
     counts: bool
     is_cancelled: bool = False
     is_watched: bool = False
+    is_listened_to: bool = False
 
 
 class Answer(Message):

@@ -53,6 +53,12 @@ class Ending:
         what = [self.status.value, self.ended_reason, self.error_message, self.outcome]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def answer_times_ms(self) -> list[float]:
+        """How long the agent took to answer, for every turn that it answered."""
+        times = (turn.get("response_latency_ms") for turn in (self.outcome or {}).get("turns", ()))
+        return [ms for ms in times if ms is not None]
+
     def values(self) -> dict[str, Any]:
         """Return what the run's columns become."""
         now = utc_now()

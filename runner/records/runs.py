@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from sqlalchemy import ColumnElement, bindparam, func, literal_column, select, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, literal_column, select, update
 from sqlalchemy.orm import Session
 
 from runner.calls.run_file import FILE_NAME as RUN_FILE
@@ -28,7 +28,7 @@ from runner.records.endings import Ending, cancelled, ending_of, lost
 from runner.records.jobs import RoomSecrets, RunType, open_pipecat_data, session_start
 from runner.records.secrets import Vault
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, OPEN_RUN, ResultStatus, RunStatus, result_status
-from runner.records.tables import RESULTS, RUNS, Agent, ResultRow, RunRow, utc_now
+from runner.records.tables import ANSWER_TIMES, RESULTS, RUNS, Agent, ResultRow, RunRow, utc_now
 from runner.records.webhooks import result_completed
 
 AT_ONCE = 500
@@ -147,6 +147,7 @@ _ALL_JUDGED = select(RUNS.c.id, RUNS.c.attempt).where(
 )
 _CLOSE = update(RUNS).where(_RUN, _OPEN).returning(RUNS.c.attempt)
 _CLOSE_ATTEMPT = _CLOSE.where(_ATTEMPT, _UNREPORTED)
+_ANSWERED = insert(ANSWER_TIMES)
 _KEPT = frozenset({"duration_s", "outcome", "room_token", "updated_at"})
 """What is known already of the end of a run that is still to be judged."""
 
@@ -646,6 +647,8 @@ def _close(
     ).scalar()
     if closed is None:
         return False
+    if times_ms := ending.answer_times_ms:
+        session.execute(_ANSWERED, {"run_id": run_id, "times_ms": times_ms})
     note(session, RunChange(run_id, closed, Change.ENDED, ending.in_words))
     work_changed(session)
     return True

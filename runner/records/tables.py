@@ -237,6 +237,8 @@ class RunRow(Base):
         _part_of("ix_runs_waiting", "priority", "id", where="ended_at IS NULL AND executor IS NULL"),
         _part_of("ix_runs_taken", "executor", where="ended_at IS NULL AND executor IS NOT NULL"),
         _part_of("ix_runs_ended_at", "ended_at", where="ended_at IS NOT NULL"),
+        # All that trends ask of a run, besides its answer times.
+        _part_of("ix_runs_trends", "project_id", "ended_at", "success", "result_id", where="ended_at IS NOT NULL"),
         _NEVER_AGAIN,
     )
 
@@ -291,6 +293,19 @@ class RunRow(Base):
     """When something was said or published in it, as far as it was told."""
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class AnswerTimes(Base):
+    """How long the agent took to answer in a run that has ended, for every turn that it answered.
+
+    ``outcome`` says so too. Trends read it of thousands of runs, and each outcome is long.
+    """
+
+    __tablename__ = "answer_times"
+    __table_args__ = ()
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    times_ms: Mapped[list[float]] = mapped_column(JsonValue)
 
 
 class WorkerRow(Base):
@@ -477,6 +492,7 @@ class WebhookDelivery(Base):
 AGENTS = cast(Table, Agent.__table__)
 RESULTS = cast(Table, ResultRow.__table__)
 RUNS = cast(Table, RunRow.__table__)
+ANSWER_TIMES = cast(Table, AnswerTimes.__table__)
 WORKERS = cast(Table, WorkerRow.__table__)
 API_PROCESSES = cast(Table, ApiProcess.__table__)
 CRON_JOBS = cast(Table, CronJob.__table__)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import select
 from starlette.datastructures import FormData
 from starlette.responses import RedirectResponse, Response
 
@@ -13,13 +12,10 @@ from runner.api.errors import BadRequest
 from runner.api.routes.launch import launched, room_launch, session_launch
 from runner.api.routing import read_json
 from runner.api.schemas.launch import Launched, RoomLaunch, SessionLaunch
-from runner.records.tables import ScenarioRow
-from runner.reports.html.shown import words
 from runner.web import lists
 from runner.web.answers import HEADERS
 from runner.web.visits import Visit
 
-MAX_CHOICES = 1_000
 ROOM, SESSION = "room", "session"
 
 
@@ -28,13 +24,7 @@ async def launch_form(visit: Visit, *, problems: Sequence[str] = (), given: Form
     services, project = visit.services, visit.project
     async with services.database.reading() as session:
         agents = await session.run_sync(lists.agents, project)
-        scenarios = await session.execute(
-            select(ScenarioRow.id, ScenarioRow.name, ScenarioRow.agent_id, ScenarioRow.tags)
-            .where(ScenarioRow.project_id == project)
-            .order_by(ScenarioRow.name, ScenarioRow.id)
-            .limit(MAX_CHOICES)
-        )
-        choices = [(row.id, words(row.name, 200), row.agent_id, words(", ".join(row.tags), 200)) for row in scenarios]
+        choices = await session.run_sync(lists.scenarios, project)
     values = {} if given is None else {name: str(value) for name, value in given.items() if name != "token"}
     ticked = [] if given is None else [lists.number_of(str(value)) for value in given.getlist("scenario")]
     return visit.show(

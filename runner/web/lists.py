@@ -15,13 +15,16 @@ from bots.timeline import EndedReason
 from runner.evaluation.failure import Failure
 from runner.records.results import Counts, count_runs
 from runner.records.statuses import FINAL_RUN, OPEN_RUN, ResultStatus, RunStatus
-from runner.records.tables import Agent, ResultRow, RunRow
+from runner.records.tables import Agent, ResultRow, RunRow, ScenarioRow
 from runner.reports.evidence import headline_of
 from runner.reports.html.shown import words
 from runner.web.visits import Visit
 
 PAGE = 50
 """How many lines are on a page."""
+
+MAX_CHOICES = 1_000
+"""So many scenarios can be chosen from."""
 
 _FINAL = [status.value for status in FINAL_RUN]
 _OPEN = [status.value for status in OPEN_RUN]
@@ -246,6 +249,23 @@ def agents(session: Session, project: int) -> list[tuple[int, str]]:
     """Return id and name of a project's agents, by name."""
     rows = session.execute(select(Agent.id, Agent.name).where(Agent.project_id == project).order_by(Agent.name))
     return [(agent_id, words(name, _NAME)) for agent_id, name in rows]
+
+
+def scenarios(session: Session, project: int, also: Sequence[int] = ()) -> list[tuple[int, str, int | None, str]]:
+    """Return id, name, agent and tags of a project's scenarios, by name: of very many the first, and some others.
+
+    Args:
+        session: The record.
+        project: The project.
+        also: Those that are among them in any case.
+    """
+    columns = (ScenarioRow.id, ScenarioRow.name, ScenarioRow.agent_id, ScenarioRow.tags)
+    ours = select(*columns).where(ScenarioRow.project_id == project).order_by(ScenarioRow.name, ScenarioRow.id)
+    rows = list(session.execute(ours.limit(MAX_CHOICES)))
+    left = set(also) - {row.id for row in rows}
+    if left:
+        rows += session.execute(ours.where(ScenarioRow.id.in_(left)))
+    return [(row.id, words(row.name, _NAME), row.agent_id, words(", ".join(row.tags), _NAME)) for row in rows]
 
 
 def verdict_of(status: RunStatus, success: bool | None) -> tuple[str, str]:

@@ -3,17 +3,18 @@
 import json
 import time
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
 
 from bots.timeline import (
     EVENT_ADAPTER,
@@ -33,8 +34,18 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
-from runner.api.routes.events import HEARTBEAT_S, LiveTimelines, live_timelines, timeline_of
+from runner.api.errors import Conflict
+from runner.api.live_sound import RATE_HZ, live_sounds
+from runner.api.routes.events import (
+    HEARTBEAT_S,
+    LOOK_EVERY_S,
+    LiveTimelines,
+    live_timelines,
+    status_of,
+    timeline_of,
+)
 from runner.api.routes.runs import find_run
+from runner.calls.recording import wav_header
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.records.tables import ResultRow, RunRow, utc_now
 from runner.reports.html.run_page import ENDED
@@ -50,14 +61,23 @@ MAX_LISTED = 100
 JUST_ENDED = timedelta(minutes=10)
 MAX_ENDED = 20
 
-LOOK_EVERY_S = 0.5
+BOARD_EVERY_S = 0.5
 """How often the list is made anew while somebody looks at it."""
 
 CHECK_EVERY_S = 5.0
 """How often it is checked whether whoever watches may still do so."""
 
+HEARD = frozenset({RunStatus.PENDING, RunStatus.RUNNING})
+"""Statuses of a run in which there is, or will be, something to listen to."""
+
 _WORDS, _LAST_WORDS, _LOOKED_BACK = 1_000, 160, 200
 _HEADERS = {"Content-Security-Policy": "default-src 'none'", "X-Content-Type-Options": "nosniff"}
+_SOUND_HEADERS = {
+    **_HEADERS,
+    "Cache-Control": "private, no-store",
+    # Or a proxy keeps it until there is much of it.
+    "X-Accel-Buffering": "no",
+}
 
 
 @dataclass(frozen=True)
@@ -146,6 +166,45 @@ async def follow_run(visit: Visit) -> Response:
     return EventSourceResponse(_rows(visit), ping=HEARTBEAT_S, headers=_HEADERS)
 
 
+async def listen_in(visit: Visit) -> Response:
+    """Send the sound of a call while it is on: a WAV file that ends with the call."""
+    async with visit.services.database.reading() as session:
+        run = await find_run(session, visit.reading, visit.number)
+    if run.status not in HEARD:
+        raise Conflict("The call is over.")
+    live_sounds(visit.request.app).see_that_there_is_room()
+    return _Sound(_sound(visit), media_type="audio/wav", headers=_SOUND_HEADERS)
+
+
+class _Sound(StreamingResponse):
+    """What somebody listens to: once they are gone nobody does any more."""
+
+    async def stream_response(self, send: Send) -> None:
+        """Send it, until its end or until nobody takes it."""
+        async with aclosing(cast(AsyncGenerator[bytes], self.body_iterator)):
+            await super().stream_response(send)
+
+
+async def _sound(visit: Visit) -> AsyncGenerator[bytes]:
+    with live_sounds(visit.request.app).listened(visit.number) as listener:
+        yield wav_header(RATE_HZ)
+        looked_s = checked_s = time.monotonic()
+        while True:
+            piece = await listener.next(timeout_s=LOOK_EVERY_S)
+            if piece is not None:
+                yield piece
+            now_s = time.monotonic()
+            if now_s - looked_s >= LOOK_EVERY_S:
+                status = await status_of(visit.services, visit.reading, visit.number)
+                if status not in HEARD:
+                    return
+                looked_s = now_s
+            if now_s - checked_s > CHECK_EVERY_S:
+                if not await holds(visit):
+                    return
+                checked_s = now_s
+
+
 async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
     known = visit.request.headers.get("Last-Event-ID", "")[:20] or None
     timelines = live_timelines(visit.request.app)
@@ -201,7 +260,7 @@ async def _boards(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
             if text != shown:
                 yield ServerSentEvent(text, event="board")
                 shown = text
-            await anyio.sleep(LOOK_EVERY_S)
+            await anyio.sleep(BOARD_EVERY_S)
     finally:
         for stack in followed.values():
             stack.close()

@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from bots.caller.script import Script
 from bots.timeline import TimelineEvent
 from runner.api.details import Kept
+from runner.api.live_sound import RATE_HZ
 from runner.api.routes.runs import artefact, find_run
 from runner.calls import recording as recordings
 from runner.calls import run_file
@@ -80,7 +81,8 @@ async def show_run(visit: Visit) -> Response:
     )
     status = RunStatus(row.status)
     if status not in FINAL_RUN:
-        return visit.show("live_run.html", run=row, crumbs=crumbs, name=words(row.scenario_name, 200))
+        name = words(row.scenario_name, 200)
+        return visit.show("live_run.html", run=row, crumbs=crumbs, name=name, rate_hz=RATE_HZ)
     if not row.outcome:
         return visit.show(
             "no_call.html",

@@ -1,6 +1,6 @@
-"""Schedules: what is due when, what came of it, and running or pausing one by hand."""
+"""Schedules: what is due when and what came of it; making, changing, pausing, running and deleting one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Select, select
@@ -8,18 +8,23 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import RedirectResponse, Response
 
 from runner.api.errors import BadRequest, NotFound
-from runner.api.routes.cron_jobs import update_cron_job
+from runner.api.routes.cron_jobs import CONFIGURED, create_cron_job, delete_cron_job, update_cron_job
 from runner.api.schemas.cron_jobs import CronJobPatch
+from runner.records.crontab import zones
 from runner.records.firings import FiringState, Trigger, history, latest_firings, run_now
 from runner.records.launches import LaunchRefused
+from runner.records.schedules import baseline_results
 from runner.records.tables import Agent, CronJob, Firing, utc_now
-from runner.reports.html.shown import words
-from runner.web import lists
+from runner.reports.html.shown import count, words
+from runner.web import lists, schedule_forms
 from runner.web.answers import HEADERS
 from runner.web.visits import Visit
 
 SHOWN = 500
 """So many schedules are listed."""
+
+MADE_BY = "user"
+"""What ``created_via`` is of schedules that are made here."""
 
 FIRINGS = 100
 """So many of a schedule's firings are shown."""
@@ -64,6 +69,46 @@ async def show_schedule(visit: Visit, *, problems: Sequence[str] = ()) -> Respon
     )
 
 
+async def new_schedule(visit: Visit) -> Response:
+    """Show the form of a new schedule."""
+    return await _form(visit, None, schedule_forms.NEW)
+
+
+async def make_schedule(visit: Visit) -> Response:
+    """Make a schedule of a form."""
+    form = await visit.form()
+    try:
+        made = await create_cron_job(visit.services, visit.project, schedule_forms.new_schedule(form), MADE_BY)
+    except BadRequest as error:
+        return await _form(visit, None, schedule_forms.given(form), wrong=error.body)
+    return RedirectResponse(f"/schedules/{made.id}", 303, headers=HEADERS)
+
+
+async def edit_schedule(visit: Visit) -> Response:
+    """Show the form of a schedule."""
+    job = await _found(visit)
+    return await _form(visit, job, schedule_forms.shown(job))
+
+
+async def save_schedule(visit: Visit) -> Response:
+    """Save what a form changes of a schedule."""
+    form = await visit.form()
+    job = await _found(visit)
+    try:
+        change = schedule_forms.changed_schedule(form, job)
+        await update_cron_job(visit.services, visit.project, visit.number, change)
+    except BadRequest as error:
+        return await _form(visit, job, schedule_forms.given(form), wrong=error.body)
+    return RedirectResponse(f"/schedules/{visit.number}", 303, headers=HEADERS)
+
+
+async def delete_schedule(visit: Visit) -> Response:
+    """Delete a schedule with its history."""
+    await visit.form()
+    await delete_cron_job(visit.services, visit.project, visit.number)
+    return RedirectResponse("/schedules", 303, headers=HEADERS)
+
+
 async def run_schedule(visit: Visit) -> Response:
     """Launch a schedule by hand."""
     digest = visit.digest(await visit.form(), f"page run_now {visit.number}")
@@ -90,6 +135,37 @@ async def switch_schedule(visit: Visit) -> Response:
     return RedirectResponse(f"/schedules/{visit.number}", 303, headers=HEADERS)
 
 
+async def _form(
+    visit: Visit, job: CronJob | None, values: Mapping[str, Any], *, wrong: Mapping[str, object] | None = None
+) -> Response:
+    """Show the form of a schedule, with what is wrong beside the fields."""
+    async with visit.services.database.reading() as session:
+        agents = await session.run_sync(lists.agents, visit.project)
+        ticked = values.get("scenarios", ())
+        choices = await session.run_sync(lists.scenarios, visit.project, ticked)
+    # Each once: a room that is wrong is so for every scenario that is played in it.
+    problems = {name: list(dict.fromkeys(lists.problems_of(said))) for name, said in (wrong or {}).items()}
+    return visit.show(
+        "schedule_form.html",
+        400 if problems else 200,
+        job=None if job is None else _job(job, None),
+        values=values,
+        problems={name: said for name, said in problems.items() if name in schedule_forms.FIELDS},
+        others=[problem for name, said in problems.items() if name not in schedule_forms.FIELDS for problem in said],
+        agents=agents,
+        names=dict(agents),
+        scenarios=choices,
+        zones=sorted(zones()),
+        choices=schedule_forms,
+    )
+
+
+async def _found(visit: Visit) -> CronJob:
+    async with visit.services.database.reading() as session:
+        job, _ = await _find(session, visit)
+    return job
+
+
 def _listed(project: int) -> Select[CronJob, str]:
     return (
         select(CronJob, Agent.name)
@@ -107,6 +183,10 @@ async def _find(session: AsyncSession, visit: Visit) -> tuple[CronJob, str | Non
 
 
 def _job(job: CronJob, agent: str | None) -> dict[str, Any]:
+    data = job.data
+    tags, rooms = data.get("tags") or [], data.get("rooms") or []
+    results = baseline_results(data.get("baseline"))
+    is_gone = bool(data.get("is_gone_from_file"))
     return {
         "id": job.id,
         "name": words(job.name or f"Schedule {job.id}", 200),
@@ -115,6 +195,12 @@ def _job(job: CronJob, agent: str | None) -> dict[str, Any]:
         "zone": words(job.timezone, 60),
         "is_active": job.is_active,
         "next": job.next_due_at if job.is_active else None,
+        "plays": words(f"tagged {', '.join(tags)}", 300) if tags else count(len(job.scenario_ids), "scenario"),
+        "rooms": [words(str(room["pipecat_room_url"]), 200) for room in rooms],
+        "frequency": data.get("frequency", 1),
+        "baseline": ", ".join(f"result {number}" for number in results) or data.get("baseline") or "",
+        "note": CONFIGURED if job.configured_as is not None and not is_gone else "",
+        "may_be_changed": job.configured_as is None or is_gone,
     }
 
 

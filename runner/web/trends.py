@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from runner.comparison.intervals import wilson
 from runner.records.results import Distribution
-from runner.records.tables import ResultRow, RunRow, utc_now
+from runner.records.tables import AnswerTimes, ResultRow, RunRow, utc_now
 from runner.reports.html.shown import words
 from runner.web.visits import Visit
 
@@ -93,15 +93,16 @@ def read_days(session: Session, project: int, first: date) -> tuple[dict[str, di
     """Return what became of runs by agent and day (UTC), and whether there were more than are read."""
     since = datetime.combine(first, datetime.min.time(), utc_now().tzinfo)
     rows = session.execute(
-        select(RunRow.ended_at, RunRow.success, RunRow.outcome["turns"], ResultRow.agent_name)
+        select(RunRow.ended_at, RunRow.success, AnswerTimes.times_ms, ResultRow.agent_name)
         .join(ResultRow, ResultRow.id == RunRow.result_id)
+        .outerjoin(AnswerTimes, AnswerTimes.run_id == RunRow.id)
         .where(RunRow.project_id == project, RunRow.ended_at >= since)
         .order_by(RunRow.ended_at.desc())
         .limit(MAX_RUNS + 1)
     ).all()
     found: defaultdict[str, defaultdict[date, Day]] = defaultdict(lambda: defaultdict(Day))
-    names = {row[3]: words(row[3] or "no agent", 200) for row in rows}
-    for ended_at, success, turns, agent in rows[:MAX_RUNS]:
+    names = {name: words(name or "no agent", 200) for name in {row[3] for row in rows}}
+    for ended_at, success, times_ms, agent in rows[:MAX_RUNS]:
         if ended_at is None:
             continue
         day = found[names[agent]][ended_at.date()]
@@ -110,8 +111,7 @@ def read_days(session: Session, project: int, first: date) -> tuple[dict[str, di
             continue
         day.decided += 1
         day.passed += success
-        times = (turn.get("response_latency_ms") for turn in turns or ())
-        day.latencies_ms += [ms for ms in times if ms is not None]
+        day.latencies_ms += times_ms or ()
     return {name: dict(days) for name, days in found.items()}, len(rows) > MAX_RUNS
 
 

@@ -20,9 +20,11 @@ from bots.timeline import (
 from runner.evaluation.verdicts import ExpectationVerdict
 from runner.protocol.messages import Job, Order, RunNow
 from runner.worker.errors import RecordError
+from runner.worker.live_sound import LiveSound
 from runner.worker.record_client import RecordClient
 
 BATCH_INTERVAL_S = 0.25
+SOUND_INTERVAL_S = 0.25
 MAX_BATCH = 200
 MAX_BATCH_CHARACTERS = 500_000
 MAX_EVENT_CHARACTERS = 100_000
@@ -45,8 +47,8 @@ _SAID = (
 class LiveReport:
     """Watches a call for the record (see :class:`runner.calls.request.CallWatcher`).
 
-    How far it has come is told with the worker's polls. What happens in it is told while somebody watches, and may
-    get lost on the way.
+    How far it has come is told with the worker's polls. What happens in it is told while somebody watches, its sound
+    is passed on while somebody listens; both may get lost on the way.
 
     Args:
         record: The record.
@@ -74,6 +76,9 @@ class LiveReport:
         self._from_beginning = False
         """Whether somebody came to watch since the last request began, and lacks what that one sent."""
         self._something_to_tell = anyio.Event()
+        self._sound: LiveSound | None = None
+        """What whoever listens has not got yet; None while nobody does."""
+        self._listened_to = anyio.Event()
 
     @property
     def now(self) -> RunNow:
@@ -85,6 +90,7 @@ class LiveReport:
             joined=self._joined,
             said=self.said,
             is_watched=self._is_watched,
+            is_listened_to=self._sound is not None,
             is_ending=self._is_ending,
         )
 
@@ -92,6 +98,9 @@ class LiveReport:
         """Note that the call is made again: what was said before counts all the same."""
         self.has_begun = False
         self._is_evaluating = False
+        if self._sound is not None:
+            # On the new call's clock.
+            self._sound = LiveSound()
 
     def fact(self, event: TimelineEvent) -> None:
         """See a fact."""
@@ -116,7 +125,9 @@ class LiveReport:
         """See verdicts: they come with the outcome."""
 
     def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
-        """Hear a side: the recording comes with the outcome."""
+        """Hear a side: whoever listens is to hear it too."""
+        if self._sound is not None:
+            self._sound.put(channel, at_ns, pcm)
 
     def obey(self, order: Order) -> None:
         """Do what the record wants."""
@@ -129,9 +140,33 @@ class LiveReport:
             self._sent = 0
             self._from_beginning = True
             self._something_to_tell.set()
+        if not (order.counts and order.is_listened_to):
+            self._sound = None
+        elif self._sound is None:
+            self._sound = LiveSound()
+            self._listened_to.set()
 
     async def run(self) -> None:
-        """Tell what happens, while somebody watches, until cancelled."""
+        """Until cancelled, tell what happens while somebody watches, and pass on its sound while somebody listens."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._pass_on_sound)
+            await self._tell_facts()
+
+    async def _pass_on_sound(self) -> None:
+        while True:
+            await self._listened_to.wait()
+            self._listened_to = anyio.Event()
+            while self._sound is not None:
+                await anyio.sleep(SOUND_INTERVAL_S)
+                if self._sound is None or not (pcm := self._sound.take()):
+                    continue
+                try:
+                    await self._record.sound(self._job.run_id, self._job.attempt, pcm)
+                except RecordError as error:
+                    # Not sent again: who listens wants to hear what is on now.
+                    logger.debug("run {}: {}", self._job.run_id, error)
+
+    async def _tell_facts(self) -> None:
         while True:
             await self._something_to_tell.wait()
             await anyio.sleep(BATCH_INTERVAL_S)

@@ -123,6 +123,21 @@ class RecordClient:
         )
         return _read(EventsTaken, answer).next
 
+    async def sound(self, run_id: int, attempt: int, pcm: bytes) -> None:
+        """Pass on sound of a call to whoever listens to it. What is not taken is lost.
+
+        Raises:
+            RecordError: The record did not take it.
+        """
+        await self._send(
+            "POST",
+            f"{ROOT}/runs/{run_id}/sound",
+            params={"attempt": attempt},
+            content=pcm,
+            headers={"Content-Type": "application/octet-stream"},
+            timeout=QUICK_TIMEOUT_S,
+        )
+
     async def put_artefact(self, run_id: int, attempt: int, executor: str, name: str, path: Path) -> None:
         """Upload a file, in parts: what is there already is not sent again.
 

@@ -128,7 +128,8 @@ class _Live:
         """See verdicts: they come with the outcome."""
 
     def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
-        """Hear a side: the recording comes with the outcome."""
+        """Hear a side."""
+        self.told.audio(channel, at_ns, pcm)
 
     def reported(self, what: dict[str, Any] | Problem) -> Report:
         """Return the report of what it came to."""

@@ -183,6 +183,7 @@ async def test_a_poll_brings_jobs_with_all_that_the_calls_need(
     assert Answer.model_validate_json(answer.content).jobs[0].token == SecretStr(TOKEN)
     again = await tell(worker_client, "poll", polling(2, RunNow(run_id=run_id, attempt=1, joined=True)))
     order = {"run_id": run_id, "attempt": 1, "counts": True, "is_cancelled": False, "is_watched": False}
+    order["is_listened_to"] = False
     assert again.json() == {"lease_s": 20.0, "jobs": [], "orders": [order]}
     run = (await client.get(f"{RUNS}/{run_id}")).json()
     assert run["status"] == "running" and run["scenario_runner"]["joined_at"] is not None

@@ -125,6 +125,27 @@ async def test_beginning_and_ceasing_to_watch_are_told_at_once(prompt: Scene) ->
         assert (await asked.at_once()).orders == (Order(run_id=run_id, attempt=1, counts=True),)
 
 
+async def test_beginning_and_ceasing_to_listen_are_told_at_once(prompt: Scene) -> None:
+    worker = Worker(prompt)
+    run_id = await prompt.begun(worker)
+    worker.has(run_id, is_listened_to=False)
+    async with asking(prompt, worker) as asked:
+        prompt.dispatcher.is_listened_to = lambda run: run == run_id
+        prompt.dispatcher.wake()
+        told = (await asked.at_once()).orders
+        assert told == (Order(run_id=run_id, attempt=1, counts=True, is_listened_to=True),)
+    # A worker of a release that can't pass on sound is not told so again and again.
+    worker.has(run_id)
+    async with asking(prompt, worker) as asked:
+        await anyio.sleep(0.05)
+        assert not asked.answered.is_set()
+    worker.has(run_id, is_listened_to=True)
+    async with asking(prompt, worker) as asked:
+        prompt.dispatcher.is_listened_to = lambda run: False
+        prompt.dispatcher.wake()
+        assert (await asked.at_once()).orders == (Order(run_id=run_id, attempt=1, counts=True),)
+
+
 async def test_a_run_that_was_taken_away_is_told_of_at_once(prompt: Scene, elsewhere: Database) -> None:
     worker = Worker(prompt)
     run_id = await prompt.begun(worker)

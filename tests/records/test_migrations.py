@@ -23,7 +23,7 @@ from runner.records.assignments import Capacity, Limits, assign
 from runner.records.database import Database
 from runner.records.migrations import VERSION_TABLE, alembic_config, head
 from runner.records.runs import release
-from runner.records.tables import Base, CronJob, Project, RunRow, WorkerRow
+from runner.records.tables import AnswerTimes, Base, CronJob, Project, RunRow, WorkerRow
 
 pytestmark = pytest.mark.anyio
 PROJECT = Path(__file__).parents[2]
@@ -218,6 +218,24 @@ async def test_runs_that_had_expectations_are_known_to_have_had_some(new_url: st
     database = Database(new_url)
     async with database.reading() as session:
         assert list(await session.scalars(select(RunRow.id).where(RunRow.expects))) == [1]
+    await database.close()
+
+
+async def test_answer_times_of_runs_that_ended_are_kept_apart(new_url: str) -> None:
+    with connected(new_url) as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        fill_before_workers(connection)
+        command.upgrade(alembic_config(connection), "0010")
+        turns = '{"turns": [{"response_latency_ms": 800.5}, {"response_latency_ms": null}, {}]}'
+        for run_id, outcome in ((4, turns), (5, turns), (6, '{"turns": []}')):
+            connection.execute(
+                text("UPDATE runs SET outcome = :outcome WHERE id = :id"), {"id": run_id, "outcome": outcome}
+            )
+    await migrate(new_url)
+    database = Database(new_url)
+    async with database.reading() as session:
+        found = (await session.execute(select(AnswerTimes.run_id, AnswerTimes.times_ms))).all()
+    assert [tuple(row) for row in found] == [(5, [800.5])]
     await database.close()
 
 

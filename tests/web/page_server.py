@@ -2,7 +2,8 @@
 
 import json
 import threading
-from collections.abc import Coroutine, Generator
+import time
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import anyio.lowlevel
 from sqlalchemy import update
 
 from runner.api.app import create_app
+from runner.api.live_sound import live_sounds
 from runner.api.services import Services
 from runner.api.webhook_bodies import WebhookBodies
 from runner.dispatch.delivering import Delivering
@@ -24,7 +26,7 @@ from runner.records.record import Record
 from runner.records.secrets import open_vault
 from runner.records.seed import seed
 from runner.records.store import artefact_key, open_store
-from runner.records.tables import RunRow
+from runner.records.tables import CronJob, RunRow
 from runner.serving import WebServer, listening
 from runner.settings import ServerSettings, Settings
 from runner.web.app import add_pages
@@ -71,6 +73,29 @@ class PageServer:
         """Let events happen in a call."""
         await told(self.worker, run_id, *events)
 
+    def heard(self, run_id: int, pcm: bytes) -> None:
+        """Let something be heard in a call that somebody listens to."""
+        self.until(lambda: self.services.dispatcher.is_listened_to(run_id))
+
+        async def hear() -> None:
+            live_sounds(self.app).post(run_id, pcm)
+
+        self.do(hear())
+
+    @staticmethod
+    def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+        """Wait for a condition."""
+        begun_s = time.monotonic()
+        while not condition():
+            assert time.monotonic() - begun_s < within_s
+            time.sleep(0.01)
+
+    async def scheduled(self) -> None:
+        """Keep a schedule."""
+        job = CronJob(project_id=1, agent_id=1, name="night", crontab_expression="0 2 * * *", scenario_ids=[1])
+        async with self.services.database.session() as session:
+            session.add(job)
+
     async def keep(self, run_id: int, folder: Path) -> None:
         """Keep recording and timeline of a run."""
         sizes: dict[str, int] = {}
@@ -100,7 +125,7 @@ class PageServer:
             durable=Durable(database, store, settings, delivering),
             delivering=delivering,
         )
-        app = create_app(self.services)
+        self.app = app = create_app(self.services)
         add_pages(app)
         self.key = await new_key(self.services)
         self.client = client_of(app, self.key)

@@ -37,6 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
         _, ids = found.do(found.finished(run, outcome(), undecided(), no_call(), agent_failed(HOSTILE)))
         found.do(found.keep(ids[0], folder / "run"))
         found.do(found.finished(outcome(), outcome()))
+        found.do(found.scheduled())
         assert timeline_of(folder / "run")
         yield found
 
@@ -80,11 +81,17 @@ def test_pages_are_accessible_quiet_and_fit(browser: Browser, server: PageServer
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: said.append(request.url) if not request.url.startswith(server.url) else None)
     for path in (
-        "/", "/runs", "/results/1", "/runs/1", "/runs/4", "/live", "/trends", "/schedules", "/scenarios",
-        "/scenarios/1", "/workers", "/launch", "/compare?result=1&result=2", "/sign-in", "/results/99",
+        "/", "/runs", "/results/1", "/runs/1", "/runs/4", "/live", "/trends", "/schedules", "/schedules/new",
+        "/schedules/1", "/schedules/1/edit", "/scenarios", "/scenarios/1", "/workers", "/launch",
+        "/compare?result=1&result=2", "/sign-in", "/results/99", "/docs",
     ):  # fmt: skip
         page.goto(server.url + path)
         page.wait_for_timeout(300)
+        if path == "/docs":
+            until(page, "document.querySelectorAll('.opblock-tag').length > 10", within_s=120)
+            page.locator(".opblock-tag").first.click()
+            page.locator(".opblock-summary-control").first.click()
+            until(page, "document.querySelectorAll('.opblock-body').length == 1", within_s=60)
         is_wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
         quiet = [line for line in said if "404" not in line]
         assert (path, violations(page), is_wide, quiet) == (path, [], False, [])
@@ -106,6 +113,43 @@ def test_a_call_is_followed_as_it_happens(browser: Browser, server: PageServer) 
     assert until(page, "document.querySelector('#follow').textContent.includes('Good evening')") < 1
     assert violations(page) == [] and violations(board) == []
     assert page.evaluate("document.querySelectorAll('#follow b').length") == 0
+    context.close()
+
+
+PLAYED = """
+window.played = [];
+const start = AudioBufferSourceNode.prototype.start;
+AudioBufferSourceNode.prototype.start = function (at) {
+  const sides = [0, 1].map(side => Math.round(32768 * this.buffer.getChannelData(side)[0]));
+  played.push([...sides, this.buffer.length, at > this.context.currentTime]);
+  return start.call(this, at);
+};
+"""
+"""Notes what is played: the first sample of each side, how long it is, and whether that lies ahead."""
+
+
+def test_a_call_is_heard_while_somebody_asks_for_it(browser: Browser, server: PageServer) -> None:
+    context = visitor(browser, server)
+    run_id = server.do(server.begun())
+    page = context.new_page()
+    page.add_init_script(PLAYED)
+    page.goto(f"{server.url}/runs/{run_id}")
+    assert not server.services.dispatcher.is_listened_to(run_id)
+    page.focus("#listen")
+    page.keyboard.press("Enter")
+    until(page, "document.getElementById('listen-told').textContent.startsWith('Waiting')")
+    server.heard(run_id, b"\x07\x00\xf7\xff" * 6_000)
+    until(page, "played.length == 1")
+    assert page.evaluate("played") == [[7, -9, 6_000, True]]
+    assert page.get_attribute("#listen", "aria-pressed") == "true" and violations(page) == []
+    # Of what comes faster than it is played no more waits than a listener would mind.
+    server.heard(run_id, b"\x01\x00\x02\x00" * 240_000)
+    until(page, "played.length == 2")
+    server.heard(run_id, b"\x03\x00\x04\x00" * 6_000)
+    page.keyboard.press("Enter")
+    until(page, "document.getElementById('listen').getAttribute('aria-pressed') == 'false'")
+    server.until(lambda: not server.services.dispatcher.is_listened_to(run_id))
+    assert page.evaluate("played.length") == 2
     context.close()
 
 
@@ -152,7 +196,7 @@ def test_the_description_works_without_a_network(browser: Browser, server: PageS
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.on("request", lambda request: said.append(request.url) if not request.url.startswith(server.url) else None)
     page.goto(f"{server.url}/docs")
-    until(page, "document.querySelectorAll('.opblock-tag').length > 10", within_s=20)
+    until(page, "document.querySelectorAll('.opblock-tag').length > 10", within_s=120)
     assert [line for line in said if not line.startswith("data:")] == []
     page.close()
 

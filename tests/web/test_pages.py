@@ -1,5 +1,6 @@
 """What pages show, and to whom."""
 
+import html
 import json
 import re
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import insert, update
 
+from runner.api.routes.cron_jobs import CONFIGURED
 from runner.api.services import Services
 from runner.records.store import artefact_key
 from runner.records.tables import CronJob, Firing, ResultRow, RunRow, utc_now
+from runner.web.schedule_forms import OTHER_SCENARIOS
 from runner.web.visits import SHARE_COOKIE
 from tests.api.conftest import client_of, new_key, other_project
 from tests.api.test_results import ended
@@ -25,8 +28,8 @@ pytestmark = pytest.mark.anyio
 
 HOSTILE = "<script>alert(1)</script>\u202egnp.exe" + "x" * 1_000_000
 EVERY = (
-    "/", "/runs", "/live", "/trends", "/schedules", "/scenarios", "/scenarios/1", "/scenarios/new", "/workers",
-    "/launch", "/compare", "/docs",
+    "/", "/runs", "/live", "/trends", "/schedules", "/schedules/new", "/scenarios", "/scenarios/1", "/scenarios/new",
+    "/workers", "/launch", "/compare", "/docs",
 )  # fmt: skip
 
 
@@ -120,17 +123,23 @@ async def test_nothing_of_another_project_is_shown(
     app: FastAPI, client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
 ) -> None:
     result_id, (run_id,) = await ended(client, worker_client, agent_failed("their secret"))
+    job = CronJob(project_id=1, agent_id=1, name="their secret", crontab_expression="0 2 * * *", scenario_ids=[1])
+    await add(services.database, [job])
     _, key = await other_project(services)
     async with client_of(app) as other:
         await sign_in(other, key)
         for path in (
             f"/results/{result_id}", f"/runs/{run_id}", f"/runs/{run_id}/run.json", f"/runs/{run_id}/follow",
-            f"/compare?result={result_id}", "/scenarios/1", f"/results/{1 << 70}", "/schedules/1",
+            f"/runs/{run_id}/listen", f"/compare?result={result_id}", "/scenarios/1", f"/results/{1 << 70}",
+            f"/schedules/{job.id}", f"/schedules/{job.id}/edit",
         ):  # fmt: skip
             answer = await other.get(path)
             assert answer.status_code == 404 and "their secret" not in answer.text, path
-        for path in (f"/results/{result_id}/share", f"/results/{result_id}/again", f"/runs/{run_id}/end-call"):
-            assert (await send(other, path)).status_code == 404, path
+        for path in (
+            f"/results/{result_id}/share", f"/results/{result_id}/again", f"/runs/{run_id}/end-call",
+            *(f"/schedules/{job.id}/{what}" for what in ("edit", "delete", "run", "switch")), "/scenarios/1",
+        ):  # fmt: skip
+            assert (await send(other, path, **{**SCHEDULE, "way": "keep"})).status_code == 404, path
         for path in EVERY:
             assert "their secret" not in (await other.get(path)).text
 
@@ -158,8 +167,10 @@ async def test_a_link_opens_one_result_for_a_person_and_as_json(
         assert opened.headers["Location"] == f"/results/{result_id}" and "HttpOnly" in opened.headers["Set-Cookie"]
         assert "never did" in (await guest.get(f"/results/{result_id}")).text
         assert (await guest.get(f"/runs/{run_id}")).status_code == 200
+        assert "is over" in (await guest.get(f"/runs/{run_id}/listen")).text
         assert (await guest.get(f"/results/{other_id}")).status_code == 404
         assert (await guest.get(f"/runs/{other_run}")).status_code == 404
+        assert (await guest.get(f"/runs/{other_run}/listen")).status_code == 404
         for path in ("/", "/runs", "/live", "/workers", "/launch"):
             assert (await guest.get(path)).status_code == 303, path
         assert (await guest.post(f"/results/{result_id}/share", headers=OWN)).status_code == 303
@@ -182,10 +193,24 @@ async def test_hostile_words_are_shown_and_do_nothing(
     result_id, (run_id,) = await ended(client, worker_client, agent_failed(HOSTILE))
     async with services.database.session() as session:
         await session.execute(update(RunRow).values(scenario_name='"><img src=x onerror=alert(3)>'))
-    for path in ("/", "/runs", "/live", f"/results/{result_id}", f"/runs/{run_id}", "/trends", "/scenarios"):
+    job = CronJob(project_id=1, agent_id=1, name=HOSTILE[:99], crontab_expression="0 2 * * *", scenario_ids=[1])
+    await add(services.database, [job])
+    for path in (
+        "/", "/runs", "/live", f"/results/{result_id}", f"/runs/{run_id}", "/trends", "/scenarios", "/schedules",
+        f"/schedules/{job.id}",
+    ):  # fmt: skip
         page = (await visitor.get(path)).text
         assert "<script>alert" not in page and "<img src=x" not in page and "\u202e" not in page, path
         assert len(page) < 300_000, path
+
+
+async def test_trends_show_how_often_and_how_soon_an_agent_answered(
+    visitor: httpx.AsyncClient, client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    await ended(client, worker_client, outcome(latencies_ms=(2000.0, None)), undecided())
+    await ended(client, worker_client, agent_failed(), no_call())
+    page = (await visitor.get("/trends")).text
+    assert "<td>1 of 2</td><td>1.92 s</td><td>2</td>" in page
 
 
 async def test_two_results_are_compared(
@@ -279,6 +304,83 @@ async def test_schedules_are_shown_with_history_and_paused(visitor: httpx.AsyncC
     assert "skipped" in page and "still on" in page and "Pause" in page
     assert (await send(visitor, f"/schedules/{job.id}/switch", active="no")).status_code == 303
     assert "Let it fire" in (await visitor.get(f"/schedules/{job.id}")).text
+
+
+SCHEDULE = {
+    "name": "night", "crontab_expression": "30 2 * * *", "timezone": "Europe/Berlin", "scenarios": "1",
+    "frequency": "2", "overlap": "skip", "baseline": "previous", "notify_on": "never", "is_active": "yes",
+    "way": "room", "room_url": ROOM, "token": "pl4nted", "data_message": '{"type": "hi"}',
+}  # fmt: skip
+
+
+async def test_a_schedule_is_made_changed_and_deleted(visitor: httpx.AsyncClient, client: httpx.AsyncClient) -> None:
+    made = await send(visitor, "/schedules/new", **SCHEDULE)
+    assert made.status_code == 303, made.text
+    path = made.headers["Location"]
+    address = f"/schedules/v1/cron-jobs/{path.rpartition('/')[2]}/"
+    job = (await client.get(address)).json()
+    assert (job["name"], job["frequency"], job["overlap"], job["baseline"]) == ("night", 2, "skip", "previous")
+    assert job["created_via"] == "user" and job["next_due_at"] is not None and job["scenario_ids"] == [1]
+    assert job["rooms_data"][0]["has_token"] and job["rooms_data"][0]["has_data_message"]
+    shown = (await visitor.get(path)).text + (await visitor.get(f"{path}/edit")).text
+    assert "30 2 * * *" in shown and 'value="keep" checked' in shown and "pl4nted" not in shown
+    changed = {**SCHEDULE, "name": "nightly", "timezone": "UTC", "way": "keep", "baseline": "", "is_active": ""}
+    assert (await send(visitor, f"{path}/edit", **changed)).status_code == 303
+    after = (await client.get(address)).json()
+    assert (after["name"], after["timezone"], after["baseline"]) == ("nightly", "UTC", None)
+    assert after["rooms_data"] == job["rooms_data"] and after["is_active"] is False
+    other = await send(visitor, f"{path}/edit", **{**changed, "scenarios": "", "tags": "smoke"})
+    assert other.status_code == 400 and OTHER_SCENARIOS in other.text
+    # An agent that can be started needs no rooms.
+    session = {"session": {"start_url": "http://localhost:7860/start", "transport": "webrtc"}}
+    await client.patch("/test_framework/v2/aiagents/1/", json=session)
+    tagged = {"scenarios": "", "tags": "smoke, sound", "agent": "1", "way": "session", "is_active": "yes"}
+    assert (await send(visitor, f"{path}/edit", **{**changed, **tagged})).status_code == 303
+    after = (await client.get(address)).json()
+    assert (after["tags"], after["rooms_data"], after["scenario_ids"]) == (["smoke", "sound"], [], [])
+    assert "tagged smoke, sound" in (await visitor.get(path)).text
+    assert (await send(visitor, f"{path}/delete")).status_code == 303
+    assert (await visitor.get(path)).status_code == 404
+
+
+WRONG_SCHEDULES = [
+    ({"crontab_expression": "0 4 * *"}, "crontab_expression", "has five fields"),
+    ({"timezone": "Berlin"}, "timezone", "such as Europe/Berlin"),
+    ({"scenarios": ""}, "scenarios", "Give scenarios, or tags"),
+    ({"scenarios": "999"}, "rooms", "999"),
+    ({"tags": "smoke"}, "rooms", "not two of them"),
+    ({"way": "session", "tags": "smoke"}, "tags", "not both"),
+    ({"way": "session"}, "agent", "start_url"),
+    ({"frequency": "101"}, "frequency", "100"),
+    ({"concurrency_limit": "many"}, "concurrency_limit", "integer"),
+    ({"overlap": "kill"}, "overlap", "queue"),
+    ({"baseline": "results", "baseline_results": "1, x"}, "baseline", "ids of results"),
+    ({"baseline": "results", "baseline_results": "999"}, "baseline", "999"),
+    ({"notify_on": "both"}, "notify_on", "Nobody would be told"),
+    ({"room_url": ""}, "rooms", "address of the room"),
+    ({"room_url": "https://evil.test/x"}, "rooms", "is not a room"),
+    ({"data_message": "{"}, "rooms", "must be JSON"),
+]
+
+
+async def test_what_is_wrong_with_a_schedule_stands_beside_its_field(visitor: httpx.AsyncClient) -> None:
+    for wrong, field, said in WRONG_SCHEDULES:
+        answer = await send(visitor, "/schedules/new", **{**SCHEDULE, **wrong})
+        beside = re.findall(rf'id="wrong-{field}-\d+">([^<]*)<', answer.text)
+        assert answer.status_code == 400 and any(said in text for text in beside), (wrong, beside)
+        assert 'value="night"' in answer.text and "pl4nted" not in answer.text
+    assert "No schedule yet" in (await visitor.get("/schedules")).text
+
+
+async def test_a_schedule_of_the_servers_file_is_not_changed_here(
+    visitor: httpx.AsyncClient, services: Services
+) -> None:
+    values: dict[str, Any] = {"project_id": 1, "agent_id": 1, "crontab_expression": "0 2 * * *", "scenario_ids": [1]}
+    await add(services.database, [CronJob(name="night", configured_as="night", **values)])
+    page = html.unescape((await visitor.get("/schedules/1")).text)
+    assert CONFIGURED in page and "Run now" in page and "/edit" not in page and "/delete" not in page
+    for path in ("edit", "delete", "switch"):
+        assert (await send(visitor, f"/schedules/1/{path}", **SCHEDULE)).status_code == 403, path
 
 
 async def test_the_api_description_needs_nothing_from_elsewhere(anonymous: httpx.AsyncClient) -> None:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.anyio
 
 GUARDED = [path for path, _, access in _GET if access is not Access.ANYONE]
 FORMS = [path for path, _, access in _POST if access is Access.OWNER]
+OPEN_FORMS = [path for path, _, access in _POST if access is Access.ANYONE]
 
 
 def at(path: str) -> str:
@@ -101,7 +102,7 @@ async def test_a_link_from_elsewhere_does_not_ask_to_sign_in_again(anonymous: ht
 async def test_forms_of_other_sites_are_refused(visitor: httpx.AsyncClient) -> None:
     token = {"form_token": (await visitor.get("/launch")).text.partition('form_token" value="')[2][:64]}
     elsewhere = [{}, {"Origin": "https://evil.test"}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-site"}]
-    for path in FORMS:
+    for path in [*FORMS, *OPEN_FORMS]:
         for headers in elsewhere:
             answer = await visitor.post(at(path), data=token, headers=headers)
             assert answer.status_code == 403, (path, headers)
@@ -125,7 +126,7 @@ async def test_a_form_that_is_too_large_is_refused(visitor: httpx.AsyncClient) -
 
 
 async def test_no_page_can_be_framed_or_run_foreign_code(visitor: httpx.AsyncClient) -> None:
-    for path in ("/", "/sign-in", "/live", "/trends", "/launch", "/docs", "/results/999"):
+    for path in ("/", "/sign-in", "/live", "/trends", "/launch", "/schedules/new", "/docs", "/results/999"):
         answer = await visitor.get(path)
         policy, headers = answer.headers["Content-Security-Policy"], answer.headers
         assert "frame-ancestors 'none'" in policy and "unsafe" not in policy and "default-src 'none'" in policy

@@ -62,6 +62,7 @@ class RecordDouble:
     taken: dict[int, str] = field(default_factory=dict[int, str])
     """Which worker told first of a run: it is that one's."""
     events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    sound: bytes = b""
     artefacts: dict[str, bytes] = field(default_factory=dict[str, bytes])
     parts: dict[str, bytes] = field(default_factory=dict[str, bytes])
     outcomes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -147,6 +148,11 @@ class RecordDouble:
             assert body["first"] <= known, "some were left out"
             self.events += body["events"][known - body["first"] :]
             return {"next": len(self.events) if run_id in self.watched else None}
+
+        @app.post("/worker/v1/runs/{run_id}/sound", status_code=204)
+        async def sound(run_id: int, attempt: int, request: Request) -> None:  # pyright: ignore[reportUnusedFunction]
+            assert not self._is_void(run_id, attempt)
+            self.sound += await request.body()
 
         @app.get("/worker/v1/runs/{run_id}/artefacts/{name}")
         async def found(run_id: int, name: str, attempt: int, executor: str) -> Any:  # pyright: ignore[reportUnusedFunction]

@@ -21,6 +21,7 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
+from runner.calls.recording import CALLER
 from runner.protocol.messages import Job, Order
 from runner.worker import live_report
 from runner.worker.live_report import LiveReport
@@ -120,6 +121,35 @@ async def test_what_does_not_reach_the_server_is_told_again(record: RecordDouble
         await until(lambda: len(record.events) == 1)
         tasks.cancel_scope.cancel()
     assert record.told.count("events") == 4 and call.cancels == 0
+
+
+async def test_sound_is_passed_on_while_somebody_listens(record: RecordDouble) -> None:
+    call = Call(record)
+
+    def sounds(from_ms: int) -> None:
+        for at_ms in range(from_ms, from_ms + 500, 20):
+            call.report.audio(CALLER, at_ms * 1_000_000, b"\x01\x00" * 480)
+
+    record.refusals["sound"] = [503]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call.report.run)
+        sounds(0)
+        assert call.report.now.is_listened_to is False
+        call.told(is_listened_to=True)
+        assert call.report.now.is_listened_to is True
+        sounds(500)
+        await until(lambda: record.told == ["sound"])
+        # What was not taken is lost; the next is passed on.
+        sounds(1_000)
+        await until(lambda: record.sound)
+        call.told(is_listened_to=False)
+        sounds(1_500)
+        call.report.begin_again()
+        call.told(is_listened_to=True, counts=False)
+        assert call.report.now.is_listened_to is False
+        tasks.cancel_scope.cancel()
+    assert record.told == ["sound", "sound"]
+    assert record.sound == b"\x01\x00\x00\x00" * (500 * 24)
 
 
 async def test_of_a_long_call_the_latest_facts_are_kept(

@@ -250,7 +250,7 @@ async def _messages(
         if shown is not None:
             for position, event in shown.after(position):  # noqa: B020 - the position is where it stands
                 yield _event(attempt, position, event)
-        status = await _status(services, reader, run_id)
+        status = await status_of(services, reader, run_id)
         if status is None:
             return
         if status in FINAL_RUN:
@@ -299,7 +299,7 @@ def _known(last_event_id: str | None) -> tuple[int, int]:
     return (0, 0) if found is None else (int(found["attempt"] or 1), int(found["position"]))
 
 
-async def _status(services: Services, reader: Reading, run_id: int) -> RunStatus | None:
+async def status_of(services: Services, reader: Reading, run_id: int) -> RunStatus | None:
     """Return how far a run is, and nothing else of it: every watcher asks every second. None if it is not there."""
     wanted = select(RunRow.status, RunRow.result_id).where(
         RunRow.id == run_id, RunRow.project_id == reader.project_id

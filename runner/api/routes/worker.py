@@ -23,6 +23,7 @@ from runner.api.errors import (
     refusals,
 )
 from runner.api.limits import takes_bytes
+from runner.api.live_sound import live_sounds
 from runner.api.metrics import Metrics
 from runner.api.routes.events import live_timelines
 from runner.api.routing import CompatRouter, JsonRoute, parse_json
@@ -62,6 +63,12 @@ ArtefactName = Annotated[str, Path(max_length=200)]
 Offset = Annotated[int, Query(ge=0, le=2**53, description="How many bytes come before these.")]
 Size = Annotated[int, Query(ge=0, le=2**53, description="How many bytes all of it has.")]
 
+_BYTES: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 _VERSION = importlib.metadata.version("pipecat-scenario-runner")
 
 
@@ -147,6 +154,26 @@ async def report_events(
     return messages.EventsTaken(next=timelines.wanted_from(id, body.attempt))
 
 
+@router.post("/runs/{id}/sound/", status_code=204, responses=refusals(404, 409), openapi_extra=_BYTES)
+@takes_bytes(messages.MAX_SOUND_BYTES)
+async def pass_on_sound(
+    request: Request, services: AppServices, key: WorkerKey, id: PathId, attempt: Attempt
+) -> None:
+    """Let whoever listens hear a call while it is on. 409: this attempt does not count any more.
+
+    The body is PCM as :mod:`runner.protocol.messages` has it.
+    """
+    state = await services.database.look(lambda session: state_of(session, id))
+    if state is None:
+        raise NotFound
+    if not state.is_of(attempt):
+        raise _void(attempt)
+    pcm = await _body(request)
+    if len(pcm) % messages.SOUND_FRAME_BYTES:
+        raise BadRequest({NON_FIELD: ["The sound ends within a sample."]})
+    live_sounds(request.app).post(id, pcm)
+
+
 @router.get("/runs/{id}/artefacts/{name}/", responses=refusals(404, 409, 507))
 async def find_artefact(
     services: AppServices, key: WorkerKey, id: PathId, name: ArtefactName, attempt: Attempt, executor: Executor
@@ -161,16 +188,7 @@ async def find_artefact(
         raise OutOfStorage(str(error)) from None
 
 
-@router.put(
-    "/runs/{id}/artefacts/{name}/",
-    responses=refusals(404, 409, 507),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-        }
-    },
-)
+@router.put("/runs/{id}/artefacts/{name}/", responses=refusals(404, 409, 507), openapi_extra=_BYTES)
 @takes_bytes(messages.PART_BYTES)
 async def put_artefact(
     request: Request,
@@ -209,7 +227,7 @@ async def put_artefact(
         raise OutOfStorage(str(error)) from None
     except ClientDisconnect:
         # The part is none, and nobody reads this.
-        raise BadRequest({NON_FIELD: ["The body is not complete."]}) from None
+        raise _incomplete() from None
     added = await services.database.run(
         lambda session: records.add_artefact(session, id, attempt, executor, name, size)
     )
@@ -228,6 +246,17 @@ async def put_artefact(
 async def of_another_version(key: WorkerKey) -> None:
     """Refuse a worker of an earlier version, which spoke in another way."""
     raise UpgradeRequired(_other_version(None))
+
+
+async def _body(request: Request) -> bytes:
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise _incomplete() from None
+
+
+def _incomplete() -> BadRequest:
+    return BadRequest({NON_FIELD: ["The body is not complete."]})
 
 
 async def _until_disconnected(request: Request, scope: anyio.CancelScope) -> None:
