@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bots.caller.script import AGENT_HANGS_UP, BEHAVIOURS, Script
 from bots.clock import NS_PER_MS
-from bots.timeline import CallerTurnSettled, EndedReason
+from bots.timeline import AgentError, CallerTurnSettled, EndedReason
 from runner.evaluation.function_calls import CALLS
 from runner.evaluation.trouble import WENT_ON, Trouble
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
@@ -17,6 +17,9 @@ DIFFERS = "the caller gave up in turn {turn}, which the recording shows to have 
 _EDGES = frozenset({"agent_started_speaking", "agent_stopped_speaking"})
 _SAME_S = 0.002
 """Evidence states its times to the millisecond."""
+
+_OWN_DOING = frozenset({EndedReason.AGENT_LEFT, EndedReason.AGENT_VANISHED})
+"""Endings that nobody comes to by being slow."""
 
 _NEEDS_NO_LINE = frozenset({EndedReason.AGENT_VANISHED, EndedReason.AGENT_NEVER_JOINED})
 """Endings that an agent comes to whatever it heard of the caller."""
@@ -73,15 +76,18 @@ def gave_up_in_error(view: CallView, verdicts: Sequence[ExpectationVerdict]) -> 
 
 def excuse(view: CallView, reason: EndedReason, troubles: Sequence[Trouble]) -> Trouble | None:
     """Return the trouble that an ending may owe to; None if the agent alone can have brought it about."""
+    turn = max(view.starts, default=None)
+    begin_ns = 0 if turn is None else view.starts[turn]
     # That an agent left is told by the room: a moment that was not heard changes nothing about it.
     is_told = reason is EndedReason.AGENT_LEFT
+    is_own = reason in _OWN_DOING or _raised(view, begin_ns, view.end_ns)
     able = [
         t
         for t in troubles
-        if not (t.lasting and reason in _NEEDS_NO_LINE and t.to_ns < view.end_ns) and not (is_told and t.heard_only)
+        if not (t.lasting and reason in _NEEDS_NO_LINE and t.to_ns < view.end_ns)
+        and not (is_told and t.heard_only)
+        and not (is_own and t.slows_only)
     ]
-    turn = max(view.starts, default=None)
-    begin_ns = 0 if turn is None else view.starts[turn]
     return next((t for t in able if t.touches(begin_ns, view.end_ns)), None)
 
 
@@ -122,7 +128,16 @@ def _touching(
     deadline_ns = asked_ns + expectation.budget_ms * NS_PER_MS
     until_ns = min(deadline_ns - 1, view.end_ns if next_ns is None else next_ns)
     told = expectation.event in CALLS
-    return next((t for t in troubles if t.touches(begin_ns, until_ns) and not (told and t.heard_only)), None)
+    # A call of another kind came in time, or the agent raised an error or was gone before anything could come.
+    gone = view.ended is not None and view.ended.reason in _OWN_DOING and until_ns >= view.end_ns
+    is_own = gone or (told and bool(verdict.evidence)) or _raised(view, begin_ns, until_ns)
+    able = (t for t in troubles if not (told and t.heard_only) and not (is_own and t.slows_only))
+    return next((t for t in able if t.touches(begin_ns, until_ns)), None)
+
+
+def _raised(view: CallView, from_ns: int, to_ns: int) -> bool:
+    """Whether the agent reported an error in a span of time."""
+    return any(from_ns <= e.at_ns <= to_ns for e in view.of(AgentError))
 
 
 def _inconclusive(verdict: ExpectationVerdict, cause: Cause, reason: str) -> ExpectationVerdict:

@@ -67,6 +67,8 @@ class Trouble:
         lasting: Whether the agent may have been led astray by it: then it touches all that follows.
         evidence: The fact.
         heard_only: Whether all it did was to keep us from hearing the agent: what is told is as it is.
+        slows_only: Whether all it did was to slow the agent down: what it raised, or called, or that it left, is its
+            own doing.
     """
 
     from_ns: int
@@ -76,6 +78,7 @@ class Trouble:
     lasting: bool
     evidence: Evidence
     heard_only: bool = False
+    slows_only: bool = False
 
     def overlaps(self, from_ns: int, to_ns: int) -> bool:
         """Whether it went on in a span of time."""
@@ -148,6 +151,7 @@ def _starved(view: CallView) -> list[Trouble]:
             f"the runner waited for a processor for {e.waited:.0%} of its time",
             False,
             evidence_of(e),
+            slows_only=True,
         )
         for e in view.of(MachineBusy)
         if e.shared

@@ -5,6 +5,8 @@ import pytest
 from bots.caller.script import AGENT_NEVER_TALKS_OVER, AGENT_SPEAKS, AGENT_STOPS, Expectation, FunctionCall
 from bots.timeline import (
     AgentAudioLost,
+    AgentCalledFunction,
+    AgentError,
     AgentJoined,
     AgentMediaResumed,
     AgentMediaStopped,
@@ -105,6 +107,31 @@ def test_who_was_not_there_yet_is_not_led_astray_by_a_stall() -> None:
         CallerTurnSettled(at_ns=s(10), turn=0, failed=True),
     ]
     assert come_to([stalled, *silent, ended(10, detail="turn 1 failed")]).cause is Cause.AGENT
+
+
+BUSY = MachineBusy(at_ns=s(2), duration_ms=12_000, waited=0.9, shared=True)
+FOUR = FunctionCall(name="check", args={"people": 4})
+CALL_OF_FOUR = Expectation(event="function_call", calls=(FOUR,), within_ms=4_000)
+    event="function_call", calls=(FunctionCall(name="check", args={"people": 4}),), within_ms=4_000
+)
+WRONG_CALL = AgentCalledFunction(at_ns=s(4), name="check", call_id="1", arguments={"people": 5})
+RAISED = AgentError(at_ns=s(4), text="'order'", fatal=False)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expectation", "kind"),
+    [
+        ([ended(5, EndedReason.AGENT_LEFT)], WORDS, FailureKind.LEFT),
+        ([RAISED, HUNG_UP], WORDS, FailureKind.ERRORED),
+        ([READY, WRONG_CALL, HUNG_UP], CALL_OF_FOUR, FailureKind.WRONG),
+    ],
+)
+def test_no_busy_machine_makes_an_agent_do_that(
+    facts: list[TimelineEvent], expectation: Expectation, kind: FailureKind
+) -> None:
+    outcome = come_to([*SILENT[:-1], BUSY, *facts], script(asks(expectation)))
+    assert outcome.failure is not None
+    assert (outcome.cause, outcome.failure.kind) == (Cause.AGENT, kind)
 
 
 ANSWERED = [*line(1.2, 3), *speech(4, 6), told(5, "which day would you like"), over(7)]
