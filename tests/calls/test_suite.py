@@ -49,7 +49,12 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_runs_are_made_in_order_and_no_more_at_once_than_allowed(tmp_path: Path) -> None:
-    calls = StubCalls(slowly)
+    async def beside_others(call: StubCall) -> tuple[EndedReason, bool]:
+        while calls.most_at_a_time < 3:
+            await anyio.sleep(0.01)
+        return await slowly(call)
+
+    calls = StubCalls(beside_others)
     result = await runner(tmp_path, calls, "abcdefg", more="concurrency: 3").make()
     assert [call.name for call in calls.made] == list("abcdefg")
     assert calls.most_at_a_time == 3

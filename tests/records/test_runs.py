@@ -538,7 +538,8 @@ class Model:
         kind, which, late = move
         run_id = self._ids[which]
         state = await do(self._database, state_of, run_id)
-        attempt = max(0, state.attempt - late)
+        # Where there was none so long before, one that is still to come: it counts as little.
+        attempt = state.attempt - late if state.attempt > late else state.attempt + late
         match kind:
             case "give":
                 await give(self._database, run_id, executor="w")
