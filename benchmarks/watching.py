@@ -168,10 +168,8 @@ async def measure(url: str, folder: Path) -> Measured:
         _, _, alone = await call(client, room, talks, [])
         people = [await sign_in(client) for _ in range(WATCHERS)]
         run, (seen, heard), watched = await call(client, room, talks, people)
-        made, timeline, recording = (
-            await people[0].get(f"/runs/{run['id']}/{name}")
-            for name in ("run.json", "timeline.jsonl", "recording.wav")
-        )
+        names = ("run.json", "timeline.jsonl", "recording.wav")
+        made, timeline, recording = [await people[0].get(f"/runs/{run['id']}/{name}") for name in names]
         for browser in people:
             await browser.aclose()
     events = [json.loads(line) for line in timeline.text.splitlines()]
