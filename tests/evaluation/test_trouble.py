@@ -112,8 +112,6 @@ def test_who_was_not_there_yet_is_not_led_astray_by_a_stall() -> None:
 BUSY = MachineBusy(at_ns=s(2), duration_ms=12_000, waited=0.9, shared=True)
 FOUR = FunctionCall(name="check", args={"people": 4})
 CALL_OF_FOUR = Expectation(event="function_call", calls=(FOUR,), within_ms=4_000)
-    event="function_call", calls=(FunctionCall(name="check", args={"people": 4}),), within_ms=4_000
-)
 WRONG_CALL = AgentCalledFunction(at_ns=s(4), name="check", call_id="1", arguments={"people": 5})
 RAISED = AgentError(at_ns=s(4), text="'order'", fatal=False)
 
