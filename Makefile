@@ -86,8 +86,10 @@ test: $(STAMP) postgres
 	$(BIN)/pytest -m 'not slow' $(TOGETHER)
 
 # These make many calls at once themselves: one after the other, so that no agent is late for want of a core.
+test-slow: export HYPOTHESIS_PROFILE := whole
 test-slow: $(STAMP) postgres
 	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m 'hypothesis and not slow' $(TOGETHER)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

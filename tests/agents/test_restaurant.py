@@ -153,6 +153,7 @@ async def test_nothing_is_answered_twice_or_missed(
 
 
 @pytest.mark.parametrize("recognised", [True, False])
+@pytest.mark.slow
 async def test_recognition_says_also_where_there_was_nothing(
     recognised: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

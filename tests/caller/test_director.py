@@ -34,6 +34,7 @@ from bots.timeline import (
     MessageReceived,
     TimelineEvent,
 )
+from tests.examples import examples
 
 LINE_S = 2.0
 END_OF_TURN_S = 0.8
@@ -431,7 +432,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(scripts(), EVENTS)
 def test_any_order_of_events_ends_and_never_talks_over_the_agent(
     scenario: Script, events: list[tuple[float, str]]

@@ -123,6 +123,7 @@ async def test_the_restaurant_takes_keys_and_tells_them_from_words(tmp_path: Pat
     assert spoken[0].told is not None
 
 
+@pytest.mark.slow
 async def test_the_command_prints_the_run_alone_and_shows_no_token(tmp_path: Path) -> None:
     scenario = tmp_path / "hello.yaml"
     scenario.write_text(SCENARIO)

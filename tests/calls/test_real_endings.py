@@ -93,6 +93,7 @@ async def test_an_agent_that_is_killed_is_reported_soon(tmp_path: Path) -> None:
     assert (origin_ns + ended.at_ns - killed_ns) / 1e9 < 15
 
 
+@pytest.mark.slow
 async def test_a_cancelled_call_leaves_the_room_and_keeps_its_facts(tmp_path: Path) -> None:
     async with metronome(tmp_path) as (base_url, log):
         call = Call(
@@ -120,6 +121,7 @@ async def test_a_cancelled_call_leaves_the_room_and_keeps_its_facts(tmp_path: Pa
     assert read_run(tmp_path / "run") == run
 
 
+@pytest.mark.slow
 async def test_a_killed_runner_leaves_facts_up_to_the_last_second(tmp_path: Path) -> None:
     scenario = tmp_path / "hello.yaml"
     scenario.write_text(SCENARIO)

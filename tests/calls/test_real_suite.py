@@ -154,6 +154,7 @@ async def test_a_killed_suite_leaves_the_results_of_ended_runs(tmp_path: Path) -
     assert (reported.tests, reported.errors, reported.skipped) == (3, 1, 1)
 
 
+@pytest.mark.slow
 async def test_ctrl_c_leaves_the_rooms_and_keeps_the_facts(tmp_path: Path) -> None:
     process = await start(suite(tmp_path, ["waits", "waits", "answers"], "concurrency: 2"))
     await until(lambda: len(live_runs(tmp_path)) == 2)

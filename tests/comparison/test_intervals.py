@@ -1,7 +1,6 @@
 """Intervals against published values."""
 
 import pytest
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from runner.comparison.intervals import median, median_interval, newcombe, wilson
 
@@ -19,6 +18,9 @@ def test_the_interval_of_a_rate_is_wilsons(passed: int, runs: int, low: float, h
     ("base", "current"), [((56, 70), (48, 80)), ((5, 5), (5, 5)), ((0, 3), (3, 3)), ((7, 9), (2, 8))]
 )
 def test_intervals_are_those_of_statsmodels(base: tuple[int, int], current: tuple[int, int]) -> None:
+    # Brings pandas with it: only where it is asked.
+    from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+
     assert wilson(*base) == pytest.approx(proportion_confint(*base, method="wilson"), abs=1e-6)
     theirs = confint_proportions_2indep(*current, *base, compare="diff", method="newcomb")
     assert newcombe(base, current) == pytest.approx(theirs, abs=1e-6)

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_ind
-from statsmodels.stats.multitest import multipletests
 
 from runner.comparison.facts import RunFacts
 from runner.comparison.latencies import (
@@ -86,6 +85,9 @@ def test_calls_without_latencies_have_no_value() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0.0001, 1), max_size=10))
 def test_holm_is_that_of_statsmodels(p: list[float]) -> None:
+    # Brings pandas with it: only where it is asked.
+    from statsmodels.stats.multitest import multipletests
+
     expected = list(multipletests(p, alpha=0.0083, method="holm")[0]) if p else []
     assert holm(p, 0.0083) == expected
 

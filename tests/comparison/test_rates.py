@@ -7,7 +7,6 @@ from math import comb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from statsmodels.stats.contingency_tables import StratifiedTable
 
 from runner.comparison.intervals import wilson
 from runner.comparison.rates import (
@@ -41,6 +40,9 @@ def test_pass_hat_k_is_that_of_tau_bench() -> None:
 
 
 def test_the_stratified_test_is_that_of_r() -> None:
+    # Brings pandas with it: only where it is asked.
+    from statsmodels.stats.contingency_tables import StratifiedTable
+
     strata = [
         Table(cured_late, cured_late + died_late, cured, cured + died)
         for cured, died, cured_late, died_late in RABBITS

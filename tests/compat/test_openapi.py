@@ -29,6 +29,7 @@ from runner.records.database import Database
 from runner.records.keys import KeyKind, create_key
 from runner.records.runs import begin
 from tests.compat.conftest import API, InProcess, application
+from tests.examples import examples
 from tests.records.giving import WORKER, give
 from tests.records.outcomes import outcome, reported
 
@@ -198,6 +199,7 @@ def problems_of(described: Described, max_examples: int) -> tuple[list[str], Cou
     return problems, seen
 
 
+@pytest.mark.slow
 def test_requests_made_from_the_description_are_answered(described: Described) -> None:
     problems, seen = problems_of(described, max_examples=4)
     assert not problems, "\n\n".join(problems)
@@ -208,7 +210,7 @@ def test_requests_made_from_the_description_are_answered(described: Described) -
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_many_requests_made_from_the_description_are_answered(described: Described) -> None:
-    problems, _ = problems_of(described, max_examples=100)
+    problems, _ = problems_of(described, max_examples=examples(100))
     assert not problems, "\n\n".join(problems)
 
 

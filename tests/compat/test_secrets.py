@@ -15,7 +15,7 @@ import pytest
 
 from tests.compat.conftest import API, LISTENS, WAITS, Server, Stage, starting_server, until
 
-pytestmark = pytest.mark.webrtc
+pytestmark = [pytest.mark.webrtc, pytest.mark.slow]
 
 TOKEN = "planted-room-token"
 REFUSED_TOKEN = "planted-token-that-is-refused"

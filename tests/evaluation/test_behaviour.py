@@ -48,6 +48,7 @@ from runner.evaluation.behaviour import FALLING_SILENT_NS, MIN_OVERLAP_NS, NATUR
 from runner.evaluation.expectations import describe, evaluate
 from runner.evaluation.outcome import judge_expectations
 from runner.evaluation.verdicts import KNOWN_LATE_NS, ExpectationVerdict, Verdict
+from tests.examples import examples
 
 MET, MISSED, PENDING, NOT_JUDGED = Verdict.MET, Verdict.MISSED, Verdict.PENDING, Verdict.NOT_JUDGED
 SPEAK = Speak(parts=(Words(text="A table for two,"), Pause(pause_ms=700), Words(text="please.")))
@@ -485,7 +486,7 @@ def calls(draw: st.DrawFn) -> tuple[list[Known], int]:
 
 
 @given(calls(), st.sampled_from(sorted(BEHAVIOURS)), st.integers(0, 400).map(lambda n: n * 10), st.data())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 def test_what_is_decided_during_the_call_is_final(
     call: tuple[list[Known], int], event: str, within_ms: int, data: st.DataObject
 ) -> None:
@@ -513,7 +514,7 @@ def test_what_is_decided_during_the_call_is_final(
 
 
 @given(calls(), st.sampled_from(sorted(BEHAVIOURS)), st.integers(0, 4_000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_in_the_end_time_decides_everything(call: tuple[list[Known], int], event: str, within_ms: int) -> None:
     facts = [f.fact for f in call[0]]
     if any(isinstance(e, CallerStoppedSpeaking) for e in facts):

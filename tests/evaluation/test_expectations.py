@@ -39,6 +39,7 @@ from runner.evaluation.expectations import describe, evaluate, evaluate_turn
 from runner.evaluation.verdicts import KNOWN_LATE_NS, ExpectationVerdict, Verdict
 from runner.evaluation.view import CallView
 from tests.evaluation.facts import over, s, told
+from tests.examples import examples
 
 MET, MISSED, PENDING, NOT_OBSERVABLE = Verdict.MET, Verdict.MISSED, Verdict.PENDING, Verdict.NOT_OBSERVABLE
 SPEAK = Speak(parts=(Words(text="A table for two, please."),))
@@ -577,7 +578,7 @@ EXPECTATIONS = st.sampled_from(
 
 
 @given(FACTS, st.lists(EXPECTATIONS, max_size=3), st.lists(EXPECTATIONS, max_size=3), st.floats(0, 100))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_every_expectation_gets_one_verdict_and_none_is_pending(
     facts: list[TimelineEvent], first: list[Expectation], second: list[Expectation], now_s: float
 ) -> None:

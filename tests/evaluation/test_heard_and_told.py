@@ -24,6 +24,7 @@ from runner.evaluation.speech import audible_told, words_are_in_doubt
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict
 from runner.evaluation.view import CallView
 from tests.evaluation.facts import heard, over, s, speech, told
+from tests.examples import examples
 
 MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
 NOT_OBSERVABLE = Verdict.NOT_OBSERVABLE
@@ -151,7 +152,7 @@ def good_agents(draw: st.DrawFn) -> list[TimelineEvent]:
 
 
 @given(good_agents())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_no_word_of_a_good_agent_is_doubted(facts: list[TimelineEvent]) -> None:
     words = [e for e in facts if isinstance(e, AgentSaid)]
     until_ns = facts[-1].at_ns
@@ -161,7 +162,7 @@ def test_no_word_of_a_good_agent_is_doubted(facts: list[TimelineEvent]) -> None:
 
 
 @given(good_agents(), st.integers(0, 400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_words_decided_during_the_call_are_final(facts: list[TimelineEvent], wait: int) -> None:
     """Facts of the audio become known up to 0.7 s late."""
     now_s = 10 + wait / 10

@@ -34,6 +34,7 @@ from runner.evaluation.verdicts import (
     by_question,
 )
 from tests.evaluation.facts import heard, over, s, told
+from tests.examples import examples
 
 MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
 NOT_JUDGED, NOT_OBSERVABLE = Verdict.NOT_JUDGED, Verdict.NOT_OBSERVABLE
@@ -392,7 +393,7 @@ WORDS = st.lists(st.sampled_from(["told", "over"]), max_size=7)
 
 
 @given(WORDS, st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_live_and_in_the_end_the_same_answers_come_to_the_same(kinds: list[str], data: st.DataObject) -> None:
     """While the call is on a question comes up when its reply is over; the final verdict is the one given then."""
     facts: list[TimelineEvent] = [READY, turn(10), onset(10.5)]

@@ -39,6 +39,7 @@ from runner.evaluation.expectations import evaluate
 from runner.evaluation.outcome import decide, judge_expectations
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 from tests.evaluation.facts import ended, over, s, told
+from tests.examples import examples
 
 MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
 NOT_JUDGED, NOT_OBSERVABLE = Verdict.NOT_JUDGED, Verdict.NOT_OBSERVABLE
@@ -439,7 +440,7 @@ SAMPLE = [READY, onset(11), told(11.1, "one"), over(13), called(12), marker(12, 
 
 
 @given(EXPECTATIONS, st.lists(st.sampled_from(SAMPLE)), st.sampled_from(EndedReason), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_a_call_in_which_something_was_missed_is_never_a_success(
     expectations: list[Expectation], facts: list[TimelineEvent], reason: EndedReason, allow_unjudged: bool
 ) -> None:
@@ -580,7 +581,7 @@ ASKED = st.builds(
 
 
 @given(EVENTS, st.lists(ASKED, min_size=1, max_size=4))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 def test_pipecat_s_own_matcher_comes_to_the_same(events: list[Event], expectations: list[Expectation]) -> None:
     ours = first_failure_here(events, expectations)
     # Theirs waits for what never comes, by the machine's clock: in a moment in which nothing ran it finds nothing.

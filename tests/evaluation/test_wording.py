@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bots.caller.speech.speakable import speakable
 from runner.evaluation.wording import contains_words, normalise_words, same_words
+from tests.examples import examples
 from tests.speech.test_speakable import WRITTEN_OUT
 
 NORMALISED = {
@@ -158,7 +159,7 @@ o'clock second first third march mar may dollars cents $ £3.20 $5 % # @ . - : /
 WORDS = st.lists(st.sampled_from(PIECES.split()), max_size=12)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(st.one_of(st.text(), WORDS.map(" ".join), WORDS.map("".join)))
 def test_any_text_is_taken_and_normalised_text_stays(text: str) -> None:
     once = normalise_words(text)

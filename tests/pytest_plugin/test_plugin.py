@@ -213,6 +213,7 @@ def test_pytest_finds_it_where_it_is_installed() -> None:
     assert callable(import_module(declared["scenario_runner"]).pytest_collect_file)
 
 
+@pytest.mark.slow
 def test_pipecat_tells_nothing_of_itself(project: Path) -> None:
     command = [sys.executable, "-m", "pytest", *URL, "--collect-only", "voice"]
     env = {**os.environ, "PYTHONPATH": str(PROJECT), "PYTEST_ADDOPTS": ""}

@@ -138,6 +138,7 @@ anyio.run(main)
 """
 
 
+@pytest.mark.slow
 async def test_writers_take_turns_among_processes(database: Database) -> None:
     async with database.session() as session:
         session.add(Project(id=1, name="0"))

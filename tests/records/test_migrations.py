@@ -308,6 +308,7 @@ async def test_threads_that_migrate_at_once_all_succeed(new_url: str, tmp_path: 
     assert failures == []
 
 
+@pytest.mark.slow
 async def test_processes_that_migrate_at_once_all_succeed(new_url: str) -> None:
     code = """
 import anyio, sys, time

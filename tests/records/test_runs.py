@@ -33,6 +33,7 @@ from runner.records.runs import (
 from runner.records.secrets import Vault
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus, result_status
 from runner.records.tables import Project, ResultRow, RunRow, utc_now
+from tests.examples import examples
 from tests.records.giving import give, take
 from tests.records.outcomes import SCRIPT, agent_failed, cancelled, no_call, outcome, reported, undecided
 
@@ -591,7 +592,7 @@ class Model:
 
 
 @settings(
-    max_examples=20,
+    max_examples=examples(20),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -15,6 +15,7 @@ from runner.reports.scenarios import describe_scenario
 from runner.scenarios.evals import load_file
 from runner.scenarios.model import Scenario
 from runner.settings import Settings
+from tests.examples import examples
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -298,7 +299,7 @@ FRAGMENTS = st.sampled_from(
 )
 
 
-@settings(FUZZ, max_examples=300)
+@settings(FUZZ, max_examples=examples(300))
 @given(data=st.data(), name=st.sampled_from(sorted(FILES)))
 def test_any_change_of_the_corpus(corpus: Path, data: st.DataObject, name: str) -> None:
     content = FILES[name]

@@ -43,6 +43,7 @@ from runner.scenarios.markup import unknown_markup
 from runner.scenarios.model import Scenario
 from runner.scenarios.typed import FileModel
 from runner.settings import Settings
+from tests.examples import examples
 from tests.scenarios.models import models_of
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -293,7 +294,7 @@ def test_a_simulation_s_name_is_trimmed_as_pipecat_trims_it(corpus: Path) -> Non
     assert [scenario.name for scenario in ours(path)] == ["diner/book"]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=list(HealthCheck))
 @given(file=FILE | MIXED | SINGLE, flow=st.sampled_from([None, True, False]), width=st.integers(20, 200))
 def test_whatever_pipecat_loads_means_the_same_here(corpus: Path, file: Any, flow: bool | None, width: int) -> None:
     path = corpus / "drawn.yaml"

@@ -416,6 +416,7 @@ async def test_a_session_of_a_pipecat_runner_ends_by_itself(answer: dict[str, An
 
 @pytest.mark.webrtc
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.slow
 async def test_a_local_runners_session_gets_its_data_and_ends(
     tmp_path: Path,
 ) -> None:

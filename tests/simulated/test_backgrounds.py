@@ -65,6 +65,7 @@ def test_what_is_too_loud_to_tell_is_said_to_be(tmp_path: Path) -> None:
     assert doubtful, "a crowd as loud as the agent itself can't be told from it"
 
 
+@pytest.mark.slow
 def test_a_background_is_as_loud_as_it_is_asked_for() -> None:
     for name in BackgroundName:
         rms = np.sqrt(np.mean(np.square(bed(name, -38).astype(np.float64))))

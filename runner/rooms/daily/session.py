@@ -113,7 +113,7 @@ class RoomSession:
         self._people = People(room, participant_name)
         self._carrier: Carrier | None = None
         self._agent_left = False
-        self._received = SampleClock(AUDIO_RATE_HZ, listener.agent_audio_late)
+        self._received = SampleClock(AUDIO_RATE_HZ, self._note_late)
         self._for_pipeline = _PipelineAudio()
         self._sent: SentTrack | None = None
         self._last_arrival_ns = 0
@@ -359,7 +359,7 @@ class RoomSession:
             return
         changed = self._people.agent_id is not None
         if changed:
-            self._received = SampleClock(AUDIO_RATE_HZ, self._listener.agent_audio_late)
+            self._received = SampleClock(AUDIO_RATE_HZ, self._note_late)
             self._anything_arrived = self._media_stopped = False
             self._zeros_since_ns = None
         kept = self._people.take(agent)
@@ -414,6 +414,9 @@ class RoomSession:
             self._listener.agent_audio_lost(self._agent_end_ns, hole_ns / NS_PER_MS)
         self._agent_end_ns = placed.at_ns + samples_to_ns(len(placed.pcm) // BYTES_PER_SAMPLE, AUDIO_RATE_HZ)
         self._agent_was_quiet = quiet
+
+    def _note_late(self, at_ns: int, duration_ms: float, late_ms: float) -> None:
+        self._listener.agent_audio_late(at_ns, duration_ms, late_ms)
 
     def _emit_caller(self, chunks: list[PlacedAudio]) -> None:
         for placed in chunks:
