@@ -103,6 +103,7 @@ class StubCall:
         with TimelineWriter(self.folder / "timeline.jsonl") as timeline:
             for fact in facts:
                 timeline.write(fact)
+                self.watcher.fact(fact)
             run = judge_run(self.request.script, facts, Circumstances(timeline=timeline.stamp))
         write_run(self.folder, run)
         return run
@@ -147,6 +148,9 @@ class Watcher:
 
     def begun(self, run: PlannedRun) -> None:
         self.seen.append(f"begun {run.title}")
+
+    def call_over(self, run: PlannedRun) -> None:
+        self.seen.append(f"over {run.title}")
 
     def ended(self, run: PlannedRun, result: SuiteRun | None) -> None:
         self.seen.append(f"ended {run.title}: {None if result is None else result.success}")
@@ -273,7 +277,9 @@ async def test_whoever_keeps_results_gets_every_state_in_turn(tmp_path: Path) ->
 async def test_a_watcher_sees_runs_begin_and_end(tmp_path: Path) -> None:
     watcher = Watcher()
     await runner(tmp_path, StubCalls(b=fails), "ab", watcher=watcher).make()
-    assert watcher.seen == ["begun all/a", "ended all/a: True", "begun all/b", "ended all/b: False"]
+    assert watcher.seen == [
+        "begun all/a", "over all/a", "ended all/a: True", "begun all/b", "over all/b", "ended all/b: False"
+    ]  # fmt: skip
 
 
 async def test_what_the_suite_says_reaches_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

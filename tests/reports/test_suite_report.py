@@ -84,6 +84,8 @@ def test_the_status_counts_and_names_what_is_under_way(suite: Suite) -> None:
     report.begun(suite.runs[1])
     assert report.time_left_s() is None
     assert report.status().plain == "  0/4 done: 0 passed, 0 failed, 0 inconclusive\n  now: a [b], a [b] #2"
+    report.call_over(suite.runs[1])
+    assert report.status().plain.endswith("now: a [b], a [b] #2 (call over, recognising)")
     clock.now_s += 60
     report.ended(suite.runs[0], run(True))
     report.begun(suite.runs[2])
