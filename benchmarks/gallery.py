@@ -2,10 +2,12 @@
 
     python -m benchmarks.gallery
     python -m benchmarks.gallery --only slow,mute
+    python -m benchmarks.gallery --simulated
 
 Each fault is called with the scenario that catches it. Where a call comes to something else than it must, its picture
 and its section stay as they were, and the exit code is 1. Needs Debian's Chromium, and a machine that does nothing
-else: what slows the runner down is told in the pictures.
+else: what slows the runner down is told in the pictures. Simulated calls, in virtual time, take a minute on any
+machine; of these only the page of the faults is made.
 """
 
 import argparse
@@ -13,22 +15,29 @@ import io
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import yaml
+from loguru import logger
 from PIL import Image
 from playwright.sync_api import Browser
 
-from bots.agents.faults import FAULTS
+from bots.agents.faults import FAULTS, NOISE_DBFS
+from runner.calls.run_file import Run
 from runner.calls.suite_file import SuiteRun, read_suite
 from runner.reports.evidence import headline_of, verdict_words
-from runner.reports.html.write import FILE_NAME
+from runner.reports.html.write import FILE_NAME, write_run_report
+from runner.scenarios.evals import load_scenario
 from tests.browser import chromium
 from tests.faults import FAULTS as TABLE
-from tests.faults import Caught
+from tests.faults import SETTINGS, Caught
+from tests.simulated.call import Simulation
+from tests.simulated.conditions import bed
+from tests.simulated.faults import BEHAVIOURS
 
 PROJECT = Path(__file__).parents[1]
 PAGE = PROJECT / "docs" / "faults.md"
@@ -36,6 +45,7 @@ PICTURES = PROJECT / "docs" / "pictures"
 
 WIDTH_PX = 1_000
 MARGIN_PX = 16
+SEED = 3
 COLOURS = 128
 """A picture of a page needs no more, and is a third as large."""
 
@@ -139,7 +149,7 @@ def picture(
         raise RuntimeError(f"{target}: {size} bytes, more than {MAX_PICTURE_BYTES}")
 
 
-def section(caught: Caught, run: SuiteRun) -> str:
+def section(caught: Caught, run: Run | SuiteRun) -> str:
     """Return what the page says of a fault."""
     name = str(caught.fault)
     said = "passed"
@@ -165,55 +175,64 @@ def sections_of(page: str) -> dict[str, str]:
     return {part.splitlines()[0].removeprefix("## "): part.rstrip() + "\n" for part in parts}
 
 
-def came_to(run: SuiteRun) -> tuple[Any, ...]:
-    """Return what a run came to, as the table of faults says it; an end of the process is an end like another."""
+def came_to(run: Run | SuiteRun) -> tuple[Any, ...]:
+    """Return whose fault a run says it was, and what kind of failure: where that is right, the fault was caught."""
     return run.cause, run.failure.kind if run.failure else None
 
 
-def faults(only: Sequence[str], browser: Browser, folder: Path) -> bool:
-    """Make the page of the faults; return whether all calls came to what they must."""
-    table = [caught for caught in TABLE if not only or caught.fault in only]
+def simulated(table: Sequence[Caught], folder: Path) -> list[tuple[Run, Path]]:
+    """Make the calls in virtual time, where nothing is late on any machine, and return them with their reports."""
+    made: list[tuple[Run, Path]] = []
+    for caught in table:
+        background = bed("office", NOISE_DBFS) if caught.fault == "noisy" else None
+        call = Simulation(seed=SEED, behaviour=BEHAVIOURS[caught.fault], background=background)
+        script, run_folder = load_scenario(caught.spec, SETTINGS).playable(), folder / str(caught.fault)
+        run = call.play(script, run_folder, settings=SETTINGS, transcribe=True)
+        made.append((run, write_run_report(run_folder).report))
+    return made
+
+
+def called(table: Sequence[Caught], folder: Path) -> list[tuple[SuiteRun, Path]]:
+    """Make the calls, and return them with their reports."""
     entries = [{"scenario": c.scenario, "data": {"restaurant": {"fault": c.fault}}} for c in table]
-    runs = run_suite("faults", entries, folder)
+    runs = {(run.scenario, run.repeat): run for run in run_suite("faults", entries, folder)}
+    seen: Counter[str] = Counter()
+    made: list[tuple[SuiteRun, Path]] = []
+    for caught in table:
+        # A scenario's repeats are numbered as they stand in the file.
+        name = caught.scenario.replace(".yaml:", "/")
+        seen[name] += 1
+        run = runs[name, seen[name]]
+        made.append((run, folder / "faults" / str(run.folder) / FILE_NAME))
+    return made
+
+
+def show_faults(made: Sequence[tuple[Caught, tuple[Run | SuiteRun, Path]]], browser: Browser) -> bool:
+    """Make the page of the faults; return whether all calls came to what they must."""
     sections = sections_of(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
-    right = len(runs) == len(table)
-    for caught, run in zip(table, _in_order(table, runs), strict=False):
-        if came_to(run) != (caught.cause, caught.kind) or run.folder is None:
+    right = True
+    for caught, (run, report) in made:
+        if came_to(run) != (caught.cause, caught.kind):
             print(f"{caught.fault}: came to {came_to(run)}: {run.detail}", file=sys.stderr)
             right = False
             continue
-        picture(browser, folder / "faults" / run.folder / FILE_NAME, PICTURES / "faults" / f"{caught.fault}.png")
+        picture(browser, report, PICTURES / "faults" / f"{caught.fault}.png")
         sections[str(caught.fault)] = section(caught, run)
     PAGE.write_text("\n".join([TOP, *(sections[name] for name in FAULTS if name in sections)]), encoding="utf-8")
     return right
 
 
-def _in_order(table: Sequence[Caught], runs: Sequence[SuiteRun]) -> list[SuiteRun]:
-    """Return the runs in the order of the table: a scenario's repeats are numbered as they stand there."""
-    found = {(run.scenario, run.repeat): run for run in runs}
-    seen: dict[str, int] = {}
-    ordered: list[SuiteRun] = []
-    for caught in table:
-        name = caught.scenario.replace(".yaml:", "/")
-        seen[name] = seen.get(name, 0) + 1
-        ordered.append(found[name, seen[name]])
-    return ordered
-
-
-def others(browser: Browser, folder: Path) -> bool:
+def show_suite(runs: Sequence[SuiteRun], folder: Path, browser: Browser) -> bool:
     """Make the pictures of a run and of a suite; return whether the runs came to what they must."""
-    runs = run_suite("restaurant", SHOWN_SUITE, folder)
-    failed = [run for run in runs if run.success is False]
-    if len(failed) != 5 or len(runs) != 13 or any(run.success is None for run in runs):
-        print(f"suite: {len(failed)} of {len(runs)} runs failed", file=sys.stderr)
+    came = Counter(run.success for run in runs)
+    if came != {True: 8, False: 5}:
+        print(f"suite: not 8 runs passed and 5 failed: {dict(came)}", file=sys.stderr)
         return False
     wrong = next(run for run in runs if run.scenario == "booking/table_for_four")
-    report = folder / "restaurant" / str(wrong.folder) / FILE_NAME
+    report, suite = folder / str(wrong.folder) / FILE_NAME, folder / FILE_NAME
     picture(browser, report, PICTURES / "run.png", width=1_180, height=820)
     picture(browser, report, PICTURES / "phone.png", width=390, height=800, theme="dark")
-    picture(
-        browser, folder / "restaurant" / FILE_NAME, PICTURES / "suite.png", width=1_180, height=1_180, theme="dark"
-    )
+    picture(browser, suite, PICTURES / "suite.png", width=1_180, height=1_180, theme="dark")
     return True
 
 
@@ -221,19 +240,26 @@ def main() -> int:
     """Make the calls and the pictures."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--only", default="", metavar="NAME,…", help="these faults alone, and no other picture")
+    options.add_argument("--simulated", action="store_true", help="the faults alone, in simulated calls")
     options.add_argument("--runs", type=Path, metavar="DIR", help="keep the runs in this new folder")
     chosen = options.parse_args()
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING")
     only = [name for name in chosen.only.split(",") if name]
     if unknown := set(only) - set(FAULTS):
         options.error(f"no such fault: {', '.join(sorted(unknown))}; there are: {', '.join(FAULTS)}")
-    with TemporaryDirectory(prefix="gallery-") as name, chromium() as browser:
+    table = [caught for caught in TABLE if not only or caught.fault in only]
+    with TemporaryDirectory(prefix="gallery-") as name:
         folder = Path(name)
         if chosen.runs is not None:
             folder = chosen.runs.resolve()
             folder.mkdir(parents=True)
-        right = faults(only, browser, folder)
-        if not only:
-            right = others(browser, folder) and right
+        # All calls come first: a browser takes what calls need.
+        made = simulated(table, folder) if chosen.simulated else called(table, folder)
+        runs = [] if only or chosen.simulated else run_suite("restaurant", SHOWN_SUITE, folder)
+        with chromium() as browser:
+            right = show_faults(list(zip(table, made, strict=True)), browser)
+            right = (not runs or show_suite(runs, folder / "restaurant", browser)) and right
     return 0 if right else 1
 
 
