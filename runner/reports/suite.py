@@ -227,6 +227,9 @@ def _print_reasons(
             print_line(console, "    ", shown(reason))
         for line in () if run is None or run.failure is None else failure_lines(run.failure):
             print_line(console, "    ", f"[dim]{shown(line)}[/]")
+        if run is not None and run.agent_log is not None:
+            printed = f"what the agent printed: {Path(folder) / run.agent_log}"
+            console.print(f"    {shown(printed)}", highlight=False, soft_wrap=True)
         if run is not None and run.folder is not None:
             command = f"scenario-runner replay {shlex.quote(str(Path(folder) / run.folder))}"
             console.print(f"    {shown(command)}", highlight=False, soft_wrap=True)

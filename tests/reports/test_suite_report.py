@@ -182,6 +182,15 @@ def test_at_80_columns_no_word_is_broken_and_the_next_step_is_said() -> None:
     ]
 
 
+def test_what_the_agent_printed_is_one_path_away() -> None:
+    failure = Failure(kind=FailureKind.NO_ROOM, cause=Cause.ROOM, headline="the agent ended with exit code 1")
+    dead = run(None, agent_log="agent-1.log").model_copy(update={"failure": failure})
+    result = SuiteResult(suite="n", file="n", started_at="x", finished=True, runs=[dead], open=[])
+    shown = console()
+    print_suite(shown, result, "runs/1")
+    assert "    what the agent printed: runs/1/agent-1.log" in text_of(shown).splitlines()
+
+
 def test_no_control_code_reaches_the_terminal(suite: Suite) -> None:
     plain = console()
     with SuiteReport(plain, suite) as report:
