@@ -6,7 +6,7 @@
 
 Each fault is called with the scenario that catches it. Where a call comes to something else than it must, its picture
 and its section stay as they were, and the exit code is 1. Needs Debian's Chromium, and a machine that does nothing
-else: what slows the runner down is told in the pictures. Simulated calls, in virtual time, take a minute on any
+else: what slows the runner down is told in the pictures. Simulated calls, in virtual time, take a few minutes on any
 machine; of these only the page of the faults is made.
 """
 
@@ -77,7 +77,8 @@ What a run says of an agent that fails, and what its report shows first: one cal
 [`restaurant`](calls.md#reference-agents), with the scenario that catches it.
 
 `python -m benchmarks.gallery` makes this page and its pictures again, in 15 minutes on a machine that does nothing
-else. It needs Debian's `chromium`.
+else. It needs Debian's `chromium`. With `--simulated` any machine will do: the calls are made in virtual time, and
+the tests' double of the restaurant, which speaks with the same voice, takes its place.
 """
 
 SHOWN_SUITE = [
@@ -149,8 +150,9 @@ def picture(
         raise RuntimeError(f"{target}: {size} bytes, more than {MAX_PICTURE_BYTES}")
 
 
-def section(caught: Caught, run: Run | SuiteRun) -> str:
+def section(caught: Caught, run: Run | SuiteRun, *, is_simulated: bool) -> str:
     """Return what the page says of a fault."""
+    call = "A simulated call" if is_simulated else "A call"
     name = str(caught.fault)
     said = "passed"
     if not run.success:
@@ -159,7 +161,8 @@ def section(caught: Caught, run: Run | SuiteRun) -> str:
     return f"""\
 ## {name}
 
-{ABOUT[name]} The scenario `{caught.scenario}` comes to:
+{ABOUT[name]}
+{call} with `{caught.scenario}` comes to:
 
 ```text
 {said}
@@ -217,7 +220,7 @@ def show_faults(made: Sequence[tuple[Caught, tuple[Run | SuiteRun, Path]]], brow
             right = False
             continue
         picture(browser, report, PICTURES / "faults" / f"{caught.fault}.png")
-        sections[str(caught.fault)] = section(caught, run)
+        sections[str(caught.fault)] = section(caught, run, is_simulated=isinstance(run, Run))
     PAGE.write_text("\n".join([TOP, *(sections[name] for name in FAULTS if name in sections)]), encoding="utf-8")
     return right
 

@@ -1,5 +1,6 @@
 """Why a run did not pass, as a page puts it first: one sentence, and what was expected beside what came."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,8 @@ _FIRST_WORDS = 100
 """By so many characters words are found that a failure quotes: it cuts what is long."""
 
 _OF_SPEECH = frozenset({"agent_started_speaking", "agent_stopped_speaking"})
+_BESIDE_LINE = _OF_SPEECH | {"agent_left"}
+_ONLY_TOLD = "Told, not heard"
 
 _EVENTS = {
     "agent_called_function": "Called",
@@ -140,6 +143,8 @@ def case_of(run: RunReport, view: CallView, script: Script | None) -> Case:
     at_s = wrong.came.at_s if wrong else _moment_s(run, failure, view)
     rows += _then_said(failure, view, rows, at_s)
     rows += _evidence_rows(failure, view, rows)
+    if wrong is None:
+        rows.sort(key=_in_order)
     what = headline_of(failure, run.detail, run.ended_reason)
     if failure.turn is not None:
         what = what.removeprefix(f"turn {failure.turn + 1}: ")
@@ -276,7 +281,12 @@ def _heard(failure: Failure, view: CallView) -> Iterator[CaseRow]:
         begin_ns = 0 if failure.turn is None else view.starts.get(failure.turn, 0)
         said = [_begin_s(e) for e in view.said(source) if text.startswith(_flat(e.text)[:_FIRST_WORDS])]
         at_s = min((at_s for at_s in said if at_s * NS_PER_S >= begin_ns), default=None)
-        yield CaseRow(source.value.capitalize(), (Piece(f"“{words(text)}”"),), at_s)
+        label = source.value.capitalize()
+        if source is Source.TOLD and failure.kind is FailureKind.SILENT:
+            label = _ONLY_TOLD
+        yield CaseRow(label, (Piece(f"“{words(text)}”"),), at_s)
+    elif failure.kind is FailureKind.SILENT and failure.expected is not None:
+        yield CaseRow("Heard", (Piece("nothing"),))
 
 
 def _flat(text: str) -> str:
@@ -303,6 +313,12 @@ def _then_said(failure: Failure, view: CallView, rows: Sequence[CaseRow], at_s: 
         yield CaseRow("It then said", (Piece(f"“{words(said.text)}”"),), _begin_s(said))
 
 
+def _in_order(row: CaseRow) -> tuple[bool, float, bool]:
+    """Put what was expected first, then what came, as it came."""
+    at_s = math.inf if row.at_s is None else row.at_s
+    return row.label != "Expected", at_s, row.label in ("Heard", "Told")
+
+
 def _evidence_rows(failure: Failure, view: CallView, rows: Sequence[CaseRow]) -> Iterator[CaseRow]:
     shown = {round(row.at_s, 3) for row in rows if row.at_s is not None}
     doubted = dropped_words(view)
@@ -311,11 +327,13 @@ def _evidence_rows(failure: Failure, view: CallView, rows: Sequence[CaseRow]) ->
         at_s = evidence.at_s if fact is None else _begin_s(fact)
         only_told = id(fact) in doubted
         said_above = evidence.source is not None and _flat(evidence.text or "") in (failure.heard or "")
-        if not only_told and (said_above or evidence.at_s in shown or round(at_s, 3) in shown):
+        # Where speech lies beside the caller's line is said of it whatever else is heard from there on.
+        shown_above = evidence.event not in _OF_SPEECH and (evidence.at_s in shown or round(at_s, 3) in shown)
+        if not only_told and (said_above or shown_above):
             continue
         label = _EVENTS.get(evidence.event, evidence.event.replace("_", " ").capitalize())
         if evidence.source is not None:
-            label = "Told, not heard" if only_told else evidence.source.value.capitalize()
+            label = _ONLY_TOLD if only_told else evidence.source.value.capitalize()
         if evidence.text:
             text = f"“{words(evidence.text)}”" if evidence.source is not None else words(evidence.text)
         else:
@@ -339,7 +357,7 @@ def _without_words(evidence: Evidence, fact: TimelineEvent | None, view: CallVie
     at_ns = round(evidence.at_s * NS_PER_S)
     turn = view.turn_at(at_ns)
     line, end = (None, None) if turn is None else (view.line(turn), view.line_end(turn))
-    if line is not None and line.at_ns <= at_ns and evidence.event in _OF_SPEECH:
+    if line is not None and line.at_ns <= at_ns and evidence.event in _BESIDE_LINE:
         if evidence.event == "agent_stopped_speaking":
             return f"{(at_ns - line.at_ns) / NS_PER_S:.2f} s after the caller began"
         if end is None or at_ns < end.at_ns:
