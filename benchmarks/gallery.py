@@ -46,7 +46,7 @@ PICTURES = PROJECT / "docs" / "pictures"
 WIDTH_PX = 1_000
 MARGIN_PX = 16
 SEED = 3
-COLOURS = 128
+COLOURS = 256
 """A picture of a page needs no more, and is a third as large."""
 
 MAX_PICTURE_BYTES = 120_000
@@ -77,8 +77,8 @@ What a run says of an agent that fails, and what its report shows first: one cal
 [`restaurant`](calls.md#reference-agents), with the scenario that catches it.
 
 `python -m benchmarks.gallery` makes this page and its pictures again, in 15 minutes on a machine that does nothing
-else. It needs Debian's `chromium`. With `--simulated` any machine will do: the calls are made in virtual time, and
-the tests' double of the restaurant, which speaks with the same voice, takes its place.
+else. It needs Debian's `chromium`. On any machine `python -m benchmarks.gallery --simulated` makes them of calls in
+virtual time, in which the tests' double of the restaurant, with the same voice, takes its place.
 """
 
 SHOWN_SUITE = [
@@ -145,7 +145,8 @@ def picture(
     shot = Image.open(io.BytesIO(page.screenshot(clip=clip)))  # type: ignore[arg-type]
     page.close()
     target.parent.mkdir(parents=True, exist_ok=True)
-    shot.convert("RGB").quantize(COLOURS).save(target, optimize=True)
+    # By coverage: the usual way spends all colours on greys, and the small green signs turn blue.
+    shot.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(target, optimize=True)
     if (size := target.stat().st_size) > MAX_PICTURE_BYTES:
         raise RuntimeError(f"{target}: {size} bytes, more than {MAX_PICTURE_BYTES}")
 

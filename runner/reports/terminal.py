@@ -119,7 +119,8 @@ class TerminalReport:
                 self._doing = "entering the room"
                 self._line(event, "call", f"[bold]{shown(event.scenario)}[/] at {shown(event.room)}")
             case RoomEntered():
-                self._doing = "waiting for the agent"
+                # Empty: it was in the room before us.
+                self._doing = "waiting for the agent" if self._doing else ""
                 self._line(event, "call", "in the room")
             case AgentJoined():
                 self._doing = ""
@@ -174,8 +175,6 @@ class TerminalReport:
                 self._line(event, "call", f"{event.reason.value}{detail}")
             case _:
                 pass
-        if self._live.is_started:
-            self._live.refresh()
 
     def afterwards(self, step: Afterwards, share: float) -> None:
         """Show what is done now that the call is over, and how long it will take.

@@ -14,6 +14,7 @@ from bots.timeline import (
     AgentProbed,
     AgentProcessEnded,
     AgentSaid,
+    AgentSessionEnded,
     CallerHeardAs,
     CallerStartedSpeaking,
     CallerUnderrun,
@@ -322,11 +323,12 @@ def _in_order(row: CaseRow) -> tuple[bool, float, bool]:
 def _evidence_rows(failure: Failure, view: CallView, rows: Sequence[CaseRow]) -> Iterator[CaseRow]:
     shown = {round(row.at_s, 3) for row in rows if row.at_s is not None}
     doubted = dropped_words(view)
+    quoted = next((row for row in rows if row.label in ("Heard", "Told", _ONLY_TOLD) and row.at_s is not None), None)
     for evidence in failure.evidence:
         fact = _fact(evidence, view)
         at_s = evidence.at_s if fact is None else _begin_s(fact)
         only_told = id(fact) in doubted
-        said_above = evidence.source is not None and _flat(evidence.text or "") in (failure.heard or "")
+        said_above = quoted is not None and evidence.source is not None and _flat(evidence.text or "") in quoted.text
         # Where speech lies beside the caller's line is said of it whatever else is heard from there on.
         shown_above = evidence.event not in _OF_SPEECH and (evidence.at_s in shown or round(at_s, 3) in shown)
         if not only_told and (said_above or shown_above):
@@ -350,6 +352,8 @@ def _without_words(evidence: Evidence, fact: TimelineEvent | None, view: CallVie
             return {True: "takes connections", False: "refuses connections", None: "does not answer"}[fact.answers]
         case AgentProcessEnded():
             return process_end(fact.exit_code)
+        case AgentSessionEnded():
+            return words(fact.state)
         case HarnessStalled() | AgentAudioLost() | CallerUnderrun():
             return f"{fact.duration_ms:.0f} ms"
         case _:
