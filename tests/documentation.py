@@ -77,6 +77,11 @@ def links(page: Path) -> list[str]:
     return [str(token.attrs["href"]) for token in tokens(page) if token.type == "link_open"]
 
 
+def pictures(page: Path) -> list[str]:
+    """Return the pictures that a page shows."""
+    return [str(token.attrs["src"]) for token in tokens(page) if token.type == "image"]
+
+
 def anchors(page: Path) -> set[str]:
     """Return what links into a page may end with: its headings, as GitHub names them."""
     headings = re.findall(r"^#{1,6} (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.M)

@@ -44,6 +44,7 @@ from tests.documentation import (
     commands,
     filled_in,
     links,
+    pictures,
     quoted,
 )
 
@@ -300,6 +301,18 @@ def test_a_link_leads_somewhere(page: Path) -> None:
         assert there.is_relative_to(PROJECT), link
         if anchor:
             assert anchor in anchors(there), link
+
+
+@each_page
+def test_a_picture_is_there_and_not_large(page: Path) -> None:
+    sizes = {name: (page.parent / name).stat().st_size for name in pictures(page)}
+    assert {name: size for name, size in sizes.items() if size > 150_000} == {}
+
+
+def test_every_fault_has_its_picture() -> None:
+    page = PAGES_BY_NAME["docs/faults.md"]
+    assert pictures(page) == [f"pictures/faults/{name}.png" for name in FAULTS]
+    assert set(FAULTS) <= anchors(page)
 
 
 @pytest.mark.parametrize("page", sorted(set(PAGES_BY_NAME) - {"README.md"}))

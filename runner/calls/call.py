@@ -1,8 +1,9 @@
 """One call, from join to leave: it carries out what the director decides and writes down what happens."""
 
+import itertools
 import json
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ from runner.calls import timeline as timelines
 from runner.calls.measuring import measure_call_aside
 from runner.calls.processor import ProcessorWatch
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
-from runner.calls.request import CallRequest, CallWatcher, new_run_id
+from runner.calls.request import Afterwards, CallRequest, CallWatcher, Progress, new_run_id
 from runner.calls.run_file import Circumstances, Run, judge_run, write_run
 from runner.calls.stalls import StallWatch
 from runner.calls.surroundings import Surroundings
@@ -144,6 +145,7 @@ class Call:
         folder: Where timeline, recording and run go; is made, and must not exist yet.
         run_id: The run's id.
         watcher: Watches the call.
+        progress: Is told how far what is done after the call has got.
         judge: Judges ``eval`` expectations; by default the one the settings name.
         surroundings: What the call is made in: the machine's time, and rooms that can be reached from it.
     """
@@ -153,6 +155,7 @@ class Call:
     folder: Path
     run_id: str = field(default_factory=new_run_id)
     watcher: CallWatcher | None = None
+    progress: Progress | None = None
     judge: "Judge | None" = None
     surroundings: Surroundings = field(default_factory=Surroundings)
 
@@ -645,6 +648,7 @@ class Call:
         """Measure the agent's speech in the recording: what is reported goes by it."""
         if not self._view.of(AgentJoined):
             return
+        self._tell(Afterwards.MEASURING, 0.0)
         try:
             facts = await measure_call_aside(self.folder / recordings.FILE_NAME, self._facts)
         except UsageError as error:
@@ -679,18 +683,26 @@ class Call:
         """Recognise, from the recording, what was not recognised while the call was on."""
         if self._ending is not None and self._ending.reason is EndedReason.CANCELLED:
             return
-        await self._recognise(unrecognised(CallView.measured(self._facts), self._recognised))
+        turns = unrecognised(CallView.measured(self._facts), self._recognised)
+        so_far_ns = [0, *itertools.accumulate(end_ns - onset_ns for onset_ns, end_ns in turns)]
 
-    async def _recognise(self, turns: Sequence[tuple[int, int]]) -> None:
+        def done(pieces: int) -> None:
+            self._tell(Afterwards.RECOGNISING, so_far_ns[pieces] / (so_far_ns[-1] or 1))
+
+        await self._recognise(turns, done)
+
+    async def _recognise(self, turns: Sequence[tuple[int, int]], done: Callable[[int], None] | None = None) -> None:
         if not turns:
             return
+        if done is not None:
+            done(0)
         self._recognised.extend(turns)
         audio = [
             self._recording.read(AGENT, onset_ns - RECOGNITION_PADDING_NS, end_ns + RECOGNITION_PADDING_NS)
             for onset_ns, end_ns in turns
         ]
         try:
-            texts = await self.surroundings.transcribe(audio, AUDIO_RATE_HZ, self.settings.speech.stt)
+            texts = await self.surroundings.transcribe(audio, AUDIO_RATE_HZ, self.settings.speech.stt, done=done)
         except (MissingSpeechPackage, SpeechError, ValueError) as error:
             self._warn(f"what the agent said could not be recognised: {error}")
             return
@@ -722,7 +734,8 @@ class Call:
             open_questions = [v.question for v in verdicts if v.question is not None]
             if not open_questions:
                 return
-            for question in open_questions:
+            for number, question in enumerate(open_questions):
+                self._tell(Afterwards.JUDGING, number / len(open_questions))
                 await self._ask(question)
 
     async def _ask(self, question: Question) -> None:
@@ -754,6 +767,10 @@ class Call:
             self._end(EndedReason.RUNNER_ERROR, f"the timeline can't be written ({error.strerror})")
         if self.watcher is not None:
             self.watcher.fact(event)
+
+    def _tell(self, step: Afterwards, share: float) -> None:
+        if self.progress is not None:
+            self.progress(step, share)
 
     def _warn(self, warning: str) -> None:
         if warning not in self._warnings:

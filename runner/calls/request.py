@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,18 @@ class CallWatcher(Protocol):
     def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
         """Hear a side: 16-bit mono PCM at the recording's rate."""
         ...
+
+
+class Afterwards(StrEnum):
+    """What is done once a call is over, in words that a person reads."""
+
+    MEASURING = "measuring when the agent spoke"
+    RECOGNISING = "recognising what the agent said"
+    JUDGING = "asking the judge"
+
+
+Progress = Callable[[Afterwards, float], None]
+"""Is told what is being done, and which share of it is done, from 0 to 1. Must not block and must not raise."""
 
 
 @dataclass(frozen=True)

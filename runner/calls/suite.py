@@ -85,6 +85,10 @@ class SuiteWatcher(Protocol):
         """See that a run begins."""
         ...
 
+    def call_over(self, run: PlannedRun) -> None:
+        """See that its call is over; what was said in it is recognised next."""
+        ...
+
     def ended(self, run: PlannedRun, result: SuiteRun | None) -> None:
         """See what became of it; None if it was stopped before its call."""
         ...
@@ -104,6 +108,7 @@ class _Live:
 
     Attributes:
         runner: Whose run it is.
+        planned: The run.
         slot: Which of the runs at a time it is, from 1.
         scope: What prepares it.
         began_s: When it began, on the monotonic clock.
@@ -112,6 +117,7 @@ class _Live:
     """
 
     runner: "SuiteRunner"
+    planned: PlannedRun
     slot: int
     scope: anyio.CancelScope
     began_s: float
@@ -124,6 +130,8 @@ class _Live:
             self.runner.had_trouble(late_ms=event.duration_ms)
         elif isinstance(event, HarnessStalled):
             self.runner.had_trouble(stalled_ms=event.duration_ms)
+        elif isinstance(event, CallEnded) and self.runner.watcher is not None:
+            self.runner.watcher.call_over(self.planned)
 
     def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
         """See verdicts: they come with the run."""
@@ -307,7 +315,7 @@ class SuiteRunner:
                 tasks.start_soon(agent.watch)
             while await self._turn_of(slot):
                 planned = self._take()
-                self._live[planned.index] = live = _Live(self, slot, anyio.CancelScope(), time.monotonic())
+                self._live[planned.index] = live = _Live(self, planned, slot, anyio.CancelScope(), time.monotonic())
                 # What came before is on disk, and that this one is under way, should it be the last that is made.
                 await self._record()
                 if agent is not None:

@@ -38,16 +38,25 @@ class RoomOpener(Protocol):
 class Transcriber(Protocol):
     """Recognises finished pieces of a recording, as :func:`bots.caller.speech.recognition.transcribe` does."""
 
-    async def __call__(self, segments: Sequence[bytes], rate_hz: int, stt: ServiceSettings) -> list[str]:
-        """Return one text for each piece."""
+    async def __call__(
+        self,
+        segments: Sequence[bytes],
+        rate_hz: int,
+        stt: ServiceSettings,
+        *,
+        done: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        """Return one text for each piece; ``done`` is told after each how many are done."""
         ...
 
 
-async def _transcribe(segments: Sequence[bytes], rate_hz: int, stt: ServiceSettings) -> list[str]:
+async def _transcribe(
+    segments: Sequence[bytes], rate_hz: int, stt: ServiceSettings, *, done: Callable[[int], None] | None = None
+) -> list[str]:
     # Loads Pipecat's speech services, which most calls never need.
     from bots.caller.speech.recognition import transcribe
 
-    return await transcribe(segments, rate_hz, stt)
+    return await transcribe(segments, rate_hz, stt, done=done)
 
 
 async def _preload(stt: ServiceSettings) -> None:

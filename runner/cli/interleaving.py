@@ -71,6 +71,9 @@ class _Side:
     def begun(self, run: PlannedRun) -> None:
         self.report.begun(self.shown[self.first + run.index])
 
+    def call_over(self, run: PlannedRun) -> None:
+        self.report.call_over(self.shown[self.first + run.index])
+
     def ended(self, run: PlannedRun, result: SuiteRun | None) -> None:
         self.report.ended(self.shown[self.first + run.index], result)
 

@@ -45,8 +45,9 @@ async def make_call(
             from runner.reports.listen import Speakers
 
             speakers = stack.enter_context(Speakers(AUDIO_RATE_HZ))
-        report = stack.enter_context(TerminalReport(console))
-        the_call = Call(request, settings, folder, run_id=run_id, watcher=_Watchers(report, speakers))
+        report = stack.enter_context(TerminalReport(console, turns=len(request.script.turns)))
+        watchers = _Watchers(report, speakers)
+        the_call = Call(request, settings, folder, run_id=run_id, watcher=watchers, progress=report.afterwards)
         with ending_in_good_order(the_call):
             run = await the_call.make()
     print_summary(console, run, str(folder))

@@ -23,6 +23,7 @@ def replay(run_dir: Path, speed: float) -> None:
 
     async def run() -> int:
         log_to_stderr("WARNING")
+        from runner.cli.reporting import show_report
         from runner.reports.console import make_console
         from runner.reports.replay import replay as play
         from runner.reports.terminal import TerminalReport, print_summary
@@ -32,6 +33,8 @@ def replay(run_dir: Path, speed: float) -> None:
         with TerminalReport(console, show_heard=True) as report:
             finished = await play(run_dir, report, speed=speed)
         print_summary(console, finished, str(run_dir))
+        if not finished.success:
+            show_report(console, run_dir)
         return finished.exit_code
 
     run_command(run)

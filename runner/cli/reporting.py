@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.errors import UsageError
+from runner.errors import RunnerError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from runner.calls.suite_file import SuiteResult
+    from runner.reports.html.write import RunFiles
 
 MAX_SHOWN = 10
 """Of so many runs that did not pass the report's path is printed; the suite's report leads to all."""
@@ -44,10 +45,30 @@ def report_run(console: "Console", folder: Path, html: Path | None = None) -> No
     """
     from runner.reports.html.write import write_run_report
 
-    made = write_run_report(folder, html)
-    _print_path(console, "report", made.report)
-    if made.snippet is not None:
-        _print_path(console, "failing moment", made.snippet)
+    with console.status("making the report"):
+        made = write_run_report(folder, html)
+    _print_files(console, made)
+
+
+def show_report(console: "Console", folder: Path) -> None:
+    """Print where the report of a run is, and where its failing moment can be heard; make them if they aren't there.
+
+    Args:
+        console: Where to print it.
+        folder: The run's folder.
+    """
+    from runner.reports.console import shown
+    from runner.reports.html.write import FILE_NAME, SNIPPET_NAME, RunFiles
+
+    report, snippet = folder / FILE_NAME, folder / SNIPPET_NAME
+    if report.is_file():
+        _print_files(console, RunFiles(report, snippet=snippet if snippet.is_file() else None))
+        return
+    try:
+        report_run(console, folder)
+    except RunnerError as error:
+        # The folder may be one that can only be read: the call can be shown all the same.
+        console.print(f"  no report: {shown(str(error))}", highlight=False, soft_wrap=True)
 
 
 def report_suite(console: "Console", folder: Path, html: Path | None = None) -> None:
@@ -63,9 +84,16 @@ def report_suite(console: "Console", folder: Path, html: Path | None = None) -> 
     """
     from runner.calls.suite_file import read_suite
     from runner.reports.html.write import write_suite_report
+    from runner.reports.progress import TimeLeft
 
-    with console.status("reports") as status:
-        path, runs = write_suite_report(folder, html, done=lambda n, of: status.update(f"reports: {n} of {of}"))
+    with console.status("making the reports") as status:
+        left = TimeLeft()
+
+        def done(number: int, of: int) -> None:
+            left.done(number / of)
+            status.update(f"making the reports: {number} of {of}{left.words()}")
+
+        path, runs = write_suite_report(folder, html, done=done)
     for title, name in _not_passed(read_suite(folder)):
         if name in runs:
             _print_path(console, title, runs[name].report)
@@ -79,6 +107,12 @@ def _not_passed(result: "SuiteResult") -> list[tuple[str, str]]:
     bad = [run for run in result.runs if run.folder is not None and not run.success]
     ordered = sorted(bad, key=lambda run: run.success is None)
     return [(run.title, run.folder or "") for run in ordered[:MAX_SHOWN]]
+
+
+def _print_files(console: "Console", files: "RunFiles") -> None:
+    _print_path(console, "report", files.report)
+    if files.snippet is not None:
+        _print_path(console, "failing moment", files.snippet)
 
 
 def _print_path(console: "Console", label: str, path: Path) -> None:

@@ -17,6 +17,7 @@ from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, Suite
 from runner.reports.comparison import weighed_lines
 from runner.reports.console import print_line, shown
 from runner.reports.evidence import attempt_line, failure_lines, headline_of, process_end, verdict_word
+from runner.reports.progress import duration
 from runner.scenarios.suites import PlannedRun, Suite
 from runner.text import one_line
 
@@ -82,6 +83,10 @@ class SuiteReport:
         self._began_s[run.index] = self._clock()
         self._titles[run.index] = run.title
 
+    def call_over(self, run: PlannedRun) -> None:
+        """Show that its call is over, and that what was said in it is being recognised."""
+        self._titles[run.index] = f"{run.title} (call over, recognising)"
+
     def ended(self, run: PlannedRun, result: SuiteRun | None) -> None:
         """Show what became of a run."""
         began_s = self._began_s.pop(run.index)
@@ -118,7 +123,7 @@ class SuiteReport:
         now = one_line(", ".join(names[:MAX_LIVE_NAMES])) + ("…" if len(names) > MAX_LIVE_NAMES else "")
         counts = f"{self._counts[True]} passed, {self._counts[False]} failed, {self._counts[None]} inconclusive"
         left_s = self.time_left_s()
-        left = "" if left_s is None else f", {_duration(left_s)} left"
+        left = "" if left_s is None else f", {duration(left_s)} left"
         return Text(f"  {done}/{total} done: {counts}{left}\n  now: {now or '-'}", style="bold")
 
     def time_left_s(self) -> float | None:
@@ -222,6 +227,9 @@ def _print_reasons(
             print_line(console, "    ", shown(reason))
         for line in () if run is None or run.failure is None else failure_lines(run.failure):
             print_line(console, "    ", f"[dim]{shown(line)}[/]")
+        if run is not None and run.agent_log is not None:
+            printed = f"what the agent printed: {Path(folder) / run.agent_log}"
+            console.print(f"    {shown(printed)}", highlight=False, soft_wrap=True)
         if run is not None and run.folder is not None:
             command = f"scenario-runner replay {shlex.quote(str(Path(folder) / run.folder))}"
             console.print(f"    {shown(command)}", highlight=False, soft_wrap=True)
@@ -253,11 +261,3 @@ def _reason(run: SuiteRun) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-def _duration(duration_s: float) -> str:
-    minutes, seconds = divmod(round(duration_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

@@ -1,6 +1,7 @@
 """A call on the terminal: who is speaking, lines as they are heard, latencies, expectations as they resolve."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -26,6 +27,7 @@ from bots.timeline import (
     CallerPressedKeys,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
+    CallerTurnStarted,
     CallerUnderrun,
     CallStarted,
     DataMessagePublished,
@@ -36,6 +38,7 @@ from bots.timeline import (
     Source,
     TimelineEvent,
 )
+from runner.calls.request import Afterwards
 from runner.calls.run_file import Run
 from runner.evaluation.outcome import Status
 from runner.evaluation.trouble import media_problem
@@ -52,6 +55,7 @@ from runner.reports.evidence import (
     verdict_word,
     verdict_words,
 )
+from runner.reports.progress import TimeLeft
 
 _MARKS = {
     Verdict.MET: "[green]✓[/]",
@@ -68,20 +72,34 @@ class TerminalReport:
 
     Args:
         console: Where to show it.
+        turns: How many turns its script has, where that is known.
         show_heard: Show words that were heard too, where the agent also tells them.
+        clock: Monotonic time, in seconds.
     """
 
-    def __init__(self, console: Console, *, show_heard: bool = False):
+    def __init__(
+        self,
+        console: Console,
+        *,
+        turns: int | None = None,
+        show_heard: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._console = console
+        self._turns = turns
         self._show_heard = show_heard
+        self._clock = clock
+        self._doing = "preparing what the caller says"
+        self._way_out = ""
+        self._turn = 0
+        self._left: TimeLeft | None = None
         self._caller_speaking = False
         self._agent_speaking = False
         self._caller_end_ns: int | None = None
         self._latency_ms: float | None = None
         self._tells = False
         self._reported: set[tuple[int, int]] = set()
-        self._ended = False
-        self._live = Live(self._status(), console=console, refresh_per_second=8, transient=True)
+        self._live = Live(get_renderable=self.status, console=console, refresh_per_second=8, transient=True)
 
     def __enter__(self) -> Self:
         """Begin to show who is speaking, at the bottom of the terminal."""
@@ -100,16 +118,22 @@ class TerminalReport:
         """Show a fact, if it is one a person wants to see."""
         match event:
             case CallStarted():
+                self._doing = "entering the room"
                 self._line(event, "call", f"[bold]{shown(event.scenario)}[/] at {shown(event.room)}")
             case RoomEntered():
+                # Empty: it was in the room before us.
+                self._doing = "waiting for the agent" if self._doing else ""
                 self._line(event, "call", "in the room")
             case AgentJoined():
+                self._doing = ""
                 name = f" ({shown(event.participant)})" if event.participant else ""
                 self._line(event, "agent", f"joined{name}", style="magenta")
             case MediaNotConnected():
                 self._line(event, "call", f"[yellow]{media_problem(event)}[/]")
             case DataMessagePublished():
                 self._line(event, "call", "data message published")
+            case CallerTurnStarted():
+                self._turn = event.turn + 1
             case CallerStartedSpeaking():
                 self._caller_speaking = True
                 self._latency_ms = None
@@ -154,12 +178,24 @@ class TerminalReport:
             case AgentMediaResumed():
                 self._line(event, "agent", "is heard again", style="magenta")
             case CallEnded():
-                self._ended = True
+                self._doing = "the call is over"
                 detail = f": {shown(event.detail)}" if event.detail else ""
                 self._line(event, "call", f"{event.reason.value}{detail}")
             case _:
                 pass
-        self._refresh()
+
+    def afterwards(self, step: Afterwards, share: float) -> None:
+        """Show what is done now that the call is over, and how long it will take.
+
+        Args:
+            step: What is being done.
+            share: Which share of it is done, from 0 to 1.
+        """
+        if share == 0 or self._left is None:
+            self._left = TimeLeft(self._clock)
+        self._left.done(share)
+        self._doing = step.value
+        self._way_out = "" if step is Afterwards.MEASURING else " (Ctrl-C to go without)"
 
     def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
         """Show expectations that are newly decided."""
@@ -197,16 +233,16 @@ class TerminalReport:
     def _line(self, event: TimelineEvent, who: str, text: str, style: str = "dim") -> None:
         print_line(self._console, f"[dim]{event.at_s:8.2f} s[/]  [{style}]{who:<6}[/]  ", text)
 
-    def _status(self) -> Text:
-        if self._ended:
-            return Text(f"{'':>12}recognising what the agent said … (Ctrl-C to go without)", style="bold")
+    def status(self) -> Text:
+        """Return the line that says what is going on."""
+        if self._doing:
+            left = "" if self._left is None else self._left.words()
+            return Text(f"{'':>12}{self._doing}{left} …{self._way_out}", style="bold")
         caller = "● caller" if self._caller_speaking else "○ caller"
         agent = "● agent" if self._agent_speaking else "○ agent"
-        return Text(f"{'':>12}{caller}   {agent}", style="bold")
-
-    def _refresh(self) -> None:
-        if self._live.is_started:
-            self._live.update(self._status())
+        turn = f"   turn {self._turn}" if self._turn else ""
+        of = f" of {self._turns}" if turn and self._turns is not None else ""
+        return Text(f"{'':>12}{caller}   {agent}{turn}{of}", style="bold")
 
 
 def print_summary(console: Console, run: Run, folder: str) -> None:

@@ -86,6 +86,7 @@ class StubCall:
         with TimelineWriter(self.folder / "timeline.jsonl") as timeline:
             for fact in facts:
                 timeline.write(fact)
+                self.watcher.fact(fact)
             run = judge_run(self.request.script, facts, Circumstances(timeline=timeline.stamp))
         write_run(self.folder, run)
         return run
@@ -130,6 +131,9 @@ class Watcher:
 
     def begun(self, run: PlannedRun) -> None:
         self.seen.append(f"begun {run.title}")
+
+    def call_over(self, run: PlannedRun) -> None:
+        self.seen.append(f"over {run.title}")
 
     def ended(self, run: PlannedRun, result: SuiteRun | None) -> None:
         self.seen.append(f"ended {run.title}: {None if result is None else result.success}")

@@ -24,7 +24,7 @@ from bots.timeline import (
 )
 from runner.calls.call import Call
 from runner.calls.recording import read_recording
-from runner.calls.request import CallRequest
+from runner.calls.request import Afterwards, CallRequest
 from runner.calls.run_file import Run, read_run
 from runner.calls.timeline import TimelineWriter, read_timeline
 from runner.evaluation.outcome import Status
@@ -117,7 +117,7 @@ def test_a_full_disk_ends_the_call_as_our_own_fault(
 def test_stopping_after_the_call_keeps_its_verdict(tmp_path: Path) -> None:
     recognising = anyio.Event()
 
-    async def never(*_: object) -> list[str]:
+    async def never(*_: object, **__: object) -> list[str]:
         recognising.set()
         await anyio.sleep_forever()
         return []
@@ -138,6 +138,14 @@ def test_stopping_after_the_call_keeps_its_verdict(tmp_path: Path) -> None:
     assert (run.success, run.ended_reason) == (True, EndedReason.CALLER_HUNG_UP)
     # On a busy machine there may be others.
     assert "stopped before all of the agent's words were recognised and judged" in run.warnings
+
+
+def test_it_is_told_what_is_done_after_the_call(tmp_path: Path) -> None:
+    told: list[tuple[Afterwards, float]] = []
+    made = ROOM.prepare(CallRequest(listening(), ADDRESS), tmp_path / "run")
+    made.call.progress = lambda step, share: told.append((step, share))
+    run_virtually(made.clock, made.call.make)
+    assert told == [(Afterwards.MEASURING, 0), (Afterwards.RECOGNISING, 0), (Afterwards.RECOGNISING, 1)]
 
 
 class StubJudge:

@@ -138,7 +138,9 @@ async def test_whoever_keeps_results_gets_every_state_in_turn(tmp_path: Path) ->
 async def test_a_watcher_sees_runs_begin_and_end(tmp_path: Path) -> None:
     watcher = Watcher()
     await runner(tmp_path, StubCalls(b=fails), "ab", watcher=watcher).make()
-    assert watcher.seen == ["begun all/a", "ended all/a: True", "begun all/b", "ended all/b: False"]
+    assert watcher.seen == [
+        "begun all/a", "over all/a", "ended all/a: True", "begun all/b", "over all/b", "ended all/b: False"
+    ]  # fmt: skip
 
 
 async def test_what_the_suite_says_reaches_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

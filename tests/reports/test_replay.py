@@ -18,6 +18,7 @@ from runner.errors import UsageError
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict
 from runner.reports.replay import replay
 from runner.reports.terminal import TerminalReport
+from tests.reports.html.calls import WRONG_CALL, call_facts, kept
 from tests.reports.test_suite_report import run
 from tests.reports.test_terminal import FACTS, LINES, SCRIPT, printed
 
@@ -139,6 +140,17 @@ def test_the_command_shows_the_call_summary_and_exit_code(folder: Path) -> None:
     assert [text for text in lines[: len(LINES) + len(VERDICTS)] if text.strip() not in VERDICTS] == LINES
     assert "failed: 2 of 3 expectations met in 7.0 s (caller-hung-up, cause: agent)" in lines
     assert (result.exit_code, result.stderr) == (1, "")
+
+
+def test_a_replayed_failure_leads_to_its_report_and_sound(tmp_path: Path) -> None:
+    kept(tmp_path / "run", WRONG_CALL, call_facts())
+    files = [f"  report: {tmp_path}/run/report.html", f"  failing moment: {tmp_path}/run/failing_moment.wav"]
+    made: list[int] = []
+    for _ in range(2):
+        result = CliRunner().invoke(main, ["replay", str(tmp_path / "run"), "--speed", "0"])
+        assert result.stdout.splitlines()[-3:] == [f"  {tmp_path}/run", *files]
+        made.append((tmp_path / "run" / "report.html").stat().st_mtime_ns)
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize(("break_it", "says"), BROKEN)

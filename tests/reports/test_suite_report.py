@@ -84,6 +84,8 @@ def test_the_status_counts_and_names_what_is_under_way(suite: Suite) -> None:
     report.begun(suite.runs[1])
     assert report.time_left_s() is None
     assert report.status().plain == "  0/4 done: 0 passed, 0 failed, 0 inconclusive\n  now: a [b], a [b] #2"
+    report.call_over(suite.runs[1])
+    assert report.status().plain.endswith("now: a [b], a [b] #2 (call over, recognising)")
     clock.now_s += 60
     report.ended(suite.runs[0], run(True))
     report.begun(suite.runs[2])
@@ -178,6 +180,15 @@ def test_at_80_columns_no_word_is_broken_and_the_next_step_is_said() -> None:
     assert "scenario-runner replay runs/suite-1/stops_when_interrupted-2" in [
         line.strip() for line in told.splitlines()
     ]
+
+
+def test_what_the_agent_printed_is_one_path_away() -> None:
+    failure = Failure(kind=FailureKind.NO_ROOM, cause=Cause.ROOM, headline="the agent ended with exit code 1")
+    dead = run(None, agent_log="agent-1.log").model_copy(update={"failure": failure})
+    result = SuiteResult(suite="n", file="n", started_at="x", finished=True, runs=[dead], open=[])
+    shown = console()
+    print_suite(shown, result, "runs/1")
+    assert "    what the agent printed: runs/1/agent-1.log" in text_of(shown).splitlines()
 
 
 def test_no_control_code_reaches_the_terminal(suite: Suite) -> None:

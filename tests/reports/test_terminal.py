@@ -36,6 +36,7 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.calls.repeating import earlier_attempt
+from runner.calls.request import Afterwards
 from runner.calls.run_file import judge_run
 from runner.evaluation.outcome import Failure, FailureKind
 from runner.evaluation.verdicts import Cause, Evidence, ExpectationVerdict, Verdict
@@ -225,9 +226,10 @@ def test_an_expectation_is_shown_once_when_it_is_decided() -> None:
 
 def test_a_terminal_shows_who_is_speaking() -> None:
     def last(*facts: TimelineEvent) -> str:
-        return next(text for text in reversed(report(facts, terminal=True)) if "caller" in text)
+        shown = report([AgentJoined(at_ns=0), *facts], terminal=True)
+        return next(text for text in reversed(shown) if "caller" in text)
 
-    assert "○ caller   ○ agent" in last(RoomEntered(at_ns=0))
+    assert "○ caller   ○ agent" in last()
     assert "○ caller   ● agent" in last(AgentStartedSpeaking(at_ns=0))
     assert "● caller   ○ agent" in last(CallerStartedSpeaking(at_ns=0, turn=0, text="x"))
     assert "○ caller   ○ agent" in last(*line(0, 1), AgentStartedSpeaking(at_ns=1), AgentStoppedSpeaking(at_ns=2))
@@ -236,6 +238,31 @@ def test_a_terminal_shows_who_is_speaking() -> None:
 def summary(facts: Sequence[TimelineEvent], folder: str = "runs/x", warnings: Sequence[str] = ()) -> list[str]:
     run = judge_run(SCRIPT, facts).model_copy(update={"warnings": list(warnings)})
     return printed(lambda console: print_summary(console, run, folder))
+
+
+def test_a_terminal_shows_what_is_done_and_how_long_it_takes() -> None:
+    now_s = 100.0
+    console = Console(file=io.StringIO())
+    report = TerminalReport(console, turns=7, clock=lambda: now_s)
+    seen = [report.status().plain.strip()]
+    for fact in (FACTS[0], RoomEntered(at_ns=0), AgentJoined(at_ns=0), CallerTurnStarted(at_ns=0, turn=2)):
+        report.fact(fact)
+        seen.append(report.status().plain.strip())
+    report.fact(FACTS[-1])
+    for share in (0.0, 0.25):
+        report.afterwards(Afterwards.RECOGNISING, share)
+        seen.append(report.status().plain.strip())
+        now_s += 5
+    assert seen == [
+        "preparing what the caller says …",
+        "entering the room …",
+        "waiting for the agent …",
+        "○ caller   ○ agent",
+        "○ caller   ○ agent   turn 3 of 7",
+        "recognising what the agent said … (Ctrl-C to go without)",
+        "recognising what the agent said, about 15 s left … (Ctrl-C to go without)",
+    ]
+    assert "about 10 s left" in report.status().plain
 
 
 MISSING = "response containing 'smoking' within 3 s"

@@ -35,10 +35,22 @@ class Recogniser:
         self._misheard = misheard
         self._random = random
 
-    async def transcribe(self, segments: Sequence[bytes], rate_hz: int, stt: ServiceSettings) -> list[str]:
+    async def transcribe(
+        self,
+        segments: Sequence[bytes],
+        rate_hz: int,
+        stt: ServiceSettings,
+        *,
+        done: Callable[[int], None] | None = None,
+    ) -> list[str]:
         """Return one text for each piece of 24 kHz audio."""
         assert rate_hz == RATE_HZ
-        return [self._text(np.frombuffer(segment, np.int16).astype(np.float64)) for segment in segments]
+        texts: list[str] = []
+        for segment in segments:
+            texts.append(self._text(np.frombuffer(segment, np.int16).astype(np.float64)))
+            if done is not None:
+                done(len(texts))
+        return texts
 
     def _text(self, audio: _Samples) -> str:
         found: list[tuple[int, list[str]]] = []

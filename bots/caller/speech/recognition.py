@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -36,7 +36,12 @@ _STREAM_QUIET_S = 1.5
 
 
 async def transcribe(
-    segments: Sequence[bytes], rate_hz: int, stt: ServiceSettings, *, timeout_s: float = 60.0
+    segments: Sequence[bytes],
+    rate_hz: int,
+    stt: ServiceSettings,
+    *,
+    done: Callable[[int], None] | None = None,
+    timeout_s: float = 60.0,
 ) -> list[str]:
     """Recognise finished pieces of a recording.
 
@@ -49,6 +54,7 @@ async def transcribe(
         segments: 16-bit mono PCM, one piece for each stretch of speech.
         rate_hz: Sample rate of the pieces.
         stt: The service that recognises.
+        done: Is called after each piece, with how many are done.
         timeout_s: How long one piece may take beyond its own length, in seconds.
 
     Returns:
@@ -58,9 +64,14 @@ async def transcribe(
         ValueError: If the service can't be made from the settings.
         SpeechError: If the service reports an error, or a piece takes too long.
     """
-    if stt.service == OFFLINE:
-        return await apart.run(transcribe_here, segments, rate_hz, stt, timeout_s)
-    return await transcribe_here(segments, rate_hz, stt, timeout_s)
+    if stt.service != OFFLINE:
+        return await transcribe_here(segments, rate_hz, stt, timeout_s, done)
+    texts: list[str] = []
+    for segment in segments:
+        texts += await apart.run(transcribe_here, [segment], rate_hz, stt, timeout_s)
+        if done is not None:
+            done(len(texts))
+    return texts
 
 
 async def preload(stt: ServiceSettings) -> None:
@@ -82,24 +93,36 @@ async def preload_here() -> None:
 
 
 async def transcribe_here(
-    segments: Sequence[bytes], rate_hz: int, stt: ServiceSettings, timeout_s: float
+    segments: Sequence[bytes],
+    rate_hz: int,
+    stt: ServiceSettings,
+    timeout_s: float,
+    done: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Recognise finished pieces of a recording in this process; see :func:`transcribe`."""
     pieces = [await asyncio.to_thread(_prepared, segment, rate_hz) for segment in segments]
     if not any(pieces):
         return ["" for _ in pieces]
     service = make_stt(stt)
+    texts: list[str] = []
+
+    def add(text: str) -> None:
+        texts.append(text)
+        if done is not None:
+            done(len(texts))
+
     if not isinstance(service, SegmentedSTTService):
         async with running(service, input_rate_hz=_RATE_HZ) as at_work:
-            return [await _streamed(at_work, piece, timeout_s) if piece else "" for piece in pieces]
+            for piece in pieces:
+                add(await _streamed(at_work, piece, timeout_s) if piece else "")
+        return texts
     # Such a service says nothing where it recognised nothing, but answers everything before it ends: one run each.
-    texts: list[str] = []
     unused: SegmentedSTTService | None = service
     for piece in pieces:
         if not piece:
-            texts.append("")
+            add("")
             continue
-        texts.append(await _whole(unused or cast(SegmentedSTTService, make_stt(stt)), piece, timeout_s))
+        add(await _whole(unused or cast(SegmentedSTTService, make_stt(stt)), piece, timeout_s))
         unused = None
     return texts
 

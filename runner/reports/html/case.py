@@ -1,25 +1,35 @@
 """Why a run did not pass, as a page puts it first: one sentence, and what was expected beside what came."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bots.caller.script import FunctionCall, Script
+from bots.clock import NS_PER_S
 from bots.timeline import (
+    AgentAudioLost,
     AgentCalledFunction,
     AgentError,
+    AgentProbed,
     AgentProcessEnded,
     AgentSaid,
+    AgentSessionEnded,
     CallerHeardAs,
+    CallerStartedSpeaking,
+    CallerUnderrun,
+    HarnessStalled,
+    Source,
     TimelineEvent,
 )
 from runner.calls.run_file import RunReport
+from runner.evaluation.dropped import dropped_words
 from runner.evaluation.failure import Failure, FailureKind
 from runner.evaluation.function_calls import CALLS
 from runner.evaluation.verdicts import Evidence, ExpectationVerdict
 from runner.evaluation.view import CallView
 from runner.evaluation.wording import contains_words
-from runner.reports.evidence import headline_of
+from runner.reports.evidence import headline_of, process_end
 from runner.reports.html.shown import sentence, whole_units, words
 
 LEAD_S = 2.0
@@ -36,6 +46,12 @@ _MOST_ERRORS = 3
 _HEADLINE_LIMIT = 300
 _VALUE_LIMIT = 200
 _TOLD = " (told)"
+_FIRST_WORDS = 100
+"""By so many characters words are found that a failure quotes: it cuts what is long."""
+
+_OF_SPEECH = frozenset({"agent_started_speaking", "agent_stopped_speaking"})
+_BESIDE_LINE = _OF_SPEECH | {"agent_left"}
+_ONLY_TOLD = "Told, not heard"
 
 _EVENTS = {
     "agent_called_function": "Called",
@@ -126,10 +142,12 @@ def case_of(run: RunReport, view: CallView, script: Script | None) -> Case:
         return Case(sentence(f"{verdict}: {headline}"), headline, (), None, 0.0, 0.0)
     wrong = _wrong_call(run, failure, view, script)
     errors = list(_error_rows(failure, view))
-    rows = [*wrong.rows(), *errors] if wrong else [*_expected(failure), *errors, *_heard(failure)]
+    rows = [*wrong.rows(), *errors] if wrong else [*_expected(failure), *errors, *_heard(failure, view)]
     at_s = wrong.came.at_s if wrong else _moment_s(run, failure, view)
     rows += _then_said(failure, view, rows, at_s)
     rows += _evidence_rows(failure, view, rows)
+    if wrong is None:
+        rows.sort(key=_in_order)
     what = headline_of(failure, run.detail, run.ended_reason)
     if failure.turn is not None:
         what = what.removeprefix(f"turn {failure.turn + 1}: ")
@@ -257,11 +275,25 @@ def _expected(failure: Failure) -> Iterator[CaseRow]:
         yield CaseRow("Expected", (Piece(words(failure.expected)),))
 
 
-def _heard(failure: Failure) -> Iterator[CaseRow]:
-    if failure.heard is not None:
-        told = failure.heard.endswith(_TOLD)
-        text = words(failure.heard.removesuffix(_TOLD))
-        yield CaseRow("Told" if told else "Heard", (Piece(text if text == "no call" else f"“{text}”"),))
+def _heard(failure: Failure, view: CallView) -> Iterator[CaseRow]:
+    if failure.heard == "no call":
+        yield CaseRow("Called", (Piece("nothing"),))
+    elif failure.heard is not None:
+        source = Source.TOLD if failure.heard.endswith(_TOLD) else Source.HEARD
+        text = failure.heard.removesuffix(_TOLD)
+        begin_ns = 0 if failure.turn is None else view.starts.get(failure.turn, 0)
+        said = [_begin_s(e) for e in view.said(source) if text.startswith(_flat(e.text)[:_FIRST_WORDS])]
+        at_s = min((at_s for at_s in said if at_s * NS_PER_S >= begin_ns), default=None)
+        label = source.value.capitalize()
+        if source is Source.TOLD and failure.kind is FailureKind.SILENT:
+            label = _ONLY_TOLD
+        yield CaseRow(label, (Piece(f"“{words(text)}”"),), at_s)
+    elif failure.kind is FailureKind.SILENT and failure.expected is not None:
+        yield CaseRow("Heard", (Piece("nothing"),))
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _error_rows(failure: Failure, view: CallView) -> Iterator[CaseRow]:
@@ -284,18 +316,60 @@ def _then_said(failure: Failure, view: CallView, rows: Sequence[CaseRow], at_s: 
         yield CaseRow("It then said", (Piece(f"“{words(said.text)}”"),), _begin_s(said))
 
 
+def _in_order(row: CaseRow) -> tuple[bool, float, bool]:
+    """Put what was expected first, then what came, as it came."""
+    at_s = math.inf if row.at_s is None else row.at_s
+    return row.label != "Expected", at_s, row.label in ("Heard", "Told")
+
+
 def _evidence_rows(failure: Failure, view: CallView, rows: Sequence[CaseRow]) -> Iterator[CaseRow]:
     shown = {round(row.at_s, 3) for row in rows if row.at_s is not None}
+    doubted = dropped_words(view)
+    quoted = next((row for row in rows if row.label in ("Heard", "Told", _ONLY_TOLD) and row.at_s is not None), None)
     for evidence in failure.evidence:
         fact = _fact(evidence, view)
         at_s = evidence.at_s if fact is None else _begin_s(fact)
-        if evidence.at_s in shown or round(at_s, 3) in shown:
+        only_told = id(fact) in doubted
+        said_above = quoted is not None and evidence.source is not None and _flat(evidence.text or "") in quoted.text
+        # Where speech lies beside the caller's line is said of it whatever else is heard from there on.
+        shown_above = evidence.event not in _OF_SPEECH and (evidence.at_s in shown or round(at_s, 3) in shown)
+        if not only_told and (said_above or shown_above):
             continue
         label = _EVENTS.get(evidence.event, evidence.event.replace("_", " ").capitalize())
         if evidence.source is not None:
-            label = evidence.source.value.capitalize()
-        text = words(evidence.text) if evidence.text else f"{at_s:.2f} s into the call"
-        yield CaseRow(label, (Piece(f"“{text}”" if evidence.source is not None else text),), at_s)
+            label = _ONLY_TOLD if only_told else evidence.source.value.capitalize()
+        if evidence.text:
+            text = f"“{words(evidence.text)}”" if evidence.source is not None else words(evidence.text)
+        else:
+            text = _without_words(evidence, fact, view)
+        yield CaseRow(label, (Piece(text, "bad" if only_told else None),), at_s)
+
+
+def _without_words(evidence: Evidence, fact: TimelineEvent | None, view: CallView) -> str:
+    """Return what evidence says that carries no words: of speech, where it lies beside the caller's line."""
+    match fact:
+        case CallerStartedSpeaking():
+            return f"“{words(fact.text)}”"
+        case AgentProbed():
+            return {True: "takes connections", False: "refuses connections", None: "does not answer"}[fact.answers]
+        case AgentProcessEnded():
+            return process_end(fact.exit_code)
+        case AgentSessionEnded():
+            return words(fact.state)
+        case HarnessStalled() | AgentAudioLost() | CallerUnderrun():
+            return f"{fact.duration_ms:.0f} ms"
+        case _:
+            pass
+    at_ns = round(evidence.at_s * NS_PER_S)
+    turn = view.turn_at(at_ns)
+    line, end = (None, None) if turn is None else (view.line(turn), view.line_end(turn))
+    if line is not None and line.at_ns <= at_ns and evidence.event in _BESIDE_LINE:
+        if evidence.event == "agent_stopped_speaking":
+            return f"{(at_ns - line.at_ns) / NS_PER_S:.2f} s after the caller began"
+        if end is None or at_ns < end.at_ns:
+            return f"{(at_ns - line.at_ns) / NS_PER_S:.2f} s into the caller's line"
+        return f"{(at_ns - end.at_ns) / NS_PER_S:.2f} s after the caller's line"
+    return f"{evidence.at_s:.2f} s into the call"
 
 
 def _fact(evidence: Evidence, view: CallView) -> TimelineEvent | None:

@@ -160,7 +160,9 @@ def _write_run(folder: Path, target: Path, crumbs: tuple[Link, ...]) -> RunFiles
     page = run_page(run, facts, script=run.script, sound=sound, around=around)
     _write(target, render_run(page))
     snippet = None
-    if channels is not None and sound is not None and not run.success:
+    if page.case.at_s is None:
+        _forget_snippet(folder)
+    elif channels is not None and sound is not None:
         snippet = _snippet(folder, page, channels, rate_hz)
     return RunFiles(target, page.case.reason, snippet)
 
@@ -191,15 +193,22 @@ def _facts(folder: Path, run: Run, missing: list[str]) -> list[TimelineEvent]:
     return facts
 
 
-def _snippet(folder: Path, page: RunPage, channels: npt.NDArray[np.int16], rate_hz: int) -> Path | None:
-    if page.case.at_s is None:
-        return None
+def _snippet(folder: Path, page: RunPage, channels: npt.NDArray[np.int16], rate_hz: int) -> Path:
     path = folder / SNIPPET_NAME
     try:
         write_snippet(path, channels, rate_hz, from_s=page.case.hear_s, to_s=page.case.until_s)
     except OSError as error:
         raise RunnerError(f"{path}: can't be written ({error.strerror})") from error
     return path
+
+
+def _forget_snippet(folder: Path) -> None:
+    """Remove what an earlier verdict left: a call that is judged again may have no failing moment any more."""
+    path = folder / SNIPPET_NAME
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunnerError(f"{path}: can't be removed ({error.strerror})") from error
 
 
 def _limits_ms(result: SuiteResult, folder: Path) -> dict[tuple[str, str], float]:

@@ -47,6 +47,7 @@ class AgentInput(BaseInputTransport):
         self._buffer = bytearray()
         self._buffer_at_ns = 0
         self._left_out_ms = 0
+        self._stood_still = False
         self._forward_task: Any = None
 
     def put(self, at_ns: int, pcm: bytes) -> None:
@@ -70,10 +71,16 @@ class AgentInput(BaseInputTransport):
                 return
 
     def _say_what_was_left_out(self) -> None:
-        """Say once, when it is over, that the pipeline stood still: what it slept through comes all at once."""
+        """Say, when it is over, that the pipeline stood still: what it slept through comes all at once.
+
+        On a busy machine it does so many times a call: the first time is told, the others only where much is logged.
+        """
         if self._left_out_ms:
-            logger.error("the caller's pipeline stood still: left out {} ms of the agent's audio", self._left_out_ms)
+            level = "DEBUG" if self._stood_still else "ERROR"
+            what = "the caller's pipeline stood still: left out {} ms of the agent's audio"
+            logger.log(level, what, self._left_out_ms)
             self._left_out_ms = 0
+            self._stood_still = True
 
     async def start(self, frame: StartFrame) -> None:
         """Begin to push audio."""

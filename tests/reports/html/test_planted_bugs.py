@@ -57,10 +57,20 @@ DROPPED = (
     ("call", "title", "row", "at_s"),
     [
         (WRONG, "was called with people = 5; 4 was expected", ("Called", "people = 5"), 8.2),
-        (SLOW, "answered 4.0\u00a0s after the caller (limit 2\u00a0s)", ("Told", "Hello."), 7.0),
+        (
+            SLOW,
+            "answered 4.0\u00a0s after the caller (limit 2\u00a0s)",
+            ("Began to speak", "4.00 s after the caller's line"),
+            7.0,
+        ),
         (RAISED, "reported an error (Error processing frame: 'order')", ("Its error", "'order'"), 4.0),
-        (OVER, "talked over the caller", ("Began to speak", "1.90 s"), 1.9),
-        (DROPPED, "reported 'For which day?', but no audio of it arrived", ("Told", "For which day?"), 6.0),
+        (OVER, "talked over the caller", ("Began to speak", "0.90 s into the caller's line"), 1.9),
+        (
+            DROPPED,
+            "reported 'For which day?', but no audio of it arrived",
+            ("Told, not heard", "For which day?"),
+            6.0,
+        ),
     ],
     ids=["wrong answer", "slow", "raises", "talks over", "drops a sentence"],
 )

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bots.timeline import CallEnded
+from runner.calls.run_file import read_run, write_run
 from runner.calls.suite_file import SuiteResult, write_suite
 from runner.cli import main
 from runner.reports.html import write
@@ -68,6 +69,14 @@ def test_the_failing_moment_can_be_heard_alone(run: Path) -> None:
         rate_hz = file.getframerate()
     # It begins at 5 s; the agent speaks from 8.5 s on.
     assert np.flatnonzero(samples[:, 1])[0] / rate_hz == pytest.approx(3.5, abs=0.01)
+
+
+def test_a_run_that_passes_after_all_keeps_no_failing_moment(run: Path) -> None:
+    snippet = write_run_report(run).snippet
+    passed = read_run(run).model_copy(update={"success": True, "failure": None})
+    write_run(run, passed)
+    assert write_run_report(run).snippet is None
+    assert snippet is not None and not snippet.exists()
 
 
 def test_a_page_made_again_is_the_same_to_the_byte(run: Path) -> None:
