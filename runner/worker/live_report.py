@@ -156,9 +156,9 @@ class LiveReport:
         while True:
             await self._listened_to.wait()
             self._listened_to = anyio.Event()
-            while self._sound is not None:
+            while (sound := self._sound) is not None:
                 await anyio.sleep(SOUND_INTERVAL_S)
-                if self._sound is None or not (pcm := self._sound.take()):
+                if not (pcm := sound.take()):
                     continue
                 try:
                     await self._record.sound(self._job.run_id, self._job.attempt, pcm)
