@@ -158,13 +158,16 @@ class LiveReport:
             self._listened_to = anyio.Event()
             while self._sound is not None:
                 await anyio.sleep(SOUND_INTERVAL_S)
-                if self._sound is None or not (pcm := self._sound.take()):
+                if not (pcm := self._new_sound()):
                     continue
                 try:
                     await self._record.sound(self._job.run_id, self._job.attempt, pcm)
                 except RecordError as error:
                     # Not sent again: who listens wants to hear what is on now.
                     logger.debug("run {}: {}", self._job.run_id, error)
+
+    def _new_sound(self) -> bytes:
+        return b"" if self._sound is None else self._sound.take()
 
     async def _tell_facts(self) -> None:
         while True:
