@@ -161,16 +161,13 @@ async def follow_live(visit: Visit) -> Response:
 
 async def follow_run(visit: Visit) -> Response:
     """Send what happens in a call, line by line."""
-    async with visit.services.database.reading() as session:
-        await find_run(session, visit.reading, visit.number)
+    await _run(visit)
     return EventSourceResponse(_rows(visit), ping=HEARTBEAT_S, headers=_HEADERS)
 
 
 async def listen_in(visit: Visit) -> Response:
     """Send the sound of a call while it is on: a WAV file that ends with the call."""
-    async with visit.services.database.reading() as session:
-        run = await find_run(session, visit.reading, visit.number)
-    if run.status not in HEARD:
+    if (await _run(visit)).status not in HEARD:
         raise Conflict("The call is over.")
     live_sounds(visit.request.app).see_that_there_is_room()
     return _Sound(_sound(visit), media_type="audio/wav", headers=_SOUND_HEADERS)
@@ -205,21 +202,31 @@ async def _sound(visit: Visit) -> AsyncGenerator[bytes]:
                 checked_s = now_s
 
 
+async def _run(visit: Visit) -> RunRow:
+    async with visit.services.database.reading() as session:
+        return await find_run(session, visit.reading, visit.number)
+
+
 async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
     known = visit.request.headers.get("Last-Event-ID", "")[:20] or None
     timelines = live_timelines(visit.request.app)
     messages = timeline_of(visit.services, timelines, visit.reading, visit.number, known)
     checked_s = time.monotonic()
     story = Story(has_begun=known is not None)
+    is_under_way = False
     async for message in messages:
         if time.monotonic() - checked_s > CHECK_EVERY_S:
             if not await holds(visit):
                 return
             checked_s = time.monotonic()
+        if not is_under_way and message.event != "end":
+            # The page may have been opened while it waited.
+            is_under_way = True
+            yield ServerSentEvent(render("live_state.html", run=await _run(visit)), event="state")
         if message.event == "end":
             yield ServerSentEvent(render("live_end.html", run=visit.number, end=_end(message.data)), event="end")
         elif message.event == "restart":
-            story = Story()
+            story, is_under_way = Story(), False
             yield ServerSentEvent(render("live_restart.html"), event="restart", id=message.id)
         elif story.begins_again(event := _event(str(message.data))):
             yield ServerSentEvent(render("live_restart.html"), event="restart", id=message.id)

@@ -153,6 +153,8 @@ def _number(text: str) -> int | str | None:
 
 def _baseline(text: Mapping[str, str]) -> str | list[int] | None:
     if text["baseline"] != RESULTS:
+        if text["baseline_results"]:
+            raise BadRequest({"baseline": ["Choose certain results, or give no ids of results."]})
         return text["baseline"] or None
     numbers = [lists.number_of(part.strip()) for part in text["baseline_results"].split(",")]
     if None in numbers:

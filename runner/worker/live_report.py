@@ -156,15 +156,18 @@ class LiveReport:
         while True:
             await self._listened_to.wait()
             self._listened_to = anyio.Event()
-            while (sound := self._sound) is not None:
+            while self._sound is not None:
                 await anyio.sleep(SOUND_INTERVAL_S)
-                if not (pcm := sound.take()):
+                if not (pcm := self._new_sound()):
                     continue
                 try:
                     await self._record.sound(self._job.run_id, self._job.attempt, pcm)
                 except RecordError as error:
                     # Not sent again: who listens wants to hear what is on now.
                     logger.debug("run {}: {}", self._job.run_id, error)
+
+    def _new_sound(self) -> bytes:
+        return b"" if self._sound is None else self._sound.take()
 
     async def _tell_facts(self) -> None:
         while True:

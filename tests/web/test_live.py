@@ -92,6 +92,8 @@ async def test_four_see_what_happens_within_a_second(
     await report(worker_client, run_id, outcome())
     for follower in followers:
         await follower.sees("Open the report")
+        # The page was opened while the run waited.
+        assert follower.seen[0][0] == "state" and "Under way" in follower.seen[0][1]
         rows = [data for event, data in follower.seen if event == "row"]
         assert len(rows) == 3 and "&lt;b&gt;Hello&lt;/b&gt;" in rows[0] and "Good evening" in rows[1]
         assert follower.seen[-1][0] == "end" and "Passed" in follower.seen[-1][1]

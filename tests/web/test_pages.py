@@ -355,6 +355,7 @@ WRONG_SCHEDULES = [
     ({"concurrency_limit": "many"}, "concurrency_limit", "integer"),
     ({"overlap": "kill"}, "overlap", "queue"),
     ({"baseline": "results", "baseline_results": "1, x"}, "baseline", "ids of results"),
+    ({"baseline": "previous", "baseline_results": "1"}, "baseline", "no ids of results"),
     ({"baseline": "results", "baseline_results": "999"}, "baseline", "999"),
     ({"notify_on": "both"}, "notify_on", "Nobody would be told"),
     ({"room_url": ""}, "rooms", "address of the room"),

@@ -25,6 +25,15 @@ const ways = () => {
   }
 };
 document.addEventListener('change', ways); ways();
+/* Likewise what belongs to one choice of a list. */
+const choices = () => {
+  for (const el of document.querySelectorAll('[data-choice]')) {
+    const [list, value] = el.dataset.choice.split(' ');
+    el.hidden = document.getElementById(list).value !== value;
+    for (const field of el.querySelectorAll('input')) field.disabled = el.hidden;
+  }
+};
+document.addEventListener('change', choices); choices();
 for (const box of document.querySelectorAll('[data-filters]')) box.addEventListener('input', () => {
   for (const el of document.querySelectorAll(box.dataset.filters)) el.hidden = !el.textContent.toLowerCase().includes(box.value.toLowerCase());
 });
