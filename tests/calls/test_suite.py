@@ -7,7 +7,6 @@ from typing import Any
 
 import anyio
 import anyio.from_thread
-import anyio.lowlevel
 import pytest
 
 from bots.timeline import (

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.from_thread
-import anyio.lowlevel
 import pytest
 
 from bots.timeline import (
