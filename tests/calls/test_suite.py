@@ -250,10 +250,12 @@ async def test_a_run_spoilt_by_us_is_made_again_and_both_are_kept(
     assert (attempt.folder, attempt.repeated_because) == (calls.made[1].run_id, f"inconclusive (cause: {cause})")
     assert attempt.folder is not None and read_run(tmp_path / "out" / attempt.folder).ended_reason is reason
     assert read_suite(tmp_path / "out") == result
-    assert watcher.seen[2:6] == [
+    assert watcher.seen[3:9] == [
         "begun all/b",
+        "over all/b",
         f"repeats all/b: inconclusive (cause: {cause})",
         "begun all/b",
+        "over all/b",
         "ended all/b: True",
     ]
 
