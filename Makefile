@@ -77,7 +77,7 @@ postgres:
 # Most of their time the tests wait: calls are as long as calls are. Each file stays in one process; the files that
 # wait longest come first (tests/conftest.py).
 JOBS ?= 4
-TOGETHER := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+TOGETHER := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 # Compiled tests are kept, also where the environment says that nothing is: each process would compile them anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -26,10 +26,20 @@ hypothesis.settings.register_profile("wide", max_examples=2_000, deadline=None)
 hypothesis.settings.load_profile(PROFILE)
 
 
+SHARING = "compat"
+"""The folder whose files share a server and an agent that are dear to start: one process has all of them."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that make real calls: they wait long, and what is short fills the time beside them."""
+    """Begin with the files that make real calls: they wait long, and what is short fills the time beside them.
+
+    Where several processes share the tests, each file is one's.
+    """
     long = {item.path for item in items if item.get_closest_marker("webrtc")}
     items.sort(key=lambda item: item.path not in long)
+    for item in items:
+        together = SHARING if item.path.parent.name == SHARING else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{together}"))
 
 
 def pytest_collection_finish() -> None:

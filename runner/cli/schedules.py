@@ -113,7 +113,7 @@ def run_schedule_now(schedule: int, data_dir: Path | None, database_url: str | N
     async def work(database: "Database") -> int:
         from runner.records.firings import refusal, run_now
         from runner.records.key_check import check_secret_key
-        from runner.records.launches import LaunchRefused
+        from runner.records.launch_request import LaunchRefused
         from runner.records.record import Record
         from runner.records.secrets import open_vault
         from runner.records.store import open_store

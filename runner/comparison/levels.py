@@ -22,8 +22,6 @@ MIN_RATE_RUNS = 5
 """A scenario's pass rate is tested from so many decided runs on each side on."""
 MIN_LATENCY_RUNS = 3
 """A scenario's latency is tested from so many calls with a latency on each side on."""
-PLENTY_OF_RUNS = 20
-"""How many runs of each scenario a baseline should have."""
 MIN_SESSIONS = 5
 """From so many sessions of the base on, means of sessions are tested instead of calls."""
 

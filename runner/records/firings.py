@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 
 from runner.errors import RunnerError
 from runner.records.crontab import COUNTED, latest_due, next_due
-from runner.records.launches import Errors, Launch, LaunchRefused, launch_within
+from runner.records.launch_request import Errors, Launch, LaunchRefused
+from runner.records.launches import launch_within
 from runner.records.record import Record
 from runner.records.schedules import Overlap, launch_of
 from runner.records.statuses import FINAL_RESULT, FiringState

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.records.filters import holds_any
 from runner.records.jobs import RunType
-from runner.records.launches import Launch, LaunchEntry, LaunchRefused
+from runner.records.launch_request import Launch, LaunchEntry, LaunchRefused
 from runner.records.secrets import Vault
 from runner.records.tables import CronJob, ScenarioRow
 

@@ -177,7 +177,7 @@ def _scenario(found: Found) -> str:
         within_ms: 10000
 """
     return f"""\
-# What the caller does, and what is expected of the bot. Every key: docs/scenarios.md of the runner.
+# What the caller does, and what is expected of the bot. Every key: docs/scenarios.md in the runner's repository.
 name: hello
 max_duration_s: 60
 turns:
@@ -213,7 +213,7 @@ def _suite(found: Found) -> str:
   # token: env:PIPECAT_CLOUD_API_KEY
 """
     return f"""\
-# Which scenarios are run against which agent. Every key: docs/suites.md of the runner.
+# Which scenarios are run against which agent. Every key: docs/suites.md in the runner's repository.
 name: voice
 agent:
 {agent}\

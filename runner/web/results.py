@@ -13,7 +13,8 @@ from bots.caller.script import AGENT_SPEAKS
 from runner.api.errors import BadRequest, NotFound
 from runner.api.paging import absolute_url
 from runner.api.routes.launch import launched
-from runner.records.launches import LaunchRefused, again
+from runner.records.launch_request import LaunchRefused
+from runner.records.launches import again
 from runner.records.results import find_result, run_ids_of, share
 from runner.records.runs import AT_ONCE, request_cancel
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus

@@ -11,9 +11,10 @@ from runner.api.errors import BadRequest, NotFound
 from runner.api.routes.cron_jobs import CONFIGURED, create_cron_job, delete_cron_job, update_cron_job
 from runner.api.schemas.cron_jobs import CronJobPatch
 from runner.records.crontab import zones
-from runner.records.firings import FiringState, Trigger, history, latest_firings, run_now
-from runner.records.launches import LaunchRefused
+from runner.records.firings import Trigger, history, latest_firings, run_now
+from runner.records.launch_request import LaunchRefused
 from runner.records.schedules import baseline_results
+from runner.records.statuses import FiringState
 from runner.records.tables import Agent, CronJob, Firing, utc_now
 from runner.reports.html.shown import count, words
 from runner.web import lists, schedule_forms

@@ -21,7 +21,8 @@ from runner.api.schemas.query import PathId, QueryId
 from runner.api.services import Services
 from runner.records.crontab import next_due
 from runner.records.firings import Trigger, history, latest_firings, refusal, run_now
-from runner.records.launches import Errors, LaunchRefused, mistakes
+from runner.records.launch_request import Errors, LaunchRefused
+from runner.records.launches import mistakes
 from runner.records.record import Record
 from runner.records.schedules import FixedRoom, Overlap, baseline_results, launch_of, seal_rooms
 from runner.records.statuses import FiringState
