@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from bots.caller.script import AGENT_HANGS_UP, BEHAVIOURS, Script
 from bots.clock import NS_PER_MS
 from bots.timeline import AgentError, CallerTurnSettled, EndedReason
+from runner.evaluation.causes import is_wrong_answer
 from runner.evaluation.function_calls import CALLS
 from runner.evaluation.trouble import WENT_ON, Trouble
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
@@ -131,8 +132,13 @@ def _touching(
     # A call of another kind came in time, or the agent raised an error or was gone before anything could come.
     gone = view.ended is not None and view.ended.reason in _OWN_DOING and until_ns >= view.end_ns
     is_own = gone or (told and bool(verdict.evidence)) or _raised(view, begin_ns, until_ns)
-    able = (t for t in troubles if not (told and t.heard_only) and not (is_own and t.slows_only))
-    return next((t for t in able if t.touches(begin_ns, until_ns)), None)
+    for trouble in troubles:
+        if not trouble.touches(begin_ns, until_ns) or (told and trouble.heard_only):
+            continue
+        if trouble.slows_only and (is_own or (not trouble.garbles and is_wrong_answer(script, view, verdict))):
+            continue
+        return trouble
+    return None
 
 
 def _raised(view: CallView, from_ns: int, to_ns: int) -> bool:

@@ -145,6 +145,14 @@ def talked_over(script: Script, view: CallView) -> list[Speech]:
     return first if over >= OFTEN_LINES and over >= OFTEN * lines else []
 
 
+def is_wrong_answer(script: Script, view: CallView, verdict: ExpectationVerdict) -> bool:
+    """Whether an expectation is missed because the agent answered in time, and with other words."""
+    event = script.turns[verdict.turn].expect[verdict.index].event
+    if event in CALLS or event == AGENT_HANGS_UP:
+        return False
+    return _of_verdict(script, view, verdict, dropped_words(view)).kind is FailureKind.WRONG
+
+
 def _of_verdict(script: Script, view: CallView, verdict: ExpectationVerdict, doubted: frozenset[int]) -> Failure:
     expectation = script.turns[verdict.turn].expect[verdict.index]
     latency_ns = _latency_ns(view, verdict.turn)

@@ -35,6 +35,9 @@ HEARD_GAP_MS = 60.0
 NOTICED_STALL_MS = 1_000.0
 """After a caller that stood still for so long the conversation may take another course."""
 
+GARBLED_SHARE = 0.75
+"""An agent that waits for so much of its time may take a caller's turn to be over before it has heard all of it."""
+
 LOST_PACKETS = 5
 """Fewer lost packets (100 ms) are filled by any receiver, or are its own."""
 
@@ -69,6 +72,7 @@ class Trouble:
         heard_only: Whether all it did was to keep us from hearing the agent: what is told is as it is.
         slows_only: Whether all it did was to slow the agent down: what it raised, or called, or that it left, is its
             own doing.
+        garbles: Whether what slowed it down may have made it mishear, too: its clocks run on while it waits.
     """
 
     from_ns: int
@@ -79,6 +83,7 @@ class Trouble:
     evidence: Evidence
     heard_only: bool = False
     slows_only: bool = False
+    garbles: bool = False
 
     def overlaps(self, from_ns: int, to_ns: int) -> bool:
         """Whether it went on in a span of time."""
@@ -152,6 +157,7 @@ def _starved(view: CallView) -> list[Trouble]:
             False,
             evidence_of(e),
             slows_only=True,
+            garbles=e.waited >= GARBLED_SHARE,
         )
         for e in view.of(MachineBusy)
         if e.shared

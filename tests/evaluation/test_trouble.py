@@ -32,6 +32,7 @@ from tests.evaluation.facts import (
     READY,
     asks,
     ended,
+    heard,
     line,
     measured,
     over,
@@ -130,6 +131,19 @@ def test_no_busy_machine_makes_an_agent_do_that(
     outcome = come_to([*SILENT[:-1], BUSY, *facts], script(asks(expectation)))
     assert outcome.failure is not None
     assert (outcome.cause, outcome.failure.kind) == (Cause.AGENT, kind)
+
+
+@pytest.mark.parametrize(("waited", "cause"), [(0.6, Cause.AGENT), (0.9, Cause.HARNESS)])
+def test_a_little_busy_machine_makes_no_answer_wrong(waited: float, cause: Cause) -> None:
+    busy = BUSY.model_copy(update={"waited": waited})
+    answered = [
+        *speech(3.6, 4.5),
+        heard(3.6, 4.5, "we are closed on mondays"),
+        over(5),
+        measured(3.6, 4.5),
+        recording(),
+    ]
+    assert come_to([*SILENT[:-1], busy, *answered, HUNG_UP]).cause is cause
 
 
 ANSWERED = [*line(1.2, 3), *speech(4, 6), told(5, "which day would you like"), over(7)]
