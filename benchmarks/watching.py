@@ -11,6 +11,7 @@ the sound in the recording: both are on the machine's clock.
 import asyncio
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -61,14 +62,14 @@ class Measured:
         lines_s: How long after it happened a line was there, for every watcher.
         sound_s: How long after it was on the line sound was there, for every piece of every listener.
         same: The share of what was heard that is as it was recorded: after a gap nothing is.
-        underruns: How often the caller had no audio to send.
+        underruns: How often the caller had no audio to send: in the call that nobody watched, and in the other.
         cores: What worker and server took of a core during a call, without and with those people.
     """
 
     lines_s: list[float]
     sound_s: list[float]
     same: float
-    underruns: int
+    underruns: tuple[int, int]
     cores: dict[str, list[float]]
 
 
@@ -165,11 +166,12 @@ async def measure(url: str, folder: Path) -> Measured:
         talks = client.scenario("talks", TALKS)
         # Everything loads its models, and the lines are made.
         await call(client, room, talks, [])
-        _, _, alone = await call(client, room, talks, [])
+        unwatched, _, alone = await call(client, room, talks, [])
         people = [await sign_in(client) for _ in range(WATCHERS)]
         run, (seen, heard), watched = await call(client, room, talks, people)
         names = ("run.json", "timeline.jsonl", "recording.wav")
         made, timeline, recording = [await people[0].get(f"/runs/{run['id']}/{name}") for name in names]
+        before = await people[0].get(f"/runs/{unwatched['id']}/run.json")
         for browser in people:
             await browser.aclose()
     events = [json.loads(line) for line in timeline.text.splitlines()]
@@ -189,7 +191,7 @@ async def measure(url: str, folder: Path) -> Measured:
         lines_s=lines_s,
         sound_s=[late_s for late, _ in ears for late_s in late],
         same=min(same for _, same in ears),
-        underruns=made.json()["caller_underruns"],
+        underruns=(before.json()["caller_underruns"], made.json()["caller_underruns"]),
         cores={name: [round(alone[name], 3), round(watched[name], 3)] for name in alone},
     )
 
@@ -206,11 +208,13 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--agent", choices=("metronome", "restaurant"), default="metronome", help="who is called")
     chosen = options.parse_args()
+    # A call that runs out of audio would be made again, and the second one reported.
+    os.environ["SCENARIO_RUNNER_WORKER__RETRY_INCONCLUSIVE"] = "0"
     found = uvloop.run(run_all(chosen.agent))
     latest_s = max(found.lines_s)
     sound_s = percentile(found.sound_s, 95)
     claims = [
-        Claim(f"the call does not run out of audio ({found.underruns} times)", found.underruns == 0),
+        Claim(f"the call does not run out of audio ({found.underruns[1]} times)", found.underruns[1] == 0),
         Claim(f"every line is there within {MAX_LINE_S:g} s ({latest_s:.2f} s)", latest_s < MAX_LINE_S),
         Claim(
             f"19 of 20 pieces of sound are there within {MAX_SOUND_S:g} s ({sound_s:.2f} s)", sound_s < MAX_SOUND_S
@@ -220,6 +224,7 @@ def main() -> int:
     rows = [
         ("lines: median, latest, s", f"{median(found.lines_s):.2f}, {latest_s:.2f}"),
         ("sound: median, 95th percentile, s", f"{median(found.sound_s):.2f}, {sound_s:.2f}"),
+        ("underruns, alone and watched", ", ".join(map(str, found.underruns))),
         ("sound that is as recorded, %", f"{100 * found.same:.2f}"),
         *((f"{name}: cores, alone and watched", ", ".join(map(str, both))) for name, both in found.cores.items()),
     ]
