@@ -30,6 +30,7 @@ SHARING = "compat"
 """The folder whose files share a server and an agent that are dear to start: one process has all of them."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that make real calls: they wait long, and what is short fills the time beside them.
 

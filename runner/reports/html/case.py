@@ -19,6 +19,7 @@ from bots.timeline import (
     CallerStartedSpeaking,
     CallerUnderrun,
     HarnessStalled,
+    MachineBusy,
     Source,
     TimelineEvent,
 )
@@ -358,6 +359,8 @@ def _without_words(evidence: Evidence, fact: TimelineEvent | None, view: CallVie
             return words(fact.state)
         case HarnessStalled() | AgentAudioLost() | CallerUnderrun():
             return f"{fact.duration_ms:.0f} ms"
+        case MachineBusy():
+            return f"we waited for a processor for {fact.waited:.0%} of our time"
         case _:
             pass
     at_ns = round(evidence.at_s * NS_PER_S)
