@@ -239,7 +239,7 @@ async def test_the_board_shows_last_words_and_watches_while_seen(
         while not live_timelines(app).is_watched(run_id):
             await asyncio.sleep(0.01)
     await told(worker_client, run_id, STARTED, LINE)
-    await follower.sees("Good evening", within_s=1)
+    await follower.sees("Good evening")
     await report(worker_client, run_id, outcome())
     await follower.sees("Just ended")
     await follower.leave()
