@@ -101,6 +101,15 @@ def finished(sdk: Cekura, launches: Launches, agent: int, scenarios: dict[str, i
     return Finished(launched, result, {run["scenario_name"]: run for run in runs})
 
 
+@pytest.fixture
+def decided(finished: Finished) -> Finished:
+    """What was made, where both calls could be judged."""
+    for run in finished.runs.values():
+        if run["scenario_runner"]["success"] is None:
+            pytest.skip(f"this machine was too busy to judge a call: {run['error_message']}")
+    return finished
+
+
 def of(launched: dict[str, Any]) -> int:
     """Return the only run of a launch."""
     (run,) = launched["runs"]
@@ -128,14 +137,14 @@ def test_a_launch_answers_with_pending_runs_in_order(
     assert second["scenario"] == scenarios["wants a table"] and first["id"] < second["id"]
 
 
-def test_a_result_counts_passed_and_failed_calls(finished: Finished, agent: int) -> None:
-    result = finished.result
+def test_a_result_counts_passed_and_failed_calls(decided: Finished, agent: int) -> None:
+    result = decided.result
     counts = ("total_runs_count", "completed_runs_count", "success_runs_count", "failed_runs_count")
     assert [result[name] for name in counts] == [2, 2, 1, 1]
     assert all(type(result[name]) is int for name in counts)
     assert (result["status"], result["success_rate"], result["agent"]) == ("completed", 50.0, agent)
     assert result["name"] == "two calls" and result["is_cronjob"] is False
-    passed, failed = finished.runs["answers"], finished.runs["wants a table"]
+    passed, failed = decided.runs["answers"], decided.runs["wants a table"]
     assert result["runs"].keys() == {str(passed["id"]), str(failed["id"])}
     assert result["successful_calls"] == [passed["id"]] and result["failed_workflow_runs"] == [failed["id"]]
     (issue,) = result["failed_reasons"]["issues"]
@@ -149,8 +158,8 @@ def latencies_ms(run: dict[str, Any]) -> list[float]:
     return found
 
 
-def test_a_run_tells_what_was_said_and_what_it_came_to(finished: Finished) -> None:
-    passed, failed = finished.runs["answers"], finished.runs["wants a table"]
+def test_a_run_tells_what_was_said_and_what_it_came_to(decided: Finished) -> None:
+    passed, failed = decided.runs["answers"], decided.runs["wants a table"]
     assert (passed["status"], passed["success"], passed["error_message"]) == ("completed", True, ""), passed
     assert passed["expected_outcome"]["score"] == 100 and failed["expected_outcome"]["score"] == 0
     said = [(line["role"], line["content"]) for line in passed["transcript_object"]]
@@ -202,10 +211,10 @@ def test_runs_are_read_alone_in_lists_and_in_bulk(sdk: Cekura, finished: Finishe
         sdk.runs.get_trace(ids[0])
 
 
-def test_results_are_listed_for_their_agent(sdk: Cekura, finished: Finished, agent: int) -> None:
+def test_results_are_listed_for_their_agent(sdk: Cekura, decided: Finished, agent: int) -> None:
     listed = sdk.results.list(agent_id=agent, page_size=200)
     assert listed.keys() == {"count", "next", "previous", "results"}
-    (item,) = [item for item in listed["results"] if item["id"] == finished.launched["id"]]
+    (item,) = [item for item in listed["results"] if item["id"] == decided.launched["id"]]
     assert (item["status"], item["success_rate"], item["agent_name"]) == ("completed", 50.0, "metronome")
     assert [run["status"] for run in item["runs"]] == ["completed", "completed"]
     assert sdk.results.list(agent_id=1)["count"] == 0
