@@ -1,4 +1,4 @@
-"""Where the agent's audio came late: it was heard later than its place says, and nobody can tell by how much."""
+"""Where the agent's audio came late: it may have been heard later than its place in the recording says."""
 
 from collections import deque
 from collections.abc import Callable

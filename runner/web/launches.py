@@ -79,7 +79,7 @@ async def launch_what(visit: Visit, form: FormData, ids: Sequence[int], *, name:
             entry = {
                 "pipecat_room_url": url,
                 "pipecat_token": str(form.get("token", "")).strip() or None,
-                "publish_data_message": _message(str(form.get("data_message", "")).strip()),
+                "publish_data_message": data_message(str(form.get("data_message", "")).strip()),
             }
             entries = [{"scenario": scenario, **entry} for scenario in ids]
             body = RoomLaunch.model_validate({**common, "scenarios": entries})
@@ -93,10 +93,15 @@ async def launch_what(visit: Visit, form: FormData, ids: Sequence[int], *, name:
     return await launched(visit.services, asked, wrong)
 
 
-def _message(text: str) -> Any:
+def data_message(text: str, *, field: str = "data_message", called: str = "It") -> Any:
+    """Return the data message that a form holds; None where it is empty.
+
+    Raises:
+        BadRequest: It is no JSON; said of ``field``.
+    """
     if not text:
         return None
     try:
         return read_json(text.encode())
     except json.JSONDecodeError as error:
-        raise BadRequest({"data_message": [f"It must be JSON: {error.msg}."]}) from None
+        raise BadRequest({field: [f"{called} must be JSON: {error.msg}."]}) from None

@@ -1,6 +1,5 @@
 """Forms of schedules: what one shows, and what it asks the API for. Fields are called as the API calls them."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,11 +7,11 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData
 
 from runner.api.errors import BadRequest, field_errors
-from runner.api.routing import read_json
 from runner.api.schemas.cron_jobs import CronJobBody, CronJobPatch
 from runner.records.schedules import PREVIOUS, Overlap, baseline_results
 from runner.records.tables import CronJob
 from runner.web import lists
+from runner.web.launches import data_message
 
 KEEP, ROOM, SESSION = "keep", "room", "session"
 RESULTS = "results"
@@ -137,7 +136,7 @@ def _values(form: FormData) -> dict[str, Any]:
     room = {
         "pipecat_room_url": text["room_url"],
         "pipecat_token": str(form.get("token", "")).strip() or None,
-        "publish_data_message": _message(text["data_message"]),
+        "publish_data_message": data_message(text["data_message"], field="rooms", called="The data message"),
         "participant_name": text["participant_name"] or None,
     }
     return {**common, "scenarios": [], "rooms": [{"scenario": scenario, **room} for scenario in scenarios]}
@@ -160,12 +159,3 @@ def _baseline(text: Mapping[str, str]) -> str | list[int] | None:
     if None in numbers:
         raise BadRequest({"baseline": ["Give the ids of results, with commas between."]})
     return [number for number in numbers if number is not None]
-
-
-def _message(text: str) -> Any:
-    if not text:
-        return None
-    try:
-        return read_json(text.encode())
-    except json.JSONDecodeError as error:
-        raise BadRequest({"rooms": [f"The data message must be JSON: {error.msg}."]}) from None

@@ -29,7 +29,8 @@ from runner.rooms.daily import session as session_module
 from runner.rooms.daily.client import NOT_CONFIRMED
 from runner.rooms.daily.placement import DRIFT_TOLERANCE_NS
 from tests.doubles.daily import FakeCallClient, Meeting, fake_daily, silence
-from tests.rooms.in_daily import URL, Call, Listener, entered, running
+from tests.rooms.in_daily import URL, Call, entered, running
+from tests.rooms.listener import Listener
 
 TOKEN = "eyJhbGciOi.very-secret.token"
 CHUNK_MS = 20

@@ -26,7 +26,8 @@ from runner.settings import Settings
 from tests.daily_rooms import DailyRooms, daily_rooms, library_sent_to
 from tests.daily_rooms.guest import Guest
 from tests.daily_rooms.server import SERVED_VERSION
-from tests.rooms.in_daily import Listener, entered
+from tests.rooms.in_daily import entered
+from tests.rooms.listener import Listener
 
 pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
 

@@ -11,7 +11,7 @@ from bots.daily_library import RECEIVE_DELAY_NS
 from bots.timeline import CallerAudioQuality
 from runner.rooms.base import AUDIO_RATE_HZ, Timeliness
 from runner.rooms.daily.session import RoomSession
-from tests.rooms.in_daily import Listener
+from tests.rooms.listener import Listener
 
 CHUNK_NS = 20 * NS_PER_MS
 CHUNK_SAMPLES = AUDIO_RATE_HZ // 50

@@ -29,6 +29,7 @@ from runner.rooms.smallwebrtc import connection
 from runner.rooms.smallwebrtc import room as room_module
 from runner.rooms.smallwebrtc.outgoing import FRAME_NS
 from runner.settings import Settings
+from tests.rooms.listener import Listener
 from tests.rooms.peer import (
     PATH,
     PATIENCE_S,
@@ -37,7 +38,6 @@ from tests.rooms.peer import (
     TOKEN,
     Agent,
     Held,
-    Listener,
     Request,
     Respond,
     answering,
@@ -330,7 +330,7 @@ async def test_the_agent_is_there_with_its_first_packet_and_not_before() -> None
         meeting.agent.track.speaking.set()
         with anyio.fail_after(PATIENCE_S):
             await meeting.room.wait_for_agent()
-        (joined_ns,) = meeting.listener.joined
+        ((joined_ns, _),) = meeting.listener.joined
         assert meeting.room.participants() == ["agent"]
         first_ns = meeting.agent.track.first_ns
         assert first_ns is not None
