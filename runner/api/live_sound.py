@@ -8,6 +8,10 @@ import anyio
 from fastapi import FastAPI
 
 from runner.api.errors import Unavailable
+from runner.protocol.messages import SOUND_RATE_HZ
+
+RATE_HZ = SOUND_RATE_HZ
+"""Sample rate of what is heard, for those who may not know how workers talk to the API."""
 
 MAX_LISTENERS = 32
 """How many may listen to calls at once: each takes 96 kB a second."""

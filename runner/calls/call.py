@@ -1,11 +1,11 @@
 """One call, from join to leave: it carries out what the director decides and writes down what happens."""
 
-import itertools
 import json
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -55,13 +55,13 @@ from bots.timeline import (
     MediaNotConnected,
     MessageReceived,
     RoomEntered,
-    Source,
     TimelineEvent,
 )
 from runner.calls import recording as recordings
 from runner.calls import timeline as timelines
 from runner.calls.measuring import measure_call_aside
 from runner.calls.processor import ProcessorWatch
+from runner.calls.recognition import Recognition
 from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.request import Afterwards, CallRequest, CallWatcher, Progress, new_run_id
 from runner.calls.run_file import Circumstances, Run, judge_run, write_run
@@ -101,8 +101,6 @@ MAX_MESSAGES = 20_000
 
 _SETTLES = (AgentTurnEnded, CallerTurnStarted, CallerStartedSpeaking, CallerStoppedSpeaking, AgentLeft)
 """Facts without a name that can decide an expectation."""
-
-RECOGNITION_PADDING_NS = 100 * NS_PER_MS
 
 SESSION_STATE_LIMIT_S = 10.0
 """How long whoever runs the agent may take to say how its session ended."""
@@ -170,7 +168,6 @@ class Call:
         self._view = CallView()
         # None: something else than a fact may have changed what is decided.
         self._to_conduct, self._conducted = anyio.create_memory_object_stream[TimelineEvent | None](math.inf)
-        self._to_recognise = _SpeechQueue()
         self._to_judge, self._questions = anyio.create_memory_object_stream[Question](math.inf)
         self._asked: set[Question] = set()
         self._judgements: dict[Question, Judgement] = {}
@@ -184,7 +181,6 @@ class Call:
         self._onset_ns: int | None = None
         self._turn_onset_ns: int | None = None
         self._last_end_ns = 0
-        self._recognised: list[tuple[int, int]] = []
         self._agent_is_ready = anyio.Event()
         self._ending: _Ending | None = None
         self._scope: anyio.CancelScope | None = None
@@ -222,6 +218,13 @@ class Call:
             self._recording = RecordingWriter(self.folder / recordings.FILE_NAME, AUDIO_RATE_HZ)
         except OSError as error:
             raise RunnerError(f"{self.folder}: can't be written to ({error.strerror})") from error
+        self._recognition = Recognition(
+            self.surroundings,
+            self.settings.speech.stt,
+            read=partial(self._recording.read, AGENT),
+            note=self._note,
+            warn=self._warn,
+        )
         try:
             if self._ending is not None:
                 # Cancelled before it began.
@@ -253,7 +256,7 @@ class Call:
                 self._write(CallEnded(at_ns=self._ending.at_ns, reason=self._ending.reason))
             for stream in (self._to_conduct, self._conducted, self._to_judge, self._questions):
                 stream.close()
-            self._to_recognise.close()
+            self._recognition.close()
             self._recording.close()
             self._timeline.close()
             run = self._judged_run()
@@ -413,7 +416,7 @@ class Call:
         # Speech that is under way already is the beginning of the next turn.
         onset_ns, self._turn_onset_ns = self._turn_onset_ns, self._onset_ns
         if onset_ns is not None and onset_ns != self._onset_ns and self._words_are_missing(onset_ns):
-            self._to_recognise.put(onset_ns, self._last_end_ns)
+            self._recognition.ask((onset_ns, self._last_end_ns))
 
     # The course of the call.
 
@@ -667,53 +670,15 @@ class Call:
         await self._agent_is_ready.wait()
         if self.request.script.needs_words and not any(isinstance(fact, BotReady) for fact in self._facts):
             # It speaks no RTVI, and will tell no words.
-            await self._get_ready_to_recognise()
-        while True:
-            onset_ns, end_ns = await self._to_recognise.get()
-            await self._recognise([(onset_ns, end_ns)])
-
-    async def _get_ready_to_recognise(self) -> None:
-        try:
-            await self.surroundings.preload(self.settings.speech.stt)
-        except Exception:
-            # What is wrong with it is told when there is something to recognise.
-            logger.opt(exception=True).debug("recognition is not ready")
+            await self._recognition.get_ready()
+        await self._recognition.run()
 
     async def _recognise_rest(self) -> None:
         """Recognise, from the recording, what was not recognised while the call was on."""
         if self._ending is not None and self._ending.reason is EndedReason.CANCELLED:
             return
-        turns = unrecognised(CallView.measured(self._facts), self._recognised)
-        so_far_ns = [0, *itertools.accumulate(end_ns - onset_ns for onset_ns, end_ns in turns)]
-
-        def done(pieces: int) -> None:
-            self._tell(Afterwards.RECOGNISING, so_far_ns[pieces] / (so_far_ns[-1] or 1))
-
-        await self._recognise(turns, done)
-
-    async def _recognise(self, turns: Sequence[tuple[int, int]], done: Callable[[int], None] | None = None) -> None:
-        if not turns:
-            return
-        if done is not None:
-            done(0)
-        self._recognised.extend(turns)
-        audio = [
-            self._recording.read(AGENT, onset_ns - RECOGNITION_PADDING_NS, end_ns + RECOGNITION_PADDING_NS)
-            for onset_ns, end_ns in turns
-        ]
-        try:
-            texts = await self.surroundings.transcribe(audio, AUDIO_RATE_HZ, self.settings.speech.stt, done=done)
-        except (MissingSpeechPackage, SpeechError, ValueError) as error:
-            self._warn(f"what the agent said could not be recognised: {error}")
-            return
-        except Exception as error:
-            # Whatever a service throws: words that are missing are no reason to lose the call.
-            logger.opt(exception=True).debug("recognition failed")
-            self._warn(f"what the agent said could not be recognised: {type(error).__name__}")
-            return
-        for (onset_ns, end_ns), text in zip(turns, texts, strict=True):
-            if text:
-                self._note(AgentSaid(at_ns=end_ns, text=text, source=Source.HEARD, started_ns=onset_ns))
+        turns = unrecognised(CallView.measured(self._facts), self._recognition.turns)
+        await self._recognition.finish(turns, lambda share: self._tell(Afterwards.RECOGNISING, share))
 
     # Judgements.
 
@@ -784,20 +749,3 @@ class Call:
             self._ending = _Ending(reason, detail, self._clock.now_ns())
             if self._scope is not None:
                 self._scope.cancel()
-
-
-class _SpeechQueue:
-    """Turns of the agent that wait to be recognised, in order."""
-
-    def __init__(self) -> None:
-        self._send, self._receive = anyio.create_memory_object_stream[tuple[int, int]](math.inf)
-
-    def put(self, onset_ns: int, end_ns: int) -> None:
-        self._send.send_nowait((onset_ns, end_ns))
-
-    async def get(self) -> tuple[int, int]:
-        return await self._receive.receive()
-
-    def close(self) -> None:
-        self._send.close()
-        self._receive.close()

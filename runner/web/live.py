@@ -35,7 +35,7 @@ from bots.timeline import (
     TimelineEvent,
 )
 from runner.api.errors import Conflict
-from runner.api.live_sound import live_sounds
+from runner.api.live_sound import RATE_HZ, live_sounds
 from runner.api.routes.events import (
     HEARTBEAT_S,
     LOOK_EVERY_S,
@@ -46,7 +46,6 @@ from runner.api.routes.events import (
 )
 from runner.api.routes.runs import find_run
 from runner.calls.recording import wav_header
-from runner.protocol.messages import SOUND_RATE_HZ
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.records.tables import ResultRow, RunRow, utc_now
 from runner.reports.html.run_page import ENDED
@@ -185,7 +184,7 @@ class _Sound(StreamingResponse):
 
 async def _sound(visit: Visit) -> AsyncGenerator[bytes]:
     with live_sounds(visit.request.app).listened(visit.number) as listener:
-        yield wav_header(SOUND_RATE_HZ)
+        yield wav_header(RATE_HZ)
         looked_s = checked_s = time.monotonic()
         while True:
             piece = await listener.next(timeout_s=LOOK_EVERY_S)

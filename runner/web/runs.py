@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from bots.caller.script import Script
 from bots.timeline import TimelineEvent
 from runner.api.details import Kept
+from runner.api.live_sound import RATE_HZ
 from runner.api.routes.runs import artefact, find_run
 from runner.calls import recording as recordings
 from runner.calls import run_file
@@ -18,7 +19,6 @@ from runner.calls import timeline as timelines
 from runner.calls.recording import AGENT, CALLER, parse_recording
 from runner.calls.timeline import parse_stored
 from runner.errors import UsageError
-from runner.protocol.messages import SOUND_RATE_HZ
 from runner.records.endings import read_outcome
 from runner.records.runs import artefacts_of, request_cancel
 from runner.records.statuses import FINAL_RUN, RunStatus
@@ -82,7 +82,7 @@ async def show_run(visit: Visit) -> Response:
     status = RunStatus(row.status)
     if status not in FINAL_RUN:
         name = words(row.scenario_name, 200)
-        return visit.show("live_run.html", run=row, crumbs=crumbs, name=name, rate_hz=SOUND_RATE_HZ)
+        return visit.show("live_run.html", run=row, crumbs=crumbs, name=name, rate_hz=RATE_HZ)
     if not row.outcome:
         return visit.show(
             "no_call.html",
