@@ -54,11 +54,15 @@ class Clock:
 class Watched(Dispatcher):
     """A dispatcher whose looks can be waited for."""
 
+    begun_looks = 0
     looks = 0
+    """The number of the last look that was finished."""
 
     async def _look(self) -> None:
+        self.begun_looks += 1
+        number = self.begun_looks
         await super()._look()
-        self.looks += 1
+        self.looks = number
 
 
 class Scene:
@@ -94,12 +98,13 @@ class Scene:
         """Let seconds pass, in each of which some workers poll and the dispatcher looks."""
         for _ in range(times):
             self.clock.ahead_s += 1.01
-            before = self.dispatcher.looks
+            # A look that is under way saw what was before.
+            before = self.dispatcher.begun_looks
             for worker in polling:
                 await worker.polls()
             self.dispatcher.wake()
             with anyio.fail_after(10):
-                while self.dispatcher.looks == before:
+                while self.dispatcher.looks <= before:
                     await anyio.sleep(0.001)
 
     async def judging(self, *polling: "Worker") -> None:

@@ -275,6 +275,15 @@ def test_a_sender_that_was_late_says_where_and_how_late() -> None:
     assert (round(duration_ms), round(late_ms)) == (140, 100)
 
 
+def test_a_sender_that_is_late_to_the_end_says_so() -> None:
+    receiver = Receiver().receive(
+        encode(tone(2, 1, 48_000), 48_000), delay_ns=lambda index: 80 * NS_PER_MS if index >= 90 else 0
+    )
+    assert receiver.late == []
+    receiver.stream.close()
+    assert [round(late_ms) for _, _, late_ms in receiver.late] == [80]
+
+
 def test_a_sender_moved_and_moved_back_was_late() -> None:
     receiver = Receiver().receive(
         encode(tone(4, 3, 48_000), 48_000),

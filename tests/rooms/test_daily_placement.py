@@ -48,6 +48,32 @@ def test_slow_drift_is_taken_up_past_the_tolerance():
     assert max(abs(at - (arrived - 20)) for at, arrived in zip(placed, arrivals, strict=False)) <= 101
 
 
+def late_of(arrivals_ms: list[float]) -> list[tuple[int, int, int]]:
+    """Return what is said to have come late, in milliseconds."""
+    late: list[tuple[int, int, int]] = []
+    clock = SampleClock(
+        AUDIO_RATE_HZ, lambda at_ns, *ms: late.append((round(at_ns / NS_PER_MS), round(ms[0]), round(ms[1])))
+    )
+    place_all(clock, arrivals_ms)
+    clock.flush()
+    return late
+
+
+def test_chunks_that_come_late_together_are_said_to():
+    on_time = [20 * (n + 1) for n in range(100)]
+    assert late_of(on_time) == []
+    held_up = [at + (70 if 40 <= n < 50 else 0) for n, at in enumerate(on_time)]
+    assert late_of(held_up) == [(800, 200, 70)]
+    to_the_end = [at + (70 if n >= 90 else 0) for n, at in enumerate(on_time)]
+    assert late_of(to_the_end) == [(1_800, 200, 70)]
+
+
+def test_a_stream_that_jumps_and_catches_up_came_late():
+    # Two chunks behind a gap of 200 ms, and the rest on time again.
+    arrivals = [20.0 * (n + 1) for n in range(20)] + [620.0, 640.0] + [590.0 + 20 * n for n in range(5)]
+    assert [late_ms for _, _, late_ms in late_of(sorted(arrivals))] != []
+
+
 def test_held_chunk_is_not_lost_when_nothing_follows():
     clock = SampleClock(AUDIO_RATE_HZ, unheeded)
     assert place_all(clock, [20, 540]) == [0]
