@@ -294,6 +294,28 @@ def test_a_sender_moved_and_moved_back_was_late() -> None:
     assert 280 <= receiver.late[0][2] <= 320
 
 
+def test_over_a_bed_a_stream_goes_back_to_its_place() -> None:
+    # The sender stands still for 200 ms and catches up; nothing it sends is silent.
+    bed = (800 * np.random.default_rng(1).standard_normal(6 * 48_000)).clip(-3_000, 3_000).astype(np.int16)
+    receiver = Receiver().receive(
+        encode(bed + tone(6, 5, 48_000), 48_000),
+        delay_ns=lambda index: max(200 - 20 * (index - 100), 0) * NS_PER_MS if index >= 100 else 0,
+    )
+    assert abs(receiver.recording.onset_ns(6_000) - TRUTH_NS - 5 * NS_PER_S) <= 12 * NS_PER_MS
+
+
+def test_over_a_bed_no_speech_is_cut_out() -> None:
+    # It catches up within its words, and goes back in the pause between them.
+    bed = (300 * np.random.default_rng(1).standard_normal(6 * 48_000)).astype(np.int16)
+    words = tone(6, 1.5, 48_000, 3) + tone(6, 3.2, 48_000, 4)
+    receiver = Receiver().receive(
+        encode(bed + words, 48_000),
+        delay_ns=lambda index: max(200 - 20 * (index - 100), 0) * NS_PER_MS if index >= 100 else 0,
+    )
+    heard = np.abs(receiver.recording.audio.astype(int)).reshape(-1, AUDIO_RATE_HZ // 100).max(axis=1) > 6_000
+    assert abs(int(heard.sum()) - 230) <= 3
+
+
 def test_the_spread_of_arrivals_is_above_the_earliest() -> None:
     receiver = Receiver()
     assert receiver.stream.arrival_jitter_ms == 0

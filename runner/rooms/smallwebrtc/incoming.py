@@ -6,11 +6,13 @@ packet is decoded as it arrives; one that is missing is waited for briefly and t
 
 import fractions
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import av
+import numpy as np
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.rtp import RtpPacket
 
@@ -42,6 +44,20 @@ HOLE_NS = 5 * NS_PER_MS
 
 MAX_SEQUENCE_LEAP = 500
 """A leap in the sequence beyond this is no loss but a stream that began anew (10 s of packets)."""
+
+PAUSES_OF = (50, 250)
+"""What a pause under a bed sounds like is known from the last packets: at least and at most so many (1 and 5 s)."""
+
+PAUSE_QUANTILE = 0.1
+"""So much of what an agent sends over 5 s are pauses, between its words at least."""
+
+PAUSE_POWER = 2.0
+"""By what factor (3 dB) a pause may be more powerful than that quantile: a bed is not all the same."""
+
+BED_DBFS = -30.0
+BED_POWER = 0.1
+"""A bed is no louder than the one, or not so powerful as this share of the loudest (10 dB below): a steady tone is
+no pause."""
 
 _SEQUENCE_MODULO = 1 << 16
 _PCM_BYTES = 2
@@ -197,6 +213,24 @@ class _Holes:
             self._sink(pending[0], (pending[1] - pending[0]) / NS_PER_MS)
 
 
+class _Pauses:
+    """Tells where nothing is said: in silence, and where the agent sends no more than the bed under its voice."""
+
+    def __init__(self) -> None:
+        self._powers: deque[float] = deque(maxlen=PAUSES_OF[1])
+        self._bed_power = 10 ** (BED_DBFS / 10)
+
+    def add(self, pcm: bytes) -> bool:
+        """Take the next packet's audio, 16-bit; return whether nothing is said in it."""
+        samples = np.frombuffer(pcm, np.int16) / np.float32(1 << 15)
+        power = float(np.square(samples).mean()) if samples.size else 0.0
+        self._powers.append(power)
+        self._bed_power = max(self._bed_power, BED_POWER * power)
+        if len(self._powers) < PAUSES_OF[0] or power > self._bed_power:
+            return False
+        return power <= PAUSE_POWER * sorted(self._powers)[int(PAUSE_QUANTILE * len(self._powers))]
+
+
 class AgentStream:
     """Turns the agent's RTP packets into audio on the call's clock.
 
@@ -227,6 +261,7 @@ class AgentStream:
         self._decoder = decoder or OpusDecoder()
         self._unwrapper = RtpUnwrapper()
         self._placement = Placement()
+        self._pauses = _Pauses()
         self._ssrc: int | None = None
         self._next_sequence: int | None = None
         self._held: dict[int, tuple[bytes, int, int]] = {}
@@ -340,9 +375,10 @@ class AgentStream:
             self._lose()
             return
         quiet = is_quiet(decoded.recording)
+        pauses = self._pauses.add(decoded.recording)
         reanchored = self._placement.reanchored
         at_ns = self._placement.place(
-            timestamp, arrival_ns, quiet=quiet, arrival_known=arrival_ns >= self._excused_until_ns
+            timestamp, arrival_ns, quiet=quiet or pauses, arrival_known=arrival_ns >= self._excused_until_ns
         )
         if self._placement.moved_ns:
             self._late_audio.moved(at_ns - self._placement.moved_ns, at_ns)
