@@ -73,7 +73,7 @@ class Placement:
         Args:
             timestamp: The unwrapped RTP timestamp.
             arrival_ns: When the packet arrived, on the call's clock.
-            quiet: Whether the packet holds silence.
+            quiet: Whether nothing is said in the packet.
             arrival_known: Whether it came when it was seen; not so where we ourselves stood still. What is late
                 then says nothing of the stream's place.
         """
