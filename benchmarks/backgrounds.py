@@ -75,8 +75,11 @@ class Row:
         turns: How many turns the callers were to speak.
         errors_ms: Stated less true latency, of every turn with a latency.
         uncertainties_ms: What those turns state of their uncertainty; None where they state none.
+        unanswered: Turns without a latency that the metronome's log has no answer to either: it took a pause in the
+            line for its end, and the caller went on.
         refused: Turns without a latency that say why.
-        unexplained: Turns without a latency that do not, or that were never spoken.
+        unexplained: Turns without a latency that do not, or that were never spoken; and latencies of turns that the
+            log has no answer to.
         turn_ends_ms: From an answer's end to where the caller took it to be over.
         early_ms: The same for answers that the caller took to be over before they were, or cut short: below 0.
     """
@@ -87,6 +90,7 @@ class Row:
     turns: int = 0
     errors_ms: list[float] = field(default_factory=list)
     uncertainties_ms: list[float | None] = field(default_factory=list)
+    unanswered: int = 0
     refused: int = 0
     unexplained: int = 0
     turn_ends_ms: list[float] = field(default_factory=list)
@@ -116,7 +120,7 @@ class Row:
         return [
             self.background,
             f"{len(size)}/{self.turns}",
-            f"{self.refused} / {self.unexplained}",
+            f"{self.unanswered} / {self.refused} / {self.unexplained}",
             f"{median(self.errors_ms):+.1f}",
             f"{self.p95_ms:.1f} / {max(size, default=float('nan')):.1f}",
             f"{100 * self.coverage:.1f} %",
@@ -130,7 +134,7 @@ class Row:
 COLUMNS = (
     "background",
     "latencies of turns",
-    "without: refused / unexplained",
+    "without: unanswered / refused / unexplained",
     "error, median ms",
     "abs. error, p95 / max ms",
     "within the stated uncertainty",
@@ -215,7 +219,10 @@ def add(row: Row, run: Run, origin_ns: int, turn_ends_ns: Sequence[int], answers
         end_ns = origin_ns + round((turn.caller_speech_end_s or 0) * 1e9)
         known = [(a.caller_ended_ns, a.started_ns) for a in answers if a.caller_ended_ns is not None]
         ended_ns, started_ns = min(known, key=lambda times: abs(times[0] - end_ns), default=(0, 0))
-        if turn.response_latency_ms is None or abs(ended_ns - end_ns) > MATCH_NS:
+        if abs(ended_ns - end_ns) > MATCH_NS:
+            row.unanswered += turn.response_latency_ms is None
+            row.unexplained += turn.response_latency_ms is not None
+        elif turn.response_latency_ms is None:
             row.refused += turn.refused is not None
             row.unexplained += turn.refused is None
         else:

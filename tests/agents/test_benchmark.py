@@ -86,6 +86,13 @@ def test_a_turn_without_a_latency_is_refused_or_unexplained() -> None:
     assert counted(run([])).unexplained == 1, "never spoken"
 
 
+@pytest.mark.parametrize(("latency_ms", "counts"), [(None, (1, 0)), (700.0, (0, 1))])
+def test_what_the_log_has_no_answer_to_has_no_latency(latency_ms: float | None, counts: tuple[int, int]) -> None:
+    row = Row("crowd")
+    add(row, run([turn(latency_ms)]), ORIGIN_NS, [], answers_of(logged(301, caller_end_ms=300), 301))
+    assert (row.unanswered, row.unexplained, row.errors_ms) == (*counts, [])
+
+
 def test_turn_ends_count_from_the_last_sample_of_an_answer() -> None:
     row = counted(run([turn(800.0)]), turn_ends_ms=(900, 4_400))
     assert row.turn_ends_ms == [1_000.0, 1_100.0]
