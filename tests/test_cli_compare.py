@@ -150,3 +150,9 @@ def test_a_suite_runs_in_turns_with_another(folder: Path) -> None:
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["base", "current"]
     again = invoke("compare", "out/base", "out/current", "--json")
     assert json.loads(again.stdout) == told["comparison"]
+
+
+def test_as_many_at_once_on_both_sides_as_the_suite_says(folder: Path) -> None:
+    (folder / "other.yaml").write_text((folder / "suite.yaml").read_text())
+    result = invoke("run", "suite.yaml", "--against", "other.yaml", "--concurrency", "3", "--out", "out", "--json")
+    assert not [said for said in json.loads(result.stdout)["comparison"]["warnings"] if "concurrency" in said]

@@ -122,11 +122,15 @@ def load_against(
         UsageError: It is neither, or wrong.
     """
     from runner.rooms.urls import RoomKind, room_kind
-    from runner.scenarios.suites import load_suite
+    from runner.scenarios.suites import AUTO, load_suite
     from runner.scenarios.targets import AgentAtUrl
 
     if against.endswith(_SUITE_FILES):
-        return load_suite(Path(against), settings, repeat=repeat, retry_inconclusive=retry_inconclusive)
+        # Both sides are run together, and as many at once as the suite says.
+        at_a_time = suite.concurrency or AUTO
+        return load_suite(
+            Path(against), settings, repeat=repeat, concurrency=at_a_time, retry_inconclusive=retry_inconclusive
+        )
     if "://" not in against:
         raise UsageError(f"--against {against}: neither a suite file ({', '.join(_SUITE_FILES)}) nor an address")
     if room_kind(against, settings.room.daily_domains) is RoomKind.DAILY:

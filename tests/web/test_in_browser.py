@@ -190,6 +190,20 @@ def test_lists_narrow_down_while_typing(browser: Browser, server: PageServer) ->
     context.close()
 
 
+def test_a_second_click_makes_no_second_schedule(browser: Browser, server: PageServer) -> None:
+    context = visitor(browser, server)
+    page = context.new_page()
+    page.goto(f"{server.url}/schedules/new")
+    page.fill("#name", "Once only")
+    page.fill("#crontab_expression", "30 2 * * *")
+    page.locator("[name=scenarios]").first.check()
+    page.evaluate("for (const _ of [1, 2]) document.querySelector('form.launching').requestSubmit()")
+    page.wait_for_url("**/schedules/*[0-9]")
+    page.goto(f"{server.url}/schedules")
+    assert page.get_by_text("Once only").count() == 1
+    context.close()
+
+
 def test_the_description_works_without_a_network(browser: Browser, server: PageServer) -> None:
     page = browser.new_page()
     said: list[str] = []
