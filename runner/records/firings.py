@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from loguru import logger
 from sqlalchemy import Select, bindparam, delete, exists, func, literal_column, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -245,6 +246,20 @@ async def _asked(record: Record, session: AsyncSession, job: CronJob) -> Launch 
         return refusal(error.errors)
     except RunnerError as error:
         return str(error)
+    except Exception as error:
+        return _own_failure(job, error)
+
+
+def _own_failure(job: CronJob, error: Exception) -> str:
+    """Say that the server failed. What a database or the network does is tried again.
+
+    Raises:
+        Exception: The error, if that is what it is.
+    """
+    if isinstance(error, SQLAlchemyError | OSError):
+        raise error
+    logger.opt(exception=error).error("schedule {}: can't be launched ({})", job.id, type(error).__name__)
+    return f"the server failed, and its log says how ({type(error).__name__})"
 
 
 async def _launch(record: Record, job: CronJob, asked: Launch | str, claim: _Claim) -> None:
@@ -266,6 +281,8 @@ async def _launch(record: Record, job: CronJob, asked: Launch | str, claim: _Cla
             return
         except LaunchRefused as error:
             asked = refusal(error.errors)
+        except Exception as error:
+            asked = _own_failure(job, error)
     async with record.database.session() as session:
         firing = await claim(session)
         if firing is not None and not await _is_held(session, job, firing):

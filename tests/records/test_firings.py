@@ -261,6 +261,26 @@ async def test_one_that_goes_wrong_keeps_no_other_from_firing(town: Town, monkey
     assert [len(await town.history(job)) for job in jobs] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("failing", ["launch_of", "launch_within"])
+async def test_what_the_server_fails_at_is_tried_once_and_said(
+    town: Town, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    job = await town.add("*/10 * * * *")
+
+    async def fails(*given: Any, **more: Any) -> Any:
+        raise KeyError("what nobody thought of")
+
+    monkeypatch.setattr(firings, failing, fails)
+    await town.pass_by(timedelta(minutes=10))
+    await town.pass_by()
+    (firing,) = await town.history(job)
+    assert (firing.state, firing.result_id) == ("failed", None)
+    assert firing.reason == "nothing was launched: the server failed, and its log says how (KeyError)"
+    monkeypatch.undo()
+    await town.pass_by(timedelta(minutes=9))
+    assert await town.states(job) == ["failed", "running"]
+
+
 async def test_two_processes_fire_each_time_once(town: Town) -> None:
     jobs, minutes = 4, 3
     ids = [await town.add(data={"overlap": "both"}) for _ in range(jobs)]
