@@ -232,7 +232,7 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         missing,
         given.expected_outcome,
         # The judge is asked about the whole call.
-        trouble=next(iter(troubles_of(view)), None),
+        trouble=next((t for t in troubles_of(view) if t.misleads), None),
         allow_unjudged=given.allow_unjudged,
     )
     published = next((e for e in facts if isinstance(e, DataMessagePublished)), None)

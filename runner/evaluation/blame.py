@@ -2,16 +2,26 @@
 
 from collections.abc import Sequence
 
-from bots.caller.script import AGENT_HANGS_UP, BEHAVIOURS, Script
-from bots.clock import NS_PER_MS
-from bots.timeline import AgentError, CallerTurnSettled, EndedReason
+from bots.caller.script import (
+    AGENT_NEVER_TALKS_OVER,
+    AGENT_SPEAKS,
+    AGENT_STOPS,
+    Expectation,
+    FunctionCall,
+    Script,
+)
+from bots.clock import NS_PER_MS, NS_PER_S
+from bots.timeline import AgentCalledFunction, AgentError, AgentFunctionReturned, CallerTurnSettled, EndedReason
+from runner.evaluation.behaviour import MIN_OVERLAP_NS
 from runner.evaluation.causes import is_wrong_answer
-from runner.evaluation.function_calls import CALLS
-from runner.evaluation.trouble import WENT_ON, Trouble
+from runner.evaluation.function_calls import CALLS, matches
+from runner.evaluation.trouble import AGENT_LOST_MS, WENT_ON, Trouble, longest_unheard_ms
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 from runner.evaluation.view import CallView, Speech
 
 TOO_LOUD = "the background is too loud here to tell whether it was the agent"
+
+UNHEARD = "{:.0f} ms of the agent's audio were lost here: nobody knows whether it spoke"
 
 DIFFERS = "the caller gave up in turn {turn}, which the recording shows to have passed"
 
@@ -21,6 +31,9 @@ _SAME_S = 0.002
 
 _OWN_DOING = frozenset({EndedReason.AGENT_LEFT, EndedReason.AGENT_VANISHED})
 """Endings that nobody comes to by being slow."""
+
+_STOP_NS = (60 * NS_PER_MS, 200 * NS_PER_MS)
+"""An agent that seems to stop so shortly after a hole begins, or before one, may have gone on in it."""
 
 _NEEDS_NO_LINE = frozenset({EndedReason.AGENT_VANISHED, EndedReason.AGENT_NEVER_JOINED})
 """Endings that an agent comes to whatever it heard of the caller."""
@@ -48,6 +61,9 @@ def fairly(
             continue
         if verdict.verdict is Verdict.MET and _rests_on_a_background(view, verdict):
             fair.append(_inconclusive(verdict, Cause.CALLER, TOO_LOUD))
+            continue
+        if verdict.verdict is Verdict.MET and (unheard_ms := _rests_on_a_hole(script, view, verdict)):
+            fair.append(_inconclusive(verdict, Cause.NETWORK, UNHEARD.format(unheard_ms)))
             continue
         if verdict.verdict is not Verdict.MISSED:
             fair.append(verdict)
@@ -109,6 +125,26 @@ def _rests_on_a_background(view: CallView, verdict: ExpectationVerdict) -> bool:
     return any(abs(s.started.at_s - at_s) < _SAME_S or _ends_at(s, at_s) for s in doubtful for at_s in edges)
 
 
+def _rests_on_a_hole(script: Script, view: CallView, verdict: ExpectationVerdict) -> float:
+    """Return how much lost audio an agent's silence may be that meets an expectation, in milliseconds; 0 if none."""
+    expectation = script.turns[verdict.turn].expect[verdict.index]
+    line, line_end = view.line(verdict.turn), view.line_end(verdict.turn)
+    least_ms = AGENT_LOST_MS
+    if expectation.event == AGENT_STOPS:
+        ends_ns = [round(e.at_s * NS_PER_S) for e in verdict.evidence if e.event == "agent_stopped_speaking"]
+        if not ends_ns:
+            return 0
+        from_ns, to_ns = ends_ns[-1] - _STOP_NS[0], ends_ns[-1] + _STOP_NS[1]
+    elif expectation.event == AGENT_NEVER_TALKS_OVER and line is not None and line_end is not None:
+        from_ns, to_ns, least_ms = line.at_ns, line_end.at_ns, MIN_OVERLAP_NS / NS_PER_MS
+    elif expectation.absent and expectation.event not in CALLS:
+        from_ns, to_ns = view.starts[verdict.turn], _until_ns(script, view, verdict)
+    else:
+        return 0
+    lost_ms = longest_unheard_ms(view, from_ns, to_ns)
+    return lost_ms if lost_ms >= least_ms else 0
+
+
 def _ends_at(speech: Speech, at_s: float) -> bool:
     return speech.stopped is not None and abs(speech.stopped.at_s - at_s) < _SAME_S
 
@@ -120,18 +156,17 @@ def _touching(
     if turn not in view.starts:
         return None if view.ended is None else excuse(view, view.ended.reason, troubles)
     begin_ns = view.starts[turn] if turn else 0
-    next_ns = view.next_start_ns(turn)
     expectation = script.turns[turn].expect[verdict.index]
-    counts_from_start = expectation.event not in BEHAVIOURS or expectation.event == AGENT_HANGS_UP
-    handed_over = None if counts_from_start else view.handed_over(turn)
-    asked_ns = view.starts[turn] if handed_over is None else handed_over.at_ns
     # What came after its time was up changed nothing.
-    deadline_ns = asked_ns + expectation.budget_ms * NS_PER_MS
-    until_ns = min(deadline_ns - 1, view.end_ns if next_ns is None else next_ns)
+    until_ns = _until_ns(script, view, verdict)
     told = expectation.event in CALLS
-    # A call of another kind came in time, or the agent raised an error or was gone before anything could come.
+    # It made the call otherwise, or raised an error or was gone before anything could come.
     gone = view.ended is not None and view.ended.reason in _OWN_DOING and until_ns >= view.end_ns
-    is_own = gone or (told and bool(verdict.evidence)) or _raised(view, begin_ns, until_ns)
+    is_own = (
+        gone
+        or (told and not verdict.late and _called_otherwise(expectation, view, begin_ns, until_ns))
+        or _raised(view, begin_ns, until_ns)
+    )
     for trouble in troubles:
         if not trouble.touches(begin_ns, until_ns) or (told and trouble.heard_only):
             continue
@@ -139,6 +174,36 @@ def _touching(
             continue
         return trouble
     return None
+
+
+def _until_ns(script: Script, view: CallView, verdict: ExpectationVerdict) -> int:
+    """Return until when what happens bears on an expectation of a turn that was taken up."""
+    turn = verdict.turn
+    expectation = script.turns[turn].expect[verdict.index]
+    line, handed_over, next_ns = view.line(turn), view.handed_over(turn), view.next_start_ns(turn)
+    began_ns, budget_ns = view.starts[turn], expectation.budget_ms * NS_PER_MS
+    if expectation.event == AGENT_STOPS and line is not None:
+        began_ns = line.at_ns
+    elif handed_over is not None and expectation.event == AGENT_NEVER_TALKS_OVER:
+        began_ns, budget_ns = handed_over.at_ns, 0
+    elif handed_over is not None and expectation.event == AGENT_SPEAKS:
+        began_ns = handed_over.at_ns
+    return min(began_ns + budget_ns - 1, view.end_ns if next_ns is None else next_ns)
+
+
+def _called_otherwise(expectation: Expectation, view: CallView, from_ns: int, to_ns: int) -> bool:
+    """Whether the agent made a call that is looked for in a span of time, but not as it is to be made."""
+    made = [
+        e
+        for e in view.named(expectation.event)
+        if isinstance(e, AgentCalledFunction | AgentFunctionReturned) and from_ns <= e.at_ns <= to_ns
+    ]
+    refused = expectation.criterion is not None
+    return any(
+        (call.name or e.name) == e.name and (refused or not matches(call, e))
+        for call in expectation.calls or (FunctionCall(),)
+        for e in made
+    )
 
 
 def _raised(view: CallView, from_ns: int, to_ns: int) -> bool:

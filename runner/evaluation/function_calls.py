@@ -21,7 +21,7 @@ class CallSearch(Search):
         seen = [e for e in self._candidates() if isinstance(e, AgentCalledFunction | AgentFunctionReturned)]
         used: list[AgentCalledFunction | AgentFunctionReturned] = []
         for call in wanted:
-            match = next((e for e in seen if e not in used and _matches(call, e)), None)
+            match = next((e for e in seen if e not in used and matches(call, e)), None)
             if match is None:
                 if not self._rtvi():
                     return self._unobservable("the agent does not speak RTVI, so its function calls can't be seen")
@@ -47,7 +47,8 @@ def _call_text(event: AgentCalledFunction | AgentFunctionReturned) -> str:
     return f"{event.name or 'a function'}({json.dumps(arguments or {}, ensure_ascii=False)})"
 
 
-def _matches(call: FunctionCall, event: AgentCalledFunction | AgentFunctionReturned) -> bool:
+def matches(call: FunctionCall, event: AgentCalledFunction | AgentFunctionReturned) -> bool:
+    """Return whether a call, or what came of it, is one that is looked for."""
     if call.name is not None and call.name != event.name:
         return False
     if call.args is None:

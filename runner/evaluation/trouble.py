@@ -85,6 +85,11 @@ class Trouble:
     slows_only: bool = False
     garbles: bool = False
 
+    @property
+    def misleads(self) -> bool:
+        """Whether the agent may have done another thing because of it, or have done it unheard: not only late."""
+        return self.lasting or self.garbles or self.cause is not Cause.HARNESS
+
     def overlaps(self, from_ns: int, to_ns: int) -> bool:
         """Whether it went on in a span of time."""
         return self.from_ns <= to_ns and self.to_ns >= from_ns
@@ -204,6 +209,15 @@ def _lost_on_the_way_in(view: CallView) -> list[Trouble]:
         to_ns = _end_ns(last)
         troubles.append(Trouble(first.at_ns, to_ns, Cause.NETWORK, what, False, evidence_of(first), heard_only))
     return troubles
+
+
+def longest_unheard_ms(view: CallView, from_ns: int, to_ns: int) -> float:
+    """Return the longest stretch of a span of time from which nothing of the agent's audio came, in milliseconds."""
+    resumed = view.of(AgentMediaResumed)
+    holes = [(e.at_ns, _end_ns(e)) for e in view.of(AgentAudioLost)]
+    for stopped in view.of(AgentMediaStopped):
+        holes.append((stopped.at_ns, next((e.at_ns for e in resumed if e.at_ns > stopped.at_ns), view.end_ns)))
+    return max((min(end, to_ns) - max(begin, from_ns) for begin, end in holes), default=0) / NS_PER_MS
 
 
 def _end_ns(event: AgentAudioLost | HarnessStalled | MachineBusy) -> int:

@@ -133,6 +133,60 @@ def test_no_busy_machine_makes_an_agent_do_that(
     assert (outcome.cause, outcome.failure.kind) == (Cause.AGENT, kind)
 
 
+CALLED = WRONG_CALL.model_copy(update={"arguments": {"people": 4}})
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [[CALLED.model_copy(update={"at_ns": s(5.6)})], [WRONG_CALL.model_copy(update={"name": "lookup"})], []],
+    ids=["late", "another before it", "none"],
+)
+def test_a_busy_machine_excuses_a_call_that_is_late(facts: list[TimelineEvent]) -> None:
+    outcome = come_to([READY, *SILENT[:-1], BUSY, *facts, HUNG_UP], script(asks(CALL_OF_FOUR)))
+    assert (outcome.success, outcome.cause) == (None, Cause.HARNESS)
+
+
+BARGES_IN: list[TimelineEvent] = [JOINED, taken_up(5), *line(6, 10), ended(20)]
+STOPS = Expectation(event=AGENT_STOPS, within_ms=2_000)
+QUIET = Expectation(event=AGENT_NEVER_TALKS_OVER)
+
+
+@pytest.mark.parametrize("expectation", [STOPS, QUIET])
+def test_trouble_after_the_line_excuses_no_talking(expectation: Expectation) -> None:
+    spoke = speech(2, 9.5) if expectation.event == AGENT_STOPS else speech(8, 12)
+    hole = AgentAudioLost(at_ns=s(11.5), duration_ms=80)
+    assert come_to([*BARGES_IN, *spoke, hole], script(asks(expectation))).cause is Cause.AGENT
+    hole = AgentAudioLost(at_ns=s(7), duration_ms=80)
+    assert come_to([*BARGES_IN, *spoke, hole], script(asks(expectation))).cause is Cause.NETWORK
+
+
+ABSENT = Expectation(event="response", absent=True, within_ms=3_000)
+SAYS_NOTHING: list[TimelineEvent] = [JOINED, taken_up(5), *line(5.1, 5.4), ended(20)]
+
+
+@pytest.mark.parametrize(
+    ("facts", "expectation", "lost"),
+    [
+        ([*BARGES_IN, *speech(2, 6.3)], STOPS, (6.3, 9.0)),
+        (BARGES_IN, QUIET, (7.0, 7.3)),
+        (SAYS_NOTHING, ABSENT, (5.5, 7.9)),
+    ],
+)
+def test_silence_that_was_lost_audio_meets_nothing(
+    facts: list[TimelineEvent], expectation: Expectation, lost: tuple[float, float]
+) -> None:
+    from_s, to_s = lost
+    hole = AgentAudioLost(at_ns=s(from_s), duration_ms=1_000 * (to_s - from_s))
+    cut = [AgentMediaStopped(at_ns=s(from_s)), AgentMediaResumed(at_ns=s(to_s))]
+    played = script(asks(expectation))
+    for trouble in ([hole], cut):
+        outcome = come_to([*facts, *trouble], played)
+        assert (outcome.success, outcome.cause) == (None, Cause.NETWORK), outcome.detail
+    elsewhere = hole.model_copy(update={"at_ns": s(15)})
+    packet = hole.model_copy(update={"duration_ms": 20})
+    assert come_to([*facts, elsewhere, packet], played).success is True
+
+
 @pytest.mark.parametrize(("waited", "cause"), [(0.6, Cause.AGENT), (0.9, Cause.HARNESS)])
 def test_a_little_busy_machine_makes_no_answer_wrong(waited: float, cause: Cause) -> None:
     busy = BUSY.model_copy(update={"waited": waited})
