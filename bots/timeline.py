@@ -271,13 +271,14 @@ class AgentAudioLost(_Event):
 class AgentAudioLate(_Event):
     """A stretch of the agent's audio came later than its place says: its sender, or our own side, stood still.
 
-    ``at_ns`` is where the stretch begins. Whoever listened may have heard what is in it so much later.
+    ``at_ns`` is where the stretch begins. Whoever listened may have heard what is in it so much later;
+    or sooner, where its sender has caught up and the place is still that of audio that was late.
     """
 
     type: Literal["agent_audio_late"] = "agent_audio_late"
     duration_ms: float
     late_ms: float
-    """How much later it came at most."""
+    """How much later it came at most, or sooner."""
 
 
 class CallerAudioLost(_Event):

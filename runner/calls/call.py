@@ -66,6 +66,7 @@ from runner.calls.recording import AGENT, CALLER, RecordingWriter
 from runner.calls.request import Afterwards, CallRequest, CallWatcher, Progress, new_run_id
 from runner.calls.run_file import Circumstances, Run, judge_run, write_run
 from runner.calls.stalls import StallWatch
+from runner.calls.stretches import Stretch, Stretches
 from runner.calls.surroundings import Surroundings
 from runner.calls.timeline import TimelineWriter
 from runner.errors import MissingExtra, RoomError, RunnerError, UsageError
@@ -91,10 +92,6 @@ FLUSH_LAG_NS = 500 * NS_PER_MS
 """The recording on disk ends this long before now: the agent's audio takes a moment to be placed."""
 
 PIPELINE_STOP_TIMEOUT_S = 5.0
-MAX_HOLES = 500
-"""Holes in the agent's audio that are kept; what the whole call lost is counted without a limit. So many stretches
-that came late are kept, too."""
-
 MAX_MESSAGE_CHARACTERS = 20_000_000
 MAX_MESSAGES = 20_000
 """Messages of the agent that are kept as they came; what they say of speech and functions is always kept."""
@@ -174,9 +171,10 @@ class Call:
         self._reader = rtvi.RtviReader()
         self._mouth = Mouth(AUDIO_RATE_HZ, self._note)
         self._stalls = StallWatch(self._clock, self._note)
+        self._processor = self._processor_watch()
         self._messages_kept = 0
-        self._holes_kept = 0
-        self._late_kept = 0
+        self._holes = Stretches(self._note_hole, whole=False)
+        self._late = Stretches(self._note_late, whole=True)
         self._message_characters = 0
         self._onset_ns: int | None = None
         self._turn_onset_ns: int | None = None
@@ -213,6 +211,7 @@ class Call:
             raise UsageError(f"{self.folder}: the run's folder can't be made ({error.strerror})") from error
         self._clock = CallClock.begin(self.surroundings.monotonic_ns)
         self._stalls = StallWatch(self._clock, self._note)
+        self._processor = self._processor_watch()
         try:
             self._timeline = TimelineWriter(self.folder / timelines.FILE_NAME)
             self._recording = RecordingWriter(self.folder / recordings.FILE_NAME, AUDIO_RATE_HZ)
@@ -243,8 +242,9 @@ class Call:
             self._write_run(self._judged_run())
             await self._hold_call()
             with anyio.CancelScope() as self._afterwards:
+                with anyio.CancelScope(shield=True):
+                    await self._measure()
                 await self._ask_how_the_session_ended()
-                await self._measure()
                 # On disk before the words are: what the call came to does not wait for its transcript.
                 self._write_run(self._judged_run())
                 if self.request.transcribe:
@@ -316,19 +316,19 @@ class Call:
 
     def agent_audio_lost(self, at_ns: int, duration_ms: float) -> None:
         """Note a hole in the agent's audio."""
-        self._holes_kept += 1
-        if self._holes_kept > MAX_HOLES:
-            self._warn(f"the agent's audio had more than {MAX_HOLES} holes: the rest are not on the timeline")
-            return
-        self._note(AgentAudioLost(at_ns=at_ns, duration_ms=round(duration_ms, 3)))
+        self._holes.add(Stretch(at_ns, duration_ms))
 
     def agent_audio_late(self, at_ns: int, duration_ms: float, late_ms: float) -> None:
         """Note that a stretch of the agent's audio came late."""
-        self._late_kept += 1
-        if self._late_kept > MAX_HOLES:
-            self._warn(f"the agent's audio came late more than {MAX_HOLES} times: the rest are not on the timeline")
-            return
-        self._note(AgentAudioLate(at_ns=at_ns, duration_ms=round(duration_ms, 3), late_ms=round(late_ms, 3)))
+        self._late.add(Stretch(at_ns, duration_ms, late_ms))
+
+    def _note_hole(self, hole: Stretch) -> None:
+        self._note(AgentAudioLost(at_ns=hole.at_ns, duration_ms=round(hole.duration_ms, 3)))
+
+    def _note_late(self, late: Stretch) -> None:
+        self._note(
+            AgentAudioLate(at_ns=late.at_ns, duration_ms=round(late.duration_ms, 3), late_ms=round(late.late_ms, 3))
+        )
 
     def caller_audio_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
         """Note that the agent missed some of the caller's audio."""
@@ -427,7 +427,7 @@ class Call:
                 self._scope.cancel()
             tasks.start_soon(self._keep_recording)
             tasks.start_soon(self._stalls.run)
-            tasks.start_soon(self._watch_processor)
+            tasks.start_soon(self._processor.run)
             tasks.start_soon(self._recognise_live)
             tasks.start_soon(self._judge_live)
             room: Room | None = None
@@ -459,6 +459,8 @@ class Call:
         now_ns = self._clock.now_ns()
         if room is not None:
             await room.leave()
+            self._holes.flush()
+            self._late.flush()
             for quality in (room.agent_audio_quality(now_ns), room.caller_audio_quality(now_ns)):
                 if quality is not None:
                     self._write(quality)
@@ -491,10 +493,10 @@ class Call:
         self._calibrate(room)
         await self._conduct(room, pipeline)
 
-    async def _watch_processor(self) -> None:
-        shared = is_this_machine(urlsplit(self.request.address.url).hostname or "")
-        watch = ProcessorWatch(self._clock, self._note, self.surroundings.processor_times, shared=shared)
-        await watch.run()
+    def _processor_watch(self) -> ProcessorWatch:
+        address = self.request.address
+        shared = address.runs_here or is_this_machine(urlsplit(address.url).hostname or "")
+        return ProcessorWatch(self._clock, self._note, self.surroundings.processor_times, shared=shared)
 
     def _calibrate(self, room: Room) -> None:
         """Note what our own side adds to what is measured, as far as it has shown by now."""
@@ -746,6 +748,7 @@ class Call:
         """End the call; the first ending counts."""
         self._stalls.look()
         if self._ending is None:
+            self._processor.look()
             self._ending = _Ending(reason, detail, self._clock.now_ns())
             if self._scope is not None:
                 self._scope.cancel()

@@ -18,6 +18,9 @@ BUSY_SHARE = 0.5
 Measured on two cores, in a call to an agent that recognises speech there: .05 to .34 alone, .15 to .46 beside a
 process that uses a whole core, .62 to .74 beside four of them, with which the agent answered too late."""
 
+LEAST_WINDOW_NS = 500 * NS_PER_MS
+"""The last stretch of a call is looked at if it is no shorter."""
+
 LEAST_NS = 10 * NS_PER_MS
 """Less time than this, running and waiting together, tells nothing."""
 
@@ -51,24 +54,32 @@ class ProcessorWatch:
         self._note = note
         self._times = times
         self._shared = shared
+        self._before: tuple[int, int] | None = None
+        self._began_ns = 0
 
     async def run(self) -> None:
         """Watch until cancelled, or return where nobody counts."""
-        before, began_ns = self._times(), self._clock.now_ns()
-        while before is not None:
+        self._before, self._began_ns = self._times(), self._clock.now_ns()
+        while self._before is not None:
             await anyio.sleep(WINDOW_NS / NS_PER_S)
-            now, now_ns = self._times(), self._clock.now_ns()
-            if now is None:
-                return
-            ran_ns, waited_ns = now[0] - before[0], now[1] - before[1]
-            wanted_ns = ran_ns + waited_ns
-            if wanted_ns >= LEAST_NS and waited_ns > BUSY_SHARE * wanted_ns:
-                self._note(
-                    MachineBusy(
-                        at_ns=began_ns,
-                        duration_ms=(now_ns - began_ns) / NS_PER_MS,
-                        waited=round(waited_ns / wanted_ns, 3),
-                        shared=self._shared,
-                    )
+            self.look()
+
+    def look(self) -> None:
+        """Look at the time since the last look. Called before a call ends, too."""
+        now_ns, before = self._clock.now_ns(), self._before
+        if before is None or now_ns - self._began_ns < LEAST_WINDOW_NS:
+            return
+        began_ns, self._began_ns, self._before = self._began_ns, now_ns, self._times()
+        if self._before is None:
+            return
+        ran_ns, waited_ns = self._before[0] - before[0], self._before[1] - before[1]
+        wanted_ns = ran_ns + waited_ns
+        if wanted_ns >= LEAST_NS and waited_ns > BUSY_SHARE * wanted_ns:
+            self._note(
+                MachineBusy(
+                    at_ns=began_ns,
+                    duration_ms=(now_ns - began_ns) / NS_PER_MS,
+                    waited=round(waited_ns / wanted_ns, 3),
+                    shared=self._shared,
                 )
-            before, began_ns = now, now_ns
+            )

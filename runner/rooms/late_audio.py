@@ -46,8 +46,10 @@ class LateAudio:
         """
         self._catch_up(at_ns, -late_ns)
         self._recent.append((at_ns, late_ns))
-        if len(self._recent) == IN_A_ROW and min(late for _, late in self._recent) >= NOTED_NS:
-            self._extend(self._recent[0][0], end_ns, max(late for _, late in self._recent))
+        lates_ns = [late for _, late in self._recent]
+        if len(lates_ns) == IN_A_ROW and (min(lates_ns) >= NOTED_NS or max(lates_ns) <= -NOTED_NS):
+            # Sooner than its place says: the place is that of audio that was late before.
+            self._extend(self._recent[0][0], end_ns, max(map(abs, lates_ns)))
         else:
             self.tick(at_ns)
 

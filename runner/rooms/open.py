@@ -26,6 +26,7 @@ class RoomAddress:
         request_data: Reaches a SmallWebRTC bot as its runner arguments' ``body``.
         ice_servers: STUN and TURN servers that came with the room, besides those of the settings.
         participant_name: The agent's user name in a Daily room; None: as the settings have it.
+        runs_here: Whether the agent is known to run on this machine, wherever the room is.
         guard: What ICE servers that come with a session are held to, where one is started here; None allows all.
     """
 
@@ -34,6 +35,7 @@ class RoomAddress:
     request_data: Any = None
     ice_servers: tuple[IceServer, ...] = ()
     participant_name: str | None = None
+    runs_here: bool = False
     guard: RoomGuard | None = field(default=None, repr=False, compare=False)
 
 

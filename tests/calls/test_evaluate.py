@@ -189,6 +189,11 @@ def test_what_was_being_added_when_the_power_went_is_left_out(tmp_path: Path) ->
     assert evaluate_run(tmp_path / "r") == run
 
 
+def test_a_turn_that_was_passed_over_is_no_damage(tmp_path: Path) -> None:
+    run = stored(tmp_path / "r", [*FACTS[:3], *FACTS[11:]])
+    assert evaluate_run(tmp_path / "r") == run
+
+
 def test_a_call_of_a_killed_runner_is_inconclusive_and_ours(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     folder.mkdir()
@@ -219,6 +224,7 @@ def test_a_call_of_a_killed_runner_is_inconclusive_and_ours(tmp_path: Path) -> N
         ([*FACTS[:8], *FACTS[9:]], "begins to speak twice"),
         ([*FACTS[:11], *FACTS[12:]], "out of turn"),
         ([FACTS[0], *FACTS[3:], *FACTS[1:3]], None),
+        ([*FACTS[:12], CallerTurnStarted(at_ns=s(5.1), turn=0), *FACTS[12:]], "turn 1 is taken up after turn 2"),
         ([*FACTS[:-5], FACTS[-2], *FACTS[-5:-2]], "comes after the end"),
         ([*FACTS[:-3], CallerTurnStarted(at_ns=s(99), turn=2), *FACTS[-3:]], "no turn 3 in the script"),
         ([*FACTS[:14], AgentStartedSpeaking(at_ns=s(99)), *FACTS[15:]], "comes after the end"),

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bots.caller.script import Listen, Script, Turn
-from bots.timeline import AgentAudioLost, CallCalibrated, CallerAudioLost, TimelineEvent
-from runner.calls.call import MAX_HOLES, Call
+from bots.timeline import AgentAudioLate, AgentAudioLost, CallCalibrated, CallerAudioLost, TimelineEvent
+from runner.calls.call import Call
 from runner.calls.request import CallRequest
 from runner.calls.timeline import TimelineWriter, read_timeline
 from runner.rooms.base import Timeliness
@@ -27,13 +27,27 @@ def written(tmp_path: Path) -> list[TimelineEvent]:
     return read_timeline(tmp_path / "timeline.jsonl")
 
 
-def test_holes_are_kept_up_to_a_limit_then_warned_of_once(call: Call, tmp_path: Path) -> None:
-    for number in range(MAX_HOLES + 20):
-        call.agent_audio_lost(number, 20.00049)
-    holes = [event for event in written(tmp_path) if isinstance(event, AgentAudioLost)]
-    assert [(hole.at_ns, hole.duration_ms) for hole in holes] == [(number, 20.0) for number in range(MAX_HOLES)]
-    warnings = call._warnings  # pyright: ignore[reportPrivateUsage]
-    assert warnings == ["the agent's audio had more than 500 holes: the rest are not on the timeline"]
+def test_holes_and_late_stretches_are_written_down(call: Call, tmp_path: Path) -> None:
+    call.agent_audio_lost(1, 20.00049)
+    call.agent_audio_late(2, 40.00049, 60.00049)
+    assert written(tmp_path) == [
+        AgentAudioLost(at_ns=1, duration_ms=20.0),
+        AgentAudioLate(at_ns=2, duration_ms=40.0, late_ms=60.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "runs_here", "shared"),
+    [
+        ("http://127.0.0.1:7860", False, True),
+        ("https://x.daily.co/r", True, True),
+        ("https://x.daily.co/r", False, False),
+    ],
+)
+def test_an_agent_on_this_machine_shares_it(tmp_path: Path, url: str, runs_here: bool, shared: bool) -> None:
+    address = RoomAddress(url, runs_here=runs_here)
+    call = Call(CallRequest(Script(name="test", turns=(Turn(action=Listen()),)), address), Settings(), tmp_path)
+    assert call._processor._shared is shared  # pyright: ignore[reportPrivateUsage]
 
 
 def test_what_the_agent_missed_is_written_down(call: Call, tmp_path: Path) -> None:

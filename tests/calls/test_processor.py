@@ -48,6 +48,29 @@ async def test_long_waits_for_a_processor_are_noted(monkeypatch: pytest.MonkeyPa
     ]
 
 
+class Over(Exception):
+    """The call is over."""
+
+
+@pytest.mark.parametrize(("lasts_s", "noted"), [(1.6, [1_600.0]), (0.3, [])])
+async def test_the_last_stretch_of_a_call_is_looked_at_too(
+    monkeypatch: pytest.MonkeyPatch, lasts_s: float, noted: list[float]
+) -> None:
+    clock, seen = Clock(), list[MachineBusy]()
+    counts = iter([(0, 0), (10 * NS_PER_MS, 90 * NS_PER_MS)])
+    watch = ProcessorWatch(clock, seen.append, lambda: next(counts), shared=True)  # type: ignore[arg-type]
+
+    async def until_the_end(delay_s: float) -> None:
+        await clock.sleep(lasts_s)
+        watch.look()
+        raise Over
+
+    monkeypatch.setattr(processor.anyio, "sleep", until_the_end)
+    with pytest.raises(Over):
+        await watch.run()
+    assert [busy.duration_ms for busy in seen] == noted
+
+
 async def test_a_process_that_hardly_runs_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     least_ms = LEAST_NS // NS_PER_MS
     assert await seen(monkeypatch, (0, 0), (1, least_ms - 2), (2, 2 * least_ms - 4)) == []

@@ -6,11 +6,14 @@ import pytest
 
 from bots.caller.script import Listen, Script, Speak, Turn, Words
 from bots.timeline import (
+    AgentAudioLost,
     AgentSaid,
     CallEnded,
     CallerTurnStarted,
     CallStarted,
     EndedReason,
+    HarnessStalled,
+    MachineBusy,
     Source,
     TimelineEvent,
 )
@@ -92,6 +95,22 @@ def test_the_judges_answer_counts(answers: tuple[str, ...], success: bool | None
     assert run.cause is (Cause.AGENT if success is False else None)
     if success is not True:
         assert run.detail is not None and run.detail.endswith("s1: r1")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "cause"),
+    [
+        (MachineBusy(at_ns=15, duration_ms=2_000, waited=0.55, shared=True), Cause.AGENT),
+        (HarnessStalled(at_ns=15, duration_ms=300), Cause.AGENT),
+        (MachineBusy(at_ns=15, duration_ms=2_000, waited=0.9, shared=True), Cause.HARNESS),
+        (HarnessStalled(at_ns=15, duration_ms=1_500), Cause.HARNESS),
+        (AgentAudioLost(at_ns=15, duration_ms=80), Cause.NETWORK),
+    ],
+)
+def test_what_only_slows_an_agent_down_excuses_no_wrong_end(trouble: TimelineEvent, cause: Cause) -> None:
+    told = [*facts(*NAME), trouble]
+    asked = Circumstances(asked=Asked(expected_outcome=PROMPT), expected_outcome=answer("no"))
+    assert judge_run(SCRIPT, told, asked).cause is cause
 
 
 def test_a_judge_that_gives_no_answer_passes_nothing() -> None:

@@ -294,6 +294,20 @@ def test_a_sender_moved_and_moved_back_was_late() -> None:
     assert 280 <= receiver.late[0][2] <= 320
 
 
+def test_speech_that_is_displaced_says_so_to_its_end() -> None:
+    # The sender catches up within its tone: there is no pause in which it could be given its place back.
+    receiver = Receiver().receive(
+        encode(tone(4, 1, 48_000, end_s=3.5), 48_000),
+        delay_ns=lambda index: max(200 - 20 * (index - 60), 0) * NS_PER_MS if index >= 60 else 0,
+    )
+    receiver.stream.close()
+    end_ns = TRUTH_NS + 3_500 * NS_PER_MS
+    assert any(
+        at_ns <= end_ns <= at_ns + duration_ms * NS_PER_MS and late_ms >= 180
+        for at_ns, duration_ms, late_ms in receiver.late
+    )
+
+
 def test_over_a_bed_a_stream_goes_back_to_its_place() -> None:
     # The sender stands still for 200 ms and catches up; nothing it sends is silent.
     bed = (800 * np.random.default_rng(1).standard_normal(6 * 48_000)).clip(-3_000, 3_000).astype(np.int16)

@@ -199,6 +199,11 @@ async def test_a_session_in_a_daily_room_has_the_properties_asked_for() -> None:
     assert session == Session(RoomAddress(DAILY["dailyRoom"], SecretStr("r00m-s3cr3t")), "ab-12")
 
 
+async def test_an_agent_that_is_started_here_runs_here() -> None:
+    here = await start(Side(DAILY), spec(transport="daily", start_url="http://localhost:7860/start"))
+    assert here.address.runs_here
+
+
 async def test_without_a_transport_the_agents_side_chooses() -> None:
     side = Side(DAILY)
     session = await start(side, spec(token=None))
