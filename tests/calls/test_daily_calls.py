@@ -243,11 +243,15 @@ async def test_a_conversation_from_join_to_leave(meeting: Meeting, lines: dict[s
 async def test_how_a_session_ended_is_asked_where_the_agent_left(
     meeting: Meeting, lines: dict[str, bytes], tmp_path: Path
 ) -> None:
+    known: list[str] = []
+
     async def end_state() -> str:
+        known.append((tmp_path / "run" / "timeline.jsonl").read_text())
         return "agent_error"
 
     Agent(meeting, lines, leaves=True)
     run, facts = await make(tmp_path / "run", WAITING, session_end_state=end_state)
+    assert "recording_measured" in known[0], "whoever does not wait for the answer has the measures"
     assert only(facts, AgentSessionEnded).state == "agent_error"
     # A process that stood still in this short call can blame nobody.
     crashed = run.failure is not None and run.failure.kind is FailureKind.CRASHED
