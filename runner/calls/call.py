@@ -192,8 +192,8 @@ class Call:
     async def make(self) -> Run:
         """Make the call, and return the run. Facts are on disk whatever happens.
 
-        Cancelling leaves the room and keeps the facts; the run is written as cancelled before the cancellation
-        goes on.
+        Cancelling leaves the room and keeps the facts; the run is written before the cancellation goes on, as
+        cancelled unless its call was over.
 
         Raises:
             UsageError: Something in the request or the settings is wrong; nothing was called.
