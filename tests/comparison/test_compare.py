@@ -78,6 +78,13 @@ def test_a_difference_of_latency_that_may_be_chance_takes_more_runs() -> None:
     assert comparison.exit_code == 2
 
 
+def test_latencies_that_are_missing_take_no_number_of_runs() -> None:
+    base = [*runs("base", 19, latency_ms=None), *runs("one", 1, session="base")]
+    (scenario,) = compare(base, runs("current", 20, latency_ms=None)).scenarios
+    assert scenario.why_too_few == "fewer than 3 calls with a latency on a side"
+    assert scenario.runs_needed is None
+
+
 def test_one_scenario_that_breaks_is_found_among_twenty() -> None:
     broken = runs("current", 0, 5, scenario=NAMES[0])
     comparison = compare(suite("base", 5), [*broken, *suite("current", 5)[5:]])
