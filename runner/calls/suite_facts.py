@@ -108,13 +108,9 @@ def runs_of_suite(folder: Path, result: SuiteResult) -> RunSet:
         UsageError: A run can't be read.
     """
     session = result.session or SessionFacts(id=f"{result.suite} {result.started_at}", started_at=result.started_at)
-    hashes: dict[str, set[str | None]] = {}
-    for run in result.runs:
-        hashes.setdefault(run.scenario, set()).add(run.scenario_hash)
 
     def facts(run: SuiteRun) -> RunFacts:
-        # An entry of a suite may give a scenario data of its own: its runs are not compared with the others.
-        name = run.scenario if len(hashes[run.scenario]) == 1 else f"{run.scenario} ({run.scenario_hash})"
+        name = run.compared_as or run.scenario
         if run.folder is not None:
             return run_facts(
                 read_run(folder / run.folder), session=session.id, scenario=name, scenario_hash=run.scenario_hash

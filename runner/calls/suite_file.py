@@ -76,6 +76,7 @@ class SuiteRun(_Run):
         file: The scenario's file.
         repeat: Which run of this scenario it is, from 1.
         scenario_hash: Digest of what was played, and of the data that went along.
+        compared_as: What it is called in comparisons; null: as the scenario.
         status: Whether the call took place.
         success: True: passed. False: the agent failed. Null: inconclusive, for no fault of the agent.
         cause: Whose fault it was, where something failed.
@@ -97,6 +98,7 @@ class SuiteRun(_Run):
     """
 
     scenario_hash: str | None = None
+    compared_as: str | None = None
     status: Status
     success: bool | None
     cause: Cause | None

@@ -52,7 +52,7 @@ class Weighing:
         if save is not None:
             _check_can_be_saved(save)
         base = None if baseline is None else await read_source(baseline)
-        if base is not None and not {run.scenario for run in base.runs} & {run.scenario.name for run in suite.runs}:
+        if base is not None and not {run.scenario for run in base.runs} & {run.compared_as for run in suite.runs}:
             raise UsageError(f"{baseline}: has no scenario in common with {suite.path}")
         return cls(suite, base, save, against)
 
