@@ -132,9 +132,13 @@ def test_runs_are_saved_and_further_sessions_added(folder: Path) -> None:
     # Nobody answers: the runs are inconclusive, and kept as that.
     first = invoke("run", "suite.yaml", "--repeat", "2", "--out", "one", "--save-baseline", "base.json")
     assert "base.json: saved; 1 session, 2 runs" in first.stdout
-    second = invoke("run", "suite.yaml", "--out", "two", "--baseline", "base.json", "--save-baseline", "base.json")
+    against = ("--baseline", "base.json", "--save-baseline", "base.json")
+    reports = ("--junit", "junit.xml", "--markdown", "summary.md")
+    second = invoke("run", "suite.yaml", "--out", "two", *against, *reports)
     assert "base.json: saved; 2 sessions, 3 runs" in second.stdout
     assert "listen TOO FEW RUNS 0/0→0/0" in second.stdout and second.exit_code == 2
+    for report in ("junit.xml", "summary.md"):
+        assert "listen TOO FEW RUNS 0/0→0/0" in (folder / report).read_text(), "they are written once more at the end"
     saved = read_baseline(folder / "base.json")
     assert [run.success for run in saved.runs] == [None] * 3
     told = json.loads((folder / "two" / "suite.json").read_text())

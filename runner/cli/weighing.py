@@ -1,5 +1,6 @@
 """What a suite is held against when it ends: read and checked before anybody is called."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -56,13 +57,20 @@ class Weighing:
             raise UsageError(f"{baseline}: has no scenario in common with {suite.path}")
         return cls(suite, base, save, against)
 
-    def weigh(self, folder: Path, result: "SuiteResult", base: "RunSet | None" = None) -> "SuiteResult":
+    def weigh(
+        self,
+        folder: Path,
+        result: "SuiteResult",
+        base: "RunSet | None",
+        keep: Callable[["SuiteResult"], None],
+    ) -> "SuiteResult":
         """Return a suite's result with what it was held against; also on disk. Blocks.
 
         Args:
             folder: The suite's folder.
             result: What became of its runs.
             base: What it is compared with, in place of the baseline.
+            keep: Writes the result wherever else it is kept; may raise :class:`OSError`.
 
         Raises:
             RunnerError: It can't be written.
@@ -73,6 +81,7 @@ class Weighing:
         result = weigh_suite(folder, result, self.suite.gates, self.base if base is None else base)
         try:
             write_suite(folder, result)
+            keep(result)
         except OSError as error:
             raise RunnerError(f"{error.filename}: can't be written ({error.strerror})") from error
         return result
