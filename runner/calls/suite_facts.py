@@ -116,7 +116,8 @@ def runs_of_suite(folder: Path, result: SuiteResult) -> RunSet:
                 read_run(folder / run.folder), session=session.id, scenario=name, scenario_hash=run.scenario_hash
             )
         return RunFacts(
-            id=f"{session.id}:{run.file}:{run.title}",
+            # Two suites in turns share the session, and lie in folders of their own.
+            id=f"{session.id}:{folder.name}:{run.file}:{run.title}",
             scenario=name,
             scenario_hash=run.scenario_hash,
             session=session.id,

@@ -200,6 +200,7 @@ class SuiteResult(BaseModel):
             ``compare``.
         gates: What became of the suite's thresholds, at its end.
         comparison: What became of the agent since the baseline, at the suite's end; null without one.
+        unweighed: Whether thresholds and comparison could not be judged at its end; the last warning says why.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -220,6 +221,7 @@ class SuiteResult(BaseModel):
     statistics: Summary | None = None
     gates: list[GateOutcome] = []
     comparison: Comparison | None = None
+    unweighed: bool = False
 
     @computed_field
     @property
@@ -242,6 +244,8 @@ class SuiteResult(BaseModel):
         A threshold of the pass rate, or a baseline, says in place of the single runs how many may fail; a suite that
         stopped at the first failure has failed by it.
         """
+        if self.unweighed:
+            return 2
         codes = [outcome.exit_code for outcome in self.gates]
         if self.comparison is not None:
             codes.append(self.comparison.exit_code)

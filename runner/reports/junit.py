@@ -67,6 +67,8 @@ def junit_xml(result: SuiteResult, folder: Path) -> str:
     cases += [_open_case(result, run, first=index == 0) for index, run in enumerate(result.open)]
     cases += [_skipped_case(result, scenario) for scenario in result.skipped]
     cases += [_weighed_case(result, f"gate {gate.gate}", gate.exit_code, [gate_line(gate)]) for gate in result.gates]
+    if result.unweighed:
+        cases.append(_weighed_case(result, "comparison", 2, result.warnings[-1:]))
     if result.comparison is not None:
         lines = [*comparison_lines(result.comparison)]
         cases.append(_weighed_case(result, "comparison", result.comparison.exit_code, lines))

@@ -17,6 +17,7 @@ from runner.evaluation.turns import TurnMeasures
 from runner.scenarios.selection import with_runs
 from runner.scenarios.suites import load_suite
 from tests.calls.stubs import StubCalls, fails, loses_the_network, runner
+from tests.reports.test_junit import run, suite
 
 pytestmark = pytest.mark.anyio
 
@@ -94,6 +95,12 @@ async def test_a_suite_of_an_earlier_version_has_a_session_of_its_own(tmp_path: 
     read = read_runs(tmp_path / "out")
     assert read.sessions[0].id == f"night {SuiteResult.model_validate(told).started_at}"
     assert read.runs[0].scenario_hash is None
+
+
+def test_runs_without_a_call_are_told_apart_by_their_side() -> None:
+    result = suite(run(folder=None))
+    base, current = (runs_of_suite(Path("out") / side, result).runs[0].id for side in ("base", "current"))
+    assert base != current
 
 
 def test_a_folder_without_runs_is_one_error(tmp_path: Path) -> None:
