@@ -11,7 +11,14 @@ from bots.caller.speech.settings import OFFLINE, OFFLINE_SEED, ServiceSettings
 from runner.calls import run_file, suite_file
 from runner.calls.run_file import RunReport, installed_versions, read_run
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite
-from runner.comparison.facts import RunFacts, RunSet, SessionFacts, headline_of, latencies_by_turn
+from runner.comparison.facts import (
+    MAX_CHARACTERS,
+    RunFacts,
+    RunSet,
+    SessionFacts,
+    headline_of,
+    latencies_by_turn,
+)
 from runner.errors import UsageError
 from runner.rooms.urls import RoomKind, room_kind
 from runner.scenarios.suites import PlannedRun, Suite
@@ -20,6 +27,7 @@ from runner.settings import Settings
 from runner.text import public_url
 
 _HASH_CHARACTERS = 12
+_NAMED_ROOMS = 3
 
 
 def session_facts(suite: Suite, settings: Settings, session: str, started_at: str) -> SessionFacts:
@@ -32,7 +40,8 @@ def session_facts(suite: Suite, settings: Settings, session: str, started_at: st
         case AgentToStart(start_url, kind):
             agent, transport = public_url(start_url), kind
         case AgentInRooms(rooms):
-            agent = ", ".join(public_url(room.url) for room in rooms)
+            agent = ", ".join(public_url(room.url) for room in rooms[:_NAMED_ROOMS])
+            agent += f" and {len(rooms) - _NAMED_ROOMS} more" if len(rooms) > _NAMED_ROOMS else ""
             transport = room_kind(rooms[0].url, settings.room.daily_domains)
         case AgentOnPipecatCloud(name, kind):
             agent, transport = f"{name} on Pipecat Cloud", kind
@@ -43,7 +52,7 @@ def session_facts(suite: Suite, settings: Settings, session: str, started_at: st
         started_at=started_at,
         versions=installed_versions() | ({"judge": judge} if judge else {}),
         host=platform.node() or None,
-        agent=agent,
+        agent=agent[:MAX_CHARACTERS],
         transport=transport and transport.value,
         concurrency=suite.concurrency,
         settings={

@@ -10,8 +10,9 @@ from runner.evaluation.turns import TurnMeasures
 from runner.evaluation.verdicts import Cause
 
 MAX_TURNS = 1_000
+MAX_CHARACTERS = 1_000
 
-Text = Annotated[str, Field(max_length=1_000)]
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 Latency = Annotated[float, Field(ge=0, le=3_600_000, allow_inf_nan=False)]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from bots.caller.script import Listen, Play, Script, Turn
 from runner.calls.request import new_run_id
-from runner.calls.suite_facts import read_runs, runs_of_suite, scenario_hash
+from runner.calls.suite_facts import read_runs, runs_of_suite, scenario_hash, session_facts
 from runner.calls.suite_file import SuiteResult
 from runner.comparison.facts import RunSet, latencies_by_turn
 from runner.errors import UsageError
@@ -95,6 +95,13 @@ async def test_a_suite_of_an_earlier_version_has_a_session_of_its_own(tmp_path: 
     read = read_runs(tmp_path / "out")
     assert read.sessions[0].id == f"night {SuiteResult.model_validate(told).started_at}"
     assert read.runs[0].scenario_hash is None
+
+
+async def test_of_many_rooms_the_first_are_named(tmp_path: Path) -> None:
+    rooms = [f"https://acme.daily.co/a-room-that-is-there-all-the-time-{n}" for n in range(40)]
+    made = runner(tmp_path, StubCalls(), "a", agent=f"agent: {{ rooms: {json.dumps([{'url': r} for r in rooms])} }}")
+    session = session_facts(made.suite, made.settings, "s", "2026-01-01T00:00:00.000Z")
+    assert session.agent == f"{', '.join(rooms[:3])} and 37 more"
 
 
 def test_runs_without_a_call_are_told_apart_by_their_side() -> None:
