@@ -21,7 +21,7 @@ from runner.comparison.facts import (
 )
 from runner.errors import UsageError
 from runner.rooms.urls import RoomKind, room_kind
-from runner.scenarios.suites import PlannedRun, Suite
+from runner.scenarios.suites import AUTO, PlannedRun, Suite
 from runner.scenarios.targets import AgentAtUrl, AgentByCommand, AgentInRooms, AgentOnPipecatCloud, AgentToStart
 from runner.settings import Settings
 from runner.text import public_url
@@ -54,7 +54,7 @@ def session_facts(suite: Suite, settings: Settings, session: str, started_at: st
         host=platform.node() or None,
         agent=agent[:MAX_CHARACTERS],
         transport=transport and transport.value,
-        concurrency=suite.concurrency,
+        concurrency=suite.concurrency or AUTO,
         settings={
             "tts": _service(settings.speech.tts),
             **seed,

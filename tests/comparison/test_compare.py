@@ -221,6 +221,15 @@ def test_other_circumstances_are_warned_of() -> None:
         "host differs: laptop in the base, server now",
         "version of runner differs: 1 in the base, 2 now",
     ]
+    # A result of the record knows of none: that is no difference.
+    assert compare_sets(run_set(runs("result", 5)), current).warnings == [DRIFT]
+    auto = run_set(runs("auto", 5), host="server", concurrency="auto", settings={"tts": "x", "seed": "0"})
+    one = run_set(runs("one", 5), concurrency=1, settings={"tts": "x"})
+    assert compare_sets(auto, one).warnings == [
+        DRIFT,
+        "concurrency differs: auto in the base, 1 now",
+        "setting seed differs: 0 in the base, none now",
+    ]
 
 
 sides = st.tuples(st.integers(0, 7), st.integers(0, 7), st.integers(0, 2)).filter(lambda side: sum(side) > 0)
