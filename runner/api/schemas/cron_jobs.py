@@ -165,7 +165,7 @@ class Firing(ResponseBody):
     """Ours: one time at which a schedule was due, or was run by hand.
 
     Attributes:
-        trigger: ``clock``; ``catch_up``: it was due while no server was up; ``manual``.
+        trigger: ``clock``; ``catch_up``: it was due earlier, and no server fired it then; ``manual``.
         due_at: When it was due.
         fired_at: When its result was launched; null if none was.
         missed: How many firings before it were missed, which it makes up for.
