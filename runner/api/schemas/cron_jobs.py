@@ -76,7 +76,7 @@ class CronJobFields(WrittenBody):
         overlap: Ours: what a firing does while the one before it is still on: ``skip``, ``queue`` (waits for it; one
             at most) or ``both`` (is launched beside it).
         baseline: Ours: what each of its results is compared with: a result, several, or ``previous``: its own last
-            five that passed. A firing fails if a scenario got worse.
+            five that got no worse and in which a run passed. A firing fails if a scenario got worse.
     """
 
     agent: Id | None = None
