@@ -28,6 +28,10 @@ class HostRefused(RunnerError):
     """The settings do not allow a host; the text says which setting would."""
 
 
+class HostUnknown(HostRefused):
+    """A host may be allowed by its addresses, and has none at present: a name server may not have answered."""
+
+
 async def resolve(host: str) -> list[str]:
     """Return the addresses of a name; none where it has none, or its name server does not answer in time."""
 
@@ -101,7 +105,11 @@ class HostRules:
         found = await resolve(host)
         addresses = [address for text in found if (address := _address(text)) is not None]
         if not named:
-            if not addresses or not all(self._holds(address) for address in addresses):
+            if not addresses:
+                raise HostUnknown(
+                    f"the host {host} has no address; to allow it by its name, add it to the setting {self._setting}"
+                )
+            if not all(self._holds(address) for address in addresses):
                 raise HostRefused(self._name_refusal(host))
             return addresses
         for address in addresses:

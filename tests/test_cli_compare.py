@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from junitparser import Error
 from loguru import logger
 
+from runner.calls.suite_facts import runs_of_suite
+from runner.calls.suite_file import SuiteResult
 from runner.cli import main
+from runner.cli.weighing import Weighing
 from runner.comparison.baseline import read_baseline, write_baseline
+from runner.scenarios.suites import load_suite
+from runner.settings import Settings
 from tests.comparison.runs import run_set, runs
+from tests.reports.test_junit import parsed, run, suite
 
 SUITE = "name: night\nagent: { url: 'http://127.0.0.1:9' }\nretry_inconclusive: 0\nscenarios: [listen.yaml]\n"
 
@@ -19,6 +26,9 @@ SUITE = "name: night\nagent: { url: 'http://127.0.0.1:9' }\nretry_inconclusive: 
 def folder(bare_folder: Path) -> Iterator[Path]:
     (bare_folder / "listen.yaml").write_text("name: listen\nturns: [{ expect: [{ event: response }] }]\n")
     (bare_folder / "suite.yaml").write_text(SUITE)
+    (bare_folder / "far.yaml").write_text(SUITE.replace("listen.yaml", "far/listen.yaml"))
+    (bare_folder / "far").mkdir()
+    (bare_folder / "far" / "listen.yaml").write_text("name: far\nturns: [{ expect: [{ event: response }] }]\n")
     for name, sides in (("good", (20, 0)), ("same", (5, 0)), ("bad", (1, 4)), ("few", (2, 0))):
         write_baseline(bare_folder / f"{name}.json", run_set(runs(name, *sides)))
     yield bare_folder
@@ -101,6 +111,7 @@ def test_without_the_libraries_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
         (("--save-baseline", "nowhere/base.json"), "there is no folder nowhere"),
         (("--against", "other"), "neither a suite file (.yaml, .yml) nor an address"),
         (("--against", "https://x.daily.co/room"), "a Daily room holds one call"),
+        (("--against", "far.yaml"), "far.yaml: has no scenario in common with suite.yaml"),
         (("--against", "suite.yaml", "--baseline", "good.json"), "a suite is compared with one of them"),
     ],
 )
@@ -132,13 +143,27 @@ def test_runs_are_saved_and_further_sessions_added(folder: Path) -> None:
     # Nobody answers: the runs are inconclusive, and kept as that.
     first = invoke("run", "suite.yaml", "--repeat", "2", "--out", "one", "--save-baseline", "base.json")
     assert "base.json: saved; 1 session, 2 runs" in first.stdout
-    second = invoke("run", "suite.yaml", "--out", "two", "--baseline", "base.json", "--save-baseline", "base.json")
+    against = ("--baseline", "base.json", "--save-baseline", "base.json")
+    reports = ("--junit", "junit.xml", "--markdown", "summary.md")
+    second = invoke("run", "suite.yaml", "--out", "two", *against, *reports)
     assert "base.json: saved; 2 sessions, 3 runs" in second.stdout
     assert "listen TOO FEW RUNS 0/0→0/0" in second.stdout and second.exit_code == 2
+    for report in ("junit.xml", "summary.md"):
+        assert "listen TOO FEW RUNS 0/0→0/0" in (folder / report).read_text(), "they are written once more at the end"
     saved = read_baseline(folder / "base.json")
     assert [run.success for run in saved.runs] == [None] * 3
     told = json.loads((folder / "two" / "suite.json").read_text())
     assert told["comparison"]["change"] == "too_few" and told["exit_code"] == 2
+
+
+def test_a_comparison_that_fails_stands_beside_the_runs(folder: Path) -> None:
+    result, kept = suite(run(folder=None)), list[SuiteResult]()
+    weighing = Weighing(load_suite(folder / "suite.yaml", Settings()), runs_of_suite(folder, result))
+    weighed = weighing.weigh(folder, result, None, kept.append)
+    assert kept == [weighed] and (weighed.exit_code, weighed.runs) == (2, result.runs)
+    assert "the same runs" in weighed.warnings[-1]
+    _, (_, case) = parsed(weighed)
+    assert [type(one) for one in case.result] == [Error]
 
 
 def test_a_suite_runs_in_turns_with_another(folder: Path) -> None:

@@ -99,7 +99,10 @@ class Interleaved:
 
     async def _make(self, side: str, runner: SuiteRunner, turns: Turns) -> None:
         try:
-            self._results[side] = await runner.make()
+            result = self._results[side] = await runner.make()
+            if result.failed_fast:
+                # There is nothing to compare any more.
+                self.cancel(result.stopped)
         except RunnerError as error:
             self._errors.append(error)
             self.cancel("the other side of the comparison can't be run")

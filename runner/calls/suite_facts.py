@@ -11,15 +11,23 @@ from bots.caller.speech.settings import OFFLINE, OFFLINE_SEED, ServiceSettings
 from runner.calls import run_file, suite_file
 from runner.calls.run_file import RunReport, installed_versions, read_run
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite
-from runner.comparison.facts import RunFacts, RunSet, SessionFacts, headline_of, latencies_by_turn
+from runner.comparison.facts import (
+    MAX_CHARACTERS,
+    RunFacts,
+    RunSet,
+    SessionFacts,
+    headline_of,
+    latencies_by_turn,
+)
 from runner.errors import UsageError
 from runner.rooms.urls import RoomKind, room_kind
-from runner.scenarios.suites import PlannedRun, Suite
+from runner.scenarios.suites import AUTO, PlannedRun, Suite
 from runner.scenarios.targets import AgentAtUrl, AgentByCommand, AgentInRooms, AgentOnPipecatCloud, AgentToStart
 from runner.settings import Settings
 from runner.text import public_url
 
 _HASH_CHARACTERS = 12
+_NAMED_ROOMS = 3
 
 
 def session_facts(suite: Suite, settings: Settings, session: str, started_at: str) -> SessionFacts:
@@ -32,7 +40,8 @@ def session_facts(suite: Suite, settings: Settings, session: str, started_at: st
         case AgentToStart(start_url, kind):
             agent, transport = public_url(start_url), kind
         case AgentInRooms(rooms):
-            agent = ", ".join(public_url(room.url) for room in rooms)
+            agent = ", ".join(public_url(room.url) for room in rooms[:_NAMED_ROOMS])
+            agent += f" and {len(rooms) - _NAMED_ROOMS} more" if len(rooms) > _NAMED_ROOMS else ""
             transport = room_kind(rooms[0].url, settings.room.daily_domains)
         case AgentOnPipecatCloud(name, kind):
             agent, transport = f"{name} on Pipecat Cloud", kind
@@ -43,9 +52,9 @@ def session_facts(suite: Suite, settings: Settings, session: str, started_at: st
         started_at=started_at,
         versions=installed_versions() | ({"judge": judge} if judge else {}),
         host=platform.node() or None,
-        agent=agent,
+        agent=agent[:MAX_CHARACTERS],
         transport=transport and transport.value,
-        concurrency=suite.concurrency,
+        concurrency=suite.concurrency or AUTO,
         settings={
             "tts": _service(settings.speech.tts),
             **seed,
@@ -108,19 +117,16 @@ def runs_of_suite(folder: Path, result: SuiteResult) -> RunSet:
         UsageError: A run can't be read.
     """
     session = result.session or SessionFacts(id=f"{result.suite} {result.started_at}", started_at=result.started_at)
-    hashes: dict[str, set[str | None]] = {}
-    for run in result.runs:
-        hashes.setdefault(run.scenario, set()).add(run.scenario_hash)
 
     def facts(run: SuiteRun) -> RunFacts:
-        # An entry of a suite may give a scenario data of its own: its runs are not compared with the others.
-        name = run.scenario if len(hashes[run.scenario]) == 1 else f"{run.scenario} ({run.scenario_hash})"
+        name = run.compared_as or run.scenario
         if run.folder is not None:
             return run_facts(
                 read_run(folder / run.folder), session=session.id, scenario=name, scenario_hash=run.scenario_hash
             )
         return RunFacts(
-            id=f"{session.id}:{run.file}:{run.title}",
+            # Two suites in turns share the session, and lie in folders of their own.
+            id=f"{session.id}:{folder.name}:{run.file}:{run.title}",
             scenario=name,
             scenario_hash=run.scenario_hash,
             session=session.id,

@@ -76,6 +76,7 @@ class SuiteRun(_Run):
         file: The scenario's file.
         repeat: Which run of this scenario it is, from 1.
         scenario_hash: Digest of what was played, and of the data that went along.
+        compared_as: What it is called in comparisons; null: as the scenario.
         status: Whether the call took place.
         success: True: passed. False: the agent failed. Null: inconclusive, for no fault of the agent.
         cause: Whose fault it was, where something failed.
@@ -97,6 +98,7 @@ class SuiteRun(_Run):
     """
 
     scenario_hash: str | None = None
+    compared_as: str | None = None
     status: Status
     success: bool | None
     cause: Cause | None
@@ -198,6 +200,7 @@ class SuiteResult(BaseModel):
             ``compare``.
         gates: What became of the suite's thresholds, at its end.
         comparison: What became of the agent since the baseline, at the suite's end; null without one.
+        unweighed: Whether thresholds and comparison could not be judged at its end; the last warning says why.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -218,6 +221,7 @@ class SuiteResult(BaseModel):
     statistics: Summary | None = None
     gates: list[GateOutcome] = []
     comparison: Comparison | None = None
+    unweighed: bool = False
 
     @computed_field
     @property
@@ -240,6 +244,8 @@ class SuiteResult(BaseModel):
         A threshold of the pass rate, or a baseline, says in place of the single runs how many may fail; a suite that
         stopped at the first failure has failed by it.
         """
+        if self.unweighed:
+            return 2
         codes = [outcome.exit_code for outcome in self.gates]
         if self.comparison is not None:
             codes.append(self.comparison.exit_code)

@@ -210,7 +210,7 @@ async def _run_suite(
             runner.watcher = report
             with ending_in_good_order(runner):
                 result = await runner.make()
-    result = await anyio.to_thread.run_sync(weighing.weigh, own_folder, result, base)
+    result = await anyio.to_thread.run_sync(weighing.weigh, own_folder, result, base, keep)
     print_suite(console, result, str(folder))
     if (said := await anyio.to_thread.run_sync(weighing.save_baseline, own_folder, result)) is not None:
         click.echo(f"  {said}", err=as_json)

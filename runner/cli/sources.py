@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from runner.comparison.facts import RunFacts, RunSet
+    from runner.http import Answer
 
 API_URL_VARIABLE = "SCENARIO_RUNNER_API_URL"
 API_KEY_VARIABLE = "SCENARIO_RUNNER_API_KEY"
@@ -23,6 +24,8 @@ _API = "/test_framework/v1"
 _PAGE_SIZE = 100
 _AT_ONCE = 4
 _TIMEOUT_S = 30.0
+_TIMES_AGAIN = 10
+_LONGEST_WAIT_S = 60
 
 
 async def read_source(source: str) -> "RunSet":
@@ -117,11 +120,10 @@ async def _get(http: "httpx.AsyncClient", url: str, key: "SecretStr", source: st
     import httpx
 
     from runner.errors import RoomError
-    from runner.http import ask
     from runner.text import public_url
 
     try:
-        answer = await ask(http, "GET", url, key, timeout_s=_TIMEOUT_S)
+        answer = await _ask_patiently(http, url, key)
     except (httpx.HTTPError, httpx.InvalidURL, RoomError) as error:
         told = str(error) or type(error).__name__
         raise UsageError(f"{source}: {public_url(url)} does not answer ({told}); see {API_URL_VARIABLE}") from error
@@ -136,6 +138,22 @@ async def _get(http: "httpx.AsyncClient", url: str, key: "SecretStr", source: st
     if answer.status != 200 or not isinstance(content, dict):
         raise UsageError(f"{source}: {public_url(url)} answers {answer.status}, and not with a result")
     return content
+
+
+async def _ask_patiently(http: "httpx.AsyncClient", url: str, key: "SecretStr") -> "Answer":
+    """Return an answer; an API that has too many requests is asked again when it says."""
+    import anyio
+
+    from runner.http import ask
+
+    answer = await ask(http, "GET", url, key, timeout_s=_TIMEOUT_S)
+    for _ in range(_TIMES_AGAIN):
+        if answer.status not in (429, 503):
+            break
+        said = answer.headers.get("Retry-After", "")
+        await anyio.sleep(min(int(said), _LONGEST_WAIT_S) if re.fullmatch("[0-9]{1,9}", said) else 1)
+        answer = await ask(http, "GET", url, key, timeout_s=_TIMEOUT_S)
+    return answer
 
 
 def _facts(run: dict[str, Any], source: str) -> "RunFacts":

@@ -1,5 +1,6 @@
 """What a suite is held against when it ends: read and checked before anybody is called."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -52,17 +53,26 @@ class Weighing:
         if save is not None:
             _check_can_be_saved(save)
         base = None if baseline is None else await read_source(baseline)
-        if base is not None and not {run.scenario for run in base.runs} & {run.scenario.name for run in suite.runs}:
-            raise UsageError(f"{baseline}: has no scenario in common with {suite.path}")
+        others = None if base is None else {run.scenario for run in base.runs}
+        others = others if against is None else {run.compared_as for run in against.runs}
+        if others is not None and others.isdisjoint(run.compared_as for run in suite.runs):
+            raise UsageError(f"{against.path if against else baseline}: has no scenario in common with {suite.path}")
         return cls(suite, base, save, against)
 
-    def weigh(self, folder: Path, result: "SuiteResult", base: "RunSet | None" = None) -> "SuiteResult":
+    def weigh(
+        self,
+        folder: Path,
+        result: "SuiteResult",
+        base: "RunSet | None",
+        keep: Callable[["SuiteResult"], None],
+    ) -> "SuiteResult":
         """Return a suite's result with what it was held against; also on disk. Blocks.
 
         Args:
             folder: The suite's folder.
             result: What became of its runs.
             base: What it is compared with, in place of the baseline.
+            keep: Writes the result wherever else it is kept; may raise :class:`OSError`.
 
         Raises:
             RunnerError: It can't be written.
@@ -70,9 +80,15 @@ class Weighing:
         from runner.calls.suite_file import write_suite
         from runner.calls.suite_gates import weigh_suite
 
-        result = weigh_suite(folder, result, self.suite.gates, self.base if base is None else base)
+        try:
+            result = weigh_suite(folder, result, self.suite.gates, self.base if base is None else base)
+        except UsageError as error:
+            # The runs were made all the same, and are shown.
+            warnings = [*result.warnings, f"not judged as a whole: {error}"]
+            result = result.model_copy(update={"warnings": warnings, "unweighed": True})
         try:
             write_suite(folder, result)
+            keep(result)
         except OSError as error:
             raise RunnerError(f"{error.filename}: can't be written ({error.strerror})") from error
         return result

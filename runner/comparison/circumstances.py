@@ -27,7 +27,7 @@ def _circumstances(sessions: Iterable[SessionFacts]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "host": lambda s: s.host,
         "transport": lambda s: s.transport,
-        "concurrency": lambda s: "auto" if s.concurrency is None else s.concurrency,
+        "concurrency": lambda s: s.concurrency,
     }
     for session in sessions:
         found |= {f"version of {name}": _item("versions", name) for name in session.versions if name != "agent"}
@@ -36,7 +36,7 @@ def _circumstances(sessions: Iterable[SessionFacts]) -> dict[str, Any]:
 
 
 def _item(attribute: str, name: str) -> Any:
-    return lambda session: getattr(session, attribute).get(name, "none")
+    return lambda session: known.get(name, "none") if (known := getattr(session, attribute)) else None
 
 
 def _named(values: Sequence[Any]) -> str:

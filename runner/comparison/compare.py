@@ -256,9 +256,9 @@ def _needed(
     if reaches(rate.difference_points or 0.0, levels.SCENARIO_MIN_POINTS):
         rates = table.base_passed / table.base_runs, table.current_passed / table.current_runs
         return runs_needed(*rates, shared.rate), runs_needed(*rates, shared.rate, table.base_runs)
-    if pair.is_rate_tested and pair.difference is not None and latency is not None:
-        # Means of sessions are few: how many sessions it takes is no number of runs.
-        if pair.by_session:
+    if pair.is_rate_tested:
+        # How many sessions it takes, or calls with a latency, is no number of runs.
+        if pair.by_session or pair.difference is None:
             return None, None
         base, current = map(len, pair.calls)
         return calls_needed(pair.difference, base, current, shared.latency), None

@@ -1,7 +1,7 @@
 """What a comparison knows of runs and of the sessions they were made in: raw values, never aggregates."""
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,8 +10,9 @@ from runner.evaluation.turns import TurnMeasures
 from runner.evaluation.verdicts import Cause
 
 MAX_TURNS = 1_000
+MAX_CHARACTERS = 1_000
 
-Text = Annotated[str, Field(max_length=1_000)]
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 Latency = Annotated[float, Field(ge=0, le=3_600_000, allow_inf_nan=False)]
 
 
@@ -52,12 +53,13 @@ class SessionFacts(_Facts):
     Attributes:
         id: The session's id.
         started_at: ISO 8601, UTC.
-        versions: What made and judged the calls, and the agent's version where it is known.
+        versions: What made and judged the calls, and the agent's version where it is known; empty: nothing is known.
         host: The machine.
         agent: The agent: its address or its command, without secrets.
         transport: The kind of room.
-        concurrency: How many runs at once; None for as many as the machine had headroom for.
-        settings: The settings that bear on what is measured, such as the services that speak and recognise.
+        concurrency: How many runs at once; ``auto``: as many as the machine had headroom for; None: not known.
+        settings: The settings that bear on what is measured, such as the services that speak and recognise; empty:
+            nothing is known.
     """
 
     id: Text
@@ -66,7 +68,7 @@ class SessionFacts(_Facts):
     host: Text | None = None
     agent: Text | None = None
     transport: Text | None = None
-    concurrency: int | None = None
+    concurrency: int | Literal["auto"] | None = None
     settings: dict[str, Text] = {}
 
 

@@ -16,7 +16,9 @@ def wilson(passed: float, runs: float) -> tuple[float, float]:
     rate = passed / runs
     centre = rate + _Z**2 / (2 * runs)
     half = _Z * math.sqrt(rate * (1 - rate) / runs + _Z**2 / (4 * runs**2))
-    return max((centre - half) / (1 + _Z**2 / runs), 0.0), min((centre + half) / (1 + _Z**2 / runs), 1.0)
+    # At the ends rounding would leave a little less than all, or a little more than nothing.
+    low = 0.0 if passed == 0 else max((centre - half) / (1 + _Z**2 / runs), 0.0)
+    return low, 1.0 if passed == runs else min((centre + half) / (1 + _Z**2 / runs), 1.0)
 
 
 def newcombe(base: tuple[int, int], current: tuple[int, int]) -> tuple[float, float]:

@@ -58,10 +58,11 @@ class Schedules:
         record = self._record
         now, found = await record.database.look(self._work)
         to_do = [
-            *(partial(conclude, record, firing_id) for firing_id in found.ended),
             *(partial(fire_queued, record, firing_id) for firing_id in found.queued),
             # Each process in an order of its own: so they seldom do the same at the same moment, and in vain.
             *(partial(fire, record, job_id, now) for job_id in random.sample(found.due, len(found.due))),
+            # Last: a comparison takes its time, and what is due does not wait for it.
+            *(partial(conclude, record, firing_id) for firing_id in found.ended),
         ]
         failures: list[Exception] = []
         for do in to_do:

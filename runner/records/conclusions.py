@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio.to_thread
 from loguru import logger
-from sqlalchemy import func, select, update
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -107,6 +107,8 @@ async def _baseline(session: AsyncSession, firing: Firing) -> tuple[list[int], s
             Firing.id < firing.id,
             Firing.result_id.is_not(None),
             Firing.state.in_([FiringState.PASSED.value, FiringState.FAILED.value]),
+            # Failed nights count, or the measure would be those that had luck; an agent that was away is none.
+            exists().where(RunRow.result_id == Firing.result_id, RunRow.success.is_(True)),
         )
         .order_by(Firing.id.desc())
         .limit(20 * MIN_SESSIONS)

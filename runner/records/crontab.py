@@ -8,8 +8,9 @@ or every few minutes (a field for minutes or hours that begins with ``*``), is d
 import re
 import zoneinfo
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import takewhile
 
 from croniter import CroniterError, croniter
 
@@ -85,4 +86,9 @@ def latest_due(expression: str, zone: str, first: datetime, now: datetime) -> tu
         if due > now or before == COUNTED:
             break
         latest, before = due, before + 1
-    return latest, before
+    # There may be too many to go through all of them: the latest is looked for from ever further back.
+    found, since, back = [latest], now, timedelta(hours=1)
+    while before == COUNTED and found == [latest] and since > latest:
+        since, back = max(since - back, latest), back * 2
+        found += takewhile(lambda due: due <= now, due_times(expression, zone, since))
+    return found[-1], before

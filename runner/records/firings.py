@@ -27,7 +27,7 @@ from runner.records.tables import CRON_JOBS, FIRINGS, RESULTS, CronJob, Firing, 
 from runner.records.webhooks import schedule_failed
 
 LATE = timedelta(seconds=15)
-"""What fires later than that makes up for a time at which no server was up."""
+"""What fires later than that is said to be late."""
 
 KEPT = 1_000
 """So many firings of a schedule are remembered."""
@@ -43,7 +43,7 @@ class Trigger(StrEnum):
 
     CLOCK = "clock"
     CATCH_UP = "catch_up"
-    """It was due while no server was up."""
+    """It was due earlier, and no server fired it then."""
     MANUAL = "manual"
 
 
@@ -150,7 +150,7 @@ async def fire(record: Record, job_id: int, now: datetime) -> None:
             due_at=due_at,
             missed=missed,
             state=FiringState.RUNNING.value,
-            reason=_missed(missed) if trigger is Trigger.CATCH_UP else "",
+            reason=_late(missed) if trigger is Trigger.CATCH_UP else "",
         )
         session.add(firing)
         await session.flush()
@@ -360,11 +360,12 @@ def _end(firing: Firing, state: FiringState, why: str) -> None:
     firing.state, firing.ended_at, firing.reason = state.value, utc_now(), together(firing.reason, why)
 
 
-def _missed(missed: int) -> str:
+def _late(missed: int) -> str:
+    # Whether no server was up, or it had too much to do, nothing tells.
     if not missed:
-        return "no server was up when it was due"
+        return "it fired late"
     count = f"at least {COUNTED}" if missed == COUNTED else str(missed)
-    return f"no server was up: it makes up for this time and {count} before it"
+    return f"it fired late: it makes up for this time and {count} before it"
 
 
 def together(first: str, second: str) -> str:

@@ -40,7 +40,7 @@ class FixedRoom(BaseModel):
 
 
 PREVIOUS = "previous"
-"""A baseline that is the schedule's own last firings that passed."""
+"""A baseline that is the schedule's own last firings: those that got no worse, and in which a run passed."""
 
 _ROOMS = TypeAdapter(list[FixedRoom])
 

@@ -6,6 +6,7 @@ the first ``[[ATTACHMENT|path]]`` of a test case's ``system-out``.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +14,9 @@ from junitparser import Attr, Error, Failure, JUnitXml, Skipped, TestCase, TestS
 
 from runner.calls.recording import FILE_NAME as RECORDING
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
+from runner.comparison.wording import gate_line
 from runner.files import write_atomically
+from runner.reports.comparison import comparison_lines
 from runner.reports.evidence import headline_of, run_lines, verdict_words
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -50,7 +53,8 @@ def junit_xml(result: SuiteResult, folder: Path) -> str:
     A run in which the agent failed is a failure. An inconclusive one is an error, with its cause: it is no failure of
     the agent, and no reason to believe that it works; the suite is not green with it, as its exit code is not 0.
     A run without a result and a scenario that can't be played are skipped. As long as the suite is not over there is
-    an error in it, also before its first run: it may be the last that is written. Times are in seconds.
+    an error in it, also before its first run: it may be the last that is written. Thresholds and a
+    comparison are cases as well, once the suite was held against them. Times are in seconds.
 
     Args:
         result: The suite's result, as it stands.
@@ -62,6 +66,12 @@ def junit_xml(result: SuiteResult, folder: Path) -> str:
     cases = [_case(result, run, folder) for run in result.runs]
     cases += [_open_case(result, run, first=index == 0) for index, run in enumerate(result.open)]
     cases += [_skipped_case(result, scenario) for scenario in result.skipped]
+    cases += [_weighed_case(result, f"gate {gate.gate}", gate.exit_code, [gate_line(gate)]) for gate in result.gates]
+    if result.unweighed:
+        cases.append(_weighed_case(result, "comparison", 2, result.warnings[-1:]))
+    if result.comparison is not None:
+        lines = [*comparison_lines(result.comparison)]
+        cases.append(_weighed_case(result, "comparison", result.comparison.exit_code, lines))
     suite.add_testcases(cases)
     for warning in result.warnings:
         suite.add_property("warning", _text(warning))
@@ -95,6 +105,20 @@ def _open_case(result: SuiteResult, run: OpenRun, *, first: bool) -> TestCase:
 def _skipped_case(result: SuiteResult, scenario: SkippedScenario) -> TestCase:
     case = _named_case(result, scenario)
     case.append(_skipped(f"can't be played in a room: {scenario.reason}"))
+    return case
+
+
+def _weighed_case(result: SuiteResult, name: str, exit_code: int, lines: Sequence[str]) -> TestCase:
+    case = _Case(name, _text(result.suite))
+    case.file = _text(result.file)
+    said = _text("\n".join(lines))
+    if exit_code:
+        outcome = Failure(_text(lines[0]), "Missed") if exit_code == 1 else Error(_text(lines[0]), "Inconclusive")
+        outcome.text = said
+        case.append(outcome)
+    else:
+        # Words of others attach nothing.
+        case.system_out = said.replace("[[", "[ [")
     return case
 
 

@@ -11,6 +11,7 @@ from statistics import median
 
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun, by_scenario
 from runner.files import write_atomically
+from runner.reports.comparison import weighed_lines
 from runner.reports.evidence import attempt_line, failure_lines, headline_of, verdict_words
 from runner.text import one_line
 
@@ -40,7 +41,7 @@ def write_markdown(path: Path, result: SuiteResult, folder: Path) -> None:
 
 
 def suite_markdown(result: SuiteResult, folder: Path) -> str:
-    """Return a suite's result as Markdown: the verdict, a table of the scenarios, and every run that did not pass.
+    """Return a suite's result as Markdown: verdict, scenarios, gates and comparison, and every run that did not pass.
 
     Args:
         result: The suite's result.
@@ -59,7 +60,11 @@ def suite_markdown(result: SuiteResult, folder: Path) -> str:
     rest = f"<p>Everything is in {_code(str(folder))}.</p>"
     bad = sorted((run for run in result.runs if not run.success), key=lambda run: run.success is None)
     blocks += _that_fit(
-        [_table([*_rows(result)]), *(_not_passed(run, folder) for run in bad)],
+        [
+            _table([*_rows(result)]),
+            *(f"<p>{_code(line)}</p>" for line in weighed_lines(result)),
+            *(_not_passed(run, folder) for run in bad),
+        ],
         MAX_CHARACTERS - sum(len(block) + 2 for block in [*blocks, rest]) - 200,
     )
     return "\n\n".join([*blocks, rest]) + "\n"

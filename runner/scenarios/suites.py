@@ -1,5 +1,7 @@
 """Suite files: which scenarios are run against which agent, how often, and how many at a time."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -27,6 +29,7 @@ MAX_RUNS = 2_000
 _SUITE_KEYS = ("name", "agent", "repeat", "concurrency", "retry_inconclusive", "gates", "scenarios")
 _GATE_KEYS = tuple(Gates.model_fields)
 _ENTRY_KEYS = ("scenario", "repeat", "data", "publish")
+_VARIANT_CHARACTERS = 8
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class PlannedRun:
         agent: Its own agent, in place of the suite's.
         group: Which runs it shares a limit with.
         at_a_time: How many runs of its group are made at a time at most; None: as many as of the suite.
+        variant: Tells what an entry plays from the suite's first of that name; empty where it is the same.
     """
 
     index: int
@@ -54,11 +58,17 @@ class PlannedRun:
     agent: AgentByCommand | None = None
     group: int = 0
     at_a_time: int | None = None
+    variant: str = ""
 
     @property
     def title(self) -> str:
         """The scenario's name, with the number of the run from the second on."""
         return run_title(self.scenario.name, self.repeat)
+
+    @property
+    def compared_as(self) -> str:
+        """What it is called in comparisons: the same whichever runs of the suite are made, or were added to it."""
+        return f"{self.scenario.name} ({self.variant})" if self.variant else self.scenario.name
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,7 @@ def load_suite(
     planned: list[PlannedRun] = []
     skipped: dict[tuple[Path, str], Scenario] = {}
     counts: dict[tuple[Path, str], int] = {}
+    first_played: dict[str, str] = {}
 
     @cache
     def load(file: Path) -> list[Scenario]:
@@ -154,11 +165,16 @@ def load_suite(
                 skipped.setdefault(key, scenario)
                 continue
             script = scenario.playable()
+            played = json.dumps([os.path.relpath(scenario.path, path.parent), data, publish], sort_keys=True)
+            is_first = first_played.setdefault(scenario.name, played) == played
+            variant = "" if is_first else hashlib.sha256(played.encode()).hexdigest()[:_VARIANT_CHARACTERS]
             for _ in range(repeat or given.get("repeat", _repeat) or default_repeat):
                 if len(planned) == MAX_RUNS:
                     raise entry.place.error(f"more than {MAX_RUNS} runs")
                 counts[key] = counts.get(key, 0) + 1
-                planned.append(PlannedRun(len(planned), scenario, script, counts[key], data, publish))
+                planned.append(
+                    PlannedRun(len(planned), scenario, script, counts[key], data, publish, variant=variant)
+                )
     if not planned:
         first = next(iter(skipped.values()))
         raise top["scenarios"].place.error(

@@ -11,7 +11,7 @@ import anyio
 import httpx
 
 from runner.errors import UsageError
-from runner.hosts import Address, HostRefused, HostRules, Resolve, host_of, resolve
+from runner.hosts import Address, HostRefused, HostRules, HostUnknown, Resolve, host_of, resolve
 from runner.settings import ServerSettings
 
 MAX_URL_CHARACTERS = 2_000
@@ -86,7 +86,7 @@ class Sender:
                 # 410: the receiver wants no more of these.
                 again = status != 410
         except (HostRefused, UsageError) as refused:
-            error, again = str(refused), False
+            error, again = str(refused), isinstance(refused, HostUnknown)
         except TimeoutError:
             error = f"no answer within {timeout_s:g} s"
         except httpx.HTTPError as failed:

@@ -53,6 +53,14 @@ async def test_a_result_tells_whether_its_scenario_was_edited(
     assert [run.scenario_hash for run in facts] == [first, second]
 
 
+async def test_an_api_that_has_too_many_requests_is_asked_again() -> None:
+    result = {"created_at": "2026-01-01T00:00:00Z", "runs": []}
+    answers = iter([httpx.Response(429, headers={"Retry-After": "0"}), httpx.Response(200, json=result)])
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: next(answers))) as http:
+        told = await read_result(http, "http://api", SecretStr("key"), 1)
+    assert told.sessions[0].started_at == result["created_at"]
+
+
 async def test_a_result_that_can_t_be_read_says_why(
     client: httpx.AsyncClient, anonymous: httpx.AsyncClient, services: Services
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from runner.calls.interleaved import LEAD, Interleaved, Turns
 from runner.calls.suite import SuiteRunner
 from runner.errors import UsageError
-from tests.calls.stubs import StubCalls, runner, slowly, until_cancelled
+from tests.calls.stubs import StubCalls, fails, runner, slowly, until_cancelled
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +76,14 @@ async def test_both_stop_in_good_order(tmp_path: Path) -> None:
         tasks.start_soon(stop)
         base, current = await suites.make()
     assert (base.finished, current.finished) == (False, False)
+
+
+async def test_where_one_side_ends_at_its_first_failure_the_other_is_stopped(tmp_path: Path) -> None:
+    suites = both(tmp_path, [], slowly)
+    suites.current.fail_fast, suites.current.make_call = True, StubCalls(a=fails)
+    base, current = await suites.make()
+    assert current.failed_fast and current.exit_code == 1
+    assert not base.finished and len(base.runs) < 6 and base.stopped == current.stopped
 
 
 async def test_where_one_side_can_t_be_run_the_other_is_stopped(tmp_path: Path) -> None:

@@ -78,6 +78,13 @@ def test_a_difference_of_latency_that_may_be_chance_takes_more_runs() -> None:
     assert comparison.exit_code == 2
 
 
+def test_latencies_that_are_missing_take_no_number_of_runs() -> None:
+    base = [*runs("base", 19, latency_ms=None), *runs("one", 1, session="base")]
+    (scenario,) = compare(base, runs("current", 20, latency_ms=None)).scenarios
+    assert scenario.why_too_few == "fewer than 3 calls with a latency on a side"
+    assert scenario.runs_needed is None
+
+
 def test_one_scenario_that_breaks_is_found_among_twenty() -> None:
     broken = runs("current", 0, 5, scenario=NAMES[0])
     comparison = compare(suite("base", 5), [*broken, *suite("current", 5)[5:]])
@@ -213,6 +220,15 @@ def test_other_circumstances_are_warned_of() -> None:
         DRIFT,
         "host differs: laptop in the base, server now",
         "version of runner differs: 1 in the base, 2 now",
+    ]
+    # A result of the record knows of none: that is no difference.
+    assert compare_sets(run_set(runs("result", 5)), current).warnings == [DRIFT]
+    auto = run_set(runs("auto", 5), host="server", concurrency="auto", settings={"tts": "x", "seed": "0"})
+    one = run_set(runs("one", 5), concurrency=1, settings={"tts": "x"})
+    assert compare_sets(auto, one).warnings == [
+        DRIFT,
+        "concurrency differs: auto in the base, 1 now",
+        "setting seed differs: 0 in the base, none now",
     ]
 
 

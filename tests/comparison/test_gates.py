@@ -33,6 +33,12 @@ def test_a_pass_rate_is_missed_only_outside_its_interval(
     assert rate(0.95, passed, failed, inconclusive=(passed + failed) // 4) == expected
 
 
+@pytest.mark.parametrize("passed", [10, 50])
+def test_a_limit_of_one_is_kept_where_every_run_passed(passed: int) -> None:
+    (outcome,) = judge_gates(Gates(pass_rate=1), runs("a", passed))
+    assert (outcome.status, outcome.exit_code, outcome.runs_needed) == (GateStatus.TOO_FEW, 0, None)
+
+
 def test_many_inconclusive_runs_leave_every_threshold_open() -> None:
     assert rate(0.95, 73, inconclusive=19) == (GateStatus.TOO_FEW, 2)
     assert rate(0.95, 14, 6, inconclusive=6) == (GateStatus.TOO_FEW, 2)

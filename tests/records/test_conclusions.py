@@ -81,7 +81,10 @@ async def test_an_error_of_our_own_leaves_no_firing_open(town: Town, monkeypatch
 @on_sqlite
 async def test_previous_sessions_are_the_last_five_good_ones(town: Town) -> None:
     job = await town.add(data={"frequency": RUNS, "baseline": "previous"})
-    nights = [await night(town, job, latency_ms=800 + 7 * n) for n in range(5)]
+    away = await night(town, job, passed=0)
+    assert away.reason == "0 of 6 runs passed, 6 failed; not compared yet: 0 of 5 sessions to compare with"
+    # One with a failure counts: without it the measure would be the nights that had luck.
+    nights = [await night(town, job, passed=RUNS - (n == 0), latency_ms=800 + 7 * n) for n in range(5)]
     assert nights[4].reason == "6 of 6 runs passed; not compared yet: 4 of 5 sessions to compare with"
     worse = await night(town, job, passed=1)
     assert worse.comparison is not None

@@ -98,8 +98,13 @@ def test_those_missed_are_counted_and_the_latest_is_found() -> None:
     assert latest_due("0 * * * *", "UTC", first, first) == (first, 0)
     later = first + timedelta(hours=5, minutes=59)
     assert latest_due("0 * * * *", "UTC", first, later) == (first + timedelta(hours=5), 5)
-    _, many = latest_due("* * * * *", "UTC", first, first + timedelta(days=30))
-    assert many == COUNTED
+    many = first + timedelta(days=30)
+    assert latest_due("* * * * *", "UTC", first, many) == (many, COUNTED)
+    # Of every minute of certain days the last was long ago.
+    assert latest_due("* * 1 * *", "UTC", first, many) == (datetime(2027, 1, 1, 23, 59, tzinfo=UTC), COUNTED)
+    clocks_back = at("2027-10-31T03:30")
+    assert latest_due("30 * * * *", "Europe/Berlin", first, clocks_back) == (clocks_back, COUNTED)
+    assert latest_due("30 2 * * *", "Europe/Berlin", first, clocks_back) == (at("2027-10-31T02:30"), COUNTED)
 
 
 @pytest.mark.parametrize(

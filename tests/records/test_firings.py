@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
+from runner.dispatch import schedules
 from runner.records import firings
 from runner.records.database import Database
 from runner.records.jobs import RoomSecrets
@@ -75,9 +76,9 @@ async def test_a_paused_schedule_does_not_fire(town: Town) -> None:
 @pytest.mark.parametrize(
     ("away", "missed", "reason"),
     [
-        (timedelta(seconds=90), 0, "no server was up when it was due"),
-        (timedelta(minutes=5), 4, "no server was up: it makes up for this time and 4 before it"),
-        (timedelta(hours=5), 100, "no server was up: it makes up for this time and at least 100 before it"),
+        (timedelta(seconds=90), 0, "it fired late"),
+        (timedelta(minutes=5), 4, "it fired late: it makes up for this time and 4 before it"),
+        (timedelta(hours=5), 100, "it fired late: it makes up for this time and at least 100 before it"),
     ],
 )
 async def test_what_was_missed_is_made_up_for_once(town: Town, away: timedelta, missed: int, reason: str) -> None:
@@ -90,6 +91,20 @@ async def test_what_was_missed_is_made_up_for_once(town: Town, away: timedelta, 
     town.now = town.now.replace(second=0) + MINUTE
     await town.schedules.look()
     assert [firing.trigger for firing in await town.history(job)] == ["catch_up", "clock"]
+
+
+@on_sqlite
+async def test_what_is_due_does_not_wait_for_what_has_ended(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, seen = await town.add(data={"overlap": "both"}), list[list[str]]()
+    await town.pass_by()
+    await town.end()
+
+    async def conclude(*_: Any) -> None:
+        seen.append(await town.states(job))
+
+    monkeypatch.setattr(schedules, "conclude", conclude)
+    await town.pass_by()
+    assert seen == [["running", "running"]]
 
 
 @on_sqlite

@@ -10,6 +10,7 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase
 from bots.timeline import EndedReason, Source
 from runner.calls.repeating import earlier_attempt
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult, SuiteRun
+from runner.comparison.gates import GateOutcome, GateStatus
 from runner.evaluation.outcome import Failure as RunFailure
 from runner.evaluation.outcome import FailureKind, Status
 from runner.evaluation.verdicts import Cause, Evidence, ExpectationVerdict, Verdict
@@ -99,6 +100,21 @@ def test_the_totals_are_those_of_the_suite() -> None:
     assert (only.name, only.timestamp) == ("night", "2026-01-01T00:00:00.000")
     assert (only.tests, only.failures, only.errors, only.skipped) == (4, 1, 1, 1)
     assert len(cases) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "is_kept", "becomes"),
+    [(GateStatus.MISSED, False, Failure), (GateStatus.TOO_FEW, False, Error), (GateStatus.TOO_FEW, True, None)],
+)
+def test_a_gate_is_a_case_that_fails_where_it_is_missed(
+    status: GateStatus, is_kept: bool, becomes: type | None
+) -> None:
+    missed = GateOutcome(
+        gate="pass_rate", limit=0.9, status=status, observed=1, low=0.5, high=0.8, count=1, total=1, is_kept=is_kept
+    )
+    _, (_, case) = parsed(suite(run(), gates=[missed]))
+    assert case.name == "gate pass_rate" and [type(one) for one in case.result] == ([becomes] if becomes else [])
+    assert "pass_rate ≥ 0.9" in (case.result[0].text if becomes else case.system_out)
 
 
 def test_a_run_that_passed_is_a_case_without_a_result() -> None:

@@ -87,6 +87,14 @@ async def test_an_address_is_allowed_by_its_network(receiver: Receiver) -> None:
     assert (await send(sender(None, "127.0.0.0/8", loopback=False), receiver.url())).arrived
 
 
+async def test_a_name_server_that_is_away_is_tried_again() -> None:
+    by_network = sender(Names([]), "10.0.0.0/8")
+    sent = await send(by_network, "https://inside.example.com/hook")
+    assert sent.again and "inside.example.com has no address" in sent.error
+    with pytest.raises(HostRefused):
+        await by_network.check("https://inside.example.com/hook")
+
+
 async def test_without_tls_nothing_leaves_for_the_internet() -> None:
     await sender(Names([PUBLIC])).check(f"https://{NAME}/hook")
     with pytest.raises(UsageError, match="https://"):

@@ -76,7 +76,7 @@ class CronJobFields(WrittenBody):
         overlap: Ours: what a firing does while the one before it is still on: ``skip``, ``queue`` (waits for it; one
             at most) or ``both`` (is launched beside it).
         baseline: Ours: what each of its results is compared with: a result, several, or ``previous``: its own last
-            five that passed. A firing fails if a scenario got worse.
+            five that got no worse and in which a run passed. A firing fails if a scenario got worse.
     """
 
     agent: Id | None = None
@@ -165,7 +165,7 @@ class Firing(ResponseBody):
     """Ours: one time at which a schedule was due, or was run by hand.
 
     Attributes:
-        trigger: ``clock``; ``catch_up``: it was due while no server was up; ``manual``.
+        trigger: ``clock``; ``catch_up``: it was due earlier, and no server fired it then; ``manual``.
         due_at: When it was due.
         fired_at: When its result was launched; null if none was.
         missed: How many firings before it were missed, which it makes up for.
