@@ -23,7 +23,7 @@ OVERLAPS = {
 }
 BASELINES = {
     "": "Nothing",
-    PREVIOUS: "Its own last five results that did not regress",
+    PREVIOUS: "Its own last five results in which a run passed, and that did not regress",
     RESULTS: "Certain results",
 }
 NOTIFICATIONS = {

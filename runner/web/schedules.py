@@ -37,7 +37,7 @@ _KINDS = {
 }
 _TRIGGERS = {
     Trigger.CLOCK: "by the clock",
-    Trigger.CATCH_UP: "made up for a time when no server was up",
+    Trigger.CATCH_UP: "late",
     Trigger.MANUAL: "by hand",
 }
 
