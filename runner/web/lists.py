@@ -316,11 +316,11 @@ def _listing(path: str, lines: Sequence[Any], asked: Asked, *, newer: bool, olde
 
 
 def _results_that(verdict: str) -> ColumnElement[bool]:
-    """Return the condition that a result is one: failed with a failed run, passed with passed ones alone."""
+    """Return the condition that a result is one: failed with a failed run, passed with runs that all passed."""
     of_result = RunRow.result_id == ResultRow.id
     is_open = exists().where(of_result, RunRow.status.in_(_OPEN))
     failed = exists().where(of_result, _runs_that("failed"))
-    unsure = exists().where(of_result, _runs_that("inconclusive"))
+    unsure = exists().where(of_result, _runs_that("inconclusive")) | ~exists().where(of_result)
     return {
         "open": is_open,
         "failed": ~is_open & failed,

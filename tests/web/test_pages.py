@@ -40,18 +40,20 @@ async def test_every_page_is_shown_while_there_is_nothing(visitor: httpx.AsyncCl
 
 
 async def test_a_result_is_found_in_the_list_by_what_became_of_it(
-    visitor: httpx.AsyncClient, client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+    visitor: httpx.AsyncClient, client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
 ) -> None:
     failed, _ = await ended(client, worker_client, outcome(), agent_failed())
     passed, _ = await ended(client, worker_client, outcome())
     unsure, _ = await ended(client, worker_client, undecided(), outcome())
     (open_run,) = await run_launched(client)
+    without_runs = ResultRow(project_id=1, run_type="pipecat", name="", run_settings={})
+    await add(services.database, [without_runs])
     found = {}
     for verdict in ("failed", "passed", "inconclusive", "open"):
         page = (await visitor.get(f"/?verdict={verdict}")).text
         found[verdict] = [int(number) for number in re.findall(r'href="/results/(\d+)"', page)]
-    assert found["failed"] == [failed] and found["passed"] == [passed] and found["inconclusive"] == [unsure]
-    assert len(found["open"]) == 1
+    assert found["failed"] == [failed] and found["passed"] == [passed] and len(found["open"]) == 1
+    assert found["inconclusive"] == [without_runs.id, unsure]
     assert f'href="/runs/{open_run}"' in (await visitor.get("/runs?verdict=open")).text
     assert "No result is like that" in (await visitor.get("/?search=nothing")).text
     assert "1 of 2 passed, 1 failed" in (await visitor.get("/")).text
