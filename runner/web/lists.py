@@ -287,6 +287,11 @@ def why(failure: Mapping[str, Any] | None, detail: str | None, error: str, ended
     return words(headline.removeprefix("inconclusive: "), _REASON)
 
 
+def tags_of(text: str, before: Sequence[str] = ()) -> list[str]:
+    """Return the tags in a form's text. A text that was not changed keeps those before: they may hold commas."""
+    return list(before) if text == ", ".join(before) else [tag for part in text.split(",") if (tag := part.strip())]
+
+
 def number_of(text: str | None) -> int | None:
     """Return the id that a text is; None where it is none."""
     is_number = text is not None and text.isascii() and text.isdigit() and len(text) < 20

@@ -252,7 +252,7 @@ async def test_a_launch_that_is_wrong_says_why(visitor: httpx.AsyncClient) -> No
         assert answer.status_code == 400 and said in answer.text, fields
 
 
-async def test_a_scenario_is_written_edited_and_tried(visitor: httpx.AsyncClient) -> None:
+async def test_a_scenario_is_written_edited_and_tried(visitor: httpx.AsyncClient, client: httpx.AsyncClient) -> None:
     text = "name: hello\r\nturns:\r\n  - user: Hello!\r\n"
     made = await send(visitor, "/scenarios/new", name="hello", kind="pipecat_eval", content=text)
     assert made.status_code == 303, made.text
@@ -262,6 +262,11 @@ async def test_a_scenario_is_written_edited_and_tried(visitor: httpx.AsyncClient
     assert "user: Hello!" in page
     wrong = await send(visitor, f"/scenarios/{number[0]}", name="hello", kind="pipecat_eval", content="turns: 3")
     assert wrong.status_code == 400 and "turns" in wrong.text
+    address, tags = f"/test_framework/v1/scenarios/{number[0]}/", ["north, south", "smoke"]
+    await client.patch(address, json={"tags": tags})
+    for said, kept_tags in ((", ".join(tags), tags), ("smoke, north", ["smoke", "north"])):
+        await send(visitor, f"/scenarios/{number[0]}", name="hello", kind="pipecat_eval", content=text, tags=said)
+        assert (await client.get(address)).json()["tags"] == kept_tags
     fields = {"name": "acts", "kind": "conditional_actions", "content": "{}"}
     lacking = await send(visitor, "/scenarios/new", **fields)
     assert lacking.status_code == 400 and "scenario_language is required" in lacking.text
@@ -341,6 +346,9 @@ async def test_a_schedule_is_made_changed_and_deleted(visitor: httpx.AsyncClient
     after = (await client.get(address)).json()
     assert (after["tags"], after["rooms_data"], after["scenario_ids"]) == (["smoke", "sound"], [], [])
     assert "tagged smoke, sound" in (await visitor.get(path)).text
+    await client.patch(address, json={"tags": ["smoke, sound"]})
+    assert (await send(visitor, f"{path}/edit", **{**changed, **tagged})).status_code == 303
+    assert (await client.get(address)).json()["tags"] == ["smoke, sound"]
     assert (await send(visitor, f"{path}/delete")).status_code == 303
     assert (await visitor.get(path)).status_code == 404
 
