@@ -239,9 +239,8 @@ async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
 
 def _end(data: Any) -> dict[str, Any]:
     end: dict[str, Any] = json.loads(str(data))
-    kind, verdict = lists.verdict_of(RunStatus(end["status"]), end["success"])
-    if end["status"] == RunStatus.COMPLETED.value and end["success"] is False and not end["cause"]:
-        kind, verdict = "unsure", "inconclusive"
+    success = None if end["inconclusive"] else end["success"]
+    kind, verdict = lists.verdict_of(RunStatus(end["status"]), success)
     return {"kind": kind, "verdict": verdict, "detail": words(end["detail"] or "", _WORDS)}
 
 

@@ -278,6 +278,7 @@ async def _messages(
     end = {
         "status": line.status.value,
         "success": line.passed,
+        "inconclusive": line.inconclusive,
         "cause": line.cause,
         "ended_reason": line.ended_reason,
         "detail": line.detail or line.error_message or None,
