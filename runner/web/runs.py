@@ -83,11 +83,13 @@ async def show_run(visit: Visit) -> Response:
     if status not in FINAL_RUN:
         name = words(row.scenario_name, 200)
         return visit.show("live_run.html", run=row, crumbs=crumbs, name=name, rate_hz=RATE_HZ)
+    files = tuple(Link(name, f"/runs/{row.id}/{name}") for name in _FILES if name in artefacts_of(row))
     if not row.outcome:
         return visit.show(
             "no_call.html",
             run=row,
             crumbs=crumbs,
+            files=files,
             verdict=lists.verdict_of(status, row.success),
             name=words(row.scenario_name, 200),
             reason=lists.why(None, None, row.error_message, row.ended_reason),
@@ -97,7 +99,7 @@ async def show_run(visit: Visit) -> Response:
     script = row.snapshot.get("script")
     around = Surroundings(
         crumbs=crumbs,
-        files=tuple(Link(name, f"/runs/{row.id}/{name}") for name in _FILES if name in artefacts_of(row)),
+        files=files,
         missing=tuple(found.missing),
     )
     page = await anyio.to_thread.run_sync(

@@ -283,7 +283,21 @@ async def test_a_scenario_is_written_edited_and_tried(visitor: httpx.AsyncClient
 async def test_a_waiting_call_can_be_ended(visitor: httpx.AsyncClient, client: httpx.AsyncClient) -> None:
     (run_id,) = await run_launched(client)
     assert (await send(visitor, f"/runs/{run_id}/end-call")).status_code == 303
-    assert "Cancelled" in (await visitor.get(f"/runs/{run_id}")).text
+    page = (await visitor.get(f"/runs/{run_id}")).text
+    assert "Cancelled" in page and "There was no call" in page
+
+
+@pytest.mark.parametrize("kept_of_it", [{"joined_at": utc_now()}, {"artefacts": {"recording.wav": 44}}])
+async def test_a_call_without_an_outcome_is_not_called_none(
+    visitor: httpx.AsyncClient, client: httpx.AsyncClient, services: Services, kept_of_it: dict[str, Any]
+) -> None:
+    (run_id,) = await run_launched(client)
+    await send(visitor, f"/runs/{run_id}/end-call")
+    async with services.database.session() as session:
+        await session.execute(update(RunRow).where(RunRow.id == run_id).values(**kept_of_it))
+    page = (await visitor.get(f"/runs/{run_id}")).text
+    assert "There was a call" in page and "no call" not in page
+    assert (f'href="/runs/{run_id}/recording.wav"' in page) is ("artefacts" in kept_of_it)
 
 
 async def test_workers_are_shown_without_runs_of_others(
