@@ -105,6 +105,10 @@ async def test_a_run_is_shown_as_its_report_with_its_sound(
 ) -> None:
     files = tmp_path / "run"
     _, (run_id,) = await ended(client, worker_client, kept(files, WRONG_CALL, call_facts()))
+    async with services.database.session() as session:
+        await session.execute(update(RunRow).where(RunRow.id == run_id).values(artefacts={"recording.wav": None}))
+    page = (await visitor.get(f"/runs/{run_id}")).text
+    assert "recording.wav is still being uploaded" in page and "timeline.jsonl is not kept" in page
     sizes = {}
     for name in ("recording.wav", "timeline.jsonl"):
         content = (files / name).read_bytes()
