@@ -116,6 +116,23 @@ def test_a_call_is_followed_as_it_happens(browser: Browser, server: PageServer) 
     context.close()
 
 
+def test_what_a_new_connection_tells_again_is_shown_once(browser: Browser, server: PageServer) -> None:
+    context = visitor(browser, server)
+    page = context.new_page()
+
+    def told(*words: str) -> dict[str, Any]:
+        rows = "".join(f"event: row\ndata: <li>{word}</li>\n\n" for word in words)
+        return {"body": f"retry: 50\n{rows}", "content_type": "text/event-stream"}
+
+    # A connection that ended the browser takes up again; one that was refused it gives up.
+    answers = iter([told("One"), told("Two"), {"status": 502}, told("One", "Two", "Three")])
+    page.route("**/follow", lambda route: route.fulfill(**next(answers, {"status": 502})))
+    page.goto(f"{server.url}/runs/{server.do(server.begun())}")
+    until(page, "document.querySelector('#follow').textContent.includes('Three')")
+    assert page.inner_text("#follow").split() == ["One", "Two", "Three"]
+    context.close()
+
+
 PLAYED = """
 window.played = [];
 const start = AudioBufferSourceNode.prototype.start;

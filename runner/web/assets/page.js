@@ -11,6 +11,8 @@ document.addEventListener('htmx:afterSwap', elapsed);
 /* What is said last stays in sight, unless somebody reads further up. */
 const log = document.getElementById('follow');
 if (log) new MutationObserver(() => { if (innerHeight + scrollY > document.body.scrollHeight - 300) log.lastElementChild?.scrollIntoView({block: 'nearest'}); }).observe(log, {childList: true});
+/* A connection that the browser takes up again goes on where it was; a new one tells everything once more. */
+if (log) document.addEventListener('htmx:sseOpen', ({detail: {source}}) => { if (log.source !== source) log.replaceChildren(); log.source = source; });
 /* Two results can be compared, no more. */
 const compare = () => {
   const ticked = document.querySelectorAll('[name=result]:checked').length, button = document.getElementById('compare');
