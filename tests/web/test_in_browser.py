@@ -221,6 +221,23 @@ def test_a_second_click_makes_no_second_schedule(browser: Browser, server: PageS
     context.close()
 
 
+def test_a_form_that_was_stopped_is_sent_once_changed(browser: Browser, server: PageServer) -> None:
+    context = visitor(browser, server)
+    page = context.new_page()
+    page.goto(f"{server.url}/scenarios/new")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    # The browser stays where it is, as it does for whoever stops it.
+    page.route("**/scenarios/new", lambda route: route.fulfill(status=204))
+    for name in ("first", "second"):
+        page.fill("#name", name)
+        for _ in range(2):
+            page.get_by_role("button", name="Save", exact=True).click()
+            page.wait_for_timeout(100)
+    assert len(sent) == 2
+    context.close()
+
+
 def test_the_description_works_without_a_network(browser: Browser, server: PageServer) -> None:
     page = browser.new_page()
     said: list[str] = []
