@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -37,6 +38,7 @@ from bots.timeline import (
 from runner.api.errors import Conflict
 from runner.api.live_sound import RATE_HZ, live_sounds
 from runner.api.routes.events import (
+    CHECK_EVERY_S,
     HEARTBEAT_S,
     LOOK_EVERY_S,
     LiveTimelines,
@@ -63,9 +65,6 @@ MAX_ENDED = 20
 
 BOARD_EVERY_S = 0.5
 """How often the list is made anew while somebody looks at it."""
-
-CHECK_EVERY_S = 5.0
-"""How often it is checked whether whoever watches may still do so."""
 
 HEARD = frozenset({RunStatus.PENDING, RunStatus.RUNNING})
 """Statuses of a run in which there is, or will be, something to listen to."""
@@ -210,15 +209,10 @@ async def _run(visit: Visit) -> RunRow:
 async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
     known = visit.request.headers.get("Last-Event-ID", "")[:20] or None
     timelines = live_timelines(visit.request.app)
-    messages = timeline_of(visit.services, timelines, visit.reading, visit.number, known)
-    checked_s = time.monotonic()
+    messages = timeline_of(visit.services, timelines, visit.reading, partial(holds, visit), visit.number, known)
     story = Story(has_begun=known is not None)
     is_under_way = False
     async for message in messages:
-        if time.monotonic() - checked_s > CHECK_EVERY_S:
-            if not await holds(visit):
-                return
-            checked_s = time.monotonic()
         if not is_under_way and message.event != "end":
             # The page may have been opened while it waited.
             is_under_way = True

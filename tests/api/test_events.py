@@ -3,15 +3,20 @@
 import asyncio
 import json
 from typing import Any
+from unittest.mock import AsyncMock
 from weakref import WeakKeyDictionary
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 import runner.api.routes.events
 from runner.api.routes.events import LiveTimelines, live_timelines, timeline_of
 from runner.api.services import Services
-from runner.api.sharing import Reading
+from runner.api.sharing import SHARE_HEADER, Reading
+from runner.records.keys import revoke_key
+from runner.records.results import share
+from runner.records.tables import RunRow, ShareLink, utc_now
 from tests.api.test_worker_routes import WORKER, claimed, put, release, report, run_launched, services_of
 from tests.records.outcomes import no_call, outcome
 
@@ -72,7 +77,8 @@ class Watcher:
         self._worker = worker
         self.seen: list[tuple[str, Any]] = []
         self.last_id: str | None = None
-        self._stream = timeline_of(services, timelines, Reading(1), run_id, last_event_id)
+        holds = AsyncMock(return_value=True)
+        self._stream = timeline_of(services, timelines, Reading(1), holds, run_id, last_event_id)
         self._task = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -168,6 +174,30 @@ async def test_a_run_that_ends_without_a_word_ends_the_stream_too(
     watcher = Watcher(services, live_timelines(app), run_id)
     await client.post(f"{RUNS}/{run_id}/end_call")
     assert (await watcher.end())[1]["status"] == "cancelled"
+
+
+async def test_who_may_not_read_any_more_watches_no_more(
+    client: httpx.AsyncClient,
+    anonymous: httpx.AsyncClient,
+    services: Services,
+    user_key: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner.api.routes.events, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(runner.api.routes.events, "CHECK_EVERY_S", 0.0)
+    (run_id,) = await run_launched(client)
+    async with services.database.session() as session:
+        result_id = (await session.get_one(RunRow, run_id)).result_id
+        link = {SHARE_HEADER: await share(session, result_id, None)}
+    by_key = asyncio.create_task(client.get(f"{RUNS}/{run_id}/events"))
+    by_link = asyncio.create_task(anonymous.get(f"{RUNS}/{run_id}/events", headers=link))
+    await asyncio.sleep(0.2)
+    assert not by_key.done() and not by_link.done()
+    async with services.database.session() as session:
+        await revoke_key(session, user_key)
+        await session.execute(update(ShareLink).values(expires_at=utc_now()))
+    async with asyncio.timeout(5):
+        assert ((await by_key).text, (await by_link).text) == ("", "")
 
 
 async def test_another_attempt_begins_anew(

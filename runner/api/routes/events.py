@@ -2,10 +2,12 @@
 
 import json
 import re
+import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -19,7 +21,7 @@ from runner.api.routes.runs import find_run
 from runner.api.routing import CompatRouter
 from runner.api.schemas.query import PathId
 from runner.api.services import Services
-from runner.api.sharing import Reader, Reading
+from runner.api.sharing import Reader, Reading, still_reads
 from runner.records.results import line_of
 from runner.records.runs import artefacts_of
 from runner.records.statuses import FINAL_RUN, RunStatus
@@ -32,10 +34,16 @@ MAX_LIVE_RUNS = 256
 MAX_RUN_BYTES = 4_000_000
 """How much of a call is kept in memory; of a longer one the beginning goes first."""
 
+CHECK_EVERY_S = 5.0
+"""How often it is checked whether whoever watches may still do so."""
+
 LOOK_EVERY_S = 1.0
 """How often a watcher looks whether its run has ended without anybody telling."""
 
 HEARTBEAT_S = 15
+
+Holds = Callable[[], Awaitable[bool]]
+"""Says whether whoever watches may still do so."""
 
 _EVENT_ID = re.compile(r"(?:(?P<attempt>[0-9]+)-)?(?P<position>[0-9]+)")
 
@@ -213,33 +221,40 @@ async def watch(
     """
     async with services.database.reading() as session:
         await find_run(session, reader, id)
-    return EventSourceResponse(
-        timeline_of(services, live_timelines(request.app), reader, id, last_event_id), ping=HEARTBEAT_S
-    )
+    timelines = live_timelines(request.app)
+    messages = timeline_of(services, timelines, reader, partial(still_reads, request), id, last_event_id)
+    return EventSourceResponse(messages, ping=HEARTBEAT_S)
 
 
 async def timeline_of(
-    services: Services, timelines: LiveTimelines, reader: Reading, run_id: int, last_event_id: str | None = None
+    services: Services, timelines: LiveTimelines, reader: Reading, holds: Holds, run_id: int, last_id: str | None
 ) -> AsyncGenerator[ServerSentEvent]:
-    """Yield the messages of a run's timeline until the run has ended.
+    """Yield the messages of a run's timeline until the run has ended, or nobody may watch it any more.
 
     Args:
         services: What it works with.
         timelines: What workers tell.
         reader: Who watches.
+        holds: Says whether they still may.
         run_id: The run.
-        last_event_id: The id of the last event that is known already.
+        last_id: The id of the last event that is known already.
     """
     with timelines.watched(run_id):
-        async for message in _messages(services, timelines, reader, run_id, *_known(last_event_id)):
+        async for message in _messages(services, timelines, reader, holds, run_id, last_id):
             yield message
 
 
 async def _messages(
-    services: Services, timelines: LiveTimelines, reader: Reading, run_id: int, attempt: int, position: int
+    services: Services, timelines: LiveTimelines, reader: Reading, holds: Holds, run_id: int, last_id: str | None
 ) -> AsyncGenerator[ServerSentEvent]:
+    attempt, position = _known(last_id)
     shown: _Live | None = None
+    checked_s = time.monotonic()
     while True:
+        if time.monotonic() - checked_s > CHECK_EVERY_S:
+            if not await holds():
+                return
+            checked_s = time.monotonic()
         live = timelines.live(run_id)
         if live is not None and live.attempt >= attempt:
             if live.attempt != attempt:
