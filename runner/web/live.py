@@ -31,7 +31,6 @@ from bots.timeline import (
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
     CallerTurnSettled,
-    CallStarted,
     Source,
     TimelineEvent,
 )
@@ -122,23 +121,10 @@ class Board:
 
 
 class Story:
-    """What was told of a call so far.
+    """What was told of a call so far."""
 
-    Args:
-        has_begun: Whether its beginning was told before.
-    """
-
-    def __init__(self, *, has_begun: bool = False):
-        self._calls = int(has_begun)
+    def __init__(self) -> None:
         self._is_told = False
-
-    def begins_again(self, event: TimelineEvent | None) -> bool:
-        """Return whether the call is made once more with an event: what came before does not count."""
-        if not isinstance(event, CallStarted):
-            return False
-        self._calls += 1
-        self._is_told = False
-        return self._calls > 1
 
     def tells(self, event: TimelineEvent | None) -> bool:
         """Return whether an event says something new: what the agent told is also heard, much later."""
@@ -210,8 +196,7 @@ async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
     known = visit.request.headers.get("Last-Event-ID", "")[:20] or None
     timelines = live_timelines(visit.request.app)
     messages = timeline_of(visit.services, timelines, visit.reading, partial(holds, visit), visit.number, known)
-    story = Story(has_begun=known is not None)
-    is_under_way = False
+    story, is_under_way = Story(), False
     async for message in messages:
         if not is_under_way and message.event != "end":
             # The page may have been opened while it waited.
@@ -222,9 +207,7 @@ async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
         elif message.event == "restart":
             story, is_under_way = Story(), False
             yield ServerSentEvent(render("live_restart.html"), event="restart", id=message.id)
-        elif story.begins_again(event := _event(str(message.data))):
-            yield ServerSentEvent(render("live_restart.html"), event="restart", id=message.id)
-        elif (row := row_of(event)) is not None:
+        elif (row := row_of(event := _event(str(message.data)))) is not None:
             if story.tells(event):
                 yield ServerSentEvent(render("live_row.html", row=row), event="row", id=message.id)
         elif (speaking := speaking_of(event)) is not None:
