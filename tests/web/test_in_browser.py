@@ -1,5 +1,6 @@
 """The page in a real browser, at two widths and in both themes. Needs Debian's Chromium."""
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from tests.api.test_worker_routes import ROOM
 from tests.browser import AXE, NEEDS_CHROMIUM, chromium
 from tests.records.outcomes import agent_failed, no_call, outcome, undecided
 from tests.reports.html.calls import WRONG_CALL, call_facts, kept
@@ -214,8 +216,10 @@ def test_a_second_click_makes_no_second_schedule(browser: Browser, server: PageS
     page.fill("#name", "Once only")
     page.fill("#crontab_expression", "30 2 * * *")
     page.locator("[name=scenarios]").first.check()
+    page.check("[name=way][value=room]")
+    page.fill("#room_url", ROOM)
     page.evaluate("for (const _ of [1, 2]) document.querySelector('form.launching').requestSubmit()")
-    page.wait_for_url("**/schedules/*[0-9]")
+    page.wait_for_url(re.compile(r"/schedules/\d+$"))
     page.goto(f"{server.url}/schedules")
     assert page.get_by_text("Once only").count() == 1
     context.close()
