@@ -8,6 +8,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from runner.api.auth import KEY_HEADER, identity_of, presented_key, project_of_user, services_of
 from runner.api.errors import Unauthorized
+from runner.records.keys import find_key
 from runner.records.results import shared_result
 
 SHARE_HEADER = "X-VOCERA-SHAREABLE-LINK-TOKEN"
@@ -49,6 +50,15 @@ async def _reading(
             raise Unauthorized("The link is unknown or has expired.")
         return Reading(*shared)
     return Reading(project_of_user(identity_of(request.scope)))
+
+
+async def still_reads(request: Request) -> bool:
+    """Return whether who was let in to read still would be: meanwhile keys are revoked, and links expire."""
+    key = presented_key(request.scope)
+    async with services_of(request).database.reading() as session:
+        if key is not None:
+            return await find_key(session, key) is not None
+        return await shared_result(session, request.headers.get(SHARE_HEADER, "")) is not None
 
 
 Reader = Annotated[Reading, Depends(_reading)]

@@ -284,11 +284,13 @@ class Events(Message):
 
     Attributes:
         attempt: The attempt.
-        first: How many came before the first of these.
+        call: Which call of the attempt it is: one that the harness or the network spoilt is made again.
+        first: How many of the call came before the first of these.
         events: The events, in the order of the timeline.
     """
 
     attempt: Attempt
+    call: Attempt = 1
     first: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     events: Annotated[tuple[dict[str, Any], ...], Field(max_length=MAX_EVENTS)]
 

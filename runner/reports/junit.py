@@ -152,7 +152,7 @@ def _system_out(run: SuiteRun, folder: Path) -> str:
     """Return what there is to know of a run that passed, and the recording of one that did not."""
     if run.success:
         # Words of others attach nothing.
-        return "\n".join(run_lines(run, folder)[1:]).replace("[[", "[ [")
+        return re.sub(r"\[(?=\[)", "[ ", "\n".join(run_lines(run, folder)[1:]))
     recording = None if run.folder is None else folder / run.folder / RECORDING
     if recording is None or not recording.is_file():
         return ""

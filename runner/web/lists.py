@@ -287,6 +287,11 @@ def why(failure: Mapping[str, Any] | None, detail: str | None, error: str, ended
     return words(headline.removeprefix("inconclusive: "), _REASON)
 
 
+def tags_of(text: str, before: Sequence[str] = ()) -> list[str]:
+    """Return the tags in a form's text. A text that was not changed keeps those before: they may hold commas."""
+    return list(before) if text == ", ".join(before) else [tag for part in text.split(",") if (tag := part.strip())]
+
+
 def number_of(text: str | None) -> int | None:
     """Return the id that a text is; None where it is none."""
     is_number = text is not None and text.isascii() and text.isdigit() and len(text) < 20
@@ -316,11 +321,11 @@ def _listing(path: str, lines: Sequence[Any], asked: Asked, *, newer: bool, olde
 
 
 def _results_that(verdict: str) -> ColumnElement[bool]:
-    """Return the condition that a result is one: failed with a failed run, passed with passed ones alone."""
+    """Return the condition that a result is one: failed with a failed run, passed with runs that all passed."""
     of_result = RunRow.result_id == ResultRow.id
     is_open = exists().where(of_result, RunRow.status.in_(_OPEN))
     failed = exists().where(of_result, _runs_that("failed"))
-    unsure = exists().where(of_result, _runs_that("inconclusive"))
+    unsure = exists().where(of_result, _runs_that("inconclusive")) | ~exists().where(of_result)
     return {
         "open": is_open,
         "failed": ~is_open & failed,

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -30,13 +31,13 @@ from bots.timeline import (
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
     CallerTurnSettled,
-    CallStarted,
     Source,
     TimelineEvent,
 )
 from runner.api.errors import Conflict
 from runner.api.live_sound import RATE_HZ, live_sounds
 from runner.api.routes.events import (
+    CHECK_EVERY_S,
     HEARTBEAT_S,
     LOOK_EVERY_S,
     LiveTimelines,
@@ -63,9 +64,6 @@ MAX_ENDED = 20
 
 BOARD_EVERY_S = 0.5
 """How often the list is made anew while somebody looks at it."""
-
-CHECK_EVERY_S = 5.0
-"""How often it is checked whether whoever watches may still do so."""
 
 HEARD = frozenset({RunStatus.PENDING, RunStatus.RUNNING})
 """Statuses of a run in which there is, or will be, something to listen to."""
@@ -123,23 +121,10 @@ class Board:
 
 
 class Story:
-    """What was told of a call so far.
+    """What was told of a call so far."""
 
-    Args:
-        has_begun: Whether its beginning was told before.
-    """
-
-    def __init__(self, *, has_begun: bool = False):
-        self._calls = int(has_begun)
+    def __init__(self) -> None:
         self._is_told = False
-
-    def begins_again(self, event: TimelineEvent | None) -> bool:
-        """Return whether the call is made once more with an event: what came before does not count."""
-        if not isinstance(event, CallStarted):
-            return False
-        self._calls += 1
-        self._is_told = False
-        return self._calls > 1
 
     def tells(self, event: TimelineEvent | None) -> bool:
         """Return whether an event says something new: what the agent told is also heard, much later."""
@@ -210,15 +195,9 @@ async def _run(visit: Visit) -> RunRow:
 async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
     known = visit.request.headers.get("Last-Event-ID", "")[:20] or None
     timelines = live_timelines(visit.request.app)
-    messages = timeline_of(visit.services, timelines, visit.reading, visit.number, known)
-    checked_s = time.monotonic()
-    story = Story(has_begun=known is not None)
-    is_under_way = False
+    messages = timeline_of(visit.services, timelines, visit.reading, partial(holds, visit), visit.number, known)
+    story, is_under_way = Story(), False
     async for message in messages:
-        if time.monotonic() - checked_s > CHECK_EVERY_S:
-            if not await holds(visit):
-                return
-            checked_s = time.monotonic()
         if not is_under_way and message.event != "end":
             # The page may have been opened while it waited.
             is_under_way = True
@@ -228,9 +207,7 @@ async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
         elif message.event == "restart":
             story, is_under_way = Story(), False
             yield ServerSentEvent(render("live_restart.html"), event="restart", id=message.id)
-        elif story.begins_again(event := _event(str(message.data))):
-            yield ServerSentEvent(render("live_restart.html"), event="restart", id=message.id)
-        elif (row := row_of(event)) is not None:
+        elif (row := row_of(event := _event(str(message.data)))) is not None:
             if story.tells(event):
                 yield ServerSentEvent(render("live_row.html", row=row), event="row", id=message.id)
         elif (speaking := speaking_of(event)) is not None:
@@ -239,9 +216,8 @@ async def _rows(visit: Visit) -> AsyncGenerator[ServerSentEvent]:
 
 def _end(data: Any) -> dict[str, Any]:
     end: dict[str, Any] = json.loads(str(data))
-    kind, verdict = lists.verdict_of(RunStatus(end["status"]), end["success"])
-    if end["status"] == RunStatus.COMPLETED.value and end["success"] is False and not end["cause"]:
-        kind, verdict = "unsure", "inconclusive"
+    success = None if end["inconclusive"] else end["success"]
+    kind, verdict = lists.verdict_of(RunStatus(end["status"]), success)
     return {"kind": kind, "verdict": verdict, "detail": words(end["detail"] or "", _WORDS)}
 
 

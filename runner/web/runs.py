@@ -83,11 +83,13 @@ async def show_run(visit: Visit) -> Response:
     if status not in FINAL_RUN:
         name = words(row.scenario_name, 200)
         return visit.show("live_run.html", run=row, crumbs=crumbs, name=name, rate_hz=RATE_HZ)
+    files = tuple(Link(name, f"/runs/{row.id}/{name}") for name in _FILES if name in artefacts_of(row))
     if not row.outcome:
         return visit.show(
             "no_call.html",
             run=row,
             crumbs=crumbs,
+            files=files,
             verdict=lists.verdict_of(status, row.success),
             name=words(row.scenario_name, 200),
             reason=lists.why(None, None, row.error_message, row.ended_reason),
@@ -97,7 +99,7 @@ async def show_run(visit: Visit) -> Response:
     script = row.snapshot.get("script")
     around = Surroundings(
         crumbs=crumbs,
-        files=tuple(Link(name, f"/runs/{row.id}/{name}") for name in _FILES if name in artefacts_of(row)),
+        files=files,
         missing=tuple(found.missing),
     )
     page = await anyio.to_thread.run_sync(
@@ -135,7 +137,7 @@ async def _facts(visit: Visit, row: RunRow) -> _Facts:
     events: list[TimelineEvent] = []
     text = await _stored(visit, row, timelines.FILE_NAME, MAX_TIMELINE_BYTES)
     if text is None:
-        missing.append(f"There are no facts of the call: {timelines.FILE_NAME} is not kept, or too large.")
+        missing.append(f"There are no facts of the call: {_absence(row, timelines.FILE_NAME)}.")
     else:
         try:
             stored = await anyio.to_thread.run_sync(parse_stored, text, timelines.FILE_NAME)
@@ -144,8 +146,13 @@ async def _facts(visit: Visit, row: RunRow) -> _Facts:
             missing.append(f"There are no facts of the call: {error}.")
     sound = await _sound(visit, row)
     if sound is None:
-        missing.append(f"There is no recording to draw: {recordings.FILE_NAME} is not kept, or too large.")
+        missing.append(f"There is no recording to draw: {_absence(row, recordings.FILE_NAME)}.")
     return _Facts(events, sound, missing)
+
+
+def _absence(row: RunRow, name: str) -> str:
+    is_coming = row.artefacts.get(name, 0) is None
+    return f"{name} is still being uploaded" if is_coming else f"{name} is not kept, or too large"
 
 
 async def _sound(visit: Visit, row: RunRow) -> Sound | None:

@@ -87,7 +87,7 @@ async def save_scenario(visit: Visit) -> Response:
     form = await visit.form()
     before = await get_scenario(visit.services, visit.project, visit.number)
     try:
-        body = ScenarioPatch.model_validate(_body(form))
+        body = ScenarioPatch.model_validate(_body(form, before.tags))
         scenario = await update_scenario(visit.services, visit.project, visit.number, body)
     except (ValidationError, ApiError) as error:
         return await _form(visit, before, _given(form), problems=_problems(error))
@@ -147,7 +147,7 @@ def _room(form: FormData) -> dict[str, str]:
     return {name: str(form.get(name, "")) for name in ("way", "room_url", "data_message")}
 
 
-def _body(form: FormData) -> dict[str, Any]:
+def _body(form: FormData, tags: Sequence[str] = ()) -> dict[str, Any]:
     # Browsers send line ends as a network protocol has them.
     text = {name: str(form.get(name, "")).replace("\r\n", "\n") for name in ("content", "outcome", "tags", "name")}
     kind = str(form.get("kind", PIPECAT_EVAL))
@@ -155,7 +155,7 @@ def _body(form: FormData) -> dict[str, Any]:
         "name": text["name"],
         "agent": lists.number_of(str(form.get("agent", ""))),
         "expected_outcome_prompt": text["outcome"] or None,
-        "tags": [tag.strip() for tag in text["tags"].split(",") if tag.strip()],
+        "tags": lists.tags_of(text["tags"], tags),
         "scenario_type": kind if kind in KINDS else INSTRUCTION,
         "scenario_language": str(form.get("language", "")).strip() or None,
     }

@@ -1,6 +1,6 @@
 """Forms of schedules: what one shows, and what it asks the API for. Fields are called as the API calls them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -97,7 +97,7 @@ def changed_schedule(form: FormData, job: CronJob) -> CronJobPatch:
     Raises:
         BadRequest: Something in it is wrong, by field.
     """
-    values = _values(form)
+    values = _values(form, job.data.get("tags") or ())
     if form.get("way") == KEEP:
         if values["tags"] or set(values["scenarios"]) != set(job.scenario_ids):
             raise BadRequest({"scenarios": [OTHER_SCENARIOS]})
@@ -113,7 +113,7 @@ def _wrong(error: ValidationError, values: Mapping[str, Any]) -> BadRequest:
     return BadRequest(field_errors(problems, values))
 
 
-def _values(form: FormData) -> dict[str, Any]:
+def _values(form: FormData, tags: Sequence[str] = ()) -> dict[str, Any]:
     text = {name: str(form.get(name, "")).strip() for name in _TEXTS}
     scenarios = _ids(form)
     common: dict[str, Any] = {
@@ -127,7 +127,7 @@ def _values(form: FormData) -> dict[str, Any]:
         "baseline": _baseline(text),
         "notify_on": text["notify_on"],
         "is_active": text["is_active"] == "yes",
-        "tags": [tag.strip() for tag in text["tags"].split(",") if tag.strip()],
+        "tags": lists.tags_of(text["tags"], tags),
     }
     if text["way"] != ROOM:
         return {**common, "scenarios": scenarios, "rooms": []}

@@ -70,11 +70,12 @@ class LiveReport:
         self.has_begun = False
         """Whether the call has: from then on it ends in good order."""
         self._facts: deque[str] = deque(maxlen=MAX_KEPT)
+        self._call = 1
         self._seen = 0
         self._sent = 0
         self._is_watched = False
         self._from_beginning = False
-        """Whether somebody came to watch since the last request began, and lacks what that one sent."""
+        """Whether, since the last request began, another call did, or somebody came who lacks what that one sent."""
         self._something_to_tell = anyio.Event()
         self._sound: LiveSound | None = None
         """What whoever listens has not got yet; None while nobody does."""
@@ -98,6 +99,11 @@ class LiveReport:
         """Note that the call is made again: what was said before counts all the same."""
         self.has_begun = False
         self._is_evaluating = False
+        # Its facts are counted from its own beginning, as those that are uploaded.
+        self._call += 1
+        self._facts.clear()
+        self._seen = self._sent = 0
+        self._from_beginning = True
         if self._sound is not None:
             # On the new call's clock.
             self._sound = LiveSound()
@@ -178,7 +184,9 @@ class LiveReport:
                 first = self._sent
                 self._from_beginning = False
                 try:
-                    wanted = await self._record.events(self._job.run_id, self._job.attempt, batch, first=first)
+                    wanted = await self._record.events(
+                        self._job.run_id, self._job.attempt, batch, call=self._call, first=first
+                    )
                 except RecordError as error:
                     # Nothing that goes wrong here touches the call.
                     logger.debug("run {}: {}", self._job.run_id, error)

@@ -104,8 +104,8 @@ class RecordClient:
         """
         return _read(Receipt, await self._tell("/report", report))
 
-    async def events(self, run_id: int, attempt: int, events: Sequence[str], *, first: int) -> int | None:
-        """Pass on facts of a call, each as JSON, to whoever watches it live; the first has so many before it.
+    async def events(self, run_id: int, attempt: int, events: Sequence[str], *, call: int, first: int) -> int | None:
+        """Pass on facts of a call of an attempt, each as JSON, to whoever watches; the first has so many before it.
 
         Returns:
             Which one is wanted next; None where nobody watches any more.
@@ -113,7 +113,7 @@ class RecordClient:
         Raises:
             RecordError: The record did not take them.
         """
-        told = f'{{"attempt": {attempt}, "first": {first}, "events": [{", ".join(events)}]}}'
+        told = f'{{"attempt": {attempt}, "call": {call}, "first": {first}, "events": [{", ".join(events)}]}}'
         answer = await self._send(
             "POST",
             f"{ROOT}/runs/{run_id}/events",

@@ -3,17 +3,23 @@
 import asyncio
 import json
 from typing import Any
+from unittest.mock import AsyncMock
 from weakref import WeakKeyDictionary
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 import runner.api.routes.events
 from runner.api.routes.events import LiveTimelines, live_timelines, timeline_of
 from runner.api.services import Services
-from runner.api.sharing import Reading
+from runner.api.sharing import SHARE_HEADER, Reading
+from runner.calls.repeating import earlier_attempt
+from runner.records.keys import revoke_key
+from runner.records.results import share
+from runner.records.tables import RunRow, ShareLink, utc_now
 from tests.api.test_worker_routes import WORKER, claimed, put, release, report, run_launched, services_of
-from tests.records.outcomes import no_call, outcome
+from tests.records.outcomes import no_call, outcome, undecided
 
 pytestmark = pytest.mark.anyio
 
@@ -30,21 +36,24 @@ def messages(text: str) -> list[tuple[str, Any]]:
     return found
 
 
-_happened: WeakKeyDictionary[httpx.AsyncClient, dict[tuple[int, int], list[Any]]] = WeakKeyDictionary()
-"""What happened in the calls of each worker, by run and attempt."""
+_happened: WeakKeyDictionary[httpx.AsyncClient, dict[tuple[int, int, int], list[Any]]] = WeakKeyDictionary()
+"""What happened in the calls of each worker, by run, attempt and call."""
 
 
-async def told(worker: httpx.AsyncClient, run_id: int, *events: dict[str, Any], attempt: int = 1) -> None:
+async def told(
+    worker: httpx.AsyncClient, run_id: int, *events: dict[str, Any], attempt: int = 1, call: int = 1
+) -> None:
     """Let events happen in a call, and its worker tell them as far as somebody wants to know."""
     calls = _happened.setdefault(worker, {})
-    calls.setdefault((run_id, attempt), []).extend(events)
-    for (of_run, number), happened in calls.items():
-        if not services_of(worker).dispatcher.is_watched(of_run):
+    calls.setdefault((run_id, attempt, call), []).extend(events)
+    for (of_run, of_attempt, number), happened in calls.items():
+        if not services_of(worker).dispatcher.is_watched(of_run) or (of_run, of_attempt, number + 1) in calls:
             continue
         # Which one is wanted first is known from an answer alone.
         first = 0
         while first is not None:
-            body = {"attempt": number, "first": first, "events": happened[first : first + 1]}
+            part = happened[first : first + 1]
+            body = {"attempt": of_attempt, "call": number, "first": first, "events": part}
             answer = await worker.post(f"{WORKER}/{of_run}/events", json=body)
             if answer.status_code == 409:
                 break
@@ -72,7 +81,8 @@ class Watcher:
         self._worker = worker
         self.seen: list[tuple[str, Any]] = []
         self.last_id: str | None = None
-        self._stream = timeline_of(services, timelines, Reading(1), run_id, last_event_id)
+        holds = AsyncMock(return_value=True)
+        self._stream = timeline_of(services, timelines, Reading(1), holds, run_id, last_event_id)
         self._task = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -170,6 +180,30 @@ async def test_a_run_that_ends_without_a_word_ends_the_stream_too(
     assert (await watcher.end())[1]["status"] == "cancelled"
 
 
+async def test_who_may_not_read_any_more_watches_no_more(
+    client: httpx.AsyncClient,
+    anonymous: httpx.AsyncClient,
+    services: Services,
+    user_key: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner.api.routes.events, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(runner.api.routes.events, "CHECK_EVERY_S", 0.0)
+    (run_id,) = await run_launched(client)
+    async with services.database.session() as session:
+        result_id = (await session.get_one(RunRow, run_id)).result_id
+        link = {SHARE_HEADER: await share(session, result_id, None)}
+    by_key = asyncio.create_task(client.get(f"{RUNS}/{run_id}/events"))
+    by_link = asyncio.create_task(anonymous.get(f"{RUNS}/{run_id}/events", headers=link))
+    await asyncio.sleep(0.2)
+    assert not by_key.done() and not by_link.done()
+    async with services.database.session() as session:
+        await revoke_key(session, user_key)
+        await session.execute(update(ShareLink).values(expires_at=utc_now()))
+    async with asyncio.timeout(5):
+        assert ((await by_key).text, (await by_link).text) == ("", "")
+
+
 async def test_another_attempt_begins_anew(
     client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
 ) -> None:
@@ -225,6 +259,29 @@ async def test_untold_last_events_come_from_what_is_kept(
     await report(worker_client, run_id, outcome())
     await watcher.end()
     assert [data["at_ns"] for kind, data in watcher.seen if kind == "message"] == [1, 2, 3]
+
+
+async def test_a_call_made_again_is_told_from_its_own_beginning(
+    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
+) -> None:
+    (run_id,) = await run_launched(client)
+    await claimed(worker_client, run_id)
+    watcher = Watcher(services, live_timelines(app), run_id, worker=worker_client)
+    await told(worker_client, run_id, event(1), event(2), event(3))
+    await watcher.sees(1, 2, 3)
+    cut_off = watcher.last_id
+    await told(worker_client, run_id, event(4), call=2)
+    await watcher.sees(1, 2, 3, 4)
+    in_second = watcher.last_id
+    await put(worker_client, run_id, "timeline.jsonl", "".join(json.dumps(event(n)) + "\n" for n in (4, 5)).encode())
+    spoilt = earlier_attempt(undecided(), "network")
+    await report(worker_client, run_id, outcome(earlier_attempts=[spoilt]))
+    await watcher.end()
+    await watcher.sees(1, 2, 3, 4, 5)
+    assert [kind for kind, _ in watcher.seen].count("restart") == 1
+    for known, kinds in ((cut_off, ["restart", "message", "message", "end"]), (in_second, ["message", "end"])):
+        again = await client.get(f"{RUNS}/{run_id}/events", headers={"Last-Event-ID": str(known)})
+        assert [kind for kind, _ in messages(again.text)] == kinds
 
 
 async def test_nothing_is_wanted_of_a_call_that_nobody_watches(

@@ -276,7 +276,7 @@ def test_the_recording_of_a_run_that_did_not_pass_is_attached(
     monkeypatch.chdir(tmp_path)
     recording = FOLDER / str(FAILED.folder) / "recording.wav"
     recording.parent.mkdir(parents=True)
-    told = suite(FAILED, UNDECIDED, run(warnings=["said [[ATTACHMENT|/etc/passwd]]"]))
+    told = suite(FAILED, UNDECIDED, run(warnings=["said [[[ATTACHMENT|/etc/passwd]]"]))
     assert "[[ATTACHMENT" not in junit_xml(told, FOLDER), "a call that failed early has no recording"
     recording.touch()
     text = junit_xml(told, tmp_path / FOLDER if absolute else FOLDER)

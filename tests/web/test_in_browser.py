@@ -1,5 +1,6 @@
 """The page in a real browser, at two widths and in both themes. Needs Debian's Chromium."""
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from tests.api.test_worker_routes import ROOM
 from tests.browser import AXE, NEEDS_CHROMIUM, chromium
 from tests.records.outcomes import agent_failed, no_call, outcome, undecided
 from tests.reports.html.calls import WRONG_CALL, call_facts, kept
@@ -116,6 +118,23 @@ def test_a_call_is_followed_as_it_happens(browser: Browser, server: PageServer) 
     context.close()
 
 
+def test_what_a_new_connection_tells_again_is_shown_once(browser: Browser, server: PageServer) -> None:
+    context = visitor(browser, server)
+    page = context.new_page()
+
+    def told(*words: str) -> dict[str, Any]:
+        rows = "".join(f"event: row\ndata: <li>{word}</li>\n\n" for word in words)
+        return {"body": f"retry: 50\n{rows}", "content_type": "text/event-stream"}
+
+    # A connection that ended the browser takes up again; one that was refused it gives up.
+    answers = iter([told("One"), told("Two"), {"status": 502}, told("One", "Two", "Three")])
+    page.route("**/follow", lambda route: route.fulfill(**next(answers, {"status": 502})))
+    page.goto(f"{server.url}/runs/{server.do(server.begun())}")
+    until(page, "document.querySelector('#follow').textContent.includes('Three')")
+    assert page.inner_text("#follow").split() == ["One", "Two", "Three"]
+    context.close()
+
+
 PLAYED = """
 window.played = [];
 const start = AudioBufferSourceNode.prototype.start;
@@ -197,10 +216,29 @@ def test_a_second_click_makes_no_second_schedule(browser: Browser, server: PageS
     page.fill("#name", "Once only")
     page.fill("#crontab_expression", "30 2 * * *")
     page.locator("[name=scenarios]").first.check()
+    page.check("[name=way][value=room]")
+    page.fill("#room_url", ROOM)
     page.evaluate("for (const _ of [1, 2]) document.querySelector('form.launching').requestSubmit()")
-    page.wait_for_url("**/schedules/*[0-9]")
+    page.wait_for_url(re.compile(r"/schedules/\d+$"))
     page.goto(f"{server.url}/schedules")
     assert page.get_by_text("Once only").count() == 1
+    context.close()
+
+
+def test_a_form_that_was_stopped_is_sent_once_changed(browser: Browser, server: PageServer) -> None:
+    context = visitor(browser, server)
+    page = context.new_page()
+    page.goto(f"{server.url}/scenarios/new")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    # The browser stays where it is, as it does for whoever stops it.
+    page.route("**/scenarios/new", lambda route: route.fulfill(status=204))
+    for name in ("first", "second"):
+        page.fill("#name", name)
+        for _ in range(2):
+            page.get_by_role("button", name="Save", exact=True).click()
+            page.wait_for_timeout(100)
+    assert len(sent) == 2
     context.close()
 
 

@@ -26,8 +26,9 @@ from runner.web import live
 from runner.web.visits import SESSION_COOKIE, Visit
 from tests.api.conftest import client_of, other_project
 from tests.api.test_events import told
+from tests.api.test_results import ended
 from tests.api.test_worker_routes import claimed, report, run_launched
-from tests.records.outcomes import outcome
+from tests.records.outcomes import agent_failed, no_call, outcome, undecided
 from tests.web.conftest import sign_in
 
 pytestmark = pytest.mark.anyio
@@ -98,6 +99,14 @@ async def test_four_see_what_happens_within_a_second(
         assert len(rows) == 3 and "&lt;b&gt;Hello&lt;/b&gt;" in rows[0] and "Good evening" in rows[1]
         assert follower.seen[-1][0] == "end" and "Passed" in follower.seen[-1][1]
         await follower.leave()
+
+
+async def test_a_call_ends_with_the_word_that_its_report_has(
+    visitor: httpx.AsyncClient, client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+) -> None:
+    _, ids = await ended(client, worker_client, no_call(), undecided(), agent_failed())
+    ends = [(await visitor.get(f"/runs/{run_id}/follow")).text for run_id in ids]
+    assert [re.findall(r"<b>(\w+)\.</b>", end) for end in ends] == [["Inconclusive"], ["Inconclusive"], ["Failed"]]
 
 
 class Ear:
@@ -222,7 +231,8 @@ async def test_a_call_that_is_made_again_says_so(
     follower = Follower(live._rows(await visit_of(app, services, user_key, id=run_id)))
     await asyncio.sleep(0.05)
     await claimed(worker_client, run_id)
-    await told(worker_client, run_id, STARTED, SAID, STARTED, HEARD)
+    await told(worker_client, run_id, STARTED, SAID)
+    await told(worker_client, run_id, STARTED, HEARD, call=2)
     await follower.sees("Another attempt")
     await follower.sees("heard in the audio")
     await follower.leave()

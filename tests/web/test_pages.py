@@ -40,18 +40,20 @@ async def test_every_page_is_shown_while_there_is_nothing(visitor: httpx.AsyncCl
 
 
 async def test_a_result_is_found_in_the_list_by_what_became_of_it(
-    visitor: httpx.AsyncClient, client: httpx.AsyncClient, worker_client: httpx.AsyncClient
+    visitor: httpx.AsyncClient, client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
 ) -> None:
     failed, _ = await ended(client, worker_client, outcome(), agent_failed())
     passed, _ = await ended(client, worker_client, outcome())
     unsure, _ = await ended(client, worker_client, undecided(), outcome())
     (open_run,) = await run_launched(client)
+    without_runs = ResultRow(project_id=1, run_type="pipecat", name="", run_settings={})
+    await add(services.database, [without_runs])
     found = {}
     for verdict in ("failed", "passed", "inconclusive", "open"):
         page = (await visitor.get(f"/?verdict={verdict}")).text
         found[verdict] = [int(number) for number in re.findall(r'href="/results/(\d+)"', page)]
-    assert found["failed"] == [failed] and found["passed"] == [passed] and found["inconclusive"] == [unsure]
-    assert len(found["open"]) == 1
+    assert found["failed"] == [failed] and found["passed"] == [passed] and len(found["open"]) == 1
+    assert found["inconclusive"] == [without_runs.id, unsure]
     assert f'href="/runs/{open_run}"' in (await visitor.get("/runs?verdict=open")).text
     assert "No result is like that" in (await visitor.get("/?search=nothing")).text
     assert "1 of 2 passed, 1 failed" in (await visitor.get("/")).text
@@ -103,6 +105,10 @@ async def test_a_run_is_shown_as_its_report_with_its_sound(
 ) -> None:
     files = tmp_path / "run"
     _, (run_id,) = await ended(client, worker_client, kept(files, WRONG_CALL, call_facts()))
+    async with services.database.session() as session:
+        await session.execute(update(RunRow).where(RunRow.id == run_id).values(artefacts={"recording.wav": None}))
+    page = (await visitor.get(f"/runs/{run_id}")).text
+    assert "recording.wav is still being uploaded" in page and "timeline.jsonl is not kept" in page
     sizes = {}
     for name in ("recording.wav", "timeline.jsonl"):
         content = (files / name).read_bytes()
@@ -250,7 +256,7 @@ async def test_a_launch_that_is_wrong_says_why(visitor: httpx.AsyncClient) -> No
         assert answer.status_code == 400 and said in answer.text, fields
 
 
-async def test_a_scenario_is_written_edited_and_tried(visitor: httpx.AsyncClient) -> None:
+async def test_a_scenario_is_written_edited_and_tried(visitor: httpx.AsyncClient, client: httpx.AsyncClient) -> None:
     text = "name: hello\r\nturns:\r\n  - user: Hello!\r\n"
     made = await send(visitor, "/scenarios/new", name="hello", kind="pipecat_eval", content=text)
     assert made.status_code == 303, made.text
@@ -260,6 +266,11 @@ async def test_a_scenario_is_written_edited_and_tried(visitor: httpx.AsyncClient
     assert "user: Hello!" in page
     wrong = await send(visitor, f"/scenarios/{number[0]}", name="hello", kind="pipecat_eval", content="turns: 3")
     assert wrong.status_code == 400 and "turns" in wrong.text
+    address, tags = f"/test_framework/v1/scenarios/{number[0]}/", ["north, south", "smoke"]
+    await client.patch(address, json={"tags": tags})
+    for said, kept_tags in ((", ".join(tags), tags), ("smoke, north", ["smoke", "north"])):
+        await send(visitor, f"/scenarios/{number[0]}", name="hello", kind="pipecat_eval", content=text, tags=said)
+        assert (await client.get(address)).json()["tags"] == kept_tags
     fields = {"name": "acts", "kind": "conditional_actions", "content": "{}"}
     lacking = await send(visitor, "/scenarios/new", **fields)
     assert lacking.status_code == 400 and "scenario_language is required" in lacking.text
@@ -276,7 +287,21 @@ async def test_a_scenario_is_written_edited_and_tried(visitor: httpx.AsyncClient
 async def test_a_waiting_call_can_be_ended(visitor: httpx.AsyncClient, client: httpx.AsyncClient) -> None:
     (run_id,) = await run_launched(client)
     assert (await send(visitor, f"/runs/{run_id}/end-call")).status_code == 303
-    assert "Cancelled" in (await visitor.get(f"/runs/{run_id}")).text
+    page = (await visitor.get(f"/runs/{run_id}")).text
+    assert "Cancelled" in page and "There was no call" in page
+
+
+@pytest.mark.parametrize("kept_of_it", [{"joined_at": utc_now()}, {"artefacts": {"recording.wav": 44}}])
+async def test_a_call_without_an_outcome_is_not_called_none(
+    visitor: httpx.AsyncClient, client: httpx.AsyncClient, services: Services, kept_of_it: dict[str, Any]
+) -> None:
+    (run_id,) = await run_launched(client)
+    await send(visitor, f"/runs/{run_id}/end-call")
+    async with services.database.session() as session:
+        await session.execute(update(RunRow).where(RunRow.id == run_id).values(**kept_of_it))
+    page = (await visitor.get(f"/runs/{run_id}")).text
+    assert "There was a call" in page and "no call" not in page
+    assert (f'href="/runs/{run_id}/recording.wav"' in page) is ("artefacts" in kept_of_it)
 
 
 async def test_workers_are_shown_without_runs_of_others(
@@ -339,6 +364,9 @@ async def test_a_schedule_is_made_changed_and_deleted(visitor: httpx.AsyncClient
     after = (await client.get(address)).json()
     assert (after["tags"], after["rooms_data"], after["scenario_ids"]) == (["smoke", "sound"], [], [])
     assert "tagged smoke, sound" in (await visitor.get(path)).text
+    await client.patch(address, json={"tags": ["smoke, sound"]})
+    assert (await send(visitor, f"{path}/edit", **{**changed, **tagged})).status_code == 303
+    assert (await client.get(address)).json()["tags"] == ["smoke, sound"]
     assert (await send(visitor, f"{path}/delete")).status_code == 303
     assert (await visitor.get(path)).status_code == 404
 

@@ -160,7 +160,7 @@ async def test_of_a_long_call_the_latest_facts_are_kept(
     firsts: list[int] = []
     told: list[str] = []
 
-    async def events(run_id: int, attempt: int, events: Sequence[str], *, first: int) -> int | None:
+    async def events(run_id: int, attempt: int, events: Sequence[str], *, call: int, first: int) -> int | None:
         firsts.append(first)
         told.extend(events)
         return first + len(events)
@@ -176,18 +176,21 @@ async def test_of_a_long_call_the_latest_facts_are_kept(
     assert firsts == [15] and [json.loads(event)["at_ns"] for event in told] == list(range(15, 25))
 
 
-async def test_who_watches_while_facts_are_sent_gets_all_of_them(
+async def test_who_comes_and_what_begins_while_facts_are_sent_counts(
     record: RecordDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = Call(record)
-    sent: list[tuple[int, int]] = []
+    sent: list[tuple[int, int, int]] = []
 
-    async def events(_: object, run_id: int, attempt: int, batch: Sequence[str], *, first: int) -> int:
-        sent.append((first, len(batch)))
+    async def events(_: object, run_id: int, attempt: int, batch: Sequence[str], **place: int) -> int:
+        sent.append((place["call"], place["first"], len(batch)))
         if len(sent) == 1:
             call.told(is_watched=False)
             call.told(is_watched=True)
-        return first + len(batch)
+        elif len(sent) == 2:
+            call.report.begin_again()
+            call.report.fact(AgentStartedSpeaking(at_ns=4))
+        return place["first"] + len(batch)
 
     monkeypatch.setattr(RecordClient, "events", events)
     async with anyio.create_task_group() as tasks:
@@ -195,9 +198,9 @@ async def test_who_watches_while_facts_are_sent_gets_all_of_them(
         for number in range(3):
             call.report.fact(AgentStartedSpeaking(at_ns=number))
         call.told(is_watched=True)
-        await until(lambda: len(sent) == 2)
+        await until(lambda: len(sent) == 3)
         tasks.cancel_scope.cancel()
-    assert sent == [(0, 3), (0, 3)]
+    assert sent == [(1, 0, 3), (1, 0, 3), (2, 0, 1)]
 
 
 async def test_facts_are_told_from_the_beginning_once_somebody_watches(record: RecordDouble) -> None:

@@ -203,5 +203,5 @@ async def test_events_are_passed_on_as_they_are() -> None:
         said.append(request.content)
         return httpx.Response(200, json={"next": 5})
 
-    assert await answering(answer).events(7, 1, ['{"a": 1}', '{"b": 2}'], first=3) == 5
-    assert json.loads(said[0]) == {"attempt": 1, "first": 3, "events": [{"a": 1}, {"b": 2}]}
+    assert await answering(answer).events(7, 1, ['{"a": 1}', '{"b": 2}'], call=2, first=3) == 5
+    assert json.loads(said[0]) == {"attempt": 1, "call": 2, "first": 3, "events": [{"a": 1}, {"b": 2}]}

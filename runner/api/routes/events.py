@@ -2,10 +2,12 @@
 
 import json
 import re
+import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -19,7 +21,7 @@ from runner.api.routes.runs import find_run
 from runner.api.routing import CompatRouter
 from runner.api.schemas.query import PathId
 from runner.api.services import Services
-from runner.api.sharing import Reader, Reading
+from runner.api.sharing import Reader, Reading, still_reads
 from runner.records.results import line_of
 from runner.records.runs import artefacts_of
 from runner.records.statuses import FINAL_RUN, RunStatus
@@ -32,27 +34,33 @@ MAX_LIVE_RUNS = 256
 MAX_RUN_BYTES = 4_000_000
 """How much of a call is kept in memory; of a longer one the beginning goes first."""
 
+CHECK_EVERY_S = 5.0
+"""How often it is checked whether whoever watches may still do so."""
+
 LOOK_EVERY_S = 1.0
 """How often a watcher looks whether its run has ended without anybody telling."""
 
 HEARTBEAT_S = 15
 
-_EVENT_ID = re.compile(r"(?:(?P<attempt>[0-9]+)-)?(?P<position>[0-9]+)")
+Holds = Callable[[], Awaitable[bool]]
+"""Says whether whoever watches may still do so."""
+
+_EVENT_ID = re.compile(r"(?:([0-9]+)-([0-9]+)-)?([0-9]+)")
 
 router = CompatRouter("/test_framework/v1/runs", "/test_framework/v1/runs-external", tags=["runs"])
 
 
 @dataclass
 class _Live:
-    """The events of one attempt at a run.
+    """The events of one call of a run.
 
     Attributes:
-        attempt: The attempt.
+        key: The attempt, and which call of it this is.
         dropped: How many at the beginning are not kept, or never came.
         events: The others, as JSON.
     """
 
-    attempt: int
+    key: tuple[int, int]
     dropped: int = 0
     events: deque[str] = field(default_factory=deque[str])
     size: int = 0
@@ -112,28 +120,31 @@ class LiveTimelines:
         """Return whether somebody watches a run."""
         return run_id in self._watchers
 
-    def wanted_from(self, run_id: int, attempt: int) -> int | None:
-        """Return how many events of an attempt are there already; None if nobody watches the run."""
+    def wanted_from(self, run_id: int, attempt: int, call: int = 1) -> int | None:
+        """Return how many events of a call are there already; None if nobody watches the run."""
         if run_id not in self._watchers:
             return None
         live = self._runs.get(run_id)
-        return live.known if live is not None and live.attempt == attempt else 0
+        return live.known if live is not None and live.key == (attempt, call) else 0
 
-    def post(self, run_id: int, attempt: int, events: Sequence[dict[str, Any]], first: int = 0) -> None:
-        """Take in events of a run that is watched, or was. Those of an attempt before the latest are passed over.
+    def post(
+        self, run_id: int, attempt: int, events: Sequence[dict[str, Any]], first: int = 0, call: int = 1
+    ) -> None:
+        """Take in events of a run that is watched, or was. Those of a call before the latest are passed over.
 
         Args:
             run_id: The run.
             attempt: The attempt.
             events: The events, in the order of the timeline.
-            first: How many came before the first of them.
+            first: How many of the call came before the first of them.
+            call: Which call of the attempt it is.
         """
         if run_id not in self._watchers and run_id not in self._runs:
             return
-        live = self._runs.get(run_id)
-        if live is None or live.attempt < attempt:
-            live = self._runs[run_id] = _Live(attempt)
-        elif live.attempt > attempt:
+        live, key = self._runs.get(run_id), (attempt, call)
+        if live is None or live.key < key:
+            live = self._runs[run_id] = _Live(key)
+        elif live.key > key:
             return
         self._runs.move_to_end(run_id)
         while len(self._runs) > MAX_LIVE_RUNS:
@@ -208,48 +219,55 @@ async def watch(
 ) -> EventSourceResponse:
     """Watch a call: the events of its timeline, first those that were, then each as it happens.
 
-    ``data`` of every message is an event as ``timeline.jsonl`` has it. ``restart`` says that another attempt begins;
-    ``end`` is the last message, and says what the run came to. Ours.
+    ``data`` of every message is an event as ``timeline.jsonl`` has it. ``restart`` says that the call is
+    made again; ``end`` is the last message, and says what the run came to. Ours.
     """
     async with services.database.reading() as session:
         await find_run(session, reader, id)
-    return EventSourceResponse(
-        timeline_of(services, live_timelines(request.app), reader, id, last_event_id), ping=HEARTBEAT_S
-    )
+    timelines = live_timelines(request.app)
+    messages = timeline_of(services, timelines, reader, partial(still_reads, request), id, last_event_id)
+    return EventSourceResponse(messages, ping=HEARTBEAT_S)
 
 
 async def timeline_of(
-    services: Services, timelines: LiveTimelines, reader: Reading, run_id: int, last_event_id: str | None = None
+    services: Services, timelines: LiveTimelines, reader: Reading, holds: Holds, run_id: int, last_id: str | None
 ) -> AsyncGenerator[ServerSentEvent]:
-    """Yield the messages of a run's timeline until the run has ended.
+    """Yield the messages of a run's timeline until the run has ended, or nobody may watch it any more.
 
     Args:
         services: What it works with.
         timelines: What workers tell.
         reader: Who watches.
+        holds: Says whether they still may.
         run_id: The run.
-        last_event_id: The id of the last event that is known already.
+        last_id: The id of the last event that is known already.
     """
     with timelines.watched(run_id):
-        async for message in _messages(services, timelines, reader, run_id, *_known(last_event_id)):
+        async for message in _messages(services, timelines, reader, holds, run_id, last_id):
             yield message
 
 
 async def _messages(
-    services: Services, timelines: LiveTimelines, reader: Reading, run_id: int, attempt: int, position: int
+    services: Services, timelines: LiveTimelines, reader: Reading, holds: Holds, run_id: int, last_id: str | None
 ) -> AsyncGenerator[ServerSentEvent]:
+    key, position = _known(last_id)
     shown: _Live | None = None
+    checked_s = time.monotonic()
     while True:
+        if time.monotonic() - checked_s > CHECK_EVERY_S:
+            if not await holds():
+                return
+            checked_s = time.monotonic()
         live = timelines.live(run_id)
-        if live is not None and live.attempt >= attempt:
-            if live.attempt != attempt:
-                if attempt:
-                    yield _restart(live.attempt)
-                attempt, position = live.attempt, 0
+        if live is not None and live.key >= key:
+            if live.key != key:
+                if key:
+                    yield _restart(live.key)
+                key, position = live.key, 0
             shown = live
         if shown is not None:
             for position, event in shown.after(position):  # noqa: B020 - the position is where it stands
-                yield _event(attempt, position, event)
+                yield _event(shown.key, position, event)
         status = await status_of(services, reader, run_id)
         if status is None:
             return
@@ -260,24 +278,26 @@ async def _messages(
             await timelines.change(run_id, timeout_s=LOOK_EVERY_S)
     if shown is not None:
         for position, event in shown.after(position):  # noqa: B020
-            yield _event(attempt, position, event)
+            yield _event(shown.key, position, event)
     try:
         async with services.database.reading() as session:
             run = await find_run(session, reader, run_id)
     except NotFound:
         return
-    if attempt != run.attempt:
-        if attempt:
-            yield _restart(run.attempt)
+    kept = (run.attempt, 1 + len((run.outcome or {}).get("earlier_attempts") or ()))
+    if key != kept:
+        if key:
+            yield _restart(kept)
         position = 0
     # The last ones may not have been told before the end.
     async for place, event in _stored(services, run):
         if place > position:
-            yield _event(run.attempt, place, event)
+            yield _event(kept, place, event)
     line = line_of(run)
     end = {
         "status": line.status.value,
         "success": line.passed,
+        "inconclusive": line.inconclusive,
         "cause": line.cause,
         "ended_reason": line.ended_reason,
         "detail": line.detail or line.error_message or None,
@@ -285,18 +305,18 @@ async def _messages(
     yield ServerSentEvent(json.dumps(end), event="end")
 
 
-def _event(attempt: int, position: int, event: str) -> ServerSentEvent:
-    return ServerSentEvent(event, id=str(position) if attempt == 1 else f"{attempt}-{position}")
+def _event(key: tuple[int, int], position: int, event: str) -> ServerSentEvent:
+    return ServerSentEvent(event, id=str(position) if key == (1, 1) else f"{key[0]}-{key[1]}-{position}")
 
 
-def _restart(attempt: int) -> ServerSentEvent:
-    return ServerSentEvent(json.dumps({"attempt": attempt}), event="restart")
+def _restart(key: tuple[int, int]) -> ServerSentEvent:
+    return ServerSentEvent(json.dumps({"attempt": key[0]}), event="restart")
 
 
-def _known(last_event_id: str | None) -> tuple[int, int]:
-    """Return of which attempt somebody knows events, and how many; both 0 who knows none."""
-    found = _EVENT_ID.fullmatch(last_event_id or "")
-    return (0, 0) if found is None else (int(found["attempt"] or 1), int(found["position"]))
+def _known(last_id: str | None) -> tuple[tuple[int, ...], int]:
+    """Return of which call somebody knows events, and how many; of none who knows none."""
+    found = _EVENT_ID.fullmatch(last_id or "")
+    return ((), 0) if found is None else ((int(found[1] or 1), int(found[2] or 1)), int(found[3]))
 
 
 async def status_of(services: Services, reader: Reading, run_id: int) -> RunStatus | None:

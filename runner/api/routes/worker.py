@@ -150,8 +150,8 @@ async def report_events(
         raise _void(body.attempt)
     timelines = live_timelines(request.app)
     if state.status not in FINAL_RUN:
-        timelines.post(id, body.attempt, body.events, body.first)
-    return messages.EventsTaken(next=timelines.wanted_from(id, body.attempt))
+        timelines.post(id, body.attempt, body.events, body.first, body.call)
+    return messages.EventsTaken(next=timelines.wanted_from(id, body.attempt, body.call))
 
 
 @router.post("/runs/{id}/sound/", status_code=204, responses=refusals(404, 409), openapi_extra=_BYTES)

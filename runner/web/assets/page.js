@@ -11,6 +11,8 @@ document.addEventListener('htmx:afterSwap', elapsed);
 /* What is said last stays in sight, unless somebody reads further up. */
 const log = document.getElementById('follow');
 if (log) new MutationObserver(() => { if (innerHeight + scrollY > document.body.scrollHeight - 300) log.lastElementChild?.scrollIntoView({block: 'nearest'}); }).observe(log, {childList: true});
+/* A connection that the browser takes up again goes on where it was; a new one tells everything once more. */
+if (log) document.addEventListener('htmx:sseOpen', ({detail: {source}}) => { if (log.source !== source) log.replaceChildren(); log.source = source; });
 /* Two results can be compared, no more. */
 const compare = () => {
   const ticked = document.querySelectorAll('[name=result]:checked').length, button = document.getElementById('compare');
@@ -37,10 +39,12 @@ document.addEventListener('change', choices); choices();
 for (const box of document.querySelectorAll('[data-filters]')) box.addEventListener('input', () => {
   for (const el of document.querySelectorAll(box.dataset.filters)) el.hidden = !el.textContent.toLowerCase().includes(box.value.toLowerCase());
 });
-/* A second click sends nothing again; whoever comes back to the page may send once more. */
+/* A second click sends nothing again; whoever comes back to the page, changes something or waits may send once more. */
 const sent = new WeakSet();
 document.addEventListener('submit', event => {
-  if (event.target.method !== 'post') return;
-  if (sent.has(event.target)) event.preventDefault(); else sent.add(event.target);
+  const form = event.target;
+  if (form.method !== 'post') return;
+  if (sent.has(form)) event.preventDefault(); else { sent.add(form); setTimeout(() => sent.delete(form), 10000); }
 });
+document.addEventListener('input', event => sent.delete(event.target.form));
 addEventListener('pageshow', event => { if (event.persisted) for (const form of document.forms) sent.delete(form); });
