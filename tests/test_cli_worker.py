@@ -100,6 +100,7 @@ def room() -> Iterator[str]:
         yield f"http://127.0.0.1:{door.getsockname()[1]}/api/offer"
 
 
+@pytest.mark.slow
 def test_two_processes_survive_a_kill_and_release_what_is_left(folder: Path, room: str) -> None:
     record = RecordDouble(jobs={7: job(7, room_url=room)}, waits_again={7, 8})
     port = free_port()

@@ -45,6 +45,7 @@ def until_the_agent_spoke(outbox: Path, run: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_call_is_made_recorded_and_ended_by_http_alone(tmp_path: Path, agent: str) -> None:
     with serving(tmp_path) as server:
         assert server.key.startswith("psr_")

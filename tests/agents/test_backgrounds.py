@@ -46,7 +46,15 @@ def tonality(samples: Samples) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "rate_hz"), [*((name, RATE_HZ) for name in BackgroundName), ("office", 8_000), ("keyboard", 48_000)]
+    ("name", "rate_hz"),
+    [
+        *(
+            pytest.param(name, RATE_HZ, marks=[pytest.mark.slow] * (name == BackgroundName.CROWD))
+            for name in BackgroundName
+        ),
+        ("office", 8_000),
+        ("keyboard", 48_000),
+    ],
 )
 def test_its_level_is_that_of_the_whole_loop(name: str, rate_hz: int) -> None:
     samples = background(name, rate_hz, SECONDS, 3)

@@ -99,11 +99,11 @@ def test_each_scenario_has_its_line_in_the_table(prepared: Played) -> None:
     assert list(prepared.scenarios) == list(TABLE)
 
 
-# Every other one apart from the main suite: each is a whole call.
-HALVES = [pytest.param(name, marks=[pytest.mark.slow] * (place % 2)) for place, name in enumerate(TABLE)]
+# Three of four apart from the main suite: each is a whole call.
+PARTED = [pytest.param(name, marks=[pytest.mark.slow] * bool(place % 4)) for place, name in enumerate(TABLE)]
 
 
-@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("name", PARTED)
 def test_a_scenario_comes_to_what_the_table_says(prepared: Played, tmp_path: Path, name: str) -> None:
     script = prepared.scenarios[name].playable()
     simulation = Simulation(seed=list(TABLE).index(name))

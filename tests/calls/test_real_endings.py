@@ -49,6 +49,7 @@ async def test_an_agent_that_hangs_up_has_left(tmp_path: Path) -> None:
     assert run.success, run.detail
 
 
+@pytest.mark.slow
 @best_of_three
 async def test_an_agent_that_is_killed_is_reported_soon(tmp_path: Path) -> None:
     port = free_port()

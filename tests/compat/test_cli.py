@@ -115,6 +115,7 @@ def test_lists_are_printed_as_json_and_as_tables(
     assert table.returncode == 0 and "metronome" in table.stdout and "pipecat" in table.stdout
 
 
+@pytest.mark.slow
 def test_an_agent_is_made_from_a_file_of_flat_fields(waiting: Waiting, cekura: Run, tmp_path: Path) -> None:
     flat = {
         "agent_name": "from a file",
@@ -140,7 +141,12 @@ def test_an_agent_is_made_from_a_file_of_flat_fields(waiting: Waiting, cekura: R
     [
         (("results", "get", 987654), {}, "Not found"),
         (("agents", "list", "--project-id", 1), {"CEKURA_API_KEY": "psr_wrong"}, "Authentication failed"),
-        (("agents", "list", "--project-id", 1), {"CEKURA_API_KEY": ""}, "Not authenticated"),
+        pytest.param(
+            ("agents", "list", "--project-id", 1),
+            {"CEKURA_API_KEY": ""},
+            "Not authenticated",
+            marks=pytest.mark.slow,
+        ),
         (
             ("run", "start", "--agent-id", 987654, "--scenario-ids", "987654", "--mode", "pipecat", "--wait"),
             {},
@@ -155,6 +161,7 @@ def test_what_is_refused_is_exit_code_2(
     assert done.returncode == 2 and said in done.stderr, (done.stdout, done.stderr)
 
 
+@pytest.mark.slow
 def test_all_pages_of_results_are_followed(waiting: Waiting, cekura: Run, sdk: Cekura, server: Server) -> None:
     agent = sdk.agents.create(name="called often")["id"]
 
@@ -219,6 +226,7 @@ def test_calls_that_take_too_long_exit_with_2_and_can_be_ended(waiting: Waiting,
     assert sdk.results.wait(result_id(done), poll_interval=poll_s, timeout=10)["status"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_a_result_is_shown_with_its_agents_project_and_its_runs(waiting: Waiting, cekura: Run) -> None:
     number = result_id(waiting["met"])
     shown = cekura("run", "results", number)
@@ -228,6 +236,7 @@ def test_a_result_is_shown_with_its_agents_project_and_its_runs(waiting: Waiting
     assert run["id"] == runs[0]["id"] and run["success"] is True
 
 
+@pytest.mark.slow
 def test_scenarios_are_launched_by_their_tags(
     cekura: Run, agent: int, scenarios: dict[str, int], sdk: Cekura
 ) -> None:

@@ -205,8 +205,8 @@ def _nested(folder: Path) -> str:
     [
         (_doubling, "expands to more than 200000 values"),
         (_chain, "more than 100 files are included"),
-        (_many_large, "holds more than 200000 values, with what it includes"),
-        (_anchors_included, "expands to more than 200000 values"),
+        pytest.param(_many_large, "holds more than 200000 values, with what it includes", marks=pytest.mark.slow),
+        pytest.param(_anchors_included, "expands to more than 200000 values", marks=pytest.mark.slow),
         (_nested, "nested more than 40 deep"),
     ],
 )

@@ -140,10 +140,13 @@ def test_an_agent_hears_less_of_a_line_that_is_damaged(tmp_path: Path) -> None:
     assert heard(Simulation(behaviour=rtvi, network=Network(caller_loss=0.3)), "damaged") < len(LONG_LINE.split())
 
 
+QUICK = (None, "wrong_answer", "talks_over", "crashes")
+
+
 def caught_here(caught: Caught) -> Any:
-    """Return a row of the table; what passes, but for the booking, is slow: benchmarks play hundreds of it."""
-    passes = caught.kind is None and (caught.fault is not None or not caught.scenario.startswith("booking"))
-    marks = pytest.mark.slow if passes else ()
+    """Return a row of the table; most are slow: each is a whole call."""
+    is_quick = caught.fault in QUICK and (caught.fault is not None or caught.scenario.startswith("booking"))
+    marks = () if is_quick else pytest.mark.slow
     return pytest.param(caught, marks=marks, id=f"{caught.fault or 'good'}-{caught.scenario}")
 
 

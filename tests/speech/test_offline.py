@@ -50,6 +50,7 @@ async def test_a_streaming_service_is_fed_in_real_time() -> None:
     assert await transcribe([], 8000, stt) == []
 
 
+@pytest.mark.slow
 async def test_codes_are_heard_as_meant(tmp_path: Path) -> None:
     texts = ["My order number is AB-1207.", "It is extension 042."]
     lines = await Voice(SpeechSettings(cache_dir=tmp_path)).synthesise([say(text) for text in texts])
