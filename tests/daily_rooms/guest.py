@@ -10,6 +10,7 @@ from typing import Any
 RATE_HZ = 16_000
 BLOCK_MS = 100
 JOIN_LIMIT_S = 20.0
+LEAVE_LIMIT_S = 5.0
 
 
 class Guest:
@@ -76,8 +77,11 @@ class Guest:
             self._stopped.set()
             gone = threading.Event()
             self.client.leave(completion=lambda error: gone.set())
-            gone.wait(5)
-            self.client.release()
+            gone.wait(LEAVE_LIMIT_S)
+            # On a busy machine the library's release can wait for ever; nobody is to wait with it.
+            releasing = threading.Thread(target=self.client.release, name="guest-release", daemon=True)
+            releasing.start()
+            releasing.join(LEAVE_LIMIT_S)
 
 
 def wait_until(is_so: Callable[[], bool], limit_s: float) -> None:
