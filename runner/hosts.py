@@ -54,6 +54,11 @@ def is_this_machine(host: str) -> bool:
     return named if address is None else address.is_loopback
 
 
+def leads_here(url: str) -> bool:
+    """Whether an address is known, without asking anybody, to be on the machine that asks."""
+    return is_this_machine(urlsplit(url).hostname or "")
+
+
 class HostRules:
     """What a setting allows, taken apart.
 

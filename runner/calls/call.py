@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -77,7 +76,7 @@ from runner.evaluation.transcript import unrecognised
 from runner.evaluation.verdicts import Judgement, Question, Verdict
 from runner.evaluation.view import CallView
 from runner.garbage import spare_what_is_loaded
-from runner.hosts import is_this_machine
+from runner.hosts import leads_here
 from runner.rooms.base import AUDIO_RATE_HZ, Room
 from runner.rooms.urls import check_data_message, room_kind
 from runner.settings import Settings
@@ -494,8 +493,7 @@ class Call:
         await self._conduct(room, pipeline)
 
     def _processor_watch(self) -> ProcessorWatch:
-        address = self.request.address
-        shared = address.runs_here or is_this_machine(urlsplit(address.url).hostname or "")
+        shared = self.request.address.runs_here or leads_here(self.request.address.url)
         return ProcessorWatch(self._clock, self._note, self.surroundings.processor_times, shared=shared)
 
     def _calibrate(self, room: Room) -> None:

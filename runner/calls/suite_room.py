@@ -3,14 +3,13 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr, ValidationError
 
 from bots.timeline import EndedReason
 from runner.errors import RoomError, RunnerError, UsageError
-from runner.hosts import is_this_machine
+from runner.hosts import leads_here
 from runner.rooms.open import RoomAddress
 from runner.rooms.urls import RoomKind
 from runner.scenarios.suites import PlannedRun, Suite
@@ -88,8 +87,7 @@ class SuiteRooms:
                 async with httpx.AsyncClient() as http:
                     session = await start_session(http, start_url, token, kind=kind, body=planned.data)
                 if isinstance(session, StartedDailySession):
-                    runs_here = is_this_machine(urlsplit(start_url).hostname or "")
-                    return RoomAddress(session.room_url, session.token, runs_here=runs_here)
+                    return RoomAddress(session.room_url, session.token, runs_here=leads_here(start_url))
                 return RoomAddress(session.offer_url, token, ice_servers=tuple(session.ice_servers))
             case AgentByCommand():
                 return RoomAddress(await _local_address(local), token, planned.data)

@@ -117,8 +117,7 @@ def _weighed_case(result: SuiteResult, name: str, exit_code: int, lines: Sequenc
         outcome.text = said
         case.append(outcome)
     else:
-        # Words of others attach nothing.
-        case.system_out = said.replace("[[", "[ [")
+        case.system_out = _without_attachments(said)
     return case
 
 
@@ -151,8 +150,7 @@ def _case(result: SuiteResult, run: SuiteRun, folder: Path) -> TestCase:
 def _system_out(run: SuiteRun, folder: Path) -> str:
     """Return what there is to know of a run that passed, and the recording of one that did not."""
     if run.success:
-        # Words of others attach nothing.
-        return re.sub(r"\[(?=\[)", "[ ", "\n".join(run_lines(run, folder)[1:]))
+        return _without_attachments("\n".join(run_lines(run, folder)[1:]))
     recording = None if run.folder is None else folder / run.folder / RECORDING
     if recording is None or not recording.is_file():
         return ""
@@ -160,6 +158,11 @@ def _system_out(run: SuiteRun, folder: Path) -> str:
         # GitLab reads it relative to the project.
         recording = recording.relative_to(Path.cwd())
     return f"[[ATTACHMENT|{recording}]]"
+
+
+def _without_attachments(text: str) -> str:
+    """Return words of others so that they attach nothing."""
+    return re.sub(r"\[(?=\[)", "[ ", text)
 
 
 def _text(text: str) -> str:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, StringC
 
 from bots.timeline import EndedReason
 from runner.errors import RoomError, UsageError
-from runner.hosts import is_this_machine
+from runner.hosts import leads_here
 from runner.rooms.allowed import RoomGuard
 from runner.rooms.open import RoomAddress
 from runner.rooms.urls import RoomKind, check_start_url, room_kind
@@ -282,7 +282,7 @@ def _room_of(
             f"{public_url(spec.address)} started a session in {public_url(started.room_url)}, which is no Daily "
             "room; custom Daily domains are listed in the setting room.daily_domains",
         )
-    return RoomAddress(started.room_url, started.token, runs_here=is_this_machine(asked.hostname or ""))
+    return RoomAddress(started.room_url, started.token, runs_here=leads_here(spec.address))
 
 
 def _asks_for_end_state(
