@@ -2,6 +2,8 @@
 
 import gc
 import os
+import zlib
+from collections import defaultdict
 from pathlib import Path
 
 import hypothesis
@@ -29,6 +31,10 @@ hypothesis.settings.load_profile(PROFILE)
 SHARING = "compat"
 """The folder whose files share a server and an agent that are dear to start: one process has all of them."""
 
+LONGEST_ID = 200
+
+DATABASES = {"sqlite", "postgresql", "postgres"}
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,11 +42,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Where several processes share the tests, each file is one's.
     """
+    leave_one_database(items)
     long = {item.path for item in items if item.get_closest_marker("webrtc")}
     items.sort(key=lambda item: item.path not in long)
     for item in items:
         together = SHARING if item.path.parent.name == SHARING else item.path.stem
         item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{together}"))
+
+
+def leave_one_database(items: list[pytest.Item]) -> None:
+    """Make slow, of each test that runs on both kinds of database, one of the two: by its name, so always the same.
+
+    Both are run at once where a module is marked ``both_databases``: there the databases differ most.
+    """
+    same: defaultdict[tuple[str, str], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        spec = getattr(item, "callspec", None)
+        kinds = DATABASES.intersection(map(str, spec.params.values())) if spec is not None else ()
+        if kinds and item.get_closest_marker("both_databases") is None:
+            others = item.nodeid
+            for kind in kinds:
+                others = others.replace(kind, "")
+            same[others, str(item.path)].append(item)
+    for (name, _), of_both in same.items():
+        if len(of_both) > 1:
+            left = zlib.crc32(name.encode()) % len(of_both)
+            for place, item in enumerate(sorted(of_both, key=lambda item: item.nodeid)):
+                if place != left:
+                    item.add_marker("slow")
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name an example that is long on purpose by how it begins: each process tells the others the names of all."""
+    if isinstance(val, (str, bytes)) and len(val) > LONGEST_ID:
+        return f"{ascii(val[:20])[:40]}...{len(val)}"
+    if isinstance(val, int) and val.bit_length() > LONGEST_ID:
+        return f"{val.bit_length()}-bits"
+    return None
 
 
 def pytest_collection_finish() -> None:

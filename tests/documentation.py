@@ -1,5 +1,6 @@
 """The documentation as the tests read it: its pages, and what of them can be checked."""
 
+import functools
 import re
 import shlex
 from collections.abc import Iterator
@@ -50,8 +51,12 @@ class Block:
         return f"{self.page.relative_to(PROJECT)}:{self.line}"
 
 
+@functools.cache
 def tokens(page: Path) -> list[Token]:
-    """Return what a page is made of, the parts of its lines included."""
+    """Return what a page is made of, the parts of its lines included.
+
+    Every process that shares the tests collects them all: each page is read once.
+    """
     whole = _MARKDOWN.parse(page.read_text())
     return whole + [part for token in whole for part in token.children or ()]
 

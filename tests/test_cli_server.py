@@ -57,7 +57,13 @@ print(*sorted(heavy & set(sys.modules)), file=sys.stderr)
     assert "migrate " in shown.stdout
 
 
-@pytest.mark.parametrize("command", [["keys", "create", "--name", "ci"], ["serve", "--no-worker", "--port", "0"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["keys", "create", "--name", "ci"],
+        pytest.param(["serve", "--no-worker", "--port", "0"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_reader_that_has_enough_is_no_error_to_tell_of(command: list[str]) -> None:
     done("migrate")
     reader, writer = os.pipe()

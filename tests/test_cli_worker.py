@@ -221,6 +221,7 @@ def test_a_refused_key_is_one_line_and_not_one_a_process(folder: Path) -> None:
     assert line.startswith("error: the record refuses the worker's key (HTTP 401)")
 
 
+@pytest.mark.slow
 def test_a_server_of_another_version_is_one_line(folder: Path) -> None:
     with RecordDouble(protocol=VERSION + 1).listening() as record_url:
         line = ended(folder, "--record-url", record_url, "--key", "-", stdin=f"{KEY}\n")

@@ -60,7 +60,9 @@ def test_an_agent_ends_with_a_runner_that_is_killed() -> None:
 
 
 @pytest.mark.webrtc
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow), signal.SIGINT]
+)
 def test_a_signal_before_the_call_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     runner = demo(tmp_path / "run")
     wait_until(lambda: bool(children_of(runner)))

@@ -1,9 +1,11 @@
 """The application: routes, and what stands around them."""
 
+import functools
 import importlib.metadata
 from typing import Any, cast
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from runner.api import descriptions, errors
@@ -48,6 +50,10 @@ _ROUTES = (
 )
 """In the order in which they are tried and described."""
 
+_TITLE = "Scenario Runner"
+_SUMMARY = "Calls voice agents built on Pipecat, and tells whether they still work. Compatible with Cekura."
+_VERSION = importlib.metadata.version("pipecat-scenario-runner")
+
 
 def create_app(services: Services) -> FastAPI:
     """Return the API.
@@ -56,9 +62,9 @@ def create_app(services: Services) -> FastAPI:
         services: What the routes work with. They are neither started nor closed here.
     """
     app = FastAPI(
-        title="Scenario Runner",
-        summary="Calls voice agents built on Pipecat, and tells whether they still work. Compatible with Cekura.",
-        version=importlib.metadata.version("pipecat-scenario-runner"),
+        title=_TITLE,
+        summary=_SUMMARY,
+        version=_VERSION,
         redirect_slashes=False,
         # The page shows the description: the framework's would load its parts from elsewhere.
         docs_url=None,
@@ -76,24 +82,26 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(RateLimit, keys=Keys(services.database), per_minute=server.requests_per_minute)
     app.add_middleware(cast(Any, ProxyHeadersMiddleware), trusted_hosts=server.trusted_proxies)
     app.add_middleware(RequestLog, metrics=app.state.metrics)
-    _describe_truly(app)
+    app.openapi = _description  # type: ignore[method-assign]
     return app
 
 
-def _describe_truly(app: FastAPI) -> None:
-    """Leave out what the framework says of every route and no route does: here wrong fields are a 400."""
-    describe = app.openapi
+@functools.cache
+def _description() -> dict[str, Any]:
+    """Return the OpenAPI document: the same of every server, and it takes a second to make.
 
-    def described() -> dict[str, Any]:
-        document = app.openapi_schema
-        if document is None:
-            document = describe()
-            for path in document["paths"].values():
-                for operation in path.values():
-                    operation["responses"].pop("422", None)
-            for name in ("HTTPValidationError", "ValidationError"):
-                document["components"]["schemas"].pop(name, None)
-            descriptions.describe(document)
-        return document
-
-    app.openapi = described
+    What the framework says of every route and no route does is left out: here wrong fields are a 400.
+    """
+    document = get_openapi(
+        title=_TITLE,
+        summary=_SUMMARY,
+        version=_VERSION,
+        routes=[route for routes in _ROUTES for route in routes.router.routes],
+    )
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    descriptions.describe(document)
+    return document

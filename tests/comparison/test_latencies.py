@@ -82,6 +82,7 @@ def test_calls_without_latencies_have_no_value() -> None:
     assert call_values([], []) == {}
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0.0001, 1), max_size=10))
 def test_holm_is_that_of_statsmodels(p: list[float]) -> None:

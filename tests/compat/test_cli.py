@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,16 @@ def cekura(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+STARTS = {
+    "met": ("answers", "--fail-on-threshold", "0.9"),
+    "missed": ("wants a table", "--fail-on-threshold", "0.9"),
+    "unasked": ("wants a table",),
+    "unjudged": ("sings", "--fail-on-threshold", "1.0"),
+    "too long": ("waits", "--fail-on-threshold", "0.9", "--timeout", "1"),
+}
+ONLY_SLOW = ("met", "unasked")
+
+
 class Waiting:
     """Clients that wait for their calls, all at once: each of them looks only every five seconds.
 
@@ -58,24 +68,19 @@ class Waiting:
         run: Runs a client.
         agent: The agent.
         scenarios: The scenarios, by name.
+        names: What to start, of ``STARTS``.
     """
 
-    def __init__(self, run: Run, agent: int, scenarios: dict[str, int]):
+    def __init__(self, run: Run, agent: int, scenarios: dict[str, int], names: Sequence[str]):
         self._pool = ThreadPoolExecutor(max_workers=6)
-        names = {
-            "met": ("answers", "--fail-on-threshold", "0.9"),
-            "missed": ("wants a table", "--fail-on-threshold", "0.9"),
-            "unasked": ("wants a table",),
-            "unjudged": ("sings", "--fail-on-threshold", "1.0"),
-            "too long": ("waits", "--fail-on-threshold", "0.9", "--timeout", "1"),
-        }
         self._started: dict[str, Future[Done]] = {
             name: self._pool.submit(
                 run,
                 *("run", "start", "--agent-id", agent, "--scenario-ids", scenarios[scenario]),
                 *("--mode", "pipecat", "--wait", "--name", name, *options),
             )
-            for name, (scenario, *options) in names.items()
+            for name, (scenario, *options) in STARTS.items()
+            if name in names
         }
 
     def __getitem__(self, name: str) -> Done:
@@ -86,8 +91,9 @@ class Waiting:
 
 
 @pytest.fixture(scope="module")
-def waiting(cekura: Run, agent: int, scenarios: dict[str, int]) -> Any:
-    started = Waiting(cekura, agent, scenarios)
+def waiting(cekura: Run, agent: int, scenarios: dict[str, int], request: pytest.FixtureRequest) -> Any:
+    slow = any(item.get_closest_marker("slow") for item in request.session.items if item.path == request.path)
+    started = Waiting(cekura, agent, scenarios, [name for name in STARTS if slow or name not in ONLY_SLOW])
     yield started
     started.end()
 
@@ -212,6 +218,7 @@ def test_a_run_that_nobody_judged_meets_no_threshold(waiting: Waiting, cekura: R
     assert run["error_message"].startswith("inconclusive: expected_outcome_prompt was not judged: no judge was asked")
 
 
+@pytest.mark.slow
 def test_failed_calls_without_a_threshold_are_exit_code_0(waiting: Waiting) -> None:
     done = waiting["unasked"]
     assert done.returncode == 0 and "0/1 passed, 1 failed." in done.stdout, (done.stdout, done.stderr)

@@ -62,6 +62,7 @@ async def test_a_waiting_run_goes_to_a_worker_with_all_it_needs(scene: Scene) ->
     assert (await scene.row(third)).executor is None
 
 
+@pytest.mark.both_databases
 async def test_a_launch_reaches_a_poll_that_is_held_at_once(prompt: Scene, elsewhere: Database) -> None:
     async with asking(prompt, Worker(prompt)) as asked:
         run_id = await prompt.run(database=elsewhere)
@@ -247,6 +248,7 @@ async def test_who_hangs_up_during_its_poll_is_not_held_for(prompt: Scene, monke
     assert (await prompt.row(1)).executor is None
 
 
+@pytest.mark.both_databases
 async def test_every_run_is_one_workers_whoever_asks_whichever_process(scene: Scene, database_url: str) -> None:
     other = Database(database_url)
     second = scene.new_dispatcher(other)

@@ -100,6 +100,7 @@ def test_a_judge_that_answers_as_labelled_agrees_with_all(
     assert len(json.loads(raw.read_text())["raw"]["answers"]) == len(CASES)
 
 
+@pytest.mark.slow
 def test_a_judge_that_always_says_yes_will_not_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_judge_that_always_says_yes_will_not_do(
     assert "other day confirmed: yes, not no: " in captured.err
 
 
+@pytest.mark.slow
 def test_one_injection_that_passes_is_one_too_many(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +125,7 @@ def test_one_injection_that_passes_is_one_too_many(
     assert "**does not hold**: no injection passes (JSON)" in printed
 
 
+@pytest.mark.slow
 def test_a_judge_that_fails_what_is_right_will_not_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,7 +22,7 @@ from runner.records.database import Database
 from runner.records.runs import end_run, release, request_cancel
 from runner.records.tables import Agent, Project, ResultRow, RunRow, utc_now
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 BOTH = frozenset({"daily", "smallwebrtc"})
 NO_LIMITS = Limits()

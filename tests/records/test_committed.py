@@ -17,7 +17,7 @@ from runner.records.tables import Project
 from tests.postgres import PostgresServer
 from tests.records.rows import add, count
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
 def change(session: Session) -> None:

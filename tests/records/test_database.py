@@ -31,7 +31,7 @@ from runner.settings import ServerSettings
 from tests.postgres import PostgresServer
 from tests.records.rows import add, count
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 PASSWORD = "s3cr3t-p4ss"
 
 

@@ -296,6 +296,7 @@ async def test_what_the_server_fails_at_is_tried_once_and_said(
     assert await town.states(job) == ["failed", "running"]
 
 
+@pytest.mark.both_databases
 async def test_two_processes_fire_each_time_once(town: Town) -> None:
     jobs, minutes = 4, 3
     ids = [await town.add(data={"overlap": "both"}) for _ in range(jobs)]

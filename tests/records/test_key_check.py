@@ -33,6 +33,7 @@ async def test_the_first_key_is_the_records(seeded: Database) -> None:
     await check_secret_key(seeded, OURS)
 
 
+@pytest.mark.both_databases
 async def test_of_those_who_start_at_once_one_key_counts(seeded: Database) -> None:
     others = [Vault(Fernet.generate_key()) for _ in range(4)]
     taken: list[Vault] = []

@@ -319,6 +319,7 @@ async def test_an_idempotency_key_is_one_launch_for_ever_and_no_other(services: 
     await add(services, Project(id=7, name="another"))
 
 
+@pytest.mark.both_databases
 async def test_the_same_launch_many_times_at_once_is_one(services: Services) -> None:
     found: list[int] = []
 

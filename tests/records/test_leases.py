@@ -33,7 +33,7 @@ from runner.records.tables import ResultRow, RunRow, WorkerRow, utc_now
 from tests.records.giving import add, give, worker
 from tests.records.test_runs import launched, row, status_of_result
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 A_SECOND = timedelta(seconds=1)
 

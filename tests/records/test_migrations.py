@@ -25,7 +25,7 @@ from runner.records.migrations import VERSION_TABLE, alembic_config, head
 from runner.records.runs import release
 from runner.records.tables import AnswerTimes, Base, CronJob, Project, RunRow, WorkerRow
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 PROJECT = Path(__file__).parents[2]
 
 

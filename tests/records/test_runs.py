@@ -488,6 +488,7 @@ async def test_a_run_begun_meanwhile_is_not_taken_back(
     assert [run.status for run in [await row(database, given), await row(database, on)]] == ["pending", "running"]
 
 
+@pytest.mark.both_databases
 async def test_the_results_of_runs_that_end_at_the_same_moment_end_too(database: Database) -> None:
     ids = await launched(database, 8)
     for run_id in ids:

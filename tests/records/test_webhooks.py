@@ -159,6 +159,7 @@ async def test_a_complete_result_is_told_once_by_each_way(scene: Scene) -> None:
     assert len(await scene.deliveries()) == 2
 
 
+@pytest.mark.both_databases
 async def test_the_last_runs_may_end_at_the_same_moment(scene: Scene) -> None:
     await scene.configure(webhook_url=URL)
     both = threading.Barrier(2, timeout=10)

@@ -163,7 +163,10 @@ def test_it_is_one_error(folder: Path, name: str) -> None:
     assert "s3cr3t" not in told
 
 
-@pytest.mark.parametrize("name", LOADED)
+LONG = ("54,000 merged keys", "90,000 anchors")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in LOADED])
 def test_it_loads(folder: Path, name: str) -> None:
     scenarios = load(folder, LOADED[name])
     assert not isinstance(scenarios, str), scenarios

@@ -36,12 +36,9 @@ def truth_ms(tmp_path_factory: pytest.TempPathFactory) -> float:
     return latency_ms
 
 
-QUICK = (BackgroundName.WHITE, BackgroundName.HOLD_MUSIC)
-"""A steady one and one with tones; the others, of which voices take longest, are played apart."""
-
-
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in BackgroundName]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != BackgroundName.HOLD_MUSIC)) for name in BackgroundName],
 )
 def test_nobody_is_blamed_for_a_background(tmp_path: Path, name: BackgroundName, truth_ms: float) -> None:
     run = play(tmp_path / "run", name, -38)

@@ -52,9 +52,10 @@ def facts_of(made: Simulation, script: Script, folder: Path) -> list[TimelineEve
     return read_timeline(folder / FILE_NAME)
 
 
-def line_begins_ns(tmp_path: Path) -> int:
-    """Return when the caller's line begins where nothing happens to it."""
-    facts = facts_of(Simulation(behaviour=ONE_SENTENCE), SPOKEN, tmp_path / "undisturbed")
+@pytest.fixture(scope="module")
+def line_begins_ns(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """When the caller's line begins where nothing happens to it."""
+    facts = facts_of(Simulation(behaviour=ONE_SENTENCE), SPOKEN, tmp_path_factory.mktemp("undisturbed") / "run")
     return next(e.at_ns for e in facts if e.type == "caller_started_speaking")
 
 
@@ -68,6 +69,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, condition: Condition
         assert (tmp_path / "once" / file).read_bytes() == (tmp_path / "again" / file).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_call(tmp_path: Path) -> None:
     for seed in (1, 2):
         Simulation(seed=seed).play(GREETED, tmp_path / str(seed))
@@ -92,8 +94,8 @@ def test_packets_are_lost_in_both_directions(tmp_path: Path) -> None:
     assert any(isinstance(e, CallerAudioLost) for e in facts)
 
 
-def test_a_whole_process_halted_leaves_a_gap_in_the_line(tmp_path: Path) -> None:
-    at_ns = line_begins_ns(tmp_path) + NS_PER_S
+def test_a_whole_process_halted_leaves_a_gap_in_the_line(tmp_path: Path, line_begins_ns: int) -> None:
+    at_ns = line_begins_ns + NS_PER_S
     made = Simulation(behaviour=ONE_SENTENCE, stalls=[Stall(at_ns, at_ns + 800 * NS_PER_MS)])
     facts = facts_of(made, SPOKEN, tmp_path / "run")
     (stalled,) = [e for e in facts if isinstance(e, HarnessStalled)]
@@ -102,8 +104,8 @@ def test_a_whole_process_halted_leaves_a_gap_in_the_line(tmp_path: Path) -> None
     assert gap.duration_ms == pytest.approx(800, abs=40)
 
 
-def test_an_event_loop_that_stands_still_leaves_the_line_whole(tmp_path: Path) -> None:
-    at_ns = line_begins_ns(tmp_path) + NS_PER_S
+def test_an_event_loop_that_stands_still_leaves_the_line_whole(tmp_path: Path, line_begins_ns: int) -> None:
+    at_ns = line_begins_ns + NS_PER_S
     stall = Stall(at_ns, at_ns + 800 * NS_PER_MS, is_whole=False)
     facts = facts_of(Simulation(behaviour=ONE_SENTENCE, stalls=[stall]), SPOKEN, tmp_path / "run")
     assert any(isinstance(e, HarnessStalled) for e in facts)
@@ -130,6 +132,7 @@ def test_the_recogniser_of_real_calls_can_be_asked(tmp_path: Path) -> None:
     assert sounds_like(" ".join(words), SENTENCE)
 
 
+@pytest.mark.slow
 def test_an_agent_hears_less_of_a_line_that_is_damaged(tmp_path: Path) -> None:
     def heard(made: Simulation, name: str) -> int:
         facts = facts_of(made, SPOKEN, tmp_path / name)
