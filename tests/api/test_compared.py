@@ -12,8 +12,8 @@ from runner.evaluation.verdicts import Cause
 from runner.records.conclusions import run_facts
 from runner.records.tables import RunRow
 from tests.api.conftest import BASE_URL, new_key
+from tests.api.telling import run_launched
 from tests.api.test_results import ended
-from tests.api.test_worker_routes import run_launched
 from tests.records.outcomes import agent_failed, outcome, undecided
 
 pytestmark = pytest.mark.anyio

@@ -18,8 +18,8 @@ from runner.api.services import Services
 from runner.records import database as databases
 from runner.records.tables import RunRow, ScenarioRow, utc_now
 from tests.api.conftest import client_of, on_every_database, other_project
+from tests.api.telling import ROOM, claimed, report, run_launched
 from tests.api.test_results import RESULTS, ended
-from tests.api.test_worker_routes import ROOM, claimed, report, run_launched
 from tests.records.outcomes import agent_failed, outcome, reported
 
 pytestmark = pytest.mark.anyio

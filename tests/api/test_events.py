@@ -18,7 +18,7 @@ from runner.calls.repeating import earlier_attempt
 from runner.records.keys import revoke_key
 from runner.records.results import share
 from runner.records.tables import RunRow, ShareLink, utc_now
-from tests.api.test_worker_routes import WORKER, claimed, put, release, report, run_launched, services_of
+from tests.api.telling import WORKER, claimed, put, release, report, run_launched, services_of
 from tests.records.outcomes import no_call, outcome, undecided
 
 pytestmark = pytest.mark.anyio

@@ -20,7 +20,7 @@ from runner.dispatch import dispatcher
 from runner.records.database import Database
 from runner.records.tables import ResultRow, RunRow, WorkerRow, utc_now
 from tests.api.conftest import client_of, on_every_database
-from tests.api.test_worker_routes import REFUSED, claimed, given, release, report, run_launched
+from tests.api.telling import REFUSED, claimed, given, release, report, run_launched
 from tests.records.giving import worker
 from tests.records.outcomes import outcome
 

@@ -12,7 +12,7 @@ from runner.api.services import Services
 from runner.records.honoured import NOT_KNOWN, agent_sentences, personality_sentences, scenario_sentences
 from runner.records.tables import Agent, Personality, ScenarioRow
 from runner.settings import Settings
-from tests.api.test_worker_routes import ROOM, V1, claimed, run_launched
+from tests.api.telling import ROOM, V1, claimed, run_launched
 
 pytestmark = pytest.mark.anyio
 

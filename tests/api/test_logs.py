@@ -14,7 +14,7 @@ from loguru import logger
 from runner.errors import UsageError
 from runner.json_log import log_as_json
 from tests.api.conftest import client_of
-from tests.api.test_worker_routes import ME, claimed, progress, release, report, run_launched
+from tests.api.telling import ME, claimed, progress, release, report, run_launched
 from tests.records.outcomes import agent_failed
 
 pytestmark = pytest.mark.anyio

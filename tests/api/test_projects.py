@@ -7,7 +7,7 @@ import pytest
 
 from runner.api.services import Services
 from tests.api.conftest import client_of, new_key, on_every_database, other_project
-from tests.api.test_worker_routes import run_launched
+from tests.api.telling import run_launched
 
 pytestmark = pytest.mark.anyio
 

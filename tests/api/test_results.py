@@ -17,7 +17,7 @@ from runner.evaluation.verdicts import Cause
 from runner.records.store import artefact_key
 from runner.records.tables import ResultRow, RunRow, ScenarioRow, utc_now
 from tests.api.conftest import client_of, other_project
-from tests.api.test_worker_routes import ROOM, claimed, given, put, release, report, run_launched
+from tests.api.telling import ROOM, claimed, given, put, release, report, run_launched
 from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, reported, undecided
 
 pytestmark = pytest.mark.anyio

@@ -9,8 +9,8 @@ from runner.api.services import Services
 from runner.records.store import artefact_key
 from runner.records.tables import RunRow
 from tests.api.conftest import client_of, other_project
+from tests.api.telling import claimed, put, report, run_launched
 from tests.api.test_results import ended
-from tests.api.test_worker_routes import claimed, put, report, run_launched
 from tests.records.outcomes import agent_failed, no_call, outcome, undecided
 
 pytestmark = pytest.mark.anyio

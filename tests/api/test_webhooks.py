@@ -11,7 +11,7 @@ from runner.api.services import Services
 from runner.records.runs import end_run
 from runner.records.tables import WebhookDelivery
 from tests.api.conftest import client_of, new_key, on_every_database, other_project
-from tests.api.test_worker_routes import run_launched
+from tests.api.telling import run_launched
 from tests.records.giving import WORKER, give
 from tests.records.outcomes import agent_failed
 from tests.webhooks.receiver import Receiver, answers, receiving

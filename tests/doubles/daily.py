@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bots.daily_library import RECEIVE_DELAY_NS
@@ -29,6 +30,8 @@ LOOKUP_FAILED = (
 RELEASED = "this object has already been released"
 BLOCK_S = 0.01
 BLOCKS_AHEAD = 2
+TONE_FIRST_S = 0.5
+TONE_S = 0.3
 
 AudioSource = Callable[[int, int, int], bytes]
 """(first sample, number of samples, rate) -> 16-bit mono PCM."""
@@ -36,6 +39,17 @@ AudioSource = Callable[[int, int, int], bytes]
 
 def silence(first: int, count: int, rate_hz: int) -> bytes:
     return bytes(2 * count)
+
+
+def loud(first: int, count: int, rate_hz: int) -> bytes:
+    return np.full(count, 20000, dtype=np.int16).tobytes()
+
+
+def tone(first: int, count: int, rate_hz: int) -> bytes:
+    """Silence with a tone from TONE_FIRST_S on; its first sample is not zero."""
+    t = (first + np.arange(count)) / rate_hz - TONE_FIRST_S
+    wave = 12000 * np.cos(2 * np.pi * 440 * t)
+    return np.where((t >= 0) & (t < TONE_S), wave, 0).astype(np.int16).tobytes()
 
 
 @dataclass

@@ -19,6 +19,8 @@ from runner.rooms.daily import DailyRoom
 from tests.rooms.listener import Listener
 
 URL = "https://example.daily.co/room"
+PATIENCE_S = 10.0
+"""How long anything that is to happen may take on a machine that is busy."""
 
 
 class Tap(FrameProcessor):
@@ -71,3 +73,9 @@ async def entered(**kwargs: Any) -> AsyncIterator[Call]:
     async with running(**kwargs) as call:
         await call.room.enter()
         yield call
+
+
+async def until(condition: Any, timeout_s: float = PATIENCE_S) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)

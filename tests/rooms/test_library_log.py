@@ -103,3 +103,25 @@ def test_a_process_without_standard_error_can_call() -> None:
         "os._exit(0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("level", "shown"), [("WARNING", False), ("DEBUG", True)])
+def test_the_library_logs_to_stderr_only_if_verbose(level: str, shown: bool):
+    code = f"""
+import asyncio, sys
+from loguru import logger
+logger.remove()
+logger.add(sys.stderr, level="{level}")
+from bots.clock import CallClock
+from runner.rooms.daily import DailyRoom
+async def main():
+    room = DailyRoom("https://example.daily.co/room", None, clock=CallClock(), listener=None)
+    room.transport.client._client.send_app_message("before the join: an error")
+    await room.leave()
+asyncio.run(main())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "RUST_LOG"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert ('"level":"ERROR"' in done.stderr) is shown

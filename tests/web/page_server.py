@@ -31,9 +31,9 @@ from runner.serving import WebServer, listening
 from runner.settings import ServerSettings, Settings
 from runner.web.app import add_pages
 from tests.api.conftest import BASE_URL, client_of, new_key
+from tests.api.telling import claimed, run_launched
 from tests.api.test_events import told
 from tests.api.test_results import ended
-from tests.api.test_worker_routes import claimed, run_launched
 
 _T = TypeVar("_T")
 

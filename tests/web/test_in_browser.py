@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.api.test_worker_routes import ROOM
+from tests.api.telling import ROOM
 from tests.browser import AXE, NEEDS_CHROMIUM, chromium
 from tests.records.outcomes import agent_failed, no_call, outcome, undecided
 from tests.reports.html.calls import WRONG_CALL, call_facts, kept

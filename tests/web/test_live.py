@@ -25,9 +25,9 @@ from runner.records.keys import find_key, revoke_key
 from runner.web import live
 from runner.web.visits import SESSION_COOKIE, Visit
 from tests.api.conftest import client_of, other_project
+from tests.api.telling import claimed, report, run_launched
 from tests.api.test_events import told
 from tests.api.test_results import ended
-from tests.api.test_worker_routes import claimed, report, run_launched
 from tests.records.outcomes import agent_failed, no_call, outcome, undecided
 from tests.web.conftest import sign_in
 

@@ -17,8 +17,8 @@ from runner.records.tables import CronJob, Firing, ResultRow, RunRow, utc_now
 from runner.web.schedule_forms import OTHER_SCENARIOS
 from runner.web.visits import SHARE_COOKIE
 from tests.api.conftest import client_of, new_key, other_project
+from tests.api.telling import ROOM, claimed, run_launched
 from tests.api.test_results import ended
-from tests.api.test_worker_routes import ROOM, claimed, run_launched
 from tests.records.giving import add, worker
 from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, undecided
 from tests.reports.html.calls import WRONG_CALL, call_facts, kept

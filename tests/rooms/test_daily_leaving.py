@@ -1,0 +1,133 @@
+"""How the caller leaves a Daily room, and how it loses one."""
+
+import asyncio
+import gc
+import threading
+import time
+
+import pytest
+from pipecat.frames.frames import EndFrame
+
+from bots.clock import CallClock
+from bots.timeline import EndedReason
+from runner.errors import RoomError
+from runner.rooms.daily import DailyRoom
+from runner.rooms.daily import session as session_module
+from tests.doubles.daily import FakeCallClient, Meeting
+from tests.rooms.in_daily import URL, entered, running, until
+from tests.rooms.listener import Listener
+
+
+@pytest.mark.anyio
+async def test_leaving_while_joining_leaves_the_room(meeting: Meeting):
+    meeting.opens = threading.Event()
+    async with running() as call:
+        await until(lambda: any(client.asked for client in meeting.clients))
+        started = time.monotonic()
+        await call.room.leave()
+        assert time.monotonic() - started < 1.5
+        assert not any(client.left for client in meeting.clients)
+        meeting.opens.set()
+        await until(lambda: any(client.left for client in meeting.clients))
+    assert not any(client.joined for client in meeting.clients)
+    assert call.listener == Listener()
+
+
+@pytest.mark.anyio
+async def test_leaving_is_idempotent_and_no_loss(meeting: Meeting):
+    meeting.add("agent")
+    async with entered() as call:
+        await until(lambda: call.listener.agent)
+        await call.room.leave()
+        await call.room.leave()
+        count = len(call.listener.agent)
+        await asyncio.sleep(0.1)
+        assert len(call.listener.agent) == count
+        with pytest.raises(RoomError):
+            await call.room.publish(1)
+    assert call.listener.lost == []
+    assert call.listener.left == []
+    assert not any(client.joined for client in meeting.clients)
+
+
+@pytest.mark.anyio
+async def test_leaving_is_bounded_when_the_library_says_nothing(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
+    async with entered() as call:
+        monkeypatch.setattr(FakeCallClient, "leave", lambda self, completion=None: None)
+        started = time.monotonic()
+        await call.room.leave()
+        assert time.monotonic() - started < 4
+
+
+@pytest.mark.anyio
+async def test_leaving_a_room_whose_pipeline_never_ran(meeting: Meeting):
+    room = DailyRoom(URL, None, clock=CallClock(), listener=Listener(), join_timeout_s=0.1)
+    with pytest.raises(RoomError) as caught:
+        await room.enter()
+    assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
+    await room.leave()
+    await room.leave()
+    for client in meeting.clients:
+        with pytest.raises(RuntimeError, match="released"):
+            client.leave()
+    del room
+    gc.collect()
+
+
+@pytest.mark.anyio
+async def test_pipeline_that_ends_first_is_no_loss(meeting: Meeting):
+    async with entered() as call:
+        await call.worker.queue_frame(EndFrame())
+        await until(lambda: not any(client.joined for client in meeting.clients))
+        with pytest.raises(RoomError, match="not in the room"):
+            await call.room.publish("too late")
+        await asyncio.sleep(0.1)
+    assert call.listener.lost == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (None, EndedReason.ROOM_UNREACHABLE),
+        ("Meeting has ended", EndedReason.ROOM_UNREACHABLE),
+        ("exp-token", EndedReason.TOKEN_REFUSED),
+    ],
+)
+@pytest.mark.anyio
+async def test_being_put_out_loses_the_room(meeting: Meeting, error: str | None, reason: EndedReason):
+    async with entered() as call:
+        meeting.eject(error)
+        await until(lambda: call.listener.lost)
+        await asyncio.sleep(0.05)
+        with pytest.raises(RoomError, match="not in the room"):
+            await call.room.publish("too late")
+    assert [lost.reason for lost in call.listener.lost] == [reason]
+    assert (error or "Daily ended the call") in str(call.listener.lost[0])
+    assert meeting.dropped == []
+
+
+@pytest.mark.anyio
+async def test_being_put_out_brings_no_errors_of_pipecat(meeting: Meeting, log_text: list[str]):
+    async with entered() as call:
+        meeting.eject("exp-token")
+        await until(lambda: call.listener.lost)
+        await asyncio.sleep(0.1)
+    assert [line for line in log_text if "ERROR" in line or "WARNING" in line] == []
+
+
+@pytest.mark.anyio
+async def test_connection_that_stays_away_loses_the_room(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(session_module, "CONNECTION_LOST_AFTER_S", 1.5)
+    async with entered() as call:
+        meeting.tell("on_network_connection_status_updated", {"connection": "signalling", "event": "interrupted"})
+        await until(lambda: not call.room.transport.client.can_send())
+        with pytest.raises(RoomError, match="reconnecting"):
+            await call.room.publish("while away")
+        meeting.tell("on_network_connection_status_updated", {"connection": "signalling", "event": "connected"})
+        await asyncio.sleep(2.0)
+        assert call.listener.lost == []
+        await call.room.publish("back")
+        meeting.tell("on_network_connection_status_updated", {"connection": "recvTransport", "event": "interrupted"})
+        await until(lambda: call.listener.lost)
+    assert call.listener.lost[0].reason is EndedReason.ICE_FAILED
+    assert [sent.message for sent in meeting.sent] == ["back"]
