@@ -228,6 +228,7 @@ def test_a_server_of_another_version_is_one_line(folder: Path) -> None:
     assert line.startswith("error: the server (release 9.9.9) speaks version") and "the same release for both" in line
 
 
+@pytest.mark.slow
 def test_what_only_a_process_finds_out_is_one_line(folder: Path) -> None:
     options = ("--key", "-", "--record-url", URL, "--data-dir", "/proc")
     line = ended(folder, *options, stdin=f"{SECRET}\n")

@@ -45,8 +45,8 @@ def tonality(samples: Samples) -> float:
     return float(np.sort(power)[-len(power) // 100 :].sum() / power.sum())
 
 
-EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name == BackgroundName.CROWD)) for name in BackgroundName]
-"""A crowd takes longest: some seconds."""
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name in WITH_VOICES)) for name in BackgroundName]
+"""Voices are synthesised: that takes seconds."""
 
 
 def is_loud_as_promised(name: BackgroundName, rate_hz: int) -> bool:

@@ -158,6 +158,7 @@ def test_what_comes_after_its_place_was_written_is_left_out(
     assert not agent[9 + max(len(kept), 1) :].any() or start >= 9
 
 
+@pytest.mark.slow
 def test_ten_minutes_of_20_ms_pieces_end_at_ten_minutes(writer: RecordingWriter, path: Path) -> None:
     for index in range(30_000):
         for channel in (CALLER, AGENT):

@@ -179,7 +179,7 @@ class Stage:
     agent: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with (
         starting_agent("metronome") as agent_ready,
@@ -188,31 +188,31 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield Stage(server_ready(), agent_ready())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(stage: Stage) -> Server:
     return stage.server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def room(stage: Stage) -> str:
     """Return the address that a launch names: offers are taken there."""
     return f"{stage.agent}/api/offer"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def sdk(server: Server) -> Iterator[Cekura]:
     """The client as its users make it: a key and a base address."""
     with Cekura(api_key=server.key, base_url=server.url) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def http(server: Server) -> Iterator[httpx.Client]:
     with server.client(server.key) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def agent(sdk: Cekura, stage: Stage) -> int:
     """Return an agent that can be started, too."""
     made = sdk.agents.create(
@@ -224,7 +224,7 @@ def agent(sdk: Cekura, stage: Stage) -> int:
     return made["id"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def scenarios(sdk: Cekura, agent: int) -> dict[str, int]:
     """Return the ids of what is played, by name."""
     made = {

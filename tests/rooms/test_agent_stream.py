@@ -461,6 +461,7 @@ def test_a_burst_after_a_network_stall_loses_no_speech(stall_ms: int) -> None:
     assert heard_s == pytest.approx(4, abs=0.05)
 
 
+@pytest.mark.slow
 def test_two_minutes_of_packets_last_two_minutes() -> None:
     receiver = Receiver()
     count = 6_000

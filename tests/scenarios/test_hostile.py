@@ -153,7 +153,10 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "aliases without end as a key")) for name in REFUSED],
+)
 def test_it_is_one_error(folder: Path, name: str) -> None:
     content, says = REFUSED[name]
     told = load(folder, content)
@@ -206,7 +209,7 @@ def _nested(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("prepare", "says"),
     [
-        (_doubling, "expands to more than 200000 values"),
+        pytest.param(_doubling, "expands to more than 200000 values", marks=pytest.mark.slow),
         (_chain, "more than 100 files are included"),
         pytest.param(_many_large, "holds more than 200000 values, with what it includes", marks=pytest.mark.slow),
         pytest.param(_anchors_included, "expands to more than 200000 values", marks=pytest.mark.slow),
