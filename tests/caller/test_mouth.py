@@ -19,6 +19,7 @@ from bots.timeline import (
     TimelineEvent,
     UnderrunKind,
 )
+from tests.examples import examples
 
 RATE_HZ = 24_000
 FRAME = RATE_HZ // 50
@@ -90,7 +91,7 @@ def stopped(at_ns: int, turn: int = 0, end: LineEnd = LineEnd.SAID) -> CallerSto
     after=st.integers(0, 2_000),
     piece=st.sampled_from([FRAME, FRAME // 2, 2 * FRAME]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_first_and_last_voiced_samples_are_stamped_as_sent(
     before: int, quiet: int, faint: int, voiced: int, after: int, piece: int
 ) -> None:

@@ -14,6 +14,7 @@ from bots.clock import NS_PER_MS, NS_PER_S, samples_to_ns
 from runner.calls import recording as recordings
 from runner.calls.recording import AGENT, CALLER, RecordingWriter, read_recording
 from runner.errors import UsageError
+from tests.examples import examples
 
 RATE_HZ = 24_000
 
@@ -59,7 +60,7 @@ def test_audio_lies_at_its_sample(writer: RecordingWriter, path: Path) -> None:
     ),
     flushes=st.lists(st.integers(0, 600), max_size=5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_any_pieces_and_flushes_give_the_picture_that_was_put(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[int, int, int]], flushes: list[int]
 ) -> None:

@@ -11,6 +11,7 @@ from runner.comparison.compare import DRIFT, compare, compare_sets
 from runner.comparison.facts import RunFacts
 from runner.errors import UsageError
 from tests.comparison.runs import run_set, runs
+from tests.examples import examples
 
 NAMES = [f"scenario {n}" for n in range(20)]
 
@@ -235,7 +236,7 @@ def test_other_circumstances_are_warned_of() -> None:
 sides = st.tuples(st.integers(0, 7), st.integers(0, 7), st.integers(0, 2)).filter(lambda side: sum(side) > 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.tuples(sides, sides), min_size=1, max_size=3), st.floats(0, 400))
 def test_swapping_the_sides_turns_the_verdict(
     pairs: list[tuple[tuple[int, int, int], ...]], slower_ms: float

@@ -17,6 +17,7 @@ from runner.comparison.latencies import (
     pooled_difference,
     stratified_difference,
 )
+from tests.examples import examples
 
 values = st.lists(st.floats(100, 5_000), min_size=3, max_size=8).filter(lambda v: float(np.std(v)) > 2).map(np.array)
 
@@ -36,7 +37,7 @@ def test_welch_is_that_of_clickhouse() -> None:
     assert [bound / scale for bound in found.interval_ms] == pytest.approx([-0.0263, 4.0930], abs=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(values, values)
 def test_a_single_scenario_is_tested_as_scipy_does(base: np.ndarray, current: np.ndarray) -> None:
     for found, equal_var in (
@@ -83,7 +84,7 @@ def test_calls_without_latencies_have_no_value() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.lists(st.floats(0.0001, 1), max_size=10))
 def test_holm_is_that_of_statsmodels(p: list[float]) -> None:
     # Brings pandas with it: only where it is asked.

@@ -23,6 +23,7 @@ from runner.comparison.rates import (
     stratified_tails,
     tarone_limit,
 )
+from tests.examples import examples
 
 RABBITS = [(0, 6, 0, 5), (3, 3, 0, 6), (6, 0, 2, 4), (5, 1, 6, 0), (2, 0, 5, 0)]
 """R's dataset: of each dose of penicillin cured and died, without delay and after 1.5 hours."""
@@ -66,7 +67,7 @@ def test_intervals_are_the_published_ones() -> None:
     assert wilson(73, 73)[0] >= 0.95 > wilson(72, 72)[0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(tables(), tables())
 def test_two_scenarios_are_tested_exactly(one: Table, other: Table) -> None:
     def chances(table: Table) -> dict[int, Fraction]:
@@ -86,7 +87,7 @@ def test_two_scenarios_are_tested_exactly(one: Table, other: Table) -> None:
     assert tails.above == pytest.approx(float(sum(p for n, p in sums if n > observed)), abs=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(tables())
 def test_swapping_the_sides_changes_only_the_sign(table: Table) -> None:
     swapped = Table(table.current_passed, table.current_runs, table.base_passed, table.base_runs)
@@ -120,7 +121,7 @@ def test_scenarios_that_can_show_nothing_cost_the_others_nothing() -> None:
     assert tarone_limit([dropped] * 3, 0.0167) == 0.0167 / 3 < dropped, "too many for so few runs"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(st.floats(0.0001, 1), max_size=12))
 def test_no_more_scenarios_can_be_named_than_share_the_level(attainable: list[float]) -> None:
     limit = tarone_limit(attainable, 0.0167)

@@ -20,6 +20,7 @@ from schemathesis.python.asgi import get_client
 from runner.records.database import Database
 from runner.records.keys import KeyKind, create_key
 from tests.compat.conftest import API, InProcess, application
+from tests.examples import examples
 
 V1 = f"{API}/scenarios/run_scenarios_pipecat/"
 V2 = f"{API}/scenarios-external/run_scenarios_pipecat_v2"
@@ -30,7 +31,7 @@ NOBODY = 987_654
 Place = tuple[str | int, ...]
 
 fuzzed = settings(
-    max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(60), derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 LONG = "x" * 21_000

@@ -21,6 +21,7 @@ from runner.records.assignments import MAX_CALLS, Assignment, Capacity, Limits, 
 from runner.records.database import Database
 from runner.records.runs import end_run, release, request_cancel
 from runner.records.tables import Agent, Project, ResultRow, RunRow, utc_now
+from tests.examples import examples
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -298,7 +299,7 @@ WORKERS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     runs=RUNS,
     able=WORKERS,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock, ns_to_samples, samples_to_ns
 from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.smallwebrtc.incoming import PIPELINE_RATE_HZ, AgentStream, ArrivalBuffer
+from tests.examples import examples
 
 PACKET_NS = 20 * NS_PER_MS
 UNITS = 960
@@ -497,7 +498,7 @@ def test_jitter_is_measured_as_rfc_3550_defines_it(packets: int, late_ms: int, j
         max_size=80,
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_whatever_arrives_neither_lane_overlaps_nor_goes_back(
     packets: list[tuple[int, bool, bytes, int, int]],
 ) -> None:

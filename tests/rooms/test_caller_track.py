@@ -21,6 +21,7 @@ from runner.rooms.smallwebrtc.outgoing import (
     Frame,
     Punctuality,
 )
+from tests.examples import examples
 
 Samples = npt.NDArray[np.int16]
 
@@ -139,7 +140,7 @@ def test_the_packets_reproduce_line_after_line(track: CallerTrack, level: int) -
         max_size=4,
     )
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @pytest.mark.slow
 def test_encoding_ahead_clicks_no_more_than_encoding_in_step(lines: list[tuple[int, int, int, bool]]) -> None:
     track, in_step = CallerTrack(), outgoing._Encoder()  # pyright: ignore[reportPrivateUsage]

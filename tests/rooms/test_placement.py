@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bots.clock import NS_PER_MS, NS_PER_S
 from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ, Placement, RtpUnwrapper
+from tests.examples import examples
 
 PACKET_NS = 20 * NS_PER_MS
 UNITS = RTP_CLOCK_HZ // 50
@@ -66,7 +67,7 @@ def test_jitter_does_not_move_samples(seed: int) -> None:
 
 
 @given(st.lists(st.integers(0, 100), min_size=60, max_size=120), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_under_any_jitter_neighbouring_packets_stay_neighbours(delays_ms: list[int], quiet: bool) -> None:
     """Once the stream has settled, delays below the stall limit never tear it or fold it."""
     delays_ms[::25] = [0] * len(delays_ms[::25])

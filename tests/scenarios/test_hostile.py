@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(60)
 
 CORPUS = Path(__file__).parent / "corpus"
 FILES = {str(path): path.read_bytes() for path in sorted(CORPUS.rglob("*.yaml")) if "shared" not in path.parts}
-FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=examples(80), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def load(folder: Path, content: bytes | str) -> list[Scenario] | str:
