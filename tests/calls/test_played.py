@@ -99,8 +99,8 @@ def test_each_scenario_has_its_line_in_the_table(prepared: Played) -> None:
     assert list(prepared.scenarios) == list(TABLE)
 
 
-# Three of four apart from the main suite: each is a whole call.
-PARTED = [pytest.param(name, marks=[pytest.mark.slow] * bool(place % 4)) for place, name in enumerate(TABLE)]
+# Seven of eight apart from the main suite: each is a whole call.
+PARTED = [pytest.param(name, marks=[pytest.mark.slow] * bool(place % 8)) for place, name in enumerate(TABLE)]
 
 
 @pytest.mark.parametrize("name", PARTED)

@@ -316,6 +316,7 @@ def test_an_agent_that_does_not_start_in_its_time_fails_its_run(sdk: Cekura, sce
     assert "no answer from" in run["error_message"]
 
 
+@pytest.mark.slow
 def test_lines_whose_conditions_never_came_true_pass_nothing(sdk: Cekura, agent: int, room: str) -> None:
     actions = {
         "role": "A guest",
@@ -514,6 +515,7 @@ def test_errors_are_the_exceptions_that_the_client_knows(
     assert "server.allowed_rooms" in second["pipecat_room_url"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_the_asynchronous_client_does_the_same(
     server: Server, agent: int, scenarios: dict[str, int], room: str
