@@ -79,17 +79,10 @@ postgres:
 JOBS ?= 4
 TOGETHER := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
-# The first run compiles the tests, and each of its processes would compile all of them, while the others do so too:
-# before it, two compile a half each.
-COMPILED := $(VENV)/.compiled
-$(COMPILED): $(STAMP)
-	@for half in '[a-l]*' '[m-z]*'; do $(BIN)/pytest -qq --collect-only tests/$$half >/dev/null 2>&1 & done; wait
-	@touch $@
-
 # Compiled tests are kept, also where the environment says that nothing is: each process would compile them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-test: $(COMPILED) postgres
+test: $(STAMP) postgres
 	$(BIN)/pytest -m 'not slow' $(TOGETHER)
 
 # These make many calls at once themselves: one after the other, so that no agent is late for want of a core.
