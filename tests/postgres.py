@@ -91,7 +91,8 @@ class PostgresServer:
             template: The database that it is a copy of; nobody may be connected to it.
         """
         name = f"test_{next(self._numbers)}"
-        self._run(f"CREATE DATABASE {name} TEMPLATE {template}")
+        # Copied file by file: that takes half of what PostgreSQL would take by itself.
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return name
 
     def drop(self, name: str) -> None:
