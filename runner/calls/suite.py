@@ -48,7 +48,7 @@ from runner.evaluation.verdicts import Cause, ExpectationVerdict
 from runner.files import keep_end
 from runner.scenarios.suites import PlannedRun, Suite
 from runner.scenarios.targets import AgentByCommand
-from runner.sessions.local_agent import LastingAgent
+from runner.sessions.local_agent import AgentEnded, LastingAgent
 from runner.sessions.start import Session
 from runner.settings import Settings
 
@@ -384,8 +384,8 @@ class SuiteRunner:
     async def _attempt(self, planned: PlannedRun, agent: LastingAgent | None, live: _Live) -> SuiteRun:
         began_s, started_at = time.monotonic(), utc_now()
 
-        def no_call(reason: EndedReason, error: str) -> SuiteRun:
-            outcome = decide(planned.script, [CallEnded(at_ns=0, reason=reason, detail=error)], [])
+        def no_call(reason: EndedReason, error: str, *facts: TimelineEvent) -> SuiteRun:
+            outcome = decide(planned.script, [*facts, CallEnded(at_ns=0, reason=reason, detail=error)], [])
             return SuiteRun(
                 scenario=planned.scenario.name,
                 file=_shown(planned.scenario.path),
@@ -396,7 +396,7 @@ class SuiteRunner:
                 success=outcome.success,
                 cause=outcome.cause,
                 ended_reason=reason,
-                detail=in_one_line(error),
+                detail=in_one_line(outcome.detail or error),
                 failure=outcome.failure,
                 started_at=started_at,
                 duration_s=round(time.monotonic() - began_s, 3),
@@ -404,6 +404,13 @@ class SuiteRunner:
 
         try:
             result = await self._call(planned, agent, live)
+        except AgentEnded as error:
+            # Without the end of what it printed, which is no single line.
+            said = masked(str(error).partition("\n")[0], self._secrets())
+            printed = masked(error.printed, self._secrets())
+            ended = AgentProcessEnded(at_ns=0, exit_code=error.exit_code, log_tail=printed)
+            result = no_call(EndedReason.ROOM_UNREACHABLE, said, ended)
+            result = result.model_copy(update={"agent_exit_code": error.exit_code})
         except RoomError as error:
             result = no_call(error.reason, str(error))
         except RunnerError as error:
@@ -414,7 +421,8 @@ class SuiteRunner:
         if agent is None:
             return result
         if (agent.exit_code is not None or result.ended_reason in _UNWELL) and agent.log.exists():
-            update = {"agent_exit_code": agent.exit_code, "agent_log": agent.log.name}
+            exit_code = result.agent_exit_code if agent.exit_code is None else agent.exit_code
+            update = {"agent_exit_code": exit_code, "agent_log": agent.log.name}
             result = result.model_copy(update=update)
         if result.ended_reason in _UNWELL:
             await agent.stop()

@@ -21,7 +21,7 @@ from runner.scenarios.targets import (
     AgentOnPipecatCloud,
     AgentToStart,
 )
-from runner.sessions.local_agent import LastingAgent
+from runner.sessions.local_agent import AgentEnded, LastingAgent
 from runner.sessions.pipecat_runner import StartedDailySession, start_session
 from runner.sessions.start import Session, SessionKind, SessionSpec, started_session
 from runner.settings import Settings
@@ -61,6 +61,7 @@ class SuiteRooms:
             local: The agent on this machine, if the suite starts one.
 
         Raises:
+            AgentEnded: The command that starts the agent on this machine ended before the agent listened.
             RoomError: No session was started, or the agent on this machine does not start.
         """
         agent = planned.agent or self.suite.agent
@@ -116,6 +117,8 @@ async def _local_address(agent: LastingAgent | None) -> str:
         raise RunnerError("there is no command to start the agent")
     try:
         return await agent.address()
+    except AgentEnded:
+        raise
     except RunnerError as error:
         # Without the end of what it printed, which is no single line.
         raise RoomError(EndedReason.ROOM_UNREACHABLE, str(error).partition("\n")[0]) from error

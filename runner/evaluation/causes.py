@@ -261,11 +261,7 @@ def _explained(view: CallView, first: _Candidate) -> Failure:
     process = next((e for e in view.of(AgentProcessEnded) if e.exit_code != 0), None)
     follows = failure.headline.partition(": ")[2] if failure.turn is not None else failure.headline
     if process is not None and failure.kind in (FailureKind.CRASHED, FailureKind.LEFT, FailureKind.SILENT):
-        last = process.log_tail.strip().splitlines()[-1:] or [""]
-        how = f"the agent's process ended with exit code {process.exit_code}"
-        if process.exit_code < 0:
-            how = f"the agent's process was ended by signal {-process.exit_code}"
-        words = f"{how}: {_short(last[0])}" if last[0] else how
+        words = end_of_process(process)
         return failure.model_copy(
             update={
                 "kind": FailureKind.CRASHED,
@@ -283,6 +279,15 @@ def _explained(view: CallView, first: _Candidate) -> Failure:
             }
         )
     return failure
+
+
+def end_of_process(process: AgentProcessEnded) -> str:
+    """Return in words how the command that runs the agent ended, with the last line it printed."""
+    last = process.log_tail.strip().splitlines()[-1:] or [""]
+    how = f"the agent's process ended with exit code {process.exit_code}"
+    if process.exit_code < 0:
+        how = f"the agent's process was ended by signal {-process.exit_code}"
+    return f"{how}: {_short(last[0])}" if last[0] else how
 
 
 def _happened_ns(view: CallView, script: Script, verdict: ExpectationVerdict) -> int:

@@ -1,14 +1,22 @@
 """What a call came to: its status, its verdict, and whose fault a failure was."""
 
+import signal
 from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import Script
-from bots.timeline import SESSION_FAILED, AgentSessionEnded, CallEnded, EndedReason, TimelineEvent
+from bots.timeline import (
+    SESSION_FAILED,
+    AgentProcessEnded,
+    AgentSessionEnded,
+    CallEnded,
+    EndedReason,
+    TimelineEvent,
+)
 from runner.evaluation.blame import DIFFERS, excuse, fairly, gave_up_in_error
-from runner.evaluation.causes import find_failure, talked_over
+from runner.evaluation.causes import end_of_process, find_failure, talked_over
 from runner.evaluation.differences import silence_in_error, speech_in_error
 from runner.evaluation.dropped import dropped_words
 from runner.evaluation.expectations import evaluate
@@ -16,7 +24,7 @@ from runner.evaluation.failure import KIND_OF_TROUBLE, Failure, FailureKind
 from runner.evaluation.limit import Limit, limit_reached
 from runner.evaluation.observable import unobservable_start
 from runner.evaluation.trouble import troubles_of
-from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgements, Verdict
+from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgements, Verdict, evidence_of
 from runner.evaluation.view import CallView
 
 
@@ -76,6 +84,12 @@ _AGENT_FAILED = frozenset(
 )
 """Endings that are a failure of the agent whatever was expected of it."""
 
+_NOBODY_THERE = frozenset({EndedReason.ROOM_UNREACHABLE, EndedReason.ICE_FAILED})
+"""Endings without a call that the agent's own end explains, where the runner started it."""
+
+_NOT_BY_ITSELF = frozenset({0, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT})
+"""Exit codes of a process that was ended, or may have been, by somebody else."""
+
 SESSION_CRASHED = "the agent's session ended with an error"
 TALKED_OVER = "the agent talked over the caller"
 
@@ -134,6 +148,9 @@ def decide(
     if reason is EndedReason.CANCELLED:
         return Outcome(status=Status.CANCELLED, success=None, cause=None, ended_reason=reason, detail=ended.detail)
     if reason in _NO_CALL:
+        process = next((e for e in view.of(AgentProcessEnded) if e.exit_code not in _NOT_BY_ITSELF), None)
+        if process is not None and reason in _NOBODY_THERE:
+            return _died_before(reason, process)
         return _not_held(reason, ended.detail)
     status = Status.FAILED if reason is EndedReason.AGENT_NEVER_JOINED else Status.COMPLETED
     all_played = len(view.starts) == len(script.turns)
@@ -207,6 +224,21 @@ def _not_held(reason: EndedReason, detail: str | None) -> Outcome:
         ended_reason=reason,
         detail=detail,
         failure=Failure(kind=kind, cause=cause, headline=headline),
+    )
+
+
+def _died_before(reason: EndedReason, process: AgentProcessEnded) -> Outcome:
+    """Return what a call came to of which the agent died before it began."""
+    headline = f"there was no call: {end_of_process(process)}"
+    return Outcome(
+        status=Status.FAILED,
+        success=False,
+        cause=Cause.AGENT,
+        ended_reason=reason,
+        detail=headline,
+        failure=Failure(
+            kind=FailureKind.CRASHED, cause=Cause.AGENT, headline=headline, evidence=(evidence_of(process),)
+        ),
     )
 
 

@@ -33,6 +33,21 @@ PORT_PLACEHOLDER = "{port}"
 PYTHON_PLACEHOLDER = "{python}"
 
 
+class AgentEnded(RunnerError):
+    """The command that starts an agent ended before the agent listened.
+
+    Args:
+        message: What happened, for a person.
+        exit_code: How it ended; negative: by the signal of that number.
+        printed: The last lines it printed.
+    """
+
+    def __init__(self, message: str, exit_code: int, printed: str):
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.printed = printed
+
+
 def reference_agent_command(name: str, port: int, options: Sequence[str] = ()) -> list[str]:
     """Return the command that serves one of the reference agents."""
     return [
@@ -114,8 +129,9 @@ class LastingAgent:
         """Return its base address; it listens there.
 
         Raises:
-            RunnerError: It can't be started, ended at once, or did not listen within :data:`START_TIMEOUT_S`; the
-                first line says so, the others hold the end of what it printed.
+            AgentEnded: It ended before it listened.
+            RunnerError: It can't be started, or did not listen within :data:`START_TIMEOUT_S`. As with the other
+                error, the first line says so, and the others hold the end of what it printed.
         """
         if not await self.is_alive():
             await self.stop()
@@ -250,10 +266,12 @@ async def _wait_until_it_listens(process: Process, port: int, log: Path, began: 
             if await _listens(port):
                 return
             await anyio.sleep(POLL_INTERVAL_S)
-    ended = f"ended with exit code {process.returncode}" if process.returncode is not None else "does not listen"
+    exit_code = process.returncode
+    ended = "does not listen" if exit_code is None else f"ended with exit code {exit_code}"
     lines = _tail(log, began)
     summary = f"the agent {ended} (port {port}): {lines[-1].strip() if lines else 'it printed nothing'}"
-    raise RunnerError("\n  ".join([f"{summary}\nthe end of what it printed:", *lines] if lines else [summary]))
+    message = "\n  ".join([f"{summary}\nthe end of what it printed:", *lines] if lines else [summary])
+    raise RunnerError(message) if exit_code is None else AgentEnded(message, exit_code, "\n".join(lines))
 
 
 def _tail(log: Path, began: int) -> list[str]:

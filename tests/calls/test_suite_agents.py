@@ -148,6 +148,27 @@ async def test_what_an_agent_died_of_is_a_fact_and_the_headline(
     assert read_run(tmp_path / "out" / run.folder).detail == run.detail
 
 
+async def test_an_agent_that_dies_before_its_call_begins_has_failed(
+    tmp_path: Path, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suites, "EXIT_GRACE_S", 10)
+
+    async def dies_of_the_request(call: StubCall) -> tuple[EndedReason, bool]:
+        (tmp_path / "pids.die").touch()
+        return EndedReason.ROOM_UNREACHABLE, False
+
+    (run,) = (await runner(tmp_path, StubCalls(dies_of_the_request), "a", agents.yaml("raises")).make()).runs
+    assert (run.success, run.cause, run.agent_exit_code) == (False, Cause.AGENT, 1)
+    assert run.detail == "there was no call: the agent's process ended with exit code 1: KeyError: 'order'"
+
+
+async def test_what_it_prints_of_its_secrets_as_it_dies_is_masked(tmp_path: Path, agents: Agents) -> None:
+    agent = agents.yaml("broken")[:-2] + ", env: { MODEL_KEY: the model } }"
+    (run,) = (await runner(tmp_path, StubCalls(), "a", agent).make()).runs
+    assert run.detail is not None and "the model" not in run.detail and run.detail.endswith("is not there")
+    assert "the model" not in (tmp_path / "out" / "suite.json").read_text()
+
+
 async def test_a_run_that_finds_its_agent_dead_is_made_again(tmp_path: Path, agents: Agents) -> None:
     async def finds_it_dead(call: StubCall) -> tuple[EndedReason, bool]:
         if len(agents.pids) > 1:
@@ -253,18 +274,17 @@ async def test_an_agent_that_froze_is_not_used_again(tmp_path: Path, agents: Age
     assert agents.alive() == []
 
 
-async def test_an_agent_that_can_t_be_started_is_a_result(tmp_path: Path, agents: Agents) -> None:
+async def test_an_agent_that_dies_at_its_start_has_failed(tmp_path: Path, agents: Agents) -> None:
     calls = StubCalls()
     result = await runner(tmp_path, calls, "ab", agents.yaml("broken")).make()
-    assert calls.made == []
+    assert calls.made == [] and result.exit_code == 1
     assert len(agents.pids) == 2, "each run tries"
     for run in result.runs:
-        assert (run.success, run.ended_reason, run.cause) == (None, EndedReason.ROOM_UNREACHABLE, Cause.ROOM)
-        assert run.detail is not None
-        assert "ended with exit code 1" in run.detail
-        assert run.detail.endswith("the model is not there")
-        assert run.agent_log == "agent-1.log"
-        assert "\n" not in run.detail
+        assert (run.success, run.ended_reason, run.cause) == (False, EndedReason.ROOM_UNREACHABLE, Cause.AGENT)
+        assert run.failure is not None and run.failure.kind is FailureKind.CRASHED
+        words = "there was no call: the agent's process ended with exit code 1: the model is not there"
+        assert run.detail == run.failure.headline == words
+        assert (run.agent_exit_code, run.agent_log) == (1, "agent-1.log")
     assert "here I am" in (tmp_path / "out" / "agent-1.log").read_text()
 
 
