@@ -18,6 +18,7 @@ from bots.caller.script import Expectation, Listen, PressKeys, Script, Speak, Tu
 from bots.caller.speech.voice import Voice
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import (
+    AgentAudioLost,
     AgentJoined,
     AgentLeft,
     AgentMediaStopped,
@@ -29,6 +30,7 @@ from bots.timeline import (
     ClientReadySent,
     DataMessagePublished,
     EndedReason,
+    MachineBusy,
     MessageReceived,
     RoomEntered,
     TimelineEvent,
@@ -271,11 +273,16 @@ async def test_what_a_halted_machine_held_up_is_in_the_recording(
         me = os.getpid()
         await anyio.run_process(["sh", "-c", f"kill -STOP {me}; sleep 0.9; kill -CONT {me}"])
 
-    run, _ = await make(tmp_path / "run", WAITING, meanwhile=stand_still)
+    run, facts = await make(tmp_path / "run", WAITING, meanwhile=stand_still)
     assert run.ended_reason is EndedReason.AGENT_LEFT
     recorded, _ = read_recording(tmp_path / "run" / FILE_NAME)
     said = np.frombuffer(lines[GREETING], np.int16)
-    assert loud_samples(recorded[AGENT]) == pytest.approx(loud_samples(said), rel=0.1)
+    if any(isinstance(fact, MachineBusy) for fact in facts):
+        # Others had its processor as well: some of it may be lost, and that is told.
+        told = any(isinstance(fact, AgentAudioLost) for fact in facts)
+        assert told or loud_samples(recorded[AGENT]) > 0.9 * loud_samples(said)
+    else:
+        assert loud_samples(recorded[AGENT]) == pytest.approx(loud_samples(said), rel=0.1)
 
 
 async def test_an_agent_that_leaves(meeting: Meeting, lines: dict[str, bytes], tmp_path: Path) -> None:
