@@ -14,6 +14,12 @@ def test_the_interval_of_a_rate_is_wilsons(passed: int, runs: int, low: float, h
     assert wilson(passed, runs) == pytest.approx((low, high), abs=5e-5)
 
 
+def test_the_interval_of_a_difference_is_newcombes() -> None:
+    # Newcombe (1998), Statistics in Medicine 17, table II, method 10.
+    assert newcombe((48, 80), (56, 70)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "current"), [((56, 70), (48, 80)), ((5, 5), (5, 5)), ((0, 3), (3, 3)), ((7, 9), (2, 8))]
 )

@@ -40,6 +40,7 @@ def test_pass_hat_k_is_that_of_tau_bench() -> None:
     assert [round(pass_hat_k(counts, k), 3) for k in (1, 2, 3, 4)] == [0.420, 0.273, 0.220, 0.200]
 
 
+@pytest.mark.slow
 def test_the_stratified_test_is_that_of_r() -> None:
     # Brings pandas with it: only where it is asked.
     from statsmodels.stats.contingency_tables import StratifiedTable
@@ -138,6 +139,7 @@ def test_runs_needed_are_those_of_simulation() -> None:
     assert runs_needed(0.9, 0.9, level) is None
 
 
+@pytest.mark.slow
 def test_the_power_of_a_large_sample_is_that_of_a_normal_one() -> None:
     from statsmodels.stats.proportion import power_proportions_2indep
 

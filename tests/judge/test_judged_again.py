@@ -123,9 +123,9 @@ def store(folder: Path, facts: list[TimelineEvent], *, with_judge: bool) -> None
     ("said", "reason"),
     [
         ("A table, of course.", EndedReason.CALLER_HUNG_UP),
-        ("Nothing of the kind.", EndedReason.CALLER_HUNG_UP),
-        ("A table, of course.", EndedReason.AGENT_LEFT),
-        ("A table, of course.", EndedReason.MAX_DURATION),
+        pytest.param("Nothing of the kind.", EndedReason.CALLER_HUNG_UP, marks=pytest.mark.slow),
+        pytest.param("A table, of course.", EndedReason.AGENT_LEFT, marks=pytest.mark.slow),
+        pytest.param("A table, of course.", EndedReason.MAX_DURATION, marks=pytest.mark.slow),
         ("A table, of course.", EndedReason.ICE_FAILED),
     ],
 )
