@@ -74,7 +74,10 @@ def record_options(command: _Command) -> _Command:
             "variable SCENARIO_RUNNER_SERVER__DATABASE_URL.",
         ),
         click.option(
-            "--data-dir", type=PATH, help="The server's folder: database, recordings, secret key (default: data)."
+            "--data-dir",
+            type=PATH,
+            help="The server's folder: database, recordings, secret key. Give the one that the server was started "
+            "with (default: the setting server.data_dir, else ./data).",
         ),
     ):
         command = option(command)

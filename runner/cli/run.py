@@ -42,7 +42,11 @@ if TYPE_CHECKING:
     "--baseline", metavar="SOURCE", help="Compare with a baseline file, a suite's folder, or result:ID of a server."
 )
 @click.option(
-    "--save-baseline", type=PATH, metavar="FILE", help="Write the runs to a baseline file, or add them to one."
+    "--save-baseline",
+    type=PATH,
+    metavar="FILE",
+    help="Add the runs to a baseline file as one session; it keeps the newest 20. Runs that failed are saved too, "
+    "unless --baseline says regressed.",
 )
 @click.option(
     "--against",
@@ -57,7 +61,9 @@ if TYPE_CHECKING:
     "--html", type=PATH, metavar="FILE", help="The suite's report (default: report.html in the suite's folder)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print suite.json alone on standard output.")
-@click.option("--out", type=PATH, help="Folder for the suite (default: runs/suite-<id>).")
+@click.option(
+    "--out", type=PATH, help="Folder for the suite, one that holds no suite yet (default: runs/suite-<id>)."
+)
 @click.option(
     "--token",
     help="Token for the agent's side; - reads it from standard input. Prefer the environment variable that the "
@@ -90,12 +96,14 @@ def run_suite(
 
     Each run has a session of its own.
 
-    Exit codes: 0 every run passed, 1 the agent failed in one, 2 anything else. With a baseline or gates: 0 no
-    regression and no gate missed, 1 regressed or missed, 2 too few runs to say.
+    Exit codes: 0 every run passed, 1 the agent failed in one, 2 anything else. With --baseline, --against or the gate
+    pass_rate, single failed runs no longer decide: 0 no regression and no gate missed, 1 regressed or missed, 2 too
+    few runs to say. The gate p95_latency_ms alone adds to the runs' own verdicts.
     """
     beside = [] if out is None else [out.absolute().parent]
 
     async def run() -> int:
+        _check_saves_whole_suite(save_baseline, expression, last_failed)
         settings = load_logging_settings(config, verbose)
         from runner.scenarios.manifest import load_suite_or_manifest
 
@@ -142,6 +150,17 @@ def run_suite(
         )
 
     run_command(run, verbose=verbose)
+
+
+def _check_saves_whole_suite(save_baseline: Path | None, expression: str | None, last_failed: bool) -> None:
+    """Refuse to save a part of a suite as one of a baseline's sessions.
+
+    Raises:
+        UsageError: A part was asked for.
+    """
+    part = "-k" if expression is not None else "--last-failed" if last_failed else None
+    if save_baseline is not None and part is not None:
+        raise UsageError(f"--save-baseline and {part}: a baseline is of a whole suite; leave one of them out")
 
 
 def _chosen(suite: "Suite", expression: str | None, last_run_in: Sequence[Path]) -> "Suite | str":

@@ -105,9 +105,9 @@ def history(
 @click.argument("schedule", metavar="ID", type=click.IntRange(1))
 @record_options
 def run_schedule_now(schedule: int, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
-    """Launch a schedule now, also one that is paused, and print its result's id.
+    """Launch a schedule now, and print its result's id: real calls, which start at once.
 
-    Its calls are made by the workers of a server that is up.
+    Also if it is paused, or another firing is on. If no server is up, its runs wait until one is.
     """
 
     async def work(database: "Database") -> int:

@@ -38,7 +38,8 @@ KEY_VARIABLE = "SCENARIO_RUNNER_WORKER__KEY"
 @click.option(
     "--data-dir",
     type=PATH,
-    help="Where outcomes wait that are not reported yet (default: data).",
+    help="This worker's own folder: recordings and outcomes that the server does not have yet. Keep it across "
+    "restarts; one for each worker (default: the setting worker.data_dir, else ./data).",
 )
 @click.option(
     "--drain-limit",
@@ -67,7 +68,8 @@ def worker(
     """Make the calls of a server, until Ctrl-C. All it needs is the server's address and a key.
 
     Prints one line when it takes runs. Told to stop, it takes no more; calls that are on get their time to finish,
-    and what is left is released: another worker takes it. A second Ctrl-C releases everything at once.
+    and what is left is released: another worker takes it if its session can be started anew, or nothing was said in
+    the room; otherwise it ends inconclusive. A second Ctrl-C releases everything at once.
     """
 
     async def run() -> int:
