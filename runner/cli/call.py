@@ -13,7 +13,13 @@ from runner.errors import UsageError
 
 @click.command()
 @click.argument("room_url")
-@click.option("--scenario", "spec", required=True, metavar="FILE[:NAME]", help="What the caller does.")
+@click.option(
+    "--scenario",
+    "spec",
+    required=True,
+    metavar="FILE[:NAME]",
+    help="What the caller does; NAME where the file holds several.",
+)
 @click.option(
     "--token",
     help=f"Room token; - reads it from standard input. Prefer the environment variable {TOKEN_VARIABLE}.",

@@ -53,7 +53,10 @@ PATH = _NamedPath(path_type=Path)
 
 
 config_option = click.option(
-    "--config", type=PATH, help="Settings file (default: config/runner.toml, if it is there)."
+    "--config",
+    type=PATH,
+    help="Settings file (default: $SCENARIO_RUNNER_CONFIG, else config/runner.toml in the current folder, if it is "
+    "there).",
 )
 verbose_option = click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
 

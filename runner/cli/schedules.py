@@ -40,7 +40,7 @@ def schedules(context: click.Context) -> None:
 def list_schedules(
     as_json: bool = False, data_dir: Path | None = None, database_url: str | None = None, config: Path | None = None
 ) -> None:
-    """Print every schedule: id, when it is due next, what its last firing came to, expression, name.
+    """Print every schedule: id, when it is due next, the outcome of its last firing, expression, name.
 
     Times are those of each schedule's time zone.
     """
@@ -77,7 +77,7 @@ def history(
     database_url: str | None,
     config: Path | None,
 ) -> None:
-    """Print the firings of a schedule, the latest first: when it was due, what that came to and why, its result.
+    """Print the firings of a schedule, the latest first: when it was due, its outcome and why, its result.
 
     Times are those of the schedule's time zone; in JSON they are UTC.
     """

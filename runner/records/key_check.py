@@ -1,7 +1,8 @@
 """Whether a secret key is the record's: with another one nothing that is kept encrypted could be opened."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from sqlalchemy import delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -106,9 +107,11 @@ async def _unopened_runs(session: AsyncSession, vault: Vault) -> int:
         .where(RunRow.status.in_([status.value for status in OPEN_RUN]))
         .where(or_(RunRow.room_token.is_not(None), launched.is_not(None)))
     )
+    # A value within JSON can be null, which its type does not say.
+    rows = cast(Sequence[tuple[bytes | None, str | None]], (await session.execute(asked)).all())
     return sum(
-        not (_opens(vault, token) and _opens(vault, None if data is None else str(data).encode("ascii")))
-        for token, data in await session.execute(asked)
+        not (_opens(vault, token) and _opens(vault, None if data is None else data.encode("ascii")))
+        for token, data in rows
     )
 
 
