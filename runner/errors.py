@@ -25,6 +25,19 @@ class UsageError(RunnerError):
 class MissingExtra(RunnerError):
     """Something needs an optional package that is not installed."""
 
+    @classmethod
+    def named(cls, extra: str, missing: str, what: str = "this") -> "MissingExtra":
+        """Return the error that names an extra, in words that hold for pip, pipx and uv.
+
+        Args:
+            extra: The extra.
+            missing: What of it is not installed.
+            what: What needs it.
+        """
+        return cls(
+            f"{what} needs the extra {extra!r} ({missing} is not installed): install the runner again with it added"
+        )
+
 
 class RoomError(RunnerError):
     """A room could not be entered, or was lost.

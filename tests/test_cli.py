@@ -268,4 +268,6 @@ def test_a_command_that_serves_an_agent_names_the_extra_it_needs(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    assert "pip install 'pipecat-scenario-runner[agents]'" in refused(*arguments)
+    assert "'agents' (Pipecat's runner is not installed): install the runner again with it added" in refused(
+        *arguments
+    )

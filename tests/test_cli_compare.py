@@ -99,7 +99,7 @@ def test_without_the_libraries_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(__import__("sys").modules, "scipy.stats", None)
     result = invoke("compare", "good.json", "same.json")
     assert result.exit_code == 2
-    assert "pip install 'pipecat-scenario-runner[compare]'" in result.stderr
+    assert "'compare' (scipy.stats is not installed): install the runner again with it added" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,8 @@ def test_without_the_libraries_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
         (("--baseline", "good.json"), "good.json: has no scenario in common with suite.yaml"),
         (("--save-baseline", "suite.yaml"), "suite.yaml: not a baseline"),
         (("--save-baseline", "nowhere/base.json"), "there is no folder nowhere"),
+        (("--save-baseline", "base.json", "-k", "listen"), "--save-baseline and -k"),
+        (("--save-baseline", "base.json", "--last-failed"), "--save-baseline and --last-failed"),
         (("--against", "other"), "neither a suite file (.yaml, .yml) nor an address"),
         (("--against", "https://x.daily.co/room"), "a Daily room holds one call"),
         (("--against", "far.yaml"), "far.yaml: has no scenario in common with suite.yaml"),

@@ -119,7 +119,7 @@ def test_a_project_is_made_and_let_in_with_a_key_of_its_own() -> None:
 def test_another_secret_key_is_taken_where_that_is_asked_for(folder: Path) -> None:
     done("migrate")
     assert not (folder / "data" / "secret.key").exists()
-    assert "credentials were erased: 0" in done("migrate", "--new-secret-key")
+    assert "is its secret key; it opens all there is" in done("migrate", "--new-secret-key")
     assert (folder / "data" / "secret.key").exists()
 
 

@@ -106,7 +106,7 @@ def test_two_processes_survive_a_kill_and_release_what_is_left(folder: Path, roo
     port = free_port()
     options = ("--processes", "2", "--calls", "3", "--health-port", str(port))
     with record.listening() as record_url, running(folder, record_url, *options) as worker:
-        assert worker.said == f"worker w: 2 processes, 3 calls each, record {record_url}"
+        assert worker.said == f"worker w: 2 processes, 3 calls each, server {record_url}"
         until(lambda: sorted(workers(record)) == ["w-1", "w-2"])
         assert KEY not in " ".join(psutil.Process(worker.process.pid).cmdline())
         assert not [child for child in worker.children() if KEY in " ".join(child.cmdline())]
@@ -170,8 +170,9 @@ def refused(*arguments: str, stdin: str = "", key: str | None = None) -> str:
 def test_what_is_missing_or_wrong_is_one_line(folder: Path) -> None:
     (folder / "empty").touch()
     (folder / "binary").write_bytes(b"\xff\xfe")
-    assert "record's address is missing" in refused(key=KEY)
-    assert "a worker's key is missing" in refused("--record-url", URL)
+    assert "server's address is missing: --server-url" in refused(key=KEY)
+    for name in ("--server-url", "--record-url"):
+        assert "a worker's key is missing" in refused(name, URL)
     for url in (
         "localhost:8000",
         "ftp://host",
@@ -180,7 +181,7 @@ def test_what_is_missing_or_wrong_is_one_line(folder: Path) -> None:
         "http://host?a=1",
         "http://h:x",
     ):
-        assert "--record-url: must be like" in refused("--record-url", url, key=KEY)
+        assert "--server-url: must be like" in refused("--server-url", url, key=KEY)
     assert "--key: takes - alone" in refused("--record-url", URL, "--key", SECRET)
     assert "standard input holds no key" in refused("--record-url", URL, "--key", "-")
     assert "holds no key" in refused("--record-url", URL, "--key-file", "empty")
@@ -218,7 +219,7 @@ def test_a_refused_key_is_one_line_and_not_one_a_process(folder: Path) -> None:
     (folder / "key").write_text(f"psr_{SECRET}\n")
     with RecordDouble().listening() as record_url:
         line = ended(folder, "--processes", "2", "--record-url", record_url, "--key-file", "key")
-    assert line.startswith("error: the record refuses the worker's key (HTTP 401)")
+    assert line.startswith("error: the server refuses the worker's key (HTTP 401)")
 
 
 @pytest.mark.slow
@@ -237,7 +238,7 @@ def test_what_only_a_process_finds_out_is_one_line(folder: Path) -> None:
 
 def test_an_address_that_is_none_is_one_line(folder: Path) -> None:
     line = ended(folder, "--key", "-", "--record-url", "http://xn--zz9\u00e9", stdin=f"{SECRET}\n")
-    assert line.startswith("error: the record's address is none: ")
+    assert line.startswith("error: the server's address is none: ")
 
 
 def test_a_port_that_is_taken_is_said_before_anything_is_started(folder: Path) -> None:

@@ -30,7 +30,7 @@ from runner.calls.run_file import FILE_NAME, Run, judge_run, read_run, run_text
 from runner.calls.suite_file import SuiteResult, SuiteRun, read_suite, suite_text
 from runner.calls.suite_gates import gates_of, has_statistics, weigh_suite
 from runner.calls.timeline import StoredTimeline, read_stored
-from runner.errors import RunnerError, UsageError
+from runner.errors import MissingExtra, RunnerError, UsageError
 from runner.files import write_together
 
 MeasureCall = Callable[[Path, Sequence[TimelineEvent]], list[TimelineEvent]]
@@ -101,6 +101,7 @@ def evaluate_suite(
     Raises:
         UsageError: There is no suite in the folder, or one of its calls can't be judged again. Nothing is written
             then.
+        MissingExtra: It has gates or statistics, and no statistics library to make them again. Nothing is written.
         RunnerError: The files can't be written; those that were there still are.
     """
     files: dict[Path, str] = {}
@@ -120,13 +121,17 @@ def evaluate_suite(
         return run.model_copy(update={"earlier_attempts": earlier})
 
     before = read_suite(folder)
+    if (before.gates or before.statistics is not None) and not has_statistics():
+        raise MissingExtra.named(
+            "compare", "scipy", what=f"{folder}: has gates or statistics, and judging them again"
+        )
     result = before.model_copy(
         update={
             "runs": [again(run) for run in before.runs],
             "statistics": None,
             "gates": [],
             "comparison": None,
-            "warnings": [*before.warnings, *_not_weighed_again(before)],
+            "warnings": list(dict.fromkeys([*before.warnings, *_not_weighed_again(before)])),
         }
     )
     files[folder / suite_file.FILE_NAME] = suite_text(result)
@@ -139,12 +144,9 @@ def evaluate_suite(
 
 def _not_weighed_again(before: SuiteResult) -> list[str]:
     """Return what a suite that is judged again can't be held against any more."""
-    lost: list[str] = []
-    if before.comparison is not None:
-        lost.append("judged again since it was compared with a baseline: compare it again (scenario-runner compare)")
-    if before.gates and not has_statistics():
-        lost.append("judged again without its gates: they need the extra 'compare'")
-    return [warning for warning in lost if warning not in before.warnings]
+    if before.comparison is None:
+        return []
+    return ["judged again since it was compared with a baseline: compare it again (scenario-runner compare)"]
 
 
 def _judged_again(

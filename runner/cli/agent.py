@@ -18,7 +18,12 @@ AGENT_NAMES = ("restaurant", "metronome", "quickstart")
 @verbose_option
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def agent(name: str, host: str, port: int, verbose: int, options: Sequence[str]) -> None:
-    """Serve a reference agent over SmallWebRTC, until Ctrl-C.
+    r"""Serve a reference agent over SmallWebRTC, until Ctrl-C.
+
+    \b
+    restaurant  takes a booking; with --fault NAME it fails as real agents do
+    metronome   answers after a known delay, and logs it
+    quickstart  repeats what it heard
 
     OPTIONS go to the agent and to Pipecat's own runner as they are: `agent restaurant -- --help` lists them.
     """

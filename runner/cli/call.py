@@ -13,7 +13,13 @@ from runner.errors import UsageError
 
 @click.command()
 @click.argument("room_url")
-@click.option("--scenario", "spec", required=True, metavar="FILE[:NAME]", help="What the caller does.")
+@click.option(
+    "--scenario",
+    "spec",
+    required=True,
+    metavar="FILE[:NAME]",
+    help="What the caller does; NAME where the file holds several.",
+)
 @click.option(
     "--token",
     help=f"Room token; - reads it from standard input. Prefer the environment variable {TOKEN_VARIABLE}.",
@@ -22,7 +28,7 @@ from runner.errors import UsageError
 @click.option("--data", metavar="JSON", help="Object for the bot's runner arguments (SmallWebRTC only).")
 @click.option("--participant-name", metavar="NAME", help="The agent's user name in a Daily room.")
 @click.option("--listen", is_flag=True, help="Play the call on this machine's speakers.")
-@click.option("--out", type=PATH, help="Folder for the run (default: runs/<id>).")
+@click.option("--out", type=PATH, help="Folder for the run, one that does not exist yet (default: runs/<id>).")
 @click.option(
     "--html", type=PATH, metavar="FILE", help="The report's file (default: report.html in the run's folder)."
 )

@@ -20,9 +20,9 @@ _MOST_SHOWN = 100
 def check(files: Sequence[Path], config: Path | None, verbose: int) -> None:
     """Check scenario files, and print what each scenario would do.
 
-    example:NAME is an example that comes with the runner. Calls nobody.
+    Takes scenario files, not suites. example:NAME is an example that comes with the runner. Calls nobody.
 
-    Exit code 0 if every scenario can be played in a room, 2 if not.
+    Exit code 0 if every scenario can be played in a room, by voice, 2 if not.
     """
 
     async def run() -> int:

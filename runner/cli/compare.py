@@ -21,7 +21,8 @@ def compare(base: str, current: str, as_json: bool, html: Path | None, config: P
     """Tell whether an agent changed between two sets of runs.
 
     It also says by how much, and how sure that is. BASE and CURRENT are each a baseline file, the folder of a suite
-    or of a run, or result:ID.
+    or of a run, or result:ID: all runs of one launch on a server (SCENARIO_RUNNER_API_URL and SCENARIO_RUNNER_API_KEY
+    say which).
 
     Exit codes: 0 no regression, 1 regressed, 2 too few runs to say, or anything else.
     """

@@ -29,6 +29,8 @@ def doctor(
 
     Without --room: whether the speech models load, and whether a WebRTC call works on this machine. It says what is
     missing and how to install it.
+
+    Exit codes: 0 calls can be made, or with --room the agent's audio arrived; 2 not.
     """
 
     async def run() -> int:

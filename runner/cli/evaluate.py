@@ -21,10 +21,13 @@ from runner.cli.settings import load_logging_settings
 def evaluate(run_dir: Path, measure: bool | None, as_json: bool, config: Path | None, verbose: int) -> None:
     """Judge a finished call or suite again, by its stored facts.
 
-    RUN_DIR is the folder of a run, or that of a suite: then every run in it is judged again. Nobody is called.
-    run.json, suite.json and report.html are written anew.
+    RUN_DIR is the folder of a run, or that of a suite: then every run in it is judged again. Nobody is called. The
+    script that was played counts, not what scenario files and settings say by now.
 
-    Exit codes as for the call: 0 passed, 1 the agent failed, 2 anything else.
+    run.json, suite.json and report.html are overwritten, and with them the verdict of before. suite.json loses its
+    `comparison`; a suite with gates or statistics needs the extra `compare`.
+
+    Exit codes as for the call or the suite: 0 passed, 1 the agent failed, 2 anything else.
     """
 
     async def run() -> int:

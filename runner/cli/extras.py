@@ -1,4 +1,4 @@
-"""Optional packages that a command needs: a missing one is named, with how to install it."""
+"""Optional packages that a command needs: a missing one is named, with the extra that brings it."""
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -42,13 +42,10 @@ def _needing(extra: str) -> Generator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("runner"):
             raise
-        raise MissingExtra(
-            f"this needs the extra {extra!r} ({error.name} is not installed): "
-            f"pip install 'pipecat-scenario-runner[{extra}]'"
-        ) from error
+        raise MissingExtra.named(extra, str(error.name)) from error
 
 
 def need_agents_extra() -> None:
     """End with one line where Pipecat's own runner, which serves the reference agents, is not installed."""
     if find_spec("fastapi") is None or find_spec("pipecat_ai_prebuilt") is None:
-        fail("this needs the extra 'agents' (Pipecat's runner): pip install 'pipecat-scenario-runner[agents]'")
+        fail(str(MissingExtra.named("agents", "Pipecat's runner")))

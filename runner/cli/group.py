@@ -47,5 +47,6 @@ class _Commands(click.Group):
 def main() -> None:
     """Call voice agents as a user would, and tell whether they still work.
 
-    Exit codes: 0 passed, 1 the agent failed, 2 anything else.
+    Exit codes of call, demo, run, evaluate and replay: 0 passed, 1 the agent failed, 2 anything else. The other
+    commands: 0 done, 2 not; compare, doctor, status and `webhooks test` say what 0 is of theirs.
     """

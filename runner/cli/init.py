@@ -12,8 +12,11 @@ from runner.cli.running import fail
 def init(folder: Path) -> None:
     """Write a scenario, a suite and a CI job into the project in FOLDER (default: the current folder).
 
-    They are fitted to the bot that is found there. Nothing of the project is run, and no file that
-    exists is changed.
+    tests/voice/hello.yaml, tests/voice/suite.yaml, and .github/workflows/voice.yml or .gitlab/voice.yml, fitted to
+    the bot that is found there. Nothing of the project is run, and no file that exists is changed.
+
+    In the CI job fill in where the runner is installed from. It calls your bot on every push, GitHub's every night
+    too, which can cost money.
     """
     from runner.files import write_atomically
     from runner.scenarios.first_files import GITLAB, SUITE, first_files, look_at

@@ -76,7 +76,11 @@ def list_(data_dir: Path | None, database_url: str | None, config: Path | None) 
 @click.argument("key", metavar="ID|PREFIX")
 @record_options
 def revoke(key: str, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
-    """Revoke a key. A busy worker notices within two seconds."""
+    """Revoke a key, for good.
+
+    PREFIX is its beginning, as `keys list` shows it. A worker with a revoked key takes no more runs, and hangs up its
+    calls when its lease is over (the setting server.lease_s, 20 s).
+    """
 
     async def work(database: "Database") -> int:
         from runner.records.keys import PREFIX_LENGTH, revoke_key

@@ -53,7 +53,10 @@ PATH = _NamedPath(path_type=Path)
 
 
 config_option = click.option(
-    "--config", type=PATH, help="Settings file (default: config/runner.toml, if it is there)."
+    "--config",
+    type=PATH,
+    help="Settings file (default: $SCENARIO_RUNNER_CONFIG, else config/runner.toml in the current folder, if it is "
+    "there).",
 )
 verbose_option = click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
 
@@ -74,7 +77,10 @@ def record_options(command: _Command) -> _Command:
             "variable SCENARIO_RUNNER_SERVER__DATABASE_URL.",
         ),
         click.option(
-            "--data-dir", type=PATH, help="The server's folder: database, recordings, secret key (default: data)."
+            "--data-dir",
+            type=PATH,
+            help="The server's folder: database, recordings, secret key. Give the one that the server was started "
+            "with (default: the setting server.data_dir, else ./data).",
         ),
     ):
         command = option(command)

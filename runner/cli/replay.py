@@ -19,7 +19,10 @@ from runner.cli.settings import log_to_stderr
     help="How many times as fast as the call; 0 shows all of it at once.",
 )
 def replay(run_dir: Path, speed: float) -> None:
-    """Replay a finished call: show again what the terminal showed."""
+    """Replay a finished call: show again what the terminal showed.
+
+    Exit codes as for the call: 0 passed, 1 the agent failed, 2 anything else.
+    """
 
     async def run() -> int:
         log_to_stderr("WARNING")

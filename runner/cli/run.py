@@ -10,6 +10,7 @@ import click
 from runner.cli.options import PATH, TOKEN_VARIABLE, Concurrency, common_options, read_token
 from runner.cli.running import run_command
 from runner.cli.settings import load_logging_settings
+from runner.cli.sources import API_KEY_VARIABLE, API_URL_VARIABLE
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,33 +22,45 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @click.argument("suite_file", metavar="SUITE.yaml", type=PATH)
-@click.option("--repeat", type=click.IntRange(1, 1_000), help="Runs of every scenario; overrides the file.")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1, 1_000),
+    help="Runs of every scenario (default: the file's, else 1); overrides an entry's own too.",
+)
 @click.option(
     "--concurrency",
     type=Concurrency(),
     metavar="N|auto",
-    help="Runs at a time; overrides the file. auto: as many as this machine can carry.",
+    help="Runs at a time (default: the file's, else 1). auto: as many as this machine can carry.",
 )
 @click.option(
     "--retry-inconclusive",
     type=click.IntRange(0, 5),
-    help="Retries of a run that the runner or the network spoilt; overrides the file.",
+    help="Retries of a run that the runner or the network spoilt (default: the file's, else 1).",
 )
 @click.option(
     "-k", "expression", metavar="EXPR", help="Run the scenarios that match: words of names or tags, and/or/not."
 )
-@click.option("--last-failed", is_flag=True, help="Run what did not pass the last time.")
+@click.option("--last-failed", is_flag=True, help="Run what did not pass the last time; exit code 0 if all did.")
 @click.option("--fail-fast", is_flag=True, help="Start no more runs once the agent failed in one.")
 @click.option(
-    "--baseline", metavar="SOURCE", help="Compare with a baseline file, a suite's folder, or result:ID of a server."
+    "--baseline",
+    metavar="SOURCE",
+    help="Compare with a baseline file, a suite's folder, or result:ID: all runs of one launch on a server "
+    f"({API_URL_VARIABLE} and {API_KEY_VARIABLE} say which).",
 )
 @click.option(
-    "--save-baseline", type=PATH, metavar="FILE", help="Write the runs to a baseline file, or add them to one."
+    "--save-baseline",
+    type=PATH,
+    metavar="FILE",
+    help="Add the runs to a baseline file as one session; it keeps the newest 20. Runs that failed are saved too, "
+    "unless the suite regressed.",
 )
 @click.option(
     "--against",
     metavar="SUITE|URL",
-    help="Compare with another agent, run in turns: another suite file, or the address of its Pipecat runner.",
+    help="Compare with another agent, run in turns with as many calls: another suite file, or the address of its "
+    "Pipecat runner.",
 )
 @click.option("--junit", type=PATH, metavar="FILE", help="Write JUnit XML, after every run.")
 @click.option(
@@ -57,7 +70,9 @@ if TYPE_CHECKING:
     "--html", type=PATH, metavar="FILE", help="The suite's report (default: report.html in the suite's folder)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print suite.json alone on standard output.")
-@click.option("--out", type=PATH, help="Folder for the suite (default: runs/suite-<id>).")
+@click.option(
+    "--out", type=PATH, help="Folder for the suite, one that holds no suite yet (default: runs/suite-<id>)."
+)
 @click.option(
     "--token",
     help="Token for the agent's side; - reads it from standard input. Prefer the environment variable that the "
@@ -88,14 +103,16 @@ def run_suite(
 ) -> None:
     """Run every scenario of a suite, or of a manifest of Pipecat Evals.
 
-    Each run has a session of its own.
+    Each run has a session of its own, except in a Daily room that is named by `url`, and in `rooms`.
 
-    Exit codes: 0 every run passed, 1 the agent failed in one, 2 anything else. With a baseline or gates: 0 no
-    regression and no gate missed, 1 regressed or missed, 2 too few runs to say.
+    Exit codes: 0 every run passed, 1 the agent failed in one, 2 anything else. With --baseline, --against or the gate
+    pass_rate, single failed runs no longer decide: 0 no regression and no gate missed, 1 regressed or missed, 2 too
+    few runs to say. The gate p95_latency_ms alone adds to the runs' own verdicts.
     """
     beside = [] if out is None else [out.absolute().parent]
 
     async def run() -> int:
+        _check_saves_whole_suite(save_baseline, expression, last_failed)
         settings = load_logging_settings(config, verbose)
         from runner.scenarios.manifest import load_suite_or_manifest
 
@@ -142,6 +159,17 @@ def run_suite(
         )
 
     run_command(run, verbose=verbose)
+
+
+def _check_saves_whole_suite(save_baseline: Path | None, expression: str | None, last_failed: bool) -> None:
+    """Refuse to save a part of a suite as one of a baseline's sessions.
+
+    Raises:
+        UsageError: A part was asked for.
+    """
+    part = "-k" if expression is not None else "--last-failed" if last_failed else None
+    if save_baseline is not None and part is not None:
+        raise UsageError(f"--save-baseline and {part}: a baseline is of a whole suite; leave one of them out")
 
 
 def _chosen(suite: "Suite", expression: str | None, last_run_in: Sequence[Path]) -> "Suite | str":

@@ -40,7 +40,7 @@ def schedules(context: click.Context) -> None:
 def list_schedules(
     as_json: bool = False, data_dir: Path | None = None, database_url: str | None = None, config: Path | None = None
 ) -> None:
-    """Print every schedule: id, when it is due next, what its last firing came to, expression, name.
+    """Print every schedule: id, when it is due next, the outcome of its last firing, expression, name.
 
     Times are those of each schedule's time zone.
     """
@@ -77,7 +77,7 @@ def history(
     database_url: str | None,
     config: Path | None,
 ) -> None:
-    """Print the firings of a schedule, the latest first: when it was due, what that came to and why, its result.
+    """Print the firings of a schedule, the latest first: when it was due, its outcome and why, its result.
 
     Times are those of the schedule's time zone; in JSON they are UTC.
     """
@@ -105,9 +105,9 @@ def history(
 @click.argument("schedule", metavar="ID", type=click.IntRange(1))
 @record_options
 def run_schedule_now(schedule: int, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
-    """Launch a schedule now, also one that is paused, and print its result's id.
+    """Launch a schedule now, and print its result's id: real calls, which start at once.
 
-    Its calls are made by the workers of a server that is up.
+    Also if it is paused, or another firing is on. If no server is up, its runs wait until one is.
     """
 
     async def work(database: "Database") -> int:

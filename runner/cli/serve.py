@@ -32,8 +32,11 @@ def serve(
 ) -> None:
     """Serve the API and the page, and make the calls, until Ctrl-C.
 
-    Prints its address, and on the first start a key. Calls that are on when it is told to stop get a moment to
-    finish; a second Ctrl-C cancels them.
+    Prints its address, and on the first start a key. Brings the database up to date first: there is no way back to an
+    older version.
+
+    Told to stop, it lets calls of its own that are on last for the setting worker.drain_limit_s, 20 s at most, and
+    then releases them; a second Ctrl-C releases them at once. A `worker` elsewhere goes on.
     """
 
     def announce(announcement: "Announcement") -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 API_URL_VARIABLE = "SCENARIO_RUNNER_API_URL"
 API_KEY_VARIABLE = "SCENARIO_RUNNER_API_KEY"
 
-SOURCES = "a baseline file, the folder of a suite or of a run, or result:ID for a result of the record"
+SOURCES = "a baseline file, the folder of a suite or of a run, or result:ID for all runs of one launch on a server"
 
 _RESULT = re.compile(r"result:([0-9]{1,18})")
 _API = "/test_framework/v1"

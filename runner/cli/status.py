@@ -27,7 +27,7 @@ def status(as_json: bool, data_dir: Path | None, database_url: str | None, confi
 
     Reads the server's database, and needs neither the API nor a key.
 
-    Exit codes: 0 everything goes on by itself, 2 runs are stuck.
+    Exit codes: 0 no run is stuck; 2 some are, or the database can't be read. A stuck run will not go on without you.
     """
 
     async def work(database: "Database") -> int:

@@ -51,7 +51,10 @@ def list_(
 @click.argument("delivery", metavar="ID", type=click.IntRange(1))
 @record_options
 def replay(delivery: int, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
-    """Let a webhook be sent again, with the same webhook-id. A running server sends it."""
+    """Let a webhook be sent again, with the same webhook-id. A running server sends it.
+
+    ID is the number that `webhooks list` shows first.
+    """
 
     async def work(database: "Database") -> int:
         from runner.records import deliveries

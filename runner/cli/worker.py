@@ -28,17 +28,26 @@ KEY_VARIABLE = "SCENARIO_RUNNER_WORKER__KEY"
 
 @click.command()
 @click.option("--processes", type=click.IntRange(1, 256), help="How many processes make calls (default: 1).")
-@click.option("--calls", type=click.IntRange(1, 64), help="How many calls each makes at once (default: 4).")
-@click.option("--record-url", metavar="URL", help="Where the server's API is reached.")
+@click.option("--calls", type=click.IntRange(1, 64), help="How many calls each process makes at once (default: 4).")
 @click.option(
-    "--key", metavar="-", help=f"- reads a worker's key from standard input (or the variable {KEY_VARIABLE})."
+    "--server-url",
+    "--record-url",
+    "record_url",
+    metavar="URL",
+    help="Where the server's API is reached (the setting worker.record_url).",
+)
+@click.option(
+    "--key",
+    metavar="-",
+    help=f"`--key -` reads a worker's key from standard input; prefer the variable {KEY_VARIABLE}, or --key-file.",
 )
 @click.option("--key-file", type=PATH, help="A file that holds the key.")
 @click.option("--name", help="What it is called in logs and lists (default: the machine's name).")
 @click.option(
     "--data-dir",
     type=PATH,
-    help="Where outcomes wait that are not reported yet (default: data).",
+    help="This worker's own folder: recordings and outcomes that the server does not have yet. Keep it across "
+    "restarts; one for each worker (default: the setting worker.data_dir, else ./data).",
 )
 @click.option(
     "--drain-limit",
@@ -67,7 +76,8 @@ def worker(
     """Make the calls of a server, until Ctrl-C. All it needs is the server's address and a key.
 
     Prints one line when it takes runs. Told to stop, it takes no more; calls that are on get their time to finish,
-    and what is left is released: another worker takes it. A second Ctrl-C releases everything at once.
+    and what is left is released: another worker takes it if its session can be started anew, or nothing was said in
+    the room; otherwise it ends inconclusive. A second Ctrl-C releases everything at once.
     """
 
     async def run() -> int:
@@ -110,7 +120,7 @@ async def _supervise(settings: "Settings", config: Path | None) -> None:
     def ready() -> None:
         several = "process" if worker.processes == 1 else "processes"
         click.echo(
-            f"worker {name}: {worker.processes} {several}, {worker.calls} calls each, record {worker.record_url}"
+            f"worker {name}: {worker.processes} {several}, {worker.calls} calls each, server {worker.record_url}"
         )
         sys.stdout.flush()
 
@@ -178,7 +188,7 @@ def _check(worker: "WorkerSettings") -> None:
         UsageError: Something is missing or wrong.
     """
     if worker.record_url is None:
-        raise UsageError("the record's address is missing: --record-url, or the setting worker.record_url")
+        raise UsageError("the server's address is missing: --server-url, or the setting worker.record_url")
     try:
         parts = urlsplit(worker.record_url)
         good = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
@@ -187,7 +197,7 @@ def _check(worker: "WorkerSettings") -> None:
     except ValueError:
         good = False
     if not good:
-        raise UsageError("--record-url: must be like https://voice-tests.example.com, without user, ? and #")
+        raise UsageError("--server-url: must be like https://voice-tests.example.com, without user, ? and #")
     if worker.key is None or not worker.key.get_secret_value().strip():
         raise UsageError(
             f"a worker's key is missing: the variable {KEY_VARIABLE}, --key-file or --key -; "

@@ -397,7 +397,7 @@ class Database:
         """
         hint = "run `scenario-runner migrate` first"
         if self._is_sqlite and not await self._file.is_file():
-            raise UsageError(f"{self.name}: is not there; {hint}")
+            raise UsageError(f"{self.name}: is not there; give the server's --data-dir, or {hint}")
         try:
             async with self.reading() as session:
                 found = await session.run_sync(lambda session: present(session.connection()))

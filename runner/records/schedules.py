@@ -59,6 +59,14 @@ def seal_rooms(vault: Vault, rooms: Sequence[FixedRoom]) -> bytes | None:
     return vault.seal(json.dumps([_plain(room) for room in rooms]))
 
 
+def seal_erased_rooms(vault: Vault) -> bytes:
+    """Return what a schedule has in place of rooms that no key opens any more: :func:`launch_of` refuses it.
+
+    It is not None, with which a session would be started for each run.
+    """
+    return vault.seal("[]")
+
+
 def open_rooms(vault: Vault, sealed: bytes | None) -> list[FixedRoom]:
     """Return what :func:`seal_rooms` made.
 
@@ -86,12 +94,14 @@ async def launch_of(
         digest: By which the launch is known again for a short while.
 
     Raises:
-        LaunchRefused: No scenario has its tags.
+        LaunchRefused: No scenario has its tags, or its rooms were erased.
         UsageError: Its rooms were encrypted with another key.
     """
     data = job.data
     rooms = open_rooms(vault, job.rooms)
     tags: list[str] = data.get("tags") or []
+    if job.rooms is not None and not rooms:
+        raise LaunchRefused({"rooms": ["They were erased when the secret key was lost; give them again."]})
     if rooms:
         entries = [
             LaunchEntry(

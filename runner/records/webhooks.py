@@ -144,6 +144,12 @@ def write_webhooks(row: Project | Agent, vault: Vault, given: Mapping[str, Any])
     row.webhook_secrets = vault.seal(json.dumps(kept)) if kept else None
 
 
+def erase_webhooks(row: Project | Agent) -> None:
+    """Forget where the webhooks of a row go, and their secret. Which events are told stays."""
+    row.webhooks = {name: told for name, told in (row.webhooks or {}).items() if name in TOGGLES}
+    row.webhook_secrets = None
+
+
 def is_slack(url: str) -> bool:
     """Return whether an address is an incoming webhook of Slack's own."""
     return (urlsplit(url).hostname or "") in SLACK_HOSTS

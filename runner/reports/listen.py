@@ -30,7 +30,7 @@ class Speakers:
         try:
             sounddevice: Any = importlib.import_module("sounddevice")
         except ImportError as error:
-            raise MissingExtra('--listen needs: pip install "pipecat-scenario-runner[listen]"') from error
+            raise MissingExtra.named("listen", str(error.name), what="--listen") from error
         except OSError as error:
             raise MissingExtra("--listen needs PortAudio: apt install libportaudio2") from error
         self._max_bytes = rate_hz * 2 * BUFFER_S

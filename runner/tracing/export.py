@@ -80,7 +80,7 @@ def _exporter() -> "Exporter | None":
     try:
         return Exporter()
     except ImportError:
-        logger.warning('traces are not exported: install "pipecat-scenario-runner[otel]"')
+        logger.warning("traces are not exported: install the runner again with the extra 'otel' added")
     return None
 
 

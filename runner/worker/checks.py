@@ -23,12 +23,12 @@ async def check_record(record: RecordClient) -> None:
     except RecordError as error:
         if error.status in REFUSED:
             raise UsageError(
-                f"the record refuses the worker's key (HTTP {error.status}); "
+                f"the server refuses the worker's key (HTTP {error.status}); "
                 "`scenario-runner keys create --kind worker` makes one"
             ) from None
         if not error.transient:
             # It could neither be given runs nor report any.
-            hint = "; is it the record's address?" if error.status not in (None, 426) else ""
+            hint = "; is it the server's address?" if error.status not in (None, 426) else ""
             raise UsageError(f"{error}{hint}") from None
         logger.warning("{}; runs wait for that", error)
 

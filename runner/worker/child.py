@@ -56,7 +56,7 @@ async def _run(name: str, settings: Settings, supervisor: _Supervisor) -> None:
     try:
         client = httpx.AsyncClient(base_url=worker.record_url)
     except httpx.InvalidURL as error:
-        raise UsageError(f"the record's address is none: {error}") from None
+        raise UsageError(f"the server's address is none: {error}") from None
     async with client as http:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             await check_record(RecordClient(http, worker.key))

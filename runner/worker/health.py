@@ -23,7 +23,7 @@ _PREFIX = "scenario_runner_worker_process_"
 _GAUGES: tuple[tuple[str, str, Callable[[WorkerStatus], float]], ...] = (
     ("calls_live", "Runs that are worked on.", lambda status: status.live),
     ("calls_limit", "How many calls are made at once.", lambda status: status.calls),
-    ("reports_waiting", "Outcomes on disk that the record has not taken.", lambda status: status.kept),
+    ("reports_waiting", "Outcomes on disk that the server has not taken.", lambda status: status.kept),
     (
         "loop_lag_seconds",
         "The longest the event loop was late within the last seconds.",

@@ -185,7 +185,7 @@ class Link:
         if problem is not None:
             logger.bind(worker=self._info.name).warning("worker {}: {}", self._info.name, problem)
         elif not was_answered:
-            logger.bind(worker=self._info.name).info("worker {}: the record answers again", self._info.name)
+            logger.bind(worker=self._info.name).info("worker {}: the server answers again", self._info.name)
         if was_answered != self.is_answered:
             self._changed()
 
@@ -218,7 +218,7 @@ class Link:
 
     def _lose(self) -> None:
         silent_s = self._clock() - self._answered_s
-        self._give_up(f"the record did not answer the worker for {silent_s:.0f} s")
+        self._give_up(f"the server did not answer the worker for {silent_s:.0f} s")
 
     def _give_up(self, reason: str) -> None:
         self._worker.lose(reason)

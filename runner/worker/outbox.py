@@ -197,7 +197,7 @@ class Outbox:
             receipt = await retried(lambda: self._record.report(report))
         except RecordError as error:
             logger.error("run {}: its outcome was refused: {}", run_id, error)
-            detail = f"the record refused the outcome: {error}"
+            detail = f"the server refused the outcome: {error}"
             problem = Problem(cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=detail)
             instead = Report(
                 run_id=run_id, attempt=report.attempt, executor=report.executor, problem=problem, owed=owed

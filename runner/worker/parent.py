@@ -72,7 +72,7 @@ async def _supervisor(
     try:
         client = httpx.AsyncClient(base_url=worker.record_url or "")
     except httpx.InvalidURL as error:
-        raise UsageError(f"the record's address is none: {error}") from None
+        raise UsageError(f"the server's address is none: {error}") from None
     async with client as http:
         record = RecordClient(http, worker.key or SecretStr(""))
 
@@ -83,7 +83,7 @@ async def _supervisor(
                 try:
                     await retried(lambda: record.gone(Gone(executor=executor, kept=kept)))
                 except RecordError as error:
-                    logger.warning("the record was not told that worker {} is dead: {}", executor, error)
+                    logger.warning("the server was not told that worker {} is dead: {}", executor, error)
 
         yield Supervisor(
             [f"{name}-{number}" for number in range(1, worker.processes + 1)],

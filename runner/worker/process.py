@@ -38,7 +38,7 @@ from runner.worker.worker import Counts, Worker
 LOOK_INTERVAL_S = 1.0
 """How often it is looked whether outcomes can be kept."""
 
-UNANSWERED = "the record does not answer"
+UNANSWERED = "the server does not answer"
 
 _ROOM_MODULES = {RoomKind.DAILY: "daily", RoomKind.SMALLWEBRTC: "aiortc"}
 

@@ -85,7 +85,7 @@ class RecordClient:
         waits_s = hold_s(lease_s, has_runs=bool(poll.runs)) if poll.waits else 0.0
         answer = await self._tell("/poll", poll, timeout=QUICK_TIMEOUT_S + waits_s, also={410})
         if answer.status_code == 410:
-            raise GivenUp("the record gave this worker up for lost")
+            raise GivenUp("the server gave this worker up for lost")
         return _read(Answer, answer)
 
     async def gone(self, gone: Gone) -> None:
@@ -152,7 +152,7 @@ class RecordClient:
         while not there.is_whole:
             length = min(PART_BYTES, size - there.size)
             if length < 0:
-                raise RecordError(f"the record has more of {name} than there is", transient=False)
+                raise RecordError(f"the server has more of {name} than there is", transient=False)
             # 409: an earlier part that was given up has come after all. Whether it is that, asking again tells.
             answer = await self._send(
                 "PUT",
@@ -197,13 +197,13 @@ class RecordClient:
         if answer.is_success or answer.status_code in also:
             return answer
         raise RecordError(
-            f"the record answered {path} with HTTP {answer.status_code}{_detail(answer)}",
+            f"the server answered {path} with HTTP {answer.status_code}{_detail(answer)}",
             transient=answer.status_code >= 500 or answer.status_code in later,
             status=answer.status_code,
         )
 
     def _no_answer(self, how: str) -> RecordError:
-        return RecordError(f"{self._http.base_url}: the record does not answer {how}", transient=True)
+        return RecordError(f"{self._http.base_url}: the server does not answer {how}", transient=True)
 
 
 async def _part(path: Path, offset: int, length: int) -> AsyncGenerator[bytes]:
@@ -231,7 +231,7 @@ def _read(model: type[AnyMessage], answer: httpx.Response) -> AnyMessage:
         problem = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise RecordError(
-            f"the record's answer can't be read: {where}: {problem['msg']}; is it of another version?",
+            f"the server's answer can't be read: {where}: {problem['msg']}; is it of another version?",
             transient=False,
             status=answer.status_code,
         ) from None

@@ -20,7 +20,7 @@ def after(option: str, words: list[str]) -> str:
 
 # The page on schedules goes on where the one on the server ends.
 @pytest.mark.parametrize(
-    ("pages", "count"), [(("docs/server.md", "docs/schedules.md"), 6), (("docs/webhooks.md",), 3)]
+    ("pages", "count"), [(("docs/server.md", "docs/schedules.md"), 7), (("docs/webhooks.md",), 3)]
 )
 async def test_requests_that_are_shown_are_taken(
     client: httpx.AsyncClient, pages: tuple[str, ...], count: int

@@ -1,5 +1,6 @@
 """What a finished suite is held against, and what that does to its exit code."""
 
+import sys
 from pathlib import Path
 
 import anyio
@@ -11,6 +12,7 @@ from runner.calls.suite_file import SuiteResult, read_suite, write_suite
 from runner.calls.suite_gates import weigh_suite
 from runner.comparison.facts import RunSet
 from runner.comparison.gates import Gates
+from runner.errors import MissingExtra
 from tests.calls.stubs import StubCalls, fails, passes, runner
 
 pytestmark = pytest.mark.anyio
@@ -87,3 +89,15 @@ async def test_judging_a_suite_again_judges_its_gates_again(tmp_path: Path) -> N
     assert again.comparison is None and "compare it again" in again.warnings[-1]
     assert read_suite(tmp_path / "out") == again
     assert evaluate_suite(tmp_path / "out") == again
+
+
+async def test_gates_that_can_t_be_judged_again_are_not_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighed = weigh_suite(tmp_path / "out", await made(tmp_path, repeat=1), Gates(pass_rate=0.95))
+    write_suite(tmp_path / "out", weighed)
+    before = (tmp_path / "out" / "suite.json").read_bytes()
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(MissingExtra, match="'compare'"):
+        evaluate_suite(tmp_path / "out")
+    assert (tmp_path / "out" / "suite.json").read_bytes() == before

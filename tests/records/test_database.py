@@ -277,7 +277,7 @@ async def test_a_record_that_can_not_be_used_says_why_and_what_to_do(
         await database.check_current()
     (tmp_path / "text").write_text("no database " * 1_000)
     for url, said in (
-        (f"sqlite:///{tmp_path}/none.sqlite", "is not there; run"),
+        (f"sqlite:///{tmp_path}/none.sqlite", "is not there; give the server.s --data-dir, or run"),
         (f"sqlite:///{tmp_path}/text", "can't be opened .*not a database"),
         (postgres_server.url("none"), "can't be opened .*does not exist"),
         (f"postgresql://me:{PASSWORD}@127.0.0.1:1/none", "can't be opened .*refused"),

@@ -23,7 +23,7 @@ async def test_a_key_that_is_refused(record: RecordDouble) -> None:
 @pytest.mark.parametrize("status", [301, 404, 405])
 async def test_a_server_that_is_no_record(record: RecordDouble, status: int) -> None:
     record.refusals["hello"] = [status]
-    with pytest.raises(UsageError, match=rf"HTTP {status}; is it the record's address\?"):
+    with pytest.raises(UsageError, match=rf"HTTP {status}; is it the server's address\?"):
         await check_record(record.client())
 
 

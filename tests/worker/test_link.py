@@ -252,7 +252,7 @@ async def test_an_unanswered_lease_ends_here_before_it_ends_there() -> None:
         # From when it was sent: that is before the record took it in.
         assert made.lost_s - last.at_s == pytest.approx(LEASE_S)
         assert made.lost_s < last.at_s + LEASE_S + leaving_s(LEASE_S)
-        assert made.hands.lost[0][1] == "the record did not answer the worker for 20 s"
+        assert made.hands.lost[0][1] == "the server did not answer the worker for 20 s"
         # Nothing more is told: whatever would be given to it now, nobody has.
         assert record.between(made.lost_s + 0.001, 1_000) == []
 
@@ -304,7 +304,7 @@ async def test_one_that_was_frozen_gives_up_before_anything_else() -> None:
         made.frozen_s = LEASE_S + 1
         record.wake()
         await anyio.sleep(0.1)
-    assert [why for _, why in made.hands.lost] == ["the record did not answer the worker for 23 s"]
+    assert [why for _, why in made.hands.lost] == ["the server did not answer the worker for 23 s"]
     assert made.hands.taken == [] and len(made.hands.orders) == before
 
 
@@ -349,7 +349,7 @@ async def test_one_that_was_given_up_says_so_and_tells_nothing_more() -> None:
         record.wake()
         made.link.news()
         await anyio.sleep(60)
-    assert made.hands.lost[0][1] == "the record gave this worker up for lost" and made.lost_s < 5.1
+    assert made.hands.lost[0][1] == "the server gave this worker up for lost" and made.lost_s < 5.1
     assert record.between(made.lost_s + 0.001, 1_000) == []
 
 

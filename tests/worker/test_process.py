@@ -171,7 +171,7 @@ async def test_while_the_server_is_silent_it_says_so_and_calls_go_on(
         await until(lambda: record.moves)
         record.is_down = True
         await until(lambda: started.state == "paused")
-        assert started.process.status.why == "the record does not answer" and started.process.status.live == 1
+        assert started.process.status.why == "the server does not answer" and started.process.status.live == 1
         await anyio.sleep(0.2)
         record.is_down = False
         await until(lambda: started.state == "taking")
@@ -179,7 +179,7 @@ async def test_while_the_server_is_silent_it_says_so_and_calls_go_on(
         await until(lambda: record.outcomes)
     # Each once, however often it is tried.
     assert len([line for line in warnings if "does not answer (ConnectError)" in line]) == 1
-    assert warnings.count("worker w-1: paused: the record does not answer") == 1
+    assert warnings.count("worker w-1: paused: the server does not answer") == 1
     assert record.outcomes[0]["run"]["ended_reason"] == "cancelled"
 
 
@@ -196,7 +196,7 @@ async def test_without_an_answer_or_a_right_key_it_is_no_worker(
         record.refusals.clear()
         await until(lambda: started.state == "taking")
     away, refused = warnings
-    assert "the record does not answer" in away and "HTTP 401" in refused
+    assert "the server does not answer" in away and "HTTP 401" in refused
 
 
 async def test_it_can_be_stopped_while_it_waits(record: RecordDouble, start: Callable[..., Any]) -> None:
@@ -297,7 +297,7 @@ async def test_one_unanswered_for_a_lease_hangs_up_and_becomes_another(
         record.is_unanswered = False
         await until(lambda: record.outcomes)
     detail = record.released[0]["release"]["detail"]
-    assert detail.startswith("worker lost: the record did not answer the worker for ")
+    assert detail.startswith("worker lost: the server did not answer the worker for ")
     assert record.outcomes[0]["attempt"] == 2 and record.outcomes[0]["executor"] != first
     assert any(line.startswith("worker w-1: lost") for line in warnings) and left(tmp_path) == []
 

@@ -272,7 +272,7 @@ async def test_a_call_over_when_broken_off_is_reported_as_it_was(
         await until(lambda: any(is_evaluating for is_evaluating, _, _ in record.moves))
         if is_given_up:
             # The record may have been away, and nobody else has it.
-            worker.give_up("worker lost: the record did not answer the worker for 20 s")
+            worker.give_up("worker lost: the server did not answer the worker for 20 s")
         await worker.finish(0)
         await until(lambda: record.outcomes)
     assert record.released == []

@@ -6,8 +6,8 @@ class MissingSpeechPackage(ImportError):
 
     def __init__(self, package: str) -> None:
         super().__init__(
-            f"Offline speech needs the package {package!r}, which is not installed. "
-            'Install it with: pip install "pipecat-scenario-runner[offline]"',
+            f"offline speech needs the extra 'offline' ({package} is not installed): "
+            "install the runner again with it added",
             name=package,
         )
 
