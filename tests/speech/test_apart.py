@@ -81,7 +81,7 @@ async def test_event_loops_share_it() -> None:
 async def test_what_fails_there_is_raised_here() -> None:
     with pytest.raises(ValueError, match=r"^no such voice$"):
         await apart.run(fail, "value")
-    with pytest.raises(MissingSpeechPackage, match="needs the package 'hibari-tts', which") as missing:
+    with pytest.raises(MissingSpeechPackage, match=r"needs the extra 'offline' \(hibari-tts is") as missing:
         await apart.run(fail, "package")
     assert str(missing.value) == str(MissingSpeechPackage("hibari-tts"))
     with pytest.raises(SpeechError, match="Odd: odd"):
