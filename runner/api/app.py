@@ -82,7 +82,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(RateLimit, keys=Keys(services.database), per_minute=server.requests_per_minute)
     app.add_middleware(cast(Any, ProxyHeadersMiddleware), trusted_hosts=server.trusted_proxies)
     app.add_middleware(RequestLog, metrics=app.state.metrics)
-    app.openapi = _description  # type: ignore[method-assign]
+    app.openapi = _description
     return app
 
 

@@ -87,8 +87,9 @@ _AGENT_FAILED = frozenset(
 _NOBODY_THERE = frozenset({EndedReason.ROOM_UNREACHABLE, EndedReason.ICE_FAILED})
 """Endings without a call that the agent's own end explains, where the runner started it."""
 
-_NOT_BY_ITSELF = frozenset({0, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT})
-"""Exit codes of a process that was ended, or may have been, by somebody else."""
+_KILLED = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_NOT_BY_ITSELF = frozenset({0, *(-number for number in _KILLED), *(128 + number for number in _KILLED)})
+"""Exit codes of a process that somebody else may have ended; a shell adds 128 to the signal of its child."""
 
 SESSION_CRASHED = "the agent's session ended with an error"
 TALKED_OVER = "the agent talked over the caller"

@@ -29,6 +29,9 @@ WATCH_INTERVAL_S = 0.1
 LOG_TAIL_LINES = 12
 LOG_TAIL_BYTES = 20_000
 
+PORT_TAKEN = "address already in use"
+"""What the system says of a port that another program has: we chose its number, and not the agent."""
+
 PORT_PLACEHOLDER = "{port}"
 PYTHON_PLACEHOLDER = "{python}"
 
@@ -129,9 +132,9 @@ class LastingAgent:
         """Return its base address; it listens there.
 
         Raises:
-            AgentEnded: It ended before it listened.
-            RunnerError: It can't be started, or did not listen within :data:`START_TIMEOUT_S`. As with the other
-                error, the first line says so, and the others hold the end of what it printed.
+            AgentEnded: It ended before it listened, and not because its port was taken.
+            RunnerError: It can't be started, its port was taken, or it did not listen within :data:`START_TIMEOUT_S`.
+                As with the other error, the first line says so, and the others hold the end of what it printed.
         """
         if not await self.is_alive():
             await self.stop()
@@ -271,7 +274,10 @@ async def _wait_until_it_listens(process: Process, port: int, log: Path, began: 
     lines = _tail(log, began)
     summary = f"the agent {ended} (port {port}): {lines[-1].strip() if lines else 'it printed nothing'}"
     message = "\n  ".join([f"{summary}\nthe end of what it printed:", *lines] if lines else [summary])
-    raise RunnerError(message) if exit_code is None else AgentEnded(message, exit_code, "\n".join(lines))
+    printed = "\n".join(lines)
+    if exit_code is None or PORT_TAKEN in printed.lower():
+        raise RunnerError(message)
+    raise AgentEnded(message, exit_code, printed)
 
 
 def _tail(log: Path, began: int) -> list[str]:

@@ -43,6 +43,10 @@ with open(pids, "a") as file:
     file.write(f"{os.getpid()}\\n")
 if "broken" in how:
     sys.exit("the model is not there")
+if "taken" in how:
+    sys.exit("OSError: [Errno 98] Address already in use")
+if "killed" in how:
+    sys.exit(137)
 if "raises" in how:
     server = socket.create_server(("127.0.0.1", int(port)))
     while not os.path.exists(pids + ".die"):
@@ -146,6 +150,13 @@ async def test_what_an_agent_died_of_is_a_fact_and_the_headline(
     assert isinstance(end, AgentProcessEnded)
     assert end.log_tail.splitlines()[0].startswith("Traceback"), "and not what it printed when it was started"
     assert read_run(tmp_path / "out" / run.folder).detail == run.detail
+
+
+@pytest.mark.parametrize("how", ["taken", "killed"])
+async def test_an_agent_that_could_not_help_its_end_is_not_blamed(tmp_path: Path, agents: Agents, how: str) -> None:
+    (run,) = (await runner(tmp_path, StubCalls(), "a", agents.yaml(how)).make()).runs
+    assert (run.success, run.ended_reason, run.cause) == (None, EndedReason.ROOM_UNREACHABLE, Cause.ROOM)
+    assert run.detail is not None and run.detail.startswith("the agent ended with exit code ")
 
 
 async def test_an_agent_that_dies_before_its_call_begins_has_failed(
