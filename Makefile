@@ -9,7 +9,7 @@ CANDIDATES := python3.11 python3.12 python3.13 python3
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help python install install-server install-worker postgres demo test test-slow check format lock image clean
+.PHONY: help python install install-server install-worker postgres demo test test-times test-slow check format lock image clean
 
 help:
 	@echo 'make demo       a whole call on this machine: a table is booked by voice'
@@ -75,7 +75,7 @@ postgres:
 			'(or leave it out: make test TESTS_WITHOUT_POSTGRES=1)' >&2; exit 2; fi; }
 
 # Most of their time the tests wait: calls are as long as calls are. Each file stays in one process; the files that
-# wait longest come first (tests/conftest.py).
+# take longest come first, by tests/seconds.json (tests/conftest.py).
 JOBS ?= 4
 TOGETHER := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
@@ -84,6 +84,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 test: $(STAMP) postgres
 	$(BIN)/pytest -m 'not slow' $(TOGETHER)
+
+# How long each file takes, for the order above: measured where nothing else runs.
+test-times: $(STAMP) postgres
+	$(BIN)/pytest -m 'not slow' $(TOGETHER) --measure-times
 
 # These make many calls at once themselves: one after the other, so that no agent is late for want of a core.
 test-slow: export HYPOTHESIS_PROFILE := whole

@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import gc
+import json
 import os
 import zlib
 from collections import defaultdict
@@ -31,6 +32,11 @@ hypothesis.settings.load_profile(PROFILE)
 SHARING = "compat"
 """The folder whose files share a server and an agent that are dear to start: one process has all of them."""
 
+SECONDS = Path(__file__).with_name("seconds.json")
+"""How long the files take that take long: `make test-times` measures it anew."""
+
+WORTH_KNOWING_S = 1.5
+
 LONGEST_ID = 200
 
 DATABASES = {"sqlite", "postgresql", "postgres"}
@@ -38,16 +44,42 @@ DATABASES = {"sqlite", "postgresql", "postgres"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that make real calls: they wait long, and what is short fills the time beside them.
+    """Begin with what takes longest, by the times that were measured: what is short fills the time beside it.
 
-    Where several processes share the tests, each file is one's.
+    Where several processes share the tests, each file is one's. A file that nobody measured comes after those that
+    were.
     """
     leave_one_database(items)
-    long = {item.path for item in items if item.get_closest_marker("webrtc")}
-    items.sort(key=lambda item: item.path not in long)
+    seconds: dict[str, float] = json.loads(SECONDS.read_text(encoding="utf-8")) if SECONDS.exists() else {}
+    items.sort(key=lambda item: -seconds.get(together(item), 0))
     for item in items:
-        together = SHARING if item.path.parent.name == SHARING else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{together}"))
+        item.add_marker(pytest.mark.xdist_group(together(item)))
+
+
+def together(item: pytest.Item) -> str:
+    """Return the name of what has to run in one process: a file, or a folder whose files share a server."""
+    folder = item.path.parent.name
+    return f"{folder}-{SHARING if folder == SHARING else item.path.stem}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--measure-times", action="store_true", help=f"write how long each file takes to {SECONDS.name}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Write down how long each file took, where that was asked for."""
+    if not config.getoption("--measure-times"):
+        return
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                folder, name = Path(report.nodeid.partition("::")[0]).parts[-2:]
+                seconds[f"{folder}-{SHARING if folder == SHARING else Path(name).stem}"] += report.duration
+    long = {name: round(took) for name, took in seconds.items() if took >= WORTH_KNOWING_S}
+    by_time = dict(sorted(long.items(), key=lambda pair: (-pair[1], pair[0])))
+    SECONDS.write_text(json.dumps(by_time, indent=1) + "\n", encoding="utf-8")
 
 
 def leave_one_database(items: list[pytest.Item]) -> None:
