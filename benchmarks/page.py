@@ -94,7 +94,7 @@ def rows(runs: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def answers(run: dict[str, Any]) -> list[float]:
-    """Return the answer times of a run, as they are kept when it ends."""
+    """Return the latencies of a run, as they are kept when it ends."""
     times = (turn["response_latency_ms"] for turn in run["outcome"]["turns"])
     return [ms for ms in times if ms is not None]
 
