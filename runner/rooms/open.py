@@ -11,6 +11,7 @@ from bots.clock import CallClock
 from runner.errors import UsageError
 from runner.rooms.allowed import RoomGuard
 from runner.rooms.base import Room, RoomListener
+from runner.rooms.line import EMPTY, Line
 from runner.rooms.urls import RoomKind, room_kind
 from runner.settings import IceServer, RoomSettings
 
@@ -47,6 +48,7 @@ async def open_room(
     listener: RoomListener,
     http: httpx.AsyncClient,
     tasks: TaskGroup,
+    line: Line = EMPTY,
 ) -> Room:
     """Return the room an address stands for, ready to be entered.
 
@@ -57,14 +59,18 @@ async def open_room(
         listener: Takes what happens in the room.
         http: Client for requests to the agent's side.
         tasks: Task group that owns the room's tasks.
+        line: What lies between the caller and the agent.
 
     Raises:
-        UsageError: The address is not that of a room, or that of a Pipecat runner, which has none yet.
+        UsageError: The address is not that of a room, or that of a Pipecat runner, which has none yet; or packets are
+            to be disturbed on Daily.
     """
     kind = room_kind(address.url, settings.daily_domains)
     if kind is RoomKind.PIPECAT_RUNNER:
         raise UsageError("room URL: a Pipecat runner has no room before it has started a session")
     if kind is RoomKind.DAILY:
+        if line.to_agent or line.from_agent:
+            raise UsageError("line: the packets of a Daily room can't be disturbed, only those of SmallWebRTC")
         from runner.rooms.daily import DailyRoom
 
         return DailyRoom(
@@ -75,6 +81,7 @@ async def open_room(
             caller_name=settings.caller_name,
             participant_name=address.participant_name or settings.participant_name,
             join_timeout_s=settings.join_timeout_s,
+            samples=line.samples,
         )
     from aiortc import RTCIceServer
 
@@ -93,4 +100,5 @@ async def open_room(
         tasks=tasks,
         ice_servers=[rtc(server) for server in (*settings.ice_servers, *address.ice_servers)],
         request_data=address.request_data,
+        line=line,
     )

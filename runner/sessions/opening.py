@@ -7,6 +7,7 @@ from anyio.abc import TaskGroup
 
 from bots.clock import CallClock
 from runner.rooms.base import Room, RoomListener
+from runner.rooms.line import EMPTY, Line
 from runner.rooms.open import RoomAddress, open_room
 from runner.rooms.urls import RoomKind, room_kind
 from runner.sessions.pipecat_runner import start_smallwebrtc_session
@@ -21,6 +22,7 @@ async def open_address(
     listener: RoomListener,
     http: httpx.AsyncClient,
     tasks: TaskGroup,
+    line: Line = EMPTY,
 ) -> Room:
     """Return the room an address leads to, ready to be entered.
 
@@ -33,6 +35,7 @@ async def open_address(
         listener: Takes what happens in the room.
         http: Client for requests to the agent's side.
         tasks: Task group that owns the room's tasks.
+        line: What lies between the caller and the agent.
 
     Raises:
         UsageError: The address is not that of a room.
@@ -45,4 +48,4 @@ async def open_address(
         ice_servers = (*address.ice_servers, *session.ice_servers)
         # The session got its data when it was started.
         address = replace(address, url=session.offer_url, ice_servers=ice_servers, request_data=None)
-    return await open_room(address, settings, clock=clock, listener=listener, http=http, tasks=tasks)
+    return await open_room(address, settings, clock=clock, listener=listener, http=http, tasks=tasks, line=line)

@@ -235,9 +235,7 @@ class Visit:
 
 
 @asynccontextmanager
-async def opened(
-    url: str, *, token: str | None = TOKEN, fails_on: str = "", request_data: Any = None
-) -> AsyncIterator[Visit]:
+async def opened(url: str, *, token: str | None = TOKEN, fails_on: str = "", **options: Any) -> AsyncIterator[Visit]:
     """A room that was not entered yet; it is left in the end."""
     clock, listener = CallClock(), Listener(fails_on=fails_on)
     async with httpx.AsyncClient() as http, anyio.create_task_group() as tasks:
@@ -249,7 +247,7 @@ async def opened(
             http=http,
             tasks=tasks,
             ice_servers=[],
-            request_data=request_data,
+            **options,
         )
         try:
             yield Visit(room, listener, clock)

@@ -20,10 +20,11 @@ from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket, RtpPacket
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from bots.caller.mouth import Mouth
-from bots.caller.speech.voice import Line
+from bots.caller.speech.voice import Line as SpokenLine
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import CallerUnderrun, TimelineEvent, UnderrunKind
 from runner.rooms.base import AUDIO_RATE_HZ
+from runner.rooms.line import Forward, Line
 from runner.rooms.smallwebrtc import connection, sending
 from runner.rooms.smallwebrtc.incoming import ArrivalBuffer
 from runner.rooms.smallwebrtc.outgoing import FRAME_NS
@@ -89,13 +90,13 @@ class Ear:
 
 
 @asynccontextmanager
-async def call() -> AsyncIterator[tuple[Ear, Visit]]:
+async def call(**options: Any) -> AsyncIterator[tuple[Ear, Visit]]:
     with start_blocking_portal() as portal:
         ear, ready = Ear(portal), threading.Event()
         served = portal.start_task_soon(ear.serve, ready)
         try:
             assert await asyncio.to_thread(ready.wait, 10)
-            async with opened(ear.url) as visit:
+            async with opened(ear.url, **options) as visit:
                 await visit.room.enter()
                 await until(lambda: len(ear.packets) > 10)
                 yield ear, visit
@@ -149,7 +150,7 @@ async def test_a_process_halted_in_mid_line_leaves_a_noted_gap(
     noted: list[TimelineEvent] = []
     mouth = Mouth(AUDIO_RATE_HZ, noted.append)
     async with call() as (ear, visit):
-        mouth.begin(0, Line("Hello", line, 1, len(line) // 2 - 2))
+        mouth.begin(0, SpokenLine("Hello", line, 1, len(line) // 2 - 2))
         say(visit, line)
         await until(lambda: any(any(pcm) for _, pcm in visit.listener.caller))
         # All threads of ours stand still, as under SIGSTOP; the agent's would too.
@@ -191,19 +192,17 @@ async def test_sender_reports_tell_what_was_sent_and_when() -> None:
 
 
 async def test_what_the_agent_did_not_get_is_told_once_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    send = sending._Way.send  # pyright: ignore[reportPrivateUsage]
     to_lose = 0
 
-    def lossy(self: Any, data: bytes) -> bool:
+    def lossy(data: bytes, forward: Forward) -> None:
         nonlocal to_lose
         if to_lose:
             to_lose -= 1
-            return True
-        return send(self, data)
+        else:
+            forward(data)
 
-    monkeypatch.setattr(sending._Way, "send", lossy)  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(connection, "REPORT_INTERVAL_S", 0.05)
-    async with call() as (_, visit):
+    async with call(line=Line(to_agent=lossy)) as (_, visit):
         to_lose = 7
         await until(lambda: sum(lost for _, _, lost, _ in visit.listener.missed) >= 7, 15)
         quality = visit.room.caller_audio_quality(9)

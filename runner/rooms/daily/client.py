@@ -29,6 +29,7 @@ from bots.masking import masked
 from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.daily.failures import JOIN_TIMED_OUT, RETRIES_USED_UP
 from runner.rooms.daily.library_log import LogMark, library_log
+from runner.rooms.line import SampleFilter
 
 PIPELINE_RATE_HZ = 16_000
 """Sample rate of the agent's audio in the pipeline."""
@@ -124,12 +125,14 @@ class RoomClient(DailyTransportClient):
         transport_name: str,
         events: CallEvents,
         join_timeout_s: float,
+        samples: SampleFilter | None,
     ):
         super().__init__(
             room_url, token.get_secret_value() if token else None, bot_name, params, callbacks, transport_name
         )
         self._events = events
         self._join_timeout_s = join_timeout_s
+        self._samples = samples
         self._joining = False
         self._captured: str | None = None
         self._log_mark: LogMark | None = None
@@ -258,7 +261,7 @@ class RoomClient(DailyTransportClient):
         """Write audio to the microphone track, and stamp when it was taken and when it had left."""
         if frame.transport_destination or not self._microphone_track:
             return await super().write_audio_frame(frame)
-        pcm = frame.audio
+        pcm = frame.audio if self._samples is None else self._samples(frame.audio)
         loop = asyncio.get_running_loop()
         written: asyncio.Future[int] = loop.create_future()
         taken_ns = time.monotonic_ns()
@@ -410,7 +413,14 @@ class RoomTransport(DailyTransport):
     """Pipecat's Daily transport around :class:`RoomClient` and :class:`RoomInput`."""
 
     def __init__(
-        self, room_url: str, token: SecretStr | None, name: str, *, events: CallEvents, join_timeout_s: float
+        self,
+        room_url: str,
+        token: SecretStr | None,
+        name: str,
+        *,
+        events: CallEvents,
+        join_timeout_s: float,
+        samples: SampleFilter | None = None,
     ):
         params = DailyParams(
             audio_in_enabled=True,
@@ -435,6 +445,7 @@ class RoomTransport(DailyTransport):
             transport_name=self.name,
             events=events,
             join_timeout_s=join_timeout_s,
+            samples=samples,
         )
         self._client = self.client
         unused._cleanup()  # pyright: ignore[reportPrivateUsage]  # see above

@@ -18,6 +18,7 @@ from runner.rooms.base import RoomListener, Timeliness
 from runner.rooms.daily import failures
 from runner.rooms.daily.client import NOT_CONFIRMED, RoomTransport
 from runner.rooms.daily.session import RoomSession
+from runner.rooms.line import SampleFilter
 
 _LEAVE_LIMIT_S = 5.0  # above what the client allows itself for leaving and releasing together
 _JOIN_GRACE_S = 0.5
@@ -49,6 +50,7 @@ class DailyRoom:
         caller_name: The user name the caller has in the room.
         participant_name: The agent's user name, if it is to be found by it.
         join_timeout_s: How long joining may take, in seconds.
+        samples: What the caller's lines go through on their way into the room.
     """
 
     def __init__(
@@ -61,13 +63,19 @@ class DailyRoom:
         caller_name: str = "Testing Agent",
         participant_name: str | None = None,
         join_timeout_s: float = 40.0,
+        samples: SampleFilter | None = None,
     ):
         address, token_in_url = _split_token(url)
         self._address = address
         self._join_timeout_s = join_timeout_s
         self._session = RoomSession(address, clock, listener, participant_name)
         self._transport = RoomTransport(
-            address, token or token_in_url, caller_name, events=self._session, join_timeout_s=join_timeout_s
+            address,
+            token or token_in_url,
+            caller_name,
+            events=self._session,
+            join_timeout_s=join_timeout_s,
+            samples=samples,
         )
         self._session.attach(_TransportCarrier(self._transport, self._send_again))
         self._for_whoever_is_the_agent: list[Any] = []

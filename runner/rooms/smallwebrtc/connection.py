@@ -1,5 +1,6 @@
 """The offering side of a SmallWebRTC connection, as a browser would be it."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from aiortc import (
     RTCSessionDescription,
     RTCStatsReport,
 )
+from aiortc import (
+    clock as aiortc_clock,
+)
 from aiortc.exceptions import InvalidStateError
 from aiortc.stats import RTCRemoteInboundRtpStreamStats
 from anyio.abc import TaskGroup
@@ -27,6 +31,7 @@ from loguru import logger
 from bots.clock import NS_PER_S, CallClock
 from bots.timeline import EndedReason
 from runner.errors import RoomError
+from runner.rooms.line import Line, PacketFault
 from runner.rooms.smallwebrtc.incoming import ArrivalBuffer, PacketSink
 from runner.rooms.smallwebrtc.outgoing import CallerTrack
 from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ
@@ -116,6 +121,7 @@ class OfferingConnection:
         packets: Takes the agent's audio packets as they arrive.
         listener: Takes what happens.
         ice_servers: STUN and TURN servers.
+        line: What lies between the sockets.
     """
 
     def __init__(
@@ -128,16 +134,21 @@ class OfferingConnection:
         packets: PacketSink,
         listener: ConnectionListener,
         ice_servers: list[RTCIceServer],
+        line: Line,
     ):
         self._clock = clock
         self._post_offer = post_offer
         self._packets = packets
         self._listener = listener
+        self._line = line
+        self._forwarded: set[asyncio.Task[None]] = set()
         # One transport for all media, as browsers have it; aiortc would otherwise open several.
         configuration = RTCConfiguration(iceServers=ice_servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
         self._pc = RTCPeerConnection(configuration)
         audio = self._pc.addTransceiver(track, direction="sendrecv")
-        self._sender = PacedSender(audio.sender, track, clock, sent=sent, failed=self._sending_failed)
+        self._sender = PacedSender(
+            audio.sender, track, clock, sent=sent, failed=self._sending_failed, fault=line.to_agent
+        )
         # Ours is encoded already and the peer's is decoded here, both as Opus: an answer must not choose another.
         codecs = RTCRtpSender.getCapabilities("audio").codecs
         audio.setCodecPreferences([codec for codec in codecs if codec.mimeType == "audio/opus"])
@@ -241,9 +252,25 @@ class OfferingConnection:
                 "this version of aiortc keeps its jitter buffer elsewhere: pin the version in the lock file"
             )
         setattr(audio, "_RTCRtpReceiver__jitter_buffer", ArrivalBuffer(self._packets))  # noqa: B010 - a mangled name
+        if self._line.from_agent is not None:
+            self._disturb(audio.transport, self._line.from_agent)
         for index in VIDEO_INDEXES:
             # Nobody looks at the agent's video: without this, undecoded frames would pile up.
             transceivers[index].receiver._enabled = False  # pyright: ignore[reportPrivateUsage]
+
+    def _disturb(self, dtls: Any, fault: PacketFault) -> None:
+        """Let the agent's packets go through a fault before anything of aiortc counts them."""
+        take = dtls._handle_rtp_data
+
+        def forward(data: bytes) -> None:
+            task = asyncio.ensure_future(take(data, arrival_time_ms=aiortc_clock.current_ms()))
+            self._forwarded.add(task)
+            task.add_done_callback(self._forwarded.discard)
+
+        async def disturbed(data: bytes, arrival_time_ms: int) -> None:
+            fault(data, forward)
+
+        dtls._handle_rtp_data = disturbed
 
     def _on_connection_state(self) -> None:
         state = self._pc.connectionState

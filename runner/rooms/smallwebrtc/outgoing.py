@@ -14,6 +14,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from bots.clock import NS_PER_MS
 from runner.rooms.base import AUDIO_RATE_HZ
 from runner.rooms.lags import Lags
+from runner.rooms.line import SampleFilter
 
 FRAME_NS = 20 * NS_PER_MS
 FRAME_SAMPLES = AUDIO_RATE_HZ // 50
@@ -97,12 +98,16 @@ class CallerTrack(MediaStreamTrack):
 
     Nothing of it waits: a line is written as a whole, encoded ahead by one thread, taken by another. To the encoder
     all of it is one stream, as it is to the decoder: packets build on those before, and one from elsewhere clicks.
+
+    Args:
+        samples: What all of it goes through before it is encoded.
     """
 
     kind = "audio"
 
-    def __init__(self) -> None:
+    def __init__(self, samples: SampleFilter | None = None) -> None:
         super().__init__()
+        self._samples = samples
         self._lock = threading.Lock()
         self._to_encode = bytearray()
         self._encoding = False
@@ -139,7 +144,9 @@ class CallerTrack(MediaStreamTrack):
                 raise self._error
             if self._ready:
                 return self._ready.popleft()
-            if self._silent_frames < SETTLED_FRAMES and not self._encoding:
+            if self._samples is not None and not self._encoding:
+                self._silence = self._encoder.encode(self._samples(bytes(FRAME_BYTES)))[0]
+            elif self._silent_frames < SETTLED_FRAMES and not self._encoding:
                 self._silence = self._encoder.encode(bytes(FRAME_BYTES))[0]
                 self._silent_frames += 1
             return self._silence
@@ -164,7 +171,8 @@ class CallerTrack(MediaStreamTrack):
                 self._silent_frames = 0
                 cleared = self._cleared
             try:
-                frames = self._encoder.encode(pcm + bytes(-len(pcm) % FRAME_BYTES))
+                pcm += bytes(-len(pcm) % FRAME_BYTES)
+                frames = self._encoder.encode(pcm if self._samples is None else self._samples(pcm))
             except Exception as error:
                 # Told where the next frame is taken: there it ends the call as our own fault.
                 with self._lock:

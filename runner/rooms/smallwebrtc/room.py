@@ -17,6 +17,7 @@ from bots.timeline import AgentAudioQuality, CallerAudioQuality, EndedReason
 from runner.errors import RoomError
 from runner.http import MAX_ANSWER_BYTES, AnswerTooLarge, post_json
 from runner.rooms.base import RoomListener, Timeliness
+from runner.rooms.line import EMPTY, Line
 from runner.rooms.smallwebrtc.connection import OfferingConnection
 from runner.rooms.smallwebrtc.incoming import AgentStream
 from runner.rooms.smallwebrtc.outgoing import CallerTrack
@@ -47,6 +48,7 @@ class SmallWebRTCRoom:
         tasks: Task group that owns the room's tasks; cancelled with the call.
         ice_servers: STUN and TURN servers.
         request_data: Goes to the bot with the offer, as ``request_data``: Pipecat's own route knows no other name.
+        line: What lies between the caller and the bot.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class SmallWebRTCRoom:
         tasks: TaskGroup,
         ice_servers: list[RTCIceServer],
         request_data: Any = None,
+        line: Line = EMPTY,
     ):
         self._url = url
         self._shown = public_url(url)
@@ -70,7 +73,8 @@ class SmallWebRTCRoom:
         self._tasks = tasks
         self._ice_servers = ice_servers
         self._request_data = request_data
-        self._track = CallerTrack()
+        self._line = line
+        self._track = CallerTrack(line.samples)
         self._transport = OfferingTransport(self._track, self.publish)
         self._stream = AgentStream(
             clock,
@@ -104,6 +108,7 @@ class SmallWebRTCRoom:
             packets=self._agent_packet,
             listener=self,
             ice_servers=self._ice_servers,
+            line=self._line,
         )
         await self._connection.connect()
         self._connection.start(self._tasks)

@@ -27,6 +27,7 @@ from aiortc.utils import random32, uint16_add, uint32_add
 from loguru import logger
 
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
+from runner.rooms.line import PacketFault
 from runner.rooms.smallwebrtc.outgoing import FRAME_NS, CallerTrack, Frame
 from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ
 
@@ -180,6 +181,10 @@ class _Way:
             return False
         return True
 
+    def send_here(self, data: bytes) -> None:
+        """Send from the event loop, which alone can use a TURN server."""
+        self.pair.protocol.transport.sendto(data, self.address)
+
     def close(self) -> None:
         if self.socket is not None:
             self.socket.close()
@@ -228,6 +233,7 @@ class PacedSender:
         clock: The call's clock.
         sent: Takes every frame that left, on the event loop.
         failed: Takes the error that kept anything more from leaving, on the event loop.
+        fault: What each packet goes through behind our socket.
     """
 
     def __init__(
@@ -238,6 +244,7 @@ class PacedSender:
         *,
         sent: SentSink,
         failed: Callable[[Exception], None],
+        fault: PacketFault | None = None,
     ):
         check_aiortc(sender)
         self._sender: Any = sender
@@ -245,6 +252,7 @@ class PacedSender:
         self._clock = clock
         self._sent = sent
         self._failed = failed
+        self._fault = fault
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._ended = asyncio.Event()
@@ -343,7 +351,10 @@ class PacedSender:
         way = self._way
         if way is None:
             return False
-        way.pair.protocol.transport.sendto(data, way.address)
+        if self._fault is None:
+            way.send_here(data)
+        else:
+            self._fault(data, way.send_here)
         return True
 
     def _part(self, name: str) -> Any:
@@ -395,7 +406,11 @@ class PacedSender:
         if way.socket is None:
             self._left.append(_Left(packet, due_ns, None))
         else:
-            is_lost = not way.send(packet.data)
+            is_lost = False
+            if self._fault is not None:
+                self._fault(packet.data, way.send)
+            else:
+                is_lost = not way.send(packet.data)
             self._left.append(_Left(packet, due_ns, self._clock.now_ns(), is_lost))
 
     def _prepare(self) -> _Packet:
