@@ -20,6 +20,7 @@ from runner.api.errors import Forbidden, Unauthorized
 from runner.api.services import Services
 from runner.records.database import Database
 from runner.records.keys import KeyIdentity, KeyKind, could_be_key, digest_of, identify, which_exist
+from runner.records.sharing import Sharing
 
 KEY_HEADER = "X-CEKURA-API-KEY"
 
@@ -68,7 +69,9 @@ class Keys:
     def __init__(self, database: Database):
         self._database = database
         self._right: OrderedDict[str, tuple[float, KeyIdentity]] = OrderedDict()
-        self._strangers = _Strangers(database)
+        self._strangers: set[str] = set()
+        self._sharing = Sharing()
+        self._looked_s = -LOOK_EVERY_S
 
     async def identify(self, presented: str) -> KeyIdentity | None:
         """Return whose key this is; None where it is nobody's or revoked."""
@@ -77,7 +80,8 @@ class Keys:
         digest = digest_of(presented)
         right = self._right.get(digest)
         if right is None:
-            if not await self._strangers.exists(digest):
+            self._strangers.add(digest)
+            if digest not in await self._sharing.read("strangers", self._look):
                 return None
         elif right[1].kind is KeyKind.WORKER and time.monotonic() - right[0] < KEY_MEMORY_S:
             return right[1]
@@ -91,58 +95,22 @@ class Keys:
             self._right.popitem(last=False)
         return identity
 
-
-class _Look:
-    """One look among all keys.
-
-    Attributes:
-        wanted: The digests to look for.
-        found: Those that are there; None before the look.
-        error: Why there was no look.
-    """
-
-    def __init__(self) -> None:
-        self.wanted: set[str] = set()
-        self.found: set[str] | None = None
-        self.error: Exception | None = None
-
-
-class _Strangers:
-    """Looks for keys that were not seen before."""
-
-    def __init__(self, database: Database):
-        self._database = database
-        self._turn = anyio.Lock()
-        self._next = _Look()
-        self._looked_s = -LOOK_EVERY_S
-
-    async def exists(self, digest: str) -> bool:
-        """Return whether there is such a key."""
-        if len(self._next.wanted) >= MAX_AT_ONCE:
-            self._next = _Look()
-        look = self._next
-        look.wanted.add(digest)
-        async with self._turn:
-            # Whoever comes first looks for all that have come meanwhile.
-            if look.found is None and look.error is None:
-                await self._do(look)
-        if look.error is not None:
-            raise look.error
-        return look.found is not None and digest in look.found
-
-    async def _do(self, look: _Look) -> None:
-        wait_s = self._looked_s + LOOK_EVERY_S - time.monotonic()
-        if wait_s > 0:
-            await anyio.sleep(wait_s)
-        if look is self._next:
-            self._next = _Look()
+    async def _look(self) -> set[str]:
+        """Return which of those never seen before, and asked for by now, there are."""
+        wanted, self._strangers = self._strangers, set()
+        found: set[str] = set()
         try:
-            look.found = await which_exist(self._database, look.wanted)
-        except Exception as error:
-            # All who wait for it are told so: each trying for itself would take as many times as long.
-            look.error = error
-        finally:
-            self._looked_s = time.monotonic()
+            for begin in range(0, len(wanted), MAX_AT_ONCE):
+                await anyio.sleep(max(self._looked_s + LOOK_EVERY_S - time.monotonic(), 0))
+                try:
+                    found |= await which_exist(self._database, list(wanted)[begin : begin + MAX_AT_ONCE])
+                finally:
+                    self._looked_s = time.monotonic()
+        except anyio.get_cancelled_exc_class():
+            # Whoever waited for this look begins another.
+            self._strangers |= wanted
+            raise
+        return found
 
 
 def presented_key(scope: Scope) -> str | None:

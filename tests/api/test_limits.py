@@ -10,9 +10,12 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine, event
 
+from runner.api import auth
 from runner.api.app import create_app
+from runner.api.auth import Keys
 from runner.api.services import Services
 from runner.protocol.messages import MAX_REPORT_BYTES, PART_BYTES
+from runner.records.database import Database
 from runner.records.keys import revoke_key
 from tests.api.conftest import client_of, new_key
 
@@ -161,6 +164,39 @@ async def test_a_look_that_fails_is_no_verdict_on_a_key(
         # None of them tries again for itself what has failed for all.
         assert len(looks) <= 2
         assert (await client.get(PROJECTS)).status_code == 200
+
+
+async def test_who_gives_up_asking_leaves_no_right_key_unknown(
+    services: Services, user_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, look, looks = Keys(services.database), auth.which_exist, [anyio.Event() for _ in range(3)]
+    gives_up, go_on = anyio.CancelScope(), anyio.Event()
+    found: dict[str, object] = {}
+    begun = iter(looks)
+
+    async def slowly(database: Database, digests: list[str]) -> set[str]:
+        this = next(begun)
+        this.set()
+        await (anyio.Event() if this is looks[1] else go_on).wait()
+        return await look(database, digests)
+
+    async def ask(key: str, scope: anyio.CancelScope) -> None:
+        with scope:
+            found[key] = await keys.identify(key)
+
+    monkeypatch.setattr(auth, "which_exist", slowly)
+    async with anyio.create_task_group() as tasks:
+        # While one is looked for two more come; who is to look for both gives up in it.
+        tasks.start_soon(ask, "psr_1", anyio.CancelScope())
+        await looks[0].wait()
+        for key, scope in (("psr_2", gives_up), (user_key, anyio.CancelScope())):
+            tasks.start_soon(ask, key, scope)
+            await anyio.wait_all_tasks_blocked()
+        go_on.set()
+        await looks[1].wait()
+        gives_up.cancel()
+    assert found["psr_1"] is None and found.keys() == {"psr_1", user_key}
+    assert found[user_key] is not None
 
 
 async def test_a_revoked_key_counts_for_its_address_again(services: Services, user_key: str) -> None:
