@@ -130,8 +130,8 @@ def serving(folder: Path, *options: str) -> Generator[Client]:
     env = {**os.environ, "SCENARIO_RUNNER_WORKER__CALLS": str(CALLS)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None
-        address = re.match(r"serving on (\S+)", process.stdout.readline())
         key = process.stdout.readline().rpartition(" ")[2].strip()
+        address = re.match(r"serving on (\S+)", process.stdout.readline())
         try:
             if address is None:
                 raise RuntimeError("the server does not start")

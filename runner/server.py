@@ -5,7 +5,6 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -43,26 +42,14 @@ CONNECTIONS_LIMIT_S = 3
 WORKER_KEY_FILE = "worker.key"
 
 
-@dataclass(frozen=True)
-class Announcement:
-    """What to tell whoever started the server.
-
-    Attributes:
-        url: Where it is reached.
-        key: A new key for the API, if there was none before.
-    """
-
-    url: str
-    key: SecretStr | None
-
-
 async def serve(
     settings: Settings,
     *,
     host: str,
     port: int,
     with_worker: bool,
-    announce: Callable[[Announcement], None],
+    announce: Callable[[str], None],
+    announce_key: Callable[[SecretStr], None],
     config: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then take nothing new, let calls that are on finish for a while, and return.
@@ -72,7 +59,9 @@ async def serve(
         host: The address to listen on.
         port: The port; 0 takes a free one.
         with_worker: Whether to start a worker as well: processes of their own, like those of any other worker.
-        announce: Is called once, when requests are answered and runs taken.
+        announce: Is called once with the server's address, when requests are answered and runs taken.
+        announce_key: Is called before that with a new key for the API, if there was none; before any request is
+            answered.
         config: The settings file that the command was told to read, if it was: its worker reads it too.
 
     Raises:
@@ -90,7 +79,8 @@ async def serve(
         url = _url(host, listener)
         database = Database(database_url(settings.server))
         async with _opened(settings, database, url) as services:
-            announcement = Announcement(url, await _first_key(database))
+            if (first_key := await _first_key(database)) is not None:
+                announce_key(first_key)
             worker_key = await _worker_key(database, settings) if with_worker else None
             app = create_app(services)
             add_pages(app)
@@ -102,11 +92,11 @@ async def serve(
                 await web.ready.wait()
                 search_seldom()
                 if worker_key is None:
-                    announce(announcement)
+                    announce(url)
                     await anext(signals)
                 else:
                     of_worker = _worker_settings(settings, url, worker_key)
-                    await supervise(of_worker, config, signals, ready=lambda: announce(announcement))
+                    await supervise(of_worker, config, signals, ready=lambda: announce(url))
                 # Whoever polls is answered at once, and asks somebody else.
                 background.cancel()
                 web.should_exit = True

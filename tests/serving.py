@@ -54,10 +54,10 @@ def serving(folder: Path, *options: str, first: bool = True, env: dict[str, str]
         )
     try:
         assert process.stdout is not None
+        key = process.stdout.readline().rpartition(" ")[2].strip() if first else ""
         said = process.stdout.readline()
         found = re.match(r"serving on (http://127\.0\.0\.1:\d+) ", said)
         assert found, said + log.read_text()
-        key = process.stdout.readline().rpartition(" ")[2].strip() if first else ""
         yield Server(process, found[1], key, log)
         # Nothing is said after that.
         assert process.poll() is None or process.stdout.read() == ""

@@ -15,6 +15,7 @@ from loguru import logger
 from runner.calls import call as calls
 from runner.calls.request import CallRequest, DataMessage
 from runner.cli import main
+from runner.cli.agent import AGENTS
 from runner.cli.options import TOKEN_VARIABLE
 
 PROJECT = Path(__file__).parents[1]
@@ -271,3 +272,10 @@ def test_a_command_that_serves_an_agent_names_the_extra_it_needs(
     assert "'agents' (Pipecat's runner is not installed): install the runner again with it added" in refused(
         *arguments
     )
+
+
+def test_the_agents_are_listed_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["agent", "--help"], standalone_mode=False)
+    printed = capsys.readouterr().out.splitlines()
+    assert {f"  {name:<10}  {words}" for name, words in AGENTS.items()} <= set(printed)
+    assert not any("\\b" in line for line in printed)

@@ -27,7 +27,7 @@ from runner import pytest_plugin
 from runner.api.configured import read_schedules
 from runner.api.metrics import Metrics
 from runner.cli import main
-from runner.cli.agent import AGENT_NAMES
+from runner.cli.agent import AGENTS
 from runner.cli.options import TOKEN_VARIABLE
 from runner.cli.sources import API_KEY_VARIABLE, API_URL_VARIABLE
 from runner.scenarios.evals import load_file, load_scenario
@@ -182,7 +182,7 @@ def check_ours(arguments: list[str]) -> None:
     given = check_command(arguments)
     match arguments[0]:
         case "agent":
-            assert given["name"] in AGENT_NAMES
+            assert given["name"] in AGENTS
             handed_on = dict(zip(given["options"][::2], given["options"][1::2], strict=True))
             assert set(handed_on) <= FOR_AGENTS
             assert handed_on.get("--fault", "slow") in FAULTS
@@ -342,7 +342,7 @@ def test_figures_that_are_named_are_served() -> None:
 
 def test_what_can_be_chosen_from_is_listed() -> None:
     in_calls = set(quoted(PAGES_BY_NAME["docs/calls.md"]))
-    assert set(FAULTS) | set(BackgroundName) | set(AGENT_NAMES) | set(EndedReason) <= in_calls
+    assert set(FAULTS) | set(BackgroundName) | set(AGENTS) | set(EndedReason) <= in_calls
     assert set(PYPROJECT["project"]["optional-dependencies"]) <= set(quoted(PAGES_BY_NAME["README.md"]))
     sections = {
         name for name, setting in Settings.model_fields.items() if isinstance(setting.annotation, type(BaseModel))

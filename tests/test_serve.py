@@ -7,9 +7,12 @@ import socket
 import time
 import wave
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
+import anyio
+import httpx
 import pytest
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
@@ -20,6 +23,7 @@ from runner.records.database import Database, database_url
 from runner.records.key_check import check_secret_key
 from runner.records.secrets import Vault
 from runner.server import serve
+from runner.sessions.local_agent import free_port
 from runner.settings import ServerSettings, Settings
 from tests.recognition import sounds_like
 from tests.serving import API, launch, make_scenario, metronome, serving, until
@@ -108,8 +112,29 @@ async def test_a_taken_port_is_said_before_anything_else(tmp_path: Path) -> None
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"127.0.0.1:{port}: can't be listened on"):
-            await serve(settings, host="127.0.0.1", port=port, with_worker=True, announce=print)
+            await serve(settings, host="127.0.0.1", port=port, with_worker=True, announce=print, announce_key=print)
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - not through a path: the test is a coroutine
+
+
+@pytest.mark.anyio
+async def test_the_first_key_is_told_before_anything_is_answered(tmp_path: Path) -> None:
+    settings, seen, port = Settings(server=ServerSettings(data_dir=tmp_path / "data")), [], free_port()
+
+    async def until_it_answers() -> None:
+        async with httpx.AsyncClient() as client:
+            with anyio.fail_after(60):
+                while not seen or seen[-1] != "answers":
+                    with suppress(httpx.TransportError):
+                        await client.get(f"http://127.0.0.1:{port}/healthz")
+                        seen.append("answers")
+                    await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(until_it_answers)
+        how = {"announce": seen.append, "announce_key": lambda _: seen.append("key")}
+        await serve(settings, host="127.0.0.1", port=port, with_worker=True, **how)
+    assert seen[:2] == ["key", "answers"]
 
 
 @pytest.mark.anyio
@@ -120,12 +145,14 @@ async def test_another_secret_key_is_told_before_anything_is_served(tmp_path: Pa
     await check_secret_key(database, Vault(Fernet.generate_key()))
     await database.close()
     with pytest.raises(UsageError, match=r"is not the secret key that .* is encrypted with"):
-        await serve(Settings(server=server), host="127.0.0.1", port=0, with_worker=False, announce=print)
+        await serve(
+            Settings(server=server), host="127.0.0.1", port=0, with_worker=False, announce=print, announce_key=print
+        )
 
 
 @pytest.mark.anyio
 async def test_a_key_that_is_none_is_said_before_a_record_is_made(tmp_path: Path) -> None:
     settings = Settings(server=ServerSettings(data_dir=tmp_path / "data", secret_key=SecretStr("short")))
     with pytest.raises(UsageError, match="secret_key: must be 32 bytes"):
-        await serve(settings, host="127.0.0.1", port=0, with_worker=False, announce=print)
+        await serve(settings, host="127.0.0.1", port=0, with_worker=False, announce=print, announce_key=print)
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - not through a path: the test is a coroutine

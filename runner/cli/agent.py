@@ -8,25 +8,30 @@ from runner.cli.extras import need_agents_extra
 from runner.cli.options import verbose_option
 from runner.cli.settings import log_level
 
-AGENT_NAMES = ("restaurant", "metronome", "quickstart")
+AGENTS = {
+    "restaurant": "takes a booking; with --fault NAME it fails as real agents do",
+    "metronome": "answers after a known delay, and logs it",
+    "quickstart": "repeats what it heard",
+}
+
+# What stands after \b is not wrapped.
+HELP = """Serve a reference agent over SmallWebRTC, until Ctrl-C.
+
+\b
+{}
+
+OPTIONS go to the agent and to Pipecat's own runner as they are: `agent restaurant -- --help` lists them.
+""".format("\n".join(f"{name:<10}  {words}" for name, words in AGENTS.items()))
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("name", type=click.Choice(AGENT_NAMES))
+@click.command(context_settings={"ignore_unknown_options": True}, help=HELP)
+@click.argument("name", type=click.Choice(list(AGENTS)))
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65_535), default=7860, show_default=True)
 @verbose_option
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def agent(name: str, host: str, port: int, verbose: int, options: Sequence[str]) -> None:
-    r"""Serve a reference agent over SmallWebRTC, until Ctrl-C.
-
-    \b
-    restaurant  takes a booking; with --fault NAME it fails as real agents do
-    metronome   answers after a known delay, and logs it
-    quickstart  repeats what it heard
-
-    OPTIONS go to the agent and to Pipecat's own runner as they are: `agent restaurant -- --help` lists them.
-    """
+    """Serve a reference agent until Ctrl-C."""
     need_agents_extra()
     from bots.agents.serve import serve
 

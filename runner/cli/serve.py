@@ -2,17 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from pydantic import SecretStr
 
 from runner.cli.extras import needing_server_extra
 from runner.cli.options import record_options, verbose_option
 from runner.cli.running import run_command
 from runner.cli.settings import log_level, server_settings
-
-if TYPE_CHECKING:
-    from runner.server import Announcement
 
 
 @click.command()
@@ -32,17 +29,19 @@ def serve(
 ) -> None:
     """Serve the API and the page, and make the calls, until Ctrl-C.
 
-    Prints its address, and on the first start a key. Brings the database up to date first: there is no way back to an
-    older version.
+    Prints on the first start a key, before it answers anything, and then its address. Brings the database up to date
+    first: there is no way back to an older version.
 
     Told to stop, it lets calls of its own that are on last for the setting worker.drain_limit_s, 20 s at most, and
     then releases them; a second Ctrl-C releases them at once. A `worker` elsewhere goes on.
     """
 
-    def announce(announcement: "Announcement") -> None:
-        click.echo(f"serving on {announcement.url} (open it in a browser; API description: {announcement.url}/docs)")
-        if announcement.key is not None:
-            click.echo(f"API key, shown this once: {announcement.key.get_secret_value()}")
+    def announce(url: str) -> None:
+        click.echo(f"serving on {url} (open it in a browser; API description: {url}/docs)")
+        sys.stdout.flush()
+
+    def announce_key(key: SecretStr) -> None:
+        click.echo(f"API key, shown this once: {key.get_secret_value()}")
         sys.stdout.flush()
 
     async def run() -> int:
@@ -55,7 +54,13 @@ def serve(
             log_as_json(level)
             from runner import server
         await server.serve(
-            settings, host=host, port=port, with_worker=not no_worker, announce=announce, config=config
+            settings,
+            host=host,
+            port=port,
+            with_worker=not no_worker,
+            announce=announce,
+            announce_key=announce_key,
+            config=config,
         )
         return 0
 

@@ -64,6 +64,9 @@ _MARKS = {
     Verdict.NOT_OBSERVABLE: "[yellow]?[/]",
     Verdict.PENDING: "…",
 }
+WORTH_SAYING_S = 0.05
+"""A line that comes later than this after what it tells of says so."""
+
 _STYLES = {True: "bold green", False: "bold red", None: "bold yellow"}
 
 
@@ -99,6 +102,7 @@ class TerminalReport:
         self._latency_ms: float | None = None
         self._tells = False
         self._reported: set[tuple[int, int]] = set()
+        self._told_s = 0.0
         self._live = Live(get_renderable=self.status, console=console, refresh_per_second=8, transient=True)
 
     def __enter__(self) -> Self:
@@ -231,7 +235,11 @@ class TerminalReport:
         self._caller_end_ns = None
 
     def _line(self, event: TimelineEvent, who: str, text: str, style: str = "dim") -> None:
-        print_line(self._console, f"[dim]{event.at_s:8.2f} s[/]  [{style}]{who:<6}[/]  ", text)
+        """Print a line. What is known only later is told then, and says when it was: times never go back."""
+        self._told_s = max(event.at_s, 0.0 if isinstance(event, CallStarted) else self._told_s)
+        if self._told_s - event.at_s >= WORTH_SAYING_S:
+            text += f" [dim](at {event.at_s:.2f} s)[/]"
+        print_line(self._console, f"[dim]{self._told_s:8.2f} s[/]  [{style}]{who:<6}[/]  ", text)
 
     def status(self) -> Text:
         """Return the line that says what is going on."""

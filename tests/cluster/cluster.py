@@ -112,6 +112,7 @@ class Cluster:
         self.agent.start()
         self.api.start()
         key = self.api.says(r"^API key.* (psr_\S+)$")[1]
+        self.api.says(r"^serving on ")
         if self._audited:
             self.store.audit()
         worker_key = subprocess.run(

@@ -117,13 +117,13 @@ def starting_server(folder: Path, *options: str) -> Generator[Callable[[], Serve
 
     def ready() -> Server:
         assert process.stdout is not None
+        shown = process.stdout.readline()
         said = process.stdout.readline()
         found = re.match(r"serving on (http://127\.0\.0\.1:\d+) ", said)
-        assert found, said + log.read_text()
-        shown = process.stdout.readline()
+        assert found, shown + said + log.read_text()
         key = shown.rpartition(" ")[2].strip()
         assert key.startswith("psr_"), shown
-        return Server(process, found[1], key, data, log, said + shown)
+        return Server(process, found[1], key, data, log, shown + said)
 
     try:
         yield ready

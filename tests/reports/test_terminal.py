@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from bots.caller.script import Expectation, FunctionCall, Script, Speak, Turn, Words
+from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentAudioLost,
     AgentCalledFunction,
@@ -124,6 +125,15 @@ def report(
 
 def texts(*facts: TimelineEvent) -> list[str]:
     return [line[20:] for line in report(facts)]
+
+
+def test_times_never_go_back_what_is_known_late_says_when_it_was() -> None:
+    ended = CallerStartedSpeaking(at_ns=5 * NS_PER_S, turn=0, text="Hello?")
+    late = HarnessStalled(at_ns=4 * NS_PER_S, duration_ms=310)
+    assert report([ended, late]) == [
+        "    5.00 s  caller  Hello?",
+        "    5.00 s  call    the runner stood still for 310 ms (at 4.00 s)",
+    ]
 
 
 def test_a_call_is_shown_as_who_said_and_did_what_when() -> None:
