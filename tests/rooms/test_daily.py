@@ -44,7 +44,7 @@ def test_double_has_the_librarys_signatures():
 async def test_whole_call_places_both_sides(meeting: Meeting):
     agent = meeting.add("agent", source=tone)
     async with entered() as call:
-        assert isinstance(call.room.transport.input()._client._client, FakeCallClient)
+        assert isinstance(call.room.transport.input()._client._client._client, FakeCallClient)
         room: Room = call.room
         await asyncio.wait_for(room.wait_for_agent(), PATIENCE_S)
         assert room.participants() == ["agent"]

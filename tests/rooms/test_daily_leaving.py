@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 import time
+from typing import Any
 
 import pytest
 from pipecat.frames.frames import EndFrame
@@ -12,6 +13,7 @@ from bots.clock import CallClock
 from bots.timeline import EndedReason
 from runner.errors import RoomError
 from runner.rooms.daily import DailyRoom
+from runner.rooms.daily import client as client_module
 from runner.rooms.daily import session as session_module
 from tests.doubles.daily import FakeCallClient, Meeting
 from tests.rooms.in_daily import URL, entered, running, until
@@ -83,6 +85,31 @@ async def test_pipeline_that_ends_first_is_no_loss(meeting: Meeting):
             await call.room.publish("too late")
         await asyncio.sleep(0.1)
     assert call.listener.lost == []
+
+
+@pytest.mark.parametrize("what", ["join", "leave"])
+def test_what_the_library_completes_after_the_end_of_the_loop_comes_to_nothing(
+    meeting: Meeting, monkeypatch: pytest.MonkeyPatch, what: str
+):
+    completions: list[Any] = []
+
+    async def call() -> None:
+        async with running(join_timeout_s=0.1) as call:
+            if what == "leave":
+                await call.room.enter()
+                await call.room.leave()
+                return
+            with pytest.raises(RoomError):
+                await call.room.enter()
+
+    def keep(self: FakeCallClient, *args: Any, completion: Any = None, **kwargs: Any) -> None:
+        completions.append(completion)
+
+    monkeypatch.setattr(client_module, "LEAVE_LIMIT_S", 0.1)
+    monkeypatch.setattr(FakeCallClient, what, keep)
+    asyncio.run(call())
+    (completion,) = filter(None, completions)
+    completion(*((None, "too late") if what == "join" else ("too late",)))
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,33 @@ class JoinFailed(Exception):
     """The room could not be joined; the events have been told why."""
 
 
+class _Library:
+    """The library's client. What it completes after the end of the event loop that asked for it comes to nothing."""
+
+    def __init__(self, client: Any):
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def join(self, *args: Any, completion: Callable[..., None], **kwargs: Any) -> None:
+        self._client.join(*args, completion=_while_the_loop_runs(completion), **kwargs)
+
+    def leave(self, completion: Callable[..., None] | None = None) -> None:
+        self._client.leave(completion=completion and _while_the_loop_runs(completion))
+
+
+def _while_the_loop_runs(completion: Callable[..., None]) -> Callable[..., None]:
+    def complete(*args: Any) -> None:
+        try:
+            completion(*args)
+        except RuntimeError:
+            # The loop has been closed: the library can outlive the call by the time a pending join takes.
+            logger.trace("the library completed something after the end of the call")
+
+    return complete
+
+
 class RoomClient(DailyTransportClient):
     """Pipecat's client of the library, with stamped callbacks that never make the library wait for the loop."""
 
@@ -130,6 +157,7 @@ class RoomClient(DailyTransportClient):
         super().__init__(
             room_url, token.get_secret_value() if token else None, bot_name, params, callbacks, transport_name
         )
+        self._client: Any = _Library(self._client)
         self._events = events
         self._join_timeout_s = join_timeout_s
         self._samples = samples
@@ -150,7 +178,6 @@ class RoomClient(DailyTransportClient):
         try:
             self._task_manager.get_event_loop().call_soon_threadsafe(handler, *args)
         except RuntimeError:
-            # The loop has been closed: the library can outlive the call by the time a pending join takes.
             logger.trace("an event of the library came after the end of the call")
 
     def _call_async_callback(
@@ -285,8 +312,8 @@ class RoomClient(DailyTransportClient):
 
     async def leave_now(self) -> None:
         """Leave the room at once, whatever the pipeline is doing; Pipecat's own leave then has nothing to do."""
-        # The declared type says there always is a client; Pipecat clears it on cleanup.
-        if self._client is None:  # pyright: ignore[reportUnnecessaryComparison]
+        if self._client is None:
+            # Pipecat clears it on cleanup.
             return
         if self._in_call():
             self._call_state = _CallState.LEFT
