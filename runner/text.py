@@ -28,3 +28,8 @@ def public_url(url: str) -> str:
         host = f"[{host}]"
     port = f":{parts.port}" if parts.port is not None else ""
     return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def count(number: int, what: str) -> str:
+    """Return a number of things; the word gets an s where it is not one."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from runner.cli.extras import needing_compare_extra
 from runner.cli.sources import read_source
 from runner.errors import RunnerError, UsageError
+from runner.text import count
 
 if TYPE_CHECKING:
     from runner.calls.suite_file import SuiteResult
@@ -117,7 +118,7 @@ class Weighing:
             raise RunnerError(f"{error.filename}: can't be written ({error.strerror})") from error
         gone = f"; the oldest {dropped} went" if dropped else ""
         sessions = len(saved.sessions)
-        return f"{self.save}: saved; {sessions} session{'' if sessions == 1 else 's'}, {len(saved.runs)} runs{gone}"
+        return f"{self.save}: saved; {count(sessions, 'session')}, {len(saved.runs)} runs{gone}"
 
 
 def _check_can_be_saved(path: Path) -> None:

@@ -19,7 +19,7 @@ from runner.reports.console import print_line, shown
 from runner.reports.evidence import attempt_line, failure_lines, headline_of, process_end, verdict_word
 from runner.reports.progress import duration
 from runner.scenarios.suites import PlannedRun, Suite
-from runner.text import one_line
+from runner.text import count, one_line
 
 _STYLES = {True: "green", False: "red", None: "yellow"}
 _WIDTH = len("inconclusive")
@@ -65,7 +65,7 @@ class SuiteReport:
         at_a_time = f"{self._suite.concurrency} at a time"
         if self._suite.concurrency is None:
             at_a_time = f"as many at a time as this machine has headroom for, up to {self._most_at_once}"
-        runs = _count(len(self._suite.runs), "run")
+        runs = count(len(self._suite.runs), "run")
         print_line(self._console, "", f"[bold]{shown(self._suite.name)}[/]: {runs}, {at_a_time}")
         if self._console.is_terminal:
             self._live.start()
@@ -164,11 +164,11 @@ def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
         if reason:
             reasons.append((name, reason, bad))
     totals = result.totals
-    parts = [f"{totals.passed} of {_count(totals.runs, 'run')} passed"]
+    parts = [f"{totals.passed} of {count(totals.runs, 'run')} passed"]
     parts += [f"{totals.failed} failed"] if totals.failed else []
     parts += [f"{totals.inconclusive} inconclusive"] if totals.inconclusive else []
     parts += [f"{totals.open} not made"] if totals.open else []
-    parts += [f"{_count(totals.skipped, 'scenario')} skipped"] if totals.skipped else []
+    parts += [f"{count(totals.skipped, 'scenario')} skipped"] if totals.skipped else []
     verdict = {0: "[bold green]passed[/]", 1: "[bold red]failed[/]"}.get(
         result.exit_code, "[bold yellow]inconclusive[/]"
     )
@@ -205,7 +205,7 @@ def _summed_up(
     if bad:
         return first.scenario, counts, _reason(bad[0]), bad[0]
     left = len(runs) - len(done)
-    return first.scenario, counts, f"{_count(left, 'run')} not made" if left else "", None
+    return first.scenario, counts, f"{count(left, 'run')} not made" if left else "", None
 
 
 def _print_reasons(
@@ -234,7 +234,7 @@ def _print_reasons(
             command = f"scenario-runner replay {shlex.quote(str(Path(folder) / run.folder))}"
             console.print(f"    {shown(command)}", highlight=False, soft_wrap=True)
     if len(told) > MAX_REASONS:
-        print_line(console, "", f"and {_count(len(told) - MAX_REASONS, 'scenario')} more")
+        print_line(console, "", f"and {count(len(told) - MAX_REASONS, 'scenario')} more")
     if told:
         console.print()
 
@@ -257,7 +257,3 @@ def _reason(run: SuiteRun) -> str:
         return f"{run.failure.kind.value.replace('_', ' ')}{cause}: {headline}"
     ended = f"; the agent's process {process_end(run.agent_exit_code)}" if run.agent_exit_code is not None else ""
     return f"{run.ended_reason.value}{cause}" + (f": {run.detail}" if run.detail else "") + ended
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -20,8 +20,9 @@ from runner.records.runs import AT_ONCE, request_cancel
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus
 from runner.records.tables import ResultRow, RunRow
 from runner.reports.html.run_page import Link, Surroundings
-from runner.reports.html.shown import count, words
+from runner.reports.html.shown import words
 from runner.reports.html.suite_page import About, RunFacts, ScenarioRuns, suite_page
+from runner.text import count
 from runner.web import lists
 from runner.web.answers import HEADERS
 from runner.web.visits import Visit

@@ -16,7 +16,8 @@ from runner.records.launch_request import LaunchRefused
 from runner.records.schedules import baseline_results
 from runner.records.statuses import FiringState
 from runner.records.tables import Agent, CronJob, Firing, utc_now
-from runner.reports.html.shown import count, words
+from runner.reports.html.shown import words
+from runner.text import count
 from runner.web import lists, schedule_forms
 from runner.web.answers import HEADERS
 from runner.web.visits import Visit

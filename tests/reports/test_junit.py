@@ -117,6 +117,23 @@ def test_a_gate_is_a_case_that_fails_where_it_is_missed(
     assert "pass_rate ≥ 0.9" in (case.result[0].text if becomes else case.system_out)
 
 
+@pytest.mark.parametrize("spoilt", [FAILED, UNDECIDED])
+@pytest.mark.parametrize(("status", "becomes"), [(GateStatus.MET, Skipped), (GateStatus.MISSED, (Failure, Error))])
+def test_a_run_that_a_kept_gate_allows_to_fail_is_none_of_the_failures(
+    spoilt: SuiteRun, status: GateStatus, becomes: Any
+) -> None:
+    gate = GateOutcome(
+        gate="pass_rate", limit=0.5, status=status, observed=0.5, low=0.5, high=0.8, count=1, total=2,
+        is_kept=status is GateStatus.MET,
+    )  # fmt: skip
+    result = suite(run(), spoilt, gates=[gate])
+    document, (_, case, _) = parsed(result)
+    assert isinstance(case.result[0], becomes) and (document.failures + document.errors == 0) == (
+        result.exit_code == 0
+    )
+    assert case.result[0].text
+
+
 def test_a_run_that_passed_is_a_case_without_a_result() -> None:
     case = only_case(suite(run()))
     assert case.is_passed

@@ -316,16 +316,25 @@ async def test_workers_are_shown_without_runs_of_others(
     assert "host-1" in part and "<html" not in part
 
 
+SHOWN_ROOM = {
+    "scenario": 1, "pipecat_room_url": ROOM, "has_token": False, "has_data_message": False, "participant_name": None,
+}  # fmt: skip
+
+
 async def test_schedules_are_shown_with_history_and_paused(visitor: httpx.AsyncClient, services: Services) -> None:
     now = utc_now()
     job = CronJob(
-        project_id=1, agent_id=1, name="night", crontab_expression="0 2 * * *", scenario_ids=[1], is_active=True
-    )
+        project_id=1, agent_id=1, name="night", crontab_expression="0 2 * * *", scenario_ids=[1], is_active=True,
+        data={"rooms": [SHOWN_ROOM, SHOWN_ROOM]},
+    )  # fmt: skip
     await add(services.database, [job])
-    firing = Firing(job_id=job.id, trigger="clock", due_at=now, state="skipped", reason="still on", ended_at=now)
+    firing = Firing(
+        job_id=job.id, trigger="clock", due_at=now, state="skipped", reason="still on", ended_at=now, missed=2
+    )
     await add(services.database, [firing])
     assert "night" in (await visitor.get("/schedules")).text
     page = (await visitor.get(f"/schedules/{job.id}")).text
+    assert "2 times missed before" in page and "and 1 more room<" in page
     assert "skipped" in page and "still on" in page and "Pause" in page
     assert (await send(visitor, f"/schedules/{job.id}/switch", active="no")).status_code == 303
     assert "Let it fire" in (await visitor.get(f"/schedules/{job.id}")).text

@@ -6,8 +6,9 @@ from runner.comparison.changes import Change as Verdict
 from runner.comparison.changes import Comparison, LatencyChange, RateChange, ScenarioChange
 from runner.comparison.gates import GateOutcome, GateStatus
 from runner.comparison.wording import gate_line
-from runner.reports.html.shown import count, sentence, words
+from runner.reports.html.shown import sentence, words
 from runner.reports.html.suite_runs import Change
+from runner.text import count
 
 _KINDS = {
     Verdict.REGRESSED: "worse",

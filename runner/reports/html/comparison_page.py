@@ -14,8 +14,9 @@ from runner.reports.html.changes import (
     scenario_changes,
 )
 from runner.reports.html.run_page import Link, Surroundings
-from runner.reports.html.shown import count, percent, sentence, words
+from runner.reports.html.shown import percent, sentence, words
 from runner.reports.html.suite_runs import Change
+from runner.text import count
 
 _TITLES = {
     Verdict.REGRESSED: "Regressed",

@@ -14,6 +14,7 @@ from runner.reports.html.comparison_page import ComparisonPage
 from runner.reports.html.run_page import RunPage
 from runner.reports.html.shown import clock, words
 from runner.reports.html.suite_page import SuitePage
+from runner.text import count
 
 ASSETS = Path(__file__).parent / "assets"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -76,7 +77,7 @@ def make_environment(loader: BaseLoader) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clock=clock, words=words, script_json=_script_json)
+    environment.filters.update(clock=clock, words=words, counted=count, script_json=_script_json)
     return environment
 
 

@@ -23,8 +23,9 @@ from runner.reports.html.answers import AnswerBar, answer_bars, bars_note, limit
 from runner.reports.html.case import Case, case_of
 from runner.reports.html.lanes import Band, Lanes, lanes_of, overlaps_of, speech_bands
 from runner.reports.html.said import TurnRows, turn_rows
-from runner.reports.html.shown import clock, count, lines, percent, seconds, sentence, whole_units, words
+from runner.reports.html.shown import clock, lines, percent, seconds, sentence, whole_units, words
 from runner.reports.html.waveform import Waveform
+from runner.text import count
 
 MAX_CHECKS = 500
 _LOG_CHARACTERS = 8_000

@@ -13,7 +13,8 @@ from runner.evaluation.view import CallView
 from runner.evaluation.wording import same_words
 from runner.reports.html.lanes import Overlap
 from runner.reports.html.parts import Part, answer_parts
-from runner.reports.html.shown import count, percent, seconds, words
+from runner.reports.html.shown import percent, seconds, words
+from runner.text import count
 
 MAX_ROWS = 3_000
 """So many rows are shown of a call; a day of talking has fewer."""

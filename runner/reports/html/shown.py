@@ -64,11 +64,6 @@ def percent(part: float, whole: float) -> float:
     return round(min(max(part / whole, 0.0), 1.0) * 100, 3) if whole > 0 else 0.0
 
 
-def count(number: int, what: str) -> str:
-    """Return a number of things; the word gets an s where it is not one."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
-
-
 def sentence(text: str) -> str:
     """Return a text that ends as a sentence does."""
     return text if not text or text[-1] in ".!?…" else f"{text}."

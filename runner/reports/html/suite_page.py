@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from runner.comparison.intervals import median, median_interval, wilson
 from runner.reports.evidence import verdict_word
 from runner.reports.html.run_page import Link, Surroundings
-from runner.reports.html.shown import count, percent, seconds, sentence, words
+from runner.reports.html.shown import percent, seconds, sentence, words
 from runner.reports.html.suite_runs import Change, RunFacts, ScenarioRuns
+from runner.text import count
 
 MAX_DOTS = 300
 """So many answer times of a scenario are drawn, evenly taken from all."""
