@@ -12,12 +12,41 @@ from runner.calls.suite_file import SuiteRun
 from runner.evaluation.outcome import Failure, Status
 from runner.evaluation.verdicts import Cause, Evidence, ExpectationVerdict
 
+_EVENTS = {
+    "agent_called_function": ("Called", "the agent called"),
+    "agent_function_returned": ("Returned", "the agent's function returned:"),
+    "agent_said": ("Said", "the agent said"),
+    "agent_started_speaking": ("Began to speak", "the agent began to speak"),
+    "agent_stopped_speaking": ("Stopped speaking", "the agent stopped speaking"),
+    "agent_error": ("Its error", "the agent reported an error"),
+    "agent_left": ("It left", "the agent left"),
+    "agent_probed": ("Its address", "the agent's address was tried"),
+    "agent_process_ended": ("Its process", "the agent's process ended"),
+    "agent_session_ended": ("Its session", "the agent's session ended"),
+    "machine_busy": ("Machine busy", "the machine was too busy"),
+    "agent_audio_lost": ("Audio lost", "the agent's audio was lost on its way to us"),
+    "agent_audio_late": ("Audio late", "the agent's audio came late"),
+    "caller_heard_as": ("It understood", "the agent understood"),
+    "caller_audio_lost": ("Audio lost", "the caller's audio was lost on its way to the agent"),
+    "caller_underrun": ("Caller's audio late", "the caller's audio was late"),
+    "harness_stalled": ("Runner stood still", "the runner stood still"),
+    "caller_started_speaking": ("Caller spoke", "the caller began to speak"),
+    "caller_stopped_speaking": ("Caller stopped", "the caller stopped speaking"),
+    "message_received": ("Message", "the agent sent a message"),
+}
+
+
+def event_label(event: str) -> str:
+    """Return what a fact is called beside its text, by its type on the timeline."""
+    return _EVENTS[event][0] if event in _EVENTS else event.replace("_", " ").capitalize()
+
 
 def evidence_line(evidence: Evidence) -> str:
     """Return a piece of evidence in one line: when, what, told or heard, and the words."""
+    said = _EVENTS[evidence.event][1] if evidence.event in _EVENTS else evidence.event.replace("_", " ")
     source = f" ({evidence.source.value})" if evidence.source else ""
     words = f" {evidence.text!r}" if evidence.text else ""
-    return f"{evidence.at_s:.2f} s {evidence.event}{source}{words}"
+    return f"{evidence.at_s:.2f} s: {said}{source}{words}"
 
 
 def headline_of(failure: Failure | None, detail: str | None, ended_reason: EndedReason) -> str:

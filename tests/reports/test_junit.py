@@ -158,7 +158,7 @@ def test_the_agents_failure_has_what_was_missed_and_the_evidence() -> None:
     assert result.text.splitlines() == [
         "turn 2: a response that holds 'booked': does not",
         "missed: turn 2: a response that holds 'booked': does not contain 'booked'",
-        "    7.25 s response (heard) 'Sorry, no tables.'",
+        "    7.25 s: response (heard) 'Sorry, no tables.'",
         "ended: caller-hung-up after 31.5 s, cause: agent",
         "first response: 812 ms",
         "response latencies: 640 ms, 1204 ms",
@@ -261,7 +261,7 @@ def test_a_failure_has_its_headline_and_what_was_heard() -> None:
         failure.headline,
         "    expected  a response that holds 'booked'",
         "    heard     'Sorry, no tables.'",
-        "    7.25 s response (heard) 'Sorry, no tables.'",
+        "    7.25 s: response (heard) 'Sorry, no tables.'",
         "ended: caller-hung-up after 31.5 s, cause: agent",
         "the agent's process ended with exit code 3",
         "what the agent printed: runs/suite-1/agent-1.log",

@@ -309,7 +309,7 @@ def test_a_failure_comes_first_with_what_was_expected_and_heard() -> None:
         "failed (late): turn 1 failed: the agent [x] answered 1.2 s too late (limit 3 s)",
         "    expected  response containing 'smoking' within 3 s",
         "    heard     'For how many?'",
-        "    5.00 s response (heard) 'For how many?'",
+        "    5.00 s: response (heard) 'For how many?'",
         "",
     ]
 
@@ -389,7 +389,7 @@ def test_a_missed_expectation_stands_with_its_evidence() -> None:
     run = run.model_copy(update={"expectations": [missed]})
     lines = printed(lambda console: print_summary(console, run, "runs/x"))
     at = lines.index("  ✗ turn 1: a [x]: b")
-    assert lines[at + 1] == "      3.50 s agent_called_function 'book'"
+    assert lines[at + 1] == "      3.50 s: the agent called 'book'"
 
 
 @pytest.mark.parametrize("folder", ["runs/[old]", "runs/[/]", "a" * 200])

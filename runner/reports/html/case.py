@@ -30,7 +30,7 @@ from runner.evaluation.function_calls import CALLS
 from runner.evaluation.verdicts import Evidence, ExpectationVerdict
 from runner.evaluation.view import CallView
 from runner.evaluation.wording import contains_words
-from runner.reports.evidence import headline_of, process_end
+from runner.reports.evidence import event_label, headline_of, process_end
 from runner.reports.html.shown import sentence, whole_units, words
 
 LEAD_S = 2.0
@@ -53,28 +53,6 @@ _FIRST_WORDS = 100
 _OF_SPEECH = frozenset({"agent_started_speaking", "agent_stopped_speaking"})
 _BESIDE_LINE = _OF_SPEECH | {"agent_left"}
 _ONLY_TOLD = "Told, not heard"
-
-_EVENTS = {
-    "agent_called_function": "Called",
-    "agent_function_returned": "Returned",
-    "agent_said": "Said",
-    "agent_started_speaking": "Began to speak",
-    "agent_stopped_speaking": "Stopped speaking",
-    "agent_error": "Its error",
-    "agent_left": "It left",
-    "agent_probed": "Its address",
-    "agent_process_ended": "Its process",
-    "agent_session_ended": "Its session",
-    "machine_busy": "Machine busy",
-    "agent_audio_lost": "Audio lost",
-    "agent_audio_late": "Audio late",
-    "caller_heard_as": "It understood",
-    "caller_audio_lost": "Audio lost",
-    "caller_underrun": "Caller's audio late",
-    "harness_stalled": "Runner stood still",
-    "caller_started_speaking": "Caller spoke",
-    "caller_stopped_speaking": "Caller stopped",
-}
 
 
 @dataclass(frozen=True)
@@ -336,7 +314,7 @@ def _evidence_rows(failure: Failure, view: CallView, rows: Sequence[CaseRow]) ->
         shown_above = evidence.event not in _OF_SPEECH and (evidence.at_s in shown or round(at_s, 3) in shown)
         if not only_told and (said_above or shown_above):
             continue
-        label = _EVENTS.get(evidence.event, evidence.event.replace("_", " ").capitalize())
+        label = event_label(evidence.event)
         if evidence.source is not None:
             label = _ONLY_TOLD if only_told else evidence.source.value.capitalize()
         if evidence.text:
