@@ -39,8 +39,6 @@ LAYERS: dict[str, set[str]] = {
     "runner.comparison": {EVALUATION},
     "runner.judge": {EVALUATION},
     "runner.rooms": set(),
-    "runner.tracing": {EVALUATION},
-    "runner.webhooks": set(),
     # A session comes with a room.
     "runner.sessions": {"runner.rooms"},
     # A suite names rooms and the commands that start agents.
@@ -52,7 +50,6 @@ LAYERS: dict[str, set[str]] = {
         "runner.rooms",
         "runner.scenarios",
         "runner.sessions",
-        "runner.tracing",
     },
     "runner.reports": {EVALUATION, "runner.calls", "runner.comparison", "runner.scenarios"},
     "runner.records": {
@@ -63,7 +60,6 @@ LAYERS: dict[str, set[str]] = {
         "runner.rooms",
         "runner.scenarios",
         "runner.sessions",
-        "runner.webhooks",
     },
     "runner.dispatch": {
         EVALUATION,
@@ -72,7 +68,6 @@ LAYERS: dict[str, set[str]] = {
         "runner.protocol",
         "runner.records",
         "runner.rooms",
-        "runner.webhooks",
     },
     # What makes calls knows the record over HTTP alone: neither `records` nor `dispatch`.
     "runner.worker": {
@@ -81,7 +76,6 @@ LAYERS: dict[str, set[str]] = {
         "runner.protocol",
         "runner.rooms",
         "runner.sessions",
-        "runner.tracing",
     },
     "runner.api": {
         EVALUATION,
@@ -91,7 +85,6 @@ LAYERS: dict[str, set[str]] = {
         "runner.records",
         "runner.rooms",
         "runner.scenarios",
-        "runner.webhooks",
     },
     # What people see in a browser, over the same queries as the API.
     "runner.web": {
@@ -119,7 +112,6 @@ LAYERS: dict[str, set[str]] = {
         "runner.scenarios",
         "runner.server",
         "runner.sessions",
-        "runner.webhooks",
         "runner.worker",
     },
 }

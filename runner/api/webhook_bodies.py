@@ -10,12 +10,12 @@ from sqlalchemy.orm import Session
 
 from runner.api.schemas.runs import RECORDING, TranscriptItem, expected_outcome, latency_metrics, numbers
 from runner.api.streaming import in_pieces
+from runner.dispatch.slack import FiringNews, ResultNews, ShownFailure, result_message, schedule_message
 from runner.records.results import RunLine, count_runs, lines_of
 from runner.records.runs import AT_ONCE
 from runner.records.statuses import FiringState
 from runner.records.tables import CronJob, Firing, ResultRow, RunRow, WebhookDelivery, utc_now
 from runner.records.webhooks import Event, Kind
-from runner.webhooks.slack import FiringNews, ResultNews, ScheduleNews, ShownFailure, slack_message
 
 MAX_TRANSCRIPTS = 500
 """A result of more runs is told without their transcripts."""
@@ -42,11 +42,11 @@ class WebhookBodies:
             firing = session.get_one(Firing, delivery.firing_id)
             job = session.get_one(CronJob, firing.job_id)
             if in_slack:
-                return slack_message(ScheduleNews(job.name, firing.reason, self._history(job.id)))
+                return schedule_message(job.name, firing.reason, self._history(job.id))
             return {"event_type": delivery.event, "data": self._not_launched(job, firing)}
         result = session.get_one(ResultRow, delivery.result_id)
         if in_slack:
-            return slack_message(self._news(session, result))
+            return result_message(self._news(session, result))
         of_launch = delivery.event == Event.PRE_TRIGGER.value
         data = self._launched(session, result) if of_launch else self._completed(session, result)
         return {"event_type": delivery.event, "data": data}

@@ -58,6 +58,7 @@ from bots.timeline import (
 )
 from runner.calls import recording as recordings
 from runner.calls import timeline as timelines
+from runner.calls import tracing
 from runner.calls.measuring import measure_call_aside
 from runner.calls.processor import ProcessorWatch
 from runner.calls.recognition import Recognition
@@ -81,7 +82,6 @@ from runner.rooms.base import AUDIO_RATE_HZ, Room
 from runner.rooms.urls import check_data_message, room_kind
 from runner.settings import Settings
 from runner.text import public_url
-from runner.tracing import export as tracing
 
 if TYPE_CHECKING:
     from runner.judge.judge import Judge

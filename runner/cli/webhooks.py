@@ -87,11 +87,11 @@ def test(
 
     async def work(database: "Database") -> int:
         from runner.dispatch.delivering import send_test
+        from runner.dispatch.sending import Sender
         from runner.records.record import Record
         from runner.records.secrets import open_vault
         from runner.records.store import open_store
         from runner.records.webhooks import DeliveryStatus, Kind
-        from runner.webhooks.sending import Sender
 
         settings = server_settings(config, data_dir, database_url)
         record = Record(settings, database, open_vault(settings.server), open_store(settings.server))

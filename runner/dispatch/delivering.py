@@ -16,13 +16,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from runner.dispatch.judging import Step, Try
+from runner.dispatch.sending import Sender, headers
 from runner.errors import UsageError
-from runner.records.deliveries import add_test, due, note_attempt
+from runner.records.deliveries import Sent, add_test, due, note_attempt
 from runner.records.record import Record
 from runner.records.tables import Agent, Project, WebhookDelivery, utc_now
 from runner.records.webhooks import ADDRESSES, Destination, Event, Kind, destination, destination_of, new_message_id
-from runner.webhooks.sending import Sender, Sent
-from runner.webhooks.signing import headers
 
 TIMEOUT_S = 15.0
 PRE_TRIGGER_TIMEOUT_S = 30.0

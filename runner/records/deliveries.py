@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Select, delete, select, update
@@ -11,7 +12,6 @@ from runner.errors import UsageError
 from runner.records.changes import work_changed
 from runner.records.tables import ResultRow, RunRow, WebhookDelivery, utc_now
 from runner.records.webhooks import DeliveryStatus, Event, Kind, begin
-from runner.webhooks.sending import Sent
 
 RETRY_WAITS_S = (5, 15, 30, 60, 120, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800)
 """How long after each attempt the next one is made: 13 in all, over 16 hours."""
@@ -28,6 +28,21 @@ REPLAYED = (Event.COMPLETED.value, Event.SCHEDULE_FAILED.value)
 MAX_TRIES_KEPT = 20
 _JITTER = 0.1
 _AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What came of sending a message once: the HTTP status, if one was answered; and why it did not arrive, if so."""
+
+    status_code: int | None
+    error: str
+    duration_ms: float
+    again: bool = True
+    """Whether it is worth trying again."""
+
+    @property
+    def arrived(self) -> bool:
+        return not self.error
 
 
 def due(session: Session, delivery_id: int, round: int) -> WebhookDelivery | None:

@@ -22,7 +22,8 @@ from runner.records.secrets import Vault
 from runner.records.statuses import FiringState
 from runner.records.tables import CRON_JOBS, FIRINGS, RESULTS, RUNS, Agent, Project, WebhookDelivery, utc_now
 from runner.text import public_url
-from runner.webhooks.slack import SLACK_HOSTS
+
+SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
 
 PRE_TRIGGER_HOLD = timedelta(seconds=150)
 """How long runs wait for ``result.pre_trigger`` at most: four attempts of 30 s, and what is between them."""

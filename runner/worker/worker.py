@@ -22,12 +22,12 @@ from runner.calls.call import Call
 from runner.calls.repeating import earlier_attempt, reason_to_repeat
 from runner.calls.request import CallMaker, CallRequest, DataMessage, LiveCall
 from runner.calls.run_file import EarlierAttempt, Run, write_run
+from runner.calls.tracing import export_report
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause, ExpectationVerdict
 from runner.protocol.messages import MAX_RUNS, Job, Order, Problem, Release, Report, RunNow
 from runner.settings import Settings
-from runner.tracing.export import export_report
 from runner.worker.live_report import LiveReport
 from runner.worker.outbox import Section
 from runner.worker.record_client import RecordClient

@@ -12,9 +12,9 @@ from runner.records.runs import end_run
 from runner.records.tables import WebhookDelivery
 from tests.api.conftest import client_of, new_key, on_every_database, other_project
 from tests.api.telling import run_launched
+from tests.doubles.receiver import Receiver, answers, receiving
 from tests.records.giving import WORKER, give
 from tests.records.outcomes import agent_failed
-from tests.webhooks.receiver import Receiver, answers, receiving
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ from standardwebhooks import Webhook
 
 from tests.compat.conftest import Stage, until
 from tests.compat.test_cli import Run, cekura, json_of, result_id
-from tests.webhooks.receiver import receiving
+from tests.doubles.receiver import receiving
 
 __all__ = ["cekura"]
 

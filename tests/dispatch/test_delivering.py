@@ -17,6 +17,7 @@ from runner.api.webhook_bodies import WebhookBodies
 from runner.dispatch import durable as durable_work
 from runner.dispatch.delivering import Delivering, send_test
 from runner.dispatch.durable import Durable
+from runner.dispatch.sending import signature
 from runner.errors import UsageError
 from runner.records import deliveries
 from runner.records.database import Database
@@ -29,11 +30,10 @@ from runner.records.tables import Project, RunRow, WebhookDelivery, utc_now
 from runner.records.webhooks import Kind, hold_for_webhook, write_webhooks
 from runner.sessions.local_agent import free_port
 from runner.settings import ServerSettings, Settings
-from runner.webhooks.signing import signature
 from tests.dispatch.durable_process import FAST, started
+from tests.doubles.receiver import Received, answers, receiving
 from tests.records.giving import WORKER
 from tests.records.outcomes import agent_failed
-from tests.webhooks.receiver import Received, answers, receiving
 
 pytestmark = pytest.mark.anyio
 

@@ -13,10 +13,10 @@ from runner.records.deliveries import replay
 from runner.records.runs import end_run
 from runner.records.tables import CronJob, Firing, Project, WebhookDelivery
 from runner.records.webhooks import write_webhooks
+from tests.doubles.receiver import Receiver, receiving
 from tests.records.giving import WORKER, give
 from tests.records.outcomes import outcome
 from tests.records.town import MINUTE, Town, on_sqlite, town
-from tests.webhooks.receiver import Receiver, receiving
 
 __all__ = ["town"]
 

@@ -16,6 +16,7 @@ from runner.records.database import Database
 from runner.records.deliveries import (
     PRE_TRIGGER_WAITS_S,
     RETRY_WAITS_S,
+    Sent,
     note_attempt,
     purge_deliveries,
     replay,
@@ -35,7 +36,6 @@ from runner.records.webhooks import (
     wants,
     write_webhooks,
 )
-from runner.webhooks.sending import Sent
 from tests.records.giving import WORKER
 from tests.records.outcomes import agent_failed, outcome
 

@@ -14,16 +14,15 @@ from sqlalchemy.orm import Session
 
 from runner.cli import main
 from runner.records.database import Database
-from runner.records.deliveries import note_attempt
+from runner.records.deliveries import Sent, note_attempt
 from runner.records.runs import end_run
 from runner.records.secrets import open_vault
 from runner.records.tables import Project, ResultRow, RunRow, utc_now
 from runner.records.webhooks import write_webhooks
 from runner.settings import ServerSettings
-from runner.webhooks.sending import Sent
+from tests.doubles.receiver import answers, receiving
 from tests.records.giving import WORKER
 from tests.records.outcomes import outcome
-from tests.webhooks.receiver import answers, receiving
 
 SECRET = "planted plain secret"
 

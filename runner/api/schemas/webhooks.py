@@ -5,11 +5,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
 from runner.api.schemas.common import Id, ResponseBody, Timestamp, WrittenBody, of_row
+from runner.dispatch.sending import MAX_URL_CHARACTERS, signing_key
 from runner.records.tables import Agent, Project, WebhookDelivery
 from runner.records.webhooks import TOGGLES, DeliveryStatus, Kind
 from runner.text import UNSENDABLE, fits_header
-from runner.webhooks.sending import MAX_URL_CHARACTERS
-from runner.webhooks.signing import signing_key
 
 Address = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS, strip_whitespace=True)]
 

@@ -8,12 +8,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
 
 from bots.timeline import AgentJoined, CallEnded, TimelineEvent
+from runner.calls.run_file import Run
 from runner.evaluation.outcome import Status
 from runner.evaluation.turns import TurnMeasures
-from runner.evaluation.verdicts import Cause
 
 Value = str | bool | int | float
 
@@ -26,43 +25,8 @@ MAX_TURNS = 500
 _S = 1_000_000_000
 
 
-class Traced(Protocol):
-    """What of a run goes into its trace."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def scenario(self) -> str: ...
-    @property
-    def room(self) -> str: ...
-    @property
-    def started_at(self) -> str: ...
-    @property
-    def status(self) -> Status: ...
-    @property
-    def success(self) -> bool | None: ...
-    @property
-    def cause(self) -> Cause | None: ...
-    @property
-    def call_ended_reason(self) -> str: ...
-    @property
-    def turns(self) -> list[TurnMeasures]: ...
-
-
 @dataclass(frozen=True)
 class Span:
-    """A span.
-
-    Attributes:
-        name: What took place.
-        span_id: Its id; not 0.
-        parent_id: That of the span it is part of; None for the first.
-        start_ns: When it began, in nanoseconds since 1970.
-        end_ns: When it ended.
-        attributes: What is known of it.
-        is_error: Whether it went wrong.
-    """
-
     name: str
     span_id: int
     parent_id: int | None
@@ -82,14 +46,8 @@ def run_span_id(run_id: str, started_at: str) -> int:
     return _span_id(run_id, started_at, RUN, 0)
 
 
-def spans_of(run: Traced, facts: Sequence[TimelineEvent], *, evaluated_ns: int) -> list[Span]:
-    """Return the spans of a run, the first one being all of it.
-
-    Args:
-        run: The run.
-        facts: What happened in its call.
-        evaluated_ns: When its call had been evaluated, in nanoseconds on the call's clock.
-    """
+def spans_of(run: Run, facts: Sequence[TimelineEvent], *, evaluated_ns: int) -> list[Span]:
+    """Return the spans of a run, the first one being all of it; it had been evaluated so long into its call."""
     epoch_ns = epoch(run.started_at)
     joined = next((fact.at_ns for fact in facts if isinstance(fact, AgentJoined)), None)
     ended = next((fact.at_ns for fact in facts if isinstance(fact, CallEnded)), evaluated_ns)
@@ -128,14 +86,7 @@ def spans_of(run: Traced, facts: Sequence[TimelineEvent], *, evaluated_ns: int) 
 
 
 def report_span(run_id: str, started_at: str, start_ns: int, end_ns: int) -> Span:
-    """Return the span of a run's being reported.
-
-    Args:
-        run_id: The run.
-        started_at: When its call began, as the run has it.
-        start_ns: When it was handed in, in nanoseconds since 1970.
-        end_ns: When the record had it.
-    """
+    """Return the span of a run's being reported, from when it was handed in until the record had it (since 1970)."""
     own, root = _span_id(run_id, started_at, REPORT), run_span_id(run_id, started_at)
     return Span(REPORT, own, root, start_ns, max(start_ns, end_ns))
 
@@ -145,11 +96,11 @@ def epoch(started_at: str) -> int:
     return round(datetime.fromisoformat(started_at).timestamp() * 1_000) * 1_000_000
 
 
-def _went_wrong(run: Traced) -> bool:
+def _went_wrong(run: Run) -> bool:
     return run.success is False or run.status is Status.FAILED
 
 
-def _of_run(run: Traced) -> dict[str, Value]:
+def _of_run(run: Run) -> dict[str, Value]:
     known = {
         "run.id": run.id,
         "run.status": run.status.value,
@@ -162,7 +113,7 @@ def _of_run(run: Traced) -> dict[str, Value]:
     return {f"scenario_runner.{name}": value for name, value in known.items() if value is not None}
 
 
-def _of_turn(run: Traced, turn: TurnMeasures, number: int, duration_s: float) -> dict[str, Value]:
+def _of_turn(run: Run, turn: TurnMeasures, number: int, duration_s: float) -> dict[str, Value]:
     about: dict[str, Value] = {
         "turn.number": number,
         "turn.type": "conversation",

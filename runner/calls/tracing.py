@@ -18,7 +18,8 @@ import anyio.to_thread
 from loguru import logger
 
 from bots.timeline import TimelineEvent
-from runner.tracing.spans import Span, Traced, report_span, run_span_id, spans_of, trace_id
+from runner.calls.run_file import Run
+from runner.calls.spans import Span, report_span, run_span_id, spans_of, trace_id
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 SERVICE = "scenario-runner"
@@ -42,26 +43,14 @@ async def load() -> None:
         await anyio.to_thread.run_sync(_exporter)
 
 
-def export_run(run: Traced, facts: Sequence[TimelineEvent], *, evaluated_ns: int) -> None:
-    """Export a run as a trace, where that is configured. Does not fail, and does not wait.
-
-    Args:
-        run: The run.
-        facts: What happened in its call.
-        evaluated_ns: When its call had been evaluated, in nanoseconds on the call's clock.
-    """
+def export_run(run: Run, facts: Sequence[TimelineEvent], *, evaluated_ns: int) -> None:
+    """Export a run as a trace, where that is configured. Does not fail, and does not wait."""
     if is_configured():
         _export(run.id, run.started_at, lambda: spans_of(run, facts, evaluated_ns=evaluated_ns))
 
 
 def export_report(run_id: str, started_at: str, start_ns: int) -> None:
-    """Export that a run was reported, where that is configured. Does not fail, and does not wait.
-
-    Args:
-        run_id: The run.
-        started_at: When its call began, as the run has it.
-        start_ns: When it was handed in, in nanoseconds since 1970. It ends now.
-    """
+    """Export that a run was reported: from ``start_ns``, since 1970, until now. Does not fail or wait, as above."""
     if is_configured():
         _export(run_id, started_at, lambda: [report_span(run_id, started_at, start_ns, time.time_ns())])
 
@@ -85,10 +74,7 @@ def _exporter() -> "Exporter | None":
 
 
 class Exporter:
-    """Gives spans to the SDK.
-
-    Args:
-        exporter: Where the SDK exports to; by default OTLP over HTTP, as the environment says.
+    """Gives spans to the SDK; by default for OTLP over HTTP, as the environment says.
 
     Raises:
         ImportError: The SDK is not installed.
@@ -124,13 +110,7 @@ class Exporter:
         atexit.register(self.close)
 
     def put(self, trace: int, root: int, spans: Sequence[Span]) -> None:
-        """Export spans of a trace.
-
-        Args:
-            trace: Its id.
-            root: The id of its first span, which may be exported apart.
-            spans: The spans.
-        """
+        """Export spans of a trace; its first one, the root, may be exported apart."""
         from opentelemetry import trace as api
         from opentelemetry.trace import NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
-
 MAX_SHOWN = 5
 """How many failures are shown."""
 
@@ -18,13 +16,7 @@ _MAX_SECTION = 2_900
 
 @dataclass(frozen=True)
 class ShownFailure:
-    """A way in which runs of a result did not pass.
-
-    Attributes:
-        scenario: The scenario's name.
-        headline: Why.
-        count: How many runs that were.
-    """
+    """A way in which so many runs of a result did not pass."""
 
     scenario: str
     headline: str
@@ -33,46 +25,15 @@ class ShownFailure:
 
 @dataclass(frozen=True)
 class FiringNews:
-    """What a firing of a schedule came to.
-
-    Attributes:
-        passed: Whether all is well; None: inconclusive. Also runs that all passed can be worse than a baseline.
-        reason: Why, in words: how many runs passed, how they compare with the baseline.
-    """
+    """What a firing of a schedule came to (None: inconclusive): runs that passed can be worse than a baseline."""
 
     passed: bool | None
     reason: str
 
 
 @dataclass(frozen=True)
-class ScheduleNews:
-    """A schedule was due and launched nothing.
-
-    Attributes:
-        title: What the schedule is called.
-        reason: Why nothing was launched.
-        link: Where its history can be read.
-    """
-
-    title: str
-    reason: str
-    link: str
-
-
-@dataclass(frozen=True)
 class ResultNews:
-    """What is told of a finished result.
-
-    Attributes:
-        title: What it is called.
-        total: All runs.
-        passed: Those that passed.
-        failed: Those in which the agent failed.
-        inconclusive: Those without a verdict.
-        failures: The worst first.
-        link: Where it can be read; None where that is not known.
-        firing: What the firing came to of the schedule that launched it, if one did.
-    """
+    """What is told of a finished result: the worst failures first."""
 
     title: str
     total: int
@@ -80,8 +41,9 @@ class ResultNews:
     failed: int
     inconclusive: int
     failures: Sequence[ShownFailure]
-    link: str | None
+    link: str
     firing: FiringNews | None = None
+    """Of the schedule that launched it, if one did."""
 
     @property
     def verdict(self) -> bool | None:
@@ -103,17 +65,16 @@ class ResultNews:
         return counts
 
 
-def slack_message(news: ResultNews | ScheduleNews) -> dict[str, Any]:
+def result_message(news: ResultNews) -> dict[str, Any]:
     """Return the body of a request to an incoming webhook."""
-    if isinstance(news, ScheduleNews):
-        link = _section(f"<{news.link}|Open the history>")
-        return _message(news.title, _ICONS[False], _text(news.reason), link)
-    more: list[dict[str, Any]] = []
-    if news.failures:
-        more.append(_section("\n".join(_lines(news.failures))))
-    if news.link is not None:
-        more.append(_section(f"<{news.link}|Open the result>"))
-    return _message(news.title, _ICONS[news.verdict], news.words, *more)
+    failures = [_section("\n".join(_lines(news.failures)))] if news.failures else []
+    link = _section(f"<{news.link}|Open the result>")
+    return _message(news.title, _ICONS[news.verdict], news.words, *failures, link)
+
+
+def schedule_message(title: str, reason: str, link: str) -> dict[str, Any]:
+    """Return the same of a schedule that was due and launched nothing."""
+    return _message(title, _ICONS[False], _text(reason), _section(f"<{link}|Open the history>"))
 
 
 def _message(title: str, icon: str, words: str, *more: dict[str, Any]) -> dict[str, Any]:

@@ -1,55 +1,42 @@
-"""Sends webhooks: to hosts that the settings allow, at the addresses that were checked, and following no redirect."""
+"""Sends webhooks: to hosts that the settings allow, at the addresses that were checked, and following no redirect.
 
+They are signed as Standard Webhooks 1.0.0 has it (https://www.standardwebhooks.com).
+"""
+
+import base64
+import binascii
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from urllib.parse import urlsplit
 
 import anyio
 import httpx
+from standardwebhooks import Webhook
 
 from runner.errors import UsageError
 from runner.hosts import Address, HostRefused, HostRules, HostUnknown, Resolve, host_of, resolve
+from runner.records.deliveries import Sent
 from runner.settings import ServerSettings
 
 MAX_URL_CHARACTERS = 2_000
 
+SIGNING_PREFIX = "whsec_"
+"""How a secret begins that only signs: base64 of the key follows."""
+
+MIN_KEY_BYTES, MAX_KEY_BYTES = 24, 64
+MIN_SECRET_CHARACTERS, MAX_SECRET_CHARACTERS = 8, 200
+
 _SETTING = "server.allowed_webhooks"
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What came of sending a message once.
-
-    Attributes:
-        status_code: The HTTP status that was answered; None where none was.
-        error: Why it did not arrive; empty where it did.
-        duration_ms: How long it took.
-        again: Whether it is worth trying again.
-    """
-
-    status_code: int | None
-    error: str
-    duration_ms: float
-    again: bool = True
-
-    @property
-    def arrived(self) -> bool:
-        """Whether the receiver has it."""
-        return not self.error
 
 
 class Sender:
     """Sends messages.
 
-    A host is looked up once for each message. All its addresses must be allowed; they are connected to as they are,
-    and the certificate is checked against the host's name.
-
-    Args:
-        settings: Name the hosts that are allowed.
-        resolve: Returns the addresses of a name.
+    A host is looked up once for each message, by ``resolve``. All its addresses must be allowed; they are connected
+    to as they are, and the certificate is checked against the host's name.
     """
 
     def __init__(self, settings: ServerSettings, resolve: Resolve = resolve):
@@ -63,18 +50,11 @@ class Sender:
             UsageError: It is no address to send to.
             HostRefused: It is one that must not be used.
         """
-        check_url(url)
+        _check_url(url)
         await self._addresses(url)
 
     async def send(self, url: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float) -> Sent:
-        """Send a message, and return what came of it.
-
-        Args:
-            url: Where to.
-            headers: What goes before it.
-            body: The message.
-            timeout_s: How long it may take until the answer begins.
-        """
+        """Send a message, and return what came of it. The answer must begin within the timeout."""
         began_s = time.monotonic()
         status: int | None = None
         error, again = "", True
@@ -82,7 +62,9 @@ class Sender:
             with anyio.fail_after(timeout_s):
                 status = await self._post(url, headers, body)
             if status // 100 != 2:
-                error = _refusal(status)
+                error = f"the receiver answered {status}"
+                if status // 100 == 3:
+                    error += "; redirects are not followed"
                 # 410: the receiver wants no more of these.
                 again = status != 410
         except (HostRefused, UsageError) as refused:
@@ -95,17 +77,16 @@ class Sender:
         return Sent(status, error, round((time.monotonic() - began_s) * 1_000, 1), again)
 
     async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
-        check_url(url)
+        _check_url(url)
         addresses = await self._addresses(url)
         if not addresses:
             raise httpx.ConnectError("the name has no address")
-        parts = urlsplit(url)
         async with httpx.AsyncClient(verify=self._certificates, trust_env=False, timeout=None) as http:  # noqa: S113 - the caller limits it
             for address in addresses:
                 request = http.build_request(
                     "POST",
                     httpx.URL(url).copy_with(host=str(address)),
-                    headers={**headers, "Host": parts.netloc},
+                    headers={**headers, "Host": urlsplit(url).netloc},
                     content=body,
                     extensions={"sni_hostname": host_of(url)},
                 )
@@ -133,12 +114,7 @@ class Sender:
         return httpx.create_ssl_context()
 
 
-def check_url(url: str) -> None:
-    """Refuse what is no address to send to.
-
-    Raises:
-        UsageError: It is none.
-    """
+def _check_url(url: str) -> None:
     if len(url) > MAX_URL_CHARACTERS:
         raise UsageError(f"webhook URL: has more than {MAX_URL_CHARACTERS} characters")
     if not url.isascii() or not url.isprintable() or " " in url:
@@ -156,7 +132,47 @@ def check_url(url: str) -> None:
         raise UsageError("webhook URL: holds a user name or password; give a webhook_secret instead")
 
 
-def _refusal(status: int) -> str:
-    if status // 100 == 3:
-        return f"the receiver answered {status}; redirects are not followed"
-    return f"the receiver answered {status}"
+def signing_key(secret: str) -> bytes:
+    """Return the key that a secret stands for: ``whsec_`` and base64, or any other text: then its UTF-8 bytes.
+
+    Raises:
+        ValueError: It is no secret; says what one is.
+    """
+    if not secret.startswith(SIGNING_PREFIX):
+        if not MIN_SECRET_CHARACTERS <= len(secret) <= MAX_SECRET_CHARACTERS:
+            raise ValueError(f"must have {MIN_SECRET_CHARACTERS} to {MAX_SECRET_CHARACTERS} characters")
+        return secret.encode()
+    try:
+        key = base64.b64decode(secret.removeprefix(SIGNING_PREFIX), validate=True)
+    except binascii.Error:
+        key = b""
+    if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
+        raise ValueError(f"must be {SIGNING_PREFIX} and {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes in base64")
+    return key
+
+
+def signature(secret: str, message_id: str, timestamp_s: int, body: bytes) -> str:
+    """Return the ``webhook-signature`` of a message: HMAC-SHA256 over its id, its time since 1970 and its body."""
+    return Webhook(signing_key(secret)).sign(message_id, datetime.fromtimestamp(timestamp_s, UTC), body.decode())
+
+
+def headers(
+    secret: str | None, message_id: str, timestamp_s: int, body: bytes, idempotency_key: str
+) -> dict[str, str]:
+    """Return the headers of a message; without a secret it is unsigned.
+
+    A secret that only signs is not sent. Any other goes along in ``X-CEKURA-SECRET``, where receivers made for Cekura
+    look for it.
+    """
+    found = {
+        "Content-Type": "application/json",
+        "User-Agent": "pipecat-scenario-runner",
+        "X-CEKURA-IDEMPOTENCY-KEY": idempotency_key,
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp_s),
+    }
+    if secret is not None:
+        found["webhook-signature"] = signature(secret, message_id, timestamp_s, body)
+        if not secret.startswith(SIGNING_PREFIX):
+            found["X-CEKURA-SECRET"] = secret
+    return found

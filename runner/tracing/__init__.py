@@ -1,1 +1,0 @@
-"""OpenTelemetry: a run as a trace, made from its facts once its call is over."""
