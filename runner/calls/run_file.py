@@ -263,7 +263,9 @@ def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Cir
         judge=given.judge,
         allow_unjudged=given.allow_unjudged,
         notes=list(given.notes),
-        warnings=list(dict.fromkeys([*given.warnings, *trouble_warnings(facts), *_differences(view)])),
+        warnings=list(
+            dict.fromkeys([*given.warnings, *trouble_warnings(facts), *_differences(view, outcome.success is True)])
+        ),
         earlier_attempts=list(given.earlier_attempts),
         timeline=given.timeline,
         asked=given.asked,
@@ -296,8 +298,8 @@ def not_asked_because(report: RunReport, why: str, *, instead_of: str = NO_JUDGE
     )
 
 
-def _differences(view: CallView) -> list[str]:
-    differs = hearing_differs(view)
+def _differences(view: CallView, passed: bool) -> list[str]:
+    differs = hearing_differs(view, passed=passed)
     return [] if differs is None else [differs]
 
 

@@ -14,13 +14,15 @@ BLOCKED_NS = 3 * NS_PER_S
 """A caller that hears speech for so long where the recording has none was held up by its own hearing."""
 
 
-def hearing_differs(view: CallView) -> str | None:
+def hearing_differs(view: CallView, *, passed: bool = False) -> str | None:
     """Return how the live hearing of the agent's speech differs from the recording; None where it hardly does.
 
     Args:
         view: A finished call, measured.
+        passed: Whether the call passed. Then a difference is told only where it bore on something: the caller spoke
+            into the agent's speech, or waited for long, because of what it heard.
     """
-    if not view.is_measured:
+    if not view.is_measured or (passed and not _misled(view)):
         return None
     missed = [s for s in view.speeches if not _overlapping(s, view.live_speeches, view.end_ns)]
     invented = [s for s in view.live_speeches if not _overlapping(s, view.speeches, view.end_ns)]
@@ -39,6 +41,22 @@ def hearing_differs(view: CallView) -> str | None:
     if invented:
         parts.append(f"it took something else for speech {_times(len(invented))}")
     return f"the live hearing and the recording differ: {'; '.join(parts)}" if parts else None
+
+
+def _misled(view: CallView) -> bool:
+    """Whether the caller did something else than it would have done with the recording in its ear."""
+    lines = [line.at_ns for turn in view.starts if (line := view.line(turn)) is not None]
+    spoke_into_it = any(s.lasts_at(at_ns) and not _live_at(view, at_ns) for at_ns in lines for s in view.speeches)
+    held_up = any(
+        live.end_or(view.end_ns) - max([s.end_or(view.end_ns) for s in near] or [live.started.at_ns]) > BLOCKED_NS
+        for live in view.live_speeches
+        for near in [_overlapping(live, view.speeches, view.end_ns)]
+    )
+    return spoke_into_it or held_up or any(not view.noticed_live(s) for s in view.speeches)
+
+
+def _live_at(view: CallView, at_ns: int) -> bool:
+    return any(s.lasts_at(at_ns) for s in view.live_speeches)
 
 
 def silence_in_error(view: CallView, reason: EndedReason) -> bool:

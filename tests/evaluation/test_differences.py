@@ -29,6 +29,27 @@ def test_differences_are_told(found: list[TimelineEvent], says: str | None) -> N
     assert told is None if says is None else told is not None and says in told
 
 
+@pytest.mark.parametrize(
+    ("facts", "found", "is_told"),
+    [
+        # An onset 1.9 s off, and a noise taken for speech, where they changed nothing the caller did.
+        ([*speech(2, 3), *speech(10, 12)], [measured(2, 3), measured(11.9, 12)], False),
+        ([*speech(2, 3), *speech(10, 12)], [measured(2, 3)], False),
+        # The caller spoke into speech that it had not noticed yet.
+        ([*speech(2, 3), taken_up(3.5), *line(4, 5), *speech(5, 6)], [measured(2, 3), measured(3.8, 6)], True),
+        # The caller waited for something to end that was no speech.
+        ([*speech(2, 3), *speech(8, 12)], [measured(2, 3)], True),
+        ([*speech(2, 3)], [measured(2, 3), measured(6, 7)], True),
+    ],
+)
+def test_a_passed_call_tells_only_what_bore_on_something(
+    facts: list[TimelineEvent], found: list[TimelineEvent], is_told: bool
+) -> None:
+    view = CallView.measured([JOINED, *facts, recording(), ended(20), *found])
+    assert hearing_differs(view) is not None
+    assert (hearing_differs(view, passed=True) is not None) == is_told
+
+
 def test_nothing_is_compared_where_nothing_was_measured() -> None:
     assert hearing_differs(CallView(LIVE)) is None
 

@@ -77,7 +77,8 @@ def make_environment(loader: BaseLoader) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clock=clock, words=words, counted=count, script_json=_script_json)
+    filters: dict[str, Any] = {"clock": clock, "words": words, "counted": count, "script_json": _script_json}
+    environment.filters.update(filters)
     return environment
 
 
