@@ -18,7 +18,7 @@ from bots.caller.script import StaySilent
 from bots.timeline import AgentStartedSpeaking, CallEnded, CallStarted, EndedReason, RoomEntered
 from runner.calls.request import CallRequest, CallWatcher
 from runner.calls.run_file import Run
-from runner.protocol.states import WorkerState
+from runner.protocol.messages import WorkerState
 from runner.settings import Settings, load_settings
 from runner.worker.process import WorkerProcess
 from tests.records.outcomes import cancelled, outcome

@@ -24,8 +24,7 @@ import psutil
 from pydantic import SecretStr
 
 from benchmarks.common import Claim, median, parser, percentile, report, run_uvloop
-from runner.protocol.messages import Job, Kept, Load, Order, Report, RunNow, WorkerInfo
-from runner.protocol.states import WorkerState
+from runner.protocol.messages import Job, Kept, Load, Order, Report, RunNow, WorkerInfo, WorkerState
 from runner.worker.link import Link
 from runner.worker.record_client import RecordClient
 from tests.postgres import PostgresServer, postgres_binaries

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from runner.protocol.states import WorkerState
+from runner.protocol.messages import WorkerState
 from runner.records.statuses import RunStatus
 from runner.records.workers import QueueState, WorkerView
 

@@ -19,8 +19,18 @@ from bots.timeline import EndedReason
 from runner.errors import RunnerError, UsageError
 from runner.evaluation.verdicts import Cause
 from runner.hosts import RESOLVE_TIMEOUT_S
-from runner.protocol.messages import Answer, Gone, Job, Order, Poll, Problem, hold_s, leaving_s
-from runner.protocol.states import WORKER_LOST, WorkerState
+from runner.protocol.messages import (
+    WORKER_LOST,
+    Answer,
+    Gone,
+    Job,
+    Order,
+    Poll,
+    Problem,
+    WorkerState,
+    hold_s,
+    leaving_s,
+)
 from runner.records.assignments import Assignment, Capacity, Limits, assign, is_due, waiting
 from runner.records.database import Database
 from runner.records.leases import (

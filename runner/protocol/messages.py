@@ -4,12 +4,12 @@ A worker has an address and a key. It polls: it says who it is, what it can take
 runs to make, and what to do about those it has. The poll is its sign of life, and the lease of its runs.
 """
 
+from enum import StrEnum
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, SerializationInfo, model_validator
 
 from runner.evaluation.asked import NOTHING, Asked
-from runner.protocol.states import WorkerState
 
 VERSION = 3
 """Of these messages. Who speaks another one is refused, and told so in one line."""
@@ -36,6 +36,9 @@ SOUND_FRAME_BYTES = 4
 MAX_SOUND_BYTES = 2 * SOUND_RATE_HZ * SOUND_FRAME_BYTES
 """How much sound comes at once: two seconds. What is older is not passed on any more."""
 
+WORKER_LOST = "worker lost"
+"""How the reason begins why a run ended that went with its worker."""
+
 RunId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Attempt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Executor = Annotated[str, Field(pattern=r"^[\w.:-]{1,200}$")]
@@ -56,6 +59,21 @@ Secret = Annotated[SecretStr, PlainSerializer(_revealed, return_type=str | None)
 """Is in clear on the wire, and nowhere else."""
 
 
+class WorkerState(StrEnum):
+    """What a worker is ready for."""
+
+    TAKING = "taking"
+    """It takes runs, as many as it says."""
+    PAUSED = "paused"
+    """It sees its calls through, and takes no more for now: it says why."""
+    DRAINING = "draining"
+    """It was told to stop: it sees its calls through, and takes no more."""
+    STOPPED = "stopped"
+    """It ended in good order."""
+    LOST = "lost"
+    """It did not poll for longer than its lease, or its process died."""
+
+
 class Message(BaseModel):
     """A message, or a part of one. Unknown fields are passed over: within a version, fields may be added."""
 
@@ -70,26 +88,21 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 class Hello(Message):
-    """How the API answers a worker that asks whether it is the one, and takes its key.
-
-    Attributes:
-        protocol: The version of these messages that it speaks.
-        version: The version of the program.
-        lease_s: How long a worker keeps its runs without being answered.
-    """
+    """How the API answers a worker that asks whether it is the one, and takes its key."""
 
     protocol: int
     version: str
+    """Of the program."""
     lease_s: float
+    """How long a worker keeps its runs without being answered."""
 
 
 class WorkerInfo(Message):
     """Who a worker is, and what it can do.
 
     Attributes:
-        executor: Its id.
         name: Its machine and place there: stays the same when its process is started anew.
-        version: The version of its program.
+        version: Of its program.
         rooms: The kinds of rooms it can enter, as :class:`runner.rooms.urls.RoomKind` has them.
         calls: How many calls it makes at once.
     """
@@ -102,12 +115,11 @@ class WorkerInfo(Message):
 
 
 class Load(Message):
-    """How a worker fares.
+    """How a worker fares. What is counted is counted since its process started.
 
     Attributes:
         loop_lag_ms: The longest its event loop was late within the last seconds.
-        underruns: How often a call of its had no audio to send, since it started.
-        calls_made: How many calls it made, since it started.
+        underruns: How often a call of its had no audio to send.
     """
 
     loop_lag_ms: Annotated[float, Field(ge=0)] = 0.0
@@ -115,12 +127,22 @@ class Load(Message):
     calls_made: Annotated[int, Field(ge=0)] = 0
 
 
-class RunNow(Message):
+class OfRun(Message):
+    """What is said of an attempt at a run. Attempts count from 1."""
+
+    run_id: RunId
+    attempt: Attempt
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The run and the attempt."""
+        return self.run_id, self.attempt
+
+
+class RunNow(OfRun):
     """A run that a worker has, and how far that is.
 
     Attributes:
-        run_id: The run.
-        attempt: The attempt.
         is_evaluating: Whether its call is over.
         joined: Whether the caller is in the room with the agent, or was.
         said: Whether anything was said or published there.
@@ -129,8 +151,6 @@ class RunNow(Message):
         is_ending: Whether the worker knows that it is to end.
     """
 
-    run_id: RunId
-    attempt: Attempt
     is_evaluating: bool = False
     joined: bool = False
     said: bool = False
@@ -139,18 +159,11 @@ class RunNow(Message):
     is_ending: bool = False
 
 
-class Kept(Message):
-    """An outcome on a worker's disk that the record has not taken.
+class Kept(OfRun):
+    """An outcome on a worker's disk that the record has not taken."""
 
-    Attributes:
-        run_id: The run.
-        attempt: The attempt.
-        may_end: Whether the run may end by it; otherwise it is released by it.
-    """
-
-    run_id: RunId
-    attempt: Attempt
     may_end: bool
+    """Whether the run may end by it; otherwise it is released by it."""
 
 
 class Poll(Message):
@@ -158,14 +171,11 @@ class Poll(Message):
 
     Attributes:
         protocol: The version of these messages that the worker speaks.
-        worker: Who it is.
         number: Counts its polls: of two the higher one is the later one, in whichever order they come.
-        state: What it is ready for.
         why: Why it takes no runs, if it takes none for now; shown to people.
         waits: Whether the answer may wait until there is something to tell.
         runs: The runs it has: from when it takes one on until its outcome is reported or on its disk.
         kept: The outcomes on its disk.
-        load: How it fares.
     """
 
     protocol: int
@@ -183,7 +193,6 @@ class SessionStart(Message):
     """How a session of the agent is started.
 
     Attributes:
-        start_url: Where to post.
         transport: ``daily`` or ``webrtc``; None leaves it to the other side.
         data: The body that reaches the agent.
         room_properties: Of the Daily room that comes with it.
@@ -205,21 +214,15 @@ class SessionStart(Message):
     bot_ready_timeout_s: float | None = None
 
 
-class Job(Message):
+class Job(OfRun):
     """A run to make: everything that its call needs.
 
     Attributes:
-        run_id: The run.
-        attempt: Which attempt at it this is, from 1; every report names it.
-        scenario: The scenario's name.
         script: What the caller does: a dump of :class:`bots.caller.script.Script`.
         notes: What of the scenario is played otherwise than it says.
         room_url: The room; None where a session is to be started.
-        token: The room's token.
         data_message: ``{"value": …}`` where a message is to be published; with ``shown`` where that is shown of it.
-        session: How a session is started; None where there is a room.
         session_data: What an agent gets that is started in ``room_url``, where that is a Pipecat runner.
-        transcribe: Whether to recognise what the agent said.
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.
         asked: What is asked for besides the script.
         participant_name: The agent's user name in a Daily room; None: as the worker's settings have it.
@@ -227,8 +230,6 @@ class Job(Message):
         allow_loopback: Whether it allows the worker's own machine.
     """
 
-    run_id: int
-    attempt: int
     scenario: str
     script: dict[str, Any] = Field(repr=False)
     notes: tuple[str, ...] = ()
@@ -245,20 +246,16 @@ class Job(Message):
     allow_loopback: bool = False
 
 
-class Order(Message):
+class Order(OfRun):
     """What to do about a run that a worker told of.
 
     Attributes:
-        run_id: The run.
-        attempt: The attempt it told of.
         counts: Whether this attempt counts (any more), and has not ended. If not, its call is to end at once.
         is_cancelled: Whether its call is to end in good order.
         is_watched: Whether somebody watches it: then its events are to be passed on.
         is_listened_to: Whether somebody listens to it: then its sound is to be passed on.
     """
 
-    run_id: int
-    attempt: int
     counts: bool
     is_cancelled: bool = False
     is_watched: bool = False
@@ -266,27 +263,21 @@ class Order(Message):
 
 
 class Answer(Message):
-    """How the API answers a poll.
-
-    Attributes:
-        lease_s: How long the worker keeps its runs without being answered.
-        jobs: Runs to make. The same one may come again until the worker tells of it.
-        orders: What to do about each run that the worker told of.
-    """
+    """How the API answers a poll. The same job may come again until the worker tells of it."""
 
     lease_s: float
+    """How long the worker keeps its runs without being answered."""
     jobs: tuple[Job, ...] = ()
     orders: tuple[Order, ...] = ()
+    """About each run that the worker told of."""
 
 
 class Events(Message):
-    """Events of a call's timeline, for whoever watches it live.
+    """Events of a call, in the order of its timeline, for whoever watches it live.
 
     Attributes:
-        attempt: The attempt.
         call: Which call of the attempt it is: one that the harness or the network spoilt is made again.
         first: How many of the call came before the first of these.
-        events: The events, in the order of the timeline.
     """
 
     attempt: Attempt
@@ -296,13 +287,10 @@ class Events(Message):
 
 
 class EventsTaken(Message):
-    """Which event is wanted next.
-
-    Attributes:
-        next: How many there are by now; None where nobody watches (any more).
-    """
+    """Which event is wanted next."""
 
     next: int | None
+    """How many there are by now; None where nobody watches (any more)."""
 
 
 class Problem(Message):
@@ -333,21 +321,15 @@ class Release(Message):
     may_end: bool
 
 
-class Report(Message):
-    """What came of an attempt at a run: one of three things.
+class Report(OfRun):
+    """What came of an attempt at a run: a run, or why there was no call, or that it is released.
 
     Attributes:
-        run_id: The run.
-        attempt: The attempt.
         executor: The worker it was given to.
         run: ``run.json`` without its script.
-        problem: Why there was no call.
-        release: That it is released.
         owed: The files of it that could not be taken yet, and come later.
     """
 
-    run_id: RunId
-    attempt: Attempt
     executor: Executor
     run: dict[str, Any] | None = Field(default=None, repr=False)
     problem: Problem | None = None
@@ -365,41 +347,34 @@ class Report(Message):
         """Whether the run may end by it."""
         return self.release is None or self.release.may_end
 
+    @property
+    def kept(self) -> Kept:
+        """It, as long as it is on a worker's disk."""
+        return Kept(run_id=self.run_id, attempt=self.attempt, may_end=self.may_end)
+
 
 class Receipt(Message):
-    """What became of a report.
-
-    Attributes:
-        counted: Whether the record holds it. False where the attempt does not count (any more).
-        waits_again: Whether the run was released and waits for a worker.
-    """
+    """What became of a report."""
 
     counted: bool
+    """Whether the record holds it. False where the attempt does not count (any more)."""
     waits_again: bool = False
+    """Whether the run was released and waits for a worker."""
 
 
 class Stored(Message):
-    """How much of a file is there.
-
-    Attributes:
-        size: How many bytes of it.
-        is_whole: Whether it is complete.
-    """
+    """How many bytes of a file are there, and whether these are all."""
 
     size: int
     is_whole: bool
 
 
 class Gone(Message):
-    """That a worker's process is dead: its parent says so.
-
-    Attributes:
-        executor: The worker.
-        kept: The outcomes that it left on its disk, from which they will come.
-    """
+    """That a worker's process is dead: its parent says so."""
 
     executor: Executor
     kept: Annotated[tuple[Kept, ...], Field(max_length=MAX_RUNS)] = ()
+    """The outcomes that it left on its disk, from which they will come."""
 
 
 def hold_s(lease_s: float, *, has_runs: bool) -> float:

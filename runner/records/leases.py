@@ -11,8 +11,7 @@ from typing import Any, cast
 from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from runner.protocol.messages import Kept, Poll, RunNow
-from runner.protocol.states import WorkerState
+from runner.protocol.messages import Kept, Poll, RunNow, WorkerState
 from runner.records.assignments import taken
 from runner.records.changes import work_changed
 from runner.records.runs import begin, progress

@@ -9,7 +9,7 @@ from typing import Any, cast
 from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runner.protocol.states import WorkerState
+from runner.protocol.messages import WorkerState
 from runner.records.assignments import is_due, taken, waiting
 from runner.records.database import Database
 from runner.records.statuses import RunStatus

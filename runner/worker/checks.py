@@ -8,8 +8,13 @@ from loguru import logger
 
 from runner.errors import UsageError
 from runner.files import private_folder
-from runner.worker.errors import RecordError
-from runner.worker.record_client import REFUSED, RecordClient
+from runner.worker.record_client import REFUSED, RecordClient, RecordError
+
+OUTBOX = "outbox"
+"""The folder of what a worker has to report, in that for its data."""
+
+REPORT = "report.json"
+"""In the folder of a call: what came of it."""
 
 
 async def check_record(record: RecordClient) -> None:

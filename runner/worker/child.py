@@ -20,10 +20,9 @@ from runner.errors import USAGE_EXIT_CODE, RunnerError, UsageError
 from runner.files import private_folder
 from runner.json_log import log_as_json
 from runner.settings import Settings, load_settings
-from runner.worker.checks import check_outbox, check_record
-from runner.worker.folders import OUTBOX
-from runner.worker.orders import DRAIN, FORCE_STOP
+from runner.worker.checks import OUTBOX, check_outbox, check_record
 from runner.worker.record_client import RecordClient
+from runner.worker.status import DRAIN, FORCE_STOP
 
 STATUS_INTERVAL_S = 1.0
 

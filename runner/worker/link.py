@@ -6,18 +6,15 @@ up, and nothing is told any more: whoever the worker becomes has a link of its o
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any
 
 import anyio
 from loguru import logger
 
-from runner.protocol.messages import VERSION, Job, Kept, Load, Order, Poll, RunNow, WorkerInfo
-from runner.protocol.states import WorkerState
-from runner.worker.errors import GivenUp, RecordError
-from runner.worker.record_client import RecordClient
-from runner.worker.retries import FIRST_WAIT_S, retried_until_true
+from runner.protocol.messages import Answer, Poll, WorkerState
+from runner.worker.record_client import FIRST_WAIT_S, GivenUp, RecordClient, RecordError, retried_until_true
 
 GATHERING_S = 0.03
 """How long news wait for others."""
@@ -27,50 +24,15 @@ PAUSE_S = 0.05
 time."""
 
 
-class Linked(Protocol):
-    """What the worker is, for whoever tells of it (see :class:`runner.worker.process.WorkerProcess`)."""
-
-    @property
-    def state(self) -> tuple[WorkerState, str]:
-        """What it is ready for, and why it takes nothing."""
-        ...
-
-    @property
-    def runs(self) -> Sequence[RunNow]:
-        """The runs it has."""
-        ...
-
-    @property
-    def kept(self) -> Sequence[Kept]:
-        """The outcomes on its disk."""
-        ...
-
-    @property
-    def load(self) -> Load:
-        """How it fares."""
-        ...
-
-    def take(self, job: Job) -> None:
-        """Take a run on; the same one may come again."""
-        ...
-
-    def obey(self, orders: Sequence[Order]) -> None:
-        """Do what the record wants about runs."""
-        ...
-
-    def lose(self, reason: str) -> None:
-        """Give up everything: it may be somebody else's."""
-        ...
-
-
 class Link:
     """Polls, from :meth:`run` on.
 
     Args:
         record: The record.
-        info: Who the worker is.
         lease_s: The record's lease.
-        worker: What is told of.
+        said: Returns what the worker has to say: a poll but for its number.
+        take_in: Takes in an answer; the same runs may come again.
+        lose: Gives everything up, for a reason: it may be somebody else's.
         changed: Is called when :attr:`is_answered` has changed.
         clock: Returns the time in seconds. It goes on while the process is frozen.
     """
@@ -78,17 +40,19 @@ class Link:
     def __init__(
         self,
         record: RecordClient,
-        info: WorkerInfo,
         lease_s: float,
-        worker: Linked,
+        said: Callable[[], Poll],
+        take_in: Callable[[Answer], None],
+        lose: Callable[[str], None],
         *,
         changed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._record = record
-        self._info = info
         self._lease_s = lease_s
-        self._worker = worker
+        self._said = said
+        self._take_in = take_in
+        self._lose = lose
         self._changed = changed
         self._clock = clock
         self._number = 0
@@ -124,7 +88,7 @@ class Link:
         """
         # It is the last word: after a later one it would not count.
         self._scope.cancel()
-        await self._record.poll(self._poll(waits=False, state=WorkerState.STOPPED), lease_s=self._lease_s)
+        await self._record.poll(self._poll(state=WorkerState.STOPPED), lease_s=self._lease_s)
 
     async def _ask(self) -> None:
         """Poll for something to do."""
@@ -151,8 +115,7 @@ class Link:
 
     async def _once(self, *, waits: bool) -> bool:
         """Poll once; return whether that was answered."""
-        if self._worker.runs and self._left_s() <= 0:
-            self._lose()
+        if self._has_lost():
             return False
         poll = self._poll(waits=waits)
         sent_s = self._clock()
@@ -168,13 +131,10 @@ class Link:
         self._lease_s = answer.lease_s
         if self._left_s() <= 0:
             # It comes too late: what it says may be true no more.
-            if self._worker.runs:
-                self._lose()
+            self._has_lost()
             return False
         self._note(None)
-        self._worker.obey(answer.orders)
-        for job in answer.jobs:
-            self._worker.take(job)
+        self._take_in(answer)
         return True
 
     def _note(self, problem: str | None) -> None:
@@ -182,44 +142,36 @@ class Link:
             return
         was_answered = self.is_answered
         self._problem = problem
+        name = self._said().worker.name
         if problem is not None:
-            logger.bind(worker=self._info.name).warning("worker {}: {}", self._info.name, problem)
+            logger.bind(worker=name).warning("worker {}: {}", name, problem)
         elif not was_answered:
-            logger.bind(worker=self._info.name).info("worker {}: the server answers again", self._info.name)
+            logger.bind(worker=name).info("worker {}: the server answers again", name)
         if was_answered != self.is_answered:
             self._changed()
 
-    def _poll(self, *, waits: bool, state: WorkerState | None = None) -> Poll:
+    def _poll(self, **now: Any) -> Poll:
         self._number += 1
-        now, why = self._worker.state
-        return Poll(
-            protocol=VERSION,
-            worker=self._info,
-            number=self._number,
-            state=state or now,
-            why=why,
-            waits=waits,
-            runs=tuple(self._worker.runs),
-            kept=tuple(self._worker.kept),
-            load=self._worker.load,
-        )
+        return self._said().model_copy(update={"number": self._number, **now})
 
     async def _watch_lease(self) -> None:
         """Give everything up once a lease has passed without an answer."""
-        while True:
+        while not self._has_lost():
             left_s = self._left_s()
-            if left_s <= 0 and self._worker.runs:
-                self._lose()
             # With nothing to lose it goes on: what it is given comes with another lease.
             await anyio.sleep(left_s if left_s > 0 else self._lease_s / 8)
 
     def _left_s(self) -> float:
         return self._answered_s + self._lease_s - self._clock()
 
-    def _lose(self) -> None:
+    def _has_lost(self) -> bool:
+        """Return whether its runs are lost, the lease being over, and give them up if so."""
+        if self._left_s() > 0 or not self._said().runs:
+            return False
         silent_s = self._clock() - self._answered_s
         self._give_up(f"the server did not answer the worker for {silent_s:.0f} s")
+        return True
 
     def _give_up(self, reason: str) -> None:
-        self._worker.lose(reason)
+        self._lose(reason)
         self._scope.cancel()

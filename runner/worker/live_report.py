@@ -19,9 +19,8 @@ from bots.timeline import (
 )
 from runner.evaluation.verdicts import ExpectationVerdict
 from runner.protocol.messages import Job, Order, RunNow
-from runner.worker.errors import RecordError
 from runner.worker.live_sound import LiveSound
-from runner.worker.record_client import RecordClient
+from runner.worker.record_client import RecordClient, RecordError
 
 BATCH_INTERVAL_S = 0.25
 SOUND_INTERVAL_S = 0.25
@@ -59,7 +58,7 @@ class LiveReport:
 
     def __init__(self, record: RecordClient, job: Job, moved: Callable[[], None], cancel: Callable[[], None]):
         self._record = record
-        self._job = job
+        self.job = job
         self._moved = moved
         self._cancel = cancel
         self._is_ending = False
@@ -85,8 +84,8 @@ class LiveReport:
     def now(self) -> RunNow:
         """How far it has come."""
         return RunNow(
-            run_id=self._job.run_id,
-            attempt=self._job.attempt,
+            run_id=self.job.run_id,
+            attempt=self.job.attempt,
             is_evaluating=self._is_evaluating,
             joined=self._joined,
             said=self.said,
@@ -167,10 +166,10 @@ class LiveReport:
                 if not (pcm := self._new_sound()):
                     continue
                 try:
-                    await self._record.sound(self._job.run_id, self._job.attempt, pcm)
+                    await self._record.sound(self.job.run_id, self.job.attempt, pcm)
                 except RecordError as error:
                     # Not sent again: who listens wants to hear what is on now.
-                    logger.debug("run {}: {}", self._job.run_id, error)
+                    logger.debug("run {}: {}", self.job.run_id, error)
 
     def _new_sound(self) -> bytes:
         return b"" if self._sound is None else self._sound.take()
@@ -185,11 +184,11 @@ class LiveReport:
                 self._from_beginning = False
                 try:
                     wanted = await self._record.events(
-                        self._job.run_id, self._job.attempt, batch, call=self._call, first=first
+                        self.job.run_id, self.job.attempt, batch, call=self._call, first=first
                     )
                 except RecordError as error:
                     # Nothing that goes wrong here touches the call.
-                    logger.debug("run {}: {}", self._job.run_id, error)
+                    logger.debug("run {}: {}", self.job.run_id, error)
                     self._something_to_tell.set()
                     break
                 if not self._from_beginning:

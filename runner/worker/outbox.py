@@ -29,10 +29,8 @@ from runner.calls import recording, run_file, timeline
 from runner.evaluation.verdicts import Cause
 from runner.files import private_folder, write_atomically
 from runner.protocol.messages import MAX_RUNS, Kept, Problem, Receipt, Report
-from runner.worker.errors import RecordError
-from runner.worker.folders import REPORT
-from runner.worker.record_client import RecordClient
-from runner.worker.retries import retried
+from runner.worker.checks import REPORT
+from runner.worker.record_client import RecordClient, RecordError, retried
 
 ARTEFACTS = (recording.FILE_NAME, timeline.FILE_NAME, run_file.FILE_NAME)
 ASIDE = "aside"

@@ -16,10 +16,8 @@ from pydantic import SecretStr
 from runner.errors import UsageError
 from runner.protocol.messages import MAX_RUNS, Gone, Kept, Report
 from runner.settings import ENV_PREFIX, FILE_VARIABLE, Settings
-from runner.worker.errors import RecordError
-from runner.worker.folders import OUTBOX, REPORT
-from runner.worker.record_client import RecordClient
-from runner.worker.retries import retried
+from runner.worker.checks import OUTBOX, REPORT
+from runner.worker.record_client import RecordClient, RecordError, retried
 from runner.worker.supervisor import Supervisor
 
 TELLING_LIMIT_S = 30.0

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import anyio
@@ -21,16 +21,13 @@ from runner.calls.request import CallMaker
 from runner.errors import RunnerError
 from runner.files import private_folder
 from runner.garbage import spare_what_is_loaded
-from runner.protocol.messages import Job, Kept, Load, Order, RunNow, WorkerInfo
-from runner.protocol.states import WORKER_LOST, WorkerState
+from runner.protocol.messages import VERSION, WORKER_LOST, Load, Poll, WorkerInfo, WorkerState
 from runner.rooms.urls import RoomKind
 from runner.settings import Settings
-from runner.worker.checks import lack_of_space
-from runner.worker.folders import OUTBOX
+from runner.worker.checks import OUTBOX, lack_of_space
 from runner.worker.link import Link
 from runner.worker.outbox import Outbox, Section
-from runner.worker.record_client import RecordClient
-from runner.worker.retries import FIRST_WAIT_S, LONGEST_WAIT_S
+from runner.worker.record_client import FIRST_WAIT_S, LONGEST_WAIT_S, RecordClient
 from runner.worker.status import STARTING, WorkerStatus
 from runner.worker.watch import SAMPLE_INTERVAL_MS, LoadWatch
 from runner.worker.worker import Counts, Worker
@@ -47,10 +44,7 @@ class WorkerProcess:
     """Takes runs in this process, on this event loop, until it is stopped. Belongs to one event loop; runs once.
 
     Args:
-        settings: How to make calls, and how many (``worker.calls``).
         http: A client with the API's address.
-        key: A worker's key.
-        name: What the worker is called.
         on_change: Is called when :attr:`status` has changed in more than figures.
         make_call: Prepares a call.
         free: Returns why outcomes could not be kept; nothing if they could.
@@ -94,15 +88,13 @@ class WorkerProcess:
         """How it fares."""
         state, why = self._shown
         return WorkerStatus(
+            **self.load.model_dump(),
             state=state,
             why=why,
             executor=None if self._life is None else self._life.section.executor,
             live=0 if self._life is None else len(self._life.worker.runs),
             calls=self._settings.worker.calls,
             kept=len(self._outbox.kept),
-            loop_lag_ms=round(self._watch.loop_lag_ms, 1),
-            underruns=self._watch.underruns,
-            calls_made=self._counts.calls_made,
             rooms_entered=self._counts.rooms_entered,
             setting_up_s=round(self._counts.setting_up_s, 3),
         )
@@ -218,11 +210,6 @@ class WorkerProcess:
             calls_made=self._counts.calls_made,
         )
 
-    @property
-    def kept(self) -> Sequence[Kept]:
-        """The outcomes on its disk."""
-        return self._outbox.kept
-
     def news(self) -> None:
         """Let everybody know who goes by it."""
         state, why = self._shown
@@ -264,17 +251,24 @@ class WorkerProcess:
             self._settings, self._record, section, self._make_call, self._watch, self._counts, changed=self.news
         )
 
-    def new_link(self, life: "_Life", lease_s: float) -> Link:
+    def new_link(self, worker: Worker, lease_s: float, lose: Callable[[str], None]) -> Link:
         """Return what polls for it."""
-        rooms = tuple(kind.value for kind, module in _ROOM_MODULES.items() if find_spec(module) is not None)
         info = WorkerInfo(
-            executor=life.section.executor,
+            executor=worker.section.executor,
             name=self._name,
             version=importlib.metadata.version("pipecat-scenario-runner"),
-            rooms=rooms,
+            rooms=tuple(kind.value for kind, module in _ROOM_MODULES.items() if find_spec(module) is not None),
             calls=self._settings.worker.calls,
         )
-        return Link(self._record, info, lease_s, life, changed=self.news)
+
+        def said() -> Poll:
+            state, why = self.state
+            runs, kept = tuple(worker.runs), self._outbox.kept
+            return Poll(
+                protocol=VERSION, worker=info, number=1, state=state, why=why, runs=runs, kept=kept, load=self.load
+            )
+
+        return Link(self._record, lease_s, said, worker.take_in, lose, changed=self.news)
 
     async def until_stopped(self) -> None:
         """Wait until it is to stop."""
@@ -287,18 +281,17 @@ class WorkerProcess:
 
 
 class _Life:
-    """What the process is until it is stopped, or given up (see :class:`runner.worker.link.Linked`)."""
+    """What the process is until it is stopped, or given up."""
 
     def __init__(self, process: WorkerProcess, section: Section, lease_s: float):
         self._process = process
         self.section = section
         self.worker = process.new_worker(section)
-        self.link = process.new_link(self, lease_s)
+        self.link = process.new_link(self.worker, lease_s, self._lose)
         self.is_lost = False
         self._over = anyio.Event()
 
     async def run(self) -> None:
-        """Be a worker."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.worker.run)
             tasks.start_soon(self.link.run)
@@ -325,36 +318,7 @@ class _Life:
             # Its lease ends by itself, a little later.
             logger.warning("worker {}: could not say that it ended ({})", self.section.executor, error)
 
-    @property
-    def state(self) -> tuple[WorkerState, str]:
-        """What it is ready for, and why it takes nothing."""
-        return self._process.state
-
-    @property
-    def runs(self) -> Sequence[RunNow]:
-        """The runs it has."""
-        return self.worker.runs
-
-    @property
-    def kept(self) -> Sequence[Kept]:
-        """The outcomes on its disk."""
-        return self._process.kept
-
-    @property
-    def load(self) -> Load:
-        """How it fares."""
-        return self._process.load
-
-    def take(self, job: Job) -> None:
-        """Take a run on; the same one may come again."""
-        self.worker.take(job)
-
-    def obey(self, orders: Sequence[Order]) -> None:
-        """Do what the record wants about runs."""
-        self.worker.obey(orders)
-
-    def lose(self, reason: str) -> None:
-        """Give up everything: it may be somebody else's."""
+    def _lose(self, reason: str) -> None:
         if not self.is_lost:
             self.is_lost = True
             self.worker.give_up(f"{WORKER_LOST}: {reason}")

@@ -1,13 +1,16 @@
 """The record as a worker sees it: over HTTP, with an address and a worker's key."""
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import httpx
+from loguru import logger
 from pydantic import SecretStr, ValidationError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, retry_if_result, wait_exponential
 
+from runner.errors import RunnerError
 from runner.protocol.messages import (
     PART_BYTES,
     ROOT,
@@ -24,7 +27,6 @@ from runner.protocol.messages import (
     Stored,
     hold_s,
 )
-from runner.worker.errors import GivenUp, RecordError
 
 TIMEOUT_S = 30.0
 PART_TIMEOUT_S = 300.0
@@ -41,27 +43,46 @@ _LATER = frozenset({401, 403, 408, 425, 429})
 REFUSED = frozenset({401, 403})
 """Answers to a key that is refused, or has no right to this."""
 
+FIRST_WAIT_S = 0.25
+LONGEST_WAIT_S = 3.0
+"""How long to wait before the record is told again: longer each time."""
+
+_WARNED_AT = (5, 50)
+"""After so many tries it is worth a warning."""
+
 _JSON = {"Content-Type": "application/json"}
+
+_T = TypeVar("_T")
+
+
+class RecordError(RunnerError):
+    """The record did not take what it was told.
+
+    Args:
+        message: What happened; holds no token.
+        transient: Whether the same may be taken a little later.
+        status: The HTTP status; None where there was no answer.
+    """
+
+    def __init__(self, message: str, *, transient: bool, status: int | None = None):
+        super().__init__(message)
+        self.transient = transient
+        self.status = status
+
+
+class GivenUp(RunnerError):
+    """The record has given this worker up for lost: what it had is somebody else's."""
 
 
 class RecordClient:
-    """Talks to the record.
-
-    Args:
-        http: A client with the API's address.
-        key: A worker's key.
-    """
+    """Talks to the record, over a client with its address. What it does not take raises :class:`RecordError`."""
 
     def __init__(self, http: httpx.AsyncClient, key: SecretStr):
         self._http = http
         self._key = key
 
     async def hello(self) -> Hello:
-        """Ask whether the record is there, takes the key, and speaks as this worker does.
-
-        Raises:
-            RecordError: There is no answer, or it does not.
-        """
+        """Ask whether the record is there, takes the key, and speaks as this worker does."""
         said = _read(Hello, await self._send("GET", f"{ROOT}/hello", timeout=QUICK_TIMEOUT_S))
         if said.protocol != VERSION:
             raise RecordError(
@@ -72,15 +93,10 @@ class RecordClient:
         return said
 
     async def poll(self, poll: Poll, *, lease_s: float) -> Answer:
-        """Say what this worker is and has; return what it is to do.
-
-        Args:
-            poll: What it says.
-            lease_s: The lease that the record named last: it says how long the answer may wait.
+        """Say what this worker is and has; return what it is to do. How long that may wait the last lease says.
 
         Raises:
             GivenUp: The record has given this worker up.
-            RecordError: The record did not take it.
         """
         waits_s = hold_s(lease_s, has_runs=bool(poll.runs)) if poll.waits else 0.0
         answer = await self._tell("/poll", poll, timeout=QUICK_TIMEOUT_S + waits_s, also={410})
@@ -89,30 +105,15 @@ class RecordClient:
         return _read(Answer, answer)
 
     async def gone(self, gone: Gone) -> None:
-        """Tell that a worker's process is dead.
-
-        Raises:
-            RecordError: The record did not take it.
-        """
+        """Tell that a worker's process is dead."""
         await self._tell("/gone", gone, timeout=QUICK_TIMEOUT_S)
 
     async def report(self, report: Report) -> Receipt:
-        """Tell what came of an attempt at a run.
-
-        Raises:
-            RecordError: The record did not take it.
-        """
+        """Tell what came of an attempt at a run."""
         return _read(Receipt, await self._tell("/report", report))
 
     async def events(self, run_id: int, attempt: int, events: Sequence[str], *, call: int, first: int) -> int | None:
-        """Pass on facts of a call of an attempt, each as JSON, to whoever watches; the first has so many before it.
-
-        Returns:
-            Which one is wanted next; None where nobody watches any more.
-
-        Raises:
-            RecordError: The record did not take them.
-        """
+        """Pass on facts of a call, each as JSON, to whoever watches; return which one is wanted next, if any."""
         told = f'{{"attempt": {attempt}, "call": {call}, "first": {first}, "events": [{", ".join(events)}]}}'
         answer = await self._send(
             "POST",
@@ -124,11 +125,7 @@ class RecordClient:
         return _read(EventsTaken, answer).next
 
     async def sound(self, run_id: int, attempt: int, pcm: bytes) -> None:
-        """Pass on sound of a call to whoever listens to it. What is not taken is lost.
-
-        Raises:
-            RecordError: The record did not take it.
-        """
+        """Pass on sound of a call to whoever listens to it. What is not taken is lost."""
         await self._send(
             "POST",
             f"{ROOT}/runs/{run_id}/sound",
@@ -142,7 +139,6 @@ class RecordClient:
         """Upload a file, in parts: what is there already is not sent again.
 
         Raises:
-            RecordError: The record did not take it. The same again goes on where it was.
             OSError: It can't be read.
         """
         size = (await anyio.Path(path).stat()).st_size
@@ -235,3 +231,39 @@ def _read(model: type[AnyMessage], answer: httpx.Response) -> AnyMessage:
             transient=False,
             status=answer.status_code,
         ) from None
+
+
+async def retried(
+    tell: Callable[[], Awaitable[_T]], *, gives_up: Callable[[RecordError], bool] = lambda error: False
+) -> _T:
+    """Tell the record something until it takes it, with waits that grow.
+
+    Args:
+        tell: Tells it once.
+        gives_up: Whether to try no more after an error, although the same may be taken a little later.
+
+    Raises:
+        RecordError: It never will, or was given up.
+    """
+
+    def is_retried(error: BaseException) -> bool:
+        return isinstance(error, RecordError) and error.transient and not gives_up(error)
+
+    def note(state: RetryCallState) -> None:
+        error = state.outcome and state.outcome.exception()
+        logger.log("WARNING" if state.attempt_number in _WARNED_AT else "DEBUG", "{}; tried again", error)
+
+    return await _retrying(retry=retry_if_exception(is_retried), before_sleep=note)(_once, tell)
+
+
+async def retried_until_true(tell: Callable[[], Awaitable[bool]]) -> None:
+    """Tell the record something until that returns True, with waits that grow."""
+    await _retrying(retry=retry_if_result(lambda told: not told))(_once, tell)
+
+
+def _retrying(**how: Any) -> AsyncRetrying:
+    return AsyncRetrying(sleep=anyio.sleep, wait=wait_exponential(FIRST_WAIT_S, LONGEST_WAIT_S), **how)
+
+
+async def _once(tell: Callable[[], Awaitable[_T]]) -> _T:
+    return await tell()

@@ -15,9 +15,8 @@ from loguru import logger
 from pydantic import ValidationError
 
 from runner.errors import UsageError
-from runner.protocol.states import WorkerState
-from runner.worker.orders import DRAIN, FORCE_STOP
-from runner.worker.status import SILENT, STARTING, WorkerStatus
+from runner.protocol.messages import WorkerState
+from runner.worker.status import DRAIN, FORCE_STOP, SILENT, STARTING, WorkerStatus
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0

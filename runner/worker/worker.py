@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +25,8 @@ from runner.calls.run_file import EarlierAttempt, Run, write_run
 from runner.calls.tracing import export_report
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
-from runner.evaluation.verdicts import Cause, ExpectationVerdict
-from runner.protocol.messages import MAX_RUNS, Job, Order, Problem, Release, Report, RunNow
+from runner.evaluation.verdicts import Cause
+from runner.protocol.messages import MAX_RUNS, Answer, Job, Order, Problem, Release, Report, RunNow
 from runner.settings import Settings
 from runner.worker.live_report import LiveReport
 from runner.worker.outbox import Section
@@ -46,29 +46,23 @@ MAX_DETAIL_CHARACTERS = 2_000
 
 @dataclass
 class Counts:
-    """What a worker's process counts.
-
-    Attributes:
-        calls_made: The calls it began.
-        rooms_entered: How many of them came into their room.
-        setting_up_s: How long that took from when the run was taken, all together.
-    """
+    """What a worker's process counts: the calls it began, and those that came into their room."""
 
     calls_made: int = 0
     rooms_entered: int = 0
     setting_up_s: float = 0.0
+    """How long it took from when a run was taken until it was in its room, all together."""
 
 
-class _Live:
+class _Live(LiveReport):
     """A run under way, and what is known of it; watches its call."""
 
     def __init__(self, worker: "Worker", job: Job):
+        super().__init__(worker.record, job, worker.changed, self.cancel)
         self._worker = worker
         self._taken_s = time.monotonic()
-        self.job = job
         self.scope = anyio.CancelScope()
         """All of it, until its report is handed in."""
-        self.told = LiveReport(worker.record, job, worker.changed, self.cancel)
         self.call: LiveCall | None = None
         self.preparing = anyio.CancelScope()
         """Until the call has begun, what prepares it can be cut off."""
@@ -82,29 +76,24 @@ class _Live:
         """What came of it, once that is known."""
         self.handed_in: anyio.Event | None = None
 
-    @property
-    def key(self) -> tuple[int, int]:
-        """The run and the attempt."""
-        return self.job.run_id, self.job.attempt
-
     def obey(self, order: Order) -> None:
         """Do what the record wants."""
         if not self.confirmed.is_set():
             self.is_void = not order.counts
             self.confirmed.set()
-        self.told.obey(order)
+        super().obey(order)
 
     def begin_again(self) -> None:
         """Note that its call is made again."""
         self.call = self.ended = None
         self.preparing = anyio.CancelScope()
         self._taken_s = time.monotonic()
-        self.told.begin_again()
+        super().begin_again()
 
     def cancel(self) -> None:
         """End it, because the record wants that."""
         self.is_cancelled = True
-        if self.call is not None and self.told.has_begun:
+        if self.call is not None and self.has_begun:
             self.call.cancel("cancelled by request")
         else:
             self.preparing.cancel()
@@ -122,14 +111,7 @@ class _Live:
                 self._worker.changed()
         elif isinstance(event, CallEnded):
             self.ended = event.reason
-        self.told.fact(event)
-
-    def verdicts(self, verdicts: Sequence[ExpectationVerdict]) -> None:
-        """See verdicts: they come with the outcome."""
-
-    def audio(self, channel: int, at_ns: int, pcm: bytes) -> None:
-        """Hear a side."""
-        self.told.audio(channel, at_ns, pcm)
+        super().fact(event)
 
     def reported(self, what: dict[str, Any] | Problem) -> Report:
         """Return the report of what it came to."""
@@ -138,13 +120,12 @@ class _Live:
 
     def given_back(self, detail: str) -> Report:
         """Return that it is released."""
-        said = self.told.said
-        may_end = said and not starts_anew(self.job, self._worker.settings.room.daily_domains)
-        return self._report(release=Release(detail=detail, said=said, may_end=may_end))
+        may_end = self.said and not starts_anew(self.job, self._worker.settings.room.daily_domains)
+        return self._report(release=Release(detail=detail, said=self.said, may_end=may_end))
 
     def _report(self, **what: Any) -> Report:
-        run_id, attempt = self.key
-        return Report(run_id=run_id, attempt=attempt, executor=self._worker.section.executor, **what)
+        executor = self._worker.section.executor
+        return Report(run_id=self.job.run_id, attempt=self.job.attempt, executor=executor, **what)
 
 
 @dataclass
@@ -152,12 +133,8 @@ class Worker:
     """Sees the runs through that it is given, and knows the record only over HTTP.
 
     Args:
-        settings: How to make calls.
-        record: The record.
         section: Where calls are kept until the record has them.
-        make_call: Prepares a call.
         watch: Gets to know of calls without audio to send.
-        counts: Is counted up.
         changed: Is called when there is something new to tell: of a run, or that the worker is overloaded.
     """
 
@@ -184,7 +161,7 @@ class Worker:
     @property
     def runs(self) -> list[RunNow]:
         """The runs under way, and how far they are."""
-        return [live.told.now for live in self._runs.values()]
+        return [live.now for live in self._runs.values()]
 
     @property
     def _is_ending(self) -> bool:
@@ -197,22 +174,23 @@ class Worker:
             await self._is_finished.wait()
         self._tasks = None
 
-    def take(self, job: Job) -> None:
-        """Take a run on. The same one again changes nothing."""
-        live = _Live(self, job)
-        if self._tasks is None or self._is_ending or live.key in self._taken:
-            return
-        self._taken.append(live.key)
-        self._runs[live.key] = live
-        self._tasks.start_soon(self._see_through, live)
-        self.changed()
-
-    def obey(self, orders: Sequence[Order]) -> None:
-        """Do what the record wants about runs."""
-        for order in orders:
-            live = self._runs.get((order.run_id, order.attempt))
+    def take_in(self, answer: Answer) -> None:
+        """Do what the record wants about runs, and take new ones on."""
+        for order in answer.orders:
+            live = self._runs.get(order.key)
             if live is not None:
                 live.obey(order)
+        for job in answer.jobs:
+            self.take(job)
+
+    def take(self, job: Job) -> None:
+        """Take a run on. The same one again changes nothing."""
+        if self._tasks is None or self._is_ending or job.key in self._taken:
+            return
+        self._taken.append(job.key)
+        self._runs[job.key] = live = _Live(self, job)
+        self._tasks.start_soon(self._see_through, live)
+        self.changed()
 
     def give_up(self, reason: str) -> None:
         """Hang up everywhere at once, and take nothing more: somebody else may have been given what was here."""
@@ -246,7 +224,7 @@ class Worker:
 
     async def _see_through(self, live: _Live) -> None:
         """See a run through, from taking it on to reporting its outcome. Every error is an outcome."""
-        run_id, attempt = live.key
+        run_id, attempt = live.job.key
         try:
             with logger.contextualize(run_id=run_id, attempt=attempt):
                 try:
@@ -264,7 +242,7 @@ class Worker:
                     await self._hand_in_broken_off(live)
                     raise
         finally:
-            del self._runs[live.key]
+            del self._runs[live.job.key]
             self._ended.set()
             self.changed()
 
@@ -300,7 +278,7 @@ class Worker:
         """Return what there is to report of a run that was broken off."""
         if live.is_cancelled or live.ended not in (None, EndedReason.CANCELLED):
             # Its call was over, or was to be.
-            folder = self.section.folder(*live.key)
+            folder = self.section.folder(*live.job.key)
             try:
                 run = await anyio.to_thread.run_sync(run_file.read_run, folder)
                 return live.reported(_dump(run) or _cancelled_before_its_call())
@@ -314,7 +292,7 @@ class Worker:
         job = live.job
         outcome: dict[str, Any] | Problem | None = None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(live.told.run)
+            tasks.start_soon(live.run)
             try:
                 outcome = _dump(await self._calls(job, live))
             except RoomError as error:
@@ -355,7 +333,7 @@ class Worker:
         if made is None or not earlier:
             return made
         made = made.model_copy(update={"earlier_attempts": earlier})
-        await anyio.to_thread.run_sync(write_run, self.section.folder(*live.key), made)
+        await anyio.to_thread.run_sync(write_run, self.section.folder(*live.job.key), made)
         return made
 
     def _may_be_repeated(self, job: Job, live: _Live) -> bool:
@@ -363,11 +341,11 @@ class Worker:
         if live.is_cancelled or self._draining.is_set():
             return False
         # Where there is one agent in one room, it must not have met this caller.
-        return not live.told.said or takes_another_call(job, self.settings.room.daily_domains)
+        return not live.said or takes_another_call(job, self.settings.room.daily_domains)
 
     async def _call(self, job: Job, live: _Live) -> Run | None:
         """Make a run's call; None if it was cancelled before."""
-        folder = self.section.folder(*live.key)
+        folder = self.section.folder(*live.job.key)
         try:
             script = Script.model_validate(job.script)
         except ValueError as error:

@@ -16,8 +16,7 @@ from sqlalchemy.orm import Session
 from bots.timeline import EndedReason
 from runner.dispatch import dispatcher as dispatching
 from runner.dispatch.dispatcher import Dispatcher, RecordAway, WorkerGone
-from runner.protocol.messages import Answer, Job, Kept, Poll, Problem, RunNow, WorkerInfo
-from runner.protocol.states import WorkerState
+from runner.protocol.messages import Answer, Job, Kept, Poll, Problem, RunNow, WorkerInfo, WorkerState
 from runner.records import leases
 from runner.records.changes import work_changed
 from runner.records.database import Database

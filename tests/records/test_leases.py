@@ -11,8 +11,7 @@ from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from runner.dispatch import dispatcher as dispatching
-from runner.protocol.messages import Kept, Load, Poll, RunNow, WorkerInfo
-from runner.protocol.states import WorkerState
+from runner.protocol.messages import Kept, Load, Poll, RunNow, WorkerInfo, WorkerState
 from runner.records import assignments, leases
 from runner.records.database import Database
 from runner.records.leases import (

@@ -1,7 +1,7 @@
 """How a worker polls, and when it gives its runs up: by a virtual clock, against a record that takes its time."""
 
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,12 +12,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from runner.protocol.messages import Job, Kept, Load, Order, RunNow, WorkerInfo, hold_s, leaving_s
-from runner.protocol.states import WorkerState
+from runner.protocol.messages import VERSION, Answer, Order, Poll, RunNow, WorkerInfo, WorkerState, hold_s, leaving_s
 from runner.worker import link as links
 from runner.worker.link import Link
-from runner.worker.record_client import QUICK_TIMEOUT_S, RecordClient
-from runner.worker.retries import LONGEST_WAIT_S
+from runner.worker.record_client import LONGEST_WAIT_S, QUICK_TIMEOUT_S, RecordClient
 from tests.sessions.virtual_time import VIRTUAL_TIME
 from tests.worker.record_double import job
 
@@ -39,18 +37,18 @@ class Hands:
 
     state: tuple[WorkerState, str] = (WorkerState.TAKING, "")
     runs: list[RunNow] = field(default_factory=list[RunNow])
-    kept: Sequence[Kept] = ()
-    load: Load = field(default_factory=Load)
     taken: list[int] = field(default_factory=list[int])
     orders: list[Order] = field(default_factory=list[Order])
     lost: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
     """When, and why."""
 
-    def take(self, job: Job) -> None:
-        self.taken.append(job.run_id)
+    def said(self) -> Poll:
+        state, why = self.state
+        return Poll(protocol=VERSION, worker=INFO, number=1, state=state, why=why, runs=tuple(self.runs))
 
-    def obey(self, orders: Sequence[Order]) -> None:
-        self.orders += orders
+    def take_in(self, answer: Answer) -> None:
+        self.taken += [job.run_id for job in answer.jobs]
+        self.orders += answer.orders
 
     def lose(self, reason: str) -> None:
         self.lost.append((anyio.current_time(), reason))
@@ -136,9 +134,10 @@ async def linked(record: Record | None = None, **hands: Any) -> AsyncGenerator[L
         made = Linked(record, worker, changes)
         made.link = Link(
             client,
-            INFO,
             record.lease_s,
-            worker,
+            worker.said,
+            worker.take_in,
+            worker.lose,
             changed=lambda: changes.append(made.link.is_answered),
             clock=lambda: anyio.current_time() + made.frozen_s,
         )

@@ -14,8 +14,8 @@ from loguru import logger
 
 from runner.protocol.messages import Kept, Release, Report
 from runner.worker import outbox as outboxes
-from runner.worker.errors import RecordError
 from runner.worker.outbox import Outbox, Section
+from runner.worker.record_client import RecordError
 from tests.worker.conftest import until
 from tests.worker.record_double import RecordDouble, job
 

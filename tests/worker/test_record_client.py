@@ -11,8 +11,7 @@ from pydantic import SecretStr
 
 from runner.protocol.messages import VERSION, Gone, Poll, Problem, Report, WorkerInfo
 from runner.worker import record_client
-from runner.worker.errors import GivenUp, RecordError
-from runner.worker.record_client import RecordClient
+from runner.worker.record_client import GivenUp, RecordClient, RecordError
 from tests.worker import record_double
 from tests.worker.record_double import RecordDouble, job
 

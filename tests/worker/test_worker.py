@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,7 @@ from bots.timeline import (
 from runner.calls.call import Call
 from runner.calls.request import CallMaker
 from runner.errors import RoomError, UsageError
-from runner.protocol.messages import Job, Kept, Load, Order, RunNow, WorkerInfo
-from runner.protocol.states import WorkerState
+from runner.protocol.messages import VERSION, Answer, Job, Order, Poll, WorkerInfo
 from runner.records.endings import read_outcome
 from runner.settings import Settings
 from runner.worker import worker as workers
@@ -39,25 +38,8 @@ from tests.worker.record_double import RecordDouble, job
 
 pytestmark = pytest.mark.anyio
 
+CONFIRMED = Answer(lease_s=20, orders=(Order(run_id=7, attempt=1, counts=True),))
 SESSION = {"start_url": "http://127.0.0.1:7860/start", "transport": "webrtc"}
-
-
-class Hands:
-    """A worker's side of its link, with nothing between."""
-
-    def __init__(self, worker: Worker, outbox: Outbox):
-        self.take, self.obey, self.lose = worker.take, worker.obey, worker.give_up
-        self.load = Load()
-        self.state = (WorkerState.TAKING, "")
-        self._worker, self._outbox = worker, outbox
-
-    @property
-    def runs(self) -> list[RunNow]:
-        return self._worker.runs
-
-    @property
-    def kept(self) -> Sequence[Kept]:
-        return self._outbox.kept
 
 
 @asynccontextmanager
@@ -73,7 +55,11 @@ async def working(
     outbox = Outbox(folder / "outbox", client)
     worker = Worker(settings or Settings(), client, outbox.open(executor), calls)
     info = WorkerInfo(executor=executor, name="w", version="1", rooms=("smallwebrtc",), calls=4)
-    link = Link(client, info, record.lease_s, Hands(worker, outbox))
+
+    def said() -> Poll:
+        return Poll(protocol=VERSION, worker=info, number=1, runs=tuple(worker.runs), kept=outbox.kept)
+
+    link = Link(client, record.lease_s, said, worker.take_in, worker.give_up)
     worker.changed = link.news
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(outbox.run)
@@ -342,7 +328,7 @@ async def test_foreign_cancellations_don_t_keep_a_call_in_its_room(record: Recor
         task = asyncio.create_task(worker.run())
         await anyio.lowlevel.checkpoint()
         worker.take(Job.model_validate(record.jobs[7]))
-        worker.obey([Order(run_id=7, attempt=1, counts=True)])
+        worker.take_in(CONFIRMED)
         await until(lambda: calls.made and calls.made[0].facts)
         for _ in range(3):
             task.cancel()
@@ -364,7 +350,7 @@ async def test_the_same_run_is_made_once_however_often_it_comes(record: RecordDo
         await until_done(record, worker)
         # Of an answer that was long on its way, with an order that was.
         worker.take(again)
-        worker.obey([Order(run_id=7, attempt=1, counts=True)])
+        worker.take_in(CONFIRMED)
         await anyio.sleep(0.1)
     assert len(calls.made) == 1 and len(record.outcomes) == 1
 
