@@ -154,10 +154,10 @@ class Call:
     surroundings: Surroundings = field(default_factory=Surroundings)
 
     def __post_init__(self) -> None:
-        kind = room_kind(self.request.address.url, self.settings.room.daily_domains)
+        self._kind = room_kind(self.request.address.url, self.settings.room.daily_domains)
         self._secrets: frozenset[str] = frozenset()
         if self.request.data_message is not None:
-            check_data_message(kind, self.request.data_message.value)
+            check_data_message(self._kind, self.request.data_message.value)
             self._secrets = self.request.data_message.secrets(self.settings.redact_keys)
         self._clock = CallClock.begin(self.surroundings.monotonic_ns)
         self._facts: list[TimelineEvent] = []
@@ -208,6 +208,7 @@ class Call:
             self.folder.mkdir(parents=True)
         except OSError as error:
             raise UsageError(f"{self.folder}: the run's folder can't be made ({error.strerror})") from error
+        await self.surroundings.load(self._kind)
         self._clock = CallClock.begin(self.surroundings.monotonic_ns)
         self._stalls = StallWatch(self._clock, self._note)
         self._processor = self._processor_watch()

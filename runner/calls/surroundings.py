@@ -10,10 +10,12 @@ from anyio.abc import TaskGroup
 
 from bots.caller.speech.settings import ServiceSettings
 from bots.clock import CallClock
+from runner.calls.loading import load_aside
 from runner.calls.processor import ProcessorTimes, processor_times
 from runner.calls.run_file import utc_now
 from runner.rooms.base import Room, RoomListener
 from runner.rooms.open import RoomAddress
+from runner.rooms.urls import RoomKind
 from runner.sessions.opening import open_address
 from runner.settings import RoomSettings
 
@@ -72,6 +74,7 @@ class Surroundings:
     Attributes:
         monotonic_ns: The clock that the event loop goes by, in nanoseconds.
         wall_time: The time of day in ISO 8601, UTC.
+        load: Loads what calls in a kind of room need, before a call begins.
         open_room: Opens the room an address leads to.
         transcribe: Recognises what the agent said.
         preload: Loads what that needs.
@@ -80,6 +83,7 @@ class Surroundings:
 
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     wall_time: Callable[[], str] = utc_now
+    load: Callable[[RoomKind], Awaitable[None]] = load_aside
     open_room: RoomOpener = open_address
     transcribe: Transcriber = _transcribe
     preload: Callable[[ServiceSettings], Awaitable[None]] = _preload

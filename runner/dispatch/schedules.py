@@ -6,7 +6,7 @@ clock.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from functools import partial
 
@@ -24,7 +24,7 @@ LOOK_INTERVAL_S = 1.0
 
 
 class Schedules:
-    """Fires schedules, from :meth:`run` on.
+    """Fires schedules, and concludes what they made, from :meth:`run` on.
 
     Args:
         record: The record.
@@ -34,45 +34,73 @@ class Schedules:
     def __init__(self, record: Record, now: Callable[[Session], datetime] = clock):
         self._record = record
         self._now = now
-        self._is_failing = False
+        self._failing: set[str] = set()
 
     async def run(self) -> None:
         """Look after schedules until cancelled. What goes wrong is logged, and tried again."""
-        while True:
-            try:
-                await self.look()
-                self._is_failing = False
-            except Exception as error:
-                # Once: while the database is away this comes every time.
-                said = logger.opt(exception=not self._is_failing)
-                said.log("DEBUG" if self._is_failing else "WARNING", "no schedule fires: {}", type(error).__name__)
-                self._is_failing = True
-            await anyio.sleep(LOOK_INTERVAL_S)
+        async with anyio.create_task_group() as tasks:
+            # Side by side: a comparison takes its time, and what is due does not wait for it.
+            tasks.start_soon(self._again_and_again, "fires", self.fire_due)
+            tasks.start_soon(self._again_and_again, "is concluded", self.conclude_ended)
 
     async def look(self) -> None:
-        """Do what there is to do now.
+        """Do all that there is to do now.
+
+        Raises:
+            Exception: What went wrong first.
+        """
+        await self.fire_due()
+        await self.conclude_ended()
+
+    async def fire_due(self) -> None:
+        """Fire what is due, and what waits for its turn.
 
         Raises:
             Exception: What went wrong first. The rest is done all the same.
         """
         record = self._record
         now, found = await record.database.look(self._work)
-        to_do = [
-            *(partial(fire_queued, record, firing_id) for firing_id in found.queued),
-            # Each process in an order of its own: so they seldom do the same at the same moment, and in vain.
-            *(partial(fire, record, job_id, now) for job_id in random.sample(found.due, len(found.due))),
-            # Last: a comparison takes its time, and what is due does not wait for it.
-            *(partial(conclude, record, firing_id) for firing_id in found.ended),
-        ]
-        failures: list[Exception] = []
-        for do in to_do:
+        await _do_all(
+            [
+                *(partial(fire_queued, record, firing_id) for firing_id in found.queued),
+                # Each process in an order of its own: so they seldom do the same at the same moment, and in vain.
+                *(partial(fire, record, job_id, now) for job_id in random.sample(found.due, len(found.due))),
+            ]
+        )
+
+    async def conclude_ended(self) -> None:
+        """Write down what firings came to whose results have ended.
+
+        Raises:
+            Exception: What went wrong first. The rest is done all the same.
+        """
+        _, found = await self._record.database.look(self._work)
+        await _do_all(partial(conclude, self._record, firing_id) for firing_id in found.ended)
+
+    async def _again_and_again(self, what: str, do: Callable[[], Awaitable[None]]) -> None:
+        while True:
             try:
                 await do()
+                self._failing.discard(what)
             except Exception as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
+                # Once: while the database is away this comes every time.
+                is_new = what not in self._failing
+                said = logger.opt(exception=is_new)
+                said.log("WARNING" if is_new else "DEBUG", "no schedule {}: {}", what, type(error).__name__)
+                self._failing.add(what)
+            await anyio.sleep(LOOK_INTERVAL_S)
 
     def _work(self, session: Session) -> tuple[datetime, Work]:
         now = self._now(session)
         return now, work(session, now)
+
+
+async def _do_all(to_do: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    failures: list[Exception] = []
+    for do in to_do:
+        try:
+            await do()
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]

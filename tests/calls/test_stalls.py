@@ -1,7 +1,10 @@
 """A harness that stood still says so: with where it began and how long it took."""
 
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 import pytest
@@ -85,3 +88,37 @@ async def test_a_loop_that_is_really_blocked_is_noticed() -> None:
         tasks.cancel_scope.cancel()
     stall = max(noted, key=lambda e: e.duration_ms)
     assert stall.duration_ms >= 700 and stall.at_ns < blocked_ns + 2 * WATCH_NS
+
+
+MAKE_A_CALL = """
+import sys
+from pathlib import Path
+import anyio
+from bots.caller.script import Script, Turn, Listen
+from runner.calls.call import Call
+from runner.calls.loading import load_aside
+from runner.calls.request import CallRequest
+from runner.calls.surroundings import Surroundings
+from runner.rooms.open import RoomAddress
+from runner.settings import Settings
+
+loaded = set()
+
+async def load(kind):
+    await load_aside(kind)
+    loaded.update(sys.modules)
+
+script = Script(name="nobody/there", turns=(Turn(action=Listen()),))
+request = CallRequest(script=script, address=RoomAddress("http://127.0.0.1:9/api/offer"))
+call = Call(request, Settings(), Path(sys.argv[1]) / "run", surroundings=Surroundings(load=load))
+print(anyio.run(call.make).ended_reason.value)
+heavy = ("aiortc", "av.", "bots.caller", "httpcore", "onnxruntime", "pipecat", "runner.rooms")
+print(sorted(name for name in set(sys.modules) - loaded if name.startswith(heavy)))
+"""
+
+
+def test_what_a_call_needs_is_loaded_before_it_begins(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MAKE_A_CALL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["room-unreachable", "[]"]

@@ -1,14 +1,18 @@
 """What firings come to: by their runs, and against a baseline."""
 
+import threading
 from typing import Any
 
+import anyio
 import pytest
 from sqlalchemy import select, update
 
 from runner.comparison import compare
+from runner.dispatch import schedules
+from runner.errors import UsageError
 from runner.records.runs import refresh_result
 from runner.records.tables import CronJob, Firing, Project, RunRow, WebhookDelivery
-from tests.records.town import Town, on_sqlite, town
+from tests.records.town import MINUTE, Town, on_sqlite, town
 
 __all__ = ["town"]
 
@@ -121,3 +125,37 @@ async def test_webhooks_are_told_once_a_firing_has_come_to_something(
     assert (worse.result_id, worse.state) == (3, "failed")
     async with town.record.database.reading() as session:
         assert list(await session.scalars(select(WebhookDelivery.result_id).order_by(WebhookDelivery.id))) == told
+
+
+@on_sqlite
+async def test_what_is_due_does_not_wait_for_a_comparison(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = await night(town, await town.add(data={"frequency": RUNS}))
+    compared, prompt = (
+        await town.add(data={"frequency": RUNS, "baseline": first.result_id}),
+        await town.add("0 * * * *"),
+    )
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(*_: Any) -> Any:
+        begun.set()
+        may_end.wait(30)
+        raise UsageError("it took too long")
+
+    monkeypatch.setattr(compare, "compare", slow)
+    monkeypatch.setattr(schedules, "LOOK_INTERVAL_S", 0.01)
+    await town.pass_by()
+    await town.end()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(town.schedules.run)
+            while not begun.is_set():
+                await anyio.sleep(0.01)
+            town.now += 60 * MINUTE
+            with anyio.fail_after(10):
+                while not await town.history(prompt):
+                    await anyio.sleep(0.01)
+            assert (await town.history(compared))[0].ended_at is None
+            may_end.set()
+            tasks.cancel_scope.cancel()
+    finally:
+        may_end.set()

@@ -98,6 +98,7 @@ class Simulation:
         surroundings = Surroundings(
             monotonic_ns=clock.now_ns,
             wall_time=lambda: WALL_TIME,
+            load=_nothing_to_load,
             open_room=guide.open_room,
             processor_times=lambda: None,
         )

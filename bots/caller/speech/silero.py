@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RATE_HZ", "WINDOW", "SpeechModel", "SpeechStream", "speech_probabilities"]
+__all__ = ["RATE_HZ", "WINDOW", "SpeechModel", "SpeechStream", "load", "speech_probabilities"]
 
 RATE_HZ = 16_000
 WINDOW = 512
@@ -79,6 +79,11 @@ def _model() -> _Model:
     # The cache alone would load it twice where two threads come at once.
     with _loading:
         return _loaded()
+
+
+def load() -> None:
+    """Load the model, and run it once: the first time takes long."""
+    SpeechStream().probability(np.zeros(WINDOW, dtype=np.float32))
 
 
 def speech_probabilities(samples: Samples) -> NDArray[np.float32]:
