@@ -43,8 +43,6 @@ MakeBody = Callable[[Session, WebhookDelivery], dict[str, Any]]
 
 @dataclass(frozen=True)
 class _Message:
-    """Something that is to be sent now."""
-
     to: Destination
     message_id: str
     idempotency_key: str
@@ -58,13 +56,7 @@ class _Message:
 
 
 class Delivering:
-    """Delivers what is told of results and schedules.
-
-    Args:
-        record: Where it is kept what is to be delivered.
-        make_body: Returns what is told.
-        sender: Sends it; by default to the hosts that the settings allow.
-    """
+    """Delivers what is told of results and schedules."""
 
     def __init__(self, record: Record, make_body: MakeBody, sender: Sender | None = None):
         self._database = record.database
@@ -76,13 +68,9 @@ class Delivering:
     async def deliver(
         self, delivery_id: int, round: int, step: Step, sleep: Callable[[float], Awaitable[None]]
     ) -> None:
-        """Deliver something: again, after a while, as long as it does not arrive and is worth it.
+        """Deliver something in a round of it: again, after a while, as long as it does not arrive and is worth it.
 
-        Args:
-            delivery_id: The delivery.
-            round: The round of it.
-            step: Does a step of this.
-            sleep: Waits for so many seconds; what was waited already is not waited again by whoever goes on.
+        ``sleep`` waits for so many seconds: not again, if whoever began it is killed.
         """
 
         async def attempt(this: Try) -> dict[str, Any]:
@@ -157,14 +145,7 @@ class Delivering:
 async def send_test(
     record: Record, sender: Sender, project_id: int, agent_id: int | None, kind: Kind
 ) -> WebhookDelivery:
-    """Send a sample, once and now, and return how it went.
-
-    Args:
-        record: Where it is noted.
-        sender: Sends it.
-        project_id: The project.
-        agent_id: The agent to whose own address it is sent; None sends it to the project's.
-        kind: What is sent.
+    """Send a sample, once and now, and return how it went. With an agent, to that one's own address.
 
     Raises:
         UsageError: The project or agent has no such address, or is not there.

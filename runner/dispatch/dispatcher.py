@@ -1,13 +1,13 @@
 """Answers the polls of workers: gives them runs, tells them what to do, and takes runs from workers that are gone.
 
 Every API process has one. What they do at the same time is safe: giving is one transaction at a time, and taking back
-counts once for each attempt. All of it is one loop, so what it costs is a matter of what happens, and not of how many
-workers wait.
+counts once for each attempt. It is one loop: its cost is a matter of what happens, not of how many workers wait.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -16,6 +16,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from bots.timeline import EndedReason
+from runner.dispatch.trying import Trying
 from runner.errors import RunnerError, UsageError
 from runner.evaluation.verdicts import Cause
 from runner.hosts import RESOLVE_TIMEOUT_S
@@ -31,22 +32,10 @@ from runner.protocol.messages import (
     hold_s,
     leaving_s,
 )
+from runner.records import leases
 from runner.records.assignments import Assignment, Capacity, Limits, assign, is_due, waiting
 from runner.records.database import Database
-from runner.records.leases import (
-    Orphan,
-    Renewed,
-    RunHad,
-    forget,
-    lose,
-    may_forget,
-    note_kept,
-    orphans,
-    renew,
-    runs_of,
-    silent_workers,
-    takers,
-)
+from runner.records.leases import Orphan, Renewed, RunHad
 from runner.records.runs import end_run, job_of, release
 from runner.records.secrets import Vault
 from runner.records.tables import RUNS, utc_now
@@ -113,13 +102,7 @@ class _Asked:
 
 
 class Dispatcher:
-    """Answers polls, from :meth:`run` on.
-
-    Args:
-        database: The record.
-        vault: Opens what of runs is encrypted.
-        settings: Which rooms may be entered, how many calls may be on at once, and how long a lease is.
-    """
+    """Answers polls, from :meth:`run` on."""
 
     def __init__(self, database: Database, vault: Vault, settings: Settings):
         self._database = database
@@ -187,8 +170,8 @@ class Dispatcher:
         """Take a worker for gone, whose parent says that it is dead: its runs go to others at once."""
 
         def note(session: Session) -> bool:
-            note_kept(session, gone.executor, gone.kept)
-            return bool(lose(session, [gone.executor]))
+            leases.note_kept(session, gone.executor, gone.kept)
+            return bool(leases.lose(session, [gone.executor]))
 
         if await self._database.run(note):
             logger.bind(executor=gone.executor).warning("worker {}: its process is dead", gone.executor)
@@ -205,7 +188,7 @@ class Dispatcher:
             self._refuse([*self._arrived, *self._held.values()], "the server stops")
 
     async def _loop(self, tasks: TaskGroup) -> None:
-        failing = False
+        trying = Trying("no runs are given to workers")
         while True:
             with anyio.move_on_after(self._next_look_s - time.monotonic()):
                 await self._woken.wait()
@@ -215,22 +198,15 @@ class Dispatcher:
             if is_time:
                 self._next_look_s = time.monotonic() + self.look_interval_s
             arrived, self._arrived = self._arrived, []
-            try:
-                await self._turn(tasks, arrived, is_time=is_time)
-                if failing:
-                    logger.info("runs are given to workers again")
-                failing = False
-            except Exception as error:
-                # Once: while the database is away this comes every second.
-                logger.opt(exception=not failing).log(
-                    "DEBUG" if failing else "WARNING", "no runs are given to workers: {}", type(error).__name__
-                )
-                failing = True
+            was_failing = trying.is_failing
+            if not await trying.succeeds(partial(self._turn, tasks, arrived, is_time=is_time)):
                 self._refuse(arrived, "the record can't be used now")
                 await anyio.sleep(self.look_interval_s)
+            elif was_failing:
+                logger.info("runs are given to workers again")
 
     async def _listen(self) -> None:
-        """Hear what other processes commit, until cancelled."""
+        """Hear what other processes commit."""
         while True:
             try:
                 await self._database.listen()
@@ -266,7 +242,7 @@ class Dispatcher:
         for asked in sorted(arrived, key=lambda one: one.poll.number):
             latest[asked.executor] = asked
         polls = [asked.poll for asked in latest.values()]
-        renewed = await self._database.run(lambda session: renew(session, polls))
+        renewed = await self._database.run(lambda session: leases.renew(session, polls))
         for executor, asked in latest.items():
             if executor in renewed.gone:
                 continue
@@ -319,7 +295,7 @@ class Dispatcher:
         poll = asked.poll
         by_attempt = {(run.run_id, run.attempt): run for run in runs}
         asked.orders = orders = tuple(
-            self._order(told.run_id, told.attempt, by_attempt.get((told.run_id, told.attempt))) for told in poll.runs
+            self._order(told.run_id, told.attempt, by_attempt.get(told.key)) for told in poll.runs
         )
         new = [run for run in runs if not run.has_begun and not _has(poll, run)]
         if new and poll.state in (WorkerState.TAKING, WorkerState.PAUSED):
@@ -419,7 +395,7 @@ class Dispatcher:
 
         def give(session: Session) -> list[Assignment]:
             # A poll that is held here may not be the last thing that its worker said, or was its parent's.
-            taking = takers(session, [worker.executor for worker in able])
+            taking = leases.takers(session, [worker.executor for worker in able])
             return assign(session, [worker for worker in able if worker.executor in taking], self._limits)
 
         given = await self._database.run(give)
@@ -438,18 +414,18 @@ class Dispatcher:
         limit_s = self._lease_s + leaving_s(self._lease_s)
 
         def look(session: Session) -> tuple[list[str], list[Orphan], bool]:
-            silent = silent_workers(session, longer_than_s=limit_s) if may_judge else []
-            left = orphans(session, touch_s=self._lease_s / 2, unknown_too=may_judge)
-            return silent, left, may_forget(session)
+            silent = leases.silent_workers(session, longer_than_s=limit_s) if may_judge else []
+            left = leases.orphans(session, touch_s=self._lease_s / 2, unknown_too=may_judge)
+            return silent, left, leases.may_forget(session)
 
         silent, left, is_old = await self._database.look(look)
         # If the record stood still within this look, nobody could poll either.
         if silent and time.monotonic() - now_s <= gap_s:
-            lost = await self._database.run(lambda session: lose(session, silent, longer_than_s=limit_s))
+            lost = await self._database.run(lambda session: leases.lose(session, silent, longer_than_s=limit_s))
             for executor in lost:
                 logger.bind(executor=executor).warning("worker {}: lost, it does not poll any more", executor)
         if is_old:
-            await self._database.run(forget)
+            await self._database.run(leases.forget)
         self._looked_s = now_s
         failures: list[Exception] = []
         for run in left:
@@ -479,20 +455,18 @@ class Dispatcher:
 
 
 def _runs_of_all(session: Session, executors: Sequence[str]) -> Mapping[str, Sequence[RunHad]]:
-    """Return what workers have, by their ids, those that have nothing included."""
-    found = runs_of(session, executors)
+    """Return what workers have, also of those that have nothing."""
+    found = leases.runs_of(session, executors)
     return {executor: found.get(executor, ()) for executor in executors}
 
 
 def _anything_waits(session: Session) -> bool:
-    """Return whether a run waits and is due."""
     return session.execute(_WAITING, {"now": utc_now()}).first() is not None
 
 
 def _has(poll: Poll, run: RunHad) -> bool:
     """Return whether a worker says that it has a run, or its outcome."""
-    attempt = (run.run_id, run.attempt)
-    return any((one.run_id, one.attempt) == attempt for one in (*poll.runs, *poll.kept))
+    return (run.run_id, run.attempt) in {one.key for one in (*poll.runs, *poll.kept)}
 
 
 def _addresses(job: Job) -> list[str]:

@@ -1,9 +1,8 @@
 """The durable work of the control plane: what must be done once, whichever process of the API is killed meanwhile.
 
 It runs on DBOS, in as many processes as there are, with its tables in the record's database. What is to be done is
-written down in the transaction that it follows from; each step that is done is written down and not done again; a
-step that fails is tried again. DBOS itself takes up nothing that another process left: every process gives signs of
-life here, and takes over from those that give none any more.
+written down in the transaction it follows from; a step that is done is not done again, one that fails is tried again.
+DBOS takes up nothing that another process left: every process gives signs of life here, and takes over from the dead.
 """
 
 # Of DBOS some names are used that are its own business: its version is pinned, and test_durable holds what they do.
@@ -32,6 +31,7 @@ from sqlalchemy.orm import Session
 
 from runner.dispatch.delivering import Delivering
 from runner.dispatch.judging import Judging, Try, judge_of
+from runner.dispatch.trying import Trying
 from runner.errors import UsageError
 from runner.records.database import Database, begin_with, driver_says
 from runner.records.deliveries import purge_deliveries, take_up_overdue
@@ -94,13 +94,7 @@ class Durable:
     """Does durable work, from :meth:`run` on. DBOS is one for the whole process: so is this.
 
     Where there is nothing for it to do, as without webhooks or a judge and with nothing ever to be deleted, DBOS is
-    not started.
-
-    Args:
-        database: The record.
-        store: Holds the facts of calls.
-        settings: What judges, and when what is old is deleted.
-        delivering: Delivers webhooks; None leaves that to others.
+    not started. Without ``delivering``, that is left to others.
     """
 
     def __init__(
@@ -118,20 +112,18 @@ class Durable:
         self._engines: list[sa.Engine] = []
         self._client: DBOSClient | None = None
         self._is_needed = False
-        self._is_failing = False
+        self._trying = Trying("no durable work is done")
         self._is_stopping = False
         self._under_way: dict[anyio.CancelScope, str] = {}
         """The workflows that are under way here."""
         self._at_once = anyio.CapacityLimiter(AT_ONCE)
         self._ended = anyio.Event()
-        """Some work has ended."""
         self._looked_s: float | None = None
         self._next_left_s = 0.0
         self._left: set[str] = set()
         """What seemed to have broken off when it was looked last."""
         self._believing_from_s = 0.0
         self.executor = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
-        """The id of this process."""
 
     @property
     def judge_later(self) -> JudgeLater | None:
@@ -157,11 +149,6 @@ class Durable:
             await self.make_tables()
 
     async def make_tables(self) -> None:
-        """Make the tables that it takes, or bring them up to date.
-
-        Raises:
-            UsageError: They can't be made.
-        """
         try:
             # With DBOS's own engine: its migration begins a transaction itself, which ours has begun already.
             await anyio.to_thread.run_sync(DBOS.migrate, self._url)
@@ -174,11 +161,11 @@ class Durable:
         """Do what is to be done, until cancelled. What goes wrong is logged, and tried again."""
         if not self._is_needed:
             return
-        while not await self._succeeds(self._launch):  # noqa: ASYNC110 - nobody tells when it would
+        while not await self._trying.succeeds(self._launch):  # noqa: ASYNC110 - nobody tells when it would
             await anyio.sleep(SIGN_INTERVAL_S)
         try:
             while True:
-                await self._succeeds(self._look_after_each_other)
+                await self._trying.succeeds(self._look_after_each_other)
                 await anyio.sleep(SIGN_INTERVAL_S)
         finally:
             with anyio.CancelScope(shield=True):
@@ -244,11 +231,7 @@ class Durable:
             raise
 
     def _declare(self) -> Callable[[datetime, Any], Coroutine[Any, Any, None]]:
-        """Tell DBOS what there is to do. It keeps that until it is destroyed.
-
-        Returns:
-            What is to be done by the clock.
-        """
+        """Tell DBOS what there is to do, which it keeps until it is destroyed; return what is done by the clock."""
 
         @DBOS.workflow(name="judge", max_recovery_attempts=5)
         async def judge(run_id: int, attempt: int) -> None:  # pyright: ignore[reportUnusedFunction] - known by its name
@@ -337,20 +320,7 @@ class Durable:
         # DBOS had made its pool the loop's own, which is shut down now.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
         with anyio.move_on_after(STOPPING_LIMIT_S):
-            await self._succeeds(lambda: self._database.run(partial(say_goodbye, executor=self.executor)))
-
-    async def _succeeds(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Try something, and return whether it succeeds."""
-        try:
-            await work()
-        except Exception as error:
-            # Once: while the database is away this comes every time.
-            said = logger.opt(exception=not self._is_failing)
-            said.log("DEBUG" if self._is_failing else "WARNING", "no durable work is done: {}", type(error).__name__)
-            self._is_failing = True
-            return False
-        self._is_failing = False
-        return True
+            await self._trying.succeeds(lambda: self._database.run(partial(say_goodbye, executor=self.executor)))
 
     # Each other.
 
@@ -413,7 +383,7 @@ class Durable:
 
 
 async def _step(name: str, attempts: int, work: Callable[[Try], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-    """Do a step of a workflow (see :class:`runner.dispatch.judging.Step`)."""
+    """Do a step of a workflow."""
 
     async def tried() -> dict[str, Any]:
         status = DBOS.step_status

@@ -51,12 +51,7 @@ class NoAnswer(RunnerError):
 
 @dataclass(frozen=True)
 class Try:
-    """Which attempt at a step this is.
-
-    Attributes:
-        number: From 1.
-        is_last: Whether there is none after it.
-    """
+    """Which attempt at a step this is, from 1."""
 
     number: int
     is_last: bool
@@ -74,12 +69,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Facts:
-    """A call as its worker left it.
-
-    Attributes:
-        run: The run, not judged in this yet.
-        events: What happened.
-    """
+    """A call as its worker left it: not judged in this yet."""
 
     run: Run
     events: Sequence[TimelineEvent]
@@ -112,14 +102,7 @@ class Answer(BaseModel):
 
 
 class Found(BaseModel):
-    """What a step came to.
-
-    Attributes:
-        to_ask: What is to be asked.
-        answer: What the judge says.
-        problem: Why the call can't be judged.
-        is_over: Whether there is nothing more to do: the run has ended otherwise.
-    """
+    """What a step came to: what is to be asked, or what the judge says, or why the call can't be judged."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -130,13 +113,7 @@ class Found(BaseModel):
 
 
 class Judging:
-    """Judges calls, and ends their runs: in any case, so that nobody loses a call over a judge.
-
-    Args:
-        database: The record.
-        store: Holds the facts of calls.
-        settings: Which judge.
-    """
+    """Judges calls, and ends their runs: in any case, so that nobody loses a call over a judge."""
 
     def __init__(self, database: Database, store: ArtefactStore, settings: JudgeSettings):
         self._database = database
@@ -207,14 +184,13 @@ class _Call:
         self.attempt = attempt
 
     def key(self, name: str) -> str:
-        """Return what an artefact of it is kept under."""
         return artefact_key(self.run_id, name, self.attempt)
 
     async def see_that_it_waits(self) -> dict[str, int | None]:
         """Return its artefacts.
 
         Raises:
-            NothingToJudge: Its run does not wait for a judge.
+            NothingToJudge: Its run does not wait for a judge (any more).
         """
         found = await self._database.look(lambda session: awaiting_judge(session, self.run_id, self.attempt))
         if found is None:
@@ -225,7 +201,6 @@ class _Call:
         """Return its facts.
 
         Raises:
-            NothingToJudge: Its run does not wait for a judge.
             NotThereYet: Something of them is still to come.
             UsageError: Something of them is not there, or can't be read.
         """

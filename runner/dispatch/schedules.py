@@ -1,8 +1,7 @@
 """Fires schedules when they are due, in every process of the API: whichever comes first.
 
 What must happen once happens in one transaction (see :mod:`runner.records.firings`), so there is nothing to take over
-from a process that is killed: the next one to look finds it as it was. It is looked at every second, by the record's
-clock.
+from a process that is killed: the next one to look finds it as it was.
 """
 
 import random
@@ -11,9 +10,9 @@ from datetime import datetime
 from functools import partial
 
 import anyio
-from loguru import logger
 from sqlalchemy.orm import Session
 
+from runner.dispatch.trying import Trying
 from runner.records.conclusions import conclude
 from runner.records.firings import Work, fire, fire_queued, work
 from runner.records.leases import clock
@@ -24,40 +23,26 @@ LOOK_INTERVAL_S = 1.0
 
 
 class Schedules:
-    """Fires schedules, and concludes what they made, from :meth:`run` on.
-
-    Args:
-        record: The record.
-        now: Returns the time; by default by the record's clock.
-    """
+    """Fires schedules, and concludes what they made, from :meth:`run` on; by the record's clock."""
 
     def __init__(self, record: Record, now: Callable[[Session], datetime] = clock):
         self._record = record
         self._now = now
-        self._failing: set[str] = set()
 
     async def run(self) -> None:
         """Look after schedules until cancelled. What goes wrong is logged, and tried again."""
         async with anyio.create_task_group() as tasks:
             # Side by side: a comparison takes its time, and what is due does not wait for it.
-            tasks.start_soon(self._again_and_again, "fires", self.fire_due)
-            tasks.start_soon(self._again_and_again, "is concluded", self.conclude_ended)
+            tasks.start_soon(_again_and_again, "no schedule fires", self.fire_due)
+            tasks.start_soon(_again_and_again, "no schedule is concluded", self.conclude_ended)
 
     async def look(self) -> None:
-        """Do all that there is to do now.
-
-        Raises:
-            Exception: What went wrong first.
-        """
+        """Do all that there is to do now. What goes wrong first is raised."""
         await self.fire_due()
         await self.conclude_ended()
 
     async def fire_due(self) -> None:
-        """Fire what is due, and what waits for its turn.
-
-        Raises:
-            Exception: What went wrong first. The rest is done all the same.
-        """
+        """Fire what is due, and what waits for its turn. What goes wrong first is raised once the rest is done."""
         record = self._record
         now, found = await record.database.look(self._work)
         await _do_all(
@@ -69,30 +54,20 @@ class Schedules:
         )
 
     async def conclude_ended(self) -> None:
-        """Write down what firings came to whose results have ended.
-
-        Raises:
-            Exception: What went wrong first. The rest is done all the same.
-        """
+        """Write down what firings came to whose results have ended. What goes wrong is raised likewise."""
         _, found = await self._record.database.look(self._work)
         await _do_all(partial(conclude, self._record, firing_id) for firing_id in found.ended)
-
-    async def _again_and_again(self, what: str, do: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await do()
-                self._failing.discard(what)
-            except Exception as error:
-                # Once: while the database is away this comes every time.
-                is_new = what not in self._failing
-                said = logger.opt(exception=is_new)
-                said.log("WARNING" if is_new else "DEBUG", "no schedule {}: {}", what, type(error).__name__)
-                self._failing.add(what)
-            await anyio.sleep(LOOK_INTERVAL_S)
 
     def _work(self, session: Session) -> tuple[datetime, Work]:
         now = self._now(session)
         return now, work(session, now)
+
+
+async def _again_and_again(complaint: str, work: Callable[[], Awaitable[None]]) -> None:
+    trying = Trying(complaint)
+    while True:
+        await trying.succeeds(work)
+        await anyio.sleep(LOOK_INTERVAL_S)
 
 
 async def _do_all(to_do: Iterable[Callable[[], Awaitable[None]]]) -> None:

@@ -1,9 +1,8 @@
 """A process of a worker: started by its supervisor, and told by it what to do.
 
-Its settings come by the environment. Lines on its standard input are orders, ``drain`` and ``force-stop``. Signals
-mean ``drain``, and so does the end of its input, which comes when the supervisor has died. Its standard output has a
-line of :class:`runner.worker.status.WorkerStatus` every second and when something changes, and one with an ``error``
-where it can't be started as it was told to.
+Its settings come by the environment, its orders by its standard input. Signals mean to drain, and so does the end of
+its input, which comes when the supervisor has died. Its standard output has a line of its status every second and
+when something changes, and one with an ``error`` where it can't be started as it was told to.
 """
 
 import json
@@ -40,7 +39,6 @@ class _Supervisor:
         os.set_blocking(self._out, False)
 
     def tell(self, line: str) -> None:
-        """Say something, if it can be said now."""
         try:
             os.write(self._out, line.encode() + b"\n")
         except OSError:

@@ -43,7 +43,6 @@ class _Figures(Collector):
         self._children = children
 
     def collect(self) -> Iterable[Metric]:
-        """Return them as they are now."""
         labels = ("worker",)
         now_s = time.monotonic()
         up = GaugeMetricFamily(f"{_PREFIX}up", "Whether the process lives and its event loop goes on.", labels=labels)

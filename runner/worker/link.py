@@ -68,7 +68,6 @@ class Link:
         return self._problem is None
 
     def news(self) -> None:
-        """Let it be told at once: something has changed."""
         self._news.set()
 
     async def run(self) -> None:

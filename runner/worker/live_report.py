@@ -46,14 +46,9 @@ _SAID = (
 class LiveReport:
     """Watches a call for the record (see :class:`runner.calls.request.CallWatcher`).
 
-    How far it has come is told with the worker's polls. What happens in it is told while somebody watches, its sound
-    is passed on while somebody listens; both may get lost on the way.
-
-    Args:
-        record: The record.
-        job: The run.
-        moved: Is called when the run has come further.
-        cancel: Is called once when the record wants the run to end.
+    How far it has come is told with the worker's polls: ``moved`` is called. What happens in it is told while
+    somebody watches, its sound while somebody listens; both may get lost on the way. ``cancel`` is called once, if it
+    is to end.
     """
 
     def __init__(self, record: RecordClient, job: Job, moved: Callable[[], None], cancel: Callable[[], None]):

@@ -44,8 +44,7 @@ ADOPTED_AT_ONCE = 4
 """How many reports of dead workers are delivered at once."""
 
 OWED_AT_ONCE = 4
-"""How many calls' files are uploaded at once whose outcome did not wait for them: while the store is full they
-become many."""
+"""How many calls' files are uploaded at once whose outcome did not wait for them."""
 
 UPLOAD_PATIENCE_S = 20.0
 """How long uploads may hold an outcome back while the record fails at them, as it does without its store."""
@@ -58,17 +57,7 @@ _AWAY = frozenset({502, 503, 504})
 
 @dataclass(eq=False)
 class Entry:
-    """A call's folder on its way to the record.
-
-    Attributes:
-        run_id: The run.
-        attempt: The attempt.
-        executor: The worker whose run it was.
-        folder: The folder.
-        report: What to report; None where there are facts and nothing else, for its process was killed.
-        handed_in: Set when the record has it, or does not want it, or it can't be delivered; None if nobody waits.
-        is_told: Whether the record has the report.
-    """
+    """A call's folder on its way to the record."""
 
     run_id: int
     attempt: int
@@ -82,10 +71,7 @@ class Entry:
 class Outbox:
     """The outbox of a process: of all the workers it is, one after the other, and of dead ones that it found.
 
-    Args:
-        folder: The folder that all processes of this machine share; is made.
-        record: Where reports go.
-        changed: Is called when :attr:`kept` has changed.
+    Its folder is shared by all processes of this machine. ``changed`` is called when :attr:`kept` has changed.
     """
 
     def __init__(self, folder: Path, record: RecordClient, *, changed: Callable[[], None] = lambda: None):
@@ -195,11 +181,7 @@ class Outbox:
             receipt = await retried(lambda: self._record.report(report))
         except RecordError as error:
             logger.error("run {}: its outcome was refused: {}", run_id, error)
-            detail = f"the server refused the outcome: {error}"
-            problem = Problem(cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=detail)
-            instead = Report(
-                run_id=run_id, attempt=report.attempt, executor=report.executor, problem=problem, owed=owed
-            )
+            instead = _our_failure(report, f"the server refused the outcome: {error}")
             try:
                 receipt = await retried(lambda: self._record.report(instead))
             except RecordError as refusal:
@@ -212,12 +194,7 @@ class Outbox:
         return bool(owed) and receipt.counted
 
     async def _upload(self, entry: Entry, *, patience_s: float = math.inf) -> tuple[str, ...]:
-        """Upload what there is of a call; return the names of what could not be taken in time.
-
-        Args:
-            entry: The call's folder.
-            patience_s: How long the record may fail at it, as it does while its store is full.
-        """
+        """Upload what there is of a call, and return the names of what could not be taken within the patience."""
         failing_since_s: float | None = None
 
         def gives_up(error: RecordError) -> bool:
@@ -255,10 +232,7 @@ class Outbox:
             for entry in section.entries
             if entry.report is not None and not entry.is_told
         ]
-        kept = tuple(
-            Kept(run_id=report.run_id, attempt=report.attempt, may_end=report.may_end)
-            for report in sorted(reports, key=lambda report: (report.run_id, report.attempt))[:MAX_RUNS]
-        )
+        kept = tuple(report.kept for report in sorted(reports, key=lambda report: report.key)[:MAX_RUNS])
         if kept != self.kept:
             self.kept = kept
             self._changed()
@@ -365,14 +339,7 @@ class Outbox:
 
 
 class Section:
-    """A worker's folder in the outbox.
-
-    Args:
-        executor: The worker.
-        path: Its folder.
-        start: Starts to deliver something.
-        is_open: Whether more comes into it.
-    """
+    """A worker's folder in the outbox."""
 
     def __init__(self, executor: str, path: Path, start: Callable[["Section", Entry], None], *, is_open: bool = True):
         self.executor = executor
@@ -383,7 +350,6 @@ class Section:
         self._start = start
 
     def folder(self, run_id: int, attempt: int) -> Path:
-        """Return the folder of a call."""
         return self.path / f"{run_id}-{attempt}"
 
     async def put(self, report: Report) -> anyio.Event:
@@ -401,7 +367,6 @@ class Section:
 
 
 def _in_words(report: Report, receipt: Receipt) -> str:
-    """Return what came of a report."""
     told = "reported" if report.release is None else "released"
     if not receipt.counted:
         return f"{told}, and did not count any more"
@@ -417,9 +382,7 @@ def _keep(folder: Path, report: Report) -> Report:
         report = Report.model_validate_json(text)
     except ValueError as error:
         logger.error("run {}: its outcome can't be written down ({})", report.run_id, type(error).__name__)
-        detail = f"our own error: the outcome can't be written down ({type(error).__name__})"
-        problem = Problem(cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=detail)
-        report = Report(run_id=report.run_id, attempt=report.attempt, executor=report.executor, problem=problem)
+        report = _our_failure(report, f"our own error: the outcome can't be written down ({type(error).__name__})")
         text = report.model_dump_json()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -430,23 +393,21 @@ def _keep(folder: Path, report: Report) -> Report:
     return report
 
 
-class _Locks:
-    """The locks of the workers that share a folder.
+def _our_failure(report: Report, detail: str) -> Report:
+    """Return what is reported in place of an outcome that can't be."""
+    problem = Problem(cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=detail)
+    return report.model_copy(update={"run": None, "release": None, "problem": problem})
 
-    Args:
-        folder: Where the locks are.
-    """
+
+class _Locks:
+    """The locks of the workers that share a folder."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._held: dict[str, int] = {}
 
     def hold(self, executor: str) -> None:
-        """Say that a worker lives, until :meth:`discard` or the end of the process.
-
-        Raises:
-            OSError: The folder can't be written.
-        """
+        """Say that a worker lives, until :meth:`discard` or the end of the process."""
         # Locked before it has its name: nobody finds it free.
         unnamed = self._folder / f".{executor}"
         descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

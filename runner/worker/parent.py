@@ -98,8 +98,7 @@ def _left_in(folder: Path) -> tuple[Kept, ...]:
     for path in sorted(folder.glob(f"*/{REPORT}"))[:MAX_RUNS]:
         # What can't be read, or is none, nobody can deliver.
         with suppress(OSError, ValueError):
-            report = Report.model_validate_json(path.read_bytes())
-            kept.append(Kept(run_id=report.run_id, attempt=report.attempt, may_end=report.may_end))
+            kept.append(Report.model_validate_json(path.read_bytes()).kept)
     return tuple(kept)
 
 

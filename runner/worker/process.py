@@ -41,12 +41,11 @@ _ROOM_MODULES = {RoomKind.DAILY: "daily", RoomKind.SMALLWEBRTC: "aiortc"}
 
 
 class WorkerProcess:
-    """Takes runs in this process, on this event loop, until it is stopped. Belongs to one event loop; runs once.
+    """Takes runs in this process, on this event loop, until it is stopped. Runs once.
 
     Args:
-        http: A client with the API's address.
+        settings: How to make calls, and how many (``worker.calls``).
         on_change: Is called when :attr:`status` has changed in more than figures.
-        make_call: Prepares a call.
         free: Returns why outcomes could not be kept; nothing if they could.
 
     Raises:
@@ -85,7 +84,6 @@ class WorkerProcess:
 
     @property
     def status(self) -> WorkerStatus:
-        """How it fares."""
         state, why = self._shown
         return WorkerStatus(
             **self.load.model_dump(),
@@ -203,7 +201,6 @@ class WorkerProcess:
 
     @property
     def load(self) -> Load:
-        """How it fares."""
         return Load(
             loop_lag_ms=round(self._watch.loop_lag_ms, 1),
             underruns=self._watch.underruns,
@@ -246,13 +243,11 @@ class WorkerProcess:
                 self.news()
 
     def new_worker(self, section: Section) -> Worker:
-        """Return what sees runs through."""
         return Worker(
             self._settings, self._record, section, self._make_call, self._watch, self._counts, changed=self.news
         )
 
     def new_link(self, worker: Worker, lease_s: float, lose: Callable[[str], None]) -> Link:
-        """Return what polls for it."""
         info = WorkerInfo(
             executor=worker.section.executor,
             name=self._name,
@@ -271,7 +266,6 @@ class WorkerProcess:
         return Link(self._record, lease_s, said, worker.take_in, lose, changed=self.news)
 
     async def until_stopped(self) -> None:
-        """Wait until it is to stop."""
         await self._stopping.wait()
 
     @property
@@ -328,6 +322,5 @@ class _Life:
 
 
 def _new_executor_id() -> str:
-    """Return an id for a worker's process that no other has, nor one before it."""
     host = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in socket.gethostname())[:100]
     return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"

@@ -24,11 +24,7 @@ _CLOUD_START = re.compile(re.escape(CLOUD_URL) + r"/v1/public/([^/?#]+)/start/?"
 async def room_of(job: Job, http: httpx.AsyncClient, settings: Settings) -> AsyncGenerator[Session]:
     """Yield a run's session and its room; a session started for it ends with the context.
 
-    Args:
-        job: The run.
-        http: Client for requests to the agent's side.
-        settings: The worker's: which hosts are Daily rooms besides ``*.daily.co``. Which may be asked at all the
-            record says.
+    Which hosts may be asked the record says; which are Daily rooms besides ``*.daily.co``, the worker's settings.
 
     Raises:
         UsageError: The run has neither a room nor a way to start a session, or one that can't be used.
@@ -42,12 +38,7 @@ async def room_of(job: Job, http: httpx.AsyncClient, settings: Settings) -> Asyn
 
 
 def starts_anew(job: Job, daily_domains: Sequence[str]) -> bool:
-    """Return whether a session is started for every call of a run, also where another worker makes it.
-
-    Args:
-        job: The run.
-        daily_domains: Hosts that are Daily rooms, besides ``*.daily.co``.
-    """
+    """Return whether a session is started for every call of a run, also where another worker makes it."""
     if job.room_url is None:
         return job.session is not None
     return room_kind(job.room_url, list(daily_domains)) is RoomKind.PIPECAT_RUNNER
@@ -58,10 +49,6 @@ def takes_another_call(job: Job, daily_domains: Sequence[str]) -> bool:
 
     It does where a session is started for each, and where an offer starts one. In a Daily room, or in a session, that
     somebody else has started there is one agent, which may have met the caller already.
-
-    Args:
-        job: The run.
-        daily_domains: Hosts that are Daily rooms, besides ``*.daily.co``.
     """
     if job.room_url is None:
         return job.session is not None

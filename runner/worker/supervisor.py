@@ -44,13 +44,7 @@ _MAX_LINE_BYTES = 65_536
 
 @dataclass
 class Child:
-    """A process, and what it says of itself.
-
-    Attributes:
-        name: What the worker in it is called.
-        status: What it said last.
-        restarts: How often it was started again.
-    """
+    """A process, and what it says of itself. Its name is what the worker in it is called."""
 
     name: str
     status: WorkerStatus = field(default_factory=WorkerStatus)
@@ -62,17 +56,16 @@ class Child:
     """Why it can't be started as it was told to."""
 
     def is_healthy(self, now_s: float) -> bool:
-        """Return whether it lives and its event loop goes on; ``now_s`` is on the clock of :func:`time.monotonic`."""
+        """Return whether it lives and its event loop goes on, at a time of :func:`time.monotonic`."""
         if self.said_s is None:
             return self.is_running and now_s - self.started_s <= START_LIMIT_S
         return self.is_running and now_s - self.said_s <= SILENCE_LIMIT_S
 
     def state(self, now_s: float) -> str:
-        """Return its state, one of :data:`runner.worker.status.STATES`; ``now_s`` likewise."""
+        """Return its state, one of :data:`runner.worker.status.STATES`."""
         return self.status.state if self.is_healthy(now_s) else SILENT
 
     def takes_runs(self, now_s: float) -> bool:
-        """Return whether it takes runs; ``now_s`` likewise."""
         return self.state(now_s) == WorkerState.TAKING
 
 
@@ -85,7 +78,6 @@ class Supervisor:
         drain_limit_s: How long their calls may last once they are told to stop.
         ready: Is called once, when all of them take runs, or say why they don't for now.
         report_gone: Tells the record that a worker is dead, by its id: its runs need not wait for its lease to end.
-        command: What starts a process; its worker's name is added.
     """
 
     def __init__(
@@ -171,11 +163,7 @@ class Supervisor:
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
     async def _live(self, child: Child) -> int:
-        """Run a process to its end, and return its exit code.
-
-        Raises:
-            OSError: It can't be started.
-        """
+        """Run a process to its end, and return its exit code."""
         # Signals of the terminal are for the supervisor alone.
         process = await anyio.open_process(
             [*self._command, child.name], env=self._env, stderr=None, start_new_session=True
@@ -243,7 +231,6 @@ class Supervisor:
 
 
 def _how(child: Child, code: int | None) -> str:
-    """Return how a process ended."""
     if child.error is not None:
         return f"can't start: {child.error}"
     if code is None:

@@ -25,9 +25,7 @@ class LoadWatch:
         self._late_s: deque[float] = deque(maxlen=LATE_SAMPLES)
         self._underrun_s: float | None = None
         self.underruns = 0
-        """How often a call had no audio to send."""
         self.is_overloaded = False
-        """Whether it is too late too often."""
 
     @property
     def loop_lag_ms(self) -> float:

@@ -77,21 +77,18 @@ class _Live(LiveReport):
         self.handed_in: anyio.Event | None = None
 
     def obey(self, order: Order) -> None:
-        """Do what the record wants."""
         if not self.confirmed.is_set():
             self.is_void = not order.counts
             self.confirmed.set()
         super().obey(order)
 
     def begin_again(self) -> None:
-        """Note that its call is made again."""
         self.call = self.ended = None
         self.preparing = anyio.CancelScope()
         self._taken_s = time.monotonic()
         super().begin_again()
 
     def cancel(self) -> None:
-        """End it, because the record wants that."""
         self.is_cancelled = True
         if self.call is not None and self.has_begun:
             self.call.cancel("cancelled by request")
@@ -99,7 +96,6 @@ class _Live(LiveReport):
             self.preparing.cancel()
 
     def fact(self, event: TimelineEvent) -> None:
-        """See a fact."""
         counts = self._worker.counts
         if isinstance(event, CallStarted):
             counts.calls_made += 1
@@ -114,7 +110,6 @@ class _Live(LiveReport):
         super().fact(event)
 
     def reported(self, what: dict[str, Any] | Problem) -> Report:
-        """Return the report of what it came to."""
         run, problem = (None, what) if isinstance(what, Problem) else (what, None)
         return self._report(run=run, problem=problem)
 
@@ -154,7 +149,6 @@ class Worker:
         self._given_up: str | None = None
         self._draining = anyio.Event()
         self._ended = anyio.Event()
-        """A run has come to its end."""
         self._patience: anyio.CancelScope | None = None
         self._is_finished = anyio.Event()
 
@@ -389,7 +383,6 @@ def _dump(run: Run | None) -> dict[str, Any] | None:
 
 
 def _problem(job: Job, detail: str) -> Problem:
-    """Return that our side failed."""
     return Problem(cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=_safe(job, detail))
 
 

@@ -235,7 +235,7 @@ async def test_who_hangs_up_during_its_poll_is_not_held_for(prompt: Scene, monke
         enough.wait(10)
         return renew(session, polls)
 
-    monkeypatch.setattr(dispatching, "renew", slowly)
+    monkeypatch.setattr(leases, "renew", slowly)
     worker = Worker(prompt)
     await prompt.run()
     async with asking(prompt, worker, is_held=False) as asked:
