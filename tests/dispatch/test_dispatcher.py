@@ -369,7 +369,7 @@ async def test_a_poll_that_was_not_taken_is_not_answered(scene: Scene, monkeypat
 async def test_a_poll_taken_too_slowly_is_not_answered(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     enough = threading.Event()
     monkeypatch.setattr(dispatching, "hold_s", lambda lease_s, has_runs: 0.1)
-    monkeypatch.setattr(dispatching, "renew", lambda session, polls: enough.wait(10))
+    monkeypatch.setattr(leases, "renew", lambda session, polls: enough.wait(10))
     with pytest.raises(RecordAway):
         await Worker(scene).polls()
     enough.set()

@@ -6,7 +6,6 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from runner.dispatch import dispatcher as dispatching
 from runner.dispatch.dispatcher import RecordAway, WorkerGone
 from runner.protocol.messages import Gone, Kept
 from runner.records import leases
@@ -80,7 +79,7 @@ async def test_a_halted_database_says_nothing_of_who_is_silent(scene: Scene, mon
         return silent_workers(session, longer_than_s=longer_than_s)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dispatching, "silent_workers", slowly)
+        patch.setattr(leases, "silent_workers", slowly)
         await scene.look()
     await scene.look(LOST_S - 1)
     assert await scene.state("w") == "taking"
@@ -104,7 +103,7 @@ async def test_a_sign_of_life_in_the_last_moment_counts(scene: Scene, monkeypatc
     worker = Worker(scene)
     await scene.judging(worker)
     # It polls between the look that finds it silent and what follows from that.
-    monkeypatch.setattr(dispatching, "silent_workers", lambda session, longer_than_s: ["w"])
+    monkeypatch.setattr(leases, "silent_workers", lambda session, longer_than_s: ["w"])
     await scene.look()
     assert await scene.state("w") == "taking"
 
