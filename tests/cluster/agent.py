@@ -16,15 +16,7 @@ _WITNESS = Path(__file__).with_name("witness.py")
 
 @dataclass
 class SeenCall:
-    """A call as the agent saw it; all times on :func:`time.monotonic_ns`.
-
-    Attributes:
-        run: The run it was for.
-        room: Where it was.
-        entered_ns: When the caller came.
-        heard: From when to when the caller was heard; the last one is open while it is.
-        left_ns: When the call was over; None while it is not.
-    """
+    """A call as the agent saw it; all times on :func:`time.monotonic_ns`."""
 
     run: int
     room: str
@@ -38,18 +30,10 @@ class SeenCall:
         return self.left_ns is None and self.heard[-1][1] is None
 
     def is_heard_at(self, at_ns: int) -> bool:
-        """Whether the caller was there, and heard."""
         return any(begin <= at_ns and (end is None or at_ns < end) for begin, end in self.heard)
 
 
 class Agent:
-    """The agent: a process that is called.
-
-    Args:
-        folder: Where its logs are.
-        mark: Of its cluster.
-    """
-
     def __init__(self, folder: Path, mark: str):
         self._port = free_port()
         self._account = folder / "witness.jsonl"
@@ -58,11 +42,9 @@ class Agent:
         self.url = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Start it."""
         self.program.start()
 
     def wait(self) -> None:
-        """Wait until it answers."""
         until(self._answers, lambda: f"the agent answers: {self.program.tail()}")
 
     def room(self, name: str, takes_s: float = 0.0) -> str:
@@ -74,7 +56,6 @@ class Agent:
         return f"{self.url}/slow/{takes_s:g}/start"
 
     def calls(self) -> list[SeenCall]:
-        """Return all calls so far, in the order the callers came."""
         calls: dict[int, SeenCall] = {}
         text = self._account.read_text() if self._account.exists() else ""
         # The last line may be half written.
@@ -94,11 +75,9 @@ class Agent:
         return list(calls.values())
 
     def calls_of(self, run: int) -> list[SeenCall]:
-        """Return the calls of a run."""
         return [call for call in self.calls() if call.run == run]
 
     def runs_on(self) -> set[int]:
-        """Return the runs whose callers are there, and heard."""
         return {call.run for call in self.calls() if call.is_on}
 
     def met(self) -> list[str]:
@@ -124,7 +103,6 @@ class Agent:
 
 
 def now_ns() -> int:
-    """Return the time on the agent's clock."""
     return time.monotonic_ns()
 
 

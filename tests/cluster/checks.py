@@ -18,19 +18,7 @@ MAX_SETTLING_S = 20.0
 
 
 def check(cluster: Cluster, launched: Sequence[Launched], *, may_be_lost: Collection[int] = ()) -> dict[int, str]:
-    """Check everything about runs that have all ended.
-
-    Args:
-        cluster: The deployment, with API and agent running.
-        launched: All runs that were launched in it.
-        may_be_lost: Those that may have been lost with their workers, if nothing can start them anew.
-
-    Returns:
-        The status of each run.
-
-    Raises:
-        AssertionError: Something does not hold; says all of it.
-    """
+    """Check everything about runs that have all ended."""
     runs = {run_id: cluster.client.run(run_id) for each in launched for run_id in each.runs}
     wrong = [
         *outcomes(cluster, launched, runs, may_be_lost),
@@ -46,14 +34,6 @@ def check(cluster: Cluster, launched: Sequence[Launched], *, may_be_lost: Collec
 def outcomes(
     cluster: Cluster, launched: Sequence[Launched], runs: Mapping[int, Any], may_be_lost: Collection[int]
 ) -> list[str]:
-    """Return which runs did not come to what they must come to, or lack something.
-
-    Args:
-        cluster: The deployment.
-        launched: What was launched.
-        runs: All runs of that, as the API shows them.
-        may_be_lost: As for :func:`check`.
-    """
     return [
         f"run {run_id}: {problem}"
         for each in launched
@@ -95,12 +75,10 @@ def logs(cluster: Cluster) -> list[str]:
 
 
 def leavings(cluster: Cluster) -> list[Path]:
-    """Return what is on the workers' disks of calls."""
     return [path for worker in cluster.workers for path in worker.leavings()]
 
 
 def _outcome(cluster: Cluster, launched: Launched, run: Any, may_be_lost: Collection[int]) -> list[str]:
-    """Return what is wrong with how a run ended."""
     ours = run["scenario_runner"]
     came_to = (run["status"], ours["success"], ours["cause"], ours["ended_reason"], ours["detail"])
     if run["status"] == "failed":
@@ -118,7 +96,6 @@ def _outcome(cluster: Cluster, launched: Launched, run: Any, may_be_lost: Collec
 
 
 def _artefacts(cluster: Cluster, run: Any) -> list[str]:
-    """Return what is wrong with what is kept of a call."""
     kept = run["scenario_runner"]["artefacts"]
     if kept.keys() < ARTEFACTS:
         return [f"only {sorted(kept)} is kept of it"]

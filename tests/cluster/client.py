@@ -35,15 +35,6 @@ _names = itertools.count(1)
 
 @dataclass(frozen=True)
 class Launched:
-    """Runs that were launched together.
-
-    Attributes:
-        id: Their result.
-        runs: Their ids.
-        success: What each must come to: the agent passed, failed, or None where it is no matter of the agent.
-        starts_anew: Whether a session is started for each.
-    """
-
     id: int
     runs: tuple[int, ...]
     success: bool | None
@@ -51,14 +42,6 @@ class Launched:
 
 
 class Client:
-    """Talks to the API.
-
-    Args:
-        url: Where it is.
-        key: A user's key.
-        agent: Whom to call.
-    """
-
     def __init__(self, url: str, key: str, agent: Agent):
         self._http = httpx.Client(
             base_url=url, headers={"X-CEKURA-API-KEY": key}, timeout=30, trust_env=False, follow_redirects=True
@@ -66,10 +49,8 @@ class Client:
         self._agent = agent
         self._scenarios: dict[tuple[str, str], int] = {}
         self.launched: list[Launched] = []
-        """All that was launched."""
 
     def close(self) -> None:
-        """Close it."""
         self._http.close()
 
     def get(self, path: str) -> httpx.Response:
@@ -85,7 +66,6 @@ class Client:
         return until(answer, f"the API answers {path}", AWAY_LIMIT_S, every_s=0.2).raise_for_status()
 
     def json(self, path: str) -> Any:
-        """Get the JSON that is at a path of the API."""
         return self.get(f"{API}{path}").json()
 
     def post(self, path: str, body: Any = None) -> Any:
@@ -98,12 +78,6 @@ class Client:
         return answer.json() if answer.content else None
 
     def scenario(self, text: str, *, greets: bool = True) -> int:
-        """Return a scenario, made if it is not there.
-
-        Args:
-            text: A scenario file.
-            greets: Whether the agent speaks to whoever calls with it, where the launch gives the room.
-        """
         kind = (text, str(greets))
         if kind not in self._scenarios:
             body: dict[str, Any] = {
@@ -131,17 +105,6 @@ class Client:
         limit: int | None = None,
         slow: Collection[int] = (),
     ) -> Launched:
-        """Launch runs of a scenario.
-
-        Args:
-            text: The scenario.
-            count: How many runs.
-            success: What each must come to.
-            sessions: Whether a session is started for each; otherwise each has a room of its own that is there.
-            greets: Whether the agent speaks first.
-            limit: How many may be on at once.
-            slow: For which of them it takes :data:`SLOWLY_S` to get into the room, counted from 0.
-        """
         scenario = self.scenario(text, greets=greets)
         name = f"launch-{os.getpid()}-{next(_names)}"
         body: dict[str, Any] = {"agent": 1, "name": name, "concurrency_limit": limit}
@@ -160,30 +123,24 @@ class Client:
         return launched
 
     def delete(self, launched: Launched) -> None:
-        """Delete runs that have ended, with everything that is kept of them."""
         self.post(f"/results/{launched.id}/delete_runs/", {"run_ids": launched.runs})
         self.launched.remove(launched)
 
     def end(self, launched: Sequence[Launched]) -> None:
-        """End runs, and wait until they have ended."""
         for each in launched:
             self.post(f"/results/{each.id}/end_calls/")
         self.until_ended(launched)
 
     def start_sessions_at(self, start_url: str) -> None:
-        """Say where sessions of the agent are started."""
         self._send("PATCH", f"{AGENTS}/1/", {"session": {"start_url": start_url, "transport": "webrtc"}})
 
     def run(self, run_id: int) -> Any:
-        """Return a run."""
         return self.json(f"/runs/{run_id}/")
 
     def statuses(self, launched: Launched) -> dict[int, str]:
-        """Return the status of every run."""
         return {run["id"]: run["status"] for run in self.json(f"/results/{launched.id}/")["runs"].values()}
 
     def until_ended(self, launched: Sequence[Launched], timeout_s: float = 90.0) -> None:
-        """Wait until every run has ended."""
         deadline = time.monotonic() + timeout_s
         for each in launched:
             until(

@@ -27,7 +27,6 @@ class Worker(Program):
         super().__init__(name, command, folder, env)
 
     def wait(self) -> None:
-        """Wait until it takes runs."""
         self.says(rf"^worker {self.name}:")
 
     def has(self, store: Store) -> set[int]:
@@ -46,7 +45,6 @@ class Worker(Program):
         return {int(path.parent.name.partition("-")[0]) for path in self.reports()}
 
     def reports(self) -> list[Path]:
-        """Return the reports that wait on its disk."""
         return list(self.data_dir.rglob("report.json"))
 
     def leavings(self) -> list[Path]:
@@ -55,15 +53,6 @@ class Worker(Program):
 
 
 class Cluster:
-    """A deployment.
-
-    Args:
-        folder: Where everything is kept.
-        store: The database.
-        env: More settings, as variables.
-        audited: Whether account is kept of all that becomes of runs.
-    """
-
     def __init__(self, folder: Path, store: Store, env: Mapping[str, str] | None = None, *, audited: bool = True):
         self.folder = folder
         self.store = store
@@ -91,7 +80,6 @@ class Cluster:
 
     @property
     def client(self) -> Client:
-        """The API."""
         assert self._client is not None, "the cluster is not started"
         return self._client
 
@@ -100,7 +88,6 @@ class Cluster:
         return Program(name, command, self.folder, self.env)
 
     def add_api(self) -> str:
-        """Start a second API on the same record; return its address."""
         port = free_port()
         self.second_api = self._new_api("api2", port)
         self.second_api.start()
@@ -129,14 +116,12 @@ class Cluster:
         self._client = Client(self.url, key, self.agent)
 
     def wait(self) -> None:
-        """Wait for all that was started."""
         for worker in self.workers:
             worker.wait()
         self.agent.wait()
         self.client.start_sessions_at(self.agent.start_url())
 
     def start_api(self) -> None:
-        """Start the API again, where it was."""
         self.api.start()
         self.api.says(r"^serving on ")
 
@@ -150,16 +135,7 @@ class Cluster:
         record_url: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Worker:
-        """Start a worker; :meth:`Worker.wait` waits for it.
-
-        Args:
-            name: What it is called.
-            processes: How many processes of it make calls.
-            calls: How many each makes at once.
-            drain_s: How long calls may last once it is told to stop.
-            record_url: Where it reaches the API, if not where that is.
-            env: More settings of its own, as variables.
-        """
+        """Start a worker; :meth:`Worker.wait` waits for it."""
         options = [
             *("--processes", str(processes), "--calls", str(calls), "--drain-limit", f"{drain_s:g}"),
             *("--record-url", record_url or self.url),
@@ -172,16 +148,11 @@ class Cluster:
 
     @property
     def programs(self) -> list[Program]:
-        """All of them."""
         apis = [self.api, *([] if self.second_api is None else [self.second_api])]
         return [*self.workers, *apis, self.agent.program]
 
     def stop(self) -> None:
-        """Stop what runs, in good order.
-
-        Raises:
-            AssertionError: Something did not end as it should, or left a process behind.
-        """
+        """Stop what runs, in good order."""
         workers = [worker for worker in self.workers if worker.is_running]
         for worker in workers:
             worker.terminate()
@@ -211,14 +182,7 @@ class Cluster:
 def cluster(
     kind: str, folder: Path, env: Mapping[str, str] | None = None, *, audited: bool = True
 ) -> Generator[Cluster]:
-    """Yield a deployment with its API and its agent, and no worker yet; nothing of it outlives the context.
-
-    Args:
-        kind: Of its database.
-        folder: An empty one, where everything is kept.
-        env: More settings, as variables.
-        audited: Whether account is kept of all that becomes of runs.
-    """
+    """Yield a deployment with its API and its agent, and no worker yet; nothing of it outlives the context."""
     with new_store(kind, folder) as store:
         made = Cluster(folder, store, env, audited=audited)
         try:

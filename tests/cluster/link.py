@@ -19,11 +19,7 @@ class Fault(Enum):
 
 
 class Link:
-    """Passes on what comes to an address of its own, until it is told otherwise.
-
-    Args:
-        port: Where the API is, on this machine.
-    """
+    """Passes on what comes to an address of its own, until it is told otherwise."""
 
     def __init__(self, port: int):
         self._port = port
@@ -45,12 +41,10 @@ class Link:
             self._end_severed()
 
     def mend(self) -> None:
-        """Let everything through again, on new connections."""
         self._fault = None
         self._end_severed()
 
     def close(self) -> None:
-        """Let go of everything."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

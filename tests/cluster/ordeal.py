@@ -14,21 +14,12 @@ from tests.cluster.store import pid_of
 
 @dataclass(frozen=True)
 class Times:
-    """How long things last, in seconds.
-
-    Attributes:
-        away_s: How long the API is away.
-        frozen_s: How long a worker stands still: longer than it takes to be given up.
-        lease_s: How long a worker keeps its runs without being answered.
-    """
-
     away_s: float
     frozen_s: float
     lease_s: float
 
     @property
     def settings(self) -> dict[str, str]:
-        """The settings of a deployment, as variables."""
         return {"SCENARIO_RUNNER_SERVER__LEASE_S": f"{self.lease_s:g}"}
 
 
@@ -37,16 +28,7 @@ SLOW = Times(away_s=15, frozen_s=30, lease_s=20)
 
 
 def ordeal(kind: str, folder: Path, times: Times) -> None:
-    """Make 24 runs with two workers while one is killed, the API is away, the database crashes and one is frozen.
-
-    Args:
-        kind: Of the database.
-        folder: Where everything is kept.
-        times: How long things last.
-
-    Raises:
-        AssertionError: A run did not end once, as it should; or something of it is missing.
-    """
+    """Make 24 runs with two workers while one is killed, the API is away, the database crashes and one is frozen."""
     with cluster(kind, folder, times.settings) as made:
         one, two = made.add_worker("one"), made.add_worker("two")
         made.wait()
@@ -65,12 +47,7 @@ def ordeal(kind: str, folder: Path, times: Times) -> None:
 
 
 def launch(made: Cluster, each: int) -> list[Launched]:
-    """Launch so many runs of each kind: with rooms and with sessions, and with both verdicts.
-
-    Args:
-        made: The deployment.
-        each: How many of each of the four kinds.
-    """
+    """Launch so many runs of each kind: with rooms and with sessions, and with both verdicts."""
     return [
         made.client.launch(text, each, success=text == PASSES, sessions=sessions)
         for sessions in (False, True)

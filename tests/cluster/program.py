@@ -27,11 +27,7 @@ _T = TypeVar("_T")
 def until(
     wanted: Callable[[], _T], what: str | Callable[[], object], timeout_s: float = 60.0, every_s: float = 0.05
 ) -> _T:
-    """Return what a function returns, once that is true.
-
-    Raises:
-        AssertionError: It is not, after so long; says what was waited for.
-    """
+    """Return what a function returns, once that is true."""
     deadline = time.monotonic() + timeout_s
     while not (found := wanted()):
         if time.monotonic() > deadline:
@@ -41,15 +37,6 @@ def until(
 
 
 class Program:
-    """A command that runs, and what it prints.
-
-    Args:
-        name: What it is called.
-        command: Arguments of this interpreter.
-        folder: Where it works, and its logs are.
-        env: Its whole environment.
-    """
-
     def __init__(self, name: str, command: Sequence[str], folder: Path, env: Mapping[str, str]):
         self.name = name
         self._command = [*ends_with_parent("KILL"), sys.executable, *command]
@@ -62,7 +49,6 @@ class Program:
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started, and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
@@ -81,11 +67,7 @@ class Program:
             )
 
     def says(self, pattern: str, timeout_s: float = START_TIMEOUT_S) -> "re.Match[str]":
-        """Wait for something on its standard output since its start.
-
-        Raises:
-            AssertionError: It ended without, or did not say it in time.
-        """
+        """Wait for something on its standard output since its start."""
 
         def said() -> "re.Match[str] | None":
             ended = not self.is_running
@@ -96,16 +78,13 @@ class Program:
         return until(said, lambda: f"{self.name} says {pattern!r}: {self.said()}{self.tail()}", timeout_s)
 
     def said(self) -> str:
-        """Return its standard output since its start."""
         return self.out.read_bytes()[self._began :].decode(errors="replace")
 
     def tail(self) -> str:
-        """Return the end of its log."""
         return "\n".join(["", *self.log.read_text(errors="replace").splitlines()[-20:]])
 
     @property
     def pid(self) -> int:
-        """The id of its first process."""
         assert self._process is not None
         return self._process.pid
 
@@ -119,17 +98,14 @@ class Program:
         return []
 
     def terminate(self) -> None:
-        """Tell it to stop (SIGTERM)."""
         assert self._process is not None
         self._process.terminate()
 
     def ends(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Wait for its end, and return its exit code."""
         assert self._process is not None
         return self._process.wait(timeout_s)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Tell it to stop, and return its exit code."""
         self.terminate()
         return self.ends(timeout_s)
 
@@ -148,7 +124,6 @@ class Program:
         _signal(self._frozen, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
         _signal(self._frozen, signal.SIGCONT)
         self._frozen = []
 

@@ -38,8 +38,6 @@ _AUDIT = {
 
 @dataclass(frozen=True)
 class Change:
-    """What became of a run at some moment."""
-
     run_id: int
     status: str
     success: bool | None
@@ -48,13 +46,6 @@ class Change:
 
 
 class Store:
-    """A database, and what is in it.
-
-    Args:
-        url: As the programs are given it.
-        server: The server it is on, if there is one.
-    """
-
     def __init__(self, url: str, server: PostgresServer | None = None):
         self.url = url
         self.server = server
@@ -66,11 +57,9 @@ class Store:
 
     @property
     def kind(self) -> str:
-        """:data:`SQLITE` or :data:`POSTGRESQL`."""
         return SQLITE if self.server is None else POSTGRESQL
 
     def rows(self, statement: str, **values: Any) -> list[Any]:
-        """Return what a query finds."""
         with self._engine.begin() as connection:
             return list(connection.execute(sa.text(statement), values))
 
@@ -97,7 +86,6 @@ class Store:
         return changes
 
     def size_bytes(self) -> int:
-        """Return how much disk it takes."""
         if self.server is not None:
             return self.rows("SELECT pg_database_size(current_database())")[0][0]
         path = Path(self.url.removeprefix("sqlite:///"))
@@ -133,5 +121,4 @@ def new_store(kind: str, folder: Path) -> Generator[Store]:
 
 
 def pid_of(executor: str) -> int:
-    """Return the process of a worker."""
     return int(executor.rsplit("-", 2)[1])

@@ -28,7 +28,6 @@ class Deployed:
     link: Link
 
     def far_is(self, state: str) -> None:
-        """Wait until the one behind the link is in a state."""
         store = self.made.store
         until(lambda: self.far.state(store)[1] == state, lambda: f"{state}: {self.far.state(store)}", timeout_s=20)
 
@@ -52,7 +51,6 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 @pytest.fixture(autouse=True)
 def mended(deployed: Deployed) -> Iterator[None]:
-    """Begin with a link that is whole, and leave it so."""
     deployed.far_is("taking")
     yield
     deployed.link.mend()

@@ -46,7 +46,6 @@ def workers(made: Cluster) -> Iterator[list[Worker]]:
 
 
 def until_on(made: Cluster, launched: Sequence[Launched]) -> None:
-    """Wait until the callers of all runs are in their rooms."""
     runs = {run for each in launched for run in each.runs}
     until(lambda: runs <= made.agent.runs_on(), lambda: f"on are {made.agent.runs_on()} of {runs}")
 

@@ -45,7 +45,6 @@ class Rooms:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Handle a request."""
         if scope["type"] == "http":
             path: str = scope["path"]
             wait_s = 0.0
@@ -84,7 +83,6 @@ async def _has_gone(receive: Any, wait_s: float) -> bool:
 
 
 def _again(body: bytes, receive: Any) -> Any:
-    """Return what receives a body that was read already."""
     whole = iter([{"type": "http.request", "body": body}])
 
     async def receive_again() -> Any:
@@ -94,14 +92,6 @@ def _again(body: bytes, receive: Any) -> Any:
 
 
 class Watch:
-    """Keeps account of one call.
-
-    Args:
-        connection: The connection to the caller.
-        run: The run's id, if the caller brought one.
-        log: Where to write.
-    """
-
     def __init__(self, connection: Any, run: Any, log: Path):
         self._connection = connection
         self._told = {"call": next(_numbers), "run": run, "room": _room.get()}
@@ -150,7 +140,6 @@ class Watch:
 
 
 async def bot(runner_args: Any) -> None:
-    """Run one call."""
     body = runner_args.body if isinstance(runner_args.body, dict) else {}
     watch = Watch(runner_args.webrtc_connection, body.get("cekura_run_id"), Path(os.environ["WITNESS_LOG"]))
     try:
@@ -160,7 +149,6 @@ async def bot(runner_args: Any) -> None:
 
 
 def main() -> None:
-    """Serve the agent."""
     from pipecat.runner.run import app
 
     app.add_middleware(Rooms)

@@ -129,8 +129,6 @@ class FakeParticipant:
 
 @dataclass
 class Meeting:
-    """The meeting a fake client can join."""
-
     url: str = "https://example.daily.co/room"
     token: str | None = None
     join_delay_s: float = 0.05
@@ -141,7 +139,6 @@ class Meeting:
     socket_is_closed: bool = False
     """Nothing can be sent, and nobody is told why."""
     sending: threading.Event = field(default_factory=threading.Event)
-    """Whether what the caller writes leaves."""
     opens: threading.Event | None = None
     """Joins wait for this."""
     join_error: str | None = None
@@ -209,10 +206,8 @@ class FakeCallClient:
         self._id = str(uuid.uuid4())
         self._user_name: str | None = None
         self.asked = False
-        """Whether it was told to join."""
         self.joined = False
         self.left = False
-        """Whether it has left a meeting it had joined."""
         self.renderers: dict[str, threading.Thread] = {}
         self._thread = threading.Thread(target=self._run, name="fake-daily-events", daemon=True)
         self._thread.start()

@@ -12,14 +12,6 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Received:
-    """A request.
-
-    Attributes:
-        path: Its path.
-        headers: Its headers; their names in lower case.
-        content: Its body.
-    """
-
     path: str
     headers: dict[str, str]
     content: bytes
@@ -38,8 +30,6 @@ class Answer:
 
 
 class Receiver:
-    """What was received, and what is answered."""
-
     def __init__(self, answer: Callable[[Received], Answer]):
         self.answer = answer
         self.received: list[Received] = []
@@ -50,7 +40,6 @@ class Receiver:
         return f"{scheme}://{host}:{self.port}{path}"
 
     def of(self, event: str) -> list[Received]:
-        """Return what was received of an event."""
         return [one for one in self.received if one.body.get("event_type") == event]
 
 
@@ -73,7 +62,6 @@ def answers(*statuses: int | None) -> Callable[[Received], Answer]:
 def receiving(
     answer: Callable[[Received], Answer] = lambda _: Answer(), *, port: int = 0, tls: ssl.SSLContext | None = None
 ) -> Iterator[Receiver]:
-    """Receive webhooks while the context is open."""
     receiver = Receiver(answer)
 
     class _Handler(BaseHTTPRequestHandler):

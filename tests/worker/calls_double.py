@@ -66,16 +66,7 @@ class StubCall:
 
 
 class StubCalls:
-    """Makes them.
-
-    Args:
-        lasts_s: How long a call is on.
-        prepares_s: How long it takes before.
-        evaluates_s: How long it takes afterwards.
-        leaves_s: How long it takes to leave the room.
-        raises: What it comes to in place of a run.
-        reasons: How the first calls end; the others are hung up.
-    """
+    """Makes them."""
 
     def __init__(
         self,

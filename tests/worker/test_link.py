@@ -64,15 +64,7 @@ class Polled:
 
 
 class Record(httpx.AsyncBaseTransport):
-    """A record that holds polls as the real one does.
-
-    Attributes:
-        status: What it answers.
-        is_down: Whether nothing answers, and that is known at once.
-        is_mute: Whether no request is ever answered.
-        late_s: How long answers are on their way.
-        jobs: What the next answer brings.
-    """
+    """A record that holds polls as the real one does."""
 
     def __init__(self) -> None:
         self.status = 200

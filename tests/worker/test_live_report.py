@@ -33,12 +33,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Call:
-    """A call that is watched for a record.
-
-    Attributes:
-        moves: How far it was, each time that it said that it had come further.
-        cancels: How often it was told to end.
-    """
+    """A call that is watched for a record."""
 
     def __init__(self, record: RecordDouble):
         self.cancels = 0

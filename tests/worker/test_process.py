@@ -36,12 +36,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Started:
-    """A process that runs.
-
-    Attributes:
-        full: Why outcomes could not be kept.
-        changes: The states that it said that it had changed to, each once.
-    """
+    """A process that runs."""
 
     record: RecordDouble
     process: WorkerProcess

@@ -206,11 +206,7 @@ async def room_without_session(*_: Any) -> AsyncGenerator[Any]:
 
 
 class Rooms:
-    """Rooms that are entered one after the other.
-
-    Args:
-        before_second: What happens before the second one is there.
-    """
+    """Rooms that are entered one after the other."""
 
     def __init__(self, before_second: Callable[[], Awaitable[None]] | None = None):
         self.entered = 0
