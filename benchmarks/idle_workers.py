@@ -24,7 +24,7 @@ import psutil
 from pydantic import SecretStr
 
 from benchmarks.common import Claim, median, parser, percentile, report, run_uvloop
-from runner.protocol.messages import Job, Kept, Load, Order, Report, RunNow, WorkerInfo, WorkerState
+from runner.protocol.messages import VERSION, Answer, Job, Poll, Report, RunNow, WorkerInfo
 from runner.worker.link import Link
 from runner.worker.record_client import RecordClient
 from tests.postgres import PostgresServer, postgres_binaries
@@ -80,38 +80,24 @@ class Simulated:
         self.link: Link | None = None
         self._woken = anyio.Event()
 
-    @property
-    def state(self) -> tuple[WorkerState, str]:
-        return WorkerState.TAKING, ""
+    def said(self) -> Poll:
+        return Poll(protocol=VERSION, worker=self.info, number=1, runs=tuple(self._runs.values()))
 
-    @property
-    def runs(self) -> Sequence[RunNow]:
-        return list(self._runs.values())
-
-    @property
-    def kept(self) -> Sequence[Kept]:
-        return ()
-
-    @property
-    def load(self) -> Load:
-        return Load()
-
-    def take(self, job: Job) -> None:
-        if job.run_id not in self._runs:
-            self._reached[job.run_id] = time.monotonic()
-            self._runs[job.run_id] = RunNow(run_id=job.run_id, attempt=job.attempt)
-            self._jobs.append(job)
-            self._woken.set()
-
-    def obey(self, orders: Sequence[Order]) -> None:
-        """Make no calls."""
+    def take_in(self, answer: Answer) -> None:
+        """Take runs on, and make no calls."""
+        for job in answer.jobs:
+            if job.run_id not in self._runs:
+                self._reached[job.run_id] = time.monotonic()
+                self._runs[job.run_id] = RunNow(run_id=job.run_id, attempt=job.attempt)
+                self._jobs.append(job)
+                self._woken.set()
 
     def lose(self, reason: str) -> None:
         raise RuntimeError(reason)
 
     async def run(self) -> None:
         lease_s = (await self._record.hello()).lease_s
-        self.link = Link(self._record, self.info, lease_s, self)
+        self.link = Link(self._record, lease_s, self.said, self.take_in, self.lose)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.link.run)
             while True:

@@ -28,8 +28,9 @@ from tests.cluster.client import WAITS, Launched
 from tests.cluster.cluster import CALLS, Cluster, cluster
 from tests.cluster.link import Link
 from tests.cluster.ordeal import SLOW, Times, api_away, both_away, child_killed, cut_off, frozen, killed, launch
-from tests.cluster.program import Program, until
+from tests.cluster.program import Program
 from tests.cluster.store import POSTGRESQL, SQLITE
+from tests.patience import wait_until
 
 CALM_S = 5.0
 """How long nothing happens between one disturbance and the next."""
@@ -244,7 +245,7 @@ def _steadily_on(made: Cluster) -> int:
         counts.append(len(made.agent.runs_on()))
         return len(counts) > 6 and counts[-1] > 0 and len(set(counts[-6:])) == 1
 
-    until(steady, "as many calls are on as will be", every_s=0.5)
+    wait_until(steady, "as many calls are on as will be", every_s=0.5)
     return counts[-1]
 
 
@@ -257,7 +258,7 @@ def record_cost(kind: str) -> Cost:
         time.sleep(SETTLE_S)
         idle, *_ = _measured(made)
         waiting = made.client.launch(WAITS, EMPTY_CALLS)
-        until(lambda: len(_on(made)) == EMPTY_CALLS, "all calls are on")
+        wait_until(lambda: len(_on(made)) == EMPTY_CALLS, "all calls are on")
         time.sleep(SETTLE_S)
         on, *_ = _measured(made)
         made.client.end([waiting])

@@ -1,9 +1,13 @@
-"""A second and a third try for what is measured in real time."""
+"""Waiting for what is to happen, and a second and a third try for what is measured in real time."""
 
 import functools
+import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
+import anyio
+
+_T = TypeVar("_T")
 P = ParamSpec("P")
 
 TRIES = 3
@@ -32,3 +36,25 @@ def best_of_three(body: Callable[P, Awaitable[None]]) -> Callable[P, Coroutine[A
                 break
 
     return patient
+
+
+async def until(wanted: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Wait until a function returns something true."""
+    with anyio.fail_after(timeout_s):
+        while not wanted():
+            await anyio.sleep(0.01)
+
+
+def wait_until(
+    wanted: Callable[[], _T],
+    what: str | Callable[[], object] = "it is so",
+    timeout_s: float = 60.0,
+    every_s: float = 0.05,
+) -> _T:
+    """Return what a function returns, once that is true; after so long say what was waited for, and fail."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (found := wanted()):
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"not within {timeout_s:g} s: {what if isinstance(what, str) else what()}")
+        time.sleep(every_s)
+    return found

@@ -16,7 +16,7 @@ import httpx
 
 from runner.sessions.local_agent import free_port, reference_agent_command
 from tests.cluster.program import Program
-from tests.cluster.program import until as there
+from tests.patience import wait_until
 
 API = "/test_framework/v1"
 
@@ -114,7 +114,7 @@ def metronome(folder: Path) -> Generator[str]:
         return False
 
     try:
-        there(answers, program.tail)
+        wait_until(answers, program.tail)
         yield f"http://127.0.0.1:{port}/api/offer"
     finally:
         program.kill()

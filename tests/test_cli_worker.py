@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from runner.protocol.messages import VERSION
 from runner.sessions.local_agent import free_port
 from runner.settings import load_settings
 from runner.worker.parent import environment
+from tests.patience import wait_until
 from tests.worker.record_double import KEY, RecordDouble, job
 
 SECRET = "pl4nted-s3cret"
@@ -31,13 +32,6 @@ URL = "http://127.0.0.1:9"
 @pytest.fixture(autouse=True)
 def folder(bare_folder: Path) -> Path:
     return bare_folder
-
-
-def until(wanted: Callable[[], object], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not wanted():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @dataclass
@@ -107,29 +101,29 @@ def test_two_processes_survive_a_kill_and_release_what_is_left(folder: Path, roo
     options = ("--processes", "2", "--calls", "3", "--health-port", str(port))
     with record.listening() as record_url, running(folder, record_url, *options) as worker:
         assert worker.said == f"worker w: 2 processes, 3 calls each, server {record_url}"
-        until(lambda: sorted(workers(record)) == ["w-1", "w-2"])
+        wait_until(lambda: sorted(workers(record)) == ["w-1", "w-2"])
         assert KEY not in " ".join(psutil.Process(worker.process.pid).cmdline())
         assert not [child for child in worker.children() if KEY in " ".join(child.cmdline())]
         health = httpx.Client(base_url=f"http://127.0.0.1:{port}")
         assert health.get("/healthz").status_code == health.get("/readyz").status_code == 200
 
-        until(lambda: 7 in record.taken)
+        wait_until(lambda: 7 in record.taken)
         taker = record.taken[7]
         (first,) = [child for child in worker.children() if f"-{child.pid}-" in taker]
         first.kill()
         # So its run need not wait for the lease to end; and it is for others to say what became of it.
-        until(lambda: record.reported_gone == [taker])
+        wait_until(lambda: record.reported_gone == [taker])
         assert record.outcomes == [] and record.released == []
-        until(lambda: sorted(workers(record)) == ["w-1", "w-2"] and taker not in workers(record).values())
-        until(lambda: not list((folder / "data" / "outbox").glob(f"{taker}*")))
+        wait_until(lambda: sorted(workers(record)) == ["w-1", "w-2"] and taker not in workers(record).values())
+        wait_until(lambda: not list((folder / "data" / "outbox").glob(f"{taker}*")))
         assert "recording.wav" in record.artefacts, "what it left of its call is found"
 
         record.jobs[8] = job(8, room_url=room)
-        until(lambda: 8 in record.taken)
+        wait_until(lambda: 8 in record.taken)
         # As systemd does it: one for each process, and the supervisor passes on its own. That hurries nobody.
         for process in [*worker.children(), psutil.Process(worker.process.pid)]:
             process.send_signal(signal.SIGTERM)
-        until(lambda: health.get("/readyz").status_code == 503)
+        wait_until(lambda: health.get("/readyz").status_code == 503)
         time.sleep(0.5)
         assert record.released == []
         worker.process.send_signal(signal.SIGINT)
@@ -148,7 +142,7 @@ def test_processes_whose_supervisor_was_killed_end_in_good_order(folder: Path) -
     with record.listening() as record_url, running(folder, record_url) as worker:
         assert worker.said.startswith("worker w: 1 process, 4 calls each")
         (child,) = worker.children()
-        until(lambda: workers(record))
+        wait_until(lambda: workers(record))
         worker.process.kill()
         worker.process.wait()
         _, alive = psutil.wait_procs([child], timeout=15)

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from runner.sessions.local_agent import free_port
-from tests.cluster.program import until as there
+from tests.patience import wait_until
 from tests.serving import API, launch, make_scenario, metronome, until
 from tests.test_deploy import OURS, names
 
@@ -122,7 +122,7 @@ def test_a_call_is_made_through_both_images(tmp_path: Path, agent: str) -> None:
     url = f"http://127.0.0.1:{port}"
     record = ("serve", "--no-worker", "--host", "127.0.0.1", "--port", str(port), "-v")
     with running("scenario-runner", *record) as api:
-        there(lambda: "API key" in api.log(), api.log)
+        wait_until(lambda: "API key" in api.log(), api.log)
         (key,) = [line.rpartition(" ")[2] for line in api.log().splitlines() if line.startswith("API key")]
         create = ("scenario-runner", "keys", "create", "--kind", "worker", "--name", "w")
         worker_key = done("exec", api.name, *create).strip()
@@ -134,7 +134,7 @@ def test_a_call_is_made_through_both_images(tmp_path: Path, agent: str) -> None:
         told += ("--env", f"SCENARIO_RUNNER_WORKER__HEALTH_PORT={health}")
         command = ("worker", "--key-file", "/run/secrets/worker_key", "-v")
         with running("scenario-runner-worker", *command, options=told) as worker:
-            there(lambda: ready(health), worker.log, timeout_s=120)
+            wait_until(lambda: ready(health), worker.log, timeout_s=120)
             with httpx.Client(base_url=url, headers={"X-CEKURA-API-KEY": key}, timeout=10) as client:
                 made = launch(client, make_scenario(client, "listens", LISTENS), agent)
                 over = ("completed", "failed", "cancelled")
@@ -151,7 +151,7 @@ def test_a_call_is_made_through_both_images(tmp_path: Path, agent: str) -> None:
 def test_an_image_has_a_check_of_its_health(image: str) -> None:
     if OURS[image] == "server":
         with running(image) as container:
-            there(container.is_healthy, container.log)
+            wait_until(container.is_healthy, container.log)
     else:
         # Nobody answers there before it is started.
         with running(image, "infinity", options=("--entrypoint", "sleep")) as container:

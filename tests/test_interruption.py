@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -16,6 +14,7 @@ import pytest
 from runner.cli.interruption import ending_in_good_order, run_interruptibly
 from runner.errors import RunnerError
 from runner.sessions.local_agent import local_agent
+from tests.patience import wait_until
 
 COMMAND = str(Path(sys.executable).with_name("scenario-runner"))
 
@@ -36,13 +35,6 @@ anyio.run(main)
 def demo(folder: Path) -> "subprocess.Popen[str]":
     command = [COMMAND, "demo", "--out", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_until(holds: Callable[[], bool], within_s: float = 60.0) -> None:
-    ends_s = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < ends_s, "it did not come to that"
-        time.sleep(0.05)
 
 
 def children_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:

@@ -14,7 +14,7 @@ import pytest
 
 from runner.sessions.local_agent import free_port
 from tests.daily_rooms import DailyRooms, daily_rooms
-from tests.daily_rooms.guest import wait_until
+from tests.patience import wait_until
 from tests.serving import API, launch, make_scenario, serving, until
 
 pytestmark = pytest.mark.webrtc
@@ -75,7 +75,7 @@ class Place:
             except httpx.TransportError:
                 return False
 
-        wait_until(answers, PATIENCE_S)
+        wait_until(answers, timeout_s=PATIENCE_S)
         return agent
 
     def call(self, room_url: str, folder: Path, *options: str) -> "subprocess.Popen[str]":

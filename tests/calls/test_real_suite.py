@@ -20,6 +20,7 @@ from junitparser import Failure, JUnitXml
 from runner.calls.run_file import read_run
 from runner.calls.suite_file import read_suite
 from runner.evaluation.outcome import Status
+from tests.patience import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
 
@@ -71,12 +72,6 @@ async def output_of(process: Process) -> str:
 
 def agents_of(process: Process) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
-
-
-async def until(ready: Any) -> None:
-    with anyio.fail_after(90):
-        while not ready():
-            await anyio.sleep(0.05)
 
 
 def results(folder: Path) -> list[dict[str, Any]]:

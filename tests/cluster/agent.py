@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 
 from runner.sessions.local_agent import free_port
-from tests.cluster.program import Program, environment, until
+from tests.cluster.program import Program, environment
+from tests.patience import wait_until
 
 _WITNESS = Path(__file__).with_name("witness.py")
 
@@ -45,7 +46,7 @@ class Agent:
         self.program.start()
 
     def wait(self) -> None:
-        until(self._answers, lambda: f"the agent answers: {self.program.tail()}")
+        wait_until(self._answers, lambda: f"the agent answers: {self.program.tail()}")
 
     def room(self, name: str, takes_s: float = 0.0) -> str:
         """Return the address of a room of its own, and how long entering it takes."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.cluster.client import TOKEN, Launched
 from tests.cluster.cluster import Cluster
-from tests.cluster.program import until
+from tests.patience import wait_until
 
 ARTEFACTS = frozenset({"recording.wav", "timeline.jsonl", "run.json"})
 FINAL = frozenset({"completed", "failed", "cancelled"})
@@ -27,7 +27,9 @@ def check(cluster: Cluster, launched: Sequence[Launched], *, may_be_lost: Collec
         *logs(cluster),
     ]
     assert not wrong, "\n".join(wrong)
-    until(lambda: not leavings(cluster), lambda: f"something was left behind: {leavings(cluster)}", MAX_SETTLING_S)
+    wait_until(
+        lambda: not leavings(cluster), lambda: f"something was left behind: {leavings(cluster)}", MAX_SETTLING_S
+    )
     return {run_id: run["status"] for run_id, run in runs.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from tests.cluster.agent import Agent
-from tests.cluster.program import until
+from tests.patience import wait_until
 
 API = "/test_framework/v1"
 AGENTS = "/test_framework/v2/aiagents"
@@ -63,7 +63,7 @@ class Client:
                 return None
             return None if found.status_code >= 500 else found
 
-        return until(answer, f"the API answers {path}", AWAY_LIMIT_S, every_s=0.2).raise_for_status()
+        return wait_until(answer, f"the API answers {path}", AWAY_LIMIT_S, every_s=0.2).raise_for_status()
 
     def json(self, path: str) -> Any:
         return self.get(f"{API}{path}").json()
@@ -143,7 +143,7 @@ class Client:
     def until_ended(self, launched: Sequence[Launched], timeout_s: float = 90.0) -> None:
         deadline = time.monotonic() + timeout_s
         for each in launched:
-            until(
+            wait_until(
                 lambda each=each: set(self.statuses(each).values()) <= _FINAL,
                 lambda each=each: f"result {each.id} ends: {self.statuses(each)}",
                 max(0.0, deadline - time.monotonic()),

@@ -10,8 +10,9 @@ from pathlib import Path
 from runner.sessions.local_agent import free_port
 from tests.cluster.agent import Agent
 from tests.cluster.client import Client
-from tests.cluster.program import Program, environment, marked, until
+from tests.cluster.program import Program, environment, marked
 from tests.cluster.store import Store, new_store, pid_of
+from tests.patience import wait_until
 
 CALLS = 4
 LEASE_S = 10.0
@@ -161,7 +162,7 @@ class Cluster:
         for api in (self.api, self.second_api):
             assert api is None or api.stop() == 0, api.tail()
         self.agent.program.stop()
-        until(
+        wait_until(
             lambda: not marked(self.mark),
             lambda: f"nobody is left: {[' '.join(process.cmdline()) for process in marked(self.mark)]}",
             timeout_s=5,

@@ -8,8 +8,8 @@ from tests.cluster.checks import check
 from tests.cluster.client import FAILS, PASSES, Launched
 from tests.cluster.cluster import Cluster, Worker, cluster
 from tests.cluster.link import Fault, Link
-from tests.cluster.program import until
 from tests.cluster.store import pid_of
+from tests.patience import wait_until
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def launch(made: Cluster, each: int) -> list[Launched]:
 
 def until_live(made: Cluster, worker: Worker) -> set[int]:
     """Wait until a worker's caller is in a room, and return the runs for which that is so."""
-    return until(lambda: worker.has(made.store) & made.agent.runs_on(), f"{worker.name} makes calls")
+    return wait_until(lambda: worker.has(made.store) & made.agent.runs_on(), f"{worker.name} makes calls")
 
 
 def killed(made: Cluster, worker: Worker) -> set[int]:
@@ -99,10 +99,10 @@ def frozen(made: Cluster, worker: Worker, frozen_s: float) -> set[int]:
 
 def api_away(made: Cluster, away_s: float) -> None:
     """Stop the API while calls are on, so that some end meanwhile; and start it again."""
-    until(made.agent.runs_on, "calls are on")
+    wait_until(made.agent.runs_on, "calls are on")
     began_s = time.monotonic()
     assert made.api.stop() == 0, made.api.tail()
-    until(lambda: any(worker.reports() for worker in made.workers), "reports wait")
+    wait_until(lambda: any(worker.reports() for worker in made.workers), "reports wait")
     time.sleep(max(0.0, began_s + away_s - time.monotonic()))
     made.start_api()
 
@@ -111,7 +111,7 @@ def both_away(made: Cluster, away_s: float) -> None:
     """Stop both APIs while calls are on, and start them again."""
     second = made.second_api
     assert second is not None
-    until(made.agent.runs_on, "calls are on")
+    wait_until(made.agent.runs_on, "calls are on")
     began_s = time.monotonic()
     assert second.stop() == 0, second.tail()
     assert made.api.stop() == 0, made.api.tail()

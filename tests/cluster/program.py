@@ -5,14 +5,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 
+from tests.patience import wait_until
 from tests.postgres import ends_with_parent
 
 MARK = "TESTS_CLUSTER"
@@ -20,20 +19,6 @@ MARK = "TESTS_CLUSTER"
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
-
-_T = TypeVar("_T")
-
-
-def until(
-    wanted: Callable[[], _T], what: str | Callable[[], object], timeout_s: float = 60.0, every_s: float = 0.05
-) -> _T:
-    """Return what a function returns, once that is true."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := wanted()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s:g} s: {what if isinstance(what, str) else what()}")
-        time.sleep(every_s)
-    return found
 
 
 class Program:
@@ -75,7 +60,7 @@ class Program:
             assert found or not ended, f"{self.name} ended without {pattern!r}: {self.said()}{self.tail()}"
             return found
 
-        return until(said, lambda: f"{self.name} says {pattern!r}: {self.said()}{self.tail()}", timeout_s)
+        return wait_until(said, lambda: f"{self.name} says {pattern!r}: {self.said()}{self.tail()}", timeout_s)
 
     def said(self) -> str:
         return self.out.read_bytes()[self._began :].decode(errors="replace")

@@ -10,8 +10,8 @@ from tests.cluster.checks import check, logs
 from tests.cluster.client import PASSES, WAITS
 from tests.cluster.cluster import LEASE_S, Cluster, Worker, cluster
 from tests.cluster.link import Fault, Link
-from tests.cluster.program import until
 from tests.cluster.store import POSTGRESQL
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.webrtc, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -29,7 +29,9 @@ class Deployed:
 
     def far_is(self, state: str) -> None:
         store = self.made.store
-        until(lambda: self.far.state(store)[1] == state, lambda: f"{state}: {self.far.state(store)}", timeout_s=20)
+        wait_until(
+            lambda: self.far.state(store)[1] == state, lambda: f"{state}: {self.far.state(store)}", timeout_s=20
+        )
 
     def began(self, run_id: int) -> list[str]:
         """Return the workers that began a run, in order."""
@@ -60,13 +62,13 @@ def mended(deployed: Deployed) -> Iterator[None]:
 def test_its_runs_go_to_another_once_it_has_hung_up(deployed: Deployed, fault: Fault) -> None:
     made, far = deployed.made, deployed.far
     launched = made.client.launch(WAITS, CALLS, sessions=True)
-    until(lambda: set(launched.runs) <= made.agent.runs_on(), "all calls are on")
+    wait_until(lambda: set(launched.runs) <= made.agent.runs_on(), "all calls are on")
     mine = far.has(made.store)
     executor, _ = far.state(made.store)
     assert mine
     deployed.link.cut(fault)
     near, _ = deployed.near.state(made.store)
-    until(lambda: all(deployed.began(run) == [executor, near] for run in mine), "another one makes them")
+    wait_until(lambda: all(deployed.began(run) == [executor, near] for run in mine), "another one makes them")
     # Nothing can reach it meanwhile.
     after = made.client.launch(PASSES, CALLS, success=True)
     made.client.end([launched])
@@ -81,7 +83,7 @@ def test_its_runs_go_to_another_once_it_has_hung_up(deployed: Deployed, fault: F
 def test_a_short_break_ends_no_call(deployed: Deployed) -> None:
     made, far = deployed.made, deployed.far
     launched = made.client.launch(PASSES, 2 * CALLS, success=True)
-    mine = until(lambda: far.has(made.store) & made.agent.runs_on(), "calls are on")
+    mine = wait_until(lambda: far.has(made.store) & made.agent.runs_on(), "calls are on")
     deployed.link.cut(Fault.LOST)
     time.sleep(LEASE_S / 3)
     deployed.link.mend()

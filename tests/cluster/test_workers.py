@@ -10,8 +10,8 @@ from tests.cluster.checks import check, ended_once, logs
 from tests.cluster.client import PASSES, WAITS, Launched
 from tests.cluster.cluster import LEASE_S, Cluster, Worker, cluster
 from tests.cluster.ordeal import killed, until_live
-from tests.cluster.program import until
 from tests.cluster.store import SQLITE
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.webrtc, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -47,7 +47,7 @@ def workers(made: Cluster) -> Iterator[list[Worker]]:
 
 def until_on(made: Cluster, launched: Sequence[Launched]) -> None:
     runs = {run for each in launched for run in each.runs}
-    until(lambda: runs <= made.agent.runs_on(), lambda: f"on are {made.agent.runs_on()} of {runs}")
+    wait_until(lambda: runs <= made.agent.runs_on(), lambda: f"on are {made.agent.runs_on()} of {runs}")
 
 
 def test_ending_a_result_ends_its_calls_on_every_worker_at_once(made: Cluster, workers: list[Worker]) -> None:
@@ -57,7 +57,7 @@ def test_ending_a_result_ends_its_calls_on_every_worker_at_once(made: Cluster, w
     launched = made.client.launch(WAITS, slots + 4, slow=slow)
     starting = {launched.runs[index] for index in slow}
     live = set(launched.runs[:slots]) - starting
-    until(
+    wait_until(
         lambda: made.agent.runs_on() == live and len(made.store.taken()) == slots,
         lambda: f"{live} are on: {made.agent.runs_on()}; {starting} start: {made.store.taken()}",
     )
@@ -67,7 +67,7 @@ def test_ending_a_result_ends_its_calls_on_every_worker_at_once(made: Cluster, w
 
     began_s, began_ns = time.monotonic(), now_ns()
     made.client.post(f"/results/{launched.id}/end_calls/")
-    until(
+    wait_until(
         lambda: set(made.client.statuses(launched).values()) == {"cancelled"} and not made.agent.runs_on(),
         lambda: f"all have ended: {made.client.statuses(launched)}, {made.agent.runs_on()}",
         timeout_s=10,
@@ -95,7 +95,7 @@ def test_runs_of_a_dead_or_frozen_worker_are_moved_or_closed(made: Cluster, work
     # In a room that was given: what was said there since its worker polled last nobody knows.
     closed = said | silent
     until_on(made, launched)
-    until(lambda: _said(made) == said | anew, lambda: f"something was said in {said | anew}: {_said(made)}")
+    wait_until(lambda: _said(made) == said | anew, lambda: f"something was said in {said | anew}: {_said(made)}")
     at_two = two.has(made.store)
 
     died_s = time.monotonic()
@@ -108,7 +108,7 @@ def test_runs_of_a_dead_or_frozen_worker_are_moved_or_closed(made: Cluster, work
     # Room for what is to come.
     for run in lost - closed:
         made.client.post(f"/runs/{run}/end_call/")
-    until(lambda: made.agent.runs_on() == at_two, "the calls have ended")
+    wait_until(lambda: made.agent.runs_on() == at_two, "the calls have ended")
     two.freeze()
     froze_s = time.monotonic()
     _until_seen_to(made, at_two, closed, froze_s)
@@ -121,10 +121,10 @@ def test_runs_of_a_dead_or_frozen_worker_are_moved_or_closed(made: Cluster, work
     def hung_up() -> list[int]:
         return [made.agent.calls_of(run)[0].left_ns or 0 for run in at_two]
 
-    until(lambda: all(hung_up()), lambda: f"its calls are hung up: {hung_up()}", timeout_s=5)
+    wait_until(lambda: all(hung_up()), lambda: f"its calls are hung up: {hung_up()}", timeout_s=5)
     assert min(hung_up()) > thawed_ns
     made.start_api()
-    until(lambda: two.state(made.store)[1] == "taking", "the frozen worker takes runs again", timeout_s=15)
+    wait_until(lambda: two.state(made.store)[1] == "taking", "the frozen worker takes runs again", timeout_s=15)
     assert {run: made.store.changes()[run] for run in at_two} == {run: before[run] for run in at_two}
 
     made.client.end(launched)
@@ -137,7 +137,7 @@ def test_a_worker_that_is_told_to_stop_sees_its_calls_through(made: Cluster, wor
     mine = until_live(made, two)
     executor, _ = two.state(made.store)
     two.terminate()
-    until(lambda: two.state(made.store)[1] == "draining", "it says that it drains")
+    wait_until(lambda: two.state(made.store)[1] == "draining", "it says that it drains")
     later = made.client.launch(PASSES, CALLS, success=True)
     assert two.ends() == 0
     made.client.until_ended([before, later])
@@ -155,12 +155,12 @@ def test_what_a_worker_has_no_time_for_is_made_by_another(made: Cluster, workers
     run, *others = one.has(made.store)
     for other in [*others, *two.has(made.store)]:
         made.client.post(f"/runs/{other}/end_call/")
-    until(lambda: made.agent.runs_on() == {run}, "all others have ended")
+    wait_until(lambda: made.agent.runs_on() == {run}, "all others have ended")
     began_s = time.monotonic()
     one.terminate()
     assert one.ends() == 0
     assert time.monotonic() - began_s < HURRIES_S + 10
-    until(lambda: run in two.has(made.store) and run in made.agent.runs_on(), "the other one makes the call")
+    wait_until(lambda: run in two.has(made.store) and run in made.agent.runs_on(), "the other one makes the call")
     assert [call.left_ns is not None for call in made.agent.calls_of(run)] == [True, False]
     made.client.end([launched])
     check(made, [launched])
@@ -169,12 +169,12 @@ def test_what_a_worker_has_no_time_for_is_made_by_another(made: Cluster, workers
 def test_what_came_of_calls_while_the_record_was_away_arrives(made: Cluster, workers: list[Worker]) -> None:
     one, two = workers
     launched = [made.client.launch(PASSES, CALLS + 1, success=True, sessions=sessions) for sessions in (False, True)]
-    until(lambda: all(worker.has(made.store) & made.agent.runs_on() for worker in workers), "both make calls")
+    wait_until(lambda: all(worker.has(made.store) & made.agent.runs_on() for worker in workers), "both make calls")
     made.api.kill()
     mine = {worker: worker.has(made.store) & made.agent.runs_on() for worker in workers}
     assert all(mine.values())
     for worker, runs in mine.items():
-        until(
+        wait_until(
             lambda worker=worker, runs=runs: worker.holds() >= runs,
             lambda worker=worker, runs=runs: f"{worker.name} holds {worker.holds()}, and not {runs}",
         )
@@ -185,7 +185,7 @@ def test_what_came_of_calls_while_the_record_was_away_arrives(made: Cluster, wor
     for process in making:
         process.kill()
     made.start_api()
-    until(lambda: made.store.state(executor) == "lost", "the dead worker is given up for lost")
+    wait_until(lambda: made.store.state(executor) == "lost", "the dead worker is given up for lost")
     two.start()
     made.client.until_ended(launched)
     statuses = check(made, launched)
@@ -205,7 +205,7 @@ def _until_seen_to(made: Cluster, lost: set[int], may_close: set[int], since_s: 
             len(again[run]) > count and again[run][-1].is_on for run, count in calls.items()
         )
 
-    until(
+    wait_until(
         is_seen_to,
         lambda: f"{lost} are seen to: { {run: made.store.changes()[run] for run in lost} }",
         SEEN_TO_S - (time.monotonic() - since_s),

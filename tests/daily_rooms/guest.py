@@ -3,9 +3,9 @@
 import math
 import struct
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
+
+from tests.patience import wait_until
 
 RATE_HZ = 16_000
 BLOCK_MS = 100
@@ -58,7 +58,7 @@ class Guest:
             },
             completion=lambda data, error: joined.append(error),
         )
-        wait_until(lambda: bool(joined), JOIN_LIMIT_S)
+        wait_until(lambda: bool(joined), timeout_s=JOIN_LIMIT_S)
         assert joined == [None], f"{name} could not join {url}: {joined}"
         threading.Thread(target=self._speak, daemon=True).start()
 
@@ -82,11 +82,3 @@ class Guest:
             releasing = threading.Thread(target=self.client.release, name="guest-release", daemon=True)
             releasing.start()
             releasing.join(LEAVE_LIMIT_S)
-
-
-def wait_until(is_so: Callable[[], bool], limit_s: float) -> None:
-    """Wait for something to be so; fail if it takes too long."""
-    until_s = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < until_s, f"not so within {limit_s} s"
-        time.sleep(0.02)

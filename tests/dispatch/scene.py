@@ -1,7 +1,7 @@
 """A dispatcher with workers that poll it, on a clock that goes on when a test says so."""
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +23,7 @@ from runner.records.database import Database
 from runner.records.secrets import Vault
 from runner.records.tables import RunRow, WorkerRow, utc_now
 from runner.settings import ServerSettings, Settings
+from tests.patience import until
 from tests.records.outcomes import SCRIPT
 
 LEASE_S = 8.0
@@ -200,12 +201,6 @@ async def asking(scene: Scene, worker: Worker, *, is_held: bool = True) -> Async
             await until(lambda: worker.executor in scene.dispatcher._held)
         yield asked
         tasks.cancel_scope.cancel()
-
-
-async def until(wanted: Callable[[], Any]) -> None:
-    with anyio.fail_after(10):
-        while not wanted():
-            await anyio.sleep(0.002)
 
 
 @pytest.fixture

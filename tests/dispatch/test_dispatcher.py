@@ -34,8 +34,8 @@ from tests.dispatch.scene import (
     Worker,
     asking,
     away,
-    until,
 )
+from tests.patience import until
 
 pytestmark = pytest.mark.anyio
 

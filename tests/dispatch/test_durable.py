@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -50,6 +50,7 @@ from runner.sessions.local_agent import free_port
 from runner.settings import JudgeSettings, ServerSettings, Settings
 from tests.dispatch.durable_process import FAST, started
 from tests.judge.endpoint import HANGS, Body, Reply, completion, prompt, serve, verdict
+from tests.patience import until
 from tests.postgres import USER, PostgresServer, postgres_binaries
 from tests.records.giving import WORKER
 
@@ -78,12 +79,6 @@ def told(row: RunRow) -> dict[str, Any]:
     """Return what the record holds of a call."""
     assert row.outcome is not None
     return row.outcome
-
-
-async def until(wanted: Callable[[], Any], timeout_s: float = 20) -> None:
-    with anyio.fail_after(timeout_s):
-        while not wanted():
-            await anyio.sleep(0.02)
 
 
 class Scene:

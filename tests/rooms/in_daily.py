@@ -73,9 +73,3 @@ async def entered(**kwargs: Any) -> AsyncIterator[Call]:
     async with running(**kwargs) as call:
         await call.room.enter()
         yield call
-
-
-async def until(condition: Any, timeout_s: float = PATIENCE_S) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)

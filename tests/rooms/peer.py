@@ -32,12 +32,6 @@ PATIENCE_S = 8.0
 """How long anything that is to happen may take on a machine that is busy."""
 
 
-async def until(happened: Callable[[], Any], within_s: float = PATIENCE_S) -> None:
-    with anyio.fail_after(within_s):
-        while not happened():
-            await anyio.sleep(STEP_S)
-
-
 @dataclass
 class Request:
     """What came in over HTTP."""

@@ -10,7 +10,8 @@ import pytest
 from bots.clock import NS_PER_MS, samples_to_ns
 from runner.rooms.base import AUDIO_RATE_HZ, Room
 from tests.doubles.daily import TONE_FIRST_S, FakeCallClient, Meeting, loud, tone
-from tests.rooms.in_daily import PATIENCE_S, Call, entered, until
+from tests.patience import until
+from tests.rooms.in_daily import PATIENCE_S, Call, entered
 
 
 def onset_ns(chunks: list[tuple[int, bytes]], rate_hz: int = AUDIO_RATE_HZ, threshold: int = 3000) -> int:

@@ -16,7 +16,8 @@ from runner.rooms.daily import DailyRoom
 from runner.rooms.daily import client as client_module
 from runner.rooms.daily import session as session_module
 from tests.doubles.daily import FakeCallClient, Meeting
-from tests.rooms.in_daily import URL, entered, running, until
+from tests.patience import until
+from tests.rooms.in_daily import URL, entered, running
 from tests.rooms.listener import Listener
 
 

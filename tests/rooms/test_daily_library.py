@@ -26,6 +26,7 @@ from runner.settings import Settings
 from tests.daily_rooms import DailyRooms, daily_rooms, library_sent_to
 from tests.daily_rooms.guest import Guest
 from tests.daily_rooms.server import SERVED_VERSION
+from tests.patience import until
 from tests.rooms.in_daily import entered
 from tests.rooms.listener import Listener
 
@@ -62,12 +63,6 @@ async def somebody(url: str, name: str, **how: Any) -> AsyncIterator[Guest]:
         yield someone
     finally:
         await asyncio.to_thread(someone.leave)
-
-
-async def until(is_so: Any, limit_s: float = PATIENCE_S) -> None:
-    async with asyncio.timeout(limit_s):
-        while not is_so():
-            await asyncio.sleep(0.02)
 
 
 def peak(listener: Listener) -> int:

@@ -12,7 +12,8 @@ from runner.rooms.daily import people
 from runner.rooms.daily import room as room_module
 from runner.rooms.daily.client import NOT_CONFIRMED
 from tests.doubles.daily import Meeting
-from tests.rooms.in_daily import entered, running, until
+from tests.patience import until
+from tests.rooms.in_daily import entered, running
 
 VALUES: list[Any] = [{"a": [1, None, {"b": "ü"}]}, "text", 7, 2.5, True, [], {}, ""]
 

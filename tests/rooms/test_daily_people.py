@@ -8,7 +8,8 @@ import pytest
 
 from runner.rooms.daily import people
 from tests.doubles.daily import Meeting, loud, tone
-from tests.rooms.in_daily import PATIENCE_S, entered, until
+from tests.patience import until
+from tests.rooms.in_daily import PATIENCE_S, entered
 
 
 @pytest.mark.anyio

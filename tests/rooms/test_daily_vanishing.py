@@ -12,7 +12,8 @@ from bots.timeline import EndedReason
 from runner.rooms.daily import session as session_module
 from runner.rooms.daily.placement import DRIFT_TOLERANCE_NS
 from tests.doubles.daily import Meeting, loud, silence
-from tests.rooms.in_daily import PATIENCE_S, entered, until
+from tests.patience import until
+from tests.rooms.in_daily import PATIENCE_S, entered
 
 MEDIA_STOPPED_AFTER_S = 1.5
 GONE_AFTER_S = 2.0

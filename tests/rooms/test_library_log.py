@@ -12,7 +12,7 @@ import pytest
 
 from runner.rooms.daily import library_log
 from runner.rooms.daily.library_log import LibraryLog
-from tests.daily_rooms.guest import wait_until
+from tests.patience import wait_until
 
 
 def line(message: str, target: str = "daily_core::soup::signalling") -> bytes:
@@ -48,7 +48,7 @@ def test_a_reason_is_read_and_everything_else_goes_on_as_it_was(tmp_path: Path, 
     with standard_error(tmp_path) as errors:
         mark = log.open()
         os.write(2, b"a warning of ours\n" + line(REFUSED.format(why="full")) + b"a prompt: ")
-        wait_until(lambda: log.refusal_since(mark) is not None, 5)
+        wait_until(lambda: log.refusal_since(mark) is not None, timeout_s=5)
         os.write(2, b"and on\n")
         log.close(mark)
         os.write(2, b"afterwards\n")
@@ -62,7 +62,7 @@ def test_lines_that_come_in_pieces_are_put_together(tmp_path: Path, log: Library
         whole = line(REFUSED.format(why="full"))
         for piece in (whole[:40], whole[40:90], whole[90:]):
             os.write(2, piece)
-        wait_until(lambda: log.refusal_since(mark) is not None, 5)
+        wait_until(lambda: log.refusal_since(mark) is not None, timeout_s=5)
         log.close(mark)
         assert errors.read_bytes() == b""
 
@@ -71,7 +71,7 @@ def test_with_several_joining_a_reason_belongs_to_nobody(tmp_path: Path, log: Li
     with standard_error(tmp_path) as errors:
         first = log.open()
         os.write(2, line(REFUSED.format(why="full")))
-        wait_until(lambda: log.refusal_since(first) is not None, 5)
+        wait_until(lambda: log.refusal_since(first) is not None, timeout_s=5)
         second = log.open()
         assert log.refusal_since(first) is None
         assert log.refusal_since(second) is None

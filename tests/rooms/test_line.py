@@ -16,11 +16,11 @@ from runner.rooms.open import RoomAddress, open_room
 from runner.rooms.smallwebrtc.outgoing import FRAME_BYTES, CallerTrack
 from runner.settings import RoomSettings
 from tests.doubles.daily import Meeting
+from tests.patience import until
 from tests.rooms.in_daily import URL
 from tests.rooms.in_daily import entered as in_daily
-from tests.rooms.in_daily import until as soon
 from tests.rooms.listener import Listener
-from tests.rooms.peer import entered, until
+from tests.rooms.peer import entered
 
 pytestmark = pytest.mark.anyio
 
@@ -49,11 +49,11 @@ async def test_a_filter_changes_what_leaves_for_a_daily_room(meeting: Meeting) -
 
     # Of each piece, 40 ms, one sample is left.
     async with in_daily(samples=lambda pcm: bytes(len(pcm) - 2) + pcm[:2]) as call:
-        await soon(meeting.sending.is_set)
+        await until(meeting.sending.is_set)
         for _ in range(5):
             await call.say(LOUD)
-        await soon(lambda: heard([block.pcm for block in meeting.heard]) == 5)
-        await soon(lambda: heard([pcm for _, pcm in call.listener.caller]) == 5)
+        await until(lambda: heard([block.pcm for block in meeting.heard]) == 5)
+        await until(lambda: heard([pcm for _, pcm in call.listener.caller]) == 5)
 
 
 @pytest.mark.webrtc

@@ -28,8 +28,8 @@ from runner.rooms.line import Forward, Line
 from runner.rooms.smallwebrtc import connection, sending
 from runner.rooms.smallwebrtc.incoming import ArrivalBuffer
 from runner.rooms.smallwebrtc.outgoing import FRAME_NS
-from tests.patience import best_of_three
-from tests.rooms.peer import Agent, Visit, opened, serving, until
+from tests.patience import best_of_three, until
+from tests.rooms.peer import Agent, Visit, opened, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
 

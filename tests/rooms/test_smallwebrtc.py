@@ -29,6 +29,7 @@ from runner.rooms.smallwebrtc import connection
 from runner.rooms.smallwebrtc import room as room_module
 from runner.rooms.smallwebrtc.outgoing import FRAME_NS
 from runner.settings import Settings
+from tests.patience import until
 from tests.rooms.listener import Listener
 from tests.rooms.peer import (
     PATH,
@@ -47,7 +48,6 @@ from tests.rooms.peer import (
     opened,
     saying,
     serving,
-    until,
 )
 
 pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]

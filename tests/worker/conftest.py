@@ -1,8 +1,5 @@
 """What the worker's tests share."""
 
-from collections.abc import Callable
-
-import anyio
 import pytest
 
 from runner.worker import link, live_report, process, record_client
@@ -22,10 +19,3 @@ def record(monkeypatch: pytest.MonkeyPatch) -> RecordDouble:
     monkeypatch.setattr(link, "PAUSE_S", 0.0)
     monkeypatch.setattr(live_report, "BATCH_INTERVAL_S", 0.02)
     return RecordDouble(jobs={7: job(token=TOKEN, data_message={"value": None}, session_data={"table": 4})})
-
-
-async def until(wanted: Callable[[], object], timeout_s: float = 20.0) -> None:
-    """Wait until a function returns something true."""
-    with anyio.fail_after(timeout_s):
-        while not wanted():
-            await anyio.sleep(0.01)

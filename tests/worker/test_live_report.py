@@ -26,7 +26,7 @@ from runner.protocol.messages import Job, Order
 from runner.worker import live_report
 from runner.worker.live_report import LiveReport
 from runner.worker.record_client import RecordClient
-from tests.worker.conftest import until
+from tests.patience import until
 from tests.worker.record_double import RecordDouble, job
 
 pytestmark = pytest.mark.anyio

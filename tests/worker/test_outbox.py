@@ -16,7 +16,7 @@ from runner.protocol.messages import Kept, Release, Report
 from runner.worker import outbox as outboxes
 from runner.worker.outbox import Outbox, Section
 from runner.worker.record_client import RecordError
-from tests.worker.conftest import until
+from tests.patience import until
 from tests.worker.record_double import RecordDouble, job
 
 pytestmark = pytest.mark.anyio

@@ -19,8 +19,8 @@ from runner.worker import outbox as outboxes
 from runner.worker import process as processes
 from runner.worker.outbox import Outbox
 from runner.worker.process import WorkerProcess
+from tests.patience import until
 from tests.worker.calls_double import StubCalls
-from tests.worker.conftest import until
 from tests.worker.record_double import KEY, RecordDouble, job
 
 pytestmark = pytest.mark.anyio

@@ -22,7 +22,7 @@ from runner.worker import supervisor as supervisors
 from runner.worker.health import health_app, serve_health
 from runner.worker.status import WorkerStatus
 from runner.worker.supervisor import Child, Supervisor
-from tests.worker.conftest import until
+from tests.patience import until
 
 pytestmark = pytest.mark.anyio
 

@@ -32,8 +32,9 @@ from runner.worker import worker as workers
 from runner.worker.link import Link
 from runner.worker.outbox import Outbox
 from runner.worker.worker import Worker
+from tests.patience import until
 from tests.worker.calls_double import RECORDING, StubCall, StubCalls
-from tests.worker.conftest import TOKEN, until
+from tests.worker.conftest import TOKEN
 from tests.worker.record_double import RecordDouble, job
 
 pytestmark = pytest.mark.anyio
