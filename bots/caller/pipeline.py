@@ -1,4 +1,4 @@
-"""The caller's Pipecat pipeline: it carries; what to do is the director's business.
+"""The caller's Pipecat pipeline: it carries; what to do is the body's business.
 
 ::
 

@@ -1,4 +1,4 @@
-"""One call, from join to leave: it carries out what the director decides and writes down what happens."""
+"""One call, from join to leave: it carries out what the body decides and writes down what happens."""
 
 import json
 import math
@@ -15,8 +15,9 @@ from anyio.abc import TaskGroup
 from loguru import logger
 
 from bots.caller import rtvi
-from bots.caller.director import Action, Director, HangUp, Press, Say, StartTurn
+from bots.caller.body import Action, Body, HangUp, Press, Say, StartTurn
 from bots.caller.event_names import names_of
+from bots.caller.mind import Mind
 from bots.caller.mouth import Mouth
 from bots.caller.pipeline import CallerPipeline
 from bots.caller.script import Play, Script, Speak
@@ -142,6 +143,7 @@ class Call:
         progress: Is told how far what is done after the call has got.
         judge: Judges ``eval`` expectations; by default the one the settings name.
         surroundings: What the call is made in: the machine's time, and rooms that can be reached from it.
+        mind: Decides what the caller does; by default the script's turns, in order.
     """
 
     request: CallRequest
@@ -152,8 +154,10 @@ class Call:
     progress: Progress | None = None
     judge: "Judge | None" = None
     surroundings: Surroundings = field(default_factory=Surroundings)
+    mind: Mind | None = None
 
     def __post_init__(self) -> None:
+        self._body = Body(self.request.script, self.mind)
         self._kind = room_kind(self.request.address.url, self.settings.room.daily_domains)
         self._secrets: frozenset[str] = frozenset()
         if self.request.data_message is not None:
@@ -264,6 +268,12 @@ class Call:
             tracing.export_run(run, self._facts, evaluated_ns=self._clock.now_ns())
         return run
 
+    @property
+    def _script(self) -> Script:
+        """What the caller does: what it was asked to, and what its mind decided beyond that."""
+        script, turns = self.request.script, self._body.turns
+        return script.model_copy(update={"turns": tuple(turns)}) if len(turns) > len(script.turns) else script
+
     def _write_run(self, run: Run) -> None:
         try:
             write_run(self.folder, run)
@@ -271,9 +281,9 @@ class Call:
             raise RunnerError(f"{self.folder}: the run can't be written ({error.strerror})") from error
 
     def _judged_run(self) -> Run:
-        has_judge = self.judge is not None and self.request.script.needs_judge
+        has_judge = self.judge is not None and self._script.needs_judge
         return judge_run(
-            self.request.script,
+            self._script,
             self._facts,
             Circumstances(
                 judgements=list(self._judgements.values()) if has_judge else None,
@@ -430,6 +440,7 @@ class Call:
             tasks.start_soon(self._processor.run)
             tasks.start_soon(self._recognise_live)
             tasks.start_soon(self._judge_live)
+            tasks.start_soon(self._think)
             room: Room | None = None
             try:
                 room = await self.surroundings.open_room(
@@ -511,20 +522,24 @@ class Call:
         )
 
     async def _conduct(self, room: Room, pipeline: CallerPipeline) -> None:
-        """Let the director direct, until it hangs up or the call ends otherwise."""
-        director = Director(self.request.script)
-        await self._carry_out(director.begin(self._clock.now_ns()), room, pipeline)
-        while not director.ended:
-            wake_ns = min(director.wake_at_ns or 0, self._recheck_ns or math.inf)
+        """Let the body act, until it hangs up or the call ends otherwise."""
+        body = self._body
+        await self._carry_out(body.begin(self._clock.now_ns()), room, pipeline)
+        while not body.ended:
+            wake_ns = min(body.wake_at_ns or 0, self._recheck_ns or math.inf)
             event: TimelineEvent | None = None
             with anyio.move_on_after(max(wake_ns - self._clock.now_ns(), 0) / NS_PER_S):
                 event = await self._conducted.receive()
             self._stalls.look()
             now_ns = self._clock.now_ns()
-            actions = director.tick(now_ns) if event is None else director.fact(event, now_ns)
+            actions = body.tick(now_ns) if event is None else body.fact(event, now_ns)
             await self._carry_out(actions, room, pipeline)
             if event is None or names_of(event) or isinstance(event, _SETTLES):
-                await self._carry_out(self._settle(director), room, pipeline)
+                await self._carry_out(self._settle(body), room, pipeline)
+
+    async def _think(self) -> None:
+        if self.mind is not None:
+            await self.mind.think(lambda: self._to_conduct.send_nowait(None))
 
     async def _carry_out(self, actions: Sequence[Action], room: Room, pipeline: CallerPipeline) -> None:
         for action in actions:
@@ -532,7 +547,7 @@ class Call:
                 case StartTurn(turn):
                     self._note(CallerTurnStarted(at_ns=self._clock.now_ns(), turn=turn))
                 case Say(turn):
-                    line = self._lines[turn]
+                    line = self._lines[turn] if turn in self._lines else await self._late_line(turn)
                     self._mouth.begin(turn, line)
                     await pipeline.say(line.pcm, AUDIO_RATE_HZ)
                 case Press(turn, keys):
@@ -541,13 +556,18 @@ class Call:
                 case HangUp(reason, detail):
                     self._end(reason, detail)
 
-    def _settle(self, director: Director) -> list[Action]:
-        """Tell the director when everything its turn expects is decided."""
+    async def _late_line(self, turn: int) -> Line:
+        """Return the audio of a line that was decided in the call."""
+        alone = self._script.model_copy(update={"turns": (self._body.turns[turn],)})
+        return (await speech_lines(alone, self.settings))[0]
+
+    def _settle(self, body: Body) -> list[Action]:
+        """Tell the body when everything its turn expects is decided."""
         self._recheck_ns = None
-        turn = director.turn
-        if director.ended or turn >= len(self.request.script.turns) or turn in self._settled:
+        turn = body.turn
+        if body.ended or turn >= len(body.turns) or turn in self._settled:
             return []
-        scripted = self.request.script.turns[turn]
+        scripted = body.turns[turn]
         if not scripted.expect or turn not in self._view.starts:
             return []
         now_ns = self._clock.now_ns()
@@ -567,7 +587,7 @@ class Call:
             return []
         self._settled.add(turn)
         self._note(CallerTurnSettled(at_ns=now_ns, turn=turn, failed=failed))
-        return director.settled(turn, failed=failed, now_ns=now_ns)
+        return body.settled(turn, failed=failed, now_ns=now_ns)
 
     def _may_still_answer(self, turn: int, now_ns: int) -> bool:
         """Whether to go on listening in a turn that has failed.
@@ -665,11 +685,11 @@ class Call:
 
     def _words_are_missing(self, onset_ns: int) -> bool:
         """Whether the script waits for words, and what the agent told of the turn that began then is no proof."""
-        return self.request.script.needs_words and words_are_in_doubt(self._view, onset_ns)
+        return self._script.needs_words and words_are_in_doubt(self._view, onset_ns)
 
     async def _recognise_live(self) -> None:
         await self._agent_is_ready.wait()
-        if self.request.script.needs_words and not any(isinstance(fact, BotReady) for fact in self._facts):
+        if self._script.needs_words and not any(isinstance(fact, BotReady) for fact in self._facts):
             # It speaks no RTVI, and will tell no words.
             await self._recognition.get_ready()
         await self._recognition.run()
@@ -696,7 +716,7 @@ class Call:
         if self._ending is not None and self._ending.reason is EndedReason.CANCELLED:
             return
         while self.judge is not None:
-            verdicts = judge_expectations(self.request.script, self._facts, self._judgements)
+            verdicts = judge_expectations(self._script, self._facts, self._judgements)
             open_questions = [v.question for v in verdicts if v.question is not None]
             if not open_questions:
                 return

@@ -7,7 +7,7 @@ for the network; the agent's onset and end are those of its audible speech on th
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bots.caller.director import TOLD_SPEAKING_NS
+from bots.caller.body import TOLD_SPEAKING_NS
 from bots.caller.script import (
     AGENT_HANGS_UP,
     AGENT_NEVER_TALKS_OVER,

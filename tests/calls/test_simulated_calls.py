@@ -1,11 +1,13 @@
 """What a call writes down is where it says it is: in a simulated room, where what the agent did is known exactly."""
 
 import wave
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import pytest
 
+from bots.caller.mind import Conversation, Goodbye
 from bots.caller.script import AgentHeardFor, Expectation, Script, Speak, Turn, Words
 from bots.timeline import (
     AgentStartedSpeaking,
@@ -102,3 +104,43 @@ def test_a_call_cut_off_from_outside_still_writes_its_run(tmp_path: Path) -> Non
     assert run.status is Status.CANCELLED
     with wave.open(str(tmp_path / "run" / "recording.wav")) as file:
         assert file.getnframes() / file.getframerate() == pytest.approx(run.duration_s, abs=0.05)
+
+
+class ThinksFor:
+    """A mind that decides on its lines in the call: some seconds after the agent has had its say."""
+
+    def __init__(self, lines: tuple[Turn, ...], thinking_s: float):
+        self.lines, self.thinking_s = lines, thinking_s
+        self.decided: list[Turn | Goodbye] = []
+        self.wanted = anyio.Event()
+
+    def next(self, conversation: Conversation) -> Turn | Goodbye | None:
+        if conversation.reply_owed or not conversation.agent_turn_over:
+            return None
+        if not self.decided:
+            self.wanted.set()
+            return None
+        return self.decided.pop()
+
+    async def think(self, wake: Callable[[], None]) -> None:
+        for line in (*self.lines, Goodbye()):
+            await self.wanted.wait()
+            await anyio.sleep(self.thinking_s)
+            self.wanted = anyio.Event()
+            self.decided.append(line)
+            wake()
+
+
+@pytest.mark.parametrize("thinking_s", [0.0, 5.0])
+def test_a_latency_is_the_same_however_long_the_caller_thinks(tmp_path: Path, thinking_s: float) -> None:
+    lines = (say("Hello, are you there?"), say("A table for two, please."))
+    script = Script(name="test", turns=lines)
+    by_script = ROOM.play(script, tmp_path / "script")
+    request = CallRequest(script.model_copy(update={"turns": lines[:1]}), ADDRESS)
+    made = ROOM.prepare(request, tmp_path / "run", mind=ThinksFor(lines, thinking_s), comes_to=script)
+    run = run_virtually(made.clock, made.call.make)
+    assert run.success and run.script is not None and run.script.turns == lines
+    for mine, theirs in zip(run.turns, by_script.turns, strict=True):
+        assert mine.response_latency_ms == pytest.approx(theirs.response_latency_ms, abs=10)
+    # Before the first line it thinks while it waits for a greeting.
+    assert run.duration_s - by_script.duration_s == pytest.approx(max(3 * thinking_s - 3, 0), abs=0.7)

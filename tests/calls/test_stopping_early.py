@@ -97,7 +97,7 @@ async def test_a_run_that_waited_to_be_made_again_is_left(tmp_path: Path) -> Non
 
     async def lost_first(call: StubCall) -> tuple[EndedReason, bool]:
         await both.wait()
-        call.watcher.fact(HarnessStalled(at_ns=6, duration_ms=300))
+        call.watcher.fact(HarnessStalled(at_ns=6, duration_ms=2_000))
         return await loses_the_network(call)
 
     calls = StubCalls(a=fails_later, b=lost_first)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bots.caller.director import Director, Say
+from bots.caller.body import Body, Say
 from bots.caller.script import (
     AfterAgentTurn,
     AfterEvent,
@@ -93,9 +93,9 @@ def test_a_first_message_is_said_as_the_call_begins() -> None:
 
 
 def test_only_a_first_message_is_said_before_the_agent_spoke() -> None:
-    first = Director(played(newer(said("a", "Bye"), first_message="Hello!"))).begin(0)
+    first = Body(played(newer(said("a", "Bye"), first_message="Hello!"))).begin(0)
     assert Say(0) in first
-    assert not Director(played(newer(said("a", "Bye")))).begin(0)
+    assert not Body(played(newer(said("a", "Bye")))).begin(0)
 
 
 def test_without_a_first_message_the_greeting_is_waited_for() -> None:

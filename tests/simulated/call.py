@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 from anyio.abc import TaskGroup
 
+from bots.caller.mind import Mind
 from bots.caller.script import Script
 from bots.caller.speech.settings import ServiceSettings
 from bots.clock import CallClock
@@ -91,10 +92,15 @@ class Simulation:
         settings: Settings | None = None,
         judge: "Judge | None" = None,
         watcher: CallWatcher | None = None,
+        mind: Mind | None = None,
+        comes_to: Script | None = None,
     ) -> "Prepared":
-        """Return a call that can be made once, in virtual time. Arguments are as for :meth:`play`."""
+        """Return a call that can be made once, in virtual time. Arguments are as for :meth:`play`.
+
+        Where a mind decides what the caller says, ``comes_to`` has all of it.
+        """
         clock = VirtualClock(self.stalls)
-        guide = _Guide(self, utterances(request.script), watcher)
+        guide = _Guide(self, utterances(comes_to or request.script), watcher)
         surroundings = Surroundings(
             monotonic_ns=clock.now_ns,
             wall_time=lambda: WALL_TIME,
@@ -116,6 +122,7 @@ class Simulation:
             watcher=guide,
             judge=judge,
             surroundings=surroundings,
+            mind=mind,
         )
         return Prepared(call, clock)
 

@@ -1,6 +1,6 @@
-"""How fast the director is: facts and whole conversations a second, with a virtual clock.
+"""How fast the body is: facts and whole conversations a second, with a virtual clock.
 
-    python -m benchmarks.director_speed
+    python -m benchmarks.body_speed
 
 A conversation has a greeting and six spoken turns, each answered and settled. Time passes as fast as it is computed.
 """
@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.common import Claim, median, parser, report
-from bots.caller.director import Director, HangUp, Say
+from bots.caller.body import Body, HangUp, Say
 from bots.caller.script import Expectation, Script, Speak, Turn, Words
 from bots.clock import NS_PER_S
 from bots.timeline import (
@@ -31,7 +31,7 @@ MIN_CONVERSATIONS_PER_S = 1_000.0
 class Conversation:
     """A caller directed through a conversation with an agent that always answers."""
 
-    director: Director
+    body: Body
     now_ns: int = 0
     facts: int = 0
     said: int | None = None
@@ -39,18 +39,18 @@ class Conversation:
 
     def play(self) -> None:
         """Play it to its end."""
-        self._take(self.director.begin(0))
+        self._take(self.body.begin(0))
         self._agent_speaks()
         while self.said is not None:
             turn, self.said = self.said, None
             self._fact(0.05, CallerStartedSpeaking(at_ns=self.now_ns, turn=turn, text=""))
             self._fact(2.0, CallerStoppedSpeaking(at_ns=self.now_ns, turn=turn))
             self._agent_speaks()
-            self._take(self.director.settled(turn, failed=False, now_ns=self.now_ns))
-            wake_ns = self.director.wake_at_ns
+            self._take(self.body.settled(turn, failed=False, now_ns=self.now_ns))
+            wake_ns = self.body.wake_at_ns
             if wake_ns is not None and self.said is None:
                 self.now_ns = max(self.now_ns, wake_ns)
-                self._take(self.director.tick(self.now_ns))
+                self._take(self.body.tick(self.now_ns))
 
     def _agent_speaks(self) -> None:
         self._told("bot-llm-started")
@@ -66,7 +66,7 @@ class Conversation:
     def _fact(self, after_s: float, event: TimelineEvent) -> None:
         self.now_ns += int(after_s * NS_PER_S)
         self.facts += 1
-        self._take(self.director.fact(event, self.now_ns))
+        self._take(self.body.fact(event, self.now_ns))
 
     def _take(self, actions: list[object]) -> None:
         for action in actions:
@@ -92,7 +92,7 @@ def main() -> int:
         conversations = facts = 0
         began_s = time.perf_counter()
         while (took_s := time.perf_counter() - began_s) < chosen.seconds:
-            conversation = Conversation(Director(script))
+            conversation = Conversation(Body(script))
             conversation.play()
             conversations += 1
             facts += conversation.facts
@@ -101,7 +101,7 @@ def main() -> int:
         facts_per_s.append(facts / took_s)
     speed = median(conversations_per_s)
     return report(
-        f"The director, conversations of {TURNS} turns",
+        f"The body, conversations of {TURNS} turns",
         ("", "median", "range"),
         [
             ["conversations/s", f"{speed:.0f}", f"{min(conversations_per_s):.0f}-{max(conversations_per_s):.0f}"],

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bots.caller.director import Action, Director, HangUp, Press, Say, StartTurn
+from bots.caller.body import Action, Body, HangUp, Press, Say, StartTurn
+from bots.caller.mind import Conversation as SoFar
+from bots.caller.mind import Goodbye, Mind
 from bots.caller.script import (
     AfterEvent,
     AfterSilence,
@@ -24,6 +26,7 @@ from bots.caller.script import (
 )
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import (
+    AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
     AgentTurnEnded,
@@ -32,6 +35,7 @@ from bots.timeline import (
     CallerStoppedSpeaking,
     EndedReason,
     MessageReceived,
+    Source,
     TimelineEvent,
 )
 from tests.examples import examples
@@ -50,17 +54,18 @@ def script(*turns: Turn, **options: object) -> Script:
 
 @dataclass
 class Conversation:
-    """Drives a director the way a call does: lines take time, wake-ups are kept, expectations settle."""
+    """Drives a body the way a call does: lines take time, wake-ups are kept, expectations settle."""
 
     script: Script
+    mind: Mind | None = None
     now_s: float = 0.0
     log: list[tuple[float, Action]] = field(default_factory=list)
     _due: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     agent_speaking: bool = False
 
     def __post_init__(self) -> None:
-        self.director = Director(self.script)
-        self._take(self.director.begin(self._ns()))
+        self.body = Body(self.script, self.mind)
+        self._take(self.body.begin(self._ns()))
 
     def _ns(self) -> int:
         return round(self.now_s * NS_PER_S)
@@ -83,12 +88,12 @@ class Conversation:
         self._due.sort(key=lambda entry: entry[0])
 
     def _fact(self, event: TimelineEvent) -> None:
-        self._take(self.director.fact(event, self._ns()))
+        self._take(self.body.fact(event, self._ns()))
 
     def until(self, end_s: float) -> None:
-        """Let time pass, waking the director exactly when it asks for it."""
+        """Let time pass, waking the body exactly when it asks for it."""
         while True:
-            wake_ns = self.director.wake_at_ns
+            wake_ns = self.body.wake_at_ns
             wake_s = float("inf") if wake_ns is None else wake_ns / NS_PER_S
             due_s = self._due[0][0] if self._due else float("inf")
             next_s = min(wake_s, due_s)
@@ -98,7 +103,7 @@ class Conversation:
             if due_s <= wake_s:
                 self._due.pop(0)[1]()
             else:
-                self._take(self.director.tick(self._ns()))
+                self._take(self.body.tick(self._ns()))
         self.now_s = end_s
 
     def agent_speaks(self, start_s: float, end_s: float) -> None:
@@ -125,7 +130,7 @@ class Conversation:
         self._fact(event)
 
     def settle(self, turn: int, *, failed: bool = False) -> None:
-        self._take(self.director.settled(turn, failed=failed, now_ns=self._ns()))
+        self._take(self.body.settled(turn, failed=failed, now_ns=self._ns()))
 
     def said_at(self, turn: int) -> float | None:
         return next((at for at, action in self.log if action == Say(turn)), None)
@@ -464,13 +469,13 @@ def test_any_order_of_events_ends_and_never_talks_over_the_agent(
             call.agent_stops(call.now_s)
         elif what == "llm_started":
             call.hears(MessageReceived(at_ns=round(call.now_s * NS_PER_S), message={"type": "bot-llm-started"}))
-        elif what.startswith("settle") and call.director.turn < len(scenario.turns):
-            call.settle(call.director.turn, failed=what == "settle_failed")
-        wake_ns = call.director.wake_at_ns
-        assert call.director.ended or wake_ns is not None, "a call that is on always has a next step"
+        elif what.startswith("settle") and call.body.turn < len(scenario.turns):
+            call.settle(call.body.turn, failed=what == "settle_failed")
+        wake_ns = call.body.wake_at_ns
+        assert call.body.ended or wake_ns is not None, "a call that is on always has a next step"
     call.until(scenario.max_duration_s + 1)
     check()
-    assert call.director.ended
+    assert call.body.ended
     assert not spoke_over
     assert sum(isinstance(a, HangUp) for _, a in call.log) == 1
     started = [a.turn for _, a in call.log if isinstance(a, StartTurn)]
@@ -479,7 +484,63 @@ def test_any_order_of_events_ends_and_never_talks_over_the_agent(
 
 @given(st.integers(0, 10**6))
 def test_a_second_begin_is_refused(now_ms: int) -> None:
-    director = Director(script(speak()))
-    director.begin(now_ms * NS_PER_MS)
+    body = Body(script(speak()))
+    body.begin(now_ms * NS_PER_MS)
     with pytest.raises(RuntimeError):
-        director.begin(now_ms * NS_PER_MS)
+        body.begin(now_ms * NS_PER_MS)
+
+
+@dataclass
+class Slow:
+    """A mind that knows what comes next some time after the agent has answered; and what it was asked with."""
+
+    turns: list[Turn]
+    ready: bool = True
+    asked: list[tuple[int, dict[int, bool], list[str], bool]] = field(default_factory=list)
+
+    def next(self, conversation: SoFar) -> Turn | Goodbye | None:
+        said = [one.text for one in conversation.said]
+        self.asked.append((len(conversation.turns), dict(conversation.failed), said, conversation.reply_owed))
+        if not self.ready or conversation.reply_owed or not conversation.agent_turn_over:
+            return None
+        self.ready = False
+        done = len(conversation.turns)
+        return self.turns[done] if done < len(self.turns) else Goodbye()
+
+    async def think(self, wake: Callable[[], None]) -> None:
+        raise AssertionError("the body does not run it")
+
+
+def test_a_mind_that_takes_its_time_is_waited_for_and_asked_with_what_was_said() -> None:
+    mind = Slow([speak("One."), speak("Two.")])
+    call = Conversation(script(speak("Ignored.")), mind)
+    call.until(6)
+    assert call.said_at(0) == 3.0 and mind.asked[-1] == (1, {}, [], True)
+    call.agent_speaks(6, 8)
+    call.hears(AgentSaid(at_ns=round(8 * NS_PER_S), text="And then?", source=Source.HEARD))
+    call.until(30)
+    assert mind.asked[-1] == (1, {}, ["And then?"], False) and call.said_at(1) is None and not call.body.ended
+    mind.ready = True
+    call.hears(AgentTurnEnded(at_ns=round(30 * NS_PER_S)))
+    assert call.said_at(1) == 30.0 and [type(turn.action) for turn in call.body.turns] == [Speak, Speak]
+    call.agent_speaks(33, 34)
+    mind.ready = True
+    call.until(40)
+    assert call.log[-1][1] == HangUp(EndedReason.CALLER_HUNG_UP)
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason", "at_s"),
+    [(False, EndedReason.AGENT_FROZE, 38.0), (True, EndedReason.MAX_DURATION, 300.0)],
+)
+def test_only_an_agent_that_owes_an_answer_is_frozen_while_the_mind_thinks(
+    answers: bool, reason: EndedReason, at_s: float
+) -> None:
+    call = Conversation(script(speak("Ignored.")), Slow([speak("One."), speak("Two.")]))
+    call.agent_speaks(0.5, 1)
+    call.until(8)
+    if answers:
+        call.agent_speaks(8, 9)
+    call.until(400)
+    ended_s, last = call.log[-1]
+    assert isinstance(last, HangUp) and last.reason is reason and ended_s == pytest.approx(at_s, abs=4.5)

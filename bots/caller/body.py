@@ -1,14 +1,16 @@
-"""The caller's brain: a pure state machine. Facts and the time go in, actions come out.
+"""The body of the caller: when it does what its mind decides. A pure state machine: facts and the time go in, actions
+come out.
 
 It knows no audio, no network and no Pipecat, and reads no clock: whoever drives it passes the time. So a whole
 conversation can be played through in microseconds, in any order of events.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from bots.caller.event_names import names_of, told_speaking
+from bots.caller.mind import Conversation, Goodbye, Mind
 from bots.caller.script import (
     AfterAgentTurn,
     AfterEvent,
@@ -22,8 +24,10 @@ from bots.caller.script import (
     StaySilent,
     Turn,
 )
+from bots.caller.scripted import Scripted
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import (
+    AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
     AgentTurnEnded,
@@ -83,6 +87,8 @@ Action = StartTurn | Say | Press | HangUp
 
 class _Phase(Enum):
     NOT_BEGUN = auto()
+    THINKING = auto()
+    """about what comes next"""
     WAITING = auto()
     """for the trigger of the current turn"""
     ACTING = auto()
@@ -94,19 +100,22 @@ class _Phase(Enum):
     ENDED = auto()
 
 
-class Director:
-    """Decides what the caller does next.
+class Body:
+    """Decides when the caller does what its mind decides.
 
     Call :meth:`begin` once both sides are in the room, then :meth:`fact` for every fact as it becomes known,
     :meth:`settled` when the expectations of a turn are all decided, and :meth:`tick` no later than
     :attr:`wake_at_ns`. Each returns the actions to carry out, in order. Times never go back.
 
     Args:
-        script: What the caller does.
+        script: How the call is held: its limits and its manners. Its turns are the mind's.
+        mind: Decides what comes next; by default the script's turns, in order.
     """
 
-    def __init__(self, script: Script):
+    def __init__(self, script: Script, mind: Mind | None = None):
         self._script = script
+        self._mind: Mind = Scripted(script) if mind is None else mind
+        self._conversation = Conversation()
         self._phase = _Phase.NOT_BEGUN
         self._turn = 0
         self._begun_ns = 0
@@ -115,7 +124,6 @@ class Director:
         self._turn_started_ns = 0
         # What the caller did last, and whether the agent has had its say since.
         self._handed_over_ns = 0
-        self._owed_reply = False
         self._agent_speaking = False
         self._agent_onset_ns = 0
         self._turn_over = True
@@ -129,7 +137,6 @@ class Director:
         self._seen_ns: dict[str, int] = {}
         # When the event came that the current turn starts after: what comes after that puts nothing off.
         self._awaited_ns: int | None = None
-        self._settled: dict[int, bool] = {}
 
     @property
     def ended(self) -> bool:
@@ -138,8 +145,21 @@ class Director:
 
     @property
     def turn(self) -> int:
-        """The index of the current turn; the number of turns once all are done."""
+        """The index of the current turn; the number of turns while the next is not known, and once all are done."""
         return self._turn
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """The turns that were decided so far."""
+        return self._conversation.turns
+
+    @property
+    def _owed_reply(self) -> bool:
+        return self._conversation.reply_owed
+
+    @_owed_reply.setter
+    def _owed_reply(self, owed: bool) -> None:
+        self._conversation.reply_owed = owed
 
     @property
     def wake_at_ns(self) -> int | None:
@@ -151,9 +171,9 @@ class Director:
     def begin(self, now_ns: int) -> list[Action]:
         """Both sides are in the room: the conversation begins."""
         if self._phase is not _Phase.NOT_BEGUN:
-            raise RuntimeError("a director directs one call")
+            raise RuntimeError("a body is in one call")
         self._begun_ns = self._last_sound_ns = self._turn_started_ns = self._handed_over_ns = now_ns
-        self._enter(_Phase.WAITING, now_ns)
+        self._enter(_Phase.THINKING, now_ns)
         return self._advance(now_ns)
 
     def fact(self, event: TimelineEvent, now_ns: int) -> list[Action]:
@@ -175,6 +195,8 @@ class Director:
                 self._last_sound_ns = max(self._last_sound_ns, event.at_ns)
             case AgentTurnEnded():
                 self._turn_over = True
+            case AgentSaid():
+                self._conversation.said.append(event)
             case MessageReceived():
                 told = told_speaking(event)
                 self._told_speaking = self._told_speaking if told is None else told
@@ -197,7 +219,7 @@ class Director:
 
     def settled(self, turn: int, *, failed: bool, now_ns: int) -> list[Action]:
         """Everything a turn expects is decided; ``failed`` if any of it failed."""
-        self._settled[turn] = failed
+        self._conversation.failed[turn] = failed
         return self._advance(now_ns)
 
     def tick(self, now_ns: int) -> list[Action]:
@@ -219,6 +241,8 @@ class Director:
     def _step(self) -> list[Action] | None:
         """Take one transition; None if there is none to take now."""
         match self._phase:
+            case _Phase.THINKING:
+                return self._ask_mind()
             case _Phase.WAITING:
                 start = self._current.start
                 if isinstance(start, AfterEvent) and start.event is not None and self._awaited_ns is None:
@@ -236,13 +260,25 @@ class Director:
             case _Phase.SETTLING:
                 if not self._current.expect:
                     return self._next_turn(failed=False)
-                if self._turn in self._settled:
-                    return self._next_turn(failed=self._settled[self._turn])
+                if self._turn in self._conversation.failed:
+                    return self._next_turn(failed=self._conversation.failed[self._turn])
             case _Phase.CLOSING:
                 return self._close()
             case _:
                 pass
         return None
+
+    def _ask_mind(self) -> list[Action] | None:
+        self._conversation.agent_turn_over = self._agent_turn_over and not self._agent_speaking
+        answer = self._mind.next(self._conversation)
+        if answer is None:
+            return None
+        if isinstance(answer, Goodbye):
+            self._enter(_Phase.CLOSING, self._now_ns)
+        else:
+            self._conversation.turns.append(answer)
+            self._enter(_Phase.WAITING, self._now_ns)
+        return []
 
     @property
     def _agent_turn_over(self) -> bool:
@@ -254,7 +290,7 @@ class Director:
 
     @property
     def _current(self) -> Turn:
-        return self._script.turns[self._turn]
+        return self._conversation.turns[self._turn]
 
     def _enter(self, phase: _Phase, at_ns: int) -> None:
         self._phase = phase
@@ -291,8 +327,7 @@ class Director:
             return self._hang_up(EndedReason.CALLER_HUNG_UP, failure)
         self._turn += 1
         self._awaited_ns = None
-        done = self._turn == len(self._script.turns)
-        self._enter(_Phase.CLOSING if done else _Phase.WAITING, self._now_ns)
+        self._enter(_Phase.THINKING, self._now_ns)
         return []
 
     def _close(self) -> list[Action] | None:
@@ -325,7 +360,7 @@ class Director:
         """When the agent's silence is too long; None while it is not its turn to speak."""
         if self._agent_speaking or not self._agent_turn_over:
             return None
-        turn = self._current if self._turn < len(self._script.turns) else None
+        turn = self._current if self._turn < len(self.turns) else None
         limit_ns = int(self._script.turn_taking.answer_timeout_s * NS_PER_S)
         if self._phase is _Phase.SETTLING and turn is not None:
             # Only a silent agent is frozen: one that answered is waiting for us.
@@ -336,7 +371,7 @@ class Director:
             if explicit_ms:
                 limit_ns = max(limit_ns, max(explicit_ms) * NS_PER_MS + SETTLE_GRACE_NS)
             return max(self._handed_over_ns, self._turn_started_ns) + limit_ns
-        waits_for_reply = self._phase is _Phase.CLOSING or (
+        waits_for_reply = self._phase in (_Phase.THINKING, _Phase.CLOSING) or (
             self._phase is _Phase.WAITING
             and turn is not None
             and isinstance(turn.start, AfterAgentTurn | AgentHeardFor)
@@ -352,7 +387,7 @@ class Director:
             case AfterAgentTurn():
                 return self._after_agent_turn_ns()
             case AfterEvent(event=None):
-                expected = self._turn > 0 and self._script.turns[self._turn - 1].expect
+                expected = self._turn > 0 and self.turns[self._turn - 1].expect
                 from_ns = self._phase_since_ns if expected else self._turn_started_ns
                 return from_ns + start.delay_ms * NS_PER_MS
             case AfterEvent():
