@@ -36,7 +36,9 @@ LAYERS: dict[str, set[str]] = {
     # What a worker and the API say to each other; a job says what is asked of a run besides its script.
     "runner.protocol": {EVALUATION},
     # Pure functions of what became of runs: whether an agent changed.
-    "runner.comparison": {EVALUATION},
+    "runner.comparison": {EVALUATION, "runner.metrics"},
+    # What is told of a run in figures.
+    "runner.metrics": {EVALUATION},
     "runner.judge": {EVALUATION},
     "runner.rooms": set(),
     # A session comes with a room.
@@ -45,6 +47,7 @@ LAYERS: dict[str, set[str]] = {
     "runner.scenarios": {"runner.comparison", "runner.rooms", "runner.sessions", EVALUATION},
     "runner.calls": {
         EVALUATION,
+        "runner.metrics",
         "runner.comparison",
         "runner.judge",
         "runner.rooms",
@@ -54,6 +57,7 @@ LAYERS: dict[str, set[str]] = {
     "runner.reports": {EVALUATION, "runner.calls", "runner.comparison", "runner.scenarios"},
     "runner.records": {
         EVALUATION,
+        "runner.metrics",
         "runner.calls",
         "runner.comparison",
         "runner.protocol",
@@ -79,6 +83,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "runner.api": {
         EVALUATION,
+        "runner.metrics",
         "runner.calls",
         "runner.dispatch",
         "runner.protocol",

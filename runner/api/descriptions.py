@@ -1,10 +1,12 @@
 """What fields and parameters of the API mean, for its description: from the docstrings of its classes."""
 
+import ast
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from textwrap import dedent
 from typing import Any
 
@@ -50,8 +52,8 @@ def _attributes(name: str, fields: frozenset[str]) -> Mapping[str, str]:
 
 
 def attributes_of(described: type) -> dict[str, str]:
-    """Return what the docstring of one class says of its attributes."""
-    found: dict[str, str] = {}
+    """Return what one class says of its attributes: in its docstring, or in one below the attribute."""
+    found = dict(_below_fields(described.__module__).get(described.__qualname__, {}))
     section = inspect.cleandoc(described.__dict__.get("__doc__") or "").partition("\nAttributes:\n")[2]
     indented = takewhile(lambda line: line.startswith(" "), section.splitlines())
     names: list[str] = []
@@ -63,6 +65,23 @@ def attributes_of(described: type) -> dict[str, str]:
         for attribute in names:
             found[attribute] = f"{found[attribute]} {text}" if attribute in found and not begun else text
     return {attribute: _ROLE.sub(r"`\1`", _CODE.sub(r"`\1`", text)).strip() for attribute, text in found.items()}
+
+
+@cache
+def _below_fields(module: str) -> dict[str, dict[str, str]]:
+    """Return what stands below the fields of the classes of a module; nothing of what is not ours."""
+    if not module.startswith(("runner.", "bots.", "tests.")):
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(inspect.getsource(sys.modules[module])).body:
+        if isinstance(node, ast.ClassDef):
+            for field, text in pairwise(node.body):
+                match field, text:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                        found.setdefault(node.name, {})[name] = " ".join(words.split()).replace("``", "`")
+                    case _:
+                        pass
+    return found
 
 
 @cache

@@ -8,9 +8,10 @@ from pydantic import BaseModel
 from sqlalchemy import null, select
 from sqlalchemy.orm import Session
 
-from runner.api.schemas.runs import RECORDING, TranscriptItem, expected_outcome, latency_metrics, numbers
+from runner.api.schemas.runs import RECORDING, TranscriptItem, expected_outcome, measured, numbers
 from runner.api.streaming import in_pieces
 from runner.dispatch.slack import FiringNews, ResultNews, ShownFailure, result_message, schedule_message
+from runner.metrics.latency import latency
 from runner.records.results import RunLine, count_runs, lines_of
 from runner.records.runs import AT_ONCE
 from runner.records.statuses import FiringState
@@ -128,7 +129,7 @@ class WebhookBodies:
                     "status": line.status.value,
                     "success": line.passed,
                     "expected_outcome": None if outcome is None else outcome.model_dump(mode="json"),
-                    "evaluation": {"metrics": _dumped(latency_metrics(line.latencies_ms))},
+                    "evaluation": {"metrics": _dumped(measured({latency.code: line.latencies_ms}))},
                     "transcript_object": _dumped([TranscriptItem.model_validate(one) for one in said or ()]),
                     # Also where it is still to come: a moment later it is there.
                     "voice_recording": self._recording(line.id) if RECORDING in artefacts else None,

@@ -15,6 +15,7 @@ from runner.comparison.summary import Summary
 from runner.evaluation.outcome import Failure, Status
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 from runner.files import read_model, write_atomically
+from runner.metrics.latency import latency
 from runner.scenarios.suites import run_title
 from runner.text import one_line
 
@@ -120,7 +121,7 @@ class SuiteRun(_Run):
 
     def judged(self, run: Run) -> Self:
         """Return what became of the run by the verdict on its call."""
-        measured = [turn for turn in run.turns if turn.response_latency_ms is not None]
+        measured = latency.measure(run.turns)
         return self.model_copy(
             update={
                 "status": run.status,
@@ -132,8 +133,8 @@ class SuiteRun(_Run):
                 "started_at": run.started_at,
                 "duration_s": run.duration_s,
                 "first_response_ms": run.first_response_ms,
-                "response_latencies_ms": [turn.response_latency_ms for turn in measured],
-                "response_uncertainties_ms": [turn.uncertainty_ms for turn in measured],
+                "response_latencies_ms": [sample.value for sample in measured],
+                "response_uncertainties_ms": [sample.uncertainty for sample in measured],
                 "refused_latencies": [turn.refused for turn in run.turns if turn.refused is not None],
                 "unmet": [v for v in run.expectations if v.verdict is not Verdict.MET],
                 "warnings": run.warnings,

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from runner.evaluation.failure import Failure
 from runner.evaluation.turns import TurnMeasures
 from runner.evaluation.verdicts import Cause
+from runner.metrics.latency import latency
 
 MAX_TURNS = 1_000
 MAX_CHARACTERS = 1_000
@@ -86,8 +87,9 @@ class RunSet(_Facts):
 
 def latencies_by_turn(turns: Iterable[TurnMeasures]) -> tuple[float | None, ...]:
     """Return the latency of each turn of a call by the turn's place in the script; None where there is none."""
-    measured = {turn.turn: turn.response_latency_ms for turn in turns}
-    return tuple(measured.get(turn) for turn in range(max(measured, default=-1) + 1))
+    taken_up = list(turns)
+    measured = {sample.turn: sample.value for sample in latency.measure(taken_up)}
+    return tuple(measured.get(place) for place in range(max((turn.turn for turn in taken_up), default=-1) + 1))
 
 
 def headline_of(failure: Failure | None) -> str | None:

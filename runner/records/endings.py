@@ -14,7 +14,9 @@ from bots.timeline import EndedReason
 from runner.calls.run_file import RunReport
 from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Status
+from runner.evaluation.turns import TurnMeasures
 from runner.evaluation.verdicts import Cause
+from runner.metrics.latency import latency
 from runner.protocol.messages import Problem
 from runner.records.statuses import RunStatus
 from runner.records.tables import utc_now
@@ -56,8 +58,8 @@ class Ending:
     @property
     def answer_times_ms(self) -> list[float]:
         """How long the agent took to answer, for every turn that it answered."""
-        times = (turn.get("response_latency_ms") for turn in (self.outcome or {}).get("turns", ()))
-        return [ms for ms in times if ms is not None]
+        turns = [TurnMeasures.model_validate(turn) for turn in (self.outcome or {}).get("turns", ())]
+        return [sample.value for sample in latency.measure(turns)]
 
     def values(self) -> dict[str, Any]:
         """Return what the run's columns become."""

@@ -8,11 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bots.caller.speech.settings import ServiceSettings
+from runner.metrics.registry import metric_ids, metrics
 from runner.settings import Settings
-
-LATENCY_METRIC_ID = 1
-LATENCY_METRIC = "Latency (in ms)"
-"""The only metric there is: it is measured of every run."""
 
 DEFAULT_LANGUAGE = "en"
 MANY_LANGUAGES = "multi"
@@ -100,7 +97,7 @@ def scenario_sentences(fields: Mapping[str, Any], settings: Settings) -> Sentenc
     if not is_nothing(language) and not _is_spoken(str(language), caller_language(settings)):
         spoken = caller_language(settings)
         found["scenario_language"] = _other_language(str(language), "the caller speaks", spoken, "speech.tts")
-    if unknown := [metric for metric in fields.get("metrics") or () if metric != LATENCY_METRIC_ID]:
+    if unknown := [metric for metric in fields.get("metrics") or () if metric not in metric_ids()]:
         found["metrics"] = no_metric(unknown)
     if unknown := [tool for tool in fields.get("tool_ids") or () if tool not in CALLER_TOOLS]:
         found["tool_ids"] = f"the caller can't use {', '.join(map(str, unknown[:10]))}; it can use dtmf and end_call."
@@ -122,7 +119,8 @@ def agent_sentences(language: str | None, settings: Settings) -> Sentences:
 def no_metric(unknown: Iterable[Any]) -> str:
     """Return what is said of metrics that there are not."""
     ids = ", ".join(str(metric) for metric in list(unknown)[:10])
-    return f"there is no metric {ids}; there is {LATENCY_METRIC_ID} ({LATENCY_METRIC}), measured of every run."
+    known = ", ".join(f"{metric.id} ({metric.name})" for metric in metrics().values())
+    return f"there is no metric {ids}; there is {known}, measured of every run."
 
 
 def in_words(kind: str, sentences: Sentences) -> list[str]:

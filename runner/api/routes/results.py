@@ -23,9 +23,10 @@ from runner.api.schemas.launch import Launched, RerunEntry
 from runner.api.schemas.query import PathId, QueryId, Words
 from runner.api.sharing import Reader
 from runner.api.streaming import enclosed, sharing_of, streamed
+from runner.metrics.registry import metric_ids
 from runner.records import results as records
 from runner.records.database import Database
-from runner.records.honoured import LATENCY_METRIC_ID, no_metric
+from runner.records.honoured import no_metric
 from runner.records.launch_request import LaunchRefused
 from runner.records.launches import Anew, again
 from runner.records.runs import AT_ONCE, lock_result, refresh_result, request_cancel
@@ -151,7 +152,7 @@ async def evaluate_metrics(
     async with services.database.reading() as session:
         await _find(session, project, id)
         ids = await _chosen(session, id, body.run_ids)
-    if unknown := [metric for metric in body.metric_ids if metric != LATENCY_METRIC_ID]:
+    if unknown := [metric for metric in body.metric_ids if metric not in metric_ids()]:
         raise BadRequest({"metric_ids": [no_metric(unknown)]})
     return schemas.Evaluated(
         status="completed",

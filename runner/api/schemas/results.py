@@ -9,8 +9,9 @@ from pydantic import Field
 
 from runner.api.schemas.common import Id, ResponseBody, Timestamp, WrittenBody
 from runner.api.schemas.launch import MAX_ENTRIES, RerunEntry
-from runner.api.schemas.runs import Metric, ResultRun, clock, latency_metrics
-from runner.records.honoured import LATENCY_METRIC_ID
+from runner.api.schemas.runs import Metric, ResultRun, clock, measured
+from runner.metrics.latency import latency
+from runner.metrics.registry import metric_ids
 from runner.records.jobs import shown_settings
 from runner.records.results import Contribution, Counts, counts_of
 from runner.records.statuses import ResultStatus, RunStatus
@@ -245,7 +246,7 @@ def result(
     """
     counts = counts_of(runs)
     ended = [run for run in runs if run.ended]
-    metrics = latency_metrics([latency for run in runs for latency in run.latencies_ms])
+    metrics = measured({latency.code: [ms for run in runs for ms in run.latencies_ms]})
     tags: dict[str, list[int]] = defaultdict(list)
     for run in runs:
         for tag in run.tags:
@@ -273,7 +274,7 @@ def result(
             numeric_metrics=metrics,
         ),
         runs_by_tags=tags,
-        metrics=[LATENCY_METRIC_ID],
+        metrics=metric_ids(),
         failed_reasons=_failed_reasons(ended),
     )
 

@@ -1,13 +1,14 @@
 """Runs: Cekura's fields, and under ``scenario_runner`` what is ours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from runner.api.schemas.common import ResponseBody, Timestamp
-from runner.records.honoured import LATENCY_METRIC, LATENCY_METRIC_ID
+from runner.metrics.latency import latency
+from runner.metrics.registry import metrics
 from runner.records.results import Distribution, RunLine, line_of, played_digest
 from runner.records.statuses import RunStatus
 from runner.records.tables import RunRow
@@ -232,25 +233,32 @@ def clock(seconds: float | None) -> str | None:
     return f"{whole // 60:02d}:{whole % 60:02d}"
 
 
-def latency_metrics(latencies_ms: list[float]) -> list[Metric]:
-    """Return the metric of how long the agent took to answer; none where it answered nothing."""
-    found = Distribution.of(latencies_ms)
-    if found is None:
-        return []
-    extra = {f"p{percent}": value for percent, value in found.percentiles.items()}
-    return [
-        Metric(
-            id=LATENCY_METRIC_ID,
-            name=LATENCY_METRIC,
-            type="numeric",
-            score=found.percentiles[50],
-            explanation=[f"the median of {found.count} answers, from the caller's last sound to the agent's first"],
-            extra={**extra, "mean": found.mean, "count": found.count},
-            function_name="latency",
-            vocera_defined_metric_code="latency",
-            p50=found.percentiles[50],
+def measured(values: Mapping[str, Sequence[float]]) -> list[Metric]:
+    """Return what was measured.
+
+    Args:
+        values: Of each metric, by its code, what was measured; one without values is left out.
+    """
+    shown: list[Metric] = []
+    for code, metric in metrics().items():
+        found = Distribution.of(values.get(code, ()))
+        if found is None:
+            continue
+        extra = {f"p{percent}": value for percent, value in found.percentiles.items()}
+        shown.append(
+            Metric(
+                id=metric.id,
+                name=metric.name,
+                type="numeric",
+                score=found.percentiles[50],
+                explanation=[metric.told.format(count=found.count)],
+                extra={**extra, "mean": found.mean, "count": found.count},
+                function_name=code,
+                vocera_defined_metric_code=code,
+                p50=found.percentiles[50],
+            )
         )
-    ]
+    return shown
 
 
 def expected_outcome(line: RunLine) -> ExpectedOutcome | None:
@@ -313,7 +321,7 @@ def result_run(line: RunLine) -> ResultRun:
         status=line.status,
         success=line.passed,
         expected_outcome=expected_outcome(line),
-        evaluation=Evaluation(metrics=latency_metrics(line.latencies_ms)),
+        evaluation=Evaluation(metrics=measured({latency.code: line.latencies_ms})),
         error_message=line.error_message,
         timestamp=line.started_at or line.created_at,
         executed_at=line.started_at,
@@ -379,7 +387,7 @@ def run(row: RunRow, *, result_name: str, agent_name: str, run_type: str, artefa
         voice_recording_url=artefacts.get(RECORDING),
         expected_outcome_prompt=line.prompt,
         expected_outcome=expected_outcome(line),
-        evaluation=Evaluation(metrics=latency_metrics(line.latencies_ms)),
+        evaluation=Evaluation(metrics=measured({latency.code: line.latencies_ms})),
         scenario_runner=Additions(
             cause=line.cause,
             ended_reason=line.ended_reason,
