@@ -8,8 +8,9 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import insert, update
 
+from runner.api.errors import BadRequest
 from runner.api.services import Services
-from runner.records.tables import CronJob, Firing, ResultRow, RunRow, Scenario, utc_now
+from runner.records.tables import CronJob, Firing, ResultRow, RunRow, ScenarioRow, utc_now
 from runner.web import trends
 from runner.web.answers import render
 from runner.web.live import Row
@@ -85,7 +86,7 @@ async def test_scenarios_are_paged_and_found_by_name(visitor: httpx.AsyncClient,
     assert "Saved." in (await visitor.get("/scenarios/1?saved=1")).text
     row = {"project_id": 1, "scenario_type": "pipecat_eval"}
     async with services.database.session() as session:
-        await session.execute(insert(Scenario), [{**row, "name": f"many {n}"} for n in range(500)])
+        await session.execute(insert(ScenarioRow), [{**row, "name": f"many {n}"} for n in range(500)])
     first, second = [(await visitor.get(f"/scenarios?page={page}")).text for page in (1, 2)]
     assert "After →" in first and "← Before" not in first and "← Before" in second
 
@@ -99,7 +100,7 @@ async def test_a_schedule_leads_to_its_results_and_says_why_it_cant_run(
     values: dict[str, Any] = {"project_id": 1, "agent_id": 1, "crontab_expression": "0 2 * * *", "scenario_ids": [1]}
     job = CronJob(name="night", is_active=True, next_due_at=now, data={"rooms": rooms}, **values)
     await add(services.database, [job, CronJob(name="paused", is_active=False, **values)])
-    made = Firing(job_id=job.id, trigger="clock", due_at=now, state="launched", result_id=1)
+    made = Firing(job_id=job.id, trigger="clock", due_at=now, state="passed", result_id=1)
     await add(services.database, [made])
     listed = (await visitor.get("/schedules")).text
     assert '<a href="/results/1">' in listed and "paused</span>" in listed and "never</span>" in listed
@@ -112,10 +113,15 @@ async def test_a_schedule_leads_to_its_results_and_says_why_it_cant_run(
     assert refused.status_code == 409 and "999" in refused.text
 
 
-async def test_what_belongs_to_no_field_of_a_schedule_is_said_above(visitor: httpx.AsyncClient) -> None:
-    wrong = {**SCHEDULE, "way": "room", "participant_name": "x" * 300}
-    answer = await send(visitor, "/schedules/new", **wrong)
-    assert answer.status_code == 400 and "It was not saved." in answer.text
+async def test_what_belongs_to_no_field_of_a_schedule_is_said_above(
+    visitor: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise BadRequest({"project": ["There is no project 1."]})
+
+    monkeypatch.setattr("runner.web.schedules.create_cron_job", refuse)
+    answer = await send(visitor, "/schedules/new", **SCHEDULE)
+    assert answer.status_code == 400 and "It was not saved. There is no project 1." in answer.text
 
 
 async def test_trends_join_the_days_and_say_when_some_were_left_out(
@@ -143,7 +149,7 @@ async def test_workers_say_what_waits_and_what_is_stuck(
     page = (await visitor.get("/workers")).text
     assert "for up to" in page and "2 runs can't go on: there is no worker" in page
     assert all(f'href="/runs/{run_id}"' in page for run_id in ids)
-    paused = worker(state="paused", why="it is overloaded", runs={"live": [], "kept": [[ids[0], 1]]})
+    paused = worker(state="paused", why="it is overloaded", runs={"live": [], "kept": [[ids[0], 1, True]]})
     await add(services.database, [paused])
     page = (await visitor.get("/workers")).text
     assert "it is overloaded" in page and "1 outcome to report" in page
@@ -155,7 +161,9 @@ async def test_a_long_queue_is_shown_in_part(visitor: httpx.AsyncClient, client:
 
 
 def test_a_note_of_a_call_is_a_line_of_its_own() -> None:
-    assert '<p class="note">The agent joined.</p>' in render("live_row.html", row=Row("", "The agent joined.", "0:01"))
+    assert '<p class="note">The agent joined.</p>' in render(
+        "live_row.html", row=Row("", "The agent joined.", "0:01")
+    )
 
 
 async def test_who_is_signed_in_opens_a_link_as_well(
