@@ -14,6 +14,7 @@ from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import AgentCalledFunction, AgentError, AgentFunctionReturned, CallerTurnSettled, EndedReason
 from runner.evaluation.behaviour import MIN_OVERLAP_NS
 from runner.evaluation.causes import is_wrong_answer
+from runner.evaluation.failure import FailureKind
 from runner.evaluation.function_calls import CALLS, matches
 from runner.evaluation.trouble import AGENT_LOST_MS, WENT_ON, Trouble, longest_unheard_ms
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
@@ -22,8 +23,6 @@ from runner.evaluation.view import CallView, Speech
 TOO_LOUD = "the background is too loud here to tell whether it was the agent"
 
 UNHEARD = "{:.0f} ms of the agent's audio were lost here: nobody knows whether it spoke"
-
-DIFFERS = "the caller gave up in turn {turn}, which the recording shows to have passed"
 
 _EDGES = frozenset({"agent_started_speaking", "agent_stopped_speaking"})
 _SAME_S = 0.002
@@ -71,7 +70,9 @@ def fairly(
         unreached = verdict.turn not in view.starts
         trouble = _touching(script, view, verdict, troubles)
         if gave_up is not None and verdict.turn > gave_up and unreached:
-            judged = _inconclusive(verdict, Cause.HARNESS, DIFFERS.format(turn=gave_up + 1))
+            judged = _inconclusive(
+                verdict, Cause.HARNESS, FailureKind.HARNESS_TROUBLE.says("gave_up", turn=gave_up + 1)
+            )
         elif excused is not None and excused.cause is not None and verdict.follows:
             judged = _inconclusive(verdict, excused.cause, f"turn {excused.turn + 1} is inconclusive")
         elif trouble is not None:
