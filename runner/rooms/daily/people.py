@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from loguru import logger
 
@@ -68,8 +68,7 @@ def _epoch_s(joined_at: Any) -> float:
         return 0.0
 
 
-@dataclass(frozen=True)
-class KeptMessage:
+class KeptMessage(NamedTuple):
     """A message of somebody who may yet turn out to be the agent."""
 
     at_ns: int

@@ -19,13 +19,10 @@ from aiortc.rtp import RtpPacket
 from bots.clock import NS_PER_MS, CallClock, ns_to_samples, samples_to_ns
 from bots.levels import is_quiet
 from bots.timeline import AgentAudioQuality
-from runner.rooms.base import AUDIO_RATE_HZ
+from runner.rooms.base import AUDIO_RATE_HZ, PIPELINE_RATE_HZ
 from runner.rooms.lags import Lags
 from runner.rooms.late_audio import LateAudio, LateSink
 from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ, Placement, RtpUnwrapper
-
-PIPELINE_RATE_HZ = 16_000
-"""Sample rate of the audio that goes into the caller's pipeline: what Silero and Whisper take."""
 
 REORDER_NS = 60 * NS_PER_MS
 """How long a missing packet is waited for."""

@@ -27,7 +27,7 @@ from aiortc.utils import random32, uint16_add, uint32_add
 from loguru import logger
 
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
-from runner.rooms.line import PacketFault
+from runner.rooms.base import PacketFault
 from runner.rooms.smallwebrtc.outgoing import FRAME_NS, CallerTrack, Frame
 from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ
 
