@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import AfterAgentTurn, Script, StaySilent
 from bots.timeline import CallerStartedSpeaking
-from runner.evaluation.precision import WIDEST_NS, in_ms, own_uncertainty_ns
+from runner.evaluation.speech import WIDEST_NS, in_ms, own_uncertainty_ns
 from runner.evaluation.trouble import WENT_ON, Trouble, troubles_of
 from runner.evaluation.view import CallView
 
