@@ -51,27 +51,20 @@ def fairly(
         if missing and verdict.turn in went_on and (verdict.broken_off or _heard_another_sound(view, verdict.turn)):
             fair.append(_inconclusive(verdict, Cause.CALLER, WENT_ON))
             continue
+        judged = verdict
         if verdict.verdict is Verdict.MET and _rests_on_a_background(view, verdict):
-            fair.append(_inconclusive(verdict, Cause.CALLER, TOO_LOUD))
-            continue
-        if verdict.verdict is Verdict.MET and (unheard_ms := _rests_on_a_hole(script, view, verdict)):
-            fair.append(_inconclusive(verdict, Cause.NETWORK, UNHEARD.format(unheard_ms)))
-            continue
-        if verdict.verdict is not Verdict.MISSED:
-            fair.append(verdict)
-            continue
-        unreached = verdict.turn not in view.starts
-        trouble = _touching(script, view, verdict, troubles)
-        if gave_up is not None and verdict.turn > gave_up and unreached:
-            judged = _inconclusive(
-                verdict, Cause.HARNESS, FailureKind.HARNESS_TROUBLE.says("gave_up", turn=gave_up + 1)
-            )
+            judged = _inconclusive(verdict, Cause.CALLER, TOO_LOUD)
+        elif verdict.verdict is Verdict.MET and (unheard_ms := _rests_on_a_hole(script, view, verdict)):
+            judged = _inconclusive(verdict, Cause.NETWORK, UNHEARD.format(unheard_ms))
+        elif verdict.verdict is not Verdict.MISSED:
+            pass
+        elif gave_up is not None and verdict.turn > gave_up and verdict.turn not in view.starts:
+            passed = FailureKind.HARNESS_TROUBLE.says("gave_up", turn=gave_up + 1)
+            judged = _inconclusive(verdict, Cause.HARNESS, passed)
         elif excused is not None and excused.cause is not None and verdict.follows:
             judged = _inconclusive(verdict, excused.cause, f"turn {excused.turn + 1} is inconclusive")
-        elif trouble is not None:
+        elif (trouble := _touching(script, view, verdict, troubles)) is not None:
             judged = excused = _inconclusive(verdict, trouble.cause, f"{trouble.what}; then: {verdict.reason}")
-        else:
-            judged = verdict
         fair.append(judged)
     return fair
 

@@ -1,11 +1,9 @@
 """Where the live hearing and the recording differ: the first steered the caller, the second is what is reported."""
 
-from collections.abc import Sequence
-
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import EndedReason
 from runner.evaluation.speech import in_ms
-from runner.evaluation.view import CallView, Speech
+from runner.evaluation.view import CallView
 
 MARGIN_NS = 200 * NS_PER_MS
 """Live an edge is known at once, and so less exactly: differences below this are no news."""
@@ -22,12 +20,12 @@ def hearing_differs(view: CallView, *, passed: bool = False) -> str | None:
     """
     if not view.is_measured or (passed and not _misled(view)):
         return None
-    missed = [s for s in view.speeches if not _overlapping(s, view.live_speeches, view.end_ns)]
-    invented = [s for s in view.live_speeches if not _overlapping(s, view.speeches, view.end_ns)]
+    missed = [s for s in view.speeches if not view.noticed_live(s)]
+    invented = [s for s in view.live_speeches if not view.is_recorded(s)]
     far = [
         (apart_ns, s)
         for s in view.speeches
-        if (near := _overlapping(s, view.live_speeches, view.end_ns))
+        if (near := view.beside(s, view.live_speeches))
         and (apart_ns := abs(near[0].started.at_ns - s.started.at_ns)) > MARGIN_NS
     ]
     parts: list[str] = []
@@ -52,7 +50,7 @@ def _misled(view: CallView) -> bool:
     held_up = any(
         live.end_or(view.end_ns) - max([s.end_or(view.end_ns) for s in near] or [live.started.at_ns]) > BLOCKED_NS
         for live in view.live_speeches
-        for near in [_overlapping(live, view.speeches, view.end_ns)]
+        for near in [view.beside(live, view.speeches)]
     )
     return spoke_into_it or held_up or any(not view.noticed_live(s) for s in view.speeches)
 
@@ -80,10 +78,6 @@ def speech_in_error(view: CallView) -> bool:
         return False
     ends_ns = max((s.end_or(view.end_ns) for s in view.speeches), default=0)
     return view.end_ns - max(ends_ns, view.live_speeches[-1].started.at_ns) > BLOCKED_NS
-
-
-def _overlapping(speech: Speech, others: Sequence[Speech], until_ns: int) -> list[Speech]:
-    return [s for s in others if s.touches(speech.started.at_ns, speech.end_or(until_ns))]
 
 
 def _times(count: int) -> str:

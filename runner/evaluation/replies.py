@@ -93,9 +93,8 @@ class ReplySearch(Search):
         broken_off = self._broken_off(evidence)
         if broken_off is not None:
             return broken_off
-        if not self._window.view.said(Source.TOLD) and not self._window.holds_words_since(
-            onset.at_ns - TOLD_GRACE_NS
-        ):
+        known = self._window.view.said(Source.TOLD) or self._window.holds_words_since(onset.at_ns - TOLD_GRACE_NS)
+        if not known:
             # All that is known of it is heard, and recognition may have failed for this speech alone.
             reason = "the agent spoke, but no words of it are known: not told, not recognised"
             return Finding(verdict=Verdict.NOT_OBSERVABLE, reason=reason, evidence=evidence)

@@ -135,15 +135,12 @@ WIDEST_NS = 500 * NS_PER_MS
 
 def own_uncertainty_ns(view: CallView) -> int:
     """Return what packet timing, placement and sending add to the uncertainty of a measured time."""
-    calibrated = view.first(CallCalibrated)
-    quality = view.first(AgentAudioQuality)
+    calibrated, quality = view.first(CallCalibrated), view.first(AgentAudioQuality)
+    jitters_ms = (calibrated and calibrated.arrival_jitter_ms, quality and quality.jitter_ms)
     # The earliest packets place the stream, so jitter shows only as far as it is there all the time.
-    arrival_ms = min(
-        (ms for ms in (calibrated and calibrated.arrival_jitter_ms, quality and quality.jitter_ms) if ms is not None),
-        default=0.0,
-    )
-    own_ms = 0.0 if calibrated is None else calibrated.send_lag_ms
-    return round((OWN_MS + own_ms + arrival_ms + (0.0 if calibrated is None else calibrated.library_ms)) * NS_PER_MS)
+    jitter_ms = min((ms for ms in jitters_ms if ms is not None), default=0.0)
+    ours_ms = 0.0 if calibrated is None else calibrated.send_lag_ms + calibrated.library_ms
+    return round((OWN_MS + ours_ms + jitter_ms) * NS_PER_MS)
 
 
 def includes_jitter(view: CallView) -> bool:
