@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from bots.timeline import AgentSaid, CallEnded, CallerTurnStarted, EndedReason, TimelineEvent
-from runner.evaluation.failure import KIND_OF_TROUBLE, Failure, FailureKind
+from runner.evaluation.failure import Failure, FailureKind
 from runner.evaluation.outcome import Outcome
 from runner.evaluation.trouble import Trouble
 from runner.evaluation.verdicts import Cause, Judgements, Question
@@ -150,7 +150,7 @@ def settle(
         asked: What was asked for.
         missing: What of it was not had (:func:`not_honoured`).
         judgement: What a judge says to the expected outcome; None where none was asked.
-        trouble: What kept the harness from judging, and may have led the agent astray; None where nothing did.
+        trouble: What may have led the agent astray; None where nothing did.
         allow_unjudged: Whether a run passes although something was not judged or not had.
     """
     if outcome.success is not True:
@@ -166,25 +166,25 @@ def settle(
             outcome if allow_unjudged else _inconclusive(outcome, f"expected_outcome_prompt was not judged: {reason}")
         )
     if judgement.score == 0 and trouble is not None:
-        headline = f"inconclusive: {trouble.what}; then: {judgement.reason}"
-        return _inconclusive(outcome, headline, trouble.cause)
+        kind = FailureKind.of_trouble(trouble.cause)
+        headline = kind.says("before", what=trouble.what, then=judgement.reason)
+        return _with(outcome, Failure.of(kind, headline))
     if judgement.score == 0:
-        headline = f"the expected outcome is not true: {judgement.reason}"
-        failure = Failure(
-            kind=FailureKind.WRONG, cause=Cause.AGENT, headline=headline, expected=_quoted(asked.expected_outcome)
-        )
-        return outcome.model_copy(
-            update={"success": False, "cause": Cause.AGENT, "detail": headline, "failure": failure}
-        )
+        headline = FailureKind.WRONG.says("outcome", reason=judgement.reason)
+        return _with(outcome, Failure.of(FailureKind.WRONG, headline, expected=_quoted(asked.expected_outcome)))
     if judgement.score == 50 and not allow_unjudged:
         return _inconclusive(outcome, f"the expected outcome is inconclusive: {judgement.reason}")
     return outcome
 
 
-def _inconclusive(outcome: Outcome, headline: str, cause: Cause | None = None) -> Outcome:
-    kind = FailureKind.NOT_JUDGED if cause is None else KIND_OF_TROUBLE[cause]
-    failure = Failure(kind=kind, cause=cause, headline=headline)
-    return outcome.model_copy(update={"success": None, "cause": cause, "detail": headline, "failure": failure})
+def _inconclusive(outcome: Outcome, headline: str) -> Outcome:
+    return _with(outcome, Failure.of(FailureKind.NOT_JUDGED, headline))
+
+
+def _with(outcome: Outcome, failure: Failure) -> Outcome:
+    success = False if failure.cause is Cause.AGENT else None
+    changed = {"success": success, "cause": failure.cause, "detail": failure.headline, "failure": failure}
+    return outcome.model_copy(update=changed)
 
 
 def _unmet(condition: Condition, facts: Sequence[TimelineEvent], judgements: Judgements | None) -> str | None:

@@ -1,4 +1,4 @@
-"""How a call ended, and what that says of what was still open: whether its time was cut short, and by whom."""
+"""How a call ended, and what that says: of the agent, of what was still open, and in Cekura's words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from enum import Enum, auto
 
 from bots.clock import NS_PER_S
 from bots.timeline import AgentLeft, CallEnded, EndedReason, TimelineEvent
+from runner.evaluation.failure import FailureKind
 
 
 class EndedBy(Enum):
@@ -18,17 +19,33 @@ class EndedBy(Enum):
     AGENT_LEFT = auto()
     """The agent left in good order."""
     AGENT_FAILED = auto()
-    """The agent vanished, froze, or never spoke."""
+    """The agent vanished, froze, or never spoke: a failure whatever was expected of it."""
 
 
-_BY: dict[EndedReason, EndedBy] = {
-    EndedReason.MAX_DURATION: EndedBy.LIMIT,
-    EndedReason.AGENT_LEFT: EndedBy.AGENT_LEFT,
-    EndedReason.AGENT_NEVER_JOINED: EndedBy.AGENT_FAILED,
-    EndedReason.AGENT_NEVER_SPOKE: EndedBy.AGENT_FAILED,
-    EndedReason.AGENT_VANISHED: EndedBy.AGENT_FAILED,
-    EndedReason.AGENT_FROZE: EndedBy.AGENT_FAILED,
+_R, _K = EndedReason, FailureKind
+_US, _FAILED = EndedBy.US, EndedBy.AGENT_FAILED
+_ENDINGS: dict[EndedReason, tuple[EndedBy, FailureKind | None, str]] = {
+    _R.ROOM_UNREACHABLE: (_US, _K.NO_ROOM, "Testing agent-did-not-connect"),
+    _R.AGENT_AT_CAPACITY: (_US, _K.NO_ROOM, "pipecat-agent-concurrency-limit-reached"),
+    _R.TOKEN_REFUSED: (_US, _K.NO_ROOM, "Testing agent-did-not-connect"),
+    _R.ICE_FAILED: (_US, _K.NETWORK_TROUBLE, "Testing agent-did-not-connect"),
+    _R.AGENT_NEVER_JOINED: (_FAILED, _K.SILENT, "Main agent-call-not-connected"),
+    _R.AGENT_NEVER_SPOKE: (_FAILED, _K.SILENT, "Main agent-silence-timed-out"),
+    _R.AGENT_LEFT: (EndedBy.AGENT_LEFT, _K.LEFT, "Main agent-ended-call"),
+    _R.AGENT_VANISHED: (_FAILED, _K.CRASHED, "participant_disconnected"),
+    _R.AGENT_FROZE: (_FAILED, _K.SILENT, "Main agent-silence-timed-out"),
+    _R.CALLER_HUNG_UP: (_US, None, "Testing agent-ended-call"),
+    _R.MAX_DURATION: (EndedBy.LIMIT, None, "exceeded-max-duration"),
+    _R.CANCELLED: (_US, None, "run-cancelled-by-user"),
+    _R.RUNNER_ERROR: (_US, _K.HARNESS_TROUBLE, "Testing agent-pipeline-error"),
 }
+"""Of every ending: who ended the call, what kind of failure that is, and Cekura's word for ``ended_reason``."""
+
+CEKURA_ENDED_REASON = {reason: word for reason, (_, _, word) in _ENDINGS.items()}
+KIND_OF_ENDING = {reason: kind for reason, (_, kind, _) in _ENDINGS.items() if kind is not None}
+AGENT_FAILED = frozenset(reason for reason, (by, _, _) in _ENDINGS.items() if by is _FAILED)
+NO_CALL = frozenset(reason for reason in KIND_OF_ENDING if _ENDINGS[reason][0] is _US)
+"""Endings that say nothing about the agent."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,5 @@ def ending_of(facts: Sequence[TimelineEvent]) -> Ending | None:
     ended = next((e for e in reversed(facts) if isinstance(e, CallEnded)), None)
     if ended is None:
         return None
-    if any(isinstance(e, AgentLeft) for e in facts):
-        return Ending(ended.at_ns, EndedBy.AGENT_LEFT)
-    return Ending(ended.at_ns, _BY.get(ended.reason, EndedBy.US))
+    left = any(isinstance(e, AgentLeft) for e in facts)
+    return Ending(ended.at_ns, EndedBy.AGENT_LEFT if left else _ENDINGS[ended.reason][0])

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from bots.timeline import CallEnded, TimelineEvent
 from runner.evaluation.asked import Statement
-from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
+from runner.evaluation.ending import CEKURA_ENDED_REASON
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
 from runner.evaluation.view import CallView
 

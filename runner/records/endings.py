@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from bots.timeline import EndedReason
 from runner.calls.run_file import RunReport
-from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
+from runner.evaluation.ending import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Status
 from runner.evaluation.turns import TurnMeasures
 from runner.evaluation.verdicts import Cause

@@ -25,14 +25,12 @@ from runner.evaluation.outcome import Status
 from runner.protocol.messages import Job, Problem, RunNow, SessionStart
 from runner.records.changes import Change, RunChange, note, work_changed
 from runner.records.endings import Ending, cancelled, ending_of, lost
+from runner.records.filters import chunks
 from runner.records.jobs import RoomSecrets, RunType, open_pipecat_data, session_start
 from runner.records.secrets import Vault
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, OPEN_RUN, ResultStatus, RunStatus, result_status
 from runner.records.tables import ANSWER_TIMES, RESULTS, RUNS, Agent, ResultRow, RunRow, utc_now
 from runner.records.webhooks import result_completed
-
-AT_ONCE = 500
-"""How many ids go into one statement."""
 
 MAX_ARTEFACTS = 10
 """How many artefacts an attempt may bring."""
@@ -457,9 +455,7 @@ def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
         Those that ended at once. Where one was handed to a worker already, its claim is refused.
     """
     at_once: list[int] = []
-    in_order = sorted(run_ids)
-    for begin in range(0, len(in_order), AT_ONCE):
-        ids = in_order[begin : begin + AT_ONCE]
+    for ids in chunks(sorted(run_ids)):
         results = lock_results_of(session, ids)
         # In the order in which a worker's progress locks them: an update goes by where they lie.
         open_runs = session.execute(_LOCKED, {"of_runs": ids}).all()
@@ -543,11 +539,6 @@ def add_artefact(session: Session, run_id: int, attempt: int, executor: str, nam
         return False
     _set(session, run_id, artefacts={**artefacts, name: size}, updated_at=utc_now())
     return True
-
-
-def artefacts_of(run: RunRow) -> dict[str, int]:
-    """Return what the store holds of a run's last attempt, with the sizes in bytes."""
-    return {name: size for name, size in run.artefacts.items() if "/" not in name and size is not None}
 
 
 def refresh_result(session: Session, result_id: int, known: str | None = None) -> None:

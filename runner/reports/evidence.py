@@ -75,7 +75,7 @@ def verdict_words(success: bool | None, cause: Cause | None, failure: Failure | 
     word = verdict_word(success)
     if success is None:
         return word if cause is None else f"{word} (cause: {cause})"
-    return word if success or failure is None else f"{word} ({failure.kind.value.replace('_', ' ')})"
+    return word if success or failure is None else f"{word} ({failure.kind.words})"
 
 
 def latency_text(latency_ms: float, uncertainty_ms: float | None) -> str:

@@ -254,6 +254,6 @@ def _reason(run: SuiteRun) -> str:
     cause = f" ({run.cause.value})" if run.cause is not None and run.success is None else ""
     if run.failure is not None:
         headline = headline_of(run.failure, run.detail, run.ended_reason)
-        return f"{run.failure.kind.value.replace('_', ' ')}{cause}: {headline}"
+        return f"{run.failure.kind.words}{cause}: {headline}"
     ended = f"; the agent's process {process_end(run.agent_exit_code)}" if run.agent_exit_code is not None else ""
     return f"{run.ended_reason.value}{cause}" + (f": {run.detail}" if run.detail else "") + ended

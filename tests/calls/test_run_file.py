@@ -28,7 +28,7 @@ from bots.timeline import (
 )
 from runner.calls.run_file import Circumstances, judge_run, read_run, utc_now, write_run
 from runner.errors import UsageError
-from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
+from runner.evaluation.ending import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause, Verdict
 from tests.evaluation.facts import s

@@ -64,6 +64,14 @@ def failure(*facts: TimelineEvent | list[TimelineEvent], played: object = SCRIPT
     return outcome.failure
 
 
+def test_a_kind_of_failure_has_a_key_of_its_own_and_every_cause_of_trouble_a_kind() -> None:
+    assert len({kind.about.key for kind in K}) == len(K)
+    for cause in (Cause.CALLER, Cause.ROOM, Cause.NETWORK, Cause.HARNESS):
+        kind = K.of_trouble(cause)
+        assert Failure.of(kind, kind.says("before", what="a stall", then="silence")).cause is cause
+    assert K.of_trouble(None) is K.NOT_JUDGED
+
+
 ASKED = [taken_up(1), *line(1.2, 3)]
 GAVE_UP = [CallerTurnSettled(at_ns=s(11), turn=0, failed=True), ended(11, detail="turn 1 failed")]
 

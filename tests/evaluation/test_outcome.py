@@ -13,7 +13,7 @@ from bots.timeline import (
     EndedReason,
     TimelineEvent,
 )
-from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
+from runner.evaluation.ending import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Outcome, Status, decide, judge_expectations
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 

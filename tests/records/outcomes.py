@@ -5,7 +5,7 @@ from typing import Any
 from bots.caller.script import Listen, Script, Turn
 from bots.timeline import EndedReason
 from runner.calls.run_file import Run
-from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
+from runner.evaluation.ending import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Status
 from runner.evaluation.transcript import TranscriptEntry
 from runner.evaluation.turns import TurnMeasures

@@ -18,7 +18,7 @@ from bots.timeline import CallEnded, EndedReason
 from runner.calls.call import Call
 from runner.calls.request import CallRequest
 from runner.errors import RoomError
-from runner.evaluation.cekura_words import CEKURA_ENDED_REASON
+from runner.evaluation.ending import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause
 from runner.rooms.allowed import RoomGuard

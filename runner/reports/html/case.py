@@ -25,8 +25,8 @@ from bots.timeline import (
 )
 from runner.calls.run_file import RunReport
 from runner.evaluation.dropped import dropped_words
-from runner.evaluation.failure import Failure, FailureKind
-from runner.evaluation.function_calls import CALLS
+from runner.evaluation.failure import Failure
+from runner.evaluation.search import CALLS
 from runner.evaluation.verdicts import Evidence, ExpectationVerdict
 from runner.evaluation.view import CallView
 from runner.evaluation.wording import contains_words
@@ -130,7 +130,7 @@ def case_of(run: RunReport, view: CallView, script: Script | None) -> Case:
     what = headline_of(failure, run.detail, run.ended_reason)
     if failure.turn is not None:
         what = what.removeprefix(f"turn {failure.turn + 1}: ")
-    if wrong and run.success is False and "reported an error" not in what:
+    if wrong and run.success is False and not failure.kind.about.says_why:
         what = wrong.sentence()
     what = words(what, _HEADLINE_LIMIT)
     turn = "" if failure.turn is None else f"turn {failure.turn + 1}: "
@@ -264,10 +264,10 @@ def _heard(failure: Failure, view: CallView) -> Iterator[CaseRow]:
         said = [_begin_s(e) for e in view.said(source) if text.startswith(_flat(e.text)[:_FIRST_WORDS])]
         at_s = min((at_s for at_s in said if at_s * NS_PER_S >= begin_ns), default=None)
         label = source.value.capitalize()
-        if source is Source.TOLD and failure.kind is FailureKind.SILENT:
+        if source is Source.TOLD and failure.kind.about.unheard:
             label = _ONLY_TOLD
         yield CaseRow(label, (Piece(f"“{words(text)}”"),), at_s)
-    elif failure.kind is FailureKind.SILENT and failure.expected is not None:
+    elif failure.kind.about.unheard and failure.expected is not None:
         yield CaseRow("Heard", (Piece("nothing"),))
 
 
@@ -368,9 +368,8 @@ def _begin_s(fact: TimelineEvent) -> float:
 def _moment_s(run: RunReport, failure: Failure, view: CallView) -> float | None:
     """Return the failing moment, in seconds of the call."""
     evidence = list(failure.evidence)
-    if failure.kind is FailureKind.TALKS_OVER:
-        # Where the caller began the line is evidence as well, and nothing was wrong with it.
-        evidence = [e for e in evidence if e.event == "agent_started_speaking"] or evidence
+    # Where the caller began the line is evidence as well, and nothing was wrong with it.
+    evidence = [e for e in evidence if e.event == failure.kind.about.shows_at] or evidence
     if evidence:
         first = evidence[0]
         fact = _fact(first, view)
