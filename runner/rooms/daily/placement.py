@@ -44,7 +44,6 @@ class SampleClock:
     held back until then.
 
     Args:
-        rate_hz: Sample rate of the stream, in Hz.
         late: Takes every stretch that came late.
 
     Attributes:
@@ -126,7 +125,6 @@ class SentTrack:
     has no holes: where no write belongs, silence left.
 
     Args:
-        rate_hz: Sample rate of the track, in Hz.
         opened_ns: When the track began to send.
 
     Attributes:

@@ -42,9 +42,6 @@ class DailyRoom:
 
     Args:
         url: The room's URL. A token in its query (``?t=``) is used where ``token`` is None.
-        token: The meeting token.
-        clock: The call's clock.
-        listener: Who is told what happens.
         caller_name: The user name the caller has in the room.
         participant_name: The agent's user name, if it is to be found by it.
         join_timeout_s: How long joining may take, in seconds.

@@ -91,8 +91,6 @@ class RoomSession:
 
     Args:
         room: The room's address, without credentials or query.
-        clock: The call's clock.
-        listener: Who is told.
         participant_name: The agent's user name; None where it is to be told by what it does (:class:`People`).
 
     Attributes:

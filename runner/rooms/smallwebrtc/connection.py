@@ -3,9 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 import anyio
 from aiortc import (
@@ -34,7 +32,6 @@ from runner.errors import RoomError
 from runner.rooms.base import Line, PacketFault, RoomListener, agent_vanished
 from runner.rooms.smallwebrtc.incoming import ArrivalBuffer, PacketSink
 from runner.rooms.smallwebrtc.outgoing import CallerTrack
-from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ
 from runner.rooms.smallwebrtc.sending import PacedSender, SentSink
 
 CONNECT_TIMEOUT_S = 15.0
@@ -63,25 +60,6 @@ REPORT_INTERVAL_S = 1.0
 PostOffer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """What the agent's receiver reports say of our audio, since the call began (RFC 3550 section 6.4.1).
-
-    Attributes:
-        at_ns: When the latest report came, on the call's clock; 0 before the first.
-        packets: How many were sent by then.
-        lost: How many of them did not arrive.
-        jitter_ms: Interarrival jitter at the agent; None before the first report.
-        round_trip_ms: None where it could not be told yet.
-    """
-
-    at_ns: int = 0
-    packets: int = 0
-    lost: int = 0
-    jitter_ms: float | None = None
-    round_trip_ms: float | None = None
-
-
 def own_error(error: Exception) -> RoomError:
     """Return the error for what failed on our own side."""
     return RoomError(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}")
@@ -91,7 +69,6 @@ class OfferingConnection:
     """A peer connection that offers: audio, camera and screen transceivers and a data channel.
 
     Args:
-        clock: The call's clock.
         post_offer: Posts an offer (``sdp``, ``type`` and, from the second on, ``pc_id``) and returns the answer.
         track: The caller's audio.
         sent: Takes what left of it.
@@ -144,8 +121,9 @@ class OfferingConnection:
         self._channel_open = anyio.Event()
         self._leaving = False
         self._peer_gone = False
-        self.delivery = Delivery()
-        self._reported_at: datetime | None = None
+        self.delivery: RTCRemoteInboundRtpStreamStats | None = None
+        """What the agent's latest report says of our audio, since the call began (RFC 3550 section 6.4.1)."""
+        self._delivery_ns = 0
         self._renegotiate = anyio.Event()
         self._pc.on("connectionstatechange", self._on_connection_state)
         self._channel.on("open", self._on_channel_open)
@@ -356,31 +334,23 @@ class OfferingConnection:
         """Report what the agent missed since it last said so."""
         report: RTCStatsReport = await self._pc.getTransceivers()[AUDIO_INDEX].sender.getStats()
         for stats in report.values():
-            if not isinstance(stats, RTCRemoteInboundRtpStreamStats) or stats.timestamp == self._reported_at:
+            if not isinstance(stats, RTCRemoteInboundRtpStreamStats):
                 continue
-            self._reported_at = stats.timestamp
-            now_ns = self._clock.now_ns()
-            before, now = self.delivery, self._delivery(now_ns, stats)
-            self.delivery = now
+            before, since_ns, now_ns = self.delivery, self._delivery_ns, self._clock.now_ns()
+            if before is not None and before.timestamp == stats.timestamp:
+                continue
+            self.delivery, self._delivery_ns = stats, now_ns
             # A count can go back, where what was taken for lost came late.
-            lost = now.lost - max(before.lost, 0)
+            lost = stats.packetsLost - max(before.packetsLost if before else 0, 0)
+            packets = _sent_by(stats) - (_sent_by(before) if before else 0)
             if lost > 0:
-                self._listener.caller_audio_lost(
-                    now_ns, since_ns=before.at_ns, lost=lost, packets=max(now.packets - before.packets, lost)
-                )
-
-    def _delivery(self, now_ns: int, stats: RTCRemoteInboundRtpStreamStats) -> Delivery:
-        # The declared type leaves out that it is not known at first.
-        round_trip_s = cast("float | None", stats.roundTripTime)
-        return Delivery(
-            at_ns=now_ns,
-            # aiortc works the one out from the other.
-            packets=stats.packetsReceived + stats.packetsLost,
-            lost=stats.packetsLost,
-            jitter_ms=stats.jitter / RTP_CLOCK_HZ * 1_000,
-            round_trip_ms=None if round_trip_s is None else round_trip_s * 1_000,
-        )
+                self._listener.caller_audio_lost(now_ns, since_ns=since_ns, lost=lost, packets=max(packets, lost))
 
     async def _packets_received(self) -> int:
         report: RTCStatsReport = await self._pc.getTransceivers()[AUDIO_INDEX].receiver.getStats()
         return sum(stats.packetsReceived for stats in report.values() if stats.type == "transport")
+
+
+def _sent_by(stats: RTCRemoteInboundRtpStreamStats) -> int:
+    """Return how many packets were sent by the time of a report: aiortc works the ones received out from it."""
+    return stats.packetsReceived + stats.packetsLost

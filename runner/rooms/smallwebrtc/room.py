@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx
@@ -20,6 +20,7 @@ from runner.rooms.base import EMPTY, Line, RoomListener, Timeliness
 from runner.rooms.smallwebrtc.connection import OfferingConnection, own_error
 from runner.rooms.smallwebrtc.incoming import AgentStream
 from runner.rooms.smallwebrtc.outgoing import CallerTrack
+from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ
 from runner.rooms.smallwebrtc.transport import OfferingTransport
 from runner.text import public_url
 
@@ -41,8 +42,6 @@ class SmallWebRTCRoom:
     Args:
         url: The address offers are posted to.
         token: Goes along as a bearer header, if there is one.
-        clock: The call's clock.
-        listener: Takes what happens.
         http: Client the offer is posted with.
         tasks: Task group that owns the room's tasks; cancelled with the call.
         ice_servers: STUN and TURN servers.
@@ -134,16 +133,19 @@ class SmallWebRTCRoom:
     def caller_audio_quality(self, at_ns: int) -> CallerAudioQuality | None:
         if self._connection is None:
             return None
-        delivery = self._connection.delivery
-        sent = self._track.punctuality
+        sent, delivery = self._track.punctuality, self._connection.delivery
+        delivered: dict[str, Any] = {}
+        if delivery is not None:
+            delivered = {"lost": delivery.packetsLost, "jitter_ms": round(delivery.jitter / RTP_CLOCK_HZ * 1_000, 3)}
+            # Not known at first, whatever its type says.
+            if cast("float | None", delivery.roundTripTime) is not None:
+                delivered["round_trip_ms"] = round(delivery.roundTripTime * 1_000, 3)
         return CallerAudioQuality(
             at_ns=at_ns,
             packets=sent.packets,
-            lost=delivery.lost if delivery.at_ns else None,
-            jitter_ms=_rounded(delivery.jitter_ms),
-            round_trip_ms=_rounded(delivery.round_trip_ms),
             late=sent.late,
             latest_ms=round(sent.latest_ns / NS_PER_MS, 3),
+            **delivered,
         )
 
     def timeliness(self) -> Timeliness:
@@ -277,7 +279,3 @@ def _unreachable(url: str, error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.TimeoutException):
         return f"{url} did not answer the offer within {OFFER_TIMEOUT_S:.0f} s"
     return f"{url} could not be reached ({type(error).__name__})"
-
-
-def _rounded(value_ms: float | None) -> float | None:
-    return None if value_ms is None else round(value_ms, 3)
