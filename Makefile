@@ -83,7 +83,7 @@ TOGETHER := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 test: $(STAMP) postgres
-	$(BIN)/pytest -m 'not slow' $(TOGETHER)
+	$(BIN)/pytest -m 'not slow' $(TOGETHER) --template-branches
 
 # How long each file takes, for the order above: measured where nothing else runs.
 test-times: $(STAMP) postgres

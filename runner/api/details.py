@@ -16,12 +16,12 @@ from sqlalchemy.orm import Session
 
 from runner.api.errors import NotFound
 from runner.api.paging import Paging
-from runner.api.schemas.results import Result, result
+from runner.api.schemas.results import Contribution, Result, contribution, result
 from runner.api.schemas.runs import ResultRun, result_run
 from runner.api.streaming import enclosed, in_pieces, streamed
 from runner.records.database import Database
-from runner.records.results import Contribution, RunMark, lines_of, read_marks, read_state
-from runner.records.runs import AT_ONCE
+from runner.records.filters import AT_ONCE
+from runner.records.results import Mark, count_runs, read_marks, read_state, short_runs
 from runner.records.sharing import Sharing
 from runner.records.tables import ResultRow
 
@@ -109,7 +109,7 @@ class _Detail:
 
     state: Hashable
     opening: bytes
-    marks: Sequence[RunMark]
+    marks: Sequence[Mark]
 
     @property
     def size_bytes(self) -> int:
@@ -126,7 +126,7 @@ class _ShownRun(NamedTuple):
         text: The run as a member of a JSON object, by its id.
     """
 
-    mark: RunMark
+    mark: Mark
     contribution: Contribution
     text: bytes
 
@@ -233,21 +233,22 @@ class Details:
         kept = self._details.find(asked)
         if kept is not None and kept.state == state:
             return kept
-        marks: Sequence[RunMark] = read_marks(session, row.id)
-        shown = {run.mark.id: run for run in self._kept(marks)}
-        missing = [mark for mark in marks if mark.id not in shown]
+        marks: Sequence[Mark] = read_marks(session, row.id)
+        shown = {run.mark[0]: run for run in self._kept(marks)}
+        missing = [mark for mark in marks if mark[0] not in shown]
         is_last = missing_before is not None and len(missing) >= missing_before
         now = missing if is_last else missing[:MADE_AT_ONCE]
         for some in in_pieces(now, AT_ONCE):
-            shown |= {run.mark.id: run for run in self._made(session, some)}
+            shown |= {run.mark[0]: run for run in self._made(session, some)}
         if len(now) < len(missing):
             return len(missing)
         following = preceding = None
-        contributions = [shown[mark.id].contribution for mark in marks]
+        contributions = [shown[mark[0]].contribution for mark in marks]
         if asked.paging is not None:
             following, preceding = asked.paging.around(len(marks))
             marks = marks[asked.paging.offset : asked.paging.offset + asked.paging.size]
-        shown_result = result(row, contributions, runs_next=following, runs_previous=preceding)
+        counts = count_runs(session, [row.id])[row.id]
+        shown_result = result(row, counts, contributions, runs_next=following, runs_previous=preceding)
         text = _RESULT.dump_json(shown_result, exclude={"runs"})
         made = _Detail(state, text[:-1] + b',"runs":{', marks)
         self._details.keep(asked, made)
@@ -268,26 +269,26 @@ class Details:
                     text = _joined(await self._database.browse(partial(self._shown, marks=marks), refuses=False))
             yield [text] if text else []
 
-    def _shown(self, session: Session, *, marks: Sequence[RunMark]) -> list[_ShownRun]:
+    def _shown(self, session: Session, *, marks: Sequence[Mark]) -> list[_ShownRun]:
         """Return runs as they are shown: those that are kept, and the others made anew if they are still there."""
-        shown = {run.mark.id: run for run in self._kept(marks)}
-        made = self._made(session, [mark for mark in marks if mark.id not in shown])
-        shown |= {run.mark.id: run for run in made}
-        return [shown[mark.id] for mark in marks if mark.id in shown]
+        shown = {run.mark[0]: run for run in self._kept(marks)}
+        made = self._made(session, [mark for mark in marks if mark[0] not in shown])
+        shown |= {run.mark[0]: run for run in made}
+        return [shown[mark[0]] for mark in marks if mark[0] in shown]
 
-    def _made(self, session: Session, marks: Sequence[RunMark]) -> list[_ShownRun]:
+    def _made(self, session: Session, marks: Sequence[Mark]) -> list[_ShownRun]:
         """Make runs, as they are now, and keep them."""
         made: list[_ShownRun] = []
-        for line in lines_of(session, [mark.id for mark in marks]):
-            text = b'"%d":%b' % (line.id, _RUN.dump_json(result_run(line)))
-            run = _ShownRun(line.mark, Contribution.of(line), text)
-            self._runs.keep(line.id, run)
+        for row in short_runs(session, [mark[0] for mark in marks]):
+            text = b'"%d":%b' % (row.id, _RUN.dump_json(result_run(row)))
+            run = _ShownRun((row.id, row.updated_at, row.scenario_id), contribution(row), text)
+            self._runs.keep(row.id, run)
             made.append(run)
         return made
 
-    def _kept(self, marks: Sequence[RunMark]) -> list[_ShownRun]:
+    def _kept(self, marks: Sequence[Mark]) -> list[_ShownRun]:
         """Return the runs that are kept just as their marks say."""
-        runs = (self._runs.find(mark.id) for mark in marks)
+        runs = (self._runs.find(mark[0]) for mark in marks)
         return [run for run, mark in zip(runs, marks, strict=True) if run is not None and run.mark == mark]
 
 

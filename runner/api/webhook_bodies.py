@@ -8,12 +8,11 @@ from pydantic import BaseModel
 from sqlalchemy import null, select
 from sqlalchemy.orm import Session
 
-from runner.api.schemas.runs import RECORDING, TranscriptItem, expected_outcome, measured, numbers
-from runner.api.streaming import in_pieces
+from runner.api.schemas.runs import RECORDING, TranscriptItem, expected_outcome, failure, measured, numbers
 from runner.dispatch.slack import FiringNews, ResultNews, ShownFailure, result_message, schedule_message
 from runner.metrics.latency import latency
-from runner.records.results import RunLine, count_runs, lines_of
-from runner.records.runs import AT_ONCE
+from runner.records.filters import chunks
+from runner.records.results import count_runs, short_runs
 from runner.records.statuses import FiringState
 from runner.records.tables import CronJob, Firing, ResultRow, RunRow, WebhookDelivery, utc_now
 from runner.records.webhooks import Event, Kind
@@ -70,14 +69,14 @@ class WebhookBodies:
             "agent_id": result.agent_id,
             "timestamp": _time(utc_now()),
             "runs": {
-                str(line.id): {
-                    "id": line.id,
-                    "scenario": {"id": line.scenario_id, "name": line.scenario_name},
-                    "test_profile": line.test_profile,
-                    "personality": _named(line.personality),
-                    "phone_number": next(filter(None, numbers(line.agent)), None),
+                str(row.id): {
+                    "id": row.id,
+                    "scenario": {"id": row.scenario_id, "name": row.scenario_name},
+                    "test_profile": row.snapshot["test_profile"],
+                    "personality": _named(row.snapshot["personality"]),
+                    "phone_number": next(filter(None, numbers(row.snapshot["agent"])), None),
                 }
-                for line in _lines(session, result.id)
+                for row in _rows(session, result.id)
             },
         }
 
@@ -109,55 +108,50 @@ class WebhookBodies:
         }
 
     def _runs(self, session: Session, result_id: int, *, has_transcripts: bool) -> Iterator[dict[str, Any]]:
-        for some in in_pieces(_ids(session, result_id), AT_ONCE):
+        for some in chunks(_ids(session, result_id)):
             transcript = RunRow.outcome["transcript_object"] if has_transcripts else null()
             kept = {
                 row[0]: row[1:]
                 for row in session.execute(select(RunRow.id, RunRow.artefacts, transcript).where(RunRow.id.in_(some)))
             }
-            for line in lines_of(session, some):
-                artefacts, said = kept[line.id]
-                outcome = expected_outcome(line)
+            for row in short_runs(session, some):
+                artefacts, said = kept[row.id]
+                outcome = expected_outcome(row)
                 yield {
-                    "id": line.id,
+                    "id": row.id,
                     "scenario": {
-                        "id": line.scenario_id,
-                        "name": line.scenario_name,
-                        "personality_name": (line.personality or {}).get("name"),
-                        "expected_outcome_prompt": line.prompt,
+                        "id": row.scenario_id,
+                        "name": row.scenario_name,
+                        "personality_name": (row.snapshot["personality"] or {}).get("name"),
+                        "expected_outcome_prompt": row.snapshot["expected_outcome_prompt"],
                     },
-                    "status": line.status.value,
-                    "success": line.passed,
+                    "status": row.status,
+                    "success": row.passed,
                     "expected_outcome": None if outcome is None else outcome.model_dump(mode="json"),
-                    "evaluation": {"metrics": _dumped(measured({latency.code: line.latencies_ms}))},
+                    "evaluation": {"metrics": _dumped(measured({latency.code: row.latencies_ms}))},
                     "transcript_object": _dumped([TranscriptItem.model_validate(one) for one in said or ()]),
                     # Also where it is still to come: a moment later it is there.
-                    "voice_recording": self._recording(line.id) if RECORDING in artefacts else None,
-                    "timestamp": _time(line.started_at or line.created_at),
-                    "executed_at": _time(line.started_at),
-                    "error_message": line.error_message,
-                    "scenario_runner": {
-                        "success": line.success,
-                        "cause": line.cause,
-                        "ended_reason": line.ended_reason,
-                        "detail": line.detail or line.error_message or None,
-                    },
+                    "voice_recording": self._recording(row.id) if RECORDING in artefacts else None,
+                    "timestamp": _time(row.started_at or row.created_at),
+                    "executed_at": _time(row.started_at),
+                    "error_message": row.error_message,
+                    "scenario_runner": failure(row),
                 }
 
     def _news(self, session: Session, result: ResultRow) -> ResultNews:
-        lines = _lines(session, result.id)
-        not_passed = [line for line in lines if not line.passed]
-        counted = Counter((line.success is None, line.scenario_name, _headline(line)) for line in not_passed)
+        rows = _rows(session, result.id)
+        not_passed = [row for row in rows if not row.passed]
+        counted = Counter((row.success is None, row.scenario_name, _headline(row)) for row in not_passed)
         # The agent's failures come before inconclusive runs; among each, what happened most often comes first.
         worst = sorted(counted.items(), key=lambda one: (one[0][0], -one[1]))
         firing = _firing_of(session, result.id)
         agent = f" of {result.agent_name}" if result.agent_name else ""
         return ResultNews(
             title=f"{result.name or f'Result {result.id}'}{agent}",
-            total=len(lines),
-            passed=len(lines) - len(not_passed),
-            failed=sum(line.success is False for line in lines),
-            inconclusive=sum(line.success is None for line in lines),
+            total=len(rows),
+            passed=len(rows) - len(not_passed),
+            failed=sum(row.success is False for row in rows),
+            inconclusive=sum(row.success is None for row in rows),
             failures=[ShownFailure(name, headline, count) for (_, name, headline), count in worst],
             link=self._link(result.id),
             firing=None if firing is None else FiringNews(_PASSED.get(firing.state), firing.reason),
@@ -198,12 +192,12 @@ def _ids(session: Session, result_id: int) -> Sequence[int]:
     return session.scalars(select(RunRow.id).where(RunRow.result_id == result_id).order_by(RunRow.id)).all()
 
 
-def _lines(session: Session, result_id: int) -> list[RunLine]:
-    return lines_of(session, _ids(session, result_id))
+def _rows(session: Session, result_id: int) -> list[RunRow]:
+    return short_runs(session, _ids(session, result_id))
 
 
-def _headline(line: RunLine) -> str:
-    return (line.failure or {}).get("headline") or line.detail or line.error_message or "no reason is known"
+def _headline(row: RunRow) -> str:
+    return (row.came_to.get("failure") or {}).get("headline") or row.detail or "no reason is known"
 
 
 def _named(personality: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import anyio.to_thread
 from bots.caller.speech import silero
 from runner.rooms.urls import RoomKind
 
-_ROOMS = {RoomKind.SMALLWEBRTC: "runner.rooms.smallwebrtc", RoomKind.DAILY: "runner.rooms.daily"}
+_ROOMS = {RoomKind.SMALLWEBRTC: "runner.rooms.smallwebrtc.room", RoomKind.DAILY: "runner.rooms.daily.room"}
 _EVERY_CALL = ("httpcore", "bots.caller.pipeline", "bots.caller.speech.recognition")
 
 

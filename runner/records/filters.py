@@ -1,8 +1,8 @@
-"""Conditions on rows that SQLite and PostgreSQL write differently."""
+"""What SQLite and PostgreSQL write differently of statements, and how much goes into one."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import Boolean, ColumnElement, Text, func, or_, select, type_coerce
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -10,6 +10,19 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import literal
+from sqlalchemy.sql.functions import GenericFunction
+
+from runner.records.columns import JsonValue
+
+AT_ONCE = 500
+"""How many ids go into one statement."""
+
+_T = TypeVar("_T")
+
+
+def chunks(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
+    """Return items in parts, each of which goes into one statement."""
+    return (items[begin : begin + AT_ONCE] for begin in range(0, len(items), AT_ONCE))
 
 
 class _HoldsAny(ColumnElement[bool]):
@@ -37,13 +50,26 @@ def _on_postgresql(element: _HoldsAny, compiler: SQLCompiler, **options: Any) ->
     return compiler.process(type_coerce(element.column, JSONB).has_any(wanted), **options)
 
 
-def holds_any(column: InstrumentedAttribute[Any], texts: Sequence[str]) -> ColumnElement[bool]:
-    """Return the condition that a JSON list of texts holds one of several.
+class _JsonObject(GenericFunction[Any]):
+    """A JSON object of names and JSON values, one after the other."""
 
-    Args:
-        column: The list's column.
-        texts: The texts.
-    """
+    inherit_cache = True
+    type = JsonValue
+    name = "json_object"
+
+
+@compiles(_JsonObject, "postgresql")
+def _object_on_postgresql(element: _JsonObject, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(func.jsonb_build_object(*element.clauses), **options)
+
+
+def members(column: InstrumentedAttribute[Any], names: Sequence[str]) -> ColumnElement[Any]:
+    """Return some members of a JSON object as an object; null where there are none."""
+    return _JsonObject(*(part for name in names for part in (name, column[name])))
+
+
+def holds_any(column: InstrumentedAttribute[Any], texts: Sequence[str]) -> ColumnElement[bool]:
+    """Return the condition that a JSON list of texts holds one of several."""
     return _HoldsAny(column, texts)
 
 

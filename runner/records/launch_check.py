@@ -1,8 +1,7 @@
 """A launch, checked: the runs it comes to, or everything that is wrong with it."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from pydantic import SecretStr
 from sqlalchemy import select
@@ -13,11 +12,11 @@ from runner.errors import UsageError
 from runner.evaluation.asked import Asked
 from runner.protocol.messages import SessionStart
 from runner.records.fields import DESCRIBES, AgentFields, PersonalityFields, ScenarioFields
+from runner.records.filters import AT_ONCE, chunks
 from runner.records.honoured import in_words
 from runner.records.jobs import RoomSecrets, RunType, session_start
 from runner.records.launch_request import Errors, Launch, LaunchEntry, LaunchRefused
 from runner.records.record import Record
-from runner.records.runs import AT_ONCE
 from runner.records.tables import Agent, Personality, ScenarioRow, TestProfile
 from runner.records.written import sentences
 from runner.rooms.allowed import RoomGuard, RoomRefused
@@ -29,8 +28,6 @@ from runner.text import UNSENDABLE, fits_header, public_url
 
 MAX_RUNS = 10_000
 """How many runs a launch may make."""
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -375,8 +372,3 @@ def _session_kind(start: SessionStart) -> RoomKind | None:
 
 def _missing(of_id: int | None) -> str:
     return f'Invalid pk "{of_id}" - object does not exist.'
-
-
-def chunks(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
-    """Return items in parts, each of which goes into one statement."""
-    return (items[begin : begin + AT_ONCE] for begin in range(0, len(items), AT_ONCE))

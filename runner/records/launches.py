@@ -15,8 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.errors import UsageError
 from runner.records.changes import work_changed
+from runner.records.filters import chunks
 from runner.records.jobs import RoomSecrets, RunType, open_pipecat_data, seal_pipecat_data, shown_settings
-from runner.records.launch_check import Check, PlannedRun, chunks, find
+from runner.records.launch_check import Check, PlannedRun, find
 from runner.records.launch_request import DEFAULT_PRIORITY, Errors, Launch, LaunchEntry, LaunchRefused
 from runner.records.record import Record
 from runner.records.secrets import Vault

@@ -94,13 +94,10 @@ class RoomGuard:
 
     async def _refusal(self, host: str) -> str | None:
         if host not in self._refusals:
-            self._refusals[host] = await self._judge(host)
+            try:
+                # Without an address there is nothing to be reached: such a run fails for its room, when it is made.
+                await self._rules.addresses(host, self._resolve or resolve)
+                self._refusals[host] = None
+            except HostRefused as error:
+                self._refusals[host] = str(error)
         return self._refusals[host]
-
-    async def _judge(self, host: str) -> str | None:
-        try:
-            # Without an address there is nothing to be reached: such a run fails for its room, when it is made.
-            await self._rules.addresses(host, self._resolve or resolve)
-        except HostRefused as error:
-            return str(error)
-        return None

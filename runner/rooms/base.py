@@ -1,15 +1,48 @@
 """What every room offers: one protocol, whatever carries the media."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipecat.transports.base_transport import BaseTransport
 
-from bots.timeline import AgentAudioQuality, CallerAudioQuality
+from bots.timeline import AgentAudioQuality, CallerAudioQuality, EndedReason
 from runner.errors import RoomError
 
 AUDIO_RATE_HZ = 24_000
 """Sample rate of the audio a room hands over, and of the recording."""
+
+PIPELINE_RATE_HZ = 16_000
+"""Sample rate of the audio that goes into the caller's pipeline: what Silero and Whisper take."""
+
+
+SampleFilter = Callable[[bytes], bytes]
+"""Takes the caller's audio in its order, 16-bit mono at :data:`AUDIO_RATE_HZ`; returns as much."""
+
+Forward = Callable[[bytes], object]
+
+PacketFault = Callable[[bytes, Forward], object]
+"""Takes a packet as it goes over the network, and hands it on: at once, later, twice or never. Must not block."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What lies between the caller and the agent in one call. Where there is nothing, nothing is called.
+
+    Attributes:
+        samples: Between the caller and the room. Where a room encodes the silence between lines itself (SmallWebRTC),
+            that goes through it too; Daily's library sends it on its own.
+        to_agent: Between our socket and the agent's, for each packet of the caller's audio (SmallWebRTC alone). It is
+            called on the thread that sends, or on the event loop where packets go over a TURN server.
+        from_agent: Between the sockets, for each packet of the agent's audio, on the event loop (SmallWebRTC alone).
+    """
+
+    samples: SampleFilter | None = None
+    to_agent: PacketFault | None = None
+    from_agent: PacketFault | None = None
+
+
+EMPTY = Line()
 
 
 @dataclass(frozen=True)
@@ -41,19 +74,15 @@ class RoomListener(Protocol):
             pcm: The audio.
             late_ns: How much later than that it really left, where that is known; None: it could not leave at all.
         """
-        ...
 
     def agent_audio(self, at_ns: int, pcm: bytes) -> None:
         """Take audio that arrived. ``at_ns`` places its first sample, by packet timestamps or device clock."""
-        ...
 
     def agent_audio_lost(self, at_ns: int, duration_ms: float) -> None:
         """Note that silence stands in place of audio of the agent that never arrived, or whose place is in doubt."""
-        ...
 
     def agent_audio_late(self, at_ns: int, duration_ms: float, late_ms: float) -> None:
         """Note that a stretch of the agent's audio came up to ``late_ms`` later than its place says."""
-        ...
 
     def caller_audio_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
         """Note that the agent missed packets of ours, by its own report.
@@ -64,11 +93,9 @@ class RoomListener(Protocol):
             lost: How many were lost.
             packets: How many were sent in between.
         """
-        ...
 
     def agent_joined(self, at_ns: int, participant: str | None) -> None:
         """Note that the agent is there, with audio we receive."""
-        ...
 
     def media_not_connected(self, at_ns: int, *, waited_ms: float, sending: bool, receiving: bool) -> None:
         """Note that the call goes on although media connections were waited for in vain.
@@ -79,31 +106,33 @@ class RoomListener(Protocol):
             sending: Whether ours is connected.
             receiving: Whether the agent's audio can be received.
         """
-        ...
 
     def agent_left(self, at_ns: int, detail: str | None) -> None:
         """Note that the agent left in an orderly way."""
-        ...
 
     def agent_media_stopped(self, at_ns: int) -> None:
         """Note that nothing arrives any more; ``at_ns`` is the last arrival."""
-        ...
 
     def agent_media_resumed(self, at_ns: int) -> None:
         """Note that packets arrive again."""
-        ...
 
     def agent_probed(self, at_ns: int, *, answers: bool | None) -> None:
         """Note whether the address of an agent that nothing arrives from any more takes connections."""
-        ...
 
     def message_received(self, at_ns: int, message: Any) -> None:
         """Take a message of the agent: a decoded JSON value."""
-        ...
 
     def room_lost(self, error: RoomError) -> None:
         """Note that the room cannot be used any more (the agent vanished, the connection failed)."""
-        ...
+
+
+def agent_vanished(silent_s: float) -> RoomError:
+    """Return the error for an agent of which nothing has arrived for so long, though it did not leave."""
+    return RoomError(
+        EndedReason.AGENT_VANISHED,
+        f"nothing has arrived from the agent for {silent_s:.1f} s: "
+        "its process died, or the network in between is cut",
+    )
 
 
 class Room(Protocol):
@@ -123,15 +152,12 @@ class Room(Protocol):
         Raises:
             RoomError: The room can't be entered; within the room's own time limit.
         """
-        ...
 
     async def wait_for_agent(self) -> None:
         """Wait until the agent is there. Waits for ever: the call sets the limit."""
-        ...
 
     async def wait_for_media(self) -> None:
         """Wait until audio can go both ways, within the room's own limit; the listener is told if it can't."""
-        ...
 
     async def publish(self, message: Any) -> None:
         """Send a message to everyone in the room, unchanged.
@@ -139,7 +165,6 @@ class Room(Protocol):
         Raises:
             RoomError: The message could not be handed to the network.
         """
-        ...
 
     async def send_client_message(self, message: dict[str, Any]) -> None:
         """Send an RTVI message to the agent.
@@ -147,7 +172,6 @@ class Room(Protocol):
         Raises:
             RoomError: The message could not be handed to the network.
         """
-        ...
 
     def participants(self) -> list[str]:
         """Return who else is in the room, by the names they gave themselves."""
@@ -167,4 +191,3 @@ class Room(Protocol):
 
     async def leave(self) -> None:
         """Leave the room. Does nothing the second time; never raises; takes at most a few seconds."""
-        ...

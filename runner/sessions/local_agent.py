@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Self
 
 import anyio
@@ -53,20 +52,9 @@ class AgentEnded(RunnerError):
 
 def reference_agent_command(name: str, port: int, options: Sequence[str] = ()) -> list[str]:
     """Return the command that serves one of the reference agents."""
-    return [
-        sys.executable,
-        # Whoever runs it may have packages of these names in the folder they are in.
-        "-P",
-        "-m",
-        f"bots.agents.{name}",
-        "-t",
-        "webrtc",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        *options,
-    ]
+    # -P: whoever runs it may have packages of these names in the folder they are in.
+    serve = [sys.executable, "-P", "-m", f"bots.agents.{name}"]
+    return [*serve, "-t", "webrtc", "--host", "127.0.0.1", "--port", str(port), *options]
 
 
 def free_port() -> int:
@@ -189,13 +177,9 @@ class LastingAgent:
         await self._stack.aclose()
 
     async def __aenter__(self) -> Self:
-        """Return the agent itself; nothing is started yet."""
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """End the agent."""
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     def _filled_in(self, text: str) -> str:
@@ -217,7 +201,9 @@ async def _running(
     command: Sequence[str], port: int, env: Mapping[str, str], log: Path, folder: Path | None = None
 ) -> AsyncGenerator[Process]:
     """Run an agent, appending what it prints to a file, and yield its process once it listens."""
-    environment = {**_own_environment(), **env}
+    # Everything but our own settings, which can hold tokens.
+    own = {name: value for name, value in os.environ.items() if not name.upper().startswith(ENV_PREFIX)}
+    environment = {**own, **env}
     if shutil.which(command[0], path=environment.get("PATH")) is None:
         raise RunnerError(f"the agent can't be started: there is no program {command[0]}")
     with log.open("ab") as output:
@@ -244,11 +230,6 @@ async def _running(
         with anyio.CancelScope(shield=True):
             await _stop(process)
         _process_groups.discard(process.pid)
-
-
-def _own_environment() -> dict[str, str]:
-    """Return what an agent inherits: everything but our own settings, which can hold tokens."""
-    return {name: value for name, value in os.environ.items() if not name.upper().startswith(ENV_PREFIX)}
 
 
 def _base_url(port: int) -> str:

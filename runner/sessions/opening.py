@@ -6,12 +6,12 @@ import httpx
 from anyio.abc import TaskGroup
 
 from bots.clock import CallClock
-from runner.rooms.base import Room, RoomListener
-from runner.rooms.line import EMPTY, Line
-from runner.rooms.open import RoomAddress, open_room
+from runner.errors import UsageError
+from runner.rooms.base import EMPTY, Line, Room, RoomListener
+from runner.rooms.open import RoomAddress
 from runner.rooms.urls import RoomKind, room_kind
 from runner.sessions.pipecat_runner import start_smallwebrtc_session
-from runner.settings import RoomSettings
+from runner.settings import IceServer, RoomSettings
 
 
 async def open_address(
@@ -38,14 +38,48 @@ async def open_address(
         line: What lies between the caller and the agent.
 
     Raises:
-        UsageError: The address is not that of a room.
+        UsageError: The address is not that of a room; or packets are to be disturbed on Daily.
         RoomError: No session could be started.
     """
-    if room_kind(address.url, settings.daily_domains) is RoomKind.PIPECAT_RUNNER:
+    kind = room_kind(address.url, settings.daily_domains)
+    if kind is RoomKind.DAILY:
+        if line.to_agent or line.from_agent:
+            raise UsageError("line: the packets of a Daily room can't be disturbed, only those of SmallWebRTC")
+        from runner.rooms.daily.room import DailyRoom
+
+        return DailyRoom(
+            address.url,
+            address.token,
+            clock=clock,
+            listener=listener,
+            caller_name=settings.caller_name,
+            participant_name=address.participant_name or settings.participant_name,
+            join_timeout_s=settings.join_timeout_s,
+            samples=line.samples,
+        )
+    if kind is RoomKind.PIPECAT_RUNNER:
         session = await start_smallwebrtc_session(
             http, address.url, address.token, body=address.request_data, guard=address.guard
         )
         ice_servers = (*address.ice_servers, *session.ice_servers)
         # The session got its data when it was started.
         address = replace(address, url=session.offer_url, ice_servers=ice_servers, request_data=None)
-    return await open_room(address, settings, clock=clock, listener=listener, http=http, tasks=tasks, line=line)
+    from aiortc import RTCIceServer
+
+    from runner.rooms.smallwebrtc.room import SmallWebRTCRoom
+
+    def rtc(server: IceServer) -> RTCIceServer:
+        credential = None if server.credential is None else server.credential.get_secret_value()
+        return RTCIceServer(urls=server.urls, username=server.username, credential=credential)
+
+    return SmallWebRTCRoom(
+        address.url,
+        address.token,
+        clock=clock,
+        listener=listener,
+        http=http,
+        tasks=tasks,
+        ice_servers=[rtc(server) for server in (*settings.ice_servers, *address.ice_servers)],
+        request_data=address.request_data,
+        line=line,
+    )

@@ -36,24 +36,22 @@ def start_url(cloud_url: str, agent_name: str) -> str:
     return f"{cloud_url.rstrip('/')}/v1/public/{quote(agent_name, safe='')}/start"
 
 
+def _session_url(cloud_url: str, agent_name: str, session_id: str) -> str:
+    return f"{cloud_url.rstrip('/')}/v1/agents/{quote(agent_name, safe='')}/sessions/{session_id}"
+
+
 async def session_end_state(
     http: httpx.AsyncClient, cloud_url: str, agent_name: str, session_id: str, key: SecretStr
 ) -> str | None:
     """Return how a session ended, such as ``completed`` or ``agent_error``; None where nobody says.
 
-    Asked again for a few seconds while the session is said to be active: its end is known there a moment later.
-    Never raises for what the other side does.
-
-    Args:
-        http: The client to use.
-        cloud_url: The API's base address.
-        agent_name: The agent.
-        session_id: What its start answered.
-        key: A private key; nothing is asked with a public one.
+    Asked again for a few seconds while the session is said to be active: its end is known there a moment later. With
+    a public key nothing is asked. Never raises for what the other side does.
     """
     if key.get_secret_value().startswith(_PUBLIC_KEY) or not _SESSION_ID.fullmatch(session_id):
         return None
-    url = f"{cloud_url.rstrip('/')}/v1/agents/{quote(agent_name, safe='')}/sessions/{session_id}"
+    url = _session_url(cloud_url, agent_name, session_id)
+    unknown = f"how session {session_id} of {agent_name} ended is not known"
     state: str | None = None
     for attempt in range(END_STATE_TRIES):
         if attempt:
@@ -61,10 +59,10 @@ async def session_end_state(
         try:
             answered = await ask(http, "GET", url, key, timeout_s=END_STATE_TIMEOUT_S)
         except (httpx.HTTPError, RoomError) as error:
-            logger.debug("how session {} of {} ended is not known ({})", session_id, agent_name, type(error).__name__)
+            logger.debug("{} ({})", unknown, type(error).__name__)
             return None
         if answered.status != 200:
-            logger.debug("how session {} of {} ended is not known (HTTP {})", session_id, agent_name, answered.status)
+            logger.debug("{} (HTTP {})", unknown, answered.status)
             return None
         state = _end_state(answered)
         if state != _ACTIVE:
@@ -88,50 +86,31 @@ def _end_state(answered: Answer) -> str | None:
 
 
 async def stop_session(
-    http: httpx.AsyncClient,
-    cloud_url: str,
-    agent_name: str,
-    session_id: str,
-    key: SecretStr,
-    *,
-    timeout_s: float,
-) -> bool:
-    """Stop a session, at once. One that is over by then is fine.
+    http: httpx.AsyncClient, cloud_url: str, agent_name: str, session_id: str, key: SecretStr, *, timeout_s: float
+) -> None:
+    """Stop a session, at once. One that is over by then is fine; one that can't be stopped is logged.
 
     Pipecat Cloud takes only a private key (or a personal access token) for this. With a public key, which starts
     sessions, nothing is asked: the session then ends by itself, as every agent does that minds its caller's leaving,
     or at the agent's maximum session duration.
-
-    Never raises for what the other side does: a session that can't be stopped is logged.
-
-    Args:
-        http: The client to use.
-        cloud_url: The API's base address.
-        agent_name: The agent.
-        session_id: What its start answered.
-        key: A private key.
-        timeout_s: How long it may take.
-
-    Returns:
-        Whether the session is known to be over.
     """
     if key.get_secret_value().startswith(_PUBLIC_KEY):
         logger.debug("the session of {} is left to end by itself: stopping it takes a private key", agent_name)
-        return False
+        return
     if not _SESSION_ID.fullmatch(session_id):
         logger.warning("the session of {} can't be stopped: its id is none", agent_name)
-        return False
-    url = f"{cloud_url.rstrip('/')}/v1/agents/{quote(agent_name, safe='')}/sessions/{session_id}"
+        return
     try:
-        answered = await ask(http, "DELETE", url, key, timeout_s=timeout_s)
+        answered = await ask(
+            http, "DELETE", _session_url(cloud_url, agent_name, session_id), key, timeout_s=timeout_s
+        )
     except httpx.HTTPError as error:
-        logger.warning("session {} of {} could not be stopped ({})", session_id, agent_name, type(error).__name__)
-        return False
+        problem = f" ({type(error).__name__})"
     except RoomError as error:
-        logger.warning("session {} of {} could not be stopped: {}", session_id, agent_name, error)
-        return False
-    if 200 <= answered.status < 300 or answered.status == 404:
-        return True
-    why = "; that takes a private key" if answered.status in (401, 403) else ""
-    logger.warning("session {} of {} could not be stopped: HTTP {}{}", session_id, agent_name, answered.status, why)
-    return False
+        problem = f": {error}"
+    else:
+        if 200 <= answered.status < 300 or answered.status == 404:
+            return
+        why = "; that takes a private key" if answered.status in (401, 403) else ""
+        problem = f": HTTP {answered.status}{why}"
+    logger.warning("session {} of {} could not be stopped{}", session_id, agent_name, problem)

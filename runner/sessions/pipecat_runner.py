@@ -1,6 +1,5 @@
 """A Pipecat runner's ``/start``: the session it starts, and the room that came with it."""
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from pydantic import SecretStr, ValidationError
 from bots.masking import masked
 from bots.timeline import EndedReason
 from runner.errors import RoomError, UsageError
+from runner.hosts import leads_here
 from runner.http import Answer, post_json
 from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.rooms.urls import RoomKind
@@ -86,29 +86,16 @@ async def start_smallwebrtc_session(
     body: dict[str, Any] | None = None,
     guard: RoomGuard | None = None,
 ) -> StartedSession:
-    """Start a SmallWebRTC session on a Pipecat runner.
+    """Start a SmallWebRTC session on a Pipecat runner, by its base address.
 
-    Args:
-        http: The client to use.
-        base_url: The runner's base address.
-        token: Goes along as a bearer header, if there is one.
-        body: Reaches the bot as its runner arguments' ``body``.
-        guard: What the ICE servers of the answer are held to; None allows all.
-
-    Raises:
-        SessionNotStarted: The runner can't be reached, or refuses; or its answer leads where nothing may lead.
-        RoomError: The token or the address can't be sent as it is.
+    Otherwise as :func:`start_session`, but that the ICE servers of the answer are held to the guard.
     """
     url = _below(base_url, "/start")
-    request = await _request(url, RoomKind.SMALLWEBRTC, body, guard)
-    answered = await _post(http, url, token, request, START_TIMEOUT_S)
+    answered = await _post(http, url, token, RoomKind.SMALLWEBRTC, body, guard)
     try:
         session = _smallwebrtc_session(answered.json(), base_url)
     except _NO_SESSION as error:
-        raise SessionNotStarted(
-            EndedReason.ROOM_UNREACHABLE,
-            f"{public_url(url)} started no session: its answer names none; is it a Pipecat runner?",
-        ) from error
+        raise _not_started(url, "its answer names none; is it a Pipecat runner?") from error
     await check_ice_servers(session, url, guard)
     return session
 
@@ -145,30 +132,28 @@ async def start_session(
         SessionNotStarted: Nothing answers there, or no session was started.
         RoomError: The token or the address can't be sent as it is.
     """
-    request = await _request(start_url, kind, body, guard)
-    if room_properties and kind is RoomKind.DAILY:
-        request["dailyRoomProperties"] = dict(room_properties)
-    answered = await _post(http, start_url, token, request, timeout_s)
+    answered = await _post(http, start_url, token, kind, body, guard, room_properties, timeout_s)
     try:
         answer: Any = answered.json()
         room_url = _first(answer, "dailyRoom", "daily_room", "room_url")
-        if room_url is not None:
-            room_token = _first(answer, "dailyToken", "daily_token")
-            if room_token is None and _first(answer, "dailyRoom", "daily_room") is None:
-                # Beside a dailyRoom a bare token is that of Pipecat Cloud's websocket.
-                room_token = _first(answer, "token")
-            session_id = _first(answer, "sessionId", "session_id")
-            return StartedDailySession(room_url, None if room_token is None else SecretStr(room_token), session_id)
-        return _smallwebrtc_session(answer, _parent(start_url))
+        if room_url is None:
+            return _smallwebrtc_session(answer, _parent(start_url))
+        room_token = _first(answer, "dailyToken", "daily_token")
+        if room_token is None and _first(answer, "dailyRoom", "daily_room") is None:
+            # Beside a dailyRoom a bare token is that of Pipecat Cloud's websocket.
+            room_token = _first(answer, "token")
+        session_id = _first(answer, "sessionId", "session_id")
+        return StartedDailySession(room_url, None if room_token is None else SecretStr(room_token), session_id)
     except _NO_SESSION as error:
-        raise SessionNotStarted(
-            EndedReason.ROOM_UNREACHABLE,
-            f"{public_url(start_url)} started no session: its answer names neither a dailyRoom nor a sessionId",
-        ) from error
+        raise _not_started(start_url, "its answer names neither a dailyRoom nor a sessionId") from error
 
 
 _NO_SESSION = (ValueError, KeyError, TypeError, AttributeError, ValidationError)
 """What comes of reading an answer that is none."""
+
+
+def _not_started(url: str, why: str) -> SessionNotStarted:
+    return SessionNotStarted(EndedReason.ROOM_UNREACHABLE, f"{public_url(url)} started no session: {why}")
 
 
 def _smallwebrtc_session(answer: Any, base_url: str) -> StartedSession:
@@ -211,33 +196,14 @@ async def check_ice_servers(session: StartedSession, url: str, guard: RoomGuard 
                 ) from None
 
 
-async def _request(
-    url: str, kind: RoomKind | None, body: dict[str, Any] | None, guard: RoomGuard | None
-) -> dict[str, Any]:
-    request = {**_ASKING_FOR[kind], "body": body or {}}
-    if kind is RoomKind.SMALLWEBRTC:
-        # On this machine a public STUN server is of no use, and asking it costs seconds where there is no network.
-        request["enableDefaultIceServers"] = not _is_loopback(url) and await _allows_default_servers(guard)
-    return request
-
-
 async def _allows_default_servers(guard: RoomGuard | None) -> bool:
     """Return whether the ICE servers that a Pipecat runner gives out by default may be asked."""
-    if guard is None:
-        return True
     try:
-        await guard.check_ice_server(DEFAULT_ICE_SERVER)
+        if guard is not None:
+            await guard.check_ice_server(DEFAULT_ICE_SERVER)
     except RoomRefused:
         return False
     return True
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _first(answer: Any, *keys: str) -> str | None:
@@ -256,9 +222,22 @@ _LOST = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteE
 
 
 async def _post(
-    http: httpx.AsyncClient, url: str, token: SecretStr | None, request: dict[str, Any], timeout_s: float
+    http: httpx.AsyncClient,
+    url: str,
+    token: SecretStr | None,
+    kind: RoomKind | None,
+    body: dict[str, Any] | None,
+    guard: RoomGuard | None,
+    room_properties: Mapping[str, Any] | None = None,
+    timeout_s: float = START_TIMEOUT_S,
 ) -> Answer:
     shown = public_url(url)
+    request = {**_ASKING_FOR[kind], "body": body or {}}
+    if kind is RoomKind.SMALLWEBRTC:
+        # On this machine a public STUN server is of no use, and asking it costs seconds where there is no network.
+        request["enableDefaultIceServers"] = not leads_here(url) and await _allows_default_servers(guard)
+    if room_properties and kind is RoomKind.DAILY:
+        request["dailyRoomProperties"] = dict(room_properties)
     try:
         answered = await post_json(http, url, token, request, timeout_s=timeout_s)
     except httpx.ReadTimeout as error:
@@ -350,11 +329,9 @@ def _texts(value: Any) -> Iterator[str]:
     """Yield the texts in a JSON value: whatever of a session's data can be secret."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
-        for item in cast(dict[str, Any], value).values():
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in cast(list[Any], value):
+    elif isinstance(value, dict | list):
+        items = cast(dict[str, Any], value).values() if isinstance(value, dict) else cast(list[Any], value)
+        for item in items:
             yield from _texts(item)
 
 

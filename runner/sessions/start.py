@@ -107,13 +107,14 @@ class SessionSpec(BaseModel):
     @property
     def address(self) -> str:
         """The address that is asked first: the room's, or the one that starts a session."""
-        match self.kind:
-            case SessionKind.ROOM:
-                return self.url or ""
-            case SessionKind.START_URL:
-                return self.start_url or ""
-            case SessionKind.PIPECAT_CLOUD:
-                return start_url(self.cloud_url, self.agent_name or "")
+        if self.kind is SessionKind.PIPECAT_CLOUD:
+            return start_url(self.cloud_url, self.agent_name or "")
+        return self.url or self.start_url or ""
+
+    @property
+    def stop_key(self) -> SecretStr | None:
+        """The key that stops a session on Pipecat Cloud, and tells of its end."""
+        return (self.private_key or self.api_key) if self.kind is SessionKind.PIPECAT_CLOUD else None
 
     @property
     def body(self) -> dict[str, JsonValue]:
@@ -123,12 +124,7 @@ class SessionSpec(BaseModel):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        needed = {
-            SessionKind.ROOM: "url",
-            SessionKind.START_URL: "start_url",
-            SessionKind.PIPECAT_CLOUD: "agent_name",
-        }
-        for kind, field in needed.items():
+        for kind, field in zip(SessionKind, ("url", "start_url", "agent_name"), strict=True):
             if (getattr(self, field) is not None) != (kind is self.kind):
                 raise ValueError(f"{field} belongs to the kind {kind.value}, and is needed there")
         if self.kind is not SessionKind.ROOM:
@@ -208,8 +204,12 @@ async def started_session(
         if spec.kind is SessionKind.PIPECAT_CLOUD:
             await anyio.sleep(END_GRACE_S)
     finally:
-        with anyio.CancelScope(shield=True):
-            await _end(spec, http, started)
+        key, session_id = spec.stop_key, started.session_id
+        if key is not None and session_id:
+            with anyio.CancelScope(shield=True):
+                await stop_session(
+                    http, spec.cloud_url, spec.agent_name or "", session_id, key, timeout_s=END_TIMEOUT_S
+                )
 
 
 async def _start(
@@ -288,15 +288,7 @@ def _room_of(
 def _asks_for_end_state(
     spec: SessionSpec, http: httpx.AsyncClient, started: StartedSession | StartedDailySession
 ) -> Callable[[], Awaitable[str | None]] | None:
-    key, session_id = spec.private_key or spec.api_key, started.session_id
-    if spec.kind is not SessionKind.PIPECAT_CLOUD or key is None or session_id is None:
+    key, session_id = spec.stop_key, started.session_id
+    if key is None or session_id is None:
         return None
     return lambda: session_end_state(http, spec.cloud_url, spec.agent_name or "", session_id, key)
-
-
-async def _end(spec: SessionSpec, http: httpx.AsyncClient, started: StartedSession | StartedDailySession) -> None:
-    key = spec.private_key or spec.api_key
-    if spec.kind is SessionKind.PIPECAT_CLOUD and started.session_id and key:
-        await stop_session(
-            http, spec.cloud_url, spec.agent_name or "", started.session_id, key, timeout_s=END_TIMEOUT_S
-        )

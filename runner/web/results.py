@@ -13,10 +13,11 @@ from bots.caller.script import AGENT_SPEAKS
 from runner.api.errors import BadRequest, NotFound
 from runner.api.paging import absolute_url
 from runner.api.routes.launch import launched
+from runner.records.filters import chunks
 from runner.records.launch_request import LaunchRefused
 from runner.records.launches import again
-from runner.records.results import find_result, run_ids_of, share
-from runner.records.runs import AT_ONCE, request_cancel
+from runner.records.results import find_result, run_ids_of, runs_to_repeat, share
+from runner.records.runs import request_cancel
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, ResultStatus, RunStatus
 from runner.records.tables import ResultRow, RunRow
 from runner.reports.html.run_page import Link, Surroundings
@@ -116,11 +117,7 @@ async def run_again(visit: Visit) -> Response:
     services = visit.services
     async with services.database.reading() as session:
         result = await _find(session, visit)
-        ids = await run_ids_of(session, visit.number)
-        runs: list[RunRow] = []
-        for begin in range(0, len(ids), AT_ONCE):
-            wanted = select(RunRow).where(RunRow.id.in_(ids[begin : begin + AT_ONCE])).order_by(RunRow.id)
-            runs += (await session.scalars(wanted)).all()
+        runs = await runs_to_repeat(session, await run_ids_of(session, visit.number))
     try:
         launch = again(services, result, runs, key_id=visit.owner.id, name=result.name, digest=digest, anew={})
         made = await launched(services, launch)
@@ -177,8 +174,8 @@ def _facts(run: Any, number: int) -> RunFacts:
 def _limits_ms(session: Session, run_ids: Sequence[int]) -> dict[int, float]:
     """Return within how long the agent is to answer, by run, of scripts that say so for every turn alike."""
     limits: dict[int, float] = {}
-    for begin in range(0, len(run_ids), AT_ONCE):
-        scripts = select(RunRow.id, RunRow.snapshot["script"]).where(RunRow.id.in_(run_ids[begin : begin + AT_ONCE]))
+    for some in chunks(run_ids):
+        scripts = select(RunRow.id, RunRow.snapshot["script"]).where(RunRow.id.in_(some))
         for run_id, script in session.execute(scripts):
             turns = (script or {}).get("turns") or []
             found = {

@@ -20,7 +20,7 @@ from runner.calls.recording import AGENT, CALLER, parse_recording
 from runner.calls.timeline import parse_stored
 from runner.errors import UsageError
 from runner.records.endings import read_outcome
-from runner.records.runs import artefacts_of, request_cancel
+from runner.records.runs import request_cancel
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.records.store import ArtefactMissing, artefact_key
 from runner.records.tables import ResultRow, RunRow
@@ -83,7 +83,7 @@ async def show_run(visit: Visit) -> Response:
     if status not in FINAL_RUN:
         name = words(row.scenario_name, 200)
         return visit.show("live_run.html", run=row, crumbs=crumbs, name=name, rate_hz=RATE_HZ)
-    files = tuple(Link(name, f"/runs/{row.id}/{name}") for name in _FILES if name in artefacts_of(row))
+    files = tuple(Link(name, f"/runs/{row.id}/{name}") for name in _FILES if name in row.kept)
     if not row.outcome:
         return visit.show(
             "no_call.html",
@@ -184,7 +184,7 @@ def _drawn(data: bytes, run_id: int) -> Sound | None:
 
 async def _stored(visit: Visit, row: RunRow, name: str, most_bytes: int) -> bytes | None:
     """Return what the store has of a run under a name; None where that is nothing, or too much."""
-    size = artefacts_of(row).get(name)
+    size = row.kept.get(name)
     if size is None or size > most_bytes:
         return None
     try:

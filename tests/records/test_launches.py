@@ -22,14 +22,14 @@ from runner.dispatch.delivering import Delivering
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
 from runner.protocol.messages import Problem
-from runner.records import launch_check
+from runner.records import filters, launch_check
 from runner.records.database import Database
-from runner.records.jobs import RoomSecrets, RunType
+from runner.records.jobs import RoomSecrets, RunType, job_of
 from runner.records.launch_request import Launch, LaunchEntry, LaunchRefused
 from runner.records.launches import Anew, again, launch
 from runner.records.record import Record
-from runner.records.results import lines_of, run_ids_of
-from runner.records.runs import end_run, job_of
+from runner.records.results import run_ids_of, short_runs
+from runner.records.runs import end_run
 from runner.records.secrets import Vault, open_vault
 from runner.records.store import open_store
 from runner.records.tables import Agent, Personality, Project, ResultRow, RunRow, ScenarioRow, TestProfile
@@ -105,7 +105,8 @@ async def runs_of(services: Services, result: ResultRow) -> list[RunRow]:
 async def test_a_large_launch_steps_back_without_blocking_writers(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch_check, "AT_ONCE", 2)
+    for module in (filters, launch_check):
+        monkeypatch.setattr(module, "AT_ONCE", 2)
     stepped_back = 0
 
     async def step_back(until_s: float) -> None:
@@ -498,7 +499,7 @@ async def test_a_thousand_entries_are_launched_and_read_back_quickly(services: S
     launched_s = time.process_time() - began
     async with services.database.reading() as session:
         began = time.process_time()
-        lines = await session.run_sync(lines_of, await run_ids_of(session, result.id))
+        lines = await session.run_sync(short_runs, await run_ids_of(session, result.id))
         read_s = time.process_time() - began
     assert len(lines) == 1_000
     # A benchmark measures this; here the work must not have become another order of magnitude.

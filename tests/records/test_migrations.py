@@ -16,17 +16,20 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from hatchling.builders.wheel import WheelBuilder
-from sqlalchemy import Connection, create_engine, inspect, select, text
+from sqlalchemy import Connection, Select, create_engine, inspect, select, text
 
 from runner.errors import UsageError
-from runner.records.assignments import Capacity, Limits, assign
+from runner.records.assignments import assign
 from runner.records.database import Database
 from runner.records.migrations import VERSION_TABLE, alembic_config, head
 from runner.records.runs import release
 from runner.records.tables import AnswerTimes, Base, CronJob, Project, RunRow, WorkerRow
+from runner.settings import ServerSettings
+from tests.records.giving import able_worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 PROJECT = Path(__file__).parents[2]
+NOW = "2026-01-01 10:00:00+00"
 
 
 @contextmanager
@@ -44,57 +47,36 @@ async def migrate(url: str) -> None:
     await database.close()
 
 
-async def test_they_come_to_the_tables_of_the_code(new_url: str) -> None:
-    await migrate(new_url)
-    with connected(new_url) as connection:
-        opts: dict[str, Any] = {"version_table": VERSION_TABLE, "compare_server_default": True}
-        context = MigrationContext.configure(connection, opts=opts)
-        assert compare_metadata(context, Base.metadata) == []
-
-
-async def test_an_empty_database_is_not_current(new_url: str) -> None:
-    database = Database(new_url)
-    assert not await database.is_current()
-    await database.migrate()
-    assert await database.is_current()
-    await database.close()
-
-
-async def test_migrating_again_changes_nothing(new_url: str) -> None:
-    await migrate(new_url)
-    async with (database := Database(new_url)).session() as session:
-        session.add(Project(name="kept"))
-    await migrate(new_url)
+async def read(url: str, statement: Select[Any]) -> list[Any]:
+    database = Database(url)
     async with database.reading() as session:
-        assert (await session.scalars(select(Project.name))).all() == ["kept"]
+        found = [tuple(row) for row in await session.execute(statement)]
     await database.close()
+    return found
 
 
-async def test_tables_of_others_are_left_alone(new_url: str) -> None:
+async def test_they_come_to_the_tables_of_the_code_and_again_change_nothing(new_url: str) -> None:
+    """Tables of others are left alone, and are no difference that the next migration would have to write."""
     with connected(new_url) as connection:
         connection.execute(text("CREATE TABLE workflow_status (id integer)"))
         connection.execute(text("CREATE TABLE alembic_version (version_num varchar(32))"))
         connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
+    database = Database(new_url)
+    assert not await database.is_current()
+    await database.close()
     await migrate(new_url)
     with connected(new_url) as connection:
-        assert {"workflow_status", "alembic_version", "runs"} <= set(inspect(connection).get_table_names())
+        connection.execute(text(f"INSERT INTO projects (name, created_at) VALUES ('kept', '{NOW}')"))
+    await migrate(new_url)
+    assert await read(new_url, select(Project.name)) == [("kept",)]
+    with connected(new_url) as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "theirs"
-
-
-async def test_tables_of_others_are_no_difference(new_url: str) -> None:
-    await migrate(new_url)
-    with connected(new_url) as connection:
-        connection.execute(text("CREATE TABLE workflow_status (id integer)"))
         # Raises where there is a difference to be written.
         command.check(alembic_config(connection))
-
-
-async def test_all_of_them_can_be_taken_back(new_url: str) -> None:
-    await migrate(new_url)
-    with connected(new_url) as connection:
-        command.downgrade(alembic_config(connection), "base")
-        assert [name for name in inspect(connection).get_table_names() if name != VERSION_TABLE] == []
-    await migrate(new_url)
+        connection.execute(text("DROP TABLE workflow_status"))
+        connection.execute(text("DROP TABLE alembic_version"))
+        opts: dict[str, Any] = {"version_table": VERSION_TABLE, "compare_server_default": True}
+        assert compare_metadata(MigrationContext.configure(connection, opts=opts), Base.metadata) == []
 
 
 BEFORE_WORKERS = (
@@ -108,41 +90,37 @@ BEFORE_WORKERS = (
 )
 
 
-def fill_before_workers(connection: Connection) -> None:
-    """Put runs into a record as they were before there were workers elsewhere."""
-    now = "2026-01-01 10:00:00+00"
-    connection.execute(text(f"INSERT INTO projects (id, name, created_at) VALUES (1, 'p', '{now}')"))
-    connection.execute(
-        text(
-            "INSERT INTO results (id, project_id, agent_name, name, status, run_type, run_settings, run_as_text, "
-            f"is_cronjob, created_at, updated_at) VALUES (1, 1, '', '', 'running', 'pipecat', '{{}}', false, false, "
-            f"'{now}', '{now}')"
-        )
-    )
-    for run_id, status, attempt, executor, ended, room in BEFORE_WORKERS:
-        connection.execute(
-            text(
-                "INSERT INTO runs (id, result_id, project_id, scenario_name, status, snapshot, session_data, "
-                "attempt, executor, cancel_requested, error_message, artefacts, created_at, updated_at, ended_at, "
-                "room_url) "
-                f"VALUES (:id, 1, 1, 's', :status, '{{}}', '{{}}', :attempt, :executor, false, '', '{{}}', '{now}', "
-                f"'{now}', :ended_at, :room)"
-            ),
-            {
-                "id": run_id,
-                "status": status,
-                "attempt": attempt,
-                "executor": executor,
-                "ended_at": now if ended else None,
-                "room": room,
-            },
-        )
+def put(connection: Connection, table: str, **values: Any) -> None:
+    names = ", ".join(values)
+    marks = ", ".join(f":{name}" for name in values)
+    connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({marks})"), values)
+
+
+def fill(url: str, version: str, *statements: str) -> None:
+    """Put runs into a record as they were before there were workers elsewhere, then bring it to a later version."""
+    times = {"created_at": NOW, "updated_at": NOW}
+    with connected(url) as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        put(connection, "projects", id=1, name="p", created_at=NOW)
+        result = {"agent_name": "", "name": "", "status": "running", "run_type": "pipecat", "run_settings": "{}"}
+        put(connection, "results", id=1, project_id=1, run_as_text=False, is_cronjob=False, **result, **times)
+        run = {"result_id": 1, "project_id": 1, "scenario_name": "s", "cancel_requested": False, "error_message": ""}
+        run |= dict.fromkeys(("snapshot", "session_data", "artefacts"), "{}")
+        for run_id, status, attempt, executor, ended, room in BEFORE_WORKERS:
+            told = {"id": run_id, "status": status, "attempt": attempt, "executor": executor, "room_url": room}
+            put(connection, "runs", **run, **told, **times, ended_at=NOW if ended else None)
+        command.upgrade(alembic_config(connection), version)
+        for statement in statements:
+            # Not by text(): a colon in JSON is no parameter.
+            connection.exec_driver_sql(statement)
+
+
+def change(run_ids: str, name: str, value: str) -> str:
+    return f"UPDATE runs SET {name} = {value} WHERE id IN ({run_ids})"
 
 
 async def test_runs_from_before_there_were_workers_go_on(new_url: str) -> None:
-    with connected(new_url) as connection:
-        command.upgrade(alembic_config(connection), "0001")
-        fill_before_workers(connection)
+    fill(new_url, "0001")
     await migrate(new_url)
     database = Database(new_url)
     async with database.reading() as session:
@@ -157,99 +135,58 @@ async def test_runs_from_before_there_were_workers_go_on(new_url: str) -> None:
     assert [(run.room_key, run.room_kind) for run in runs] == [daily, nothing, daily, nothing, nothing, nothing]
     # What waited is given to workers, and what was on when the old version stopped is known to be somebody's.
     async with database.session() as session:
-        able = [Capacity("w", 9, frozenset({"daily", "smallwebrtc"}))]
-        assert [run.run_id for run in await session.run_sync(assign, able, Limits())] == [2]
+        able = [able_worker("w", 9)]
+        assert [run.id for run in await session.run_sync(assign, able, ServerSettings())] == [2]
         assert await session.run_sync(release, 3, 1, detail="worker lost", safe_to_retry=True, was_lost=True)
     async with database.session() as session:
-        assert len(await session.run_sync(assign, able, Limits())) == 1
+        assert len(await session.run_sync(assign, able, ServerSettings())) == 1
     await database.close()
 
 
 async def test_schedules_that_nothing_fired_are_paused(new_url: str) -> None:
-    now = "2026-01-01 10:00:00+00"
-    with connected(new_url) as connection:
-        command.upgrade(alembic_config(connection), "0007")
-        connection.execute(text(f"INSERT INTO projects (id, name, created_at) VALUES (1, 'p', '{now}')"))
-        connection.execute(
-            text(
-                "INSERT INTO cron_jobs (id, project_id, name, crontab_expression, timezone, scenario_ids, is_active, "
-                f"data, created_at, updated_at) VALUES (1, 1, 'old', '* * * * *', 'UTC', '[1]', true, '{{}}', "
-                f"'{now}', '{now}')"
-            )
-        )
+    job = (
+        "INSERT INTO cron_jobs (id, project_id, name, crontab_expression, timezone, scenario_ids, is_active, data, "
+        f"created_at, updated_at) VALUES (1, 1, 'old', '* * * * *', 'UTC', '[1]', true, '{{}}', '{NOW}', '{NOW}')"
+    )
+    fill(new_url, "0007", job)
     await migrate(new_url)
-    database = Database(new_url)
-    async with database.reading() as session:
-        job = await session.get_one(CronJob, 1)
-    assert (job.is_active, job.next_due_at) == (False, None)
-    await database.close()
+    assert await read(new_url, select(CronJob.is_active, CronJob.next_due_at)) == [(False, None)]
 
 
 async def test_what_passed_unjudged_has_no_verdict_any_more(new_url: str) -> None:
-    with connected(new_url) as connection:
-        command.upgrade(alembic_config(connection), "0001")
-        fill_before_workers(connection)
-        command.upgrade(alembic_config(connection), "0002")
-        prompted = """'{"expected_outcome_prompt": "must sing"}'"""
-        connection.execute(text("UPDATE runs SET success = true WHERE id IN (1, 2, 3)"))
-        connection.execute(text("UPDATE runs SET success = false WHERE id = 4"))
-        connection.execute(text(f"UPDATE runs SET snapshot = {prompted} WHERE id IN (1, 4)"))
-        connection.execute(text("""UPDATE runs SET snapshot = '{"expected_outcome_prompt": null}' WHERE id = 2"""))
+    prompted = change("1, 4", "snapshot", """'{"expected_outcome_prompt": "must sing"}'""")
+    unprompted = change("2", "snapshot", """'{"expected_outcome_prompt": null}'""")
+    verdicts = change("1, 2, 3", "success", "true"), change("4", "success", "false")
+    fill(new_url, "0002", *verdicts, prompted, unprompted)
     await migrate(new_url)
-    database = Database(new_url)
-    async with database.reading() as session:
-        runs = list(await session.scalars(select(RunRow).order_by(RunRow.id)))
-    assert [run.success for run in runs] == [None, True, True, False, None, None]
-    assert [run.expects for run in runs] == [True, False, False, True, False, False]
-    assert runs[0].error_message == "inconclusive: expected_outcome_prompt was not judged"
-    await database.close()
+    columns = select(RunRow.success, RunRow.expects, RunRow.error_message).order_by(RunRow.id)
+    runs = await read(new_url, columns)
+    assert [run[0] for run in runs] == [None, True, True, False, None, None]
+    assert [run[1] for run in runs] == [True, False, False, True, False, False]
+    assert runs[0][2] == "inconclusive: expected_outcome_prompt was not judged"
 
 
 async def test_runs_that_had_expectations_are_known_to_have_had_some(new_url: str) -> None:
-    with connected(new_url) as connection:
-        command.upgrade(alembic_config(connection), "0001")
-        fill_before_workers(connection)
-        command.upgrade(alembic_config(connection), "0003")
-        for run_id, outcome in ((1, '{"expectations": [{"turn": 0}]}'), (2, '{"expectations": []}'), (3, "{}")):
-            connection.execute(
-                text("UPDATE runs SET outcome = :outcome WHERE id = :id"), {"id": run_id, "outcome": outcome}
-            )
+    outcomes = {"1": '{"expectations": [{"turn": 0}]}', "2": '{"expectations": []}', "3": "{}"}
+    fill(new_url, "0003", *(change(run_id, "outcome", f"'{outcome}'") for run_id, outcome in outcomes.items()))
     await migrate(new_url)
-    database = Database(new_url)
-    async with database.reading() as session:
-        assert list(await session.scalars(select(RunRow.id).where(RunRow.expects))) == [1]
-    await database.close()
+    assert await read(new_url, select(RunRow.id).where(RunRow.expects)) == [(1,)]
 
 
 async def test_answer_times_of_runs_that_ended_are_kept_apart(new_url: str) -> None:
-    with connected(new_url) as connection:
-        command.upgrade(alembic_config(connection), "0001")
-        fill_before_workers(connection)
-        command.upgrade(alembic_config(connection), "0010")
-        turns = '{"turns": [{"response_latency_ms": 800.5}, {"response_latency_ms": null}, {}]}'
-        for run_id, outcome in ((4, turns), (5, turns), (6, '{"turns": []}')):
-            connection.execute(
-                text("UPDATE runs SET outcome = :outcome WHERE id = :id"), {"id": run_id, "outcome": outcome}
-            )
+    turns = """'{"turns": [{"response_latency_ms": 800.5}, {"response_latency_ms": null}, {}]}'"""
+    fill(new_url, "0010", change("4, 5", "outcome", turns), change("6", "outcome", """'{"turns": []}'"""))
     await migrate(new_url)
-    database = Database(new_url)
-    async with database.reading() as session:
-        found = (await session.execute(select(AnswerTimes.run_id, AnswerTimes.times_ms))).all()
-    assert [tuple(row) for row in found] == [(5, [800.5])]
-    await database.close()
+    assert await read(new_url, select(AnswerTimes.run_id, AnswerTimes.times_ms)) == [(5, [800.5])]
 
 
-async def test_ids_are_not_reused_after_migrating_there_and_back(new_url: str) -> None:
+async def test_ids_are_not_given_out_again_after_migrating(new_url: str) -> None:
+    """SQLite builds a table anew whose columns change, and what counts up its ids must not begin again."""
+    fill(new_url, "0001")
     with connected(new_url) as connection:
-        command.upgrade(alembic_config(connection), "0001")
-        fill_before_workers(connection)
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT setval(pg_get_serial_sequence('runs', 'id'), 6)"))
-    for _ in range(2):
-        await migrate(new_url)
-        with connected(new_url) as connection:
-            command.downgrade(alembic_config(connection), "0001")
-            connection.execute(text("DELETE FROM runs"))
+        connection.execute(text("DELETE FROM runs"))
     await migrate(new_url)
     database = Database(new_url)
     async with database.session() as session:
@@ -312,7 +249,6 @@ async def test_threads_that_migrate_at_once_all_succeed(new_url: str, tmp_path: 
 async def test_processes_that_migrate_at_once_all_succeed(new_url: str) -> None:
     code = """
 import anyio, sys, time
-from runner.records.assignments import Capacity, Limits, assign
 from runner.records.database import Database
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
 anyio.run(Database(sys.argv[1]).migrate)
@@ -333,7 +269,6 @@ def test_there_is_one_latest_version_and_a_way_to_it() -> None:
 def test_they_are_found_from_anywhere(tmp_path: Path) -> None:
     code = """
 import anyio
-from runner.records.assignments import Capacity, Limits, assign
 from runner.records.database import Database
 anyio.run(Database("sqlite:///record.sqlite").migrate)
 """

@@ -1,5 +1,6 @@
 """Counts and verdicts of results, and what runs are found by."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,15 +11,13 @@ from runner.records.database import Database
 from runner.records.results import (
     Counts,
     Distribution,
-    RunFilter,
     count_runs,
-    counts_of,
-    delete_runs,
-    lines_of,
     read_marks,
     run_ids_of,
+    select_runs,
     share,
     shared_result,
+    short_runs,
 )
 from runner.records.runs import request_cancel
 from runner.records.tables import ResultRow, RunRow, utc_now
@@ -39,21 +38,31 @@ async def ended(database: Database) -> list[int]:
 
 async def found(database: Database, **wanted: object) -> list[int]:
     async with database.reading() as session:
-        filtered = RunFilter(project_id=1, **wanted)  # type: ignore[arg-type]
-        return sorted(run.id for run in await session.scalars(filtered.select()))
+        return sorted(run.id for run in await session.scalars(select_runs(1, **wanted)))  # type: ignore[arg-type]
+
+
+def counted(runs: Sequence[RunRow]) -> Counts:
+    """Count runs one by one."""
+    scores = [run.score for run in runs]
+    return Counts(
+        total=len(runs),
+        ended=sum(run.has_ended for run in runs),
+        success=sum(run.passed is True for run in runs),
+        met=scores.count(100),
+        expected=len(scores) - scores.count(None),
+        inconclusive=sum(run.is_inconclusive for run in runs),
+    )
 
 
 async def test_counts_are_the_same_whether_counted_there_or_here(database: Database) -> None:
     ids = await ended(database)
     result_id = (await row(database, ids[0])).result_id
     async with database.session() as session:
-        run = await session.get_one(RunRow, ids[0])
-        run.snapshot = {**run.snapshot, "expected_outcome_prompt": ""}
         run = await session.get_one(RunRow, ids[2])
         run.snapshot = {**run.snapshot, "expected_outcome_prompt": "The agent is polite."}
         run.expects = True
     async with database.reading() as session:
-        here = counts_of(await session.run_sync(lines_of, await run_ids_of(session, result_id)))
+        here = counted(await session.run_sync(short_runs, await run_ids_of(session, result_id)))
         assert await session.run_sync(count_runs, [result_id, 999]) == {result_id: here, 999: Counts()}
     assert here == Counts(total=6, ended=5, success=1, met=1, expected=3, inconclusive=3)
     # One passed of three: the inconclusive, the one without a call and the cancelled one say nothing of the agent.
@@ -64,6 +73,21 @@ async def test_counts_are_the_same_whether_counted_there_or_here(database: Datab
     assert at_the_end.success + at_the_end.failed == at_the_end.total
 
 
+async def test_runs_of_a_result_are_read_without_what_is_long_about_them(database: Database) -> None:
+    ids = await ended(database)
+    whole = [await row(database, run_id) for run_id in ids]
+    async with database.reading() as session:
+        short = await session.run_sync(short_runs, [*ids, 999])
+    assert [run.id for run in short] == ids
+    for run, of in zip(short, whole, strict=True):
+        assert run.snapshot.keys() == {"expected_outcome_prompt", "personality", "test_profile", "agent", "tags"}
+        assert all(value == of.snapshot.get(name) for name, value in run.snapshot.items())
+        assert all(value == of.came_to.get(name) for name, value in run.came_to.items())
+        for name in ("status", "score", "passed", "latencies_ms", "detail", "updated_at"):
+            assert getattr(run, name) == getattr(of, name)
+    assert short[0].latencies_ms == [800.0, 1200.0] and short[1].detail == agent_failed().detail
+
+
 async def test_runs_of_which_nothing_was_expected_have_no_score(database: Database) -> None:
     ids = await launched(database, 3)
     for run_id, run in zip(ids, (outcome(), agent_failed(), undecided()), strict=True):
@@ -71,9 +95,9 @@ async def test_runs_of_which_nothing_was_expected_have_no_score(database: Databa
         await accepts(database, run_id, 1, run.model_copy(update={"expectations": []}))
     result_id = (await row(database, ids[0])).result_id
     async with database.reading() as session:
-        lines = await session.run_sync(lines_of, await run_ids_of(session, result_id))
-        assert (await session.run_sync(count_runs, [result_id]))[result_id] == counts_of(lines)
-    assert [(line.passed, line.score) for line in lines] == [(True, None), (False, 0), (False, 50)]
+        runs = await session.run_sync(short_runs, await run_ids_of(session, result_id))
+        assert (await session.run_sync(count_runs, [result_id]))[result_id] == counted(runs)
+    assert [(run.passed, run.score) for run in runs] == [(True, None), (False, 0), (False, 50)]
 
 
 async def test_a_result_without_a_verdict_has_no_rate_that_passes(database: Database) -> None:
@@ -111,13 +135,6 @@ async def test_runs_are_found_by_what_is_asked_for_alone(database: Database) -> 
         run = await session.get_one(RunRow, missed)
         run.snapshot = {**run.snapshot, "personality": {"id": 693, "name": "n"}}
     assert await found(database, personality_id=693) == [missed]
-
-
-async def test_deleted_runs_are_gone(database: Database) -> None:
-    ids = await ended(database)
-    async with database.session() as session:
-        await delete_runs(session, ids[1:])
-    assert await found(database) == ids[:1]
 
 
 async def test_a_link_opens_its_result_until_it_expires(database: Database) -> None:
@@ -178,7 +195,7 @@ async def test_large_results_are_counted_by_indexes_alone(database: Database) ->
     event.listen(Engine, "before_cursor_execute", explain)
     try:
         # As a list of runs does: how many there are, and the ids of a page far behind.
-        ids = RunFilter(project_id=1, result_id=2).select().with_only_columns(RunRow.id)
+        ids = select_runs(1, result_id=2).with_only_columns(RunRow.id)
         counting = select(func.count()).select_from(ids.order_by(None).subquery())
         page = ids.offset(200).limit(50)
         counted = await database.browse(lambda session: count_runs(session, [2, 3]))

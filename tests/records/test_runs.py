@@ -14,16 +14,13 @@ from sqlalchemy import insert, select, update
 from bots.timeline import EndedReason
 from runner.calls.run_file import Run, RunReport
 from runner.protocol.messages import Job, Problem, RunNow
+from runner.records.artefacts import MAX_ARTEFACTS, Upload, add_artefact, expect_artefact
 from runner.records.database import Database
 from runner.records.endings import read_outcome, storable
 from runner.records.runs import (
-    MAX_ARTEFACTS,
     MAX_LOST,
-    Upload,
-    add_artefact,
-    artefacts_of,
     end_run,
-    expect_artefact,
+    is_of,
     progress,
     refresh_result,
     release,
@@ -175,7 +172,7 @@ async def test_after_a_release_only_reports_of_the_new_attempt_count(
     waits = await row(database, run_id)
     assert (waits.status, waits.executor, waits.attempt, waits.lost) == ("pending", None, 2, 0)
     assert (waits.started_at, waits.joined_at, waits.said_at) == (None, None, None)
-    assert artefacts_of(waits) == {} and waits.artefacts == {"1/run.json": 5}
+    assert waits.kept == {} and waits.artefacts == {"1/run.json": 5}
     assert await status_of_result(database, run_id) == "running"
     for is_taken in (False, True):
         for attempt in (1, 3) if is_taken else (1, 2, 3):
@@ -191,7 +188,7 @@ async def test_after_a_release_only_reports_of_the_new_attempt_count(
     assert await accepts(database, run_id, 2, agent_failed())
     ended = await row(database, run_id)
     assert ended.success is False
-    assert artefacts_of(ended) == {"run.json": 6} and ended.artefacts == {"1/run.json": 5, "run.json": 6}
+    assert ended.kept == {"run.json": 6} and ended.artefacts == {"1/run.json": 5, "run.json": 6}
 
 
 @dataclass(frozen=True)
@@ -431,7 +428,7 @@ async def test_an_artefact_belongs_to_the_run_only_once_complete(database: Datab
         assert await do(database, expect_artefact, run_id, 1, "a", "run.json") is Upload.WANTED
     assert not await do(database, add_artefact, run_id, 1, "a", "recording.wav", 7)
     run = await row(database, run_id)
-    assert run.artefacts == {"run.json": None} and artefacts_of(run) == {}
+    assert run.artefacts == {"run.json": None} and run.kept == {}
 
 
 async def test_only_a_runs_worker_brings_artefacts_and_only_so_many(database: Database) -> None:
@@ -460,12 +457,12 @@ async def test_an_ended_run_takes_the_artefacts_owed_and_no_others(database: Dat
         receipt = await do(database, end_run, run_id, 1, outcome(), executor="a", owed=owed)
         assert receipt.accepted
     run = await row(database, run_id)
-    assert run.artefacts == {"run.json": 5, "recording.wav": None} and artefacts_of(run) == {"run.json": 5}
+    assert run.artefacts == {"run.json": 5, "recording.wav": None} and run.kept == {"run.json": 5}
     assert await do(database, expect_artefact, run_id, 1, "b", "recording.wav") is Upload.VOID
     assert not await do(database, add_artefact, run_id, 1, "b", "recording.wav", 7)
     assert not await keeps(database, run_id, 1, "a", "timeline.jsonl", 7)
     assert await keeps(database, run_id, 1, "a", "recording.wav", 7)
-    assert artefacts_of(await row(database, run_id)) == {"run.json": 5, "recording.wav": 7}
+    assert (await row(database, run_id)).kept == {"run.json": 5, "recording.wav": 7}
 
 
 async def test_a_report_of_another_worker_does_not_count(database: Database) -> None:
@@ -561,7 +558,7 @@ class Model:
                 await do(self._database, request_cancel, [run_id])
             case _:
                 await accepts(self._database, run_id, attempt, OUTCOMES[kind])
-        await self._check(run_id, is_stale=kind in REPORTS and not state.is_of(attempt))
+        await self._check(run_id, is_stale=kind in REPORTS and not is_of(state, attempt))
 
     async def _check(self, moved: int, *, is_stale: bool) -> None:
         statuses: list[RunStatus] = []

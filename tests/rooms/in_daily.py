@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from bots.clock import CallClock
 from runner.rooms.base import AUDIO_RATE_HZ
-from runner.rooms.daily import DailyRoom
+from runner.rooms.daily.room import DailyRoom
 from tests.rooms.listener import Listener
 
 URL = "https://example.daily.co/room"

@@ -20,7 +20,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from pydantic import SecretStr
 
 from bots.clock import CallClock
-from runner.rooms.smallwebrtc import SmallWebRTCRoom
+from runner.rooms.smallwebrtc.room import SmallWebRTCRoom
 from tests.rooms.listener import Listener
 
 TOKEN = "s3cr3t-t0ken-4711"

@@ -12,9 +12,9 @@ from pipecat.frames.frames import EndFrame
 from bots.clock import CallClock
 from bots.timeline import EndedReason
 from runner.errors import RoomError
-from runner.rooms.daily import DailyRoom
 from runner.rooms.daily import client as client_module
 from runner.rooms.daily import session as session_module
+from runner.rooms.daily.room import DailyRoom
 from tests.doubles.daily import FakeCallClient, Meeting
 from tests.patience import until
 from tests.rooms.in_daily import URL, entered, running

@@ -129,7 +129,7 @@ async def test_participant_that_left_while_the_join_ended_is_not_there(meeting: 
         session = call.room._session
         gone = meeting.add("gone", audio=False)
         gone.leave()
-        await until(lambda: gone.id in session._people._gone)
+        await until(lambda: gone.id in session.people._gone)
         session.joined(time.monotonic_ns(), {gone.id: gone.describe()})
         assert call.room.participants() == []
 

@@ -109,13 +109,14 @@ def test_a_process_without_standard_error_can_call() -> None:
 def test_the_library_logs_to_stderr_only_if_verbose(level: str, shown: bool):
     code = f"""
 import asyncio, sys
+from unittest.mock import Mock
 from loguru import logger
 logger.remove()
 logger.add(sys.stderr, level="{level}")
 from bots.clock import CallClock
-from runner.rooms.daily import DailyRoom
+from runner.rooms.daily.room import DailyRoom
 async def main():
-    room = DailyRoom("https://example.daily.co/room", None, clock=CallClock(), listener=None)
+    room = DailyRoom("https://example.daily.co/room", None, clock=CallClock(), listener=Mock())
     room.transport.client._client.send_app_message("before the join: an error")
     await room.leave()
 asyncio.run(main())

@@ -11,9 +11,10 @@ from pydantic import SecretStr
 from bots.clock import CallClock
 from bots.levels import QUIET_PEAK
 from runner.errors import UsageError
-from runner.rooms.line import EMPTY, Forward, Line
-from runner.rooms.open import RoomAddress, open_room
+from runner.rooms.base import EMPTY, Forward, Line
+from runner.rooms.open import RoomAddress
 from runner.rooms.smallwebrtc.outgoing import FRAME_BYTES, CallerTrack
+from runner.sessions.opening import open_address
 from runner.settings import RoomSettings
 from tests.doubles.daily import Meeting
 from tests.patience import until
@@ -93,7 +94,7 @@ async def test_an_empty_line_puts_nothing_in_the_way() -> None:
 async def test_faults_of_packets_are_refused_on_daily(line: Line) -> None:
     async with httpx.AsyncClient() as http, anyio.create_task_group() as tasks:
         with pytest.raises(UsageError, match="packets of a Daily room"):
-            await open_room(
+            await open_address(
                 RoomAddress(URL, SecretStr("t")),
                 RoomSettings(),
                 clock=CallClock(),

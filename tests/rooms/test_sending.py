@@ -23,8 +23,7 @@ from bots.caller.mouth import Mouth
 from bots.caller.speech.voice import Line as SpokenLine
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import CallerUnderrun, TimelineEvent, UnderrunKind
-from runner.rooms.base import AUDIO_RATE_HZ
-from runner.rooms.line import Forward, Line
+from runner.rooms.base import AUDIO_RATE_HZ, Forward, Line
 from runner.rooms.smallwebrtc import connection, sending
 from runner.rooms.smallwebrtc.incoming import ArrivalBuffer
 from runner.rooms.smallwebrtc.outgoing import FRAME_NS

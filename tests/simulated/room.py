@@ -172,7 +172,7 @@ class SimulatedRoom:
             pipeline=self._transport.input().put,
             hole=listener.agent_audio_lost,
             late=listener.agent_audio_late,
-            decoder=_PlainDecoder(),
+            decode=_PlainDecoder().decode,
         )
         self._due: list[tuple[int, int, Callable[[int], None]]] = []
         self._counter = itertools.count()

@@ -22,8 +22,6 @@ from runner.api.routing import CompatRouter
 from runner.api.schemas.query import PathId
 from runner.api.services import Services
 from runner.api.sharing import Reader, Reading, still_reads
-from runner.records.results import line_of
-from runner.records.runs import artefacts_of
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.records.store import ArtefactMissing, artefact_key
 from runner.records.tables import RunRow
@@ -293,14 +291,13 @@ async def _messages(
     async for place, event in _stored(services, run):
         if place > position:
             yield _event(kept, place, event)
-    line = line_of(run)
     end = {
-        "status": line.status.value,
-        "success": line.passed,
-        "inconclusive": line.inconclusive,
-        "cause": line.cause,
-        "ended_reason": line.ended_reason,
-        "detail": line.detail or line.error_message or None,
+        "status": run.status,
+        "success": run.passed,
+        "inconclusive": run.is_inconclusive,
+        "cause": run.cause,
+        "ended_reason": run.ended_reason,
+        "detail": run.detail,
     }
     yield ServerSentEvent(json.dumps(end), event="end")
 
@@ -331,7 +328,7 @@ async def status_of(services: Services, reader: Reading, run_id: int) -> RunStat
 
 async def _stored(services: Services, run: RunRow) -> AsyncGenerator[tuple[int, str]]:
     """Yield the events of a run that has ended, numbered from 1. A last line that was cut off is left out."""
-    if TIMELINE not in artefacts_of(run):
+    if TIMELINE not in run.kept:
         return
     count = 0
     try:

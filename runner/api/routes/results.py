@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 from fastapi import Query, Request, Response
 from loguru import logger
 from pydantic import TypeAdapter
-from sqlalchemy import Select, exists, select
+from sqlalchemy import Select, delete, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -28,7 +28,7 @@ from runner.records.database import Database
 from runner.records.honoured import unknown_metrics
 from runner.records.launch_request import LaunchRefused
 from runner.records.launches import Anew, again
-from runner.records.runs import AT_ONCE, lock_result, refresh_result, request_cancel
+from runner.records.runs import lock_result, refresh_result, request_cancel
 from runner.records.sharing import Sharing
 from runner.records.statuses import FINAL_RUN, OPEN_RUN, RunStatus
 from runner.records.tables import Agent, ResultRow, RunRow, utc_now
@@ -95,10 +95,7 @@ async def rerun(
         result = await _find(session, key.project_id, id)
         ids = await _chosen(session, id, asked.run_ids)
         anew = _anew(asked.runs or [], set(ids))
-        runs: list[RunRow] = []
-        for begin in range(0, len(ids), AT_ONCE):
-            wanted = select(RunRow).where(RunRow.id.in_(ids[begin : begin + AT_ONCE])).order_by(RunRow.id)
-            runs += (await session.scalars(wanted)).all()
+        runs = await records.runs_to_repeat(session, ids)
     try:
         launch = again(services, result, runs, key_id=key.id, name=asked.name or "", digest=digest, anew=anew)
     except LaunchRefused as error:
@@ -133,7 +130,7 @@ async def delete_runs(services: AppServices, project: ProjectId, id: PathId, bod
         if live:
             on = ", ".join(str(run_id) for run_id in live)
             raise BadRequest({"run_ids": [f"These calls are on: {on}. End them first (end_calls)."]})
-        await records.delete_runs(session, ids)
+        await session.execute(delete(RunRow).where(RunRow.id.in_(ids)))
         await session.run_sync(refresh_result, id)
     for run_id in ids:
         try:

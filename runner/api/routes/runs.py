@@ -25,8 +25,8 @@ from runner.api.sharing import Reader, Reading
 from runner.api.streaming import enclosed, in_pieces, sharing_of, streamed
 from runner.errors import UsageError
 from runner.records.filters import holds_any, words_of
-from runner.records.results import RunFilter
-from runner.records.runs import artefacts_of, request_cancel
+from runner.records.results import select_runs
+from runner.records.runs import request_cancel
 from runner.records.store import ArtefactMissing, artefact_key
 from runner.records.tables import ResultRow, RunRow
 
@@ -93,8 +93,8 @@ async def list_runs(
     """List runs, the latest first. Also open to whoever has a link to their result."""
     statuses = [*words_of(status__in), *([status] if status is not None else [])]
     reasons = [*words_of(call_ended_reason__in), *([call_ended_reason] if call_ended_reason else [])]
-    wanted = RunFilter(
-        project_id=reader.project_id,
+    wanted = select_runs(
+        reader.project_id,
         result_id=result_id or reader.result_id,
         agent_id=agent_id,
         scenario_id=scenario__id,
@@ -110,7 +110,7 @@ async def list_runs(
         ended_reasons=reasons or None,
         ended_reason_holds=call_ended_reason__icontains,
     )
-    statement = _narrowed(wanted.select(), reader)
+    statement = _narrowed(wanted, reader)
     if project_id not in (None, reader.project_id):
         statement = statement.where(false())
     if labels := words_of(tags):
@@ -226,7 +226,7 @@ async def artefact(
     """
     async with services.database.reading() as session:
         run = await find_run(session, reader, run_id)
-    if name not in artefacts_of(run):
+    if name not in run.kept:
         raise NotFound
     try:
         key = artefact_key(run_id, name, run.attempt)
@@ -324,7 +324,7 @@ def _shown(session: Session, rows: Sequence[RunRow], base: str) -> list[schemas.
             result_name=results[row.result_id].name,
             agent_name=results[row.result_id].agent_name,
             run_type=results[row.result_id].run_type,
-            artefacts={name: f"{base}/{row.id}/artefacts/{name}" for name in sorted(artefacts_of(row))},
+            artefacts={name: f"{base}/{row.id}/artefacts/{name}" for name in sorted(row.kept)},
         )
         for row in rows
     ]

@@ -3,19 +3,20 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
 from runner.api.schemas.common import ResponseBody, Timestamp
 from runner.api.schemas.launch import MAX_ENTRIES, RerunEntry
 from runner.api.schemas.runs import Metric, ResultRun, clock, measured
+from runner.evaluation.verdicts import Cause
 from runner.metrics.latency import latency
 from runner.metrics.registry import metric_ids
 from runner.records.jobs import shown_settings
-from runner.records.results import Contribution, Counts, counts_of
+from runner.records.results import Counts
 from runner.records.statuses import ResultStatus, RunStatus
-from runner.records.tables import ResultRow
+from runner.records.tables import ResultRow, RunRow
 from runner.records.written import Id, WrittenBody
 
 MAX_DELETED = 100
@@ -205,6 +206,40 @@ class Shared(ResponseBody):
     shareable_link: str
 
 
+class Contribution(NamedTuple):
+    """What a run adds to the figures of its result: kept of it, where the run itself would be too much."""
+
+    id: int
+    scenario: tuple[int | None, str]
+    has_ended: bool
+    passed: bool | None
+    success: bool | None
+    cause: str | None
+    joined: bool
+    duration_s: float
+    tags: tuple[str, ...]
+    latencies_ms: tuple[float, ...]
+    reason: str
+    """Why it did not pass; empty where it did, or has not ended."""
+
+
+def contribution(row: RunRow) -> Contribution:
+    """Return that of a run."""
+    return Contribution(
+        id=row.id,
+        scenario=(row.scenario_id, row.scenario_name),
+        has_ended=row.has_ended,
+        passed=row.passed,
+        success=row.success,
+        cause=row.cause,
+        joined=row.joined_at is not None,
+        duration_s=row.duration_s or 0.0,
+        tags=tuple(row.snapshot.get("tags") or ()),
+        latencies_ms=tuple(row.latencies_ms),
+        reason="" if row.passed is not False else row.detail or "no reason is known",
+    )
+
+
 def common(row: ResultRow, counts: Counts) -> dict[str, Any]:
     """Return the fields that the list and the detail have in common."""
     return {
@@ -232,6 +267,7 @@ def common(row: ResultRow, counts: Counts) -> dict[str, Any]:
 
 def result(
     row: ResultRow,
+    counts: Counts,
     runs: Sequence[Contribution],
     *,
     runs_next: str | None = None,
@@ -241,12 +277,12 @@ def result(
 
     Args:
         row: The result.
+        counts: How far its runs are.
         runs: What each of its runs adds to its figures.
         runs_next: The address of the page of runs after this one.
         runs_previous: That of the page before.
     """
-    counts = counts_of(runs)
-    ended = [run for run in runs if run.ended]
+    ended = [run for run in runs if run.has_ended]
     metrics = measured({latency.code: [ms for run in runs for ms in run.latencies_ms]})
     tags: dict[str, list[int]] = defaultdict(list)
     for run in runs:
@@ -254,10 +290,10 @@ def result(
             tags[tag].append(run.id)
     return Result(
         **common(row, counts),
-        total_duration=clock(sum(run.duration_s or 0 for run in runs)) or "00:00",
+        total_duration=clock(sum(run.duration_s for run in runs)) or "00:00",
         scenarios=[
             NamedScenario(id=scenario_id, name=name)
-            for scenario_id, name in {run.scenario_id: run.scenario_name for run in runs}.items()
+            for scenario_id, name in dict(run.scenario for run in runs).items()
             if scenario_id is not None
         ],
         runs={},
@@ -266,8 +302,8 @@ def result(
         connected_runs=[run.id for run in runs if run.joined],
         not_connected_runs=[run.id for run in ended if not run.joined],
         successful_calls=[run.id for run in ended if run.passed],
-        failed_infrastructure_runs=[run.id for run in ended if run.inconclusive],
-        failed_workflow_runs=[run.id for run in ended if run.agents_fault],
+        failed_infrastructure_runs=[run.id for run in ended if run.success is None],
+        failed_workflow_runs=[run.id for run in ended if run.success is False and run.cause == Cause.AGENT],
         overall_evaluation=OverallEvaluation(
             success_rate=counts.success_rate,
             inconclusive_runs_count=counts.inconclusive,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from runner.api.schemas.common import ResponseBody, Timestamp
 from runner.metrics.latency import latency
 from runner.metrics.registry import metrics
-from runner.records.results import Distribution, RunLine, line_of, played_digest
+from runner.records.results import Distribution, played_digest
 from runner.records.statuses import RunStatus
 from runner.records.tables import RunRow
 
@@ -261,22 +261,24 @@ def measured(values: Mapping[str, Sequence[float]]) -> list[Metric]:
     return shown
 
 
-def expected_outcome(line: RunLine) -> ExpectedOutcome | None:
+def expected_outcome(row: RunRow) -> ExpectedOutcome | None:
     """Return what became of a run's expected outcome; None where there was no call that could tell."""
-    if not line.ended or (line.score is None and line.success is not True):
+    if not row.has_ended or (row.score is None and row.success is not True):
         return None
-    statements: list[dict[str, Any]] = list((line.judged or {}).get("statements") or [])
-    if line.success is True:
+    told = row.came_to
+    expectations: list[dict[str, Any]] = told.get("expectations") or []
+    statements: list[dict[str, Any]] = (told.get("expected_outcome") or {}).get("statements") or []
+    if row.success is True:
         explanation = [f"{one['statement']}: {one['reason']}" for one in statements]
-        if line.expectations:
-            explanation.insert(0, f"all {len(line.expectations)} expectations of the script were met")
+        if expectations:
+            explanation.insert(0, f"all {len(expectations)} expectations of the script were met")
     else:
-        explanation = [(line.failure or {}).get("headline") or line.detail or line.error_message]
-        explanation += [f"{e['expected']}: {e['reason']}" for e in line.expectations if e.get("verdict") != "met"]
-        explanation += line.not_honoured
+        explanation = [(told.get("failure") or {}).get("headline") or row.detail]
+        explanation += [f"{e['expected']}: {e['reason']}" for e in expectations if e.get("verdict") != "met"]
+        explanation += told.get("not_honoured") or []
         explanation += [f"{one['statement']}: {one['reason']}" for one in statements if one["answer"] != "yes"]
     return ExpectedOutcome(
-        score=line.score,
+        score=row.score,
         explanation=list(dict.fromkeys(text for text in explanation if text)) or [NOTHING_EXPECTED],
         outcome_alignments=[
             *(
@@ -285,7 +287,7 @@ def expected_outcome(line: RunLine) -> ExpectedOutcome | None:
                     prompt_part=str(e.get("expected")),
                     aligned=_ALIGNED.get(str(e.get("verdict"))),
                 )
-                for e in line.expectations
+                for e in expectations
             ),
             *(
                 OutcomeAlignment(
@@ -304,39 +306,40 @@ def numbers(agent: Mapping[str, Any] | None) -> tuple[str | None, str | None]:
     return (None, agent["phone_number"]) if agent.get("inbound") else (agent["phone_number"], None)
 
 
-def metadata(line: RunLine) -> dict[str, Any]:
-    """Return how a call ended, as scripts look for it."""
-    return {} if line.call_ended_reason is None else {"ended_reason": line.call_ended_reason}
+def _shown(row: RunRow) -> dict[str, Any]:
+    """Return what a run shows alone as within its result."""
+    personality = row.snapshot.get("personality") or {}
+    outbound, inbound = numbers(row.snapshot.get("agent"))
+    return {
+        "id": row.id,
+        "scenario": row.scenario_id,
+        "scenario_name": row.scenario_name or SCENARIO_DELETED,
+        "personality_name": personality.get("name"),
+        "test_profile_data": row.snapshot.get("test_profile"),
+        "status": RunStatus(row.status),
+        "success": row.passed,
+        "expected_outcome": expected_outcome(row),
+        "evaluation": Evaluation(metrics=measured({latency.code: row.latencies_ms})),
+        "error_message": row.error_message,
+        "timestamp": row.started_at or row.created_at,
+        "executed_at": row.started_at,
+        "duration": clock(row.duration_s),
+        # As scripts look for it.
+        "metadata": {} if row.call_ended_reason is None else {"ended_reason": row.call_ended_reason},
+        "inbound_number": inbound,
+        "outbound_number": outbound,
+    }
 
 
-def result_run(line: RunLine) -> ResultRun:
+def failure(row: RunRow) -> dict[str, Any]:
+    """Return whose fault it was, how the call ended, and what happened in one line."""
+    return {"success": row.success, "cause": row.cause, "ended_reason": row.ended_reason, "detail": row.detail}
+
+
+def result_run(row: RunRow) -> ResultRun:
     """Return a run within its result."""
-    outbound, inbound = numbers(line.agent)
-    return ResultRun(
-        id=line.id,
-        scenario=line.scenario_id,
-        scenario_name=line.scenario_name or SCENARIO_DELETED,
-        personality_name=None if line.personality is None else line.personality.get("name"),
-        test_profile_data=line.test_profile,
-        status=line.status,
-        success=line.passed,
-        expected_outcome=expected_outcome(line),
-        evaluation=Evaluation(metrics=measured({latency.code: line.latencies_ms})),
-        error_message=line.error_message,
-        timestamp=line.started_at or line.created_at,
-        executed_at=line.started_at,
-        duration=clock(line.duration_s),
-        metadata=metadata(line),
-        inbound_number=inbound,
-        outbound_number=outbound,
-        scenario_runner=Failure(
-            success=line.success,
-            cause=line.cause,
-            ended_reason=line.ended_reason,
-            detail=line.detail or line.error_message or None,
-            not_honoured=line.not_honoured,
-        ),
-    )
+    not_honoured = row.came_to.get("not_honoured") or []
+    return ResultRun(**_shown(row), scenario_runner=Failure(**failure(row), not_honoured=not_honoured))
 
 
 def run(row: RunRow, *, result_name: str, agent_name: str, run_type: str, artefacts: dict[str, str]) -> Run:
@@ -349,62 +352,42 @@ def run(row: RunRow, *, result_name: str, agent_name: str, run_type: str, artefa
         run_type: How it came to its room.
         artefacts: The address of everything that is kept of it.
     """
-    line = line_of(row)
-    outcome = row.outcome or {}
-    outbound, inbound = numbers(line.agent)
-    transcript = [TranscriptItem.model_validate(entry) for entry in outcome.get("transcript_object") or []]
+    shown, played, told = _shown(row), row.snapshot, row.came_to
+    transcript = [TranscriptItem.model_validate(entry) for entry in told.get("transcript_object") or []]
     return Run(
-        id=row.id,
+        **shown,
         result_id=row.result_id,
         result_name=result_name,
         agent=row.agent_id,
         agent_name=agent_name,
-        scenario=row.scenario_id,
-        scenario_name=row.scenario_name or SCENARIO_DELETED,
-        scenario_type=row.snapshot.get("scenario_type"),
-        scenario_instructions=row.snapshot.get("instructions"),
-        personality=None if line.personality is None else line.personality.get("id"),
-        personality_name=None if line.personality is None else line.personality.get("name"),
-        test_profile_data=line.test_profile,
+        scenario_type=played.get("scenario_type"),
+        scenario_instructions=played.get("instructions"),
+        personality=(played.get("personality") or {}).get("id"),
         run_type=run_type,
         run_as_text=False,
-        tags=line.tags,
+        tags=played.get("tags") or [],
         trace_id=(row.trace or {}).get("trace_id"),
-        agent_number=outbound or inbound,
-        outbound_number=outbound,
-        inbound_number=inbound,
-        status=line.status,
-        success=line.passed,
-        evaluation_status=None if line.passed is None else ("success" if line.passed else "failure"),
-        error_message=line.error_message,
-        call_ended_reason=line.call_ended_reason,
-        metadata=metadata(line),
-        timestamp=line.started_at or line.created_at,
-        executed_at=line.started_at,
-        duration=clock(line.duration_s),
+        agent_number=shown["outbound_number"] or shown["inbound_number"],
+        evaluation_status=None if row.passed is None else ("success" if row.passed else "failure"),
+        call_ended_reason=row.call_ended_reason,
         transcript="\n".join(f"[{entry.time}] {entry.role}: {entry.content}" for entry in transcript),
         transcript_object=transcript,
         voice_recording_url=artefacts.get(RECORDING),
-        expected_outcome_prompt=line.prompt,
-        expected_outcome=expected_outcome(line),
-        evaluation=Evaluation(metrics=measured({latency.code: line.latencies_ms})),
+        expected_outcome_prompt=played.get("expected_outcome_prompt"),
         scenario_runner=Additions(
-            cause=line.cause,
-            ended_reason=line.ended_reason,
-            detail=line.detail or line.error_message or None,
-            failure=line.failure,
-            not_honoured=line.not_honoured,
-            success=line.success,
+            **failure(row),
+            failure=told.get("failure"),
+            not_honoured=told.get("not_honoured") or [],
             attempt=row.attempt,
-            duration_s=line.duration_s,
-            first_response_ms=outcome.get("first_response_ms"),
-            turns=line.turns,
-            expectations=line.expectations,
-            publish_data_message=outcome.get("publish_data_message"),
-            judge=outcome.get("judge"),
-            scenario_hash=played_digest(row.snapshot.get("script"), line.prompt),
-            notes=row.snapshot.get("notes") or [],
-            warnings=outcome.get("warnings") or [],
+            duration_s=row.duration_s,
+            first_response_ms=told.get("first_response_ms"),
+            turns=told.get("turns") or [],
+            expectations=told.get("expectations") or [],
+            publish_data_message=told.get("publish_data_message"),
+            judge=told.get("judge"),
+            scenario_hash=played_digest(played.get("script"), played.get("expected_outcome_prompt")),
+            notes=played.get("notes") or [],
+            warnings=told.get("warnings") or [],
             artefacts=artefacts,
             created_at=row.created_at,
             started_at=row.started_at,

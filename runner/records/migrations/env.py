@@ -6,8 +6,9 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import JSON
 
+from runner.records.columns import UtcDateTime
 from runner.records.migrations import VERSION_TABLE
-from runner.records.tables import Base, UtcDateTime
+from runner.records.tables import Base
 
 
 def _is_ours(name: str | None, kind: str, _: Any) -> bool:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from daily import AudioData, Daily
 from loguru import logger
@@ -26,13 +26,10 @@ from pipecat.transports.daily.transport import (
 from pydantic import SecretStr
 
 from bots.masking import masked
-from runner.rooms.base import AUDIO_RATE_HZ
+from runner.rooms.base import AUDIO_RATE_HZ, PIPELINE_RATE_HZ, SampleFilter
 from runner.rooms.daily.failures import JOIN_TIMED_OUT, RETRIES_USED_UP
 from runner.rooms.daily.library_log import LogMark, library_log
-from runner.rooms.line import SampleFilter
-
-PIPELINE_RATE_HZ = 16_000
-"""Sample rate of the agent's audio in the pipeline."""
+from runner.rooms.daily.session import RoomSession
 
 RECEIVE_INTERVAL_MS = 20
 """How often the library hands over received audio."""
@@ -49,62 +46,6 @@ WRITTEN_AHEAD_BYTES = AUDIO_RATE_HZ * 2 * 200 // 1_000
 
 WORKER_THREADS = 4
 """Threads the library shares among all calls of the process; it has 2 unless told otherwise."""
-
-
-class CallEvents(Protocol):
-    """What happens in the call, told on the event loop. Stamps are readings of ``time.monotonic_ns()``."""
-
-    def joined(self, stamp_ns: int, participants: Mapping[str, Any]) -> None:
-        """We are in the room, with these participants."""
-        ...
-
-    def join_failed(self, detail: str) -> None:
-        """We could not get into the room."""
-        ...
-
-    def participant_seen(self, stamp_ns: int, participant: Mapping[str, Any]) -> None:
-        """A participant joined or changed."""
-        ...
-
-    def participant_left(self, stamp_ns: int, participant_id: str, reason: str) -> None:
-        """A participant left."""
-        ...
-
-    def message_arrived(self, stamp_ns: int, message: Any, sender: str) -> None:
-        """An app message arrived."""
-        ...
-
-    def audio_arrived(self, stamp_ns: int, participant_id: str, pcm: bytes) -> None:
-        """Captured audio arrived; the stamp is that of its last sample."""
-        ...
-
-    def audio_taken(self, stamp_ns: int) -> None:
-        """The library took audio to send."""
-        ...
-
-    def audio_sent(self, taken_ns: int, done_ns: int, pcm: bytes) -> None:
-        """The library has sent audio it took."""
-        ...
-
-    def speaker_changed(self, stamp_ns: int, participant_id: str) -> None:
-        """Daily says who is speaking."""
-        ...
-
-    def connection_changed(self, stamp_ns: int, connection: str, connected: bool) -> None:
-        """One of the library's network connections was interrupted or is back."""
-        ...
-
-    def library_error(self, message: str) -> None:
-        """The library reported an error."""
-        ...
-
-    def call_ended(self) -> None:
-        """The call ended without our leaving it."""
-        ...
-
-    def tick(self, stamp_ns: int) -> None:
-        """Time has passed."""
-        ...
 
 
 class JoinFailed(Exception):
@@ -150,7 +91,7 @@ class RoomClient(DailyTransportClient):
         params: DailyParams,
         callbacks: DailyCallbacks,
         transport_name: str,
-        events: CallEvents,
+        events: RoomSession,
         join_timeout_s: float,
         samples: SampleFilter | None,
     ):
@@ -158,6 +99,7 @@ class RoomClient(DailyTransportClient):
             room_url, token.get_secret_value() if token else None, bot_name, params, callbacks, transport_name
         )
         self._client: Any = _Library(self._client)
+        self.agent_input: RoomInput | None = None
         self._events = events
         self._join_timeout_s = join_timeout_s
         self._samples = samples
@@ -165,6 +107,7 @@ class RoomClient(DailyTransportClient):
         self._captured: str | None = None
         self._log_mark: LogMark | None = None
         self._written: deque[asyncio.Future[int]] = deque()
+        events.attach(self)
 
     def scrub(self, text: str) -> str:
         """Return ``text`` without the token."""
@@ -192,41 +135,30 @@ class RoomClient(DailyTransportClient):
         self._post(self._events.audio_arrived, stamp_ns, participant_id, audio.audio_frames)
 
     def on_error(self, message: str) -> None:
-        """Note an error of the library."""
         self._post(self._events.library_error, self.scrub(message))
 
     def on_participant_joined(self, participant: Mapping[str, Any]) -> None:
-        """Note a new participant."""
         self._post(self._events.participant_seen, time.monotonic_ns(), participant)
         super().on_participant_joined(participant)
 
     def on_participant_updated(self, participant: Mapping[str, Any]) -> None:
-        """Note a change of a participant."""
         self._post(self._events.participant_seen, time.monotonic_ns(), participant)
         super().on_participant_updated(participant)
 
     def on_participant_left(self, participant: Mapping[str, Any], reason: str) -> None:
-        """Note that a participant left."""
         self._post(self._events.participant_left, time.monotonic_ns(), participant["id"], reason)
         super().on_participant_left(participant, reason)
 
     def on_app_message(self, message: Any, sender: str) -> None:
-        """Note a message."""
         self._post(self._events.message_arrived, time.monotonic_ns(), message, sender)
         super().on_app_message(message, sender)
 
     def on_network_connection_status_updated(self, status: Mapping[str, Any]) -> None:
-        """Note the state of a network connection."""
-        self._post(
-            self._events.connection_changed,
-            time.monotonic_ns(),
-            str(status.get("connection")),
-            status.get("event") == "connected",
-        )
+        connected = status.get("event") == "connected"
+        self._post(self._events.connection_changed, time.monotonic_ns(), str(status.get("connection")), connected)
         super().on_network_connection_status_updated(status)
 
     def on_active_speaker_changed(self, participant: Mapping[str, Any]) -> None:
-        """Note who is speaking, by Daily's own word."""
         self._post(self._events.speaker_changed, time.monotonic_ns(), str(participant.get("id")))
         super().on_active_speaker_changed(participant)
 
@@ -234,14 +166,14 @@ class RoomClient(DailyTransportClient):
 
     def capture(self, participant_id: str) -> None:
         """Receive the microphone of one participant, and of nobody else."""
-        if self._captured not in (None, participant_id):
-            self._client.update_subscriptions(
-                participant_settings={self._captured: {"media": {"microphone": "unsubscribed"}}}
-            )
+
+        def subscribe(to: str, state: str) -> None:
+            self._client.update_subscriptions(participant_settings={to: {"media": {"microphone": state}}})
+
+        if self._captured is not None and self._captured != participant_id:
+            subscribe(self._captured, "unsubscribed")
         self._captured = participant_id
-        self._client.update_subscriptions(
-            participant_settings={participant_id: {"media": {"microphone": "subscribed"}}}
-        )
+        subscribe(participant_id, "subscribed")
         self._client.set_audio_renderer(
             participant_id,
             self._agent_audio,
@@ -270,8 +202,7 @@ class RoomClient(DailyTransportClient):
             ValueError: The library cannot send this value.
             TypeError: The library cannot send a value of this type.
         """
-        loop = asyncio.get_running_loop()
-        sent: asyncio.Future[str | None] = loop.create_future()
+        sent: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
         def settle(error: str | None) -> None:
             if not sent.done():
@@ -289,8 +220,7 @@ class RoomClient(DailyTransportClient):
         if frame.transport_destination or not self._microphone_track:
             return await super().write_audio_frame(frame)
         pcm = frame.audio if self._samples is None else self._samples(frame.audio)
-        loop = asyncio.get_running_loop()
-        written: asyncio.Future[int] = loop.create_future()
+        written: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         taken_ns = time.monotonic_ns()
 
         def done(samples: int) -> None:
@@ -309,6 +239,11 @@ class RoomClient(DailyTransportClient):
         if len(self._written) * len(pcm) > WRITTEN_AHEAD_BYTES:
             return await self._written.popleft() > 0
         return True
+
+    def push_placed(self, at_ns: int, pcm: bytes, participant_id: str) -> None:
+        """Give the pipeline agent audio at :data:`PIPELINE_RATE_HZ`."""
+        if self.agent_input is not None:
+            self.agent_input.push_placed(at_ns, pcm, participant_id)
 
     async def leave_now(self) -> None:
         """Leave the room at once, whatever the pipeline is doing; Pipecat's own leave then has nothing to do."""
@@ -404,13 +339,11 @@ class RoomInput(DailyInputTransport):
         self._ticker: asyncio.Task[None] | None = None
 
     async def start(self, frame: StartFrame) -> None:
-        """Start, with the tick that lets time pass in the room."""
         await super().start(frame)
         if self._ticker is None:
             self._ticker = self.create_task(self._tick())
 
     async def cleanup(self) -> None:
-        """Stop the tick and release the room."""
         if self._ticker is not None:
             await self.cancel_task(self._ticker)
             self._ticker = None
@@ -437,7 +370,7 @@ class RoomInput(DailyInputTransport):
 
 
 class RoomTransport(DailyTransport):
-    """Pipecat's Daily transport around :class:`RoomClient` and :class:`RoomInput`."""
+    """Pipecat's Daily transport around :class:`RoomClient` and :class:`RoomInput`: carries a session's media."""
 
     def __init__(
         self,
@@ -445,7 +378,7 @@ class RoomTransport(DailyTransport):
         token: SecretStr | None,
         name: str,
         *,
-        events: CallEvents,
+        events: RoomSession,
         join_timeout_s: float,
         samples: SampleFilter | None = None,
     ):
@@ -476,14 +409,12 @@ class RoomTransport(DailyTransport):
         )
         self._client = self.client
         unused._cleanup()  # pyright: ignore[reportPrivateUsage]  # see above
-        self.agent_input: RoomInput | None = None
 
     def input(self) -> RoomInput:
-        """Return the input, made on first use."""
-        if self.agent_input is None:
-            self.agent_input = RoomInput(self, self.client, self._params, name=self._input_name)
-            self._input = self.agent_input
-        return self.agent_input
+        if self.client.agent_input is None:
+            self.client.agent_input = RoomInput(self, self.client, self._params, name=self._input_name)
+            self._input = self.client.agent_input
+        return self.client.agent_input
 
     async def _on_joined(self, data: Mapping[str, Any]) -> None:
         self._events.joined(time.monotonic_ns(), data.get("participants", {}))

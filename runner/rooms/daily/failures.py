@@ -19,93 +19,50 @@ RETRIES_USED_UP = "No more retries"
 _DETAIL_LENGTH = 160
 
 _HTTP_STATUS = re.compile(r"HTTP error: (\d{3})")
-_NO_SUCH_ROOM_STATUS = 404
-_REFUSED_STATUSES = (401, 403)
-_TOO_MANY_STATUS = 429
-
-_BAD_URL = re.compile(r"InvalidUrl|Failed to parse url", re.I)
-_EXPIRED_TOKEN = re.compile(r"exp-token|nbf-token", re.I)
-_EXPIRED = re.compile(r"NoLongerAvailable|exp-room|room.?deleted|room[^a-z]+(has )?expired|ended|gone\b", re.I)
-_NOT_YET = re.compile(r"NotYetAvailable|nbf-room|not.?before", re.I)
-_FULL = re.compile(r"meeting-full|full\b", re.I)
-_NO_ROOM = re.compile(r"no-room|not.?found|does not exist|NoWorkerForRoom", re.I)
 _TOKEN = re.compile(r"token|jwt|not.?allowed|unauthori[sz]ed|forbidden|permission|do not have access|authz", re.I)
 _MEDIA = re.compile(r"\bice\b|TransportCreationFailed|SendTransport|RecvTransport|Mediasoup|dtls", re.I)
-_NO_NETWORK = re.compile(r"InfoFetchFailed|Failed to fetch room information|GET failed|ConnectionFailed", re.I)
 
 _NOTATION = re.compile(r"[A-Za-z][\w:]*(\(|\s?\{)")
 _TEXT = re.compile(r'(?:(?P<name>\w+)\()?"(?P<text>(?:[^"\\]|\\.)*)"')
 _NAME = re.compile(r"[A-Z]\w+")
 
-_NO_SUCH_ROOM = (
-    EndedReason.ROOM_UNREACHABLE,
-    "The room {room} does not exist{said}. Check the address; a session's room is deleted when it ends.",
-)
-_REFUSED = (
-    EndedReason.TOKEN_REFUSED,
-    "Daily refused the token for {room}{said}. Make a new meeting token for this very room, not expired.",
-)
+_NO_SUCH_ROOM = "The room {room} does not exist{said}. Check the address; a session's room is deleted when it ends."
+_REFUSED = "Daily refused the token for {room}{said}. Make a new meeting token for this very room, not expired."
+_NO_MEDIA = "No media connection to {room}{said}. Check that UDP, or TURN over TCP 443, is open to Daily."
 
-_JOIN_ERRORS: tuple[tuple[re.Pattern[str], tuple[EndedReason, str]], ...] = (
-    (
-        re.compile(JOIN_TIMED_OUT),
-        (
-            EndedReason.ROOM_UNREACHABLE,
-            "Daily did not answer the join of {room} in time. Check that this machine reaches *.daily.co over HTTPS.",
-        ),
+_STATUSES = {
+    401: _REFUSED,
+    403: _REFUSED,
+    404: _NO_SUCH_ROOM,
+    429: "Daily takes no more joins from here for now: {room} could not be joined{said}. "
+    "Call again later, or make fewer calls at once.",
+}
+"""What the status that the lookup of a room was answered with stands for."""
+
+_OTHER_STATUS = "Daily could not look up {room}{said}. Call again later; Daily's state is on https://status.daily.co."
+
+_JOIN_ERRORS = {
+    JOIN_TIMED_OUT: "Daily did not answer the join of {room} in time. "
+    "Check that this machine reaches *.daily.co over HTTPS.",
+    "InvalidUrl|Failed to parse url": "{room} is not a Daily room's address. "
+    "It looks like https://<domain>.daily.co/<room>.",
+    "exp-token|nbf-token": _REFUSED,
+    "NotYetAvailable|nbf-room|not.?before": "The room {room} is not open yet{said}. "
+    "Call it later, or make it with an earlier start (nbf).",
+    r"NoLongerAvailable|exp-room|room.?deleted|room[^a-z]+(has )?expired|ended|gone\b": (
+        "The room {room} has expired or was closed{said}. Start a new session."
     ),
-    (
-        _BAD_URL,
-        (
-            EndedReason.ROOM_UNREACHABLE,
-            "{room} is not a Daily room's address. It looks like https://<domain>.daily.co/<room>.",
-        ),
+    r"meeting-full|full\b": "The room {room} is full{said}. Raise its limit of participants.",
+    "no-room|not.?found|does not exist|NoWorkerForRoom": _NO_SUCH_ROOM,
+    _TOKEN.pattern: _REFUSED,
+    RETRIES_USED_UP: "Daily's server did not let the caller into {room}, though it asked several times{said}. "
+    "Call again later; if that does not help, make a new room and token.",
+    _MEDIA.pattern: _NO_MEDIA,
+    "InfoFetchFailed|Failed to fetch room information|GET failed|ConnectionFailed": (
+        "Daily could not be reached to join {room}{said}. "
+        "Check that this machine reaches *.daily.co over HTTPS, and the room's domain."
     ),
-    (_EXPIRED_TOKEN, _REFUSED),
-    (
-        _NOT_YET,
-        (
-            EndedReason.ROOM_UNREACHABLE,
-            "The room {room} is not open yet{said}. Call it later, or make it with an earlier start (nbf).",
-        ),
-    ),
-    (
-        _EXPIRED,
-        (
-            EndedReason.ROOM_UNREACHABLE,
-            "The room {room} has expired or was closed{said}. Start a new session.",
-        ),
-    ),
-    (
-        _FULL,
-        (EndedReason.ROOM_UNREACHABLE, "The room {room} is full{said}. Raise its limit of participants."),
-    ),
-    (_NO_ROOM, _NO_SUCH_ROOM),
-    (_TOKEN, _REFUSED),
-    (
-        re.compile(RETRIES_USED_UP),
-        (
-            EndedReason.ROOM_UNREACHABLE,
-            "Daily's server did not let the caller into {room}, though it asked several times{said}. "
-            "Call again later; if that does not help, make a new room and token.",
-        ),
-    ),
-    (
-        _MEDIA,
-        (
-            EndedReason.ICE_FAILED,
-            "No media connection to {room}{said}. Check that UDP, or TURN over TCP 443, is open to Daily.",
-        ),
-    ),
-    (
-        _NO_NETWORK,
-        (
-            EndedReason.ROOM_UNREACHABLE,
-            "Daily could not be reached to join {room}{said}. "
-            "Check that this machine reaches *.daily.co over HTTPS, and the room's domain.",
-        ),
-    ),
-)
+}
 """What the library says, and what it is taken for; the first that fits counts, so what is special comes first."""
 
 
@@ -116,33 +73,15 @@ def join_failed(detail: str, room: str) -> RoomError:
         detail: The library's words, without secrets.
         room: The room's address, without credentials or query.
     """
-    reason, sentence = _lookup_refused(detail) or next(
-        (meaning for pattern, meaning in _JOIN_ERRORS if pattern.search(detail)),
-        (EndedReason.ROOM_UNREACHABLE, "The room {room} could not be joined{said}."),
+    if status := _HTTP_STATUS.search(detail):
+        sentence = _STATUSES.get(int(status[1]), _OTHER_STATUS)
+    else:
+        fitting = (said for pattern, said in _JOIN_ERRORS.items() if re.search(pattern, detail, re.I))
+        sentence = next(fitting, "The room {room} could not be joined{said}.")
+    reason = {_REFUSED: EndedReason.TOKEN_REFUSED, _NO_MEDIA: EndedReason.ICE_FAILED}.get(
+        sentence, EndedReason.ROOM_UNREACHABLE
     )
     return RoomError(reason, sentence.format(room=room, said=_quote(detail)))
-
-
-def _lookup_refused(detail: str) -> tuple[EndedReason, str] | None:
-    """Return what the status that the lookup of a room was answered with stands for; None where there is none."""
-    found = _HTTP_STATUS.search(detail)
-    if found is None:
-        return None
-    status = int(found[1])
-    if status == _NO_SUCH_ROOM_STATUS:
-        return _NO_SUCH_ROOM
-    if status in _REFUSED_STATUSES:
-        return _REFUSED
-    if status == _TOO_MANY_STATUS:
-        return (
-            EndedReason.ROOM_UNREACHABLE,
-            "Daily takes no more joins from here for now: {room} could not be joined{said}. "
-            "Call again later, or make fewer calls at once.",
-        )
-    return (
-        EndedReason.ROOM_UNREACHABLE,
-        "Daily could not look up {room}{said}. Call again later; Daily's state is on https://status.daily.co.",
-    )
 
 
 def room_ended(cause: str | None, room: str) -> RoomError:
@@ -150,7 +89,7 @@ def room_ended(cause: str | None, room: str) -> RoomError:
 
     Args:
         cause: The library's last words before, without secrets; None if it said nothing.
-        room: The room's address, without credentials or query.
+        room: As for :func:`join_failed`.
     """
     said = _quote(cause) if cause else ""
     if cause and _TOKEN.search(cause):
@@ -170,13 +109,7 @@ def room_ended(cause: str | None, room: str) -> RoomError:
 
 
 def connection_lost(connection: str, for_s: float, room: str) -> RoomError:
-    """Return the error for a connection that was interrupted and did not come back.
-
-    Args:
-        connection: Daily's name of it: ``signalling``, ``sendTransport`` or ``recvTransport``.
-        for_s: How long it has been away, in seconds.
-        room: The room's address, without credentials or query.
-    """
+    """Return the error for a connection, by Daily's name of it, that has been away for so many seconds."""
     reason = EndedReason.ROOM_UNREACHABLE if connection == "signalling" else EndedReason.ICE_FAILED
     return RoomError(
         reason,
@@ -185,31 +118,12 @@ def connection_lost(connection: str, for_s: float, room: str) -> RoomError:
 
 
 def message_not_sent(error: str, for_s: float, room: str) -> RoomError:
-    """Return the error for a message that could not be sent, however often it was tried.
-
-    Args:
-        error: The library's words, without secrets.
-        for_s: For how long it was tried, in seconds.
-        room: The room's address, without credentials or query.
-    """
+    """Return the error for a message that could not be sent for so many seconds; ``error`` is without secrets."""
     return RoomError(
         EndedReason.ROOM_UNREACHABLE,
         f"The connection to {room} is lost: a message was not sent, or not confirmed, for {for_s:.0f} s"
         f"{_quote(error)}. "
         "Check the network to Daily.",
-    )
-
-
-def agent_vanished(silent_s: float) -> RoomError:
-    """Return the error for an agent of which nothing arrives any more, though it did not leave.
-
-    Args:
-        silent_s: For how long, in seconds.
-    """
-    return RoomError(
-        EndedReason.AGENT_VANISHED,
-        f"nothing has arrived from the agent for {silent_s:.1f} s: "
-        "its process died, or the network in between is cut",
     )
 
 

@@ -1,9 +1,10 @@
 """Who is in a Daily room, and who of them is the agent."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from loguru import logger
 
@@ -58,18 +59,13 @@ class Participant:
 
 def _epoch_s(joined_at: Any) -> float:
     """Read a time: Daily's pages give it as a number of seconds in one place, as a text in another."""
-    try:
-        return float(joined_at)
-    except (TypeError, ValueError):
-        pass
-    try:
-        return datetime.fromisoformat(joined_at).timestamp()
-    except (TypeError, ValueError):
-        return 0.0
+    for read in (float, lambda text: datetime.fromisoformat(text).timestamp()):
+        with suppress(TypeError, ValueError):
+            return read(joined_at)
+    return 0.0
 
 
-@dataclass(frozen=True)
-class KeptMessage:
+class KeptMessage(NamedTuple):
     """A message of somebody who may yet turn out to be the agent."""
 
     at_ns: int

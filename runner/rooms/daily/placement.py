@@ -5,7 +5,7 @@ of samples exactly how they follow each other. Everything here is pure: stamps c
 """
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bots.clock import NS_PER_MS, ns_to_samples, samples_to_ns
 from runner.rooms.lags import Lags
@@ -29,27 +29,11 @@ SILENCE_MARGIN_NS = 100 * NS_PER_MS
 """Silence is laid out only this far behind the present, so a line can never begin before it."""
 
 
-@dataclass(frozen=True)
-class PlacedAudio:
-    """Samples and their place.
-
-    Attributes:
-        at_ns: When the first sample was there, on the clock of the stamps.
-        pcm: 16-bit mono PCM.
-    """
+class PlacedAudio(NamedTuple):
+    """16-bit mono PCM, and when its first sample was there, on the clock of the stamps."""
 
     at_ns: int
     pcm: bytes
-
-
-@dataclass(frozen=True)
-class _Arrival:
-    arrived_ns: int
-    pcm: bytes
-
-    @property
-    def samples(self) -> int:
-        return len(self.pcm) // BYTES_PER_SAMPLE
 
 
 class SampleClock:
@@ -60,7 +44,6 @@ class SampleClock:
     held back until then.
 
     Args:
-        rate_hz: Sample rate of the stream, in Hz.
         late: Takes every stretch that came late.
 
     Attributes:
@@ -73,26 +56,24 @@ class SampleClock:
         self._late_audio = LateAudio(late)
         self._anchor_ns: int | None = None
         self._counted = 0
-        self._held: _Arrival | None = None
+        self._held: PlacedAudio | None = None
+        """Where it would begin by its arrival."""
         self.reanchored = 0
         self.lags = Lags()
 
     def place(self, arrived_ns: int, pcm: bytes) -> list[PlacedAudio]:
-        """Place a chunk.
+        """Return what can be placed now, in order: nothing while a late chunk is held back.
 
         Args:
             arrived_ns: When the chunk was handed over, which is when its last sample was there.
             pcm: The chunk, 16-bit mono PCM.
-
-        Returns:
-            What can be placed now, in order: nothing while a late chunk is held back.
         """
-        arrival = _Arrival(arrived_ns, pcm)
+        arrival = PlacedAudio(arrived_ns - self._duration_ns(pcm), pcm)
         placed = self._resolve_held(arrived_ns)
         if self._anchor_ns is None:
-            self._anchor(arrival)
+            self._anchor_ns = arrival.at_ns
         else:
-            drift_ns = self._start_ns(arrival) - self._next_ns(self._anchor_ns)
+            drift_ns = arrival.at_ns - self._next_ns()
             self.lags.add(drift_ns)
             if drift_ns > DRIFT_TOLERANCE_NS:
                 self._held = arrival
@@ -104,44 +85,35 @@ class SampleClock:
 
     def flush(self) -> list[PlacedAudio]:
         """Place the chunk that is held back, if there is one: nothing follows it, so it stood after a gap."""
-        held, self._held = self._held, None
-        placed: list[PlacedAudio] = []
-        if held is not None:
-            self._reanchor(held)
-            placed.append(self._by_count(held))
+        placed = self._resolve_held(None)
         self._late_audio.flush()
         return placed
 
-    def _resolve_held(self, now_ns: int) -> list[PlacedAudio]:
+    def _resolve_held(self, now_ns: int | None) -> list[PlacedAudio]:
         held, self._held = self._held, None
         if held is None:
             return []
-        in_burst = now_ns - held.arrived_ns < samples_to_ns(held.samples, self._rate_hz) // 2
+        duration_ns = self._duration_ns(held.pcm)
+        in_burst = now_ns is not None and now_ns - held.at_ns - duration_ns < duration_ns // 2
         if not in_burst:
             self._reanchor(held)
         return [self._by_count(held)]
 
-    def _by_count(self, arrival: _Arrival) -> PlacedAudio:
-        start_ns = self._start_ns(arrival)
-        at_ns = self._next_ns(start_ns if self._anchor_ns is None else self._anchor_ns)
-        self._counted += arrival.samples
-        self._late_audio.add(at_ns, at_ns + arrival.arrived_ns - start_ns, start_ns - at_ns)
+    def _by_count(self, arrival: PlacedAudio) -> PlacedAudio:
+        at_ns = self._next_ns()
+        self._counted += len(arrival.pcm) // BYTES_PER_SAMPLE
+        self._late_audio.add(at_ns, at_ns + self._duration_ns(arrival.pcm), arrival.at_ns - at_ns)
         return PlacedAudio(at_ns, arrival.pcm)
 
-    def _next_ns(self, anchor_ns: int) -> int:
-        return anchor_ns + samples_to_ns(self._counted, self._rate_hz)
+    def _next_ns(self) -> int:
+        return (self._anchor_ns or 0) + samples_to_ns(self._counted, self._rate_hz)
 
-    def _start_ns(self, arrival: _Arrival) -> int:
-        return arrival.arrived_ns - samples_to_ns(arrival.samples, self._rate_hz)
+    def _duration_ns(self, pcm: bytes) -> int:
+        return samples_to_ns(len(pcm) // BYTES_PER_SAMPLE, self._rate_hz)
 
-    def _anchor(self, arrival: _Arrival) -> None:
-        self._anchor_ns = self._start_ns(arrival)
-        self._counted = 0
-
-    def _reanchor(self, arrival: _Arrival) -> None:
-        if self._anchor_ns is not None:
-            self._late_audio.moved(self._next_ns(self._anchor_ns), self._start_ns(arrival))
-        self._anchor(arrival)
+    def _reanchor(self, arrival: PlacedAudio) -> None:
+        self._late_audio.moved(self._next_ns(), arrival.at_ns)
+        self._anchor_ns, self._counted = arrival.at_ns, 0
         self.lags.clear()
         self.reanchored += 1
 
@@ -153,7 +125,6 @@ class SentTrack:
     has no holes: where no write belongs, silence left.
 
     Args:
-        rate_hz: Sample rate of the track, in Hz.
         opened_ns: When the track began to send.
 
     Attributes:
@@ -212,7 +183,7 @@ class SentTrack:
         return samples_to_ns(self._laid_out, self._rate_hz)
 
     def _end_ns(self) -> int:
-        return self._opened_ns + samples_to_ns(self._laid_out, self._rate_hz)
+        return self._opened_ns + self.duration_ns
 
     def _silence_to(self, until_ns: int) -> list[PlacedAudio]:
         samples = ns_to_samples(until_ns - self._opened_ns, self._rate_hz) - self._laid_out

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
@@ -14,11 +13,10 @@ from pydantic import SecretStr
 from bots.clock import NS_PER_S, CallClock
 from bots.timeline import AgentAudioQuality, CallerAudioQuality, EndedReason
 from runner.errors import RoomError
-from runner.rooms.base import RoomListener, Timeliness
+from runner.rooms.base import RoomListener, SampleFilter, Timeliness
 from runner.rooms.daily import failures
 from runner.rooms.daily.client import NOT_CONFIRMED, RoomTransport
 from runner.rooms.daily.session import RoomSession
-from runner.rooms.line import SampleFilter
 
 _LEAVE_LIMIT_S = 5.0  # above what the client allows itself for leaving and releasing together
 _JOIN_GRACE_S = 0.5
@@ -44,9 +42,6 @@ class DailyRoom:
 
     Args:
         url: The room's URL. A token in its query (``?t=``) is used where ``token`` is None.
-        token: The meeting token.
-        clock: The call's clock.
-        listener: Who is told what happens.
         caller_name: The user name the caller has in the room.
         participant_name: The agent's user name, if it is to be found by it.
         join_timeout_s: How long joining may take, in seconds.
@@ -77,21 +72,14 @@ class DailyRoom:
             join_timeout_s=join_timeout_s,
             samples=samples,
         )
-        self._session.attach(_TransportCarrier(self._transport, self._send_again))
-        self._for_whoever_is_the_agent: list[Any] = []
         self._left = False
 
     @property
     def transport(self) -> DailyTransport:
-        """Pipecat's transport; its input frames carry their place on the call's clock as ``pts``."""
         return self._transport
 
     async def enter(self) -> None:
-        """Wait until the pipeline has joined the room.
-
-        Raises:
-            RoomError: It could not join, within ``join_timeout_s``.
-        """
+        """Wait until the pipeline has joined the room."""
         try:
             async with asyncio.timeout(self._join_timeout_s + _JOIN_GRACE_S):
                 await self._session.join_over.wait()
@@ -101,19 +89,14 @@ class DailyRoom:
             raise self._session.join_error
 
     async def wait_for_agent(self) -> None:
-        """Wait until somebody is there who may be the agent, for as long as it takes."""
+        """Wait until somebody is there who may be the agent."""
         await self._session.agent_here.wait()
 
     async def wait_for_media(self) -> None:
-        """Wait until audio can go both ways, for 10 s at most; the listener is told if it can't."""
         await self._session.media_over.wait()
 
     async def publish(self, message: Any) -> None:
-        """Send a JSON value to everyone in the room, once and unchanged.
-
-        Raises:
-            RoomError: We are not in the room, or the value could not be handed over; Daily cannot send ``null``.
-        """
+        """Send any JSON value but ``null``, which Daily cannot send."""
         if not isinstance(message, dict):
             logger.warning(
                 f"the data message to {self._address} is no object: a Pipecat bot gets it in on_app_message, and its "
@@ -122,16 +105,11 @@ class DailyRoom:
         await self._send(message)
 
     async def send_client_message(self, message: dict[str, Any]) -> None:
-        """Send an RTVI message the way RTVI clients do on Daily: to everyone in the room.
-
-        Raises:
-            RoomError: We are not in the room, or the message could not be handed over.
-        """
+        """Send it the way RTVI clients do on Daily: to everyone in the room."""
         await self._send(message)
 
     def participants(self) -> list[str]:
-        """Return who else is in the room, by the names they gave themselves; by id where they gave none."""
-        return self._session.others()
+        return self._session.people.others()
 
     def agent_audio_quality(self, at_ns: int) -> AgentAudioQuality | None:
         """Return None: Daily tells neither packets nor jitter, only a share of loss over all its connections."""
@@ -142,11 +120,9 @@ class DailyRoom:
         return self._session.caller_audio_quality(at_ns)
 
     def timeliness(self) -> Timeliness:
-        """Return how punctual audio was so far."""
         return self._session.timeliness()
 
     async def leave(self) -> None:
-        """Leave the room; does nothing the second time, never raises, takes at most a few seconds."""
         if self._left:
             return
         self._left = True
@@ -172,13 +148,7 @@ class DailyRoom:
         error = await self._sent_in_time(message)
         if error:
             raise failures.message_not_sent(error, SEND_AGAIN_FOR_S, self._address)
-        if self._session.others_may_be_the_agent:
-            self._for_whoever_is_the_agent.append(message)
-
-    def _send_again(self, participant_id: str) -> None:
-        """Send what went to all before this participant was known to be the agent: it may not have been there."""
-        for message in self._for_whoever_is_the_agent:
-            self._transport.client.send_to(participant_id, message)
+        self._session.sent_to_all(message)
 
     async def _sent_in_time(self, message: Any) -> str | None:
         """Send a message, again and again while the library says that it was not sent; return its last word.
@@ -201,22 +171,6 @@ class DailyRoom:
             if error is None or error == NOT_CONFIRMED or now_ns - began_ns > SEND_AGAIN_FOR_S * NS_PER_S:
                 return error
             await asyncio.sleep(SEND_AGAIN_AFTER_S)
-
-
-class _TransportCarrier:
-    def __init__(self, transport: RoomTransport, send_again: Callable[[str], None]):
-        self._transport = transport
-        self._send_again = send_again
-
-    def capture(self, participant_id: str) -> None:
-        self._transport.client.capture(participant_id)
-
-    def send_again(self, participant_id: str) -> None:
-        self._send_again(participant_id)
-
-    def push_placed(self, at_ns: int, pcm: bytes, participant_id: str) -> None:
-        if self._transport.agent_input is not None:
-            self._transport.agent_input.push_placed(at_ns, pcm, participant_id)
 
 
 def _split_token(url: str) -> tuple[str, SecretStr | None]:

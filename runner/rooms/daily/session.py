@@ -13,9 +13,8 @@ from bots.daily_library import PLACE_OFF_MS, RECEIVE_DELAY_NS
 from bots.levels import is_quiet
 from bots.timeline import CallerAudioQuality, EndedReason
 from runner.errors import RoomError
-from runner.rooms.base import AUDIO_RATE_HZ, RoomListener, Timeliness
+from runner.rooms.base import AUDIO_RATE_HZ, PIPELINE_RATE_HZ, RoomListener, Timeliness, agent_vanished
 from runner.rooms.daily import failures
-from runner.rooms.daily.client import PIPELINE_RATE_HZ
 from runner.rooms.daily.people import KeptMessage, Participant, People
 from runner.rooms.daily.placement import (
     BYTES_PER_SAMPLE,
@@ -51,15 +50,12 @@ class Carrier(Protocol):
 
     def capture(self, participant_id: str) -> None:
         """Receive this participant's audio."""
-        ...
 
-    def send_again(self, participant_id: str) -> None:
-        """Send to this participant what was sent to all before it was known to be the agent."""
-        ...
+    def send_to(self, participant_id: str, message: Any) -> None:
+        """Send a message to this participant alone."""
 
     def push_placed(self, at_ns: int, pcm: bytes, participant_id: str) -> None:
         """Give the pipeline agent audio at :data:`PIPELINE_RATE_HZ`."""
-        ...
 
 
 class _PipelineAudio:
@@ -95,11 +91,10 @@ class RoomSession:
 
     Args:
         room: The room's address, without credentials or query.
-        clock: The call's clock.
-        listener: Who is told.
         participant_name: The agent's user name; None where it is to be told by what it does (:class:`People`).
 
     Attributes:
+        people: Who is in the room.
         join_error: Why we could not get in.
         join_over: Set when we are in the room, or could not get in.
         agent_here: Set when somebody is there who may be the agent.
@@ -110,10 +105,11 @@ class RoomSession:
         self._room = room
         self._clock = clock
         self._listener = listener
-        self._people = People(room, participant_name)
+        self.people = People(room, participant_name)
         self._carrier: Carrier | None = None
+        self._for_whoever_is_the_agent: list[Any] = []
         self._agent_left = False
-        self._received = SampleClock(AUDIO_RATE_HZ, self._note_late)
+        self._received = SampleClock(AUDIO_RATE_HZ, listener.agent_audio_late)
         self._for_pipeline = _PipelineAudio()
         self._sent: SentTrack | None = None
         self._last_arrival_ns = 0
@@ -167,14 +163,10 @@ class RoomSession:
         """Return how punctual the agent's audio was so far; of the caller's the library sends silence by itself."""
         return Timeliness(send_lag_ms=0.0, arrival_jitter_ms=self._received.lags.spread_ms, library_ms=PLACE_OFF_MS)
 
-    def others(self) -> list[str]:
-        """Return who else is in the room, by name; by id where they gave none."""
-        return self._people.others()
-
-    @property
-    def others_may_be_the_agent(self) -> bool:
-        """Whether somebody else may still turn out to be the agent."""
-        return not self._people.is_settled
+    def sent_to_all(self, message: Any) -> None:
+        """Keep a message while somebody else may still turn out to be the agent: it may not have been there."""
+        if not self.people.is_settled:
+            self._for_whoever_is_the_agent.append(message)
 
     # Events of the call.
 
@@ -182,7 +174,7 @@ class RoomSession:
         """Note that we are in the room; only now can there be an agent."""
         self._sent = SentTrack(AUDIO_RATE_HZ, self._clock.at_ns(stamp_ns))
         for raw in participants.values():
-            self._people.there_already(raw)
+            self.people.there_already(raw)
         self.join_over.set()
         self._choose_agent(stamp_ns)
 
@@ -193,15 +185,15 @@ class RoomSession:
 
     def participant_seen(self, stamp_ns: int, participant: Mapping[str, Any]) -> None:
         """Note a participant; it may be the agent."""
-        self._people.seen(participant)
+        self.people.seen(participant)
         self._choose_agent(stamp_ns)
 
     def participant_left(self, stamp_ns: int, participant_id: str, reason: str) -> None:
         """Note that a participant left; it may be the agent."""
-        left = self._people.left(participant_id)
-        if participant_id != self._people.agent_id or self._agent_left or self._closed:
+        left = self.people.left(participant_id)
+        if participant_id != self.people.agent_id or self._agent_left or self._closed:
             return
-        if not self._people.agent_has_shown_itself and (next_best := self._people.best()) is not None:
+        if not self.people.agent_has_shown_itself and (next_best := self.people.best()) is not None:
             # It never said a word, and there is somebody else who may be the agent.
             self._take_agent(next_best, stamp_ns)
             return
@@ -210,7 +202,7 @@ class RoomSession:
         unexplained_s = self._unexplained_s(left, stamp_ns)
         if unexplained_s > MEDIA_STOPPED_AFTER_S:
             # Daily gives no other reason for those it has dropped itself.
-            self._lose(failures.agent_vanished(unexplained_s))
+            self._lose(agent_vanished(unexplained_s))
             return
         detail = "left the call" if reason == "leftCall" else f"left the call ({reason})"
         if self._media_stopped:
@@ -227,24 +219,24 @@ class RoomSession:
         at_ns = self._clock.at_ns(stamp_ns)
         if self._closed:
             return
-        if (rival := self._people.outdone_by_message(sender, message)) is not None:
+        if (rival := self.people.outdone_by_message(sender, message)) is not None:
             self._take_agent(rival, stamp_ns)
-        if sender == self._people.agent_id:
-            self._people.agent_sent(message)
+        if sender == self.people.agent_id:
+            self.people.agent_sent(message)
             self._listener.message_received(at_ns, message)
         else:
-            self._people.keep(KeptMessage(at_ns, message, sender))
+            self.people.keep(KeptMessage(at_ns, message, sender))
 
     def speaker_changed(self, stamp_ns: int, participant_id: str) -> None:
         """Note who is speaking, by Daily's own word: who we do not listen to can't be heard."""
-        if not self._closed and (rival := self._people.outdone_by_voice(participant_id)) is not None:
+        if not self._closed and (rival := self.people.outdone_by_voice(participant_id)) is not None:
             self._take_agent(rival, stamp_ns)
 
     def audio_arrived(self, stamp_ns: int, participant_id: str, pcm: bytes) -> None:
         """Place audio of the agent."""
-        if participant_id != self._people.agent_id or self._agent_left or self._closed:
+        if participant_id != self.people.agent_id or self._agent_left or self._closed:
             return
-        agent = self._people.agent
+        agent = self.people.agent
         # The library may go on with silence of its own making while nothing comes over the network.
         is_zeros = not pcm.strip(b"\0")
         if not is_zeros:
@@ -262,7 +254,7 @@ class RoomSession:
 
     def audio_taken(self, stamp_ns: int) -> None:
         """Note that audio of the caller is about to leave."""
-        self._people.caller_spoke()
+        self.people.caller_spoke()
         if self._sent is not None:
             self._sent.taken(self._clock.at_ns(stamp_ns))
 
@@ -316,17 +308,17 @@ class RoomSession:
         self._watch_agent(stamp_ns)
 
     def _watch_agent(self, stamp_ns: int) -> None:
-        if self._people.agent_id is None or self._agent_left:
+        if self.people.agent_id is None or self._agent_left:
             return
         if not self._media_stopped and stamp_ns - self._last_arrival_ns > MEDIA_STOPPED_AFTER_S * NS_PER_S:
             self._media_stopped = True
             self._emit_agent(self._received.flush())
             self._listener.agent_media_stopped(self._clock.at_ns(self._last_arrival_ns))
-        unexplained_s = self._unexplained_s(self._people.agent, stamp_ns)
+        unexplained_s = self._unexplained_s(self.people.agent, stamp_ns)
         if unexplained_s == 0.0:
             self._excused_until_ns = stamp_ns
         elif unexplained_s > GONE_AFTER_S:
-            self._lose(failures.agent_vanished(unexplained_s))
+            self._lose(agent_vanished(unexplained_s))
 
     def _unexplained_s(self, agent: Participant | None, stamp_ns: int) -> float:
         """Return how long nothing of the agent has arrived that should have, in seconds.
@@ -342,7 +334,7 @@ class RoomSession:
     def _choose_agent(self, stamp_ns: int) -> None:
         if self._sent is None or self._closed:
             return
-        if self._people.agent_id is None and (best := self._people.best()) is not None:
+        if self.people.agent_id is None and (best := self.people.best()) is not None:
             self._take_agent(best, stamp_ns)
         self._look_for_media(stamp_ns)
 
@@ -357,17 +349,18 @@ class RoomSession:
                 RoomError(EndedReason.RUNNER_ERROR, f"The agent's audio in {self._room} could not be received: {e}.")
             )
             return
-        changed = self._people.agent_id is not None
+        changed = self.people.agent_id is not None
         if changed:
-            self._received = SampleClock(AUDIO_RATE_HZ, self._note_late)
+            self._received = SampleClock(AUDIO_RATE_HZ, self._listener.agent_audio_late)
             self._anything_arrived = self._media_stopped = False
             self._zeros_since_ns = None
-        kept = self._people.take(agent)
+        kept = self.people.take(agent)
         self._last_arrival_ns = self._chosen_ns = stamp_ns
         self.agent_here.set()
         if changed and self.media_over.is_set():
             self._listener.agent_joined(self._clock.at_ns(stamp_ns), agent.name)
-            self._carrier.send_again(agent.id)
+            for message in self._for_whoever_is_the_agent:
+                self._carrier.send_to(agent.id, message)
         for earlier in kept:
             self._listener.message_received(earlier.at_ns, earlier.message)
         self._look_for_media(stamp_ns)
@@ -377,9 +370,9 @@ class RoomSession:
 
         A join is complete before the connections are: what is sent until then is lost, and the library says nothing.
         """
-        if self._people.agent_id is None or self.media_over.is_set():
+        if self.people.agent_id is None or self.media_over.is_set():
             return
-        agent = self._people.agent
+        agent = self.people.agent
         sending = SENDING in self._connected
         # Whoever has muted itself by now sends nothing that could be waited for.
         muted = agent is not None and not agent.has_audio
@@ -401,22 +394,19 @@ class RoomSession:
             self._note_tear(placed)
             self._listener.agent_audio(placed.at_ns, placed.pcm)
             for_pipeline = self._for_pipeline.resample(placed)
-            if for_pipeline and self._carrier and self._people.agent_id:
-                self._carrier.push_placed(for_pipeline.at_ns, for_pipeline.pcm, self._people.agent_id)
+            if for_pipeline and self._carrier and self.people.agent_id:
+                self._carrier.push_placed(for_pipeline.at_ns, for_pipeline.pcm, self.people.agent_id)
 
     def _note_tear(self, placed: PlacedAudio) -> None:
         """Report a hole in the middle of speech. What the network loses, the library covers up and tells nobody."""
         quiet = is_quiet(placed.pcm)
         if not quiet:
-            self._people.agent_heard()
+            self.people.agent_heard()
         hole_ns = placed.at_ns - self._agent_end_ns
         if not quiet and not self._agent_was_quiet and hole_ns > DRIFT_TOLERANCE_NS // 2:
             self._listener.agent_audio_lost(self._agent_end_ns, hole_ns / NS_PER_MS)
         self._agent_end_ns = placed.at_ns + samples_to_ns(len(placed.pcm) // BYTES_PER_SAMPLE, AUDIO_RATE_HZ)
         self._agent_was_quiet = quiet
-
-    def _note_late(self, at_ns: int, duration_ms: float, late_ms: float) -> None:
-        self._listener.agent_audio_late(at_ns, duration_ms, late_ms)
 
     def _emit_caller(self, chunks: list[PlacedAudio]) -> None:
         for placed in chunks:

@@ -3,9 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Protocol, cast
+from typing import Any
 
 import anyio
 from aiortc import (
@@ -31,10 +29,9 @@ from loguru import logger
 from bots.clock import NS_PER_S, CallClock
 from bots.timeline import EndedReason
 from runner.errors import RoomError
-from runner.rooms.line import Line, PacketFault
+from runner.rooms.base import Line, PacketFault, RoomListener, agent_vanished
 from runner.rooms.smallwebrtc.incoming import ArrivalBuffer, PacketSink
 from runner.rooms.smallwebrtc.outgoing import CallerTrack
-from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ
 from runner.rooms.smallwebrtc.sending import PacedSender, SentSink
 
 CONNECT_TIMEOUT_S = 15.0
@@ -63,63 +60,22 @@ REPORT_INTERVAL_S = 1.0
 PostOffer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """What the agent's receiver reports say of our audio, since the call began (RFC 3550 section 6.4.1).
-
-    Attributes:
-        at_ns: When the latest report came, on the call's clock; 0 before the first.
-        packets: How many were sent by then.
-        lost: How many of them did not arrive.
-        jitter_ms: Interarrival jitter at the agent; None before the first report.
-        round_trip_ms: None where it could not be told yet.
-    """
-
-    at_ns: int = 0
-    packets: int = 0
-    lost: int = 0
-    jitter_ms: float | None = None
-    round_trip_ms: float | None = None
-
-
-class ConnectionListener(Protocol):
-    """What a connection reports. Called on the event loop; must not block."""
-
-    def message(self, at_ns: int, message: Any) -> None:
-        """Take a decoded JSON message that is no signalling."""
-        ...
-
-    def peer_left(self, at_ns: int, detail: str) -> None:
-        """Note that the peer closed the connection in an orderly way."""
-        ...
-
-    def media_stopped(self, at_ns: int) -> None:
-        """Note that nothing arrives any more; ``at_ns`` is the last sign of life."""
-        ...
-
-    def media_resumed(self, at_ns: int) -> None:
-        """Note that packets arrive again."""
-        ...
-
-    def packets_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
-        """Note that the peer reports losses of ours between two times."""
-        ...
-
-    def lost(self, error: RoomError) -> None:
-        """Note that the connection is dead."""
-        ...
+def own_error(error: Exception) -> RoomError:
+    """Return the error for what failed on our own side."""
+    return RoomError(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}")
 
 
 class OfferingConnection:
     """A peer connection that offers: audio, camera and screen transceivers and a data channel.
 
     Args:
-        clock: The call's clock.
         post_offer: Posts an offer (``sdp``, ``type`` and, from the second on, ``pc_id``) and returns the answer.
         track: The caller's audio.
         sent: Takes what left of it.
         packets: Takes the agent's audio packets as they arrive.
-        listener: Takes what happens.
+        message: Takes a decoded JSON message that is no signalling, and when it came.
+        lost: Takes why the connection is dead.
+        listener: Takes what else happens.
         ice_servers: STUN and TURN servers.
         line: What lies between the sockets.
     """
@@ -132,13 +88,17 @@ class OfferingConnection:
         track: CallerTrack,
         sent: SentSink,
         packets: PacketSink,
-        listener: ConnectionListener,
+        message: Callable[[int, Any], None],
+        lost: Callable[[RoomError], None],
+        listener: RoomListener,
         ice_servers: list[RTCIceServer],
         line: Line,
     ):
         self._clock = clock
         self._post_offer = post_offer
         self._packets = packets
+        self._message = message
+        self._lost = lost
         self._listener = listener
         self._line = line
         self._forwarded: set[asyncio.Task[None]] = set()
@@ -147,7 +107,7 @@ class OfferingConnection:
         self._pc = RTCPeerConnection(configuration)
         audio = self._pc.addTransceiver(track, direction="sendrecv")
         self._sender = PacedSender(
-            audio.sender, track, clock, sent=sent, failed=self._sending_failed, fault=line.to_agent
+            audio.sender, track, clock, sent=sent, failed=lambda error: lost(own_error(error)), fault=line.to_agent
         )
         # Ours is encoded already and the peer's is decoded here, both as Opus: an answer must not choose another.
         codecs = RTCRtpSender.getCapabilities("audio").codecs
@@ -161,12 +121,13 @@ class OfferingConnection:
         self._channel_open = anyio.Event()
         self._leaving = False
         self._peer_gone = False
-        self.delivery = Delivery()
-        self._reported_at: datetime | None = None
+        self.delivery: RTCRemoteInboundRtpStreamStats | None = None
+        """What the agent's latest report says of our audio, since the call began (RFC 3550 section 6.4.1)."""
+        self._delivery_ns = 0
         self._renegotiate = anyio.Event()
         self._pc.on("connectionstatechange", self._on_connection_state)
         self._channel.on("open", self._on_channel_open)
-        self._channel.on("close", self._on_channel_close)
+        self._channel.on("close", lambda: self._peer_closed("it closed the data channel"))
         self._channel.on("message", self._on_message)
 
     async def connect(self) -> None:
@@ -190,10 +151,8 @@ class OfferingConnection:
 
     def start(self, tasks: TaskGroup) -> None:
         """Start what keeps the connection alive and watches it, in the given task group."""
-        tasks.start_soon(self._keep_alive)
-        tasks.start_soon(self._watch)
-        tasks.start_soon(self._watch_delivery)
-        tasks.start_soon(self._answer_renegotiations)
+        for task in (self._keep_alive, self._watch, self._watch_delivery, self._answer_renegotiations):
+            tasks.start_soon(task)
 
     async def send(self, message: Any) -> None:
         """Send a message as JSON over the data channel, once it is open.
@@ -219,9 +178,6 @@ class OfferingConnection:
             await self._note_losses()
         finally:
             await self._pc.close()
-
-    def _sending_failed(self, error: Exception) -> None:
-        self._listener.lost(RoomError(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}"))
 
     async def _negotiate(self) -> None:
         await self._pc.setLocalDescription(await self._pc.createOffer())
@@ -280,7 +236,7 @@ class OfferingConnection:
         elif state == "failed":
             error = RoomError(EndedReason.ICE_FAILED, "the media connection to the agent failed (ICE)")
             if self._connected.is_set():
-                self._listener.lost(error)
+                self._lost(error)
             else:
                 self._failed = error
                 self._connected.set()
@@ -293,9 +249,6 @@ class OfferingConnection:
             status = {"type": "trackStatus", "receiver_index": index, "enabled": False}
             self._channel.send(json.dumps({"type": "signalling", "message": status}))
         self._channel_open.set()
-
-    def _on_channel_close(self) -> None:
-        self._peer_closed("it closed the data channel")
 
     def _on_message(self, raw: str | bytes) -> None:
         at_ns = self._clock.now_ns()
@@ -311,7 +264,7 @@ class OfferingConnection:
         if isinstance(message, dict) and message.get("type") == "signalling":
             self._on_signalling(message.get("message"))
         else:
-            self._listener.message(at_ns, message)
+            self._message(at_ns, message)
 
     def _on_signalling(self, message: Any) -> None:
         kind = message.get("type") if isinstance(message, dict) else None
@@ -325,7 +278,7 @@ class OfferingConnection:
     def _peer_closed(self, detail: str) -> None:
         if not self._leaving and not self._peer_gone:
             self._peer_gone = True
-            self._listener.peer_left(self._clock.now_ns(), detail)
+            self._listener.agent_left(self._clock.now_ns(), detail)
 
     async def _keep_alive(self) -> None:
         await self._channel_open.wait()
@@ -361,21 +314,15 @@ class OfferingConnection:
                 last_life_ns = now_ns
                 if stopped:
                     stopped = False
-                    self._listener.media_resumed(now_ns)
+                    self._listener.agent_media_resumed(now_ns)
             elif overslept:
                 # Whoever slept (a suspended laptop, a blocked process) has heard nothing, and can blame nobody.
                 last_life_ns = now_ns
             elif not stopped and now_ns - last_life_ns > MEDIA_TIMEOUT_NS:
                 stopped = True
-                self._listener.media_stopped(last_life_ns)
+                self._listener.agent_media_stopped(last_life_ns)
             elif now_ns - last_life_ns > GONE_TIMEOUT_NS:
-                self._listener.lost(
-                    RoomError(
-                        EndedReason.AGENT_VANISHED,
-                        f"nothing has arrived from the agent for {GONE_TIMEOUT_NS / NS_PER_S:.1f} s: "
-                        "its process died, or the network in between is cut",
-                    )
-                )
+                self._lost(agent_vanished(GONE_TIMEOUT_NS / NS_PER_S))
                 return
 
     async def _watch_delivery(self) -> None:
@@ -387,31 +334,23 @@ class OfferingConnection:
         """Report what the agent missed since it last said so."""
         report: RTCStatsReport = await self._pc.getTransceivers()[AUDIO_INDEX].sender.getStats()
         for stats in report.values():
-            if not isinstance(stats, RTCRemoteInboundRtpStreamStats) or stats.timestamp == self._reported_at:
+            if not isinstance(stats, RTCRemoteInboundRtpStreamStats):
                 continue
-            self._reported_at = stats.timestamp
-            now_ns = self._clock.now_ns()
-            before, now = self.delivery, self._delivery(now_ns, stats)
-            self.delivery = now
+            before, since_ns, now_ns = self.delivery, self._delivery_ns, self._clock.now_ns()
+            if before is not None and before.timestamp == stats.timestamp:
+                continue
+            self.delivery, self._delivery_ns = stats, now_ns
             # A count can go back, where what was taken for lost came late.
-            lost = now.lost - max(before.lost, 0)
+            lost = stats.packetsLost - max(before.packetsLost if before else 0, 0)
+            packets = _sent_by(stats) - (_sent_by(before) if before else 0)
             if lost > 0:
-                self._listener.packets_lost(
-                    now_ns, since_ns=before.at_ns, lost=lost, packets=max(now.packets - before.packets, lost)
-                )
-
-    def _delivery(self, now_ns: int, stats: RTCRemoteInboundRtpStreamStats) -> Delivery:
-        # The declared type leaves out that it is not known at first.
-        round_trip_s = cast("float | None", stats.roundTripTime)
-        return Delivery(
-            at_ns=now_ns,
-            # aiortc works the one out from the other.
-            packets=stats.packetsReceived + stats.packetsLost,
-            lost=stats.packetsLost,
-            jitter_ms=stats.jitter / RTP_CLOCK_HZ * 1_000,
-            round_trip_ms=None if round_trip_s is None else round_trip_s * 1_000,
-        )
+                self._listener.caller_audio_lost(now_ns, since_ns=since_ns, lost=lost, packets=max(packets, lost))
 
     async def _packets_received(self) -> int:
         report: RTCStatsReport = await self._pc.getTransceivers()[AUDIO_INDEX].receiver.getStats()
         return sum(stats.packetsReceived for stats in report.values() if stats.type == "transport")
+
+
+def _sent_by(stats: RTCRemoteInboundRtpStreamStats) -> int:
+    """Return how many packets were sent by the time of a report: aiortc works the ones received out from it."""
+    return stats.packetsReceived + stats.packetsLost

@@ -8,8 +8,7 @@ import fractions
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -19,13 +18,10 @@ from aiortc.rtp import RtpPacket
 from bots.clock import NS_PER_MS, CallClock, ns_to_samples, samples_to_ns
 from bots.levels import is_quiet
 from bots.timeline import AgentAudioQuality
-from runner.rooms.base import AUDIO_RATE_HZ
+from runner.rooms.base import AUDIO_RATE_HZ, PIPELINE_RATE_HZ
 from runner.rooms.lags import Lags
 from runner.rooms.late_audio import LateAudio, LateSink
 from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ, Placement, RtpUnwrapper
-
-PIPELINE_RATE_HZ = 16_000
-"""Sample rate of the audio that goes into the caller's pipeline: what Silero and Whisper take."""
 
 REORDER_NS = 60 * NS_PER_MS
 """How long a missing packet is waited for."""
@@ -68,13 +64,12 @@ HoleSink = Callable[[int, float], None]
 """(where it begins on the call's clock, how long it is in ms)."""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A packet's audio.
+class Decoded(NamedTuple):
+    """A packet's audio, 16-bit mono.
 
     Attributes:
-        recording: 16-bit mono at :data:`AUDIO_RATE_HZ`.
-        pipeline: The same at :data:`PIPELINE_RATE_HZ`.
+        recording: At :data:`AUDIO_RATE_HZ`.
+        pipeline: At :data:`PIPELINE_RATE_HZ`.
         duration_ns: How long it is; the resamplers hold a little of it back.
     """
 
@@ -100,16 +95,9 @@ class ArrivalBuffer(JitterBuffer):
         return False, None
 
 
-class Decoder(Protocol):
-    """Makes audio of packets, in the order they were sent."""
-
-    def decode(self, payload: bytes) -> Decoded:
-        """Return a packet's audio.
-
-        Raises:
-            av.FFmpegError: The payload can't be decoded.
-        """
-        ...
+def resampled(resampler: av.AudioResampler, frame: av.AudioFrame) -> bytes:
+    """Return what a resampler gives out for a frame."""
+    return b"".join(piece.to_ndarray().tobytes() for piece in resampler.resample(frame))
 
 
 class OpusDecoder:
@@ -125,23 +113,18 @@ class OpusDecoder:
         self._to_pipeline = av.AudioResampler("s16", "mono", PIPELINE_RATE_HZ)
 
     def decode(self, payload: bytes) -> Decoded:
-        """Return the packet's audio.
-
-        Raises:
-            av.FFmpegError: The payload is not Opus.
-        """
+        """Return the packet's audio; raises av.FFmpegError where it is not Opus."""
         packet = av.Packet(payload)
         packet.time_base = fractions.Fraction(1, RTP_CLOCK_HZ)
-        recording: list[bytes] = []
-        pipeline: list[bytes] = []
+        recording = pipeline = b""
         samples = 0
         for frame in self._codec.decode(packet):
             assert isinstance(frame, av.AudioFrame)  # noqa: S101 - libopus is an audio codec
             frame.pts = None
             samples += frame.samples
-            recording.extend(f.to_ndarray().tobytes() for f in self._to_recording.resample(frame))
-            pipeline.extend(f.to_ndarray().tobytes() for f in self._to_pipeline.resample(frame))
-        return Decoded(b"".join(recording), b"".join(pipeline), samples_to_ns(samples, RTP_CLOCK_HZ))
+            recording += resampled(self._to_recording, frame)
+            pipeline += resampled(self._to_pipeline, frame)
+        return Decoded(recording, pipeline, samples_to_ns(samples, RTP_CLOCK_HZ))
 
 
 class _Lane:
@@ -153,17 +136,11 @@ class _Lane:
         self._start_ns: int | None = None
         self._samples = 0
 
-    @property
-    def end_ns(self) -> int | None:
-        if self._start_ns is None:
-            return None
-        return self._start_ns + samples_to_ns(self._samples, self._rate_hz)
-
     def put(self, at_ns: int, pcm: bytes) -> None:
         """Put audio at its place: fill the gap before it, or leave out what is already taken."""
         if self._start_ns is None:
             self._start_ns = at_ns
-        gap = ns_to_samples(at_ns - self._start_ns, self._rate_hz) - self._samples
+        gap = self._missing(at_ns, self._start_ns)
         # The resampler holds a few samples back: a rounding error is no gap.
         if abs(gap) <= self._rate_hz // 500:
             gap = 0
@@ -176,15 +153,15 @@ class _Lane:
 
     def fill_to(self, at_ns: int) -> None:
         """Fill with silence up to ``at_ns``."""
-        if self._start_ns is None:
-            return
-        missing = ns_to_samples(at_ns - self._start_ns, self._rate_hz) - self._samples
-        if missing > 0:
+        if self._start_ns is not None and (missing := self._missing(at_ns, self._start_ns)) > 0:
             self._emit(bytes(missing * _PCM_BYTES))
 
+    def _missing(self, at_ns: int, start_ns: int) -> int:
+        return ns_to_samples(at_ns - start_ns, self._rate_hz) - self._samples
+
     def _emit(self, pcm: bytes) -> None:
-        at_ns = self.end_ns
-        assert at_ns is not None  # noqa: S101 - put() set the start
+        assert self._start_ns is not None  # noqa: S101 - put() set it
+        at_ns = self._start_ns + samples_to_ns(self._samples, self._rate_hz)
         self._samples += len(pcm) // _PCM_BYTES
         self._sink(at_ns, pcm)
 
@@ -235,12 +212,11 @@ class AgentStream:
     """Turns the agent's RTP packets into audio on the call's clock.
 
     Args:
-        clock: The call's clock.
         recording: Takes audio at :data:`AUDIO_RATE_HZ`, gaps filled with silence.
         pipeline: Takes the same audio at :data:`PIPELINE_RATE_HZ`.
         hole: Takes every place where silence stands for audio that never came, or whose place is in doubt.
         late: Takes every stretch that came late.
-        decoder: Makes audio of the packets: of Opus by default.
+        decode: Makes audio of the packets, in the order they were sent: of Opus by default. Raises av.FFmpegError.
     """
 
     def __init__(
@@ -251,14 +227,14 @@ class AgentStream:
         pipeline: AudioSink,
         hole: HoleSink,
         late: LateSink,
-        decoder: Decoder | None = None,
+        decode: Callable[[bytes], Decoded] | None = None,
     ):
         self._clock = clock
         self._holes = _Holes(hole)
         self._late_audio = LateAudio(late)
         self._recording = _Lane(AUDIO_RATE_HZ, recording)
         self._pipeline = _Lane(PIPELINE_RATE_HZ, pipeline)
-        self._decoder = decoder or OpusDecoder()
+        self._decode = decode or OpusDecoder().decode
         self._unwrapper = RtpUnwrapper()
         self._placement = Placement()
         self._pauses = _Pauses()
@@ -369,7 +345,7 @@ class AgentStream:
             self._lose()
             return
         try:
-            decoded = self._decoder.decode(payload)
+            decoded = self._decode(payload)
         except av.FFmpegError:
             # A packet that is no Opus is a lost packet: its place is filled with silence.
             self._lose()

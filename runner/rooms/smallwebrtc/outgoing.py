@@ -12,9 +12,8 @@ import numpy as np
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from bots.clock import NS_PER_MS
-from runner.rooms.base import AUDIO_RATE_HZ
+from runner.rooms.base import AUDIO_RATE_HZ, SampleFilter
 from runner.rooms.lags import Lags
-from runner.rooms.line import SampleFilter
 
 FRAME_NS = 20 * NS_PER_MS
 FRAME_SAMPLES = AUDIO_RATE_HZ // 50

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx
@@ -16,11 +16,11 @@ from bots.clock import NS_PER_MS, CallClock
 from bots.timeline import AgentAudioQuality, CallerAudioQuality, EndedReason
 from runner.errors import RoomError
 from runner.http import MAX_ANSWER_BYTES, AnswerTooLarge, post_json
-from runner.rooms.base import RoomListener, Timeliness
-from runner.rooms.line import EMPTY, Line
-from runner.rooms.smallwebrtc.connection import OfferingConnection
+from runner.rooms.base import EMPTY, Line, RoomListener, Timeliness
+from runner.rooms.smallwebrtc.connection import OfferingConnection, own_error
 from runner.rooms.smallwebrtc.incoming import AgentStream
 from runner.rooms.smallwebrtc.outgoing import CallerTrack
+from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ
 from runner.rooms.smallwebrtc.transport import OfferingTransport
 from runner.text import public_url
 
@@ -42,8 +42,6 @@ class SmallWebRTCRoom:
     Args:
         url: The address offers are posted to.
         token: Goes along as a bearer header, if there is one.
-        clock: The call's clock.
-        listener: Takes what happens.
         http: Client the offer is posted with.
         tasks: Task group that owns the room's tasks; cancelled with the call.
         ice_servers: STUN and TURN servers.
@@ -91,22 +89,19 @@ class SmallWebRTCRoom:
 
     @property
     def transport(self) -> OfferingTransport:
-        """Pipecat's transport."""
         return self._transport
 
     async def enter(self) -> None:
-        """Offer, and wait until media flows.
-
-        Raises:
-            RoomError: Unreachable, refused, or no media connection; within about 35 s.
-        """
+        """Offer, and wait until media flows, for some 35 s at most."""
         self._connection = OfferingConnection(
             self._clock,
             post_offer=self._post_offer,
             track=self._track,
             sent=self._caller_sent,
             packets=self._agent_packet,
-            listener=self,
+            message=self._message,
+            lost=self._lost,
+            listener=self._listener,
             ice_servers=self._ice_servers,
             line=self._line,
         )
@@ -121,21 +116,11 @@ class SmallWebRTCRoom:
         """Do nothing: the agent is there when its audio is."""
 
     async def publish(self, message: Any) -> None:
-        """Send a message over the data channel, unchanged.
-
-        Raises:
-            RoomError: The data channel is not open.
-        """
         if self._connection is None or self._left:
             raise RoomError(EndedReason.RUNNER_ERROR, "a message was sent outside the call")
         await self._connection.send(message)
 
     async def send_client_message(self, message: dict[str, Any]) -> None:
-        """Send an RTVI message over the data channel.
-
-        Raises:
-            RoomError: The data channel is not open.
-        """
         await self.publish(message)
 
     def participants(self) -> list[str]:
@@ -143,27 +128,27 @@ class SmallWebRTCRoom:
         return ["agent"] if self._agent_here.is_set() else []
 
     def agent_audio_quality(self, at_ns: int) -> AgentAudioQuality | None:
-        """Return how the agent's packets arrived so far."""
         return self._stream.quality(at_ns)
 
     def caller_audio_quality(self, at_ns: int) -> CallerAudioQuality | None:
-        """Return how our packets left, and what the bot reports of their arrival."""
         if self._connection is None:
             return None
-        delivery = self._connection.delivery
-        sent = self._track.punctuality
+        sent, delivery = self._track.punctuality, self._connection.delivery
+        delivered: dict[str, Any] = {}
+        if delivery is not None:
+            delivered = {"lost": delivery.packetsLost, "jitter_ms": round(delivery.jitter / RTP_CLOCK_HZ * 1_000, 3)}
+            # Not known at first, whatever its type says.
+            if cast("float | None", delivery.roundTripTime) is not None:
+                delivered["round_trip_ms"] = round(delivery.roundTripTime * 1_000, 3)
         return CallerAudioQuality(
             at_ns=at_ns,
             packets=sent.packets,
-            lost=delivery.lost if delivery.at_ns else None,
-            jitter_ms=_rounded(delivery.jitter_ms),
-            round_trip_ms=_rounded(delivery.round_trip_ms),
             late=sent.late,
             latest_ms=round(sent.latest_ns / NS_PER_MS, 3),
+            **delivered,
         )
 
     def timeliness(self) -> Timeliness:
-        """Return how punctual packets were so far."""
         return Timeliness(self._track.punctuality.lags.worst_ms, self._stream.arrival_jitter_ms)
 
     async def leave(self) -> None:
@@ -186,28 +171,11 @@ class SmallWebRTCRoom:
 
     # What the connection reports.
 
-    def message(self, at_ns: int, message: Any) -> None:
-        """Pass on a message of the bot."""
+    def _message(self, at_ns: int, message: Any) -> None:
         with self._own_errors():
             self._listener.message_received(at_ns, message)
 
-    def peer_left(self, at_ns: int, detail: str) -> None:
-        """Pass on that the bot left."""
-        self._listener.agent_left(at_ns, detail)
-
-    def media_stopped(self, at_ns: int) -> None:
-        """Pass on that nothing arrives."""
-        self._listener.agent_media_stopped(at_ns)
-
-    def media_resumed(self, at_ns: int) -> None:
-        """Pass on that packets arrive again."""
-        self._listener.agent_media_resumed(at_ns)
-
-    def packets_lost(self, at_ns: int, *, since_ns: int, lost: int, packets: int) -> None:
-        """Pass on that the bot missed packets of ours."""
-        self._listener.caller_audio_lost(at_ns, since_ns=since_ns, lost=lost, packets=packets)
-
-    def lost(self, error: RoomError) -> None:
+    def _lost(self, error: RoomError) -> None:
         """Pass on that the connection is dead; of an agent that vanished, whether its process is still there."""
         if error.reason is EndedReason.AGENT_VANISHED:
             self._tasks.start_soon(self._probe, error)
@@ -263,9 +231,7 @@ class SmallWebRTCRoom:
                 return
             self._broken = True
             logger.opt(exception=True).error("what the room reported could not be taken")
-            self._listener.room_lost(
-                RoomError(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}")
-            )
+            self._listener.room_lost(own_error(error))
 
     async def _post_offer(self, offer: dict[str, Any]) -> dict[str, Any]:
         if self._request_data is not None:
@@ -313,7 +279,3 @@ def _unreachable(url: str, error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.TimeoutException):
         return f"{url} did not answer the offer within {OFFER_TIMEOUT_S:.0f} s"
     return f"{url} could not be reached ({type(error).__name__})"
-
-
-def _rounded(value_ms: float | None) -> float | None:
-    return None if value_ms is None else round(value_ms, 3)

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiortc
 from aiortc import RTCRtpSender, clock, rtp
@@ -27,7 +27,7 @@ from aiortc.utils import random32, uint16_add, uint32_add
 from loguru import logger
 
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
-from runner.rooms.line import PacketFault
+from runner.rooms.base import PacketFault
 from runner.rooms.smallwebrtc.outgoing import FRAME_NS, CallerTrack, Frame
 from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ
 
@@ -47,15 +47,11 @@ _RTP_UNITS_PER_FRAME = RTP_CLOCK_HZ * FRAME_NS // NS_PER_S
 _NUMBERS = struct.Struct("!HL")
 """Sequence number and timestamp: bytes 2 to 7 of an RTP packet (RFC 3550 section 5.1)."""
 
+_MANGLED = "_RTCRtpSender__"
+_COUNTED = ("ntp_timestamp", "rtp_timestamp", "octet_count", "packet_count")
 _SENDER_PARTS = (
-    "rtp_started",
-    "rtp_exited",
-    "mid",
-    "rtp_header_extensions_map",
-    "ntp_timestamp",
-    "rtp_timestamp",
-    "octet_count",
-    "packet_count",
+    *("_run_rtp", "_ssrc", "_enabled"),
+    *(_MANGLED + part for part in ("rtp_started", "rtp_exited", "mid", "rtp_header_extensions_map", *_COUNTED)),
 )
 """What is used of an RTCRtpSender's private attributes."""
 
@@ -69,8 +65,7 @@ def check_aiortc(sender: RTCRtpSender) -> None:
     Raises:
         RuntimeError: It is built differently.
     """
-    missing = [part for part in _SENDER_PARTS if not hasattr(sender, f"_RTCRtpSender__{part}")]
-    missing += [part for part in ("_run_rtp", "_ssrc", "_enabled") if not hasattr(sender, part)]
+    missing = [part for part in _SENDER_PARTS if not hasattr(sender, part)]
     if not hasattr(sender.transport, "_tx_srtp"):
         missing.append("_tx_srtp")
     if missing:
@@ -139,12 +134,10 @@ class LockedSession:
         self._lock = threading.Lock()
 
     def protect(self, data: bytes) -> bytes:
-        """Encrypt an RTP packet."""
         with self._lock:
             return self._session.protect(data)
 
     def protect_rtcp(self, data: bytes) -> bytes:
-        """Encrypt an RTCP packet."""
         with self._lock:
             return self._session.protect_rtcp(data)
 
@@ -190,16 +183,8 @@ class _Way:
             self.socket.close()
 
 
-@dataclass(frozen=True)
-class _Packet:
-    """A packet, encrypted before it is due.
-
-    Attributes:
-        number: Which 20 ms of the stream it holds.
-        frame: The audio.
-        timestamp: Its RTP timestamp.
-        data: What goes over the network.
-    """
+class _Packet(NamedTuple):
+    """A packet, encrypted before it is due: which 20 ms of the stream it holds, and its RTP timestamp."""
 
     number: int
     frame: Frame
@@ -207,21 +192,13 @@ class _Packet:
     data: bytes
 
 
-@dataclass(frozen=True)
-class _Left:
-    """A packet that has left.
-
-    Attributes:
-        packet: The packet.
-        due_ns: When it was to leave.
-        left_ns: When it did; None where it is still for the event loop to send.
-        is_lost: Whether it could not be sent.
-    """
+class _Left(NamedTuple):
+    """A packet that has left; where ``left_ns`` is None, it is still for the event loop to send."""
 
     packet: _Packet
     due_ns: int
     left_ns: int | None
-    is_lost: bool = False
+    is_lost: bool
 
 
 class PacedSender:
@@ -229,8 +206,6 @@ class PacedSender:
 
     Args:
         sender: The sender of the track's transceiver, before it is negotiated.
-        track: The track.
-        clock: The call's clock.
         sent: Takes every frame that left, on the event loop.
         failed: Takes the error that kept anything more from leaving, on the event loop.
         fault: What each packet goes through behind our socket.
@@ -248,11 +223,8 @@ class PacedSender:
     ):
         check_aiortc(sender)
         self._sender: Any = sender
-        self._track = track
-        self._clock = clock
-        self._sent = sent
-        self._failed = failed
-        self._fault = fault
+        self._track, self._clock = track, clock
+        self._sent, self._failed, self._fault = sent, failed, fault
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._ended = asyncio.Event()
@@ -331,20 +303,19 @@ class PacedSender:
             if self._sender.transport.state != "connected":
                 self._ended.set()
         while self._left:
-            left = self._left.popleft()
-            left_ns = left.left_ns
-            if left.is_lost or (left_ns is None and not self._send_here(left.packet.data)):
-                self._sent(left.due_ns, left.packet.frame.pcm, None)
+            packet, due_ns, left_ns, is_lost = self._left.popleft()
+            if is_lost or (left_ns is None and not self._send_here(packet.data)):
+                self._sent(due_ns, packet.frame.pcm, None)
                 continue
             left_ns = self._clock.now_ns() if left_ns is None else left_ns
             ago_ns = self._clock.now_ns() - left_ns
             self._set("ntp_timestamp", clock.current_ntp_time() - (ago_ns << 32) // NS_PER_S)
-            self._set("rtp_timestamp", left.packet.timestamp)
-            self._set("octet_count", self._part("octet_count") + len(left.packet.frame.payload))
+            self._set("rtp_timestamp", packet.timestamp)
+            self._set("octet_count", self._part("octet_count") + len(packet.frame.payload))
             self._set("packet_count", self._part("packet_count") + 1)
-            late_ns = max(left_ns - left.due_ns, 0)
+            late_ns = max(left_ns - due_ns, 0)
             self._track.punctuality.add(late_ns)
-            self._sent(left.due_ns, left.packet.frame.pcm, late_ns)
+            self._sent(due_ns, packet.frame.pcm, late_ns)
 
     def _send_here(self, data: bytes) -> bool:
         """Send over a TURN server, which only the event loop can."""
@@ -358,10 +329,10 @@ class PacedSender:
         return True
 
     def _part(self, name: str) -> Any:
-        return getattr(self._sender, f"_RTCRtpSender__{name}")
+        return getattr(self._sender, _MANGLED + name)
 
     def _set(self, name: str, value: Any) -> None:
-        setattr(self._sender, f"_RTCRtpSender__{name}", value)
+        setattr(self._sender, _MANGLED + name, value)
 
     # On the pacer's thread.
 
@@ -403,15 +374,14 @@ class PacedSender:
             packet = self._prepare()
         self._next = None
         self._sequence_number = uint16_add(self._sequence_number, 1)
-        if way.socket is None:
-            self._left.append(_Left(packet, due_ns, None))
-        else:
-            is_lost = False
+        left_ns, is_lost = None, False
+        if way.socket is not None:
             if self._fault is not None:
                 self._fault(packet.data, way.send)
             else:
                 is_lost = not way.send(packet.data)
-            self._left.append(_Left(packet, due_ns, self._clock.now_ns(), is_lost))
+            left_ns = self._clock.now_ns()
+        self._left.append(_Left(packet, due_ns, left_ns, is_lost))
 
     def _prepare(self) -> _Packet:
         """Encode and encrypt what comes next. What was made for a time that was missed is made anew for now."""

@@ -3,12 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from loguru import logger
 from pipecat.frames.frames import (
-    CancelFrame,
-    EndFrame,
     Frame,
     InputAudioRawFrame,
     InterruptionFrame,
@@ -22,8 +18,8 @@ from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 
-from runner.rooms.base import AUDIO_RATE_HZ
-from runner.rooms.smallwebrtc.incoming import PIPELINE_RATE_HZ
+from bots.clock import NS_PER_MS
+from runner.rooms.base import AUDIO_RATE_HZ, PIPELINE_RATE_HZ
 from runner.rooms.smallwebrtc.outgoing import CallerTrack
 
 INPUT_FRAME_MS = 40
@@ -41,14 +37,10 @@ class AgentInput(BaseInputTransport):
 
     def __init__(self, params: TransportParams, **kwargs: Any):
         super().__init__(params, **kwargs)
-        self._send: MemoryObjectSendStream[InputAudioRawFrame]
-        self._receive: MemoryObjectReceiveStream[InputAudioRawFrame]
-        self._send, self._receive = anyio.create_memory_object_stream[InputAudioRawFrame](_INPUT_QUEUE_FRAMES)
         self._buffer = bytearray()
         self._buffer_at_ns = 0
         self._left_out_ms = 0
         self._stood_still = False
-        self._forward_task: Any = None
 
     def put(self, at_ns: int, pcm: bytes) -> None:
         """Take audio at :data:`PIPELINE_RATE_HZ` that begins at ``at_ns`` and follows what was put before."""
@@ -56,19 +48,18 @@ class AgentInput(BaseInputTransport):
             self._buffer_at_ns = at_ns
         self._buffer += pcm
         while len(self._buffer) >= _INPUT_FRAME_BYTES:
-            frame = InputAudioRawFrame(
-                audio=bytes(self._buffer[:_INPUT_FRAME_BYTES]), sample_rate=PIPELINE_RATE_HZ, num_channels=1
-            )
+            audio = bytes(self._buffer[:_INPUT_FRAME_BYTES])
+            frame = InputAudioRawFrame(audio=audio, sample_rate=PIPELINE_RATE_HZ, num_channels=1)
             frame.pts = self._buffer_at_ns
             del self._buffer[:_INPUT_FRAME_BYTES]
-            self._buffer_at_ns += INPUT_FRAME_MS * 1_000_000
-            try:
-                self._send.send_nowait(frame)
+            self._buffer_at_ns += INPUT_FRAME_MS * NS_PER_MS
+            if self._audio_task is None or self._paused:
+                continue
+            if self._audio_in_queue.qsize() < _INPUT_QUEUE_FRAMES:
+                self._audio_in_queue.put_nowait(frame)
                 self._say_what_was_left_out()
-            except anyio.WouldBlock:
+            else:
                 self._left_out_ms += INPUT_FRAME_MS
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                return
 
     def _say_what_was_left_out(self) -> None:
         """Say, when it is over, that the pipeline stood still: what it slept through comes all at once.
@@ -83,37 +74,12 @@ class AgentInput(BaseInputTransport):
             self._stood_still = True
 
     async def start(self, frame: StartFrame) -> None:
-        """Begin to push audio."""
         await super().start(frame)
         await self.set_transport_ready(frame)
-        self._forward_task = self.create_task(self._forward())
-
-    async def stop(self, frame: EndFrame) -> None:
-        """Stop pushing audio."""
-        await self._stop_forwarding()
-        await super().stop(frame)
-
-    async def cancel(self, frame: CancelFrame) -> None:
-        """Stop pushing audio at once."""
-        await self._stop_forwarding()
-        await super().cancel(frame)
 
     async def cleanup(self) -> None:
-        """Let go of what is left."""
-        await self._stop_forwarding()
         self._say_what_was_left_out()
-        self._send.close()
-        self._receive.close()
         await super().cleanup()
-
-    async def _forward(self) -> None:
-        async for frame in self._receive:
-            await self.push_audio_frame(frame)
-
-    async def _stop_forwarding(self) -> None:
-        if self._forward_task is not None:
-            await self.cancel_task(self._forward_task)
-            self._forward_task = None
 
 
 class CallerOutput(BaseOutputTransport):
@@ -125,7 +91,6 @@ class CallerOutput(BaseOutputTransport):
         self._send_message = send_message
 
     async def start(self, frame: StartFrame) -> None:
-        """Get ready to send."""
         await super().start(frame)
         await self.set_transport_ready(frame)
 
@@ -141,7 +106,6 @@ class CallerOutput(BaseOutputTransport):
         await super().process_frame(frame, direction)
 
     async def send_message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> None:
-        """Send a message over the data channel."""
         await self._send_message(frame.message)
 
 
@@ -161,9 +125,7 @@ class OfferingTransport(BaseTransport):
         self._output = CallerOutput(params, track, send_message)
 
     def input(self) -> AgentInput:
-        """Return the processor that brings the agent's audio."""
         return self._input
 
     def output(self) -> CallerOutput:
-        """Return the processor that takes the caller's audio."""
         return self._output

@@ -68,7 +68,12 @@ def hostile_facts(text: str = HOSTILE) -> list[TimelineEvent]:
 
 def suite(name: str = "night") -> str:
     run = RunFacts(1, False, name, "wrong 1", "r/report.html", latencies_ms=(900.0,))
-    about = About(name, False, around=Surroundings(crumbs=(Link(name),)), warnings=[name])
+    about = About(
+        name,
+        False,
+        around=Surroundings(crumbs=(Link(name),), files=(Link(name, "a.json"), Link(name, "b.json"))),
+        warnings=[name],
+    )
     return render_suite(
         suite_page(about, [ScenarioRuns(name, (run,), limit_ms=800.0), ScenarioRuns("z", skipped=name)])
     )

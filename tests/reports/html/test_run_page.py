@@ -1,5 +1,6 @@
 """What is on the page of a run, by its facts alone."""
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from bots.caller.script import AGENT_SPEAKS, AGENT_STOPS, AgentHeardFor, Expectation
 from bots.timeline import AgentError, CallerHeardAs, EndedReason, TimelineEvent
 from runner.evaluation.verdicts import Cause
+from runner.reports.html.render import render_run
 from runner.reports.html.run_page import RunPage, run_page
 from runner.reports.html.said import Row
 from tests.evaluation.facts import (
@@ -30,7 +32,9 @@ from tests.reports.html.calls import STARTED, WRONG_CALL, call_facts, judged, me
 
 def page(played: Any = WRONG_CALL, facts: Sequence[TimelineEvent] | None = None, **given: Any) -> RunPage:
     facts = call_facts() if facts is None else facts
-    return run_page(judged(played, facts, **given), facts, script=played)
+    found = run_page(judged(played, facts, **given), facts, script=played)
+    assert found.title in html.unescape(render_run(found))
+    return found
 
 
 def rows(found: RunPage) -> list[Row]:

@@ -1,10 +1,12 @@
 """What is on the page of a suite."""
 
+import html
 from typing import Any
 
 import pytest
 
 from runner.calls.suite_file import OpenRun, SkippedScenario, SuiteResult
+from runner.reports.html.render import render_suite
 from runner.reports.html.suite_page import About, SuitePage, suite_page
 from runner.reports.html.suite_runs import Change, RunFacts, RunLink, ScenarioRuns, scenarios_of
 from tests.reports.html.calls import WRONG_CALL, call_facts, in_suite, judged
@@ -16,7 +18,9 @@ OPEN = RunFacts(4, state="not made")
 
 
 def page(*scenarios: ScenarioRuns, success: bool | None = False, **given: Any) -> SuitePage:
-    return suite_page(About("night", success, **given), scenarios)
+    found = suite_page(About("night", success, **given), scenarios)
+    assert found.title in html.unescape(render_suite(found))
+    return found
 
 
 def test_the_worst_scenario_stands_first() -> None:

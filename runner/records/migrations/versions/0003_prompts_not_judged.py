@@ -6,8 +6,6 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 _JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 _RUNS = sa.table(
@@ -27,7 +25,3 @@ def upgrade() -> None:
         .where(_RUNS.c.success.is_(True), sa.func.coalesce(prompt, "") != "")
         .values(success=None, error_message="inconclusive: expected_outcome_prompt was not judged")
     )
-
-
-def downgrade() -> None:
-    """Leave them: what was never judged is not known to have passed."""

@@ -6,8 +6,6 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
 
 _JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 _TIME = sa.DateTime(timezone=True)
@@ -23,50 +21,21 @@ def upgrade() -> None:
     op.drop_table("workers")
     op.create_table(
         "workers",
-        *_who_it_is(),
-        sa.Column("why", sa.String(length=200), nullable=False),
+        sa.Column("executor", sa.String(200), primary_key=True),
+        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("version", sa.String(40), nullable=False),
+        sa.Column("rooms", _JSON, nullable=False),
+        sa.Column("calls", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(20), nullable=False),
+        sa.Column("why", sa.String(200), nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("seen_at", _TIME, nullable=False),
-        *_how_it_is(),
+        sa.Column("started_at", _TIME, nullable=False),
+        sa.Column("gone_at", _TIME),
+        sa.Column("runs", _JSON, nullable=False),
+        sa.Column("load", _JSON, nullable=False),
     )
     op.drop_index("ix_runs_executor", "runs")
     op.drop_index("ix_runs_ended_at", "runs")
     for name, (columns, where) in _PARTS.items():
         op.create_index(name, "runs", columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
-
-
-def downgrade() -> None:
-    """Make it as it was."""
-    for name in _PARTS:
-        op.drop_index(name, "runs")
-    op.create_index("ix_runs_ended_at", "runs", ["ended_at"])
-    op.create_index("ix_runs_executor", "runs", ["executor"])
-    op.drop_table("workers")
-    op.create_table(
-        "workers",
-        *_who_it_is(),
-        sa.Column("protocol", sa.Integer(), nullable=False),
-        sa.Column("beat", sa.BigInteger(), nullable=False),
-        sa.Column("beat_at", _TIME, nullable=False),
-        *_how_it_is(),
-    )
-
-
-def _who_it_is() -> list[sa.Column[object]]:
-    return [
-        sa.Column("executor", sa.String(length=200), nullable=False, primary_key=True),
-        sa.Column("name", sa.String(length=200), nullable=False),
-        sa.Column("version", sa.String(length=40), nullable=False),
-        sa.Column("rooms", _JSON, nullable=False),
-        sa.Column("calls", sa.Integer(), nullable=False),
-        sa.Column("state", sa.String(length=20), nullable=False),
-    ]
-
-
-def _how_it_is() -> list[sa.Column[object]]:
-    return [
-        sa.Column("started_at", _TIME, nullable=False),
-        sa.Column("gone_at", _TIME, nullable=True),
-        sa.Column("runs", _JSON, nullable=False),
-        sa.Column("load", _JSON, nullable=False),
-    ]

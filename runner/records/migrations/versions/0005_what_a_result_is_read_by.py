@@ -6,8 +6,6 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
 
 _JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 _RUNS = sa.table(
@@ -19,7 +17,6 @@ _RUNS = sa.table(
 
 
 def upgrade() -> None:
-    """Make it."""
     op.add_column("runs", sa.Column("expects", sa.Boolean(), server_default=sa.false(), nullable=False))
     prompt = _RUNS.c.snapshot["expected_outcome_prompt"].as_string()
     expectations = _RUNS.c.outcome["expectations"].as_string()
@@ -28,12 +25,3 @@ def upgrade() -> None:
     op.drop_index("ix_runs_result_status", "runs")
     op.create_index("ix_runs_result", "runs", ["result_id", "id", "updated_at", "scenario_id"])
     op.create_index("ix_runs_result_counts", "runs", ["result_id", "status", "success", "cause", "expects"])
-
-
-def downgrade() -> None:
-    """Take it away."""
-    op.drop_index("ix_runs_result_counts", "runs")
-    op.drop_index("ix_runs_result", "runs")
-    op.create_index("ix_runs_result_status", "runs", ["result_id", "status"])
-    # Not by building the table anew: what counts up its ids would begin again.
-    op.execute("ALTER TABLE runs DROP COLUMN expects")

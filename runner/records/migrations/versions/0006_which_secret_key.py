@@ -5,20 +5,12 @@ from alembic import op
 
 revision = "0006"
 down_revision = "0005"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
     """Make room for it. It is written when a server is started: only there the key is known."""
     op.create_table(
         "key_checks",
-        sa.Column("name", sa.String(length=20), nullable=False),
+        sa.Column("name", sa.String(20), primary_key=True),
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("name"),
     )
-
-
-def downgrade() -> None:
-    """Take it away."""
-    op.drop_table("key_checks")

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0010"
 down_revision = "0009"
-branch_labels = None
-depends_on = None
 
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _TIME = sa.DateTime(timezone=True)
@@ -16,19 +14,10 @@ def upgrade() -> None:
     """Make the table of sessions."""
     op.create_table(
         "page_sessions",
-        sa.Column("id", _ID, nullable=False),
-        sa.Column("key_id", _ID, nullable=False),
-        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("id", _ID, primary_key=True),
+        sa.Column("key_id", _ID, sa.ForeignKey("api_keys.id", ondelete="CASCADE"), nullable=False, index=True),
+        sa.Column("digest", sa.String(64), nullable=False, unique=True),
         sa.Column("created_at", _TIME, nullable=False),
         sa.Column("expires_at", _TIME, nullable=False),
-        sa.ForeignKeyConstraint(["key_id"], ["api_keys.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("digest"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_page_sessions_key_id", "page_sessions", ["key_id"])
-
-
-def downgrade() -> None:
-    """Make it as it was."""
-    op.drop_table("page_sessions")

@@ -6,8 +6,6 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0012"
 down_revision = "0011"
-branch_labels = None
-depends_on = None
 
 _AT_ONCE = 500
 _JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
@@ -20,10 +18,8 @@ def upgrade() -> None:
     """Make the table of answer times, fill it from what runs came to, and the index that runs are found by."""
     table = op.create_table(
         "answer_times",
-        sa.Column("run_id", _ID, nullable=False),
+        sa.Column("run_id", _ID, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("times_ms", _JSON, nullable=False),
-        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("run_id"),
     )
     op.create_index(
         "ix_runs_trends",
@@ -44,9 +40,3 @@ def upgrade() -> None:
 def _times_ms(turns: list[dict[str, float | None]] | None) -> list[float]:
     times = (turn.get("response_latency_ms") for turn in turns or ())
     return [ms for ms in times if ms is not None]
-
-
-def downgrade() -> None:
-    """Take them away."""
-    op.drop_index("ix_runs_trends", "runs")
-    op.drop_table("answer_times")
