@@ -19,7 +19,7 @@ from runner.evaluation.asked import NO_JUDGE_ASKED, NOTHING, Asked, OutcomeJudge
 from runner.evaluation.differences import hearing_differs
 from runner.evaluation.ending import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Failure, Status, decide, judge_expectations
-from runner.evaluation.precision import includes_jitter
+from runner.evaluation.speech import includes_jitter
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
 from runner.evaluation.trouble import troubles_of
 from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns

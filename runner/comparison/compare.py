@@ -4,14 +4,12 @@ The call is the unit. All tests are two-sided; their levels (:mod:`runner.compar
 comparison of suites. Needs scipy (the extra ``compare``).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from runner.comparison import levels
 from runner.comparison.changes import Change, Comparison, LatencyChange, RateChange, ScenarioChange
-from runner.comparison.circumstances import other_circumstances
-from runner.comparison.facts import RunFacts, RunSet
+from runner.comparison.facts import RunFacts, RunSet, SessionFacts
 from runner.comparison.latencies import calls_needed, holm
 from runner.comparison.rates import (
     attainable_p,
@@ -21,9 +19,11 @@ from runner.comparison.rates import (
     smallest_drop_points,
     tarone_limit,
 )
-from runner.comparison.sides import Pair, Side, doubt_of
-from runner.comparison.whole import Whole, direction, latency_change, reaches
+from runner.comparison.sides import Pair, Side, Whole, direction, doubt_of, latency_change, rate_change, reaches
 from runner.errors import UsageError
+
+MAX_NAMED = 3
+"""How many values of each side are named of a circumstance."""
 
 DRIFT = (
     "base and current were made in different sessions: another load, network or service would show as a change of "
@@ -38,16 +38,12 @@ def compare_sets(base: RunSet, current: RunSet) -> Comparison:
         UsageError: They have no scenario in common, or hold the same runs.
     """
     comparison = compare(base.runs, current.runs)
-    warnings = [*comparison.warnings, *other_circumstances(base.sessions, current.sessions)]
+    warnings = [*comparison.warnings, *_other_circumstances(base.sessions, current.sessions)]
     return comparison.model_copy(update={"warnings": warnings})
 
 
 def compare(base: Sequence[RunFacts], current: Sequence[RunFacts]) -> Comparison:
     """Compare two sets of runs.
-
-    Args:
-        base: What is compared with.
-        current: What may have changed.
 
     Raises:
         UsageError: They have no scenario in common, or hold the same runs.
@@ -66,8 +62,8 @@ def compare(base: Sequence[RunFacts], current: Sequence[RunFacts]) -> Comparison
     )
     doubt = doubt_of(*sides)
     suite = Whole(pairs, by_session, trusted=doubt is None)
-    found = _Found.of(pairs, suite)
-    scenarios = [_scenario(pair, found) for pair in pairs]
+    found = _found(pairs)
+    scenarios = [_scenario(pair, found, suite) for pair in pairs]
     change, why = suite.change(scenarios, doubt)
     warnings = [] if interleaved or by_session else [DRIFT]
     if edited := [scenario.scenario for scenario in scenarios if scenario.was_edited]:
@@ -104,58 +100,40 @@ def _ways(base: Sequence[RunFacts], current: Sequence[RunFacts]) -> tuple[bool, 
     return not interleaved and len(sessions[0]) >= levels.MIN_SESSIONS, interleaved
 
 
-class _Levels(NamedTuple):
-    """The p from which on a single scenario's pass rate and latency are significant."""
-
-    rate: float
-    latency: float
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What the tests of all scenarios found, one by one."""
+class _Found(NamedTuple):
+    """What the tests of all scenarios found, by scenario, and the levels of a single one's pass rate and latency."""
 
     rates: dict[str, RateChange]
     latencies: dict[str, LatencyChange | None]
-    levels: _Levels
-    suite: Whole
+    rate_level: float
+    latency_level: float
 
-    @classmethod
-    def of(cls, pairs: Sequence[Pair], suite: Whole) -> "_Found":
-        attainable = [attainable_p(pair.table) for pair in pairs if pair.is_rate_tested]
-        rate_limit = tarone_limit(attainable, levels.SCENARIO_RATE_LEVEL)
-        tested = [pair for pair in pairs if pair.difference is not None]
-        rejected = holm([pair.difference.p for pair in tested if pair.difference], levels.SCENARIO_LATENCY_LEVEL)
-        significant = {pair.name for pair, is_significant in zip(tested, rejected, strict=True) if is_significant}
-        shared = _Levels(levels.SCENARIO_RATE_LEVEL / len(pairs), levels.SCENARIO_LATENCY_LEVEL / max(len(tested), 1))
-        return cls(
-            {pair.name: _rate_change(pair, rate_limit, shared.rate) for pair in pairs},
-            {pair.name: _scenario_latency(pair, pair.name in significant, shared.latency) for pair in pairs},
-            shared,
-            suite,
-        )
+
+def _found(pairs: Sequence[Pair]) -> _Found:
+    attainable = [attainable_p(pair.table) for pair in pairs if pair.is_rate_tested]
+    limit = tarone_limit(attainable, levels.SCENARIO_RATE_LEVEL)
+    tested = [pair for pair in pairs if pair.difference is not None]
+    rejected = holm([pair.difference.p for pair in tested if pair.difference], levels.SCENARIO_LATENCY_LEVEL)
+    significant = {pair.name for pair, is_significant in zip(tested, rejected, strict=True) if is_significant}
+    rate_level = levels.SCENARIO_RATE_LEVEL / len(pairs)
+    latency_level = levels.SCENARIO_LATENCY_LEVEL / max(len(tested), 1)
+    return _Found(
+        {pair.name: _rate_change(pair, limit, rate_level) for pair in pairs},
+        {pair.name: _scenario_latency(pair, pair.name in significant, latency_level) for pair in pairs},
+        rate_level,
+        latency_level,
+    )
 
 
 def _rate_change(pair: Pair, limit: float, level: float) -> RateChange:
-    counts = pair.table._asdict()
-    if not pair.has_rates:
-        return RateChange(**counts)
     table = pair.table
-    low, high = difference_interval(table)
-    points = 100 * table.difference
+    if not pair.has_rates:
+        return RateChange(**table._asdict())
     p = fisher_p(table) if pair.is_rate_tested else None
-    is_large = reaches(points, levels.SCENARIO_MIN_POINTS)
-    return RateChange(
-        **counts,
-        difference_points=round(points, 1),
-        low_points=round(100 * low, 1),
-        high_points=round(100 * high, 1),
-        p=p,
-        significant=p is not None and p <= limit and is_large,
-        shows_points=smallest_drop_points(
-            table.base_passed / table.base_runs, table.base_runs, table.current_runs, level
-        ),
-    )
+    change = rate_change(table, table.difference, difference_interval(table), p, limit, levels.SCENARIO_MIN_POINTS)
+    base_rate = table.base_passed / table.base_runs
+    shows = smallest_drop_points(base_rate, table.base_runs, table.current_runs, level)
+    return change.model_copy(update={"shows_points": shows})
 
 
 def _scenario_latency(pair: Pair, significant: bool, level: float) -> LatencyChange | None:
@@ -165,12 +143,12 @@ def _scenario_latency(pair: Pair, significant: bool, level: float) -> LatencyCha
     return latency_change(pair.difference, counts, level, significant, levels.SCENARIO_MIN_MS)
 
 
-def _scenario(pair: Pair, found: _Found) -> ScenarioChange:
+def _scenario(pair: Pair, found: _Found, suite: Whole) -> ScenarioChange:
     rate, latency = found.rates[pair.name], found.latencies[pair.name]
-    change, why = _change(pair, rate, latency, found.suite)
+    change, why = _change(pair, rate, latency, suite)
     needed: tuple[int | None, int | None] = (None, None)
     if change is Change.TOO_FEW and pair.doubt is None:
-        needed = _needed(pair, rate, latency, found.levels)
+        needed = _needed(pair, rate, found)
     return ScenarioChange(
         scenario=pair.name,
         change=change,
@@ -188,43 +166,34 @@ def _scenario(pair: Pair, found: _Found) -> ScenarioChange:
 def _change(pair: Pair, rate: RateChange, latency: LatencyChange | None, suite: Whole) -> tuple[Change, str | None]:
     if pair.doubt is not None:
         return Change.TOO_FEW, pair.doubt
-    slower = None if latency is None else latency.difference_ms
-    moved = {
-        direction(slower=points < 0)
-        for points in [rate.difference_points]
-        if points and (rate.significant or _goes_with(-points, _p_of(pair), _suite_drop(suite)))
-    }
-    moved |= {
-        direction(slower=slower > 0)
-        for longer in [latency]
-        if longer and slower and (longer.significant or _goes_with(slower, longer.p, _suite_slowdown(suite)))
-    }
+    moved: set[Change] = set()
+    # The p of the pass rate counts here also with fewer runs than are tested on their own.
+    rate_p = fisher_p(pair.table) if pair.has_rates else None
+    suite_latency = suite.latency
+    for worse_by, significant, p, of_suite in (
+        (
+            -(rate.difference_points or 0.0),
+            rate.significant,
+            rate_p,
+            -(suite.pass_rate.difference_points or 0.0) if suite.pass_rate.significant else None,
+        ),
+        (
+            0.0 if latency is None else latency.difference_ms or 0.0,
+            latency is not None and latency.significant,
+            None if latency is None else latency.p,
+            suite_latency.difference_ms if suite_latency is not None and suite_latency.significant else None,
+        ),
+    ):
+        # A scenario that moved as its suite did, which has changed, needs no level of its own.
+        goes_along = of_suite is not None and worse_by * of_suite > 0 and p is not None and p <= levels.NAMED_LEVEL
+        if worse_by and (significant or goes_along):
+            moved.add(direction(slower=worse_by > 0))
     if moved:
         return (Change.REGRESSED if Change.REGRESSED in moved else Change.IMPROVED), None
     if pair.base.is_mixed and pair.current.is_mixed:
         return Change.FLAKY, None
     why = _why_too_few(pair, rate, latency)
     return (Change.UNCHANGED, None) if why is None else (Change.TOO_FEW, why)
-
-
-def _goes_with(worse_by: float, p: float | None, suite_worse_by: float | None) -> bool:
-    """Whether a scenario moved as its suite did, which has changed."""
-    return suite_worse_by is not None and worse_by * suite_worse_by > 0 and p is not None and p <= levels.NAMED_LEVEL
-
-
-def _suite_drop(suite: Whole) -> float | None:
-    """Return by how much the suite's pass rate fell, if it changed."""
-    return -(suite.pass_rate.difference_points or 0.0) if suite.pass_rate.significant else None
-
-
-def _suite_slowdown(suite: Whole) -> float | None:
-    """Return by how much the suite's latency grew, if it changed."""
-    return suite.latency.difference_ms if suite.latency is not None and suite.latency.significant else None
-
-
-def _p_of(pair: Pair) -> float | None:
-    """Return the p of the pass rate, also of fewer runs than are tested on their own."""
-    return fisher_p(pair.table) if pair.has_rates else None
 
 
 def _why_too_few(pair: Pair, rate: RateChange, latency: LatencyChange | None) -> str | None:
@@ -236,30 +205,58 @@ def _why_too_few(pair: Pair, rate: RateChange, latency: LatencyChange | None) ->
     if latency is None:
         return None
     if latency.difference_ms is None:
-        return (
-            f"fewer than {levels.MIN_LATENCY_RUNS} calls with a latency on a side"
-            if not pair.by_session
-            else (f"latencies in fewer than {levels.MIN_SESSIONS} sessions")
-        )
+        if pair.by_session:
+            return f"latencies in fewer than {levels.MIN_SESSIONS} sessions"
+        return f"fewer than {levels.MIN_LATENCY_RUNS} calls with a latency on a side"
     if reaches(latency.difference_ms, levels.SCENARIO_MIN_MS):
         return "the difference of the latency may be chance"
     return None
 
 
-def _needed(
-    pair: Pair, rate: RateChange, latency: LatencyChange | None, shared: _Levels
-) -> tuple[int | None, int | None]:
+def _needed(pair: Pair, rate: RateChange, found: _Found) -> tuple[int | None, int | None]:
     """Return how many runs of each side it takes to find what was seen; and how many current ones with this base."""
     if not pair.has_rates:
         return levels.MIN_RATE_RUNS, None
     table = pair.table
     if reaches(rate.difference_points or 0.0, levels.SCENARIO_MIN_POINTS):
         rates = table.base_passed / table.base_runs, table.current_passed / table.current_runs
-        return runs_needed(*rates, shared.rate), runs_needed(*rates, shared.rate, table.base_runs)
+        return runs_needed(*rates, found.rate_level), runs_needed(*rates, found.rate_level, table.base_runs)
     if pair.is_rate_tested:
         # How many sessions it takes, or calls with a latency, is no number of runs.
         if pair.by_session or pair.difference is None:
             return None, None
         base, current = map(len, pair.calls)
-        return calls_needed(pair.difference, base, current, shared.latency), None
+        return calls_needed(pair.difference, base, current, found.latency_level), None
     return levels.MIN_RATE_RUNS, levels.MIN_RATE_RUNS if table.base_runs >= levels.MIN_RATE_RUNS else None
+
+
+def _other_circumstances(base: Sequence[SessionFacts], current: Sequence[SessionFacts]) -> list[str]:
+    """Return a sentence for each circumstance that differs, besides the agent, which is what is compared."""
+    sentences: list[str] = []
+    for name, values in _circumstances([*base, *current]).items():
+        before, after = (list(dict.fromkeys(values(session) for session in side)) for side in (base, current))
+        if set(before) != set(after) and None not in (*before, *after):
+            sentences.append(f"{name} differs: {_named(before)} in the base, {_named(after)} now")
+    return sentences
+
+
+def _circumstances(sessions: Iterable[SessionFacts]) -> dict[str, Any]:
+    """Return how each circumstance is read of a session."""
+    found: dict[str, Any] = {
+        "host": lambda s: s.host,
+        "transport": lambda s: s.transport,
+        "concurrency": lambda s: s.concurrency,
+    }
+    for session in sessions:
+        found |= {f"version of {name}": _item("versions", name) for name in session.versions if name != "agent"}
+        found |= {f"setting {name}": _item("settings", name) for name in session.settings}
+    return found
+
+
+def _item(attribute: str, name: str) -> Any:
+    return lambda session: known.get(name, "none") if (known := getattr(session, attribute)) else None
+
+
+def _named(values: Sequence[Any]) -> str:
+    named = ", ".join(str(value) for value in values[:MAX_NAMED])
+    return named + (", …" if len(values) > MAX_NAMED else "")

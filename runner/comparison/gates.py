@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.comparison.facts import RunFacts
-from runner.comparison.intervals import wilson
+from runner.comparison.intervals import first_that, wilson
 from runner.comparison.levels import MAX_INCONCLUSIVE_SHARE
 
 if TYPE_CHECKING:
@@ -88,12 +88,7 @@ class GateOutcome(BaseModel):
 
 
 def judge_gates(gates: Gates, runs: Sequence[RunFacts]) -> list[GateOutcome]:
-    """Return what became of each threshold. Needs scipy (the extra ``compare``).
-
-    Args:
-        gates: The thresholds.
-        runs: The suite's runs; those without a verdict are left out.
-    """
+    """Return what became of each threshold; runs without a verdict are left out. Needs scipy (extra ``compare``)."""
     decided = [run for run in runs if run.success is not None]
     outcomes: list[GateOutcome] = []
     if gates.pass_rate is not None:
@@ -107,29 +102,17 @@ def judge_gates(gates: Gates, runs: Sequence[RunFacts]) -> list[GateOutcome]:
 
 
 def _pass_rate(limit: float, decided: Sequence[RunFacts]) -> GateOutcome:
-
     passed, runs = sum(run.success is True for run in decided), len(decided)
-    outcome = GateOutcome(
-        gate="pass_rate",
-        limit=limit,
-        status=GateStatus.TOO_FEW,
-        observed=passed / runs if runs else None,
-        low=None,
-        high=None,
-        count=passed,
-        total=runs,
-        is_kept=runs > 0 and passed / runs >= limit,
-    )
+    observed = passed / runs if runs else None
+    is_kept = observed is not None and observed >= limit
+    outcome = _open("pass_rate", limit, observed, passed, runs, is_kept)
     if not runs:
         return outcome
 
-    def status(count: int) -> GateStatus:
-        low, high = wilson(passed * count / runs, count)
+    def status(low: float, high: float) -> GateStatus:
         return GateStatus.MISSED if high < limit else GateStatus.MET if low >= limit else GateStatus.TOO_FEW
 
-    low, high = wilson(passed, runs)
-    needed = _runs_needed(status, runs) if status(runs) is GateStatus.TOO_FEW else None
-    return outcome.model_copy(update={"status": status(runs), "low": low, "high": high, "runs_needed": needed})
+    return _judged(outcome, runs, lambda count: wilson(passed * count / runs, count), status)
 
 
 def _p95(limit_ms: float, decided: Sequence[RunFacts]) -> GateOutcome:
@@ -141,17 +124,9 @@ def _p95(limit_ms: float, decided: Sequence[RunFacts]) -> GateOutcome:
     by_scenario = latencies_by_scenario(decided)
     latencies_ms = np.array([ms for run in decided for ms in run.latencies_ms if ms is not None])
     above, turns = int((latencies_ms > limit_ms).sum()), len(latencies_ms)
-    outcome = GateOutcome(
-        gate="p95_latency_ms",
-        limit=limit_ms,
-        status=GateStatus.TOO_FEW,
-        observed=round(float(np.percentile(latencies_ms, 95)), 1) if turns else None,
-        low=None,
-        high=None,
-        count=above,
-        total=turns,
-        is_kept=turns > 0 and above <= ALLOWED_ABOVE_P95 * turns,
-    )
+    observed = round(float(np.percentile(latencies_ms, 95)), 1) if turns else None
+    is_kept = turns > 0 and above <= ALLOWED_ABOVE_P95 * turns
+    outcome = _open("p95_latency_ms", limit_ms, observed, above, turns, is_kept)
     if not turns:
         return outcome
     effect = design_effect(by_scenario)
@@ -161,28 +136,42 @@ def _p95(limit_ms: float, decided: Sequence[RunFacts]) -> GateOutcome:
         worth = turns / effect * count / calls
         return wilson(above / turns * worth, worth)
 
-    def status(count: int) -> GateStatus:
-        low, high = interval(count)
+    def status(low: float, high: float) -> GateStatus:
         if low > ALLOWED_ABOVE_P95:
             return GateStatus.MISSED
         return GateStatus.MET if high <= ALLOWED_ABOVE_P95 else GateStatus.TOO_FEW
 
-    low, high = interval(calls)
-    needed = _runs_needed(status, calls) if status(calls) is GateStatus.TOO_FEW else None
-    return outcome.model_copy(update={"status": status(calls), "low": low, "high": high, "runs_needed": needed})
+    return _judged(outcome, calls, interval, status)
 
 
-def _runs_needed(status: Callable[[int], GateStatus], have: int) -> int | None:
-    """Return from how many runs on the interval would say, if what was seen stays so; None beyond measure."""
-    low, high = have, have * 2
-    while status(high) is GateStatus.TOO_FEW:
-        low, high = high, high * 2
-        if high > MAX_RUNS_NEEDED:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if status(middle) is GateStatus.TOO_FEW else (low, middle)
-    return high
+def _open(gate: str, limit: float, observed: float | None, count: int, total: int, is_kept: bool) -> GateOutcome:
+    return GateOutcome(
+        gate=gate,
+        limit=limit,
+        status=GateStatus.TOO_FEW,
+        observed=observed,
+        low=None,
+        high=None,
+        count=count,
+        total=total,
+        is_kept=is_kept,
+    )
+
+
+def _judged(
+    outcome: GateOutcome,
+    have: int,
+    interval: Callable[[int], tuple[float, float]],
+    status: Callable[[float, float], GateStatus],
+) -> GateOutcome:
+    """Return an outcome with what the interval of so many runs says; with too few, from how many on it would say."""
+
+    def says(count: int) -> bool:
+        return status(*interval(count)) is not GateStatus.TOO_FEW
+
+    low, high = interval(have)
+    needed = None if says(have) else first_that(says, have, MAX_RUNS_NEEDED)
+    return outcome.model_copy(update={"status": status(low, high), "low": low, "high": high, "runs_needed": needed})
 
 
 def latencies_by_scenario(decided: Sequence[RunFacts]) -> Mapping[str, "Values"]:

@@ -1,7 +1,8 @@
 """How sure a number is that comes from a few runs. Intervals of 95 %; needs no statistics library."""
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 
 _Z = 1.959964
 
@@ -24,9 +25,7 @@ def wilson(passed: float, runs: float) -> tuple[float, float]:
 def newcombe(base: tuple[int, int], current: tuple[int, int]) -> tuple[float, float]:
     """Return the interval of the difference between two pass rates, current minus base (Newcombe, 1998, method 10).
 
-    Args:
-        base: How many runs passed, and of how many.
-        current: The same of the other side.
+    Of each side it takes how many runs passed, and of how many.
     """
     rate, base_rate = current[0] / current[1], base[0] / base[1]
     low, high = wilson(*current)
@@ -36,11 +35,30 @@ def newcombe(base: tuple[int, int], current: tuple[int, int]) -> tuple[float, fl
     return rate - base_rate - down, rate - base_rate + up
 
 
+def first_that(holds: Callable[[int], bool], fails: int, most: int) -> int | None:
+    """Return from how many on something holds, if it fails for ``fails``; None if it fails for ``most`` still.
+
+    Looked for by doubling, then by halving: what holds for a number is taken to hold for all above.
+    """
+    low, high = fails, 2 * fails
+    while not holds(high):
+        low, high = high, 2 * high
+        if high > most:
+            return None
+    return first_between(holds, low, high)
+
+
+def first_between(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """Return from how many on something holds that fails for ``low`` and holds for ``high``, by halving."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
 def median(values: Sequence[float]) -> float:
     """Return the median of at least one value."""
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return statistics.median(values)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -63,26 +63,17 @@ def call_values(base: Sequence[RunFacts], current: Sequence[RunFacts]) -> dict[s
 
     It is the median over the call's turns of how much slower each was than the same turn usually is. Without taking
     that off, an agent that fails early would seem faster or slower only because of which turns it got to.
-
-    Args:
-        base: Runs of the scenario; the ids of all runs differ.
-        current: Further runs.
     """
     runs = [run for run in (*base, *current) if any(latency is not None for latency in run.latencies_ms)]
-    if not runs:
-        return {}
     by_turn = zip_longest(*(run.latencies_ms for run in runs))
-    usual_ms = [median(known) if (known := _known(turn)) else 0.0 for turn in by_turn]
+    known_ms = ([ms for ms in turn if ms is not None] for turn in by_turn)
+    usual_ms = [median(known) if known else 0.0 for known in known_ms]
     return {
         run.id: median(
             latency - usual for latency, usual in zip(run.latencies_ms, usual_ms, strict=False) if latency is not None
         )
         for run in runs
     }
-
-
-def _known(latencies_ms: Iterable[float | None]) -> list[float]:
-    return [latency for latency in latencies_ms if latency is not None]
 
 
 def matrix(latencies_ms: Iterable[Sequence[float | None]]) -> Values:
@@ -102,11 +93,7 @@ def pooled_difference(base: Values, current: Values) -> Difference:
 
 
 def stratified_difference(strata: Sequence[tuple[Values, Values]]) -> Difference:
-    """Return Welch's t test of the mean difference over scenarios.
-
-    Args:
-        strata: The values of both sides of each scenario, two or more on each side.
-    """
+    """Return Welch's t test of the mean difference over scenarios, of two or more values on each side of each."""
     parts = [
         (max(float(side.var(ddof=1)), MIN_VARIANCE) / len(side), len(side) - 1) for pair in strata for side in pair
     ]
@@ -140,9 +127,7 @@ def calls_needed(difference: Difference, base_runs: int, current_runs: int, leve
 def percentile_ms(latencies_ms: Values, percent: float) -> tuple[float, float, float]:
     """Return a percentile of all turns, and its interval by a bootstrap of whole calls: to look at, never to gate on.
 
-    Args:
-        latencies_ms: A row for each call, with NaN where a turn has no latency; at least one has.
-        percent: Which percentile.
+    It takes a row for each call, with NaN where a turn has no latency; at least one has.
     """
     rng = np.random.default_rng(0)
     calls = len(latencies_ms)
@@ -167,10 +152,7 @@ def design_effect(by_scenario: Mapping[str, Values]) -> float:
     """Return by how much the turns of a call being alike makes them worth fewer: 1 if not at all.
 
     After the intraclass correlation of the logarithms, each less what its turn usually is (one-way analysis of
-    variance). Where that can't be known, a call counts as one turn.
-
-    Args:
-        by_scenario: Latencies of each scenario, a row for each call, with NaN where there is none.
+    variance). Where that can't be known, a call counts as one turn. It takes tables as :func:`matrix` makes them.
     """
     calls: list[Values] = []
     for latencies_ms in by_scenario.values():

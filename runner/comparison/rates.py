@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import binom, hypergeom
 
-from runner.comparison.intervals import newcombe
+from runner.comparison.intervals import first_between, first_that, newcombe
 from runner.comparison.levels import MIN_RATE_RUNS, POWER
 
 MAX_RUNS_NEEDED = 500
@@ -66,11 +66,7 @@ def mean_difference_interval(tables: Sequence[Table]) -> tuple[float, float]:
 def pass_hat_k(counts: Sequence[tuple[int, int]], k: int) -> float:
     """Return pass^k: the chance that k runs of a scenario all pass, as the mean over scenarios.
 
-    Unbiased, after τ-bench (Yao et al., 2024).
-
-    Args:
-        counts: Of each scenario how many runs passed, of how many; at least k each.
-        k: How many in a row.
+    Unbiased, after τ-bench (Yao et al., 2024). ``counts`` are how many runs of a scenario passed, of at least k.
     """
     return sum(comb(passed, k) / comb(runs, k) for passed, runs in counts) / len(counts)
 
@@ -143,11 +139,7 @@ def power(base_rate: float, current_rate: float, base_runs: int, current_runs: i
 def runs_needed(base_rate: float, current_rate: float, level: float, base_runs: int | None = None) -> int | None:
     """Return how many runs it takes to find a difference between two pass rates with 80 % power.
 
-    Args:
-        base_rate: The one, as a share.
-        current_rate: The other.
-        level: Of the test.
-        base_runs: How many runs the base has; None: as many as the current side.
+    Rates are shares. ``base_runs`` is how many runs the base has; None: as many as the current side.
 
     Returns:
         Runs of the current side; None if more than :data:`MAX_RUNS_NEEDED`, or if no number is enough.
@@ -156,28 +148,20 @@ def runs_needed(base_rate: float, current_rate: float, level: float, base_runs: 
     def finds(runs: int) -> bool:
         return power(base_rate, current_rate, base_runs or runs, runs, level) >= POWER
 
-    high = MIN_RATE_RUNS
-    while not finds(high):
-        high *= 2
-        if high > 2 * MAX_RUNS_NEEDED:
-            return None
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if finds(middle) else (middle, high)
-    return max(high, MIN_RATE_RUNS) if high <= MAX_RUNS_NEEDED else None
+    if finds(MIN_RATE_RUNS):
+        return MIN_RATE_RUNS
+    runs = first_that(finds, MIN_RATE_RUNS, 2 * MAX_RUNS_NEEDED)
+    return None if runs is None or runs > MAX_RUNS_NEEDED else runs
 
 
 @lru_cache(_KEPT)
 def smallest_drop_points(base_rate: float, base_runs: int, current_runs: int, level: float) -> int | None:
     """Return the smallest drop of a pass rate that would have shown with 80 % power; None if none would."""
-    low, high = 0, int(base_rate * 100)
-    if not high or power(base_rate, 0.0, base_runs, current_runs, level) < POWER:
+    most = int(base_rate * 100)
+    if not most or power(base_rate, 0.0, base_runs, current_runs, level) < POWER:
         return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        if power(base_rate, base_rate - middle / 100, base_runs, current_runs, level) >= POWER:
-            high = middle
-        else:
-            low = middle
-    return high
+
+    def shows(points: int) -> bool:
+        return power(base_rate, base_rate - points / 100, base_runs, current_runs, level) >= POWER
+
+    return first_between(shows, 0, most)

@@ -80,10 +80,10 @@ def _repeats(scenario: str | None, by_scenario: Mapping[str, Sequence[RunFacts]]
     runs = [run for of_scenario in by_scenario.values() for run in of_scenario]
     decided = [run for run in runs if run.success is not None]
     counts = [
-        (sum(run.success is True for run in of), sum(run.success is not None for run in of))
+        (sum(run.success is True for run in of), known)
         for of in by_scenario.values()
+        if (known := sum(run.success is not None for run in of))
     ]
-    counts = [count for count in counts if count[1]]
     passed = sum(count for count, _ in counts)
     low, high = wilson(passed, len(decided)) if decided else (0.0, 0.0)
     longest = min(MAX_K, min((of for _, of in counts), default=0))

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator
 
-from runner.comparison.changes import Change, Comparison, LatencyChange, RateChange, ScenarioChange
+from runner.comparison.changes import Change, Comparison, RateChange, ScenarioChange
 from runner.comparison.gates import GateOutcome, GateStatus
 from runner.comparison.summary import Repeats
-
-_WORDS = {Change.TOO_FEW: "TOO FEW RUNS"}
 
 
 def change_word(change: Change) -> str:
     """Return what became of something, in capitals: as it stands in a line."""
-    return _WORDS.get(change, change.value.upper())
+    return "TOO FEW RUNS" if change is Change.TOO_FEW else change.value.upper()
 
 
 def scenario_line(scenario: ScenarioChange) -> str:
@@ -19,25 +17,26 @@ def scenario_line(scenario: ScenarioChange) -> str:
 
     Such as ``booking REGRESSED 20/20→1/5 (p .0008) · +40 ms [-80,+160] · 1 inconclusive · shows ≥ 330 ms``.
     """
-    return " · ".join(
-        [f"{scenario.scenario} {change_word(scenario.change)} {_rate(scenario.pass_rate)}", *_rest(scenario)]
-    )
-
-
-def _rest(scenario: ScenarioChange) -> Iterator[str]:
-    latency = scenario.latency
-    if (text := _latency(latency)) is not None:
-        yield text
-    if inconclusive := scenario.base_inconclusive + scenario.current_inconclusive:
-        yield f"{inconclusive} inconclusive"
-    if latency is not None and latency.shows_ms is not None:
-        yield f"shows ≥ {latency.shows_ms:.0f} ms"
-    if scenario.why_too_few is not None:
-        yield scenario.why_too_few
+    parts = [f"{scenario.scenario} {change_word(scenario.change)} {_rate(scenario.pass_rate)}", *_rest(scenario)]
     if scenario.runs_needed is not None:
         least = f"{scenario.runs_needed} runs a side would tell"
         current = scenario.current_runs_needed
-        yield least + (f", or {current} with this base" if current not in (None, scenario.runs_needed) else "")
+        parts.append(
+            least + (f", or {current} with this base" if current not in (None, scenario.runs_needed) else "")
+        )
+    return " · ".join(parts)
+
+
+def _rest(change: ScenarioChange | Comparison) -> Iterator[str]:
+    latency = change.latency
+    if latency is not None and None not in (latency.difference_ms, latency.low_ms, latency.high_ms):
+        yield f"{latency.difference_ms:+.0f} ms [{latency.low_ms:+.0f},{latency.high_ms:+.0f}]"
+    if inconclusive := change.base_inconclusive + change.current_inconclusive:
+        yield f"{inconclusive} inconclusive"
+    if latency is not None and latency.shows_ms is not None:
+        yield f"shows ≥ {latency.shows_ms:.0f} ms"
+    if change.why_too_few is not None:
+        yield change.why_too_few
 
 
 def suite_lines(comparison: Comparison) -> Iterator[str]:
@@ -46,15 +45,7 @@ def suite_lines(comparison: Comparison) -> Iterator[str]:
     if comparison.pass_rate.difference_points is not None:
         rate = comparison.pass_rate
         parts.append(f"{rate.difference_points:+.0f} points [{rate.low_points:+.0f},{rate.high_points:+.0f}]")
-    if (text := _latency(comparison.latency)) is not None:
-        parts.append(text)
-    if inconclusive := comparison.base_inconclusive + comparison.current_inconclusive:
-        parts.append(f"{inconclusive} inconclusive")
-    if comparison.latency is not None and comparison.latency.shows_ms is not None:
-        parts.append(f"shows ≥ {comparison.latency.shows_ms:.0f} ms")
-    if comparison.why_too_few is not None:
-        parts.append(comparison.why_too_few)
-    yield " · ".join(parts)
+    yield " · ".join([*parts, *_rest(comparison)])
     for side, names in (("base", comparison.only_in_base), ("current side", comparison.only_in_current)):
         if names:
             yield f"only on the {side}, not compared: {', '.join(names)}"
@@ -101,12 +92,6 @@ def repeats_line(repeats: Repeats) -> str:
 def _rate(rate: RateChange) -> str:
     counts = f"{rate.base_passed}/{rate.base_runs}→{rate.current_passed}/{rate.current_runs}"
     return counts if rate.p is None else f"{counts} (p {_p(rate.p)})"
-
-
-def _latency(latency: LatencyChange | None) -> str | None:
-    if latency is None or latency.difference_ms is None or latency.low_ms is None or latency.high_ms is None:
-        return None
-    return f"{latency.difference_ms:+.0f} ms [{latency.low_ms:+.0f},{latency.high_ms:+.0f}]"
 
 
 def _p(p: float) -> str:

@@ -150,7 +150,7 @@ def settle(
         asked: What was asked for.
         missing: What of it was not had (:func:`not_honoured`).
         judgement: What a judge says to the expected outcome; None where none was asked.
-        trouble: What kept the harness from judging, and may have led the agent astray; None where nothing did.
+        trouble: What may have led the agent astray; None where nothing did.
         allow_unjudged: Whether a run passes although something was not judged or not had.
     """
     if outcome.success is not True:

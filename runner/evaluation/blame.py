@@ -15,10 +15,10 @@ from bots.timeline import AgentCalledFunction, AgentError, AgentFunctionReturned
 from runner.evaluation.behaviour import MIN_OVERLAP_NS
 from runner.evaluation.causes import is_wrong_answer
 from runner.evaluation.failure import FailureKind
-from runner.evaluation.function_calls import CALLS, matches
+from runner.evaluation.search import CALLS, matches
 from runner.evaluation.trouble import AGENT_LOST_MS, WENT_ON, Trouble, longest_unheard_ms
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
-from runner.evaluation.view import CallView, Speech
+from runner.evaluation.view import CallView
 
 TOO_LOUD = "the background is too loud here to tell whether it was the agent"
 
@@ -41,14 +41,7 @@ _NEEDS_NO_LINE = frozenset({EndedReason.AGENT_VANISHED, EndedReason.AGENT_NEVER_
 def fairly(
     script: Script, view: CallView, verdicts: Sequence[ExpectationVerdict], troubles: Sequence[Trouble]
 ) -> list[ExpectationVerdict]:
-    """Return verdicts in which nothing is missed that the harness can't blame on the agent.
-
-    Args:
-        script: The script that was played.
-        view: A finished call.
-        verdicts: What the facts say of each expectation.
-        troubles: What kept the harness from judging.
-    """
+    """Return verdicts in which nothing is missed that the harness can't blame on the agent."""
     gave_up = gave_up_in_error(view, verdicts)
     went_on = {e.turn for e in view.of(CallerTurnSettled) if not e.failed} if view.is_measured else set[int]()
     fair: list[ExpectationVerdict] = []
@@ -58,27 +51,20 @@ def fairly(
         if missing and verdict.turn in went_on and (verdict.broken_off or _heard_another_sound(view, verdict.turn)):
             fair.append(_inconclusive(verdict, Cause.CALLER, WENT_ON))
             continue
+        judged = verdict
         if verdict.verdict is Verdict.MET and _rests_on_a_background(view, verdict):
-            fair.append(_inconclusive(verdict, Cause.CALLER, TOO_LOUD))
-            continue
-        if verdict.verdict is Verdict.MET and (unheard_ms := _rests_on_a_hole(script, view, verdict)):
-            fair.append(_inconclusive(verdict, Cause.NETWORK, UNHEARD.format(unheard_ms)))
-            continue
-        if verdict.verdict is not Verdict.MISSED:
-            fair.append(verdict)
-            continue
-        unreached = verdict.turn not in view.starts
-        trouble = _touching(script, view, verdict, troubles)
-        if gave_up is not None and verdict.turn > gave_up and unreached:
-            judged = _inconclusive(
-                verdict, Cause.HARNESS, FailureKind.HARNESS_TROUBLE.says("gave_up", turn=gave_up + 1)
-            )
+            judged = _inconclusive(verdict, Cause.CALLER, TOO_LOUD)
+        elif verdict.verdict is Verdict.MET and (unheard_ms := _rests_on_a_hole(script, view, verdict)):
+            judged = _inconclusive(verdict, Cause.NETWORK, UNHEARD.format(unheard_ms))
+        elif verdict.verdict is not Verdict.MISSED:
+            pass
+        elif gave_up is not None and verdict.turn > gave_up and verdict.turn not in view.starts:
+            passed = FailureKind.HARNESS_TROUBLE.says("gave_up", turn=gave_up + 1)
+            judged = _inconclusive(verdict, Cause.HARNESS, passed)
         elif excused is not None and excused.cause is not None and verdict.follows:
             judged = _inconclusive(verdict, excused.cause, f"turn {excused.turn + 1} is inconclusive")
-        elif trouble is not None:
+        elif (trouble := _touching(script, view, verdict, troubles)) is not None:
             judged = excused = _inconclusive(verdict, trouble.cause, f"{trouble.what}; then: {verdict.reason}")
-        else:
-            judged = verdict
         fair.append(judged)
     return fair
 
@@ -112,8 +98,8 @@ def excuse(view: CallView, reason: EndedReason, troubles: Sequence[Trouble]) -> 
 def _heard_another_sound(view: CallView, turn: int) -> bool:
     """Whether the live hearing had speech in a turn that the recording does not have."""
     begin_ns = view.starts.get(turn, view.end_ns) if turn else 0
-    next_ns = view.next_start_ns(turn)
-    until_ns = view.end_ns if next_ns is None else next_ns
+    until_ns = view.next_start_ns(turn)
+    until_ns = view.end_ns if until_ns is None else until_ns
     return any(begin_ns <= s.started.at_ns < until_ns and not view.is_recorded(s) for s in view.live_speeches)
 
 
@@ -122,8 +108,8 @@ def _rests_on_a_background(view: CallView, verdict: ExpectationVerdict) -> bool:
     edges = [e.at_s for e in verdict.evidence if e.event in _EDGES]
     if not edges or any(e.text for e in verdict.evidence if e.event == "agent_said"):
         return False
-    doubtful = [s for s in view.speeches if s.too_loud]
-    return any(abs(s.started.at_s - at_s) < _SAME_S or _ends_at(s, at_s) for s in doubtful for at_s in edges)
+    doubtful = [e for s in view.speeches if s.too_loud for e in (s.started, s.stopped) if e is not None]
+    return any(abs(e.at_s - at_s) < _SAME_S for e in doubtful for at_s in edges)
 
 
 def _rests_on_a_hole(script: Script, view: CallView, verdict: ExpectationVerdict) -> float:
@@ -144,10 +130,6 @@ def _rests_on_a_hole(script: Script, view: CallView, verdict: ExpectationVerdict
         return 0
     lost_ms = longest_unheard_ms(view, from_ns, to_ns)
     return lost_ms if lost_ms >= least_ms else 0
-
-
-def _ends_at(speech: Speech, at_s: float) -> bool:
-    return speech.stopped is not None and abs(speech.stopped.at_s - at_s) < _SAME_S
 
 
 def _touching(
@@ -194,16 +176,12 @@ def _until_ns(script: Script, view: CallView, verdict: ExpectationVerdict) -> in
 
 def _called_otherwise(expectation: Expectation, view: CallView, from_ns: int, to_ns: int) -> bool:
     """Whether the agent made a call that is looked for in a span of time, but not as it is to be made."""
-    made = [
-        e
-        for e in view.named(expectation.event)
-        if isinstance(e, AgentCalledFunction | AgentFunctionReturned) and from_ns <= e.at_ns <= to_ns
-    ]
     refused = expectation.criterion is not None
     return any(
         (call.name or e.name) == e.name and (refused or not matches(call, e))
         for call in expectation.calls or (FunctionCall(),)
-        for e in made
+        for e in view.named(expectation.event)
+        if isinstance(e, AgentCalledFunction | AgentFunctionReturned) and from_ns <= e.at_ns <= to_ns
     )
 
 

@@ -37,11 +37,10 @@ from runner.evaluation.behaviour import MIN_OVERLAP_NS, gives_way
 from runner.evaluation.dropped import dropped_words
 from runner.evaluation.ending import KIND_OF_ENDING, NO_CALL
 from runner.evaluation.failure import Failure, FailureKind
-from runner.evaluation.function_calls import CALLS
+from runner.evaluation.search import CALLS, text_problem
 from runner.evaluation.speech import began_ns
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict, evidence_of
 from runner.evaluation.view import CallView, Speech
-from runner.evaluation.wanted_words import text_problem
 
 LATE_SHARE = 0.6
 """Words that were not complete in time are late, not wrong, where the answer took so much of the time to begin."""

@@ -1,11 +1,9 @@
 """Where the live hearing and the recording differ: the first steered the caller, the second is what is reported."""
 
-from collections.abc import Sequence
-
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import EndedReason
-from runner.evaluation.precision import in_ms
-from runner.evaluation.view import CallView, Speech
+from runner.evaluation.speech import in_ms
+from runner.evaluation.view import CallView
 
 MARGIN_NS = 200 * NS_PER_MS
 """Live an edge is known at once, and so less exactly: differences below this are no news."""
@@ -17,25 +15,23 @@ BLOCKED_NS = 3 * NS_PER_S
 def hearing_differs(view: CallView, *, passed: bool = False) -> str | None:
     """Return how the live hearing of the agent's speech differs from the recording; None where it hardly does.
 
-    Args:
-        view: A finished call, measured.
-        passed: Whether the call passed. Then a difference is told only where it bore on something: the caller spoke
-            into the agent's speech, or waited for long, because of what it heard.
+    Of a call that passed it is told only where it bore on something: the caller spoke into the agent's speech, or
+    waited for long, because of what it heard.
     """
     if not view.is_measured or (passed and not _misled(view)):
         return None
-    missed = [s for s in view.speeches if not _overlapping(s, view.live_speeches, view.end_ns)]
-    invented = [s for s in view.live_speeches if not _overlapping(s, view.speeches, view.end_ns)]
-    apart = [
-        (abs(near[0].started.at_ns - s.started.at_ns), s)
+    missed = [s for s in view.speeches if not view.noticed_live(s)]
+    invented = [s for s in view.live_speeches if not view.is_recorded(s)]
+    far = [
+        (apart_ns, s)
         for s in view.speeches
-        if (near := _overlapping(s, view.live_speeches, view.end_ns))
+        if (near := view.beside(s, view.live_speeches))
+        and (apart_ns := abs(near[0].started.at_ns - s.started.at_ns)) > MARGIN_NS
     ]
-    far = [(ns, s) for ns, s in apart if ns > MARGIN_NS]
     parts: list[str] = []
     if far:
-        worst_ns, first = max(ns for ns, _ in far), far[0][1]
-        parts.append(f"{_times(len(far))} by up to {in_ms(worst_ns):.0f} ms (first at {first.started.at_s:.1f} s)")
+        worst_ms, first = in_ms(max(ns for ns, _ in far)), far[0][1]
+        parts.append(f"{_times(len(far))} by up to {worst_ms:.0f} ms (first at {first.started.at_s:.1f} s)")
     if missed:
         parts.append(f"it did not notice speech {_times(len(missed))} (first at {missed[0].started.at_s:.1f} s)")
     if invented:
@@ -46,17 +42,17 @@ def hearing_differs(view: CallView, *, passed: bool = False) -> str | None:
 def _misled(view: CallView) -> bool:
     """Whether the caller did something else than it would have done with the recording in its ear."""
     lines = [line.at_ns for turn in view.starts if (line := view.line(turn)) is not None]
-    spoke_into_it = any(s.lasts_at(at_ns) and not _live_at(view, at_ns) for at_ns in lines for s in view.speeches)
+    spoke_into_it = any(
+        s.lasts_at(at_ns) and not any(live.lasts_at(at_ns) for live in view.live_speeches)
+        for at_ns in lines
+        for s in view.speeches
+    )
     held_up = any(
         live.end_or(view.end_ns) - max([s.end_or(view.end_ns) for s in near] or [live.started.at_ns]) > BLOCKED_NS
         for live in view.live_speeches
-        for near in [_overlapping(live, view.speeches, view.end_ns)]
+        for near in [view.beside(live, view.speeches)]
     )
     return spoke_into_it or held_up or any(not view.noticed_live(s) for s in view.speeches)
-
-
-def _live_at(view: CallView, at_ns: int) -> bool:
-    return any(s.lasts_at(at_ns) for s in view.live_speeches)
 
 
 def silence_in_error(view: CallView, reason: EndedReason) -> bool:
@@ -82,10 +78,6 @@ def speech_in_error(view: CallView) -> bool:
         return False
     ends_ns = max((s.end_or(view.end_ns) for s in view.speeches), default=0)
     return view.end_ns - max(ends_ns, view.live_speeches[-1].started.at_ns) > BLOCKED_NS
-
-
-def _overlapping(speech: Speech, others: Sequence[Speech], until_ns: int) -> list[Speech]:
-    return [s for s in others if s.touches(speech.started.at_ns, speech.end_or(until_ns))]
 
 
 def _times(count: int) -> str:

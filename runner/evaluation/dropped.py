@@ -8,6 +8,7 @@ words has no counterpart in what was recognised, and the agent did not speak for
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from itertools import islice
 
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import AgentSaid, Source
@@ -39,12 +40,9 @@ class _Turn:
 
 
 def dropped_words(view: CallView) -> frozenset[int]:
-    """Return the identities of the told words whose audio is proven not to have arrived.
+    """Return the identities of the told words of a finished call whose audio is proven not to have arrived.
 
     Nothing is doubted where nothing was recognised.
-
-    Args:
-        view: A finished call.
     """
     told = view.said(Source.TOLD)
     heard = [word for event in view.said(Source.HEARD) for word in normalise_words(event.text).split()]
@@ -100,9 +98,5 @@ def _counterparts(told: Sequence[Sequence[str]], heard: Sequence[str]) -> list[f
         elif kind == "replace":
             share = min(1.0, (heard_to - heard_from) / (told_to - told_from))
             shares[told_from:told_to] = [share] * (told_to - told_from)
-    counterparts: list[float] = []
-    position = 0
-    for own in told:
-        counterparts.append(sum(shares[position : position + len(own)]))
-        position += len(own)
-    return counterparts
+    in_order = iter(shares)
+    return [sum(islice(in_order, len(own))) for own in told]

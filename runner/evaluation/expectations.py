@@ -24,14 +24,11 @@ from bots.caller.script import (
 from bots.timeline import TimelineEvent
 from runner.evaluation.behaviour import find_behaviour
 from runner.evaluation.ending import EndedBy, Ending
-from runner.evaluation.events import AbsenceSearch, EventSearch
-from runner.evaluation.function_calls import CALLS, CallSearch, signature
-from runner.evaluation.observable import unobservable_start
 from runner.evaluation.replies import ReplySearch
-from runner.evaluation.search import Search
+from runner.evaluation.search import CALLS, AbsenceSearch, CallSearch, EventSearch, Search, signature
 from runner.evaluation.verdicts import UNDECIDED, ExpectationVerdict, Finding, Judgements, Verdict
 from runner.evaluation.view import CallView
-from runner.evaluation.window import REPLIES, Cursor, Window
+from runner.evaluation.window import REPLIES, Cursor, Window, unobservable_start
 
 ABOVE_FAILED = "the expectation above it failed"
 """Why an expectation was not looked for: it comes after one that failed in the same turn."""
@@ -82,55 +79,36 @@ def evaluate_turn(
     now_ns: int | None = None,
     doubted: frozenset[int] = frozenset(),
 ) -> list[ExpectationVerdict]:
-    """Return the verdicts on one turn's expectations.
-
-    Args:
-        index: The turn's place in the script, from 0.
-        turn: The turn.
-        view: The call so far.
-        judgements: See :func:`evaluate`.
-        now_ns: See :func:`evaluate`.
-        doubted: See :func:`evaluate`.
-    """
+    """Return the verdicts on the expectations of one turn, by its place in the script; see :func:`evaluate`."""
     anchor_ns = view.starts.get(index)
     ending = None if now_ns is not None else view.ending
     if anchor_ns is None:
         unreached = _unreached(ending, now_ns)
         return [_verdict(index, i, e, unreached) for i, e in enumerate(turn.expect)]
-    next_turn_ns = view.next_start_ns(index)
     # A greeting may begin before the caller begins to listen for it.
     greets = index == 0 and isinstance(turn.action, Listen)
     window = Window(
         view,
         turn=index,
         acts=isinstance(turn.action, Speak | Play | PressKeys),
+        anchor_ns=anchor_ns,
         begin_ns=0 if greets else anchor_ns,
-        end_ns=next_turn_ns,
+        end_ns=view.next_start_ns(index),
         now_ns=now_ns,
         ending=ending,
         doubted=doubted,
+        judgements=judgements,
     )
     cursor = Cursor(window.begin_ns)
     blocked: Finding | None = None
     verdicts: list[ExpectationVerdict] = []
     for position, expectation in enumerate(turn.expect):
         if expectation.event in BEHAVIOURS:
-            found = find_behaviour(
-                expectation,
-                index,
-                speaks=isinstance(turn.action, Speak | Play),
-                listens=isinstance(turn.action, Listen),
-                view=view,
-                began_ns=anchor_ns,
-                next_ns=next_turn_ns,
-                now_ns=now_ns,
-            )
+            found = find_behaviour(expectation, index, turn.action, view, now_ns=now_ns)
         elif blocked is not None:
             found = blocked
         else:
-            search = _search(expectation)(
-                expectation, window, cursor, anchor_ns, judgements=judgements, index=position
-            )
+            search = _search(expectation)(expectation, position, window, cursor)
             found = search.run()
             cursor = search.cursor
             if found.broken_off:
@@ -187,14 +165,6 @@ def _verdict(turn: int, index: int, expectation: Expectation, found: Finding) ->
         index=index,
         event=expectation.event,
         expected=describe(expectation),
-        verdict=found.verdict,
-        reason=found.reason,
         source=next((e.source for e in reversed(found.evidence) if e.source is not None), None),
-        evidence=found.evidence,
-        recheck_ns=found.recheck_ns,
-        question=found.question,
-        cause=found.cause,
-        follows=found.follows,
-        late=found.late,
-        broken_off=found.broken_off,
+        **dict(found),
     )

@@ -12,7 +12,6 @@ from runner.evaluation.view import CallView
 LONG_S = 10.0
 """What takes the agent less than this is not too long, however short the call may be."""
 
-
 SILENT_NS = 3 * NS_PER_S
 """An agent that was silent for so long had finished, whether or not the caller noticed."""
 
@@ -35,11 +34,6 @@ def limit_reached(script: Script, view: CallView, end_ns: int) -> Limit:
 
     It was the agent's doing where the caller waited for the agent to finish, or to answer, and had done so for too
     long: for as long as an answer may take (``answer_timeout_s``), or for half of a shorter call.
-
-    Args:
-        script: The script that was played.
-        view: The call.
-        end_ns: When it reached its limit.
     """
     turn = max(view.starts, default=None)
     if turn is not None and _acts(script, turn, view, end_ns):

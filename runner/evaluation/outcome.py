@@ -23,10 +23,10 @@ from runner.evaluation.ending import AGENT_FAILED, KIND_OF_ENDING, NO_CALL
 from runner.evaluation.expectations import evaluate
 from runner.evaluation.failure import Failure, FailureKind
 from runner.evaluation.limit import Limit, limit_reached
-from runner.evaluation.observable import unobservable_start
 from runner.evaluation.trouble import troubles_of
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgements, Verdict, evidence_of
 from runner.evaluation.view import CallView
+from runner.evaluation.window import unobservable_start
 
 
 class Status(StrEnum):

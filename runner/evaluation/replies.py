@@ -6,10 +6,9 @@ from itertools import zip_longest
 
 from bots.clock import NS_PER_S
 from bots.timeline import AgentSaid, AgentStartedSpeaking, AgentTurnEnded, Source, TimelineEvent
-from runner.evaluation.search import Search
+from runner.evaluation.search import Search, holds_excluded, text_problem
 from runner.evaluation.speech import TOLD_BEFORE_NS, TOLD_GRACE_NS
 from runner.evaluation.verdicts import KNOWN_LATE_NS, Finding, Verdict, evidence_of
-from runner.evaluation.wanted_words import holds_excluded, text_problem
 from runner.evaluation.window import Cursor
 
 RECOGNITION_NS = 15 * NS_PER_S
@@ -88,14 +87,14 @@ class ReplySearch(Search):
         if self._now_ns is not None and self._now_ns <= until_ns:
             return Finding(verdict=Verdict.PENDING, recheck_ns=until_ns + 1)
         evidence = (evidence_of(onset), *evidence)
-        if doubted and (self._now_ns is not None or not self._window.holds_words(Source.HEARD)):
+        if doubted and (self._now_ns is not None or not self._window.view.said(Source.HEARD)):
             reason = f"{_CUT_OFF}, and what was heard is not recognised"
             return Finding(verdict=Verdict.NOT_OBSERVABLE, reason=reason, evidence=evidence)
         broken_off = self._broken_off(evidence)
         if broken_off is not None:
             return broken_off
-        tells = self._window.holds_words(Source.TOLD)
-        if not tells and not self._window.holds_words_since(onset.at_ns - TOLD_GRACE_NS):
+        known = self._window.view.said(Source.TOLD) or self._window.holds_words_since(onset.at_ns - TOLD_GRACE_NS)
+        if not known:
             # All that is known of it is heard, and recognition may have failed for this speech alone.
             reason = "the agent spoke, but no words of it are known: not told, not recognised"
             return Finding(verdict=Verdict.NOT_OBSERVABLE, reason=reason, evidence=evidence)
@@ -197,9 +196,7 @@ class ReplySearch(Search):
     def _reply_is_over(self, event: AgentSaid, following: AgentSaid | None) -> bool:
         """Whether nothing more of a reply is to come that could hold what is excluded, or change a judge's mind.
 
-        Args:
-            event: Words of the reply.
-            following: The words that follow them, of this reply or of the next; None if there are none yet.
+        ``following`` are the words that follow, of this reply or of the next; None if there are none yet.
         """
         return (following is None and self._now_ns is None) or self._turn_ended(event, following)
 

@@ -1,10 +1,18 @@
-"""The agent's speech as it was heard, and what follows from it: which told words were audible, what is an answer."""
+"""The agent's speech as it was heard: which told words were audible, what is an answer, how exact its times are."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
 from bots.clock import NS_PER_MS
-from bots.timeline import AgentSaid, AgentTurnEnded, CallerPressedKeys, Source, TimelineEvent
+from bots.timeline import (
+    AgentAudioQuality,
+    AgentSaid,
+    AgentTurnEnded,
+    CallCalibrated,
+    CallerPressedKeys,
+    Source,
+    TimelineEvent,
+)
 from runner.evaluation.view import CallView, Speech
 
 TOLD_GRACE_NS = 250 * NS_PER_MS
@@ -43,13 +51,7 @@ def audible_told(view: CallView, *, from_ns: int, to_ns: int | None = None, unti
 
     An agent tells over RTVI what it has spoken, or is about to, whether or not its audio arrives. Its words are
     believed where some speech was heard about when they were told, or else where enough speech was heard in all for
-    everything told so far.
-
-    Args:
-        view: The call.
-        from_ns: Where the span begins.
-        to_ns: Where it ends; None: it does not.
-        until_ns: Now, or when the call ended: what speech goes on is known to have lasted until then.
+    everything told so far. ``until_ns`` is now, or when the call ended: what speech goes on has lasted until then.
     """
     speeches = view.speeches
     heard_ns = sum(max(s.end_or(until_ns) - s.started.at_ns, 0) for s in speeches if s.touches(from_ns, to_ns))
@@ -66,12 +68,7 @@ def audible_told(view: CallView, *, from_ns: int, to_ns: int | None = None, unti
 
 
 def words_are_in_doubt(view: CallView, onset_ns: int) -> bool:
-    """Whether it takes recognition to know what the agent said: it told none of it, or more than was heard.
-
-    Args:
-        view: The call so far.
-        onset_ns: When the agent's turn began.
-    """
+    """Whether it takes recognition to know what was said from an onset on: it told none, or more than was heard."""
     from_ns = onset_ns - TOLD_GRACE_NS
     told = [e for e in view.said(Source.TOLD) if e.at_ns >= from_ns]
     audible = audible_told(view, from_ns=from_ns, until_ns=view.last_ns)
@@ -93,10 +90,6 @@ def answers_from_ns(view: CallView, turn: int) -> int | None:
     What goes on with a reply that the caller interrupted is no answer. Such a reply is over when the caller took it
     to be, when the agent says so over RTVI, or when it was silent for a second. An agent that says nothing of its
     speech over RTVI is given the benefit of the doubt where it fell silent when the caller spoke.
-
-    Args:
-        view: The call.
-        turn: The turn's place in the script, from 0.
 
     Returns:
         0 where the caller interrupted nothing; else the onset of the first speech that is not part of the interrupted
@@ -131,3 +124,31 @@ def answers_from_ns(view: CallView, turn: int) -> int | None:
         if silent_from_ns <= max(line_end_ns, at_ns + REACTION_NS):
             return onset_ns
     return None
+
+
+OWN_MS = 2.0
+"""What placing and sending add at least: half a step of the levels, and the clock's reading."""
+
+WIDEST_NS = 500 * NS_PER_MS
+"""A sample less certain than this says nothing: it is refused."""
+
+
+def own_uncertainty_ns(view: CallView) -> int:
+    """Return what packet timing, placement and sending add to the uncertainty of a measured time."""
+    calibrated, quality = view.first(CallCalibrated), view.first(AgentAudioQuality)
+    jitters_ms = (calibrated and calibrated.arrival_jitter_ms, quality and quality.jitter_ms)
+    # The earliest packets place the stream, so jitter shows only as far as it is there all the time.
+    jitter_ms = min((ms for ms in jitters_ms if ms is not None), default=0.0)
+    ours_ms = 0.0 if calibrated is None else calibrated.send_lag_ms + calibrated.library_ms
+    return round((OWN_MS + ours_ms + jitter_ms) * NS_PER_MS)
+
+
+def includes_jitter(view: CallView) -> bool:
+    """Whether the latencies of a call include what the network's jitter adds: nobody says when its packets came."""
+    calibrated = view.first(CallCalibrated)
+    return calibrated is not None and calibrated.library_ms > 0
+
+
+def in_ms(duration_ns: int) -> float:
+    """Return a duration in milliseconds, to a tenth."""
+    return round(duration_ns / NS_PER_MS, 1)

@@ -26,7 +26,6 @@ RESULT_ROLE = "Function Call Result"
 TOLD_SLACK_NS = 2 * NS_PER_S
 """What an agent tells arrives before, while or shortly after it is heard."""
 
-
 WORD_NS = 300 * NS_PER_MS
 """What is shorter holds no word that would be missed."""
 
@@ -82,12 +81,7 @@ def agent_turns(view: CallView) -> list[tuple[int, int]]:
 
 
 def unrecognised(view: CallView, recognised: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the stretches of the agent's turns that were not recognised yet, as ``(onset, end)``, ordered.
-
-    Args:
-        view: The call.
-        recognised: The stretches that were.
-    """
+    """Return the stretches of the agent's turns that were not recognised yet, as ``(onset, end)``, ordered."""
     stretches: list[tuple[int, int]] = []
     for onset_ns, end_ns in agent_turns(view):
         pieces = [
@@ -97,8 +91,10 @@ def unrecognised(view: CallView, recognised: Sequence[tuple[int, int]]) -> list[
             for piece in _uncovered(s.started.at_ns, min(s.end_or(end_ns), end_ns), recognised)
         ]
         for piece in pieces:
-            if stretches and stretches[-1][0] >= onset_ns and not _parted(stretches[-1][1], piece[0], recognised):
-                stretches[-1] = (stretches[-1][0], piece[1])
+            before = stretches[-1] if stretches and stretches[-1][0] >= onset_ns else None
+            # Nothing between two pieces of a turn was recognised: they are one.
+            if before is not None and not any(a < piece[0] and b > before[1] for a, b in recognised):
+                stretches[-1] = (before[0], piece[1])
             else:
                 stretches.append(piece)
     return stretches
@@ -116,72 +112,52 @@ def _uncovered(from_ns: int, to_ns: int, spans: Sequence[tuple[int, int]]) -> li
     return [(begin_ns, end_ns) for begin_ns, end_ns in parts if end_ns - begin_ns >= WORD_NS]
 
 
-def _parted(from_ns: int, to_ns: int, spans: Sequence[tuple[int, int]]) -> bool:
-    """Whether something between two stretches was recognised."""
-    return any(onset_ns < to_ns and end_ns > from_ns for onset_ns, end_ns in spans)
-
-
 def _caller(view: CallView) -> list[TranscriptEntry]:
-    entries: list[TranscriptEntry] = []
-    for line in view.of(CallerStartedSpeaking):
-        end = view.line_end(line.turn)
-        entries.append(_entry(CALLER_ROLE, line.text, line.at_ns, end.at_ns if end else line.at_ns))
-    for pressed in view.of(CallerPressedKeys):
-        entries.append(_entry(CALLER_ROLE, f"[keys] {pressed.keys}", pressed.at_ns, pressed.at_ns))
-    return entries
+    lines = ((line, view.line_end(line.turn) or line) for line in view.of(CallerStartedSpeaking))
+    return [
+        *(_entry(CALLER_ROLE, line.text, line.at_ns, end.at_ns) for line, end in lines),
+        *(_entry(CALLER_ROLE, f"[keys] {keys.keys}", keys.at_ns) for keys in view.of(CallerPressedKeys)),
+    ]
 
 
 def _agent(view: CallView) -> list[TranscriptEntry]:
     heard = [e for e in view.said(Source.HEARD) if e.text]
     told = view.said(Source.TOLD)
     if not heard:
-        return [_entry(AGENT_ROLE, e.text, e.at_ns, e.at_ns, source=Source.TOLD) for e in told]
+        return [_entry(AGENT_ROLE, e.text, e.at_ns, source=Source.TOLD) for e in told]
     entries: list[TranscriptEntry] = []
     remaining = list(told)
     for index, event in enumerate(heard):
         start_ns = event.at_ns if event.started_ns is None else event.started_ns
         next_start_ns = heard[index + 1].started_ns if index + 1 < len(heard) else None
-        until_ns = (
-            event.at_ns + TOLD_SLACK_NS if next_start_ns is None else min(event.at_ns + TOLD_SLACK_NS, next_start_ns)
-        )
+        until_ns = event.at_ns + TOLD_SLACK_NS
+        until_ns = until_ns if next_start_ns is None else min(until_ns, next_start_ns)
         mine = [e for e in remaining if e.at_ns < until_ns]
         remaining = remaining[len(mine) :]
         told_text = " ".join(e.text for e in mine) or None
         entries.append(_entry(AGENT_ROLE, event.text, start_ns, event.at_ns, source=Source.HEARD, told=told_text))
     # Told and never heard: nothing of it is lost.
-    entries += [_entry(AGENT_ROLE, e.text, e.at_ns, e.at_ns, source=Source.TOLD) for e in remaining]
-    return entries
+    return [*entries, *(_entry(AGENT_ROLE, e.text, e.at_ns, source=Source.TOLD) for e in remaining)]
 
 
 def _functions(view: CallView) -> list[TranscriptEntry]:
     entries: list[TranscriptEntry] = []
     for event in view.of(AgentCalledFunction):
         data = {"id": event.call_id, "name": event.name, "arguments": event.arguments}
-        entries.append(_entry(CALL_ROLE, event.name or "", event.at_ns, event.at_ns, data=data))
+        entries.append(_entry(CALL_ROLE, event.name or "", event.at_ns, data=data))
     for event in view.of(AgentFunctionReturned):
         data = {"id": event.call_id, "name": event.name, "result": event.result}
-        entries.append(_entry(RESULT_ROLE, event.name or "", event.at_ns, event.at_ns, data=data))
+        entries.append(_entry(RESULT_ROLE, event.name or "", event.at_ns, data=data))
     return entries
 
 
-def _entry(
-    role: str,
-    content: str,
-    start_ns: int,
-    end_ns: int,
-    *,
-    source: Source | None = None,
-    told: str | None = None,
-    data: dict[str, Any] | None = None,
-) -> TranscriptEntry:
+def _entry(role: str, content: str, start_ns: int, end_ns: int | None = None, **more: Any) -> TranscriptEntry:
     start_s = start_ns // NS_PER_S
     return TranscriptEntry(
         role=role,
         content=content,
         time=f"{start_s // 60:02d}:{start_s % 60:02d}",
         start_time=round(start_ns / NS_PER_S, 3),
-        end_time=round(end_ns / NS_PER_S, 3),
-        source=source,
-        told=told,
-        data=data,
+        end_time=round((start_ns if end_ns is None else end_ns) / NS_PER_S, 3),
+        **more,
     )

@@ -5,7 +5,9 @@ stood still, audio that was lost: what comes of those is inconclusive, and says 
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import (
@@ -28,6 +30,9 @@ from bots.timeline import (
 )
 from runner.evaluation.verdicts import Cause, Evidence, evidence_of
 from runner.evaluation.view import CallView
+
+_E = TypeVar("_E")
+_T = TypeVar("_T")
 
 HEARD_GAP_MS = 60.0
 """Holes in a line that add up to less than this (three packets) are filled by any receiver."""
@@ -118,19 +123,23 @@ def troubles_of(view: CallView) -> list[Trouble]:
 
 
 def _lines(view: CallView) -> list[Trouble]:
-    by_turn: dict[int, list[CallerUnderrun]] = defaultdict(list)
-    for event in view.of(CallerUnderrun):
-        by_turn[event.turn].append(event)
     troubles: list[Trouble] = []
-    for turn, events in by_turn.items():
+    for turn, events in _by_turn(view.of(CallerUnderrun), lambda e: e.turn):
         late_ms = sum(e.duration_ms for e in events)
         if late_ms < HEARD_GAP_MS:
             continue
         times = "once" if len(events) == 1 else f"{len(events)} times"
         what = f"the caller's line in turn {turn + 1} was not on time ({times}, {late_ms:.0f} ms in all)"
-        to_ns = events[-1].at_ns + round(events[-1].duration_ms * NS_PER_MS)
-        troubles.append(Trouble(events[0].at_ns, to_ns, Cause.HARNESS, what, True, evidence_of(events[0])))
+        first = events[0]
+        troubles.append(Trouble(first.at_ns, _end_ns(events[-1]), Cause.HARNESS, what, True, evidence_of(first)))
     return troubles
+
+
+def _by_turn(events: Sequence[_E], turn: Callable[[_E], _T]) -> Iterable[tuple[_T, list[_E]]]:
+    found: dict[_T, list[_E]] = defaultdict(list)
+    for event in events:
+        found[turn(event)].append(event)
+    return found.items()
 
 
 def _stalls(view: CallView) -> list[Trouble]:
@@ -186,27 +195,19 @@ def _lost_on_the_way_out(view: CallView) -> list[Trouble]:
 
 def _speaks_in(view: CallView, from_ns: int, to_ns: int) -> bool:
     """Whether the caller spoke in a span of time: silence that is lost is no loss."""
-    for turn in view.starts:
-        line, end = view.line(turn), view.line_end(turn)
-        if line is not None and line.at_ns <= to_ns and (end is None or end.at_ns >= from_ns):
-            return True
-    return False
+    lines = [(line, view.line_end(turn)) for turn in view.starts if (line := view.line(turn)) is not None]
+    return any(line.at_ns <= to_ns and (end is None or end.at_ns >= from_ns) for line, end in lines)
 
 
 def _lost_on_the_way_in(view: CallView) -> list[Trouble]:
-    by_turn: dict[int | None, list[AgentAudioLost]] = defaultdict(list)
-    for event in view.of(AgentAudioLost):
-        by_turn[view.turn_at(event.at_ns)].append(event)
     troubles: list[Trouble] = []
-    for events in by_turn.values():
+    for _, events in _by_turn(view.of(AgentAudioLost), lambda e: view.turn_at(e.at_ns)):
         lost_ms = sum(e.duration_ms for e in events)
         if lost_ms < AGENT_LOST_MS:
             continue
-        first, last = events[0], events[-1]
-        until_ns = _end_ns(events[-1]) + MISLED_WITHIN_NS
-        heard_only = lost_ms < MISLEADS_MS and not view.turn_ended_between(events[0].at_ns, until_ns)
+        first, to_ns = events[0], _end_ns(events[-1])
+        heard_only = lost_ms < MISLEADS_MS and not view.turn_ended_between(first.at_ns, to_ns + MISLED_WITHIN_NS)
         what = f"{lost_ms:.0f} ms of the agent's audio were lost from {first.at_s:.1f} s on"
-        to_ns = _end_ns(last)
         troubles.append(Trouble(first.at_ns, to_ns, Cause.NETWORK, what, False, evidence_of(first), heard_only))
     return troubles
 
@@ -220,20 +221,17 @@ def longest_unheard_ms(view: CallView, from_ns: int, to_ns: int) -> float:
     return max((min(end, to_ns) - max(begin, from_ns) for begin, end in holes), default=0) / NS_PER_MS
 
 
-def _end_ns(event: AgentAudioLost | HarnessStalled | MachineBusy) -> int:
+def _end_ns(event: AgentAudioLost | CallerUnderrun | HarnessStalled | MachineBusy) -> int:
     return event.at_ns + round(event.duration_ms * NS_PER_MS)
 
 
 def _interruptions(view: CallView) -> list[Trouble]:
     troubles: list[Trouble] = []
     for resumed in view.of(AgentMediaResumed):
-        stopped = [e for e in view.of(AgentMediaStopped) if e.at_ns <= resumed.at_ns]
-        if stopped:
-            gap_s = (resumed.at_ns - stopped[-1].at_ns) / NS_PER_S
+        for stopped in [e for e in view.of(AgentMediaStopped) if e.at_ns <= resumed.at_ns][-1:]:
+            gap_s = (resumed.at_ns - stopped.at_ns) / NS_PER_S
             what = f"nothing arrived from the agent for {gap_s:.1f} s, and then it did again"
-            troubles.append(
-                Trouble(stopped[-1].at_ns, resumed.at_ns, Cause.NETWORK, what, True, evidence_of(stopped[-1]))
-            )
+            troubles.append(Trouble(stopped.at_ns, resumed.at_ns, Cause.NETWORK, what, True, evidence_of(stopped)))
     return troubles
 
 
@@ -266,9 +264,8 @@ def _vanished(view: CallView) -> list[Trouble]:
     vanished = view.ended is not None and view.ended.reason is EndedReason.AGENT_VANISHED
     if not vanished or (probed is not None and probed.answers is False):
         return []
-    if any(e.exit_code != 0 for e in view.of(AgentProcessEnded)):
-        return []
-    if any(e.state == SESSION_FAILED for e in view.of(AgentSessionEnded)):
+    died = any(e.exit_code != 0 for e in view.of(AgentProcessEnded))
+    if died or any(e.state == SESSION_FAILED for e in view.of(AgentSessionEnded)):
         return []
     stopped = view.of(AgentMediaStopped)
     what = "nothing arrives from the agent any more, "

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bots.caller.script import AfterAgentTurn, Script, StaySilent
 from bots.timeline import CallerStartedSpeaking
-from runner.evaluation.precision import WIDEST_NS, in_ms, own_uncertainty_ns
+from runner.evaluation.speech import WIDEST_NS, in_ms, own_uncertainty_ns
 from runner.evaluation.trouble import WENT_ON, Trouble, troubles_of
 from runner.evaluation.view import CallView
 
@@ -59,18 +59,12 @@ def first_response_ms(view: CallView) -> float | None:
     return in_ms(view.speeches[0].started.at_ns - joined.at_ns)
 
 
-def _went_on(view: CallView, from_ns: int, next_line_ns: int | None) -> bool:
-    """Whether the caller took something for the answer to a line that the recording does not have."""
-    until_ns = view.end_ns if next_line_ns is None else next_line_ns
-    return any(from_ns <= s.started.at_ns < until_ns for s in view.live_speeches)
-
-
 def _measure(script: Script, view: CallView, turn: int, troubles: Sequence[Trouble]) -> TurnMeasures:
     started_s = round(view.starts[turn] / 1e9, 3)
     line, keys = view.line(turn), view.keys(turn)
-    said = line.text if line is not None else (f"[keys] {keys.keys}" if keys is not None else None)
-    if line is None and isinstance(script.turns[turn].action, StaySilent):
-        said = None
+    said = None if line is None else line.text
+    if line is None and not isinstance(script.turns[turn].action, StaySilent) and keys is not None:
+        said = f"[keys] {keys.keys}"
     handed_over = view.handed_over(turn)
     if line is None or handed_over is None:
         return TurnMeasures(turn=turn, said=said, started_s=started_s)
@@ -89,7 +83,10 @@ def _measure(script: Script, view: CallView, turn: int, troubles: Sequence[Troub
         agent_onset_s=None if reply is None else round(reply.started.at_ns / 1e9, 3),
         talked_over=talked_over,
     )
-    if reply is None and not talked_over and view.is_measured and _went_on(view, from_ns, next_line_ns):
+    until_ns = view.end_ns if next_line_ns is None else next_line_ns
+    went_on = any(from_ns <= s.started.at_ns < until_ns for s in view.live_speeches)
+    if reply is None and not talked_over and view.is_measured and went_on:
+        # The caller took something for the answer that the recording does not have.
         return measures.model_copy(update={"refused": WENT_ON})
     if talked_over and isinstance(script.turns[turn].start, AfterAgentTurn) and view.is_measured:
         begun = any(s.started.at_ns < line.at_ns and s.lasts_at(from_ns) for s in view.speeches)

@@ -113,7 +113,6 @@ Judgements = Mapping[Question, Judgement]
 
 
 def by_question(judgements: Iterable[Judgement]) -> dict[Question, Judgement]:
-    """Return judgements by what was asked."""
     return {judgement.question: judgement for judgement in judgements}
 
 

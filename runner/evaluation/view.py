@@ -8,7 +8,6 @@ import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TypeVar, cast
 
 from bots.caller.event_names import names_of, told_speaking
@@ -53,6 +52,7 @@ SAME_SPEECH_NS = 700 * NS_PER_MS
 """Words whose live onset lies within so much of a measured one were heard in that speech."""
 
 _E = TypeVar("_E")
+_Edge = AgentStartedSpeaking | AgentStoppedSpeaking
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,12 @@ class CallView:
 
     @classmethod
     def measured(cls, facts: Iterable[TimelineEvent]) -> "CallView":
-        """Return the view of a finished call: the agent's speech as it was measured, where it was.
-
-        Args:
-            facts: The facts of the call, in the order they were written.
-        """
+        """Return the view of a finished call: the agent's speech as it was measured, where it was."""
         given = list(facts)
         if not any(isinstance(e, RecordingMeasured) for e in given):
             return cls(given)
         ended = next((e.at_ns for e in reversed(given) if isinstance(e, CallEnded)), None)
-        live = _live_speeches([e for e in given if isinstance(e, AgentStartedSpeaking | AgentStoppedSpeaking)])
+        live = _live_speeches([e for e in given if isinstance(e, _Edge)])
         late = [e for e in given if isinstance(e, AgentAudioLate)]
         speeches = _measured_speeches([e for e in given if isinstance(e, AgentSpeechMeasured)], late, ended)
         speeches += _too_short_to_measure(live, speeches, ended)
@@ -132,8 +128,7 @@ class CallView:
             for e in given
             if not isinstance(e, AgentStartedSpeaking | AgentStoppedSpeaking)
         ]
-        edges: list[TimelineEvent] = [s.started for s in speeches]
-        edges += [s.stopped for s in speeches if s.stopped is not None]
+        edges = [e for s in speeches for e in (s.started, s.stopped) if e is not None]
         view = cls([*kept, *edges])
         view._measured = speeches
         view._live = live
@@ -201,13 +196,15 @@ class CallView:
 
     def noticed_live(self, speech: Speech) -> bool:
         """Whether the live hearing had speech at the same time: what only the recording has may be a background."""
-        until_ns = speech.end_or(self.end_ns)
-        return any(s.touches(speech.started.at_ns, until_ns) for s in self.live_speeches)
+        return bool(self.beside(speech, self.live_speeches))
 
     def is_recorded(self, speech: Speech) -> bool:
         """Whether the recording has speech where the live hearing had some."""
-        until_ns = speech.end_or(self.end_ns)
-        return any(s.touches(speech.started.at_ns, until_ns) for s in self.speeches)
+        return bool(self.beside(speech, self.speeches))
+
+    def beside(self, speech: Speech, others: Sequence[Speech]) -> list[Speech]:
+        """Return those of other speeches that overlap one."""
+        return [s for s in others if s.touches(speech.started.at_ns, speech.end_or(self.end_ns))]
 
     @property
     def is_measured(self) -> bool:
@@ -277,7 +274,7 @@ def _at_ns(event: TimelineEvent) -> int:
     return event.at_ns
 
 
-def _live_speeches(edges: Sequence[AgentStartedSpeaking | AgentStoppedSpeaking]) -> list[Speech]:
+def _live_speeches(edges: Sequence[_Edge]) -> list[Speech]:
     speeches: list[Speech] = []
     started: AgentStartedSpeaking | None = None
     for event in sorted(edges, key=_at_ns):
@@ -305,16 +302,16 @@ def _measured_speeches(
     measured: Sequence[AgentSpeechMeasured], late: Sequence[AgentAudioLate], ended_ns: int | None
 ) -> list[Speech]:
     ordered = sorted(measured, key=_at_ns)
-    groups: list[list[AgentSpeechMeasured]] = [[stretch] for stretch in ordered[:1]]
-    for before, stretch in pairwise(ordered):
-        if stretch.at_ns - before.end_ns < JOINED_GAP_NS:
+    groups: list[list[AgentSpeechMeasured]] = []
+    for stretch in ordered:
+        if groups and stretch.at_ns - groups[-1][-1].end_ns < JOINED_GAP_NS:
             groups[-1].append(stretch)
         else:
             groups.append([stretch])
     speeches: list[Speech] = []
     for group in groups:
-        end_ns = max(stretch.end_ns for stretch in group)
-        last = next(stretch for stretch in group if stretch.end_ns == end_ns)
+        last = max(group, key=lambda stretch: stretch.end_ns)
+        end_ns = last.end_ns
         lasts = ended_ns is not None and end_ns >= ended_ns - CUT_AT_END_NS
         speeches.append(
             Speech(

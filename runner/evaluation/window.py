@@ -1,17 +1,53 @@
-"""The facts that belong to a turn, and from where in them an expectation looks."""
+"""The facts that belong to a turn, from where in them an expectation looks, and what its agent lets see at all."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from bots.timeline import AgentSaid, AgentStartedSpeaking, AgentTurnEnded, Source, TimelineEvent
+from bots.caller.script import AfterEvent, Script
+from bots.timeline import AgentSaid, AgentStartedSpeaking, AgentTurnEnded, EndedReason, Source, TimelineEvent
 from runner.evaluation.ending import Ending
 from runner.evaluation.speech import answers_from_ns, audible_told, began_ns
+from runner.evaluation.verdicts import Judgements
 from runner.evaluation.view import CallView
 
 REPLIES = frozenset({"response", "llm_response", "tts_response"})
 EDGES = frozenset({"bot_started_speaking", "bot_stopped_speaking"})
 _SPOKEN = frozenset({"response", "tts_response"})
+
+_ON_REQUEST = {
+    "llm_marker": "the agent does not report its LLM's markers",
+    "vad_user_started_speaking": "the agent does not report raw VAD events",
+    "vad_user_stopped_speaking": "the agent does not report raw VAD events",
+}
+"""What an agent that speaks RTVI reports only where its observer was told to."""
+
+_WAITED_FOR_AN_EVENT = frozenset({EndedReason.CALLER_HUNG_UP, EndedReason.MAX_DURATION})
+"""How a call ends whose caller waits for an event that never comes."""
+
+
+def hidden_reason(event: str, view: CallView) -> str | None:
+    """Return why an event can't be seen with the agent of a call; None where it can: what is audible always can."""
+    if event == "response" or event in EDGES:
+        return None
+    if not view.rtvi:
+        return "the agent does not speak RTVI"
+    return None if view.named(event) else _ON_REQUEST.get(event)
+
+
+def unobservable_start(script: Script, view: CallView) -> tuple[int, str] | None:
+    """Return the first turn not taken up, and why, if the agent does not report what it was to start after."""
+    first = next((i for i in range(len(script.turns)) if i not in view.starts), None)
+    if first is None or first == 0:
+        return None
+    start = script.turns[first].start
+    if not isinstance(start, AfterEvent) or start.event is None:
+        return None
+    passed_over = any(i > first for i in view.starts)
+    if not passed_over and (view.ended is None or view.ended.reason not in _WAITED_FOR_AN_EVENT):
+        return None
+    why = hidden_reason(start.event, view)
+    return None if why is None else (first, f"turn {first + 1} starts after {start.event}, and {why}")
 
 
 @dataclass(frozen=True)
@@ -40,11 +76,7 @@ class Cursor:
 
     def from_ns(self, event: str) -> int:
         """Return from where an event is looked for, in order."""
-        own_ns = None
-        if event in EDGES:
-            own_ns = self.edges_from_ns
-        elif event in _SPOKEN:
-            own_ns = self.spoken_from_ns
+        own_ns = self.edges_from_ns if event in EDGES else self.spoken_from_ns if event in _SPOKEN else None
         return self.at_ns + int(self.matched) if own_ns is None else own_ns
 
 
@@ -56,27 +88,29 @@ class Window:
         view: All that is known.
         turn: The turn's place in the script, from 0.
         acts: Whether the caller speaks or presses keys in it.
+        anchor_ns: When it was taken up.
         begin_ns: From when on facts belong to it.
         end_ns: When the next turn was taken up; None if none was.
         now_ns: The time while the call is on; None once it is over.
         ending: How the call ended; None while it is on, or where that is not known.
         doubted: The identities of told words that were not heard.
+        judgements: What a judge answered so far; None where there is no judge.
     """
 
     view: CallView
     turn: int
     acts: bool
+    anchor_ns: int
     begin_ns: int
     end_ns: int | None
     now_ns: int | None
     ending: Ending | None
-    doubted: frozenset[int] = frozenset()
+    doubted: frozenset[int]
+    judgements: Judgements | None
 
     def named(self, name: str, from_ns: int) -> Iterator[TimelineEvent]:
         """Return the events of a name from a time on. Heard words belong to the time their speech began at."""
-        for event in self.view.named(name):
-            if self._belongs(event, from_ns):
-                yield event
+        return (event for event in self.view.named(name) if self._belongs(event, from_ns))
 
     def reaching_into(self, from_ns: int) -> list[AgentSaid]:
         """Return what was heard in speech that began before the turn, and ended in it after a time."""
@@ -95,10 +129,6 @@ class Window:
             from_ns -= 1
         at_ns = began_ns(event)
         return at_ns >= from_ns and (self.end_ns is None or at_ns < self.end_ns)
-
-    def holds_words(self, source: Source | None = None) -> bool:
-        """Whether any words of the agent are known, in the whole call."""
-        return bool(self.view.said(source))
 
     def holds_words_since(self, from_ns: int) -> bool:
         """Whether any words of the agent are known in this turn, from a time on."""

@@ -7,37 +7,30 @@ four two" are the same words. Both are brought to one form here, and compared in
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 __all__ = ["contains_words", "normalise_words", "same_words"]
 
-_UNITS = {
-    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
-    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
-    "seventeen": 17, "eighteen": 18, "nineteen": 19,
-}  # fmt: skip
-_TENS = {
-    "twenty": 20, "thirty": 30, "forty": 40, "fourty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80,
-    "ninety": 90,
-}  # fmt: skip
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_ORDINAL_UNITS = {
-    "first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
-    "tenth": 10, "eleventh": 11, "twelfth": 12, "thirteenth": 13, "fourteenth": 14, "fifteenth": 15, "sixteenth": 16,
-    "seventeenth": 17, "eighteenth": 18, "nineteenth": 19,
-}  # fmt: skip
-_ORDINAL_TENS = {
-    "twentieth": 20, "thirtieth": 30, "fortieth": 40, "fiftieth": 50, "sixtieth": 60, "seventieth": 70,
-    "eightieth": 80, "ninetieth": 90,
-}  # fmt: skip
-_NUMBER_WORDS = frozenset(
-    {*_UNITS, *_TENS, *_SCALES, *_ORDINAL_UNITS, *_ORDINAL_TENS, "hundred", "hundredth", "thousandth"}
+_UP_TO_NINETEEN = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
 )
-_MONTHS = (
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
-    "december",
-)  # fmt: skip
+_UP_TO_NINETEENTH = (
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth "
+    "fifteenth sixteenth seventeenth eighteenth nineteenth"
+)
+_UNITS = {word: value for value, word in enumerate(_UP_TO_NINETEEN.split())}
+_TENS = {
+    word: 10 * value
+    for value, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
+}
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_ORDINAL_UNITS = {word: value for value, word in enumerate(_UP_TO_NINETEENTH.split(), 1)}
+_ORDINALS = _ORDINAL_UNITS | {f"{word[:-1]}ieth": value for word, value in _TENS.items()}
+_TENS["fourty"] = 40
+_NUMBER_WORDS = frozenset({*_UNITS, *_TENS, *_SCALES, *_ORDINALS, "hundred", "hundredth", "thousandth"})
+_YEAR = "january february march april may june july august september october november december"
+_MONTHS = _YEAR.split()
 _SHORT_MONTHS = {month[:3]: month for month in _MONTHS if month != "may"} | {"sept": "september"}
 _SAME = {
     "okay": "ok", "mr": "mister", "mrs": "missus", "dollars": "dollar", "cents": "cent", "pounds": "pound",
@@ -77,12 +70,6 @@ def normalise_words(text: str) -> str:
     next to each other become one ("five five five, 0142" is ``5550142``); so do letters that stand alone ("A B" is
     ``ab``). Dates, hours and amounts of money lose what is only a way of writing them. Normalised text comes back
     unchanged.
-
-    Args:
-        text: Anything written or recognised.
-
-    Returns:
-        Words and numbers with one space between them; empty where there is none.
     """
     return _Wording(text).text
 
@@ -114,41 +101,29 @@ class _Wording:
 
     def __init__(self, text: str) -> None:
         atoms = list(_join_dates(_numbers(_tokens(text))))
-        pieces: list[str] = []
+        self.text = ""
         self.starts: set[int] = set()
         self.ends: set[int] = set()
-        length = 0
         for group in _groups(atoms):
-            separator = " " if self._joins_badly(group) else ""
-            if pieces:
-                pieces.append(" ")
-                length += 1
+            # "t e n" must not become a word that would then be read as a number.
+            parted = group[0].is_letter and len(group) > 1 and "".join(atom.text for atom in group) in _MEANINGFUL
             for index, atom in enumerate(group):
-                if index and separator:
-                    pieces.append(separator)
-                    length += 1
-                self.starts.add(length)
-                pieces.append(atom.text)
-                length += len(atom.text)
-                self.ends.add(length)
-        self.text = "".join(pieces)
-
-    @staticmethod
-    def _joins_badly(group: list[_Atom]) -> bool:
-        # "t e n" must not become a word that would then be read as a number.
-        return group[0].is_letter and len(group) > 1 and "".join(atom.text for atom in group) in _MEANINGFUL
+                if self.text and (index == 0 or parted):
+                    self.text += " "
+                self.starts.add(len(self.text))
+                self.text += atom.text
+                self.ends.add(len(self.text))
 
 
-def _groups(atoms: list[_Atom]) -> Iterator[list[_Atom]]:
-    group: list[_Atom] = []
+def _groups(atoms: list[_Atom]) -> list[list[_Atom]]:
+    groups: list[list[_Atom]] = []
     for atom in atoms:
-        joins = group and ((atom.is_number and group[-1].is_number) or (atom.is_letter and group[-1].is_letter))
-        if group and not joins:
-            yield group
-            group = []
-        group.append(atom)
-    if group:
-        yield group
+        last = groups[-1][-1] if groups else atom
+        if groups and ((atom.is_number and last.is_number) or (atom.is_letter and last.is_letter)):
+            groups[-1].append(atom)
+        else:
+            groups.append([atom])
+    return groups
 
 
 # ----------------------------------------------------------------------------------------------------------- tokens
@@ -173,9 +148,8 @@ def _tokens(text: str) -> list[str]:
     text = re.sub(r"\+(?=[0-9])", " plus ", text).replace("%", " percent ").replace("&", " and ")
     text = re.sub(r"#(?=[0-9])", " number ", text)
     words: list[str] = []
-    tokens: list[str] = _TOKEN.findall(text)
-    for word in tokens:
-        same = _SAME.get(word, word)
+    for found in _TOKEN.finditer(text):
+        same = _SAME.get(found[0], found[0])
         if same == "cent" and words[-1:] == ["per"]:
             words[-1] = "percent"
         else:
@@ -209,13 +183,12 @@ def _written_date(found: re.Match[str]) -> str:
 
 def _amount(found: re.Match[str]) -> str:
     currency, whole, fraction, scale = _CURRENCIES[found[1]], found[2].replace(",", ""), found[3], found[4]
+    decimals = f" point {' '.join(fraction)}" if fraction else ""
     if scale:
-        decimals = f" point {' '.join(fraction)}" if fraction else ""
         return f" {whole}{decimals} {scale} {currency} "
     if fraction and len(fraction) == 2:
         cents = f" {int(fraction)} cent" if int(fraction) else ""
         return f" {whole} {currency}{cents} "
-    decimals = f" point {' '.join(fraction)}" if fraction else ""
     return f" {whole}{decimals} {currency} "
 
 
@@ -287,14 +260,9 @@ def _zeros(atoms: list[_Atom]) -> list[_Atom]:
 
 
 def _runs_of_o(atoms: list[_Atom]) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    at = 0
-    for is_o, run in itertools.groupby(atoms, key=lambda atom: atom.text in {"o", "oh"}):
-        length = len(list(run))
-        if is_o:
-            runs.append((at, at + length))
-        at += length
-    return runs
+    are_o = itertools.groupby(range(len(atoms)), key=lambda at: atoms[at].text in {"o", "oh"})
+    runs = [list(run) for is_o, run in are_o if is_o]
+    return [(run[0], run[-1] + 1) for run in runs]
 
 
 def _number_at(words: list[str], at: int) -> tuple[str, int] | None:
@@ -377,14 +345,13 @@ def _below_thousand(words: list[str], at: int) -> tuple[int, int, bool]:
 
 
 def _is_below_hundred(word: str) -> bool:
-    known = word in _UNITS or word in _TENS or word in _ORDINAL_UNITS or word in _ORDINAL_TENS
-    return known and word not in {"zero", "second"}
+    return (word in _UNITS or word in _TENS or word in _ORDINALS) and word not in {"zero", "second"}
 
 
 def _below_hundred(words: list[str], at: int) -> tuple[int, int, bool]:
     word = words[at]
-    if word in _ORDINAL_UNITS or word in _ORDINAL_TENS:
-        return _ORDINAL_UNITS.get(word) or _ORDINAL_TENS[word], at + 1, True
+    if word in _ORDINALS:
+        return _ORDINALS[word], at + 1, True
     if word in _UNITS:
         return _UNITS[word], at + 1, False
     value = _TENS[word]
@@ -401,7 +368,7 @@ def _below_hundred(words: list[str], at: int) -> tuple[int, int, bool]:
 
 def _join_dates(atoms: list[_Atom]) -> list[_Atom]:
     """Leave out "the" and "of" around the day of a month: "the 14th of March", "March the 14th"."""
-    groups = _long_months(list(_groups(atoms)))
+    groups = _long_months(_groups(atoms))
     joined: list[_Atom] = []
     for index, group in enumerate(groups):
         if group[0].text == "of" and 0 < index < len(groups) - 1 and _is_day(groups[index - 1]):

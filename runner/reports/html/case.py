@@ -26,7 +26,7 @@ from bots.timeline import (
 from runner.calls.run_file import RunReport
 from runner.evaluation.dropped import dropped_words
 from runner.evaluation.failure import Failure
-from runner.evaluation.function_calls import CALLS
+from runner.evaluation.search import CALLS
 from runner.evaluation.verdicts import Evidence, ExpectationVerdict
 from runner.evaluation.view import CallView
 from runner.evaluation.wording import contains_words
