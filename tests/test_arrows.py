@@ -19,6 +19,7 @@ PACKAGES = ("bots", "runner")
 BASE = {
     "runner.errors": set[str](),
     "runner.garbage": set[str](),
+    "runner.load": set[str](),
     "runner.hosts": {"runner.errors"},
     "runner.text": set[str](),
     "runner.files": {"runner.errors"},
@@ -88,7 +89,6 @@ LAYERS: dict[str, set[str]] = {
         "runner.dispatch",
         "runner.protocol",
         "runner.records",
-        "runner.rooms",
         "runner.scenarios",
     },
     # What people see in a browser, over the same queries as the API.

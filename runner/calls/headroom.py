@@ -39,8 +39,8 @@ STALLED_LIMIT_MS = 500.0
 
 
 @dataclass(frozen=True)
-class Load:
-    """What there was to do in the last second or so.
+class MachineUse:
+    """How much of a machine was in use in the last second or so.
 
     Attributes:
         machine: How much of all cores was in use, from 0 to 1.
@@ -72,7 +72,7 @@ class CallLimit:
         self._ceiling = most
         self._cores = cores
         self._idle = 0.0
-        self._loads: deque[tuple[float, Load]] = deque()
+        self._uses: deque[tuple[float, MachineUse]] = deque()
         self._troubles: deque[tuple[float, float, float]] = deque()
         self._tries_from_s = -math.inf
         self._lowered_s = -math.inf
@@ -88,13 +88,13 @@ class CallLimit:
             return None
         return f"{self._too_many} calls at once were too many for this machine: went down to {self.allowed}"
 
-    def sample(self, now_s: float, load: Load, live: int) -> bool:
-        """Take in the load, and how many calls are on; return whether one more is allowed by that."""
-        self._loads.append((now_s, load))
-        while self._loads[0][0] <= now_s - WINDOW_S:
-            self._loads.popleft()
+    def sample(self, now_s: float, use: MachineUse, live: int) -> bool:
+        """Take in what is in use, and how many calls are on; return whether one more is allowed by that."""
+        self._uses.append((now_s, use))
+        while self._uses[0][0] <= now_s - WINDOW_S:
+            self._uses.popleft()
         if live == 0:
-            self._idle = load.machine
+            self._idle = use.machine
         if not self._rises or self.allowed >= self._ceiling or live < self.allowed:
             return False
         if self._tries_from_s == -math.inf:
@@ -151,28 +151,28 @@ class CallLimit:
         return True
 
     def _has_headroom(self, live: int) -> bool:
-        loads = [load for _, load in self._loads]
-        machine = sum(load.machine for load in loads) / len(loads)
-        process_cores = sum(load.process_cores for load in loads) / len(loads)
+        uses = [use for _, use in self._uses]
+        machine = sum(use.machine for use in uses) / len(uses)
+        process_cores = sum(use.process_cores for use in uses) / len(uses)
         a_call = max((machine - self._idle) * self._cores / live, LEAST_CALL_CORES)
         return (
             machine + a_call / self._cores <= MACHINE_LIMIT
             and process_cores + max(process_cores / live, LEAST_CALL_CORES) <= PROCESS_LIMIT_CORES
-            and max(load.lag_ms for load in loads) <= LAG_LIMIT_MS
+            and max(use.lag_ms for use in uses) <= LAG_LIMIT_MS
             and not self._troubles
         )
 
 
-class LoadMeter:
-    """Measures the load since it was last asked."""
+class UseMeter:
+    """Measures how much is in use, since it was last asked."""
 
     def __init__(self) -> None:
         self._began_s = time.monotonic()
         self._process_s = time.process_time()
         self._machine = _machine_jiffies()
 
-    def read(self, lag_ms: float) -> Load:
-        """Return the load since the last time.
+    def read(self, lag_ms: float) -> MachineUse:
+        """Return how much was in use since the last time.
 
         Args:
             lag_ms: How late the event loop was at worst.
@@ -186,7 +186,7 @@ class LoadMeter:
             in_use = (machine[0] - self._machine[0]) / (machine[1] - self._machine[1])
         process_cores = (process_s - self._process_s) / took_s
         self._began_s, self._process_s, self._machine = now_s, process_s, machine
-        return Load(machine=in_use, process_cores=process_cores, lag_ms=lag_ms)
+        return MachineUse(machine=in_use, process_cores=process_cores, lag_ms=lag_ms)
 
 
 def available_cores() -> float:

@@ -25,7 +25,7 @@ from bots.timeline import (
 )
 from runner.calls.call import Call, speech_lines
 from runner.calls.evaluate import began_ns, evaluate_run
-from runner.calls.headroom import CALLS_PER_CORE, CallLimit, Load, LoadMeter, available_cores
+from runner.calls.headroom import CALLS_PER_CORE, CallLimit, MachineUse, UseMeter, available_cores
 from runner.calls.loading import load
 from runner.calls.repeating import earlier_attempt, reason_to_repeat
 from runner.calls.request import CallMaker, CallRequest, DataMessage, LiveCall, new_run_id
@@ -46,6 +46,7 @@ from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause, ExpectationVerdict
 from runner.files import keep_end
+from runner.load import Kind, Load
 from runner.scenarios.suites import PlannedRun, Suite
 from runner.scenarios.targets import AgentByCommand
 from runner.sessions.local_agent import AgentEnded, LastingAgent
@@ -156,7 +157,8 @@ class SuiteRunner:
         keep: Is called with the suite's result as it stands, before anything is written and then whenever
             ``suite.json`` was; in a worker thread, never twice at a time. May raise :class:`OSError`.
         make_call: Prepares a call.
-        measure_load: Returns the load of this machine since it was last asked, given how late the event loop was.
+        measure_use: Returns how much of this machine was in use since it was last asked, given how late the event
+            loop was.
         cores: How many cores this machine has for calls.
         session: The session of the runs, for comparisons; a new one unless it is given.
         turn: Is held while a run is on: lets in the runs of this suite and of another in turns.
@@ -170,7 +172,7 @@ class SuiteRunner:
     watcher: SuiteWatcher | None = None
     keep: Callable[[SuiteResult], None] | None = None
     make_call: CallMaker = Call
-    measure_load: Callable[[float], Load] = field(default_factory=lambda: LoadMeter().read)
+    measure_use: Callable[[float], MachineUse] = field(default_factory=lambda: UseMeter().read)
     cores: float = field(default_factory=available_cores)
     session: str = field(default_factory=new_run_id)
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
@@ -182,6 +184,7 @@ class SuiteRunner:
         self._repeats_left: dict[int, int] = {}
         self._live: dict[int, _Live] = {}
         self._limit = CallLimit(self.most_at_once, rises=self.suite.concurrency is None, cores=self.cores)
+        self._load = Load(carrier=self._limit)
         self._limit_moved = anyio.Event()
         self._preparing = anyio.CancelScope()
         self._writing = anyio.Lock()
@@ -247,21 +250,21 @@ class SuiteRunner:
 
     def had_trouble(self, *, late_ms: float = 0.0, stalled_ms: float = 0.0) -> None:
         """Take in that audio of ours was late in a call, or that we stood still in it."""
-        if self._limit.trouble(time.monotonic(), len(self._live), late_ms=late_ms, stalled_ms=stalled_ms):
+        if self._limit.trouble(self._load.clock_s(), self._load.on, late_ms=late_ms, stalled_ms=stalled_ms):
             self._limited()
 
     # How many runs at once.
 
     async def _watch_load(self) -> None:
         """Look at how much there is to do, until cancelled."""
-        lag_ms, next_s = 0.0, time.monotonic() + LOAD_INTERVAL_S
+        lag_ms, next_s = 0.0, self._load.clock_s() + LOAD_INTERVAL_S
         while True:
-            began_s = time.monotonic()
+            began_s = self._load.clock_s()
             await anyio.sleep(LAG_INTERVAL_S)
-            now_s = time.monotonic()
+            now_s = self._load.clock_s()
             lag_ms = max(lag_ms, (now_s - began_s - LAG_INTERVAL_S) * 1_000)
             if now_s >= next_s:
-                if self._limit.sample(now_s, self.measure_load(lag_ms), len(self._live)):
+                if self._limit.sample(now_s, self.measure_use(lag_ms), self._load.on):
                     self._limited()
                 lag_ms, next_s = 0.0, now_s + LOAD_INTERVAL_S
 
@@ -292,18 +295,16 @@ class SuiteRunner:
         return self._stopped is not None or self._failed_fast is not None
 
     def _has_a_run_for(self, slot: int) -> bool:
-        return slot <= self._limit.allowed and any(map(self._may_begin, self._waiting))
+        # A slot above what is allowed rests, although the others have nothing to do: its agent is one of too many.
+        return slot <= self._load.allowed and any(map(self._may_begin, self._waiting))
 
     def _may_begin(self, planned: PlannedRun) -> bool:
-        """Whether its group has room for one more run."""
-        if planned.at_a_time is None:
-            return True
-        live = sum(self.suite.runs[index].group == planned.group for index in self._live)
-        return live < planned.at_a_time
+        return self._load.may_begin([_group(planned)])
 
     def _take(self) -> PlannedRun:
         planned = next(filter(self._may_begin, self._waiting))
         self._waiting.remove(planned)
+        self._load.begin({_group(planned): planned.at_a_time})
         return planned
 
     # The runs.
@@ -315,7 +316,8 @@ class SuiteRunner:
                 tasks.start_soon(agent.watch)
             while await self._turn_of(slot):
                 planned = self._take()
-                self._live[planned.index] = live = _Live(self, planned, slot, anyio.CancelScope(), time.monotonic())
+                began_s = self._load.clock_s()
+                self._live[planned.index] = live = _Live(self, planned, slot, anyio.CancelScope(), began_s)
                 # What came before is on disk, and that this one is under way, should it be the last that is made.
                 await self._record()
                 if agent is not None:
@@ -328,6 +330,7 @@ class SuiteRunner:
                     else:
                         await self._run(planned, agent, live)
                 del self._live[planned.index]
+                self._load.end([_group(planned)])
                 self._wake()
                 if not self._has_a_run_for(slot):
                     await self._record()
@@ -364,8 +367,8 @@ class SuiteRunner:
         reason = reason_to_repeat(result)
         # An error of ours says nothing of how many calls the machine takes; late audio does.
         if result.cause is Cause.HARNESS and result.ended_reason is not EndedReason.RUNNER_ERROR:
-            now_s, warned = time.monotonic(), self._limit.warning
-            if self._limit.spoilt(now_s, live.began_s, len(self._live)) or self._limit.warning != warned:
+            now_s, warned = self._load.clock_s(), self._limit.warning
+            if self._limit.spoilt(now_s, live.began_s, self._load.on) or self._limit.warning != warned:
                 self._limited()
         # Without a call there was something that is the same the next time.
         if reason is None or result.folder is None or self._is_over:
@@ -601,6 +604,11 @@ def _suite_run(run: Run, planned: PlannedRun, *, folder: str) -> SuiteRun:
         duration_s=run.duration_s,
         folder=folder,
     ).judged(run)
+
+
+def _group(planned: PlannedRun) -> Kind:
+    """Return what runs have in common of which only so many are made at a time."""
+    return "group", planned.group
 
 
 def _shown(path: Path) -> str:

@@ -4,17 +4,18 @@ All of it is decided in one transaction that no other process decides in at the 
 a limit is never exceeded, not even for a moment.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from runner.records.changes import Change, RunChange, note
+from runner.load import Load
+from runner.protocol.messages import WorkerInfo
+from runner.records.changes import Change, note
 from runner.records.tables import AGENTS, RESULTS, RUNS, utc_now
+from runner.settings import ServerSettings
 
 MAX_CALLS = "max_calls"
 """What of an agent's ``session`` says how many calls it takes at once."""
@@ -25,117 +26,51 @@ _LOCK = 0x61736E73
 BATCH = 100
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """A run that is given to a worker.
-
-    Attributes:
-        run_id: The run.
-        attempt: Which attempt at it this is.
-        executor: The worker.
-    """
-
-    run_id: int
-    attempt: int
-    executor: str
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a worker can take.
-
-    Attributes:
-        executor: The worker.
-        calls: How many calls it makes at once, those included that it has.
-        rooms: The kinds of rooms it can enter, as :class:`runner.rooms.urls.RoomKind` has them.
-    """
-
-    executor: str
-    calls: int
-    rooms: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How many calls may be on at once, besides what workers can take and launches ask for.
-
-    Attributes:
-        all: Of all; None for as many as there are workers for.
-        per_agent: Of one agent that has no limit of its own; None likewise.
-    """
-
-    all: int | None = None
-    per_agent: int | None = None
-
-
-@dataclass
 class _Taken:
     """What the runs need that workers have, and with it who can have no more."""
 
-    limits: Limits
-    workers: dict[str, Capacity]
-    by_worker: Counter[str] = field(default_factory=Counter[str])
-    by_result: Counter[int] = field(default_factory=Counter[int])
-    by_agent: Counter[int] = field(default_factory=Counter[int])
-    rooms: set[str] = field(default_factory=set[str])
-    total: int = 0
-    full_results: set[int] = field(default_factory=set[int])
-    full_agents: set[int] = field(default_factory=set[int])
+    def __init__(self, limits: ServerSettings, workers: Sequence[WorkerInfo]):
+        self._limits = limits
+        self._workers = workers
+        self._load = Load(limits.max_calls)
 
     def add(self, run: Any, executor: str) -> None:
         """Count a run that a worker has."""
-        self.total += 1
-        self.by_worker[executor] += 1
-        self.by_result[run.result_id] += 1
-        if run.concurrency_limit is not None and self.by_result[run.result_id] >= run.concurrency_limit:
-            self.full_results.add(run.result_id)
-        if run.agent_id is not None:
-            self.by_agent[run.agent_id] += 1
-            limit = _agent_limit(run.session, self.limits)
-            if limit is not None and self.by_agent[run.agent_id] >= limit:
-                self.full_agents.add(run.agent_id)
-        if run.room_key is not None:
-            self.rooms.add(run.room_key)
+        own = (run.session or {}).get(MAX_CALLS)
+        of_agent = self._limits.max_calls_per_agent if own is None else int(own)
+        self._load.begin(
+            {("worker", executor): None}
+            | {("result", run.result_id): run.concurrency_limit}
+            | ({} if run.agent_id is None else {("agent", run.agent_id): of_agent})
+            | ({} if run.room_key is None else {("room", run.room_key): 1})
+        )
 
     def worker_for(self, run: Any) -> str | None:
         """Return the worker with the most room for a run; None if it has to wait."""
-        if (
-            run.result_id in self.full_results
-            or run.agent_id in self.full_agents
-            or run.room_key in self.rooms
-            or self.is_full
-        ):
+        if not self._load.may_begin((("result", run.result_id), ("agent", run.agent_id), ("room", run.room_key))):
             return None
         able = [worker for worker in self._free() if run.room_kind is None or run.room_kind in worker.rooms]
-        if not able:
-            return None
-        return max(able, key=lambda worker: worker.calls - self.by_worker[worker.executor]).executor
+        return max(able, key=self._free_in).executor if able else None
 
     @property
-    def is_full(self) -> bool:
-        """Whether nobody can take anything more."""
-        return (self.limits.all is not None and self.total >= self.limits.all) or not self._free()
+    def places(self) -> int:
+        """How many runs could be given now, as far as workers and the limit of all go."""
+        return int(min(sum(map(self._free_in, self._free())), self._load.left))
 
     def may_go(self) -> ColumnElement[bool]:
         """Return the condition that a run waits, and for none of what is taken."""
         kinds = {kind for worker in self._free() for kind in worker.rooms}
         conditions = [waiting(), is_due(utc_now()), RUNS.c.room_kind.is_(None) | RUNS.c.room_kind.in_(kinds)]
-        if self.full_results:
-            conditions.append(RUNS.c.result_id.not_in(self.full_results))
-        if self.full_agents:
-            conditions.append(RUNS.c.agent_id.is_(None) | RUNS.c.agent_id.not_in(self.full_agents))
-        if self.rooms:
-            conditions.append(RUNS.c.room_key.is_(None) | RUNS.c.room_key.not_in(self.rooms))
+        for what, column in (("result", RUNS.c.result_id), ("agent", RUNS.c.agent_id), ("room", RUNS.c.room_key)):
+            if full := self._load.full(what):
+                conditions.append(column.is_(None) | column.not_in(full))
         return and_(*conditions)
 
-    @property
-    def places(self) -> int:
-        """How many runs could be given now, as far as workers and the limit of all go."""
-        free = sum(worker.calls - self.by_worker[worker.executor] for worker in self._free())
-        return free if self.limits.all is None else min(free, self.limits.all - self.total)
+    def _free_in(self, worker: WorkerInfo) -> int:
+        return worker.calls - self._load.of(("worker", worker.executor))
 
-    def _free(self) -> list[Capacity]:
-        return [worker for worker in self.workers.values() if worker.calls > self.by_worker[worker.executor]]
+    def _free(self) -> list[WorkerInfo]:
+        return [worker for worker in self._workers if self._free_in(worker) > 0]
 
 
 def waiting() -> ColumnElement[bool]:
@@ -155,21 +90,24 @@ def taken() -> ColumnElement[bool]:
     return RUNS.c.ended_at.is_(None) & (RUNS.c.executor > "") & RUNS.c.reported.is_(None)
 
 
-def assign(session: Session, workers: Sequence[Capacity], limits: Limits) -> list[Assignment]:
+def assign(session: Session, workers: Sequence[WorkerInfo], limits: ServerSettings) -> list[Row[int, int, str]]:
     """Give waiting runs to workers: as many as they can take, lower priority numbers first, then older runs.
 
     Args:
         session: A transaction.
         workers: Those that take runs.
-        limits: What holds besides.
+        limits: How many calls may be on at once, besides what workers can take and launches ask for.
+
+    Returns:
+        Of each run that was given: its id, the attempt, and the worker, in the order of the ids.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_HOLD)
-    now = _Taken(limits, {worker.executor: worker for worker in workers})
+    now = _Taken(limits, workers)
     for run in session.execute(_TAKEN_RUNS):
         now.add(run, run.executor)
-    given: list[Assignment] = []
-    while not now.is_full:
+    given: list[Row[int, int, str]] = []
+    while now.places > 0:
         # Locked, and none waited for: whoever cancels some of them locks them in another order.
         most = min(BATCH, now.places)
         runs = session.execute(_WAITING_RUNS.where(now.may_go()).limit(most)).all()
@@ -181,30 +119,19 @@ def assign(session: Session, workers: Sequence[Capacity], limits: Limits) -> lis
                 chosen.setdefault(executor, []).append(run.id)
         for executor, ids in chosen.items():
             # One that was cancelled meanwhile stays as it is; its place is given away the next time.
-            for run_id, attempt in session.execute(
-                _GIVE, {"of_runs": ids, "executor": executor, "updated_at": utc_now()}
-            ):
-                given.append(Assignment(run_id, attempt, executor))
-                note(session, RunChange(run_id, attempt, Change.GIVEN, executor))
+            of_worker = {"of_runs": ids, "executor": executor, "updated_at": utc_now()}
+            for one in session.execute(_GIVE, of_worker):
+                given.append(one)
+                note(session, one.id, one.attempt, Change.GIVEN, executor)
         if len(runs) < most or not chosen:
             break
-    return sorted(given, key=lambda assignment: assignment.run_id)
-
-
-def _agent_limit(session: Mapping[str, Any] | None, limits: Limits) -> int | None:
-    own = (session or {}).get(MAX_CALLS)
-    return limits.per_agent if own is None else int(own)
+    return sorted(given, key=lambda one: one.id)
 
 
 _HOLD = select(func.pg_advisory_xact_lock(_LOCK))
 _OF_RUN = (
     select(
-        RUNS.c.id,
-        RUNS.c.result_id,
-        RUNS.c.agent_id,
-        RUNS.c.room_key,
-        RUNS.c.room_kind,
-        RUNS.c.executor,
+        *RUNS.c["id", "result_id", "agent_id", "room_key", "room_kind", "executor"],
         RESULTS.c.concurrency_limit,
         AGENTS.c.session,
     )
@@ -216,5 +143,5 @@ _WAITING_RUNS = _OF_RUN.order_by(RUNS.c.priority, RUNS.c.id).with_for_update(of=
 _GIVE = (
     update(RUNS)
     .where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)), waiting())
-    .returning(RUNS.c.id, RUNS.c.attempt)
+    .returning(RUNS.c.id, RUNS.c.attempt, RUNS.c.executor)
 )

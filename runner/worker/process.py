@@ -178,8 +178,7 @@ class WorkerProcess:
             return WorkerState.DRAINING, ""
         if self._full:
             return WorkerState.PAUSED, self._full
-        # One call at a time there always is: nothing else would tell that it can do it.
-        if self._life is not None and self._life.worker.runs and self._watch.is_overloaded:
+        if self._watch.is_overloaded and self._life is not None and not self._life.worker.load.may_begin():
             late_ms, underruns = self._watch.loop_lag_ms, self._watch.underruns
             return (
                 WorkerState.PAUSED,

@@ -1,5 +1,6 @@
 """Whether a worker keeps up with its calls: pure, with the time passed in."""
 
+import math
 from collections import deque
 
 LATE_MS = 60.0
@@ -26,6 +27,11 @@ class LoadWatch:
         self._underrun_s: float | None = None
         self.underruns = 0
         self.is_overloaded = False
+
+    @property
+    def allowed(self) -> float:
+        """How many calls may be on: one at a time always, as nothing else would tell that it can do it."""
+        return 1 if self.is_overloaded else math.inf
 
     @property
     def loop_lag_ms(self) -> float:

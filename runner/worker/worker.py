@@ -26,6 +26,7 @@ from runner.calls.tracing import export_report
 from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.outcome import decide
 from runner.evaluation.verdicts import Cause
+from runner.load import Load
 from runner.protocol.messages import MAX_RUNS, Answer, Job, Order, Problem, Release, Report, RunNow
 from runner.settings import Settings
 from runner.worker.live_report import LiveReport
@@ -103,7 +104,7 @@ class _Live(LiveReport):
             counts.rooms_entered += 1
             counts.setting_up_s += time.monotonic() - self._taken_s
         elif isinstance(event, CallerUnderrun):
-            if self._worker.watch.underrun(time.monotonic()):
+            if self._worker.watch.underrun(self._worker.load.clock_s()):
                 self._worker.changed()
         elif isinstance(event, CallEnded):
             self.ended = event.reason
@@ -143,6 +144,8 @@ class Worker:
 
     def __post_init__(self) -> None:
         self._runs: dict[tuple[int, int], _Live] = {}
+        self.load = Load(self.settings.worker.calls, carrier=self.watch)
+        """The runs under way, from when they are taken on until their outcomes are reported or kept."""
         self._taken: deque[tuple[int, int]] = deque(maxlen=MAX_RUNS)
         """The runs it took on last: an answer that was long on its way may bring one again that is over."""
         self._tasks: TaskGroup | None = None
@@ -183,6 +186,7 @@ class Worker:
             return
         self._taken.append(job.key)
         self._runs[job.key] = live = _Live(self, job)
+        self.load.begin()
         self._tasks.start_soon(self._see_through, live)
         self.changed()
 
@@ -237,6 +241,7 @@ class Worker:
                     raise
         finally:
             del self._runs[live.job.key]
+            self.load.end()
             self._ended.set()
             self.changed()
 

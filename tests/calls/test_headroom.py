@@ -13,8 +13,8 @@ from runner.calls.headroom import (
     STALLED_LIMIT_MS,
     WINDOW_S,
     CallLimit,
-    Load,
-    LoadMeter,
+    MachineUse,
+    UseMeter,
     available_cores,
 )
 
@@ -44,10 +44,10 @@ class Machine:
     def idle(self) -> None:
         self.limit.sample(self.now_s, self.load(0), 0)
 
-    def load(self, live: int) -> Load:
+    def load(self, live: int) -> MachineUse:
         process_cores = self.a_call_cores * live
         machine = min((process_cores + self.others_cores) / self.cores, 1.0)
-        return Load(machine=machine, process_cores=process_cores, lag_ms=self.lag_ms)
+        return MachineUse(machine=machine, process_cores=process_cores, lag_ms=self.lag_ms)
 
     def goes_on(self, seconds: int, live: int | None = None) -> int:
         for _ in range(seconds):
@@ -201,7 +201,7 @@ def test_a_hiccup_long_ago_keeps_nothing_from_rising() -> None:
 
 
 def test_the_load_of_this_machine_is_measured() -> None:
-    meter = LoadMeter()
+    meter = UseMeter()
     sum(number * number for number in range(2_000_000))
     load = meter.read(12.5)
     assert 0 <= load.machine <= 1

@@ -16,7 +16,7 @@ from bots.timeline import (
 )
 from runner.calls import headroom
 from runner.calls import suite as suites
-from runner.calls.headroom import Load
+from runner.calls.headroom import MachineUse
 from runner.calls.run_file import read_run
 from runner.calls.suite import SuiteRunner
 from runner.calls.suite_file import SuiteResult, read_suite
@@ -168,8 +168,8 @@ class Loads:
         monkeypatch.setattr(suites, "LOAD_INTERVAL_S", 0.001)
         monkeypatch.setattr(headroom, "SETTLED_AFTER_S", 0.02)
 
-    def __call__(self, lag_ms: float) -> Load:
-        return Load(machine=self.machine, process_cores=0.0, lag_ms=0.0)
+    def __call__(self, lag_ms: float) -> MachineUse:
+        return MachineUse(machine=self.machine, process_cores=0.0, lag_ms=0.0)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ async def test_more_runs_are_made_at_once_while_there_is_headroom(tmp_path: Path
     calls = StubCalls(a_while)
     names = "abcdefghijklmnopqrst"
     result = await runner(
-        tmp_path, calls, names, more="concurrency: auto", measure_load=loads, cores=0.5, watcher=Watcher()
+        tmp_path, calls, names, more="concurrency: auto", measure_use=loads, cores=0.5, watcher=Watcher()
     ).make()
     assert names_of(result.runs) == list(names)
     assert calls.live_at[:1] == [1] and calls.most_at_a_time == 4, "half a core takes four, whatever is measured"
@@ -196,7 +196,7 @@ async def test_more_runs_are_made_at_once_while_there_is_headroom(tmp_path: Path
 async def test_a_busy_machine_makes_one_run_at_a_time(tmp_path: Path, loads: Loads) -> None:
     loads.machine = 0.9
     calls = StubCalls(slowly)
-    await runner(tmp_path, calls, "abcdefgh", more="concurrency: auto", measure_load=loads, cores=2).make()
+    await runner(tmp_path, calls, "abcdefgh", more="concurrency: auto", measure_use=loads, cores=2).make()
     assert calls.most_at_a_time == 1
 
 
