@@ -12,15 +12,17 @@ from bots.masking import redacted
 from runner.errors import UsageError
 from runner.evaluation.asked import Asked
 from runner.protocol.messages import SessionStart
+from runner.records.fields import DESCRIBES, AgentFields, PersonalityFields, ScenarioFields
 from runner.records.filters import AT_ONCE, chunks
-from runner.records.honoured import agent_sentences, in_words, personality_sentences, scenario_sentences
+from runner.records.honoured import in_words
 from runner.records.jobs import RoomSecrets, RunType, session_start
 from runner.records.launch_request import Errors, Launch, LaunchEntry, LaunchRefused
 from runner.records.record import Record
 from runner.records.tables import Agent, Personality, ScenarioRow, TestProfile
+from runner.records.written import sentences
 from runner.rooms.allowed import RoomGuard, RoomRefused
 from runner.rooms.urls import RoomKind, check_data_message
-from runner.scenarios.cekura import ScenarioFields, as_played
+from runner.scenarios import cekura
 from runner.sessions.pipecat_cloud import CLOUD_URL
 from runner.settings import Settings
 from runner.text import UNSENDABLE, fits_header, public_url
@@ -232,7 +234,8 @@ class Check:
     def _shown(self, personality: Personality) -> _Shown:
         built_in = personality.project_id is None
         settings = self._record.settings
-        found = personality_sentences(personality.language, personality.data, settings, built_in=built_in)
+        asked = {"language": personality.language, **personality.data}
+        found = sentences(PersonalityFields, asked, settings, but=DESCRIBES if built_in else ())
         shown = {"id": personality.id, "name": personality.name, "language": personality.language}
         return shown, in_words("personality", found)
 
@@ -250,7 +253,8 @@ class Check:
         agent = self._found.agent
         variables = None if profile is None else _variables(profile, "testing")
         settings = self._record.settings
-        played = as_played(ScenarioFields.of(cast(Any, scenario), variables), settings)
+        played = cekura.as_played(cekura.ScenarioFields.of(cast(Any, scenario), variables), settings)
+        spoken = {} if agent is None else {"language": agent.language}
         prompt = (scenario.data.get("expected_outcome_prompt") or "").strip() or None
         return {
             "name": scenario.name,
@@ -263,8 +267,11 @@ class Check:
                 conditions=played.conditions,
                 not_honoured=tuple(
                     [
-                        *in_words("scenario", scenario_sentences(scenario.data, settings)),
-                        *in_words("agent", agent_sentences(None if agent is None else agent.language, settings)),
+                        *in_words("scenario", sentences(ScenarioFields, scenario.data, settings)),
+                        *in_words(
+                            "agent",
+                            sentences(AgentFields, spoken, settings),
+                        ),
                     ]
                 ),
             ).model_dump(mode="json"),
