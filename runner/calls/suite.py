@@ -23,10 +23,10 @@ from bots.timeline import (
     HarnessStalled,
     TimelineEvent,
 )
-from runner.calls.call import Call, speech_lines
+from runner.calls.call import Call
 from runner.calls.evaluate import began_ns, evaluate_run
 from runner.calls.headroom import CALLS_PER_CORE, CallLimit, MachineUse, UseMeter, available_cores
-from runner.calls.loading import load
+from runner.calls.loading import load, speech_lines
 from runner.calls.repeating import earlier_attempt, reason_to_repeat
 from runner.calls.request import CallMaker, CallRequest, DataMessage, LiveCall, new_run_id
 from runner.calls.run_file import EarlierAttempt, Run, utc_now
