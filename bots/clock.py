@@ -10,23 +10,16 @@ NS_PER_S = 1_000_000_000
 
 @dataclass(frozen=True)
 class CallClock:
-    """Nanoseconds since the call began, read from the machine's monotonic clock.
-
-    Attributes:
-        origin_ns: The monotonic time at which the call began (``time.monotonic_ns()``).
-        source: What is read: the machine's clock, or one whose time is virtual.
-    """
+    """Nanoseconds since the call began, read from the machine's monotonic clock, or another ``source``."""
 
     origin_ns: int = field(default_factory=time.monotonic_ns)
     source: Callable[[], int] = field(default=time.monotonic_ns, repr=False, compare=False)
 
     @classmethod
     def begin(cls, source: Callable[[], int] = time.monotonic_ns) -> "CallClock":
-        """Return the clock of a call that begins now."""
         return cls(source(), source)
 
     def now_ns(self) -> int:
-        """Return the time on the call's clock, in nanoseconds; never goes back."""
         return self.source() - self.origin_ns
 
     def at_ns(self, monotonic_ns: int) -> int:

@@ -97,9 +97,8 @@ class LevelStream:
     def add(self, samples: Samples) -> tuple[int, Levels, Levels]:
         """Take the next samples at :data:`RATE_HZ`.
 
-        Returns:
-            By how many samples the first step that is known now begins before these samples; the level of each such
-            step as it is; and without hum.
+        Returns by how many samples the first step that is known now begins before these samples; the level of each
+        such step as it is; and without hum.
         """
         half = HUM_SAMPLES // 2
         before = half + self._rest.shape[1]
@@ -124,18 +123,10 @@ def outermost(
     gap: int,
     inwards: int = 0,
 ) -> int:
-    """Return the last step outwards that reaches a threshold, before ``gap`` steps that do not.
+    """Return the last step from ``at`` on that reaches a threshold, before ``gap`` steps that do not.
 
-    Where none does, it is looked for inwards, so many steps; where there is none either, it is ``at``.
-
-    Args:
-        levels: The level by step.
-        at: Where to begin.
-        direction: Which way is outwards: -1 for the onset of a speech, 1 for its end.
-        limit: The last step that may be looked at.
-        threshold: In dBFS.
-        gap: So many steps below the threshold are the end of it.
-        inwards: How far to look the other way.
+    Outwards is -1 for the onset of a speech, 1 for its end; no step beyond ``limit`` is looked at. Where none does,
+    it is looked for so many steps ``inwards``; where there is none either, it is ``at``.
     """
     found: int | None = None
     quiet = 0

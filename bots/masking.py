@@ -34,14 +34,10 @@ _BETWEEN_WORDS = re.compile(
 
 
 def masked(text: str, secrets: Iterable[str | SecretStr | None]) -> str:
-    """Return a text with ``***`` in place of secrets.
+    """Return a text with ``***`` in place of secrets; None and empty ones are passed over.
 
     A secret of fewer than :data:`SURE_CHARACTERS` is masked where it stands as a word of its own: ``box`` is not
     within ``outbox``.
-
-    Args:
-        text: The text.
-        secrets: The secrets; None and empty ones are passed over.
     """
     plain = {secret.get_secret_value() if isinstance(secret, SecretStr) else secret for secret in secrets}
     # The longest first: one may hold another.
@@ -52,23 +48,14 @@ def masked(text: str, secrets: Iterable[str | SecretStr | None]) -> str:
 def redacted(message: Any, names: Iterable[str] = ()) -> Any:
     """Return a JSON value with ``***`` in place of what stands under secret names, at any depth.
 
-    Null, true, false and empty texts stay: they tell no secret.
-
-    Args:
-        message: The value; stays as it is.
-        names: Further names, as :func:`is_secret_name` takes them, or :data:`EVERYTHING`.
+    Null, true, false and empty texts stay: they tell no secret. ``names`` are further ones, or :data:`EVERYTHING`.
     """
     further = frozenset(names)
     return MASK if EVERYTHING in further else _redacted(message, further, MAX_DEPTH)
 
 
 def secrets_within(message: Any, names: Iterable[str] = ()) -> frozenset[str]:
-    """Return the texts and numbers that stand under secret names in a JSON value.
-
-    Args:
-        message: The value.
-        names: Further names; :data:`EVERYTHING` names nothing here.
-    """
+    """Return the texts and numbers that stand under secret names in a JSON value; ``names`` are further ones."""
     return frozenset(_secrets(message, frozenset(names) - {EVERYTHING}, MAX_DEPTH, is_secret=False))
 
 
@@ -80,9 +67,7 @@ def masked_within(value: Any, secrets: Iterable[str]) -> Any:
 def is_secret_name(name: str, names: Iterable[str] = ()) -> bool:
     """Return whether a name says that what it names is secret, by its words and whatever their case.
 
-    Args:
-        name: The name.
-        names: Further ones: ``ssn`` holds for ``user_ssn`` and ``userSSN``, ``card number`` for ``cardNumber``.
+    Of further ``names`` ``ssn`` holds for ``user_ssn`` and ``userSSN``, ``card number`` for ``cardNumber``.
     """
     words = words_of(name)
     if any(word in SECRET_WORDS or word.removesuffix("s") in SECRET_WORDS for word in words):

@@ -8,6 +8,9 @@ known, so a file is not always in order of ``at_ns``: the onset of speech is kno
 words heard in a recording only when the call is over.
 """
 
+import functools
+import operator
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -29,7 +32,7 @@ class Source(StrEnum):
 
 
 class EndedReason(StrEnum):
-    """How a call ended. Every ending has a name here; each is reached within a bounded time."""
+    """How a call ended. Each is reached within a bounded time."""
 
     ROOM_UNREACHABLE = "room-unreachable"
     AGENT_AT_CAPACITY = "agent-at-capacity"
@@ -69,22 +72,28 @@ class LineEnd(StrEnum):
     """Broken off before its end."""
 
 
-class _Event(BaseModel):
+class TimelineEvent(BaseModel):
+    """A fact of a call. Its ``type`` is the name of its class in small letters: ``call_started``."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     at_ns: int
     """Time on the call's clock, in nanoseconds."""
+    type: str = ""
+
+    def __init_subclass__(cls) -> None:
+        name = re.sub(r"\B(?=[A-Z])", "_", cls.__name__).lower()
+        cls.__annotations__["type"] = Literal[name]
+        cls.type = name
 
     @property
     def at_s(self) -> float:
-        """Time on the call's clock, in seconds."""
         return self.at_ns / 1_000_000_000
 
 
-class CallStarted(_Event):
+class CallStarted(TimelineEvent):
     """The call's clock starts. The first event of every timeline."""
 
-    type: Literal["call_started"] = "call_started"
     version: int = TIMELINE_VERSION
     run_id: str
     scenario: str
@@ -96,23 +105,19 @@ class CallStarted(_Event):
     """The machine's monotonic clock at the call's zero: relates the call to logs of the same machine."""
 
 
-class RoomEntered(_Event):
+class RoomEntered(TimelineEvent):
     """The caller is in the room."""
 
-    type: Literal["room_entered"] = "room_entered"
 
-
-class AgentJoined(_Event):
+class AgentJoined(TimelineEvent):
     """The agent is in the room with audio we receive."""
 
-    type: Literal["agent_joined"] = "agent_joined"
     participant: str | None = None
 
 
-class MediaNotConnected(_Event):
+class MediaNotConnected(TimelineEvent):
     """The caller went on although media connections were not there after a while. What it sends may be lost."""
 
-    type: Literal["media_not_connected"] = "media_not_connected"
     waited_ms: float
     sending: bool
     """Whether the caller's own connection was there."""
@@ -120,118 +125,100 @@ class MediaNotConnected(_Event):
     """Whether the agent's audio could be received."""
 
 
-class AgentLeft(_Event):
+class AgentLeft(TimelineEvent):
     """The agent left the room in an orderly way."""
 
-    type: Literal["agent_left"] = "agent_left"
     detail: str | None = None
 
 
-class AgentMediaStopped(_Event):
+class AgentMediaStopped(TimelineEvent):
     """Nothing arrives from the agent any more. ``at_ns`` is the arrival of the last packet."""
 
-    type: Literal["agent_media_stopped"] = "agent_media_stopped"
+
+class AgentMediaResumed(TimelineEvent):
+    """Packets arrive from the agent again."""
 
 
-class AgentMediaResumed(_Event):
-    """Packets arrive from the agent again after :class:`AgentMediaStopped`."""
-
-    type: Literal["agent_media_resumed"] = "agent_media_resumed"
-
-
-class AgentProbed(_Event):
+class AgentProbed(TimelineEvent):
     """Nothing arrived from the agent any more, and its address was tried once."""
 
-    type: Literal["agent_probed"] = "agent_probed"
     answers: bool | None
     """True: something takes connections there. False: they are refused, its process is gone. Null: no answer."""
 
 
-class AgentSessionEnded(_Event):
+class AgentSessionEnded(TimelineEvent):
     """The agent was gone before the end, and whoever runs it says how its session ended."""
 
-    type: Literal["agent_session_ended"] = "agent_session_ended"
     state: str
     """In that one's words. Pipecat Cloud: ``completed``, ``agent_error``, ``terminated``, ``active`` and others."""
 
 
-class ClientReadySent(_Event):
+class ClientReadySent(TimelineEvent):
     """RTVI ``client-ready`` went out."""
 
-    type: Literal["client_ready_sent"] = "client_ready_sent"
 
-
-class BotReady(_Event):
+class BotReady(TimelineEvent):
     """RTVI ``bot-ready`` arrived: the agent speaks RTVI."""
 
-    type: Literal["bot_ready"] = "bot_ready"
     protocol_version: str | None = None
     about: dict[str, Any] | None = None
 
 
-class DataMessagePublished(_Event):
+class DataMessagePublished(TimelineEvent):
     """The run's data message was handed to the room, once and unchanged."""
 
-    type: Literal["data_message_published"] = "data_message_published"
     message: Any
     """As it is shown: ``***`` in place of what is secret."""
 
 
-class CallerTurnStarted(_Event):
+class CallerTurnStarted(TimelineEvent):
     """The caller took up a turn of the script."""
 
-    type: Literal["caller_turn_started"] = "caller_turn_started"
     turn: int
 
 
-class CallerStartedSpeaking(_Event):
+class CallerStartedSpeaking(TimelineEvent):
     """First voiced sample of a line, as it left for the network."""
 
-    type: Literal["caller_started_speaking"] = "caller_started_speaking"
     turn: int
     text: str
 
 
-class CallerStoppedSpeaking(_Event):
+class CallerStoppedSpeaking(TimelineEvent):
     """Last voiced sample of a line, as it left for the network."""
 
-    type: Literal["caller_stopped_speaking"] = "caller_stopped_speaking"
     turn: int
     end: LineEnd = LineEnd.SAID
 
 
-class CallerPressedKeys(_Event):
+class CallerPressedKeys(TimelineEvent):
     """Keys went out as an RTVI ``dtmf`` message."""
 
-    type: Literal["caller_pressed_keys"] = "caller_pressed_keys"
     turn: int
     keys: str
 
 
-class CallerUnderrun(_Event):
+class CallerUnderrun(TimelineEvent):
     """A line did not go out as it was to: for so long the agent received something else, or received it late."""
 
-    type: Literal["caller_underrun"] = "caller_underrun"
     turn: int
     duration_ms: float
     kind: UnderrunKind = UnderrunKind.SILENCE
 
 
-class CallerTurnSettled(_Event):
+class CallerTurnSettled(TimelineEvent):
     """The caller took all that a turn expects to be decided, by what was known then.
 
     Written when it went on or hung up because of it. What the recording says afterwards may differ.
     """
 
-    type: Literal["caller_turn_settled"] = "caller_turn_settled"
     turn: int
     failed: bool
 
 
-class CallCalibrated(_Event):
+class CallCalibrated(TimelineEvent):
     """What our own side adds to a measured time, found before the conversation began."""
 
-    type: Literal["call_calibrated"] = "call_calibrated"
     loop_lag_ms: float
     """How late the event loop woke up at worst (95th percentile)."""
     send_lag_ms: float
@@ -243,17 +230,15 @@ class CallCalibrated(_Event):
     jitter adds is inside every latency."""
 
 
-class HarnessStalled(_Event):
+class HarnessStalled(TimelineEvent):
     """Our own side stood still for so long, from ``at_ns`` on: it noticed nothing and decided nothing."""
 
-    type: Literal["harness_stalled"] = "harness_stalled"
     duration_ms: float
 
 
-class MachineBusy(_Event):
+class MachineBusy(TimelineEvent):
     """Our own process waited long for a processor, from ``at_ns`` on: the machine had more to do than it can."""
 
-    type: Literal["machine_busy"] = "machine_busy"
     duration_ms: float
     waited: float
     """For which share of the time in which it was ready to run it waited, from 0 to 1."""
@@ -261,30 +246,27 @@ class MachineBusy(_Event):
     """Whether the agent is known to run on the same machine."""
 
 
-class AgentAudioLost(_Event):
+class AgentAudioLost(TimelineEvent):
     """A piece of the agent's audio never arrived; silence stands in its place."""
 
-    type: Literal["agent_audio_lost"] = "agent_audio_lost"
     duration_ms: float
 
 
-class AgentAudioLate(_Event):
+class AgentAudioLate(TimelineEvent):
     """A stretch of the agent's audio came later than its place says: its sender, or our own side, stood still.
 
     ``at_ns`` is where the stretch begins. Whoever listened may have heard what is in it so much later;
     or sooner, where its sender has caught up and the place is still that of audio that was late.
     """
 
-    type: Literal["agent_audio_late"] = "agent_audio_late"
     duration_ms: float
     late_ms: float
     """How much later it came at most, or sooner."""
 
 
-class CallerAudioLost(_Event):
+class CallerAudioLost(TimelineEvent):
     """The agent's side reports that packets of the caller's audio did not reach it (RTCP receiver report)."""
 
-    type: Literal["caller_audio_lost"] = "caller_audio_lost"
     since_ns: int
     """Beginning of the span the report is about; ``at_ns`` is its end."""
     lost: int
@@ -292,75 +274,63 @@ class CallerAudioLost(_Event):
     """How many were sent in the span."""
 
 
-class AgentStartedSpeaking(_Event):
+class AgentStartedSpeaking(TimelineEvent):
     """First sample of audible agent speech in the received audio."""
 
-    type: Literal["agent_started_speaking"] = "agent_started_speaking"
 
-
-class AgentStoppedSpeaking(_Event):
+class AgentStoppedSpeaking(TimelineEvent):
     """Last sample of audible agent speech in the received audio."""
 
-    type: Literal["agent_stopped_speaking"] = "agent_stopped_speaking"
+
+class AgentTurnEnded(TimelineEvent):
+    """The caller took the agent's turn to be over, at ``at_ns``."""
 
 
-class AgentTurnEnded(_Event):
-    """The caller took the agent's turn to be over. ``at_ns`` is when it decided so."""
-
-    type: Literal["agent_turn_ended"] = "agent_turn_ended"
-
-
-class AgentSaid(_Event):
+class AgentSaid(TimelineEvent):
     """Words of the agent.
 
     ``at_ns`` is when they were known: for told words when the message arrived, for heard words the end of the
     speech they were heard in.
     """
 
-    type: Literal["agent_said"] = "agent_said"
     text: str
     source: Source
     started_ns: int | None = None
     """Onset of the speech the words were heard in, where that is known."""
 
 
-class CallerHeardAs(_Event):
+class CallerHeardAs(TimelineEvent):
     """What the agent's own recognition made of the caller (RTVI ``user-transcription``, final)."""
 
-    type: Literal["caller_heard_as"] = "caller_heard_as"
     text: str
 
 
-class AgentCalledFunction(_Event):
+class AgentCalledFunction(TimelineEvent):
     """The agent reported a function call. ``name`` and ``arguments`` are null where it keeps them to itself."""
 
-    type: Literal["agent_called_function"] = "agent_called_function"
     call_id: str
     name: str | None = None
     arguments: dict[str, Any] | None = None
 
 
-class AgentFunctionReturned(_Event):
+class AgentFunctionReturned(TimelineEvent):
     """The agent reported the end of a function call."""
 
-    type: Literal["agent_function_returned"] = "agent_function_returned"
     call_id: str
     name: str | None = None
     result: Any = None
     cancelled: bool = False
 
 
-class MessageReceived(_Event):
+class MessageReceived(TimelineEvent):
     """Any other message of the agent over the data channel: RTVI, or the application's own."""
 
-    type: Literal["message_received"] = "message_received"
     message: Any
 
 
-class AgentAudioQuality(_Event):
+class AgentAudioQuality(TimelineEvent):
     """How the agent's audio was delivered, over the whole call. Written once, when the room is left."""
 
-    type: Literal["agent_audio_quality"] = "agent_audio_quality"
     packets: int
     lost: int
     late: int
@@ -371,10 +341,9 @@ class AgentAudioQuality(_Event):
     """How often the stream's place on the call's clock had to be set anew."""
 
 
-class CallerAudioQuality(_Event):
+class CallerAudioQuality(TimelineEvent):
     """How the caller's audio was sent and delivered, over the whole call. Written once, when the room is left."""
 
-    type: Literal["caller_audio_quality"] = "caller_audio_quality"
     packets: int
     lost: int | None = None
     """Packets that did not reach the agent, by its own reports; null where it sends none."""
@@ -387,14 +356,13 @@ class CallerAudioQuality(_Event):
     """By how much the latest of them was late."""
 
 
-class AgentSpeechMeasured(_Event):
+class AgentSpeechMeasured(TimelineEvent):
     """A stretch of the agent's speech, measured from the recording when the call was over.
 
     ``at_ns`` is its first audible sample. What is reported goes by these; what the live hearing made of the agent's
     speech steered the caller.
     """
 
-    type: Literal["agent_speech_measured"] = "agent_speech_measured"
     end_ns: int
     """Its last audible sample."""
     onset_uncertainty_ms: float
@@ -408,10 +376,9 @@ class AgentSpeechMeasured(_Event):
     """Whether the background is too loud to tell speech from it here."""
 
 
-class RecordingMeasured(_Event):
+class RecordingMeasured(TimelineEvent):
     """The recording was measured: from here on the agent's speech is what was measured."""
 
-    type: Literal["recording_measured"] = "recording_measured"
     method: int
     """Version of the method: other versions may find other edges."""
     bed_dbfs: float
@@ -421,75 +388,32 @@ class RecordingMeasured(_Event):
     """Whether the background was too loud to tell the agent's speech from it in most of the call."""
 
 
-class AgentError(_Event):
+class AgentError(TimelineEvent):
     """The agent reported an error of its own over RTVI (``error``, ``error-response``)."""
 
-    type: Literal["agent_error"] = "agent_error"
     text: str
     fatal: bool = False
 
 
-class AgentProcessEnded(_Event):
+class AgentProcessEnded(TimelineEvent):
     """The command that runs the agent ended, where the runner started it."""
 
-    type: Literal["agent_process_ended"] = "agent_process_ended"
     exit_code: int
     """Negative: ended by the signal of that number."""
     log_tail: str = ""
     """The last lines it printed."""
 
 
-class CallEnded(_Event):
+class CallEnded(TimelineEvent):
     """The call is over. Nothing that happens in the room comes after it."""
 
-    type: Literal["call_ended"] = "call_ended"
     reason: EndedReason
     detail: str | None = None
     """One line for a person: what happened, and where it can be mended how."""
 
 
-TimelineEvent = Annotated[
-    CallStarted
-    | RoomEntered
-    | AgentJoined
-    | MediaNotConnected
-    | AgentLeft
-    | AgentMediaStopped
-    | AgentMediaResumed
-    | AgentProbed
-    | AgentSessionEnded
-    | ClientReadySent
-    | BotReady
-    | DataMessagePublished
-    | CallerTurnStarted
-    | CallerStartedSpeaking
-    | CallerStoppedSpeaking
-    | CallerPressedKeys
-    | CallerUnderrun
-    | CallerTurnSettled
-    | CallCalibrated
-    | HarnessStalled
-    | MachineBusy
-    | AgentAudioLost
-    | AgentAudioLate
-    | CallerAudioLost
-    | AgentStartedSpeaking
-    | AgentStoppedSpeaking
-    | AgentTurnEnded
-    | AgentSaid
-    | CallerHeardAs
-    | AgentCalledFunction
-    | AgentFunctionReturned
-    | MessageReceived
-    | AgentAudioQuality
-    | CallerAudioQuality
-    | AgentSpeechMeasured
-    | RecordingMeasured
-    | AgentError
-    | AgentProcessEnded
-    | CallEnded,
-    Field(discriminator="type"),
-]
+_every: Any = functools.reduce(operator.or_, TimelineEvent.__subclasses__())
+_by_type: Any = Annotated[_every, Field(discriminator="type")]
 
-EVENT_ADAPTER: TypeAdapter[TimelineEvent] = TypeAdapter(TimelineEvent)
+EVENT_ADAPTER: TypeAdapter[TimelineEvent] = TypeAdapter(_by_type)
 """Reads and writes one event, as one line of ``timeline.jsonl``."""

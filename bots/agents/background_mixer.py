@@ -8,41 +8,27 @@ from pipecat.frames.frames import MixerControlFrame
 
 from bots.agents.backgrounds import DEFAULT_SEED, BackgroundLoop
 
-__all__ = ["BackgroundMixer"]
-
 
 class BackgroundMixer(BaseAudioMixer):
-    """Mixes a background into what a transport sends, all the time; mono only. The same in every call."""
+    """Mixes a background into what a transport sends, all the time; mono only. The same in every call.
+
+    It can be neither turned off nor turned down, and is made when the rate is known.
+    """
 
     def __init__(self, name: str, dbfs: float, seed: int = DEFAULT_SEED) -> None:
-        """Make the mixer; the background is made when the rate is known.
-
-        Args:
-            name: One of :class:`bots.agents.backgrounds.BackgroundName`.
-            dbfs: RMS level over the whole loop, in dB relative to full scale.
-            seed: Which loop of this kind.
-        """
         self._name = name
         self._dbfs = dbfs
         self._seed = seed
         self._loop: BackgroundLoop | None = None
 
     async def start(self, sample_rate: int) -> None:
-        """Make the background.
-
-        Args:
-            sample_rate: In Hz.
-
-        Raises:
-            ValueError: There is no such background.
-        """
         self._loop = await asyncio.to_thread(BackgroundLoop, self._name, self._dbfs, sample_rate, self._seed)
 
     async def stop(self) -> None:
-        """Do nothing: there is nothing to let go."""
+        pass
 
     async def process_frame(self, frame: MixerControlFrame) -> None:
-        """Do nothing: it can be neither turned off nor turned down."""
+        pass
 
     async def mix(self, audio: bytes) -> bytes:
         """Add the background to a piece of 16-bit mono PCM; before :meth:`start` there is none."""

@@ -12,15 +12,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import soxr
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
 from bots.caller.speech.errors import MissingSpeechPackage
-
-__all__ = ["BACKGROUND_DBFS", "LOOP_S", "BackgroundLoop", "BackgroundName", "background", "background_name"]
 
 Samples = NDArray[np.float32]
 Signal = NDArray[np.float64]
@@ -64,25 +63,21 @@ LINES = (
 
 
 class BackgroundName(StrEnum):
-    """What there is.
-
-    Attributes:
-        WHITE: White noise, steady.
-        OFFICE: Ventilation, and now and then keys, a chair, somebody who talks further away.
-        CROWD: Many voices at once in a large room, as in a café at noon. Speech to a speech model.
-        BABBLE: Five people who talk near by, with pauses.
-        KEYBOARD: Somebody who types: bursts of keys, and silence in between.
-        HOLD_MUSIC: Chords, a melody and a beat, with silence between phrases.
-        CITY: Traffic, passing cars, horns and wind.
-    """
+    """What there is."""
 
     WHITE = "white"
     OFFICE = "office"
+    """Ventilation, and now and then keys, a chair, somebody who talks further away."""
     CROWD = "crowd"
+    """Many voices at once in a large room, as in a café at noon. Speech to a speech model."""
     BABBLE = "babble"
+    """Five people who talk near by, with pauses."""
     KEYBOARD = "keyboard"
+    """Somebody who types: bursts of keys, and silence in between."""
     HOLD_MUSIC = "hold_music"
+    """Chords, a melody and a beat, with silence between phrases."""
     CITY = "city"
+    """Traffic, passing cars, horns and wind."""
 
 
 def background_name(name: object) -> BackgroundName:
@@ -96,22 +91,18 @@ def background_name(name: object) -> BackgroundName:
     return BackgroundName(name)
 
 
+Background = Annotated[BackgroundName | None, BeforeValidator(lambda name: background_name(name) if name else None)]
+"""An agent's option: what is heard behind it, if anything."""
+
+
 def background(name: str, rate_hz: int, seconds: float = LOOP_S, seed: int = DEFAULT_SEED) -> Samples:
     """Return a loop of a background, mono, with an RMS of 1.0 (0 dBFS) over the whole loop: its peaks are higher.
 
-    Blocks, for those with many voices up to some five seconds; the same loop is returned at once the second time.
-
-    Args:
-        name: One of :class:`BackgroundName`.
-        rate_hz: Sample rate, at least 8000.
-        seconds: Length of the loop, at least :data:`SHORTEST_S`.
-        seed: Another seed gives another loop of the same kind.
-
-    Returns:
-        The samples, which must not be written to.
+    Blocks, for those with many voices up to some five seconds; the same loop is returned at once the second time, and
+    must not be written to. The rate is at least 8000 Hz.
 
     Raises:
-        ValueError: There is no such background, or the loop is too short.
+        ValueError: There is no such background, or the loop is shorter than :data:`SHORTEST_S`.
         MissingSpeechPackage: It has voices in it, and the extra ``offline`` is not installed.
     """
     known = background_name(name)
@@ -121,24 +112,14 @@ def background(name: str, rate_hz: int, seconds: float = LOOP_S, seed: int = DEF
 
 
 class BackgroundLoop:
-    """A background that is played on and on, at a level."""
+    """A background that is played on and on, from a place in it, at an RMS level over the whole loop.
+
+    Made as :func:`background` makes it, which blocks and may fail.
+    """
 
     def __init__(
         self, name: str, dbfs: float, rate_hz: int, seed: int = DEFAULT_SEED, *, from_s: float = 0.0
     ) -> None:
-        """Make the loop; blocks as :func:`background` does.
-
-        Args:
-            name: One of :class:`BackgroundName`.
-            dbfs: RMS level over the whole loop, in dB relative to full scale.
-            rate_hz: Sample rate.
-            seed: Which loop of this kind.
-            from_s: Where in the loop to begin, in seconds.
-
-        Raises:
-            ValueError: There is no such background.
-            MissingSpeechPackage: It has voices in it, and the extra ``offline`` is not installed.
-        """
         self._samples = background(name, rate_hz, LOOP_S, seed)
         self._gain = np.float32(10 ** (dbfs / 20))
         self._position = round(from_s * rate_hz) % len(self._samples)
@@ -170,8 +151,9 @@ class _Canvas:
     def empty(self) -> Signal:
         return np.zeros(self.samples)
 
-    def times_s(self) -> Signal:
-        return np.arange(self.samples) / self.rate_hz
+    def times_s(self, length_s: float | None = None) -> Signal:
+        """Return the times of the samples of a sound; by default of the whole loop."""
+        return np.arange(self.samples if length_s is None else round(length_s * self.rate_hz)) / self.rate_hz
 
     def frequencies_hz(self) -> Signal:
         return np.fft.rfftfreq(self.samples, 1 / self.rate_hz).astype(np.float64)
@@ -197,13 +179,7 @@ class _Canvas:
         return np.fft.irfft(np.fft.rfft(signal) * shape(hz), self.samples)
 
     def in_room(self, signal: Signal, decay_s: float, wet: float) -> Signal:
-        """Return a signal with a room around it.
-
-        Args:
-            signal: What sounds in it.
-            decay_s: How long the reverberation takes to fall by 60 dB.
-            wet: The reverberation's energy in relation to the direct sound's.
-        """
+        """Return a signal in a room: its reverberation falls by 60 dB in ``decay_s``, and has ``wet`` its energy."""
         length = min(round(decay_s * self.rate_hz), self.samples)
         tail = self.random.normal(size=length) * 10 ** (-3 * np.arange(length) / length)
         tail *= math.sqrt(wet / float(np.sum(np.square(tail))))
@@ -227,8 +203,8 @@ def _loop(name: BackgroundName, rate_hz: int, seconds: float, seed: int) -> Samp
     return loop
 
 
-def _level(signal: Signal, dbfs: float = 0.0) -> Signal:
-    return signal * (10 ** (dbfs / 20) / math.sqrt(float(np.mean(np.square(signal)))))
+def _level(signal: Signal) -> Signal:
+    return signal / math.sqrt(float(np.mean(np.square(signal))))
 
 
 def _gain(db: float) -> float:
@@ -285,7 +261,7 @@ def _type(canvas: _Canvas, signal: Signal, at_s: float, keys: int) -> float:
 
 def _key(canvas: _Canvas) -> Signal:
     """Return the click of one key, 40 ms with a peak of about 1: the cap, then the ring of the board under it."""
-    t = np.arange(round(0.04 * canvas.rate_hz)) / canvas.rate_hz
+    t = canvas.times_s(0.04)
     click = canvas.random.normal(size=len(t)) * np.exp(-t / 0.0015) * 0.35
     for hz, decay_s, loudness in ((canvas.within(2_000, 3_400), 0.003, 0.4), (canvas.within(160, 320), 0.012, 0.5)):
         click += loudness * np.sin(2 * np.pi * hz * t) * np.exp(-t / decay_s)
@@ -297,7 +273,7 @@ _BRASS = tuple((k, 1 / k) for k in range(1, 9))
 
 def _chair(canvas: _Canvas) -> Signal:
     """Return a chair that is moved: it scrapes, then something knocks. About 0.7 s with a peak of about 1."""
-    t = np.arange(round(0.7 * canvas.rate_hz)) / canvas.rate_hz
+    t = canvas.times_s(0.7)
     pitch_hz = canvas.within(180, 320) * (1 + 0.15 * np.sin(2 * np.pi * canvas.within(2, 4) * t))
     phase = 2 * np.pi * np.cumsum(pitch_hz) / canvas.rate_hz
     scrape = np.sin(np.pi * np.minimum(t / 0.45, 1)) ** 2 * np.sum(
@@ -338,7 +314,7 @@ def _car(canvas: _Canvas, at_s: float) -> Signal:
 
 def _horn(canvas: _Canvas) -> Signal:
     length_s = canvas.within(0.2, 0.7)
-    t = np.arange(round(length_s * canvas.rate_hz)) / canvas.rate_hz
+    t = canvas.times_s(length_s)
     base_hz = canvas.within(330, 440)
     edge = np.clip(np.minimum(t, length_s - t) / 0.02, 0, 1)
     return 0.5 * edge * (_tone(canvas, t, base_hz, _BRASS) + _tone(canvas, t, 1.2 * base_hz, _BRASS))
@@ -379,7 +355,7 @@ def _hold_music(canvas: _Canvas) -> Signal:
 
 def _note(canvas: _Canvas, semitones: int, length_s: float) -> Signal:
     """Return a note of an electric piano: it begins at once, dies away, and is let go at its end."""
-    t = np.arange(round((length_s + 0.08) * canvas.rate_hz)) / canvas.rate_hz
+    t = canvas.times_s(length_s + 0.08)
     hz = _KEY_HZ * 2 ** (semitones / 12)
     edge = np.minimum(t / 0.004, 1) * np.clip((length_s + 0.08 - t) / 0.08, 0, 1)
     return edge * _tone(canvas, t, hz, _PIANO, dies_away=1.0)
@@ -397,7 +373,7 @@ def _tone(
 
 
 def _brush(canvas: _Canvas) -> Signal:
-    t = np.arange(round(0.09 * canvas.rate_hz)) / canvas.rate_hz
+    t = canvas.times_s(0.09)
     return np.diff(canvas.random.normal(size=len(t) + 1)) * np.exp(-t / 0.02)
 
 
@@ -473,12 +449,7 @@ def _model() -> Any:
     return Hibari(model=voice_path("heart", download_missing=False))
 
 
-_MAKERS: dict[BackgroundName, Callable[[_Canvas], Signal]] = {
-    BackgroundName.WHITE: _white,
-    BackgroundName.OFFICE: _office,
-    BackgroundName.CROWD: _crowd,
-    BackgroundName.BABBLE: _babble,
-    BackgroundName.KEYBOARD: _keyboard,
-    BackgroundName.HOLD_MUSIC: _hold_music,
-    BackgroundName.CITY: _city,
-}
+_MAKERS: dict[BackgroundName, Callable[[_Canvas], Signal]] = dict(
+    zip(BackgroundName, (_white, _office, _crowd, _babble, _keyboard, _hold_music, _city), strict=True)
+)
+"""In the order of their names."""

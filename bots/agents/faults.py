@@ -10,7 +10,7 @@ here: a :class:`Fault` says what it changes, :data:`FAULTS` lists them.
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from pipecat.services.tts_service import TTSService
 from bots.agents.background_mixer import BackgroundMixer
 from bots.agents.backgrounds import BackgroundName
 from bots.agents.restaurant_dialogue import QUESTIONS, RestaurantDialogue
+from bots.agents.serve import own_options
 from bots.caller.speech.hibari import HibariTTSService
 
 SLOW_BY_S = 5.0
@@ -57,14 +58,11 @@ class Fault:
     Attributes:
         summary: What a caller notices.
         joins: Whether anything at all comes to the room.
-        can_be_interrupted: Whether the caller's speech stops its speech.
         lets_listeners_hum: Whether it speaks on when the caller makes a short sound while it speaks.
         waits_for_client: Whether it greets only once the caller's side is ready to hear it.
-        asks_after_silence: Whether it asks a silent caller whether they are still there.
         dialogue: Makes what decides on its words.
         ears: Makes a processor between the transport's input and the recognition.
         mind: Makes a processor between the caller's finished turns and the answers to them.
-        voice: Makes what speaks.
         mouth: Makes a processor between its speech and the transport's output.
         background: Makes what is mixed into its speech and its silence.
     """
@@ -83,42 +81,45 @@ class Fault:
     background: Callable[[], BaseAudioMixer] | None = None
 
 
-class SlowAnswers(FrameProcessor):
-    """Holds every turn of the caller back before it is answered; the greeting comes in time."""
+class Between(FrameProcessor):
+    """Stands between two processors of the restaurant.
 
-    def __init__(self, by_s: float = SLOW_BY_S) -> None:
-        """Make the processor.
+    Args:
+        passes: What becomes of a frame: returns whether it is passed on.
+    """
 
-        Args:
-            by_s: How much later than else it answers, in seconds.
-        """
+    def __init__(self, passes: Callable[["Between", Frame], Awaitable[bool]]) -> None:
         super().__init__()
-        self._by_s = by_s
+        self._passes = passes
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Hold a turn back; pass on everything else."""
         await super().process_frame(frame, direction)
-        if isinstance(frame, LLMContextFrame) and _asks(frame):
+        if await self._passes(self, frame):
+            await self.push_frame(frame, direction)
+
+
+def slow_answers(by_s: float = SLOW_BY_S) -> Between:
+    """Hold every turn of the caller back before it is answered; the greeting comes in time."""
+
+    async def passes(_: Between, frame: Frame) -> bool:
+        # What a function returned is no turn of the caller's.
+        if isinstance(frame, LLMContextFrame) and _roles(frame)[-1:] == ["user"]:
             # An interruption ends this wait, and the turn is answered together with the next one.
-            await asyncio.sleep(self._by_s)
-        await self.push_frame(frame, direction)
+            await asyncio.sleep(by_s)
+        return True
+
+    return Between(passes)
 
 
 class TalksOver(FrameProcessor):
     """Begins to speak in the middle of every spoken turn of the caller, and answers the turn after that."""
 
     def __init__(self, after_ms: float = TALKS_OVER_AFTER_MS) -> None:
-        """Make the processor.
-
-        Args:
-            after_ms: When it begins, counted from where the caller's turn was noticed.
-        """
         super().__init__()
         self._after_ms = after_ms
         self._waiting: asyncio.Task[None] | None = None
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Plan to talk when the caller begins; pass on everything."""
         await super().process_frame(frame, direction)
         await self.push_frame(frame, direction)
         if isinstance(frame, UserStartedSpeakingFrame | UserStoppedSpeakingFrame):
@@ -127,7 +128,6 @@ class TalksOver(FrameProcessor):
             self._waiting = self.create_task(self._talk())
 
     async def cleanup(self) -> None:
-        """End with the call."""
         await self._forget()
         await super().cleanup()
 
@@ -141,88 +141,49 @@ class TalksOver(FrameProcessor):
             self._waiting = None
 
 
-class HearsNothing(FrameProcessor):
-    """Lets neither the caller's audio nor their keys through."""
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Drop what could be heard; pass on everything else."""
-        await super().process_frame(frame, direction)
-        if not isinstance(frame, InputAudioRawFrame | InputDTMFFrame):
-            await self.push_frame(frame, direction)
+async def _hears_nothing(_: Between, frame: Frame) -> bool:
+    return not isinstance(frame, InputAudioRawFrame | InputDTMFFrame)
 
 
-class SendsSilence(FrameProcessor):
-    """Replaces speech by as much silence, so that the agent itself believes that it spoke, and says so over RTVI."""
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Silence speech; pass on everything."""
-        await super().process_frame(frame, direction)
-        if isinstance(frame, TTSAudioRawFrame):
-            frame.audio = bytes(len(frame.audio))
-        await self.push_frame(frame, direction)
+async def _sends_silence(_: Between, frame: Frame) -> bool:
+    # As much silence as there was speech: the agent itself believes that it spoke, and says so over RTVI.
+    if isinstance(frame, TTSAudioRawFrame):
+        frame.audio = bytes(len(frame.audio))
+    return True
 
 
-class HangsUp(FrameProcessor):
-    """Ends the call in good order in place of the answer to the caller's second turn."""
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """End at the turn; pass on everything else."""
-        await super().process_frame(frame, direction)
-        if isinstance(frame, LLMContextFrame) and _caller_turns(frame) >= FAILS_AFTER_TURNS:
-            await self.push_frame(EndWorkerFrame(), FrameDirection.UPSTREAM)
-        else:
-            await self.push_frame(frame, direction)
+async def _hangs_up(at: Between, frame: Frame) -> bool:
+    if _caller_turns(frame) < FAILS_AFTER_TURNS:
+        return True
+    await at.push_frame(EndWorkerFrame(), FrameDirection.UPSTREAM)
+    return False
 
 
-class Leaves(FrameProcessor):
-    """Leaves at once when it has spoken for the first time."""
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Leave after speech; pass on everything."""
-        await super().process_frame(frame, direction)
-        await self.push_frame(frame, direction)
-        if isinstance(frame, BotStoppedSpeakingFrame):
-            await self.push_frame(CancelWorkerFrame(), FrameDirection.UPSTREAM)
+async def _leaves(at: Between, frame: Frame) -> bool:
+    if not isinstance(frame, BotStoppedSpeakingFrame):
+        return True
+    for each in (frame, CancelWorkerFrame()):
+        await at.push_frame(each, FrameDirection.UPSTREAM)
+    return False
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def crashing(die: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> Between:
+    """Kill the whole process, with all its calls, in place of the answer to the caller's second turn."""
+
+    async def passes(_: Between, frame: Frame) -> bool:
+        if _caller_turns(frame) < FAILS_AFTER_TURNS:
+            return True
+        die()
+        return False
+
+    return Between(passes)
 
 
-class Crashes(FrameProcessor):
-    """Kills its whole process, with all its calls, in place of the answer to the caller's second turn."""
-
-    def __init__(self, die: Callable[[], None] = _die) -> None:
-        """Make the processor.
-
-        Args:
-            die: Ends the process, without a farewell to anyone.
-        """
-        super().__init__()
-        self._die = die
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Die at the turn; pass on everything else."""
-        await super().process_frame(frame, direction)
-        if isinstance(frame, LLMContextFrame) and _caller_turns(frame) >= FAILS_AFTER_TURNS:
-            self._die()
-        else:
-            await self.push_frame(frame, direction)
-
-
-class Raises(FrameProcessor):
-    """Fails with an exception in place of the answer to the caller's second turn, and says nothing to it."""
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Fail at the turn; pass on everything else.
-
-        Raises:
-            KeyError: It is that turn. Pipecat reports it as an error, over RTVI too, and the call goes on.
-        """
-        await super().process_frame(frame, direction)
-        if isinstance(frame, LLMContextFrame) and _caller_turns(frame) == FAILS_AFTER_TURNS:
-            raise KeyError("order")
-        await self.push_frame(frame, direction)
+async def _raises(_: Between, frame: Frame) -> bool:
+    # Pipecat reports it as an error, over RTVI too, and the call goes on.
+    if _caller_turns(frame) == FAILS_AFTER_TURNS:
+        raise KeyError("order")
+    return True
 
 
 class DropsSentence(HibariTTSService):
@@ -232,15 +193,6 @@ class DropsSentence(HibariTTSService):
     """
 
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
-        """Speak a text, but not that sentence.
-
-        Args:
-            text: What to say.
-            context_id: The TTS context the audio belongs to.
-
-        Yields:
-            Frames of audio; an error frame if synthesis fails.
-        """
         async for frame in super().run_tts(text, context_id):
             if isinstance(frame, TTSAudioRawFrame) and text.strip() == DROPPED_SENTENCE:
                 frame.audio = bytes(2 * (self.sample_rate // 50))
@@ -251,38 +203,42 @@ class WrongNumberOfPeople(RestaurantDialogue):
     """Takes one person more than the caller said, and stays with that."""
 
     def note(self, found: dict[str, Any]) -> None:
-        """Write down what was understood, with one person too many."""
         super().note({**found, "people": found["people"] + 1} if "people" in found else found)
 
 
-def _asks(frame: LLMContextFrame) -> bool:
-    """Whether the latest in a context is a turn of the caller, and not what a function returned."""
+def _roles(frame: LLMContextFrame) -> list[Any]:
     messages: list[Any] = list(frame.context.get_messages())
-    return bool(messages) and messages[-1].get("role") == "user"
+    return [message.get("role") for message in messages]
 
 
-def _caller_turns(frame: LLMContextFrame) -> int:
-    messages: list[Any] = list(frame.context.get_messages())
-    return sum(message.get("role") == "user" for message in messages)
+def _caller_turns(frame: Frame) -> int:
+    """Return how many turns of the caller a frame brings to be answered; 0 for another frame."""
+    return _roles(frame).count("user") if isinstance(frame, LLMContextFrame) else 0
 
 
 NO_FAULT = Fault()
 
 FAULTS: dict[str, Fault] = {
-    "slow": Fault("answers every turn 5 s late", mind=SlowAnswers),
+    "slow": Fault("answers every turn 5 s late", mind=slow_answers),
     "talks_over": Fault("begins to speak 0.9 s into every turn of the caller", mind=TalksOver),
     "never_stops": Fault("speaks to the end when the caller interrupts", can_be_interrupted=False),
-    "deaf": Fault("greets, then hears and says nothing", ears=HearsNothing, asks_after_silence=False),
-    "mute": Fault("hears, acts and says over RTVI that it speaks, but sends silence", mouth=SendsSilence),
+    "deaf": Fault(
+        "greets, then hears and says nothing", ears=lambda: Between(_hears_nothing), asks_after_silence=False
+    ),
+    "mute": Fault(
+        "hears, acts and says over RTVI that it speaks, but sends silence", mouth=lambda: Between(_sends_silence)
+    ),
     "wrong_answer": Fault("takes, repeats and books one person too many", dialogue=WrongNumberOfPeople),
-    "hangs_up": Fault("leaves in good order in place of its second answer", mind=HangsUp),
-    "leaves": Fault("leaves as soon as it has greeted", mind=Leaves),
-    "crashes": Fault("its process dies in place of its second answer", mind=Crashes),
+    "hangs_up": Fault("leaves in good order in place of its second answer", mind=lambda: Between(_hangs_up)),
+    "leaves": Fault("leaves as soon as it has greeted", mind=lambda: Between(_leaves)),
+    "crashes": Fault("its process dies in place of its second answer", mind=crashing),
     "noisy": Fault(
         "an office is heard behind it all the time",
         background=lambda: BackgroundMixer(BackgroundName.OFFICE, NOISE_DBFS),
     ),
-    "errors": Fault("raises an error in place of its second answer", mind=Raises, asks_after_silence=False),
+    "errors": Fault(
+        "raises an error in place of its second answer", mind=lambda: Between(_raises), asks_after_silence=False
+    ),
     "drops_sentence": Fault(f'says "{DROPPED_SENTENCE}" over RTVI, but not aloud', voice=DropsSentence),
     "greets_early": Fault("greets as soon as it is connected, ready or not", waits_for_client=False),
     "stops_for_mm_hmm": Fault("stops and asks again when the caller makes a short sound", lets_listeners_hum=False),
@@ -292,18 +248,12 @@ FAULTS: dict[str, Fault] = {
 
 
 def fault_of_session(body: Any, default: str | None) -> Fault:
-    """Return the fault of a session.
-
-    Args:
-        body: The body of the session's start; its ``restaurant.fault`` goes before the default.
-        default: The fault of sessions that name none.
+    """Return the fault that the body of a session's start names, or the default.
 
     Raises:
         ValueError: There is no such fault.
     """
-    name: Any = default
-    if isinstance(body, dict) and isinstance(own := body.get("restaurant"), dict) and "fault" in own:
-        name = own["fault"]
+    name = own_options("restaurant", body).get("fault", default)
     if name is None:
         return NO_FAULT
     if not isinstance(name, str) or name not in FAULTS:

@@ -47,16 +47,15 @@ import argparse
 import asyncio
 import importlib
 import json
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from bots.agents.backgrounds import BACKGROUND_DBFS, BackgroundLoop, BackgroundName, background_name
+from bots.agents.backgrounds import BACKGROUND_DBFS, Background, BackgroundLoop
 from bots.agents.metronome_audio import (
     CODEC_DELAY_MS,
     LEVEL_DBFS,
@@ -67,7 +66,7 @@ from bots.agents.metronome_audio import (
     silence,
 )
 from bots.agents.metronome_lines import Line, MetronomeSounds, SmallWebRTCLine
-from bots.agents.serve import ends_with_server, run_agent
+from bots.agents.serve import options_of, run_agent, run_call
 from bots.clock import NS_PER_MS, samples_to_ns
 
 if TYPE_CHECKING:
@@ -86,82 +85,42 @@ VOICED_DBFS = -50.0
 VOICED_AMPLITUDE = int(32768 * 10 ** (VOICED_DBFS / 20))
 
 
-@dataclass(frozen=True)
-class MetronomeSettings:
-    """How a metronome behaves.
+def _numbers(value: Any) -> Any:
+    return value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else value
 
-    Attributes:
-        answer_ms: How long after the caller's last voiced sample it answers; several are used in turn.
-        stop_ms: How long after the caller's onset it stops.
-        greet: Whether it speaks first.
-        text: What it says; ``|`` stands between two phrases.
-        gap_ms: Silence between two phrases.
-        level_dbfs: RMS of what is voiced in it.
-        background: What is heard behind it all through the call, if anything.
-        background_dbfs: RMS of the background.
-        background_from_s: Where in its loop the background begins.
-        log: Where it writes what happened.
-    """
 
-    answer_ms: tuple[float, ...] = (800.0,)
-    stop_ms: float = 300.0
+_Time = Annotated[float, Field(ge=SHORTEST_MS)]
+
+
+class MetronomeSettings(BaseModel):
+    """How a metronome behaves: the options that the module's documentation tells of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    answer_ms: Annotated[tuple[_Time, ...], BeforeValidator(_numbers), Field(min_length=1)] = (800.0,)
+    stop_ms: _Time = 300.0
     greet: bool = True
     text: str = DEFAULT_TEXT
-    gap_ms: float = PHRASE_GAP_MS
-    level_dbfs: float = LEVEL_DBFS
-    background: BackgroundName | None = None
-    background_dbfs: float = BACKGROUND_DBFS
-    background_from_s: float = 0.0
+    gap_ms: float = Field(default=PHRASE_GAP_MS, ge=0)
+    level_dbfs: float = Field(default=LEVEL_DBFS, le=0)
+    background: Background = None
+    background_dbfs: float = Field(default=BACKGROUND_DBFS, le=0)
+    background_from_s: float = Field(default=0.0, ge=0)
     log: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: A time is shorter than the caller's audio takes to be known, or a level is above full scale.
-        """
-        if not self.answer_ms or min(*self.answer_ms, self.stop_ms, SHORTEST_MS) < SHORTEST_MS:
-            raise ValueError(f"METRONOME_ANSWER_MS and METRONOME_STOP_MS must be at least {SHORTEST_MS} ms")
-        if min(self.gap_ms, self.background_from_s) < 0:
-            raise ValueError("METRONOME_GAP_MS and METRONOME_BACKGROUND_FROM_S must not be negative")
-        if max(self.level_dbfs, self.background_dbfs) > 0:
-            raise ValueError("METRONOME_LEVEL_DBFS and METRONOME_BACKGROUND_DBFS must be at most 0 dBFS")
 
     @classmethod
     def load(cls, body: Any = None) -> "MetronomeSettings":
         """Read the environment, and over it the object ``metronome`` in the body of a session's start.
 
         Raises:
-            ValueError: A value is not a number, or a time is too short.
+            ValueError: A value is of the wrong kind or out of bounds, or there is no such background.
         """
-        own: dict[str, Any] = {}
-        if isinstance(body, dict) and isinstance(body.get("metronome"), dict):
-            own = body["metronome"]
-
-        def option(name: str, default: Any) -> Any:
-            return own.get(name, os.environ.get(f"METRONOME_{name.upper()}", default))
-
-        background = option("background", None)
-        log = os.environ.get("METRONOME_LOG")
-        return cls(
-            answer_ms=_numbers(option("answer_ms", "800")),
-            stop_ms=float(option("stop_ms", "300")),
-            greet=str(option("greet", "1")).lower() not in ("0", "false", "no", ""),
-            text=str(option("text", DEFAULT_TEXT)),
-            gap_ms=float(option("gap_ms", PHRASE_GAP_MS)),
-            level_dbfs=float(option("level_dbfs", LEVEL_DBFS)),
-            background=background_name(background) if background else None,
-            background_dbfs=float(option("background_dbfs", BACKGROUND_DBFS)),
-            background_from_s=float(option("background_from_s", 0.0)),
-            log=Path(log) if log else None,
-        )
+        # Where the log is written is not for a session to say.
+        names = [name for name in cls.model_fields if name != "log"]
+        return cls.model_validate({**options_of("metronome", None, ["log"]), **options_of("metronome", body, names)})
 
     def prepare(self) -> "MetronomeSounds":
-        """Make what is to be heard; blocks for some seconds the first time in a process.
-
-        Raises:
-            ValueError: There is nothing to say in the text.
-        """
+        """Make what is to be heard; blocks for some seconds the first time in a process."""
         clip = load_clip(self.text, self.level_dbfs, self.gap_ms)
         if self.background is None:
             clip.code()
@@ -171,23 +130,11 @@ class MetronomeSettings:
 
 
 class Metronome:
-    """The metronome's side of one call: hears onsets and ends, and plans the answers."""
+    """The metronome's side of one call: hears onsets and ends, and plans the answers. Takes over its audio."""
 
     def __init__(
-        self,
-        line: "Line",
-        settings: MetronomeSettings,
-        sounds: MetronomeSounds,
-        session: str,
+        self, line: Line, settings: MetronomeSettings, sounds: MetronomeSounds, session: str, worker: "PipelineWorker"
     ) -> None:
-        """Take over the audio of a call, in both directions.
-
-        Args:
-            line: Carries it.
-            settings: How to behave.
-            sounds: What the settings say is to be heard.
-            session: What to call the session in the log.
-        """
         self._settings = settings
         self._session = session
         self._log = settings.log.open("a", encoding="utf-8") if settings.log else None
@@ -195,7 +142,7 @@ class Metronome:
         self._onset_ns: int | None = None
         self._voiced_ns = 0
         self._voiced_detail: dict[str, Any] = {}
-        self.worker: PipelineWorker | None = None
+        self._worker = worker
         self._tasks: set[asyncio.Task[None]] = set()
         self.write(
             "session_started",
@@ -218,10 +165,9 @@ class Metronome:
         due_ns = time.monotonic_ns() + int(after_ms * NS_PER_MS)
         if self._answers or self._track.playing or (planned and planned.due_ns <= due_ns):
             return
-        self._track.plan(Utterance("greeting", due_ns))
+        self._track.planned = Utterance("greeting", due_ns)
 
     def close(self) -> None:
-        """Stop listening and close the log."""
         self._listening.cancel()
         self._track.stop()
         self.write("session_ended", time.monotonic_ns())
@@ -230,13 +176,12 @@ class Metronome:
             self._log = None
 
     def write(self, event: str, at_ns: int, **detail: Any) -> None:
-        """Append an event to the log, and see it written."""
         if self._log:
             line = {"event": event, "session": self._session, "at_ns": at_ns, **detail}
             self._log.write(json.dumps(line) + "\n")
             self._log.flush()
 
-    async def _listen(self, line: "Line") -> None:
+    async def _listen(self, line: Line) -> None:
         async for piece in line.heard():
             self._hear(piece.samples, piece.start_ns, piece.arrival_ns)
 
@@ -258,7 +203,7 @@ class Metronome:
             onset_ns = max(self._onset_ns, playing.started_ns)
             self._track.cut(onset_ns + int(self._settings.stop_ms * NS_PER_MS))
         wait_ms = self._settings.answer_ms[self._answers % len(self._settings.answer_ms)]
-        self._track.plan(Utterance("answer", self._voiced_ns + int(wait_ms * NS_PER_MS)))
+        self._track.planned = Utterance("answer", self._voiced_ns + int(wait_ms * NS_PER_MS))
 
     def _caller_ended(self) -> None:
         self._onset_ns = None
@@ -289,17 +234,13 @@ class Metronome:
 
     def _tell(self, frame: Any) -> None:
         # The output transport says over RTVI when the bot speaks, but here it has no audio to know it from.
-        if self.worker:
-            task = asyncio.create_task(self.worker.queue_frame(frame))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        task = asyncio.create_task(self._worker.queue_frame(frame))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 async def bot(runner_args: "RunnerArguments") -> None:
     """Run one call.
-
-    Args:
-        runner_args: A session of Pipecat's runner.
 
     Raises:
         TypeError: The session is neither a SmallWebRTC one nor in a Daily room.
@@ -308,11 +249,7 @@ async def bot(runner_args: "RunnerArguments") -> None:
     from pipecat.pipeline.capabilities import BotCapabilities
     from pipecat.pipeline.pipeline import Pipeline
     from pipecat.pipeline.worker import PipelineWorker
-    from pipecat.runner.types import DailyRunnerArguments, SmallWebRTCRunnerArguments
-    from pipecat.workers.runner import WorkerRunner
 
-    if not isinstance(runner_args, SmallWebRTCRunnerArguments | DailyRunnerArguments):
-        raise TypeError("the metronome works over SmallWebRTC and in Daily rooms only")
     settings = MetronomeSettings.load(runner_args.body)
     sounds = await asyncio.to_thread(settings.prepare)
     transport, line_to = _transport(runner_args)
@@ -330,8 +267,7 @@ async def bot(runner_args: "RunnerArguments") -> None:
         if metronome is not None:
             return
         line = line_to(peer)
-        metronome = Metronome(line, settings, sounds, runner_args.session_id or line.peer)
-        metronome.worker = worker
+        metronome = Metronome(line, settings, sounds, runner_args.session_id or line.peer, worker)
         if settings.greet:
             metronome.greet(GREET_AFTER_MS if ready else GREET_UNASKED_AFTER_MS)
 
@@ -341,17 +277,10 @@ async def bot(runner_args: "RunnerArguments") -> None:
         if metronome and settings.greet:
             metronome.greet(GREET_AFTER_MS)
 
-    async def on_client_disconnected(_transport: Any, _connection: Any) -> None:
-        await worker.cancel()
-
     transport.add_event_handler("on_client_connected", on_client_connected)
-    transport.add_event_handler("on_client_disconnected", on_client_disconnected)
     worker.rtvi.add_event_handler("on_client_ready", on_client_ready)
-    runner = WorkerRunner(handle_sigint=False)
-    await runner.add_workers(worker)
     try:
-        with ends_with_server(worker):
-            await runner.run()
+        await run_call(worker, transport)
     finally:
         if metronome is not None:
             metronome.close()
@@ -359,12 +288,14 @@ async def bot(runner_args: "RunnerArguments") -> None:
 
 def _transport(runner_args: Any) -> tuple["BaseTransport", Callable[[Any], Line]]:
     """Return the session's transport, and what makes a line of whoever connected."""
-    from pipecat.runner.types import DailyRunnerArguments
+    from pipecat.runner.types import DailyRunnerArguments, SmallWebRTCRunnerArguments
 
     if isinstance(runner_args, DailyRunnerArguments):
         from bots.agents.metronome_daily import daily_line
 
         return daily_line(runner_args.room_url, runner_args.token)
+    if not isinstance(runner_args, SmallWebRTCRunnerArguments):
+        raise TypeError("the metronome works over SmallWebRTC and in Daily rooms only")
     from pipecat.transports.base_transport import TransportParams
     from pipecat.transports.smallwebrtc.transport import SmallWebRTCTransport
 
@@ -376,13 +307,6 @@ def preload() -> None:
     importlib.import_module("pipecat.workers.runner")
     MetronomeSettings.load().prepare()
     silence()
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    if isinstance(value, int | float):
-        return (float(value),)
-    parts = value.split(",") if isinstance(value, str) else list(value)
-    return tuple(float(part) for part in parts)
 
 
 def _place(arrival_ns: int, offset_samples: int) -> dict[str, Any]:

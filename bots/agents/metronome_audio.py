@@ -43,14 +43,10 @@ class Clip:
     """A sentence in mono at 48 kHz, that gives itself out as Opus packets of 20 ms."""
 
     def __init__(self, pcm: Pcm, phrases: Sequence[tuple[int, int]] = ()) -> None:
-        """Make a clip.
-
-        Args:
-            pcm: Mono, 48 kHz. Its first and last sample count as the edges of speech.
-            phrases: Where each phrase begins and ends in it, in samples; by default it is a single one.
-        """
         self.pcm = pcm
+        self.samples = len(pcm)
         self.phrases = tuple(phrases) or ((0, len(pcm)),)
+        """Where each begins and ends, in samples."""
 
     @functools.cached_property
     def _whole(self) -> list[list[bytes]]:
@@ -59,11 +55,6 @@ class Clip:
     def code(self) -> None:
         """Code it for every start within a packet; takes about 15 ms of computing for each second, times 20."""
         _ = self._whole
-
-    @property
-    def samples(self) -> int:
-        """The length in samples at 48 kHz."""
-        return len(self.pcm)
 
     def packets(self, lead_samples: int) -> list[bytes]:
         """Return the packets of the whole clip, after ``lead_samples`` of silence in the first one."""
@@ -76,15 +67,12 @@ class Clip:
 
 @dataclass
 class Utterance:
-    """One playing of the clip.
+    """One playing of the clip, as a ``greeting`` or an ``answer``; times are on ``time.monotonic_ns()``.
 
     Attributes:
-        kind: What it is for (``greeting`` or ``answer``).
-        due_ns: When its first sample shall leave (``time.monotonic_ns()``).
-        started_ns: When its first sample left, once it has.
+        due_ns: When its first sample shall leave; ``started_ns`` is when it did.
         cut_ns: When it shall stop early, if it shall.
         handed_ns: When the frame with its first sample was really handed over.
-        interrupted: Whether it ended before the end of the clip.
     """
 
     kind: str
@@ -101,7 +89,6 @@ class Utterance:
 
     @property
     def sent_samples(self) -> int:
-        """How many samples of the clip have been sent."""
         return max(self.index * FRAME_SAMPLES - self.lead_samples, 0)
 
 
@@ -109,7 +96,8 @@ class MetronomeTrack(MediaStreamTrack):
     """Sends silence, and the clip exactly when told to.
 
     Its clock is the one receivers see: frame ``n`` belongs to ``n * 20 ms`` after the first one was handed to aiortc,
-    and is handed over at that moment or, on a busy machine, a little later.
+    and is handed over at that moment or, on a busy machine, a little later. It reports when the first sample of an
+    utterance has been handed over, and with its end when its last one left.
     """
 
     kind = "audio"
@@ -117,40 +105,20 @@ class MetronomeTrack(MediaStreamTrack):
     def __init__(
         self, clip: Clip, on_started: Callable[[Utterance], None], on_ended: Callable[[Utterance, int], None]
     ):
-        """Make a track.
-
-        Args:
-            clip: What to say.
-            on_started: Called when the first sample of an utterance has been handed over.
-            on_ended: Called with an utterance and when its last sample left.
-        """
         super().__init__()
         self._clip = clip
         self._on_started = on_started
         self._on_ended = on_ended
         self._origin_ns: int | None = None
         self._frames = 0
-        self._planned: Utterance | None = None
-        self._playing: Utterance | None = None
+        self.planned: Utterance | None = None
+        """What is played next; replaced as long as it has not begun."""
+        self.playing: Utterance | None = None
         self._cutting: asyncio.Task[None] | None = None
-
-    @property
-    def playing(self) -> Utterance | None:
-        """The utterance under way."""
-        return self._playing
-
-    @property
-    def planned(self) -> Utterance | None:
-        """The utterance that will be played next."""
-        return self._planned
-
-    def plan(self, utterance: Utterance | None) -> None:
-        """Set what is played next; replaces what was planned before and has not begun."""
-        self._planned = utterance
 
     def cut(self, at_ns: int) -> None:
         """Stop the utterance under way at a time (``time.monotonic_ns()``), or at once if that has passed."""
-        playing = self._playing
+        playing = self.playing
         if playing is None or playing.cut_ns is not None or playing.started_ns is None:
             return
         playing.cut_ns = at_ns
@@ -168,7 +136,6 @@ class MetronomeTrack(MediaStreamTrack):
             utterance.end_samples = keep_samples
 
     async def recv(self) -> Any:
-        """Return the next 20 ms, when they are due."""
         if self.readyState != "live":
             raise MediaStreamError
         packet = Packet(await self.next_payload())
@@ -189,9 +156,9 @@ class MetronomeTrack(MediaStreamTrack):
         return payload
 
     def _next_payload(self, frame_ns: int) -> bytes:
-        if self._playing is None and self._planned is not None:
-            self._start_if_due(self._planned, frame_ns)
-        playing = self._playing
+        if self.playing is None and self.planned is not None:
+            self._start_if_due(self.planned, frame_ns)
+        playing = self.playing
         if playing is None:
             return self._silence()
         cut_late = playing.cut_ns is not None and frame_ns >= playing.cut_ns
@@ -226,11 +193,11 @@ class MetronomeTrack(MediaStreamTrack):
         utterance.end_samples = self._clip.samples
         utterance.started_ns = frame_ns + samples_to_ns(lead, RATE_HZ)
         utterance.handed_ns = time.monotonic_ns()
-        self._playing, self._planned = utterance, None
+        self.playing, self.planned = utterance, None
         self._on_started(utterance)
 
     def _end(self, utterance: Utterance, sent_samples: int) -> None:
-        self._playing = None
+        self.playing = None
         utterance.end_samples = sent_samples
         utterance.interrupted = sent_samples < self._clip.samples
         started_ns = utterance.started_ns or 0
@@ -247,14 +214,6 @@ class SampleTrack(MetronomeTrack):
         on_ended: Callable[[Utterance, int], None],
         background: BackgroundLoop | None = None,
     ):
-        """Make a track.
-
-        Args:
-            clip: What to say.
-            on_started: Called when the first sample of an utterance has been handed over.
-            on_ended: Called with an utterance and when its last sample left.
-            background: What is heard all the time, at 48 kHz.
-        """
         super().__init__(clip, on_started, on_ended)
         self._background = background
 
@@ -297,10 +256,8 @@ class BackgroundTrack(SampleTrack):
 def load_clip(text: str, level_dbfs: float = LEVEL_DBFS, gap_ms: float = PHRASE_GAP_MS) -> Clip:
     """Speak a sentence; done once for each sentence in a process (some 2 s).
 
-    Args:
-        text: What to say; where a ``|`` is in it, its parts are said with a silence in between.
-        level_dbfs: RMS of what is voiced in it, in dB relative to full scale.
-        gap_ms: How long such a silence is, from the last audible sample to the next.
+    Where a ``|`` is in the text, its parts are said with a silence of ``gap_ms`` in between, from the last audible
+    sample to the next. The level is the RMS of what is voiced.
 
     Raises:
         ImportError: The package ``hibari-tts`` is not installed (extra ``offline``).

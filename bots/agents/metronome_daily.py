@@ -39,7 +39,6 @@ class DailyLine:
 
     @property
     def peer(self) -> str:
-        """The participant's id."""
         return self._participant_id
 
     def track(

@@ -19,7 +19,7 @@ RECEIVE_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True)
 class MetronomeSounds:
-    """What a session sends: the sentence, and what is heard behind it, if anything."""
+    """The sentence, and what is heard behind it, if anything."""
 
     clip: Clip
     background: BackgroundLoop | None
@@ -27,10 +27,9 @@ class MetronomeSounds:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some audio of the caller.
+    """Some audio of the caller, mono at 48 kHz.
 
     Attributes:
-        samples: Mono, at 48 kHz.
         start_ns: When its first sample left the caller, as near as it can be told here.
         arrival_ns: When it came.
     """
@@ -44,9 +43,7 @@ class Line(Protocol):
     """Carries the metronome's audio in both directions."""
 
     @property
-    def peer(self) -> str:
-        """Names the caller's end of it."""
-        ...
+    def peer(self) -> str: ...
 
     def track(
         self,
@@ -71,7 +68,6 @@ class SmallWebRTCLine:
 
     @property
     def peer(self) -> str:
-        """The connection's id."""
         return self._connection.pc_id
 
     def track(

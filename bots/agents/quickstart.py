@@ -25,7 +25,6 @@ class Echo(FrameProcessor):
     """Says what the user said, in place of a language model."""
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Answer the user's turn; pass on everything else."""
         await super().process_frame(frame, direction)
         if isinstance(frame, LLMContextFrame):
             said = [m for m in frame.context.get_messages() if isinstance(m, dict) and m.get("role") == "user"]
@@ -36,7 +35,6 @@ class Echo(FrameProcessor):
 
 
 async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> None:
-    """Run the pipeline for one call."""
     context = LLMContext()
     aggregators = LLMContextAggregatorPair(
         context, user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer())
@@ -72,8 +70,6 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
 
 
 async def bot(runner_args: RunnerArguments) -> None:
-    """Main bot entry point."""
-
     def daily_params() -> TransportParams:
         from pipecat.transports.daily.transport import DailyParams
 

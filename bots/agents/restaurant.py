@@ -29,9 +29,7 @@ Options come from the environment:
 import argparse
 import asyncio
 import json
-import os
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipecat.audio.mixers.base_audio_mixer import BaseAudioMixer
@@ -69,19 +67,17 @@ from pipecat.turns.user_start import (
     VADUserTurnStartStrategy,
 )
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
-from pipecat.workers.runner import WorkerRunner
+from pydantic import BaseModel, ConfigDict, Field
 
 from bots.agents.background_mixer import BackgroundMixer
-from bots.agents.backgrounds import BACKGROUND_DBFS, BackgroundName, background_name
-from bots.agents.faults import FAULTS, Fault, SlowAnswers, fault_of_session
+from bots.agents.backgrounds import BACKGROUND_DBFS, Background, BackgroundName
+from bots.agents.faults import FAULTS, Fault, fault_of_session, slow_answers
 from bots.agents.restaurant_dialogue import RestaurantDialogue, Step, book_table, check_availability
-from bots.agents.serve import ends_with_server, run_agent
+from bots.agents.serve import options_of, run_agent, run_call
 from bots.agents.turns import DTMF_PREFIX, SegmentSTTService, SpeechTurnStartStrategy, WholeTurnStopStrategy
 
 if TYPE_CHECKING:
-    from pipecat.evals.transport import EvalTransportParams
     from pipecat.runner.types import RunnerArguments
-    from pipecat.transports.daily.transport import DailyParams
 
 GREET_UNASKED_AFTER_S = 2.0
 """A client that speaks no RTVI never says that it is ready: it is greeted so long after it connected."""
@@ -94,57 +90,29 @@ NOTHING_UNDERSTOOD_ROLE = "developer"
 """The role in which Pipecat puts that into the context."""
 
 
-@dataclass(frozen=True)
-class RestaurantSettings:
-    """How the restaurant takes turns, and how it is heard; times in milliseconds, as in the module's documentation.
+class RestaurantSettings(BaseModel):
+    """How the restaurant takes turns, and how it is heard: the options that the module's documentation tells of."""
 
-    Attributes:
-        end_of_turn_ms: Silence after which the caller's turn is over.
-        silence_ms: Silence after which the caller is asked whether they are still there.
-        hang_up_ms: Silence after a booking, after which it says goodbye.
-        thinking_ms: How much later than it could it answers.
-        rtvi: Whether it speaks RTVI.
-        background: What is heard behind it, if anything.
-        background_dbfs: RMS of the background.
-    """
+    model_config = ConfigDict(frozen=True)
 
-    end_of_turn_ms: float = 800
-    silence_ms: float = 10_000
-    hang_up_ms: float = 5_000
-    thinking_ms: float = 0
+    end_of_turn_ms: float = Field(default=800, ge=0)
+    silence_ms: float = Field(default=10_000, ge=0)
+    hang_up_ms: float = Field(default=5_000, ge=0)
+    thinking_ms: float = Field(default=0, ge=0)
     rtvi: bool = True
-    background: BackgroundName | None = None
-    background_dbfs: float = BACKGROUND_DBFS
+    background: Background = None
+    background_dbfs: float = Field(default=BACKGROUND_DBFS, le=0)
 
     @classmethod
     def load(cls, body: Any = None, options: argparse.Namespace | None = None) -> "RestaurantSettings":
-        """Read the environment, over it the command line, and over both ``restaurant`` in the body of a session.
-
-        Args:
-            body: The body of the session's start.
-            options: The command line.
+        """Read the command line, over it the environment, and over both ``restaurant`` in the body of a session.
 
         Raises:
-            ValueError: A value is not a number, a time is negative, a level is above full scale, or there is no such
-                background.
+            ValueError: A value is of the wrong kind or out of bounds, or there is no such background.
         """
-        names = ("end_of_turn_ms", "silence_ms", "hang_up_ms", "thinking_ms")
-        times = {name: float(os.environ.get(f"RESTAURANT_{name.upper()}") or getattr(cls, name)) for name in names}
-        if min(times.values()) < 0:
-            raise ValueError("the RESTAURANT_*_MS options must not be negative")
-        own = body.get("restaurant") if isinstance(body, dict) else None
-        own = own if isinstance(own, dict) else {}
-        rtvi = own.get("rtvi", os.environ.get("RESTAURANT_RTVI", "1"))
-        background = own.get("background", getattr(options, "background", None))
-        dbfs = float(own.get("background_dbfs", getattr(options, "background_dbfs", BACKGROUND_DBFS)))
-        if dbfs > 0:
-            raise ValueError("the background must be at most 0 dBFS")
-        return cls(
-            **times,
-            rtvi=str(rtvi).lower() not in ("0", "false", "no", ""),
-            background=background_name(background) if background else None,
-            background_dbfs=dbfs,
-        )
+        names = cls.model_fields
+        told = {name: value for name, value in vars(options or argparse.Namespace()).items() if name in names}
+        return cls.model_validate({**told, **options_of("restaurant", body, names)})
 
     def mixer(self, fault: Fault) -> BaseAudioMixer | None:
         """Return what is mixed into its speech and its silence: the background, or else the fault's."""
@@ -156,35 +124,18 @@ class RestaurantSettings:
 class DialogueLLMService(LLMService[Any]):
     """Answers like a language model, with function calls and all, but from :class:`RestaurantDialogue`."""
 
-    def __init__(self, dialogue: RestaurantDialogue, **kwargs: Any) -> None:
-        """Make the service.
-
-        Args:
-            dialogue: Decides what is said.
-            **kwargs: Passed to Pipecat's ``LLMService``.
-        """
+    def __init__(self, dialogue: RestaurantDialogue) -> None:
         # Every setting has a value, or Pipecat warns of those left open.
-        settings = LLMSettings(
-            model="restaurant-dialogue",
-            system_instruction=None,
-            temperature=None,
-            max_tokens=None,
-            top_p=None,
-            top_k=None,
-            frequency_penalty=None,
-            presence_penalty=None,
-            seed=None,
-            filter_incomplete_user_turns=False,
-            user_turn_completion_config=None,
-        )
-        super().__init__(settings=settings, **kwargs)
+        open_ones = ("temperature", "max_tokens", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
+        values: dict[str, Any] = dict.fromkeys((*open_ones, "system_instruction", "user_turn_completion_config"))
+        settings = LLMSettings(model="restaurant-dialogue", filter_incomplete_user_turns=False, **values)
+        super().__init__(settings=settings)
         self._dialogue = dialogue
         self._greeted = False
         self._seen = 0
         self._pending: tuple[str, str] | None = None
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Answer a context; pass on everything else."""
         await super().process_frame(frame, direction)
         if not isinstance(frame, LLMContextFrame):
             await self.push_frame(frame, direction)
@@ -275,14 +226,7 @@ def _turn_starts(fault: Fault) -> list[BaseUserTurnStartStrategy]:
 async def run_restaurant(
     transport: BaseTransport, settings: RestaurantSettings, fault: Fault, idle_timeout_s: float | None
 ) -> None:
-    """Run one call over a transport.
-
-    Args:
-        transport: Where the caller is.
-        settings: How to take turns.
-        fault: How to fail.
-        idle_timeout_s: How long a call may go on without anyone speaking, in seconds.
-    """
+    """Run one call over a transport; ``idle_timeout_s`` is how long it may go on without anyone speaking."""
     dialogue = fault.dialogue()
     llm = DialogueLLMService(dialogue)
     llm.register_function("check_availability", _check_availability)
@@ -311,7 +255,7 @@ async def run_restaurant(
                 SegmentSTTService(),
                 DTMFAggregator(prefix=DTMF_PREFIX),
                 user,
-                *([SlowAnswers(settings.thinking_ms / 1000)] if settings.thinking_ms else []),
+                *([slow_answers(settings.thinking_ms / 1000)] if settings.thinking_ms else []),
                 *([fault.mind()] if fault.mind else []),
                 llm,
                 fault.voice(),
@@ -321,13 +265,11 @@ async def run_restaurant(
             ]
         ),
         params=PipelineParams(audio_in_sample_rate=16_000, audio_out_sample_rate=24_000, enable_metrics=True),
-        rtvi_observer_params=RTVIObserverParams(
-            function_call_report_level={"*": RTVIFunctionCallReportLevel.FULL},
-        ),
+        rtvi_observer_params=RTVIObserverParams(function_call_report_level={"*": RTVIFunctionCallReportLevel.FULL}),
         enable_rtvi=settings.rtvi,
         idle_timeout_secs=idle_timeout_s,
     )
-    data_messages: list[Any] = []
+    data_messages = 0
     greeting: asyncio.Task[None] | None = None
 
     async def greet(after_s: float) -> None:
@@ -341,23 +283,18 @@ async def run_restaurant(
 
     async def on_client_ready(_rtvi: Any) -> None:
         nonlocal greeting
-        if greeting is not None and not greeting.done():
-            greeting.cancel()
-        elif greeting is not None:
-            return
-        greeting = asyncio.create_task(greet(0))
-
-    async def on_client_disconnected(_transport: Any, _client: Any) -> None:
-        await worker.cancel()
+        if greeting is None or not greeting.done():
+            if greeting is not None:
+                greeting.cancel()
+            greeting = asyncio.create_task(greet(0))
 
     async def on_app_message(_transport: Any, message: Any, _sender: str) -> None:
-        if isinstance(message, dict) and message.get("label") == "rtvi-ai":
+        nonlocal data_messages
+        if not settings.rtvi or (isinstance(message, dict) and message.get("label") == "rtvi-ai"):
             return
-        data_messages.append(message)
-        if not settings.rtvi:
-            return
+        data_messages += 1
         await worker.rtvi.send_server_message(
-            {"type": "data-message-received", "message": message, "count": len(data_messages)}
+            {"type": "data-message-received", "message": message, "count": data_messages}
         )
 
     async def on_user_turn_idle(_aggregator: Any) -> None:
@@ -371,48 +308,20 @@ async def run_restaurant(
             await worker.queue_frame(UserIdleTimeoutUpdateFrame(timeout=settings.hang_up_ms / 1000))
 
     transport.add_event_handler("on_client_connected", on_client_connected)
-    transport.add_event_handler("on_client_disconnected", on_client_disconnected)
     transport.add_event_handler("on_app_message", on_app_message)
     if settings.rtvi and fault.waits_for_client:
         worker.rtvi.add_event_handler("on_client_ready", on_client_ready)
     user.add_event_handler("on_user_turn_idle", on_user_turn_idle)
     llm.add_event_handler("on_function_calls_started", on_function_calls_started)
-    runner = WorkerRunner(handle_sigint=False)
-    await runner.add_workers(worker)
     try:
-        with ends_with_server(worker):
-            await runner.run()
+        await run_call(worker, transport)
     finally:
         if greeting is not None:
             greeting.cancel()
 
 
-def _audio(settings: RestaurantSettings, fault: Fault) -> dict[str, Any]:
-    return {
-        "audio_in_enabled": True,
-        "audio_out_enabled": True,
-        "audio_out_end_silence_secs": 1,
-        "audio_out_mixer": settings.mixer(fault),
-    }
-
-
-def _daily_params(audio: dict[str, Any]) -> "DailyParams":
-    from pipecat.transports.daily.transport import DailyParams
-
-    return DailyParams(**audio)
-
-
-def _eval_params() -> "EvalTransportParams":
-    from pipecat.evals.transport import EvalTransportParams
-
-    return EvalTransportParams(audio_in_enabled=True, audio_out_enabled=True)
-
-
 async def bot(runner_args: "RunnerArguments") -> None:
     """Run one call.
-
-    Args:
-        runner_args: A session of Pipecat's runner.
 
     Raises:
         ValueError: The session asks for a fault or a background that there is not.
@@ -421,22 +330,30 @@ async def bot(runner_args: "RunnerArguments") -> None:
     fault = fault_of_session(runner_args.body, getattr(runner_args.cli_args, "fault", None))
     if not fault.joins:
         return
-    transport = await create_transport(
-        runner_args,
-        {
-            "webrtc": lambda: TransportParams(**_audio(settings, fault)),
-            "daily": lambda: _daily_params(_audio(settings, fault)),
-            "eval": _eval_params,
-        },
-    )
+    audio: dict[str, Any] = {"audio_in_enabled": True, "audio_out_enabled": True}
+    mixed: dict[str, Any] = {**audio, "audio_out_end_silence_secs": 1, "audio_out_mixer": settings.mixer(fault)}
+
+    def daily_params() -> TransportParams:
+        from pipecat.transports.daily.transport import DailyParams
+
+        return DailyParams(**mixed)
+
+    def eval_params() -> TransportParams:
+        from pipecat.evals.transport import EvalTransportParams
+
+        return EvalTransportParams(**audio)
+
+    kinds = {"webrtc": lambda: TransportParams(**mixed), "daily": daily_params, "eval": eval_params}
+    transport = await create_transport(runner_args, kinds)
     await run_restaurant(transport, settings, fault, runner_args.pipeline_idle_timeout_secs)
 
 
 def preload() -> None:
-    """Load the models, which all calls of the process share."""
-    from bots.agents.models import preload_speech
+    """Load the models, which all calls of the process share; blocks for two to three seconds."""
+    from bots.caller.speech import hibari, whisper
 
-    preload_speech()
+    hibari.preload()
+    whisper.preload()
 
 
 def main() -> None:

@@ -151,8 +151,6 @@ _FAQ = [
 
 @dataclass(frozen=True)
 class Call:
-    """A function to call before going on."""
-
     name: Literal["check_availability", "book_table"]
     arguments: dict[str, Any]
 
@@ -171,10 +169,8 @@ class Booking:
     """What is known of a booking.
 
     Attributes:
-        people: How many.
         day: ``Friday``, ``today``, ``tomorrow`` or ``March 14``.
         time: 24 hours, ``19:30``.
-        name: As heard.
         phone: Digits only.
     """
 
@@ -185,7 +181,6 @@ class Booking:
     phone: str | None = None
 
     def missing(self) -> Slot | None:
-        """The first thing not known yet."""
         return next((slot for slot in SLOTS if getattr(self, slot) is None), None)
 
 
@@ -220,11 +215,9 @@ class RestaurantDialogue:
     _silences: int = 0
 
     def greet(self) -> Step:
-        """Open the conversation."""
         return self._say(GREETING)
 
     def hear(self, text: str) -> Step:
-        """Take in what the caller said in one turn."""
         self._silences = 0
         keys = re.findall(r"DTMF:\s*([0-9*#]+)", text)
         spoken = re.sub(r"DTMF:\s*[0-9*#]+", " ", text).strip()
@@ -257,15 +250,10 @@ class RestaurantDialogue:
         return self._next("Good. " if changed and before != Booking() else "")
 
     def note(self, found: dict[str, Any]) -> None:
-        """Write down what the caller said of the booking.
-
-        Args:
-            found: Values by the names of :class:`Booking`'s attributes.
-        """
+        """Write down what the caller said of the booking, by the names of :class:`Booking`'s attributes."""
         self.booking = replace(self.booking, **found)
 
     def function_returned(self, name: str, result: dict[str, Any]) -> Step:
-        """Take in what a function returned."""
         booking = self.booking
         if name == "book_table":
             self.booked = True

@@ -20,17 +20,13 @@ REMEMBERED = 512
 
 
 class RtpArrivals:
-    """Notes the arrival of every packet of one receiver, and tells it for the frames decoded from them."""
+    """Notes the arrival of every packet of one receiver from now on, and tells it for the frames decoded from them.
+
+    Raises:
+        AttributeError: This version of aiortc keeps its jitter buffer elsewhere.
+    """
 
     def __init__(self, receiver: RTCRtpReceiver) -> None:
-        """Tap a receiver.
-
-        Args:
-            receiver: The receiver of an aiortc connection. Packets before this moment are not known.
-
-        Raises:
-            AttributeError: This version of aiortc keeps its jitter buffer elsewhere.
-        """
         buffer = cast(JitterBuffer, getattr(receiver, JITTER_BUFFER_ATTRIBUTE))
         self._add = buffer.add
         self._by_timestamp: dict[int, int] = {}
@@ -40,14 +36,7 @@ class RtpArrivals:
         cast(Any, buffer).add = self._tapped_add
 
     def arrival_ns(self, pts: int) -> int | None:
-        """Return when the packet of a decoded frame arrived.
-
-        Args:
-            pts: The presentation timestamp of a frame that the receiver's track returned.
-
-        Returns:
-            The reading of ``time.monotonic_ns()``, or None if the packet is not known.
-        """
+        """Return when the packet of a decoded frame came (``time.monotonic_ns()``), by its timestamp."""
         # aiortc rewrites a frame's timestamp to the one its decoded audio will carry, after the buffer has let it
         # go: so the frame itself is kept, and its timestamp read only now.
         for frame, arrived_ns in reversed(self._frames):

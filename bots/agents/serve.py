@@ -8,17 +8,19 @@ so ``python -m bots.agents.restaurant -t webrtc --port 7860`` serves it with the
 import argparse
 import asyncio
 import importlib
+import os
 import runpy
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 if TYPE_CHECKING:
     from pipecat.pipeline.worker import PipelineWorker
+    from pipecat.transports.base_transport import BaseTransport
 
 AGENTS: dict[str, str] = {
     "restaurant": "Takes a table booking; calls functions, takes DTMF, can be interrupted; --fault NAME breaks it.",
@@ -41,14 +43,7 @@ def serve(
     """Serve an agent over SmallWebRTC until the process is told to stop.
 
     Blocks. Takes over ``sys.argv`` and ``__main__`` for as long as it runs, because Pipecat's runner looks for the
-    bot there.
-
-    Args:
-        name: One of :data:`AGENTS`.
-        host: Address to listen on.
-        port: TCP port to listen on.
-        log_level: The lowest level to log, one of :data:`LOG_LEVELS`.
-        options: Further command-line options, of the agent's own or of Pipecat's runner.
+    bot there. ``options`` are further command-line options, of the agent's own or of Pipecat's runner.
 
     Raises:
         ValueError: There is no such agent or log level.
@@ -68,11 +63,8 @@ def serve(
 def run_agent(parser: argparse.ArgumentParser, preload: Callable[[], Any] | None = None) -> None:
     """Run the calling module's ``bot`` in Pipecat's development runner; for the agents' own ``main`` guards.
 
-    Adds ``--log-level`` to the options of Pipecat's runner.
-
-    Args:
-        parser: Holds the agent's own options; Pipecat adds its own to it.
-        preload: Called once in a thread while the server already answers, to load models before the first call.
+    Adds ``--log-level`` to the agent's own options in the parser; Pipecat adds its own to it. ``preload`` is called
+    once in a thread while the server already answers, to load models before the first call.
     """
     parser.add_argument(
         "--log-level", default="WARNING", type=str.upper, choices=LOG_LEVELS, help="Lowest level to log"
@@ -88,20 +80,37 @@ def run_agent(parser: argparse.ArgumentParser, preload: Callable[[], Any] | None
 _calls: set["PipelineWorker"] = set()
 
 
-@contextmanager
-def ends_with_server(worker: "PipelineWorker") -> Generator[None]:
-    """End a call when the server is told to stop, for as long as the context is open.
+async def run_call(worker: "PipelineWorker", transport: "BaseTransport") -> None:
+    """Run a call until it ends by itself, the client leaves, or the server is told to stop.
 
-    Without it the server waits for every call to end by itself before it exits.
-
-    Args:
-        worker: The worker of the call's pipeline.
+    The server would wait for every call to end by itself before it exits.
     """
+    from pipecat.workers.runner import WorkerRunner
+
+    async def on_client_disconnected(_transport: Any, _client: Any) -> None:
+        await worker.cancel()
+
+    transport.add_event_handler("on_client_disconnected", on_client_disconnected)
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
     _calls.add(worker)
     try:
-        yield
+        await runner.run()
     finally:
         _calls.discard(worker)
+
+
+def own_options(agent: str, body: Any) -> dict[str, Any]:
+    """Return what the body of a session's start says to an agent: the object of its name, or else nothing."""
+    own = body.get(agent) if isinstance(body, dict) else None
+    return own if isinstance(own, dict) else {}
+
+
+def options_of(agent: str, body: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Return an agent's options: from the environment (``METRONOME_GREET``), and over it from a session's body."""
+    own = own_options(agent, body)
+    environment = {name: os.environ.get(f"{agent}_{name}".upper()) for name in names}
+    return {name: own.get(name, value) for name, value in environment.items() if name in own or value}
 
 
 def set_log_level(log_level: str) -> None:

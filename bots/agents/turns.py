@@ -59,14 +59,6 @@ class SegmentSTTService(OfflineWhisperSTTService):
     """The offline recogniser, which also says where it recognised nothing."""
 
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame, None]:
-        """Recognise a segment.
-
-        Args:
-            audio: 16-bit mono PCM at 16 kHz.
-
-        Yields:
-            The transcript, or a :class:`NothingRecognisedFrame`.
-        """
         recognised = False
         async for frame in super().run_stt(audio):
             recognised = recognised or isinstance(frame, TranscriptionFrame)
@@ -83,12 +75,6 @@ class SpeechTurnStartStrategy(BaseUserTurnStartStrategy):
     """
 
     def __init__(self, *, short_sound_ms: float = SHORT_SOUND_MS, **kwargs: Any) -> None:
-        """Make the strategy.
-
-        Args:
-            short_sound_ms: How long the VAD has to hear speech over the agent's own until it is a turn.
-            **kwargs: As for Pipecat's ``BaseUserTurnStartStrategy``.
-        """
         super().__init__(**kwargs)
         self._short_sound_ms = short_sound_ms
         self._bot_speaking = False
@@ -98,7 +84,6 @@ class SpeechTurnStartStrategy(BaseUserTurnStartStrategy):
         self._forgotten = 0
 
     async def process_frame(self, frame: Frame) -> ProcessFrameResult:
-        """Look at a frame, for the beginning of a turn."""
         if isinstance(frame, BotStartedSpeakingFrame | BotStoppedSpeakingFrame):
             self._bot_speaking = isinstance(frame, BotStartedSpeakingFrame)
         elif isinstance(frame, VADUserStartedSpeakingFrame):
@@ -127,13 +112,11 @@ class SpeechTurnStartStrategy(BaseUserTurnStartStrategy):
         return ProcessFrameResult.CONTINUE
 
     async def handle_user_turn_started(self) -> None:
-        """Wait for nothing more: the turn has begun, whatever began it."""
         await super().handle_user_turn_started()
         self._in_turn = True
         self._heard_ms, self._since_ms = None, SOON_MS
 
     async def handle_user_turn_stopped(self) -> None:
-        """Listen for the next turn."""
         await super().handle_user_turn_stopped()
         self._in_turn = False
 
@@ -158,12 +141,6 @@ class WholeTurnStopStrategy(BaseUserTurnStopStrategy):
     """
 
     def __init__(self, *, silence_ms: float, **kwargs: Any) -> None:
-        """Make the strategy.
-
-        Args:
-            silence_ms: Silence after which the turn is over, counted from where the VAD heard its end.
-            **kwargs: As for Pipecat's ``BaseUserTurnStopStrategy``.
-        """
         super().__init__(**kwargs)
         self._silence_ms = silence_ms
         self._speaking = False
@@ -175,7 +152,6 @@ class WholeTurnStopStrategy(BaseUserTurnStopStrategy):
         self._keyed = False
 
     async def process_frame(self, frame: Frame) -> ProcessFrameResult:
-        """Look at a frame, for the end of the turn."""
         if isinstance(frame, InputAudioRawFrame):
             self._listen(frame)
         elif isinstance(frame, VADUserStartedSpeakingFrame | VADUserStoppedSpeakingFrame):
@@ -199,13 +175,11 @@ class WholeTurnStopStrategy(BaseUserTurnStopStrategy):
         return ProcessFrameResult.CONTINUE
 
     async def handle_user_turn_started(self) -> None:
-        """Forget what was heard before the turn, and was none of it."""
         await super().handle_user_turn_started()
         self._segments = 0
         self._text = ""
 
     async def handle_user_turn_stopped(self) -> None:
-        """Forget the turn that ended, also where something else ended it."""
         await super().handle_user_turn_stopped()
         self._unrecognised = self._segments = 0
         self._text = ""

@@ -28,8 +28,6 @@ class Words(_Model):
 
 
 class Pause(_Model):
-    """Silence inside a spoken turn, in milliseconds."""
-
     pause_ms: int = Field(ge=0, le=60_000)
 
 
@@ -41,7 +39,6 @@ class Speak(_Model):
 
     @property
     def text(self) -> str:
-        """The words alone."""
         return " ".join(part.text for part in self.parts if isinstance(part, Words))
 
 
@@ -54,8 +51,6 @@ class Play(_Model):
 
 
 class PressKeys(_Model):
-    """Press telephone keys (RTVI ``dtmf``)."""
-
     kind: Literal["press_keys"] = "press_keys"
     keys: str = Field(min_length=1, max_length=64, pattern=r"^[0-9*#]+$")
 
@@ -159,14 +154,10 @@ class Expectation(_Model):
         within_ms: The budget in milliseconds. It counts from the moment the turn began to be sent; for
             ``agent_speaks`` from the caller's last voiced sample, for ``agent_stops`` from its first.
         text_contains: The words must hold this, whatever the case, white space and punctuation.
-        text_excludes: The words must not hold this.
         text_matches: A regular expression (RE2) the words must match somewhere, whatever the case.
         criterion: What a judge must find the words (or the function calls) to satisfy: ``eval`` in a file.
         calls: The function calls to find, in any order.
-        marker: What the LLM's marker must mean (``llm_marker``).
-        marker_first: Whether the marker must come before any text.
-        markers: How many markers the text must hold.
-        text_after: Whether text must follow the first marker.
+        marker: What the LLM's marker must mean (``llm_marker``); ``markers`` is how many the text must hold.
         check_from: Where to look from: where the expectation above was met, or the beginning of the turn.
         absent: Nothing of this kind may come before ``within_ms`` has passed.
     """
@@ -194,7 +185,6 @@ class Expectation(_Model):
 
     @property
     def budget_ms(self) -> int:
-        """How long the expectation may take, in milliseconds."""
         return DEFAULT_WITHIN_MS if self.within_ms is None else self.within_ms
 
     @property
@@ -206,7 +196,7 @@ class Expectation(_Model):
 
 
 class Turn(_Model):
-    """One turn of the caller: when it starts, what it does, what must follow."""
+    """When the caller starts, what it does, and what must follow."""
 
     action: Action = Listen()
     start: Trigger = AfterAgentTurn()
@@ -219,8 +209,8 @@ class TurnTaking(_Model):
     Attributes:
         end_of_turn_ms: Silence after which the agent's turn is taken to be over.
         greeting_wait_ms: How long the first spoken turn waits for a greeting before it speaks first.
-        answer_timeout_s: How long the agent may stay silent when it is its turn, before the call ends as
-            *agent froze* (or *agent never spoke*). An expectation with a longer budget extends it.
+        answer_timeout_s: How long the agent may be silent when it is its turn, before the call ends as *agent froze*
+            or *never spoke*. An expectation with a longer budget extends it.
         smart_turn: Let Pipecat's smart-turn model decide on the end of a turn in place of silence alone.
     """
 
@@ -234,12 +224,8 @@ class Script(_Model):
     """What the caller does, turn by turn.
 
     Attributes:
-        name: The scenario's name.
-        turns: In order.
         stop_on_failure: Whether the first turn that fails ends the call.
         hang_up: Whether the caller hangs up after its last turn; otherwise it waits for the agent to.
-        max_duration_s: The call ends after so long, whatever happens.
-        turn_taking: How the caller takes turns.
         may_be_talked_over: Whether an agent that talks over the caller again and again does as it should.
     """
 

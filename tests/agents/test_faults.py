@@ -35,17 +35,12 @@ from bots.agents.faults import (
     FAULTS,
     NO_FAULT,
     TALKS_OVER_WITH,
-    Crashes,
     DropsSentence,
-    HangsUp,
-    HearsNothing,
-    Leaves,
-    Raises,
-    SendsSilence,
-    SlowAnswers,
     TalksOver,
     WrongNumberOfPeople,
+    crashing,
     fault_of_session,
+    slow_answers,
 )
 from bots.agents.restaurant_dialogue import GREETING, MENU
 from bots.caller.speech.services import running
@@ -68,6 +63,10 @@ async def frames_through(
     return list(down), list(up)
 
 
+def part(fault: str, place: str = "mind") -> FrameProcessor:
+    return getattr(FAULTS[fault], place)()
+
+
 def context(*roles: str) -> LLMContextFrame:
     return LLMContextFrame(LLMContext([{"role": role, "content": "words"} for role in roles]))  # pyright: ignore
 
@@ -76,7 +75,7 @@ async def test_slow_holds_every_turn_back_but_not_the_greeting() -> None:
     returned = context("assistant", "user", "assistant", "tool")
     for frame, is_held_back in ((context(), False), (context("assistant", "user"), True), (returned, False)):
         began = time.monotonic()
-        down, _ = await frames_through(SlowAnswers(by_s=2), frame)
+        down, _ = await frames_through(slow_answers(by_s=2), frame)
         assert down == [frame]
         assert (time.monotonic() - began >= 2) is is_held_back
 
@@ -96,39 +95,39 @@ async def test_talks_over_lets_a_turn_be_that_is_over_before() -> None:
 async def test_deaf_hears_neither_speech_nor_keys() -> None:
     audio = InputAudioRawFrame(audio=bytes(320), sample_rate=16_000, num_channels=1)
     other = LLMTextFrame("words")
-    down, _ = await frames_through(HearsNothing(), audio, InputDTMFFrame(button=KeypadEntry.FOUR), other)
+    down, _ = await frames_through(part("deaf", "ears"), audio, InputDTMFFrame(button=KeypadEntry.FOUR), other)
     assert down == [other]
 
 
 async def test_mute_sends_as_much_silence() -> None:
     audio = TTSAudioRawFrame(audio=b"\x01\x02" * 160, sample_rate=16_000, num_channels=1)
-    down, _ = await frames_through(SendsSilence(), audio)
+    down, _ = await frames_through(part("mute", "mouth"), audio)
     assert [frame.audio for frame in down if isinstance(frame, TTSAudioRawFrame)] == [bytes(320)]
 
 
 async def test_it_hangs_up_in_place_of_its_second_answer() -> None:
     first = context("assistant", "user")
-    down, up = await frames_through(HangsUp(), first, context("assistant", "user", "assistant", "user"))
+    down, up = await frames_through(part("hangs_up"), first, context("assistant", "user", "assistant", "user"))
     assert down == [first]
     assert [type(frame) for frame in up] == [EndWorkerFrame]
 
 
 async def test_it_leaves_when_it_has_spoken_once() -> None:
-    _, up = await frames_through(Leaves(), BotStoppedSpeakingFrame(), direction=FrameDirection.UPSTREAM)
+    _, up = await frames_through(part("leaves"), BotStoppedSpeakingFrame(), direction=FrameDirection.UPSTREAM)
     assert [type(frame) for frame in up] == [BotStoppedSpeakingFrame, CancelWorkerFrame]
 
 
 async def test_it_crashes_in_place_of_its_second_answer() -> None:
     died: list[int] = []
     first = context("assistant", "user")
-    down, _ = await frames_through(Crashes(die=lambda: died.append(1)), first, context("user", "assistant", "user"))
+    down, _ = await frames_through(crashing(die=lambda: died.append(1)), first, context("user", "assistant", "user"))
     assert down == [first]
     assert died == [1]
 
 
 async def test_it_raises_in_place_of_its_second_answer_and_goes_on() -> None:
     first, third = context("user"), context("user", "assistant", "user", "user")
-    down, up = await frames_through(Raises(), first, context("user", "assistant", "user"), third)
+    down, up = await frames_through(part("errors"), first, context("user", "assistant", "user"), third)
     assert down == [first, third]
     (error,) = up
     assert isinstance(error, ErrorFrame)

@@ -1,7 +1,6 @@
 """The metronome's log against a clock of our own, over a real WebRTC connection."""
 
 import asyncio
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -79,7 +78,7 @@ def test_a_session_may_set_its_own_times(body: Any, answer_ms: tuple[float, ...]
 def test_a_session_may_set_what_is_heard() -> None:
     own = {"background": "crowd", "background_dbfs": -42, "background_from_s": 3, "level_dbfs": -26, "gap_ms": 300}
     settings = MetronomeSettings.load({"metronome": own})
-    assert own.items() <= dataclasses.asdict(settings).items()
+    assert own.items() <= settings.model_dump().items()
 
 
 def test_the_environment_sets_what_is_heard_unless_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +93,9 @@ def test_the_environment_sets_what_is_heard_unless_turned_off(monkeypatch: pytes
     ("own", "why"),
     [
         ({"background": "beach"}, "no background is called 'beach'; there are: white"),
-        ({"background": "office", "background_dbfs": 3}, "at most 0 dBFS"),
-        ({"level_dbfs": 1}, "at most 0 dBFS"),
-        ({"gap_ms": -1}, "must not be negative"),
+        ({"background": "office", "background_dbfs": 3}, "less than or equal to 0"),
+        ({"level_dbfs": 1}, "less than or equal to 0"),
+        ({"gap_ms": -1}, "greater than or equal to 0"),
     ],
 )
 def test_what_can_not_be_heard_is_refused(own: dict[str, Any], why: str) -> None:
@@ -106,7 +105,7 @@ def test_what_can_not_be_heard_is_refused(own: dict[str, Any], why: str) -> None
 
 @pytest.mark.parametrize("times", [{"answer_ms": (100.0,)}, {"stop_ms": 10.0}, {"answer_ms": ()}])
 def test_times_shorter_than_hearing_takes_are_refused(times: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="at least 150"):
+    with pytest.raises(ValueError, match=r"150|at least 1 item"):
         MetronomeSettings(**times)
 
 
@@ -136,7 +135,7 @@ def play(
         packets = [bytes(await track.recv())]
         origin_ns = track._origin_ns or 0
         utterance = Utterance("answer", origin_ns + int(due_ms * MS))
-        track.plan(utterance)
+        track.planned = utterance
         for n in range(1, 36):
             packets.append(bytes(await track.recv()))
             if cut and n * 20 == cut[0]:
