@@ -54,8 +54,6 @@ SETTLE_GRACE_NS = NS_PER_S
 
 @dataclass(frozen=True)
 class StartTurn:
-    """Take up a turn of the script."""
-
     turn: int
 
 
@@ -107,9 +105,7 @@ class Body:
     :meth:`settled` when the expectations of a turn are all decided, and :meth:`tick` no later than
     :attr:`wake_at_ns`. Each returns the actions to carry out, in order. Times never go back.
 
-    Args:
-        script: How the call is held: its limits and its manners. Its turns are the mind's.
-        mind: Decides what comes next; by default the script's turns, in order.
+    The script says how the call is held: its limits and its manners. Its turns are the mind's, by default in order.
     """
 
     def __init__(self, script: Script, mind: Mind | None = None):
@@ -140,7 +136,6 @@ class Body:
 
     @property
     def ended(self) -> bool:
-        """Whether the caller has hung up."""
         return self._phase is _Phase.ENDED
 
     @property
@@ -169,7 +164,6 @@ class Body:
         return min(self._deadlines())
 
     def begin(self, now_ns: int) -> list[Action]:
-        """Both sides are in the room: the conversation begins."""
         if self._phase is not _Phase.NOT_BEGUN:
             raise RuntimeError("a body is in one call")
         self._begun_ns = self._last_sound_ns = self._turn_started_ns = self._handed_over_ns = now_ns
@@ -177,7 +171,6 @@ class Body:
         return self._advance(now_ns)
 
     def fact(self, event: TimelineEvent, now_ns: int) -> list[Action]:
-        """Take in a fact of the call."""
         for name in names_of(event):
             self._seen_ns[name] = max(event.at_ns, self._seen_ns.get(name, 0))
         match event:
@@ -223,7 +216,6 @@ class Body:
         return self._advance(now_ns)
 
     def tick(self, now_ns: int) -> list[Action]:
-        """Let time pass."""
         return self._advance(now_ns)
 
     def _advance(self, now_ns: int) -> list[Action]:
@@ -239,7 +231,6 @@ class Body:
         return actions
 
     def _step(self) -> list[Action] | None:
-        """Take one transition; None if there is none to take now."""
         match self._phase:
             case _Phase.THINKING:
                 return self._ask_mind()

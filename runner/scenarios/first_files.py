@@ -33,7 +33,6 @@ class Found:
         variables: The environment variables that the bot reads and that sound like keys, by name.
         greets: Whether the bot speaks first.
         install: How CI installs the bot's packages, one command a line.
-        python_version: The version CI is to use.
         cloud_agent: The name of the agent on Pipecat Cloud, where the project deploys one.
         gitlab: Whether CI is GitLab's.
     """

@@ -96,7 +96,6 @@ class _Manifest:
         self._skipped: list[Scenario] = []
 
     def suite(self, repeat: int | None, concurrency: int | Literal["auto"] | None) -> Suite:
-        """Return the suite; what is given takes the place of what the file says."""
         top = self._top
         bots = top[_BOTS]
         planned = [run for group, node in enumerate(bots.items()) for run in self._runs(group, node)]
@@ -125,7 +124,6 @@ class _Manifest:
         )
 
     def _runs(self, group: int, node: Node) -> list[PlannedRun]:
-        """Return the runs of a bot, once each."""
         entry = node.mapping(_ENTRY_KEYS)
         label = entry.get("name", Node.text) or entry["bot"].text()
         data, folder = self._body(entry)
