@@ -187,7 +187,7 @@ class Hearing:
             self._first += _FORGET_STEPS
             for known in (self._places, self._raw, self._levels):
                 del known[:_FORGET_STEPS]
-        now = self._first + len(self._places) - 1 - _LAG_STEPS
+        now = self._known - _LAG_STEPS
         if now < self._first:
             return []
         smooth = self._sorted[len(self._sorted) // 2]
@@ -270,6 +270,10 @@ class Hearing:
         return None
 
     @property
+    def _known(self) -> int:
+        return self._first + len(self._places) - 1
+
+    @property
     def _voice_is_unknown(self) -> bool:
         """Whether nothing of the agent was heard so far."""
         return self._is_supposed and self._voice.weight < _SUPPOSED_S + _STEP_S
@@ -319,18 +323,7 @@ class Hearing:
 
     def _begin(self, began: int, now: int) -> Edge:
         first = max(self._ended, self._first)
-        known = len(self._places) - 1 + self._first
-        levels, threshold, masked = self._audible(began, now + 1)
-        gap = GAP_STEPS if masked else MERGE_STEPS
-        onset = outermost(
-            levels,
-            max(began, first) - self._first,
-            -1,
-            first - self._first,
-            threshold,
-            gap,
-            inwards=0 if masked else min(GAP_STEPS, known - began),
-        )
+        onset = self._edge(max(began, first), -1, first, (began, now + 1), self._known - began)
         self._onset = onset + self._first
         self._supported = now
         self._unlearnt.clear()
@@ -340,23 +333,20 @@ class Hearing:
         onset = self._onset if self._onset is not None else self._supported
         onset = max(onset, self._first)
         supported = max(self._supported, onset)
-        levels, threshold, masked = self._audible(onset, supported + 1)
-        gap = GAP_STEPS if masked else MERGE_STEPS
-        last = outermost(
-            levels,
-            supported - self._first,
-            1,
-            len(self._places) - 1,
-            threshold,
-            gap,
-            inwards=0 if masked else min(GAP_STEPS, supported - onset),
-        )
+        last = self._edge(supported, 1, self._known, (onset, supported + 1), supported - onset)
         self._onset = None
         self._evidence = 0.0
         self._ended = self._first + last + 1
         self._began = None
         self._learn_from = self._ended + _AFTER_STEPS
         return Edge(Heard.END, self._places[last] + _STEP_NS)
+
+    def _edge(self, at: int, direction: int, limit: int, audible: tuple[int, int], inwards: int) -> int:
+        """Return where the edge of speech is that sounds from one step to another."""
+        levels, threshold, masked = self._audible(*audible)
+        gap = GAP_STEPS if masked else MERGE_STEPS
+        inwards = 0 if masked else min(GAP_STEPS, inwards)
+        return outermost(levels, at - self._first, direction, limit - self._first, threshold, gap, inwards)
 
     def _audible(self, start: int, end: int) -> tuple[list[float], float, bool]:
         """Return the levels to look an edge up in, where they begin to be audible, and whether a bed masks it."""

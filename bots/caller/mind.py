@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bots.caller.script import Turn
+from bots.caller.script import Script, Turn
 from bots.timeline import AgentSaid
 
 
@@ -43,3 +43,17 @@ class Mind(Protocol):
     async def think(self, wake: Callable[[], None]) -> None:
         """Think, for as long as the call lasts; cancelled at its end. ``wake`` has :meth:`next` asked again."""
         ...
+
+
+class Scripted:
+    """Plays the turns of a script, one after the other: it knows them all beforehand."""
+
+    def __init__(self, script: Script):
+        self._turns = script.turns
+
+    def next(self, conversation: Conversation) -> Turn | Goodbye:
+        done = len(conversation.turns)
+        return self._turns[done] if done < len(self._turns) else Goodbye()
+
+    async def think(self, wake: Callable[[], None]) -> None:
+        pass

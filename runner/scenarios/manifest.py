@@ -37,19 +37,8 @@ DEFAULT_SPAWN = "{python} {bot} --port {port}"
 MAX_BASE_PORT = 65_535
 
 _BOTS = "suite"
-_KEYS = (
-    "concurrency",
-    "repeat",
-    "runs_dir",
-    "record",
-    "cache_dir",
-    "bots_dir",
-    "scenarios_dir",
-    "spawn",
-    "python",
-    "base_port",
-    _BOTS,
-)
+_FOLDERS = ("runs_dir", "cache_dir", "bots_dir", "scenarios_dir")
+_KEYS = ("concurrency", "repeat", *_FOLDERS, "record", "spawn", "python", "base_port", _BOTS)
 _ENTRY_KEYS = ("bot", "name", "concurrency", "runner_body", "scenarios")
 _BODY_KEYS = ("path", "data")
 _SUFFIXES = (".yaml", ".yml")

@@ -131,9 +131,7 @@ def load_suite(
     def load(file: Path) -> list[Scenario]:
         return load_file(file, settings)
 
-    entries = top["scenarios"].items()
-    if not entries:
-        raise top["scenarios"].place.error("scenarios must hold at least one")
+    entries = top["scenarios"].some()
     default_repeat = top.get("repeat", _repeat) or 1
     for entry in entries:
         named, given = entry, agent

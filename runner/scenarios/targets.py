@@ -17,22 +17,9 @@ from runner.sessions.local_agent import PORT_PLACEHOLDER
 from runner.sessions.pipecat_cloud import AGENT_NAME, CLOUD_URL
 from runner.settings import Settings
 
-AGENT_KEYS = (
-    "url",
-    "rooms",
-    "start_url",
-    "pipecat_cloud",
-    "command",
-    "transport",
-    "env",
-    "token",
-    "private_key",
-    "data",
-    "publish",
-    "participant_name",
-)
-
 _WAYS = ("url", "rooms", "start_url", "pipecat_cloud", "command")
+AGENT_KEYS = (*_WAYS, "transport", "env", "token", "private_key", "data", "publish", "participant_name")
+
 _BELONGS_TO = {"env": ("command",), "transport": ("start_url", "pipecat_cloud"), "private_key": ("pipecat_cloud",)}
 _ROOM_KEYS = ("url", "token")
 _TRANSPORTS = {"webrtc": RoomKind.SMALLWEBRTC, "daily": RoomKind.DAILY}
@@ -161,15 +148,13 @@ class Target:
     def _in_rooms(cls, node: Node, settings: Settings) -> "Target":
         rooms: list[FixedRoom] = []
         kinds: list[RoomKind] = []
-        for item in node.items():
+        for item in node.some():
             mapping = item.mapping(_ROOM_KEYS)
             room = FixedRoom(mapping["url"].text(), mapping.get("token", read_secret))
             kinds.append(_room(mapping["url"], settings))
             if any(other.url.rstrip("/") == room.url.rstrip("/") for other in rooms):
                 raise mapping["url"].place.error("url: this room stands in the list already; each is for one call")
             rooms.append(room)
-        if not rooms:
-            raise node.place.error("rooms must hold at least one")
         return cls(AgentInRooms(tuple(rooms)), frozenset(kinds), tuple(kinds))
 
     def data(self, node: Node) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipecat.services.stt_service import STTService
 from pipecat.services.tts_service import TTSService
 from pipecat.workers.runner import WorkerRunner
 
-from bots.caller.speech.errors import SpeechError
+from bots.caller.speech.errors import MissingSpeechPackage, SpeechError
 from bots.caller.speech.settings import OFFLINE, SECRET_NAME, ServiceSettings, from_environment
 from bots.masking import masked
 
@@ -36,35 +36,32 @@ def make_tts(settings: ServiceSettings) -> TTSService:
         ValueError: The settings name no TTS service, or one that can't be made with them.
         MissingSpeechPackage: The service is ``offline`` and the extra of that name is not installed.
     """
-    if settings.service == OFFLINE:
-        from bots.caller.speech.hibari import HibariTTSService
-
-        return _construct(HibariTTSService, settings, "tts")
-    return _construct(_service_class(settings, TTSService, "tts"), settings, "tts")
+    return _made(settings, TTSService, "tts", "bots.caller.speech.hibari.HibariTTSService")
 
 
 def make_stt(settings: ServiceSettings) -> STTService:
     """Make the service that recognises speech, as :func:`make_tts`. The offline one hears 16 kHz audio only."""
-    if settings.service == OFFLINE:
-        from bots.caller.speech.whisper import OfflineWhisperSTTService
-
-        return _construct(OfflineWhisperSTTService, settings, "stt")
-    return _construct(_service_class(settings, STTService, "stt"), settings, "stt")
+    return _made(settings, STTService, "stt", "bots.caller.speech.whisper.OfflineWhisperSTTService")
 
 
 def make_llm(settings: ServiceSettings) -> LLMService[Any]:
     """Make a service that answers, as :func:`make_tts`; there is no offline one."""
-    return _construct(_service_class(settings, LLMService, "llm"), settings, "llm")
+    return _made(settings, LLMService, "llm", None)
 
 
-def _service_class(settings: ServiceSettings, base: type[_Service], name: str) -> type[_Service]:
-    where = f"{name}.service"
-    path = settings.service
+def _made(settings: ServiceSettings, base: type[_Service], name: str, offline: str | None) -> _Service:
+    path = offline if offline is not None and settings.service == OFFLINE else settings.service
+    return _construct(_service_class(path, base, f"{name}.service"), settings, name)
+
+
+def _service_class(path: str, base: type[_Service], where: str) -> type[_Service]:
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
         raise ValueError(f"{where}: {path!r} is no service of this kind; give the dotted path of a {base.__name__}.")
     try:
         module = importlib.import_module(module_name)
+    except MissingSpeechPackage:
+        raise
     except ImportError as error:
         raise ValueError(
             f"{where}: the module {module_name!r} can't be imported ({error}). Check its name, and that the package "
