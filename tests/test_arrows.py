@@ -89,7 +89,6 @@ LAYERS: dict[str, set[str]] = {
         "runner.dispatch",
         "runner.protocol",
         "runner.records",
-        "runner.rooms",
         "runner.scenarios",
     },
     # What people see in a browser, over the same queries as the API.

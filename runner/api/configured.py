@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.api.errors import BadRequest, field_errors
-from runner.api.routes.cron_jobs import fill_cron_job, see_that_it_can_fire
+from runner.api.routes.cron_jobs import CRON_JOBS, see_that_it_can_fire
 from runner.api.schemas.cron_jobs import CronJobBody
 from runner.errors import UsageError
 from runner.records.firings import refusal
@@ -161,7 +161,7 @@ async def _fill(record: Record, session: AsyncSession, row: CronJob, one: Config
     if await session.get(Project, one.project_id) is None:
         raise BadRequest({"project": [f"There is no project {one.project_id}."]})
     was = row.crontab_expression, row.timezone, row.next_due_at
-    await fill_cron_job(session, row, one.body, record, whole=True)
+    await CRON_JOBS.write(session, row, one.body, record, whole=True)
     row.data = {**{k: v for k, v in row.data.items() if k != "is_gone_from_file"}, "created_via": VIA}
     if row.is_active and was[2] is not None and was[:2] == (row.crontab_expression, row.timezone):
         # What was due while the server was down is still to be made up for.

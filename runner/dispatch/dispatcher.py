@@ -7,12 +7,14 @@ counts once for each attempt. It is one loop: its cost is a matter of what happe
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 from loguru import logger
-from sqlalchemy import bindparam, select
+from sqlalchemy import Row, bindparam, select
 from sqlalchemy.orm import Session
 
 from bots.timeline import EndedReason
@@ -33,10 +35,11 @@ from runner.protocol.messages import (
     leaving_s,
 )
 from runner.records import leases
-from runner.records.assignments import Assignment, Capacity, Limits, assign, is_due, waiting
+from runner.records.assignments import assign, is_due, waiting
 from runner.records.database import Database
-from runner.records.leases import Orphan, Renewed, RunHad
-from runner.records.runs import end_run, job_of, release
+from runner.records.jobs import job_of
+from runner.records.leases import Had, Renewed
+from runner.records.runs import end_run, release
 from runner.records.secrets import Vault
 from runner.records.tables import RUNS, utc_now
 from runner.rooms.allowed import RoomGuard, RoomRefused
@@ -108,7 +111,6 @@ class Dispatcher:
         self._database = database
         self._vault = vault
         self._settings = settings
-        self._limits = Limits(settings.server.max_calls, settings.server.max_calls_per_agent)
         self._lease_s = settings.server.lease_s
         self.look_interval_s = min(LOOK_INTERVAL_S, self._lease_s / 4)
         """How often it looks when nobody wakes it, and how soon again where that failed."""
@@ -236,7 +238,7 @@ class Dispatcher:
 
     # Polls.
 
-    async def _take_in(self, arrived: Sequence[_Asked]) -> dict[str, Sequence[RunHad]]:
+    async def _take_in(self, arrived: Sequence[_Asked]) -> dict[str, Sequence[Had]]:
         """Take in what polls say; return what each of their workers has."""
         latest: dict[str, _Asked] = {}
         for asked in sorted(arrived, key=lambda one: one.poll.number):
@@ -250,11 +252,9 @@ class Dispatcher:
             dropped = [run for run in renewed.runs.get(executor, ()) if not _has(asked.poll, run)]
             for run in dropped if executor not in renewed.late else ():
                 if run.has_begun:
-                    await self._back(run.run_id, run.attempt, UNKNOWN_DETAIL, safe_to_retry=False, was_lost=True)
+                    await self._back(run, UNKNOWN_DETAIL, safe_to_retry=False, was_lost=True)
                 elif asked.poll.state is WorkerState.DRAINING:
-                    await self._back(
-                        run.run_id, run.attempt, STOPPED_DETAIL, safe_to_retry=True, was_lost=False, only_unbegun=True
-                    )
+                    await self._back(run, STOPPED_DETAIL, safe_to_retry=True, only_unbegun=True)
         for asked in arrived:
             self._keep(asked, latest[asked.executor].poll, renewed)
         return {executor: renewed.runs.get(executor, ()) for executor in latest}
@@ -290,10 +290,10 @@ class Dispatcher:
             said = logger.bind(worker=worker.name, executor=worker.executor, state=poll.state.value)
             said.info("worker {}: found, makes {} calls at once", worker.name, worker.calls)
 
-    def _see_to(self, tasks: TaskGroup, asked: _Asked, runs: Sequence[RunHad]) -> None:
+    def _see_to(self, tasks: TaskGroup, asked: _Asked, runs: Sequence[Had]) -> None:
         """Answer a poll, unless it waits and there is nothing to tell yet."""
         poll = asked.poll
-        by_attempt = {(run.run_id, run.attempt): run for run in runs}
+        by_attempt = {(run.id, run.attempt): run for run in runs}
         asked.orders = orders = tuple(
             self._order(told.run_id, told.attempt, by_attempt.get(told.key)) for told in poll.runs
         )
@@ -312,7 +312,7 @@ class Dispatcher:
         if not (asked.waits and is_told):
             asked.settle(Answer(lease_s=self._lease_s, orders=orders))
 
-    def _order(self, run_id: int, attempt: int, run: RunHad | None) -> Order:
+    def _order(self, run_id: int, attempt: int, run: Had | None) -> Order:
         if run is None or not run.has_begun:
             return Order(run_id=run_id, attempt=attempt, counts=False)
         return Order(
@@ -324,7 +324,7 @@ class Dispatcher:
             is_listened_to=self.is_listened_to(run_id),
         )
 
-    async def _hand_over(self, asked: _Asked, runs: Sequence[RunHad]) -> None:
+    async def _hand_over(self, asked: _Asked, runs: Sequence[Had]) -> None:
         """Answer a poll with runs to make."""
         try:
             jobs = await self._jobs(runs)
@@ -335,20 +335,20 @@ class Dispatcher:
             return
         asked.settle(Answer(lease_s=self._lease_s, jobs=tuple(jobs), orders=asked.orders))
 
-    async def _jobs(self, runs: Sequence[RunHad]) -> list[Job]:
+    async def _jobs(self, runs: Sequence[Had]) -> list[Job]:
         """Return what is needed to make runs; those that can't be made end here."""
 
-        def read(session: Session) -> list[tuple[RunHad, Job | UsageError | None]]:
-            found: list[tuple[RunHad, Job | UsageError | None]] = []
+        def read(session: Session) -> list[tuple[Had, Job | UsageError | None]]:
+            found: list[tuple[Had, Job | UsageError | None]] = []
             for run in runs:
                 try:
-                    found.append((run, job_of(session, self._vault, run.run_id, run.attempt, run.executor)))
+                    found.append((run, job_of(session, self._vault, run.id, run.attempt, run.executor)))
                 except UsageError as error:
                     # Not by another worker either: the record's key is not the one that things were encrypted with.
                     found.append((run, error))
                 except (KeyError, TypeError, ValueError) as error:
                     # Nor this one; and whoever is given it would be given nothing else.
-                    logger.opt(exception=True).error("run {}: can't be read ({})", run.run_id, type(error).__name__)
+                    logger.opt(exception=True).error("run {}: can't be read ({})", run.id, type(error).__name__)
                     found.append(
                         (run, UsageError(f"what the record holds of it can't be read ({type(error).__name__})"))
                     )
@@ -372,19 +372,15 @@ class Dispatcher:
                     await self._refuse_run(run, Cause.ROOM, EndedReason.ROOM_UNREACHABLE, refusal)
         return jobs
 
-    async def _refuse_run(self, run: RunHad, cause: Cause, reason: EndedReason, detail: str) -> None:
+    async def _refuse_run(self, run: Had, cause: Cause, reason: EndedReason, detail: str) -> None:
         problem = Problem(cause=cause.value, reason=reason.value, detail=detail[:4_000])
-        await self._database.run(lambda session: end_run(session, run.run_id, run.attempt, problem))
+        await self._database.run(lambda session: end_run(session, run.id, run.attempt, problem))
 
     # Giving.
 
     async def _give(self) -> set[str]:
         """Give runs to the workers whose polls wait; return those that were given some."""
-        able = [
-            Capacity(worker.executor, worker.calls, frozenset(worker.rooms))
-            for asked in self._held.values()
-            if asked.poll.state is WorkerState.TAKING and (worker := asked.poll.worker)
-        ]
+        able = [asked.poll.worker for asked in self._held.values() if asked.poll.state is WorkerState.TAKING]
         # Looking takes no turn at writing, of which SQLite has one.
         self._something_waits = await self._database.look(_anything_waits)
         if self._something_waits and self._arrived:
@@ -393,13 +389,13 @@ class Dispatcher:
         if not able or not self._something_waits:
             return set()
 
-        def give(session: Session) -> list[Assignment]:
+        def give(session: Session) -> set[str]:
             # A poll that is held here may not be the last thing that its worker said, or was its parent's.
             taking = leases.takers(session, [worker.executor for worker in able])
-            return assign(session, [worker for worker in able if worker.executor in taking], self._limits)
+            takers = [worker for worker in able if worker.executor in taking]
+            return {run.executor for run in assign(session, takers, self._settings.server)}
 
-        given = await self._database.run(give)
-        return {assignment.executor for assignment in given}
+        return await self._database.run(give)
 
     # Taking back.
 
@@ -413,9 +409,9 @@ class Dispatcher:
         may_judge = now_s >= self._judging_from_s
         limit_s = self._lease_s + leaving_s(self._lease_s)
 
-        def look(session: Session) -> tuple[list[str], list[Orphan], bool]:
+        def look(session: Session) -> tuple[list[str], Sequence[Row[*tuple[Any, ...]]], bool]:
             silent = leases.silent_workers(session, longer_than_s=limit_s) if may_judge else []
-            left = leases.orphans(session, touch_s=self._lease_s / 2, unknown_too=may_judge)
+            left = leases.orphans(session, unknown_too=may_judge)
             return silent, left, leases.may_forget(session)
 
         silent, left, is_old = await self._database.look(look)
@@ -437,24 +433,19 @@ class Dispatcher:
         if failures:
             raise failures[0]
 
-    async def _take_from_gone(self, run: Orphan) -> None:
-        if run.is_kept and run.has_begun:
-            # Its call is over, and its outcome on a disk: whoever finds it there reports it.
-            return
-        await self._back(
-            run.run_id,
-            run.attempt,
-            STOPPED_DETAIL if run.was_stopped else WORKER_LOST,
-            safe_to_retry=run.was_stopped or run.was_in_touch,
-            was_lost=not run.was_stopped,
-        )
+    async def _take_from_gone(self, run: Row[*tuple[Any, ...]]) -> None:
+        was_stopped = run.state == WorkerState.STOPPED
+        # Whether the record knew, when its worker went, what was said in its calls.
+        was_in_touch = run.state is not None and run.gone_at - run.seen_at <= timedelta(seconds=self._lease_s / 2)
+        detail = STOPPED_DETAIL if was_stopped else WORKER_LOST
+        await self._back(run, detail, safe_to_retry=was_stopped or was_in_touch, was_lost=not was_stopped)
 
-    async def _back(self, run_id: int, attempt: int, detail: str, **how: bool) -> None:
+    async def _back(self, run: Row[*tuple[Any, ...]], detail: str, **how: bool) -> None:
         """Take a run back (see :func:`runner.records.runs.release`)."""
-        await self._database.run(lambda session: release(session, run_id, attempt, detail=detail, **how))
+        await self._database.run(lambda session: release(session, run.id, run.attempt, detail=detail, **how))
 
 
-def _runs_of_all(session: Session, executors: Sequence[str]) -> Mapping[str, Sequence[RunHad]]:
+def _runs_of_all(session: Session, executors: Sequence[str]) -> Mapping[str, Sequence[Had]]:
     """Return what workers have, also of those that have nothing."""
     found = leases.runs_of(session, executors)
     return {executor: found.get(executor, ()) for executor in executors}
@@ -464,9 +455,9 @@ def _anything_waits(session: Session) -> bool:
     return session.execute(_WAITING, {"now": utc_now()}).first() is not None
 
 
-def _has(poll: Poll, run: RunHad) -> bool:
+def _has(poll: Poll, run: Had) -> bool:
     """Return whether a worker says that it has a run, or its outcome."""
-    return (run.run_id, run.attempt) in {one.key for one in (*poll.runs, *poll.kept)}
+    return (run.id, run.attempt) in {one.key for one in (*poll.runs, *poll.kept)}
 
 
 def _addresses(job: Job) -> list[str]:

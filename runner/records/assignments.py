@@ -4,17 +4,18 @@ All of it is decided in one transaction that no other process decides in at the 
 a limit is never exceeded, not even for a moment.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from runner.load import Load
-from runner.records.changes import Change, RunChange, note
+from runner.protocol.messages import WorkerInfo
+from runner.records.changes import Change, note
 from runner.records.tables import AGENTS, RESULTS, RUNS, utc_now
+from runner.settings import ServerSettings
 
 MAX_CALLS = "max_calls"
 """What of an agent's ``session`` says how many calls it takes at once."""
@@ -25,63 +26,22 @@ _LOCK = 0x61736E73
 BATCH = 100
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """A run that is given to a worker.
-
-    Attributes:
-        run_id: The run.
-        attempt: Which attempt at it this is.
-        executor: The worker.
-    """
-
-    run_id: int
-    attempt: int
-    executor: str
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a worker can take.
-
-    Attributes:
-        executor: The worker.
-        calls: How many calls it makes at once, those included that it has.
-        rooms: The kinds of rooms it can enter, as :class:`runner.rooms.urls.RoomKind` has them.
-    """
-
-    executor: str
-    calls: int
-    rooms: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How many calls may be on at once, besides what workers can take and launches ask for.
-
-    Attributes:
-        all: Of all; None for as many as there are workers for.
-        per_agent: Of one agent that has no limit of its own; None likewise.
-    """
-
-    all: int | None = None
-    per_agent: int | None = None
-
-
 class _Taken:
     """What the runs need that workers have, and with it who can have no more."""
 
-    def __init__(self, limits: Limits, workers: Sequence[Capacity]):
+    def __init__(self, limits: ServerSettings, workers: Sequence[WorkerInfo]):
         self._limits = limits
         self._workers = workers
-        self._load = Load(limits.all)
+        self._load = Load(limits.max_calls)
 
     def add(self, run: Any, executor: str) -> None:
         """Count a run that a worker has."""
+        own = (run.session or {}).get(MAX_CALLS)
+        of_agent = self._limits.max_calls_per_agent if own is None else int(own)
         self._load.begin(
             {("worker", executor): None}
             | {("result", run.result_id): run.concurrency_limit}
-            | ({} if run.agent_id is None else {("agent", run.agent_id): _agent_limit(run.session, self._limits)})
+            | ({} if run.agent_id is None else {("agent", run.agent_id): of_agent})
             | ({} if run.room_key is None else {("room", run.room_key): 1})
         )
 
@@ -106,10 +66,10 @@ class _Taken:
                 conditions.append(column.is_(None) | column.not_in(full))
         return and_(*conditions)
 
-    def _free_in(self, worker: Capacity) -> int:
+    def _free_in(self, worker: WorkerInfo) -> int:
         return worker.calls - self._load.of(("worker", worker.executor))
 
-    def _free(self) -> list[Capacity]:
+    def _free(self) -> list[WorkerInfo]:
         return [worker for worker in self._workers if self._free_in(worker) > 0]
 
 
@@ -130,20 +90,23 @@ def taken() -> ColumnElement[bool]:
     return RUNS.c.ended_at.is_(None) & (RUNS.c.executor > "") & RUNS.c.reported.is_(None)
 
 
-def assign(session: Session, workers: Sequence[Capacity], limits: Limits) -> list[Assignment]:
+def assign(session: Session, workers: Sequence[WorkerInfo], limits: ServerSettings) -> list[Row[int, int, str]]:
     """Give waiting runs to workers: as many as they can take, lower priority numbers first, then older runs.
 
     Args:
         session: A transaction.
         workers: Those that take runs.
-        limits: What holds besides.
+        limits: How many calls may be on at once, besides what workers can take and launches ask for.
+
+    Returns:
+        Of each run that was given: its id, the attempt, and the worker, in the order of the ids.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_HOLD)
     now = _Taken(limits, workers)
     for run in session.execute(_TAKEN_RUNS):
         now.add(run, run.executor)
-    given: list[Assignment] = []
+    given: list[Row[int, int, str]] = []
     while now.places > 0:
         # Locked, and none waited for: whoever cancels some of them locks them in another order.
         most = min(BATCH, now.places)
@@ -156,30 +119,19 @@ def assign(session: Session, workers: Sequence[Capacity], limits: Limits) -> lis
                 chosen.setdefault(executor, []).append(run.id)
         for executor, ids in chosen.items():
             # One that was cancelled meanwhile stays as it is; its place is given away the next time.
-            for run_id, attempt in session.execute(
-                _GIVE, {"of_runs": ids, "executor": executor, "updated_at": utc_now()}
-            ):
-                given.append(Assignment(run_id, attempt, executor))
-                note(session, RunChange(run_id, attempt, Change.GIVEN, executor))
+            of_worker = {"of_runs": ids, "executor": executor, "updated_at": utc_now()}
+            for one in session.execute(_GIVE, of_worker):
+                given.append(one)
+                note(session, one.id, one.attempt, Change.GIVEN, executor)
         if len(runs) < most or not chosen:
             break
-    return sorted(given, key=lambda assignment: assignment.run_id)
-
-
-def _agent_limit(session: Mapping[str, Any] | None, limits: Limits) -> int | None:
-    own = (session or {}).get(MAX_CALLS)
-    return limits.per_agent if own is None else int(own)
+    return sorted(given, key=lambda one: one.id)
 
 
 _HOLD = select(func.pg_advisory_xact_lock(_LOCK))
 _OF_RUN = (
     select(
-        RUNS.c.id,
-        RUNS.c.result_id,
-        RUNS.c.agent_id,
-        RUNS.c.room_key,
-        RUNS.c.room_kind,
-        RUNS.c.executor,
+        *RUNS.c["id", "result_id", "agent_id", "room_key", "room_kind", "executor"],
         RESULTS.c.concurrency_limit,
         AGENTS.c.session,
     )
@@ -191,5 +143,5 @@ _WAITING_RUNS = _OF_RUN.order_by(RUNS.c.priority, RUNS.c.id).with_for_update(of=
 _GIVE = (
     update(RUNS)
     .where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)), waiting())
-    .returning(RUNS.c.id, RUNS.c.attempt)
+    .returning(RUNS.c.id, RUNS.c.attempt, RUNS.c.executor)
 )

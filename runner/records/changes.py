@@ -3,9 +3,8 @@
 A report that comes again changes nothing, and so is not noted again.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
 from loguru import logger
 from sqlalchemy.orm import Session
@@ -27,26 +26,12 @@ class Change(StrEnum):
     RELEASED = "released"
 
 
-@dataclass(frozen=True)
-class RunChange:
-    """A change of a run.
+def note(session: Session, run_id: int, attempt: int, change: Change, detail: str = "") -> None:
+    """Note what a transaction changes of a run, of which an attempt was under way.
 
-    Attributes:
-        run_id: The run.
-        attempt: The attempt at it that was under way.
-        change: What changed.
-        detail: More about it, in a few words of ours; nothing that was sent.
+    ``detail`` is a few words of ours; nothing that was sent.
     """
-
-    run_id: int
-    attempt: int
-    change: Change
-    detail: str = ""
-
-
-def note(session: Session, change: RunChange) -> None:
-    """Note a change that a transaction makes."""
-    session.info.setdefault(_KEY, []).append(change)
+    session.info.setdefault(_KEY, []).append((run_id, attempt, f"{change}: {detail}" if detail else change.value))
 
 
 def work_changed(session: Session) -> None:
@@ -55,20 +40,11 @@ def work_changed(session: Session) -> None:
 
 
 def has_changed_work(info: dict[Any, Any]) -> bool:
-    """Return whether a transaction has noted that, once.
-
-    Args:
-        info: The ``info`` of its session.
-    """
+    """Return whether a transaction with this ``info`` of its session has noted that, once."""
     return bool(info.pop(_WORK, False))
 
 
 def log_changes(info: dict[Any, Any]) -> None:
-    """Log what a transaction that was committed has changed, each change in one line.
-
-    Args:
-        info: The ``info`` of its session.
-    """
-    for made in cast(list[RunChange], info.pop(_KEY, ())):
-        detail = f": {made.detail}" if made.detail else ""
-        logger.bind(run_id=made.run_id, attempt=made.attempt).info("run {}: {}{}", made.run_id, made.change, detail)
+    """Log what a transaction that was committed has changed, each change in one line."""
+    for run_id, attempt, what in info.pop(_KEY, ()):
+        logger.bind(run_id=run_id, attempt=attempt).info("run {}: {}", run_id, what)

@@ -3,17 +3,17 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from sqlalchemy import ColumnElement
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import ColumnElement, bindparam, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from runner.protocol.messages import SessionStart
+from runner.evaluation.asked import Asked
+from runner.protocol.messages import Job, SessionStart
 from runner.records.secrets import Vault
-from runner.records.tables import Agent
+from runner.records.tables import RESULTS, RUNS, Agent
 from runner.sessions.pipecat_cloud import AGENT_NAME, CLOUD_URL
 from runner.sessions.pipecat_cloud import start_url as cloud_start_url
 
@@ -61,6 +61,60 @@ class RoomSecrets(BaseModel):
         return cls() if sealed is None else cls.model_validate_json(vault.open(sealed))
 
 
+_GIVEN = (
+    select(
+        *RUNS.c["attempt", "agent_id", "scenario_name", "snapshot", "room_url", "room_token", "data_message"],
+        RUNS.c.session_data,
+        *RESULTS.c["run_type", "run_settings"],
+    )
+    .join_from(RUNS, RESULTS, RESULTS.c.id == RUNS.c.result_id)
+    .where(
+        RUNS.c.id == bindparam("of_run"),
+        RUNS.c.attempt == bindparam("of_attempt"),
+        RUNS.c.executor == bindparam("of_executor"),
+        RUNS.c.ended_at.is_(None),
+    )
+)
+
+
+def job_of(session: Session, vault: Vault, run_id: int, attempt: int, executor: str) -> Job | None:
+    """Return what a worker needs to make a call, in the attempt that was given to it.
+
+    None if the run has ended, is another worker's, or is not there.
+
+    Raises:
+        UsageError: The record's key is not the one that the run's secrets were encrypted with.
+    """
+    run = session.execute(_GIVEN, {"of_run": run_id, "of_attempt": attempt, "of_executor": executor}).first()
+    if run is None:
+        return None
+    secrets, played, message = RoomSecrets.open(vault, run.room_token), run.snapshot, run.data_message
+    if message is not None and secrets.data_message is not None:
+        message = {"value": secrets.data_message, "shown": message["value"]}
+    data = {**run.session_data, "cekura_run_id": run_id}
+    start: SessionStart | None = None
+    agent = None if run.agent_id is None else session.get(Agent, run.agent_id)
+    if run.run_type == RunType.SESSIONS:
+        start = session_start(agent, vault, open_pipecat_data(vault, run.run_settings), data)
+    # Where that is not there it was launched by a version that judged no prompts.
+    asked = played.get("asked") or {"expected_outcome": played.get("expected_outcome_prompt") or None}
+    return Job(
+        run_id=run_id,
+        attempt=run.attempt,
+        scenario=run.scenario_name,
+        script=played["script"],
+        notes=tuple(played.get("notes", ())),
+        room_url=run.room_url if secrets.url is None else secrets.url.get_secret_value(),
+        token=secrets.token,
+        data_message=message,
+        session=start,
+        session_data=data,
+        asked=Asked.model_validate(asked),
+        participant_name=played.get("participant_name")
+        or (None if agent is None else agent.session.get("participant_name")),
+    )
+
+
 def session_start(
     agent: Agent | None, vault: Vault, overrides: Mapping[str, Any], data: dict[str, Any] | None = None
 ) -> SessionStart | None:
@@ -77,11 +131,14 @@ def session_start(
     """
     if agent is None:
         return None
-    kept = _credentials(agent, vault)
-    saved = kept.config
+    kept = _object(None if agent.credentials is None else json.loads(vault.open(agent.credentials)))
+    saved = _object(kept.get("config"))
+    key, private_key = (
+        SecretStr(str(kept[name])) if kept.get(name) else None for name in ("api_key", "private_api_key")
+    )
     name = overrides.get("pipecat_agent_name") or saved.get("pipecat_agent_name")
     start_url, transport = agent.session.get("start_url"), agent.session.get("transport")
-    if not start_url and name and kept.api_key is not None:
+    if not start_url and name and key is not None:
         if not re.fullmatch(AGENT_NAME, str(name)):
             return None
         start_url, transport = cloud_start_url(CLOUD_URL, str(name)), transport or "daily"
@@ -96,8 +153,8 @@ def session_start(
         transport=None if transport is None else str(transport),
         data={**_object(body), **(data or {})},
         room_properties=_object(saved.get("room_properties") if properties is None else properties),
-        credential=kept.api_key,
-        private_key=kept.private_api_key,
+        credential=key,
+        private_key=private_key,
         start_timeout_s=agent.session.get("start_timeout_s"),
         agent_join_timeout_s=agent.session.get("agent_join_timeout_s"),
         bot_ready_timeout_s=agent.session.get("bot_ready_timeout_s"),
@@ -126,22 +183,6 @@ def sealed_pipecat_data(run_settings: InstrumentedAttribute[dict[str, Any]]) -> 
 def shown_settings(run_settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``run_settings`` of a result as they may be seen."""
     return {key: value for key, value in run_settings.items() if key != _SEALED}
-
-
-@dataclass(frozen=True)
-class _Credentials:
-    api_key: SecretStr | None
-    private_api_key: SecretStr | None
-    config: dict[str, Any]
-
-
-def _credentials(agent: Agent, vault: Vault) -> _Credentials:
-    kept = _object(None if agent.credentials is None else json.loads(vault.open(agent.credentials)))
-
-    def key(name: str) -> SecretStr | None:
-        return SecretStr(str(kept[name])) if kept.get(name) else None
-
-    return _Credentials(key("api_key"), key("private_api_key"), _object(kept.get("config")))
 
 
 def _revealed(value: Any) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import Row, bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from runner.protocol.messages import Kept, Poll, RunNow, WorkerState
@@ -25,67 +25,23 @@ KEPT_LIMIT = timedelta(minutes=15)
 """How long an outcome may lie on the disk of a worker that is gone, before its run is taken for lost as well."""
 
 
-@dataclass(frozen=True)
-class RunHad:
-    """A run that a worker has.
-
-    Attributes:
-        run_id: The run.
-        attempt: The attempt.
-        executor: The worker.
-        has_begun: Whether the worker has told of it.
-        is_cancelled: Whether it is to end.
-        joined: Whether its caller was in the room.
-        said: Whether anything was said there.
-        is_evaluating: Whether its call is over.
-    """
-
-    run_id: int
-    attempt: int
-    executor: str
-    has_begun: bool
-    is_cancelled: bool
-    joined: bool
-    said: bool
-    is_evaluating: bool
+Had = Row[*tuple[Any, ...]]
+"""A run that a worker has: ``id``, ``attempt``, ``executor``, and whether it ``has_begun``, ``joined`` the room,
+``said`` anything, ``is_evaluating``, as far as the worker has told, and ``is_cancelled``: whether it is to end."""
 
 
 @dataclass(frozen=True)
 class Renewed:
-    """What became of some polls.
-
-    Attributes:
-        gone: The workers that were given up before: their polls count for nothing.
-        new: The workers that polled for the first time.
-        late: Those whose later poll was here before this one.
-        runs: What each of them has now, by its id.
-    """
+    """What became of some polls."""
 
     gone: frozenset[str]
+    """The workers that were given up before: their polls count for nothing."""
     new: frozenset[str]
+    """Those that polled for the first time."""
     late: frozenset[str]
-    runs: Mapping[str, Sequence[RunHad]]
-
-
-@dataclass(frozen=True)
-class Orphan:
-    """A run whose worker is gone.
-
-    Attributes:
-        run_id: The run.
-        attempt: The attempt.
-        has_begun: Whether its worker had told of it.
-        was_stopped: Whether that worker ended in good order.
-        was_in_touch: Whether the record knew, when it went, what was said in its calls.
-        is_kept: Whether its outcome lies on a disk from which it may still come.
-    """
-
-    run_id: int
-    attempt: int
-    has_begun: bool
-    was_stopped: bool
-    was_in_touch: bool
-    is_kept: bool
+    """Those whose later poll was here before this one."""
+    runs: Mapping[str, Sequence[Had]]
+    """What each of them has now, by its id."""
 
 
 def clock(session: Session) -> datetime:
@@ -110,7 +66,7 @@ def renew(session: Session, polls: Sequence[Poll]) -> Renewed:
     counted = [poll for poll in polls if poll.worker.executor not in gone | late]
     new = [poll for poll in counted if poll.worker.executor not in known]
     if new:
-        session.execute(_ADD, [{**_who(poll), **_how(poll, now), "started_at": now} for poll in new])
+        session.execute(_ADD, [{**poll.worker.model_dump(), **_how(poll, now), "started_at": now} for poll in new])
     if again := [poll for poll in counted if poll.worker.executor in known]:
         session.execute(_RENEW, [{"of_worker": poll.worker.executor, **_how(poll, now)} for poll in again])
     runs = runs_of(session, [poll.worker.executor for poll in counted if poll.runs])
@@ -121,7 +77,8 @@ def renew(session: Session, polls: Sequence[Poll]) -> Renewed:
         if _is_news(run, _find(runs.get(poll.worker.executor, ()), run))
     ]
     if news:
-        _take_in(session, news)
+        begin(session, [(run.run_id, run.attempt, executor) for executor, run in news])
+        progress(session, [run for _, run in news])
     if any(poll.state is WorkerState.STOPPED for poll in counted):
         work_changed(session)
     executors = [poll.worker.executor for poll in polls if poll.worker.executor not in gone]
@@ -133,22 +90,12 @@ def renew(session: Session, polls: Sequence[Poll]) -> Renewed:
     )
 
 
-def runs_of(session: Session, executors: Sequence[str]) -> dict[str, list[RunHad]]:
+def runs_of(session: Session, executors: Sequence[str]) -> dict[str, list[Had]]:
     """Return what workers have, by their ids; without those that have nothing."""
-    found: dict[str, list[RunHad]] = {}
+    found: dict[str, list[Had]] = {}
     if not executors:
         return found
-    for row in session.execute(_HAD, {"of_workers": sorted(executors)}):
-        run = RunHad(
-            run_id=row.id,
-            attempt=row.attempt,
-            executor=row.executor,
-            has_begun=row.status != RunStatus.PENDING.value,
-            is_cancelled=row.cancel_requested,
-            joined=row.joined_at is not None,
-            said=row.said_at is not None,
-            is_evaluating=row.status == RunStatus.EVALUATING.value,
-        )
+    for run in session.execute(_HAD, {"of_workers": sorted(executors)}):
         found.setdefault(run.executor, []).append(run)
     return found
 
@@ -174,7 +121,7 @@ def lose(session: Session, executors: Sequence[str], *, longer_than_s: float | N
     """
     now = clock(session)
     limit = now if longer_than_s is None else now - timedelta(seconds=longer_than_s)
-    gone = {"of_workers": sorted(executors), "limit": limit, "state": WorkerState.LOST.value, "gone_at": now}
+    gone = {"of_workers": sorted(executors), "limit": limit, "state": WorkerState.LOST, "gone_at": now}
     session.execute(_KNOWN, {"of_workers": gone["of_workers"]}).all()
     lost = list(session.scalars(_LOSE, gone))
     if lost:
@@ -187,34 +134,23 @@ def note_kept(session: Session, executor: str, kept: Sequence[Kept]) -> None:
     session.execute(_NOTE, {"of_worker": executor, "runs": {"live": [], "kept": _dumped(kept)}})
 
 
-def orphans(session: Session, *, touch_s: float, unknown_too: bool) -> list[Orphan]:
-    """Return the runs whose workers are gone.
+def orphans(session: Session, *, unknown_too: bool) -> list[Row[*tuple[Any, ...]]]:
+    """Return the runs whose workers are gone: ``id``, ``attempt``, and of the worker ``state``, ``gone_at`` and
+    ``seen_at``, which are None where it is not known.
+
+    Without those whose outcomes lie on a disk: whoever finds them there reports them.
 
     Args:
         session: A look.
-        touch_s: A worker that polled within so long before it went was in touch with the record.
         unknown_too: Whether to return those whose worker is not known as well.
     """
-    now = clock(session)
-    found: list[Orphan] = []
-    kept: set[tuple[int, int]] | None = None
-    for row in session.execute(_ORPHANS):
-        if row.is_known is None and not unknown_too:
-            continue
-        if kept is None:
-            kept = _kept(session, now)
-        found.append(
-            Orphan(
-                run_id=row.id,
-                attempt=row.attempt,
-                has_begun=row.status != RunStatus.PENDING.value,
-                was_stopped=row.state == WorkerState.STOPPED.value,
-                was_in_touch=row.is_known is not None and row.gone_at - row.seen_at <= timedelta(seconds=touch_s),
-                is_kept=(row.id, row.attempt) in kept,
-            )
-        )
+    found = [run for run in session.execute(_ORPHANS) if unknown_too or run.state is not None]
+    if not found:
+        return []
+    kept = _kept(session, clock(session))
+    left = [run for run in found if run.status == RunStatus.PENDING or (run.id, run.attempt) not in kept]
     # In order: not by the statement, for then SQLite would go through all runs there are, in theirs.
-    return sorted(found, key=lambda run: run.run_id)
+    return sorted(left, key=lambda run: run.id)
 
 
 def may_forget(session: Session) -> bool:
@@ -235,13 +171,7 @@ def _kept(session: Session, now: datetime) -> set[tuple[int, int]]:
     return {(run_id, attempt) for row in rows for run_id, attempt, may_end in row.runs.get("kept", ()) if may_end}
 
 
-def _take_in(session: Session, news: Sequence[tuple[str, RunNow]]) -> None:
-    """Take in how far runs are."""
-    begin(session, [(run.run_id, run.attempt, executor) for executor, run in news])
-    progress(session, [run for _, run in news])
-
-
-def _is_news(run: RunNow, known: RunHad | None) -> bool:
+def _is_news(run: RunNow, known: Had | None) -> bool:
     """Return whether the record does not know yet what a worker tells of a run."""
     return known is not None and (
         not known.has_begun
@@ -251,32 +181,18 @@ def _is_news(run: RunNow, known: RunHad | None) -> bool:
     )
 
 
-def _find(runs: Iterable[RunHad], told: RunNow) -> RunHad | None:
-    return next((run for run in runs if (run.run_id, run.attempt) == (told.run_id, told.attempt)), None)
-
-
-def _who(poll: Poll) -> dict[str, Any]:
-    worker = poll.worker
-    return {
-        "executor": worker.executor,
-        "name": worker.name,
-        "version": worker.version,
-        "rooms": list(worker.rooms),
-        "calls": worker.calls,
-    }
+def _find(runs: Iterable[Had], told: RunNow) -> Had | None:
+    return next((run for run in runs if (run.id, run.attempt) == told.key), None)
 
 
 def _how(poll: Poll, now: datetime) -> dict[str, Any]:
     return {
         "number": poll.number,
-        "state": poll.state.value,
+        "state": poll.state,
         "why": poll.why,
         "seen_at": now,
         "gone_at": now if poll.state is WorkerState.STOPPED else None,
-        "runs": {
-            "live": [run.run_id for run in poll.runs],
-            "kept": _dumped(poll.kept),
-        },
+        "runs": {"live": [run.run_id for run in poll.runs], "kept": _dumped(poll.kept)},
         "load": poll.load.model_dump(),
     }
 
@@ -289,25 +205,24 @@ _OF_WORKERS = WORKERS.c.executor.in_(bindparam("of_workers", expanding=True))
 _CLOCK = select(func.clock_timestamp())
 # Locked, in an order: who is given up meanwhile stays so, and processes that hear of the same ones take turns.
 _KNOWN = (
-    select(WORKERS.c.executor, WORKERS.c.number, WORKERS.c.gone_at)
+    select(*WORKERS.c["executor", "number", "gone_at"])
     .where(_OF_WORKERS)
     .order_by(WORKERS.c.executor)
     .with_for_update()
 )
 _TAKERS = select(WORKERS.c.executor).where(
-    _OF_WORKERS, WORKERS.c.gone_at.is_(None), WORKERS.c.state == WorkerState.TAKING.value
+    _OF_WORKERS, WORKERS.c.gone_at.is_(None), WORKERS.c.state == WorkerState.TAKING
 )
 _ADD = WORKERS.insert()
 _RENEW = update(WORKERS).where(WORKERS.c.executor == bindparam("of_worker"))
 _NOTE = _RENEW.where(WORKERS.c.gone_at.is_(None))
 _HAD = select(
-    RUNS.c.id,
-    RUNS.c.attempt,
-    RUNS.c.executor,
-    RUNS.c.status,
-    RUNS.c.cancel_requested,
-    RUNS.c.joined_at,
-    RUNS.c.said_at,
+    *RUNS.c["id", "attempt", "executor"],
+    (RUNS.c.status != RunStatus.PENDING).label("has_begun"),
+    (RUNS.c.status == RunStatus.EVALUATING).label("is_evaluating"),
+    RUNS.c.cancel_requested.label("is_cancelled"),
+    RUNS.c.joined_at.is_not(None).label("joined"),
+    RUNS.c.said_at.is_not(None).label("said"),
 ).where(taken(), RUNS.c.executor.in_(bindparam("of_workers", expanding=True)))
 _SILENT = select(WORKERS.c.executor).where(
     WORKERS.c.gone_at.is_(None), WORKERS.c.seen_at <= bindparam("limit", type_=WORKERS.c.seen_at.type)
@@ -325,15 +240,7 @@ _LOSE = (
     .returning(WORKERS.c.executor)
 )
 _ORPHANS = (
-    select(
-        RUNS.c.id,
-        RUNS.c.attempt,
-        RUNS.c.status,
-        WORKERS.c.executor.label("is_known"),
-        WORKERS.c.state,
-        WORKERS.c.gone_at,
-        WORKERS.c.seen_at,
-    )
+    select(*RUNS.c["id", "attempt", "status"], *WORKERS.c["state", "gone_at", "seen_at"])
     .join_from(RUNS, WORKERS, WORKERS.c.executor == RUNS.c.executor, isouter=True)
     .where(taken(), WORKERS.c.executor.is_(None) | WORKERS.c.gone_at.is_not(None))
 )

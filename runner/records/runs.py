@@ -11,29 +11,24 @@ Most of it comes many times a second while calls are on: it is done in threads
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import ColumnElement, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, func, insert, literal_column, select, update
 from sqlalchemy.orm import Session
 
 from runner.calls.run_file import FILE_NAME as RUN_FILE
 from runner.calls.run_file import RunReport, not_asked_because
-from runner.evaluation.asked import Asked
 from runner.evaluation.outcome import Status
-from runner.protocol.messages import Job, Problem, RunNow, SessionStart
-from runner.records.changes import Change, RunChange, note, work_changed
+from runner.protocol.messages import Problem, RunNow
+from runner.records.artefacts import set_aside
+from runner.records.changes import Change, note, work_changed
 from runner.records.endings import Ending, cancelled, ending_of, lost
 from runner.records.filters import chunks
-from runner.records.jobs import RoomSecrets, RunType, open_pipecat_data, session_start
-from runner.records.secrets import Vault
+from runner.records.jobs import RunType
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, OPEN_RUN, ResultStatus, RunStatus, result_status
-from runner.records.tables import ANSWER_TIMES, RESULTS, RUNS, Agent, ResultRow, RunRow, utc_now
+from runner.records.tables import ANSWER_TIMES, RESULTS, RUNS, ResultRow, RunRow, utc_now
 from runner.records.webhooks import result_completed
-
-MAX_ARTEFACTS = 10
-"""How many artefacts an attempt may bring."""
 
 MAX_LOST = 2
 """How often a run is given to another worker because its worker was lost: it may be what workers die of."""
@@ -44,102 +39,57 @@ CANCELLED_DETAIL = "the run was cancelled before the judge had answered"
 JudgeLater = Callable[[Session, int, int], None]
 """Sees to it, in a transaction, that what was asked of a run in an attempt is judged once that is committed."""
 
-_FINAL_RESULT = [status.value for status in FINAL_RESULT]
-_LIVE = [RunStatus.RUNNING.value, RunStatus.EVALUATING.value]
-
 _RUN = RUNS.c.id == bindparam("of_run")
+_RUNS = RUNS.c.id.in_(bindparam("of_runs", expanding=True))
 _ATTEMPT = (RUNS.c.attempt == bindparam("of_attempt")) & RUNS.c.executor.is_not(None)
 """An attempt is the one a worker has. Only the worker that holds a run can report on it."""
 
 _UNREPORTED = RUNS.c.reported.is_(None)
-
-_OPEN = RUNS.c.status.in_([literal_column(f"'{status.value}'") for status in OPEN_RUN])
+_OPEN = RUNS.c.status.in_([literal_column(f"'{status}'") for status in OPEN_RUN])
+_OF_RESULT = RUNS.c.result_id == bindparam("of_result")
 
 _LOCK_RESULT = (
-    select(
-        RESULTS.c.id,
-        RESULTS.c.status,
-        RESULTS.c.run_type,
-        RUNS.c.created_at,
-        RUNS.c.not_before,
-        RUNS.c.started_at,
-        RUNS.c.joined_at,
-    )
+    select(*RESULTS.c["id", "status", "run_type"], *RUNS.c["created_at", "not_before", "started_at", "joined_at"])
     .join_from(RUNS, RESULTS, RESULTS.c.id == RUNS.c.result_id)
     .where(_RUN)
     .with_for_update(of=RESULTS)
 )
 _LOCK_RESULTS = (
     select(RESULTS.c.id)
-    .where(RESULTS.c.id.in_(select(RUNS.c.result_id).where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)))))
+    .where(RESULTS.c.id.in_(select(RUNS.c.result_id).where(_RUNS)))
     .order_by(RESULTS.c.id)
     .with_for_update()
 )
-_OF_EXECUTOR = RUNS.c.executor == bindparam("of_executor")
-_GIVEN = (
-    select(
-        RUNS.c.attempt,
-        RUNS.c.agent_id,
-        RUNS.c.scenario_name,
-        RUNS.c.snapshot,
-        RUNS.c.room_url,
-        RUNS.c.room_token,
-        RUNS.c.data_message,
-        RUNS.c.session_data,
-        RESULTS.c.run_type,
-        RESULTS.c.run_settings,
-    )
-    .join_from(RUNS, RESULTS, RESULTS.c.id == RUNS.c.result_id)
-    .where(_RUN, _ATTEMPT, _OF_EXECUTOR, _OPEN)
-)
 _PENDING = (
-    select(RUNS.c.id, RUNS.c.result_id, RESULTS.c.status.label("result_status"))
+    select(*RUNS.c["id", "result_id"], RESULTS.c.status.label("result_status"))
     .join_from(RUNS, RESULTS, RESULTS.c.id == RUNS.c.result_id)
-    .where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)), RUNS.c.status == RunStatus.PENDING.value)
+    .where(_RUNS, RUNS.c.status == RunStatus.PENDING)
 )
 _BEGIN = (
     update(RUNS)
-    .where(_RUN, _ATTEMPT, _OF_EXECUTOR, RUNS.c.status == RunStatus.PENDING.value)
-    .values(status=RunStatus.RUNNING.value)
+    .where(_RUN, _ATTEMPT, RUNS.c.executor == bindparam("of_executor"), RUNS.c.status == RunStatus.PENDING)
+    .values(status=RunStatus.RUNNING)
     .returning(RUNS.c.id)
 )
 _UNDER_WAY = (
-    select(
-        RUNS.c.status,
-        RUNS.c.cancel_requested,
-        RUNS.c.lost,
-        RUNS.c.said_at,
-        RUNS.c.artefacts,
-        RUNS.c.room_url,
-        RUNS.c.room_kind,
-    )
+    select(*RUNS.c["status", "cancel_requested", "lost", "said_at", "artefacts", "room_url", "room_kind"])
     .where(_RUN, _ATTEMPT, _OPEN, _UNREPORTED)
     .with_for_update()
 )
-_ARTEFACTS = select(RUNS.c.artefacts, RUNS.c.status).where(_RUN, _ATTEMPT, _OF_EXECUTOR).with_for_update()
 _LOCKED = (
-    select(
-        RUNS.c.id,
-        RUNS.c.status,
-        RUNS.c.attempt,
-        RUNS.c.executor,
-        RUNS.c.joined_at,
-        RUNS.c.said_at,
-        RUNS.c.reported,
-        RUNS.c.outcome,
-    )
-    .where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)), _OPEN)
+    select(*RUNS.c["id", "status", "attempt", "executor", "joined_at", "said_at", "reported", "outcome"])
+    .where(_RUNS, _OPEN)
     .order_by(RUNS.c.id)
     .with_for_update()
 )
-_STATE = select(RUNS.c.status, RUNS.c.attempt, RUNS.c.executor).where(_RUN)
+_STATE = select(*RUNS.c["status", "attempt", "executor"]).where(_RUN)
 _SET = update(RUNS).where(_RUN)
-_SET_ALL = update(RUNS).where(RUNS.c.id.in_(bindparam("of_runs", expanding=True)))
-_REPORTED = select(RUNS.c.attempt, RUNS.c.executor, RUNS.c.status, RUNS.c.reported, RUNS.c.artefacts).where(_RUN)
-_JUDGED = select(RUNS.c.artefacts, RUNS.c.outcome).where(_RUN, _ATTEMPT, _OPEN, RUNS.c.reported.is_not(None))
-_ALL_JUDGED = select(RUNS.c.id, RUNS.c.attempt).where(
+_SET_ALL = update(RUNS).where(_RUNS)
+_REPORTED = select(*RUNS.c["attempt", "executor", "status", "reported", "artefacts"]).where(_RUN)
+_JUDGED = select(*RUNS.c["artefacts", "outcome"]).where(_RUN, _ATTEMPT, _OPEN, RUNS.c.reported.is_not(None))
+_ALL_JUDGED = select(*RUNS.c["id", "attempt"]).where(
     # By its status, so that runs that have ended are not even looked at.
-    RUNS.c.status == RunStatus.EVALUATING.value,
+    RUNS.c.status == RunStatus.EVALUATING,
     RUNS.c.reported.is_not(None),
     RUNS.c.updated_at < bindparam("since", type_=RUNS.c.updated_at.type),
 )
@@ -149,47 +99,8 @@ _ANSWERED = insert(ANSWER_TIMES)
 _KEPT = frozenset({"duration_s", "outcome", "room_token", "updated_at"})
 """What is known already of the end of a run that is still to be judged."""
 
-_FIRST_OPEN = select(RUNS.c.status).where(RUNS.c.result_id == bindparam("of_result"), _OPEN).limit(1)
-_STATUSES = select(RUNS.c.status).where(RUNS.c.result_id == bindparam("of_result")).distinct()
-
-
-@dataclass(frozen=True)
-class RunState:
-    """How a run stands, for whoever works on it.
-
-    Attributes:
-        status: Its status.
-        attempt: The attempt that counts.
-        executor: The worker that has it, or had it when it ended.
-    """
-
-    status: RunStatus
-    attempt: int
-    executor: str | None
-
-    def is_of(self, attempt: int) -> bool:
-        """Return whether an attempt is the one that counts: of a run that waits there is none yet."""
-        return self.executor is not None and self.attempt == attempt
-
-
-def job_of(session: Session, vault: Vault, run_id: int, attempt: int, executor: str) -> Job | None:
-    """Return what a worker needs to make a call that was given to it.
-
-    Args:
-        session: A look.
-        vault: Opens what is encrypted.
-        run_id: The run.
-        attempt: The attempt it was given for.
-        executor: The worker it was given to.
-
-    Returns:
-        It; None if the run has ended, is another worker's, or is not there.
-
-    Raises:
-        UsageError: The record's key is not the one that the run's secrets were encrypted with.
-    """
-    run = session.execute(_GIVEN, {"of_run": run_id, "of_attempt": attempt, "of_executor": executor}).first()
-    return None if run is None else _job(session, vault, run_id, run)
+_FIRST_OPEN = select(RUNS.c.status).where(_OF_RESULT, _OPEN).limit(1)
+_STATUSES = select(RUNS.c.status).where(_OF_RESULT).distinct()
 
 
 def begin(session: Session, given: Sequence[tuple[int, int, str]]) -> None:
@@ -204,7 +115,7 @@ def begin(session: Session, given: Sequence[tuple[int, int, str]]) -> None:
     }
     if not pending:
         return
-    if any(row.result_status != ResultStatus.RUNNING.value for row in pending.values()):
+    if any(row.result_status != ResultStatus.RUNNING for row in pending.values()):
         # The results have to follow: they are locked first.
         lock_results_of(session, list(pending))
     # All of them before any is changed, in the order in which everybody locks several.
@@ -215,8 +126,8 @@ def begin(session: Session, given: Sequence[tuple[int, int, str]]) -> None:
         of_run = {"of_run": run_id, "of_attempt": attempt, "of_executor": executor}
         if row is None or session.execute(_BEGIN, {**of_run, "started_at": now, "updated_at": now}).first() is None:
             continue
-        note(session, RunChange(run_id, attempt, Change.CLAIMED, f"by {executor}"))
-        if row.result_status != ResultStatus.RUNNING.value:
+        note(session, run_id, attempt, Change.CLAIMED, f"by {executor}")
+        if row.result_status != ResultStatus.RUNNING:
             refresh_result(session, row.result_id)
 
 
@@ -232,7 +143,7 @@ def progress(session: Session, told: Sequence[RunNow]) -> set[int]:
     """
     by_run = {one.run_id: one for one in told}
     now = utc_now()
-    news = {"joined_at": now, "said_at": now, "status": RunStatus.EVALUATING.value}
+    news = {"joined_at": now, "said_at": now, "status": RunStatus.EVALUATING}
     moved: dict[tuple[str, ...], list[int]] = {}
     under_way: set[int] = set()
     for run in session.execute(_LOCKED, {"of_runs": sorted(by_run)}):
@@ -243,10 +154,10 @@ def progress(session: Session, told: Sequence[RunNow]) -> set[int]:
         changes = {
             "joined_at": Change.JOINED if one.joined and run.joined_at is None else None,
             "said_at": Change.SAID if one.said and run.said_at is None else None,
-            "status": Change.EVALUATING if one.is_evaluating and run.status == RunStatus.RUNNING.value else None,
+            "status": Change.EVALUATING if one.is_evaluating and run.status == RunStatus.RUNNING else None,
         }
         for change in filter(None, changes.values()):
-            note(session, RunChange(run.id, run.attempt, change))
+            note(session, run.id, run.attempt, change)
         # Most reports repeat what is known, and cost no writing.
         if columns := tuple(name for name, change in changes.items() if change is not None):
             moved.setdefault(columns, []).append(run.id)
@@ -258,22 +169,19 @@ def progress(session: Session, told: Sequence[RunNow]) -> set[int]:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What the record says to a report of what a run came to.
-
-    Attributes:
-        accepted: Whether the record holds it now: also where this very report came before. False if the run had ended
-            otherwise, another attempt is under way, or it is not there.
-        is_new: Whether the record did not hold it before.
-        has_ended: Whether the run has ended, in this attempt.
-        queued_s: How long the run took to begin; None where it did not.
-        set_up_s: How long it took then to get into its room; None where that was not told.
-    """
+    """What the record says to a report of what a run came to."""
 
     accepted: bool
+    """Whether the record holds it now: also where this very report came before. False if the run had ended otherwise,
+    another attempt is under way, or it is not there."""
     is_new: bool = False
+    """Whether the record did not hold it before."""
     has_ended: bool = False
+    """Whether the run has ended, in this attempt."""
     queued_s: float | None = None
+    """How long the run took to begin; None where it did not."""
     set_up_s: float | None = None
+    """How long it took then to get into its room; None where that was not told."""
 
 
 def end_run(
@@ -331,7 +239,7 @@ def end_run(
         return Receipt(accepted=True, is_new=True, has_ended=has_ended, queued_s=queued_s, set_up_s=set_up_s)
     # While the result is locked nobody else ends the run: what was found stands.
     is_of_attempt = found.attempt == attempt
-    has_ended = is_of_attempt and RunStatus(found.status) in FINAL_RUN
+    has_ended = is_of_attempt and found.status in FINAL_RUN
     # A run that ended otherwise has no report, or another.
     return Receipt(accepted=is_of_attempt and found.reported == ending.digest, has_ended=has_ended)
 
@@ -410,10 +318,10 @@ def release(
     found = session.execute(_UNDER_WAY, {"of_run": run_id, "of_attempt": attempt}).first()
     if found is None:
         return None
-    begun = found.status != RunStatus.PENDING.value
+    begun = found.status != RunStatus.PENDING
     if begun and only_unbegun:
         return None
-    starts_anew = result.run_type == RunType.SESSIONS.value or _starts_a_session(found.room_url, found.room_kind)
+    starts_anew = result.run_type == RunType.SESSIONS or _starts_a_session(found.room_url, found.room_kind)
     again = not begun or (
         not found.cancel_requested
         and found.lost + was_lost <= MAX_LOST
@@ -423,17 +331,17 @@ def release(
         _set(
             session,
             run_id,
-            status=RunStatus.PENDING.value,
+            status=RunStatus.PENDING,
             executor=None,
             attempt=attempt + 1,
             lost=found.lost + int(was_lost and begun),
             started_at=None,
             joined_at=None,
             said_at=None,
-            artefacts=_set_aside(found.artefacts, attempt),
+            artefacts=set_aside(found.artefacts, attempt),
             updated_at=utc_now(),
         )
-        note(session, RunChange(run_id, attempt, Change.RELEASED, "it waits again"))
+        note(session, run_id, attempt, Change.RELEASED, "it waits again")
     else:
         ending = cancelled() if found.cancel_requested else lost(detail)
         _close(session, run_id, ending)
@@ -459,7 +367,7 @@ def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
         results = lock_results_of(session, ids)
         # In the order in which a worker's progress locks them: an update goes by where they lie.
         open_runs = session.execute(_LOCKED, {"of_runs": ids}).all()
-        pending = RunRow.status == RunStatus.PENDING.value
+        pending = RunRow.status == RunStatus.PENDING
         ended = session.execute(
             update(RunRow)
             .where(RunRow.id.in_(ids), pending)
@@ -468,7 +376,7 @@ def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
         )
         for run_id, attempt in ended.all():
             at_once.append(run_id)
-            note(session, RunChange(run_id, attempt, Change.ENDED, cancelled().in_words))
+            note(session, run_id, attempt, Change.ENDED, cancelled().in_words)
         for run in open_runs:
             if run.reported is not None:
                 # Its call took place: nobody waits for the judge any more.
@@ -476,7 +384,7 @@ def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
                 _close(session, run.id, ending_of(_unjudged(run.outcome, CANCELLED_DETAIL)))
         session.execute(
             update(RunRow)
-            .where(RunRow.id.in_(ids), RunRow.status.in_(_LIVE))
+            .where(RunRow.id.in_(ids), RunRow.status.in_([RunStatus.RUNNING, RunStatus.EVALUATING]))
             .values(cancel_requested=True, updated_at=utc_now())
         )
         for result_id in results:
@@ -485,60 +393,14 @@ def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
     return at_once
 
 
-def state_of(session: Session, run_id: int) -> RunState | None:
-    """Return how a run stands; None if it is not there."""
-    row = session.execute(_STATE, {"of_run": run_id}).first()
-    return None if row is None else RunState(RunStatus(row.status), row.attempt, row.executor)
+def state_of(session: Session, run_id: int) -> Row[*tuple[Any, ...]] | None:
+    """Return the status of a run, the attempt that counts, and the worker that has it; None if it is not there."""
+    return session.execute(_STATE, {"of_run": run_id}).first()
 
 
-class Upload(StrEnum):
-    """What becomes of an artefact that a worker brings."""
-
-    WANTED = "wanted"
-    THERE = "there"
-    """It is there, and stays as it is."""
-    TOO_MANY = "too many"
-    """The attempt has brought as many as it may."""
-    VOID = "void"
-    """The attempt does not count (any more), or its run has ended and nothing of this name was to come."""
-
-
-def expect_artefact(session: Session, run_id: int, attempt: int, executor: str, name: str) -> Upload:
-    """Take down that an artefact of a run comes, if it is wanted: while its attempt is open, and each name once.
-
-    Args:
-        session: A transaction.
-        run_id: The run.
-        attempt: The attempt it is of.
-        executor: The worker that brings it.
-        name: Its name.
-    """
-    found = session.execute(_ARTEFACTS, {"of_run": run_id, "of_attempt": attempt, "of_executor": executor}).first()
-    if found is None:
-        return Upload.VOID
-    artefacts = cast(dict[str, int | None], found.artefacts)
-    if name in artefacts:
-        return Upload.WANTED if artefacts[name] is None else Upload.THERE
-    if RunStatus(found.status) in FINAL_RUN:
-        return Upload.VOID
-    if sum("/" not in one for one in artefacts) >= MAX_ARTEFACTS:
-        return Upload.TOO_MANY
-    _set(session, run_id, artefacts={**artefacts, name: None}, updated_at=utc_now())
-    return Upload.WANTED
-
-
-def add_artefact(session: Session, run_id: int, attempt: int, executor: str, name: str, size: int) -> bool:
-    """Take down that the store holds an artefact of a run, of so many bytes.
-
-    Returns:
-        Whether it was still to come; if not, nothing is taken down.
-    """
-    found = session.execute(_ARTEFACTS, {"of_run": run_id, "of_attempt": attempt, "of_executor": executor}).first()
-    artefacts = {} if found is None else cast(dict[str, int | None], found.artefacts)
-    if artefacts.get(name, size) is not None:
-        return False
-    _set(session, run_id, artefacts={**artefacts, name: size}, updated_at=utc_now())
-    return True
+def is_of(run: Row[*tuple[Any, ...]], attempt: int) -> bool:
+    """Return whether an attempt is the one that counts: of a run that waits there is none yet."""
+    return run.executor is not None and run.attempt == attempt
 
 
 def refresh_result(session: Session, result_id: int, known: str | None = None) -> None:
@@ -550,18 +412,18 @@ def refresh_result(session: Session, result_id: int, known: str | None = None) -
         known: Its status, where that is known.
     """
     of_result = {"of_result": result_id}
-    if known == ResultStatus.RUNNING.value and session.execute(_FIRST_OPEN, of_result).first() is not None:
+    if known == ResultStatus.RUNNING and session.execute(_FIRST_OPEN, of_result).first() is not None:
         return
     status = result_status(RunStatus(text) for text in session.scalars(_STATUSES, of_result))
-    if status.value == known:
+    if status == known:
         return
-    forward = ResultRow.status.not_in(_FINAL_RESULT)
+    forward = ResultRow.status.not_in(FINAL_RESULT)
     if status is ResultStatus.PENDING:
-        forward &= ResultRow.status == ResultStatus.PENDING.value
+        forward &= ResultRow.status == ResultStatus.PENDING
     moved = session.execute(
         update(ResultRow)
         .where(ResultRow.id == result_id, forward)
-        .values(status=status.value, updated_at=utc_now())
+        .values(status=status, updated_at=utc_now())
         .returning(ResultRow.id)
         .execution_options(synchronize_session=False)
     ).first()
@@ -580,11 +442,6 @@ def lock_results_of(session: Session, run_ids: Sequence[int]) -> list[int]:
     return list(session.scalars(_LOCK_RESULTS, {"of_runs": list(run_ids)}))
 
 
-def _set_aside(artefacts: Mapping[str, int | None], attempt: int) -> dict[str, int | None]:
-    """Return what the store holds of a run whose attempt does not count any more: kept in mind to be deleted."""
-    return {name if "/" in name else f"{attempt}/{name}": size for name, size in artefacts.items()}
-
-
 def _lock_result(session: Session, run_id: int) -> Any:
     """Lock the result of a run, before the run itself: whoever locks both does so in this order.
 
@@ -601,11 +458,11 @@ def _set(session: Session, run_id: int, **values: Any) -> None:
 def _hand_on(session: Session, run_id: int, attempt: int, ending: Ending, values: Mapping[str, Any]) -> bool:
     """Let a run be evaluated by others than its worker, if that has it in this attempt."""
     kept = {name: value for name, value in ending.values().items() if name in _KEPT}
-    kept |= {"joined_at": _joined(), "status": RunStatus.EVALUATING.value, **values}
+    kept |= {"joined_at": _joined(), "status": RunStatus.EVALUATING, **values}
     of_attempt = {"of_run": run_id, "of_attempt": attempt}
     if session.execute(_CLOSE_ATTEMPT.values(**kept), of_attempt).first() is None:
         return False
-    note(session, RunChange(run_id, attempt, Change.REPORTED, "it waits for the judge"))
+    note(session, run_id, attempt, Change.REPORTED, "it waits for the judge")
     work_changed(session)
     return True
 
@@ -640,7 +497,7 @@ def _close(
         return False
     if times_ms := ending.answer_times_ms:
         session.execute(_ANSWERED, {"run_id": run_id, "times_ms": times_ms})
-    note(session, RunChange(run_id, closed, Change.ENDED, ending.in_words))
+    note(session, run_id, closed, Change.ENDED, ending.in_words)
     work_changed(session)
     return True
 
@@ -648,42 +505,3 @@ def _close(
 def _starts_a_session(room_url: str | None, kind: str | None) -> bool:
     """Return whether a run's room is a Pipecat runner's base address, which starts a session for every call."""
     return room_url is not None and kind is None and not urlsplit(room_url).path.strip("/")
-
-
-def _job(session: Session, vault: Vault, run_id: int, run: Any) -> Job:
-    secrets = RoomSecrets.open(vault, run.room_token)
-    data = {**run.session_data, "cekura_run_id": run_id}
-    start: SessionStart | None = None
-    agent = None if run.agent_id is None else session.get(Agent, run.agent_id)
-    if run.run_type == RunType.SESSIONS.value:
-        start = session_start(agent, vault, open_pipecat_data(vault, run.run_settings), data)
-    return Job(
-        run_id=run_id,
-        attempt=run.attempt,
-        scenario=run.scenario_name,
-        script=run.snapshot["script"],
-        notes=tuple(run.snapshot.get("notes", ())),
-        room_url=run.room_url if secrets.url is None else secrets.url.get_secret_value(),
-        token=secrets.token,
-        data_message=_message(run.data_message, secrets),
-        session=start,
-        session_data=data,
-        asked=_asked(run.snapshot),
-        participant_name=run.snapshot.get("participant_name")
-        or (None if agent is None else agent.session.get("participant_name")),
-    )
-
-
-def _message(shown: dict[str, Any] | None, secrets: RoomSecrets) -> dict[str, Any] | None:
-    """Return the message to publish, and what is shown of it where that is something else."""
-    if shown is None or secrets.data_message is None:
-        return shown
-    return {"value": secrets.data_message, "shown": shown["value"]}
-
-
-def _asked(snapshot: Mapping[str, Any]) -> Asked:
-    """Return what is asked of a run besides its script."""
-    if "asked" not in snapshot:
-        # Launched by a version that judged no prompts.
-        return Asked(expected_outcome=snapshot.get("expected_outcome_prompt") or None)
-    return Asked.model_validate(snapshot["asked"])

@@ -10,9 +10,10 @@ from starlette.datastructures import FormData
 from starlette.responses import RedirectResponse, Response
 
 from runner.api.errors import ApiError, BadRequest
-from runner.api.routes.scenarios import create_scenario, get_scenario, update_scenario
+from runner.api.routes.scenarios import SCENARIOS
 from runner.api.schemas.scenarios import Scenario, ScenarioBody, ScenarioPatch
 from runner.records.tables import Agent, ScenarioRow
+from runner.records.written import kept_in
 from runner.reports.html.shown import words
 from runner.scenarios.cekura import CONDITIONAL_ACTIONS, INSTRUCTION, PIPECAT_EVAL
 from runner.web import lists
@@ -33,6 +34,9 @@ turns:
         text_contains: open
 """
 """What a new scenario begins with."""
+
+TEXTS = {name: kept for name, _, kept in kept_in(ScenarioBody) if kept.label}
+"""What the form has besides, by the names of the fields."""
 
 KINDS = {
     PIPECAT_EVAL: "A scenario file of Pipecat Evals (YAML)",
@@ -67,7 +71,7 @@ async def new_scenario(visit: Visit) -> Response:
 
 async def show_scenario(visit: Visit) -> Response:
     """Show a scenario to edit."""
-    scenario = await get_scenario(visit.services, visit.project, visit.number)
+    scenario = await SCENARIOS.get(visit.services, visit.project, visit.number)
     return await _form(visit, scenario, _values(scenario))
 
 
@@ -76,7 +80,7 @@ async def make_scenario(visit: Visit) -> Response:
     form = await visit.form()
     try:
         body = ScenarioBody.model_validate(_body(form))
-        scenario = await create_scenario(visit.services, visit.project, body)
+        scenario = await SCENARIOS.create(visit.services, visit.project, body)
     except (ValidationError, ApiError) as error:
         return await _form(visit, None, _given(form), problems=_problems(error))
     return await _after(visit, form, scenario)
@@ -85,10 +89,10 @@ async def make_scenario(visit: Visit) -> Response:
 async def save_scenario(visit: Visit) -> Response:
     """Save what a form changes of a scenario, and try it if the form says so."""
     form = await visit.form()
-    before = await get_scenario(visit.services, visit.project, visit.number)
+    before = await SCENARIOS.get(visit.services, visit.project, visit.number)
     try:
-        body = ScenarioPatch.model_validate(_body(form, before.tags))
-        scenario = await update_scenario(visit.services, visit.project, visit.number, body)
+        body = ScenarioPatch.model_validate(_body(form, before.model_dump()["tags"]))
+        scenario = await SCENARIOS.change(visit.services, visit.project, visit.number, body, whole=False)
     except (ValidationError, ApiError) as error:
         return await _form(visit, before, _given(form), problems=_problems(error))
     return await _after(visit, form, scenario)
@@ -117,13 +121,14 @@ async def _form(
         values=values,
         agents=agents,
         kinds=KINDS,
+        texts=TEXTS,
         problems=problems,
         was_saved=visit.request.query_params.get("saved") == "1",
     )
 
 
 def _values(scenario: Scenario) -> dict[str, str]:
-    actions = scenario.conditional_actions
+    shown, actions = scenario.model_dump(), scenario.conditional_actions
     kind = PIPECAT_EVAL if scenario.pipecat_eval else (CONDITIONAL_ACTIONS if actions else INSTRUCTION)
     content = scenario.pipecat_eval or (
         json.dumps(actions, indent=2, ensure_ascii=False) if actions else scenario.instructions
@@ -132,10 +137,9 @@ def _values(scenario: Scenario) -> dict[str, str]:
         "name": scenario.name,
         "kind": kind,
         "content": content,
-        "agent": "" if scenario.agent is None else str(scenario.agent),
-        "outcome": scenario.expected_outcome_prompt or "",
-        "tags": ", ".join(scenario.tags),
-        "language": scenario.scenario_language or "",
+        "agent": "" if shown["agent"] is None else str(shown["agent"]),
+        "tags": ", ".join(shown["tags"]),
+        **{name: shown[name] or "" for name in TEXTS},
     }
 
 
@@ -149,15 +153,15 @@ def _room(form: FormData) -> dict[str, str]:
 
 def _body(form: FormData, tags: Sequence[str] = ()) -> dict[str, Any]:
     # Browsers send line ends as a network protocol has them.
-    text = {name: str(form.get(name, "")).replace("\r\n", "\n") for name in ("content", "outcome", "tags", "name")}
+    names = ("content", "tags", "name", *TEXTS)
+    text = {name: str(form.get(name, "")).replace("\r\n", "\n") for name in names}
     kind = str(form.get("kind", PIPECAT_EVAL))
     body: dict[str, Any] = {
         "name": text["name"],
         "agent": lists.number_of(str(form.get("agent", ""))),
-        "expected_outcome_prompt": text["outcome"] or None,
         "tags": lists.tags_of(text["tags"], tags),
         "scenario_type": kind if kind in KINDS else INSTRUCTION,
-        "scenario_language": str(form.get("language", "")).strip() or None,
+        **{name: text[name].strip() or None for name in TEXTS},
     }
     # Conditional actions may stand as JSON in the instructions.
     return {**body, "pipecat_eval" if kind == PIPECAT_EVAL else "instructions": text["content"]}

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import RedirectResponse, Response
 
 from runner.api.errors import BadRequest, NotFound
-from runner.api.routes.cron_jobs import CONFIGURED, create_cron_job, delete_cron_job, update_cron_job
+from runner.api.routes.cron_jobs import CONFIGURED, CRON_JOBS, create_cron_job
 from runner.api.schemas.cron_jobs import CronJobPatch
 from runner.records.crontab import zones
 from runner.records.firings import Trigger, history, latest_firings, run_now
@@ -98,7 +98,7 @@ async def save_schedule(visit: Visit) -> Response:
     job = await _found(visit)
     try:
         change = schedule_forms.changed_schedule(form, job)
-        await update_cron_job(visit.services, visit.project, visit.number, change)
+        await CRON_JOBS.change(visit.services, visit.project, visit.number, change, whole=False)
     except BadRequest as error:
         return await _form(visit, job, schedule_forms.given(form), wrong=error.body)
     return RedirectResponse(f"/schedules/{visit.number}", 303, headers=HEADERS)
@@ -107,7 +107,7 @@ async def save_schedule(visit: Visit) -> Response:
 async def delete_schedule(visit: Visit) -> Response:
     """Delete a schedule with its history."""
     await visit.form()
-    await delete_cron_job(visit.services, visit.project, visit.number)
+    await CRON_JOBS.delete(visit.services, visit.project, visit.number)
     return RedirectResponse("/schedules", 303, headers=HEADERS)
 
 
@@ -131,7 +131,7 @@ async def switch_schedule(visit: Visit) -> Response:
     form = await visit.form()
     change = CronJobPatch(is_active=form.get("active") == "yes")
     try:
-        await update_cron_job(visit.services, visit.project, visit.number, change)
+        await CRON_JOBS.change(visit.services, visit.project, visit.number, change, whole=False)
     except BadRequest as error:
         return await show_schedule(visit, problems=lists.problems_of(error.body))
     return RedirectResponse(f"/schedules/{visit.number}", 303, headers=HEADERS)

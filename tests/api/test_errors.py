@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from runner.api.errors import field_errors
 from runner.api.routing import MAX_JSON_DEPTH
-from runner.api.schemas.common import RequestBody
+from runner.records.written import RequestBody
 from tests.api.conftest import on_every_database
 
 pytestmark = pytest.mark.anyio

@@ -9,8 +9,10 @@ from pydantic import BaseModel
 
 from runner.api.schemas import agents, cron_jobs, launch, personalities, projects, results, scenarios, test_profiles
 from runner.api.services import Services
-from runner.records.honoured import NOT_KNOWN, agent_sentences, personality_sentences, scenario_sentences
+from runner.records import fields as written
+from runner.records.honoured import NOT_KNOWN
 from runner.records.tables import Agent, Personality, ScenarioRow
+from runner.records.written import sentences
 from runner.settings import Settings
 from tests.api.telling import ROOM, V1, claimed, run_launched
 
@@ -37,7 +39,7 @@ WRITABLE: dict[type[BaseModel], dict[str, Kind | tuple[Kind, Any]]] = {
         **dict.fromkeys(("priority", "delay_s"), HONOURED),
         "mock_tool_names": (REFUSED, ["book_table"]),
     },
-    launch.RoomEntry: dict.fromkeys(
+    written.RoomEntry: dict.fromkeys(
         ("scenario", "pipecat_room_url", "pipecat_token", "publish_data_message", "participant_name"), HONOURED
     ),
     launch.SessionLaunch: {
@@ -89,13 +91,13 @@ WRITABLE: dict[type[BaseModel], dict[str, Kind | tuple[Kind, Any]]] = {
         **dict.fromkeys(("webhook_url", "webhook_secret", "slack_webhook_url"), HONOURED),
         "language": (REFUSED, "es"),
     },
-    agents.TelephonyBody: dict.fromkeys(("phone_number", "inbound"), HONOURED),
-    agents.ProviderBody: {**dict.fromkeys(("agent_id", "credentials"), HONOURED), "type": (REFUSED, "vapi")},
-    agents.Credentials: dict.fromkeys(("api_key", "private_api_key", "config"), HONOURED),
-    agents.PipecatConfig: dict.fromkeys(
+    written.TelephonyBody: dict.fromkeys(("phone_number", "inbound"), HONOURED),
+    written.ProviderBody: {**dict.fromkeys(("agent_id", "credentials"), HONOURED), "type": (REFUSED, "vapi")},
+    written.Credentials: dict.fromkeys(("api_key", "private_api_key", "config"), HONOURED),
+    written.PipecatConfig: dict.fromkeys(
         ("pipecat_agent_name", "config", "room_properties", "tracing_enabled"), HONOURED
     ),
-    agents.AgentSession: dict.fromkeys(
+    written.AgentSession: dict.fromkeys(
         (
             "start_url",
             "transport",
@@ -135,7 +137,7 @@ JOB = {"crontab_expression": "0 4 * * *", "scenarios": [1], "is_active": False}
 def test_nothing_can_be_written_that_the_table_does_not_know() -> None:
     for model, fields in WRITABLE.items():
         assert set(model.model_fields) == set(fields), model.__name__
-    for module in (agents, cron_jobs, launch, personalities, projects, results, scenarios, test_profiles):
+    for module in (agents, cron_jobs, launch, personalities, projects, results, scenarios, test_profiles, written):
         for name, model in vars(module).items():
             if isinstance(model, type) and issubclass(model, BaseModel) and model.model_config.get("strict"):
                 is_base = any(issubclass(known, model) for known in WRITABLE)
@@ -155,7 +157,7 @@ async def test_every_field_without_an_effect_is_refused_by_its_name(client: http
         scenarios.ScenarioBody: (SCENARIOS, {"name": "x"}, ()),
         personalities.PersonalityBody: (PERSONALITIES, {"name": "x"}, ()),
         agents.AgentBody: (AGENTS, {"name": "x"}, ()),
-        agents.ProviderBody: (AGENTS, {"name": "x"}, ("provider",)),
+        written.ProviderBody: (AGENTS, {"name": "x"}, ("provider",)),
         cron_jobs.CronJobBody: ("/schedules/v1/cron-jobs/", JOB, ()),
         results.EvaluateMetricsBody: (
             f"/test_framework/v1/results/{result_id}/evaluate_metrics",
@@ -357,6 +359,9 @@ async def test_variables_for_an_agent_started_elsewhere_are_noted(
 def test_a_language_is_had_where_the_settings_speak_it(language: str, spoken: str | None, is_had: bool) -> None:
     given = {} if spoken is None else {"service": "a.Service", "settings": {"language": spoken}}
     settings = Settings.model_validate({"speech": {"tts": given, "stt": given}})
-    assert (personality_sentences(language, {}, settings) == {}) is is_had
-    assert (scenario_sentences({"scenario_language": language}, settings) == {}) is is_had
-    assert (agent_sentences(language, settings) == {}) is is_had
+    for model, name in (
+        (written.PersonalityFields, "language"),
+        (written.ScenarioFields, "scenario_language"),
+        (written.AgentFields, "language"),
+    ):
+        assert (sentences(model, {name: language}, settings) == {}) is is_had

@@ -8,9 +8,10 @@ import httpx
 import pytest
 
 from runner.api.services import Services
-from runner.records.honoured import NO_MOCKS, NO_TELEPHONE, NOT_KNOWN, no_metric
+from runner.records.honoured import NO_MOCKS, NO_TELEPHONE, NOT_KNOWN, unknown_metrics
 from runner.records.tables import ScenarioRow
 from runner.scenarios.cekura import ScenarioFields, as_played
+from runner.settings import Settings
 from tests.api.conftest import on_every_database
 
 pytestmark = pytest.mark.anyio
@@ -150,7 +151,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({"scenario_type": "pipecat_eval", "conditional_actions": None}, {"pipecat_eval": ["This field is required."]}),
     ({"personality": None}, {"scenario_language": ["scenario_language is required"]}),
-    ({"metrics": [1, 2, 3]}, {"metrics": [no_metric([2, 3])]}),
+    ({"metrics": [1, 2, 3]}, {"metrics": [unknown_metrics([2, 3], Settings())]}),
     (
         {"tool_ids": ["dtmf", "receive_dtmf"]},
         {"tool_ids": ["the caller can't use receive_dtmf; it can use dtmf and end_call."]},

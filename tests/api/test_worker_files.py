@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect
 
 from runner.api.services import Services
 from runner.protocol.messages import PART_BYTES
+from runner.records.artefacts import MAX_ARTEFACTS
 from runner.records.retention import purge
-from runner.records.runs import MAX_ARTEFACTS
 from runner.records.store import FOLDER, ArtefactStore, artefact_key
 from runner.records.tables import RunRow, utc_now
 from tests.api.telling import ME, RUNS, TOKEN, claimed, put, release, report, run_launched, there, upload

@@ -1,14 +1,15 @@
 """Runs that were given to a worker, as the dispatcher gives them, and workers to give them to and that begin them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from runner.protocol.messages import Job
+from runner.protocol.messages import Job, WorkerInfo
 from runner.records.database import Database
-from runner.records.runs import begin, job_of
+from runner.records.jobs import job_of
+from runner.records.runs import begin
 from runner.records.secrets import Vault
 from runner.records.tables import RunRow, WorkerRow, utc_now
 
@@ -29,6 +30,13 @@ def take(session: Session, vault: Vault, run_id: int, attempt: int, executor: st
     job = job_of(session, vault, run_id, attempt, executor)
     begin(session, [(run_id, attempt, executor)])
     return job
+
+
+def able_worker(executor: str = "w", calls: int = 100, rooms: Iterable[str] = ROOMS) -> WorkerInfo:
+    """Return what a worker says of itself that can take so many runs."""
+    return WorkerInfo(
+        executor=executor, name=executor, version="0.1.0", rooms=tuple(rooms), calls=max(calls, 1)
+    ).model_copy(update={"calls": calls})
 
 
 def worker(executor: str = WORKER, **more: Any) -> WorkerRow:

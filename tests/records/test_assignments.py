@@ -15,23 +15,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from runner.protocol.messages import Problem
+from runner.protocol.messages import Problem, WorkerInfo
 from runner.records import assignments
-from runner.records.assignments import MAX_CALLS, Assignment, Capacity, Limits, assign, taken
+from runner.records.assignments import MAX_CALLS, assign, taken
 from runner.records.database import Database
 from runner.records.runs import end_run, release, request_cancel
 from runner.records.tables import Agent, Project, ResultRow, RunRow, utc_now
+from runner.settings import ServerSettings
 from tests.examples import examples
+from tests.records.giving import ROOMS
+from tests.records.giving import able_worker as worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
-BOTH = frozenset({"daily", "smallwebrtc"})
-NO_LIMITS = Limits()
+NO_LIMITS = ServerSettings()
 OVER = Problem(cause="harness", reason="runner-error", detail="over")
-
-
-def worker(executor: str = "w", calls: int = 100, rooms: frozenset[str] = BOTH) -> Capacity:
-    return Capacity(executor, calls, rooms)
 
 
 async def launched(
@@ -65,13 +63,15 @@ async def launched(
         return [row.id for row in rows]
 
 
-async def assigned(database: Database, *workers: Capacity, limits: Limits = NO_LIMITS) -> list[Assignment]:
+async def assigned(
+    database: Database, *workers: WorkerInfo, limits: ServerSettings = NO_LIMITS
+) -> list[tuple[int, int, str]]:
     async with database.session() as session:
-        return await session.run_sync(assign, workers, limits)
+        return [tuple(run) for run in await session.run_sync(assign, workers, limits)]
 
 
-async def ids(database: Database, *workers: Capacity, limits: Limits = NO_LIMITS) -> list[int]:
-    return [run.run_id for run in await assigned(database, *workers, limits=limits)]
+async def ids(database: Database, *workers: WorkerInfo, limits: ServerSettings = NO_LIMITS) -> list[int]:
+    return [run[0] for run in await assigned(database, *workers, limits=limits)]
 
 
 async def end(database: Database, *run_ids: int) -> None:
@@ -83,13 +83,13 @@ async def end(database: Database, *run_ids: int) -> None:
 
 async def test_a_run_is_given_once_with_its_attempt(database: Database) -> None:
     (run_id,) = await launched(database, {})
-    assert await assigned(database, worker()) == [Assignment(run_id, 1, "w")]
+    assert await assigned(database, worker()) == [(run_id, 1, "w")]
     assert await assigned(database, worker()) == []
     async with database.session() as session:
         run = await session.get_one(RunRow, run_id)
         assert (run.executor, run.status) == ("w", "pending")
         assert await session.run_sync(release, run_id, 1, detail="it stops", safe_to_retry=True)
-    assert await assigned(database, worker("v")) == [Assignment(run_id, 2, "v")]
+    assert await assigned(database, worker("v")) == [(run_id, 2, "v")]
     await end(database, run_id)
     assert await assigned(database, worker()) == []
 
@@ -98,7 +98,7 @@ async def test_nothing_is_given_where_nobody_takes_anything(database: Database) 
     await launched(database, {})
     assert await assigned(database) == []
     assert await assigned(database, worker(calls=0)) == []
-    assert await assigned(database, worker(), limits=Limits(all=0)) == []
+    assert await assigned(database, worker(), limits=ServerSettings.model_construct(max_calls=0)) == []
 
 
 async def test_lower_priorities_go_first_and_then_older_runs(database: Database) -> None:
@@ -122,11 +122,11 @@ async def test_the_worker_with_most_room_gets_the_next_run(
 ) -> None:
     runs = await launched(database, *[{}] * 7)
     given = await assigned(database, worker("small", 1), worker("large", 4))
-    assert Counter(run.executor for run in given) == {"small": 1, "large": 4}
-    assert [run.executor for run in given[:3]] == ["large"] * 3
+    assert Counter(executor for *_, executor in given) == {"small": 1, "large": 4}
+    assert [executor for *_, executor in given[:3]] == ["large"] * 3
     assert await assigned(database, worker("small", 1), worker("large", 4)) == []
-    await end(database, next(run.run_id for run in given if run.executor == "small"))
-    assert await assigned(database, worker("small", 1), worker("large", 4)) == [Assignment(runs[5], 1, "small")]
+    await end(database, next(run_id for run_id, _, executor in given if executor == "small"))
+    assert await assigned(database, worker("small", 1), worker("large", 4)) == [(runs[5], 1, "small")]
 
 
 async def test_a_launch_has_no_more_on_at_once_than_it_asked_for(database: Database) -> None:
@@ -142,23 +142,23 @@ async def test_an_agent_has_no_more_calls_at_once_than_it_takes(database: Databa
     own = await launched(database, *[{}] * 3, agent={MAX_CALLS: 2})
     plain = await launched(database, *[{}] * 3, agent={})
     nobody = await launched(database, *[{}] * 3)
-    given = await ids(database, worker(), limits=Limits(per_agent=1))
+    given = await ids(database, worker(), limits=ServerSettings(max_calls_per_agent=1))
     assert given == [*own[:2], plain[0], *nobody]
     await end(database, own[0])
-    assert await ids(database, worker(), limits=Limits(per_agent=1)) == [own[2]]
+    assert await ids(database, worker(), limits=ServerSettings(max_calls_per_agent=1)) == [own[2]]
     # Its own limit holds where it is the higher one, and null is none of its own.
     async with database.session() as session:
         await session.execute(update(Agent).values(session={MAX_CALLS: None}))
-    assert await ids(database, worker(), limits=Limits(per_agent=2)) == [plain[1]]
+    assert await ids(database, worker(), limits=ServerSettings(max_calls_per_agent=2)) == [plain[1]]
 
 
 async def test_no_more_calls_are_on_than_may_be_in_all(database: Database) -> None:
     runs = await launched(database, *[{}] * 5)
     both = (worker("a", 3), worker("b", 3))
-    assert await ids(database, *both, limits=Limits(all=4)) == runs[:4]
-    assert await ids(database, *both, limits=Limits(all=4)) == []
+    assert await ids(database, *both, limits=ServerSettings(max_calls=4)) == runs[:4]
+    assert await ids(database, *both, limits=ServerSettings(max_calls=4)) == []
     await end(database, runs[1])
-    assert await ids(database, *both, limits=Limits(all=4)) == [runs[4]]
+    assert await ids(database, *both, limits=ServerSettings(max_calls=4)) == [runs[4]]
 
 
 async def test_runs_of_lost_workers_count_until_they_are_taken_back(database: Database) -> None:
@@ -187,20 +187,16 @@ async def test_a_room_holds_one_call_at_a_time(database: Database) -> None:
 async def test_a_worker_gets_what_it_can_enter(database: Database) -> None:
     kinds: list[dict[str, Any]] = [{"room_kind": "daily"}, {"room_kind": "smallwebrtc"}, {}]
     daily, small, any_kind = await launched(database, *kinds)
-    assert await ids(database, worker("none", rooms=frozenset())) == [any_kind]
-    assert await assigned(
-        database, worker("d", 1, frozenset({"daily"})), worker("s", 1, frozenset({"smallwebrtc"}))
-    ) == [
-        Assignment(daily, 1, "d"),
-        Assignment(small, 1, "s"),
+    assert await ids(database, worker("none", rooms=())) == [any_kind]
+    assert await assigned(database, worker("d", 1, ("daily",)), worker("s", 1, ("smallwebrtc",))) == [
+        (daily, 1, "d"),
+        (small, 1, "s"),
     ]
     (waits,) = await launched(database, {"room_kind": "daily", "priority": 1})
     (goes,) = await launched(database, {"room_kind": "smallwebrtc"})
     # Who could take it is full: others don't wait behind it.
-    assert await ids(database, worker("d", 1, frozenset({"daily"})), worker("s", 5, frozenset({"smallwebrtc"}))) == [
-        goes
-    ]
-    assert await ids(database, worker("d", 2, frozenset({"daily"}))) == [waits]
+    assert await ids(database, worker("d", 1, ("daily",)), worker("s", 5, ("smallwebrtc",))) == [goes]
+    assert await ids(database, worker("d", 2, ("daily",))) == [waits]
 
 
 async def test_what_cannot_go_keeps_nothing_behind_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,15 +228,15 @@ async def test_who_decides_waits_for_whoever_decides_just_now(
     given: list[int] = []
 
     async def decide() -> None:
-        given.extend(await ids(other, worker(), limits=Limits(all=1)))
+        given.extend(await ids(other, worker(), limits=ServerSettings(max_calls=1)))
 
     async with anyio.create_task_group() as tasks, database.session() as session:
-        assert [run.run_id for run in await session.run_sync(assign, [worker()], Limits(all=1))] == [one]
+        assert [run.id for run in await session.run_sync(assign, [worker()], ServerSettings(max_calls=1))] == [one]
         tasks.start_soon(decide)
         await anyio.sleep(0.3)
     assert given == []
     await end(database, one)
-    assert await ids(other, worker(), limits=Limits(all=1)) == [two]
+    assert await ids(other, worker(), limits=ServerSettings(max_calls=1)) == [two]
     await other.close()
 
 
@@ -260,8 +256,8 @@ class Launched:
 class Model:
     """Gives runs out one after the other, as anybody would who has all of them before him."""
 
-    limits: Limits
-    workers: Sequence[Capacity]
+    limits: ServerSettings
+    workers: Sequence[WorkerInfo]
     result_limits: dict[int, int | None]
     agent_limits: dict[int, int | None]
     on: dict[int, tuple[Launched, str]] = field(default_factory=dict[int, tuple[Launched, str]])
@@ -272,9 +268,9 @@ class Model:
     def _give(self, run: Launched) -> bool:
         on = [other for other, _ in self.on.values()]
         load = Counter(executor for _, executor in self.on.values())
-        agent_limit = None if run.agent is None else self.agent_limits[run.agent] or self.limits.per_agent
+        agent_limit = None if run.agent is None else self.agent_limits[run.agent] or self.limits.max_calls_per_agent
         within = [
-            (len(on), self.limits.all),
+            (len(on), self.limits.max_calls),
             (sum(other.result == run.result for other in on), self.result_limits[run.result]),
             (sum(other.agent == run.agent for other in on), agent_limit),
             (sum(other.room == run.room for other in on), None if run.room is None else 1),
@@ -289,21 +285,19 @@ class Model:
 maybe = st.none() | st.integers(1, 3)
 RUNS = st.lists(
     st.tuples(
-        st.integers(1, 3), st.integers(0, 1), st.sampled_from([None, "r1", "r2"]), st.sampled_from([None, *BOTH])
+        st.integers(1, 3), st.integers(0, 1), st.sampled_from([None, "r1", "r2"]), st.sampled_from([None, *ROOMS])
     ),
     min_size=1,
     max_size=12,
 )
-WORKERS = st.lists(
-    st.tuples(st.integers(0, 4), st.sampled_from([frozenset[str](), frozenset({"daily"}), BOTH])), max_size=3
-)
+WORKERS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from([(), ("daily",), ROOMS])), max_size=3)
 
 
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     runs=RUNS,
     able=WORKERS,
-    limits=st.builds(Limits, all=maybe, per_agent=maybe),
+    limits=st.builds(ServerSettings, max_calls=maybe, max_calls_per_agent=maybe),
     of_launches=st.tuples(maybe, maybe),
     of_agents=st.tuples(maybe, maybe),
     batch=st.integers(1, 4),
@@ -312,7 +306,7 @@ def test_every_run_goes_that_can_in_order_and_no_other(
     record: tuple[asyncio.Runner, Database],
     runs: list[tuple[int, int, str | None, str | None]],
     able: list[tuple[int, frozenset[str]]],
-    limits: Limits,
+    limits: ServerSettings,
     of_launches: tuple[int | None, int | None],
     of_agents: tuple[int | None, int | None],
     batch: int,
@@ -345,8 +339,8 @@ def test_every_run_goes_that_can_in_order_and_no_other(
         loop.run(play())
 
 
-WORKERS_OF_ALL = (worker("a", 3), worker("b", 2), worker("c", 4, frozenset({"daily"})))
-LIMITS_OF_ALL = Limits(all=7, per_agent=4)
+WORKERS_OF_ALL = (worker("a", 3), worker("b", 2), worker("c", 4, ("daily",)))
+LIMITS_OF_ALL = ServerSettings(max_calls=7, max_calls_per_agent=4)
 
 
 class Dispatching:
@@ -376,7 +370,7 @@ class Dispatching:
                 on = (await session.scalars(select(RunRow).where(taken()))).all()
                 limits = {result.id: result.concurrency_limit for result in await session.scalars(select(ResultRow))}
             with self._lock:
-                self.given += [(run.run_id, run.attempt) for run in given]
+                self.given += [(run.id, run.attempt) for run in given]
                 self.peak = max(self.peak, len(on))
                 self.problems += self._exceeded(on, limits)
             if not on and not given:

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from runner.errors import UsageError
 from runner.records import database as databases
-from runner.records.changes import Change, RunChange, note
+from runner.records.changes import Change, note
 from runner.records.database import Database, DatabaseBusy, database_url
 from runner.records.tables import Project, ResultRow, RunRow
 from runner.settings import ServerSettings
@@ -449,7 +449,7 @@ async def test_changes_of_runs_are_logged_once_after_the_commit(database: Databa
     sink = logger.add(lambda message: said.append(str(message)), level="INFO", format="{message}")
 
     def change(session: Session) -> None:
-        note(session, RunChange(7, 1, Change.JOINED))
+        note(session, 7, 1, Change.JOINED)
         assert not said
 
     def fail(session: Session) -> None:

@@ -11,21 +11,21 @@ from runner.calls.run_file import Run
 from runner.evaluation.asked import NO_JUDGE_ASKED, Asked
 from runner.evaluation.failure import Failure, FailureKind
 from runner.protocol.messages import RunNow
-from runner.records.assignments import Capacity, Limits, assign
+from runner.records.artefacts import Upload, expect_artefact
+from runner.records.assignments import assign
 from runner.records.database import Database
 from runner.records.leases import orphans, runs_of
 from runner.records.runs import (
-    Upload,
     awaiting_judge,
     end_judged,
     end_run,
-    expect_artefact,
     progress,
     release,
     request_cancel,
 )
 from runner.records.tables import Project, ResultRow, RunRow, utc_now
-from tests.records.giving import WORKER, worker
+from runner.settings import ServerSettings
+from tests.records.giving import WORKER, able_worker, worker
 from tests.records.outcomes import agent_failed, cancelled, no_call, outcome
 
 pytestmark = pytest.mark.anyio
@@ -123,11 +123,11 @@ async def test_without_a_judge_it_ends_at_once(database: Database, run_id: int) 
 async def test_its_worker_has_it_no_more_and_its_place_is_free(database: Database, run_id: int) -> None:
     await do(database, end_run, run_id, 1, REPORTED, executor=WORKER, judge_later=Handed())
     assert await do(database, runs_of, [WORKER]) == {}
-    assert await do(database, orphans, touch_s=1, unknown_too=True) == []
+    assert await do(database, orphans, unknown_too=True) == []
     assert await do(database, release, run_id, 1, detail="lost", safe_to_retry=True, was_lost=True) is None
     assert await do(database, progress, [RunNow(run_id=run_id, attempt=1, said=True)]) == set()
-    [given] = await do(database, assign, [Capacity(WORKER, 1, frozenset())], Limits(all=1, per_agent=1))
-    assert given.run_id == 2
+    [given] = await do(database, assign, [able_worker(WORKER, 1)], ServerSettings(max_calls=1, max_calls_per_agent=1))
+    assert given.id == 2
     assert (await row(database, run_id)).said_at is None
 
 

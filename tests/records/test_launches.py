@@ -24,12 +24,12 @@ from runner.dispatch.durable import Durable
 from runner.protocol.messages import Problem
 from runner.records import filters, launch_check
 from runner.records.database import Database
-from runner.records.jobs import RoomSecrets, RunType
+from runner.records.jobs import RoomSecrets, RunType, job_of
 from runner.records.launch_request import Launch, LaunchEntry, LaunchRefused
 from runner.records.launches import Anew, again, launch
 from runner.records.record import Record
 from runner.records.results import run_ids_of, short_runs
-from runner.records.runs import end_run, job_of
+from runner.records.runs import end_run
 from runner.records.secrets import Vault, open_vault
 from runner.records.store import open_store
 from runner.records.tables import Agent, Personality, Project, ResultRow, RunRow, ScenarioRow, TestProfile

@@ -15,9 +15,8 @@ from runner.protocol.messages import Kept, Load, Poll, RunNow, WorkerInfo, Worke
 from runner.records import assignments, leases
 from runner.records.database import Database
 from runner.records.leases import (
-    Orphan,
+    Had,
     Renewed,
-    RunHad,
     forget,
     lose,
     may_forget,
@@ -92,7 +91,7 @@ async def test_what_comes_late_changes_nothing(database: Database) -> None:
     await renewed(database, poll("w", 5, RunNow(run_id=run_id, attempt=1)))
     before = await row_of(database)
     late = await renewed(database, poll("w", 4, state=WorkerState.DRAINING))
-    assert late.late == {"w"} and [run.run_id for run in late.runs["w"]] == [run_id]
+    assert late.late == {"w"} and [run.id for run in late.runs["w"]] == [run_id]
     told = RunNow(run_id=run_id, attempt=1, joined=True, said=True)
     assert (await renewed(database, poll("w", 5, told))).late == {"w"}
     after = await row_of(database)
@@ -118,7 +117,7 @@ async def test_a_run_told_of_has_begun_and_each_step_is_noted_once(database: Dat
     (run_id,) = await launched(database)
     await give(database, run_id, executor="w")
     steps: list[dict[str, bool]] = [{}, {"joined": True}, {"said": True}, {"is_evaluating": True}]
-    seen: list[RunHad] = []
+    seen: list[Had] = []
     now: dict[str, bool] = {}
     for number, step in enumerate(steps, 1):
         now |= step
@@ -145,7 +144,7 @@ async def test_news_of_runs_of_others_changes_nothing(database: Database) -> Non
     told = [RunNow(run_id=run_id, attempt=1, joined=True, said=True) for run_id in (waits, another_s, ended, 999)]
     told.append(RunNow(run_id=other_attempt, attempt=2, joined=True, said=True))
     [run] = (await renewed(database, poll("w", 1, *told))).runs["w"]
-    assert (run.run_id, run.attempt, run.has_begun) == (other_attempt, 1, False)
+    assert (run.id, run.attempt, run.has_begun) == (other_attempt, 1, False)
     rows = [await row(database, run_id) for run_id in (waits, another_s, other_attempt)]
     assert [(run.status, run.joined_at, run.said_at) for run in rows] == [("pending", None, None)] * 3
 
@@ -184,7 +183,11 @@ async def test_runs_of_lost_workers_are_found_with_what_is_known(database: Datab
     gone = {
         "lost": {"state": "lost", "seen_at": now - 25 * A_SECOND},
         "dead": {"state": "lost", "seen_at": now - A_SECOND},
-        "stopped": {"state": "stopped", "runs": {"live": [], "kept": [[5, 1, True], [6, 1, False], [4, 2, True]]}},
+        "stopped": {
+            "state": "stopped",
+            "seen_at": now,
+            "runs": {"live": [], "kept": [[5, 1, True], [6, 1, False], [4, 2, True]]},
+        },
     }
     await add(database, [worker("here"), *(worker(name, **{"gone_at": now, **more}) for name, more in gone.items())])
     ids = await launched(database, 8)
@@ -196,20 +199,15 @@ async def test_runs_of_lost_workers_are_found_with_what_is_known(database: Datab
     await give(database, 7, executor="stopped")
     await had(database, 8, executor="unknown")
 
-    async def found(*, unknown_too: bool) -> list[Orphan]:
-        return await database.look(lambda session: orphans(session, touch_s=10, unknown_too=unknown_too))
+    async def found(*, unknown_too: bool) -> list[tuple[int, str | None, float | None]]:
+        left = await database.look(lambda session: orphans(session, unknown_too=unknown_too))
+        assert {run.attempt for run in left} == {1}
+        return [(run.id, run.state, run.state and (run.gone_at - run.seen_at) / A_SECOND) for run in left]
 
-    expected = [
-        Orphan(2, 1, has_begun=True, was_stopped=False, was_in_touch=False, is_kept=False),
-        Orphan(3, 1, has_begun=True, was_stopped=False, was_in_touch=True, is_kept=False),
-        Orphan(4, 1, has_begun=True, was_stopped=True, was_in_touch=True, is_kept=False),
-        Orphan(5, 1, has_begun=True, was_stopped=True, was_in_touch=True, is_kept=True),
-        Orphan(6, 1, has_begun=True, was_stopped=True, was_in_touch=True, is_kept=False),
-        Orphan(7, 1, has_begun=False, was_stopped=True, was_in_touch=True, is_kept=False),
-    ]
+    expected = [(2, "lost", 25), (3, "lost", 1), (4, "stopped", 0), (6, "stopped", 0), (7, "stopped", 0)]
+    # The fifth lies on a disk from which it may still end.
     assert await found(unknown_too=False) == expected
-    unknown = Orphan(8, 1, has_begun=True, was_stopped=False, was_in_touch=False, is_kept=False)
-    assert await found(unknown_too=True) == [*expected, unknown]
+    assert await found(unknown_too=True) == [*expected, (8, None, None)]
 
 
 async def test_outcomes_on_a_dead_workers_disk_are_noted(

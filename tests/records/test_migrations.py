@@ -19,11 +19,13 @@ from hatchling.builders.wheel import WheelBuilder
 from sqlalchemy import Connection, Select, create_engine, inspect, select, text
 
 from runner.errors import UsageError
-from runner.records.assignments import Capacity, Limits, assign
+from runner.records.assignments import assign
 from runner.records.database import Database
 from runner.records.migrations import VERSION_TABLE, alembic_config, head
 from runner.records.runs import release
 from runner.records.tables import AnswerTimes, Base, CronJob, Project, RunRow, WorkerRow
+from runner.settings import ServerSettings
+from tests.records.giving import able_worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 PROJECT = Path(__file__).parents[2]
@@ -133,11 +135,11 @@ async def test_runs_from_before_there_were_workers_go_on(new_url: str) -> None:
     assert [(run.room_key, run.room_kind) for run in runs] == [daily, nothing, daily, nothing, nothing, nothing]
     # What waited is given to workers, and what was on when the old version stopped is known to be somebody's.
     async with database.session() as session:
-        able = [Capacity("w", 9, frozenset({"daily", "smallwebrtc"}))]
-        assert [run.run_id for run in await session.run_sync(assign, able, Limits())] == [2]
+        able = [able_worker("w", 9)]
+        assert [run.id for run in await session.run_sync(assign, able, ServerSettings())] == [2]
         assert await session.run_sync(release, 3, 1, detail="worker lost", safe_to_retry=True, was_lost=True)
     async with database.session() as session:
-        assert len(await session.run_sync(assign, able, Limits())) == 1
+        assert len(await session.run_sync(assign, able, ServerSettings())) == 1
     await database.close()
 
 

@@ -14,15 +14,13 @@ from sqlalchemy import insert, select, update
 from bots.timeline import EndedReason
 from runner.calls.run_file import Run, RunReport
 from runner.protocol.messages import Job, Problem, RunNow
+from runner.records.artefacts import MAX_ARTEFACTS, Upload, add_artefact, expect_artefact
 from runner.records.database import Database
 from runner.records.endings import read_outcome, storable
 from runner.records.runs import (
-    MAX_ARTEFACTS,
     MAX_LOST,
-    Upload,
-    add_artefact,
     end_run,
-    expect_artefact,
+    is_of,
     progress,
     refresh_result,
     release,
@@ -560,7 +558,7 @@ class Model:
                 await do(self._database, request_cancel, [run_id])
             case _:
                 await accepts(self._database, run_id, attempt, OUTCOMES[kind])
-        await self._check(run_id, is_stale=kind in REPORTS and not state.is_of(attempt))
+        await self._check(run_id, is_stale=kind in REPORTS and not is_of(state, attempt))
 
     async def _check(self, moved: int, *, is_stale: bool) -> None:
         statuses: list[RunStatus] = []

@@ -275,7 +275,8 @@ async def test_a_scenario_is_written_edited_and_tried(visitor: httpx.AsyncClient
     lacking = await send(visitor, "/scenarios/new", **fields)
     assert lacking.status_code == 400 and "scenario_language is required" in lacking.text
     assert (
-        "scenario_language is required" not in (await send(visitor, "/scenarios/new", **fields, language="en")).text
+        "scenario_language is required"
+        not in (await send(visitor, "/scenarios/new", **fields, scenario_language="en")).text
     )
     room = {"way": "room", "room_url": ROOM, "then": "try"}
     tried = await send(visitor, f"/scenarios/{number[0]}", name="hi", kind="pipecat_eval", content=text, **room)

@@ -5,37 +5,28 @@ from typing import Annotated, Any
 
 from fastapi import Header, Request
 from pydantic import SecretStr
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.api.auth import AppServices, ProjectId, UserKey
-from runner.api.errors import BadRequest, Forbidden, NotFound, missing, refusals
+from runner.api.errors import BadRequest, NotFound, missing, refusals
 from runner.api.paging import Page, PageAsked
-from runner.api.resources import Resource
+from runner.api.resources import Resource, unknown_ids
 from runner.api.routes.launch import body_digest
 from runner.api.routing import CompatRouter
 from runner.api.schemas import cron_jobs as schemas
-from runner.api.schemas.common import of_row
-from runner.api.schemas.launch import RoomEntry
+from runner.api.schemas.common import of_kept, of_row
 from runner.api.schemas.query import PathId, QueryId
 from runner.api.services import Services
 from runner.records.crontab import next_due
+from runner.records.fields import RoomEntry
 from runner.records.firings import Trigger, history, latest_firings, refusal, run_now
 from runner.records.launch_request import Errors, LaunchRefused
 from runner.records.launches import mistakes
 from runner.records.record import Record
-from runner.records.schedules import FixedRoom, Overlap, baseline_results, launch_of, seal_rooms
+from runner.records.schedules import FixedRoom, launch_of, seal_rooms
 from runner.records.statuses import FiringState
-from runner.records.tables import (
-    Agent,
-    CronJob,
-    Firing,
-    Personality,
-    ResultRow,
-    ScenarioRow,
-    TestProfile,
-    utc_now,
-)
+from runner.records.tables import CronJob, Firing, Personality, ScenarioRow, utc_now
 from runner.records.webhooks import tells_anybody
 from runner.text import public_url
 
@@ -69,42 +60,9 @@ async def create_cron_job(
     services: AppServices, project: ProjectId, body: schemas.CronJobBody, source: ClientSource = None
 ) -> schemas.CronJob:
     """Create a schedule. It fires from then on, unless it is paused."""
-    via = source if source in _CREATED_VIA else "api"
-    row = CronJob(project_id=project, scenario_ids=[], data={"created_via": via})
-    await _see_that_it_can_fire(services, project, body)
-    return await CRON_JOBS.create(services, row, body)
-
-
-@router.get("/{id}/", responses=refusals(404))
-async def get_cron_job(services: AppServices, project: ProjectId, id: PathId) -> schemas.CronJob:
-    """Show a schedule."""
-    return await CRON_JOBS.get(services, project, id)
-
-
-@router.patch("/{id}/", responses=refusals(404))
-async def update_cron_job(
-    services: AppServices, project: ProjectId, id: PathId, body: schemas.CronJobPatch
-) -> schemas.CronJob:
-    """Change what is given of a schedule."""
-    await _see_that_it_can_fire(services, project, body, id)
-    return await CRON_JOBS.change(services, project, id, body, whole=False)
-
-
-@router.put("/{id}/", responses=refusals(404))
-async def replace_cron_job(
-    services: AppServices, project: ProjectId, id: PathId, body: schemas.CronJobBody
-) -> schemas.CronJob:
-    """Replace a schedule."""
-    await _see_that_it_can_fire(services, project, body, id, whole=True)
-    return await CRON_JOBS.change(services, project, id, body, whole=True)
-
-
-@router.delete("/{id}/", status_code=204, responses=refusals(404))
-async def delete_cron_job(services: AppServices, project: ProjectId, id: PathId) -> None:
-    """Delete a schedule with its history. The results it made stay."""
-    async with services.database.reading() as session:
-        _refuse_configured(await CRON_JOBS.find(session, project, id))
-    await CRON_JOBS.delete(services, project, id)
+    row = _new(project)
+    row.data = {"created_via": source if source in _CREATED_VIA else "api"}
+    return await CRON_JOBS.create(services, project, body, row)
 
 
 @router.post("/{id}/run_now/", responses=refusals(404))
@@ -138,41 +96,34 @@ async def list_cron_job_history(
         return paging.page_of([_firing(row) for row in rows], count)
 
 
-async def fill_cron_job(session: AsyncSession, row: CronJob, body: _Body, services: Record, *, whole: bool) -> None:
-    """Put into a row what a body gives, and with ``whole`` the defaults of what it does not.
+def _new(project: int) -> CronJob:
+    return CronJob(project_id=project, scenario_ids=[], data={})
 
-    Raises:
-        BadRequest: Something in the body is wrong, or does not go together with what the row has.
-    """
-    errors = await _missing(session, body, row.project_id)
-    if whole or body.given("name"):
-        row.name = body.name or ""
-    for name in ("crontab_expression", "timezone", "is_active"):
-        if whole or body.given(name):
-            setattr(row, name, getattr(body, name))
-    if whole or body.given("scenarios"):
-        row.scenario_ids = list(dict.fromkeys(body.scenarios or ()))
-    if whole or body.given("agent"):
-        row.agent_id = body.agent
-    given = {name for name in schemas.IN_DATA if whole or body.given(name)}
-    row.data = {**row.data, **body.model_dump(mode="json", include=given)}
+
+async def _fill(
+    session: AsyncSession, row: CronJob, body: _Body, record: Record, errors: Errors, whole: bool
+) -> None:
+    if unknown := await unknown_ids(session, ScenarioRow, row.project_id, [one.scenario for one in body.rooms or ()]):
+        errors["rooms"] = [missing(number) for number in unknown[:100]]
     if whole or body.given("execution_mode"):
         # What an older version kept of it.
-        row.data.pop("execution_mode", None)
+        row.data = {name: value for name, value in row.data.items() if name != "execution_mode"}
     if whole or body.given("rooms"):
-        _set_rooms(row, body.rooms or (), body.scenarios or [], services)
+        _set_rooms(row, body.rooms or (), body.scenarios or [], record)
     if not errors:
-        errors = _contradictions(row, body)
+        errors |= _contradictions(row, body)
     if errors:
-        raise BadRequest(errors)
+        return
     if row.agent_id is None and row.scenario_ids:
         first = await session.get(ScenarioRow, row.scenario_ids[0])
         row.agent_id = None if first is None else first.agent_id
     if row.agent_id is None and not row.scenario_ids:
-        raise BadRequest({"agent": ["Tags need the agent whose scenarios they are of."]})
+        errors["agent"] = ["Tags need the agent whose scenarios they are of."]
+        return
     wants_to_tell = row.data.get("notify_on", "never") != "never" and (body.given("notify_on") or row.is_active)
     if wants_to_tell and not await session.run_sync(tells_anybody, row.project_id, row.agent_id):
-        raise BadRequest({"notify_on": [NOBODY_TOLD]})
+        errors["notify_on"] = [NOBODY_TOLD]
+        return
     if not row.is_active:
         row.next_due_at = None
     elif row.next_due_at is None or any(whole or body.given(name) for name in ("crontab_expression", "timezone")):
@@ -229,24 +180,17 @@ def _contradictions(row: CronJob, body: _Body) -> dict[str, list[str]]:
     return {}
 
 
-async def _see_that_it_can_fire(
-    services: Services, project: int, body: _Body, number: int | None = None, *, whole: bool = False
-) -> None:
+async def _check(services: Services, project: int, body: _Body, number: int | None, whole: bool) -> None:
     """See that a schedule could be launched as a body leaves it, unless it is paused.
 
     Not within the transaction that writes it: names of hosts are looked up.
-
-    Raises:
-        BadRequest: It could not.
     """
     async with services.database.reading() as session:
-        if number is None:
-            row = CronJob(project_id=project, scenario_ids=[], data={})
-        else:
-            row = await CRON_JOBS.find(session, project, number)
-            _refuse_configured(row)
+        row = _new(project)
+        if number is not None:
+            row = await CRON_JOBS.find_own(session, project, number)
             session.expunge(row)
-        await fill_cron_job(session, row, body, services, whole=whole or number is None)
+        await CRON_JOBS.write(session, row, body, services, whole=whole)
         if row.is_active:
             await see_that_it_can_fire(services, session, row)
 
@@ -276,42 +220,8 @@ def _as_fields(row: CronJob, errors: Errors) -> Errors:
     return named
 
 
-def _refuse_configured(row: CronJob) -> None:
-    if row.configured_as is not None and not row.data.get("is_gone_from_file"):
-        raise Forbidden(CONFIGURED)
-
-
-async def _missing(session: AsyncSession, body: _Body, project: int) -> dict[str, list[str]]:
-    """Return what is wrong with the ids a body names: those of which there is nothing in the project."""
-    errors: dict[str, list[str]] = {}
-    named = {
-        "agent": ([body.agent] if body.agent is not None else [], Agent.id, Agent.project_id == project),
-        "scenarios": (body.scenarios or [], ScenarioRow.id, ScenarioRow.project_id == project),
-        "rooms": (
-            [room.scenario for room in body.rooms or ()],
-            ScenarioRow.id,
-            ScenarioRow.project_id == project,
-        ),
-        "baseline": (baseline_results(body.baseline), ResultRow.id, ResultRow.project_id == project),
-        "test_profiles": (body.test_profiles or [], TestProfile.id, TestProfile.project_id == project),
-        "personality": (
-            [body.personality] if body.personality is not None else [],
-            Personality.id,
-            or_(Personality.project_id.is_(None), Personality.project_id == project),
-        ),
-        "personalities": (
-            body.personalities or [],
-            Personality.id,
-            or_(Personality.project_id.is_(None), Personality.project_id == project),
-        ),
-    }
-    for name, (ids, column, condition) in named.items():
-        if not ids:
-            continue
-        found = set((await session.scalars(select(column).where(column.in_(ids), condition))).all())
-        if unknown := [missing(number) for number in dict.fromkeys(ids) if number not in found]:
-            errors[name] = unknown[:100]
-    return errors
+def _refusal(row: CronJob) -> str | None:
+    return CONFIGURED if row.configured_as is not None and not row.data.get("is_gone_from_file") else None
 
 
 async def _scenarios(session: AsyncSession, rows: Sequence[CronJob]) -> dict[int, schemas.ScenarioData]:
@@ -342,30 +252,10 @@ async def _show(session: AsyncSession, rows: Sequence[CronJob]) -> list[schemas.
 def _shown(row: CronJob, scenarios: dict[int, schemas.ScenarioData], last: Firing | None) -> schemas.CronJob:
     data = row.data
     return schemas.CronJob(
-        **of_row(
-            row,
-            "id",
-            "name",
-            "crontab_expression",
-            "timezone",
-            "scenario_ids",
-            "is_active",
-            "next_due_at",
-            "created_at",
-            "updated_at",
-        ),
-        agent=row.agent_id,
+        **of_row(row, "id", "crontab_expression", "scenario_ids", "next_due_at", "created_at", "updated_at"),
+        **of_kept(row, schemas.CronJobFields),
         scenarios_data=[scenarios[number] for number in row.scenario_ids if number in scenarios],
-        personality=data.get("personality"),
-        personalities=data.get("personalities") or [],
-        test_profiles=data.get("test_profiles") or [],
-        tags=data.get("tags") or [],
-        frequency=data.get("frequency", 1),
-        run_as_text=data.get("run_as_text", False),
         execution_mode="pipecat" if row.rooms is not None else data.get("execution_mode", "pipecat_v2"),
-        notify_on=data.get("notify_on", "never"),
-        overlap=data.get("overlap", Overlap.QUEUE),
-        baseline=data.get("baseline"),
         rooms_data=[schemas.RoomData(**room) for room in data.get("rooms") or ()],
         configured=row.configured_as is not None,
         last_firing=None if last is None else _firing(last),
@@ -385,4 +275,14 @@ def _firing(row: Firing) -> schemas.Firing:
     )
 
 
-CRON_JOBS = Resource(CronJob, fill_cron_job, _show, newest_first=False)
+CRON_JOBS = Resource(CronJob, _new, _show, _fill, _check, newest_first=False, refusal=_refusal)
+CRON_JOBS.add_routes(
+    router,
+    "a schedule",
+    schemas.CronJob,
+    schemas.CronJobBody,
+    schemas.CronJobPatch,
+    {"delete": "Its history goes with it; the results it made stay."},
+    noun="cron_job",
+    creates=False,
+)

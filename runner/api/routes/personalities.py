@@ -7,25 +7,21 @@ from fastapi import Query
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.api.auth import AppServices, ProjectId
-from runner.api.errors import BadRequest, missing, refusals
+from runner.api.errors import refusals
 from runner.api.paging import Page, PageAsked
 from runner.api.resources import Resource
 from runner.api.routing import CompatRouter
 from runner.api.schemas import personalities as schemas
 from runner.api.schemas.common import of_row
 from runner.api.schemas.query import PathId, QueryId, Search
-from runner.api.services import Services
-from runner.records.honoured import DESCRIBES, MUST_BE_SENT, personality_sentences
+from runner.records.fields import DESCRIBES, Traits
 from runner.records.tables import Personality
-from runner.settings import Settings
 
 router = CompatRouter(
     "/test_framework/v1/personalities", "/test_framework/v1/personalities-external", tags=["personalities"]
 )
 
 _READ_ONLY = "Built-in personalities are shared and can't be changed: fork one, and change the copy."
-
-_Body = schemas.PersonalityBody | schemas.PersonalityPatch
 
 
 @router.get("/", responses=refusals(404))
@@ -42,42 +38,6 @@ async def list_personalities(
     if project_id is not None and project_id != project:
         listed = listed.where(Personality.project_id.is_(None))
     return await _PERSONALITIES.page(services, paging, listed)
-
-
-@router.post("/", status_code=201, responses=refusals())
-async def create_personality(
-    services: AppServices, project: ProjectId, body: schemas.PersonalityBody
-) -> schemas.Personality:
-    """Create a personality."""
-    return await _PERSONALITIES.create(services, Personality(project_id=project, data={}), body)
-
-
-@router.get("/{id}/", responses=refusals(404))
-async def get_personality(services: AppServices, project: ProjectId, id: PathId) -> schemas.Personality:
-    """Show a personality."""
-    return await _PERSONALITIES.get(services, project, id)
-
-
-@router.patch("/{id}/", responses=refusals(404))
-async def update_personality(
-    services: AppServices, project: ProjectId, id: PathId, body: schemas.PersonalityPatch
-) -> schemas.Personality:
-    """Change what is given of a personality."""
-    return await _PERSONALITIES.change(services, project, id, body, whole=False)
-
-
-@router.put("/{id}/", responses=refusals(404))
-async def replace_personality(
-    services: AppServices, project: ProjectId, id: PathId, body: schemas.PersonalityBody
-) -> schemas.Personality:
-    """Replace a personality."""
-    return await _PERSONALITIES.change(services, project, id, body, whole=True)
-
-
-@router.delete("/{id}/", status_code=204, responses=refusals(404))
-async def delete_personality(services: AppServices, project: ProjectId, id: PathId) -> None:
-    """Delete a personality."""
-    await _PERSONALITIES.delete(services, project, id)
 
 
 @router.post("/{id}/fork/", status_code=201, responses=refusals(404))
@@ -98,26 +58,8 @@ async def fork_personality(
         return await _PERSONALITIES.show_one(session, copy)
 
 
-async def _fill(session: AsyncSession, row: Personality, body: _Body, services: Services, *, whole: bool) -> None:
-    errors = {} if body.project in (None, row.project_id) else {"project": [missing(body.project)]}
-    errors |= _refused(row, body, services.settings)
-    if errors:
-        raise BadRequest(errors)
-    if whole or body.given("name"):
-        row.name = body.name
-    if whole or body.given("language"):
-        row.language = body.language
-    traits = body.model_dump(mode="json", include=set(schemas.TRAITS), exclude_unset=not whole)
-    row.data = {**row.data, **traits}
-
-
-def _refused(row: Personality, body: _Body, settings: Settings) -> dict[str, list[str]]:
-    """Return what of a body can't be had, by field. What stands there already may be written again."""
-    given = body.model_dump(mode="json", include=set(schemas.TRAITS) - MUST_BE_SENT, exclude_unset=True)
-    traits = {name: value for name, value in given.items() if value != row.data.get(name)}
-    language = body.language if body.given("language") and body.language != row.language else None
-    found = personality_sentences(language, traits, settings)
-    return {name: [sentence] for name, sentence in found.items()}
+def _new(project: int) -> Personality:
+    return Personality(project_id=project, data={})
 
 
 async def _show(session: AsyncSession, rows: Sequence[Personality]) -> list[schemas.Personality]:
@@ -127,10 +69,13 @@ async def _show(session: AsyncSession, rows: Sequence[Personality]) -> list[sche
             project=row.project_id,
             forked_from=row.data.get("forked_from"),
             gender=row.data.get("gender"),
-            **{name: row.data[name] for name in schemas.TRAITS if name in row.data},
+            **{name: row.data[name] for name in Traits.model_fields if name in row.data},
         )
         for row in rows
     ]
 
 
-_PERSONALITIES = Resource(Personality, _fill, _show, newest_first=False, shared=_READ_ONLY)
+_PERSONALITIES = Resource(Personality, _new, _show, newest_first=False, shared=_READ_ONLY)
+_PERSONALITIES.add_routes(
+    router, "a personality", schemas.Personality, schemas.PersonalityBody, schemas.PersonalityPatch
+)

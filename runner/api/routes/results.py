@@ -23,10 +23,9 @@ from runner.api.schemas.launch import Launched, RerunEntry
 from runner.api.schemas.query import PathId, QueryId, Words
 from runner.api.sharing import Reader
 from runner.api.streaming import enclosed, sharing_of, streamed
-from runner.metrics.registry import metric_ids
 from runner.records import results as records
 from runner.records.database import Database
-from runner.records.honoured import no_metric
+from runner.records.honoured import unknown_metrics
 from runner.records.launch_request import LaunchRefused
 from runner.records.launches import Anew, again
 from runner.records.runs import lock_result, refresh_result, request_cancel
@@ -149,8 +148,8 @@ async def evaluate_metrics(
     async with services.database.reading() as session:
         await _find(session, project, id)
         ids = await _chosen(session, id, body.run_ids)
-    if unknown := [metric for metric in body.metric_ids if metric not in metric_ids()]:
-        raise BadRequest({"metric_ids": [no_metric(unknown)]})
+    if unknown := unknown_metrics(body.metric_ids, services.settings):
+        raise BadRequest({"metric_ids": [unknown]})
     return schemas.Evaluated(
         status="completed",
         detail="Nothing was left to do: this metric is measured from the facts of a call whenever its run is read.",

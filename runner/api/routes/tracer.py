@@ -8,9 +8,9 @@ from sqlalchemy import update
 from runner.api.auth import AppServices, ProjectId
 from runner.api.errors import refusals
 from runner.api.routing import CompatRouter
-from runner.api.schemas.common import MAX_ID
 from runner.api.schemas.tracer import TraceBody, TraceTaken
 from runner.records.tables import RunRow, utc_now
+from runner.records.written import MAX_ID
 
 MAX_TRACE_BYTES = 1_000_000
 """So much of a trace is kept; the logs go first, then the transcript."""

@@ -14,6 +14,7 @@ from runner.errors import UsageError
 from runner.hosts import HostRefused
 from runner.records import deliveries
 from runner.records import webhooks as records
+from runner.records.record import Record
 from runner.records.tables import Agent, Project, WebhookDelivery
 
 router = CompatRouter("/user/v1", tags=["webhooks"])
@@ -68,10 +69,10 @@ async def replay_delivery(services: AppServices, project: ProjectId, id: PathId)
     return schemas.delivery(row)
 
 
-def fill_webhooks(row: Agent | Project, given: dict[str, Any], services: Services) -> None:
+def fill_webhooks(row: Agent | Project, given: dict[str, Any], record: Record) -> None:
     """Put what is given of webhooks into a row; refuse what can't be."""
     try:
-        records.write_webhooks(row, services.vault, given)
+        records.write_webhooks(row, record.vault, given)
     except UsageError as error:
         raise BadRequest({"webhook_url": [str(error)]}) from None
 

@@ -34,9 +34,9 @@ from runner.dispatch.dispatcher import RecordAway, WorkerGone
 from runner.errors import UsageError
 from runner.evaluation.verdicts import Cause
 from runner.protocol import messages
-from runner.records import runs as records
+from runner.records.artefacts import MAX_ARTEFACTS, Upload, add_artefact, expect_artefact
 from runner.records.endings import read_outcome, storable
-from runner.records.runs import Receipt, Upload, end_run, progress, release, state_of
+from runner.records.runs import Receipt, end_run, is_of, progress, release, state_of
 from runner.records.statuses import FINAL_RUN
 from runner.records.store import ArtefactTooLarge, StoreFailed, artefact_key
 
@@ -146,7 +146,7 @@ async def report_events(
     state = await services.database.look(lambda session: state_of(session, id))
     if state is None:
         raise NotFound
-    if not state.is_of(body.attempt):
+    if not is_of(state, body.attempt):
         raise _void(body.attempt)
     timelines = live_timelines(request.app)
     if state.status not in FINAL_RUN:
@@ -166,7 +166,7 @@ async def pass_on_sound(
     state = await services.database.look(lambda session: state_of(session, id))
     if state is None:
         raise NotFound
-    if not state.is_of(attempt):
+    if not is_of(state, attempt):
         raise _void(attempt)
     pcm = await _body(request)
     if len(pcm) % messages.SOUND_FRAME_BYTES:
@@ -228,9 +228,7 @@ async def put_artefact(
     except ClientDisconnect:
         # The part is none, and nobody reads this.
         raise _incomplete() from None
-    added = await services.database.run(
-        lambda session: records.add_artefact(session, id, attempt, executor, name, size)
-    )
+    added = await services.database.run(lambda session: add_artefact(session, id, attempt, executor, name, size))
     if not added and await _look_up(services, id, attempt, executor, name) is not Upload.THERE:
         await services.store.delete(stored_as)
         raise _void(attempt)
@@ -274,7 +272,7 @@ async def _release(
 
     def is_its(session: Session) -> bool:
         state = state_of(session, run_id)
-        return state is not None and state.is_of(attempt) and state.executor == given.executor
+        return state is not None and is_of(state, attempt) and state.executor == given.executor
 
     if not await services.database.look(is_its):
         return messages.Receipt(counted=False)
@@ -300,14 +298,12 @@ async def _expected(services: Services, run_id: int, attempt: int, executor: str
     if upload is Upload.VOID:
         raise _void(attempt)
     if upload is Upload.TOO_MANY:
-        raise Conflict(f"An attempt brings {records.MAX_ARTEFACTS} files at most.")
+        raise Conflict(f"An attempt brings {MAX_ARTEFACTS} files at most.")
     return upload
 
 
 async def _look_up(services: Services, run_id: int, attempt: int, executor: str, name: str) -> Upload:
-    return await services.database.run(
-        lambda session: records.expect_artefact(session, run_id, attempt, executor, name)
-    )
+    return await services.database.run(lambda session: expect_artefact(session, run_id, attempt, executor, name))
 
 
 def _outcome_of(report: messages.Report) -> RunReport | messages.Problem:

@@ -1,53 +1,14 @@
-"""What all bodies have in common."""
+"""What all answers have in common."""
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, cast
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    PlainSerializer,
-    SecretStr,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, PlainSerializer, create_model
+from pydantic.fields import FieldInfo
 
-from runner.records.honoured import is_nothing
-from runner.text import UNSENDABLE, fits_header
-
-MAX_ID = 2**63 - 1
-MAX_TOKEN_CHARACTERS = 20_000
-
-
-def _whole(value: Any) -> Any:
-    """Return a whole number as one: to JSON, 2 and 2.0 are the same."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = BeforeValidator(_whole)
-"""Belongs to every whole number in a body."""
-
-Id = Annotated[int, Whole, Field(ge=1, le=MAX_ID)]
-"""An id of the record."""
-
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
-
-
-def _sendable(token: SecretStr) -> SecretStr:
-    if not fits_header(token.get_secret_value()):
-        raise ValueError(f"It can't be sent: it {UNSENDABLE}.")
-    return token
-
-
-Token = Annotated[SecretStr, Field(max_length=MAX_TOKEN_CHARACTERS), AfterValidator(_sendable)]
-"""A token or key that goes along in an HTTP header."""
-
-JsonObject = dict[str, JsonValue]
-"""A JSON object that is kept and given back as it is."""
+from runner.records.written import kept_in
 
 Timestamp = Annotated[
     datetime,
@@ -56,47 +17,60 @@ Timestamp = Annotated[
 """ISO 8601, UTC, as Cekura writes it: ``2026-01-01T10:00:00.000000Z``."""
 
 
-Unset: Any = Field(default_factory=str)
-"""The default of a text that a change may leave out, and that has none: look at ``given``."""
-
-
-class RequestBody(BaseModel):
-    """Base of what is sent: types are what they are (no ``"1"`` for 1), and unknown fields are passed over."""
-
-    model_config = ConfigDict(strict=True)
-
-    def given(self, name: str) -> bool:
-        """Whether a field was sent, also as null."""
-        return name in self.model_fields_set
-
-
-class WrittenBody(RequestBody):
-    """Base of what is written by users: a field that is not known is refused, for it would have no effect.
-
-    Passed over are unknown fields that ask for nothing, and those in ``READ_ONLY``: whoever writes back what was read
-    sends them along.
-    """
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    READ_ONLY: ClassVar[frozenset[str]] = frozenset()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_fields(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        fields = cast(dict[Any, Any], given)
-        known = cls.model_fields
-        return {k: v for k, v in fields.items() if k in known or not (k in cls.READ_ONLY or is_nothing(v))}
-
-
 class ResponseBody(BaseModel):
     """Base of what is answered."""
 
     model_config = ConfigDict(extra="forbid")
 
 
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def shows(written: type[BaseModel]) -> Callable[[type[_Model]], type[_Model]]:
+    """Let an answer have the fields that are kept as they were given: without limits, and a list never null."""
+
+    def widen(model: type[_Model]) -> type[_Model]:
+        more: dict[str, Any] = {
+            name: (_shown_type(field), ...)
+            for name, field, kept in kept_in(written)
+            if kept.is_shown and name not in model.model_fields
+        }
+        return create_model(
+            model.__name__, __base__=model, __module__=model.__module__, __doc__=model.__doc__, **more
+        )
+
+    return widen
+
+
+def of_kept(row: Any, written: type[BaseModel]) -> dict[str, Any]:
+    """Return the fields of a row that are kept as they were given, as they are answered."""
+    shown: dict[str, Any] = {}
+    for name, field, kept in kept_in(written):
+        if kept.is_shown:
+            value = getattr(row, kept.column) if kept.column else row.data.get(name)
+            nothing = [] if get_origin(_shown_type(field)) is list else field.default
+            shown[name] = nothing if value is None else value
+    return shown
+
+
 def of_row(row: Any, *names: str) -> dict[str, Any]:
     """Return attributes of a row, by their names."""
     return {name: getattr(row, name) for name in names}
+
+
+def _shown_type(field: FieldInfo) -> Any:
+    plain = _plain(field.annotation)
+    something = [one for one in get_args(plain) if one is not NoneType]
+    return something[0] if len(something) == 1 and get_origin(something[0]) is list else plain
+
+
+def _plain(kind: Any) -> Any:
+    """Return a type without its limits."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _plain(parts[0])
+    if origin is Literal:
+        return type(parts[0])
+    if origin is list:
+        return list[_plain(parts[0])]
+    return Union[tuple(map(_plain, parts))] if origin in (Union, UnionType) else kind  # noqa: UP007 - made of a tuple

@@ -2,15 +2,14 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue, SecretStr, StringConstraints, field_validator
+from pydantic import Field, JsonValue, SecretStr, StringConstraints
 
-from runner.api.schemas.common import Id, JsonObject, Name, ResponseBody, Timestamp, Token, Whole, WrittenBody
+from runner.api.schemas.common import ResponseBody, Timestamp
+from runner.records.fields import RoomEntry
 from runner.records.honoured import NO_MOCKS, NO_TELEPHONE
 from runner.records.statuses import ResultStatus, RunStatus
+from runner.records.written import Id, JsonObject, RoomUrl, Short, Token, Whole, WrittenBody, refused, unless_empty
 
-RoomUrl = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
-Label = Annotated[str, StringConstraints(max_length=200)]
-ToolName = Annotated[str, StringConstraints(max_length=200)]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Number = Annotated[str, StringConstraints(max_length=40)]
 
@@ -21,31 +20,6 @@ Frequency = Annotated[int, Whole, Field(ge=1, le=100)]
 ConcurrencyLimit = Annotated[int, Whole, Field(ge=1, le=10_000)]
 Priority = Annotated[int, Whole, Field(ge=1, le=1_000)]
 Delay = Annotated[float, Field(ge=0, le=MAX_DELAY_S)]
-
-
-class RoomEntry(WrittenBody):
-    """A scenario, and the room it is played in.
-
-    Attributes:
-        scenario: The scenario.
-        pipecat_room_url: A Daily room, an ``/api/offer`` address, or the base address of a Pipecat runner.
-        pipecat_token: The room's token; elsewhere than on Daily it goes along as a bearer header. Kept encrypted
-            until the run ends, then erased.
-        publish_data_message: Sent once, unchanged, when caller and agent are both in the room. Null is none. What
-            stands under secret names is shown as ``***``; then the message is kept as the token is.
-        participant_name: Ours: the agent's user name in a Daily room; null as the agent has it.
-    """
-
-    scenario: Id
-    pipecat_room_url: RoomUrl
-    pipecat_token: Token | None = None
-    publish_data_message: JsonValue = None
-    participant_name: Name | None = None
-
-    @property
-    def token(self) -> SecretStr | None:
-        """The token; None where it is empty."""
-        return _unless_empty(self.pipecat_token)
 
 
 class RerunEntry(WrittenBody):
@@ -66,7 +40,7 @@ class RerunEntry(WrittenBody):
     @property
     def token(self) -> SecretStr | None:
         """The token; None where it is empty."""
-        return _unless_empty(self.pipecat_token)
+        return unless_empty(self.pipecat_token)
 
 
 class LaunchCommon(WrittenBody):
@@ -85,19 +59,12 @@ class LaunchCommon(WrittenBody):
 
     agent: Id | None = None
     agent_id: Id | None = None
-    name: Label | None = None
+    name: Short | None = None
     frequency: Frequency | None = None
     concurrency_limit: ConcurrencyLimit | None = None
     priority: Priority | None = None
     delay_s: Delay | None = None
-    mock_tool_names: Annotated[list[ToolName], Field(max_length=1_000)] | None = None
-
-    @field_validator("mock_tool_names")
-    @classmethod
-    def _are_none(cls, names: list[str] | None) -> list[str] | None:
-        if names:
-            raise ValueError(NO_MOCKS)
-        return names
+    mock_tool_names: Annotated[list[Short] | None, Field(max_length=1_000), refused(NO_MOCKS)] = None
 
 
 class RoomLaunch(LaunchCommon):
@@ -160,15 +127,8 @@ class SessionLaunch(LaunchCommon):
     test_profile_ids: Annotated[list[Id], Field(max_length=1_000)] | None = None
     test_profile_id: Id | None = None
     pipecat_data: PipecatData | None = None
-    agent_number: Number | None = None
-    outbound_phone_number: Number | None = None
-
-    @field_validator("agent_number", "outbound_phone_number")
-    @classmethod
-    def _is_none(cls, number: str | None) -> str | None:
-        if number:
-            raise ValueError(NO_TELEPHONE)
-        return number
+    agent_number: Annotated[Number | None, refused(NO_TELEPHONE)] = None
+    outbound_phone_number: Annotated[Number | None, refused(NO_TELEPHONE)] = None
 
 
 class LaunchedRun(ResponseBody):
@@ -206,7 +166,3 @@ class Launched(ResponseBody):
     created_at: Timestamp
     updated_at: Timestamp
     runs: list[LaunchedRun]
-
-
-def _unless_empty(token: SecretStr | None) -> SecretStr | None:
-    return token if token is not None and token.get_secret_value() else None

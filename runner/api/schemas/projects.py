@@ -1,7 +1,8 @@
 """Projects."""
 
-from runner.api.schemas.common import Name, Timestamp, Unset, WrittenBody
+from runner.api.schemas.common import Timestamp
 from runner.api.schemas.webhooks import Toggles, WebhookConfiguration, WebhookFields
+from runner.records.written import Name, Unset, WrittenBody
 
 
 class ProjectBody(WrittenBody):

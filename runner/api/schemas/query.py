@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
-from runner.api.schemas.common import MAX_ID
+from runner.records.written import MAX_ID
 
 PathId = Annotated[int, Path(ge=1, le=MAX_ID)]
 """An id in a path. Whatever is none is a 404."""

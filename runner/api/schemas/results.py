@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from runner.api.schemas.common import Id, ResponseBody, Timestamp, WrittenBody
+from runner.api.schemas.common import ResponseBody, Timestamp
 from runner.api.schemas.launch import MAX_ENTRIES, RerunEntry
 from runner.api.schemas.runs import Metric, ResultRun, clock, measured
 from runner.evaluation.verdicts import Cause
@@ -17,6 +17,7 @@ from runner.records.jobs import shown_settings
 from runner.records.results import Counts
 from runner.records.statuses import ResultStatus, RunStatus
 from runner.records.tables import ResultRow, RunRow
+from runner.records.written import Id, WrittenBody
 
 MAX_DELETED = 100
 MAX_ISSUES = 10

@@ -4,36 +4,23 @@ from typing import Any, cast
 
 from pydantic import JsonValue
 
-from runner.api.schemas.common import Id, JsonObject, Name, ResponseBody, Timestamp, Unset, WrittenBody
+from runner.api.schemas.common import ResponseBody, Timestamp, shows
+from runner.records.fields import ProfileFields, RowName
+from runner.records.written import Unset
 
 SIDES = ("main_agent_variables", "testing_agent_variables")
-
-
-class ProfileFields(WrittenBody):
-    """What a test profile has besides its name.
-
-    Attributes:
-        agent: The agent it is for; null for all of the project.
-        project: The key's own.
-        information: ``{main_agent_variables, testing_agent_variables}``: what goes to the agent's session, and what
-            the caller's placeholders stand for. Anything else is taken for both.
-    """
-
-    agent: Id | None = None
-    project: Id | None = None
-    information: JsonObject | None = None
 
 
 class ProfilePatch(ProfileFields):
     """What of a test profile is to be changed."""
 
-    name: Name = Unset
+    name: RowName = Unset
 
 
 class ProfileBody(ProfileFields):
     """A whole test profile."""
 
-    name: Name
+    name: RowName
 
 
 class Information(ResponseBody):
@@ -43,27 +30,24 @@ class Information(ResponseBody):
     testing_agent_variables: dict[str, JsonValue]
 
 
-class TestProfile(ResponseBody):
-    """Values for a scenario's placeholders, and for the agent's session."""
-
-    __test__ = False
-
-    id: int
-    name: str
-    agent: int | None
-    agent_name: str | None
-    project: int
-    information: Information
-    created_at: Timestamp
-    updated_at: Timestamp
-
-
 class ProfileData(ResponseBody):
     """A test profile as scenarios and runs show it."""
 
     id: int
     name: str
     information: Information
+
+
+@shows(ProfileFields)
+class TestProfile(ProfileData):
+    """Values for a scenario's placeholders, and for the agent's session."""
+
+    __test__ = False
+
+    agent_name: str | None
+    project: int
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 def information_of(given: dict[str, Any] | None) -> Information:

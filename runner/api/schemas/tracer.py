@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import JsonValue, StringConstraints
 
-from runner.api.schemas.common import JsonObject, RequestBody, ResponseBody
+from runner.api.schemas.common import ResponseBody
+from runner.records.written import JsonObject, RequestBody
 
 _Text = Annotated[str, StringConstraints(max_length=1_000)]
 

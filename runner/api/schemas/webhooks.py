@@ -4,20 +4,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
-from runner.api.schemas.common import Id, ResponseBody, Timestamp, WrittenBody, of_row
+from runner.api.schemas.common import ResponseBody, Timestamp, of_row
 from runner.dispatch.sending import MAX_URL_CHARACTERS, signing_key
 from runner.records.tables import Agent, Project, WebhookDelivery
 from runner.records.webhooks import TOGGLES, DeliveryStatus, Kind
-from runner.text import UNSENDABLE, fits_header
+from runner.records.written import Id, WrittenBody, sendable
 
 Address = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS, strip_whitespace=True)]
 
 
 def _signs(secret: SecretStr) -> SecretStr:
-    text = secret.get_secret_value()
-    if not fits_header(text):
-        raise ValueError(f"It can't be sent: it {UNSENDABLE}.")
-    signing_key(text)
+    signing_key(sendable(secret).get_secret_value())
     return secret
 
 
