@@ -1,4 +1,4 @@
-"""The connections to the record's database: how they are made on SQLite and PostgreSQL, and what an address may be."""
+"""The connections to the record's database, how they are made on SQLite and PostgreSQL, and what an address is."""
 
 import json
 import sqlite3
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from bots.masking import masked
 from runner.errors import UsageError
-from runner.records.data_dir import private_folder
+from runner.files import private_folder
 
 WAIT_LIMIT_S = 10.0
 """How long one waits in line for a connection."""
