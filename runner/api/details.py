@@ -305,9 +305,7 @@ def _joined(runs: Sequence[_ShownRun]) -> bytes:
     return b",".join(run.text for run in runs)
 
 
-def details(app: FastAPI, database: Database) -> Details:
+def details(app: FastAPI) -> Details:
     """Return the application's."""
-    if not hasattr(app.state, "details"):
-        app.state.details = Details(database)
     found: Details = app.state.details
     return found

@@ -13,8 +13,6 @@ _T = TypeVar("_T")
 
 def sharing_of(app: FastAPI) -> Sharing:
     """Return what those share who ask an application for the same list."""
-    if not hasattr(app.state, "sharing"):
-        app.state.sharing = Sharing()
     found: Sharing = app.state.sharing
     return found
 

@@ -177,10 +177,6 @@ class LiveTimelines:
 
 def live_timelines(app: FastAPI) -> LiveTimelines:
     """Return the application's."""
-    if not hasattr(app.state, "live_timelines"):
-        dispatcher = app.state.services.dispatcher
-        app.state.live_timelines = timelines = LiveTimelines(dispatcher.wake)
-        dispatcher.is_watched = timelines.is_watched
     found: LiveTimelines = app.state.live_timelines
     return found
 

@@ -15,6 +15,7 @@ from runner.api.schemas.query import PathId
 from runner.api.schemas.webhooks import configuration_of
 from runner.errors import UsageError
 from runner.records import projects
+from runner.records.fields import TOGGLES
 from runner.records.seed import DEFAULT_PROJECT
 from runner.records.tables import Project
 from runner.records.webhooks import toggles_of
@@ -60,7 +61,9 @@ async def update_project(
                 await projects.rename_project(session, row, body.name)
             except UsageError as error:
                 raise BadRequest({"name": [str(error)]}) from None
-        fill_webhooks(row, {**body.webhooks(whole=False), **body.toggles()}, services)
+        fill_webhooks(
+            row, {**body.webhooks(whole=False), **body.model_dump(include=set(TOGGLES), exclude_unset=True)}, services
+        )
         return _shown(row)
 
 

@@ -78,7 +78,7 @@ async def get_result(
     """Show a result with its runs: all of them, or those on a page. Also open to whoever has a link to it."""
     if not reader.sees(id):
         raise NotFound
-    return await details(request.app, services.database).answer(request, reader.project_id, id, paging)
+    return await details(request.app).answer(request, reader.project_id, id, paging)
 
 
 @router.post("/{id}/rerun/", responses=refusals(404))
