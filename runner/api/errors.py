@@ -46,13 +46,7 @@ class FieldErrors(RootModel[dict[str, JsonValue]]):
 
 
 class ApiError(Exception):
-    """A request is refused.
-
-    Args:
-        status: The HTTP status.
-        body: The body of the answer.
-        headers: Headers that go with it.
-    """
+    """A request is refused."""
 
     def __init__(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None):
         super().__init__(f"{status}")
@@ -140,9 +134,6 @@ def refusals(*statuses: int) -> Responses:
     """Return what a route's ``responses`` says of the statuses it refuses with.
 
     Every route has 400, 401, 403, 408, 413, 415, 429 and 503 besides those given.
-
-    Args:
-        statuses: Further ones, such as 404 and 409.
     """
     declared: Responses = {400: {"model": FieldErrors, "description": "Something in the request is wrong."}}
     for status in sorted({401, 403, 408, 413, 415, 429, 503, *statuses} - {400}):

@@ -10,8 +10,7 @@ from runner.api.paging import Page, PageAsked
 from runner.api.routes.webhooks import check_addresses, fill_webhooks
 from runner.api.routing import CompatRouter
 from runner.api.schemas import projects as schemas
-from runner.api.schemas.common import of_row
-from runner.api.schemas.query import PathId
+from runner.api.schemas.common import PathId, of_row
 from runner.api.schemas.webhooks import configuration_of
 from runner.errors import UsageError
 from runner.records import projects

@@ -15,8 +15,7 @@ from runner.api.paging import Page, PageAsked
 from runner.api.resources import Errors, Resource, agent_names
 from runner.api.routing import CompatRouter, read_json
 from runner.api.schemas import scenarios as schemas
-from runner.api.schemas.common import of_kept, of_row
-from runner.api.schemas.query import QueryId, Search, Words
+from runner.api.schemas.common import QueryId, Search, Words, of_kept, of_row
 from runner.api.schemas.test_profiles import ProfileData, information_of
 from runner.api.services import Services
 from runner.errors import UsageError

@@ -267,15 +267,7 @@ def result(
     runs_next: str | None = None,
     runs_previous: str | None = None,
 ) -> Result:
-    """Return a result, without its runs themselves.
-
-    Args:
-        row: The result.
-        counts: How far its runs are.
-        runs: What each of its runs adds to its figures.
-        runs_next: The address of the page of runs after this one.
-        runs_previous: That of the page before.
-    """
+    """Return a result, without its runs themselves."""
     ended = [run for run in runs if run.has_ended]
     metrics = measured({latency.code: [ms for run in runs for ms in run.latencies_ms]})
     tags: dict[str, list[int]] = defaultdict(list)

@@ -218,11 +218,7 @@ def clock(seconds: float | None) -> str | None:
 
 
 def measured(values: Mapping[str, Sequence[float]]) -> list[Metric]:
-    """Return what was measured.
-
-    Args:
-        values: Of each metric, by its code, what was measured; one without values is left out.
-    """
+    """Return what was measured, given its values by the metrics' codes; a metric without values is left out."""
     shown: list[Metric] = []
     for code, metric in metrics().items():
         found = Distribution.of(values.get(code, ()))
@@ -319,15 +315,7 @@ def result_run(row: RunRow) -> ResultRun:
 
 
 def run(row: RunRow, *, result_name: str, agent_name: str, run_type: str, artefacts: dict[str, str]) -> Run:
-    """Return a run.
-
-    Args:
-        row: The run.
-        result_name: Its result's name.
-        agent_name: The agent's.
-        run_type: How it came to its room.
-        artefacts: The address of everything that is kept of it.
-    """
+    """Return a run, given what its result says of it, and the addresses of what is kept."""
     shown, played, told = _shown(row), row.snapshot, row.came_to
     transcript = [TranscriptItem.model_validate(entry) for entry in told.get("transcript_object") or []]
     return Run(
