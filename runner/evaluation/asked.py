@@ -10,9 +10,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from bots.timeline import AgentSaid, CallEnded, CallerTurnStarted, EndedReason, TimelineEvent
+from bots.timeline import AgentSaid, CallEnded, CallerTurnStarted, EndedReason, Source, TimelineEvent
 from runner.evaluation.failure import Failure, FailureKind
 from runner.evaluation.outcome import Outcome
+from runner.evaluation.speech import began_ns
 from runner.evaluation.trouble import Trouble
 from runner.evaluation.verdicts import Cause, Judgements, Question
 
@@ -162,9 +163,8 @@ def settle(
         return outcome
     if judgement is None or judgement.score is None:
         reason = NO_JUDGE_ASKED if judgement is None else judgement.reason
-        return (
-            outcome if allow_unjudged else _inconclusive(outcome, f"expected_outcome_prompt was not judged: {reason}")
-        )
+        unjudged = _inconclusive(outcome, f"expected_outcome_prompt was not judged: {reason}")
+        return outcome if allow_unjudged else unjudged
     if judgement.score == 0 and trouble is not None:
         kind = FailureKind.of_trouble(trouble.cause)
         headline = kind.says("before", what=trouble.what, then=judgement.reason)
@@ -212,14 +212,9 @@ def _question(condition: Condition, facts: Sequence[TimelineEvent]) -> Question 
     at_ns = _said_ns(condition, facts)
     if at_ns is None:
         return None
-    texts = _spoken(condition, facts)
+    [subject, *_] = [*_spoken(condition, facts), ""]
     return Question(
-        turn=condition.turn,
-        index=0,
-        kind="reply",
-        subject=texts[0] if texts else "",
-        criterion=condition.when,
-        at_ns=at_ns,
+        turn=condition.turn, index=0, kind="reply", subject=subject, criterion=condition.when, at_ns=at_ns
     )
 
 
@@ -229,13 +224,9 @@ def _spoken(condition: Condition, facts: Sequence[TimelineEvent]) -> list[str]:
     if until_ns is None:
         return []
     from_ns = _turn_started(condition.turn - 1, facts) or 0
-    by_source: dict[str, list[AgentSaid]] = {"heard": [], "told": []}
-    for event in facts:
-        if isinstance(event, AgentSaid):
-            began_ns = event.at_ns if event.started_ns is None else event.started_ns
-            if from_ns <= began_ns < until_ns:
-                by_source[event.source.value].append(event)
-    texts = (" ".join(e.text for e in sorted(said, key=lambda e: e.at_ns)).strip() for said in by_source.values())
+    said = [e for e in facts if isinstance(e, AgentSaid) and from_ns <= began_ns(e) < until_ns]
+    said.sort(key=lambda e: e.at_ns)
+    texts = (" ".join(e.text for e in said if e.source is one).strip() for one in (Source.HEARD, Source.TOLD))
     return [text for text in texts if text]
 
 
@@ -244,8 +235,7 @@ def _said_ns(condition: Condition, facts: Sequence[TimelineEvent]) -> int | None
     if not condition.hangs_up:
         return _turn_started(condition.turn, facts)
     ended = next((event for event in facts if isinstance(event, CallEnded)), None)
-    hung_up = ended is not None and ended.reason is EndedReason.CALLER_HUNG_UP
-    return ended.at_ns if ended is not None and hung_up else None
+    return ended.at_ns if ended is not None and ended.reason is EndedReason.CALLER_HUNG_UP else None
 
 
 def _turn_started(turn: int, facts: Sequence[TimelineEvent]) -> int | None:

@@ -77,10 +77,8 @@ def _talks_for_ns(view: CallView, end_ns: int) -> int:
     if last.stopped is not None and end_ns - last.stopped.at_ns > SILENT_NS:
         return 0
     # A turn that was taken to be over just before it went on is a new one.
-    onset_ns = next((s.started.at_ns for s in speeches if s.started.at_ns > over_ns), None)
-    if onset_ns is None:
-        onset_ns = last.started.at_ns if last.stopped is None or last.stopped.at_ns > over_ns else None
-    return 0 if onset_ns is None else end_ns - onset_ns
+    onset_ns = next((s.started.at_ns for s in speeches if s.started.at_ns > over_ns), last.started.at_ns)
+    return end_ns - onset_ns if onset_ns > over_ns or last.end_or(over_ns + 1) > over_ns else 0
 
 
 def _owes_for_ns(script: Script, view: CallView, end_ns: int) -> int:
@@ -96,11 +94,8 @@ def _owes_for_ns(script: Script, view: CallView, end_ns: int) -> int:
         joined = view.joined
         return end_ns - joined.at_ns if listens and joined is not None and not speeches else 0
     line = view.line(handed_over.turn) or handed_over
-    answered = any(
-        s.started.at_ns >= handed_over.at_ns or (s.started.at_ns >= line.at_ns and s.lasts_at(handed_over.at_ns))
-        for s in speeches
-    )
-    if answered:
+    since = [s for s in speeches if s.started.at_ns >= line.at_ns]
+    if any(s.started.at_ns >= handed_over.at_ns or s.lasts_at(handed_over.at_ns) for s in since):
         return 0
     # Whoever listens, listens anew.
     asked_ns = handed_over.at_ns

@@ -5,8 +5,8 @@ stood still, audio that was lost: what comes of those is inconclusive, and says 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from bots.clock import NS_PER_MS, NS_PER_S
@@ -70,7 +70,7 @@ class Trouble:
     Attributes:
         from_ns: When it began.
         to_ns: When it was over.
-        cause: ``harness``, ``network``, or ``caller`` where our hearing can't tell.
+        cause: ``harness``, ``network``, ``room``, or ``caller`` where our hearing can't tell.
         what: What happened, in a few words.
         lasting: Whether the agent may have been led astray by it: then it touches all that follows.
         evidence: The fact.
@@ -106,33 +106,18 @@ class Trouble:
 
 def troubles_of(view: CallView) -> list[Trouble]:
     """Return what kept the harness from judging parts of a call, ordered by when it began."""
-    found = [
-        *_lines(view),
-        *_stalls(view),
-        *_starved(view),
-        *_lost_on_the_way_out(view),
-        *_lost_on_the_way_in(view),
-        *_interruptions(view),
-        *_never_connected(view),
-        *_somebody_else(view),
-        *_vanished(view),
-        *_background(view),
-        *_mistaken(view),
-    ]
-    return sorted(found, key=lambda trouble: trouble.from_ns)
+    finders = (_lines, _held_up, _on_the_way, _interruptions, _somebody_else, _vanished, _background, _mistaken)
+    return sorted((trouble for find in finders for trouble in find(view)), key=lambda trouble: trouble.from_ns)
 
 
-def _lines(view: CallView) -> list[Trouble]:
-    troubles: list[Trouble] = []
+def _lines(view: CallView) -> Iterator[Trouble]:
     for turn, events in _by_turn(view.of(CallerUnderrun), lambda e: e.turn):
         late_ms = sum(e.duration_ms for e in events)
-        if late_ms < HEARD_GAP_MS:
-            continue
-        times = "once" if len(events) == 1 else f"{len(events)} times"
-        what = f"the caller's line in turn {turn + 1} was not on time ({times}, {late_ms:.0f} ms in all)"
-        first = events[0]
-        troubles.append(Trouble(first.at_ns, _end_ns(events[-1]), Cause.HARNESS, what, True, evidence_of(first)))
-    return troubles
+        if late_ms >= HEARD_GAP_MS:
+            times = "once" if len(events) == 1 else f"{len(events)} times"
+            what = f"the caller's line in turn {turn + 1} was not on time ({times}, {late_ms:.0f} ms in all)"
+            first = events[0]
+            yield Trouble(first.at_ns, _end_ns(events[-1]), Cause.HARNESS, what, True, evidence_of(first))
 
 
 def _by_turn(events: Sequence[_E], turn: Callable[[_E], _T]) -> Iterable[tuple[_T, list[_E]]]:
@@ -142,74 +127,46 @@ def _by_turn(events: Sequence[_E], turn: Callable[[_E], _T]) -> Iterable[tuple[_
     return found.items()
 
 
-def _stalls(view: CallView) -> list[Trouble]:
+def _held_up(view: CallView) -> Iterator[Trouble]:
+    """Yield where the runner stood still, and where an agent on our machine can hardly have got a processor."""
     # Who was not there yet did not notice.
     met_ns = 0 if view.joined is None else view.joined.at_ns
-    return [
-        Trouble(
-            e.at_ns,
-            _end_ns(e) + AFTERWARDS_NS,
-            Cause.HARNESS,
-            f"the runner stood still for {e.duration_ms / 1000:.1f} s at {e.at_s:.1f} s",
-            e.duration_ms >= NOTICED_STALL_MS and _end_ns(e) > met_ns,
-            evidence_of(e),
-        )
-        for e in view.of(HarnessStalled)
-        if _end_ns(e) + AFTERWARDS_NS > met_ns
-    ]
+    for e in view.of(HarnessStalled):
+        if _end_ns(e) + AFTERWARDS_NS > met_ns:
+            what = f"the runner stood still for {e.duration_ms / 1000:.1f} s at {e.at_s:.1f} s"
+            lasting = e.duration_ms >= NOTICED_STALL_MS and _end_ns(e) > met_ns
+            yield Trouble(e.at_ns, _end_ns(e) + AFTERWARDS_NS, Cause.HARNESS, what, lasting, evidence_of(e))
+    for e in view.of(MachineBusy):
+        if e.shared:
+            what = (
+                f"the machine, which the agent runs on too, was too busy at {e.at_s:.1f} s: "
+                f"the runner waited for a processor for {e.waited:.0%} of its time"
+            )
+            slow = Trouble(e.at_ns, _end_ns(e), Cause.HARNESS, what, False, evidence_of(e))
+            yield replace(slow, slows_only=True, garbles=e.waited >= GARBLED_SHARE)
 
 
-def _starved(view: CallView) -> list[Trouble]:
-    """Return where an agent on our machine can hardly have been given a processor."""
-    return [
-        Trouble(
-            e.at_ns,
-            _end_ns(e),
-            Cause.HARNESS,
-            f"the machine, which the agent runs on too, was too busy at {e.at_s:.1f} s: "
-            f"the runner waited for a processor for {e.waited:.0%} of its time",
-            False,
-            evidence_of(e),
-            slows_only=True,
-            garbles=e.waited >= GARBLED_SHARE,
-        )
-        for e in view.of(MachineBusy)
-        if e.shared
-    ]
-
-
-def _lost_on_the_way_out(view: CallView) -> list[Trouble]:
-    return [
-        Trouble(
-            e.since_ns,
-            e.at_ns,
-            Cause.NETWORK,
-            f"{e.lost} of {e.packets} packets of the caller's audio did not reach the agent before {e.at_s:.1f} s",
-            True,
-            evidence_of(e),
-        )
-        for e in view.of(CallerAudioLost)
-        if e.lost >= LOST_PACKETS and _speaks_in(view, e.since_ns, e.at_ns)
-    ]
+def _on_the_way(view: CallView) -> Iterator[Trouble]:
+    """Yield what was lost between the caller and the agent, either way."""
+    for e in view.of(CallerAudioLost):
+        if e.lost >= LOST_PACKETS and _speaks_in(view, e.since_ns, e.at_ns):
+            what = (
+                f"{e.lost} of {e.packets} packets of the caller's audio did not reach the agent before {e.at_s:.1f} s"
+            )
+            yield Trouble(e.since_ns, e.at_ns, Cause.NETWORK, what, True, evidence_of(e))
+    for _, events in _by_turn(view.of(AgentAudioLost), lambda e: view.turn_at(e.at_ns)):
+        lost_ms = sum(e.duration_ms for e in events)
+        if lost_ms >= AGENT_LOST_MS:
+            first, to_ns = events[0], _end_ns(events[-1])
+            heard_only = lost_ms < MISLEADS_MS and not view.turn_ended_between(first.at_ns, to_ns + MISLED_WITHIN_NS)
+            what = f"{lost_ms:.0f} ms of the agent's audio were lost from {first.at_s:.1f} s on"
+            yield Trouble(first.at_ns, to_ns, Cause.NETWORK, what, False, evidence_of(first), heard_only)
 
 
 def _speaks_in(view: CallView, from_ns: int, to_ns: int) -> bool:
     """Whether the caller spoke in a span of time: silence that is lost is no loss."""
     lines = [(line, view.line_end(turn)) for turn in view.starts if (line := view.line(turn)) is not None]
     return any(line.at_ns <= to_ns and (end is None or end.at_ns >= from_ns) for line, end in lines)
-
-
-def _lost_on_the_way_in(view: CallView) -> list[Trouble]:
-    troubles: list[Trouble] = []
-    for _, events in _by_turn(view.of(AgentAudioLost), lambda e: view.turn_at(e.at_ns)):
-        lost_ms = sum(e.duration_ms for e in events)
-        if lost_ms < AGENT_LOST_MS:
-            continue
-        first, to_ns = events[0], _end_ns(events[-1])
-        heard_only = lost_ms < MISLEADS_MS and not view.turn_ended_between(first.at_ns, to_ns + MISLED_WITHIN_NS)
-        what = f"{lost_ms:.0f} ms of the agent's audio were lost from {first.at_s:.1f} s on"
-        troubles.append(Trouble(first.at_ns, to_ns, Cause.NETWORK, what, False, evidence_of(first), heard_only))
-    return troubles
 
 
 def longest_unheard_ms(view: CallView, from_ns: int, to_ns: int) -> float:
@@ -225,14 +182,14 @@ def _end_ns(event: AgentAudioLost | CallerUnderrun | HarnessStalled | MachineBus
     return event.at_ns + round(event.duration_ms * NS_PER_MS)
 
 
-def _interruptions(view: CallView) -> list[Trouble]:
-    troubles: list[Trouble] = []
+def _interruptions(view: CallView) -> Iterator[Trouble]:
     for resumed in view.of(AgentMediaResumed):
         for stopped in [e for e in view.of(AgentMediaStopped) if e.at_ns <= resumed.at_ns][-1:]:
             gap_s = (resumed.at_ns - stopped.at_ns) / NS_PER_S
             what = f"nothing arrived from the agent for {gap_s:.1f} s, and then it did again"
-            troubles.append(Trouble(stopped.at_ns, resumed.at_ns, Cause.NETWORK, what, True, evidence_of(stopped)))
-    return troubles
+            yield Trouble(stopped.at_ns, resumed.at_ns, Cause.NETWORK, what, True, evidence_of(stopped))
+    for e in view.of(MediaNotConnected):
+        yield Trouble(e.at_ns, view.end_ns, Cause.NETWORK, media_problem(e), True, evidence_of(e))
 
 
 def media_problem(event: MediaNotConnected) -> str:
@@ -242,32 +199,25 @@ def media_problem(event: MediaNotConnected) -> str:
     return f"{which} audio was not connected within {event.waited_ms / 1000:.0f} s, and the caller went on without it"
 
 
-def _never_connected(view: CallView) -> list[Trouble]:
-    return [
-        Trouble(e.at_ns, view.end_ns, Cause.NETWORK, media_problem(e), True, evidence_of(e))
-        for e in view.of(MediaNotConnected)
-    ]
-
-
-def _somebody_else(view: CallView) -> list[Trouble]:
-    """Return that the caller spoke to somebody else before it was clear who the agent is."""
+def _somebody_else(view: CallView) -> Iterator[Trouble]:
+    """Yield that the caller spoke to somebody else before it was clear who the agent is."""
     first, joined = view.first(AgentJoined), view.joined
-    if joined is None or first is joined or not _speaks_in(view, 0, joined.at_ns):
-        return []
-    what = f"somebody else in the room was taken for the agent until {joined.at_s:.1f} s; give the agent's user name"
-    return [Trouble(0, joined.at_ns, Cause.ROOM, what, True, evidence_of(joined))]
+    if joined is not None and first is not joined and _speaks_in(view, 0, joined.at_ns):
+        until = f"until {joined.at_s:.1f} s; give the agent's user name"
+        what = f"somebody else in the room was taken for the agent {until}"
+        yield Trouble(0, joined.at_ns, Cause.ROOM, what, True, evidence_of(joined))
 
 
-def _vanished(view: CallView) -> list[Trouble]:
-    """Return that an agent which vanished need not have crashed, where its address does not say so."""
+def _vanished(view: CallView) -> Iterator[Trouble]:
+    """Yield that an agent which vanished need not have crashed, where its address does not say so."""
     probed = view.first(AgentProbed)
-    vanished = view.ended is not None and view.ended.reason is EndedReason.AGENT_VANISHED
-    if not vanished or (probed is not None and probed.answers is False):
-        return []
-    died = any(e.exit_code != 0 for e in view.of(AgentProcessEnded))
-    if died or any(e.state == SESSION_FAILED for e in view.of(AgentSessionEnded)):
-        return []
-    stopped = view.of(AgentMediaStopped)
+    died = (
+        (probed is not None and probed.answers is False)
+        or any(e.exit_code != 0 for e in view.of(AgentProcessEnded))
+        or any(e.state == SESSION_FAILED for e in view.of(AgentSessionEnded))
+    )
+    if died or view.ended is None or view.ended.reason is not EndedReason.AGENT_VANISHED:
+        return
     what = "nothing arrives from the agent any more, "
     if probed is None:
         what += "and nothing tells whether it crashed or the network is cut"
@@ -275,43 +225,35 @@ def _vanished(view: CallView) -> list[Trouble]:
         what += "but its address takes connections: its session died, or the network carries no audio"
     else:
         what += "and its address does not answer: its machine is gone, or the network is cut"
+    stopped = view.of(AgentMediaStopped)
     from_ns = stopped[-1].at_ns if stopped else view.end_ns - GONE_NS
-    evidence = evidence_of(probed or view.ended or stopped[-1])
-    return [Trouble(from_ns, view.end_ns, Cause.NETWORK, what, False, evidence)]
+    yield Trouble(from_ns, view.end_ns, Cause.NETWORK, what, False, evidence_of(probed or view.ended))
 
 
-def _mistaken(view: CallView) -> list[Trouble]:
-    """Return where the caller took another sound for an answer, and spoke before the answer came.
+def _mistaken(view: CallView) -> Iterator[Trouble]:
+    """Yield where the caller took another sound for an answer, and spoke before the answer came.
 
     What the agent says from then on may be an answer to an earlier line, and its speech in a line no talking over.
     """
-    if not view.is_measured:
-        return []
-    lines = view.of(CallerStartedSpeaking)
-    troubles: list[Trouble] = []
-    for turn in view.starts:
+    for turn in view.starts if view.is_measured else ():
         handed_over = view.handed_over(turn)
         if handed_over is None:
             continue
         from_ns = handed_over.at_ns
-        next_ns = next((line.at_ns for line in lines if line.at_ns > from_ns), None)
+        next_ns = next((line.at_ns for line in view.of(CallerStartedSpeaking) if line.at_ns > from_ns), None)
         if next_ns is None or any(s.touches(from_ns, next_ns) for s in view.speeches):
             continue
-        sound = next((s for s in view.live_speeches if from_ns <= s.started.at_ns < next_ns), None)
-        if sound is not None:
-            evidence = evidence_of(sound.started)
-            troubles.append(Trouble(sound.started.at_ns, next_ns, Cause.CALLER, WENT_ON, True, evidence))
-    return troubles
+        for sound in [s.started for s in view.live_speeches if from_ns <= s.started.at_ns < next_ns][:1]:
+            yield Trouble(sound.at_ns, next_ns, Cause.CALLER, WENT_ON, True, evidence_of(sound))
 
 
-def _background(view: CallView) -> list[Trouble]:
-    whole = next((e for e in view.of(RecordingMeasured) if e.too_loud), None)
-    if whole is not None:
-        what = f"the background ({whole.bed_dbfs:.0f} dBFS) is too loud to tell the agent's speech from it"
-        return [Trouble(0, view.end_ns, Cause.CALLER, what, True, evidence_of(whole))]
+def _background(view: CallView) -> Iterator[Trouble]:
+    for e in [e for e in view.of(RecordingMeasured) if e.too_loud][:1]:
+        what = f"the background ({e.bed_dbfs:.0f} dBFS) is too loud to tell the agent's speech from it"
+        yield Trouble(0, view.end_ns, Cause.CALLER, what, True, evidence_of(e))
+        return
     what = "the background is too loud here to tell the agent's speech from it"
-    return [
-        Trouble(s.started.at_ns, s.end_or(view.end_ns), Cause.CALLER, what, False, evidence_of(s.started))
-        for s in view.speeches
-        if s.too_loud
-    ]
+    for s in view.speeches:
+        if s.too_loud:
+            ends_ns = s.end_or(view.end_ns)
+            yield Trouble(s.started.at_ns, ends_ns, Cause.CALLER, what, False, evidence_of(s.started))

@@ -152,7 +152,7 @@ class ExpectationVerdict(_Model):
 
 
 class Finding(_Model):
-    """What looking for an expectation came to."""
+    """What looking for an expectation came to; the fields are those of its verdict."""
 
     verdict: Verdict
     reason: str = ""
@@ -163,7 +163,6 @@ class Finding(_Model):
     follows: bool = False
     late: bool = False
     broken_off: bool = False
-    """Whether it is not judged because the call was ended before its time was up."""
 
 
 def evidence_of(event: TimelineEvent) -> Evidence:

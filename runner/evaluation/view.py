@@ -88,11 +88,7 @@ class Speech:
 
 
 class CallView:
-    """The facts of a call, ordered by time, with indexes that grow as facts are added.
-
-    Args:
-        facts: The facts so far, in the order they were written.
-    """
+    """The facts of a call, ordered by time, with indexes that grow as facts are added."""
 
     def __init__(self, facts: Iterable[TimelineEvent] = ()) -> None:
         self.facts: list[TimelineEvent] = []
@@ -102,7 +98,8 @@ class CallView:
         """The time of the latest fact."""
         self._by_type: dict[type, list[TimelineEvent]] = defaultdict(list)
         self._by_name: dict[str, list[TimelineEvent]] = defaultdict(list)
-        self._told_speaking: list[tuple[int, bool]] = []
+        self.told_speaking: list[tuple[int, bool]] = []
+        """When the agent said, over RTVI, that it speaks from then on (true), or no more (false)."""
         self._lines: dict[int, CallerStartedSpeaking] = {}
         self._line_ends: dict[int, CallerStoppedSpeaking] = {}
         self._keys: dict[int, CallerPressedKeys] = {}
@@ -141,12 +138,10 @@ class CallView:
         told = told_speaking(event)
         if isinstance(event, MessageReceived) and not names and told is None:
             return
-        bisect.insort(self.facts, event, key=_at_ns)
-        bisect.insort(self._by_type[type(event)], event, key=_at_ns)
-        for name in names:
-            bisect.insort(self._by_name[name], event, key=_at_ns)
+        for index in (self.facts, self._by_type[type(event)], *(self._by_name[name] for name in names)):
+            bisect.insort(index, event, key=_at_ns)
         if told is not None:
-            bisect.insort(self._told_speaking, (event.at_ns, told), key=lambda e: e[0])
+            bisect.insort(self.told_speaking, (event.at_ns, told), key=lambda e: e[0])
         match event:
             case CallerTurnStarted():
                 self.starts[event.turn] = event.at_ns
@@ -170,11 +165,15 @@ class CallView:
         found = self.of(kind)
         return found[0] if found else None
 
+    def last(self, kind: type[_E]) -> _E | None:
+        """Return the last fact of a type."""
+        found = self.of(kind)
+        return found[-1] if found else None
+
     @property
     def joined(self) -> AgentJoined | None:
         """When the agent was there. Somebody else may have been taken for it before: then the last one is it."""
-        found = self.of(AgentJoined)
-        return found[-1] if found else None
+        return self.last(AgentJoined)
 
     def named(self, name: str) -> Sequence[TimelineEvent]:
         """Return the facts that are known by a name of Pipecat Evals, ordered."""
@@ -212,11 +211,6 @@ class CallView:
         return self._measured is not None
 
     @property
-    def told_speaking(self) -> Sequence[tuple[int, bool]]:
-        """When the agent said, over RTVI, that it speaks from then on (true), or no more (false)."""
-        return self._told_speaking
-
-    @property
     def rtvi(self) -> bool:
         """Whether the agent speaks RTVI."""
         return bool(self.of(BotReady))
@@ -224,8 +218,7 @@ class CallView:
     @property
     def ended(self) -> CallEnded | None:
         """The call's end; None while it is on."""
-        found = self.of(CallEnded)
-        return found[-1] if found else None
+        return self.last(CallEnded)
 
     @property
     def ending(self) -> Ending | None:
@@ -238,15 +231,13 @@ class CallView:
         return self.last_ns if self.ended is None else self.ended.at_ns
 
     def line(self, turn: int) -> CallerStartedSpeaking | None:
-        """Return the beginning of a turn's line."""
+        """Return the beginning of a turn's line; :meth:`line_end` its end, :meth:`keys` what was pressed."""
         return self._lines.get(turn)
 
     def line_end(self, turn: int) -> CallerStoppedSpeaking | None:
-        """Return the end of a turn's line."""
         return self._line_ends.get(turn)
 
     def keys(self, turn: int) -> CallerPressedKeys | None:
-        """Return the keys of a turn."""
         return self._keys.get(turn)
 
     def handed_over(self, turn: int) -> CallerStoppedSpeaking | CallerPressedKeys | None:
@@ -276,15 +267,12 @@ def _at_ns(event: TimelineEvent) -> int:
 
 def _live_speeches(edges: Sequence[_Edge]) -> list[Speech]:
     speeches: list[Speech] = []
-    started: AgentStartedSpeaking | None = None
     for event in sorted(edges, key=_at_ns):
-        if isinstance(event, AgentStartedSpeaking):
-            started = event if started is None else started
-        elif started is not None:
-            speeches.append(Speech(started, event))
-            started = None
-    if started is not None:
-        speeches.append(Speech(started, None))
+        lasts = bool(speeches) and speeches[-1].stopped is None
+        if isinstance(event, AgentStartedSpeaking) and not lasts:
+            speeches.append(Speech(event, None))
+        elif isinstance(event, AgentStoppedSpeaking) and lasts:
+            speeches[-1] = Speech(speeches[-1].started, event)
     return speeches
 
 

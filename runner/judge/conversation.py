@@ -1,8 +1,7 @@
 """What a judge gets to know of a call before it is asked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bots.timeline import (
     AgentCalledFunction,
@@ -17,8 +16,7 @@ from runner.evaluation.speech import began_ns as speech_began_ns
 from runner.evaluation.verdicts import Question
 
 
-@dataclass(frozen=True)
-class Utterance:
+class Utterance(NamedTuple):
     """Something said, or a function called."""
 
     role: Literal["caller", "agent", "function"]
@@ -29,10 +27,6 @@ def conversation_before(facts: Sequence[TimelineEvent], question: Question) -> l
     """Return what was said and called before the subject of a question, in order.
 
     Of an agent that tells its words these are taken, and what was heard of it is left out.
-
-    Args:
-        facts: The facts of the call.
-        question: What is asked.
     """
     ordered = sorted((e for e in facts if speech_began_ns(e) <= question.at_ns), key=speech_began_ns)
     tells = any(isinstance(e, AgentSaid) and e.source is Source.TOLD for e in facts)

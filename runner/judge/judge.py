@@ -35,7 +35,6 @@ itself asks again only where no answer came in time, or one that is none."""
 GRACE_S = 1.0
 """How much longer than two timeouts a question may take."""
 
-
 _LLM_SETTING = re.compile(r"(?<![\w.])llm(?=[.:])")
 
 
@@ -81,8 +80,8 @@ class _Tokens:
         except (ValueError, AttributeError):
             return
         if isinstance(usage, dict):
-            self.sent = (self.sent or 0) + _whole(usage.get("prompt_tokens"))
-            self.answered = (self.answered or 0) + _whole(usage.get("completion_tokens"))
+            counts = [n if isinstance(n, int) else 0 for n in map(usage.get, ("prompt_tokens", "completion_tokens"))]
+            self.sent, self.answered = (self.sent or 0) + counts[0], (self.answered or 0) + counts[1]
 
 
 class _OpenAICompatible(OpenAILLMService):
@@ -93,21 +92,10 @@ class _OpenAICompatible(OpenAILLMService):
         self._timeout_s = timeout_s
         super().__init__(**kwargs)
 
-    def create_client(
-        self,
-        api_key: Any = None,
-        base_url: Any = None,
-        organization: Any = None,
-        project: Any = None,
-        default_headers: Any = None,
-        **kwargs: Any,
-    ) -> AsyncOpenAI:
+    def create_client(self, api_key: Any = None, base_url: Any = None, *args: Any, **kwargs: Any) -> AsyncOpenAI:
         return AsyncOpenAI(
             api_key=api_key,
             base_url=base_url,
-            organization=organization,
-            project=project,
-            default_headers=default_headers,
             max_retries=HTTP_RETRIES,
             timeout=self._timeout_s,
             http_client=DefaultAsyncHttpxClient(event_hooks={"response": [self._tokens.count]}),
@@ -124,9 +112,7 @@ class _OpenAICompatible(OpenAILLMService):
 class _Classifier(LLMClassifier):
     """Remembers what the last question came to: why it failed, which the judge itself only logs, or its answer.
 
-    Args:
-        shown: Makes a text fit to be shown: takes the secrets out.
-        **kwargs: As for Pipecat's.
+    ``shown`` makes a text fit to be shown: takes the secrets out.
     """
 
     def __init__(self, shown: Callable[[str], str], **kwargs: Any):
@@ -152,12 +138,7 @@ class _Classifier(LLMClassifier):
 
 
 class _Explainer(LLMService[Any]):
-    """Gives the reasons; an error of the service it asks, which the judge logs, is fit to be shown.
-
-    Args:
-        llm: The service.
-        shown: Makes a text fit to be shown: takes the secrets out.
-    """
+    """Gives the reasons; an error of the service it asks, which the judge logs, is fit to be shown."""
 
     def __init__(self, llm: LLMService[Any], shown: Callable[[str], str]):
         super().__init__()
@@ -174,9 +155,6 @@ class _Explainer(LLMService[Any]):
 
 class LLMJudge:
     """A judge over an LLM service.
-
-    Args:
-        settings: Which service, and how.
 
     Raises:
         ValueError: The settings name no service that can be made.
@@ -196,13 +174,13 @@ class LLMJudge:
         self._questions += 1
         classifier = _Classifier(self._shown, llm=self._llm, timeout=self._settings.timeout_s)
         judge = EvalJudge(classifier, explainer=self._explainer)
+        add = {
+            "caller": judge.add_user_message,
+            "agent": judge.add_assistant_message,
+            "function": judge.add_tool_call,
+        }
         for said in conversation_before(facts, question):
-            add = {
-                "caller": judge.add_user_message,
-                "agent": judge.add_assistant_message,
-                "function": judge.add_tool_call,
-            }[said.role]
-            add(said.text)
+            add[said.role](said.text)
         verdict: JudgeVerdict | None = None
         # Asked twice if need be; the time that is left goes into the reason.
         with anyio.move_on_after(self._settings.timeout_s * 2 + GRACE_S):
@@ -224,10 +202,6 @@ class LLMJudge:
         """Say whether a whole call came to what was expected of it.
 
         Never raises for a judge that can't be reached: the score is then None.
-
-        Args:
-            prompt: What must be true afterwards.
-            facts: The facts of the call.
         """
         self._questions += 1
         problem = "it did not answer in time"
@@ -255,10 +229,10 @@ class LLMJudge:
     def usage(self) -> JudgeUsage:
         """Return what judging took so far."""
         sent, answered = self._tokens.sent, self._tokens.answered
-        prices = (self._settings.usd_per_million_input_tokens, self._settings.usd_per_million_output_tokens)
+        usd_in, usd_out = self._settings.usd_per_million_input_tokens, self._settings.usd_per_million_output_tokens
         cost_usd = None
-        if sent is not None and answered is not None and prices[0] is not None and prices[1] is not None:
-            cost_usd = round((sent * prices[0] + answered * prices[1]) / 1e6, 6)
+        if sent is not None and answered is not None and usd_in is not None and usd_out is not None:
+            cost_usd = round((sent * usd_in + answered * usd_out) / 1e6, 6)
         return JudgeUsage(
             model=self.model, questions=self._questions, input_tokens=sent, output_tokens=answered, cost_usd=cost_usd
         )
@@ -315,7 +289,3 @@ def _host(base_url: str | None) -> str:
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError("judge.base_url: no address of an endpoint, such as http://localhost:11434/v1")
     return url.netloc.decode("ascii")
-
-
-def _whole(value: Any) -> int:
-    return value if isinstance(value, int) else 0

@@ -29,26 +29,15 @@ INSTRUCTIONS = (
     '{"statements": [{"statement": "…", "answer": "yes", "reason": "…"}]}.'
 )
 
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "statements": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "statement": {"type": "string"},
-                    "answer": {"type": "string", "enum": ["yes", "no", "unreached"]},
-                    "reason": {"type": "string"},
-                },
-                "required": ["statement", "answer", "reason"],
-                "additionalProperties": False,
-            },
-        }
-    },
-    "required": ["statements"],
-    "additionalProperties": False,
-}
+
+def _object(**properties: Any) -> dict[str, Any]:
+    required = list(properties)
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+_TEXT = {"type": "string"}
+_STATEMENT = _object(statement=_TEXT, answer=_TEXT | {"enum": ["yes", "no", "unreached"]}, reason=_TEXT)
+SCHEMA = _object(statements={"type": "array", "items": _STATEMENT})
 
 
 class NoAnswer(Exception):
@@ -73,11 +62,7 @@ def question(prompt: str, facts: Sequence[TimelineEvent]) -> LLMContext:
 
 
 def statements_of(answer: str, shown: Callable[[str], str]) -> list[Statement]:
-    """Return the statements of an answer.
-
-    Args:
-        answer: What the model sent; fences and prose around the JSON are passed over.
-        shown: Makes a text fit to be shown.
+    """Return the statements of an answer; fences and prose around its JSON are passed over.
 
     Raises:
         NoAnswer: It is none.

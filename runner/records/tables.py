@@ -184,7 +184,7 @@ class RunRow(Changed):
         _part_of("ix_runs_waiting", "priority", "id", where="ended_at IS NULL AND executor IS NULL"),
         _part_of("ix_runs_taken", "executor", where="ended_at IS NULL AND executor IS NOT NULL"),
         _part_of("ix_runs_ended_at", "ended_at", where="ended_at IS NOT NULL"),
-        # All that trends ask of a run, besides its answer times.
+        # All that trends ask of a run, besides its latencies.
         _part_of("ix_runs_trends", "project_id", "ended_at", "success", "result_id", where="ended_at IS NOT NULL"),
         NEVER_AGAIN,
     )

@@ -65,8 +65,8 @@ class Trend:
     Attributes:
         name: The agent.
         rates: Its pass rate, by day.
-        latencies: The 95th percentile of its answer times, by day.
-        top_s: How high the chart of answer times is.
+        latencies: The 95th percentile of its latencies, by day.
+        top_s: How high the chart of latencies is.
         days: What the charts show, as a table.
     """
 

@@ -14,7 +14,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -52,23 +53,12 @@ def tone(first: int, count: int, rate_hz: int) -> bytes:
     return np.where((t >= 0) & (t < TONE_S), wave, 0).astype(np.int16).tobytes()
 
 
-@dataclass
-class FakeAudioData:
-    bits_per_sample: int
-    sample_rate: int
-    num_channels: int
-    num_audio_frames: int
-    audio_frames: bytes
-
-
-@dataclass
-class Sent:
+class Sent(NamedTuple):
     message: Any
     participant_id: str | None
 
 
-@dataclass
-class HeardBlock:
+class HeardBlock(NamedTuple):
     """10 ms of the caller's track: when its first sample left, and the samples."""
 
     at_monotonic_ns: int
@@ -78,12 +68,11 @@ class HeardBlock:
 class FakeParticipant:
     """Somebody else in the meeting."""
 
-    def __init__(self, meeting: "Meeting", name: str, *, audio: bool, hidden: bool, source: AudioSource):
+    def __init__(self, meeting: "Meeting", name: str, *, audio: bool, source: AudioSource):
         self.meeting = meeting
         self.id = str(uuid.uuid4())
         self.name = name
         self.microphone = "loading" if audio else "off"
-        self.hidden = hidden
         self.source = source
         self.joined_at = next(meeting.seconds)
         self.delivering = True
@@ -92,27 +81,14 @@ class FakeParticipant:
         self.is_killed = False
 
     def describe(self) -> dict[str, Any]:
-        off: dict[str, Any] = {"state": "off", "offReasons": ["user"], "subscribed": "subscribed"}
-        mic = off if self.microphone == "off" else {"state": self.microphone, "subscribed": "subscribed"}
-        return {
-            "id": self.id,
-            "info": {
-                "isLocal": False,
-                "isOwner": False,
-                "joinedAt": self.joined_at,
-                "userName": self.name,
-                "permissions": {"hasPresence": not self.hidden, "canSend": True, "canAdmin": False},
-            },
-            "media": {"microphone": mic, "camera": off, "screenAudio": off, "screenVideo": off, "customAudio": {}},
-        }
-
-    def set_microphone(self, state: str) -> None:
-        self.microphone = state
-        self.meeting.tell("on_participant_updated", self.describe())
+        info = {"isLocal": False, "joinedAt": self.joined_at, "userName": self.name}
+        info["permissions"] = {"hasPresence": True, "canSend": True, "canAdmin": False}
+        return {"id": self.id, "info": info, "media": {"microphone": {"state": self.microphone}}}
 
     def become_playable(self) -> None:
         if self.microphone == "loading" and self.id in self.meeting.members:
-            self.set_microphone("playable")
+            self.microphone = "playable"
+            self.meeting.tell("on_participant_updated", self.describe())
 
     def be_killed(self) -> None:
         """Send nothing any more, without a word; the library makes zeros in its place, and says it is playable."""
@@ -143,8 +119,6 @@ class Meeting:
     """Joins wait for this."""
     join_error: str | None = None
     """Refuse every join with this."""
-    announce_existing: bool = True
-    """Tell of those already there with events before the join completes, and not only in its result."""
     members: dict[str, FakeParticipant] = field(default_factory=dict)
     clients: "list[FakeCallClient]" = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
@@ -156,10 +130,8 @@ class Meeting:
     """How late each piece of audio was handed over, in either direction."""
     seconds: Iterator[int] = field(default_factory=lambda: iter(range(1_700_000_000, 1_800_000_000)))
 
-    def add(
-        self, name: str, *, audio: bool = True, hidden: bool = False, source: AudioSource = silence
-    ) -> FakeParticipant:
-        participant = FakeParticipant(self, name, audio=audio, hidden=hidden, source=source)
+    def add(self, name: str, *, audio: bool = True, source: AudioSource = silence) -> FakeParticipant:
+        participant = FakeParticipant(self, name, audio=audio, source=source)
         self.members[participant.id] = participant
         self.tell("on_participant_joined", participant.describe())
         return participant
@@ -292,9 +264,8 @@ class FakeCallClient:
                 return
             self._handler.on_call_state_updated("joining")
             self.joined = True
-            if self._meeting.announce_existing:
-                for member in list(self._meeting.members.values()):
-                    self._handler.on_participant_joined(member.describe())
+            for member in list(self._meeting.members.values()):
+                self._handler.on_participant_joined(member.describe())
             self._handler.on_call_state_updated("joined")
             self._handler.on_network_connection_status_updated({"connection": "signalling", "event": "connected"})
             completion({"meetingSession": {"id": "m"}, "participants": self.participants()}, None)
@@ -371,7 +342,7 @@ class FakeCallClient:
                         first, due_ns = False, time.monotonic_ns()
                         started_ns = due_ns - number * interval_ns
                         member.started_ns = started_ns - RECEIVE_DELAY_NS
-                    callback(participant_id, FakeAudioData(16, sample_rate, 1, count, pcm), audio_source)
+                    callback(participant_id, SimpleNamespace(audio_frames=pcm), audio_source)
                     self._meeting.delays_ns.append(time.monotonic_ns() - due_ns)
 
         thread = threading.Thread(target=render, name="fake-daily-renderer", daemon=True)
@@ -379,13 +350,6 @@ class FakeCallClient:
         thread.start()
         if member.microphone == "loading":
             threading.Timer(self._meeting.microphone_delay_s, member.become_playable).start()
-
-
-@dataclass
-class _Write:
-    pcm: bytearray
-    count: int
-    completion: Callable[[int], None]
 
 
 class FakeCustomAudioSource:
@@ -396,7 +360,7 @@ class FakeCustomAudioSource:
         self.sample_rate = sample_rate
         self.channels = channels
         self.heard: list[HeardBlock] = []
-        self._writes: list[_Write] = []
+        self._writes: list[tuple[bytearray, int, Callable[[int], None]]] = []
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         meeting.sources.append(self)
@@ -407,7 +371,7 @@ class FakeCustomAudioSource:
         if len(frames) % 2:
             raise ValueError("frames bytestring should contain 16-bit samples")
         with self._lock:
-            self._writes.append(_Write(bytearray(frames), len(frames) // 2, completion))
+            self._writes.append((bytearray(frames), len(frames) // 2, completion))
         return len(frames) // 2
 
     def stop(self) -> None:
@@ -427,17 +391,18 @@ class FakeCustomAudioSource:
             planned_ns, now_ns = due_ns, time.monotonic_ns()
             if now_ns - planned_ns > BLOCKS_AHEAD * block_ns:
                 due_ns = now_ns
-            done: list[_Write] = []
+            done: list[tuple[int, Callable[[int], None]]] = []
             with self._lock:
                 while self._writes and len(ahead) < BLOCKS_AHEAD * block_bytes:
-                    write = self._writes[0]
+                    pcm, count, completion = self._writes[0]
                     take = BLOCKS_AHEAD * block_bytes - len(ahead)
-                    ahead += write.pcm[:take]
-                    del write.pcm[:take]
-                    if not write.pcm:
-                        done.append(self._writes.pop(0))
-            for write in done:
-                write.completion(write.count)
+                    ahead += pcm[:take]
+                    del pcm[:take]
+                    if not pcm:
+                        done.append((count, completion))
+                        del self._writes[0]
+            for count, completion in done:
+                completion(count)
             if not ahead:
                 ahead += bytes(BLOCKS_AHEAD * block_bytes)
             if self._meeting.sending.is_set():

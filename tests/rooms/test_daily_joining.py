@@ -12,9 +12,10 @@ from tests.rooms.in_daily import URL, entered, running
 
 TOKEN = "eyJhbGciOi.very-secret.token"
 
+pytestmark = pytest.mark.anyio
+
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.anyio
 async def test_real_join_without_network_is_bounded(log_text: list[str], capfd: pytest.CaptureFixture[str]):
     started = time.monotonic()
     room_url = f"https://no-such-domain.invalid/room?t={TOKEN}"
@@ -33,7 +34,6 @@ async def test_real_join_without_network_is_bounded(log_text: list[str], capfd: 
     assert "no-such-domain.invalid/room" in str(caught.value)
 
 
-@pytest.mark.anyio
 async def test_real_join_with_a_wrong_url():
     async with running("not a url", TOKEN, join_timeout_s=5) as call:
         with pytest.raises(RoomError, match="is not a Daily room's address") as caught:
@@ -42,7 +42,6 @@ async def test_real_join_with_a_wrong_url():
 
 
 @pytest.mark.slow
-@pytest.mark.anyio
 async def test_real_join_without_network_in_the_librarys_own_time():
     async with running("https://no-such-domain.invalid/room", join_timeout_s=30) as call:
         with pytest.raises(RoomError, match="Daily could not be reached") as caught:
@@ -50,7 +49,6 @@ async def test_real_join_without_network_in_the_librarys_own_time():
     assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
 
 
-@pytest.mark.anyio
 async def test_bad_token_is_refused_and_never_shown(meeting: Meeting, log_text: list[str]):
     meeting.token = "another"
     async with running(token=TOKEN) as call:
@@ -63,25 +61,16 @@ async def test_bad_token_is_refused_and_never_shown(meeting: Meeting, log_text: 
     assert any("401 Unauthorized" in line for line in log_text)
 
 
-@pytest.mark.anyio
 async def test_good_token_of_the_url_is_used(meeting: Meeting):
     meeting.token = TOKEN
     async with entered(url=f"{URL}?t={TOKEN}") as call:
         assert call.room.participants() == []
 
 
-@pytest.mark.anyio
-async def test_bad_room(meeting: Meeting):
+async def test_a_failed_join_is_told_once_and_without_errors_of_pipecat(meeting: Meeting, log_text: list[str]):
     async with running("https://example.daily.co/gone") as call:
         with pytest.raises(RoomError, match=r"The room https://example\.daily\.co/gone does not exist") as caught:
             await call.room.enter()
-    assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
-
-
-@pytest.mark.anyio
-async def test_failed_join_is_told_once_and_without_errors_of_pipecat(meeting: Meeting, log_text: list[str]):
-    async with running("https://example.daily.co/gone") as call:
-        with pytest.raises(RoomError):
-            await call.room.enter()
         await asyncio.sleep(0.1)
+    assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
     assert [line for line in log_text if "ERROR" in line or "WARNING" in line] == []

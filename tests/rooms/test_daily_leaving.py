@@ -13,15 +13,15 @@ from bots.clock import CallClock
 from bots.timeline import EndedReason
 from runner.errors import RoomError
 from runner.rooms.daily import client as client_module
-from runner.rooms.daily import session as session_module
 from runner.rooms.daily.room import DailyRoom
 from tests.doubles.daily import FakeCallClient, Meeting
 from tests.patience import until
 from tests.rooms.in_daily import URL, entered, running
 from tests.rooms.listener import Listener
 
+pytestmark = pytest.mark.anyio
 
-@pytest.mark.anyio
+
 async def test_leaving_while_joining_leaves_the_room(meeting: Meeting):
     meeting.opens = threading.Event()
     async with running() as call:
@@ -36,7 +36,6 @@ async def test_leaving_while_joining_leaves_the_room(meeting: Meeting):
     assert call.listener == Listener()
 
 
-@pytest.mark.anyio
 async def test_leaving_is_idempotent_and_no_loss(meeting: Meeting):
     meeting.add("agent")
     async with entered() as call:
@@ -53,7 +52,6 @@ async def test_leaving_is_idempotent_and_no_loss(meeting: Meeting):
     assert not any(client.joined for client in meeting.clients)
 
 
-@pytest.mark.anyio
 async def test_leaving_is_bounded_when_the_library_says_nothing(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
     async with entered() as call:
         monkeypatch.setattr(FakeCallClient, "leave", lambda self, completion=None: None)
@@ -62,7 +60,6 @@ async def test_leaving_is_bounded_when_the_library_says_nothing(meeting: Meeting
         assert time.monotonic() - started < 4
 
 
-@pytest.mark.anyio
 async def test_leaving_a_room_whose_pipeline_never_ran(meeting: Meeting):
     room = DailyRoom(URL, None, clock=CallClock(), listener=Listener(), join_timeout_s=0.1)
     with pytest.raises(RoomError) as caught:
@@ -77,7 +74,6 @@ async def test_leaving_a_room_whose_pipeline_never_ran(meeting: Meeting):
     gc.collect()
 
 
-@pytest.mark.anyio
 async def test_pipeline_that_ends_first_is_no_loss(meeting: Meeting):
     async with entered() as call:
         await call.worker.queue_frame(EndFrame())
@@ -121,12 +117,14 @@ def test_what_the_library_completes_after_the_end_of_the_loop_comes_to_nothing(
         ("exp-token", EndedReason.TOKEN_REFUSED),
     ],
 )
-@pytest.mark.anyio
-async def test_being_put_out_loses_the_room(meeting: Meeting, error: str | None, reason: EndedReason):
+async def test_being_put_out_loses_the_room(
+    meeting: Meeting, log_text: list[str], error: str | None, reason: EndedReason
+):
     async with entered() as call:
         meeting.eject(error)
         await until(lambda: call.listener.lost)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
+        assert [line for line in log_text if "ERROR" in line or "WARNING" in line] == []  # nor of Pipecat
         with pytest.raises(RoomError, match="not in the room"):
             await call.room.publish("too late")
     assert [lost.reason for lost in call.listener.lost] == [reason]
@@ -134,28 +132,13 @@ async def test_being_put_out_loses_the_room(meeting: Meeting, error: str | None,
     assert meeting.dropped == []
 
 
-@pytest.mark.anyio
-async def test_being_put_out_brings_no_errors_of_pipecat(meeting: Meeting, log_text: list[str]):
-    async with entered() as call:
-        meeting.eject("exp-token")
-        await until(lambda: call.listener.lost)
-        await asyncio.sleep(0.1)
-    assert [line for line in log_text if "ERROR" in line or "WARNING" in line] == []
-
-
-@pytest.mark.anyio
-async def test_connection_that_stays_away_loses_the_room(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(session_module, "CONNECTION_LOST_AFTER_S", 1.5)
+async def test_nothing_is_published_while_the_room_connects_again(meeting: Meeting):
     async with entered() as call:
         meeting.tell("on_network_connection_status_updated", {"connection": "signalling", "event": "interrupted"})
         await until(lambda: not call.room.transport.client.can_send())
         with pytest.raises(RoomError, match="reconnecting"):
             await call.room.publish("while away")
         meeting.tell("on_network_connection_status_updated", {"connection": "signalling", "event": "connected"})
-        await asyncio.sleep(2.0)
-        assert call.listener.lost == []
+        await until(call.room.transport.client.can_send)
         await call.room.publish("back")
-        meeting.tell("on_network_connection_status_updated", {"connection": "recvTransport", "event": "interrupted"})
-        await until(lambda: call.listener.lost)
-    assert call.listener.lost[0].reason is EndedReason.ICE_FAILED
     assert [sent.message for sent in meeting.sent] == ["back"]

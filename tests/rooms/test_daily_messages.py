@@ -8,7 +8,6 @@ import pytest
 
 from bots.timeline import EndedReason
 from runner.errors import RoomError
-from runner.rooms.daily import people
 from runner.rooms.daily import room as room_module
 from runner.rooms.daily.client import NOT_CONFIRMED
 from tests.doubles.daily import Meeting
@@ -17,36 +16,9 @@ from tests.rooms.in_daily import entered, running
 
 VALUES: list[Any] = [{"a": [1, None, {"b": "ü"}]}, "text", 7, 2.5, True, [], {}, ""]
 
-
-@pytest.mark.anyio
-async def test_messages_before_the_agent_is_known_are_kept(meeting: Meeting):
-    async with entered() as call:
-        agent = meeting.add("agent", audio=False)
-        agent.send({"type": "early"})
-        await asyncio.sleep(0.1)
-        assert call.listener.messages == []
-        agent.set_microphone("playable")
-        await until(lambda: call.listener.messages == [{"type": "early"}])
+pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.anyio
-async def test_messages_beyond_the_bound_are_left_out_with_one_warning(
-    meeting: Meeting, log_text: list[str], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(people, "MESSAGES_KEPT", 3)
-    async with entered() as call:
-        agent = meeting.add("agent", audio=False)
-        for number in range(6):
-            agent.send(number)
-        await asyncio.sleep(0.1)
-        agent.set_microphone("playable")
-        await until(lambda: call.listener.messages == [0, 1, 2])
-    warnings = [line for line in log_text if "WARNING" in line]
-    assert len(warnings) == 1
-    assert "more than 3 messages came before it was clear who the agent in" in warnings[0]
-
-
-@pytest.mark.anyio
 async def test_any_json_is_published_once_unchanged(meeting: Meeting):
     async with entered() as call:
         for value in VALUES:
@@ -62,7 +34,6 @@ async def test_any_json_is_published_once_unchanged(meeting: Meeting):
     assert meeting.dropped == []
 
 
-@pytest.mark.anyio
 async def test_message_larger_than_documented_is_sent_with_a_warning(meeting: Meeting, log_text: list[str]):
     async with entered() as call:
         await call.room.publish({"text": "x" * 4084})
@@ -72,7 +43,6 @@ async def test_message_larger_than_documented_is_sent_with_a_warning(meeting: Me
     assert [sent.message for sent in meeting.sent] == [{"text": "x" * 4084}, {"text": "é" * 2043}]
 
 
-@pytest.mark.anyio
 async def test_a_message_rtvi_stumbles_over_is_sent_with_a_warning(meeting: Meeting, log_text: list[str]):
     async with entered() as call:
         await call.room.publish([1, "two"])
@@ -80,7 +50,6 @@ async def test_a_message_rtvi_stumbles_over_is_sent_with_a_warning(meeting: Meet
     assert [sent.message for sent in meeting.sent] == [[1, "two"]]
 
 
-@pytest.mark.anyio
 async def test_message_before_the_join_is_refused_not_sent(meeting: Meeting):
     meeting.opens = threading.Event()
     async with running() as call:
@@ -94,7 +63,6 @@ async def test_message_before_the_join_is_refused_not_sent(meeting: Meeting):
     assert meeting.dropped == []
 
 
-@pytest.mark.anyio
 async def test_an_unsent_message_is_sent_once_the_socket_is_back(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(room_module, "SEND_AGAIN_FOR_S", 5.0)
     async with entered() as call:
@@ -108,7 +76,6 @@ async def test_an_unsent_message_is_sent_once_the_socket_is_back(meeting: Meetin
         assert call.listener.lost == []
 
 
-@pytest.mark.anyio
 async def test_a_message_that_was_not_confirmed_is_not_sent_twice(meeting: Meeting, monkeypatch: pytest.MonkeyPatch):
     async def unconfirmed(message: Any) -> str:
         tried.append(message)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from tests.sessions.virtual_time import VIRTUAL_TIME
+from tests.simulated.virtual_time import VIRTUAL_TIME
 
 
 @pytest.fixture

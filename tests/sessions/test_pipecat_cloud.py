@@ -1,7 +1,5 @@
 """Sessions on Pipecat Cloud: how they are started, and that they are stopped whatever became of the call."""
 
-import json
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -16,6 +14,7 @@ from runner.sessions import pipecat_cloud
 from runner.sessions.pipecat_cloud import stop_session
 from runner.sessions.start import END_GRACE_S, END_TIMEOUT_S, RETRIES, SessionKind, SessionSpec, started_session
 from runner.settings import Settings
+from tests.sessions.side import Answer, Side
 
 pytestmark = pytest.mark.anyio
 
@@ -38,51 +37,22 @@ def spec(**fields: Any) -> SessionSpec:
     )
 
 
-class Cloud:
-    """Pipecat Cloud: answers a start, and what it is told to a stop."""
-
-    def __init__(
-        self,
-        started: dict[str, Any] | None = None,
-        stop: Callable[[], httpx.Response] = lambda: httpx.Response(200, json={"status": "terminated"}),
-        stop_takes_s: float = 0,
-    ):
-        self._started = DAILY if started is None else started
-        self._stop = stop
-        self._stop_takes_s = stop_takes_s
-        self.requests: list[httpx.Request] = []
-        self.at_s: list[float] = []
-        self.stops = 0
-
-    async def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        self.at_s.append(anyio.current_time())
-        if request.method == "POST":
-            return httpx.Response(200, json=self._started)
-        await anyio.sleep(self._stop_takes_s)
-        self.stops += 1
-        return self._stop()
-
-    @property
-    def asked(self) -> list[str]:
-        return [f"{request.method} {request.url}" for request in self.requests]
-
-    def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.MockTransport(self), follow_redirects=True)
+def cloud_with(started: dict[str, Any] = DAILY, stop: Answer = None, stop_takes_s: float = 0) -> Side:
+    """Return Pipecat Cloud: it answers a start, and then a stop."""
+    return Side(started, stop, takes_s=stop_takes_s, starts_s=0)
 
 
 async def test_an_agent_is_started_with_the_public_key_in_a_daily_room() -> None:
-    cloud = Cloud()
+    cloud = cloud_with()
     wanted = spec(data={"a": 1}, room_properties={"enable_recording": "cloud"})
     assert wanted.address == "https://api.pipecat.daily.co/v1/public/luigi/start"
     async with cloud.client() as http, started_session(wanted, http) as session:
         assert session.address.url == DAILY["dailyRoom"]
         assert session.address.token == SecretStr("r00m-s3cr3t")
         assert session.session_id == SESSION
-    request = cloud.requests[0]
-    assert str(request.url) == wanted.address
-    assert request.headers["Authorization"] == f"Bearer {PUBLIC}"
-    assert json.loads(request.content) == {
+    assert cloud.lines == [f"POST {wanted.address}", STOP]
+    assert cloud.keys[0] == f"Bearer {PUBLIC}"
+    assert cloud.asked == {
         "createDailyRoom": True,
         "dailyRoomProperties": {"enable_recording": "cloud"},
         "body": {"a": 1, "cekura_run_id": 7},
@@ -90,74 +60,74 @@ async def test_an_agent_is_started_with_the_public_key_in_a_daily_room() -> None
 
 
 async def test_an_agent_is_started_in_a_room_of_smallwebrtc() -> None:
-    cloud = Cloud({"sessionId": SESSION})
+    cloud = cloud_with({"sessionId": SESSION})
     async with cloud.client() as http, started_session(spec(transport="webrtc"), http) as session:
         assert session.address.url == f"https://api.pipecat.daily.co/v1/public/luigi/sessions/{SESSION}/api/offer"
         assert session.address.token == SecretStr(PUBLIC)
-    assert cloud.asked[1:] == [STOP]
+    assert cloud.lines[1:] == [STOP]
 
 
 async def test_a_cloud_of_ones_own_is_asked_in_place_of_the_public_one() -> None:
-    cloud = Cloud()
+    cloud = cloud_with()
     async with cloud.client() as http, started_session(spec(cloud_url="https://pcc.acme.com/"), http):
         pass
-    assert cloud.asked == [
+    assert cloud.lines == [
         "POST https://pcc.acme.com/v1/public/luigi/start",
         f"DELETE https://pcc.acme.com/v1/agents/luigi/sessions/{SESSION}",
     ]
 
 
 async def test_the_private_key_stops_a_session_after_the_agents_grace() -> None:
-    cloud = Cloud()
+    cloud = cloud_with()
     async with cloud.client() as http, started_session(spec(), http):
         left_s = anyio.current_time()
-    assert cloud.asked[1:] == [STOP]
-    assert cloud.requests[1].headers["Authorization"] == f"Bearer {PRIVATE}"
+    assert cloud.lines[1:] == [STOP]
+    assert cloud.keys[1] == f"Bearer {PRIVATE}"
     assert cloud.at_s[1] - left_s == pytest.approx(END_GRACE_S, abs=0.1)
 
 
 async def test_a_session_whose_call_broke_is_stopped_at_once() -> None:
-    cloud = Cloud()
+    cloud = cloud_with()
     began_s = anyio.current_time()
     async with cloud.client() as http:
         with pytest.raises(RuntimeError, match="broke"):
             async with started_session(spec(), http):
                 raise RuntimeError("broke")
-    assert cloud.asked[1:] == [STOP]
+    assert cloud.lines[1:] == [STOP]
     assert cloud.at_s[1] - began_s < 0.1
 
 
 @pytest.mark.parametrize("cancelled_after_s", [1.0, 60.0 + END_GRACE_S / 2])
 async def test_a_session_whose_run_is_cancelled_is_stopped_at_once(cancelled_after_s: float) -> None:
-    cloud = Cloud(stop_takes_s=1)
+    cloud = cloud_with(stop_takes_s=1)
     async with cloud.client() as http:
         with anyio.move_on_after(cancelled_after_s) as scope:
             async with started_session(spec(), http):
                 await anyio.sleep(60)
     assert scope.cancelled_caught
-    assert cloud.asked[1:] == [STOP]
-    assert cloud.stops == 1
+    assert cloud.lines[1:] == [STOP]
+    assert cloud.answered == 2
     assert cloud.at_s[1] - cloud.at_s[0] == pytest.approx(cancelled_after_s, abs=0.1)
 
 
 async def test_a_session_whose_ice_servers_are_not_allowed_is_stopped() -> None:
     inside = {"urls": "turn:169.254.169.254:80?transport=tcp"}
-    cloud = Cloud({"sessionId": SESSION, "iceConfig": {"iceServers": [inside]}})
+    cloud = cloud_with({"sessionId": SESSION, "iceConfig": {"iceServers": [inside]}})
     async with cloud.client() as http:
         with pytest.raises(RoomError, match=r"server\.allowed_rooms") as caught:
             async with started_session(spec(transport="webrtc"), http, guard=RoomGuard(Settings())):
                 pass
     assert caught.value.reason is EndedReason.ROOM_UNREACHABLE
-    assert cloud.asked[1:] == [STOP]
+    assert cloud.lines[1:] == [STOP]
 
 
 async def test_a_session_in_a_room_that_can_not_be_entered_is_stopped() -> None:
-    cloud = Cloud({"dailyRoom": "http://169.254.169.254/api/offer", "sessionId": SESSION})
+    cloud = cloud_with({"dailyRoom": "http://169.254.169.254/api/offer", "sessionId": SESSION})
     async with cloud.client() as http:
         with pytest.raises(RoomError):
             async with started_session(spec(), http):
                 pass
-    assert cloud.asked[1:] == [STOP]
+    assert cloud.lines[1:] == [STOP]
 
 
 @pytest.mark.parametrize(
@@ -169,44 +139,39 @@ async def test_a_session_in_a_room_that_can_not_be_entered_is_stopped() -> None:
     ],
 )
 async def test_only_a_key_that_may_stop_a_session_is_presented(keys: dict[str, Any], presented: str | None) -> None:
-    cloud = Cloud()
+    cloud = cloud_with()
     async with cloud.client() as http, started_session(spec(**keys), http):
         pass
-    shown = [request.headers["Authorization"] for request in cloud.requests[1:]]
-    assert shown == ([] if presented is None else [f"Bearer {presented}"])
-
-
-def _broken() -> httpx.Response:
-    raise httpx.ReadError(f"with {PRIVATE}")
+    assert cloud.keys[1:] == ([] if presented is None else [f"Bearer {presented}"])
 
 
 @pytest.mark.parametrize(
     ("stop", "says"),
     [
-        (lambda: httpx.Response(200), None),
-        (lambda: httpx.Response(204), None),
-        (lambda: httpx.Response(404), None),
-        (lambda: httpx.Response(401), "takes a private key"),
-        (lambda: httpx.Response(500, text=PRIVATE), "HTTP 500"),
-        (lambda: httpx.Response(307, headers={"Location": "https://elsewhere.example.com"}), "HTTP 307"),
-        (lambda: httpx.Response(200, content=b"x" * 2_000_000), "AnswerTooLarge"),
-        (_broken, "ReadError"),
+        (httpx.Response(200), None),
+        (httpx.Response(204), None),
+        (httpx.Response(404), None),
+        (httpx.Response(401), "takes a private key"),
+        (httpx.Response(500, text=PRIVATE), "HTTP 500"),
+        (httpx.Response(307, headers={"Location": "https://elsewhere.example.com"}), "HTTP 307"),
+        (httpx.Response(200, content=b"x" * 2_000_000), "AnswerTooLarge"),
+        (httpx.ReadError, "ReadError"),
     ],
 )
 async def test_a_stop_that_fails_is_logged_and_does_no_harm(
-    stop: Callable[[], httpx.Response], says: str | None, logged: list[str]
+    stop: Answer, says: str | None, logged: list[str]
 ) -> None:
-    cloud = Cloud(stop=stop)
+    cloud = cloud_with(stop=stop)
     async with cloud.client() as http, started_session(spec(), http):
         pass
-    assert cloud.asked[1:] == [STOP]
+    assert cloud.lines[1:] == [STOP]
     warnings = [line for line in logged if "could not be stopped" in line]
     assert len(warnings) == (0 if says is None else 1)
     assert says is None or says in warnings[0]
 
 
 async def test_a_stop_that_hangs_holds_nobody_up() -> None:
-    cloud = Cloud(stop_takes_s=3_600)
+    cloud = cloud_with(stop_takes_s=3_600)
     async with cloud.client() as http, started_session(spec(), http):
         left_s = anyio.current_time()
     assert anyio.current_time() - left_s == pytest.approx(END_GRACE_S + END_TIMEOUT_S, abs=0.2)
@@ -214,7 +179,7 @@ async def test_a_stop_that_hangs_holds_nobody_up() -> None:
 
 @pytest.mark.parametrize("session_id", ["..", "a/../../secrets", "a?b", "", "x" * 200])
 async def test_a_session_id_that_is_none_leads_to_no_request(session_id: str) -> None:
-    cloud = Cloud()
+    cloud = cloud_with()
     async with cloud.client() as http:
         key = SecretStr(PRIVATE)
         await stop_session(http, "https://x", "luigi", session_id, key, timeout_s=1)
@@ -222,26 +187,20 @@ async def test_a_session_id_that_is_none_leads_to_no_request(session_id: str) ->
 
 
 async def test_a_session_without_an_id_is_called_but_not_stopped() -> None:
-    cloud = Cloud({"dailyRoom": DAILY["dailyRoom"]})
+    cloud = cloud_with({"dailyRoom": DAILY["dailyRoom"]})
     async with cloud.client() as http, started_session(spec(), http) as session:
         assert session.address.url == DAILY["dailyRoom"]
     assert len(cloud.requests) == 1
 
 
 async def test_nothing_is_stopped_where_nothing_was_started() -> None:
-    requests: list[str] = []
-
-    def full(request: httpx.Request) -> httpx.Response:
-        requests.append(request.method)
-        return httpx.Response(429, json={"status": 429, "code": "429", "message": "Rate limit exceeded."})
-
-    async with httpx.AsyncClient(transport=httpx.MockTransport(full)) as http:
-        with pytest.raises(RoomError) as caught:
+    full = Side(httpx.Response(429, json={"status": 429, "code": "429", "message": "Rate limit exceeded."}))
+    async with full.client() as http:
+        with pytest.raises(RoomError, match=r"Rate limit exceeded\.") as caught:
             async with started_session(spec(), http):
                 pass
     assert caught.value.reason is EndedReason.AGENT_AT_CAPACITY
-    assert "Rate limit exceeded." in str(caught.value)
-    assert requests == ["POST"] * (1 + RETRIES)
+    assert [request.method for request in full.requests] == ["POST"] * (1 + RETRIES)
 
 
 @pytest.mark.parametrize(
@@ -257,25 +216,20 @@ async def test_nothing_is_stopped_where_nothing_was_started() -> None:
     ],
 )
 async def test_how_a_session_ended_is_asked_with_a_private_key(
-    answers: list[object], state: str | None, monkeypatch: pytest.MonkeyPatch
+    answers: list[Any], state: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipecat_cloud, "END_STATE_AGAIN_AFTER_S", 0.0)
-    asked: list[httpx.Request] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
-        return httpx.Response(200, json=answers.pop(0)) if answers else httpx.Response(404)
-
-    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+    cloud = Side(*answers, httpx.Response(404))
+    async with cloud.client() as http:
         key = SecretStr("sk_1")
         assert await pipecat_cloud.session_end_state(http, pipecat_cloud.CLOUD_URL, "luigi", SESSION, key) == state
-    assert str(asked[0].url) == f"https://api.pipecat.daily.co/v1/agents/luigi/sessions/{SESSION}"
-    assert asked[0].headers["Authorization"] == "Bearer sk_1"
+    assert cloud.lines[0] == f"GET https://api.pipecat.daily.co/v1/agents/luigi/sessions/{SESSION}"
+    assert cloud.keys[0] == "Bearer sk_1"
 
 
 async def test_nobody_is_asked_how_a_session_ended_with_a_public_key() -> None:
-    cloud = Cloud()
+    cloud = cloud_with()
     async with cloud.client() as http, started_session(spec(private_key=None), http) as session:
         assert session.end_state is not None
         assert await session.end_state() is None
-    assert not [request for request in cloud.requests if request.method == "GET"]
+    assert not any(line.startswith("GET") for line in cloud.lines)

@@ -1,7 +1,5 @@
-"""Starting a session on a Pipecat runner: what is asked, and what every kind of answer comes to."""
+"""Starting a session, on a Pipecat runner or at an address of its own: what is asked, and what each answer is."""
 
-import json
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -11,74 +9,36 @@ from pydantic import SecretStr
 from bots.timeline import EndedReason
 from runner.errors import RoomError
 from runner.rooms.allowed import RoomGuard
-from runner.sessions.pipecat_runner import StartedSession, start_smallwebrtc_session
+from runner.rooms.urls import RoomKind
+from runner.sessions.pipecat_runner import (
+    StartedDailySession,
+    StartedSession,
+    start_session,
+    start_smallwebrtc_session,
+)
 from runner.settings import ServerSettings, Settings
+from tests.sessions.side import SECRET, Answer, Side, fit_to_show
 
 pytestmark = pytest.mark.anyio
 
-TOKEN = "s3cr3t-t0ken"
+TOKEN = f"{SECRET}-t0ken"
 BASE = "http://bots.example.com:7860"
-
-Handler = Callable[[httpx.Request], httpx.Response]
-
-
-async def start(handler: Handler, url: str = BASE, token: str | None = TOKEN, **kwargs: Any) -> StartedSession:
-    async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as http:
-        return await start_smallwebrtc_session(http, url, None if token is None else SecretStr(token), **kwargs)
+URL = "https://api.example.com/v1/public/my-agent/start"
+STARTED = {"sessionId": "ab-12"}
 
 
-def answering(status: int = 200, **content: Any) -> Handler:
-    return lambda request: httpx.Response(status, **content)
+async def on_runner(side: Side, base: str = BASE, token: str | None = TOKEN, **options: Any) -> StartedSession:
+    async with side.client() as http:
+        return await start_smallwebrtc_session(http, base, None if token is None else SecretStr(token), **options)
 
 
-async def refusal(handler: Handler, url: str = BASE) -> RoomError:
-    with pytest.raises(RoomError) as caught:
-        await start(handler, url)
-    text = str(caught.value)
-    assert TOKEN not in text
-    assert "\n" not in text
-    return caught.value
+async def at_address(side: Side, url: str = URL, **options: Any) -> StartedSession | StartedDailySession:
+    async with side.client() as http:
+        return await start_session(http, url, SecretStr(TOKEN), **options)
 
 
-@pytest.mark.parametrize("base", [BASE, f"{BASE}/"])
-async def test_a_session_is_started_and_its_room_returned(base: str) -> None:
-    requests: list[httpx.Request] = []
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        requests.append(request)
-        return httpx.Response(200, json={"sessionId": "ab-12"})
-
-    session = await start(handler, base, body={"restaurant": "Luigi"})
-    assert session == StartedSession("ab-12", f"{BASE}/sessions/ab-12/api/offer", [])
-    (request,) = requests
-    assert (request.method, str(request.url)) == ("POST", f"{BASE}/start")
-    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
-    assert json.loads(request.content) == {
-        "transport": "webrtc",
-        "enableDefaultIceServers": True,
-        "body": {"restaurant": "Luigi"},
-    }
-
-
-async def test_without_a_token_there_is_no_authorization_header() -> None:
-    def handler(request: httpx.Request) -> httpx.Response:
-        assert "Authorization" not in request.headers
-        assert json.loads(request.content)["body"] == {}
-        return httpx.Response(200, json={"sessionId": "x"})
-
-    assert (await start(handler, token=None)).session_id == "x"
-
-
-async def test_the_ice_servers_of_the_session_come_along() -> None:
-    servers = [
-        {"urls": ["stun:stun.example.com"]},
-        {"urls": "turn:turn.example.com", "username": "u", "credential": "c"},
-    ]
-    session = await start(answering(json={"sessionId": "x", "iceConfig": {"iceServers": servers}}))
-    assert [server.urls for server in session.ice_servers] == [["stun:stun.example.com"], "turn:turn.example.com"]
-    credential = session.ice_servers[1].credential
-    assert credential is not None and credential.get_secret_value() == "c"
-    assert "'c'" not in repr(session)
+def with_servers(*servers: Any) -> dict[str, Any]:
+    return {**STARTED, "iceConfig": {"iceServers": list(servers)}}
 
 
 def guard(*allowed: str) -> RoomGuard:
@@ -88,131 +48,161 @@ def guard(*allowed: str) -> RoomGuard:
     return RoomGuard(Settings(server=ServerSettings(allowed_rooms=["bots.example.com", *allowed])), resolve)
 
 
+@pytest.mark.parametrize("base", [BASE, f"{BASE}/"])
+async def test_a_runner_is_asked_for_a_session_and_its_room_returned(base: str) -> None:
+    side = Side(STARTED)
+    session = await on_runner(side, base, body={"restaurant": "Luigi"})
+    assert session == StartedSession("ab-12", f"{BASE}/sessions/ab-12/api/offer", [])
+    assert side.lines == [f"POST {BASE}/start"]
+    assert side.keys == [f"Bearer {TOKEN}"]
+    assert side.asked == {"transport": "webrtc", "enableDefaultIceServers": True, "body": {"restaurant": "Luigi"}}
+
+
+async def test_without_a_token_there_is_no_authorization_header() -> None:
+    side = Side(STARTED)
+    await on_runner(side, token=None)
+    assert side.keys == [None] and side.asked["body"] == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "asks"),
+    [
+        (None, {}),
+        (RoomKind.DAILY, {"createDailyRoom": True}),
+        (RoomKind.SMALLWEBRTC, {"transport": "webrtc", "enableDefaultIceServers": True}),
+    ],
+)
+async def test_an_address_is_posted_to_as_it_is(kind: RoomKind | None, asks: dict[str, Any]) -> None:
+    side = Side(STARTED)
+    await at_address(side, f"{URL}?key=1", kind=kind, body={"a": 1})
+    assert side.lines == [f"POST {URL}?key=1"]
+    assert side.keys == [f"Bearer {TOKEN}"]
+    assert side.asked == {**asks, "body": {"a": 1}}
+
+
+async def test_the_ice_servers_of_the_session_come_along_as_browsers_write_them() -> None:
+    turn = {"urls": "turn:turn.example.com", "username": "u", "credential": "c", "credentialType": "password"}
+    session = await on_runner(Side(with_servers({"urls": ["stun:stun.example.com"]}, turn)))
+    assert [server.urls for server in session.ice_servers] == [["stun:stun.example.com"], "turn:turn.example.com"]
+    credential = session.ice_servers[1].credential
+    assert credential is not None and credential.get_secret_value() == "c"
+    assert "'c'" not in repr(session)
+
+
 async def test_ice_servers_of_the_session_are_held_to_what_is_allowed() -> None:
-    inside = {"urls": ["stun:stun.example.com", "turn:10.0.0.1:22?transport=tcp"], "username": "u", "credential": "c"}
-    handler = answering(json={"sessionId": "x", "iceConfig": {"iceServers": [inside]}})
-    session = await start(handler, guard=guard("stun.example.com", "10.0.0.0/8"))
-    assert session.ice_servers[0].urls == inside["urls"]
+    urls = ["stun:stun.example.com", "turn:10.0.0.1:22?transport=tcp"]
+    side = Side(with_servers({"urls": urls, "username": "u", "credential": "c"}))
+    session = await on_runner(side, guard=guard("stun.example.com", "10.0.0.0/8"))
+    assert session.ice_servers[0].urls == urls
     with pytest.raises(RoomError, match=r"10\.0\.0\.1 is not allowed; .*server\.allowed_rooms") as caught:
-        await start(handler, guard=guard("stun.example.com"))
-    assert caught.value.reason is EndedReason.ROOM_UNREACHABLE and "\n" not in str(caught.value)
+        await on_runner(side, guard=guard("stun.example.com"))
+    assert fit_to_show(caught).reason is EndedReason.ROOM_UNREACHABLE
     # Nobody holds the commands of this machine to a server's list.
-    assert (await start(handler)).ice_servers == session.ice_servers
+    assert (await on_runner(side)).ice_servers == session.ice_servers
 
 
 @pytest.mark.parametrize(("allowed", "asked"), [((), False), (("stun.l.google.com",), True)])
 async def test_public_ice_servers_are_used_only_where_allowed(allowed: tuple[str, ...], asked: bool) -> None:
-    def handler(request: httpx.Request) -> httpx.Response:
-        assert json.loads(request.content)["enableDefaultIceServers"] is asked
-        return httpx.Response(200, json={"sessionId": "x"})
-
-    await start(handler, guard=guard(*allowed))
-
-
-@pytest.mark.parametrize(
-    "config", [{}, {"iceConfig": None}, {"iceConfig": {}}, {"iceConfig": []}, {"iceConfig": {"iceServers": []}}]
-)
-async def test_a_session_without_ice_servers_is_one(config: dict[str, Any]) -> None:
-    assert (await start(answering(json={"sessionId": "x"} | config))).ice_servers == []
-
-
-async def test_a_session_id_stays_within_its_place_in_the_address() -> None:
-    session = await start(answering(json={"sessionId": "a/b?c"}))
-    assert session.offer_url == f"{BASE}/sessions/a%2Fb%3Fc/api/offer"
-
-
-async def test_a_query_of_the_address_goes_along_and_is_never_shown() -> None:
-    seen: list[str] = []
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        seen.append(str(request.url))
-        return httpx.Response(200, json={"sessionId": "x"})
-
-    session = await start(handler, f"{BASE}/?key={TOKEN}")
-    assert seen == [f"{BASE}/start?key={TOKEN}"]
-    assert session.offer_url == f"{BASE}/sessions/x/api/offer?key={TOKEN}"
-    await refusal(answering(500), f"{BASE}?key={TOKEN}")
-    await refusal(answering(401), f"{BASE}?key={TOKEN}")
-    await refusal(answering(json=[]), f"{BASE}?key={TOKEN}")
-
-
-@pytest.mark.parametrize("status", [401, 403])
-async def test_a_refused_token_is_named_as_such(status: int) -> None:
-    error = await refusal(answering(status, json={"detail": "no"}))
-    assert error.reason is EndedReason.TOKEN_REFUSED
-    assert str(status) in str(error) and f"{BASE}/start" in str(error)
-
-
-@pytest.mark.parametrize("status", [307, 400, 404, 500, 503])
-async def test_other_refusals_mean_that_the_room_is_unreachable(status: int) -> None:
-    error = await refusal(answering(status, headers={"Location": "http://elsewhere"}))
-    assert error.reason is EndedReason.ROOM_UNREACHABLE
-    assert f"HTTP {status}" in str(error)
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ({"json": {"detail": "all bots are busy"}}, ": all bots are busy"),
-        ({"json": {"detail": [{"loc": ["body"]}]}}, "HTTP 500"),
-        ({"json": ["x"]}, "HTTP 500"),
-        ({"text": "<html>"}, "HTTP 500"),
-    ],
-)
-async def test_what_the_runner_says_about_it_is_passed_on(content: dict[str, Any], says: str) -> None:
-    assert str(await refusal(answering(500, **content))).endswith(says)
-
-
-@pytest.mark.parametrize("error", [httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError, httpx.ReadError])
-async def test_a_runner_that_does_not_answer_is_unreachable(error: type[httpx.HTTPError]) -> None:
-    def handler(request: httpx.Request) -> httpx.Response:
-        raise error(f"with {TOKEN}")
-
-    caught = await refusal(handler)
-    assert caught.reason is EndedReason.ROOM_UNREACHABLE
-    assert error.__name__ in str(caught)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"text": ""},
-        {"text": "<html>"},
-        {"content": b"\xff\xfe\x00"},
-        {"json": None},
-        {"json": []},
-        {"json": "x"},
-        {"json": {}},
-        {"json": {"sessionId": None}},
-        {"json": {"sessionId": ""}},
-        {"json": {"sessionId": {}}},
-        {"json": {"sessionId": "x", "iceConfig": "y"}},
-        {"json": {"sessionId": "x", "iceConfig": {"iceServers": [{}]}}},
-        {"json": {"sessionId": "x", "iceConfig": {"iceServers": "y"}}},
-        {"json": {"detail": "no"}},
-        {"json": {"room_url": "https://acme.daily.co/x", "token": "y"}},
-    ],
-)
-async def test_an_answer_that_names_no_session_is_refused(content: dict[str, Any]) -> None:
-    error = await refusal(answering(**content))
-    assert error.reason is EndedReason.ROOM_UNREACHABLE
-    assert "Pipecat runner" in str(error)
+    side = Side(STARTED)
+    await on_runner(side, guard=guard(*allowed))
+    assert side.asked["enableDefaultIceServers"] is asked
 
 
 @pytest.mark.parametrize("host", ["localhost:7860", "127.0.0.1:7860", "127.9.9.9", "[::1]:7860", "bot.localhost"])
 async def test_no_public_stun_server_is_asked_for_on_this_machine(host: str) -> None:
-    requests: list[httpx.Request] = []
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        requests.append(request)
-        return httpx.Response(200, json={"sessionId": "ab-12"})
-
-    await start(handler, f"http://{host}")
-    assert json.loads(requests[0].content)["enableDefaultIceServers"] is False
+    side = Side(STARTED)
+    await on_runner(side, f"http://{host}")
+    assert side.asked["enableDefaultIceServers"] is False
 
 
-async def test_an_ice_server_is_taken_as_browsers_write_it() -> None:
-    server = {"urls": ["turn:t.example.com:3478"], "username": "u", "credential": "c", "credentialType": "password"}
-    answer = {"sessionId": "ab-12", "iceConfig": {"iceServers": [server]}}
-    session = await start(lambda _: httpx.Response(200, json=answer), BASE)
-    assert [s.urls for s in session.ice_servers] == [["turn:t.example.com:3478"]]
+@pytest.mark.parametrize("config", [None, {}, [], {"iceServers": []}])
+async def test_a_session_without_ice_servers_is_one(config: Any) -> None:
+    assert (await on_runner(Side(STARTED | {"iceConfig": config}))).ice_servers == []
+
+
+@pytest.mark.parametrize("answer", [{"sessionId": "a/b?c"}, {"session_id": "a/b?c", "dailyRoom": None}])
+@pytest.mark.parametrize(
+    ("url", "beside"),
+    [
+        (URL, "https://api.example.com/v1/public/my-agent"),
+        ("http://localhost:7860/start/", "http://localhost:7860"),
+        ("http://localhost:7860/start?key=1", "http://localhost:7860"),
+    ],
+)
+async def test_a_session_id_stands_for_the_room_beside_the_address(
+    answer: dict[str, Any], url: str, beside: str
+) -> None:
+    session = await at_address(Side(answer), url)
+    assert isinstance(session, StartedSession)
+    query = "?key=1" if url.endswith("?key=1") else ""
+    assert session.offer_url == f"{beside}/sessions/a%2Fb%3Fc/api/offer{query}"
+
+
+@pytest.mark.parametrize("answer", [httpx.Response(500), httpx.Response(401), []])
+async def test_a_query_of_the_address_goes_along_and_is_never_shown(answer: Answer) -> None:
+    side = Side(STARTED, answer)
+    session = await on_runner(side, f"{BASE}/?key={TOKEN}")
+    assert side.lines == [f"POST {BASE}/start?key={TOKEN}"]
+    assert session.offer_url == f"{BASE}/sessions/ab-12/api/offer?key={TOKEN}"
+    with pytest.raises(RoomError) as caught:
+        await on_runner(side, f"{BASE}?key={TOKEN}")
+    assert f"{BASE}/start" in str(fit_to_show(caught))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"dailyRoom": "https://a.daily.co/r", "dailyToken": "room-s3cr3t", "sessionId": "x"},
+        {"daily_room": "https://a.daily.co/r", "daily_token": "room-s3cr3t"},
+        {"room_url": "https://a.daily.co/r", "token": "room-s3cr3t"},
+        {"dailyRoom": "https://a.daily.co/r"},
+        {"dailyRoom": "https://a.daily.co/r", "dailyToken": None},
+        {"dailyRoom": "https://a.daily.co/r", "token": "of-a-websocket"},
+    ],
+)
+async def test_a_daily_room_comes_with_its_token_if_it_has_one(answer: dict[str, Any]) -> None:
+    session = await at_address(Side(answer))
+    token = SecretStr("room-s3cr3t") if "room-s3cr3t" in answer.values() else None
+    assert session == StartedDailySession("https://a.daily.co/r", token, answer.get("sessionId"))
+    assert SECRET not in repr(session)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, text=""),
+        httpx.Response(200, text="<html>"),
+        httpx.Response(200, content=b"\xff\xfe\x00"),
+        None,
+        [],
+        "x",
+        {},
+        {"sessionId": None},
+        {"sessionId": ""},
+        {"sessionId": 7},
+        {"sessionId": {}},
+        {"sessionId": "x", "iceConfig": "y"},
+        {"sessionId": "x", "iceConfig": {"iceServers": [{}]}},
+        {"sessionId": "x", "iceConfig": {"iceServers": "y"}},
+        {"detail": "no"},
+    ],
+)
+async def test_an_answer_that_names_no_session_is_refused(answer: Answer) -> None:
+    for start, says in ((on_runner, "Pipecat runner"), (at_address, "neither a dailyRoom nor a sessionId")):
+        with pytest.raises(RoomError, match=says) as caught:
+            await start(Side(answer))
+        assert fit_to_show(caught).reason is EndedReason.ROOM_UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    "answer", [{"dailyRoom": 7, "sessionId": "x"}, {"dailyRoom": "https://a.daily.co/r", "dailyToken": [SECRET]}]
+)
+async def test_a_daily_room_that_is_none_is_refused(answer: Answer) -> None:
+    with pytest.raises(RoomError, match="neither a dailyRoom nor a sessionId") as caught:
+        await at_address(Side(answer), f"{URL}?key={TOKEN}")
+    fit_to_show(caught)
+
+
+async def test_a_daily_room_is_none_where_a_room_of_smallwebrtc_was_asked_for() -> None:
+    with pytest.raises(RoomError, match="Pipecat runner"):
+        await on_runner(Side({"room_url": "https://acme.daily.co/x", "token": "y"}))

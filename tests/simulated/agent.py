@@ -10,11 +10,12 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from bots.agents.restaurant_dialogue import RestaurantDialogue, Step, book_table, check_availability, is_thinking
+from bots.agents.restaurant_dialogue import RestaurantDialogue, Step, book_table, check_availability
+from bots.agents.restaurant_understanding import is_thinking
 from bots.clock import NS_PER_MS
 from tests.simulated.speech import FRAME_SAMPLES, Pcm, Utterance, clip, is_voiced, sentences
 
@@ -38,52 +39,23 @@ FUNCTIONS: dict[str, Callable[..., dict[str, Any]]] = {
 Range = tuple[float, float]
 
 
-class Dialogue(Protocol):
-    """Decides what the agent says."""
-
-    def greet(self) -> Step:
-        """Open the conversation."""
-        ...
-
-    def hear(self, text: str) -> Step:
-        """Take in what the caller said in one turn."""
-        ...
-
-    def function_returned(self, name: str, result: dict[str, Any]) -> Step:
-        """Take in what a function returned."""
-        ...
-
-    def silent(self) -> Step:
-        """The caller has said nothing for a while."""
-        ...
-
-
 class OneSentence:
-    """Says the same sentence whatever it hears, as the metronome does.
-
-    Args:
-        text: The sentence.
-        greets: Whether it says it unasked.
-    """
+    """A dialogue of the same sentence whatever it hears, as the metronome's; unasked only if it greets."""
 
     def __init__(self, text: str = "Right on time, as ever I am.", *, greets: bool = True):
         self._text = text
         self._greets = greets
 
     def greet(self) -> Step:
-        """Say it."""
         return Step(say=self._text if self._greets else "")
 
     def hear(self, text: str) -> Step:
-        """Say it."""
         return Step(say=self._text)
 
     def function_returned(self, name: str, result: dict[str, Any]) -> Step:
-        """Say it."""
         return Step(say=self._text)
 
     def silent(self) -> Step:
-        """Say nothing."""
         return Step()
 
 
@@ -119,7 +91,7 @@ class Behaviour:
         hum_ms: How long the caller may make a sound while it speaks until that is a turn.
     """
 
-    dialogue: Callable[[], Dialogue] = RestaurantDialogue
+    dialogue: Callable[[], RestaurantDialogue | OneSentence] = RestaurantDialogue
     speaks_rtvi: bool = True
     joins: bool = True
     greets_after_ms: Range = (20, 300)
@@ -148,22 +120,6 @@ class Behaviour:
     hum_ms: float = 600
 
 
-class AgentSide(Protocol):
-    """What the agent does to the room. Times are its own."""
-
-    def agent_sends(self, at_ns: int, message: dict[str, Any]) -> None:
-        """Send a message over the data channel."""
-        ...
-
-    def agent_leaves(self, at_ns: int) -> None:
-        """Leave in good order."""
-        ...
-
-    def agent_dies(self, at_ns: int) -> None:
-        """Send nothing any more."""
-        ...
-
-
 @dataclass
 class _Sentence:
     text: str
@@ -185,18 +141,12 @@ class _Ears:
 
 
 class SimulatedAgent:
-    """One agent in one call.
+    """One agent in one call, which does to the room (``side``) what a :class:`SimulatedRoom` takes.
 
-    Args:
-        behaviour: How it behaves.
-        random: Draws what is left to chance.
-        side: Takes what it does.
-        background: Is heard behind it all the time: a loop of 16-bit audio at 24 kHz.
+    Behind it a background is heard all the time: a loop of 16-bit audio at 24 kHz.
     """
 
-    def __init__(
-        self, behaviour: Behaviour, random: np.random.Generator, side: AgentSide, background: Pcm | None = None
-    ):
+    def __init__(self, behaviour: Behaviour, random: np.random.Generator, side: Any, background: Pcm | None = None):
         self._behaviour = behaviour
         self._dialogue = behaviour.dialogue()
         # One for its times, and one for its ears: what it hears of a damaged line moves nothing else.

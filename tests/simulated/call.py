@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import httpx
 import numpy as np
@@ -70,19 +70,10 @@ class Simulation:
         judge: "Judge | None" = None,
         watcher: CallWatcher | None = None,
     ) -> Run:
-        """Play a script in a call of its own, and return the run.
-
-        Args:
-            script: What the caller does.
-            folder: Where the run goes.
-            settings: The caller's settings.
-            transcribe: Whether to recognise what the agent said once the call is over.
-            judge: Judges ``eval`` expectations.
-            watcher: Watches the call.
-        """
+        """Play a script in a call of its own, and return the run."""
         request = CallRequest(script, ADDRESS, transcribe=transcribe)
-        made = self.prepare(request, folder, settings=settings, judge=judge, watcher=watcher)
-        return run_virtually(made.clock, made.call.make)
+        call, clock = self.prepare(request, folder, settings=settings, judge=judge, watcher=watcher)
+        return run_virtually(clock, call.make)
 
     def prepare(
         self,
@@ -95,7 +86,7 @@ class Simulation:
         mind: Mind | None = None,
         comes_to: Script | None = None,
     ) -> "Prepared":
-        """Return a call that can be made once, in virtual time. Arguments are as for :meth:`play`.
+        """Return a call that can be made once, in virtual time.
 
         Where a mind decides what the caller says, ``comes_to`` has all of it.
         """
@@ -127,8 +118,7 @@ class Simulation:
         return Prepared(call, clock)
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A call that is not made yet, and the time it is made in."""
 
     call: Call

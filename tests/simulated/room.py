@@ -16,8 +16,8 @@ from loguru import logger
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
 from bots.timeline import AgentAudioQuality, CallerAudioQuality, EndedReason
 from runner.errors import RoomError
-from runner.rooms.base import AUDIO_RATE_HZ, RoomListener, Timeliness
-from runner.rooms.smallwebrtc.incoming import PIPELINE_RATE_HZ, AgentStream, Decoded
+from runner.rooms.base import AUDIO_RATE_HZ, PIPELINE_RATE_HZ, RoomListener, Timeliness
+from runner.rooms.smallwebrtc.incoming import AgentStream, Decoded, resampled
 from runner.rooms.smallwebrtc.outgoing import Punctuality
 from runner.rooms.smallwebrtc.room import STOOD_STILL_NS
 from runner.rooms.smallwebrtc.sending import SKIP_NS
@@ -76,18 +76,17 @@ class _Way:
         return self._last_ns
 
 
-class _PlainDecoder:
-    """Takes packets that hold samples as they are: what a codec does to speech is not simulated."""
+def _plain_decoder() -> Callable[[bytes], Decoded]:
+    """Take packets that hold samples as they are: what a codec does to speech is not simulated."""
+    to_pipeline = av.AudioResampler("s16", "mono", PIPELINE_RATE_HZ)
 
-    def __init__(self) -> None:
-        self._to_pipeline = av.AudioResampler("s16", "mono", PIPELINE_RATE_HZ)
-
-    def decode(self, payload: bytes) -> Decoded:
+    def decode(payload: bytes) -> Decoded:
         samples = np.frombuffer(payload, np.int16)[np.newaxis, :]
         frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
         frame.sample_rate = AUDIO_RATE_HZ
-        resampled = [part.to_ndarray().tobytes() for part in self._to_pipeline.resample(frame)]
-        return Decoded(payload, b"".join(resampled), FRAME_NS)
+        return Decoded(payload, resampled(to_pipeline, frame), FRAME_NS)
+
+    return decode
 
 
 class _Track:
@@ -98,12 +97,10 @@ class _Track:
         self._live = True
 
     def write(self, pcm: bytes) -> None:
-        """Queue audio."""
         if self._live:
             self._buffer += pcm
 
     def clear(self) -> None:
-        """Drop what has not left yet."""
         self._buffer.clear()
 
     def take(self) -> bytes:
@@ -113,7 +110,6 @@ class _Track:
         return frame + bytes(FRAME_BYTES - len(frame))
 
     def stop(self) -> None:
-        """Take nothing any more."""
         self._live = False
         self.clear()
 
@@ -131,15 +127,6 @@ class SimulatedRoom:
     """A room with one agent in it.
 
     Everything that happens beyond our own side has its own exact time; our side sees it when it gets round to it.
-
-    Args:
-        clock: The call's clock.
-        listener: Takes what happens.
-        behaviour: How the agent behaves.
-        network: What happens to packets.
-        random: Draws what is left to chance.
-        stalls: When our own side stands still.
-        background: Is heard behind the agent.
     """
 
     def __init__(
@@ -172,7 +159,7 @@ class SimulatedRoom:
             pipeline=self._transport.input().put,
             hole=listener.agent_audio_lost,
             late=listener.agent_audio_late,
-            decode=_PlainDecoder().decode,
+            decode=_plain_decoder(),
         )
         self._due: list[tuple[int, int, Callable[[int], None]]] = []
         self._counter = itertools.count()
@@ -190,11 +177,9 @@ class SimulatedRoom:
 
     @property
     def transport(self) -> OfferingTransport:
-        """Pipecat's transport."""
         return self._transport
 
     async def enter(self) -> None:
-        """Connect, which takes a moment."""
         await anyio.sleep(CONNECT_NS / NS_PER_S)
         now_ns = self._clock.now_ns()
         self._awake_ns = now_ns
@@ -206,37 +191,27 @@ class SimulatedRoom:
             self._at(now_ns + REPORT_NS, self._agent_reports)
 
     async def wait_for_agent(self) -> None:
-        """Wait for the agent's first packet."""
         await self._agent_here.wait()
 
     async def wait_for_media(self) -> None:
         pass
 
     async def publish(self, message: Any) -> None:
-        """Send a message to the agent.
-
-        Raises:
-            RoomError: The room was left, or never entered.
-        """
         if self._left:
             raise RoomError(EndedReason.RUNNER_ERROR, "a message was sent outside the call")
         arrival_ns = self._clock.now_ns() + int(self._network.delay_ms * NS_PER_MS)
         self._at(arrival_ns, lambda at_ns: self.agent.takes(at_ns, message))
 
     async def send_client_message(self, message: dict[str, Any]) -> None:
-        """Send an RTVI message to the agent."""
         await self.publish(message)
 
     def participants(self) -> list[str]:
-        """Return the agent, once it is heard from."""
         return ["agent"] if self._agent_here.is_set() else []
 
     def agent_audio_quality(self, at_ns: int) -> AgentAudioQuality | None:
-        """Return how the agent's packets arrived so far."""
         return self._stream.quality(at_ns)
 
     def caller_audio_quality(self, at_ns: int) -> CallerAudioQuality | None:
-        """Return how the caller's packets left so far, and how many did not arrive."""
         sent = self._punctuality
         if not sent.packets:
             return None
@@ -246,11 +221,9 @@ class SimulatedRoom:
         )
 
     def timeliness(self) -> Timeliness:
-        """Return how punctual packets were so far."""
         return Timeliness(self._punctuality.lags.worst_ms, self._stream.arrival_jitter_ms)
 
     async def leave(self) -> None:
-        """Leave."""
         if self._left:
             return
         self._left = True
@@ -269,11 +242,8 @@ class SimulatedRoom:
         self._at(arrival_ns, lambda _: self._listener.message_received(self._clock.now_ns(), message))
 
     def agent_leaves(self, at_ns: int) -> None:
-        """Let the caller know that the agent left."""
-        self._at(
-            at_ns + LEAVE_NS,
-            lambda _: self._listener.agent_left(self._clock.now_ns(), "it said that it leaves"),
-        )
+        left = "it said that it leaves"
+        self._at(at_ns + LEAVE_NS, lambda _: self._listener.agent_left(self._clock.now_ns(), left))
 
     def agent_dies(self, at_ns: int) -> None:
         """Let the caller find out that nothing arrives any more."""

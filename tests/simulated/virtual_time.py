@@ -27,13 +27,7 @@ DEADLOCK_S = 300.0
 
 @dataclass(frozen=True)
 class Stall:
-    """Our own side stands still for a while; what is due then is late.
-
-    Attributes:
-        begin_ns: Its beginning, in nanoseconds of virtual time.
-        end_ns: Its end.
-        is_whole: Whether all of the process stands still, or the event loop alone.
-    """
+    """Our own side stands still: all of the process, or the event loop alone. What is due then is late."""
 
     begin_ns: int
     end_ns: int
@@ -41,11 +35,7 @@ class Stall:
 
 
 class Stalls:
-    """Stalls in order, without overlap.
-
-    Args:
-        stalls: The stalls.
-    """
+    """Stalls in order, without overlap."""
 
     def __init__(self, stalls: Iterable[Stall]):
         ordered = list(stalls)
@@ -59,11 +49,7 @@ class Stalls:
 
 
 class VirtualClock:
-    """The time of a virtual loop, in nanoseconds from its beginning.
-
-    Args:
-        stalls: When our own side stands still; in order, without overlap.
-    """
+    """The time of a virtual loop, in nanoseconds from its beginning; in stalls our own side stands still."""
 
     def __init__(self, stalls: Sequence[Stall] = ()):
         self._now_ns = 0
@@ -78,23 +64,23 @@ class VirtualClock:
         self._now_ns = max(self._now_ns, self._stalls.awake_ns(at_ns))
 
 
-class _JumpingSelector(selectors.BaseSelector):
+class _JumpingSelector(selectors.DefaultSelector):
     """Lets virtual time pass where a loop would wait."""
 
     def __init__(self, clock: VirtualClock):
+        super().__init__()
         self._clock = clock
-        self._real = selectors.DefaultSelector()
         self.held: Callable[[], bool] = lambda: False
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = self._real.select(0)
+        ready = super().select(0)
         if ready or (timeout is not None and timeout <= 0):
             return ready
         if self.held():
             # A thread is at work: time stands still until it wakes the loop.
-            return self._real.select(None)
+            return super().select(None)
         if timeout is None or timeout >= FOREVER_S:
-            ready = self._real.select(DEADLOCK_S)
+            ready = super().select(DEADLOCK_S)
             if not ready:
                 raise RuntimeError("nothing is due, and nothing is waited for: virtual time has come to its end")
             return ready
@@ -104,21 +90,6 @@ class _JumpingSelector(selectors.BaseSelector):
         self._clock.advance_to(max(due_us * NS_PER_US, now_ns + NS_PER_US))
         return ready
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._real.register(fileobj, events, data)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._real.unregister(fileobj)
-
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._real.modify(fileobj, events, data)
-
-    def get_map(self) -> Any:
-        return self._real.get_map()
-
-    def close(self) -> None:
-        self._real.close()
-
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop in virtual time.
@@ -126,9 +97,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     Time stands still while code runs, also code in worker threads: what is given to an executor runs at once and in
     place, so that nothing depends on how threads are scheduled; anyio's threads are waited for. Sockets and processes
     live in real time: they are not for this loop, unless time is held meanwhile.
-
-    Args:
-        clock: Its time.
     """
 
     def __init__(self, clock: VirtualClock):
@@ -174,6 +142,10 @@ async def _holding(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
     threads = anyio.to_thread.current_default_thread_limiter()
     running_loop().hold_while(lambda: threads.borrowed_tokens > 0)
     return await main()
+
+
+VIRTUAL_TIME = ("asyncio", {"loop_factory": lambda: VirtualLoop(VirtualClock())})
+"""What anyio runs a test in virtual time with."""
 
 
 def running_loop() -> VirtualLoop:

@@ -16,7 +16,7 @@ from runner.protocol.messages import VERSION, Answer, Order, Poll, RunNow, Worke
 from runner.worker import link as links
 from runner.worker.link import Link
 from runner.worker.record_client import LONGEST_WAIT_S, QUICK_TIMEOUT_S, RecordClient
-from tests.sessions.virtual_time import VIRTUAL_TIME
+from tests.simulated.virtual_time import VIRTUAL_TIME
 from tests.worker.record_double import job
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,6 @@ A speech model says *whether*, levels say *when*, and both go by a background an
 itself. Every edge says how sure it is. Audio in, figures out: the same input gives the same output, byte for byte.
 """
 
-from runner.evaluation.measure.agent import METHOD, Measured, MeasuredSpeech, measure_agent
-from runner.evaluation.measure.facts import measured_facts
+from runner.evaluation.measure.agent import METHOD, Measured, MeasuredSpeech, measure_agent, measured_facts
 
 __all__ = ["METHOD", "Measured", "MeasuredSpeech", "measure_agent", "measured_facts"]

@@ -19,8 +19,9 @@ from bots.levels import (
     step_levels,
     without_hum,
 )
+from bots.timeline import AgentSpeechMeasured, RecordingMeasured, TimelineEvent
 from runner.evaluation.measure.detect import Found, Mask, Probabilities, find_speech
-from runner.evaluation.measure.edges import Edge, Stretch, find_stretches
+from runner.evaluation.measure.edges import Stretch, find_stretches
 
 METHOD = 3
 """Version of the method: raised whenever the same recording may give other figures."""
@@ -148,8 +149,8 @@ def _speech(
     return MeasuredSpeech(
         onset_ns=stretch.start * STEP_MS * NS_PER_MS,
         end_ns=stretch.end * STEP_MS * NS_PER_MS,
-        onset_uncertainty_ms=_uncertainty_ms(stretch.onset, margin_db, soft_steps[0], ONSET_MS, ONSET_MS_PER_DB),
-        end_uncertainty_ms=_uncertainty_ms(stretch.offset, margin_db, soft_steps[1], END_MS, END_MS_PER_DB),
+        onset_uncertainty_ms=_bar_ms(stretch.onset_masked_db, margin_db, soft_steps[0], ONSET_MS, ONSET_MS_PER_DB),
+        end_uncertainty_ms=_bar_ms(stretch.end_masked_db, margin_db, soft_steps[1], END_MS, END_MS_PER_DB),
         level_dbfs=_mean_dbfs(speaking if speaking.size else inside),
         bed_dbfs=round(float(found.bed_mean[steps].max()), 1),
         too_loud=min(margin_db, expected_db) < TOO_LOUD_DB,
@@ -162,14 +163,25 @@ def _margin_db(found: Found, stretch: Stretch) -> float:
     return level - float(found.bed[stretch.start : stretch.end].max())
 
 
-def _uncertainty_ms(edge: Edge, margin_db: float, soft_steps: int, least_ms: float, ms_per_db: float) -> float:
+def _bar_ms(masked_db: float, margin_db: float, soft_steps: int, least_ms: float, ms_per_db: float) -> float:
     narrow_db = max(NARROW_DB - margin_db, 0.0)
-    within_ms = least_ms + ms_per_db * max(edge.masked_db, 0.0) + NARROW_MS_PER_DB * narrow_db
+    within_ms = least_ms + ms_per_db * max(masked_db, 0.0) + NARROW_MS_PER_DB * narrow_db
     # What is soft for long under a bed may as well be the bed.
-    may_be_bed = edge.masked_db > UNMASKED_DB and soft_steps * STEP_MS >= SOFT_MS
+    may_be_bed = masked_db > UNMASKED_DB and soft_steps * STEP_MS >= SOFT_MS
     return round(max(within_ms, least_ms + soft_steps * STEP_MS) if may_be_bed else within_ms, 1)
 
 
 def _mean_dbfs(levels: Levels) -> float:
     power = np.mean(np.power(10.0, levels.astype(np.float64) / 10))
     return round(float(10 * np.log10(power)), 1)
+
+
+def measured_facts(measured: Measured, at_ns: int) -> list[TimelineEvent]:
+    """Return the facts that say what was measured: one for each speech, then that the recording was measured.
+
+    ``at_ns`` is when it had been measured, or the end of the call: the time of the last fact.
+    """
+    speeches = (vars(speech).copy() for speech in measured.speeches)
+    found: list[TimelineEvent] = [AgentSpeechMeasured(at_ns=s.pop("onset_ns"), **s) for s in speeches]
+    whole = {name: value for name, value in vars(measured).items() if name != "speeches"}
+    return [*found, RecordingMeasured(at_ns=at_ns, **whole)]

@@ -82,29 +82,27 @@ def _begins(agent: Sequence[MeasuredSpeech], before: Line, after: Line) -> bool:
 
 
 def turns_of(lines: Sequence[Line], agent: Sequence[MeasuredSpeech], breaks_off_ns: int | None) -> list[Turn]:
-    """Return a turn for each line.
+    """Return a turn for each line, in order.
 
-    Args:
-        lines: The caller's lines, in order.
-        agent: The agent's speech, in order.
-        breaks_off_ns: Where the recording breaks off, if it does: what lasts until then did not end there.
+    ``breaks_off_ns`` is where the recording breaks off, if it does: what lasts until then did not end there.
     """
     turns: list[Turn] = []
     for index, line in enumerate(lines):
         until_ns = lines[index + 1].start_ns if index + 1 < len(lines) else None
         mine = [s for s in agent if s.onset_ns > line.start_ns and (until_ns is None or s.onset_ns < until_ns)]
         interrupted = bool(mine) and mine[0].onset_ns < line.end_ns
-        latency_ms = None if not mine or interrupted else (mine[0].onset_ns - line.end_ns) / NS_PER_MS
+        latency_ms = within_ms = None
+        if mine and not interrupted:
+            latency_ms = round((mine[0].onset_ns - line.end_ns) / NS_PER_MS, 1)
+            within_ms = round(hypot(mine[0].onset_uncertainty_ms, line.end_uncertainty_ms), 1)
         turns.append(
             Turn(
                 caller_start_s=_seconds(line.start_ns),
                 caller_end_s=_seconds(line.end_ns),
                 agent_start_s=_seconds(mine[0].onset_ns) if mine else None,
                 agent_end_s=_end_s(mine[-1], breaks_off_ns) if mine else None,
-                response_latency_ms=None if latency_ms is None else round(latency_ms, 1),
-                uncertainty_ms=None
-                if latency_ms is None
-                else round(hypot(mine[0].onset_uncertainty_ms, line.end_uncertainty_ms), 1),
+                response_latency_ms=latency_ms,
+                uncertainty_ms=within_ms,
                 interrupted=interrupted,
                 too_loud=any(speech.too_loud for speech in mine),
             )
@@ -116,13 +114,11 @@ def barge_ins_of(lines: Sequence[Line], agent: Sequence[MeasuredSpeech], breaks_
     """Return the lines that began while the agent spoke; the arguments are those of :func:`turns_of`."""
     found: list[BargeIn] = []
     for line in lines:
-        for speech in agent:
-            if not speech.onset_ns < line.start_ns < speech.end_ns:
-                continue
+        for speech in (s for s in agent if s.onset_ns < line.start_ns < s.end_ns):
             end_s = _end_s(speech, breaks_off_ns)
-            stop_ms = None if end_s is None else round((speech.end_ns - line.start_ns) / NS_PER_MS, 1)
-            within_ms = None
-            if stop_ms is not None:
+            stop_ms = within_ms = None
+            if end_s is not None:
+                stop_ms = round((speech.end_ns - line.start_ns) / NS_PER_MS, 1)
                 within_ms = round(hypot(speech.end_uncertainty_ms, line.start_uncertainty_ms), 1)
             found.append(BargeIn(_seconds(line.start_ns), end_s, stop_ms, within_ms, speech.too_loud))
     return found

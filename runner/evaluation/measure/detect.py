@@ -84,13 +84,7 @@ class Found:
 
 
 def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Found:
-    """Find the agent's speech.
-
-    Args:
-        levels: Its channel's level by step.
-        probability: The speech model's, by step.
-        caller: Where the caller speaks: there the agent mostly does not.
-    """
+    """Find the agent's speech, by step. Where the caller speaks, the agent mostly does not."""
     smooth = running_median(levels, MEDIAN_STEPS)
     speech = np.zeros(levels.size, dtype=bool)
     pool = _first_pool(smooth, probability, caller)
@@ -99,11 +93,11 @@ def find_speech(levels: Levels, probability: Probabilities, caller: Mask) -> Fou
     barred = np.zeros(levels.size, dtype=bool)
     heard = barred
     for turn in range(ROUNDS):
-        bed = _bed(smooth, pool)
+        bed = _by_hop(smooth, pool, _seldom_exceeded)
         found = _own_level(smooth, bed, speech if turn else ~caller)
         if turn == 0 and found is None:
             # Nothing is above what was heard while the caller spoke: the agent spoke over it.
-            bed = _bed_below_speech(smooth, pool)
+            bed = _by_hop(smooth, pool, _below_speech)
             found = _own_level(smooth, bed, ~caller)
         if found is None:
             break
@@ -158,22 +152,15 @@ def _by_hop(values: Levels, pool: Mask, statistic: Callable[[Levels], float]) ->
     return np.interp(np.arange(values.size), np.array(hops), found).astype(np.float32)
 
 
-def _bed(smooth: Levels, pool: Mask) -> Levels:
-    def seldom_exceeded(inside: Levels) -> float:
-        middle, upper = np.percentile(inside, (50, 90))
-        return float(middle + BED_SPREAD * (upper - middle))
-
-    return _by_hop(smooth, pool, seldom_exceeded)
+def _seldom_exceeded(inside: Levels) -> float:
+    middle, upper = np.percentile(inside, (50, 90))
+    return float(middle + BED_SPREAD * (upper - middle))
 
 
-def _bed_below_speech(smooth: Levels, pool: Mask) -> Levels:
-    """Return the bed where the agent speaks in much of the pool: as far up from its middle as it goes down."""
-
-    def as_far_up(inside: Levels) -> float:
-        lower, middle = np.percentile(inside, (10, 50))
-        return float(middle + BED_SPREAD * min(middle - lower, MOST_SPREAD_DB))
-
-    return _by_hop(smooth, pool, as_far_up)
+def _below_speech(inside: Levels) -> float:
+    """Return the bed's level where the agent speaks in much of it: as far up from its middle as it goes down."""
+    lower, middle = np.percentile(inside, (10, 50))
+    return float(middle + BED_SPREAD * min(middle - lower, MOST_SPREAD_DB))
 
 
 def _own_level(smooth: Levels, bed: Levels, where: Mask) -> float | None:
@@ -218,21 +205,11 @@ def _viterbi(evidence: NDArray[np.float64], cost: NDArray[np.float64]) -> Mask:
     on, off = -1e9, 0.0
     for index, (gain, price) in enumerate(zip(evidence.tolist(), cost.tolist(), strict=True)):
         starts, stops = off - price, on - price
-        if starts > on:
-            on_from_off[index] = True
-            next_on = starts + gain
-        else:
-            next_on = on + gain
-        if stops > off:
-            off_from_on[index] = True
-            off = stops
-        on = next_on
+        on_from_off[index], off_from_on[index] = starts > on, stops > off
+        on, off = max(starts, on) + gain, max(stops, off)
     speech = np.zeros(evidence.size, dtype=bool)
     is_on = on > off
     for index in range(evidence.size - 1, -1, -1):
         speech[index] = is_on
-        if is_on and on_from_off[index]:
-            is_on = False
-        elif not is_on and off_from_on[index]:
-            is_on = True
+        is_on ^= bool(on_from_off[index] if is_on else off_from_on[index])
     return speech

@@ -6,6 +6,7 @@ something is louder than the bed ever is.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from bots.levels import (
     AUDIBLE_DB,
     GAP_STEPS,
     MERGE_STEPS,
+    RATE_HZ,
+    STEP,
     STEP_MS,
     UNMASKED_DB,
     Levels,
@@ -23,7 +26,6 @@ from bots.levels import (
     stretches,
 )
 from runner.evaluation.measure.detect import Found
-from runner.evaluation.measure.mixture import MOST, Mixture, band_levels
 
 PEAK_STEPS = 300 // STEP_MS
 """What is audible goes by the loudest moment this near the edge."""
@@ -37,62 +39,54 @@ INAUDIBLE_DB = 5.0
 """So far below what is audible no voice is looked for."""
 
 
-@dataclass(frozen=True)
-class Edge:
-    """One edge of a speech.
+# Of the mixtures that tell the bed from a voice.
+COMPONENTS = 4
+ITERATIONS = 12
+FEWEST = 60
+MOST = 3000
+_WINDOW = 256
+_EDGES_HZ = (120, 250, 420, 680, 1050, 1600, 2400, 3500, 5000, 7600)
+_FLOOR = 1e-9
+_NARROWEST_DB2 = 4.0
+
+Bands = NDArray[np.float64]
+
+
+class Stretch(NamedTuple):
+    """A stretch of speech.
 
     Attributes:
-        step: The first step of the speech, or the one after its last.
-        masked_db: How much of the range in which a voice is audible the bed covers, in dB.
+        start: Its first step.
+        end: The step after its last.
+        onset_masked_db: How much of the range in which a voice is audible the bed covers where it begins, in dB.
+        end_masked_db: The same where it ends.
     """
 
-    step: int
-    masked_db: float
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A stretch of speech, from its onset to its offset."""
-
-    onset: Edge
-    offset: Edge
-
-    @property
-    def start(self) -> int:
-        """The first step."""
-        return self.onset.step
-
-    @property
-    def end(self) -> int:
-        """The step after the last."""
-        return self.offset.step
+    start: int
+    end: int
+    onset_masked_db: float
+    end_masked_db: float
 
 
 def find_stretches(samples: Samples, raw: Levels, levels: Levels, found: Found) -> list[Stretch]:
     """Return the stretches of speech, in order; those less than 250 ms apart are one.
 
-    Args:
-        samples: The channel, without hum.
-        raw: Its level by step, hum included.
-        levels: Its level by step, without hum.
-        found: Where there is speech, roughly.
+    ``samples`` and ``levels`` are without hum, ``raw`` are the levels with it.
     """
     finder = _EdgeFinder(samples, raw, levels, found)
     spans = stretches(found.speech)
-    found_stretches: list[Stretch] = []
+    merged: list[Stretch] = []
+    first = 0
     for index, (start, end) in enumerate(spans):
-        first = found_stretches[-1].end if found_stretches else 0
         last = spans[index + 1][0] if index + 1 < len(spans) else levels.size
         middle = (start + end) // 2
         onset, masked_db = finder.find(start, end, start, -1, first, middle)
-        offset, masked_after_db = finder.find(start, end, end - 1, 1, last - 1, middle)
-        found_stretches.append(Stretch(Edge(onset, masked_db), Edge(offset + 1, masked_after_db)))
-    merged: list[Stretch] = []
-    for stretch in found_stretches:
-        if merged and stretch.start - merged[-1].end < MERGE_STEPS:
-            merged[-1] = Stretch(merged[-1].onset, stretch.offset)
+        offset, end_masked_db = finder.find(start, end, end - 1, 1, last - 1, middle)
+        first = offset + 1
+        if merged and onset - merged[-1].end < MERGE_STEPS:
+            merged[-1] = merged[-1]._replace(end=first, end_masked_db=end_masked_db)
         else:
-            merged.append(stretch)
+            merged.append(Stretch(onset, first, masked_db, end_masked_db))
     return merged
 
 
@@ -107,13 +101,13 @@ class _EdgeFinder:
         self._voice = self._mixture(np.flatnonzero(found.speech))
 
     def find(self, start: int, end: int, at: int, direction: int, limit: int, middle: int) -> tuple[int, float]:
-        """Return where the speech within ``start`` and ``end`` begins (-1) or ends (1), and how much is masked.
+        """Return where the speech found from ``start`` to ``end`` begins or ends, and how much is masked, in dB.
 
         Args:
             start: First step of the speech that was found.
             end: The step after its last.
             at: Where it begins or ends, roughly.
-            direction: Which way is outwards.
+            direction: Which way is outwards: -1 at its beginning, 1 at its end.
             limit: The furthest it can reach.
             middle: A step that is within the speech.
         """
@@ -175,5 +169,58 @@ class _EdgeFinder:
                 return int(begin)
         return None
 
-    def _mixture(self, steps: NDArray[np.int64]) -> Mixture | None:
+    def _mixture(self, steps: NDArray[np.int64]) -> "Mixture | None":
         return Mixture.fitted(band_levels(self._samples, steps[:: max(1, steps.size // MOST)]))
+
+
+def band_levels(samples: Samples, steps: NDArray[np.int64]) -> Bands:
+    """Return the level of nine bands, in dB, around the middle of each of the steps."""
+    padded = np.pad(samples, _WINDOW)
+    starts = steps * STEP + STEP // 2 - _WINDOW // 2 + _WINDOW
+    windows = padded[np.clip(starts, 0, padded.size - _WINDOW)[:, None] + np.arange(_WINDOW)]
+    power = np.square(np.abs(np.fft.rfft(windows * np.hanning(_WINDOW).astype(np.float32), axis=1)))
+    bins = np.searchsorted(np.fft.rfftfreq(_WINDOW, 1 / RATE_HZ), _EDGES_HZ)
+    bands = np.add.reduceat(power, bins, axis=1)[:, : len(_EDGES_HZ) - 1]
+    return 10 * np.log10(bands.astype(np.float64) + _FLOOR)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How speech or the bed sounds, band by band: a mixture of Gaussians with diagonal spreads."""
+
+    weights: NDArray[np.float64]
+    means: NDArray[np.float64]
+    variances: NDArray[np.float64]
+
+    @classmethod
+    def fitted(cls, data: Bands) -> "Mixture | None":
+        """Fit it; None where there is too little to go by. The same data gives the same mixture."""
+        if len(data) < FEWEST:
+            return None
+        data = data[:: -(-len(data) // MOST)]
+        # From the quiet to the loud: a start that depends on nothing but the data.
+        parts = np.array_split(np.argsort(data.mean(axis=1), kind="stable"), COMPONENTS)
+        means = np.stack([data[part].mean(axis=0) for part in parts])
+        variances = np.stack([data[part].var(axis=0) for part in parts]) + _NARROWEST_DB2
+        weights = np.full(COMPONENTS, 1 / COMPONENTS)
+        mixture = cls(weights, means, variances)
+        for _ in range(ITERATIONS):
+            joint = mixture._joint(data)
+            share = np.exp(joint - np.logaddexp.reduce(joint, axis=1, keepdims=True))
+            mass = share.sum(axis=0) + 1e-6
+            means = share.T @ data / mass[:, None]
+            variances = share.T @ np.square(data) / mass[:, None] - np.square(means)
+            mixture = cls(mass / mass.sum(), means, np.maximum(variances, 0) + _NARROWEST_DB2)
+        return mixture
+
+    def log_likelihood(self, data: Bands) -> NDArray[np.float64]:
+        """Return it for each row."""
+        return np.logaddexp.reduce(self._joint(data), axis=1)
+
+    def _joint(self, data: Bands) -> NDArray[np.float64]:
+        precision = 1 / self.variances
+        # Of (x - mean)^2 / variance, multiplied out, so that it takes two products of matrices.
+        distance = np.square(data) @ precision.T - 2 * data @ (self.means * precision).T
+        distance += (np.square(self.means) * precision).sum(axis=1)
+        constant = np.log(self.weights) - 0.5 * np.log(2 * np.pi * self.variances).sum(axis=1)
+        return constant - 0.5 * distance

@@ -1,4 +1,4 @@
-"""The answer time of each turn, with its error bar and its limit, on one axis."""
+"""The latency of each turn, with its error bar and its limit, on one axis."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from runner.calls.run_file import RunReport
 from runner.reports.html.shown import percent, seconds
 
 MAX_BARS = 500
-"""Of so many turns the answer time is drawn."""
+"""Of so many turns the latency is drawn."""
 
 
 @dataclass(frozen=True)
 class AnswerBar:
-    """The answer time of one turn, on an axis in percent.
+    """The latency of one turn, on an axis in percent.
 
     Attributes:
         label: The turn.
@@ -44,7 +44,7 @@ def limits_of(script: Script) -> dict[int, float]:
 
 
 def answer_bars(run: RunReport, limits: dict[int, float]) -> tuple[list[AnswerBar], list[tuple[float, str]]]:
-    """Return the answer times of the caller's turns, and the ticks of their axis.
+    """Return the latencies of the caller's turns, and the ticks of their axis.
 
     Args:
         run: The run.
@@ -82,7 +82,7 @@ def answer_bars(run: RunReport, limits: dict[int, float]) -> tuple[list[AnswerBa
 
 
 def bars_note(run: RunReport, limits: dict[int, float]) -> str:
-    """Return what the answer times are, in words."""
+    """Return what the latencies are, in words."""
     note = "From the caller's last sample to the agent's first audible one, with the 95 % interval."
     if run.latencies_include_jitter:
         note += " In a Daily room they include what the network's jitter adds."
