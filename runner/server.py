@@ -158,7 +158,7 @@ async def _opened(settings: Settings, database: Database, url: str) -> AsyncGene
 async def _first_key(database: Database) -> SecretStr | None:
     """Return a new key for the API if it has none yet."""
     async with database.session() as session:
-        if any(key.kind is KeyKind.USER for key in await list_keys(session)):
+        if any(key.kind == KeyKind.USER for key in await list_keys(session)):
             return None
         return SecretStr(await create_key(session, KeyKind.USER, project_id=DEFAULT_PROJECT, name="first key"))
 
