@@ -107,9 +107,5 @@ class LiveSounds:
 
 def live_sounds(app: FastAPI) -> LiveSounds:
     """Return the application's."""
-    if not hasattr(app.state, "live_sounds"):
-        dispatcher = app.state.services.dispatcher
-        app.state.live_sounds = sounds = LiveSounds(dispatcher.wake)
-        dispatcher.is_listened_to = sounds.is_listened_to
     found: LiveSounds = app.state.live_sounds
     return found

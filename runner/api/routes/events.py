@@ -15,13 +15,12 @@ from fastapi import FastAPI, Header, Request
 from sqlalchemy import select
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from runner.api.auth import AppServices
+from runner.api.auth import AppServices, Reader, Reading, still_reads
 from runner.api.errors import NotFound, refusals
 from runner.api.routes.runs import find_run
 from runner.api.routing import CompatRouter
-from runner.api.schemas.query import PathId
+from runner.api.schemas.common import PathId
 from runner.api.services import Services
-from runner.api.sharing import Reader, Reading, still_reads
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.records.store import ArtefactMissing, artefact_key
 from runner.records.tables import RunRow
@@ -137,14 +136,9 @@ class LiveTimelines:
     def post(
         self, run_id: int, attempt: int, events: Sequence[dict[str, Any]], first: int = 0, call: int = 1
     ) -> None:
-        """Take in events of a run that is watched, or was. Those of a call before the latest are passed over.
+        """Take in events of a run that is watched, or was, with how many of the call came before the ``first``.
 
-        Args:
-            run_id: The run.
-            attempt: The attempt.
-            events: The events, in the order of the timeline.
-            first: How many of the call came before the first of them.
-            call: Which call of the attempt it is.
+        Those of a call before the latest are passed over.
         """
         if not self.is_watched(run_id) and run_id not in self._runs:
             return
@@ -198,10 +192,6 @@ class LiveTimelines:
 
 def live_timelines(app: FastAPI) -> LiveTimelines:
     """Return the application's."""
-    if not hasattr(app.state, "live_timelines"):
-        dispatcher = app.state.services.dispatcher
-        app.state.live_timelines = timelines = LiveTimelines(dispatcher.wake)
-        dispatcher.is_watched = timelines.is_watched
     found: LiveTimelines = app.state.live_timelines
     return found
 
@@ -251,16 +241,7 @@ async def watch(
 async def timeline_of(
     services: Services, timelines: LiveTimelines, reader: Reading, holds: Holds, run_id: int, last_id: str | None
 ) -> AsyncGenerator[ServerSentEvent]:
-    """Yield the messages of a run's timeline until the run has ended, or nobody may watch it any more.
-
-    Args:
-        services: What it works with.
-        timelines: What workers tell.
-        reader: Who watches.
-        holds: Says whether they still may.
-        run_id: The run.
-        last_id: The id of the last event that is known already.
-    """
+    """Yield the messages of a run's timeline until the run has ended, or nobody may watch it any more."""
     with timelines.watched(run_id):
         async for message in _messages(services, timelines, reader, holds, run_id, last_id):
             yield message
