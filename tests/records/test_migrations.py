@@ -23,7 +23,7 @@ from runner.records.assignments import assign
 from runner.records.database import Database
 from runner.records.migrations import VERSION_TABLE, alembic_config, head
 from runner.records.runs import release
-from runner.records.tables import Latencies, Base, CronJob, Project, RunRow, WorkerRow
+from runner.records.tables import Base, CronJob, Latencies, Project, RunRow, WorkerRow
 from runner.settings import ServerSettings
 from tests.records.giving import able_worker
 
