@@ -23,11 +23,7 @@ _SCHEDULES = "schedules/v1/cron-jobs"
 
 
 class WebhookBodies:
-    """Makes them.
-
-    Args:
-        base_url: Where clients reach the API, for links.
-    """
+    """Makes them, with links to where clients reach the API."""
 
     def __init__(self, base_url: str):
         self._base_url = base_url.rstrip("/")

@@ -106,11 +106,6 @@ async def run_scenarios_pipecat_v2(
 async def launched(services: Services, asked: Launch, wrong: Errors | None = None) -> schemas.Launched:
     """Launch, and return what is answered.
 
-    Args:
-        services: What it works with.
-        asked: The launch.
-        wrong: What is known to be wrong with it already.
-
     Raises:
         BadRequest: Something is wrong with the launch: all of it is named.
     """
@@ -159,13 +154,7 @@ async def show_launched(services: Services, result: ResultRow) -> schemas.Launch
 
 
 async def body_digest(request: Request, key: KeyIdentity, action: str) -> str:
-    """Return the digest by which a request is known again: of what it does, its key and its body.
-
-    Args:
-        request: The request; its body has been read.
-        key: Who sent it.
-        action: What it does.
-    """
+    """Return the digest by which a request is known again: of what it does, its key and its body."""
 
     def digest(content: bytes) -> str:
         value = read_json(content) if content else None
@@ -303,12 +292,7 @@ async def _session_entries(
 
 
 async def all_mistakes(request: Request, error: RequestValidationError) -> Errors:
-    """Return all that is wrong with a launch of which something can't be read: that, and what the rest means.
-
-    Args:
-        request: The request; its key is known.
-        error: What can't be read.
-    """
+    """Return all that is wrong with a launch of which something can't be read: that, and what the rest means."""
     body = cast(dict[str, Any], error.body)
     wrong: Errors = dict(field_errors(cast(Sequence[Mapping[str, Any]], error.errors()), body))
     is_v2 = request.url.path.rstrip("/").endswith("_v2")

@@ -27,7 +27,7 @@ from runner.api.live_sound import live_sounds
 from runner.api.metrics import Metrics
 from runner.api.routes.events import live_timelines
 from runner.api.routing import CompatRouter, JsonRoute, parse_json
-from runner.api.schemas.query import PathId
+from runner.api.schemas.common import PathId
 from runner.api.services import Services
 from runner.calls.run_file import RunReport
 from runner.dispatch.dispatcher import RecordAway, WorkerGone
