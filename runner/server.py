@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from runner.api.app import create_app
 from runner.api.configured import apply_schedules, read_schedules
+from runner.api.relay import Relay
 from runner.api.services import Services
 from runner.api.webhook_bodies import WebhookBodies
 from runner.dispatch.delivering import Delivering
@@ -87,7 +88,7 @@ async def serve(
             web = WebServer(app, connections_limit_s=CONNECTIONS_LIMIT_S)
             async with anyio.create_task_group() as tasks:
                 background = anyio.CancelScope()
-                tasks.start_soon(_in_background, services, background)
+                tasks.start_soon(_in_background, services, background, Relay(app))
                 tasks.start_soon(web.serve, [listener])
                 await web.ready.wait()
                 search_seldom()
@@ -102,12 +103,13 @@ async def serve(
                 web.should_exit = True
 
 
-async def _in_background(services: Services, scope: anyio.CancelScope) -> None:
+async def _in_background(services: Services, scope: anyio.CancelScope, relay: Relay) -> None:
     """Do what is done besides answering, until the scope is cancelled."""
     with scope:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(services.dispatcher.run)
             tasks.start_soon(services.durable.run)
+            tasks.start_soon(relay.run)
             tasks.start_soon(Schedules(services).run)
 
 

@@ -351,6 +351,16 @@ class Database:
                 return
             await anyio.sleep(_STEP_BACK_S)
 
+    @property
+    def may_be_shared(self) -> bool:
+        """Whether several processes can use it."""
+        return not self._is_sqlite
+
+    async def connection(self) -> psycopg.AsyncConnection:
+        """Return a connection of its own to PostgreSQL, for messages between processes: it commits each at once."""
+        conninfo = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True, **_POSTGRES_ARGUMENTS)
+
     async def listen(self) -> None:
         """Call :attr:`work_changed` for what other processes commit, until cancelled.
 
@@ -361,11 +371,7 @@ class Database:
         """
         if self._is_sqlite:
             await anyio.sleep_forever()
-        # Of its own, for as long as this takes: one for each process, however many workers there are.
-        conninfo = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
-        async with await psycopg.AsyncConnection.connect(
-            conninfo, autocommit=True, **_POSTGRES_ARGUMENTS
-        ) as listening:
+        async with await self.connection() as listening:
             await listening.execute(f"LISTEN {_CHANNEL}")
             self.work_changed()
             async for notice in listening.notifies():

@@ -95,6 +95,10 @@ class LiveTimelines:
 
     def __init__(self, watching: Callable[[], None] = lambda: None) -> None:
         self._watching = watching
+        self.elsewhere: Callable[[int], bool] = lambda run_id: False
+        """Returns whether somebody watches a run in another process."""
+        self.pass_on: Callable[..., None] = lambda *told: None
+        """Takes what is told here, for those who watch in another process: the arguments of :meth:`post`."""
         self._runs: OrderedDict[int, _Live] = OrderedDict()
         self._changes: dict[int, anyio.Event] = {}
         self._watchers: Counter[int] = Counter()
@@ -114,12 +118,17 @@ class LiveTimelines:
                 self._watching()
 
     def is_watched(self, run_id: int) -> bool:
-        """Return whether somebody watches a run."""
-        return run_id in self._watchers
+        """Return whether somebody watches a run, here or in another process."""
+        return run_id in self._watchers or self.elsewhere(run_id)
+
+    @property
+    def watched_here(self) -> list[int]:
+        """The runs that somebody watches here."""
+        return sorted(self._watchers)
 
     def wanted_from(self, run_id: int, attempt: int, call: int = 1) -> int | None:
         """Return how many events of a call are there already; None if nobody watches the run."""
-        if run_id not in self._watchers:
+        if not self.is_watched(run_id):
             return None
         live = self._runs.get(run_id)
         return live.known if live is not None and live.key == (attempt, call) else 0
@@ -131,8 +140,14 @@ class LiveTimelines:
 
         Those of a call before the latest are passed over.
         """
-        if run_id not in self._watchers and run_id not in self._runs:
+        if not self.is_watched(run_id) and run_id not in self._runs:
             return
+        if self.elsewhere(run_id):
+            self.pass_on(run_id, attempt, events, first, call)
+        self.take(run_id, attempt, events, first, call)
+
+    def take(self, run_id: int, attempt: int, events: Sequence[dict[str, Any]], first: int, call: int) -> None:
+        """Take in events without passing them on."""
         live, key = self._runs.get(run_id), (attempt, call)
         if live is None or live.key < key:
             live = self._runs[run_id] = _Live(key)
@@ -143,6 +158,12 @@ class LiveTimelines:
             self._runs.popitem(last=False)
         live.add([json.dumps(event, separators=(",", ":")) for event in events], first)
         self._wake(run_id)
+
+    def pass_on_all(self, run_id: int) -> None:
+        """Pass on what is known of a run: somebody has just begun to watch it in another process."""
+        if (live := self._runs.get(run_id)) is not None:
+            (attempt, call), events = live.key, [json.loads(event) for event in live.events]
+            self.pass_on(run_id, attempt, events, live.dropped, call)
 
     def end(self, run_id: int) -> None:
         """Let go of a run that has ended."""
