@@ -31,6 +31,7 @@ from runner.records.runs import lock_result, refresh_result, request_cancel
 from runner.records.sharing import Sharing
 from runner.records.statuses import FINAL_RUN, OPEN_RUN, RunStatus
 from runner.records.tables import Agent, ResultRow, RunRow, utc_now
+from runner.records.written import unless_empty
 
 router = CompatRouter("/test_framework/v1/results", "/test_framework/v1/results-external", tags=["results"])
 
@@ -229,7 +230,7 @@ def _anew(entries: Sequence[RerunEntry], ids: Collection[int]) -> dict[int, Anew
         found[entry.run] = Anew(
             given=frozenset(given),
             pipecat_room_url=entry.pipecat_room_url,
-            pipecat_token=entry.token,
+            pipecat_token=unless_empty(entry.pipecat_token),
             publish_data_message=None if message is None else {"value": message},
         )
     if wrong:
