@@ -54,15 +54,8 @@ def due(session: Session, delivery_id: int, round: int) -> WebhookDelivery | Non
 def note_attempt(session: Session, delivery_id: int, round: int, url: str, sent: Sent) -> float | None:
     """Note what came of an attempt to deliver something; once it is over, let runs go on that waited for it.
 
-    Args:
-        session: A transaction.
-        delivery_id: The delivery.
-        round: The round that the attempt was of.
-        url: What may be shown of where it was sent.
-        sent: What came of it.
-
-    Returns:
-        In how many seconds it is to be tried again; None if it is not.
+    Return in how many seconds it is to be tried again; None if it is not. ``url`` is what may be shown of where it
+    was sent.
     """
     row = session.get(WebhookDelivery, delivery_id, with_for_update=True)
     if row is None or row.round != round or row.status != DeliveryStatus.PENDING.value:
@@ -111,13 +104,8 @@ def add_test(session: Session, project_id: int, kind: Kind, url: str, message_id
 def replay(session: Session, delivery_id: int, project_id: int | None = None) -> WebhookDelivery:
     """Let a delivery be sent again: to where such webhooks go by now, and with the same ``webhook-id``.
 
-    Args:
-        session: A transaction.
-        delivery_id: The delivery.
-        project_id: The project it has to be of; None for any.
-
     Raises:
-        UsageError: It is not there, is still being sent, or can't be sent again.
+        UsageError: It is not there, or not of the project, is still being sent, or can't be sent again.
     """
     row = session.get(WebhookDelivery, delivery_id, with_for_update=True)
     if row is None or project_id not in (None, row.project_id):
@@ -158,12 +146,7 @@ def purge_deliveries(session: Session, *, older_than: datetime) -> int:
 
 
 def deliveries(project_id: int | None = None, result_id: int | None = None) -> Select[WebhookDelivery]:
-    """Return what selects deliveries, the newest first.
-
-    Args:
-        project_id: Of one project; None of all.
-        result_id: Of one result; None of all.
-    """
+    """Return what selects deliveries, the newest first: of one project or result, or of all."""
     statement = select(WebhookDelivery).order_by(WebhookDelivery.id.desc())
     if project_id is not None:
         statement = statement.where(WebhookDelivery.project_id == project_id)

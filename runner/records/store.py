@@ -42,13 +42,11 @@ class StoreFailed(RunnerError):
 def artefact_key(run_id: int, name: str, attempt: int) -> str:
     """Return what an artefact is kept under: no attempt at a run touches what another one left.
 
-    Args:
-        run_id: The run's id.
-        name: Letters, digits, ``.``, ``_`` and ``-``, up to 100; begins with a letter or digit, and is no number.
-        attempt: Which attempt at the run it is of, from 1.
+    Attempts count from 1.
 
     Raises:
-        UsageError: The name is another.
+        UsageError: The name is none of letters, digits, ``.``, ``_`` and ``-``, up to 100, that begins with a letter
+            or digit and is no number.
     """
     return _checked(f"runs/{run_id}/{name}" if attempt == 1 else f"runs/{run_id}/{attempt}/{name}")
 
@@ -85,14 +83,10 @@ class ArtefactStore:
     async def put_part(self, key: str, offset: int, data: AsyncIterator[bytes], *, max_bytes: int) -> int:
         """Keep the next part of an artefact, whole or not at all, and return its size in bytes.
 
-        Args:
-            key: Of the artefact.
-            offset: How many bytes come before it (see :meth:`size_of_parts`).
-            data: The part.
-            max_bytes: How many bytes it may have.
+        ``offset`` is how many bytes come before it (see :meth:`size_of_parts`).
 
         Raises:
-            ArtefactTooLarge: It has more.
+            ArtefactTooLarge: It has more bytes than it may have.
             StoreFailed: It can't be kept now.
             UsageError: The key is wrong.
         """
@@ -113,11 +107,7 @@ class ArtefactStore:
         return sum(size for _, size in await self._parts(key))
 
     async def join_parts(self, key: str, *, size: int) -> None:
-        """Make an artefact of its parts, which go.
-
-        Args:
-            key: Of the artefact.
-            size: How many bytes it has.
+        """Make an artefact of so many bytes of its parts, which go.
 
         Raises:
             StoreFailed: It can't be kept now, or its parts have fewer or more bytes: somebody else may just have
@@ -176,12 +166,8 @@ class ArtefactStore:
             raise StoreFailed(f"the store can't be used now ({type(error).__name__})") from error
 
     async def get(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
-        """Yield an artefact piece by piece.
-
-        Args:
-            key: Which one.
-            start: The first byte, from 0; not beyond the last.
-            end: The first byte that is left out; None for none. May lie beyond the end.
+        """Yield an artefact piece by piece: from ``start`` to before ``end``, which may lie beyond its own; None: all
+        of it.
 
         Raises:
             ArtefactMissing: There is none.
