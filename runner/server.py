@@ -21,7 +21,7 @@ from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
 from runner.dispatch.schedules import Schedules
 from runner.errors import UsageError
-from runner.records.data_dir import data_dir
+from runner.files import private_folder
 from runner.records.database import Database, database_url
 from runner.records.key_check import check_secret_key
 from runner.records.keys import KeyKind, create_key, find_key, list_keys
@@ -178,7 +178,7 @@ async def _worker_key(database: Database, settings: Settings) -> SecretStr:
     Raises:
         UsageError: The file can't be read or written.
     """
-    path = data_dir(settings.server) / WORKER_KEY_FILE
+    path = private_folder(settings.server.data_dir) / WORKER_KEY_FILE
     try:
         kept = _kept(path)
         async with database.session() as session:
