@@ -21,6 +21,7 @@ from bots.timeline import (
 from runner.evaluation.turns import first_response_ms, measure_turns
 from runner.evaluation.view import CallView
 from tests.evaluation.facts import s
+from tests.examples import named
 
 
 def turn(at_s: float, index: int = 0) -> TimelineEvent:
@@ -45,20 +46,20 @@ SPEAK = Speak(parts=(Words(text="x"),))
 ONE = script(SPEAK)
 TWO = script(SPEAK, SPEAK)
 
-LATENCIES = [
-    pytest.param([*line(1, 2), *speech(2.75, 4)], 750.0, 2.75, False, id="answered"),
-    pytest.param([*line(1, 2)], None, None, False, id="no answer"),
-    pytest.param([*speech(0.2, 0.9), *line(1, 2), *speech(2.5)], 500.0, 2.5, False, id="after a greeting"),
-    pytest.param([*speech(0.2, 1.5), *line(1, 2), *speech(2.5)], 500.0, 2.5, False, id="the agent gave way"),
-    pytest.param([*line(1, 2), *speech(1.5, 3)], None, None, True, id="talked over"),
-    pytest.param([*line(1, 2), *speech(1.5, 3), *speech(4, 5)], None, 4.0, True, id="talked over, then again"),
-    pytest.param([*line(1, 2), *speech(1.5, 2), *speech(3)], 1000.0, 3.0, False, id="stopped with the caller"),
-    pytest.param([*line(1, 2), *speech(2)], None, None, True, id="began with the caller's end"),
-    pytest.param([*line(1, 2), *speech(2.0001234)], 0.1, 2.0, False, id="at once"),
-    pytest.param([*line(1, None), *speech(3)], None, None, False, id="never ended"),
-    pytest.param([*line(1, 2, end=LineEnd.CUT), *speech(2.3)], 300.0, 2.3, False, id="broken off"),
-    pytest.param([*speech(0.5, 3)], None, None, False, id="never begun"),
-]
+LATENCIES = named(
+    ("answered", [*line(1, 2), *speech(2.75, 4)], 750.0, 2.75, False),
+    ("no answer", [*line(1, 2)], None, None, False),
+    ("after a greeting", [*speech(0.2, 0.9), *line(1, 2), *speech(2.5)], 500.0, 2.5, False),
+    ("the agent gave way", [*speech(0.2, 1.5), *line(1, 2), *speech(2.5)], 500.0, 2.5, False),
+    ("talked over", [*line(1, 2), *speech(1.5, 3)], None, None, True),
+    ("talked over, then again", [*line(1, 2), *speech(1.5, 3), *speech(4, 5)], None, 4.0, True),
+    ("stopped with the caller", [*line(1, 2), *speech(1.5, 2), *speech(3)], 1000.0, 3.0, False),
+    ("began with the caller's end", [*line(1, 2), *speech(2)], None, None, True),
+    ("at once", [*line(1, 2), *speech(2.0001234)], 0.1, 2.0, False),
+    ("never ended", [*line(1, None), *speech(3)], None, None, False),
+    ("broken off", [*line(1, 2, end=LineEnd.CUT), *speech(2.3)], 300.0, 2.3, False),
+    ("never begun", [*speech(0.5, 3)], None, None, False),
+)
 
 
 @pytest.mark.parametrize(("facts", "latency_ms", "onset_s", "talked_over"), LATENCIES)
