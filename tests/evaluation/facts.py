@@ -1,6 +1,6 @@
 """Facts of calls for tests, with times in seconds, and what judging them comes to."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from bots.caller.script import Expectation, FunctionCall, Script, Speak, Turn, Words
@@ -138,12 +138,13 @@ def script(*turns: Turn, **more: Any) -> Script:
     return Script(name="t", turns=turns, **more)
 
 
-def flat(facts: Sequence[TimelineEvent | Sequence[TimelineEvent]]) -> list[TimelineEvent]:
-    return [e for fact in facts for e in (fact if isinstance(fact, Sequence) else [fact])]
+def flat(facts: Iterable[Any]) -> list[TimelineEvent]:
+    """Return facts that are given one by one and in lists, as one list."""
+    return [e for fact in facts for e in (flat(fact) if isinstance(fact, list | tuple) else [fact])]
 
 
 def judge(
-    facts: Sequence[TimelineEvent | Sequence[TimelineEvent]],
+    facts: Iterable[Any],
     *expected: Expectation,
     action: Any = SPEAK,
     now_s: float | None = None,
