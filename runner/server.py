@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from runner.api.app import create_app
 from runner.api.configured import apply_schedules, read_schedules
+from runner.api.relay import Relay
 from runner.api.services import Services
 from runner.api.webhook_bodies import WebhookBodies
 from runner.dispatch.delivering import Delivering
@@ -19,8 +20,8 @@ from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.durable import Durable
 from runner.dispatch.schedules import Schedules
 from runner.errors import UsageError
+from runner.files import private_folder
 from runner.garbage import search_seldom
-from runner.records.data_dir import data_dir
 from runner.records.database import Database, database_url
 from runner.records.key_check import check_secret_key
 from runner.records.keys import KeyKind, create_key, find_key, list_keys
@@ -87,7 +88,7 @@ async def serve(
             web = WebServer(app, connections_limit_s=CONNECTIONS_LIMIT_S)
             async with anyio.create_task_group() as tasks:
                 background = anyio.CancelScope()
-                tasks.start_soon(_in_background, services, background)
+                tasks.start_soon(_in_background, services, background, Relay(app))
                 tasks.start_soon(web.serve, [listener])
                 await web.ready.wait()
                 search_seldom()
@@ -102,12 +103,13 @@ async def serve(
                 web.should_exit = True
 
 
-async def _in_background(services: Services, scope: anyio.CancelScope) -> None:
+async def _in_background(services: Services, scope: anyio.CancelScope, relay: Relay) -> None:
     """Do what is done besides answering, until the scope is cancelled."""
     with scope:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(services.dispatcher.run)
             tasks.start_soon(services.durable.run)
+            tasks.start_soon(relay.run)
             tasks.start_soon(Schedules(services).run)
 
 
@@ -158,7 +160,7 @@ async def _opened(settings: Settings, database: Database, url: str) -> AsyncGene
 async def _first_key(database: Database) -> SecretStr | None:
     """Return a new key for the API if it has none yet."""
     async with database.session() as session:
-        if any(key.kind is KeyKind.USER for key in await list_keys(session)):
+        if any(key.kind == KeyKind.USER for key in await list_keys(session)):
             return None
         return SecretStr(await create_key(session, KeyKind.USER, project_id=DEFAULT_PROJECT, name="first key"))
 
@@ -169,7 +171,7 @@ async def _worker_key(database: Database, settings: Settings) -> SecretStr:
     Raises:
         UsageError: The file can't be read or written.
     """
-    path = data_dir(settings.server) / WORKER_KEY_FILE
+    path = private_folder(settings.server.data_dir) / WORKER_KEY_FILE
     try:
         kept = _kept(path)
         async with database.session() as session:

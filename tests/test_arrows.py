@@ -85,7 +85,6 @@ LAYERS: dict[str, set[str]] = {
     "runner.api": {
         EVALUATION,
         "runner.metrics",
-        "runner.calls",
         "runner.dispatch",
         "runner.protocol",
         "runner.records",

@@ -156,7 +156,7 @@ class Metronome:
             background_dbfs=settings.background_dbfs if settings.background else None,
         )
         self._phrases_ms = [[round(edge * 1000 / RATE_HZ, 3) for edge in phrase] for phrase in sounds.clip.phrases]
-        self._track = line.track(sounds, self._answer_started, self._answer_ended)
+        self._track = line.track(sounds, (self._answer_started, self._answer_ended))
         self._listening = asyncio.create_task(self._listen(line))
 
     def greet(self, after_ms: float) -> None:

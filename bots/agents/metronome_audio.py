@@ -92,23 +92,23 @@ class Utterance:
         return max(self.index * FRAME_SAMPLES - self.lead_samples, 0)
 
 
+Reports = tuple[Callable[[Utterance], None], Callable[[Utterance, int], None]]
+"""Called when the first sample of an utterance has been handed over, and with when its last one left."""
+
+
 class MetronomeTrack(MediaStreamTrack):
     """Sends silence, and the clip exactly when told to.
 
     Its clock is the one receivers see: frame ``n`` belongs to ``n * 20 ms`` after the first one was handed to aiortc,
-    and is handed over at that moment or, on a busy machine, a little later. It reports when the first sample of an
-    utterance has been handed over, and with its end when its last one left.
+    and is handed over at that moment or, on a busy machine, a little later.
     """
 
     kind = "audio"
 
-    def __init__(
-        self, clip: Clip, on_started: Callable[[Utterance], None], on_ended: Callable[[Utterance, int], None]
-    ):
+    def __init__(self, clip: Clip, reports: Reports):
         super().__init__()
         self._clip = clip
-        self._on_started = on_started
-        self._on_ended = on_ended
+        self._on_started, self._on_ended = reports
         self._origin_ns: int | None = None
         self._frames = 0
         self.planned: Utterance | None = None
@@ -124,12 +124,9 @@ class MetronomeTrack(MediaStreamTrack):
         playing.cut_ns = at_ns
         keep = (at_ns - playing.started_ns) * RATE_HZ // NS_PER_S // STEP_SAMPLES * STEP_SAMPLES
         if 0 < keep < self._clip.samples:
-            self._keep(playing, keep)
+            self._cutting = asyncio.create_task(self._keep(playing, keep))
 
-    def _keep(self, utterance: Utterance, keep_samples: int) -> None:
-        self._cutting = asyncio.create_task(self._prepare_cut(utterance, keep_samples))
-
-    async def _prepare_cut(self, utterance: Utterance, keep_samples: int) -> None:
+    async def _keep(self, utterance: Utterance, keep_samples: int) -> None:
         packets = await asyncio.to_thread(self._clip.cut_packets, utterance.lead_samples, keep_samples)
         if utterance.sent_samples <= keep_samples:
             utterance.packets = packets
@@ -207,17 +204,11 @@ class MetronomeTrack(MediaStreamTrack):
 class SampleTrack(MetronomeTrack):
     """Makes what it sends as it is sent: 16-bit samples, with a background all the time if there is one."""
 
-    def __init__(
-        self,
-        clip: Clip,
-        on_started: Callable[[Utterance], None],
-        on_ended: Callable[[Utterance, int], None],
-        background: BackgroundLoop | None = None,
-    ):
-        super().__init__(clip, on_started, on_ended)
+    def __init__(self, clip: Clip, reports: Reports, background: BackgroundLoop | None = None):
+        super().__init__(clip, reports)
         self._background = background
 
-    def _keep(self, utterance: Utterance, keep_samples: int) -> None:
+    async def _keep(self, utterance: Utterance, keep_samples: int) -> None:
         utterance.end_samples = max(keep_samples, utterance.sent_samples)
 
     def _prepare(self, utterance: Utterance) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from daily import AudioData
 from pipecat.transports.daily.transport import DailyParams, DailyTransport
 
-from bots.agents.metronome_audio import RATE_HZ, SampleTrack, Utterance
+from bots.agents.metronome_audio import RATE_HZ, Reports, SampleTrack
 from bots.agents.metronome_lines import MetronomeSounds, Piece
 from bots.clock import samples_to_ns
 from bots.daily_library import RECEIVE_DELAY_NS
@@ -41,14 +41,9 @@ class DailyLine:
     def peer(self) -> str:
         return self._participant_id
 
-    def track(
-        self,
-        sounds: MetronomeSounds,
-        on_started: Callable[[Utterance], None],
-        on_ended: Callable[[Utterance, int], None],
-    ) -> SampleTrack:
+    def track(self, sounds: MetronomeSounds, reports: Reports) -> SampleTrack:
         """Send samples every 20 ms, without a pause: the library sends each as it comes."""
-        track = SampleTrack(sounds.clip, on_started, on_ended, sounds.background)
+        track = SampleTrack(sounds.clip, reports, sounds.background)
         self._sending = asyncio.create_task(self._send(track))
         return track
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bots.agents.backgrounds import BackgroundLoop
-from bots.agents.metronome_audio import CODEC_DELAY_NS, BackgroundTrack, Clip, MetronomeTrack, Utterance
+from bots.agents.metronome_audio import CODEC_DELAY_NS, BackgroundTrack, Clip, MetronomeTrack, Reports
 from bots.agents.rtp_arrivals import RtpArrivals
 
 if TYPE_CHECKING:
@@ -45,12 +45,7 @@ class Line(Protocol):
     @property
     def peer(self) -> str: ...
 
-    def track(
-        self,
-        sounds: MetronomeSounds,
-        on_started: Callable[[Utterance], None],
-        on_ended: Callable[[Utterance, int], None],
-    ) -> MetronomeTrack:
+    def track(self, sounds: MetronomeSounds, reports: Reports) -> MetronomeTrack:
         """Send what is to be heard; called once."""
         ...
 
@@ -70,19 +65,12 @@ class SmallWebRTCLine:
     def peer(self) -> str:
         return self._connection.pc_id
 
-    def track(
-        self,
-        sounds: MetronomeSounds,
-        on_started: Callable[[Utterance], None],
-        on_ended: Callable[[Utterance, int], None],
-    ) -> MetronomeTrack:
+    def track(self, sounds: MetronomeSounds, reports: Reports) -> MetronomeTrack:
         """Send packets that were coded before; over a background they are coded as they are sent."""
-        reports = (on_started, on_ended)
-        track = (
-            MetronomeTrack(sounds.clip, *reports)
-            if sounds.background is None
-            else BackgroundTrack(sounds.clip, *reports, sounds.background)
-        )
+        if sounds.background is None:
+            track = MetronomeTrack(sounds.clip, reports)
+        else:
+            track = BackgroundTrack(sounds.clip, reports, sounds.background)
         self._connection.replace_audio_track(track)
         return track
 

@@ -28,7 +28,7 @@ from pipecat.turns.types import ProcessFrameResult
 from pipecat.turns.user_start import BaseUserTurnStartStrategy
 from pipecat.turns.user_stop import BaseUserTurnStopStrategy
 
-from bots.agents.restaurant_dialogue import is_thinking
+from bots.agents.restaurant_understanding import is_thinking
 from bots.caller.speech.whisper import OfflineWhisperSTTService
 
 DTMF_PREFIX = "DTMF: "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from bots.caller.event_names import names_of, told_speaking
-from bots.caller.mind import Conversation, Goodbye, Mind
+from bots.caller.mind import Conversation, Goodbye, Mind, Scripted
 from bots.caller.script import (
     AfterAgentTurn,
     AfterEvent,
@@ -24,7 +24,6 @@ from bots.caller.script import (
     StaySilent,
     Turn,
 )
-from bots.caller.scripted import Scripted
 from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import (
     AgentSaid,
@@ -54,8 +53,6 @@ SETTLE_GRACE_NS = NS_PER_S
 
 @dataclass(frozen=True)
 class StartTurn:
-    """Take up a turn of the script."""
-
     turn: int
 
 
@@ -107,9 +104,7 @@ class Body:
     :meth:`settled` when the expectations of a turn are all decided, and :meth:`tick` no later than
     :attr:`wake_at_ns`. Each returns the actions to carry out, in order. Times never go back.
 
-    Args:
-        script: How the call is held: its limits and its manners. Its turns are the mind's.
-        mind: Decides what comes next; by default the script's turns, in order.
+    The script says how the call is held: its limits and its manners. Its turns are the mind's, by default in order.
     """
 
     def __init__(self, script: Script, mind: Mind | None = None):
@@ -140,7 +135,6 @@ class Body:
 
     @property
     def ended(self) -> bool:
-        """Whether the caller has hung up."""
         return self._phase is _Phase.ENDED
 
     @property
@@ -154,14 +148,6 @@ class Body:
         return self._conversation.turns
 
     @property
-    def _owed_reply(self) -> bool:
-        return self._conversation.reply_owed
-
-    @_owed_reply.setter
-    def _owed_reply(self, owed: bool) -> None:
-        self._conversation.reply_owed = owed
-
-    @property
     def wake_at_ns(self) -> int | None:
         """When :meth:`tick` must be called if nothing happens before; None once the call has ended."""
         if self._phase in (_Phase.NOT_BEGUN, _Phase.ENDED):
@@ -169,7 +155,6 @@ class Body:
         return min(self._deadlines())
 
     def begin(self, now_ns: int) -> list[Action]:
-        """Both sides are in the room: the conversation begins."""
         if self._phase is not _Phase.NOT_BEGUN:
             raise RuntimeError("a body is in one call")
         self._begun_ns = self._last_sound_ns = self._turn_started_ns = self._handed_over_ns = now_ns
@@ -177,7 +162,6 @@ class Body:
         return self._advance(now_ns)
 
     def fact(self, event: TimelineEvent, now_ns: int) -> list[Action]:
-        """Take in a fact of the call."""
         for name in names_of(event):
             self._seen_ns[name] = max(event.at_ns, self._seen_ns.get(name, 0))
         match event:
@@ -186,7 +170,7 @@ class Body:
                 self._agent_onset_ns = event.at_ns
                 self._turn_over = False
                 self._agent_has_spoken = True
-                self._owed_reply = False
+                self._conversation.reply_owed = False
                 if self._onset_since_handover_ns is None:
                     self._onset_since_handover_ns = event.at_ns
             case AgentStoppedSpeaking():
@@ -203,13 +187,10 @@ class Body:
             case CallerStartedSpeaking():
                 self._caller_speaking = True
                 self._line_started_ns = event.at_ns
-            case CallerStoppedSpeaking():
-                self._caller_speaking = False
-                self._last_sound_ns = max(self._last_sound_ns, event.at_ns)
-                if self._phase is _Phase.ACTING and event.turn == self._turn:
-                    self._hand_over(event.at_ns)
-                    self._enter(_Phase.SETTLING, now_ns)
-            case CallerPressedKeys():
+            case CallerStoppedSpeaking() | CallerPressedKeys():
+                if isinstance(event, CallerStoppedSpeaking):
+                    self._caller_speaking = False
+                    self._last_sound_ns = max(self._last_sound_ns, event.at_ns)
                 if self._phase is _Phase.ACTING and event.turn == self._turn:
                     self._hand_over(event.at_ns)
                     self._enter(_Phase.SETTLING, now_ns)
@@ -223,7 +204,6 @@ class Body:
         return self._advance(now_ns)
 
     def tick(self, now_ns: int) -> list[Action]:
-        """Let time pass."""
         return self._advance(now_ns)
 
     def _advance(self, now_ns: int) -> list[Action]:
@@ -239,7 +219,6 @@ class Body:
         return actions
 
     def _step(self) -> list[Action] | None:
-        """Take one transition; None if there is none to take now."""
         match self._phase:
             case _Phase.THINKING:
                 return self._ask_mind()
@@ -250,7 +229,8 @@ class Body:
                 at_ns = self._trigger_at_ns()
                 if at_ns is not None and at_ns <= self._now_ns:
                     return self._start_turn()
-                if self._trigger_is_lost():
+                lost_ns = self._trigger_lost_ns()
+                if lost_ns is not None and lost_ns <= self._now_ns:
                     return self._next_turn(failed=True)
             case _Phase.ACTING:
                 action = self._current.action
@@ -299,25 +279,21 @@ class Body:
     def _hand_over(self, at_ns: int) -> None:
         self._handed_over_ns = at_ns
         # What the agent began to say before our line is no reply to it.
-        self._owed_reply = not (self._agent_speaking and self._agent_onset_ns >= self._line_started_ns)
+        self._conversation.reply_owed = not (self._agent_speaking and self._agent_onset_ns >= self._line_started_ns)
         self._onset_since_handover_ns = None
 
     def _start_turn(self) -> list[Action]:
         action = self._current.action
         self._turn_started_ns = self._now_ns
+        self._enter(_Phase.SETTLING if isinstance(action, Listen) else _Phase.ACTING, self._now_ns)
         started: list[Action] = [StartTurn(self._turn)]
         match action:
             case Speak() | Play():
-                self._enter(_Phase.ACTING, self._now_ns)
                 return [*started, Say(self._turn)]
             case PressKeys():
-                self._enter(_Phase.ACTING, self._now_ns)
                 return [*started, Press(self._turn, action.keys)]
-            case StaySilent():
-                self._enter(_Phase.ACTING, self._now_ns)
-            case Listen():
-                self._enter(_Phase.SETTLING, self._now_ns)
-        return started
+            case _:
+                return started
 
     def _next_turn(self, *, failed: bool) -> list[Action]:
         if failed and self._script.stop_on_failure:
@@ -334,7 +310,7 @@ class Body:
         if self._agent_speaking or not self._agent_turn_over:
             return None
         if self._script.hang_up:
-            return None if self._owed_reply else self._hang_up(EndedReason.CALLER_HUNG_UP)
+            return None if self._conversation.reply_owed else self._hang_up(EndedReason.CALLER_HUNG_UP)
         if self._now_ns >= self._closing_limit_ns():
             return self._hang_up(EndedReason.CALLER_HUNG_UP, "the agent was to hang up, and did not")
         return None
@@ -365,7 +341,7 @@ class Body:
         if self._phase is _Phase.SETTLING and turn is not None:
             # Only a silent agent is frozen: one that answered is waiting for us.
             silent_since_begin = isinstance(turn.action, Listen) and not self._agent_has_spoken
-            if not (self._owed_reply or silent_since_begin) or any(e.absent for e in turn.expect):
+            if not (self._conversation.reply_owed or silent_since_begin) or any(e.absent for e in turn.expect):
                 return None
             explicit_ms = [e.within_ms for e in turn.expect if e.within_ms is not None]
             if explicit_ms:
@@ -376,7 +352,7 @@ class Body:
             and turn is not None
             and isinstance(turn.start, AfterAgentTurn | AgentHeardFor)
         )
-        if waits_for_reply and self._owed_reply:
+        if waits_for_reply and self._conversation.reply_owed:
             return self._handed_over_ns + limit_ns
         return None
 
@@ -405,15 +381,11 @@ class Body:
             return None
         if isinstance(self._current.action, Listen):
             return self._phase_since_ns
-        if self._owed_reply:
+        if self._conversation.reply_owed:
             return None
         if not self._agent_has_spoken:
             return self._begun_ns + self._script.turn_taking.greeting_wait_ms * NS_PER_MS
         return self._phase_since_ns
-
-    def _trigger_is_lost(self) -> bool:
-        lost_ns = self._trigger_lost_ns()
-        return lost_ns is not None and self._now_ns >= lost_ns
 
     def _trigger_lost_ns(self) -> int | None:
         """When what the current turn waits for is given up; None where it is waited for as long as the call lasts."""
@@ -441,17 +413,11 @@ class Body:
         yield self._max_duration_ns()
         if self._turn_over and self._now_ns < self._believed_until_ns():
             yield self._believed_until_ns()
-        frozen_ns = self._frozen_at_ns()
-        if frozen_ns is not None:
-            yield frozen_ns
-        if self._phase is _Phase.WAITING:
-            trigger_ns = self._trigger_at_ns()
-            lost_ns = self._trigger_lost_ns()
-            if trigger_ns is not None:
-                yield trigger_ns
-            if lost_ns is not None:
-                yield lost_ns
-        elif self._phase is _Phase.ACTING and isinstance(self._current.action, StaySilent):
+        waits = self._phase is _Phase.WAITING
+        for at_ns in (self._frozen_at_ns(), *((self._trigger_at_ns(), self._trigger_lost_ns()) if waits else ())):
+            if at_ns is not None:
+                yield at_ns
+        if self._phase is _Phase.ACTING and isinstance(self._current.action, StaySilent):
             yield self._silence_over_ns(self._current.action)
         elif self._phase is _Phase.CLOSING and self._agent_turn_over and not self._agent_speaking:
             yield self._closing_limit_ns()

@@ -51,7 +51,7 @@ EVENT_NAMES = frozenset(
 
 
 def names_of(event: TimelineEvent) -> tuple[str, ...]:
-    """Return the names an event is known by; empty where it has none."""
+    """Return the names an event is known by."""
     if isinstance(event, AgentSaid):
         # What was heard is the response; what was told is what the LLM and the TTS say of it.
         return ("response", "llm_response", "tts_response") if event.source is Source.TOLD else ("response",)
@@ -74,7 +74,7 @@ def _message_names(message: Any) -> tuple[str, ...]:
 
 
 def told_speaking(event: TimelineEvent) -> bool | None:
-    """Return whether the agent says, over RTVI, that it speaks from now on, or no more; None if it says neither."""
+    """Return whether the agent says over RTVI that it speaks from now on, or no more; None if it says neither."""
     match event:
         case MessageReceived(message={"type": "bot-started-speaking"}):
             return True

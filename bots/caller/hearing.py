@@ -101,23 +101,14 @@ class Heard(Enum):
 
 @dataclass(frozen=True)
 class Edge:
-    """An edge of the agent's speech.
-
-    Attributes:
-        heard: Which.
-        at_ns: Where it is, on the clock of the audio.
-    """
+    """An edge of the agent's speech, and where it is on the clock of the audio."""
 
     heard: Heard
     at_ns: int
 
 
 class Hearing:
-    """Hears one agent, piece by piece: 16-bit mono audio at 16 kHz.
-
-    Args:
-        model: Tells speech from other sounds; by default Silero's.
-    """
+    """Hears one agent, piece by piece, by default with Silero's model."""
 
     def __init__(self, model: SpeechModel | None = None) -> None:
         self._stream = LevelStream()
@@ -149,16 +140,10 @@ class Hearing:
 
     @property
     def speaking(self) -> bool:
-        """Whether the agent speaks, as far as was heard."""
         return self._onset is not None
 
     def hear(self, at_ns: int, pcm: bytes) -> list[Edge]:
-        """Take the next piece of audio, and return the edges that are known by it.
-
-        Args:
-            at_ns: The place of its first sample.
-            pcm: 16-bit mono audio at 16 kHz.
-        """
+        """Take the next piece of audio, 16-bit mono at 16 kHz, by the place of its first sample; return its edges."""
         edges: list[Edge] = []
         if self._next_ns is not None and at_ns - self._next_ns > _STEP_NS:
             missing = min(at_ns - self._next_ns, _LONGEST_GAP_NS) * RATE_HZ // NS_PER_S
@@ -202,7 +187,7 @@ class Hearing:
             self._first += _FORGET_STEPS
             for known in (self._places, self._raw, self._levels):
                 del known[:_FORGET_STEPS]
-        now = self._first + len(self._places) - 1 - _LAG_STEPS
+        now = self._known - _LAG_STEPS
         if now < self._first:
             return []
         smooth = self._sorted[len(self._sorted) // 2]
@@ -285,6 +270,10 @@ class Hearing:
         return None
 
     @property
+    def _known(self) -> int:
+        return self._first + len(self._places) - 1
+
+    @property
     def _voice_is_unknown(self) -> bool:
         """Whether nothing of the agent was heard so far."""
         return self._is_supposed and self._voice.weight < _SUPPOSED_S + _STEP_S
@@ -334,18 +323,7 @@ class Hearing:
 
     def _begin(self, began: int, now: int) -> Edge:
         first = max(self._ended, self._first)
-        known = len(self._places) - 1 + self._first
-        levels, threshold, masked = self._audible(began, now + 1)
-        gap = GAP_STEPS if masked else MERGE_STEPS
-        onset = outermost(
-            levels,
-            max(began, first) - self._first,
-            -1,
-            first - self._first,
-            threshold,
-            gap,
-            inwards=0 if masked else min(GAP_STEPS, known - began),
-        )
+        onset = self._edge(max(began, first), -1, first, (began, now + 1), self._known - began)
         self._onset = onset + self._first
         self._supported = now
         self._unlearnt.clear()
@@ -355,23 +333,20 @@ class Hearing:
         onset = self._onset if self._onset is not None else self._supported
         onset = max(onset, self._first)
         supported = max(self._supported, onset)
-        levels, threshold, masked = self._audible(onset, supported + 1)
-        gap = GAP_STEPS if masked else MERGE_STEPS
-        last = outermost(
-            levels,
-            supported - self._first,
-            1,
-            len(self._places) - 1,
-            threshold,
-            gap,
-            inwards=0 if masked else min(GAP_STEPS, supported - onset),
-        )
+        last = self._edge(supported, 1, self._known, (onset, supported + 1), supported - onset)
         self._onset = None
         self._evidence = 0.0
         self._ended = self._first + last + 1
         self._began = None
         self._learn_from = self._ended + _AFTER_STEPS
         return Edge(Heard.END, self._places[last] + _STEP_NS)
+
+    def _edge(self, at: int, direction: int, limit: int, audible: tuple[int, int], inwards: int) -> int:
+        """Return where the edge of speech is that sounds from one step to another."""
+        levels, threshold, masked = self._audible(*audible)
+        gap = GAP_STEPS if masked else MERGE_STEPS
+        inwards = 0 if masked else min(GAP_STEPS, inwards)
+        return outermost(levels, at - self._first, direction, limit - self._first, threshold, gap, inwards)
 
     def _audible(self, start: int, end: int) -> tuple[list[float], float, bool]:
         """Return the levels to look an edge up in, where they begin to be audible, and whether a bed masks it."""
@@ -405,18 +380,13 @@ class _Doubt:
 
 
 class _Histogram:
-    """Levels by the dB, where what is long past counts little.
-
-    Args:
-        memory_s: Of what is so old, a third still counts; by default nothing is forgotten.
-    """
+    """Levels by the dB, where what is long past counts little: of what is ``memory_s`` old, a third still counts."""
 
     def __init__(self, memory_s: float = math.inf):
         self._counts = np.zeros(1 - int(SILENCE_DBFS))
         self._keep = float(np.exp(-_UPDATE_STEPS * _STEP_S / memory_s))
 
     def add(self, level: float, weight: float) -> None:
-        """Count a level."""
         self._counts[min(max(int(level - SILENCE_DBFS), 0), self._counts.size - 1)] += weight
 
     def fade(self) -> None:
@@ -425,16 +395,10 @@ class _Histogram:
 
     @property
     def weight(self) -> float:
-        """What was counted, in all."""
         return float(self._counts.sum())
 
     def percentile(self, percent: float, *, sounding: bool = False) -> float:
-        """Return a percentile, in dBFS.
-
-        Args:
-            percent: Which.
-            sounding: Of what is no digital silence.
-        """
+        """Return a percentile in dBFS, perhaps of what is no digital silence alone."""
         counts = self._counts.copy()
         if sounding:
             counts[:_SILENT_BINS] = 0
@@ -444,7 +408,6 @@ class _Histogram:
 
     @property
     def sounding_share(self) -> float:
-        """How much of it is no digital silence."""
         return 1 - float(self._counts[:_SILENT_BINS].sum()) / max(self.weight, 1e-9)
 
 
@@ -461,18 +424,15 @@ class _Bed:
 
     @property
     def known(self) -> bool:
-        """Whether enough of it was heard."""
         return self._smooth.weight >= _ENOUGH_S
 
     def add(self, step: _Step) -> None:
-        """Learn of one step of it."""
         self._smooth.add(step.smooth, _STEP_S)
         self._raw.add(step.raw, _STEP_S)
         self._levels.add(step.level, _STEP_S)
         self._speech += _STEP_S * step.is_speech
 
     def update(self) -> None:
-        """Find its level anew."""
         before = self._smooth.weight
         for histogram in (self._smooth, self._raw, self._levels):
             histogram.fade()

@@ -49,12 +49,7 @@ class _Under:
 
 
 class Mouth:
-    """Follows the caller's lines through the outgoing audio.
-
-    Args:
-        rate_hz: Sample rate of lines and outgoing audio.
-        note: Takes the facts.
-    """
+    """Follows the caller's lines through the outgoing audio, and notes the facts."""
 
     def __init__(self, rate_hz: int, note: Callable[[TimelineEvent], None]):
         self._rate_hz = rate_hz
@@ -63,7 +58,6 @@ class Mouth:
 
     @property
     def busy(self) -> bool:
-        """Whether a line is under way."""
         return self._under is not None
 
     def begin(self, turn: int, line: Line) -> None:
@@ -71,12 +65,9 @@ class Mouth:
         self._under = _Under(turn, line)
 
     def sent(self, at_ns: int, pcm: bytes, *, late_ns: int | None = 0) -> None:
-        """Take a piece of outgoing audio.
+        """Take a piece of outgoing audio, 16-bit and mono, and when its first sample was to leave.
 
-        Args:
-            at_ns: When its first sample was to leave.
-            pcm: 16-bit mono audio.
-            late_ns: How much later than that it left; None: it did not leave at all.
+        So much later than that it left; ``late_ns`` of None: it did not leave at all.
         """
         under = self._under
         if under is None:

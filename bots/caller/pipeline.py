@@ -74,11 +74,7 @@ class PipelineListener(Protocol):
 
 
 class HearingProcessor(FrameProcessor):
-    """Hears where the agent's speech begins and ends, and tells turn detection as a voice activity detector would.
-
-    Args:
-        listener: Takes the reports.
-    """
+    """Hears where the agent's speech begins and ends, and tells turn detection as a voice activity detector would."""
 
     def __init__(self, listener: PipelineListener):
         super().__init__()
@@ -89,7 +85,6 @@ class HearingProcessor(FrameProcessor):
         self._watch: asyncio.Task[None] | None = None
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Listen to the agent's audio, and pass everything on."""
         await super().process_frame(frame, direction)
         await self.push_frame(frame, direction)
         match frame:
@@ -107,7 +102,6 @@ class HearingProcessor(FrameProcessor):
                 pass
 
     async def cleanup(self) -> None:
-        """Stop listening."""
         await super().cleanup()
         await self._stop_watching()
 
@@ -137,18 +131,13 @@ class HearingProcessor(FrameProcessor):
 
 
 class CallerProcessor(FrameProcessor):
-    """Where the caller sits in its pipeline: reports what it hears, and speaks when told to.
-
-    Args:
-        listener: Takes the reports.
-    """
+    """Where the caller sits in its pipeline: reports what it hears, and speaks when told to."""
 
     def __init__(self, listener: PipelineListener):
         super().__init__()
         self._listener = listener
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Report what matters to the caller; the agent's audio and messages end here."""
         await super().process_frame(frame, direction)
         match frame:
             case InputAudioRawFrame() | InputTransportMessageFrame():
@@ -171,13 +160,7 @@ class CallerProcessor(FrameProcessor):
 
 
 class CallerPipeline:
-    """The caller's pipeline around a room's transport.
-
-    Args:
-        transport: The room's transport.
-        turn_taking: When the agent's turn is over.
-        listener: Takes the reports.
-    """
+    """The caller's pipeline around a room's transport."""
 
     def __init__(self, transport: BaseTransport, turn_taking: TurnTaking, listener: PipelineListener):
         self._caller = CallerProcessor(listener)
@@ -205,7 +188,6 @@ class CallerPipeline:
         self._runner = WorkerRunner(handle_sigint=False)
 
     async def run(self) -> None:
-        """Run until cancelled, or until :meth:`stop`."""
         await self._runner.add_workers(self._worker)
         await self._runner.run()
 

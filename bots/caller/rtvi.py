@@ -38,7 +38,6 @@ _AGENTS_KINDS = ("bot-", "user-", "server-", "error", "metrics", "llm-function-c
 
 
 def is_from_an_agent(message: Any) -> bool:
-    """Return whether a message is RTVI of the kind that only an agent sends."""
     if not isinstance(message, dict) or message.get("label") != MESSAGE_LABEL:
         return False
     return str(message.get("type")).startswith(_AGENTS_KINDS)
@@ -84,7 +83,6 @@ class RtviReader:
         return [MessageReceived(at_ns=at_ns, message=message) if event is None else event]
 
     def _counted_already(self, kind: str, text: str) -> bool:
-        """Whether words were told in the older way before; keeps in mind what is."""
         words = text.split()
         if kind == "bot-transcription":
             self._told_the_older_way = [*self._told_the_older_way, *words][-MAX_EARLY_WORDS:]

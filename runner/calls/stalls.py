@@ -5,7 +5,8 @@ from collections.abc import Callable
 import anyio
 
 from bots.clock import NS_PER_MS, NS_PER_S, CallClock
-from bots.timeline import HarnessStalled
+from bots.timeline import CallCalibrated, HarnessStalled
+from runner.rooms.base import Timeliness
 from runner.rooms.lags import Lags
 
 WATCH_NS = 50 * NS_PER_MS
@@ -44,3 +45,13 @@ class StallWatch:
             return
         stalled_ns, self._due_ns = now_ns - self._due_ns, now_ns
         self._note(HarnessStalled(at_ns=now_ns - stalled_ns, duration_ms=stalled_ns / NS_PER_MS))
+
+    def calibrated(self, timely: Timeliness) -> CallCalibrated:
+        """Return what our own side adds to what is measured, as far as it and the room have shown by now."""
+        return CallCalibrated(
+            at_ns=self._clock.now_ns(),
+            loop_lag_ms=self.lags.worst_ms,
+            send_lag_ms=timely.send_lag_ms,
+            arrival_jitter_ms=timely.arrival_jitter_ms,
+            library_ms=timely.library_ms,
+        )

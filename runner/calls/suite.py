@@ -1,7 +1,5 @@
 """A suite of calls: so many at a time, each with a session of its own, and on disk as soon as it is over."""
 
-import os.path
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -13,44 +11,38 @@ import anyio
 import anyio.to_thread
 from loguru import logger
 
-from bots.caller.speech.settings import SECRET_NAME
-from bots.masking import masked
 from bots.timeline import (
-    AgentProcessEnded,
     CallEnded,
     CallerUnderrun,
     EndedReason,
     HarnessStalled,
     TimelineEvent,
 )
-from runner.calls.call import Call, speech_lines
-from runner.calls.evaluate import began_ns, evaluate_run
+from runner.calls.call import Call
 from runner.calls.headroom import CALLS_PER_CORE, CallLimit, MachineUse, UseMeter, available_cores
-from runner.calls.loading import load
+from runner.calls.loading import load, speech_lines
 from runner.calls.repeating import earlier_attempt, reason_to_repeat
-from runner.calls.request import CallMaker, CallRequest, DataMessage, LiveCall, new_run_id
-from runner.calls.run_file import EarlierAttempt, Run, utc_now
-from runner.calls.suite_facts import planned_hash, session_facts
+from runner.calls.request import CallMaker, LiveCall, new_run_id
+from runner.calls.run_file import EarlierAttempt, utc_now
+from runner.calls.suite_attempts import Attempts, shown
+from runner.calls.suite_facts import session_facts
 from runner.calls.suite_file import (
     FILE_NAME,
     OpenRun,
     SkippedScenario,
     SuiteResult,
     SuiteRun,
-    in_one_line,
     write_suite,
 )
 from runner.calls.suite_room import SuiteRooms
 from runner.comparison.facts import SessionFacts
-from runner.errors import RoomError, RunnerError, UsageError
-from runner.evaluation.outcome import decide
+from runner.errors import RunnerError, UsageError
 from runner.evaluation.verdicts import Cause, ExpectationVerdict
 from runner.files import keep_end
 from runner.load import Kind, Load
 from runner.scenarios.suites import PlannedRun, Suite
 from runner.scenarios.targets import AgentByCommand
-from runner.sessions.local_agent import AgentEnded, LastingAgent
-from runner.sessions.start import Session
+from runner.sessions.local_agent import LastingAgent
 from runner.settings import Settings
 
 MAX_LOG_BYTES = 10_000_000
@@ -59,24 +51,6 @@ MAX_LOG_BYTES = 10_000_000
 LAG_INTERVAL_S = 0.1
 LOAD_INTERVAL_S = 1.0
 """How often the event loop is looked at, and how often the machine."""
-
-EXIT_GRACE_S = 0.5
-"""How long the agent's process may take to end after its call did, to be known for the reason."""
-
-_NOT_REACHED = frozenset({EndedReason.ROOM_UNREACHABLE, EndedReason.ICE_FAILED})
-"""Endings of a run that may owe to an agent that the run before it had brought down."""
-
-_UNWELL = _NOT_REACHED | {
-    EndedReason.AGENT_NEVER_JOINED,
-    EndedReason.AGENT_NEVER_SPOKE,
-    EndedReason.AGENT_VANISHED,
-    EndedReason.AGENT_FROZE,
-}
-"""Endings after which an agent of ours is not used again, and what it printed may say why."""
-
-
-_MAY_BE_A_CRASH = _UNWELL | {EndedReason.AGENT_LEFT}
-"""Endings that the end of the agent's process may be the reason for."""
 
 
 class SuiteWatcher(Protocol):
@@ -210,6 +184,14 @@ class SuiteRunner:
             RunnerError: All runs were made, and what became of them is not on disk, or not all of it.
         """
         self._started_at = utc_now()
+        self._attempts = Attempts(
+            self.suite,
+            self.settings,
+            self.folder,
+            allow_unjudged=self.allow_unjudged,
+            make_call=self.make_call,
+            stopped=lambda: self._stopped,
+        )
         SuiteRooms(self.suite, self.settings).check()
         self._facts = session_facts(self.suite, self.settings, self.session, self._started_at)
         try:
@@ -348,7 +330,7 @@ class SuiteRunner:
             self.watcher.begun(planned)
         result: SuiteRun | None = None
         with live.scope:
-            result = await self._attempt(planned, agent, live)
+            result = await self._attempts.make(planned, agent, live)
         if result is not None:
             earlier = [*self._earlier.get(planned.index, []), *([live.found_dead] if live.found_dead else [])]
             result = result.model_copy(update={"earlier_attempts": earlier})
@@ -384,128 +366,6 @@ class SuiteRunner:
             self.watcher.repeats(planned, attempt)
         return True
 
-    async def _attempt(self, planned: PlannedRun, agent: LastingAgent | None, live: _Live) -> SuiteRun:
-        began_s, started_at = time.monotonic(), utc_now()
-
-        def no_call(reason: EndedReason, error: str, *facts: TimelineEvent) -> SuiteRun:
-            outcome = decide(planned.script, [*facts, CallEnded(at_ns=0, reason=reason, detail=error)], [])
-            return SuiteRun(
-                scenario=planned.scenario.name,
-                file=_shown(planned.scenario.path),
-                repeat=planned.repeat,
-                scenario_hash=planned_hash(planned),
-                compared_as=planned.compared_as,
-                status=outcome.status,
-                success=outcome.success,
-                cause=outcome.cause,
-                ended_reason=reason,
-                detail=in_one_line(outcome.detail or error),
-                failure=outcome.failure,
-                started_at=started_at,
-                duration_s=round(time.monotonic() - began_s, 3),
-            )
-
-        try:
-            result = await self._call(planned, agent, live)
-        except AgentEnded as error:
-            # Without the end of what it printed, which is no single line.
-            said = masked(str(error).partition("\n")[0], self._secrets())
-            printed = masked(error.printed, self._secrets())
-            ended = AgentProcessEnded(at_ns=0, exit_code=error.exit_code, log_tail=printed)
-            result = no_call(EndedReason.ROOM_UNREACHABLE, said, ended)
-            result = result.model_copy(update={"agent_exit_code": error.exit_code})
-        except RoomError as error:
-            result = no_call(error.reason, str(error))
-        except RunnerError as error:
-            result = no_call(EndedReason.RUNNER_ERROR, str(error))
-        except Exception as error:
-            logger.opt(exception=True).error("a run broke off")
-            result = no_call(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}")
-        if agent is None:
-            return result
-        if (agent.exit_code is not None or result.ended_reason in _UNWELL) and agent.log.exists():
-            exit_code = result.agent_exit_code if agent.exit_code is None else agent.exit_code
-            update = {"agent_exit_code": exit_code, "agent_log": agent.log.name}
-            result = result.model_copy(update=update)
-        if result.ended_reason in _UNWELL:
-            await agent.stop()
-        return result
-
-    async def _call(self, planned: PlannedRun, agent: LastingAgent | None, live: _Live) -> SuiteRun:
-        starts = 0 if agent is None else agent.starts
-        result = await self._call_once(planned, agent, live)
-        reached = result.ended_reason not in _NOT_REACHED
-        if agent is None or agent.starts > starts or reached or await agent.is_alive():
-            return result
-        reason = "the agent had died of the run before"
-        logger.warning("{}: {}; made again with a new one", planned.title, reason)
-        live.call, live.found_dead = None, earlier_attempt(result, reason, folder=result.folder)
-        return await self._call_once(planned, agent, live)
-
-    async def _call_once(self, planned: PlannedRun, agent: LastingAgent | None, live: _Live) -> SuiteRun:
-        async with SuiteRooms(self.suite, self.settings).room_for(planned, live.slot, agent) as session:
-            return await self._call_in(session, planned, agent, live)
-
-    async def _call_in(
-        self, session: Session, planned: PlannedRun, agent: LastingAgent | None, live: _Live
-    ) -> SuiteRun:
-        request = CallRequest(
-            script=planned.script,
-            address=session.address,
-            data_message=None if planned.publish is None else DataMessage(planned.publish),
-            allow_unjudged=self.allow_unjudged,
-            notes=planned.scenario.notes,
-            session_end_state=session.end_state,
-        )
-        run_id = new_run_id()
-        folder = self.folder / run_id
-        call = self.make_call(request, self.settings, folder, run_id=run_id, watcher=live)
-        live.call = call
-        if self._stopped is not None:
-            call.cancel(self._stopped)
-        printed_bytes = 0 if agent is None else agent.printed_bytes
-        run = await call.make()
-        if agent is not None:
-            run = await self._with_its_agents_end(run, folder, agent, printed_bytes)
-        return _suite_run(run, planned, folder=run_id)
-
-    def _secrets(self) -> list[str]:
-        """Return what an agent may print and nobody may read: the token, secrets in variables and messages."""
-        secrets = [] if self.suite.token is None else [self.suite.token.get_secret_value()]
-        if isinstance(self.suite.agent, AgentByCommand):
-            secrets += [value for name, value in self.suite.agent.env.items() if SECRET_NAME.search(name)]
-        for planned in self.suite.runs:
-            secrets += DataMessage(planned.publish).secrets(self.settings.redact_keys)
-        return secrets
-
-    async def _with_its_agents_end(self, run: Run, folder: Path, agent: LastingAgent, printed_bytes: int) -> Run:
-        """Return a run judged with the end of the process that ran its agent, if that ended in it.
-
-        Args:
-            run: The run.
-            folder: Its folder.
-            agent: The agent.
-            printed_bytes: How much it had printed before the call: that is not what it ended with.
-        """
-        if run.ended_reason in _MAY_BE_A_CRASH:
-            await agent.wait_ended(EXIT_GRACE_S)
-        exit_code = agent.exit_code
-        if exit_code is None:
-            return run
-        ended_ns = agent.ended_ns or time.monotonic_ns()
-
-        def judge_again() -> Run:
-            tail = masked(agent.log_tail(printed_bytes), self._secrets())
-            at_ns = max(ended_ns - began_ns(folder), 0)
-            return evaluate_run(folder, added=[AgentProcessEnded(at_ns=at_ns, exit_code=exit_code, log_tail=tail)])
-
-        try:
-            return await anyio.to_thread.run_sync(judge_again)
-        except RunnerError as error:
-            logger.error("{}", error)
-            warning = f"the agent's process ended, which the verdict does not know of: {error}"
-            return run.model_copy(update={"warnings": [*run.warnings, warning]})
-
     # The results.
 
     def _result(self) -> SuiteResult:
@@ -517,7 +377,7 @@ class SuiteRunner:
         stopped = self._failed_fast if failed_fast else self._stopped
         return SuiteResult(
             suite=self.suite.name,
-            file=_shown(self.suite.path),
+            file=shown(self.suite.path),
             started_at=self._started_at,
             session=self._facts,
             finished=not (self._waiting or self._live) and stopped is None,
@@ -528,7 +388,7 @@ class SuiteRunner:
             open=[
                 OpenRun(
                     scenario=run.scenario.name,
-                    file=_shown(run.scenario.path),
+                    file=shown(run.scenario.path),
                     repeat=run.repeat,
                     under_way=run.index in self._live,
                 )
@@ -536,7 +396,7 @@ class SuiteRunner:
                 if run.index not in self._results
             ],
             skipped=[
-                SkippedScenario(scenario=skipped.name, file=_shown(skipped.path), reason=skipped.refusal or "")
+                SkippedScenario(scenario=skipped.name, file=shown(skipped.path), reason=skipped.refusal or "")
                 for skipped in self.suite.skipped
             ],
             warnings=[*self.suite.notes, *([] if self._limit.warning is None else [self._limit.warning])],
@@ -587,29 +447,6 @@ async def prepare(suite: Suite, settings: Settings) -> None:
         await speech_lines(script, settings)
 
 
-def _suite_run(run: Run, planned: PlannedRun, *, folder: str) -> SuiteRun:
-    """Return what became of a planned run by the verdict on its call."""
-    return SuiteRun(
-        scenario=planned.scenario.name,
-        file=_shown(planned.scenario.path),
-        repeat=planned.repeat,
-        scenario_hash=planned_hash(planned),
-        compared_as=planned.compared_as,
-        status=run.status,
-        success=run.success,
-        cause=run.cause,
-        ended_reason=run.ended_reason,
-        detail=run.detail,
-        started_at=run.started_at,
-        duration_s=run.duration_s,
-        folder=folder,
-    ).judged(run)
-
-
 def _group(planned: PlannedRun) -> Kind:
     """Return what runs have in common of which only so many are made at a time."""
     return "group", planned.group
-
-
-def _shown(path: Path) -> str:
-    return os.path.normpath(path)

@@ -5,7 +5,7 @@ import hmac
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 
 from sqlalchemy import select, update
@@ -45,36 +45,12 @@ _BEGINNINGS = {KeyKind.USER: "psr_", KeyKind.WORKER: "psw_"}
 
 @dataclass(frozen=True)
 class KeyIdentity:
-    """Who presented a key.
-
-    Attributes:
-        id: The key's id.
-        kind: What it is for.
-        project_id: The project that it is scoped to; None for a worker's.
-        name: What it was called when it was made.
-    """
+    """Who presented a key: whose project it is scoped to, None for a worker's, and what it was called when made."""
 
     id: int
     kind: KeyKind
     project_id: int | None
     name: str
-
-
-@dataclass(frozen=True)
-class KeyInfo(KeyIdentity):
-    """A key as a list shows it.
-
-    Attributes:
-        prefix: How it begins.
-        created_at: When it was made.
-        last_used_at: When it was last used, to the minute.
-        revoked_at: When it was revoked.
-    """
-
-    prefix: str
-    created_at: datetime
-    last_used_at: datetime | None
-    revoked_at: datetime | None
 
 
 async def create_key(session: AsyncSession, kind: KeyKind, *, project_id: int | None, name: str) -> str:
@@ -98,7 +74,7 @@ async def create_key(session: AsyncSession, kind: KeyKind, *, project_id: int | 
         raise UsageError(f"key: there is no project {project_id}; `scenario-runner projects list` shows them")
     text = _BEGINNINGS[kind] + secrets.token_urlsafe(_RANDOM_BYTES)
     session.add(
-        ApiKey(kind=kind.value, project_id=project_id, name=name, prefix=text[:PREFIX_LENGTH], digest=digest_of(text))
+        ApiKey(kind=kind, project_id=project_id, name=name, prefix=text[:PREFIX_LENGTH], digest=digest_of(text))
     )
     await session.flush()
     return text
@@ -115,7 +91,7 @@ async def find_key(session: AsyncSession, presented: str) -> KeyIdentity | None:
         return None
     if not session.info.get(READING) and _use_is_due(row):
         await _note_use(session, row.id)
-    return _identity(row)
+    return identity_of(row)
 
 
 async def identify(database: Database, presented: str) -> KeyIdentity | None:
@@ -136,7 +112,7 @@ async def identify(database: Database, presented: str) -> KeyIdentity | None:
                 await _note_use(session, row.id)
         finally:
             _being_noted.discard(noting)
-    return _identity(row)
+    return identity_of(row)
 
 
 async def which_exist(database: Database, digests: Collection[str]) -> set[str]:
@@ -146,22 +122,9 @@ async def which_exist(database: Database, digests: Collection[str]) -> set[str]:
         return set((await session.scalars(there)).all())
 
 
-async def list_keys(session: AsyncSession) -> Sequence[KeyInfo]:
+async def list_keys(session: AsyncSession) -> Sequence[ApiKey]:
     """Return every key, revoked ones too, oldest first."""
-    rows = await session.scalars(select(ApiKey).order_by(ApiKey.id))
-    return [
-        KeyInfo(
-            id=row.id,
-            kind=KeyKind(row.kind),
-            project_id=row.project_id,
-            name=row.name,
-            prefix=row.prefix,
-            created_at=row.created_at,
-            last_used_at=row.last_used_at,
-            revoked_at=row.revoked_at,
-        )
-        for row in rows
-    ]
+    return (await session.scalars(select(ApiKey).order_by(ApiKey.id))).all()
 
 
 async def revoke_key(session: AsyncSession, id_or_prefix: str) -> bool:
@@ -217,7 +180,8 @@ async def _note_use(session: AsyncSession, key_id: int) -> None:
     await session.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=utc_now()))
 
 
-def _identity(row: ApiKey) -> KeyIdentity:
+def identity_of(row: ApiKey) -> KeyIdentity:
+    """Return who presented a key."""
     return KeyIdentity(row.id, KeyKind(row.kind), row.project_id, row.name)
 
 

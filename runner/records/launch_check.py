@@ -1,10 +1,11 @@
 """A launch, checked: the runs it comes to, or everything that is wrong with it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import SecretStr
-from sqlalchemy import select
+from sqlalchemy import false, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bots.masking import redacted
@@ -30,6 +31,9 @@ MAX_RUNS = 10_000
 """How many runs a launch may make."""
 
 
+_Row = TypeVar("_Row", ScenarioRow, Agent, Personality, TestProfile)
+
+
 @dataclass(frozen=True)
 class Found:
     """What of a launch's ids there is, in its project."""
@@ -40,59 +44,31 @@ class Found:
     test_profiles: dict[int, TestProfile]
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run that a launch comes to.
-
-    Attributes:
-        scenario: What is played.
-        entry: The entry of the launch that it comes from.
-        kind: What kind of room it takes place in, where that is certain before it begins.
-        room_url: Where it is played, as that is shown; None where a session is started for it.
-        data_message: The message to publish, as it is shown.
-        secrets: What of address, token and message is kept encrypted.
-        snapshot: What it is played with, as that is now.
-        session_data: What a session of the agent gets that is started for it.
-    """
-
-    scenario: ScenarioRow
-    entry: LaunchEntry
-    kind: RoomKind | None
-    room_url: str | None
-    data_message: dict[str, Any] | None
-    secrets: RoomSecrets
-    snapshot: dict[str, Any]
-    session_data: dict[str, Any]
-
-
 async def find(session: AsyncSession, launch: Launch) -> Found:
     """Return what of a launch's ids there is."""
-    wanted = {entry.scenario_id for entry in launch.entries}
-    scenarios: dict[int, ScenarioRow] = {}
-    for ids in chunks(sorted(wanted)):
-        rows = await session.scalars(
-            select(ScenarioRow).where(ScenarioRow.id.in_(ids), ScenarioRow.project_id == launch.project_id)
-        )
-        scenarios |= {row.id: row for row in rows}
+
+    async def rows(table: type[_Row], ids: Iterable[int | None], *, built_in: bool = False) -> dict[int, _Row]:
+        found: dict[int, _Row] = {}
+        for some in chunks(sorted({one for one in ids if one is not None})):
+            of_project = table.project_id == launch.project_id
+            of_project |= table.project_id.is_(None) if built_in else false()
+            found |= {
+                row.id: row for row in await session.scalars(select(table).where(table.id.in_(some), of_project))
+            }
+        return found
+
+    scenarios = await rows(ScenarioRow, (entry.scenario_id for entry in launch.entries))
     first = scenarios.get(launch.entries[0].scenario_id) if launch.entries else None
-    agent_id = launch.agent_id or (first.agent_id if first is not None else None)
-    agent = None if agent_id is None else await session.get(Agent, agent_id)
-    if agent is not None and agent.project_id != launch.project_id:
-        agent = None
-    named = {e.personality_id for e in launch.entries} | {s.personality_id for s in scenarios.values()}
-    personalities: dict[int, Personality] = {}
-    for ids in chunks(sorted({*launch.personality_ids, *(i for i in named if i is not None)})):
-        of_project = (Personality.project_id == launch.project_id) | Personality.project_id.is_(None)
-        rows = await session.scalars(select(Personality).where(Personality.id.in_(ids), of_project))
-        personalities |= {row.id: row for row in rows}
-    named = {e.test_profile_id for e in launch.entries} | {s.test_profile_id for s in scenarios.values()}
-    profiles: dict[int, TestProfile] = {}
-    for ids in chunks(sorted({*launch.test_profile_ids, *(i for i in named if i is not None)})):
-        rows = await session.scalars(
-            select(TestProfile).where(TestProfile.id.in_(ids), TestProfile.project_id == launch.project_id)
-        )
-        profiles |= {row.id: row for row in rows}
-    return Found(scenarios, agent, personalities, profiles)
+    agents = await rows(Agent, [launch.agent_id or (first and first.agent_id)])
+    named = [*launch.entries, *scenarios.values()]
+    personality_ids = (*launch.personality_ids, *(one.personality_id for one in named))
+    profile_ids = (*launch.test_profile_ids, *(one.test_profile_id for one in named))
+    return Found(
+        scenarios,
+        next(iter(agents.values()), None),
+        await rows(Personality, personality_ids, built_in=True),
+        await rows(TestProfile, profile_ids),
+    )
 
 
 _Shown = tuple[dict[str, Any], list[str]]
@@ -111,8 +87,8 @@ class Check:
         self._personalities: dict[int, _Shown] = {}
         self._kinds: dict[str, RoomKind | str] = {}
 
-    async def plan(self, patient_until_s: float) -> list[PlannedRun]:
-        """Return what is to be written.
+    async def plan(self, patient_until_s: float) -> list[dict[str, Any]]:
+        """Return what is to be written: of each run the columns that are its own.
 
         Args:
             patient_until_s: Until when it lets those go first who read much.
@@ -143,7 +119,7 @@ class Check:
         if launch.run_type is RunType.SESSIONS and "agent" not in errors:
             start = await self._session(errors)
             session = None if start is None else _session_kind(start)
-        runs: list[PlannedRun] = []
+        runs: list[dict[str, Any]] = []
         entry_errors: list[Errors] = []
         for some in chunks(entries):
             for entry in some:
@@ -181,7 +157,7 @@ class Check:
             errors.setdefault("agent", []).append(f"Agent {agent.id}: {error}")
         return start
 
-    async def _entry(self, entry: LaunchEntry, wrong: Errors, session: RoomKind | None) -> list[PlannedRun]:
+    async def _entry(self, entry: LaunchEntry, wrong: Errors, session: RoomKind | None) -> list[dict[str, Any]]:
         kind = session if entry.room_url is None else await self._kind(entry.room_url, wrong)
         if entry.data_message is not None and "pipecat_room_url" not in wrong:
             try:
@@ -194,7 +170,7 @@ class Check:
             wrong["scenario"] = [_missing(entry.scenario_id)]
             return []
         url, message, secrets = _kept_of(entry, self._record.settings)
-        runs: list[PlannedRun] = []
+        runs: list[dict[str, Any]] = []
         for profile_id in self._launch.test_profile_ids or [entry.test_profile_id or scenario.test_profile_id]:
             profile = None if profile_id is None else self._found.test_profiles.get(profile_id)
             if profile is None and profile_id is not None:
@@ -212,20 +188,23 @@ class Check:
                 if personality is None and entry.personality_id is not None and not self._launch.personality_ids:
                     wrong["personality"] = [_missing(personality_id)]
                     continue
-                planned = PlannedRun(
-                    scenario=scenario,
-                    entry=entry,
-                    kind=kind,
-                    room_url=url,
-                    data_message=message,
-                    secrets=secrets,
-                    snapshot={
-                        **self._with(played, personality),
-                        "sealed": secrets.names,
-                        "participant_name": entry.participant_name,
-                    },
-                    session_data=_session_data(profile, entry),
-                )
+                snapshot = {
+                    **self._with(played, personality),
+                    "sealed": secrets.names,
+                    "participant_name": entry.participant_name,
+                }
+                planned = {
+                    "scenario_id": scenario.id,
+                    "scenario_name": scenario.name,
+                    "snapshot": snapshot,
+                    "expects": bool(snapshot["expected_outcome_prompt"]),
+                    "room_url": url,
+                    "room_token": secrets.seal(self._record.vault),
+                    "data_message": message,
+                    "session_data": {**_variables(profile, "main"), **entry.session_data},
+                    "room_key": _room_key(entry, kind),
+                    "room_kind": None if kind is RoomKind.PIPECAT_RUNNER else kind,
+                }
                 runs += [planned] * self._launch.frequency
         return runs
 
@@ -321,6 +300,17 @@ def _kept_of(entry: LaunchEntry, settings: Settings) -> tuple[str | None, dict[s
     return shown_url, shown, secrets
 
 
+def _room_key(entry: LaunchEntry, kind: RoomKind | None) -> str | None:
+    """Return what a run needs for itself.
+
+    A Daily room: two callers in one would talk to each other. An ``/api/offer`` address is no such room, since every
+    offer gets a bot of its own.
+    """
+    if kind is not RoomKind.DAILY or entry.room_url is None:
+        return None
+    return public_url(entry.room_url).rstrip("/").lower()
+
+
 _STARTED_ELSEWHERE = (
     "test_profile: the agent in this room was started elsewhere; whoever started it gave it its main_agent_variables"
 )
@@ -333,17 +323,12 @@ def _is_for_the_agent_alone(profile: TestProfile, entry: LaunchEntry, kind: Room
     return not started_here and bool(main) and main != _variables(profile, "testing")
 
 
-def _session_data(profile: TestProfile | None, entry: LaunchEntry) -> dict[str, Any]:
-    variables = {} if profile is None else _variables(profile, "main")
-    return {**variables, **entry.session_data}
-
-
-def _variables(profile: TestProfile, side: str) -> dict[str, Any]:
+def _variables(profile: TestProfile | None, side: str) -> dict[str, Any]:
     """Return the variables a test profile has for a side, ``main`` (the agent) or ``testing`` (the caller).
 
     One without sides, as there were once, holds for both.
     """
-    information = profile.information
+    information = {} if profile is None else profile.information
     sides = ("main_agent_variables", "testing_agent_variables")
     if any(key in information for key in sides):
         found = information.get(f"{side}_agent_variables")

@@ -17,15 +17,13 @@ from runner.errors import UsageError
 from runner.records.changes import work_changed
 from runner.records.filters import chunks
 from runner.records.jobs import RoomSecrets, RunType, open_pipecat_data, seal_pipecat_data, shown_settings
-from runner.records.launch_check import Check, PlannedRun, find
+from runner.records.launch_check import Check, find
 from runner.records.launch_request import DEFAULT_PRIORITY, Errors, Launch, LaunchEntry, LaunchRefused
 from runner.records.record import Record
 from runner.records.secrets import Vault
 from runner.records.tables import Agent, ResultRow, RunRow, utc_now
 from runner.records.webhooks import hold_for_webhook
 from runner.rooms.allowed import RoomGuard
-from runner.rooms.urls import RoomKind
-from runner.text import public_url
 
 PATIENCE_S = 3.0
 """For how long a large launch lets those go first who read much."""
@@ -295,7 +293,7 @@ async def _lock(session: AsyncSession, launch: Launch) -> None:
 
 
 async def _write(
-    record: Record, session: AsyncSession, launch: Launch, agent: Agent | None, runs: Sequence[PlannedRun]
+    record: Record, session: AsyncSession, launch: Launch, agent: Agent | None, runs: Sequence[dict[str, Any]]
 ) -> ResultRow:
     agent_id = None if agent is None else agent.id
     settings = {**launch.run_settings, **seal_pipecat_data(record.vault, launch.pipecat_data)}
@@ -318,41 +316,17 @@ async def _write(
     now = utc_now()
     due_at = now + timedelta(seconds=launch.delay_s) if launch.delay_s else None
     not_before = await session.run_sync(hold_for_webhook, result.id, due_at)
+    common = {
+        "result_id": result.id,
+        "project_id": launch.project_id,
+        "agent_id": agent_id,
+        "priority": launch.priority,
+        "not_before": not_before,
+        "created_at": now,
+        "updated_at": now,
+    }
     # Row by row in one go: their ids go up in the order of the rows.
     connection = await session.connection()
     for some in chunks(runs):
-        rows = [
-            {
-                "result_id": result.id,
-                "project_id": launch.project_id,
-                "agent_id": agent_id,
-                "scenario_id": run.scenario.id,
-                "scenario_name": run.scenario.name,
-                "snapshot": run.snapshot,
-                "expects": bool(run.snapshot["expected_outcome_prompt"]),
-                "room_url": run.room_url,
-                "room_token": run.secrets.seal(record.vault),
-                "data_message": run.data_message,
-                "session_data": run.session_data,
-                "priority": launch.priority,
-                "not_before": not_before,
-                "room_key": _room_key(run),
-                "room_kind": None if run.kind in (None, RoomKind.PIPECAT_RUNNER) else run.kind.value,
-                "created_at": now,
-                "updated_at": now,
-            }
-            for run in some
-        ]
-        await connection.execute(insert(RunRow), rows)
+        await connection.execute(insert(RunRow), [run | common for run in some])
     return result
-
-
-def _room_key(run: PlannedRun) -> str | None:
-    """Return what a run needs for itself.
-
-    A Daily room: two callers in one would talk to each other. An ``/api/offer`` address is no such room, since every
-    offer gets a bot of its own.
-    """
-    if run.kind is not RoomKind.DAILY or run.entry.room_url is None:
-        return None
-    return public_url(run.entry.room_url).rstrip("/").lower()

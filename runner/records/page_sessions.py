@@ -6,7 +6,7 @@ from datetime import timedelta
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runner.records.keys import KeyIdentity, KeyKind, digest_of
+from runner.records.keys import KeyIdentity, digest_of, identity_of
 from runner.records.tables import ApiKey, PageSession, utc_now
 
 SESSION_LASTS = timedelta(days=7)
@@ -18,12 +18,7 @@ MAX_SESSIONS = 100
 
 
 async def begin_session(session: AsyncSession, key: KeyIdentity) -> str:
-    """Begin a session of a user's key; return its token, which is kept nowhere.
-
-    Args:
-        session: A transaction.
-        key: The key.
-    """
+    """Begin a session of a user's key; return its token, which is kept nowhere."""
     token = secrets.token_urlsafe(32)
     now = utc_now()
     of_key = select(PageSession.id).where(PageSession.key_id == key.id).order_by(PageSession.id.desc())
@@ -51,7 +46,7 @@ async def find_session(session: AsyncSession, token: str) -> KeyIdentity | None:
             ApiKey.revoked_at.is_(None),
         )
     )
-    return None if found is None else KeyIdentity(found.id, KeyKind(found.kind), found.project_id, found.name)
+    return None if found is None else identity_of(found)
 
 
 async def end_session(session: AsyncSession, token: str) -> None:

@@ -1,10 +1,10 @@
 """Queued and active runs, and worker health. Nothing is changed here."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from runner.protocol.messages import WorkerState
 from runner.records.assignments import is_due, taken, waiting
 from runner.records.database import Database
+from runner.records.leases import clock
 from runner.records.statuses import RunStatus
-from runner.records.tables import RunRow, WorkerRow, utc_now
+from runner.records.tables import RunRow, WorkerRow
 
 OVERTIME_S = 300.0
 """So much longer than its script allows may a call be on, with what comes before and after it."""
@@ -21,51 +22,30 @@ OVERTIME_S = 300.0
 MAX_NAMED = 20
 """How many of many stuck runs are named."""
 
-_ABLE = (WorkerState.TAKING.value, WorkerState.PAUSED.value)
+_ABLE = (WorkerState.TAKING, WorkerState.PAUSED)
 
 
 @dataclass(frozen=True)
 class QueueState:
-    """What waits, and what is on.
-
-    Attributes:
-        waiting: Runs that could begin, and wait for a worker.
-        delayed: Runs that are not to begin yet.
-        oldest_waiting_s: How long the one of them that could begin first could have; None if none waits.
-        handed_over: Runs that a worker has and has not begun.
-        running: Runs whose session starts, or whose call is on.
-        evaluating: Runs whose call is over, and is being judged.
-    """
+    """What waits, and what is on."""
 
     waiting: int = 0
+    """Runs that could begin, and wait for a worker."""
     delayed: int = 0
+    """Runs that are not to begin yet."""
     oldest_waiting_s: float | None = None
+    """How long the one of them that could begin first could have; None if none waits."""
     handed_over: int = 0
+    """Runs that a worker has and has not begun."""
     running: int = 0
+    """Runs whose session starts, or whose call is on."""
     evaluating: int = 0
+    """Runs whose call is over, and is being judged."""
 
 
 @dataclass(frozen=True)
 class WorkerView:
-    """A worker as it says of itself.
-
-    Attributes:
-        executor: Its id.
-        name: Its machine and place there.
-        version: The version of its program.
-        state: What it is ready for.
-        why: Why it takes no runs for now.
-        is_gone: Whether it has ended, or was given up for lost.
-        rooms: The kinds of rooms it can enter.
-        limit: How many calls it makes at once.
-        live: The runs it works on.
-        kept: The outcomes on its disk that the record has not taken, each as run and attempt.
-        loop_lag_ms: The longest its event loop was late within the last seconds.
-        underruns: How often a call of its had no audio to send, since it started.
-        calls_made: How many calls it made, since it started.
-        seen_s: How long ago it polled, by the record's clock.
-        up_s: How long it has been up; or had been when it polled last, if it is gone.
-    """
+    """A worker as it says of itself: as ``status --json`` prints it."""
 
     executor: str
     name: str
@@ -73,28 +53,25 @@ class WorkerView:
     state: str
     why: str
     is_gone: bool
+    """Whether it has ended, or was given up for lost."""
     rooms: tuple[str, ...]
     limit: int
+    """How many calls it makes at once."""
     live: tuple[int, ...]
+    """The runs it works on."""
     kept: tuple[tuple[int, int], ...]
+    """The outcomes on its disk that the record has not taken, each as run and attempt."""
     loop_lag_ms: float
     underruns: int
     calls_made: int
     seen_s: float
+    """How long ago it polled, by the record's clock."""
     up_s: float
+    """How long it has been up; or had been when it polled last, if it is gone."""
 
 
-@dataclass(frozen=True)
-class TakenRun:
-    """A run that a worker has.
-
-    Attributes:
-        run_id: The run.
-        attempt: The attempt.
-        executor: The worker.
-        begun_s: How long ago it began; None if it has not.
-        limit_s: How long its call may last.
-    """
+class TakenRun(NamedTuple):
+    """A run that a worker has: how long ago it began, if it has, and how long its call may last."""
 
     run_id: int
     attempt: int
@@ -104,29 +81,8 @@ class TakenRun:
 
 
 @dataclass(frozen=True)
-class WaitingRuns:
-    """Runs that could begin and need the same kind of room.
-
-    Attributes:
-        room_kind: The kind; None where any worker can enter.
-        count: How many they are.
-        run_ids: Some of them: those that were launched first.
-    """
-
-    room_kind: str | None
-    count: int
-    run_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Stuck:
-    """Runs that go no further by themselves.
-
-    Attributes:
-        why: What holds them up.
-        count: How many they are.
-        run_ids: Some of them, in order.
-    """
+    """Runs that go no further by themselves: what holds them up, how many they are, and some of them, in order."""
 
     why: str
     count: int
@@ -138,8 +94,8 @@ class Overview:
     """Everything at a glance."""
 
     queue: QueueState
-    workers: list[WorkerView] = field(default_factory=list[WorkerView])
-    stuck: list[Stuck] = field(default_factory=list[Stuck])
+    workers: list[WorkerView]
+    stuck: list[Stuck]
 
 
 async def read_overview(database: Database, *, max_duration_s: float, lease_s: float) -> Overview:
@@ -161,10 +117,8 @@ async def read_overview(database: Database, *, max_duration_s: float, lease_s: f
 
 
 async def read_clock(session: AsyncSession) -> datetime:
-    """Return the time: the database server's, or this machine's where there is none."""
-    if session.get_bind().dialect.name == "postgresql":
-        return cast(datetime, await session.scalar(select(func.now())))
-    return utc_now()
+    """Return the time by the record's clock."""
+    return await session.run_sync(clock)
 
 
 async def read_queue(session: AsyncSession, now: datetime) -> QueueState:
@@ -186,9 +140,9 @@ async def read_queue(session: AsyncSession, now: datetime) -> QueueState:
         waiting=due,
         delayed=count - due,
         oldest_waiting_s=None if oldest is None else max(0.0, (now - oldest).total_seconds()),
-        handed_over=by_status.get(RunStatus.PENDING.value, 0),
-        running=by_status.get(RunStatus.RUNNING.value, 0),
-        evaluating=by_status.get(RunStatus.EVALUATING.value, 0),
+        handed_over=by_status.get(RunStatus.PENDING, 0),
+        running=by_status.get(RunStatus.RUNNING, 0),
+        evaluating=by_status.get(RunStatus.EVALUATING, 0),
     )
 
 
@@ -199,17 +153,19 @@ async def read_workers(session: AsyncSession, now: datetime) -> list[WorkerView]
 
 
 def find_stuck(
-    live: Sequence[TakenRun], due: Sequence[WaitingRuns], workers: Sequence[WorkerView], silent: Iterable[str] = ()
+    live: Sequence[TakenRun],
+    due: Iterable[tuple[str | None, int, Sequence[int]]],
+    workers: Sequence[WorkerView],
+    silent: Set[str] = frozenset(),
 ) -> list[Stuck]:
     """Return the runs that go no further by themselves.
 
     Args:
         live: The runs that workers have.
-        due: The runs that could begin.
+        due: The runs that could begin: by the kind of room they need, how many they are, and some of them.
         workers: The workers.
         silent: Those of them that show no sign of life.
     """
-    silent = set(silent)
     by_executor = {worker.executor: worker for worker in workers}
     reported = {outcome for worker in workers if _lives(worker, silent) for outcome in worker.kept}
     held_up: defaultdict[str, list[int]] = defaultdict(list)
@@ -220,20 +176,19 @@ def find_stuck(
             held_up[why].append(run.run_id)
     found = [Stuck(why, len(ids), tuple(ids[:MAX_NAMED])) for why, ids in held_up.items()]
     able = [worker for worker in workers if _lives(worker, silent) and worker.state in _ABLE]
-    for runs in due:
+    for kind, count, ids in due:
         if not able:
-            found.append(Stuck("there is no worker that takes runs", runs.count, runs.run_ids))
-        elif runs.room_kind is not None and not any(runs.room_kind in worker.rooms for worker in able):
-            why = f"no worker that takes runs can enter a {runs.room_kind} room"
-            found.append(Stuck(why, runs.count, runs.run_ids))
+            found.append(Stuck("there is no worker that takes runs", count, tuple(ids)))
+        elif kind is not None and not any(kind in worker.rooms for worker in able):
+            found.append(Stuck(f"no worker that takes runs can enter a {kind} room", count, tuple(ids)))
     return found
 
 
-def _lives(worker: WorkerView, silent: set[str]) -> bool:
+def _lives(worker: WorkerView, silent: Set[str]) -> bool:
     return not worker.is_gone and worker.executor not in silent
 
 
-def _holds_up(run: TakenRun, worker: WorkerView | None, silent: set[str]) -> str | None:
+def _holds_up(run: TakenRun, worker: WorkerView | None, silent: Set[str]) -> str | None:
     """Return what holds up a run that a worker has; None if nothing does."""
     if worker is None:
         return f"worker {run.executor} is unknown"
@@ -249,33 +204,24 @@ def _holds_up(run: TakenRun, worker: WorkerView | None, silent: set[str]) -> str
 
 
 async def _taken_runs(session: AsyncSession, now: datetime, max_duration_s: float) -> list[TakenRun]:
-    limit = RunRow.snapshot[("script", "max_duration_s")].as_float()
-    rows = await session.execute(
-        select(RunRow.id, RunRow.attempt, RunRow.executor, RunRow.started_at, limit)
-        .where(taken())
-        .order_by(RunRow.id)
-    )
+    limit = func.coalesce(RunRow.snapshot[("script", "max_duration_s")].as_float(), max_duration_s)
+    columns = (RunRow.id, RunRow.attempt, RunRow.executor, RunRow.started_at, limit)
+    rows = await session.execute(select(*columns).where(taken()).order_by(RunRow.id))
     return [
-        TakenRun(
-            run_id,
-            attempt,
-            executor or "",
-            begun_s=None if started_at is None else (now - started_at).total_seconds(),
-            limit_s=max_duration_s if limit_s is None else limit_s,
-        )
+        TakenRun(run_id, attempt, executor or "", started_at and (now - started_at).total_seconds(), limit_s)
         for run_id, attempt, executor, started_at, limit_s in rows
     ]
 
 
-async def _waiting_runs(session: AsyncSession, now: datetime) -> list[WaitingRuns]:
+async def _waiting_runs(session: AsyncSession, now: datetime) -> list[tuple[str | None, int, Sequence[int]]]:
     due = waiting() & is_due(now)
     counts = await session.execute(
         select(RunRow.room_kind, func.count()).where(due).group_by(RunRow.room_kind).order_by(RunRow.room_kind)
     )
-    found: list[WaitingRuns] = []
-    for room_kind, count in counts.all():
-        ids = select(RunRow.id).where(due, RunRow.room_kind.is_not_distinct_from(room_kind)).order_by(RunRow.id)
-        found.append(WaitingRuns(room_kind, count, tuple(await session.scalars(ids.limit(MAX_NAMED)))))
+    found: list[tuple[str | None, int, Sequence[int]]] = []
+    for kind, count in counts.all():
+        ids = select(RunRow.id).where(due, RunRow.room_kind.is_not_distinct_from(kind)).order_by(RunRow.id)
+        found.append((kind, count, (await session.scalars(ids.limit(MAX_NAMED))).all()))
     return found
 
 

@@ -58,11 +58,10 @@ class ScenarioFields:
     """What a script is made of.
 
     Attributes:
-        name: The scenario's name.
         scenario_type: ``instruction``, ``conditional_actions`` or ``pipecat_eval``.
         pipecat_eval: The text of a scenario file; goes before everything else.
         conditional_actions: As they were written, in either shape.
-        max_duration_s: The longest a call may take; None as the settings, or the text, have it.
+        max_duration_s: None: as the settings, or the text, have it.
         variables: What ``{{test_profile.key}}`` stands for.
     """
 
@@ -75,12 +74,7 @@ class ScenarioFields:
 
     @classmethod
     def of(cls, row: _Row, variables: Mapping[str, Any] | None = None) -> "ScenarioFields":
-        """Return those of a row of the record.
-
-        Args:
-            row: The row.
-            variables: The caller's variables of the test profile.
-        """
+        """Return those of a row of the record, with the caller's variables of the test profile."""
         return cls(
             name=row.name,
             scenario_type=row.scenario_type,
@@ -96,7 +90,6 @@ class Played:
     """How a scenario is played.
 
     Attributes:
-        script: What the caller does.
         notes: What of the scenario is played otherwise than it says.
         conditions: What must have happened before lines of the caller.
     """
@@ -107,11 +100,7 @@ class Played:
 
 
 def as_played(scenario: ScenarioFields, settings: Settings) -> Played:
-    """Return how a scenario is played.
-
-    Args:
-        scenario: The scenario.
-        settings: Give what it does not say itself.
+    """Return how a scenario is played; the settings give what it does not say itself.
 
     Raises:
         UsageError: It can't be played; says why.

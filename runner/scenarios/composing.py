@@ -50,20 +50,13 @@ Loader.add_implicit_resolver(STANDARD_TAGS + "int", re.compile(r"^[-+]?(?:0|[1-9
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value stands.
-
-    Attributes:
-        path: The file, or what a text is called that is no file.
-        line: The line, from 1.
-        in_text: Whether it is a text that is no file.
-    """
+    """Where a value stands: a file and its line, from 1. A text that is no file has a name in place of a path."""
 
     path: Path
     line: int
     in_text: bool = False
 
     def __str__(self) -> str:
-        """Return ``file:line``, or ``name: line N`` of a text."""
         return f"{self.path}: line {self.line}" if self.in_text else f"{self.path}:{self.line}"
 
     def error(self, message: str) -> "FileError":
@@ -72,11 +65,7 @@ class Place:
 
 
 class FileError(UsageError, ValueError):
-    """Mistakes in a file. Its text is the first of them.
-
-    Args:
-        mistakes: What is wrong, each with its place.
-    """
+    """Mistakes in a file, each with its place. Its text is the first of them."""
 
     def __init__(self, mistakes: Iterable[tuple[Place, str]]):
         # What a file says for all of its scenarios is found wrong in each of them.
@@ -95,7 +84,6 @@ class Mistakes:
         self._found: list[tuple[Place, str]] = []
 
     def add(self, error: FileError) -> None:
-        """Take the mistakes of an error."""
         self._found += error.mistakes
 
     def read(self, read: Callable[[], _T]) -> _T | None:
@@ -107,11 +95,7 @@ class Mistakes:
             return None
 
     def check(self) -> None:
-        """Raise if there are any.
-
-        Raises:
-            FileError: With all of them, in the order they were found.
-        """
+        """Raise a :class:`FileError` with all of them, in the order they were found, if there are any."""
         if self._found:
             raise FileError(self._found)
 
@@ -197,7 +181,6 @@ def scalar(node: yaml.ScalarNode, label: str, place: Place) -> Any:
 
 
 def shortened(text: str) -> str:
-    """Return a text, or its beginning if it is long."""
     return text if len(text) <= _SHORT else f"{text[:_SHORT]}…"
 
 

@@ -40,11 +40,7 @@ _SAID = {
 
 
 class ConditionalActionsError(UsageError):
-    """Conditional actions are wrong.
-
-    Args:
-        errors: What is wrong, each with where it stands.
-    """
+    """Conditional actions are wrong; ``errors`` says what, each with where it stands."""
 
     def __init__(self, errors: tuple[str, ...]):
         super().__init__("; ".join(errors))
@@ -53,12 +49,7 @@ class ConditionalActionsError(UsageError):
 
 @dataclass(frozen=True)
 class Step:
-    """Something the caller says or does.
-
-    Attributes:
-        text: Its words and tags.
-        verbatim: Whether they are said word for word; otherwise they tell a model what to say.
-    """
+    """Something the caller says or does: words and tags. Those that are not verbatim tell a model what to say."""
 
     text: str
     verbatim: bool = True
@@ -86,7 +77,6 @@ class ConditionalActions:
     Attributes:
         role: Who the caller is.
         first: Said as the call begins, then after each turn of the agent; empty where the agent speaks first.
-        conditions: In the order written.
         functions: The names of functions that are called.
     """
 
@@ -258,7 +248,6 @@ class _Reader:
     def _steps(
         self, text: str, place: str, *, verbatim: bool = True, may_be_empty: bool = False, first: bool = False
     ) -> tuple[Step, ...]:
-        """Return the step a text is; none for an empty one."""
         if not text.strip():
             if not may_be_empty:
                 self._errors.append(f"{place} has an empty step")

@@ -330,7 +330,6 @@ class _TurnKeys(FileModel):
         return Turn(action=self._action(), start=self._start(), expect=tuple(expected))
 
     def waits_for_an_image(self) -> bool:
-        """Whether it waits for an image of the agent."""
         events = [keys.event for keys in self.expect]
         return _IMAGE in events or (self.send_after is not None and self.send_after.event == _IMAGE)
 
@@ -398,7 +397,6 @@ class _ScriptKeys(FileModel):
         return Scenario(name, place.path, place.line, script, self._refusal(), tuple(self._notes()), tags)
 
     def _refusal(self) -> str | None:
-        """Return what a deployed room can't offer of it."""
         reasons: list[str] = []
         if self.context:
             reasons.append("it sets the agent's context, which a deployed agent keeps to itself (context:)")
@@ -409,7 +407,6 @@ class _ScriptKeys(FileModel):
         return "; ".join(reasons) or None
 
     def _notes(self) -> list[str]:
-        """Return what is played otherwise than by Pipecat's own harness."""
         notes = [
             f"{note}; the file asks for text" if keys.modality == "text" else note
             for keys, note in ((self.user, _NOTE_USER), (self.judge, _NOTE_JUDGE))
@@ -428,11 +425,7 @@ _SCENARIO_KEYS = (*_ScriptKeys.keys(), *_PERSONA_KEYS)
 
 
 def load_file(path: Path, settings: Settings) -> list[Scenario]:
-    """Return the scenarios of a file, in its order.
-
-    Args:
-        path: The file.
-        settings: Give what a scenario does not say itself.
+    """Return the scenarios of a file, in its order; the settings give what a scenario does not say itself.
 
     Raises:
         UsageError: Something in the file is wrong; names file and line, and how to mend it.
@@ -441,15 +434,9 @@ def load_file(path: Path, settings: Settings) -> list[Scenario]:
 
 
 def load_text(text: str, name: str, settings: Settings) -> list[Scenario]:
-    """Return the scenarios of a text that is written as a file is, in its order. It takes in no files.
+    """Return the scenarios of a text that is written as a file is, but takes in no files.
 
-    Args:
-        text: The text.
-        name: What it is called in errors: ``name: line N: …``.
-        settings: Give what a scenario does not say itself.
-
-    Raises:
-        UsageError: Something in the text is wrong; names the line, and how to mend it.
+    It is called ``name`` in errors: ``name: line N: …``.
     """
     return _scenarios(read_yaml_text(text, name), settings)
 
@@ -481,7 +468,6 @@ def _scenarios(document: Node, settings: Settings) -> list[Scenario]:
 
 
 def _listed(entry: Node, defaults: Node, name: str, settings: Settings) -> Scenario:
-    """Return a scenario of a file of several."""
     if "scenarios" in entry:
         raise entry["scenarios"].place.error("a scenario can't hold scenarios of its own")
     # A file may hold both kinds: what it says of simulations at its top does not concern the scripts.
@@ -510,11 +496,7 @@ def _refuse_persona_keys(mapping: Node) -> None:
 
 
 def load_scenario(spec: str, settings: Settings) -> Scenario:
-    """Return the scenario that ``FILE`` or ``FILE:NAME`` names.
-
-    Args:
-        spec: A file that holds one scenario, or a file and the name of one (with or without the file's own name).
-        settings: Give what a scenario does not say itself.
+    """Return the scenario that ``FILE`` or ``FILE:NAME`` names, with or without the file's own name.
 
     Raises:
         UsageError: The file is wrong, or holds no such scenario.
@@ -532,12 +514,7 @@ def load_scenario(spec: str, settings: Settings) -> Scenario:
 def split_spec(spec: str, folder: Path = Path()) -> tuple[Path, str]:
     """Return file and name of ``FILE[:NAME]``, of which either may hold colons, or of ``example:FILE[:NAME]``.
 
-    Args:
-        spec: What names a file, or one of its scenarios.
-        folder: What the file is relative to.
-
-    Returns:
-        The file, which need not be there, and the name; empty where all of the file is meant.
+    The file is relative to ``folder``, and need not be there; the name is empty where all of the file is meant.
 
     Raises:
         UsageError: There is no such example.

@@ -10,7 +10,6 @@ _IN_CHECKOUT = Path(__file__).parents[2] / "config" / "scenarios"
 
 
 def example_names() -> list[str]:
-    """Return what the examples are called, in order."""
     return sorted(file.stem for file in _folder().glob("*.yaml"))
 
 
@@ -26,5 +25,4 @@ def example_file(name: str) -> Path:
 
 
 def _folder() -> Path:
-    """Return where the examples are: in an installed package, or in a checkout."""
     return _PACKAGED if _PACKAGED.is_dir() else _IN_CHECKOUT

@@ -20,7 +20,6 @@ _MAX_BYTES = 1_000_000
 
 _MAX_FILES = 200
 _GREETS = frozenset({"TTSSpeakFrame", "LLMRunFrame", "LLMMessagesAppendFrame"})
-_READS = frozenset({"getenv", "get"})
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,6 @@ class Found:
         variables: The environment variables that the bot reads and that sound like keys, by name.
         greets: Whether the bot speaks first.
         install: How CI installs the bot's packages, one command a line.
-        python_version: The version CI is to use.
         cloud_agent: The name of the agent on Pipecat Cloud, where the project deploys one.
         gitlab: Whether CI is GitLab's.
     """
@@ -57,7 +55,8 @@ def look_at(project: Path) -> Found:
         bot=bot,
         python=("uv", "run", "python") if by_uv else (_python_of(project),),
         variables=tuple(sorted(set(_variables(names)))),
-        greets=tree is None or any(isinstance(n, ast.Name) and n.id in _GREETS and _is_called(n) for n in names),
+        greets=tree is None
+        or any(isinstance(n, ast.Name) and n.id in _GREETS and isinstance(n.ctx, ast.Load) for n in names),
         install=_install(project, by_uv),
         python_version=_python_version(project),
         cloud_agent=_cloud_agent(project),
@@ -104,27 +103,17 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-def _is_called(name: ast.Name) -> bool:
-    return isinstance(name.ctx, ast.Load)
-
-
 def _variables(nodes: list[ast.AST]) -> Iterator[str]:
     """Yield the names that are read as ``os.getenv("X")``, ``os.environ.get("X")`` or ``os.environ["X"]``."""
     for node in nodes:
-        named: ast.expr | None = None
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _READS:
-            named = node.args[0] if node.args else None
-        elif (
-            isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "environ"
-        ):
-            named = node.slice
-        if (
-            isinstance(named, ast.Constant)
-            and isinstance(named.value, str)
-            and named.value.isidentifier()
-            and named.value.endswith(("_KEY", "_TOKEN", "_SECRET"))
-        ):
-            yield named.value
+        match node:
+            case (
+                ast.Call(func=ast.Attribute(attr="getenv" | "get"), args=[ast.Constant(value=str(name)), *_])
+                | ast.Subscript(value=ast.Attribute(attr="environ"), slice=ast.Constant(value=str(name)))
+            ) if name.isidentifier() and name.endswith(("_KEY", "_TOKEN", "_SECRET")):
+                yield name
+            case _:
+                pass
 
 
 def _python_of(project: Path) -> str:
@@ -137,19 +126,14 @@ def _python_of(project: Path) -> str:
 def _install(project: Path, by_uv: bool) -> tuple[str, ...]:
     if by_uv:
         return ("pipx install uv", "uv sync")
-    make = () if _python_of(project) == "python" else (f"python -m venv {_python_of(project).split('/')[0]}",)
+    python = _python_of(project)
+    make = () if python == "python" else (f"python -m venv {python.split('/')[0]}",)
+    what = "'pipecat-ai[runner,webrtc]'"
     if (project / "requirements.txt").is_file():
-        return (*make, f"{_python_of(project)} -m pip install -r requirements.txt")
-    if (project / "pyproject.toml").is_file():
-        return (*make, f"{_python_of(project)} -m pip install .")
-    return (*make, f"{_python_of(project)} -m pip install 'pipecat-ai[runner,webrtc]'")
-
-
-def _toml(file: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+        what = "-r requirements.txt"
+    elif (project / "pyproject.toml").is_file():
+        what = "."
+    return (*make, f"{python} -m pip install {what}")
 
 
 def _python_version(project: Path) -> str:
@@ -162,7 +146,10 @@ def _python_version(project: Path) -> str:
 
 
 def _cloud_agent(project: Path) -> str | None:
-    name = _toml(project / "pcc-deploy.toml").get("agent_name")
+    try:
+        name = tomllib.loads((project / "pcc-deploy.toml").read_text(encoding="utf-8")).get("agent_name")
+    except (OSError, ValueError):
+        return None
     return name if isinstance(name, str) and name.isprintable() else None
 
 

@@ -37,19 +37,8 @@ DEFAULT_SPAWN = "{python} {bot} --port {port}"
 MAX_BASE_PORT = 65_535
 
 _BOTS = "suite"
-_KEYS = (
-    "concurrency",
-    "repeat",
-    "runs_dir",
-    "record",
-    "cache_dir",
-    "bots_dir",
-    "scenarios_dir",
-    "spawn",
-    "python",
-    "base_port",
-    _BOTS,
-)
+_FOLDERS = ("runs_dir", "cache_dir", "bots_dir", "scenarios_dir")
+_KEYS = ("concurrency", "repeat", *_FOLDERS, "record", "spawn", "python", "base_port", _BOTS)
 _ENTRY_KEYS = ("bot", "name", "concurrency", "runner_body", "scenarios")
 _BODY_KEYS = ("path", "data")
 _SUFFIXES = (".yaml", ".yml")
@@ -96,7 +85,6 @@ class _Manifest:
         self._skipped: list[Scenario] = []
 
     def suite(self, repeat: int | None, concurrency: int | Literal["auto"] | None) -> Suite:
-        """Return the suite; what is given takes the place of what the file says."""
         top = self._top
         bots = top[_BOTS]
         planned = [run for group, node in enumerate(bots.items()) for run in self._runs(group, node)]
@@ -125,7 +113,6 @@ class _Manifest:
         )
 
     def _runs(self, group: int, node: Node) -> list[PlannedRun]:
-        """Return the runs of a bot, once each."""
         entry = node.mapping(_ENTRY_KEYS)
         label = entry.get("name", Node.text) or entry["bot"].text()
         data, folder = self._body(entry)

@@ -28,13 +28,9 @@ _KEY_FORMATTING = re.compile(r"[\s().+-]")
 
 
 def unknown_markup(text: str, played: str = "") -> str | None:
-    """Return what is wrong with markup in a text of which nothing is played, in one sentence; None if there is none.
+    """Return what is wrong with markup in a text that none is played in but ``played``; None if there is none.
 
     ``{{placeholders}}`` are no markup.
-
-    Args:
-        text: What the caller is to say.
-        played: The tags that are played where the text stands, for the sentence.
     """
     plain = _PLACEHOLDER.sub(" ", text)
     found = min((m for m in (_MARKUP.search(plain), _BRACKETS.search(plain)) if m), key=re.Match.start, default=None)

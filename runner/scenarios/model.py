@@ -13,12 +13,9 @@ class Scenario:
 
     Attributes:
         name: ``<file name>/<scenario name>``, or the file's name where it is the only one.
-        path: The file it was read from.
-        line: Where it begins there, from 1.
         script: What the caller does; None for a kind that can't be played here.
         refusal: Why it can't be played in a room; None if it can.
         notes: What of it is played otherwise than the file says, and why.
-        tags: What it can be selected by, besides its name.
     """
 
     name: str
@@ -31,7 +28,6 @@ class Scenario:
 
     @property
     def short_name(self) -> str:
-        """The name without the file's."""
         return self.name.rpartition("/")[2]
 
     def playable(self) -> Script:

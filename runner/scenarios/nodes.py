@@ -45,12 +45,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Folder:
-    """Where the files may come from that a file names.
-
-    Attributes:
-        path: What paths are relative to; None where no files are taken in.
-        root: The folder that nothing is taken from outside of.
-    """
+    """What paths in a file are relative to (None: no files are taken in), and the folder all must lie in."""
 
     path: Path | None
     root: Path
@@ -63,9 +58,7 @@ class Node:
     A method raises :class:`FileError` where the value is of another kind, or out of bounds.
 
     Attributes:
-        place: Where it stands.
         label: What it is called in errors, such as ``within_ms``.
-        key_place: Where its key stands, if it has one.
         folder: Where the files may come from that it names.
         value: The values it holds, by their keys or in order; or itself, if it holds none.
     """
@@ -82,11 +75,9 @@ class Node:
         return key in entries and not entries[key].is_null()
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the keys of a mapping."""
         return iter(self.entries())
 
     def __getitem__(self, key: str) -> "Node":
-        """Return the value of a key."""
         if key not in self:
             raise self.place.error(f"{self.label} needs {key!r}")
         return self.entries()[key]
@@ -108,7 +99,6 @@ class Node:
         return replace(self, value={k: v for k, v in self.entries().items() if k not in keys})
 
     def entries(self) -> "dict[Any, Node]":
-        """Return the values of a mapping by their keys."""
         if not isinstance(self.value, dict):
             raise self.place.error(f"{self.label} must be a mapping (key: value), not {self._kind()}")
         return self.value
@@ -128,27 +118,24 @@ class Node:
         return self
 
     def items(self) -> "list[Node]":
-        """Return the values of a list."""
         if not isinstance(self.value, list):
             raise self.place.error(f"{self.label} must be a list (- …), not {self._kind()}")
         return self.value
 
     def some(self) -> "list[Node]":
-        """Return the values of a list that holds at least one."""
+        """Return the values of a list that is not empty."""
         if not self.items():
             raise self.place.error(f"{self.label} must hold at least one")
         return self.items()
 
     def has_keys(self, *keys: str) -> bool:
-        """Whether the value is a mapping that holds these keys, and whatever others."""
+        """Whether the value is a mapping that holds these keys."""
         return isinstance(self.value, dict) and {*keys} <= {*self.value}
 
     def is_list(self) -> bool:
-        """Whether the value is a list."""
         return isinstance(self.value, list)
 
     def is_mapping(self) -> bool:
-        """Whether the value is a mapping."""
         return isinstance(self.value, dict)
 
     def is_null(self) -> bool:
@@ -164,7 +151,6 @@ class Node:
         return text
 
     def one_of(self, known: Sequence[str]) -> str:
-        """Return a word that is one of ``known``."""
         word = self.text()
         if word not in known:
             raise self.place.error(f"{self.label}: there is no {short(word)}{meant(word, known)}")
@@ -192,14 +178,12 @@ class Node:
         return path
 
     def integer(self, low: int, high: int) -> int:
-        """Return a whole number within bounds."""
         value = self.plain()
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.place.error(f"{self.label} must be a whole number, not {self._kind()}")
         return self._within(value, low, high)
 
     def number(self, low: float, high: float) -> float:
-        """Return a number within bounds."""
         value = self.plain()
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or (isinstance(value, float) and not math.isfinite(value)):
@@ -207,7 +191,6 @@ class Node:
         return float(self._within(value, low, high))
 
     def flag(self) -> bool:
-        """Return true or false."""
         value = self.plain()
         if not isinstance(value, bool):
             raise self.place.error(f"{self.label} must be true or false, not {self._kind()}")
@@ -236,11 +219,7 @@ class Node:
 
 
 def read_yaml(path: Path, root: Path | None = None) -> Node:
-    """Return the one document of a YAML file.
-
-    Args:
-        path: The file.
-        root: The folder that files are included from at most; by default :func:`default_root`.
+    """Return the one document of a YAML file, which includes files of ``root``, by default :func:`default_root`.
 
     Raises:
         UsageError: It can't be read, is too large, or is not valid YAML.
@@ -255,11 +234,7 @@ def read_yaml(path: Path, root: Path | None = None) -> Node:
 
 
 def read_yaml_text(text: str, name: str) -> Node:
-    """Return the one document of a YAML text, which takes in no files.
-
-    Args:
-        text: The text.
-        name: What it is called in errors: ``name: line N: …``.
+    """Return the one document of a YAML text, which takes in no files, and is called ``name`` in errors.
 
     Raises:
         UsageError: It is too large, or is not valid YAML.
@@ -299,9 +274,6 @@ class _Reader:
 
     It counts the values it looks at, those of an alias each time, so that a file whose aliases or includes multiply
     ends in an error and not in memory.
-
-    Args:
-        folder: Where the files may come from that are named.
     """
 
     def __init__(self, folder: Folder):

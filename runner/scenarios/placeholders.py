@@ -19,9 +19,7 @@ _PART = re.compile(r"\.([^.\[\]]+)|\[\s*['\"]?([^\[\]'\"]+)['\"]?\s*\]")
 def substitute(text: str, variables: Mapping[str, Any]) -> str:
     """Return a text with the values that ``{{test_profile.key}}`` stands for; nothing where there is none.
 
-    Args:
-        text: May hold paths with dots and brackets: ``{{test_profile.address.city}}``, ``{{test_profile["name"]}}``.
-        variables: The caller's variables of the test profile.
+    Paths have dots and brackets: ``{{test_profile.address.city}}``, ``{{test_profile["name"]}}``.
 
     Raises:
         UsageError: It has a placeholder of another kind.

@@ -38,13 +38,9 @@ class PlannedRun:
 
     Attributes:
         index: Its place in the suite, from 0.
-        scenario: The scenario.
-        script: What is played.
         repeat: Which run of this scenario it is, from 1.
         data: Reaches the bot as its runner arguments' ``body``.
-        publish: The data message, if there is one.
         agent: Its own agent, in place of the suite's.
-        group: Which runs it shares a limit with.
         at_a_time: How many runs of its group are made at a time at most; None: as many as of the suite.
         variant: Tells what an entry plays from the suite's first of that name; empty where it is the same.
     """
@@ -62,7 +58,6 @@ class PlannedRun:
 
     @property
     def title(self) -> str:
-        """The scenario's name, with the number of the run from the second on."""
         return run_title(self.scenario.name, self.repeat)
 
     @property
@@ -76,19 +71,14 @@ class Suite:
     """A suite, checked and ready to be run.
 
     Attributes:
-        name: Its name.
-        path: The file it was read from.
-        agent: The agent under test.
         token: Goes along to the agent's side.
         participant_name: The agent's user name in Daily rooms; None: as the settings have it.
         concurrency: How many runs are made at a time; None: as many as the machine has headroom for.
-        runs: The runs, in order.
         skipped: The scenarios that can't be played in a room, of the files that are named as a whole.
         most_at_once: How many there may be at once in any case.
         retry_inconclusive: How often a run is made again that is inconclusive because of our own side or the network.
         runs_dir: Where its results go; None: where the settings say.
         notes: What of the file is done otherwise than it says, and why.
-        gates: The thresholds that are judged at the suite's end.
     """
 
     name: str
@@ -120,18 +110,10 @@ def load_suite(
     concurrency: int | Literal["auto"] | None = None,
     retry_inconclusive: int | None = None,
 ) -> Suite:
-    """Return the suite of a file, with all its scenarios.
+    """Return the suite of a file, with all its scenarios; what is given takes the place of the file's.
 
     Of a file that is named as a whole, what can't be played in a room is skipped. To name such a scenario itself is a
     mistake, and so is a suite of nothing else.
-
-    Args:
-        path: The file.
-        settings: Give what suite and scenarios do not say themselves.
-        token: Takes the place of the one the file names.
-        repeat: Takes the place of every ``repeat`` in the file.
-        concurrency: Takes the place of the file's.
-        retry_inconclusive: Takes the place of the file's.
 
     Raises:
         UsageError: Something in the file, or in a scenario file, is wrong; names file and line, and how to mend it.
@@ -149,9 +131,7 @@ def load_suite(
     def load(file: Path) -> list[Scenario]:
         return load_file(file, settings)
 
-    entries = top["scenarios"].items()
-    if not entries:
-        raise top["scenarios"].place.error("scenarios must hold at least one")
+    entries = top["scenarios"].some()
     default_repeat = top.get("repeat", _repeat) or 1
     for entry in entries:
         named, given = entry, agent
@@ -208,12 +188,7 @@ def load_suite(
 
 
 def load_agent(path: Path, settings: Settings, token: SecretStr | None = None) -> GivenAgent:
-    """Return the agent of a suite file, whatever scenarios it has.
-
-    Args:
-        path: The file.
-        settings: Give what the file does not say itself.
-        token: Goes along where the file names none.
+    """Return the agent of a suite file, whatever scenarios it has; the token is for one that names none.
 
     Raises:
         UsageError: Something in the file is wrong; names the line, and how to mend it.
@@ -224,11 +199,7 @@ def load_agent(path: Path, settings: Settings, token: SecretStr | None = None) -
 
 
 def _scenarios(node: Node, load: Callable[[Path], list[Scenario]]) -> list[Scenario]:
-    """Return the scenarios that ``FILE`` (all) or ``FILE:NAME`` (one) names, relative to the suite's file.
-
-    Raises:
-        UsageError: There is no such file, or no such scenario in it, or the one that is named can't be played.
-    """
+    """Return the scenarios that ``FILE`` (all) or ``FILE:NAME`` (one) names, relative to the suite's file."""
     file, name = split_spec(node.text(), node.place.path.parent)
     if not os.path.isfile(file):  # noqa: PTH113 - unlike pathlib's, never an error
         raise node.place.error(f"there is no scenario file {file}")

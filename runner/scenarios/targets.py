@@ -17,22 +17,9 @@ from runner.sessions.local_agent import PORT_PLACEHOLDER
 from runner.sessions.pipecat_cloud import AGENT_NAME, CLOUD_URL
 from runner.settings import Settings
 
-AGENT_KEYS = (
-    "url",
-    "rooms",
-    "start_url",
-    "pipecat_cloud",
-    "command",
-    "transport",
-    "env",
-    "token",
-    "private_key",
-    "data",
-    "publish",
-    "participant_name",
-)
-
 _WAYS = ("url", "rooms", "start_url", "pipecat_cloud", "command")
+AGENT_KEYS = (*_WAYS, "transport", "env", "token", "private_key", "data", "publish", "participant_name")
+
 _BELONGS_TO = {"env": ("command",), "transport": ("start_url", "pipecat_cloud"), "private_key": ("pipecat_cloud",)}
 _ROOM_KEYS = ("url", "token")
 _TRANSPORTS = {"webrtc": RoomKind.SMALLWEBRTC, "daily": RoomKind.DAILY}
@@ -50,12 +37,7 @@ class AgentAtUrl:
 
 @dataclass(frozen=True)
 class AgentToStart:
-    """An agent of which each run gets a session by posting to an address.
-
-    Attributes:
-        start_url: Where to post.
-        kind: What kind of room to ask for; None leaves it to the other side.
-    """
+    """An agent of which each run gets a session by posting to an address; no kind: that side chooses the room."""
 
     start_url: str
     kind: RoomKind | None
@@ -63,12 +45,7 @@ class AgentToStart:
 
 @dataclass(frozen=True)
 class FixedRoom:
-    """A room that is there, or a Pipecat runner that is.
-
-    Attributes:
-        url: Its address.
-        token: What opens it; None: what the suite has.
-    """
+    """A room that is there, or a Pipecat runner that is; without a token it has the suite's."""
 
     url: str
     token: SecretStr | None = None
@@ -85,11 +62,7 @@ class AgentInRooms:
 class AgentOnPipecatCloud:
     """An agent deployed on Pipecat Cloud: each run gets a session. The suite's token is the key that starts them.
 
-    Attributes:
-        name: The agent's name there.
-        kind: What kind of room to ask for.
-        private_key: Stops the sessions, and asks how they ended; None: they end by themselves.
-        cloud_url: The API's base address.
+    The private key stops the sessions, and asks how they ended; without it they end by themselves.
     """
 
     name: str
@@ -100,12 +73,9 @@ class AgentOnPipecatCloud:
 
 @dataclass(frozen=True)
 class AgentByCommand:
-    """An agent that is started on this machine.
+    """An agent that is started on this machine, in the working directory if no folder is given.
 
-    Attributes:
-        command: What starts it; ``{port}`` and ``{python}`` are to be filled in.
-        env: Further environment variables, in which the same are to be filled in.
-        folder: Where it is started; None: in the working directory.
+    ``{port}`` and ``{python}`` are to be filled in, in the command and in the further environment variables.
     """
 
     command: tuple[str, ...]
@@ -121,7 +91,6 @@ class Target:
     """The agent of a suite, and what can be passed to it.
 
     Attributes:
-        agent: The agent.
         kinds: The kinds its rooms have; empty where that is known only when a session was started.
         places: The kinds of rooms that are there already, before a run begins.
     """
@@ -179,23 +148,17 @@ class Target:
     def _in_rooms(cls, node: Node, settings: Settings) -> "Target":
         rooms: list[FixedRoom] = []
         kinds: list[RoomKind] = []
-        for item in node.items():
+        for item in node.some():
             mapping = item.mapping(_ROOM_KEYS)
             room = FixedRoom(mapping["url"].text(), mapping.get("token", read_secret))
             kinds.append(_room(mapping["url"], settings))
             if any(other.url.rstrip("/") == room.url.rstrip("/") for other in rooms):
                 raise mapping["url"].place.error("url: this room stands in the list already; each is for one call")
             rooms.append(room)
-        if not rooms:
-            raise node.place.error("rooms must hold at least one")
         return cls(AgentInRooms(tuple(rooms)), frozenset(kinds), tuple(kinds))
 
     def data(self, node: Node) -> dict[str, Any]:
-        """Return what reaches the bot's runner arguments.
-
-        Raises:
-            UsageError: It is not a mapping, or reaches no bot in this kind of room.
-        """
+        """Return what reaches the bot's runner arguments."""
         if RoomKind.DAILY in self.places:
             raise node.place.error(
                 "data: a start takes it along, and a Daily room is there already; use start_url, or publish"
@@ -203,11 +166,6 @@ class Target:
         return json_mapping(node)
 
     def message(self, node: Node) -> Any:
-        """Return the data message.
-
-        Raises:
-            UsageError: A room of this kind can't deliver it.
-        """
         value = json_value(node)
         for kind in sorted(self.kinds):
             checked(node, lambda kind=kind: check_data_message(kind, value))
@@ -216,15 +174,7 @@ class Target:
 
 @dataclass(frozen=True)
 class GivenAgent:
-    """An agent, and what it is passed in every run that says nothing else.
-
-    Attributes:
-        target: The agent.
-        token: Goes along to the agent's side.
-        participant_name: The agent's user name in Daily rooms; None: as the settings have it.
-        data: Reaches the bot as its runner arguments' ``body``.
-        publish: The data message, if there is one.
-    """
+    """An agent, and what it is passed in every run that says nothing else; see the suite and its runs."""
 
     target: Target
     token: SecretStr | None = None
@@ -234,16 +184,7 @@ class GivenAgent:
 
     @classmethod
     def read(cls, agent: Node, settings: Settings, token: SecretStr | None = None) -> "GivenAgent":
-        """Return the agent of a suite file.
-
-        Args:
-            agent: What the file says of it.
-            settings: Which hosts are Daily rooms besides ``*.daily.co``.
-            token: Takes the place of the one the file names.
-
-        Raises:
-            UsageError: Something about it is wrong; names the line.
-        """
+        """Return the agent of a suite file; a token that is given goes before the file's."""
         target = Target.read(agent, settings)
         return cls(
             target,
@@ -272,11 +213,7 @@ def _by_command(agent: Node) -> AgentByCommand:
 
 
 def checked(node: Node, check: Callable[[], _T]) -> _T:
-    """Return what a check returns.
-
-    Raises:
-        UsageError: It refuses what stands there; names the line.
-    """
+    """Return what a check returns; what it refuses is told with the line it stands in."""
     try:
         return check()
     except UsageError as error:
@@ -305,11 +242,7 @@ def _environment(node: Node) -> dict[str, str]:
 
 
 def read_secret(node: Node) -> SecretStr:
-    """Return what an environment variable holds that is named as ``env:NAME``.
-
-    Raises:
-        UsageError: It is named otherwise, or not set.
-    """
+    """Return what an environment variable holds that is named as ``env:NAME``."""
     named = _FROM_VARIABLE.fullmatch(node.text())
     if named is None:
         # What stands there may be a token: it is not quoted.
@@ -322,11 +255,7 @@ def read_secret(node: Node) -> SecretStr:
 
 
 def json_value(node: Node) -> Any:
-    """Return a value as JSON has it.
-
-    Raises:
-        UsageError: JSON has no such value.
-    """
+    """Return a value as JSON has it."""
     value = node.plain()
     try:
         json.dumps(value, allow_nan=False)
@@ -336,11 +265,6 @@ def json_value(node: Node) -> Any:
 
 
 def json_mapping(node: Node) -> dict[str, Any]:
-    """Return a mapping as JSON has it.
-
-    Raises:
-        UsageError: It is none, or holds what JSON has no value for.
-    """
     value = json_value(node)
     if not isinstance(value, dict):
         raise node.place.error(f"{node.label} must be a mapping (key: value)")

@@ -28,22 +28,17 @@ Some = Annotated[tuple[_T, ...], BeforeValidator(lambda node: node.some())]
 
 
 def whole(low: int, high: int) -> BeforeValidator:
-    """Return what reads a whole number within bounds."""
     return BeforeValidator(lambda node: node.integer(low, high))
 
 
 def one_of(*known: str) -> BeforeValidator:
-    """Return what reads one of several words."""
     return BeforeValidator(lambda node: node.one_of(known))
 
 
 class FileModel(BaseModel):
-    """A mapping whose keys are the model's fields.
+    """A mapping whose keys are the model's fields, with its place.
 
     A field that is needed is described by what it says, for the error where it is missing.
-
-    Attributes:
-        node: The mapping itself, with its place.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,11 +52,7 @@ class FileModel(BaseModel):
 
     @classmethod
     def read(cls, node: Node) -> Self:
-        """Return the model of a mapping.
-
-        Raises:
-            FileError: Something in it is wrong; holds every mistake.
-        """
+        """Return the model of a mapping, or raise a :class:`FileError` with all its mistakes."""
         mistakes = Mistakes()
         try:
             model = cls.model_validate(node, context=mistakes)
@@ -78,7 +69,6 @@ class FileModel(BaseModel):
         return model
 
     def error(self, key: str, message: str) -> FileError:
-        """Return an error about the value of a key."""
         return self.node[key].place.error(message)
 
     @model_validator(mode="before")

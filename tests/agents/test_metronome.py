@@ -131,7 +131,7 @@ def play(
     async def run() -> tuple[Utterance, int, list[bytes]]:
         ended: list[int] = []
         reports: Any = (lambda _: None, lambda _, at_ns: ended.append(at_ns))
-        track = BackgroundTrack(clip, *reports, background) if background else MetronomeTrack(clip, *reports)
+        track = BackgroundTrack(clip, reports, background) if background else MetronomeTrack(clip, reports)
         packets = [bytes(await track.recv())]
         origin_ns = track._origin_ns or 0
         utterance = Utterance("answer", origin_ns + int(due_ms * MS))

@@ -15,8 +15,8 @@ from bots.agents.restaurant_dialogue import (
     Step,
     book_table,
     check_availability,
-    is_thinking,
 )
+from bots.agents.restaurant_understanding import is_thinking
 
 FULL = Booking(people=4, day="Friday", time="19:30", name="Miller", phone="5550142")
 

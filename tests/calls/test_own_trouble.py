@@ -4,33 +4,44 @@ from pathlib import Path
 
 import pytest
 
+from bots.caller.mouth import Mouth
 from bots.caller.script import Listen, Script, Turn
-from bots.timeline import AgentAudioLate, AgentAudioLost, CallCalibrated, CallerAudioLost, TimelineEvent
+from bots.clock import CallClock
+from bots.timeline import AgentAudioLate, AgentAudioLost, CallerAudioLost, TimelineEvent
 from runner.calls.call import Call
+from runner.calls.listener import Listener
+from runner.calls.recording import RecordingWriter
 from runner.calls.request import CallRequest
-from runner.calls.timeline import TimelineWriter, read_timeline
-from runner.rooms.base import Timeliness
+from runner.calls.stalls import StallWatch
+from runner.rooms.base import AUDIO_RATE_HZ, Timeliness
 from runner.rooms.open import RoomAddress
 from runner.settings import Settings
 
 
 @pytest.fixture
-def call(tmp_path: Path) -> Call:
-    """A call that writes its timeline, though it was not made."""
-    request = CallRequest(Script(name="test", turns=(Turn(action=Listen()),)), RoomAddress("http://127.0.0.1:1"))
-    call = Call(request, Settings(), tmp_path / "run")
-    call._timeline = TimelineWriter(tmp_path / "timeline.jsonl")  # pyright: ignore[reportPrivateUsage]
-    return call
+def noted() -> list[TimelineEvent]:
+    return []
 
 
-def written(tmp_path: Path) -> list[TimelineEvent]:
-    return read_timeline(tmp_path / "timeline.jsonl")
+@pytest.fixture
+def listener(noted: list[TimelineEvent], tmp_path: Path) -> Listener:
+    return Listener(
+        clock=CallClock.begin(),
+        note=noted.append,
+        end=lambda reason, detail: None,
+        warn=lambda text: None,
+        mouth=Mouth(AUDIO_RATE_HZ, noted.append),
+        recording=RecordingWriter(tmp_path / "recording.wav", AUDIO_RATE_HZ),
+        agent_turn_over=lambda onset_ns, end_ns: None,
+        watcher=None,
+        secrets=frozenset(),
+    )
 
 
-def test_holes_and_late_stretches_are_written_down(call: Call, tmp_path: Path) -> None:
-    call.agent_audio_lost(1, 20.00049)
-    call.agent_audio_late(2, 40.00049, 60.00049)
-    assert written(tmp_path) == [
+def test_holes_and_late_stretches_are_written_down(listener: Listener, noted: list[TimelineEvent]) -> None:
+    listener.agent_audio_lost(1, 20.00049)
+    listener.agent_audio_late(2, 40.00049, 60.00049)
+    assert noted == [
         AgentAudioLost(at_ns=1, duration_ms=20.0),
         AgentAudioLate(at_ns=2, duration_ms=40.0, late_ms=60.0),
     ]
@@ -50,19 +61,14 @@ def test_an_agent_on_this_machine_shares_it(tmp_path: Path, url: str, runs_here:
     assert call._processor._shared is shared  # pyright: ignore[reportPrivateUsage]
 
 
-def test_what_the_agent_missed_is_written_down(call: Call, tmp_path: Path) -> None:
-    call.caller_audio_lost(9, since_ns=4, lost=2, packets=50)
-    assert written(tmp_path) == [CallerAudioLost(at_ns=9, since_ns=4, lost=2, packets=50)]
+def test_what_the_agent_missed_is_written_down(listener: Listener, noted: list[TimelineEvent]) -> None:
+    listener.caller_audio_lost(9, since_ns=4, lost=2, packets=50)
+    assert noted == [CallerAudioLost(at_ns=9, since_ns=4, lost=2, packets=50)]
 
 
-def test_the_calibration_tells_what_was_seen_on_our_side(call: Call, tmp_path: Path) -> None:
-    class Punctual:
-        def timeliness(self) -> Timeliness:
-            return Timeliness(1.5, 12.25)
-
+def test_the_calibration_tells_what_was_seen_on_our_side() -> None:
+    stalls = StallWatch(CallClock.begin(), lambda event: None)
     for lag_ms in (0, 1, 2, 3):
-        call._stalls.lags.add(lag_ms * 1_000_000)  # pyright: ignore[reportPrivateUsage]
-    call._calibrate(Punctual())  # type: ignore[arg-type]
-    (event,) = written(tmp_path)
-    assert isinstance(event, CallCalibrated)
+        stalls.lags.add(lag_ms * 1_000_000)
+    event = stalls.calibrated(Timeliness(1.5, 12.25))
     assert (event.loop_lag_ms, event.send_lag_ms, event.arrival_jitter_ms) == (2, 1.5, 12.25)

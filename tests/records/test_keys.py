@@ -161,16 +161,14 @@ async def test_a_session_that_only_reads_can_look_for_a_key(seeded: Database) ->
         assert await find_key(session, key) is not None
 
 
-async def test_the_list_shows_everything_but_the_key(seeded: Database) -> None:
+async def test_the_list_shows_every_key(seeded: Database) -> None:
     key = await make(seeded)
     await make(seeded, KeyKind.WORKER, "one")
     async with seeded.reading() as session:
         user, worker = await list_keys(session)
-        digest = await session.scalar(select(ApiKey.digest).where(ApiKey.id == 1))
     assert (user.id, user.kind, user.project_id, user.name) == (1, KeyKind.USER, 1, "ci")
     assert (worker.id, worker.kind, worker.project_id, worker.name) == (2, KeyKind.WORKER, None, "one")
     assert user.prefix == key[: keys.PREFIX_LENGTH]
-    assert digest not in repr(user)
 
 
 @pytest.mark.parametrize(

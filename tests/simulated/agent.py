@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bots.agents.restaurant_dialogue import RestaurantDialogue, Step, book_table, check_availability, is_thinking
+from bots.agents.restaurant_dialogue import RestaurantDialogue, Step, book_table, check_availability
+from bots.agents.restaurant_understanding import is_thinking
 from bots.clock import NS_PER_MS
 from tests.simulated.speech import FRAME_SAMPLES, Pcm, Utterance, clip, is_voiced, sentences
 

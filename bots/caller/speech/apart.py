@@ -44,12 +44,7 @@ _START = "from bots.caller.speech.apart import serve; serve()"
 async def run(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
     """Call a module's own coroutine function in the other process.
 
-    Args:
-        function: What to call; found there by its name.
-        *args: Its arguments; as its result, they must be picklable.
-
-    Returns:
-        What it returned.
+    It is found there by its name; its arguments and result must be picklable.
 
     Raises:
         SpeechError: The process died, twice.

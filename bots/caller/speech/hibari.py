@@ -48,7 +48,7 @@ class _SharedModel:
         self._model: Hibari | None = None
 
     def load(self) -> None:
-        """Load and warm up the model; does nothing where that was done before. Blocks for up to some seconds."""
+        """Load and warm up the model. Blocks for up to some seconds the first time."""
         with self._lock:
             self._loaded()
 
@@ -82,14 +82,7 @@ def _shared_model(voice: str) -> _SharedModel:
 
 
 def preload(voice: str = DEFAULT_VOICE) -> None:
-    """Load the model of a voice into this process, which all services share. Blocks for up to some seconds.
-
-    Args:
-        voice: A voice that is on this machine.
-
-    Raises:
-        MissingSpeechPackage: If Hibari is not installed.
-    """
+    """Load the model of a voice into this process, which all services share. Blocks for up to some seconds."""
     if importlib.util.find_spec("hibari") is None:
         raise MissingSpeechPackage("hibari-tts")
     _shared_model(voice).load()
@@ -99,7 +92,7 @@ def available_voices() -> tuple[str, ...]:
     """Return the voices that can speak without network: those in the package, and those downloaded before.
 
     Raises:
-        MissingSpeechPackage: If Hibari is not installed.
+        MissingSpeechPackage: Hibari is not installed.
     """
     if importlib.util.find_spec("hibari") is None:
         raise MissingSpeechPackage("hibari-tts")
@@ -116,11 +109,7 @@ def available_voices() -> tuple[str, ...]:
 
 @dataclass
 class HibariTTSSettings(TTSSettings):
-    """Settings of :class:`HibariTTSService`.
-
-    Attributes:
-        speed: Rate of speech, from 0.5 (slow) to 2.0 (fast).
-    """
+    """Settings of :class:`HibariTTSService`; ``speed`` is from 0.5 (slow) to 2.0 (fast)."""
 
     speed: float | NotGiven = field(default_factory=lambda: NOT_GIVEN)
 
@@ -128,8 +117,12 @@ class HibariTTSSettings(TTSSettings):
 class HibariTTSService(TTSService):
     """English speech from a model inside a Python package: no network, no key, and equal bytes for equal text.
 
-    Text is made speakable first (telephone numbers digit by digit), and each sentence is brought to one level. Audio
-    is pushed sentence by sentence, as soon as each is ready.
+    Text is made speakable first (telephone numbers digit by digit), and each sentence is brought to one RMS level.
+    Audio is pushed sentence by sentence, as soon as each is ready. The model is loaded by the pipeline's setup.
+
+    Raises:
+        MissingSpeechPackage: Hibari is not installed.
+        ValueError: The voice isn't on this machine, or the speed is out of range.
     """
 
     Settings = HibariTTSSettings
@@ -141,17 +134,6 @@ class HibariTTSService(TTSService):
         settings: HibariTTSSettings | None = None,
         **kwargs: Any,
     ) -> None:
-        """Initialise the service; the model itself is loaded by the pipeline's setup, off the event loop.
-
-        Args:
-            level_dbfs: RMS level of the speech, in dB relative to full scale.
-            settings: Voice and speed. The default voice is ``heart``.
-            **kwargs: As for Pipecat's ``TTSService``.
-
-        Raises:
-            MissingSpeechPackage: If Hibari is not installed.
-            ValueError: If the voice isn't on this machine, or the speed is out of range.
-        """
         given = self.Settings(model=None, voice=DEFAULT_VOICE, language=Language.EN, speed=1.0)
         if settings is not None:
             given.apply_update(settings)
@@ -166,29 +148,17 @@ class HibariTTSService(TTSService):
         self._level_dbfs = level_dbfs
 
     def can_generate_metrics(self) -> bool:
-        """Return True: time to first audio and usage are measured."""
         return True
 
     def language_to_service_language(self, language: Language) -> str:
-        """Return the language as it is: the voice decides on the accent."""
         return str(language)
 
     async def setup(self, setup: FrameProcessorSetup) -> None:
-        """Set up the service and load its model in a thread."""
         await super().setup(setup)
         await asyncio.to_thread(self._model().load)
 
     @traced_tts
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
-        """Speak a text.
-
-        Args:
-            text: What to say.
-            context_id: The TTS context the audio belongs to.
-
-        Yields:
-            One audio frame for each sentence; an error frame if synthesis fails.
-        """
         try:
             await self.start_tts_usage_metrics(text)
             speed = assert_given(cast(HibariTTSSettings, self._settings).speed)

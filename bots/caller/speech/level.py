@@ -46,16 +46,10 @@ def speech_dbfs(samples: Samples) -> float | None:
 
 
 def to_level(pcm: Samples, dbfs: float = SPEECH_LEVEL_DBFS) -> Samples:
-    """Bring speech to a level, without ever clipping it.
+    """Bring speech to an RMS level over the frames that hold speech, without ever clipping it.
 
     One gain for all of it, so that nothing is distorted. Where a peak would reach full scale the gain stays lower.
-
-    Args:
-        pcm: Samples, 1.0 is full scale.
-        dbfs: The RMS level wanted over the frames that hold speech, in dB relative to full scale.
-
-    Returns:
-        The samples at that level; digital silence is returned as it is.
+    Digital silence is returned as it is.
     """
     level = speech_dbfs(pcm)
     if level is None:

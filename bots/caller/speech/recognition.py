@@ -43,26 +43,18 @@ async def transcribe(
     done: Callable[[int], None] | None = None,
     timeout_s: float = 60.0,
 ) -> list[str]:
-    """Recognise finished pieces of a recording.
+    """Recognise finished pieces of a recording, 16-bit and mono, one for each stretch of speech.
 
-    The offline recogniser works in a process beside this one (see :mod:`bots.caller.speech.apart`).
+    The offline recogniser works in a process beside this one (see :mod:`bots.caller.speech.apart`). Services that
+    take whole segments (local models, HTTP) work as fast as they can; streaming services are fed in real time, since
+    they decide by the pace of the audio where speech ends.
 
-    Services that take whole segments (local models, HTTP) work as fast as they can; streaming services are fed in
-    real time, since they decide by the pace of the audio where speech ends.
-
-    Args:
-        segments: 16-bit mono PCM, one piece for each stretch of speech.
-        rate_hz: Sample rate of the pieces.
-        stt: The service that recognises.
-        done: Is called after each piece, with how many are done.
-        timeout_s: How long one piece may take beyond its own length, in seconds.
-
-    Returns:
-        One text for each piece, in order; empty where nothing was recognised.
+    ``done`` is called after each piece, with how many are done. A piece may take ``timeout_s`` beyond its own length.
+    Returns one text for each piece, in order; empty where nothing was recognised.
 
     Raises:
-        ValueError: If the service can't be made from the settings.
-        SpeechError: If the service reports an error, or a piece takes too long.
+        ValueError: The service can't be made from the settings.
+        SpeechError: The service reports an error, or a piece takes too long.
     """
     if stt.service != OFFLINE:
         return await transcribe_here(segments, rate_hz, stt, timeout_s, done)
@@ -75,12 +67,7 @@ async def transcribe(
 
 
 async def preload(stt: ServiceSettings) -> None:
-    """Load what :func:`transcribe` needs, so that its first answer comes as soon as those that follow.
-
-    Raises:
-        MissingSpeechPackage: If the service is the offline one, and is not installed.
-        SpeechError: If it could not be loaded.
-    """
+    """Load what :func:`transcribe` needs, so that its first answer comes as soon as those that follow."""
     if stt.service == OFFLINE:
         await apart.run(preload_here)
 

@@ -18,7 +18,7 @@ from pipecat.services.stt_service import STTService
 from pipecat.services.tts_service import TTSService
 from pipecat.workers.runner import WorkerRunner
 
-from bots.caller.speech.errors import SpeechError
+from bots.caller.speech.errors import MissingSpeechPackage, SpeechError
 from bots.caller.speech.settings import OFFLINE, SECRET_NAME, ServiceSettings, from_environment
 from bots.masking import masked
 
@@ -30,68 +30,38 @@ _END_TIMEOUT_S = 10.0
 
 
 def make_tts(settings: ServiceSettings) -> TTSService:
-    """Make the service that speaks.
-
-    Args:
-        settings: ``offline``, or any Pipecat TTS service.
-
-    Returns:
-        The service, not yet running.
+    """Make the service that speaks: ``offline``, or any Pipecat TTS service.
 
     Raises:
-        ValueError: If the settings name no TTS service, or one that can't be made with them.
-        MissingSpeechPackage: If the service is ``offline`` and the extra of that name is not installed.
+        ValueError: The settings name no TTS service, or one that can't be made with them.
+        MissingSpeechPackage: The service is ``offline`` and the extra of that name is not installed.
     """
-    if settings.service == OFFLINE:
-        from bots.caller.speech.hibari import HibariTTSService
-
-        return _construct(HibariTTSService, settings, "tts")
-    return _construct(_service_class(settings, TTSService, "tts"), settings, "tts")
+    return _made(settings, TTSService, "tts", "bots.caller.speech.hibari.HibariTTSService")
 
 
 def make_stt(settings: ServiceSettings) -> STTService:
-    """Make the service that recognises speech. The offline one hears 16 kHz audio only.
-
-    Args:
-        settings: ``offline``, or any Pipecat STT service.
-
-    Returns:
-        The service, not yet running.
-
-    Raises:
-        ValueError: If the settings name no STT service, or one that can't be made with them.
-        MissingSpeechPackage: If the service is ``offline`` and the extra of that name is not installed.
-    """
-    if settings.service == OFFLINE:
-        from bots.caller.speech.whisper import OfflineWhisperSTTService
-
-        return _construct(OfflineWhisperSTTService, settings, "stt")
-    return _construct(_service_class(settings, STTService, "stt"), settings, "stt")
+    """Make the service that recognises speech, as :func:`make_tts`. The offline one hears 16 kHz audio only."""
+    return _made(settings, STTService, "stt", "bots.caller.speech.whisper.OfflineWhisperSTTService")
 
 
 def make_llm(settings: ServiceSettings) -> LLMService[Any]:
-    """Make a service that answers.
-
-    Args:
-        settings: Any Pipecat LLM service; there is no offline one.
-
-    Returns:
-        The service, not yet running.
-
-    Raises:
-        ValueError: If the settings name no LLM service, or one that can't be made with them.
-    """
-    return _construct(_service_class(settings, LLMService, "llm"), settings, "llm")
+    """Make a service that answers, as :func:`make_tts`; there is no offline one."""
+    return _made(settings, LLMService, "llm", None)
 
 
-def _service_class(settings: ServiceSettings, base: type[_Service], name: str) -> type[_Service]:
-    where = f"{name}.service"
-    path = settings.service
+def _made(settings: ServiceSettings, base: type[_Service], name: str, offline: str | None) -> _Service:
+    path = offline if offline is not None and settings.service == OFFLINE else settings.service
+    return _construct(_service_class(path, base, f"{name}.service"), settings, name)
+
+
+def _service_class(path: str, base: type[_Service], where: str) -> type[_Service]:
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
         raise ValueError(f"{where}: {path!r} is no service of this kind; give the dotted path of a {base.__name__}.")
     try:
         module = importlib.import_module(module_name)
+    except MissingSpeechPackage:
+        raise
     except ImportError as error:
         raise ValueError(
             f"{where}: the module {module_name!r} can't be imported ({error}). Check its name, and that the package "
@@ -187,7 +157,6 @@ class RunningService:
         self._has_ended = False
 
     async def give(self, *frames: Frame) -> None:
-        """Give frames to the service, in order."""
         await self._worker.queue_frames(frames)
 
     async def end(self) -> None:
@@ -199,11 +168,8 @@ class RunningService:
     async def next_frame(self, timeout_s: float) -> Frame | None:
         """Return the next frame the service pushed, or ``None`` when none came in time.
 
-        Args:
-            timeout_s: How long to wait, in seconds.
-
         Raises:
-            SpeechError: If the service reported an error, or its pipeline has ended.
+            SpeechError: The service reported an error, or its pipeline has ended.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -221,16 +187,7 @@ class RunningService:
 async def running(
     service: TTSService | STTService, *, input_rate_hz: int = 16_000, output_rate_hz: int = 24_000
 ) -> AsyncGenerator[RunningService]:
-    """Run a service in a pipeline of its own while the context is open, and end it in good order.
-
-    Args:
-        service: The service; it can be run once.
-        input_rate_hz: Rate of the audio given to it.
-        output_rate_hz: Rate of the audio it makes.
-
-    Yields:
-        The service at work.
-    """
+    """Run a service, once, in a pipeline of its own while the context is open, and end it in good order."""
     frames: asyncio.Queue[Frame | None] = asyncio.Queue()
     worker = PipelineWorker(
         Pipeline([_Tap(frames, FrameDirection.UPSTREAM), service, _Tap(frames, FrameDirection.DOWNSTREAM)]),

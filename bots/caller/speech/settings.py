@@ -31,16 +31,11 @@ class _Model(BaseModel):
 
 
 class ServiceSettings(_Model):
-    """A Pipecat service by name.
+    """A Pipecat service by name: ``offline``, or the dotted path of its class.
 
-    A string value ``env:NAME`` in ``params`` or ``settings`` stands for the environment variable ``NAME``, read when
-    the service is made, so that keys never stand in files.
-
-    Attributes:
-        service: ``offline``, or the dotted path of a Pipecat service class, such as
-            ``pipecat.services.cartesia.tts.CartesiaTTSService``.
-        params: Keyword arguments of the class.
-        settings: Keyword arguments of the class's ``Settings``, such as ``voice`` and ``model``.
+    A string value ``env:NAME`` in ``params`` (keyword arguments of the class) or ``settings`` (those of its
+    ``Settings``, such as ``voice`` and ``model``) stands for the environment variable ``NAME``, read when the service
+    is made, so that keys never stand in files.
     """
 
     service: str = OFFLINE
@@ -63,8 +58,6 @@ class SpeechSettings(_Model):
     """How the caller speaks, and how what was said is recognised.
 
     Attributes:
-        tts: The service that speaks.
-        stt: The service that recognises.
         level_dbfs: RMS level of the caller's speech, in dB relative to full scale.
         cache_dir: Where synthesised lines are kept, so that each is made once.
         cache_max_mb: How large that directory may grow, in megabytes; what was not used for longest goes first.
@@ -80,15 +73,10 @@ class SpeechSettings(_Model):
 def from_environment(values: dict[str, Any], where: str) -> tuple[dict[str, Any], frozenset[str]]:
     """Return values with each ``env:NAME`` replaced by that environment variable, at any depth.
 
-    Args:
-        values: What stands in the configuration.
-        where: What to call them in an error, such as ``tts.params``.
-
-    Returns:
-        The values to use, and the set of what came from the environment: secrets that no message may show.
+    Returns also what came from the environment: secrets that no message may show.
 
     Raises:
-        ValueError: If a variable is not set; it names the setting and the variable.
+        ValueError: A variable is not set; it names the setting (by ``where`` it stands) and the variable.
     """
     secrets: set[str] = set()
 

@@ -50,7 +50,6 @@ class _Model:
         self._rate = np.array(RATE_HZ, dtype=np.int64)
 
     def __call__(self, windows: Samples, state: Samples) -> tuple[Samples, Samples]:
-        """Return the probability of each window, and the state after it: one row for each."""
         feed: dict[str, Any] = {"input": windows, "state": state, "sr": self._rate}
         probabilities, after = self._session.run(None, feed)
         return cast(Samples, probabilities)[:, 0], cast(Samples, after)
@@ -87,11 +86,7 @@ def load() -> None:
 
 
 def speech_probabilities(samples: Samples) -> NDArray[np.float32]:
-    """Return how likely somebody speaks in each window of :data:`WINDOW` samples; a last, shorter one is left out.
-
-    Args:
-        samples: Mono at :data:`RATE_HZ`, 1.0 is full scale.
-    """
+    """Return how likely somebody speaks in each window of :data:`WINDOW` samples; a last, shorter one is left out."""
     count = samples.size // WINDOW
     windows = samples[: count * WINDOW].astype(np.float32, copy=False).reshape(count, WINDOW)
     probabilities = np.zeros(count, dtype=np.float32)
@@ -141,7 +136,6 @@ class SpeechStream:
         self._quiet = 0
 
     def probability(self, window: Samples) -> float:
-        """Return how likely somebody speaks in the next :data:`WINDOW` samples at :data:`RATE_HZ`."""
         self._input[0, :_CONTEXT] = self._input[0, -_CONTEXT:]
         self._input[0, _CONTEXT:] = window
         found, self._state = _model()(self._input, self._state)
@@ -153,7 +147,6 @@ class SpeechStream:
         return probability
 
     def reset(self) -> None:
-        """Forget what came before."""
         self._state = np.zeros((2, 1, _STATE), dtype=np.float32)
         self._input[:] = 0
         self._since_reset = 0

@@ -63,12 +63,6 @@ def speakable(text: str) -> str:
 
     Telephone and card numbers, order numbers, codes of letters and digits, numbers with leading zeros and e-mail
     addresses become words. Quantities, prices, dates and times stay as they are. Speakable text comes back unchanged.
-
-    Args:
-        text: What is to be said.
-
-    Returns:
-        The same, to be given to a synthesiser.
     """
     # Each round leaves fewer digits or at signs, so that this ends: nearly always after one round and a look.
     while (written_out := _write_out(text)) != text:

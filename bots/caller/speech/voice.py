@@ -48,13 +48,9 @@ _STALE_TEMPORARY_S = 3600.0
 
 @dataclass(frozen=True)
 class Line:
-    """What the caller says in one turn.
+    """What the caller says in one turn: 16-bit mono PCM at 24 kHz.
 
-    Attributes:
-        text: The words in it.
-        pcm: 16-bit mono PCM at 24 kHz.
-        first_voiced_sample: The first sample above -50 dBFS; the very first one where all is silence.
-        last_voiced_sample: The last sample above -50 dBFS; the very last one where all is silence.
+    Voiced is what is above -50 dBFS; where all is silence, it is taken for voiced from end to end.
     """
 
     text: str
@@ -79,28 +75,17 @@ class Voice:
     """Speaks the caller's lines with any Pipecat TTS service."""
 
     def __init__(self, settings: SpeechSettings | None = None) -> None:
-        """Initialise the voice; nothing is loaded yet.
-
-        Args:
-            settings: Which service speaks, how loud, and where lines are kept. Offline speech by default.
-        """
         self._settings = settings or SpeechSettings()
         self._cache = _Cache(self._settings.cache_dir, self._settings.cache_max_mb * 1_000_000)
 
     async def synthesise(self, lines: Sequence[Speak | Play]) -> list[Line]:
-        """Make the audio of lines: from disk where it was made before, otherwise by the service.
-
-        Args:
-            lines: What is to be said or played, in order.
-
-        Returns:
-            One line for each, in the same order.
+        """Make the audio of lines, one for each: from disk where it was made before, otherwise by the service.
 
         Raises:
-            ValueError: If the service can't be made from the settings, or a recording can't be played; it names the
+            ValueError: The service can't be made from the settings, or a recording can't be played; it names the
                 setting or the file.
-            MissingSpeechPackage: If offline speech is not installed.
-            SpeechError: If the service reports an error, or makes no audio in time.
+            MissingSpeechPackage: Offline speech is not installed.
+            SpeechError: The service reports an error, or makes no audio in time.
         """
         texts = {
             part.text for line in lines if isinstance(line, Speak) for part in line.parts if isinstance(part, Words)

@@ -56,12 +56,6 @@ class OfflineWhisperSTTService(WhisperSTTService):
     """
 
     def __init__(self, *, settings: WhisperSTTService.Settings | None = None, **kwargs: Any) -> None:
-        """Initialise the service; the model is loaded by the pipeline's setup, off the event loop.
-
-        Args:
-            settings: As for Pipecat's Whisper service; the model is always the one in the package.
-            **kwargs: As for Pipecat's ``SegmentedSTTService``.
-        """
         own = WhisperSTTService.Settings(language=Language.EN)
         if settings is not None:
             own.apply_update(settings)
@@ -73,7 +67,6 @@ class OfflineWhisperSTTService(WhisperSTTService):
         super().__init__(device="cpu", compute_type="int8", settings=own, **kwargs)
 
     async def setup(self, setup: FrameProcessorSetup) -> None:
-        """Set up the service and load its model in a thread."""
         self._model = await asyncio.to_thread(_shared_model)
         await super().setup(setup)
 

@@ -1,4 +1,4 @@
-"""The answer time of each turn, with its error bar and its limit, on one axis."""
+"""The latency of each turn, with its error bar and its limit, on one axis."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from runner.calls.run_file import RunReport
 from runner.reports.html.shown import percent, seconds
 
 MAX_BARS = 500
-"""Of so many turns the answer time is drawn."""
+"""Of so many turns the latency is drawn."""
 
 
 @dataclass(frozen=True)
-class AnswerBar:
-    """The answer time of one turn, on an axis in percent.
+class LatencyBar:
+    """The latency of one turn, on an axis in percent.
 
     Attributes:
         label: The turn.
@@ -43,8 +43,8 @@ def limits_of(script: Script) -> dict[int, float]:
     }
 
 
-def answer_bars(run: RunReport, limits: dict[int, float]) -> tuple[list[AnswerBar], list[tuple[float, str]]]:
-    """Return the answer times of the caller's turns, and the ticks of their axis.
+def latency_bars(run: RunReport, limits: dict[int, float]) -> tuple[list[LatencyBar], list[tuple[float, str]]]:
+    """Return the latencies of the caller's turns, and the ticks of their axis.
 
     Args:
         run: The run.
@@ -55,7 +55,7 @@ def answer_bars(run: RunReport, limits: dict[int, float]) -> tuple[list[AnswerBa
     longest_s = max([*ends, *(limits.get(turn.turn, 0.0) for turn in asked), 1.0]) / 1000
     step_s = next((s for s in (0.5, 1, 2, 5, 10, 20, 60) if longest_s / s <= 4), 300)
     whole_ms = (int(longest_s / step_s) + 1) * step_s * 1000
-    bars: list[AnswerBar] = []
+    bars: list[LatencyBar] = []
     for turn in asked:
         limit = limits.get(turn.turn)
         ms, sure_ms = turn.response_latency_ms, turn.uncertainty_ms or 0.0
@@ -67,7 +67,7 @@ def answer_bars(run: RunReport, limits: dict[int, float]) -> tuple[list[AnswerBa
         elif turn.talked_over:
             text = "talked over"
         bars.append(
-            AnswerBar(
+            LatencyBar(
                 label=f"Turn {turn.turn + 1}",
                 x=None if ms is None else percent(ms, whole_ms),
                 low=0.0 if ms is None else percent(ms - sure_ms, whole_ms),
@@ -82,7 +82,7 @@ def answer_bars(run: RunReport, limits: dict[int, float]) -> tuple[list[AnswerBa
 
 
 def bars_note(run: RunReport, limits: dict[int, float]) -> str:
-    """Return what the answer times are, in words."""
+    """Return what the latencies are, in words."""
     note = "From the caller's last sample to the agent's first audible one, with the 95 % interval."
     if run.latencies_include_jitter:
         note += " In a Daily room they include what the network's jitter adds."

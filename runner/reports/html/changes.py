@@ -99,7 +99,7 @@ def rate_text(rate: RateChange) -> str:
 
 
 def latency_text(latency: LatencyChange) -> str:
-    """Return the difference of the answer times with its interval; empty without one."""
+    """Return the difference of the latencies with its interval; empty without one."""
     if latency.difference_ms is None or latency.low_ms is None or latency.high_ms is None:
         return ""
     low, high = signed(latency.low_ms / 1000, 2), signed(latency.high_ms / 1000, 2)

@@ -13,7 +13,7 @@ from runner.reports.html.suite_runs import Change, RunFacts, ScenarioRuns
 from runner.text import count
 
 MAX_DOTS = 300
-"""So many answer times of a scenario are drawn, evenly taken from all."""
+"""So many latencies of a scenario are drawn, evenly taken from all."""
 
 MAX_RUNS = 1_000
 """So many runs of a scenario have a cell."""
@@ -44,7 +44,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Strip:
-    """How answer times are spread, in percent of the axis."""
+    """How latencies are spread, in percent of the axis."""
 
     dots: list[tuple[float, int, bool]]
     middle: float
@@ -274,7 +274,7 @@ def _cell(run: RunFacts) -> Cell:
 
 
 def _axis(scenarios: Sequence[ScenarioRuns]) -> tuple[float, list[tuple[float, str]]]:
-    """Return how long the axis of all answer times is, in milliseconds, and its ticks."""
+    """Return how long the axis of all latencies is, in milliseconds, and its ticks."""
     ends = [ms for s in scenarios for run in s.runs for ms in run.latencies_ms]
     ends += [s.limit_ms for s in scenarios if s.limit_ms is not None]
     longest_s = max(ends, default=0.0) / 1000

@@ -70,7 +70,7 @@ def test_runs_that_failed_for_one_reason_are_one_group() -> None:
     ]
 
 
-def test_answer_times_share_one_axis() -> None:
+def test_latencies_share_one_axis() -> None:
     slow = ScenarioRuns("slow", (FAILED,), limit_ms=4_000)
     found = page(slow, ScenarioRuns("fast", (PASSED,)))
     assert [label for _, label in found.axis] == ["0 s", "2 s", "4 s", "6 s"]
