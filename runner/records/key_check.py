@@ -90,7 +90,7 @@ async def _unopened_runs(session: AsyncSession, vault: Vault) -> int:
     asked = (
         select(RunRow.room_token, launched)
         .join(ResultRow, ResultRow.id == RunRow.result_id)
-        .where(RunRow.status.in_([status.value for status in OPEN_RUN]))
+        .where(RunRow.status.in_(OPEN_RUN))
         .where(or_(RunRow.room_token.is_not(None), launched.is_not(None)))
     )
     # A value within JSON can be null, which its type does not say.
@@ -117,7 +117,7 @@ async def _all_sealed(session: AsyncSession) -> AsyncIterator[bytes]:
     for credentials in await session.scalars(select(Agent.credentials).where(Agent.credentials.is_not(None))):
         if credentials is not None:
             yield credentials
-    waiting = RunRow.status.in_([status.value for status in OPEN_RUN])
+    waiting = RunRow.status.in_(OPEN_RUN)
     secrets = select(RunRow.room_token).where(RunRow.room_token.is_not(None), waiting)
     if (token := await session.scalar(secrets.order_by(RunRow.id.desc()).limit(1))) is not None:
         yield token

@@ -76,8 +76,8 @@ class Launch:
     run_settings: dict[str, Any] = field(default_factory=dict[str, Any])
     """What was asked for, as it is shown."""
     pipecat_data: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
-    """``{pipecat_agent_name, config, room_properties}`` in place of what is saved with the agent. Kept encrypted, and not
-    shown."""
+    """``{pipecat_agent_name, config, room_properties}`` in place of what is saved with the agent. Kept encrypted, and
+    not shown."""
     mock_tool_names: Sequence[str] | None = None
     """Tools to be mocked; None for all."""
     is_cronjob: bool = False

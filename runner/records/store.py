@@ -1,7 +1,8 @@
 """Where recordings and timelines are kept: a folder, or an S3 bucket."""
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -91,10 +92,8 @@ class ArtefactStore:
             UsageError: The key is wrong.
         """
         counted = _Counted(data, max_bytes)
-        try:
+        with _or_failed("keep it"):
             await self._store.put_async(f"{_checked(key)}{_PART}{offset:016d}", counted)
-        except (BaseError, OSError) as error:
-            raise StoreFailed(f"the store can't keep it now ({type(error).__name__})") from error
         return counted.size
 
     async def size_of_parts(self, key: str) -> int:
@@ -124,16 +123,14 @@ class ArtefactStore:
                 async for piece in found.stream(min_chunk_size=_CHUNK_BYTES):
                     yield bytes(piece)
 
-        try:
+        with _or_failed("keep it"):
             await self._store.put_async(key, all_of_them())
             await self._delete_each([path for path, _ in parts])
-        except (BaseError, OSError) as error:
-            raise StoreFailed(f"the store can't keep it now ({type(error).__name__})") from error
 
     async def _parts(self, key: str) -> list[tuple[str, int]]:
         """Return the parts of an artefact that follow each other from its beginning, with their sizes in bytes."""
         prefix = f"{_checked(key)}{_PART}"
-        try:
+        with _or_failed("be used"):
             # A prefix is of whole names of folders alone.
             folder = key.rpartition("/")[0]
             sizes = {
@@ -142,8 +139,6 @@ class ArtefactStore:
                 for meta in batch
                 if meta["path"].startswith(prefix)
             }
-        except (BaseError, OSError) as error:
-            raise StoreFailed(f"the store can't be used now ({type(error).__name__})") from error
         parts: list[tuple[str, int]] = []
         there = 0
         while (size := sizes.get(path := f"{prefix}{there:016d}")) is not None and size:
@@ -158,12 +153,11 @@ class ArtefactStore:
             StoreFailed: The store can't be used now.
             UsageError: The key is wrong.
         """
-        try:
-            return (await self._store.head_async(_checked(key)))["size"]
-        except FileNotFoundError:
-            return None
-        except (BaseError, OSError) as error:
-            raise StoreFailed(f"the store can't be used now ({type(error).__name__})") from error
+        with _or_failed("be used"):
+            try:
+                return (await self._store.head_async(_checked(key)))["size"]
+            except FileNotFoundError:
+                return None
 
     async def get(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield an artefact piece by piece: from ``start`` to before ``end``, which may lie beyond its own; None: all
@@ -256,6 +250,14 @@ class _Counted:
         if self.size > self._max_bytes:
             raise _too_large(self._max_bytes)
         return piece
+
+
+@contextmanager
+def _or_failed(what: str) -> Generator[None]:
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        raise StoreFailed(f"the store can't {what} now ({type(error).__name__})") from error
 
 
 def _too_large(max_bytes: int) -> ArtefactTooLarge:

@@ -252,15 +252,11 @@ def _configured(row: Any, kind: Kind) -> str | None:
 def _add(session: Session, of: Any, event: Event, kind: Kind, **more: Any) -> None:
     row = WebhookDelivery(
         project_id=of.project_id,
-        event=event.value,
-        kind=kind.value,
+        event=event,
+        kind=kind,
         message_id=new_message_id(),
         url=_configured(of, kind) or "",
-        status=DeliveryStatus.PENDING.value,
         round=0,
-        attempts=0,
-        error="",
-        tries=[],
         **more,
     )
     session.add(row)
