@@ -27,7 +27,7 @@ from sqlalchemy import insert
 from benchmarks.common import Claim, median, parser, percentile, report
 from benchmarks.server import serving
 from runner.records.database import Database, database_url
-from runner.records.tables import AnswerTimes, ResultRow, RunRow, utc_now
+from runner.records.tables import Latencies, ResultRow, RunRow, utc_now
 from runner.settings import ServerSettings
 from tests.postgres import PostgresServer, postgres_binaries
 from tests.records.outcomes import agent_failed, no_call, outcome, reported
@@ -106,7 +106,7 @@ async def fill(url: str, runs: int) -> None:
     answered = [{"run_id": run["id"], "times_ms": times} for run in made if (times := answers(run))]
     async with database.session() as session:
         await session.execute(insert(ResultRow), results)
-        for table, values in ((RunRow, made), (AnswerTimes, answered)):
+        for table, values in ((RunRow, made), (Latencies, answered)):
             for begin in range(0, len(values), 1_000):
                 await session.execute(insert(table), values[begin : begin + 1_000])
     await database.close()

@@ -18,7 +18,6 @@ PACKAGES = ("bots", "runner")
 
 BASE = {
     "runner.errors": set[str](),
-    "runner.garbage": set[str](),
     "runner.load": set[str](),
     "runner.hosts": {"runner.errors"},
     "runner.text": set[str](),
@@ -85,7 +84,6 @@ LAYERS: dict[str, set[str]] = {
     "runner.api": {
         EVALUATION,
         "runner.metrics",
-        "runner.calls",
         "runner.dispatch",
         "runner.protocol",
         "runner.records",

@@ -10,7 +10,9 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from runner.api import descriptions, errors
 from runner.api.auth import Keys
+from runner.api.details import Details
 from runner.api.limits import RateLimit
+from runner.api.live_sound import LiveSounds
 from runner.api.logs import RequestLog
 from runner.api.metrics import Metrics
 from runner.api.routes import (
@@ -31,22 +33,11 @@ from runner.api.routes import (
 )
 from runner.api.routing import PlainPaths
 from runner.api.services import Services
+from runner.records.sharing import Sharing
 
 _ROUTES = (
-    health,
-    projects,
-    agents,
-    personalities,
-    test_profiles,
-    launch,
-    scenarios,
-    results,
-    events,
-    runs,
-    cron_jobs,
-    webhooks,
-    tracer,
-    worker,
+    *(health, projects, agents, personalities, test_profiles, launch, scenarios, results, events, runs, cron_jobs),
+    *(webhooks, tracer, worker),
 )
 """In the order in which they are tried and described."""
 
@@ -72,6 +63,12 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.metrics = Metrics()
+    app.state.sharing = Sharing()
+    app.state.details = Details(services.database)
+    dispatcher = services.dispatcher
+    app.state.live_timelines = timelines = events.LiveTimelines(dispatcher.wake)
+    app.state.live_sounds = sounds = LiveSounds(dispatcher.wake)
+    dispatcher.is_watched, dispatcher.is_listened_to = timelines.is_watched, sounds.is_listened_to
     errors.install(app)
     for routes in _ROUTES:
         # As they are: including a router builds each of its routes anew, which takes a third of a second for all.

@@ -1,4 +1,4 @@
-"""Who asks: keys in ``X-CEKURA-API-KEY`` or ``Authorization: Bearer``.
+"""Who asks, and who may read a result: keys in ``X-CEKURA-API-KEY`` or ``Authorization: Bearer``.
 
 Whose key came with a request is found out before anything else (:class:`runner.api.limits.RateLimit`). Which kind of
 key a route asks for it says by what it depends on: :data:`UserKey`, :data:`ProjectId`, :data:`WorkerKey`. Both are
@@ -7,6 +7,7 @@ held against each other before any of the body is read (:class:`runner.api.routi
 
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Annotated
 
 import anyio
@@ -19,10 +20,12 @@ from starlette.types import Scope
 from runner.api.errors import Forbidden, Unauthorized
 from runner.api.services import Services
 from runner.records.database import Database
-from runner.records.keys import KeyIdentity, KeyKind, could_be_key, digest_of, identify, which_exist
+from runner.records.keys import KeyIdentity, KeyKind, could_be_key, digest_of, find_key, identify, which_exist
+from runner.records.results import shared_result
 from runner.records.sharing import Sharing
 
 KEY_HEADER = "X-CEKURA-API-KEY"
+SHARE_HEADER = "X-VOCERA-SHAREABLE-LINK-TOKEN"
 
 KEY_MEMORY_S = 2.0
 """So long after it was shown a worker's key opens what it opened, although it was revoked meanwhile: workers show
@@ -38,6 +41,9 @@ MAX_AT_ONCE = 500
 """So many keys are looked for at once."""
 
 _header = APIKeyHeader(name=KEY_HEADER, auto_error=False, scheme_name="ApiKey")
+_share = APIKeyHeader(
+    name=SHARE_HEADER, auto_error=False, scheme_name="ShareableLink", description="Reads one result and its runs."
+)
 _bearer = HTTPBearer(auto_error=False, scheme_name="Bearer", description="The same key as a bearer token.")
 
 
@@ -61,9 +67,6 @@ class Keys:
     A key that was right before is looked up for itself. Those never seen before are looked for together, in one look
     after another and never more often than every ``LOOK_EVERY_S``: whoever makes up keys costs the database no more
     than that, and a right key in their midst is found all the same.
-
-    Args:
-        database: Where the keys are.
     """
 
     def __init__(self, database: Database):
@@ -211,3 +214,53 @@ async def _project(key: UserKey) -> int:
 
 ProjectId = Annotated[int, Depends(_project)]
 """The project of a user's key."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader may see.
+
+    Attributes:
+        project_id: Nothing of another project.
+        result_id: Only this result and its runs; None for all of the project.
+    """
+
+    project_id: int
+    result_id: int | None = None
+
+    def sees(self, result_id: int) -> bool:
+        """Return whether a result of the project is among it."""
+        return self.result_id is None or self.result_id == result_id
+
+
+async def _reading(
+    request: Request,
+    header: Annotated[str | None, Depends(_header)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    share: Annotated[str | None, Depends(_share)],
+) -> Reading:
+    if share and presented_key(request.scope) is None:
+        async with services_of(request).database.reading() as session:
+            shared = await shared_result(session, share)
+        if shared is None:
+            raise Unauthorized("The link is unknown or has expired.")
+        return Reading(*shared)
+    return Reading(project_of_user(identity_of(request.scope)))
+
+
+async def still_reads(request: Request) -> bool:
+    """Return whether who was let in to read still would be: meanwhile keys are revoked, and links expire."""
+    key = presented_key(request.scope)
+    async with services_of(request).database.reading() as session:
+        if key is not None:
+            return await find_key(session, key) is not None
+        return await shared_result(session, request.headers.get(SHARE_HEADER, "")) is not None
+
+
+Reader = Annotated[Reading, Depends(_reading)]
+"""A user's key, or the token of a link to one result.
+
+Raises:
+    Unauthorized: There is neither, or one that is unknown, revoked or expired.
+    Forbidden: It is a worker's key.
+"""

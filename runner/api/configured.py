@@ -106,10 +106,6 @@ async def apply_schedules(record: Record, configured: Sequence[Configured]) -> N
     Those that came from the file and are not in it any more are paused; they keep their history, and can be deleted
     over the API. Those that were made over the API are left alone.
 
-    Args:
-        record: The record.
-        configured: The schedules of the file; none where there is no file.
-
     Raises:
         UsageError: One of them can't be honoured; nothing was changed.
     """

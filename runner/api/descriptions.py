@@ -13,6 +13,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from runner.api.words import EXAMPLES, FIELDS, PARAMETERS, TAGS
+from runner.records.written import WrittenBody
+
+WRITTEN = "runner.records.fields"
+"""What is said there of a field holds wherever nothing else is said of one of that name."""
 
 _ATTRIBUTE = re.compile(r"^(?P<names>\w+(?:, \w+)*): (?P<text>.*)$")
 _CODE = re.compile(r"``(.*?)``")
@@ -21,14 +25,21 @@ _ROLE = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`")
 
 def describe(document: dict[str, Any]) -> None:
     """Put into an OpenAPI document what its fields, parameters and tags mean, where it does not say that yet."""
+    examples = EXAMPLES | {
+        name: field.examples
+        for model in _below(WrittenBody)
+        for name, field in model.model_fields.items()
+        if field.examples
+    }
+    written = {name: text for of in _below_fields(WRITTEN).values() for name, text in of.items()}
     for name, schema in document["components"]["schemas"].items():
         known = _attributes(name, frozenset(schema.get("properties", ())))
         for field, shown in schema.get("properties", {}).items():
-            text = FIELDS.get(f"{name}.{field}") or known.get(field) or FIELDS.get(field)
+            text = FIELDS.get(f"{name}.{field}") or known.get(field) or FIELDS.get(field) or written.get(field)
             if text and "description" not in shown:
                 shown["description"] = text
-            if field in EXAMPLES and "examples" not in shown:
-                shown["examples"] = EXAMPLES[field]
+            if field in examples and "examples" not in shown:
+                shown["examples"] = examples[field]
     for path in document["paths"].values():
         for operation in path.values():
             for parameter in operation.get("parameters", ()):

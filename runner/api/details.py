@@ -26,7 +26,7 @@ from runner.records.sharing import Sharing
 from runner.records.tables import ResultRow
 
 MAX_KEPT_BYTES = 48_000_000
-"""How much is kept of runs that were shown, some fifteen thousand; of pieces of answers; of what precedes them."""
+"""How much is kept of runs that were shown, some fifteen thousand; of answers; of what precedes them."""
 
 MADE_AT_ONCE = 1_000
 """How many runs are made before others have a turn: a fifth of a second's work."""
@@ -39,8 +39,6 @@ MIN_PACKED = 20
 
 _PACKING = 1
 """The fastest way: 20 ms for a thousand runs, made once for all who ask."""
-
-_CLOSING = b"}}"
 
 _MARK_BYTES = 200
 _RUN_BYTES = 1_000
@@ -57,10 +55,6 @@ class Kept(Generic[_K, _V]):
     """Keeps what was made, so long as it is not too much: what was not asked for longest goes first.
 
     May be used by threads.
-
-    Args:
-        limit_bytes: How much is kept.
-        size_bytes: Returns how much something takes.
     """
 
     def __init__(self, limit_bytes: int, size_bytes: Callable[[_V], int]):
@@ -131,8 +125,8 @@ class _ShownRun(NamedTuple):
     text: bytes
 
 
-class _Piece(NamedTuple):
-    """An answer or runs of one, as they are sent, and the state of their result then."""
+class _Packed(NamedTuple):
+    """A compressed answer, and the state of its result then."""
 
     state: Hashable
     text: bytes
@@ -143,17 +137,12 @@ class Details:
 
     Nothing is shown that was not looked up in the record just then: the result in its project, and what state it and
     each of its runs is in. What was made for just that state before is used again.
-
-    Args:
-        database: The record.
-        limit_bytes: How much is kept of runs, of pieces of answers, and of what precedes them.
     """
 
     def __init__(self, database: Database, limit_bytes: int = MAX_KEPT_BYTES):
         self._database = database
         self._runs: Kept[int, _ShownRun] = Kept(limit_bytes, lambda run: len(run.text) + _RUN_BYTES)
-        self._pieces: Kept[tuple[_Asked, int], _Piece] = Kept(limit_bytes, lambda piece: len(piece.text))
-        self._packed: Kept[_Asked, _Piece] = Kept(limit_bytes, lambda piece: len(piece.text))
+        self._packed: Kept[_Asked, _Packed] = Kept(limit_bytes, lambda packed: len(packed.text))
         self._details: Kept[_Asked, _Detail] = Kept(limit_bytes, lambda detail: detail.size_bytes)
         self._sharing = Sharing()
 
@@ -165,7 +154,7 @@ class Details:
         asked = _Asked(project_id, result_id, paging)
         detail = await self._detail(asked)
         if len(detail.marks) < MIN_PACKED:
-            return await streamed(self._shown_whole(asked, detail), headers)
+            return await streamed(self._shown_whole(detail), headers)
         packed = self._packed.find(asked)
         if packed is None or packed.state != detail.state:
             packed = await self._sharing.read((asked, detail.state), partial(self._pack, asked, detail))
@@ -177,17 +166,12 @@ class Details:
         Its figures and the list of its runs are as of one moment. A run that changes while others are sent may be
         sent as it is then; one that is deleted meanwhile may be left out.
 
-        Args:
-            project_id: The project.
-            result_id: The result.
-            paging: The page; None for all runs.
-
         Raises:
             NotFound: The project has no such result, or the result no such page.
             DatabaseBusy: Too many others wait for the record.
         """
         asked = _Asked(project_id, result_id, paging)
-        async for piece in self._shown_whole(asked, await self._detail(asked)):
+        async for piece in self._shown_whole(await self._detail(asked)):
             yield piece
 
     async def _detail(self, asked: _Asked) -> _Detail:
@@ -202,22 +186,19 @@ class Details:
 
         return await self._sharing.read(asked, read)
 
-    def _shown_whole(self, asked: _Asked, detail: _Detail) -> AsyncGenerator[bytes]:
-        return enclosed(detail.opening, self._members(asked, detail), _CLOSING)
+    def _shown_whole(self, detail: _Detail) -> AsyncGenerator[bytes]:
+        return enclosed(detail.opening, self._members(detail), b"}}")
 
-    async def _pack(self, asked: _Asked, detail: _Detail) -> _Piece:
+    async def _pack(self, asked: _Asked, detail: _Detail) -> _Packed:
         """Return an answer compressed; it is kept, unless some of it is of a later state already."""
         packed = self._packed.find(asked)
         if packed is not None and packed.state == detail.state:
             return packed
-        runs = self._kept(detail.marks)
-        is_of_state = len(runs) == len(detail.marks)
-        if is_of_state:
-            parts = [detail.opening, _joined(runs), _CLOSING]
-        else:
-            parts = [piece async for piece in self._shown_whole(asked, detail)]
-        text = await anyio.to_thread.run_sync(lambda: gzip.compress(b"".join(parts), _PACKING, mtime=0))
-        packed = _Piece(detail.state, text)
+        is_of_state = len(self._kept(detail.marks)) == len(detail.marks)
+        text = b"".join([piece async for piece in self._shown_whole(detail)])
+        packed = _Packed(
+            detail.state, await anyio.to_thread.run_sync(partial(gzip.compress, text, _PACKING, mtime=0))
+        )
         if is_of_state:
             self._packed.keep(asked, packed)
         return packed
@@ -254,20 +235,13 @@ class Details:
         self._details.keep(asked, made)
         return made
 
-    async def _members(self, asked: _Asked, detail: _Detail) -> AsyncGenerator[list[bytes]]:
-        for number, marks in enumerate(in_pieces(detail.marks, PIECE)):
-            kept = self._pieces.find((asked, number))
-            if kept is not None and kept.state == detail.state:
-                text = kept.text
-            else:
-                runs = self._kept(marks)
-                if len(runs) == len(marks):
-                    text = _joined(runs)
-                    self._pieces.keep((asked, number), _Piece(detail.state, text))
-                else:
-                    # Not kept as a piece: what is read by now may be of a later state.
-                    text = _joined(await self._database.browse(partial(self._shown, marks=marks), refuses=False))
-            yield [text] if text else []
+    async def _members(self, detail: _Detail) -> AsyncGenerator[list[bytes]]:
+        for marks in in_pieces(detail.marks, PIECE):
+            runs = self._kept(marks)
+            if len(runs) < len(marks):
+                # What is read by now may be of a later state.
+                runs = await self._database.browse(partial(self._shown, marks=marks), refuses=False)
+            yield [run.text for run in runs]
 
     def _shown(self, session: Session, *, marks: Sequence[Mark]) -> list[_ShownRun]:
         """Return runs as they are shown: those that are kept, and the others made anew if they are still there."""
@@ -301,13 +275,7 @@ def _takes_gzip(request: Request) -> bool:
     return False
 
 
-def _joined(runs: Sequence[_ShownRun]) -> bytes:
-    return b",".join(run.text for run in runs)
-
-
-def details(app: FastAPI, database: Database) -> Details:
+def details(app: FastAPI) -> Details:
     """Return the application's."""
-    if not hasattr(app.state, "details"):
-        app.state.details = Details(database)
     found: Details = app.state.details
     return found

@@ -32,8 +32,7 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 _IS_NAME = re.compile(r"[a-z]+(?:_[a-z]+){0,5}")
 
-_REQUIRED = "This field is required."
-_NOT_NULL = "This field may not be null."
+REQUIRED = "This field is required."
 
 
 class Detail(BaseModel):
@@ -47,13 +46,7 @@ class FieldErrors(RootModel[dict[str, JsonValue]]):
 
 
 class ApiError(Exception):
-    """A request is refused.
-
-    Args:
-        status: The HTTP status.
-        body: The body of the answer.
-        headers: Headers that go with it.
-    """
+    """A request is refused."""
 
     def __init__(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None):
         super().__init__(f"{status}")
@@ -69,67 +62,54 @@ class BadRequest(ApiError):
         super().__init__(400, errors)
 
 
-class Unauthorized(ApiError):
-    """There is no key, or none that is known (401)."""
+class _Refused(ApiError):
+    _status: int
+    _headers: Mapping[str, str]
+
+    def __init_subclass__(cls, status: int, **headers: str):
+        cls._status, cls._headers = status, {name.replace("_", "-"): value for name, value in headers.items()}
 
     def __init__(self, detail: str):
-        super().__init__(401, {"detail": detail}, {"WWW-Authenticate": "Bearer"})
+        super().__init__(self._status, {"detail": detail}, self._headers)
 
 
-class Forbidden(ApiError):
-    """The key is known and may not do this (403)."""
-
-    def __init__(self, detail: str):
-        super().__init__(403, {"detail": detail})
+class Unauthorized(_Refused, status=401, WWW_Authenticate="Bearer"):
+    """There is no key, or none that is known."""
 
 
-class NotFound(ApiError):
-    """There is no such thing, or none in the key's project (404)."""
+class Forbidden(_Refused, status=403):
+    """The key is known and may not do this."""
+
+
+class NotFound(_Refused, status=404):
+    """There is no such thing, or none in the key's project."""
 
     def __init__(self, detail: str = "Not found."):
-        super().__init__(404, {"detail": detail})
+        super().__init__(detail)
 
 
-class Conflict(ApiError):
-    """It can't be done any more, or not now (409)."""
-
-    def __init__(self, detail: str):
-        super().__init__(409, {"detail": detail})
+class Conflict(_Refused, status=409):
+    """It can't be done any more, or not now."""
 
 
-class TooLarge(ApiError):
-    """More was sent than is kept (413)."""
-
-    def __init__(self, detail: str):
-        super().__init__(413, {"detail": detail})
+class Gone(_Refused, status=410):
+    """What is spoken of was given up."""
 
 
-class Gone(ApiError):
-    """What is spoken of was given up (410)."""
-
-    def __init__(self, detail: str):
-        super().__init__(410, {"detail": detail})
+class TooLarge(_Refused, status=413):
+    """More was sent than is kept."""
 
 
-class UpgradeRequired(ApiError):
-    """Whoever asks is of another version (426)."""
-
-    def __init__(self, detail: str):
-        super().__init__(426, {"detail": detail})
+class UpgradeRequired(_Refused, status=426):
+    """Whoever asks is of another version."""
 
 
-class Unavailable(ApiError):
-    """It can't be done now, and may be a moment later (503)."""
-
-    def __init__(self, detail: str):
-        super().__init__(503, {"detail": detail}, {"Retry-After": "1"})
+class Unavailable(_Refused, status=503, Retry_After="1"):
+    """It can't be done now, and may be a moment later."""
 
 
-class OutOfStorage(ApiError):
-    """It can't be kept now (507)."""
-
-    def __init__(self, detail: str):
-        super().__init__(507, {"detail": detail})
+class OutOfStorage(_Refused, status=507):
+    """It can't be kept now."""
 
 
 Responses = dict[int | str, dict[str, Any]]
@@ -154,9 +134,6 @@ def refusals(*statuses: int) -> Responses:
     """Return what a route's ``responses`` says of the statuses it refuses with.
 
     Every route has 400, 401, 403, 408, 413, 415, 429 and 503 besides those given.
-
-    Args:
-        statuses: Further ones, such as 404 and 409.
     """
     declared: Responses = {400: {"model": FieldErrors, "description": "Something in the request is wrong."}}
     for status in sorted({401, 403, 408, 413, 415, 429, 503, *statuses} - {400}):
@@ -288,39 +265,32 @@ def _message(problem: Mapping[str, Any]) -> str:
     kind: str = problem["type"]
     limits: Mapping[str, Any] = problem.get("ctx") or {}
     if kind == "missing":
-        return _REQUIRED
+        return REQUIRED
     if problem.get("input", ...) is None and (kind.endswith("_type") or kind in ("literal_error", "is_instance_of")):
-        return _NOT_NULL
-    match kind:
-        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
-            return "A valid integer is required."
-        case "float_type" | "float_parsing" | "finite_number":
-            return "A valid number is required."
-        case "string_type" | "string_unicode":
-            return "Not a valid string."
-        case "bool_type" | "bool_parsing":
-            return "Must be a valid boolean."
-        case "list_type":
-            return "Expected a list of items."
-        case "dict_type" | "model_type" | "model_attributes_type":
-            return "Invalid data. Expected a dictionary."
-        case "string_too_short" if limits.get("min_length") == 1:
-            return "This field may not be blank."
-        case "too_short" if limits.get("min_length") == 1:
-            return "This list may not be empty."
-        case "string_too_long":
-            return f"Ensure this field has no more than {limits.get('max_length')} characters."
-        case "too_long":
-            return f"Ensure this field has no more than {limits.get('max_length')} elements."
-        case "greater_than_equal":
-            return f"Ensure this value is greater than or equal to {limits.get('ge')}."
-        case "less_than_equal":
-            return f"Ensure this value is less than or equal to {limits.get('le')}."
-        case "literal_error" | "enum":
-            return f"Not a valid choice; it must be {limits.get('expected')}."
-        case "extra_forbidden":
-            return NOT_KNOWN
-        case "value_error":
-            return str(limits.get("error", problem["msg"]))
-        case _:
-            return str(problem["msg"])
+        return "This field may not be null."
+    if kind in ("string_too_short", "too_short") and limits.get("min_length") == 1:
+        return "This field may not be blank." if kind == "string_too_short" else "This list may not be empty."
+    if kind == "extra_forbidden":
+        return NOT_KNOWN
+    if kind == "value_error":
+        return str(limits.get("error", problem["msg"]))
+    for kinds, message in _MESSAGES.items():
+        if kind in kinds.split():
+            return message.format_map(limits)
+    return str(problem["msg"])
+
+
+_MESSAGES = {
+    "int_type int_parsing int_from_float int_parsing_size": "A valid integer is required.",
+    "float_type float_parsing finite_number": "A valid number is required.",
+    "string_type string_unicode": "Not a valid string.",
+    "bool_type bool_parsing": "Must be a valid boolean.",
+    "list_type": "Expected a list of items.",
+    "dict_type model_type model_attributes_type": "Invalid data. Expected a dictionary.",
+    "string_too_long": "Ensure this field has no more than {max_length} characters.",
+    "too_long": "Ensure this field has no more than {max_length} elements.",
+    "greater_than_equal": "Ensure this value is greater than or equal to {ge}.",
+    "less_than_equal": "Ensure this value is less than or equal to {le}.",
+    "literal_error enum": "Not a valid choice; it must be {expected}.",
+}
+"""What is said of pydantic's kinds of errors."""

@@ -62,11 +62,6 @@ def _body_bytes(server: ServerSettings) -> int:
 def limited(scope: Scope, receive: Receive, most: int) -> Receive:
     """Return what receives a body of at most so many bytes.
 
-    Args:
-        scope: The request.
-        receive: What receives it.
-        most: How many bytes it may have.
-
     Raises:
         HTTPException: The request says that it has more (413). So does what is returned, once more has come: the
             framework answers with it, whoever is reading.
@@ -94,11 +89,6 @@ class RateLimit:
 
     A right key counts for itself, whatever else comes from its address; a worker's is not limited: workers ask often,
     for each run they make. What comes without a right key counts for its address.
-
-    Args:
-        app: What answers.
-        keys: Knows whose keys those are.
-        per_minute: How many requests a minute are allowed.
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, per_minute: int):

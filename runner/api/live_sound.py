@@ -50,6 +50,10 @@ class LiveSounds:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
+        self.elsewhere: Callable[[int], bool] = lambda run_id: False
+        """Returns whether somebody listens to a run in another process."""
+        self.pass_on: Callable[[int, bytes], None] = lambda run_id, pcm: None
+        """Takes what is heard here, for those who listen in another process."""
         self._listeners: defaultdict[int, list[Listener]] = defaultdict(list)
 
     @contextmanager
@@ -81,20 +85,27 @@ class LiveSounds:
             raise Unavailable(f"{MAX_LISTENERS} people are listening to calls, and no more can. Try again later.")
 
     def is_listened_to(self, run_id: int) -> bool:
-        """Return whether somebody listens to a run."""
-        return run_id in self._listeners
+        """Return whether somebody listens to a run, here or in another process."""
+        return run_id in self._listeners or self.elsewhere(run_id)
+
+    @property
+    def listened_here(self) -> list[int]:
+        """The runs that somebody listens to here."""
+        return sorted(self._listeners)
 
     def post(self, run_id: int, pcm: bytes) -> None:
         """Let whoever listens to a run hear more of it."""
+        if self.elsewhere(run_id):
+            self.pass_on(run_id, pcm)
+        self.hear(run_id, pcm)
+
+    def hear(self, run_id: int, pcm: bytes) -> None:
+        """Let whoever listens to a run here hear more of it."""
         for listener in self._listeners.get(run_id, ()):
             listener.hear(pcm)
 
 
 def live_sounds(app: FastAPI) -> LiveSounds:
     """Return the application's."""
-    if not hasattr(app.state, "live_sounds"):
-        dispatcher = app.state.services.dispatcher
-        app.state.live_sounds = sounds = LiveSounds(dispatcher.wake)
-        dispatcher.is_listened_to = sounds.is_listened_to
     found: LiveSounds = app.state.live_sounds
     return found

@@ -76,38 +76,20 @@ class Metrics:
         )
 
     def answered(self, route: str, method: str, status: int, took_s: float) -> None:
-        """Count an answer.
-
-        Args:
-            route: The route's template.
-            method: The HTTP method.
-            status: The HTTP status.
-            took_s: How long it took, in seconds.
-        """
+        """Count an answer."""
         known = method if method in _METHODS else "other"
         self._requests.labels(route, known, str(status)).inc()
         self._seconds.labels(route, known).observe(took_s)
 
     def ended(self, *, queued_s: float | None, set_up_s: float | None) -> None:
-        """Count a run that has ended with a worker's report.
-
-        Args:
-            queued_s: How long it waited, in seconds; None if it never began.
-            set_up_s: How long it took into its room from there; None if it never got there.
-        """
+        """Count a run that a worker reported: how long it waited (None: it never began), and took into its room."""
         if queued_s is not None:
             self._queued_s.observe(max(0.0, queued_s))
         if set_up_s is not None:
             self._set_up_s.observe(max(0.0, set_up_s))
 
     def set_record(self, by_status: Mapping[str, int], queue: QueueState, workers: Sequence[WorkerView]) -> None:
-        """Set what was read from the record.
-
-        Args:
-            by_status: How many runs there are in each status; those that are not named have none.
-            queue: What waits.
-            workers: The workers, those that went lately included.
-        """
+        """Set what was read from the record."""
         self.clear_record()
         self._readable.set(1)
         for status in RunStatus:

@@ -81,9 +81,6 @@ class Paging:
     def around(self, count: int) -> tuple[str | None, str | None]:
         """Return the addresses of the page after this one, and of the one before.
 
-        Args:
-            count: How many there are on all pages.
-
         Raises:
             NotFound: There is no such page.
         """
@@ -92,21 +89,12 @@ class Paging:
         return following, self._address(self.page - 1) if self.page > 1 else None
 
     def page_of(self, results: list[_T], count: int) -> Page[_T]:
-        """Return a page that holds results.
-
-        Args:
-            results: What is on it.
-            count: How many there are on all pages.
-        """
+        """Return a page that holds results."""
         following, preceding = self.around(count)
         return Page(count=count, next=following, previous=preceding, results=results)
 
     def opening(self, count: int) -> bytes:
-        """Return the JSON of a page, up to where its results follow: they end with ``]}``.
-
-        Args:
-            count: How many there are on all pages.
-        """
+        """Return the JSON of a page, up to where its results follow: they end with ``]}``."""
         return _PAGE.dump_json(self.page_of([], count)).removesuffix(b"]}")
 
     def _check(self, count: int) -> None:
@@ -119,12 +107,7 @@ class Paging:
 
 
 def absolute_url(request: Request, path: str) -> str:
-    """Return the address of a path of this server, as clients reach it.
-
-    Args:
-        request: The request that is answered.
-        path: Begins with a slash.
-    """
+    """Return the address of a path of this server, as clients reach it."""
     base = services_of(request).settings.server.public_url or str(request.base_url)
     return f"{base.rstrip('/')}{path}"
 

@@ -13,7 +13,7 @@ from runner.api.auth import AppServices, ProjectId
 from runner.api.errors import BadRequest, Forbidden, NotFound, missing, refusals
 from runner.api.paging import Page, Paging
 from runner.api.routing import CompatRouter
-from runner.api.schemas.query import PathId
+from runner.api.schemas.common import PathId
 from runner.api.services import Services
 from runner.records.record import Record
 from runner.records.tables import Agent, CronJob, Personality, ScenarioRow, TestProfile

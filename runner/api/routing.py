@@ -62,10 +62,6 @@ class CompatRouter(APIRouter):
     Paths may be written with or without a trailing slash: requests are taken with and without one
     (:class:`PlainPaths`), and never redirected. ``{id}`` takes numbers alone. Before each route stands a
     :class:`Door`; bodies are read as :class:`JsonRoute` does.
-
-    Args:
-        prefixes: The first one is the one that is described.
-        tags: Tags of the operations.
     """
 
     def __init__(self, *prefixes: str, tags: list[str] | None = None):
@@ -221,12 +217,7 @@ class _Wrong(HTTPException):
 
 
 async def off_the_loop(work: Callable[[bytes], _T], content: bytes) -> _T:
-    """Return what comes of a body: of a large one, in a thread.
-
-    Args:
-        work: What to do with it.
-        content: The body.
-    """
+    """Return what comes of a body: of a large one, in a thread."""
     if not _is_large(content):
         return work(content)
     return await anyio.to_thread.run_sync(work, content, limiter=_reading)

@@ -13,20 +13,20 @@ _T = TypeVar("_T")
 
 def sharing_of(app: FastAPI) -> Sharing:
     """Return what those share who ask an application for the same list."""
-    if not hasattr(app.state, "sharing"):
-        app.state.sharing = Sharing()
     found: Sharing = app.state.sharing
     return found
 
 
-async def streamed(pieces: AsyncGenerator[bytes], headers: Mapping[str, str] | None = None) -> StreamingResponse:
-    """Return JSON as an answer that is sent as it is made.
+async def streamed(
+    pieces: AsyncGenerator[bytes],
+    headers: Mapping[str, str] | None = None,
+    *,
+    status: int = 200,
+    kind: str = "application/json",
+) -> StreamingResponse:
+    """Return an answer that is sent as it is made.
 
     Its first piece is made before: what goes wrong until then is answered with a status of its own.
-
-    Args:
-        pieces: The pieces.
-        headers: Headers of the answer, besides its type.
     """
     first = await anext(pieces)
 
@@ -35,17 +35,11 @@ async def streamed(pieces: AsyncGenerator[bytes], headers: Mapping[str, str] | N
         async for piece in pieces:
             yield piece
 
-    return StreamingResponse(body(), media_type="application/json", headers=headers)
+    return StreamingResponse(body(), status, headers, kind)
 
 
 async def enclosed(opening: bytes, pieces: AsyncIterable[Sequence[bytes]], closing: bytes) -> AsyncGenerator[bytes]:
-    """Yield a JSON array or object whose members come in pieces. Nothing is yielded before the first piece is there.
-
-    Args:
-        opening: What stands before the members.
-        pieces: The members.
-        closing: What stands after them.
-    """
+    """Yield a JSON array or object whose members come in pieces. Nothing is yielded before the first of them."""
     before = opening
     async for members in pieces:
         if members:

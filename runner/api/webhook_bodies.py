@@ -1,6 +1,5 @@
 """What webhooks say of results and schedules: in the shapes that receivers made for Cekura read, and in Slack's."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,11 +8,10 @@ from sqlalchemy import null, select
 from sqlalchemy.orm import Session
 
 from runner.api.schemas.runs import RECORDING, TranscriptItem, expected_outcome, failure, measured, numbers
-from runner.dispatch.slack import FiringNews, ResultNews, ShownFailure, result_message, schedule_message
+from runner.dispatch.slack import result_message, schedule_message
 from runner.metrics.latency import latency
 from runner.records.filters import chunks
 from runner.records.results import count_runs, short_runs
-from runner.records.statuses import FiringState
 from runner.records.tables import CronJob, Firing, ResultRow, RunRow, WebhookDelivery, utc_now
 from runner.records.webhooks import Event, Kind
 
@@ -22,15 +20,10 @@ MAX_TRANSCRIPTS = 500
 
 _RESULTS, _RUNS = "test_framework/v1/results", "test_framework/v1/runs"
 _SCHEDULES = "schedules/v1/cron-jobs"
-_PASSED = {FiringState.PASSED.value: True, FiringState.FAILED.value: False}
 
 
 class WebhookBodies:
-    """Makes them.
-
-    Args:
-        base_url: Where clients reach the API, for links.
-    """
+    """Makes them, with links to where clients reach the API."""
 
     def __init__(self, base_url: str):
         self._base_url = base_url.rstrip("/")
@@ -46,7 +39,10 @@ class WebhookBodies:
             return {"event_type": delivery.event, "data": self._not_launched(job, firing)}
         result = session.get_one(ResultRow, delivery.result_id)
         if in_slack:
-            return result_message(self._news(session, result))
+            agent = f" of {result.agent_name}" if result.agent_name else ""
+            title = f"{result.name or f'Result {result.id}'}{agent}"
+            firing = _firing_of(session, result.id)
+            return result_message(title, _rows(session, result.id), self._link(result.id), firing)
         of_launch = delivery.event == Event.PRE_TRIGGER.value
         data = self._launched(session, result) if of_launch else self._completed(session, result)
         return {"event_type": delivery.event, "data": data}
@@ -138,25 +134,6 @@ class WebhookBodies:
                     "scenario_runner": failure(row),
                 }
 
-    def _news(self, session: Session, result: ResultRow) -> ResultNews:
-        rows = _rows(session, result.id)
-        not_passed = [row for row in rows if not row.passed]
-        counted = Counter((row.success is None, row.scenario_name, _headline(row)) for row in not_passed)
-        # The agent's failures come before inconclusive runs; among each, what happened most often comes first.
-        worst = sorted(counted.items(), key=lambda one: (one[0][0], -one[1]))
-        firing = _firing_of(session, result.id)
-        agent = f" of {result.agent_name}" if result.agent_name else ""
-        return ResultNews(
-            title=f"{result.name or f'Result {result.id}'}{agent}",
-            total=len(rows),
-            passed=len(rows) - len(not_passed),
-            failed=sum(row.success is False for row in rows),
-            inconclusive=sum(row.success is None for row in rows),
-            failures=[ShownFailure(name, headline, count) for (_, name, headline), count in worst],
-            link=self._link(result.id),
-            firing=None if firing is None else FiringNews(_PASSED.get(firing.state), firing.reason),
-        )
-
     def _link(self, result_id: int) -> str:
         return f"{self._base_url}/{_RESULTS}/{result_id}/"
 
@@ -194,10 +171,6 @@ def _ids(session: Session, result_id: int) -> Sequence[int]:
 
 def _rows(session: Session, result_id: int) -> list[RunRow]:
     return short_runs(session, _ids(session, result_id))
-
-
-def _headline(row: RunRow) -> str:
-    return (row.came_to.get("failure") or {}).get("headline") or row.detail or "no reason is known"
 
 
 def _named(personality: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -159,14 +159,6 @@ class SuiteRunner:
         self._live: dict[int, _Live] = {}
         self._limit = CallLimit(self.most_at_once, rises=self.suite.concurrency is None, cores=self.cores)
         self._load = Load(carrier=self._limit)
-        self._attempts = Attempts(
-            self.suite,
-            self.settings,
-            self.folder,
-            allow_unjudged=self.allow_unjudged,
-            make_call=self.make_call,
-            stopped=lambda: self._stopped,
-        )
         self._limit_moved = anyio.Event()
         self._preparing = anyio.CancelScope()
         self._writing = anyio.Lock()
@@ -192,6 +184,14 @@ class SuiteRunner:
             RunnerError: All runs were made, and what became of them is not on disk, or not all of it.
         """
         self._started_at = utc_now()
+        self._attempts = Attempts(
+            self.suite,
+            self.settings,
+            self.folder,
+            allow_unjudged=self.allow_unjudged,
+            make_call=self.make_call,
+            stopped=lambda: self._stopped,
+        )
         SuiteRooms(self.suite, self.settings).check()
         self._facts = session_facts(self.suite, self.settings, self.session, self._started_at)
         try:

@@ -26,15 +26,15 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, _workflow_commands
 from dbos._utils import INTERNAL_QUEUE_NAME
 from loguru import logger
-from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from runner.dispatch.delivering import Delivering
 from runner.dispatch.judging import Judging, Try, judge_of
 from runner.dispatch.trying import Trying
 from runner.errors import UsageError
-from runner.records.database import Database, begin_with, driver_says
+from runner.records.database import Database
 from runner.records.deliveries import purge_deliveries, take_up_overdue
+from runner.records.engines import driver_says, prepare_sqlite
 from runner.records.processes import forget, give_sign, say_goodbye, silent
 from runner.records.retention import purge
 from runner.records.runs import JudgeLater, all_awaiting_judge, end_judged
@@ -275,7 +275,9 @@ class Durable:
         """Return an engine for DBOS to use; None where its own is right."""
         if not self._url.startswith("sqlite"):
             return None
-        engine = _sqlite_engine(self._url)
+        arguments = {"timeout": 30, "isolation_level": None}
+        engine = sa.create_engine(self._url, connect_args=arguments, hide_parameters=True)
+        prepare_sqlite(engine, "synchronous = NORMAL", is_writer=True)
         self._engines.append(engine)
         return engine
 
@@ -437,18 +439,3 @@ def _prune() -> None:
 
 def _destroy() -> None:
     DBOS.destroy(destroy_registry=True)
-
-
-def _sqlite_engine(url: str) -> sa.Engine:
-    """Return an engine whose every transaction takes the write lock when it begins."""
-    engine = sa.create_engine(url, connect_args={"timeout": 30, "isolation_level": None}, hide_parameters=True)
-
-    def prepare(connection: Any, _: Any) -> None:
-        cursor = connection.cursor()
-        for pragma in ("foreign_keys = ON", "synchronous = NORMAL"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    event.listen(engine, "connect", prepare)
-    begin_with(engine, "BEGIN IMMEDIATE")
-    return engine

@@ -5,7 +5,7 @@ from a process that is killed: the next one to look finds it as it was.
 """
 
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -13,8 +13,8 @@ import anyio
 from sqlalchemy.orm import Session
 
 from runner.dispatch.trying import Trying
+from runner.records import firings
 from runner.records.conclusions import conclude
-from runner.records.firings import Work, fire, fire_queued, work
 from runner.records.leases import clock
 from runner.records.record import Record
 
@@ -44,23 +44,24 @@ class Schedules:
     async def fire_due(self) -> None:
         """Fire what is due, and what waits for its turn. What goes wrong first is raised once the rest is done."""
         record = self._record
-        now, found = await record.database.look(self._work)
+
+        def read(session: Session) -> tuple[datetime, Sequence[int], Sequence[int]]:
+            now = self._now(session)
+            return now, firings.due(session, now), firings.queued(session)
+
+        now, due, queued = await record.database.look(read)
         await _do_all(
             [
-                *(partial(fire_queued, record, firing_id) for firing_id in found.queued),
+                *(partial(firings.fire_queued, record, firing_id) for firing_id in queued),
                 # Each process in an order of its own: so they seldom do the same at the same moment, and in vain.
-                *(partial(fire, record, job_id, now) for job_id in random.sample(found.due, len(found.due))),
+                *(partial(firings.fire, record, job_id, now) for job_id in random.sample(due, len(due))),
             ]
         )
 
     async def conclude_ended(self) -> None:
         """Write down what firings came to whose results have ended. What goes wrong is raised likewise."""
-        _, found = await self._record.database.look(self._work)
-        await _do_all(partial(conclude, self._record, firing_id) for firing_id in found.ended)
-
-    def _work(self, session: Session) -> tuple[datetime, Work]:
-        now = self._now(session)
-        return now, work(session, now)
+        ended = await self._record.database.look(firings.ended)
+        await _do_all(partial(conclude, self._record, firing_id) for firing_id in ended)
 
 
 async def _again_and_again(complaint: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -1,8 +1,11 @@
 """What is said in Slack of finished results and of schedules that launched nothing: text and blocks."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from runner.records.statuses import FiringState
+from runner.records.tables import Firing, RunRow
 
 MAX_SHOWN = 5
 """How many failures are shown."""
@@ -14,67 +17,41 @@ _MAX_SECTION = 2_900
 """Slack refuses a longer title, and a section of more than 3,000 characters."""
 
 
-@dataclass(frozen=True)
-class ShownFailure:
-    """A way in which so many runs of a result did not pass."""
+def result_message(title: str, runs: Sequence[RunRow], link: str, firing: Firing | None = None) -> dict[str, Any]:
+    """Return the body of a request to an incoming webhook that tells of a finished result.
 
-    scenario: str
-    headline: str
-    count: int = 1
-
-
-@dataclass(frozen=True)
-class FiringNews:
-    """What a firing of a schedule came to (None: inconclusive): runs that passed can be worse than a baseline."""
-
-    passed: bool | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class ResultNews:
-    """What is told of a finished result: the worst failures first."""
-
-    title: str
-    total: int
-    passed: int
-    failed: int
-    inconclusive: int
-    failures: Sequence[ShownFailure]
-    link: str
-    firing: FiringNews | None = None
-    """Of the schedule that launched it, if one did."""
-
-    @property
-    def verdict(self) -> bool | None:
-        """Whether all is well; None: inconclusive."""
-        if self.firing is not None:
-            return self.firing.passed
-        return True if self.passed == self.total else False if self.failed else None
-
-    @property
-    def words(self) -> str:
-        """What it came to."""
-        if self.firing is not None:
-            return _text(self.firing.reason)
-        counts = f"{self.passed} of {self.total} runs passed"
-        if self.failed:
-            counts += f", {self.failed} failed"
-        if self.inconclusive:
-            counts += f", {self.inconclusive} inconclusive"
-        return counts
-
-
-def result_message(news: ResultNews) -> dict[str, Any]:
-    """Return the body of a request to an incoming webhook."""
-    failures = [_section("\n".join(_lines(news.failures)))] if news.failures else []
-    link = _section(f"<{news.link}|Open the result>")
-    return _message(news.title, _ICONS[news.verdict], news.words, *failures, link)
+    Args:
+        title: What it is called.
+        runs: Its runs.
+        link: Its address.
+        firing: Of the schedule that launched it, if one did. Runs that passed can be worse than a baseline: what it
+            came to is told.
+    """
+    not_passed = [run for run in runs if not run.passed]
+    failed = sum(run.success is False for run in not_passed)
+    words = f"{len(runs) - len(not_passed)} of {len(runs)} runs passed"
+    words += f", {failed} failed" if failed else ""
+    words += f", {len(not_passed) - failed} inconclusive" if len(not_passed) > failed else ""
+    verdict = False if failed else None if not_passed else True
+    if firing is not None:
+        verdict = {FiringState.PASSED.value: True, FiringState.FAILED.value: False}.get(firing.state)
+        words = _text(firing.reason)
+    # The agent's failures come before inconclusive runs; among each, what happened most often comes first.
+    alike = Counter((run.success is None, run.scenario_name, headline_of(run)) for run in not_passed)
+    worst = sorted(alike.items(), key=lambda one: (one[0][0], -one[1]))
+    failures = _lines([(scenario, headline, count) for (_, scenario, headline), count in worst])
+    more = [_section("\n".join(failures))] if failures else []
+    return _message(title, _ICONS[verdict], words, *more, _section(f"<{link}|Open the result>"))
 
 
 def schedule_message(title: str, reason: str, link: str) -> dict[str, Any]:
     """Return the same of a schedule that was due and launched nothing."""
     return _message(title, _ICONS[False], _text(reason), _section(f"<{link}|Open the history>"))
+
+
+def headline_of(run: RunRow) -> str:
+    """Return why a run did not pass."""
+    return (run.came_to.get("failure") or {}).get("headline") or run.detail or "no reason is known"
 
 
 def _message(title: str, icon: str, words: str, *more: dict[str, Any]) -> dict[str, Any]:
@@ -84,11 +61,11 @@ def _message(title: str, icon: str, words: str, *more: dict[str, Any]) -> dict[s
     return {"text": f"{icon} {_text(title)}: {words}", "blocks": [header, _section(f"{icon} {words}"), *more]}
 
 
-def _lines(failures: Sequence[ShownFailure]) -> list[str]:
+def _lines(failures: Sequence[tuple[str, str, int]]) -> list[str]:
     lines: list[str] = []
-    for one in failures[:MAX_SHOWN]:
-        times = "" if one.count == 1 else f" (×{one.count})"
-        line = f"• *{_text(one.scenario)}*{times}: {_text(one.headline)}"
+    for scenario, headline, count in failures[:MAX_SHOWN]:
+        times = "" if count == 1 else f" (×{count})"
+        line = f"• *{_text(scenario)}*{times}: {_text(headline)}"
         if sum(map(len, lines)) + len(line) > _MAX_SECTION:
             break
         lines.append(line)

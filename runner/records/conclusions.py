@@ -34,13 +34,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a firing came to.
-
-    Attributes:
-        state: Passed, failed or inconclusive.
-        reason: Why, in words.
-        comparison: How its result compares with the baseline; None where there is none.
-    """
+    """What a firing came to, why, and how its result compares with the baseline, if there is one."""
 
     state: FiringState
     reason: str
@@ -64,7 +58,7 @@ async def conclude(record: Record, firing_id: int) -> None:
         .where(Firing.id == firing_id, Firing.ended_at.is_(None))
         .returning(Firing.id)
         .values(
-            state=outcome.state.value,
+            state=outcome.state,
             reason=together(firing.reason, outcome.reason),
             comparison=outcome.comparison,
             ended_at=utc_now(),
@@ -106,7 +100,7 @@ async def _baseline(session: AsyncSession, firing: Firing) -> tuple[list[int], s
             Firing.job_id == job.id,
             Firing.id < firing.id,
             Firing.result_id.is_not(None),
-            Firing.state.in_([FiringState.PASSED.value, FiringState.FAILED.value]),
+            Firing.state.in_([FiringState.PASSED, FiringState.FAILED]),
             # Failed nights count, or the measure would be those that had luck; an agent that was away is none.
             exists().where(RunRow.result_id == Firing.result_id, RunRow.success.is_(True)),
         )
@@ -117,7 +111,7 @@ async def _baseline(session: AsyncSession, firing: Firing) -> tuple[list[int], s
     good = [
         result_id
         for result_id, change in await session.execute(ended)
-        if result_id is not None and change != Change.REGRESSED.value
+        if result_id is not None and change != Change.REGRESSED
     ]
     if len(good) < MIN_SESSIONS:
         return [], f"not compared yet: {len(good)} of {MIN_SESSIONS} sessions to compare with"
@@ -152,50 +146,32 @@ async def _against_baseline(record: Record, outcome: Outcome, result_id: int, ba
 
 def run_facts(session: Session, result_ids: Sequence[int]) -> list[RunFacts]:
     """Return what a comparison knows of the runs of results. Each result is a session."""
-    runs = (
+    runs = session.execute(
         select(
-            RunRow.id,
-            RunRow.result_id,
-            RunRow.scenario_name,
-            RunRow.success,
-            RunRow.cause,
-            RunRow.created_at,
-            RunRow.started_at,
-            RunRow.snapshot["script"],
-            RunRow.snapshot["expected_outcome_prompt"],
-            RunRow.outcome["turns"],
-            RunRow.outcome["failure"],
+            *(RunRow.id, RunRow.result_id, RunRow.scenario_name, RunRow.success, RunRow.cause),
+            func.coalesce(RunRow.started_at, RunRow.created_at).label("began_at"),
+            RunRow.snapshot["script"].label("script"),
+            RunRow.snapshot["expected_outcome_prompt"].label("prompt"),
+            RunRow.outcome["turns"].label("turns"),
+            RunRow.outcome["failure"].label("failure"),
         )
         .where(RunRow.result_id.in_(result_ids), RunRow.ended_at.is_not(None))
         .order_by(RunRow.id)
     )
-    return [_facts(*row) for row in session.execute(runs)]
-
-
-def _facts(
-    number: int,
-    result: int,
-    name: str,
-    success: bool | None,
-    cause: str | None,
-    created_at: Any,
-    started_at: Any,
-    script: Any,
-    prompt: Any,
-    turns: list[Any] | None,
-    failure: Any,
-) -> RunFacts:
-    return RunFacts(
-        id=str(number),
-        scenario=name,
-        scenario_hash=played_digest(script, prompt),
-        session=f"result {result}",
-        started_at=(started_at or created_at).isoformat(),
-        success=success,
-        cause=Cause(cause) if cause in _CAUSES else None,
-        headline=None if failure is None else headline_of(Failure.model_validate(failure)),
-        latencies_ms=latencies_by_turn([TurnMeasures.model_validate(turn) for turn in turns or ()]),
-    )
+    return [
+        RunFacts(
+            id=str(run.id),
+            scenario=run.scenario_name,
+            scenario_hash=played_digest(run.script, run.prompt),
+            session=f"result {run.result_id}",
+            started_at=run.began_at.isoformat(),
+            success=run.success,
+            cause=Cause(run.cause) if run.cause in _CAUSES else None,
+            headline=None if run.failure is None else headline_of(Failure.model_validate(run.failure)),
+            latencies_ms=latencies_by_turn([TurnMeasures.model_validate(turn) for turn in run.turns or ()]),
+        )
+        for run in runs
+    ]
 
 
 def _compare(base: Sequence[RunFacts], current: Sequence[RunFacts]) -> Comparison:

@@ -56,7 +56,7 @@ class Ending:
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     @property
-    def answer_times_ms(self) -> list[float]:
+    def latencies_ms(self) -> list[float]:
         """How long the agent took to answer, for every turn that it answered."""
         turns = [TurnMeasures.model_validate(turn) for turn in (self.outcome or {}).get("turns", ())]
         return [sample.value for sample in latency.measure(turns)]

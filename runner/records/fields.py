@@ -152,7 +152,7 @@ class Traits(WrittenBody):
     voice_id: Annotated[Short | None, Kept(refusal=_VOICE)] = None
     """The voice."""
     provider: Annotated[Short | None, Kept(refusal=_SERVICE)] = None
-    """Where the agent runs."""
+    """Whose voice it is."""
     prompt: Annotated[
         str | None,
         StringConstraints(max_length=100_000),
@@ -307,6 +307,7 @@ class AgentFields(WrittenBody):
     ] = "en"
     telephony: TelephonyBody | None = None
     provider: ProviderBody | None = None
+    """Where the agent runs."""
     session: AgentSession | None = None
 
 
@@ -410,3 +411,26 @@ class CronJobFields(WrittenBody):
     baseline: Annotated[Baseline | None, Kept(of=ResultRow)] = None
     """Ours: what each of its results is compared with: a result, several, or ``previous``: its own last five that got
     no worse and in which a run passed. A firing fails if a scenario got worse."""
+
+
+class Toggles(WrittenBody):
+    """Which events are told."""
+
+    notify_pre_run_webhook: Annotated[bool, Kept()] = False
+    """Whether a webhook is sent, and waited for, before the runs of a launch begin."""
+    notify_result_webhook_success: Annotated[bool, Kept()] = True
+    """Whether one is sent for a result of which all runs passed."""
+    notify_result_webhook_failed: Annotated[bool, Kept()] = True
+    """Whether one is sent for a result with a run in which the agent failed."""
+    notify_result_webhook_error: Annotated[bool, Kept()] = True
+    """Whether one is sent for a result with a run that has an error message."""
+    notify_cronjob_webhook_success: Annotated[bool, Kept()] = True
+    """Whether one is sent for a schedule's result that passed."""
+    notify_cronjob_webhook_failed: Annotated[bool, Kept()] = True
+    """Whether one is sent for a schedule's result that failed or got worse."""
+    notify_cronjob_webhook_error: Annotated[bool, Kept()] = True
+    """Whether one is sent for a schedule's result without a verdict, or for none."""
+
+
+TOGGLES: dict[str, bool] = {name: field.default for name, field in Toggles.model_fields.items()}
+"""Which events are told, where a project does not say."""

@@ -6,7 +6,6 @@ finds that done, and a process that is killed leaves all of it or nothing.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -35,8 +34,6 @@ KEPT = 1_000
 AT_ONCE = 100
 """How many firings are looked for at once."""
 
-_FINAL_RESULT = [status.value for status in FINAL_RESULT]
-
 
 class Trigger(StrEnum):
     """Why a schedule fired."""
@@ -47,23 +44,8 @@ class Trigger(StrEnum):
     MANUAL = "manual"
 
 
-@dataclass(frozen=True)
-class Work:
-    """What there is to do for schedules.
-
-    Attributes:
-        due: The schedules that are due.
-        queued: The firings that wait for others.
-        ended: The firings whose results have ended.
-    """
-
-    due: Sequence[int]
-    queued: Sequence[int]
-    ended: Sequence[int]
-
-
 _OTHERS = FIRINGS.alias("others")
-_IS_OVER = RESULTS.c.status.in_([literal_column(f"'{status}'") for status in _FINAL_RESULT])
+_IS_OVER = RESULTS.c.status.in_([literal_column(f"'{status}'") for status in sorted(FINAL_RESULT)])
 _IS_HELD = (
     select(_OTHERS.c.id)
     .join(RESULTS, RESULTS.c.id == _OTHERS.c.result_id)
@@ -81,7 +63,7 @@ _QUEUED = (
     .join(CRON_JOBS, CRON_JOBS.c.id == FIRINGS.c.job_id)
     .where(
         FIRINGS.c.ended_at.is_(None),
-        FIRINGS.c.state == FiringState.QUEUED.value,
+        FIRINGS.c.state == FiringState.QUEUED,
         or_(~_IS_HELD, CRON_JOBS.c.is_active.is_(False)),
     )
     .order_by(FIRINGS.c.id)
@@ -92,7 +74,7 @@ _ENDED = (
     .outerjoin(RESULTS, RESULTS.c.id == FIRINGS.c.result_id)
     .where(
         FIRINGS.c.ended_at.is_(None),
-        FIRINGS.c.state == FiringState.RUNNING.value,
+        FIRINGS.c.state == FiringState.RUNNING,
         or_(FIRINGS.c.result_id.is_(None), _IS_OVER),
     )
     .order_by(FIRINGS.c.id)
@@ -100,13 +82,19 @@ _ENDED = (
 )
 
 
-def work(session: Session, now: datetime) -> Work:
-    """Return what there is to do at a time, the oldest first."""
-    return Work(
-        due=session.scalars(_DUE, {"now": now}).all(),
-        queued=session.scalars(_QUEUED).all(),
-        ended=session.scalars(_ENDED).all(),
-    )
+def due(session: Session, now: datetime) -> Sequence[int]:
+    """Return the schedules that are due at a time."""
+    return session.scalars(_DUE, {"now": now}).all()
+
+
+def queued(session: Session) -> Sequence[int]:
+    """Return the firings that waited for others, and need not any more."""
+    return session.scalars(_QUEUED).all()
+
+
+def ended(session: Session) -> Sequence[int]:
+    """Return the firings whose results have ended, and that are not concluded."""
+    return session.scalars(_ENDED).all()
 
 
 _Claim = Callable[[AsyncSession], Awaitable[Firing | None]]
@@ -114,12 +102,9 @@ _Claim = Callable[[AsyncSession], Awaitable[Firing | None]]
 
 
 async def fire(record: Record, job_id: int, now: datetime) -> None:
-    """Fire a schedule that is due: once for all the times at which it was due by now.
+    """Fire a schedule that is due: once for all the times at which it was due by now, by the record's clock.
 
-    Args:
-        record: The record.
-        job_id: The schedule. If it is not due (any more), nothing happens.
-        now: The time by the record's clock.
+    If it is not due (any more), nothing happens.
     """
     async with record.database.reading() as session:
         job = await session.get(CronJob, job_id)
@@ -146,10 +131,10 @@ async def fire(record: Record, job_id: int, now: datetime) -> None:
         await _forget_old(session, job_id)
         firing = Firing(
             job_id=job_id,
-            trigger=trigger.value,
+            trigger=trigger,
             due_at=due_at,
             missed=missed,
-            state=FiringState.RUNNING.value,
+            state=FiringState.RUNNING,
             reason=_late(missed) if trigger is Trigger.CATCH_UP else "",
         )
         session.add(firing)
@@ -171,7 +156,7 @@ async def fire_queued(record: Record, firing_id: int) -> None:
     async def claim(session: AsyncSession) -> Firing | None:
         is_active = await _lock(session, job.id)
         found = await session.get(Firing, firing_id, with_for_update=True)
-        if found is None or found.state != FiringState.QUEUED.value:
+        if found is None or found.state != FiringState.QUEUED:
             return None
         if not is_active:
             _end(found, FiringState.SKIPPED, "the schedule was paused while this firing waited")
@@ -186,11 +171,7 @@ async def run_now(
 ) -> Firing | None:
     """Launch a schedule by hand, whether or not it is paused, and whatever else of it is on.
 
-    Args:
-        record: The record.
-        job_id: The schedule.
-        key_id: The key that asks; None for the command line.
-        digest: By which the same request is known again for a short while.
+    By ``digest`` the same request is known again for a short while. ``key_id`` is None for the command line.
 
     Returns:
         The firing; None if there is no such schedule.
@@ -209,7 +190,7 @@ async def run_now(
             return None
         await _forget_old(session, job_id)
         result = await create()
-        firing = Firing(job_id=job_id, trigger=Trigger.MANUAL.value, due_at=utc_now(), missed=0, reason="")
+        firing = Firing(job_id=job_id, trigger=Trigger.MANUAL, due_at=utc_now(), missed=0, reason="")
         _run(firing, result)
         session.add(firing)
         return result
@@ -295,27 +276,27 @@ async def _is_held(session: AsyncSession, job: CronJob, firing: Firing) -> bool:
     overlap = Overlap(job.data.get("overlap", Overlap.QUEUE))
     if overlap is Overlap.BOTH:
         return False
-    is_queued = firing.state == FiringState.QUEUED.value
+    is_queued = firing.state == FiringState.QUEUED
     others = (
         select(Firing.result_id, Firing.state)
         .outerjoin(ResultRow, ResultRow.id == Firing.result_id)
         .where(
             Firing.job_id == job.id,
             Firing.ended_at.is_(None),
-            (ResultRow.status.not_in(_FINAL_RESULT)) | (Firing.state == FiringState.QUEUED.value),
+            (ResultRow.status.not_in(FINAL_RESULT)) | (Firing.state == FiringState.QUEUED),
             Firing.id != firing.id,
         )
         .order_by(Firing.id)
     )
     found = (await session.execute(others)).all()
-    running = [result_id for result_id, state in found if state == FiringState.RUNNING.value]
+    running = [result_id for result_id, state in found if state == FiringState.RUNNING]
     if not found or (is_queued and not running):
         return False
     if is_queued:
         return True
     is_on = f"result {running[0]} was still on" if running else "the one before it had not begun"
     if overlap is Overlap.QUEUE and len(running) == len(found):
-        firing.state = FiringState.QUEUED.value
+        firing.state = FiringState.QUEUED
         firing.reason = together(firing.reason, f"{is_on}: waits for it")
     else:
         more = ", and a firing waited already" if overlap is Overlap.QUEUE and running else ""
@@ -346,7 +327,7 @@ async def _forget_old(session: AsyncSession, job_id: int) -> None:
 
 
 def _run(firing: Firing, result: ResultRow) -> None:
-    firing.state, firing.result_id, firing.fired_at = FiringState.RUNNING.value, result.id, utc_now()
+    firing.state, firing.result_id, firing.fired_at = FiringState.RUNNING, result.id, utc_now()
 
 
 async def _end_without(session: AsyncSession, job: CronJob, firing: Firing, state: FiringState, why: str) -> None:
@@ -357,7 +338,7 @@ async def _end_without(session: AsyncSession, job: CronJob, firing: Firing, stat
 
 
 def _end(firing: Firing, state: FiringState, why: str) -> None:
-    firing.state, firing.ended_at, firing.reason = state.value, utc_now(), together(firing.reason, why)
+    firing.state, firing.ended_at, firing.reason = state, utc_now(), together(firing.reason, why)
 
 
 def _late(missed: int) -> str:

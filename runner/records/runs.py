@@ -27,7 +27,7 @@ from runner.records.endings import Ending, cancelled, ending_of, lost
 from runner.records.filters import chunks
 from runner.records.jobs import RunType
 from runner.records.statuses import FINAL_RESULT, FINAL_RUN, OPEN_RUN, ResultStatus, RunStatus, result_status
-from runner.records.tables import ANSWER_TIMES, RESULTS, RUNS, ResultRow, RunRow, utc_now
+from runner.records.tables import LATENCIES, RESULTS, RUNS, ResultRow, RunRow, utc_now
 from runner.records.webhooks import result_completed
 
 MAX_LOST = 2
@@ -95,7 +95,7 @@ _ALL_JUDGED = select(*RUNS.c["id", "attempt"]).where(
 )
 _CLOSE = update(RUNS).where(_RUN, _OPEN).returning(RUNS.c.attempt)
 _CLOSE_ATTEMPT = _CLOSE.where(_ATTEMPT, _UNREPORTED)
-_ANSWERED = insert(ANSWER_TIMES)
+_INSERT_LATENCIES = insert(LATENCIES)
 _KEPT = frozenset({"duration_s", "outcome", "room_token", "updated_at"})
 """What is known already of the end of a run that is still to be judged."""
 
@@ -495,8 +495,8 @@ def _close(
     ).scalar()
     if closed is None:
         return False
-    if times_ms := ending.answer_times_ms:
-        session.execute(_ANSWERED, {"run_id": run_id, "times_ms": times_ms})
+    if times_ms := ending.latencies_ms:
+        session.execute(_INSERT_LATENCIES, {"run_id": run_id, "times_ms": times_ms})
     note(session, run_id, closed, Change.ENDED, ending.in_words)
     work_changed(session)
     return True

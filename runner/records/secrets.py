@@ -8,7 +8,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from loguru import logger
 
 from runner.errors import UsageError
-from runner.records.data_dir import data_dir
+from runner.files import private_folder
 from runner.settings import ServerSettings
 
 KEY_FILE = "secret.key"
@@ -60,7 +60,7 @@ def open_vault(settings: ServerSettings) -> Vault:
     """
     if settings.secret_key is not None:
         return Vault(settings.secret_key.get_secret_value(), "server.secret_key")
-    path = data_dir(settings) / KEY_FILE
+    path = private_folder(settings.data_dir) / KEY_FILE
     try:
         if not path.exists():
             _make_key(path)

@@ -9,7 +9,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from runner.errors import RunnerError, UsageError
-from runner.records.data_dir import data_dir, private_folder
+from runner.files import private_folder
 from runner.settings import ServerSettings
 
 FOLDER = "artefacts"
@@ -232,7 +232,7 @@ def open_store(settings: ServerSettings) -> ArtefactStore:
     """
     if settings.artefacts_url is not None:
         return ArtefactStore(_s3(settings.artefacts_url, settings.artefacts_options))
-    folder = private_folder(data_dir(settings) / FOLDER)
+    folder = private_folder(private_folder(settings.data_dir) / FOLDER)
     return ArtefactStore(LocalStore(folder, automatic_cleanup=True))
 
 

@@ -280,7 +280,7 @@ class RunRow(Changed):
         return {name: size for name, size in self.artefacts.items() if "/" not in name and size is not None}
 
 
-class AnswerTimes(Base):
+class Latencies(Base):
     """How long the agent took to answer in a run that has ended, for every turn that it answered.
 
     ``outcome`` says so too. Trends read it of thousands of runs, and each outcome is long.
@@ -464,7 +464,7 @@ class WebhookDelivery(Made):
 AGENTS = cast(Table, Agent.__table__)
 RESULTS = cast(Table, ResultRow.__table__)
 RUNS = cast(Table, RunRow.__table__)
-ANSWER_TIMES = cast(Table, AnswerTimes.__table__)
+LATENCIES = cast(Table, Latencies.__table__)
 WORKERS = cast(Table, WorkerRow.__table__)
 API_PROCESSES = cast(Table, ApiProcess.__table__)
 CRON_JOBS = cast(Table, CronJob.__table__)

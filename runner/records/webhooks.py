@@ -18,6 +18,7 @@ from sqlalchemy import bindparam, case, func, select
 from sqlalchemy.orm import Session
 
 from runner.errors import UsageError
+from runner.records.fields import TOGGLES
 from runner.records.secrets import Vault
 from runner.records.statuses import FiringState
 from runner.records.tables import CRON_JOBS, FIRINGS, RESULTS, RUNS, Agent, Project, WebhookDelivery, utc_now
@@ -61,17 +62,6 @@ ADDRESSES = {Kind.WEBHOOK: "webhook_url", Kind.SLACK: "slack_webhook_url"}
 """What the address of each kind is called."""
 
 SECRET = "webhook_secret"  # noqa: S105 - a name
-
-TOGGLES = {
-    "notify_pre_run_webhook": False,
-    "notify_result_webhook_success": True,
-    "notify_result_webhook_failed": True,
-    "notify_result_webhook_error": True,
-    "notify_cronjob_webhook_success": True,
-    "notify_cronjob_webhook_failed": True,
-    "notify_cronjob_webhook_error": True,
-}
-"""What of a project says which events are told, with the defaults."""
 
 DELIVER_LATER = "deliver_later"
 """What in the ``info`` of a session sends a delivery once its transaction is committed."""

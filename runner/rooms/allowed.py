@@ -40,33 +40,18 @@ class RoomGuard:
         self._refusals: dict[str, str | None] = {}
 
     async def check_room(self, url: str) -> RoomKind:
-        """Return what kind of room an address is.
-
-        Raises:
-            UsageError: It is no address of a room.
-            RoomRefused: It is one that must not be opened.
-        """
+        """Return what kind of room an address is; raises UsageError for none, RoomRefused for one not allowed."""
         kind = room_kind(url, self._daily_domains)
         await self._check_host(url)
         return kind
 
     async def check_start_url(self, url: str) -> None:
-        """Refuse what no session must be started at.
-
-        Raises:
-            UsageError: It is no address that a session can be started at.
-            RoomRefused: It is one that must not be used.
-        """
+        """Refuse what no session can, or must, be started at, with the errors of :meth:`check_room`."""
         check_start_url(url)
         await self._check_host(url)
 
     async def check_ice_server(self, url: str) -> None:
-        """Refuse a STUN or TURN server that must not be asked.
-
-        Raises:
-            UsageError: It is no address of one.
-            RoomRefused: It is one that must not be used.
-        """
+        """Refuse a STUN or TURN server that is none, or must not be asked, with the errors of :meth:`check_room`."""
         found = _ICE_URL.fullmatch(url)
         if found is None:
             raise UsageError("the address of a STUN or TURN server names no host that can be checked")

@@ -17,11 +17,9 @@ class Lags:
         self._lags_ns: deque[int] = deque(maxlen=KEPT)
 
     def add(self, lag_ns: int) -> None:
-        """Take one delay, in nanoseconds."""
         self._lags_ns.append(lag_ns)
 
     def clear(self) -> None:
-        """Forget all delays."""
         self._lags_ns.clear()
 
     @property

@@ -51,7 +51,6 @@ class AgentEnded(RunnerError):
 
 
 def reference_agent_command(name: str, port: int, options: Sequence[str] = ()) -> list[str]:
-    """Return the command that serves one of the reference agents."""
     # -P: whoever runs it may have packages of these names in the folder they are in.
     serve = [sys.executable, "-P", "-m", f"bots.agents.{name}"]
     return [*serve, "-t", "webrtc", "--host", "127.0.0.1", "--port", str(port), *options]
@@ -160,7 +159,6 @@ class LastingAgent:
 
     @property
     def printed_bytes(self) -> int:
-        """How much it printed so far."""
         return self.log.stat().st_size if self.log.exists() else 0
 
     def log_tail(self, since_bytes: int = 0) -> str:

@@ -6,9 +6,8 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from runner.api.auth import presented_key
+from runner.api.auth import SHARE_HEADER, presented_key
 from runner.api.errors import NotFound
-from runner.api.sharing import SHARE_HEADER
 from runner.web import (
     compare,
     docs,

@@ -9,7 +9,7 @@ from starlette.datastructures import FormData
 from starlette.responses import RedirectResponse, Response
 
 from runner.api.errors import BadRequest
-from runner.api.routes.launch import launched, room_launch, session_launch
+from runner.api.routes.launch import asked_by, launched
 from runner.api.routing import read_json
 from runner.api.schemas.launch import Launched, RoomLaunch, SessionLaunch
 from runner.web import lists
@@ -83,14 +83,12 @@ async def launch_what(visit: Visit, form: FormData, ids: Sequence[int], *, name:
             }
             entries = [{"scenario": scenario, **entry} for scenario in ids]
             body = RoomLaunch.model_validate({**common, "scenarios": entries})
-            asked, wrong = room_launch(body, visit.owner, digest, None)
         else:
-            given = SessionLaunch.model_validate({**common, "scenarios": list(ids)})
-            asked, wrong = await session_launch(visit.services, given, visit.owner, digest, None)
+            body = SessionLaunch.model_validate({**common, "scenarios": list(ids)})
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
         raise BadRequest({str(one["loc"][-1] if one["loc"] else ""): [one["msg"]] for one in found}) from None
-    return await launched(visit.services, asked, wrong)
+    return await launched(visit.services, *await asked_by(visit.services, body, visit.owner, digest))
 
 
 def data_message(text: str, *, field: str = "data_message", called: str = "It") -> Any:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from runner.comparison.intervals import wilson
 from runner.records.results import Distribution
-from runner.records.tables import AnswerTimes, ResultRow, RunRow, utc_now
+from runner.records.tables import Latencies, ResultRow, RunRow, utc_now
 from runner.reports.html.shown import words
 from runner.web.visits import Visit
 
@@ -93,9 +93,9 @@ def read_days(session: Session, project: int, first: date) -> tuple[dict[str, di
     """Return what became of runs by agent and day (UTC), and whether there were more than are read."""
     since = datetime.combine(first, datetime.min.time(), utc_now().tzinfo)
     rows = session.execute(
-        select(RunRow.ended_at, RunRow.success, AnswerTimes.times_ms, ResultRow.agent_name)
+        select(RunRow.ended_at, RunRow.success, Latencies.times_ms, ResultRow.agent_name)
         .join(ResultRow, ResultRow.id == RunRow.result_id)
-        .outerjoin(AnswerTimes, AnswerTimes.run_id == RunRow.id)
+        .outerjoin(Latencies, Latencies.run_id == RunRow.id)
         .where(RunRow.project_id == project, RunRow.ended_at >= since)
         .order_by(RunRow.ended_at.desc())
         .limit(MAX_RUNS + 1)

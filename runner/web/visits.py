@@ -14,11 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from runner.api.auth import services_of
+from runner.api.auth import Reading, services_of
 from runner.api.errors import ApiError, BadRequest, Forbidden, NotFound
 from runner.api.limits import limited
 from runner.api.services import Services
-from runner.api.sharing import Reading
 from runner.records.keys import KeyIdentity
 from runner.records.page_sessions import SESSION_LASTS, find_session
 from runner.records.results import shared_result

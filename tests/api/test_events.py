@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import update
 
 import runner.api.routes.events
+from runner.api.auth import SHARE_HEADER, Reading
 from runner.api.routes.events import LiveTimelines, live_timelines, timeline_of
 from runner.api.services import Services
-from runner.api.sharing import SHARE_HEADER, Reading
 from runner.calls.repeating import earlier_attempt
 from runner.records.keys import revoke_key
 from runner.records.results import share

@@ -13,7 +13,6 @@ from bots.timeline import (
     AgentProcessEnded,
     EndedReason,
 )
-from runner.calls import suite as suites
 from runner.calls.run_file import read_run
 from runner.calls.timeline import read_timeline
 from runner.errors import RunnerError
@@ -134,7 +133,7 @@ async def test_an_agent_that_dies_in_a_call_does_not_spoil_the_next(tmp_path: Pa
 async def test_what_an_agent_died_of_is_a_fact_and_the_headline(
     tmp_path: Path, agents: Agents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suites, "EXIT_GRACE_S", 10)
+    monkeypatch.setattr("runner.calls.suite_attempts.EXIT_GRACE_S", 10)
 
     async def raises(call: StubCall) -> tuple[EndedReason, bool]:
         # It takes a moment longer to die than its call does to end.
@@ -162,7 +161,7 @@ async def test_an_agent_that_could_not_help_its_end_is_not_blamed(tmp_path: Path
 async def test_an_agent_that_dies_before_its_call_begins_has_failed(
     tmp_path: Path, agents: Agents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suites, "EXIT_GRACE_S", 10)
+    monkeypatch.setattr("runner.calls.suite_attempts.EXIT_GRACE_S", 10)
 
     async def dies_of_the_request(call: StubCall) -> tuple[EndedReason, bool]:
         (tmp_path / "pids.die").touch()

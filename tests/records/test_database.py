@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from runner.errors import UsageError
 from runner.records import database as databases
+from runner.records import engines
 from runner.records.changes import Change, note
 from runner.records.database import Database, DatabaseBusy, database_url
 from runner.records.tables import Project, ResultRow, RunRow
@@ -383,7 +384,7 @@ async def test_threads_and_tasks_take_turns_at_writing(database: Database) -> No
 async def test_a_reader_does_not_wait_for_waiting_writers(
     postgres_server: PostgresServer, postgres_template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "BLOCKED_LIMIT_S", 3)
+    monkeypatch.setattr(engines, "BLOCKED_LIMIT_S", 3)
     name = postgres_server.create(postgres_template)
     database = Database(postgres_server.url(name))
     await database.run(add("one"))

@@ -23,7 +23,7 @@ from runner.records.assignments import assign
 from runner.records.database import Database
 from runner.records.migrations import VERSION_TABLE, alembic_config, head
 from runner.records.runs import release
-from runner.records.tables import AnswerTimes, Base, CronJob, Project, RunRow, WorkerRow
+from runner.records.tables import Base, CronJob, Latencies, Project, RunRow, WorkerRow
 from runner.settings import ServerSettings
 from tests.records.giving import able_worker
 
@@ -177,7 +177,7 @@ async def test_answer_times_of_runs_that_ended_are_kept_apart(new_url: str) -> N
     turns = """'{"turns": [{"response_latency_ms": 800.5}, {"response_latency_ms": null}, {}]}'"""
     fill(new_url, "0010", change("4, 5", "outcome", turns), change("6", "outcome", """'{"turns": []}'"""))
     await migrate(new_url)
-    assert await read(new_url, select(AnswerTimes.run_id, AnswerTimes.times_ms)) == [(5, [800.5])]
+    assert await read(new_url, select(Latencies.run_id, Latencies.times_ms)) == [(5, [800.5])]
 
 
 async def test_ids_are_not_given_out_again_after_migrating(new_url: str) -> None:

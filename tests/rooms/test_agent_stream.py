@@ -1,7 +1,6 @@
 """The agent's packets become samples on the call's clock: real Opus, made-up arrivals."""
 
 import fractions
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -48,6 +47,11 @@ def tone(duration_s: float, onset_s: float, rate_hz: int, end_s: float | None = 
     t = np.arange(round(duration_s * rate_hz)) / rate_hz
     on = (t >= onset_s) & (t < (duration_s if end_s is None else end_s))
     return np.where(on, 12_000 * np.sin(2 * np.pi * hz * (t - onset_s)), 0).astype(np.int16)
+
+
+def packets(duration_s: float, onset_s: float, end_s: float | None = None) -> list[bytes]:
+    """Return a tone as a sender sends it."""
+    return encode(tone(duration_s, onset_s, 48_000, end_s), 48_000)
 
 
 def rtp(payload: bytes, index: int, *, ssrc: int = 7, sequence: int = 0, timestamp: int = 0) -> RtpPacket:
@@ -146,6 +150,11 @@ TRUTH_NS = START_NS + DELAY_NS
 """Where the first sample of a stream belongs."""
 
 
+def held_up(first_ms: int, per_packet_ms: int, since: int) -> Callable[[int], int]:
+    """Return the delays of a sender that stands still and catches up, a bit with every packet."""
+    return lambda index: max(first_ms - per_packet_ms * (index - since), 0) * NS_PER_MS if index >= since else 0
+
+
 @pytest.mark.parametrize("rate_hz", [24_000, 48_000])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("onset_ms", [500, 507, 513])
@@ -153,14 +162,6 @@ def test_an_onset_lands_within_8_ms_of_the_truth(rate_hz: int, channels: int, on
     receiver = Receiver().receive(encode(tone(1, onset_ms / 1000, rate_hz), rate_hz, channels))
     for lane in (receiver.recording, receiver.pipeline):
         assert abs(lane.onset_ns() - TRUTH_NS - onset_ms * NS_PER_MS) <= 8 * NS_PER_MS
-
-
-def test_jitter_in_the_arrivals_does_not_move_the_onset() -> None:
-    dice = random.Random(1)
-    payloads = encode(tone(3, 2, 48_000), 48_000)
-    calm, shaken = Receiver().receive(payloads), Receiver()
-    shaken.receive(payloads, delay_ns=lambda index: 0 if index % 10 == 0 else dice.randrange(50) * NS_PER_MS)
-    assert abs(shaken.recording.onset_ns() - calm.recording.onset_ns()) <= NS_PER_MS
 
 
 def test_the_audio_comes_out_as_it_went_in() -> None:
@@ -175,7 +176,7 @@ def test_the_audio_comes_out_as_it_went_in() -> None:
 
 @pytest.mark.parametrize("lost", [(60,), (60, 61), (50, 60, 70), (40, 41, 42, 43, 44)])
 def test_a_lost_packet_becomes_silence_of_its_length(lost: tuple[int, ...]) -> None:
-    payloads = encode(tone(2, 0, 48_000), 48_000)
+    payloads = packets(2, 0)
     whole, holed = Receiver().receive(payloads), Receiver().receive(payloads, lost=frozenset(lost))
     assert abs(whole.recording.samples - holed.recording.samples) <= 20
     audio = np.abs(holed.recording.audio.astype(int))
@@ -198,27 +199,14 @@ def test_a_lost_packet_becomes_silence_of_its_length(lost: tuple[int, ...]) -> N
     ],
 )
 def test_every_hole_is_reported_and_neighbours_as_one(lost: tuple[int, ...], holes: list[tuple[int, int]]) -> None:
-    receiver = Receiver().receive(encode(tone(2, 0, 48_000), 48_000), lost=frozenset(lost))
-    receiver.stream.close()
-    assert receiver.holes == [(TRUTH_NS + first * PACKET_NS, 20 * packets) for first, packets in holes]
-
-
-def test_a_hole_is_reported_soon_and_once() -> None:
-    receiver = Receiver().receive(encode(tone(1, 0, 48_000), 48_000), lost=frozenset({10}))
-    assert len(receiver.holes) == 1
-    receiver.stream.close()
-    assert len(receiver.holes) == 1
-
-
-@pytest.mark.parametrize("junk", [b"\xff" * 40, b""])
-def test_what_is_no_opus_leaves_a_hole(junk: bytes) -> None:
-    payloads = encode(tone(1, 0, 48_000), 48_000)
-    payloads[20] = junk
-    assert Receiver().receive(payloads).holes == [(TRUTH_NS + 20 * PACKET_NS, 20)]
+    receiver = Receiver().receive(packets(2, 0), lost=frozenset(lost))
+    for _ in range(2):  # soon, and once
+        assert receiver.holes == [(TRUTH_NS + first * PACKET_NS, 20 * count) for first, count in holes]
+        receiver.stream.close()
 
 
 def test_without_loss_there_are_no_holes() -> None:
-    payloads = encode(tone(2, 0, 48_000), 48_000)
+    payloads = packets(2, 0)
     receiver = Receiver().receive(payloads, delay_ns=lambda index: (index % 5) * 15 * NS_PER_MS)
     receiver.stream.close()
     assert receiver.holes == []
@@ -228,7 +216,7 @@ def test_without_loss_there_are_no_holes() -> None:
 def test_speech_that_was_torn_apart_is_a_hole_but_silence_is_not(
     onset_s: float, holes: list[tuple[int, int]]
 ) -> None:
-    payloads = encode(tone(2, onset_s, 48_000), 48_000)
+    payloads = packets(2, onset_s)
     receiver = Receiver().receive(payloads, delay_ns=lambda index: 300 * NS_PER_MS if index >= 40 else 0)
     receiver.stream.close()
     assert receiver.holes == holes
@@ -236,7 +224,7 @@ def test_speech_that_was_torn_apart_is_a_hole_but_silence_is_not(
 
 @pytest.mark.parametrize("stall_ms", [300, 1_500])
 def test_what_we_slept_through_lies_where_it_belongs(stall_ms: int) -> None:
-    payloads = encode(tone(4, 2, 48_000), 48_000)
+    payloads = packets(4, 2)
     calm, woken = Receiver().receive(payloads), Receiver()
     until_ns = TRUTH_NS + 90 * PACKET_NS + stall_ms * NS_PER_MS
     asleep = True
@@ -255,7 +243,7 @@ def test_what_we_slept_through_lies_where_it_belongs(stall_ms: int) -> None:
 
 
 def test_an_agent_halted_longer_than_us_is_heard_on_arrival() -> None:
-    payloads = encode(tone(4, 2, 48_000), 48_000)
+    payloads = packets(4, 2)
     receiver = Receiver().receive(payloads[:50])
     held_ns = 800 * NS_PER_MS
     receiver.stream.stood_still(TRUTH_NS + 50 * PACKET_NS + 200 * NS_PER_MS)
@@ -266,10 +254,7 @@ def test_an_agent_halted_longer_than_us_is_heard_on_arrival() -> None:
 
 def test_a_sender_that_was_late_says_where_and_how_late() -> None:
     # It stands still for 100 ms in its tone, and catches up.
-    receiver = Receiver().receive(
-        encode(tone(4, 1, 48_000), 48_000),
-        delay_ns=lambda index: max(100 - 10 * (index - 60), 0) * NS_PER_MS if index >= 60 else 0,
-    )
+    receiver = Receiver().receive(packets(4, 1), delay_ns=held_up(100, 10, 60))
     receiver.stream.close()
     [(at_ns, duration_ms, late_ms)] = receiver.late
     assert abs(at_ns - TRUTH_NS - 1_200 * NS_PER_MS) <= 10 * NS_PER_MS
@@ -277,19 +262,14 @@ def test_a_sender_that_was_late_says_where_and_how_late() -> None:
 
 
 def test_a_sender_that_is_late_to_the_end_says_so() -> None:
-    receiver = Receiver().receive(
-        encode(tone(2, 1, 48_000), 48_000), delay_ns=lambda index: 80 * NS_PER_MS if index >= 90 else 0
-    )
+    receiver = Receiver().receive(packets(2, 1), delay_ns=lambda index: 80 * NS_PER_MS if index >= 90 else 0)
     assert receiver.late == []
     receiver.stream.close()
     assert [round(late_ms) for _, _, late_ms in receiver.late] == [80]
 
 
 def test_a_sender_moved_and_moved_back_was_late() -> None:
-    receiver = Receiver().receive(
-        encode(tone(4, 3, 48_000), 48_000),
-        delay_ns=lambda index: max(300 - 15 * (index - 60), 0) * NS_PER_MS if index >= 60 else 0,
-    )
+    receiver = Receiver().receive(packets(4, 3), delay_ns=held_up(300, 15, 60))
     receiver.stream.close()
     assert len(receiver.late) == 1
     assert 280 <= receiver.late[0][2] <= 320
@@ -297,10 +277,7 @@ def test_a_sender_moved_and_moved_back_was_late() -> None:
 
 def test_speech_that_is_displaced_says_so_to_its_end() -> None:
     # The sender catches up within its tone: there is no pause in which it could be given its place back.
-    receiver = Receiver().receive(
-        encode(tone(4, 1, 48_000, end_s=3.5), 48_000),
-        delay_ns=lambda index: max(200 - 20 * (index - 60), 0) * NS_PER_MS if index >= 60 else 0,
-    )
+    receiver = Receiver().receive(packets(4, 1, end_s=3.5), delay_ns=held_up(200, 20, 60))
     receiver.stream.close()
     end_ns = TRUTH_NS + 3_500 * NS_PER_MS
     assert any(
@@ -312,10 +289,7 @@ def test_speech_that_is_displaced_says_so_to_its_end() -> None:
 def test_over_a_bed_a_stream_goes_back_to_its_place() -> None:
     # The sender stands still for 200 ms and catches up; nothing it sends is silent.
     bed = (800 * np.random.default_rng(1).standard_normal(6 * 48_000)).clip(-3_000, 3_000).astype(np.int16)
-    receiver = Receiver().receive(
-        encode(bed + tone(6, 5, 48_000), 48_000),
-        delay_ns=lambda index: max(200 - 20 * (index - 100), 0) * NS_PER_MS if index >= 100 else 0,
-    )
+    receiver = Receiver().receive(encode(bed + tone(6, 5, 48_000), 48_000), delay_ns=held_up(200, 20, 100))
     assert abs(receiver.recording.onset_ns(6_000) - TRUTH_NS - 5 * NS_PER_S) <= 12 * NS_PER_MS
 
 
@@ -323,10 +297,7 @@ def test_over_a_bed_no_speech_is_cut_out() -> None:
     # It catches up within its words, and goes back in the pause between them.
     bed = (300 * np.random.default_rng(1).standard_normal(6 * 48_000)).astype(np.int16)
     words = tone(6, 1.5, 48_000, 3) + tone(6, 3.2, 48_000, 4)
-    receiver = Receiver().receive(
-        encode(bed + words, 48_000),
-        delay_ns=lambda index: max(200 - 20 * (index - 100), 0) * NS_PER_MS if index >= 100 else 0,
-    )
+    receiver = Receiver().receive(encode(bed + words, 48_000), delay_ns=held_up(200, 20, 100))
     heard = np.abs(receiver.recording.audio.astype(int)).reshape(-1, AUDIO_RATE_HZ // 100).max(axis=1) > 6_000
     assert abs(int(heard.sum()) - 230) <= 3
 
@@ -340,14 +311,14 @@ def test_the_spread_of_arrivals_is_above_the_earliest() -> None:
 
 
 def test_speech_after_a_loss_lies_where_it_would_without() -> None:
-    payloads = encode(tone(2, 1.5, 48_000), 48_000)
+    payloads = packets(2, 1.5)
     whole = Receiver().receive(payloads)
     holed = Receiver().receive(payloads, lost=frozenset({10, 20, 30, 31, 32, 60, 70}))
     assert abs(whole.recording.onset_ns() - holed.recording.onset_ns()) <= 2 * NS_PER_MS
 
 
 def test_order_is_restored() -> None:
-    payloads = encode(tone(2, 0, 48_000), 48_000)
+    payloads = packets(2, 0)
     in_order = Receiver().receive(payloads)
     shuffled = Receiver().receive(payloads, delay_ns=lambda index: 45 * NS_PER_MS if index % 5 == 3 else 0)
     assert shuffled.recording.audio.tobytes() == in_order.recording.audio.tobytes()
@@ -356,14 +327,14 @@ def test_order_is_restored() -> None:
 
 
 def test_a_packet_that_comes_too_late_is_left_out_and_counted() -> None:
-    payloads = encode(tone(2, 0, 48_000), 48_000)
+    payloads = packets(2, 0)
     receiver = Receiver().receive(payloads, delay_ns=lambda index: 110 * NS_PER_MS if index == 50 else 0)
     quality = receiver.stream.quality(9)
     assert (quality.at_ns, quality.packets, quality.lost, quality.late) == (9, 100, 1, 1)
 
 
 def test_a_packet_that_comes_twice_is_played_once() -> None:
-    payloads = encode(tone(1, 0, 48_000), 48_000)
+    payloads = packets(1, 0)
     receiver = Receiver()
     for index, payload in enumerate(payloads):
         for _ in range(2):
@@ -373,22 +344,19 @@ def test_a_packet_that_comes_twice_is_played_once() -> None:
 
 
 @pytest.mark.parametrize("junk", [b"\xff" * 40, b"\x03", b"\xff", b"", bytes(3)])
-def test_a_payload_that_is_no_opus_leaves_the_rest_alone(junk: bytes) -> None:
-    payloads = encode(tone(2, 1, 48_000), 48_000)
+def test_a_payload_that_is_no_opus_is_lost_and_leaves_the_rest_alone(junk: bytes) -> None:
+    payloads = packets(2, 1)
     payloads[20] = payloads[21] = junk
     receiver = Receiver().receive(payloads)
     assert abs(receiver.recording.onset_ns() - TRUTH_NS - NS_PER_S) <= 8 * NS_PER_MS
     assert abs(receiver.recording.end_ns - TRUTH_NS - 2 * NS_PER_S) <= 2 * NS_PER_MS
-
-
-def test_a_payload_that_is_no_opus_counts_as_lost() -> None:
-    payloads = encode(tone(1, 0, 48_000), 48_000)
-    payloads[20], payloads[30] = b"\xff" * 40, b""
-    assert Receiver().receive(payloads).stream.quality(0).lost == 2
+    if junk in (b"", b"\xff" * 40):
+        assert receiver.stream.quality(0).lost == 2
+        assert receiver.holes == [(TRUTH_NS + 20 * PACKET_NS, 40)]
 
 
 def test_with_nothing_arriving_silence_keeps_both_lanes_going() -> None:
-    receiver = Receiver().receive(encode(tone(1, 0, 48_000), 48_000))
+    receiver = Receiver().receive(packets(1, 0))
     for lane in (receiver.recording, receiver.pipeline):
         assert abs(lane.end_ns - TRUTH_NS - NS_PER_S) <= 2 * NS_PER_MS
     for at_ms in range(1_000, 4_001, 20):
@@ -405,7 +373,7 @@ def test_before_the_first_packet_there_is_nothing() -> None:
 
 
 def test_a_last_packet_behind_a_loss_is_not_kept_back_for_ever() -> None:
-    payloads = encode(tone(1, 0, 48_000), 48_000)
+    payloads = packets(1, 0)
     receiver = Receiver().receive(payloads, lost=frozenset({48}), tick=False)
     assert receiver.recording.end_ns < TRUTH_NS + 970 * NS_PER_MS
     receiver.stream.tick(START_NS + 1_100 * NS_PER_MS)
@@ -417,7 +385,7 @@ def test_a_last_packet_behind_a_loss_is_not_kept_back_for_ever() -> None:
     ("sequence", "timestamp"), [(65_500, 0), (0, (1 << 32) - 20 * UNITS), (65_535, (1 << 32) - UNITS)]
 )
 def test_counters_that_wrap_are_not_noticed(sequence: int, timestamp: int) -> None:
-    payloads = encode(tone(2, 1, 48_000), 48_000)
+    payloads = packets(2, 1)
     plain = Receiver().receive(payloads)
     wrapped = Receiver().receive(payloads, sequence=sequence, timestamp=timestamp)
     assert wrapped.recording.audio.tobytes() == plain.recording.audio.tobytes()
@@ -435,9 +403,9 @@ def test_counters_that_wrap_are_not_noticed(sequence: int, timestamp: int) -> No
     ],
 )
 def test_a_stream_that_begins_anew_goes_on_where_it_arrives(change: dict[str, int]) -> None:
-    receiver = Receiver().receive(encode(tone(1, 0, 48_000), 48_000))
+    receiver = Receiver().receive(packets(1, 0))
     again_ns = START_NS + 1_500 * NS_PER_MS
-    receiver.receive(encode(tone(2, 0.7, 48_000), 48_000), start_ns=again_ns, **change)
+    receiver.receive(packets(2, 0.7), start_ns=again_ns, **change)
     audio = receiver.recording.between(again_ns + 500 * NS_PER_MS, receiver.recording.end_ns).astype(int)
     onset_ns = again_ns + 500 * NS_PER_MS + samples_to_ns(int(np.argmax(np.abs(audio) > 1_500)), AUDIO_RATE_HZ)
     assert abs(onset_ns - again_ns - DELAY_NS - 700 * NS_PER_MS) <= 10 * NS_PER_MS
@@ -445,21 +413,11 @@ def test_a_stream_that_begins_anew_goes_on_where_it_arrives(change: dict[str, in
 
 def test_a_silent_sender_that_goes_on_is_heard_where_it_arrives() -> None:
     """The sender's clock stood still for 800 ms, and its numbers say nothing of it."""
-    payloads = encode(tone(2, 1, 48_000), 48_000)
+    payloads = packets(2, 1)
     held_ns = 800 * NS_PER_MS
     receiver = Receiver().receive(payloads, delay_ns=lambda index: held_ns if index >= 40 else 0)
     assert abs(receiver.recording.onset_ns() - TRUTH_NS - NS_PER_S - held_ns) <= 10 * NS_PER_MS
     assert receiver.stream.quality(0).reanchored == 1
-
-
-@pytest.mark.parametrize("stall_ms", [300, 800, 1_500])
-def test_a_burst_after_a_network_stall_loses_no_speech(stall_ms: int) -> None:
-    payloads = encode(tone(4, 0, 48_000), 48_000)
-    receiver = Receiver().receive(
-        payloads, delay_ns=lambda index: max(0, stall_ms * NS_PER_MS - (index - 50) * PACKET_NS) if index >= 50 else 0
-    )
-    heard_s = np.sum(np.convolve(receiver.recording.audio != 0, np.ones(40), "same") > 0) / AUDIO_RATE_HZ
-    assert heard_s == pytest.approx(4, abs=0.05)
 
 
 @pytest.mark.slow

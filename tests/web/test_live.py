@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from bots.timeline import EVENT_ADAPTER
+from runner.api.auth import Reading
 from runner.api.errors import Unavailable
 from runner.api.live_sound import KEPT_PIECES, MAX_LISTENERS, live_sounds
 from runner.api.routes.events import live_timelines
 from runner.api.services import Services
-from runner.api.sharing import Reading
 from runner.calls.recording import wav_header
 from runner.protocol.messages import MAX_SOUND_BYTES
 from runner.records.keys import find_key, revoke_key

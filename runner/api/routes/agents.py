@@ -15,8 +15,7 @@ from runner.api.resources import Errors, Resource
 from runner.api.routes.webhooks import check_addresses, fill_webhooks
 from runner.api.routing import CompatRouter
 from runner.api.schemas import agents as schemas
-from runner.api.schemas.common import of_kept, of_row
-from runner.api.schemas.query import QueryId, Search
+from runner.api.schemas.common import QueryId, Search, of_kept, of_row
 from runner.api.schemas.webhooks import configuration_of
 from runner.api.services import Services
 from runner.records import fields

@@ -15,8 +15,7 @@ from runner.api.resources import Resource, unknown_ids
 from runner.api.routes.launch import body_digest
 from runner.api.routing import CompatRouter
 from runner.api.schemas import cron_jobs as schemas
-from runner.api.schemas.common import of_kept, of_row
-from runner.api.schemas.query import PathId, QueryId
+from runner.api.schemas.common import PathId, QueryId, of_kept, of_row
 from runner.api.services import Services
 from runner.records.crontab import next_due
 from runner.records.fields import RoomEntry

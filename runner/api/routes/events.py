@@ -15,13 +15,12 @@ from fastapi import FastAPI, Header, Request
 from sqlalchemy import select
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from runner.api.auth import AppServices
+from runner.api.auth import AppServices, Reader, Reading, still_reads
 from runner.api.errors import NotFound, refusals
 from runner.api.routes.runs import find_run
 from runner.api.routing import CompatRouter
-from runner.api.schemas.query import PathId
+from runner.api.schemas.common import PathId
 from runner.api.services import Services
-from runner.api.sharing import Reader, Reading, still_reads
 from runner.records.statuses import FINAL_RUN, RunStatus
 from runner.records.store import ArtefactMissing, artefact_key
 from runner.records.tables import RunRow
@@ -96,6 +95,10 @@ class LiveTimelines:
 
     def __init__(self, watching: Callable[[], None] = lambda: None) -> None:
         self._watching = watching
+        self.elsewhere: Callable[[int], bool] = lambda run_id: False
+        """Returns whether somebody watches a run in another process."""
+        self.pass_on: Callable[..., None] = lambda *told: None
+        """Takes what is told here, for those who watch in another process: the arguments of :meth:`post`."""
         self._runs: OrderedDict[int, _Live] = OrderedDict()
         self._changes: dict[int, anyio.Event] = {}
         self._watchers: Counter[int] = Counter()
@@ -115,12 +118,17 @@ class LiveTimelines:
                 self._watching()
 
     def is_watched(self, run_id: int) -> bool:
-        """Return whether somebody watches a run."""
-        return run_id in self._watchers
+        """Return whether somebody watches a run, here or in another process."""
+        return run_id in self._watchers or self.elsewhere(run_id)
+
+    @property
+    def watched_here(self) -> list[int]:
+        """The runs that somebody watches here."""
+        return sorted(self._watchers)
 
     def wanted_from(self, run_id: int, attempt: int, call: int = 1) -> int | None:
         """Return how many events of a call are there already; None if nobody watches the run."""
-        if run_id not in self._watchers:
+        if not self.is_watched(run_id):
             return None
         live = self._runs.get(run_id)
         return live.known if live is not None and live.key == (attempt, call) else 0
@@ -128,17 +136,18 @@ class LiveTimelines:
     def post(
         self, run_id: int, attempt: int, events: Sequence[dict[str, Any]], first: int = 0, call: int = 1
     ) -> None:
-        """Take in events of a run that is watched, or was. Those of a call before the latest are passed over.
+        """Take in events of a run that is watched, or was, with how many of the call came before the ``first``.
 
-        Args:
-            run_id: The run.
-            attempt: The attempt.
-            events: The events, in the order of the timeline.
-            first: How many of the call came before the first of them.
-            call: Which call of the attempt it is.
+        Those of a call before the latest are passed over.
         """
-        if run_id not in self._watchers and run_id not in self._runs:
+        if not self.is_watched(run_id) and run_id not in self._runs:
             return
+        if self.elsewhere(run_id):
+            self.pass_on(run_id, attempt, events, first, call)
+        self.take(run_id, attempt, events, first, call)
+
+    def take(self, run_id: int, attempt: int, events: Sequence[dict[str, Any]], first: int, call: int) -> None:
+        """Take in events without passing them on."""
         live, key = self._runs.get(run_id), (attempt, call)
         if live is None or live.key < key:
             live = self._runs[run_id] = _Live(key)
@@ -149,6 +158,12 @@ class LiveTimelines:
             self._runs.popitem(last=False)
         live.add([json.dumps(event, separators=(",", ":")) for event in events], first)
         self._wake(run_id)
+
+    def pass_on_all(self, run_id: int) -> None:
+        """Pass on what is known of a run: somebody has just begun to watch it in another process."""
+        if (live := self._runs.get(run_id)) is not None:
+            (attempt, call), events = live.key, [json.loads(event) for event in live.events]
+            self.pass_on(run_id, attempt, events, live.dropped, call)
 
     def end(self, run_id: int) -> None:
         """Let go of a run that has ended."""
@@ -177,10 +192,6 @@ class LiveTimelines:
 
 def live_timelines(app: FastAPI) -> LiveTimelines:
     """Return the application's."""
-    if not hasattr(app.state, "live_timelines"):
-        dispatcher = app.state.services.dispatcher
-        app.state.live_timelines = timelines = LiveTimelines(dispatcher.wake)
-        dispatcher.is_watched = timelines.is_watched
     found: LiveTimelines = app.state.live_timelines
     return found
 
@@ -230,16 +241,7 @@ async def watch(
 async def timeline_of(
     services: Services, timelines: LiveTimelines, reader: Reading, holds: Holds, run_id: int, last_id: str | None
 ) -> AsyncGenerator[ServerSentEvent]:
-    """Yield the messages of a run's timeline until the run has ended, or nobody may watch it any more.
-
-    Args:
-        services: What it works with.
-        timelines: What workers tell.
-        reader: Who watches.
-        holds: Says whether they still may.
-        run_id: The run.
-        last_id: The id of the last event that is known already.
-    """
+    """Yield the messages of a run's timeline until the run has ended, or nobody may watch it any more."""
     with timelines.watched(run_id):
         async for message in _messages(services, timelines, reader, holds, run_id, last_id):
             yield message

@@ -1,6 +1,6 @@
 """What watches the server: ``/healthz``, ``/readyz`` and ``/metrics``. None of it needs a key."""
 
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from fastapi import Request, Response
@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from runner.api.auth import AppServices
 from runner.api.metrics import Metrics
 from runner.api.routing import CompatRouter
-from runner.api.schemas.health import Health, Readiness
+from runner.api.schemas.common import ResponseBody
 from runner.api.services import Services
 from runner.records.tables import RunRow
 from runner.records.workers import read_clock, read_queue, read_workers
@@ -21,6 +21,27 @@ from runner.serving import METRICS_TYPE
 READY_TIMEOUT_S = 5.0
 
 router = CompatRouter(tags=["health"])
+
+
+class Health(ResponseBody):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(ResponseBody):
+    """Whether launches can be taken.
+
+    Attributes:
+        status: ``ready`` if all of it is.
+        database: Whether the record can be reached, and its tables are of this version.
+        queue: Whether runs that wait are looked at: launches are kept, but none begins while they are not.
+    """
+
+    status: Literal["ready", "not ready"]
+    database: bool
+    queue: bool
+
 
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Readiness, "description": "Something is not ready."}}
 _TEXT: dict[int | str, dict[str, Any]] = {

@@ -18,15 +18,15 @@ from runner.api.auth import AppServices, UserKey, project_of_user, services_of
 from runner.api.errors import BadRequest, field_errors, missing, refusals
 from runner.api.routing import LARGE_BYTES, CompatRouter, JsonRoute, off_the_loop, read_json
 from runner.api.schemas import launch as schemas
+from runner.api.schemas.common import of_row
 from runner.api.schemas.runs import numbers
 from runner.api.services import Services
 from runner.records.filters import holds_any, in_folder
 from runner.records.jobs import RunType
 from runner.records.keys import KeyIdentity
-from runner.records.launch_request import DEFAULT_PRIORITY, Errors, Launch, LaunchEntry, LaunchRefused
+from runner.records.launch_request import Errors, Launch, LaunchEntry, LaunchRefused
 from runner.records.launches import PATIENCE_S, launch, mistakes
 from runner.records.results import count_runs, launched_runs
-from runner.records.statuses import ResultStatus, RunStatus
 from runner.records.tables import ResultRow, ScenarioRow
 
 
@@ -82,8 +82,7 @@ async def run_scenarios_pipecat(
     All of it is launched, or nothing. The same body from the same key within a short while is the same launch.
     """
     digest = await body_digest(request, key, "run_scenarios_pipecat")
-    asked, wrong = room_launch(body, key, digest, idempotency_key)
-    return await launched(services, asked, wrong)
+    return await launched(services, *await asked_by(services, body, key, digest, idempotency_key))
 
 
 @router.post("/run_scenarios_pipecat_v2/", responses=refusals())
@@ -99,17 +98,11 @@ async def run_scenarios_pipecat_v2(
     All of it is launched, or nothing. The same body from the same key within a short while is the same launch.
     """
     digest = await body_digest(request, key, "run_scenarios_pipecat_v2")
-    asked, wrong = await session_launch(services, body, key, digest, idempotency_key)
-    return await launched(services, asked, wrong)
+    return await launched(services, *await asked_by(services, body, key, digest, idempotency_key))
 
 
 async def launched(services: Services, asked: Launch, wrong: Errors | None = None) -> schemas.Launched:
     """Launch, and return what is answered.
-
-    Args:
-        services: What it works with.
-        asked: The launch.
-        wrong: What is known to be wrong with it already.
 
     Raises:
         BadRequest: Something is wrong with the launch: all of it is named.
@@ -132,25 +125,17 @@ async def show_launched(services: Services, result: ResultRow) -> schemas.Launch
             outbound, inbound = numbers(run.agent)
             runs.append(
                 schemas.LaunchedRun(
-                    id=run.id,
-                    status=RunStatus(run.status),
+                    **of_row(run, "id", "status", "scenario_name"),
                     scenario=run.scenario_id,
                     number=outbound,
                     inbound_number=inbound,
-                    scenario_name=run.scenario_name,
                     test_profile_data=run.test_profile,
                 )
             )
         return schemas.Launched(
-            id=result.id,
+            **of_row(result, "id", "name", "status", "run_as_text", "is_cronjob", "created_at", "updated_at"),
             agent=result.agent_id,
-            name=result.name,
-            status=ResultStatus(result.status),
             success_rate=count_runs(session, [result.id])[result.id].success_rate,
-            run_as_text=result.run_as_text,
-            is_cronjob=result.is_cronjob,
-            created_at=result.created_at,
-            updated_at=result.updated_at,
             runs=runs,
         )
 
@@ -159,13 +144,7 @@ async def show_launched(services: Services, result: ResultRow) -> schemas.Launch
 
 
 async def body_digest(request: Request, key: KeyIdentity, action: str) -> str:
-    """Return the digest by which a request is known again: of what it does, its key and its body.
-
-    Args:
-        request: The request; its body has been read.
-        key: Who sent it.
-        action: What it does.
-    """
+    """Return the digest by which a request is known again: of what it does, its key and its body."""
 
     def digest(content: bytes) -> str:
         value = read_json(content) if content else None
@@ -176,94 +155,58 @@ async def body_digest(request: Request, key: KeyIdentity, action: str) -> str:
     return await off_the_loop(digest, await request.body())
 
 
-def room_launch(
-    body: schemas.RoomLaunch, key: KeyIdentity, digest: str | None, idempotency_key: str | None
-) -> tuple[Launch, Errors]:
-    """Return what a body asks to launch in rooms that are there, and what is wrong with it so far."""
-    entries = [
-        LaunchEntry(
-            scenario_id=entry.scenario,
-            room_url=entry.pipecat_room_url,
-            token=entry.token,
-            data_message=_data_message(entry),
-            participant_name=entry.participant_name,
-        )
-        for entry in body.scenarios
-    ]
-    return _launch(body, key, RunType.ROOMS, entries, digest, idempotency_key), _conflict(body)
-
-
-async def session_launch(
+async def asked_by(
     services: Services,
-    body: schemas.SessionLaunch,
+    body: schemas.RoomLaunch | schemas.SessionLaunch,
     key: KeyIdentity,
-    digest: str | None,
-    idempotency_key: str | None,
+    digest: str | None = None,
+    idempotency_key: str | None = None,
 ) -> tuple[Launch, Errors]:
-    """Return what a body asks to launch in sessions that are started, and what is wrong with it so far."""
-    wrong = _conflict(body)
-    if body.project_id is not None and body.project_id != key.project_id:
-        wrong["project_id"] = [missing(body.project_id)]
-    entries = await _session_entries(services, key, body, wrong)
-    asked = _launch(
-        body,
-        key,
-        RunType.SESSIONS,
-        entries,
-        digest,
-        idempotency_key,
-        personality_ids=_merged(body.personality_ids, body.personality_id),
-        test_profile_ids=_merged(body.test_profile_ids, body.test_profile_id),
-        pipecat_data={} if body.pipecat_data is None else body.pipecat_data.model_dump(exclude_none=True),
-    )
-    return asked, wrong
-
-
-def _conflict(body: schemas.LaunchCommon) -> Errors:
-    if body.agent is not None and body.agent_id is not None and body.agent != body.agent_id:
-        return {"agent": ["Give agent or agent_id, not two different ones."]}
-    return {}
-
-
-def _launch(
-    body: schemas.LaunchCommon,
-    key: KeyIdentity,
-    run_type: RunType,
-    entries: Sequence[LaunchEntry],
-    digest: str | None,
-    idempotency_key: str | None,
-    *,
-    personality_ids: Sequence[int] = (),
-    test_profile_ids: Sequence[int] = (),
-    pipecat_data: dict[str, Any] | None = None,
-) -> Launch:
-    settings: dict[str, Any] = {
-        "frequency": body.frequency,
-        "concurrency_limit": body.concurrency_limit,
-        "priority": body.priority,
-        "delay_s": body.delay_s,
-        "personality_ids": list(personality_ids),
-        "test_profile_ids": list(test_profile_ids),
-    }
-    return Launch(
+    """Return what a body asks to launch, and what is wrong with it so far."""
+    wrong: Errors = {}
+    if body.agent is not None and body.agent_id not in (None, body.agent):
+        wrong["agent"] = ["Give agent or agent_id, not two different ones."]
+    settings = body.model_dump(include={"frequency", "concurrency_limit", "priority", "delay_s"})
+    several: dict[str, Any] = {}
+    pipecat_data: dict[str, Any] = {}
+    if isinstance(body, schemas.SessionLaunch):
+        run_type = RunType.SESSIONS
+        if body.project_id not in (None, key.project_id):
+            wrong["project_id"] = [missing(body.project_id)]
+        entries = await _session_entries(services, key, body, wrong)
+        several = {
+            "personality_ids": _merged(body.personality_ids, body.personality_id),
+            "test_profile_ids": _merged(body.test_profile_ids, body.test_profile_id),
+        }
+        pipecat_data = {} if body.pipecat_data is None else body.pipecat_data.model_dump(exclude_none=True)
+    else:
+        run_type = RunType.ROOMS
+        entries = [
+            LaunchEntry(
+                scenario_id=entry.scenario,
+                room_url=entry.pipecat_room_url,
+                token=entry.token,
+                data_message=_data_message(entry),
+                participant_name=entry.participant_name,
+            )
+            for entry in body.scenarios
+        ]
+    asked = Launch(
         project_id=project_of_user(key),
         key_id=key.id,
         agent_id=body.agent or body.agent_id,
         entries=entries,
         run_type=run_type,
         name=body.name or "",
-        frequency=body.frequency or 1,
-        personality_ids=personality_ids,
-        test_profile_ids=test_profile_ids,
-        concurrency_limit=body.concurrency_limit,
-        priority=DEFAULT_PRIORITY if body.priority is None else body.priority,
-        delay_s=body.delay_s or 0.0,
+        **{name: value for name, value in settings.items() if value is not None},
+        **several,
         idempotency_key=idempotency_key,
         digest=digest,
-        run_settings={name: value for name, value in settings.items() if value not in (None, [])},
-        pipecat_data=pipecat_data or {},
+        run_settings={k: value for k, value in {**settings, **several}.items() if value not in (None, [])},
+        pipecat_data=pipecat_data,
         mock_tool_names=body.mock_tool_names,
     )
+    return asked, wrong
 
 
 async def _session_entries(
@@ -303,30 +246,22 @@ async def _session_entries(
 
 
 async def all_mistakes(request: Request, error: RequestValidationError) -> Errors:
-    """Return all that is wrong with a launch of which something can't be read: that, and what the rest means.
-
-    Args:
-        request: The request; its key is known.
-        error: What can't be read.
-    """
+    """Return all that is wrong with a launch of which something can't be read: that, and what the rest means."""
     body = cast(dict[str, Any], error.body)
     wrong: Errors = dict(field_errors(cast(Sequence[Mapping[str, Any]], error.errors()), body))
     is_v2 = request.url.path.rstrip("/").endswith("_v2")
-    model: type[schemas.LaunchCommon] = schemas.SessionLaunch if is_v2 else schemas.RoomLaunch
+    model = schemas.SessionLaunch if is_v2 else schemas.RoomLaunch
     listed: Any = body.get("scenarios")
     places = _readable(listed, _SESSION_ENTRY if is_v2 else _ROOM_ENTRY) if isinstance(listed, list) else []
     rest = {name: value for name, value in body.items() if name in model.model_fields and name not in wrong}
     rest["scenarios"] = [listed[place] for place in places] or ([] if is_v2 else [_NO_ENTRY])
-    services, key = services_of(request), cast(KeyIdentity, request.state.key)
+    services = services_of(request)
     try:
         launch_body = model.model_validate(rest)
     except ValidationError:
         # What can be read by itself can't be in this place: that is told already, and there is nothing to go by.
         return wrong
-    if isinstance(launch_body, schemas.SessionLaunch):
-        asked, more = await session_launch(services, launch_body, key, None, None)
-    else:
-        asked, more = room_launch(launch_body, key, None, None)
+    asked, more = await asked_by(services, launch_body, cast(KeyIdentity, request.state.key))
     if not places and asked.run_type is RunType.ROOMS:
         asked = replace(asked, entries=[])
     more = _together(more, await mistakes(services, asked))
@@ -355,7 +290,7 @@ def _readable(listed: list[Any], entry: TypeAdapter[Any]) -> list[int]:
 
 def _back_in_place(errors: Any, places: Sequence[int]) -> list[Any]:
     """Return the errors of the entries that could be read, as a list in which they stand where they stood."""
-    if not isinstance(errors, list) or not all(isinstance(one, dict) for one in cast(list[Any], errors)):
+    if not _are_entries(errors):
         return []
     found = dict(zip(places, cast(list[Any], errors), strict=False))
     return [found.get(place, {}) for place in range(max(places, default=-1) + 1)]

@@ -12,8 +12,7 @@ from runner.api.paging import Page, PageAsked
 from runner.api.resources import Resource
 from runner.api.routing import CompatRouter
 from runner.api.schemas import personalities as schemas
-from runner.api.schemas.common import of_row
-from runner.api.schemas.query import PathId, QueryId, Search
+from runner.api.schemas.common import PathId, QueryId, Search, of_row
 from runner.records.fields import DESCRIBES, Traits
 from runner.records.tables import Personality
 

@@ -10,11 +10,11 @@ from runner.api.paging import Page, PageAsked
 from runner.api.routes.webhooks import check_addresses, fill_webhooks
 from runner.api.routing import CompatRouter
 from runner.api.schemas import projects as schemas
-from runner.api.schemas.common import of_row
-from runner.api.schemas.query import PathId
+from runner.api.schemas.common import PathId, of_row
 from runner.api.schemas.webhooks import configuration_of
 from runner.errors import UsageError
 from runner.records import projects
+from runner.records.fields import TOGGLES
 from runner.records.seed import DEFAULT_PROJECT
 from runner.records.tables import Project
 from runner.records.webhooks import toggles_of
@@ -60,7 +60,9 @@ async def update_project(
                 await projects.rename_project(session, row, body.name)
             except UsageError as error:
                 raise BadRequest({"name": [str(error)]}) from None
-        fill_webhooks(row, {**body.webhooks(whole=False), **body.toggles()}, services)
+        fill_webhooks(
+            row, {**body.webhooks(whole=False), **body.model_dump(include=set(TOGGLES), exclude_unset=True)}, services
+        )
         return _shown(row)
 
 

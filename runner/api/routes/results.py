@@ -12,16 +12,15 @@ from sqlalchemy import Select, delete, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from runner.api.auth import AppServices, ProjectId, UserKey
+from runner.api.auth import AppServices, ProjectId, Reader, UserKey
 from runner.api.details import details
 from runner.api.errors import BadRequest, NotFound, refusals
 from runner.api.paging import Page, PageAsked, PageIfAsked, Paging, absolute_url
 from runner.api.routes.launch import body_digest, launched
 from runner.api.routing import CompatRouter
 from runner.api.schemas import results as schemas
+from runner.api.schemas.common import PathId, QueryId, Words
 from runner.api.schemas.launch import Launched, RerunEntry
-from runner.api.schemas.query import PathId, QueryId, Words
-from runner.api.sharing import Reader
 from runner.api.streaming import enclosed, sharing_of, streamed
 from runner.records import results as records
 from runner.records.database import Database
@@ -32,6 +31,7 @@ from runner.records.runs import lock_result, refresh_result, request_cancel
 from runner.records.sharing import Sharing
 from runner.records.statuses import FINAL_RUN, OPEN_RUN, RunStatus
 from runner.records.tables import Agent, ResultRow, RunRow, utc_now
+from runner.records.written import unless_empty
 
 router = CompatRouter("/test_framework/v1/results", "/test_framework/v1/results-external", tags=["results"])
 
@@ -78,7 +78,7 @@ async def get_result(
     """Show a result with its runs: all of them, or those on a page. Also open to whoever has a link to it."""
     if not reader.sees(id):
         raise NotFound
-    return await details(request.app, services.database).answer(request, reader.project_id, id, paging)
+    return await details(request.app).answer(request, reader.project_id, id, paging)
 
 
 @router.post("/{id}/rerun/", responses=refusals(404))
@@ -176,10 +176,6 @@ async def create_shareable_link_token(
 def ids_of(text: str, name: str) -> list[int]:
     """Return the ids in a comma separated text.
 
-    Args:
-        text: The text.
-        name: The parameter it comes from.
-
     Raises:
         BadRequest: It holds something else, none, or too many.
     """
@@ -234,7 +230,7 @@ def _anew(entries: Sequence[RerunEntry], ids: Collection[int]) -> dict[int, Anew
         found[entry.run] = Anew(
             given=frozenset(given),
             pipecat_room_url=entry.pipecat_room_url,
-            pipecat_token=entry.token,
+            pipecat_token=unless_empty(entry.pipecat_token),
             publish_data_message=None if message is None else {"value": message},
         )
     if wrong:

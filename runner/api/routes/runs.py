@@ -14,14 +14,13 @@ from sqlalchemy import Select, false, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from runner.api.auth import AppServices, ProjectId
+from runner.api.auth import AppServices, ProjectId, Reader, Reading
 from runner.api.errors import BadRequest, NotFound, refusals
 from runner.api.paging import Page, PageAsked, absolute_url
 from runner.api.routes.results import ids_of
 from runner.api.routing import CompatRouter
 from runner.api.schemas import runs as schemas
-from runner.api.schemas.query import PathId, QueryId, Search, Words
-from runner.api.sharing import Reader, Reading
+from runner.api.schemas.common import PathId, QueryId, Search, Words
 from runner.api.streaming import enclosed, in_pieces, sharing_of, streamed
 from runner.errors import UsageError
 from runner.records.filters import holds_any, words_of

@@ -10,13 +10,12 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.api.auth import AppServices, ProjectId
-from runner.api.errors import BadRequest, refusals
+from runner.api.errors import REQUIRED, BadRequest, refusals
 from runner.api.paging import Page, PageAsked
 from runner.api.resources import Errors, Resource, agent_names
 from runner.api.routing import CompatRouter, read_json
 from runner.api.schemas import scenarios as schemas
-from runner.api.schemas.common import of_kept, of_row
-from runner.api.schemas.query import QueryId, Search, Words
+from runner.api.schemas.common import QueryId, Search, Words, of_kept, of_row
 from runner.api.schemas.test_profiles import ProfileData, information_of
 from runner.api.services import Services
 from runner.errors import UsageError
@@ -27,8 +26,6 @@ from runner.scenarios.cekura import CONDITIONAL_ACTIONS, INSTRUCTION, PIPECAT_EV
 from runner.scenarios.conditional_actions import ConditionalActionsError, read_conditional_actions
 
 router = CompatRouter("/test_framework/v1/scenarios", "/test_framework/v1/scenarios-external", tags=["scenarios"])
-
-_REQUIRED = "This field is required."
 
 _Body = schemas.ScenarioBody | schemas.ScenarioPatch
 
@@ -111,11 +108,11 @@ def _fill_content(row: ScenarioRow, body: _Body, errors: Errors, *, whole: bool)
             data["conditional_actions"], data["instructions"] = _actions(body, errors), None
             data["first_message"] = _first_message(data["conditional_actions"])
         elif not data.get("conditional_actions") and row.pipecat_eval is None:
-            errors[CONDITIONAL_ACTIONS] = [_REQUIRED]
+            errors[CONDITIONAL_ACTIONS] = [REQUIRED]
     elif CONDITIONAL_ACTIONS in given:
         errors[CONDITIONAL_ACTIONS] = ["It belongs to the scenario_type conditional_actions."]
     elif kind == PIPECAT_EVAL and row.pipecat_eval is None:
-        errors[PIPECAT_EVAL] = [_REQUIRED]
+        errors[PIPECAT_EVAL] = [REQUIRED]
     elif whole or body.given("instructions"):
         data["instructions"], data["conditional_actions"] = body.instructions, None
     if row.pipecat_eval and body.first_message:

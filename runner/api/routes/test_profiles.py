@@ -10,8 +10,7 @@ from runner.api.paging import Page, PageAsked
 from runner.api.resources import Errors, Resource, agent_names
 from runner.api.routing import CompatRouter
 from runner.api.schemas import test_profiles as schemas
-from runner.api.schemas.common import of_kept, of_row
-from runner.api.schemas.query import QueryId, Search
+from runner.api.schemas.common import QueryId, Search, of_kept, of_row
 from runner.records.record import Record
 from runner.records.tables import TestProfile
 

@@ -1,16 +1,17 @@
 """The tracer's webhook: ``/test_framework/v1/pipecat/webhook``."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import JsonValue, StringConstraints
 from sqlalchemy import update
 
 from runner.api.auth import AppServices, ProjectId
 from runner.api.errors import refusals
 from runner.api.routing import CompatRouter
-from runner.api.schemas.tracer import TraceBody, TraceTaken
+from runner.api.schemas.common import ResponseBody
 from runner.records.tables import RunRow, utc_now
-from runner.records.written import MAX_ID
+from runner.records.written import MAX_ID, JsonObject, RequestBody
 
 MAX_TRACE_BYTES = 1_000_000
 """So much of a trace is kept; the logs go first, then the transcript."""
@@ -18,6 +19,48 @@ MAX_TRACE_BYTES = 1_000_000
 RUN_ID = "cekura_run_id"
 
 router = CompatRouter("/test_framework/v1/pipecat/webhook", tags=["tracer"])
+
+
+_Text = Annotated[str, StringConstraints(max_length=1_000)]
+
+
+class ProviderData(RequestBody):
+    """Where the session came from; ``session_params`` is the body it was started with."""
+
+    session_id: JsonValue = None
+    session_params: JsonObject | None = None
+    custom_metadata: JsonValue = None
+
+
+class TraceBody(RequestBody):
+    """What ``cekura.pipecat.PipecatTracer`` posts at the end of a session."""
+
+    session_id: JsonValue = None
+    session_start: JsonValue = None
+    session_end: JsonValue = None
+    transcript: list[JsonValue] | None = None
+    agent_id: JsonValue = None
+    sdk_version: JsonValue = None
+    sdk_language: JsonValue = None
+    provider_data: ProviderData | None = None
+    trace_id: _Text | None = None
+    logs: list[JsonValue] | None = None
+
+
+class TraceTaken(ResponseBody):
+    """What became of a trace.
+
+    Attributes:
+        run: The run it was stored with; null where it names none.
+        stored: Whether it was stored.
+        truncated: Whether parts of it were left out for their size.
+        detail: Why it was not stored.
+    """
+
+    run: int | None
+    stored: bool
+    truncated: bool = False
+    detail: str | None = None
 
 
 @router.post("/", responses=refusals())

@@ -7,7 +7,7 @@ from runner.api.errors import BadRequest, NotFound, refusals
 from runner.api.paging import Page, PageAsked
 from runner.api.routing import CompatRouter
 from runner.api.schemas import webhooks as schemas
-from runner.api.schemas.query import PathId, QueryId
+from runner.api.schemas.common import PathId, QueryId
 from runner.api.services import Services
 from runner.dispatch.delivering import send_test
 from runner.errors import UsageError

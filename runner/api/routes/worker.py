@@ -1,10 +1,13 @@
 """What workers ask and tell: ``/worker/v1``. Only a worker's key may (see :mod:`runner.protocol.messages`)."""
 
 import importlib.metadata
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import anyio
-from fastapi import Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 
@@ -27,9 +30,8 @@ from runner.api.live_sound import live_sounds
 from runner.api.metrics import Metrics
 from runner.api.routes.events import live_timelines
 from runner.api.routing import CompatRouter, JsonRoute, parse_json
-from runner.api.schemas.query import PathId
+from runner.api.schemas.common import PathId
 from runner.api.services import Services
-from runner.calls.run_file import RunReport
 from runner.dispatch.dispatcher import RecordAway, WorkerGone
 from runner.errors import UsageError
 from runner.evaluation.verdicts import Cause
@@ -116,17 +118,18 @@ async def report(request: Request, services: AppServices, key: WorkerKey, body: 
     if body.release is not None:
         return await _release(request, services, body, body.release)
     try:
-        what = _outcome_of(body)
+        what = None if body.run is None else read_outcome(body.run)
     except ValueError as error:
         raise BadRequest({"run": [str(error)]}) from None
+    unknown = messages.Problem(cause=Cause.HARNESS.value, reason=EndedReason.RUNNER_ERROR.value)
     receipt: Receipt = await services.database.run(
         lambda session: end_run(
             session,
             body.run_id,
             body.attempt,
-            what,
+            what or body.problem or unknown,
             executor=body.executor,
-            owed=_named(body.owed),
+            owed=[name for name in body.owed if _can_be_kept(name)],
             judge_later=services.durable.judge_later,
         )
     )
@@ -143,13 +146,9 @@ async def report_events(
     request: Request, services: AppServices, key: WorkerKey, id: PathId, body: messages.Events
 ) -> messages.EventsTaken:
     """Tell whoever watches what happens in a call. 409: this attempt does not count any more."""
-    state = await services.database.look(lambda session: state_of(session, id))
-    if state is None:
-        raise NotFound
-    if not is_of(state, body.attempt):
-        raise _void(body.attempt)
+    status = await _status(services, id, body.attempt)
     timelines = live_timelines(request.app)
-    if state.status not in FINAL_RUN:
+    if status not in FINAL_RUN:
         timelines.post(id, body.attempt, body.events, body.first, body.call)
     return messages.EventsTaken(next=timelines.wanted_from(id, body.attempt, body.call))
 
@@ -163,75 +162,90 @@ async def pass_on_sound(
 
     The body is PCM as :mod:`runner.protocol.messages` has it.
     """
-    state = await services.database.look(lambda session: state_of(session, id))
-    if state is None:
-        raise NotFound
-    if not is_of(state, attempt):
-        raise _void(attempt)
-    pcm = await _body(request)
+    await _status(services, id, attempt)
+    with _refusing():
+        pcm = await request.body()
     if len(pcm) % messages.SOUND_FRAME_BYTES:
         raise BadRequest({NON_FIELD: ["The sound ends within a sample."]})
     live_sounds(request.app).post(id, pcm)
 
 
-@router.get("/runs/{id}/artefacts/{name}/", responses=refusals(404, 409, 507))
-async def find_artefact(
-    services: AppServices, key: WorkerKey, id: PathId, name: ArtefactName, attempt: Attempt, executor: Executor
-) -> messages.Stored:
-    """Say how much is there of a recording, a timeline, or whatever else there is of a call."""
-    stored_as = _stored_as(id, name, attempt)
+@dataclass(frozen=True)
+class _Artefact:
+    """What a worker brings of an attempt."""
+
+    services: Services
+    of: tuple[int, int, str, str]
+    """The run, the attempt, the executor, and the file's name."""
+    stored_as: str
+
+    async def look_up(self) -> Upload:
+        """Return whether it is wanted, or there."""
+        return await self.services.database.run(lambda session: expect_artefact(session, *self.of))
+
+    async def is_there(self) -> bool:
+        """Return whether it is there already, and not wanted.
+
+        Raises:
+            Conflict: It is neither.
+        """
+        upload = await self.look_up()
+        if upload is Upload.VOID:
+            raise _void(self.of[1])
+        if upload is Upload.TOO_MANY:
+            raise Conflict(f"An attempt brings {MAX_ARTEFACTS} files at most.")
+        return upload is Upload.THERE
+
+
+async def _artefact(
+    services: AppServices, id: PathId, name: ArtefactName, attempt: Attempt, executor: Executor
+) -> _Artefact:
     try:
-        if await _expected(services, id, attempt, executor, name) is Upload.THERE:
-            return messages.Stored(size=await services.store.size(stored_as) or 0, is_whole=True)
-        return messages.Stored(size=await services.store.size_of_parts(stored_as), is_whole=False)
-    except StoreFailed as error:
-        raise OutOfStorage(str(error)) from None
+        return _Artefact(services, (id, attempt, executor, name), artefact_key(id, name, attempt))
+    except UsageError as error:
+        raise BadRequest({"name": [str(error)]}) from None
+
+
+Artefact = Annotated[_Artefact, Depends(_artefact)]
+
+
+@router.get("/runs/{id}/artefacts/{name}/", responses=refusals(404, 409, 507))
+async def find_artefact(services: AppServices, key: WorkerKey, artefact: Artefact) -> messages.Stored:
+    """Say how much is there of a recording, a timeline, or whatever else there is of a call."""
+    with _refusing():
+        if await artefact.is_there():
+            return messages.Stored(size=await services.store.size(artefact.stored_as) or 0, is_whole=True)
+        return messages.Stored(size=await services.store.size_of_parts(artefact.stored_as), is_whole=False)
 
 
 @router.put("/runs/{id}/artefacts/{name}/", responses=refusals(404, 409, 507), openapi_extra=_BYTES)
 @takes_bytes(messages.PART_BYTES)
 async def put_artefact(
-    request: Request,
-    services: AppServices,
-    key: WorkerKey,
-    id: PathId,
-    name: ArtefactName,
-    attempt: Attempt,
-    executor: Executor,
-    offset: Offset,
-    size: Size,
+    request: Request, services: AppServices, key: WorkerKey, artefact: Artefact, offset: Offset, size: Size
 ) -> messages.Stored:
     """Keep the next part of a file. With the last one it is complete.
 
     409: this attempt does not count any more, or has brought all that it may; or the part is not the next one.
     """
     limit_bytes = services.settings.server.max_artefact_bytes
-    stored_as = _stored_as(id, name, attempt)
     if size > limit_bytes:
         raise TooLarge(f"The file is larger than {limit_bytes} bytes.")
-    if await _expected(services, id, attempt, executor, name) is Upload.THERE:
+    if await artefact.is_there():
         return messages.Stored(size=size, is_whole=True)
-    try:
-        there = await services.store.size_of_parts(stored_as)
+    store, stored_as = services.store, artefact.stored_as
+    with _refusing():
+        there = await store.size_of_parts(stored_as)
         if there != offset:
             raise Conflict(f"The next byte is number {there}.")
-        there += await services.store.put_part(
-            stored_as, offset, request.stream(), max_bytes=min(messages.PART_BYTES, size - offset)
-        )
+        most = min(messages.PART_BYTES, size - offset)
+        there += await store.put_part(stored_as, offset, request.stream(), max_bytes=most)
         if there < size:
             return messages.Stored(size=there, is_whole=False)
-        await services.store.join_parts(stored_as, size=size)
-    except ArtefactTooLarge as error:
-        raise TooLarge(str(error)) from None
-    except StoreFailed as error:
-        raise OutOfStorage(str(error)) from None
-    except ClientDisconnect:
-        # The part is none, and nobody reads this.
-        raise _incomplete() from None
-    added = await services.database.run(lambda session: add_artefact(session, id, attempt, executor, name, size))
-    if not added and await _look_up(services, id, attempt, executor, name) is not Upload.THERE:
-        await services.store.delete(stored_as)
-        raise _void(attempt)
+        await store.join_parts(stored_as, size=size)
+    added = await services.database.run(lambda session: add_artefact(session, *artefact.of, size))
+    if not added and await artefact.look_up() is not Upload.THERE:
+        await store.delete(stored_as)
+        raise _void(artefact.of[1])
     return messages.Stored(size=size, is_whole=True)
 
 
@@ -246,15 +260,28 @@ async def of_another_version(key: WorkerKey) -> None:
     raise UpgradeRequired(_other_version(None))
 
 
-async def _body(request: Request) -> bytes:
+@contextmanager
+def _refusing() -> Generator[None]:
+    """Refuse what can't be stored, or has not come to its end."""
     try:
-        return await request.body()
+        yield
+    except ArtefactTooLarge as error:
+        raise TooLarge(str(error)) from None
+    except StoreFailed as error:
+        raise OutOfStorage(str(error)) from None
     except ClientDisconnect:
-        raise _incomplete() from None
+        # Nobody reads this.
+        raise BadRequest({NON_FIELD: ["The body is not complete."]}) from None
 
 
-def _incomplete() -> BadRequest:
-    return BadRequest({NON_FIELD: ["The body is not complete."]})
+async def _status(services: Services, run_id: int, attempt: int) -> str:
+    """Return how far a run is of which this attempt counts."""
+    state = await services.database.look(lambda session: state_of(session, run_id))
+    if state is None:
+        raise NotFound
+    if not is_of(state, attempt):
+        raise _void(attempt)
+    return state.status
 
 
 async def _until_disconnected(request: Request, scope: anyio.CancelScope) -> None:
@@ -288,52 +315,13 @@ async def _release(
     return messages.Receipt(counted=again is not None, waits_again=bool(again))
 
 
-async def _expected(services: Services, run_id: int, attempt: int, executor: str, name: str) -> Upload:
-    """Return whether an artefact is wanted, or there.
-
-    Raises:
-        Conflict: It is neither.
-    """
-    upload = await _look_up(services, run_id, attempt, executor, name)
-    if upload is Upload.VOID:
-        raise _void(attempt)
-    if upload is Upload.TOO_MANY:
-        raise Conflict(f"An attempt brings {MAX_ARTEFACTS} files at most.")
-    return upload
-
-
-async def _look_up(services: Services, run_id: int, attempt: int, executor: str, name: str) -> Upload:
-    return await services.database.run(lambda session: expect_artefact(session, run_id, attempt, executor, name))
-
-
-def _outcome_of(report: messages.Report) -> RunReport | messages.Problem:
-    """Return what a run came to.
-
-    Raises:
-        ValueError: It can't be read.
-    """
-    if report.run is not None:
-        return read_outcome(report.run)
-    return report.problem or messages.Problem(cause=Cause.HARNESS.value, reason=EndedReason.RUNNER_ERROR.value)
-
-
-def _named(owed: tuple[str, ...]) -> list[str]:
-    """Return those of some names that an artefact can have."""
-    named: list[str] = []
-    for name in owed:
-        try:
-            artefact_key(1, name, 1)
-        except UsageError:
-            continue
-        named.append(name)
-    return named
-
-
-def _stored_as(run_id: int, name: str, attempt: int) -> str:
+def _can_be_kept(name: str) -> bool:
+    """Return whether an artefact can have a name."""
     try:
-        return artefact_key(run_id, name, attempt)
-    except UsageError as error:
-        raise BadRequest({"name": [str(error)]}) from None
+        artefact_key(1, name, 1)
+    except UsageError:
+        return False
+    return True
 
 
 def _void(attempt: int) -> Conflict:

@@ -1,14 +1,15 @@
-"""What all answers have in common."""
+"""What all answers have in common, and the parameters of paths and queries."""
 
 from collections.abc import Callable
 from datetime import datetime
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
+from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, PlainSerializer, create_model
 from pydantic.fields import FieldInfo
 
-from runner.records.written import kept_in
+from runner.records.written import MAX_ID, kept_in
 
 Timestamp = Annotated[
     datetime,
@@ -22,6 +23,16 @@ class ResponseBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+
+PathId = Annotated[int, Path(ge=1, le=MAX_ID)]
+"""An id in a path. Whatever is none is a 404."""
+
+QueryId = Annotated[int | None, Query(ge=1, le=MAX_ID)]
+"""An id that a list is narrowed down to."""
+
+Search = Annotated[str | None, Query(max_length=1_000, description="What the name holds, whatever the case.")]
+
+Words = Annotated[str | None, Query(max_length=10_000, description="Separated by commas; any of them.")]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

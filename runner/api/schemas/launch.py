@@ -2,45 +2,31 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue, SecretStr, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints
 
 from runner.api.schemas.common import ResponseBody, Timestamp
 from runner.records.fields import RoomEntry
 from runner.records.honoured import NO_MOCKS, NO_TELEPHONE
 from runner.records.statuses import ResultStatus, RunStatus
-from runner.records.written import Id, JsonObject, RoomUrl, Short, Token, Whole, WrittenBody, refused, unless_empty
+from runner.records.written import Id, JsonObject, RoomUrl, Short, Token, Whole, WrittenBody, refused
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Number = Annotated[str, StringConstraints(max_length=40)]
 
 MAX_ENTRIES = 10_000
-MAX_DELAY_S = 30 * 86_400
-
-Frequency = Annotated[int, Whole, Field(ge=1, le=100)]
-ConcurrencyLimit = Annotated[int, Whole, Field(ge=1, le=10_000)]
-Priority = Annotated[int, Whole, Field(ge=1, le=1_000)]
-Delay = Annotated[float, Field(ge=0, le=MAX_DELAY_S)]
 
 
 class RerunEntry(WrittenBody):
-    """What a run is made again with, in place of what it had. What is not given stays as it was.
-
-    Attributes:
-        run: The run.
-        pipecat_room_url: Another room. The token of the one before is not taken along.
-        pipecat_token: The room's token; null enters without.
-        publish_data_message: Another message; null publishes none.
-    """
+    """What a run is made again with, in place of what it had. What is not given stays as it was."""
 
     run: Id
+    """The run."""
     pipecat_room_url: RoomUrl | None = None
+    """Another room. The token of the one before is not taken along."""
     pipecat_token: Token | None = None
+    """The room's token; null enters without."""
     publish_data_message: JsonValue = None
-
-    @property
-    def token(self) -> SecretStr | None:
-        """The token; None where it is empty."""
-        return unless_empty(self.pipecat_token)
+    """Another message; null publishes none."""
 
 
 class LaunchCommon(WrittenBody):
@@ -60,10 +46,10 @@ class LaunchCommon(WrittenBody):
     agent: Id | None = None
     agent_id: Id | None = None
     name: Short | None = None
-    frequency: Frequency | None = None
-    concurrency_limit: ConcurrencyLimit | None = None
-    priority: Priority | None = None
-    delay_s: Delay | None = None
+    frequency: Annotated[int, Whole, Field(ge=1, le=100)] | None = None
+    concurrency_limit: Annotated[int, Whole, Field(ge=1, le=10_000)] | None = None
+    priority: Annotated[int, Whole, Field(ge=1, le=1_000)] | None = None
+    delay_s: Annotated[float, Field(ge=0, le=30 * 86_400)] | None = None
     mock_tool_names: Annotated[list[Short] | None, Field(max_length=1_000), refused(NO_MOCKS)] = None
 
 

@@ -1,7 +1,8 @@
 """Projects."""
 
-from runner.api.schemas.common import Timestamp
-from runner.api.schemas.webhooks import Toggles, WebhookConfiguration, WebhookFields
+from runner.api.schemas.common import Timestamp, shows
+from runner.api.schemas.webhooks import WebhookConfiguration, WebhookFields
+from runner.records.fields import Toggles
 from runner.records.written import Name, Unset, WrittenBody
 
 
@@ -17,19 +18,13 @@ class ProjectPatch(WebhookFields, Toggles):
     name: Name = Unset
 
 
+@shows(Toggles)
 class Project(WebhookConfiguration):
     """What keys are scoped to."""
 
     id: int
     name: str
     created_at: Timestamp
-    notify_pre_run_webhook: bool
-    notify_result_webhook_success: bool
-    notify_result_webhook_failed: bool
-    notify_result_webhook_error: bool
-    notify_cronjob_webhook_success: bool
-    notify_cronjob_webhook_failed: bool
-    notify_cronjob_webhook_error: bool
 
 
 for _body in (ProjectBody, ProjectPatch):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from runner.api.schemas.common import ResponseBody, Timestamp
+from runner.api.schemas.common import ResponseBody, Timestamp, of_row
 from runner.api.schemas.launch import MAX_ENTRIES, RerunEntry
 from runner.api.schemas.runs import Metric, ResultRun, clock, measured
 from runner.evaluation.verdicts import Cause
@@ -242,18 +242,12 @@ def contribution(row: RunRow) -> Contribution:
 
 def common(row: ResultRow, counts: Counts) -> dict[str, Any]:
     """Return the fields that the list and the detail have in common."""
+    names = ("id", "name", "agent_name", "run_type", "run_as_text", "is_cronjob", "created_at", "updated_at")
     return {
-        "id": row.id,
-        "name": row.name,
+        **of_row(row, *names),
         "agent": row.agent_id,
-        "agent_name": row.agent_name,
         "status": ResultStatus(row.status),
-        "run_type": row.run_type,
         "run_settings": shown_settings(row.run_settings),
-        "run_as_text": row.run_as_text,
-        "is_cronjob": row.is_cronjob,
-        "created_at": row.created_at,
-        "updated_at": row.updated_at,
         "total_runs_count": counts.total,
         "completed_runs_count": counts.ended,
         "success_runs_count": counts.success,
@@ -273,15 +267,7 @@ def result(
     runs_next: str | None = None,
     runs_previous: str | None = None,
 ) -> Result:
-    """Return a result, without its runs themselves.
-
-    Args:
-        row: The result.
-        counts: How far its runs are.
-        runs: What each of its runs adds to its figures.
-        runs_next: The address of the page of runs after this one.
-        runs_previous: That of the page before.
-    """
+    """Return a result, without its runs themselves."""
     ended = [run for run in runs if run.has_ended]
     metrics = measured({latency.code: [ms for run in runs for ms in run.latencies_ms]})
     tags: dict[str, list[int]] = defaultdict(list)

@@ -77,8 +77,8 @@ class Failure(ResponseBody):
     not_honoured: list[str]
 
 
-class ResultRun(ResponseBody):
-    """A run within its result."""
+class _RunCommon(ResponseBody):
+    """What a run has alone as within its result."""
 
     id: int
     scenario: int | None
@@ -96,6 +96,11 @@ class ResultRun(ResponseBody):
     metadata: dict[str, Any]
     inbound_number: str | None
     outbound_number: str | None
+
+
+class ResultRun(_RunCommon):
+    """A run within its result."""
+
     scenario_runner: Failure
 
 
@@ -112,7 +117,7 @@ class TranscriptItem(BaseModel):
     told: str | None = None
 
 
-class Additions(ResponseBody):
+class Additions(Failure):
     """What a run has beyond Cekura's fields.
 
     Attributes:
@@ -139,12 +144,7 @@ class Additions(ResponseBody):
         ended_at: When it had ended.
     """
 
-    cause: str | None
-    ended_reason: str | None
-    detail: str | None
     failure: dict[str, Any] | None
-    not_honoured: list[str]
-    success: bool | None
     attempt: int
     duration_s: float | None
     first_response_ms: float | None
@@ -162,22 +162,17 @@ class Additions(ResponseBody):
     ended_at: Timestamp | None
 
 
-class Run(ResponseBody):
+class Run(_RunCommon):
     """A run: a call with its verdict."""
 
-    id: int
     result_id: int
     result_name: str
     agent: int | None
     agent_name: str
     agent_version: None = None
-    scenario: int | None
-    scenario_name: str
     scenario_type: str | None
     scenario_instructions: str | None
     personality: int | None
-    personality_name: str | None
-    test_profile_data: dict[str, Any] | None
     run_type: str
     run_as_text: bool
     tags: list[str]
@@ -185,30 +180,19 @@ class Run(ResponseBody):
     provider_call_details: None = None
     trace_id: str | None
     agent_number: str | None
-    outbound_number: str | None
-    inbound_number: str | None
     email_id: None = None
     outbound_dial_window_opens_at: None = None
     outbound_dial_window_seconds: None = None
     outbound_dial_window_closes_at: None = None
-    status: RunStatus
-    success: bool | None
     evaluation_status: str | None
-    error_message: str
     call_ended_reason: str | None
-    metadata: dict[str, Any]
     is_reviewed: bool = False
     feedback: str = ""
-    timestamp: Timestamp
-    executed_at: Timestamp | None
-    duration: str | None
     transcript: str
     transcript_object: list[TranscriptItem]
     voice_recording_url: str | None
     testing_channel_index: int = CALLER_CHANNEL
     expected_outcome_prompt: str | None
-    expected_outcome: ExpectedOutcome | None
-    evaluation: Evaluation
     rubric: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
     critical_categories: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
     generated_mock_tool_entries: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
@@ -234,11 +218,7 @@ def clock(seconds: float | None) -> str | None:
 
 
 def measured(values: Mapping[str, Sequence[float]]) -> list[Metric]:
-    """Return what was measured.
-
-    Args:
-        values: Of each metric, by its code, what was measured; one without values is left out.
-    """
+    """Return what was measured, given its values by the metrics' codes; a metric without values is left out."""
     shown: list[Metric] = []
     for code, metric in metrics().items():
         found = Distribution.of(values.get(code, ()))
@@ -281,22 +261,14 @@ def expected_outcome(row: RunRow) -> ExpectedOutcome | None:
         score=row.score,
         explanation=list(dict.fromkeys(text for text in explanation if text)) or [NOTHING_EXPECTED],
         outcome_alignments=[
-            *(
-                OutcomeAlignment(
-                    outcome=str(e.get("verdict")),
-                    prompt_part=str(e.get("expected")),
-                    aligned=_ALIGNED.get(str(e.get("verdict"))),
-                )
-                for e in expectations
-            ),
-            *(
-                OutcomeAlignment(
-                    outcome=one["reason"], prompt_part=one["statement"], aligned=_ALIGNED.get(one["answer"])
-                )
-                for one in statements
-            ),
+            *(_alignment(str(e.get("verdict")), str(e.get("expected")), str(e.get("verdict"))) for e in expectations),
+            *(_alignment(one["reason"], one["statement"], one["answer"]) for one in statements),
         ],
     )
+
+
+def _alignment(outcome: str, expected: str, answer: str) -> OutcomeAlignment:
+    return OutcomeAlignment(outcome=outcome, prompt_part=expected, aligned=_ALIGNED.get(answer))
 
 
 def numbers(agent: Mapping[str, Any] | None) -> tuple[str | None, str | None]:
@@ -343,15 +315,7 @@ def result_run(row: RunRow) -> ResultRun:
 
 
 def run(row: RunRow, *, result_name: str, agent_name: str, run_type: str, artefacts: dict[str, str]) -> Run:
-    """Return a run.
-
-    Args:
-        row: The run.
-        result_name: Its result's name.
-        agent_name: The agent's.
-        run_type: How it came to its room.
-        artefacts: The address of everything that is kept of it.
-    """
+    """Return a run, given what its result says of it, and the addresses of what is kept."""
     shown, played, told = _shown(row), row.snapshot, row.came_to
     transcript = [TranscriptItem.model_validate(entry) for entry in told.get("transcript_object") or []]
     return Run(

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 from runner.api.schemas.common import ResponseBody, Timestamp, of_row
 from runner.dispatch.sending import MAX_URL_CHARACTERS, signing_key
 from runner.records.tables import Agent, Project, WebhookDelivery
-from runner.records.webhooks import TOGGLES, DeliveryStatus, Kind
+from runner.records.webhooks import DeliveryStatus, Kind
 from runner.records.written import Id, WrittenBody, sendable
 
 Address = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS, strip_whitespace=True)]
@@ -38,9 +38,8 @@ class WebhookFields(WrittenBody):
         if whole and self.webhook_url is None:
             # Nothing is left that it would sign.
             names.add("webhook_secret")
-        given = {
-            name: getattr(self, name) for name in names | ({*WebhookFields.model_fields} & self.model_fields_set)
-        }
+        names |= self.model_fields_set & {*WebhookFields.model_fields}
+        given = {name: getattr(self, name) for name in names}
         secret = given.get("webhook_secret")
         return given if secret is None else {**given, "webhook_secret": secret.get_secret_value()}
 
@@ -51,32 +50,6 @@ class WebhookConfiguration(ResponseBody):
     webhook_url: str | None
     webhook_secret_configured: bool
     slack_webhook_url: str | None
-
-
-class Toggles(WrittenBody):
-    """Which events are told.
-
-    Attributes:
-        notify_pre_run_webhook: Launches, before their runs begin: these wait for the answer.
-        notify_result_webhook_success: Results of which all runs passed.
-        notify_result_webhook_failed: Results with a run in which the agent failed.
-        notify_result_webhook_error: Results with a run that has an error message.
-        notify_cronjob_webhook_success: The same of results that a schedule launched.
-        notify_cronjob_webhook_failed: Likewise.
-        notify_cronjob_webhook_error: Likewise.
-    """
-
-    notify_pre_run_webhook: bool = TOGGLES["notify_pre_run_webhook"]
-    notify_result_webhook_success: bool = TOGGLES["notify_result_webhook_success"]
-    notify_result_webhook_failed: bool = TOGGLES["notify_result_webhook_failed"]
-    notify_result_webhook_error: bool = TOGGLES["notify_result_webhook_error"]
-    notify_cronjob_webhook_success: bool = TOGGLES["notify_cronjob_webhook_success"]
-    notify_cronjob_webhook_failed: bool = TOGGLES["notify_cronjob_webhook_failed"]
-    notify_cronjob_webhook_error: bool = TOGGLES["notify_cronjob_webhook_error"]
-
-    def toggles(self) -> dict[str, bool]:
-        """Return those that are given."""
-        return {name: getattr(self, name) for name in TOGGLES if self.given(name)}
 
 
 class TestBody(WrittenBody):
@@ -148,21 +121,9 @@ def configuration_of(row: Project | Agent) -> dict[str, Any]:
 
 def delivery(row: WebhookDelivery) -> Delivery:
     """Return a delivery as it is shown."""
-    names = [
-        "id",
-        "message_id",
-        "url",
-        "round",
-        "attempts",
-        "status_code",
-        "error",
-        "created_at",
-        "next_attempt_at",
-        "ended_at",
-        "event",
-    ]
+    names = ("id", "event", "message_id", "url", "round", "attempts", "status_code", "error")
     return Delivery(
-        **of_row(row, *names),
+        **of_row(row, *names, "created_at", "next_attempt_at", "ended_at"),
         result=row.result_id,
         firing=row.firing_id,
         kind=Kind(row.kind),

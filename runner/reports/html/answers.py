@@ -11,7 +11,7 @@ MAX_BARS = 500
 
 
 @dataclass(frozen=True)
-class AnswerBar:
+class LatencyBar:
     """The latency of one turn, on an axis in percent.
 
     Attributes:
@@ -43,7 +43,7 @@ def limits_of(script: Script) -> dict[int, float]:
     }
 
 
-def answer_bars(run: RunReport, limits: dict[int, float]) -> tuple[list[AnswerBar], list[tuple[float, str]]]:
+def latency_bars(run: RunReport, limits: dict[int, float]) -> tuple[list[LatencyBar], list[tuple[float, str]]]:
     """Return the latencies of the caller's turns, and the ticks of their axis.
 
     Args:
@@ -55,7 +55,7 @@ def answer_bars(run: RunReport, limits: dict[int, float]) -> tuple[list[AnswerBa
     longest_s = max([*ends, *(limits.get(turn.turn, 0.0) for turn in asked), 1.0]) / 1000
     step_s = next((s for s in (0.5, 1, 2, 5, 10, 20, 60) if longest_s / s <= 4), 300)
     whole_ms = (int(longest_s / step_s) + 1) * step_s * 1000
-    bars: list[AnswerBar] = []
+    bars: list[LatencyBar] = []
     for turn in asked:
         limit = limits.get(turn.turn)
         ms, sure_ms = turn.response_latency_ms, turn.uncertainty_ms or 0.0
@@ -67,7 +67,7 @@ def answer_bars(run: RunReport, limits: dict[int, float]) -> tuple[list[AnswerBa
         elif turn.talked_over:
             text = "talked over"
         bars.append(
-            AnswerBar(
+            LatencyBar(
                 label=f"Turn {turn.turn + 1}",
                 x=None if ms is None else percent(ms, whole_ms),
                 low=0.0 if ms is None else percent(ms - sure_ms, whole_ms),

@@ -19,7 +19,7 @@ from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 from runner.evaluation.view import CallView
 from runner.reports.evidence import attempt_line
-from runner.reports.html.answers import AnswerBar, answer_bars, bars_note, limits_of
+from runner.reports.html.answers import LatencyBar, bars_note, latency_bars, limits_of
 from runner.reports.html.case import Case, case_of
 from runner.reports.html.lanes import Band, Lanes, lanes_of, overlaps_of, speech_bands
 from runner.reports.html.said import TurnRows, turn_rows
@@ -143,7 +143,7 @@ class RunPage:
     turns: list[TurnRows]
     checks: list[Check]
     unreached: list[Check]
-    bars: list[AnswerBar]
+    bars: list[LatencyBar]
     bar_ticks: list[tuple[float, str]]
     bars_note: str
     warnings: list[str]
@@ -189,7 +189,7 @@ def run_page(
     overlaps = overlaps_of(view, run.expectations)
     checks, unreached = _checks(run)
     limits = {} if script is None else limits_of(script)
-    bars, ticks = answer_bars(run, limits)
+    bars, ticks = latency_bars(run, limits)
     placed = around or Surroundings()
     warnings = [*placed.missing, *run.not_honoured, *run.warnings, *run.notes]
     warnings += [attempt_line(attempt, attempt.folder) for attempt in run.earlier_attempts]

@@ -110,7 +110,6 @@ class RoomClient(DailyTransportClient):
         events.attach(self)
 
     def scrub(self, text: str) -> str:
-        """Return ``text`` without the token."""
         return masked(text, [self._token])
 
     # On the library's threads.

@@ -10,7 +10,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from loguru import logger
@@ -60,20 +60,18 @@ class LibraryLog:
     @contextmanager
     def set_up(self) -> Generator[None]:
         """Make the library log its reasons if it is used for the first time inside of this."""
-        if LIBRARY_LOG_VARIABLE in os.environ:
-            yield
-            return
-        if self._is_verbose():
-            self.shows_all = True
-            yield
-            return
-        os.environ[LIBRARY_LOG_VARIABLE] = _REASONS_ONLY
+        ours = LIBRARY_LOG_VARIABLE not in os.environ
+        if ours and _is_verbose():
+            self.shows_all, ours = True, False
+        if ours:
+            os.environ[LIBRARY_LOG_VARIABLE] = _REASONS_ONLY
         try:
             yield
         finally:
-            del os.environ[LIBRARY_LOG_VARIABLE]
+            if ours:
+                del os.environ[LIBRARY_LOG_VARIABLE]
 
-    def open(self) -> "LogMark":
+    def open(self) -> LogMark:
         """Begin to read for a join, or go on for one more."""
         with self._lock:
             mark = LogMark(self._number)
@@ -85,7 +83,7 @@ class LibraryLog:
                 self._divert()
             return mark
 
-    def close(self, mark: "LogMark") -> None:
+    def close(self, mark: LogMark) -> None:
         """Stop reading for a join; standard error is as it was when the last has stopped."""
         with self._lock:
             self._marks = [other for other in self._marks if other is not mark]
@@ -98,7 +96,7 @@ class LibraryLog:
             # What is written from now on must not overtake what was written before.
             self._reader.join(DRAIN_LIMIT_S)
 
-    def refusal_since(self, mark: "LogMark") -> str | None:
+    def refusal_since(self, mark: LogMark) -> str | None:
         """Return why a server refused the join; None if none did, or if others joined at the same time.
 
         The library doesn't say which call a line belongs to, and what a server says may hold somebody's token.
@@ -138,8 +136,8 @@ class LibraryLog:
                 # A prompt, a progress bar: whoever writes no whole line wants it seen now.
                 kept.append(rest)
                 rest = b""
-            self._write(onward, b"".join(kept))
-        self._write(onward, rest)
+            _write(onward, b"".join(kept))
+        _write(onward, rest)
         os.close(read_end)
         os.close(onward)
 
@@ -158,26 +156,19 @@ class LibraryLog:
                 self._reasons.append((self._number, refused["reason"]))
         return True
 
-    @staticmethod
-    def _write(onward: int, data: bytes) -> None:
+
+def _write(onward: int, data: bytes) -> None:
+    with suppress(OSError):
         while data:
-            try:
-                data = data[os.write(onward, data) :]
-            except OSError:
-                return
+            data = data[os.write(onward, data) :]
 
-    @staticmethod
-    def _is_verbose() -> bool:
-        verbose = False
 
-        def note() -> str:
-            nonlocal verbose
-            verbose = True
-            return "Daily's library writes its own log to standard error"
-
-        # Loguru doesn't tell its level, but asks for a lazy argument only where the message goes somewhere.
-        logger.opt(lazy=True).debug("{}", note)
-        return verbose
+def _is_verbose() -> bool:
+    told: list[str] = []
+    # Loguru doesn't tell its level, but asks for a lazy argument only where the message goes somewhere.
+    what = "Daily's library writes its own log to standard error"
+    logger.opt(lazy=True).debug("{}", lambda: told.append(what) or what)
+    return bool(told)
 
 
 library_log = LibraryLog()

@@ -142,7 +142,6 @@ class People:
             self._by_id.setdefault(participant.id, participant)
 
     def seen(self, raw: Mapping[str, Any]) -> None:
-        """Note somebody who came, or changed."""
         participant = Participant.parse(raw)
         self._by_id[participant.id] = participant
 
@@ -153,16 +152,13 @@ class People:
         return self._by_id.pop(participant_id, None)
 
     def agent_sent(self, message: Any) -> None:
-        """Note a message of the agent."""
         self._agent_speaks_rtvi = self._agent_speaks_rtvi or is_from_an_agent(message)
 
     def agent_heard(self) -> None:
-        """Note sound of the agent."""
         self._agent_was_heard = True
         self._forget_if_settled()
 
     def caller_spoke(self) -> None:
-        """Note that the caller has begun to speak."""
         self._caller_has_spoken = True
         self._forget_if_settled()
 

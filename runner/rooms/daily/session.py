@@ -46,13 +46,9 @@ PACKET_NS = 20 * NS_PER_MS
 
 
 class Carrier(Protocol):
-    """What a session asks of the transport."""
+    def capture(self, participant_id: str) -> None: ...
 
-    def capture(self, participant_id: str) -> None:
-        """Receive this participant's audio."""
-
-    def send_to(self, participant_id: str, message: Any) -> None:
-        """Send a message to this participant alone."""
+    def send_to(self, participant_id: str, message: Any) -> None: ...
 
     def push_placed(self, at_ns: int, pcm: bytes, participant_id: str) -> None:
         """Give the pipeline agent audio at :data:`PIPELINE_RATE_HZ`."""
@@ -179,17 +175,14 @@ class RoomSession:
         self._choose_agent(stamp_ns)
 
     def join_failed(self, detail: str) -> None:
-        """Note why we could not get in."""
         self.join_error = failures.join_failed(detail, self._room)
         self.join_over.set()
 
     def participant_seen(self, stamp_ns: int, participant: Mapping[str, Any]) -> None:
-        """Note a participant; it may be the agent."""
         self.people.seen(participant)
         self._choose_agent(stamp_ns)
 
     def participant_left(self, stamp_ns: int, participant_id: str, reason: str) -> None:
-        """Note that a participant left; it may be the agent."""
         left = self.people.left(participant_id)
         if participant_id != self.people.agent_id or self._agent_left or self._closed:
             return
@@ -233,7 +226,6 @@ class RoomSession:
             self._take_agent(rival, stamp_ns)
 
     def audio_arrived(self, stamp_ns: int, participant_id: str, pcm: bytes) -> None:
-        """Place audio of the agent."""
         if participant_id != self.people.agent_id or self._agent_left or self._closed:
             return
         agent = self.people.agent
@@ -259,12 +251,10 @@ class RoomSession:
             self._sent.taken(self._clock.at_ns(stamp_ns))
 
     def audio_sent(self, taken_ns: int, done_ns: int, pcm: bytes) -> None:
-        """Place audio of the caller that has left."""
         if self._sent is not None and not self._closed:
             self._emit_caller(self._sent.written(self._clock.at_ns(taken_ns), self._clock.at_ns(done_ns), pcm))
 
     def connection_changed(self, stamp_ns: int, connection: str, connected: bool) -> None:
-        """Note when a connection went away or came back."""
         if connected:
             self._interrupted_ns.pop(connection, None)
             self._connected.add(connection)
@@ -287,7 +277,6 @@ class RoomSession:
             self._last_error = message
 
     def call_ended(self) -> None:
-        """Report that the room put us out."""
         self._lose(failures.room_ended(self._last_error, self._room))
 
     def tick(self, stamp_ns: int) -> None:

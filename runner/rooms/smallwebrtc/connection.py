@@ -61,7 +61,6 @@ PostOffer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 def own_error(error: Exception) -> RoomError:
-    """Return the error for what failed on our own side."""
     return RoomError(EndedReason.RUNNER_ERROR, f"our own error: {type(error).__name__}: {error}")
 
 

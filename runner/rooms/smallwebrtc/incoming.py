@@ -20,7 +20,7 @@ from bots.levels import is_quiet
 from bots.timeline import AgentAudioQuality
 from runner.rooms.base import AUDIO_RATE_HZ, PIPELINE_RATE_HZ
 from runner.rooms.lags import Lags
-from runner.rooms.late_audio import LateAudio, LateSink
+from runner.rooms.late_audio import LateAudio, LateSink, Stretches
 from runner.rooms.smallwebrtc.placement import RTP_CLOCK_HZ, Placement, RtpUnwrapper
 
 REORDER_NS = 60 * NS_PER_MS
@@ -152,7 +152,6 @@ class _Lane:
             self._emit(pcm)
 
     def fill_to(self, at_ns: int) -> None:
-        """Fill with silence up to ``at_ns``."""
         if self._start_ns is not None and (missing := self._missing(at_ns, self._start_ns)) > 0:
             self._emit(bytes(missing * _PCM_BYTES))
 
@@ -164,30 +163,6 @@ class _Lane:
         at_ns = self._start_ns + samples_to_ns(self._samples, self._rate_hz)
         self._samples += len(pcm) // _PCM_BYTES
         self._sink(at_ns, pcm)
-
-
-class _Holes:
-    """Puts neighbouring holes together, and reports each when no other can join it any more."""
-
-    def __init__(self, sink: HoleSink):
-        self._sink = sink
-        self._pending: tuple[int, int] | None = None
-
-    def add(self, start_ns: int, end_ns: int) -> None:
-        if self._pending is not None and start_ns - self._pending[1] <= MERGED_HOLES_NS:
-            start_ns = self._pending[0]
-        else:
-            self.flush()
-        self._pending = (start_ns, end_ns)
-
-    def tick(self, now_ns: int) -> None:
-        if self._pending is not None and now_ns - self._pending[1] > PLAYOUT_DELAY_NS:
-            self.flush()
-
-    def flush(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            self._sink(pending[0], (pending[1] - pending[0]) / NS_PER_MS)
 
 
 class _Pauses:
@@ -230,7 +205,7 @@ class AgentStream:
         decode: Callable[[bytes], Decoded] | None = None,
     ):
         self._clock = clock
-        self._holes = _Holes(hole)
+        self._holes = Stretches(MERGED_HOLES_NS, PLAYOUT_DELAY_NS, lambda at_ns, ms, _: hole(at_ns, ms))
         self._late_audio = LateAudio(late)
         self._recording = _Lane(AUDIO_RATE_HZ, recording)
         self._pipeline = _Lane(PIPELINE_RATE_HZ, pipeline)
@@ -290,12 +265,10 @@ class AgentStream:
         self._excused_until_ns = now_ns + EXCUSED_NS
 
     def close(self) -> None:
-        """Report what is left to report."""
         self._holes.flush()
         self._late_audio.flush()
 
     def quality(self, at_ns: int) -> AgentAudioQuality:
-        """Return how the stream was delivered so far."""
         return AgentAudioQuality(
             at_ns=at_ns,
             packets=self._packets,

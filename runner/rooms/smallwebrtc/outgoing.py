@@ -56,7 +56,6 @@ class Punctuality:
     lags: Lags = field(default_factory=Lags)
 
     def add(self, late_ns: int) -> None:
-        """Take one packet that left ``late_ns`` after its time."""
         self.packets += 1
         self.lags.add(late_ns)
         if late_ns > TOLERATED_LATE_NS:
@@ -80,7 +79,6 @@ class _Encoder:
         self._samples = 0
 
     def encode(self, pcm: bytes) -> list[Frame]:
-        """Encode whole frames."""
         samples = np.frombuffer(pcm, dtype=np.int16)
         frame = av.AudioFrame.from_ndarray(samples[np.newaxis, :], format="s16", layout="mono")
         frame.sample_rate = AUDIO_RATE_HZ
@@ -130,7 +128,6 @@ class CallerTrack(MediaStreamTrack):
         _ENCODING.submit(self._encode_what_waits)
 
     def clear(self) -> None:
-        """Drop what has not left yet."""
         with self._lock:
             self._cleared += 1
             self._to_encode.clear()

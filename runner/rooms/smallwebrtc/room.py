@@ -124,7 +124,6 @@ class SmallWebRTCRoom:
         await self.publish(message)
 
     def participants(self) -> list[str]:
-        """Return the bot, once it is heard from; a SmallWebRTC room has no other."""
         return ["agent"] if self._agent_here.is_set() else []
 
     def agent_audio_quality(self, at_ns: int) -> AgentAudioQuality | None:
@@ -152,7 +151,6 @@ class SmallWebRTCRoom:
         return Timeliness(self._track.punctuality.lags.worst_ms, self._stream.arrival_jitter_ms)
 
     async def leave(self) -> None:
-        """Close the connection; takes at most :data:`LEAVE_TIMEOUT_S`."""
         if self._left:
             return
         self._left = True
@@ -240,26 +238,25 @@ class SmallWebRTCRoom:
             answered = await post_json(self._http, self._url, self._token, offer, timeout_s=OFFER_TIMEOUT_S)
         except httpx.HTTPError as error:
             raise RoomError(EndedReason.ROOM_UNREACHABLE, _unreachable(self._shown, error)) from error
-        if answered.status in (401, 403):
+        status = answered.status
+        if status in (401, 403):
             raise RoomError(
                 EndedReason.TOKEN_REFUSED,
-                f"{self._shown} refused the token (HTTP {answered.status}): pass one valid for this session",
+                f"{self._shown} refused the token (HTTP {status}): pass one valid for this session",
             )
-        if not 200 <= answered.status < 300:
-            hint = "the session is unknown or over" if answered.status == 404 else "see the agent's own log"
-            raise RoomError(
-                EndedReason.ROOM_UNREACHABLE,
-                f"{self._shown} answered the offer with HTTP {answered.status}: {hint}",
-            )
+        if not 200 <= status < 300:
+            hint = "the session is unknown or over" if status == 404 else "see the agent's own log"
+            raise self._no_answer(f"HTTP {status}: {hint}")
         try:
             answer = answered.json()
         except ValueError as error:
-            detail = f"{self._shown} answered the offer with invalid JSON"
-            raise RoomError(EndedReason.ROOM_UNREACHABLE, detail) from error
+            raise self._no_answer("invalid JSON") from error
         if not isinstance(answer, dict):
-            detail = f"{self._shown} answered the offer with JSON that is not an object"
-            raise RoomError(EndedReason.ROOM_UNREACHABLE, detail)
+            raise self._no_answer("JSON that is not an object")
         return answer
+
+    def _no_answer(self, what: str) -> RoomError:
+        return RoomError(EndedReason.ROOM_UNREACHABLE, f"{self._shown} answered the offer with {what}")
 
 
 def _is_refused(problem: BaseException | None) -> bool:

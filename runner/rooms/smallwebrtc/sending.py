@@ -89,7 +89,6 @@ class Pacer:
         self._before_s = sys.getswitchinterval()
 
     def add(self, step: Step) -> None:
-        """Call ``step`` every 20 ms from now on."""
         with self._lock:
             self._steps.append(step)
             if self._thread is None:
@@ -99,7 +98,6 @@ class Pacer:
                 self._thread.start()
 
     def remove(self, step: Step) -> None:
-        """Call ``step`` no more; a call of it may be under way."""
         with self._lock, suppress(ValueError):
             self._steps.remove(step)
 
