@@ -6,7 +6,6 @@ from typing import Any
 from unittest.mock import AsyncMock
 from weakref import WeakKeyDictionary
 
-import httpx
 import pytest
 from sqlalchemy import update
 
@@ -18,7 +17,8 @@ from runner.calls.repeating import earlier_attempt
 from runner.records.keys import revoke_key
 from runner.records.results import share
 from runner.records.tables import RunRow, ShareLink, utc_now
-from tests.api.telling import WORKER, claimed, put, release, report, run_launched, services_of
+from tests.api.conftest import Client
+from tests.api.telling import WORKER, begun, claimed, put, release, report, run_launched, services_of
 from tests.records.outcomes import no_call, outcome, undecided
 
 pytestmark = pytest.mark.anyio
@@ -36,13 +36,11 @@ def messages(text: str) -> list[tuple[str, Any]]:
     return found
 
 
-_happened: WeakKeyDictionary[httpx.AsyncClient, dict[tuple[int, int, int], list[Any]]] = WeakKeyDictionary()
+_happened: WeakKeyDictionary[Client, dict[tuple[int, int, int], list[Any]]] = WeakKeyDictionary()
 """What happened in the calls of each worker, by run, attempt and call."""
 
 
-async def told(
-    worker: httpx.AsyncClient, run_id: int, *events: dict[str, Any], attempt: int = 1, call: int = 1
-) -> None:
+async def told(worker: Client, run_id: int, *events: dict[str, Any], attempt: int = 1, call: int = 1) -> None:
     """Let events happen in a call, and its worker tell them as far as somebody wants to know."""
     calls = _happened.setdefault(worker, {})
     calls.setdefault((run_id, attempt, call), []).extend(events)
@@ -75,7 +73,7 @@ class Watcher:
         timelines: LiveTimelines,
         run_id: int,
         last_event_id: str | None = None,
-        worker: httpx.AsyncClient | None = None,
+        worker: Client | None = None,
     ):
         self._run_id = run_id
         self._worker = worker
@@ -113,22 +111,22 @@ class Watcher:
 
 
 async def test_a_watcher_sees_what_was_and_then_each_event_as_it_comes(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
+    client: Client, worker: Client, services: Services, app: Any
 ) -> None:
     (run_id,) = await run_launched(client)
-    early = Watcher(services, live_timelines(app), run_id, worker=worker_client)
-    await claimed(worker_client, run_id)
-    await told(worker_client, run_id, event(1), event(2))
+    early = Watcher(services, live_timelines(app), run_id, worker=worker)
+    await claimed(worker, run_id)
+    await told(worker, run_id, event(1), event(2))
     await early.sees(1, 2)
-    late = Watcher(services, live_timelines(app), run_id, worker=worker_client)
-    knowing = Watcher(services, live_timelines(app), run_id, "1", worker_client)
+    late = Watcher(services, live_timelines(app), run_id, worker=worker)
+    knowing = Watcher(services, live_timelines(app), run_id, "1", worker)
     await late.sees(1, 2)
     await knowing.sees(2)
-    await told(worker_client, run_id, event(3))
+    await told(worker, run_id, event(3))
     for watcher in (early, late):
         await watcher.sees(1, 2, 3)
-    await told(worker_client, run_id, event(4))
-    await report(worker_client, run_id, outcome())
+    await told(worker, run_id, event(4))
+    await report(worker, run_id, outcome())
     for watcher in (early, late):
         kind, end = await watcher.end()
         assert kind == "end" and (end["status"], end["success"]) == ("completed", True)
@@ -137,15 +135,12 @@ async def test_a_watcher_sees_what_was_and_then_each_event_as_it_comes(
     await knowing.sees(2, 3, 4)
 
 
-async def test_a_run_that_has_ended_is_told_from_what_is_kept_of_it(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    await told(worker_client, run_id, event(1))
+async def test_a_run_that_has_ended_is_told_from_what_is_kept_of_it(client: Client, worker: Client) -> None:
+    run_id = await begun(client, worker)
+    await told(worker, run_id, event(1))
     lines = "\n".join(json.dumps(event(n)) for n in (1, 2, 3)) + '\n{"cut'
-    assert (await put(worker_client, run_id, "timeline.jsonl", lines.encode())).status_code == 200
-    await report(worker_client, run_id, no_call())
+    assert (await put(worker, run_id, "timeline.jsonl", lines.encode())).status_code == 200
+    await report(worker, run_id, no_call())
     answer = await client.get(f"{RUNS}/{run_id}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
     *events, (kind, end) = messages(answer.text)
@@ -155,23 +150,20 @@ async def test_a_run_that_has_ended_is_told_from_what_is_kept_of_it(
     assert [data.get("at_ns") for _, data in messages(again.text)] == [3, None]
 
 
-async def test_over_http_the_stream_ends_with_its_run(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    await told(worker_client, run_id, event(1))
+async def test_over_http_the_stream_ends_with_its_run(client: Client, worker: Client) -> None:
+    run_id = await begun(client, worker)
+    await told(worker, run_id, event(1))
     watching = asyncio.create_task(client.get(f"{RUNS}/{run_id}/events"))
     await asyncio.sleep(0.1)
     assert not watching.done()
-    await report(worker_client, run_id, outcome())
+    await report(worker, run_id, outcome())
     async with asyncio.timeout(5):
         kinds = [kind for kind, _ in messages((await watching).text)]
     assert kinds in (["message", "end"], ["end"])
 
 
 async def test_a_run_that_ends_without_a_word_ends_the_stream_too(
-    client: httpx.AsyncClient, services: Services, app: Any, monkeypatch: pytest.MonkeyPatch
+    client: Client, services: Services, app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner.api.routes.events, "LOOK_EVERY_S", 0.05)
     (run_id,) = await run_launched(client)
@@ -181,8 +173,8 @@ async def test_a_run_that_ends_without_a_word_ends_the_stream_too(
 
 
 async def test_who_may_not_read_any_more_watches_no_more(
-    client: httpx.AsyncClient,
-    anonymous: httpx.AsyncClient,
+    client: Client,
+    anonymous: Client,
     services: Services,
     user_key: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -204,78 +196,72 @@ async def test_who_may_not_read_any_more_watches_no_more(
         assert ((await by_key).text, (await by_link).text) == ("", "")
 
 
-async def test_another_attempt_begins_anew(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
-) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    watcher = Watcher(services, live_timelines(app), run_id, worker=worker_client)
-    await told(worker_client, run_id, event(1))
+async def test_another_attempt_begins_anew(client: Client, worker: Client, services: Services, app: Any) -> None:
+    run_id = await begun(client, worker)
+    watcher = Watcher(services, live_timelines(app), run_id, worker=worker)
+    await told(worker, run_id, event(1))
     await watcher.sees(1)
-    assert (await release(worker_client, run_id)).json()["waits_again"]
-    await claimed(worker_client, run_id, 2)
-    await told(worker_client, run_id, event(5), attempt=2)
+    assert (await release(worker, run_id)).json()["waits_again"]
+    await claimed(worker, run_id, 2)
+    await told(worker, run_id, event(5), attempt=2)
     await watcher.sees(1, 5)
     assert ("restart", {"attempt": 2}) in watcher.seen
-    await report(worker_client, run_id, outcome(), attempt=2)
+    await report(worker, run_id, outcome(), attempt=2)
     await watcher.end()
 
 
 async def test_who_returns_in_another_attempt_sees_it_from_the_start(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
+    client: Client, worker: Client, services: Services, app: Any
 ) -> None:
     timelines = live_timelines(app)
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    watcher = Watcher(services, timelines, run_id, worker=worker_client)
-    await told(worker_client, run_id, event(1), event(2))
+    run_id = await begun(client, worker)
+    watcher = Watcher(services, timelines, run_id, worker=worker)
+    await told(worker, run_id, event(1), event(2))
     await watcher.sees(1, 2)
     first = await watcher.leave()
-    await release(worker_client, run_id)
-    await claimed(worker_client, run_id, 2)
-    back = Watcher(services, timelines, run_id, first, worker_client)
-    await told(worker_client, run_id, event(3), event(4), attempt=2)
+    await release(worker, run_id)
+    await claimed(worker, run_id, 2)
+    back = Watcher(services, timelines, run_id, first, worker)
+    await told(worker, run_id, event(3), event(4), attempt=2)
     await back.sees(3, 4)
     assert back.seen[0] == ("restart", {"attempt": 2})
-    again = Watcher(services, timelines, run_id, await back.leave(), worker_client)
-    await told(worker_client, run_id, event(5), attempt=2)
+    again = Watcher(services, timelines, run_id, await back.leave(), worker)
+    await told(worker, run_id, event(5), attempt=2)
     await again.sees(5)
-    await report(worker_client, run_id, outcome(), attempt=2)
+    await report(worker, run_id, outcome(), attempt=2)
     await again.end()
     assert [kind for kind, _ in again.seen] == ["message", "end"]
     assert timelines.live(run_id) is None
 
 
 async def test_untold_last_events_come_from_what_is_kept(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
+    client: Client, worker: Client, services: Services, app: Any
 ) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    watcher = Watcher(services, live_timelines(app), run_id, worker=worker_client)
-    await told(worker_client, run_id, event(1))
+    run_id = await begun(client, worker)
+    watcher = Watcher(services, live_timelines(app), run_id, worker=worker)
+    await told(worker, run_id, event(1))
     await watcher.sees(1)
     lines = "".join(json.dumps(event(n)) + "\n" for n in (1, 2, 3))
-    await put(worker_client, run_id, "timeline.jsonl", lines.encode())
-    await report(worker_client, run_id, outcome())
+    await put(worker, run_id, "timeline.jsonl", lines.encode())
+    await report(worker, run_id, outcome())
     await watcher.end()
     assert [data["at_ns"] for kind, data in watcher.seen if kind == "message"] == [1, 2, 3]
 
 
 async def test_a_call_made_again_is_told_from_its_own_beginning(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
+    client: Client, worker: Client, services: Services, app: Any
 ) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    watcher = Watcher(services, live_timelines(app), run_id, worker=worker_client)
-    await told(worker_client, run_id, event(1), event(2), event(3))
+    run_id = await begun(client, worker)
+    watcher = Watcher(services, live_timelines(app), run_id, worker=worker)
+    await told(worker, run_id, event(1), event(2), event(3))
     await watcher.sees(1, 2, 3)
     cut_off = watcher.last_id
-    await told(worker_client, run_id, event(4), call=2)
+    await told(worker, run_id, event(4), call=2)
     await watcher.sees(1, 2, 3, 4)
     in_second = watcher.last_id
-    await put(worker_client, run_id, "timeline.jsonl", "".join(json.dumps(event(n)) + "\n" for n in (4, 5)).encode())
+    await put(worker, run_id, "timeline.jsonl", "".join(json.dumps(event(n)) + "\n" for n in (4, 5)).encode())
     spoilt = earlier_attempt(undecided(), "network")
-    await report(worker_client, run_id, outcome(earlier_attempts=[spoilt]))
+    await report(worker, run_id, outcome(earlier_attempts=[spoilt]))
     await watcher.end()
     await watcher.sees(1, 2, 3, 4, 5)
     assert [kind for kind, _ in watcher.seen].count("restart") == 1
@@ -285,14 +271,13 @@ async def test_a_call_made_again_is_told_from_its_own_beginning(
 
 
 async def test_nothing_is_wanted_of_a_call_that_nobody_watches(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
+    client: Client, worker: Client, services: Services, app: Any
 ) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
+    run_id = await begun(client, worker)
     timelines = live_timelines(app)
     with timelines.watched(run_id), timelines.watched(run_id):
         assert timelines.wanted_from(run_id, 1) == 0
-    await told(worker_client, run_id, event(1))
+    await told(worker, run_id, event(1))
     timelines.post(run_id, 1, [event(1)])
     assert timelines.wanted_from(run_id, 1) is None and timelines.live(run_id) is None
 

@@ -3,7 +3,6 @@
 from enum import Enum, auto
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import BaseModel
 
@@ -14,7 +13,8 @@ from runner.records.honoured import NOT_KNOWN
 from runner.records.tables import Agent, Personality, ScenarioRow
 from runner.records.written import sentences
 from runner.settings import Settings
-from tests.api.telling import ROOM, V1, claimed, run_launched
+from tests.api.conftest import Client
+from tests.api.telling import ROOM, V1, claimed, run_launched, show
 
 pytestmark = pytest.mark.anyio
 
@@ -148,9 +148,9 @@ def test_nothing_can_be_written_that_the_table_does_not_know() -> None:
                 assert is_base or is_change, name
 
 
-async def test_every_field_without_an_effect_is_refused_by_its_name(client: httpx.AsyncClient) -> None:
+async def test_every_field_without_an_effect_is_refused_by_its_name(client: Client) -> None:
     (run_id,) = await run_launched(client)
-    result_id = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["result_id"]
+    result_id = (await show(client, run_id))["result_id"]
     bodies: dict[type[BaseModel], tuple[str, dict[str, Any], tuple[str, ...]]] = {
         launch.RoomLaunch: (V1, {"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}]}, ()),
         launch.SessionLaunch: (V2, {"scenarios": [1]}, ()),
@@ -184,7 +184,7 @@ async def test_every_field_without_an_effect_is_refused_by_its_name(client: http
     assert tried > 25
 
 
-async def test_unknown_fields_are_refused_by_name_unless_empty(client: httpx.AsyncClient) -> None:
+async def test_unknown_fields_are_refused_by_name_unless_empty(client: Client) -> None:
     entry = {"scenario": 1, "pipecat_room_url": ROOM}
     for path, body, unknown in (
         (AGENTS, {"name": "x"}, ("mock_tools", "dynamic_variables")),
@@ -206,7 +206,7 @@ async def test_unknown_fields_are_refused_by_name_unless_empty(client: httpx.Asy
     assert list(answer.json()["provider"]["credentials"]["config"]) == ["webhook_url"]
 
 
-async def test_what_was_read_can_be_written_back(client: httpx.AsyncClient) -> None:
+async def test_what_was_read_can_be_written_back(client: Client) -> None:
     profile = (await client.post("/test_framework/v1/test-profiles/", json={"name": "x"})).json()
     job = (await client.post("/schedules/v1/cron-jobs/", json=JOB)).json()
     mine = (await client.post(f"{PERSONALITIES}362/fork/")).json()
@@ -221,15 +221,15 @@ async def test_what_was_read_can_be_written_back(client: httpx.AsyncClient) -> N
         assert answer.status_code == 200, (path, answer.text)
 
 
-async def asked_of(client: httpx.AsyncClient, worker: httpx.AsyncClient, **entry: Any) -> dict[str, Any]:
+async def asked_of(client: Client, worker: Client, **entry: Any) -> dict[str, Any]:
     (run_id,) = await run_launched(client, **entry)
     return (await claimed(worker, run_id))["asked"]
 
 
 async def test_a_run_names_what_of_its_request_it_can_not_have(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+    client: Client, worker: Client, services: Services
 ) -> None:
-    assert (await asked_of(client, worker_client))["not_honoured"] == []
+    assert (await asked_of(client, worker))["not_honoured"] == []
     made = (await client.post(PERSONALITIES, json={"name": "x", "voice_model": "sonic-3.5"})).json()
     for personality, named in (
         (1, []),
@@ -239,7 +239,7 @@ async def test_a_run_names_what_of_its_request_it_can_not_have(
         (made["id"], ["personality.voice_model"]),
     ):
         await client.patch(f"{SCENARIOS}1", json={"personality": personality})
-        sentences = (await asked_of(client, worker_client))["not_honoured"]
+        sentences = (await asked_of(client, worker))["not_honoured"]
         assert [sentence.partition(":")[0] for sentence in sentences] == named
     async with services.database.session() as session:
         # As an older version kept them.
@@ -247,7 +247,7 @@ async def test_a_run_names_what_of_its_request_it_can_not_have(
         row = await session.get_one(ScenarioRow, 1)
         row.data = {**row.data, "metrics": [1, 7], "generated_mock_tool_entries": [{"tool": "x"}]}
         (await session.get_one(Personality, made["id"])).data = {"background_noise": "coffee-shop", "speed": 1.2}
-    assert (await asked_of(client, worker_client))["not_honoured"] == [
+    assert (await asked_of(client, worker))["not_honoured"] == [
         "scenario.metrics: there is no metric 7; there is 1 (Latency (in ms)), measured of every run",
         "scenario.generated_mock_tool_entries: tools are not mocked here; leave it out",
         "agent.language: 'es' can't be had: the agent's words are recognised as 'en' "
@@ -257,9 +257,7 @@ async def test_a_run_names_what_of_its_request_it_can_not_have(
     ]
 
 
-async def test_what_an_older_version_kept_can_be_saved_with_changes(
-    client: httpx.AsyncClient, services: Services
-) -> None:
+async def test_what_an_older_version_kept_can_be_saved_with_changes(client: Client, services: Services) -> None:
     made = (await client.post(PERSONALITIES, json={"name": "x"})).json()
     async with services.database.session() as session:
         row = await session.get_one(ScenarioRow, 1)
@@ -275,9 +273,7 @@ async def test_what_an_older_version_kept_can_be_saved_with_changes(
         assert list((await client.patch(path, json={name: other})).json()) == [name]
 
 
-async def test_conditions_go_to_the_worker_with_the_turns_that_wait(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
+async def test_conditions_go_to_the_worker_with_the_turns_that_wait(client: Client, worker: Client) -> None:
     actions = {
         "role": "A guest",
         "first_message": "Hello!",
@@ -288,7 +284,7 @@ async def test_conditions_go_to_the_worker_with_the_turns_that_wait(
     }
     body = {"name": "c", "personality": 1, "scenario_type": "conditional_actions", "conditional_actions": actions}
     scenario = (await client.post(SCENARIOS, json=body)).json()
-    asked = await asked_of(client, worker_client, scenario=scenario["id"])
+    asked = await asked_of(client, worker, scenario=scenario["id"])
     assert asked["conditions"] == [
         {"turn": 1, "where": "conditions[0].when", "when": 'contains "name"', "hangs_up": False},
         {"turn": 4, "where": "conditions[1].when", "when": "The agent says goodbye", "hangs_up": True},
@@ -296,7 +292,7 @@ async def test_conditions_go_to_the_worker_with_the_turns_that_wait(
 
 
 async def test_what_takes_an_improvising_caller_is_refused_at_launch(
-    client: httpx.AsyncClient,
+    client: Client,
 ) -> None:
     scenario = (await client.post(SCENARIOS, json={"name": "x", "instructions": "Order a pizza."})).json()
     answer = await client.post(V1, json={"scenarios": [{"scenario": scenario["id"], "pipecat_room_url": ROOM}]})
@@ -304,7 +300,7 @@ async def test_what_takes_an_improvising_caller_is_refused_at_launch(
     assert "needs a caller that improvises" in answer.json()["scenarios"][0]["scenario"][0]
 
 
-async def test_what_a_session_would_not_get_of_a_launch_is_refused(client: httpx.AsyncClient) -> None:
+async def test_what_a_session_would_not_get_of_a_launch_is_refused(client: Client) -> None:
     given = {"pipecat_agent_name": "x", "room_properties": {"exp": 1}, "config": {"a": 1}}
     session = {"start_url": "http://localhost:7860/start", "transport": "webrtc"}
     agent = (await client.post(AGENTS, json={"name": "own", "session": session})).json()["id"]
@@ -318,7 +314,7 @@ async def test_what_a_session_would_not_get_of_a_launch_is_refused(client: httpx
     assert answer.status_code == 200, answer.text
 
 
-async def test_an_older_scenario_is_launched_only_once_mended(client: httpx.AsyncClient, services: Services) -> None:
+async def test_an_older_scenario_is_launched_only_once_mended(client: Client, services: Services) -> None:
     actions = {"role": "", "first_message": "Hi [laughter]", "conditions": []}
     body = {"name": "c", "personality": 1, "scenario_type": "conditional_actions", "conditional_actions": actions}
     plain = {**actions, "first_message": "Hi"}
@@ -335,15 +331,13 @@ async def test_an_older_scenario_is_launched_only_once_mended(client: httpx.Asyn
     assert (await client.post(V1, json={"scenarios": [entry]})).status_code == 200
 
 
-async def test_variables_for_an_agent_started_elsewhere_are_noted(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
+async def test_variables_for_an_agent_started_elsewhere_are_noted(client: Client, worker: Client) -> None:
     async def notes(information: dict[str, Any], room: str = ROOM) -> list[str]:
         body = {"name": "x", "information": information}
         profile = (await client.post("/test_framework/v1/test-profiles/", json=body)).json()
         await client.patch(f"{SCENARIOS}1", json={"test_profile": profile["id"]})
         (run_id,) = await run_launched(client, pipecat_room_url=room)
-        return (await claimed(worker_client, run_id))["notes"]
+        return (await claimed(worker, run_id))["notes"]
 
     sided = {"main_agent_variables": {"tier": "gold"}, "testing_agent_variables": {}}
     (note,) = await notes(sided)

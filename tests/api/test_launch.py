@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import func, select
 
@@ -13,7 +12,7 @@ import runner.rooms.allowed
 from runner.api.services import Services
 from runner.records.tables import Agent, ResultRow, RunRow, ScenarioRow
 from runner.settings import ServerSettings
-from tests.api.conftest import client_of, new_key, other_project
+from tests.api.conftest import Client, client_of, new_key, other_project
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +64,7 @@ async def runs_there_are(services: Services) -> int:
         return (await session.scalar(select(func.count()).select_from(RunRow))) or 0
 
 
-async def test_the_documented_curl_is_answered_as_documented(client: httpx.AsyncClient, services: Services) -> None:
+async def test_the_documented_curl_is_answered_as_documented(client: Client, services: Services) -> None:
     async with services.database.session() as session:
         agent = await session.get_one(Agent, 1)
         agent.phone_number = "+11234567890"
@@ -104,7 +103,7 @@ async def test_the_documented_curl_is_answered_as_documented(client: httpx.Async
     (run,) = (await client.post(V1, json={"scenarios": [entry], "name": "x"})).json()["runs"]
 
 
-async def test_every_spelling_of_the_path_launches_without_a_redirect(client: httpx.AsyncClient) -> None:
+async def test_every_spelling_of_the_path_launches_without_a_redirect(client: Client) -> None:
     for path in (
         V1,
         V1.rstrip("/"),
@@ -115,9 +114,7 @@ async def test_every_spelling_of_the_path_launches_without_a_redirect(client: ht
         assert answer.status_code == 200, answer.text
 
 
-async def test_wrong_entries_are_each_named_and_nothing_is_created(
-    client: httpx.AsyncClient, services: Services
-) -> None:
+async def test_wrong_entries_are_each_named_and_nothing_is_created(client: Client, services: Services) -> None:
     _, key = await other_project(services)
     fine = {"scenario": 1, "pipecat_room_url": ROOM}
     answer = await client.post(
@@ -137,9 +134,7 @@ async def test_wrong_entries_are_each_named_and_nothing_is_created(
     assert await runs_there_are(services) == 0
 
 
-async def test_a_launch_tells_all_its_mistakes_at_once_readable_or_not(
-    client: httpx.AsyncClient, services: Services
-) -> None:
+async def test_a_launch_tells_all_its_mistakes_at_once_readable_or_not(client: Client, services: Services) -> None:
     fine = {"scenario": 1, "pipecat_room_url": ROOM}
     gone = ['Invalid pk "99" - object does not exist.']
     entries = [
@@ -171,7 +166,7 @@ async def test_a_launch_tells_all_its_mistakes_at_once_readable_or_not(
     assert await runs_there_are(services) == 0
 
 
-async def test_a_launch_of_sessions_tells_all_its_mistakes_at_once(client: httpx.AsyncClient, bot: int) -> None:
+async def test_a_launch_of_sessions_tells_all_its_mistakes_at_once(client: Client, bot: int) -> None:
     body = {
         "agent": bot,
         "agent_id": 1,
@@ -195,7 +190,7 @@ async def test_a_launch_of_sessions_tells_all_its_mistakes_at_once(client: httpx
 
 
 @pytest.mark.parametrize("entry", [True, False, 1.5, None, [], "1", {"scenario": True}])
-async def test_an_entry_that_is_no_entry_is_refused(client: httpx.AsyncClient, bot: int, entry: Any) -> None:
+async def test_an_entry_that_is_no_entry_is_refused(client: Client, bot: int, entry: Any) -> None:
     for path in (V1, V2):
         answer = await client.post(path, json={"agent": bot, "scenarios": [entry]})
         assert answer.status_code == 400 and "scenarios" in answer.json(), (path, answer.text)
@@ -238,7 +233,7 @@ WRONG_TYPES: list[tuple[dict[str, Any], list[Any]]] = [
 ]
 
 
-async def test_wrong_types_are_refused_where_they_stand(client: httpx.AsyncClient, services: Services) -> None:
+async def test_wrong_types_are_refused_where_they_stand(client: Client, services: Services) -> None:
     for body, where in WRONG_TYPES:
         answer = await client.post(V1, json=body)
         assert answer.status_code == 400, body
@@ -255,7 +250,7 @@ UNSENDABLE = ["a\nb", "a\r\nX-Evil: 1", "a\tb", "\x7f", "tökén", " token", "to
 
 @pytest.mark.parametrize("token", UNSENDABLE)
 async def test_a_token_no_header_can_hold_is_refused_where_it_stands(
-    client: httpx.AsyncClient, services: Services, token: str
+    client: Client, services: Services, token: str
 ) -> None:
     fine = {"scenario": 1, "pipecat_room_url": "https://acme.daily.co/r1", "pipecat_token": "fine"}
     answer = await client.post(V1, json={"scenarios": [fine, {**fine, "pipecat_token": token}]})
@@ -266,9 +261,7 @@ async def test_a_token_no_header_can_hold_is_refused_where_it_stands(
     assert await runs_there_are(services) == 0
 
 
-async def test_credentials_no_header_can_hold_are_refused(
-    client: httpx.AsyncClient, services: Services, bot: int
-) -> None:
+async def test_credentials_no_header_can_hold_are_refused(client: Client, services: Services, bot: int) -> None:
     path = f"/test_framework/v2/aiagents/{bot}/"
     for name in ("api_key", "private_api_key"):
         credentials = {"api_key": "fine", name: "pl4nted\nkey"}
@@ -285,18 +278,16 @@ async def test_credentials_no_header_can_hold_are_refused(
     assert await runs_there_are(services) == 0
 
 
-async def test_only_a_users_key_launches(
-    anonymous: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
-) -> None:
+async def test_only_a_users_key_launches(anonymous: Client, worker: Client, services: Services) -> None:
     body = {"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}]}
     assert (await anonymous.post(V1, json=body)).status_code == 401
-    assert (await worker_client.post(V1, json=body)).status_code == 403
+    assert (await worker.post(V1, json=body)).status_code == 403
     assert (await anonymous.post(V2, json=body)).status_code == 401
     assert await runs_there_are(services) == 0
 
 
 async def test_a_launch_that_is_sent_again_is_the_first_one(
-    client: httpx.AsyncClient, services: Services, user_key: str
+    client: Client, services: Services, user_key: str
 ) -> None:
     body = {"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM, "pipecat_token": TOKEN}], "agent": 1}
     first = (await client.post(V1, json=body)).json()
@@ -309,7 +300,7 @@ async def test_a_launch_that_is_sent_again_is_the_first_one(
         assert (await other.post(V1, json=body)).json()["id"] != first["id"]
 
 
-async def test_an_idempotency_key_tells_launches_apart_and_together(client: httpx.AsyncClient) -> None:
+async def test_an_idempotency_key_tells_launches_apart_and_together(client: Client) -> None:
     body = {"scenarios": [{"scenario": 1, "pipecat_room_url": ROOM}]}
     first = (await client.post(V1, json=body, headers={"Idempotency-Key": "a"})).json()["id"]
     assert (await client.post(V1, json=body, headers={"Idempotency-Key": "a"})).json()["id"] == first
@@ -321,7 +312,7 @@ async def test_an_idempotency_key_tells_launches_apart_and_together(client: http
     assert long.status_code == 400 and "Idempotency-Key" in long.json()
 
 
-async def test_runs_wait_in_the_order_and_time_asked_for(client: httpx.AsyncClient, services: Services) -> None:
+async def test_runs_wait_in_the_order_and_time_asked_for(client: Client, services: Services) -> None:
     entry = {"scenario": 1, "pipecat_room_url": ROOM}
     for more, priority, delay_s in (
         ({"priority": 1, "delay_s": 90}, 1, 90),
@@ -337,7 +328,7 @@ async def test_runs_wait_in_the_order_and_time_asked_for(client: httpx.AsyncClie
         assert (run.priority, waits_s) == (priority, delay_s), more
 
 
-async def test_a_thousand_entries_are_answered_in_time(client: httpx.AsyncClient, services: Services) -> None:
+async def test_a_thousand_entries_are_answered_in_time(client: Client, services: Services) -> None:
     entries = [
         {"scenario": 1, "pipecat_room_url": f"https://acme.daily.co/r{n}", "pipecat_token": TOKEN}
         for n in range(1_000)
@@ -356,7 +347,7 @@ async def test_a_thousand_entries_are_answered_in_time(client: httpx.AsyncClient
 
 
 @pytest.fixture
-async def launched_v2(client: httpx.AsyncClient, bot: int) -> AsyncIterator[Any]:
+async def launched_v2(client: Client, bot: int) -> AsyncIterator[Any]:
     async def post(**body: Any) -> Any:
         answer = await client.post(V2, json=body)
         assert answer.status_code == 200, answer.text
@@ -366,7 +357,7 @@ async def launched_v2(client: httpx.AsyncClient, bot: int) -> AsyncIterator[Any]
 
 
 async def test_what_sdk_and_cli_send_to_v2_is_understood(
-    launched_v2: Any, bot: int, services: Services, client: httpx.AsyncClient
+    launched_v2: Any, bot: int, services: Services, client: Client
 ) -> None:
     async with services.database.reading() as session:
         one, two = (
@@ -434,7 +425,7 @@ WRONG_V2: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_a_wrong_launch_of_sessions_is_refused(client: httpx.AsyncClient, services: Services, bot: int) -> None:
+async def test_a_wrong_launch_of_sessions_is_refused(client: Client, services: Services, bot: int) -> None:
     for body, field in WRONG_V2:
         answer = await client.post(V2, json={"agent_id": bot, **body})
         assert answer.status_code == 400 and field in answer.json(), (body, answer.text)

@@ -3,11 +3,10 @@
 import itertools
 from typing import Any
 
-import httpx
 import pytest
 from fastapi import FastAPI
 
-from tests.api.conftest import on_every_database
+from tests.api.conftest import Client, on_every_database
 
 pytestmark = pytest.mark.anyio
 
@@ -24,14 +23,14 @@ LISTS = [
 ]
 
 
-async def test_lists_are_served_under_every_spelling(client: httpx.AsyncClient) -> None:
+async def test_lists_are_served_under_every_spelling(client: Client) -> None:
     for path, slash in itertools.product(LISTS, ("", "/")):
         assert (await client.get(path + slash)).status_code == 200, path
         assert (await client.get(f"{path}/999{slash}")).status_code == 404, path
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-async def test_writing_is_never_redirected(client: httpx.AsyncClient, slash: str) -> None:
+async def test_writing_is_never_redirected(client: Client, slash: str) -> None:
     created = await client.post(f"/test_framework/v1/personalities{slash}", json={"name": "x"})
     assert created.status_code == 201
     path = f"/test_framework/v1/personalities/{created.json()['id']}{slash}"
@@ -40,7 +39,7 @@ async def test_writing_is_never_redirected(client: httpx.AsyncClient, slash: str
     assert (deleted.status_code, deleted.content) == (204, b"")
 
 
-async def test_unknown_paths_and_methods_have_a_detail(client: httpx.AsyncClient) -> None:
+async def test_unknown_paths_and_methods_have_a_detail(client: Client) -> None:
     for path in ("/nope", "/nope/", "/", "//", "/test_framework/v1/scenarios//"):
         answer = await client.get(path)
         assert (answer.status_code, answer.json()) == (404, {"detail": "Not found."}), path
@@ -88,14 +87,14 @@ def test_all_json_but_that_of_artefacts_has_a_schema(app: FastAPI) -> None:
                 assert content.get("schema") or "json" not in kind, (path, method, status)
 
 
-async def test_the_description_is_served(anonymous: httpx.AsyncClient) -> None:
+async def test_the_description_is_served(anonymous: Client) -> None:
     document = (await anonymous.get("/openapi.json")).json()
     assert "/test_framework/v1/scenarios" in document["paths"]
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
 @on_every_database
-async def test_pages_lead_to_each_other_by_absolute_addresses(client: httpx.AsyncClient) -> None:
+async def test_pages_lead_to_each_other_by_absolute_addresses(client: Client) -> None:
     path = "/test_framework/v1/test-profiles"
     for number in range(5):
         assert (await client.post(path, json={"name": f"profile {number}"})).status_code == 201
@@ -119,7 +118,7 @@ async def test_pages_lead_to_each_other_by_absolute_addresses(client: httpx.Asyn
 
 
 @on_every_database
-async def test_search_takes_wildcards_as_what_they_are(client: httpx.AsyncClient) -> None:
+async def test_search_takes_wildcards_as_what_they_are(client: Client) -> None:
     path = "/test_framework/v1/test-profiles"
     for name in ("100%", "1000", "a_b"):
         await client.post(path, json={"name": name})
