@@ -53,34 +53,6 @@ async def test_a_fork_is_ones_own(client: Client) -> None:
     assert (await client.delete(f"{PERSONALITIES}{fork['id']}/")).status_code == 204
 
 
-async def test_what_the_caller_can_not_be_is_refused_when_saved(client: Client) -> None:
-    traits = {
-        "language": "de",
-        "background_noise": "coffee-shop",
-        "voice_id": "abc",
-        "provider": "cartesia",
-        "prompt": "You are in a hurry.",
-        "accent": "Scottish",
-        "interruption_level": "high",
-        "speed": 1.1,
-        "generation_config": {"volume": 1, "emotion": "angry"},
-        "network_simulation": {"packet_loss": 5},
-        "message_plan": {"idle_timeout_seconds": 10, "idle_message_max_spoken_count": 3},
-        "start_speaking_plan": 0.4,
-        "stop_speaking_plan": {"num_words": 2},
-        "background_sound_volume": {"base": 0.5, "reduced": 0.1},
-        "end_call_enabled": False,
-    }
-    answer = await client.post(PERSONALITIES, json={"name": "Whole", **traits})
-    assert answer.status_code == 400 and set(answer.json()) == set(traits)
-    assert answer.json()["background_noise"] == ['no background is played behind the caller; send "off".']
-    assert all(len(sentences) == 1 for sentences in answer.json().values())
-    plain = (await client.post(PERSONALITIES, json={"name": "Plain"})).json()
-    for name, value in traits.items():
-        refused = await client.patch(f"{PERSONALITIES}{plain['id']}", json={name: value})
-        assert (refused.status_code, list(refused.json())) == (400, [name])
-
-
 async def test_empty_requests_and_clients_obligatory_fields_are_taken(client: Client) -> None:
     traits = {
         "background_noise": "off",
