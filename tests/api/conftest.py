@@ -27,6 +27,7 @@ from runner.settings import ServerSettings, Settings
 from tests.postgres import PostgresServer
 
 BASE_URL = "http://testserver"
+Client = httpx.AsyncClient
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +146,7 @@ async def other_project(services: Services) -> tuple[int, str]:
     return project_id, await new_key(services, project_id=project_id)
 
 
-def client_of(app: FastAPI, key: str | None = None) -> httpx.AsyncClient:
+def client_of(app: FastAPI, key: str | None = None) -> Client:
     """Return a client of an application, without sockets."""
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app=app),
@@ -166,21 +167,21 @@ async def worker_key(services: Services) -> str:
 
 
 @pytest.fixture
-async def client(app: FastAPI, user_key: str) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: FastAPI, user_key: str) -> AsyncIterator[Client]:
     """A client with a user's key of project 1."""
     async with client_of(app, user_key) as client:
         yield client
 
 
 @pytest.fixture
-async def anonymous(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+async def anonymous(app: FastAPI) -> AsyncIterator[Client]:
     """A client without a key."""
     async with client_of(app) as client:
         yield client
 
 
 @pytest.fixture
-async def worker_client(app: FastAPI, worker_key: str) -> AsyncIterator[httpx.AsyncClient]:
+async def worker(app: FastAPI, worker_key: str) -> AsyncIterator[Client]:
     """A client with a worker's key."""
     async with client_of(app, worker_key) as client:
         yield client

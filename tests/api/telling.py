@@ -8,6 +8,7 @@ import httpx
 from runner.api.services import Services
 from runner.protocol.messages import VERSION, Message, Poll, Problem, Release, Report, RunNow, WorkerInfo
 from runner.records import runs as records
+from tests.api.conftest import Client
 from tests.records.giving import give, take
 from tests.records.outcomes import reported
 
@@ -23,7 +24,7 @@ ME = "host-1-0000"
 REFUSED = Problem(cause="room", reason="token-refused", detail="no")
 
 
-async def run_launched(client: httpx.AsyncClient, count: int = 1, **entry: Any) -> list[int]:
+async def run_launched(client: Client, count: int = 1, **entry: Any) -> list[int]:
     """Launch runs of scenario 1 and return their ids."""
     entries = [{"scenario": 1, "pipecat_room_url": ROOM, **entry}] * count
     answer = await client.post(V1, json={"scenarios": entries})
@@ -31,16 +32,21 @@ async def run_launched(client: httpx.AsyncClient, count: int = 1, **entry: Any) 
     return [run["id"] for run in answer.json()["runs"]]
 
 
-def services_of(worker: httpx.AsyncClient) -> Services:
+async def show(client: Client, run_id: int) -> dict[str, Any]:
+    """Return a run as users see it."""
+    return (await client.get(f"{RUNS}/{run_id}")).json()
+
+
+def services_of(worker: Client) -> Services:
     return worker._transport.app.state.services  # type: ignore[attr-defined]
 
 
-async def given(worker: httpx.AsyncClient, *run_ids: int) -> None:
+async def given(worker: Client, *run_ids: int) -> None:
     """Give runs to a worker."""
     await give(services_of(worker).database, *run_ids, executor=ME)
 
 
-async def claimed(worker: httpx.AsyncClient, run_id: int, attempt: int = 1) -> dict[str, Any]:
+async def claimed(worker: Client, run_id: int, attempt: int = 1) -> dict[str, Any]:
     """Give a run to a worker, let it begin, and return the job."""
     await given(worker, run_id)
     services = services_of(worker)
@@ -49,19 +55,26 @@ async def claimed(worker: httpx.AsyncClient, run_id: int, attempt: int = 1) -> d
     return json.loads(job.on_the_wire())
 
 
-async def progress(worker: httpx.AsyncClient, run_id: int, attempt: int = 1, **more: bool) -> bool:
+async def begun(client: Client, worker: Client, **entry: Any) -> int:
+    """Launch a run, let a worker begin it, and return its id."""
+    (run_id,) = await run_launched(client, **entry)
+    await claimed(worker, run_id)
+    return run_id
+
+
+async def progress(worker: Client, run_id: int, attempt: int = 1, **more: bool) -> bool:
     """Tell how far a run has come, as a poll does; return whether that counts."""
     told = [RunNow(run_id=run_id, attempt=attempt, **more)]
     return run_id in await services_of(worker).database.run(lambda session: records.progress(session, told))
 
 
-async def tell(worker: httpx.AsyncClient, path: str, message: Message) -> httpx.Response:
+async def tell(worker: Client, path: str, message: Message) -> httpx.Response:
     headers = {"Content-Type": "application/json"}
     return await worker.post(f"{ROOT}/{path}/", content=message.on_the_wire(), headers=headers)
 
 
 async def report(
-    worker: httpx.AsyncClient, run_id: int, what: Any, attempt: int = 1, *, executor: str = ME, owed: Any = ()
+    worker: Client, run_id: int, what: Any, attempt: int = 1, *, executor: str = ME, owed: Any = ()
 ) -> httpx.Response:
     """Report what came of a run."""
     said = {"problem": what} if isinstance(what, Problem) else {"run": reported(what)}
@@ -71,7 +84,7 @@ async def report(
 
 
 async def release(
-    worker: httpx.AsyncClient,
+    worker: Client,
     run_id: int,
     attempt: int = 1,
     *,
@@ -89,7 +102,7 @@ def upload(run_id: int, name: str = "recording.wav") -> str:
 
 
 async def put(
-    worker: httpx.AsyncClient,
+    worker: Client,
     run_id: int,
     name: str,
     content: Any,
@@ -105,7 +118,7 @@ async def put(
     return await worker.put(upload(run_id, name), params=params, content=content)
 
 
-async def there(worker: httpx.AsyncClient, run_id: int, name: str, attempt: int = 1) -> Any:
+async def there(worker: Client, run_id: int, name: str, attempt: int = 1) -> Any:
     """Ask how much of a file is there."""
     answer = await worker.get(upload(run_id, name), params={"attempt": attempt, "executor": ME})
     return answer.json() if answer.is_success else answer.status_code

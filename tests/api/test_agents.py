@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-import httpx
 import pytest
 
 from runner.api.services import Services
 from runner.records.tables import Agent, ScenarioRow
-from tests.api.conftest import on_every_database
+from tests.api.conftest import Client, on_every_database
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +37,7 @@ async def kept(services: Services, agent_id: int) -> dict[str, Any] | None:
     return json.loads(services.vault.open(row.credentials)) if row.credentials else None
 
 
-async def test_an_agent_is_created_as_the_clients_create_it(client: httpx.AsyncClient) -> None:
+async def test_an_agent_is_created_as_the_clients_create_it(client: Client) -> None:
     answer = await client.post(AGENTS, json=BODY)
     assert answer.status_code == 201
     agent = answer.json()
@@ -53,7 +52,7 @@ async def test_an_agent_is_created_as_the_clients_create_it(client: httpx.AsyncC
     assert (await client.get(f"{AGENTS}{agent['id']}/")).json() == agent
 
 
-async def test_secrets_are_kept_encrypted_and_never_given_back(client: httpx.AsyncClient, services: Services) -> None:
+async def test_secrets_are_kept_encrypted_and_never_given_back(client: Client, services: Services) -> None:
     created = await client.post(AGENTS, json=BODY)
     agent_id = created.json()["id"]
     for answer in (created, await client.get(AGENTS), await client.get(f"{AGENTS}{agent_id}")):
@@ -65,7 +64,7 @@ async def test_secrets_are_kept_encrypted_and_never_given_back(client: httpx.Asy
 
 
 @on_every_database
-async def test_credentials_stay_until_they_are_given_anew(client: httpx.AsyncClient, services: Services) -> None:
+async def test_credentials_stay_until_they_are_given_anew(client: Client, services: Services) -> None:
     agent_id = (await client.post(AGENTS, json=BODY)).json()["id"]
     await client.patch(f"{AGENTS}{agent_id}/", json={"provider": {"type": "pipecat"}})
     await client.put(f"{AGENTS}{agent_id}/", json={"name": "Other", "provider": {"type": "pipecat"}})
@@ -81,7 +80,7 @@ async def test_credentials_stay_until_they_are_given_anew(client: httpx.AsyncCli
     assert await kept(services, agent_id) is None
 
 
-async def test_a_change_leaves_alone_what_it_does_not_name(client: httpx.AsyncClient) -> None:
+async def test_a_change_leaves_alone_what_it_does_not_name(client: Client) -> None:
     agent = (await client.post(AGENTS, json=BODY)).json()
     answer = await client.patch(f"{AGENTS}{agent['id']}/", json={"telephony": {"phone_number": "+15550100"}})
     assert answer.json()["telephony"] == {"phone_number": "+15550100", "inbound": True}
@@ -92,7 +91,7 @@ async def test_a_change_leaves_alone_what_it_does_not_name(client: httpx.AsyncCl
     assert replaced["telephony"] == {"phone_number": None, "inbound": True}
 
 
-async def test_a_session_of_our_own_is_kept(client: httpx.AsyncClient) -> None:
+async def test_a_session_of_our_own_is_kept(client: Client) -> None:
     session = {"start_url": "http://localhost:7860/start", "transport": "webrtc", "data": {"tier": "gold"}}
     agent = (await client.post(AGENTS, json={"name": "Own", "session": session})).json()
     assert agent["session"] == {
@@ -129,7 +128,7 @@ WRONG_SESSIONS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_a_wrong_session_is_refused_by_its_field(client: httpx.AsyncClient) -> None:
+async def test_a_wrong_session_is_refused_by_its_field(client: Client) -> None:
     for session, field in WRONG_SESSIONS:
         answer = await client.post(AGENTS, json={"name": "x", "session": session})
         assert answer.status_code == 400, session
@@ -146,13 +145,13 @@ WRONG_FIELDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-async def test_wrong_fields_are_named(client: httpx.AsyncClient) -> None:
+async def test_wrong_fields_are_named(client: Client) -> None:
     for body, errors in WRONG_FIELDS:
         answer = await client.post(AGENTS, json=body)
         assert (answer.status_code, answer.json()) == (400, errors)
 
 
-async def test_lists_are_narrowed_down(client: httpx.AsyncClient) -> None:
+async def test_lists_are_narrowed_down(client: Client) -> None:
     await client.post(AGENTS, json={"name": "Outbound", "telephony": {"inbound": False}})
 
     async def names(**filters: Any) -> list[str]:
@@ -166,7 +165,7 @@ async def test_lists_are_narrowed_down(client: httpx.AsyncClient) -> None:
 
 
 @on_every_database
-async def test_what_belonged_to_a_deleted_agent_stays(client: httpx.AsyncClient, services: Services) -> None:
+async def test_what_belonged_to_a_deleted_agent_stays(client: Client, services: Services) -> None:
     assert (await client.delete(f"{AGENTS}1/")).status_code == 204
     assert (await client.get(f"{AGENTS}1/")).status_code == 404
     assert (await client.delete(f"{AGENTS}1/")).status_code == 404

@@ -1,18 +1,17 @@
 """Who is let in, and to what."""
 
-import httpx
 import pytest
 
 from runner.api.services import Services
 from runner.records.keys import revoke_key
-from tests.api.conftest import client_of, other_project
+from tests.api.conftest import Client, client_of, other_project
 
 pytestmark = pytest.mark.anyio
 
 PROJECTS = "/user/v1/projects/"
 
 
-async def test_both_headers_are_taken(anonymous: httpx.AsyncClient, user_key: str) -> None:
+async def test_both_headers_are_taken(anonymous: Client, user_key: str) -> None:
     for headers in (
         {"X-CEKURA-API-KEY": user_key},
         {"x-cekura-api-key": user_key},
@@ -33,7 +32,7 @@ UNKNOWN: list[dict[str, str]] = [
 ]
 
 
-async def test_without_a_known_key_the_answer_is_401(anonymous: httpx.AsyncClient) -> None:
+async def test_without_a_known_key_the_answer_is_401(anonymous: Client) -> None:
     for headers in UNKNOWN:
         answer = await anonymous.get(
             PROJECTS, headers=[(k.encode(), v.encode("latin-1")) for k, v in headers.items()]
@@ -44,7 +43,7 @@ async def test_without_a_known_key_the_answer_is_401(anonymous: httpx.AsyncClien
 
 
 async def test_a_revoked_key_opens_nothing_from_that_moment(
-    client: httpx.AsyncClient, services: Services, user_key: str
+    client: Client, services: Services, user_key: str
 ) -> None:
     assert (await client.get(PROJECTS)).status_code == 200
     async with services.database.session() as session:
@@ -52,14 +51,14 @@ async def test_a_revoked_key_opens_nothing_from_that_moment(
     assert (await client.get(PROJECTS)).status_code == 401
 
 
-async def test_a_workers_key_can_only_report(worker_client: httpx.AsyncClient, client: httpx.AsyncClient) -> None:
-    refused = await worker_client.get(PROJECTS)
+async def test_a_workers_key_can_only_report(worker: Client, client: Client) -> None:
+    refused = await worker.get(PROJECTS)
     assert refused.status_code == 403
     assert "worker" in refused.json()["detail"]
     assert (await client.get("/worker/v1/hello/")).status_code == 403
 
 
-async def test_nothing_is_seen_from_another_project(client: httpx.AsyncClient, services: Services) -> None:
+async def test_nothing_is_seen_from_another_project(client: Client, services: Services) -> None:
     project, key = await other_project(services)
     created = [
         ("/test_framework/v2/aiagents/", {"name": "mine"}),

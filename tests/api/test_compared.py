@@ -11,8 +11,8 @@ from runner.evaluation.outcome import Failure, FailureKind
 from runner.evaluation.verdicts import Cause
 from runner.records.conclusions import run_facts
 from runner.records.tables import RunRow
-from tests.api.conftest import BASE_URL, new_key
-from tests.api.telling import run_launched
+from tests.api.conftest import BASE_URL, Client, new_key
+from tests.api.telling import run_launched, show
 from tests.api.test_results import ended
 from tests.records.outcomes import agent_failed, outcome, undecided
 
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_result_is_read_run_by_run(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, anonymous: httpx.AsyncClient, services: Services
+    client: Client, worker: Client, anonymous: Client, services: Services
 ) -> None:
     failure = Failure(kind=FailureKind.WRONG, cause=Cause.AGENT, headline="it said Tuesday")
     wrong = agent_failed().model_copy(update={"failure": failure})
-    result_id, _ = await ended(client, worker_client, outcome(latencies_ms=(None, 900.0)), wrong, undecided())
+    result_id, _ = await ended(client, worker, outcome(latencies_ms=(None, 900.0)), wrong, undecided())
     key = SecretStr(await new_key(services))
     told = await read_result(anonymous, BASE_URL, key, result_id)
     assert [(run.scenario, run.success) for run in told.runs] == [
@@ -38,10 +38,10 @@ async def test_a_result_is_read_run_by_run(
 
 
 async def test_a_result_tells_whether_its_scenario_was_edited(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, anonymous: httpx.AsyncClient, services: Services
+    client: Client, worker: Client, anonymous: Client, services: Services
 ) -> None:
     key = SecretStr(await new_key(services))
-    result_id, (_, edited) = await ended(client, worker_client, outcome(), outcome())
+    result_id, (_, edited) = await ended(client, worker, outcome(), outcome())
     async with services.database.session() as session:
         row = await session.get_one(RunRow, edited)
         row.snapshot = {**row.snapshot, "script": {**row.snapshot["script"], "hang_up_after_s": 1.0}}
@@ -61,12 +61,10 @@ async def test_an_api_that_has_too_many_requests_is_asked_again() -> None:
     assert told.sessions[0].started_at == result["created_at"]
 
 
-async def test_a_result_that_can_t_be_read_says_why(
-    client: httpx.AsyncClient, anonymous: httpx.AsyncClient, services: Services
-) -> None:
+async def test_a_result_that_can_t_be_read_says_why(client: Client, anonymous: Client, services: Services) -> None:
     key = SecretStr(await new_key(services))
     (run_id,) = await run_launched(client, 1)
-    result_id = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["result_id"]
+    result_id = (await show(client, run_id))["result_id"]
     for result, with_key, said in (
         (result_id, key, f"run {run_id} has not ended"),
         (999_999, key, "no such result"),

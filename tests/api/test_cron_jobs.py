@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import func, select, update
 
@@ -10,7 +9,7 @@ from runner.api.routes.cron_jobs import CONFIGURED, NOBODY_TOLD
 from runner.api.services import Services
 from runner.dispatch.schedules import Schedules
 from runner.records.tables import Agent, CronJob, ResultRow, RunRow
-from tests.api.conftest import on_every_database
+from tests.api.conftest import Client, on_every_database
 
 pytestmark = pytest.mark.anyio
 
@@ -32,12 +31,12 @@ BODY: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-async def startable(client: httpx.AsyncClient) -> None:
+async def startable(client: Client) -> None:
     """Agent 1 has a way to start sessions."""
     assert (await client.patch(f"{AGENTS}1/", json=START)).status_code == 200
 
 
-async def test_a_schedule_is_created_as_the_clients_create_it(client: httpx.AsyncClient) -> None:
+async def test_a_schedule_is_created_as_the_clients_create_it(client: Client) -> None:
     answer = await client.post(JOBS, json=BODY, headers={"X-Client-Source": "sdk"})
     assert answer.status_code == 201
     job = answer.json()
@@ -54,7 +53,7 @@ async def test_a_schedule_is_created_as_the_clients_create_it(client: httpx.Asyn
 
 
 @on_every_database
-async def test_lists_are_plain_and_narrowed_down(client: httpx.AsyncClient) -> None:
+async def test_lists_are_plain_and_narrowed_down(client: Client) -> None:
     job = (await client.post(JOBS, json=BODY)).json()
     assert (await client.get(JOBS)).json() == [job]
     assert (await client.get(JOBS, params={"agent_id": 1})).json() == [job]
@@ -104,7 +103,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_a_schedule_that_could_not_start_a_call_is_refused(client: httpx.AsyncClient) -> None:
+async def test_a_schedule_that_could_not_start_a_call_is_refused(client: Client) -> None:
     await client.patch(f"{AGENTS}1/", json={"session": {"start_url": None, "transport": None}})
     refused = await client.post(JOBS, json=BODY)
     assert (refused.status_code, list(refused.json())) == (400, ["agent"])
@@ -113,7 +112,7 @@ async def test_a_schedule_that_could_not_start_a_call_is_refused(client: httpx.A
     assert (await client.patch(path, json={"name": "weekly"})).status_code == 200
 
 
-async def test_pausing_and_changing_moves_when_it_is_due(client: httpx.AsyncClient) -> None:
+async def test_pausing_and_changing_moves_when_it_is_due(client: Client) -> None:
     job = (await client.post(JOBS, json=BODY)).json()
     path = f"{JOBS}{job['id']}"
     assert (await client.patch(path, json={"name": "n"})).json()["next_due_at"] == job["next_due_at"]
@@ -123,9 +122,7 @@ async def test_pausing_and_changing_moves_when_it_is_due(client: httpx.AsyncClie
     assert (await client.patch(path, json={"is_active": True})).json()["next_due_at"] == moved["next_due_at"]
 
 
-async def test_what_an_older_version_kept_can_not_be_switched_on(
-    client: httpx.AsyncClient, services: Services
-) -> None:
+async def test_what_an_older_version_kept_can_not_be_switched_on(client: Client, services: Services) -> None:
     path = f"{JOBS}{(await client.post(JOBS, json={**BODY, 'is_active': False})).json()['id']}"
     async with services.database.session() as session:
         await session.execute(update(CronJob).values(data={"execution_mode": "voice"}))
@@ -136,9 +133,7 @@ async def test_what_an_older_version_kept_can_not_be_switched_on(
 
 
 @on_every_database
-async def test_a_schedule_is_run_now_and_tells_what_became_of_it(
-    client: httpx.AsyncClient, services: Services
-) -> None:
+async def test_a_schedule_is_run_now_and_tells_what_became_of_it(client: Client, services: Services) -> None:
     job = (await client.post(JOBS, json={**BODY, "is_active": False, "frequency": 2})).json()
     fired = await client.post(f"{JOBS}{job['id']}/run_now/")
     assert fired.status_code == 200, fired.text
@@ -159,7 +154,7 @@ async def test_a_schedule_is_run_now_and_tells_what_became_of_it(
     assert (await client.post(f"{JOBS}99/run_now/")).status_code == 404
 
 
-async def test_what_can_not_be_run_now_says_why(client: httpx.AsyncClient, services: Services) -> None:
+async def test_what_can_not_be_run_now_says_why(client: Client, services: Services) -> None:
     body = {**BODY, "scenarios": None, "tags": ["no such tag"]}
     job = (await client.post(JOBS, json=body)).json()
     refused = await client.post(f"{JOBS}{job['id']}/run_now/")
@@ -168,7 +163,7 @@ async def test_what_can_not_be_run_now_says_why(client: httpx.AsyncClient, servi
         assert await session.scalar(select(func.count(ResultRow.id))) == 0
 
 
-async def test_tokens_of_fixed_rooms_are_never_shown(client: httpx.AsyncClient, services: Services) -> None:
+async def test_tokens_of_fixed_rooms_are_never_shown(client: Client, services: Services) -> None:
     room = {"scenario": 1, "pipecat_room_url": ROOM, "pipecat_token": TOKEN, "publish_data_message": {"type": "x"}}
     body = {"crontab_expression": "0 4 * * *", "rooms": [room]}
     made = await client.post(JOBS, json=body)
@@ -198,7 +193,7 @@ async def test_tokens_of_fixed_rooms_are_never_shown(client: httpx.AsyncClient, 
     assert (back.json()["execution_mode"], back.json()["rooms_data"]) == ("pipecat_v2", [])
 
 
-async def test_a_schedule_of_the_file_is_changed_there_alone(client: httpx.AsyncClient, services: Services) -> None:
+async def test_a_schedule_of_the_file_is_changed_there_alone(client: Client, services: Services) -> None:
     path = f"{JOBS}{(await client.post(JOBS, json=BODY)).json()['id']}"
     async with services.database.session() as session:
         await session.execute(update(CronJob).values(configured_as="nightly"))
@@ -211,7 +206,7 @@ async def test_a_schedule_of_the_file_is_changed_there_alone(client: httpx.Async
     assert (await client.get(path)).json()["configured"] is True
 
 
-async def test_a_notification_needs_somebody_who_is_told(client: httpx.AsyncClient, services: Services) -> None:
+async def test_a_notification_needs_somebody_who_is_told(client: Client, services: Services) -> None:
     refused = await client.post(JOBS, json={**BODY, "notify_on": "both"})
     assert refused.json() == {"notify_on": [NOBODY_TOLD]}
     async with services.database.session() as session:
@@ -219,7 +214,7 @@ async def test_a_notification_needs_somebody_who_is_told(client: httpx.AsyncClie
     assert (await client.post(JOBS, json={**BODY, "notify_on": "both"})).json()["notify_on"] == "both"
 
 
-async def test_what_is_wrong_is_named_and_nothing_is_created(client: httpx.AsyncClient) -> None:
+async def test_what_is_wrong_is_named_and_nothing_is_created(client: Client) -> None:
     for change, field in WRONG:
         answer = await client.post(JOBS, json={**BODY, **change})
         assert answer.status_code == 400, change
@@ -227,7 +222,7 @@ async def test_what_is_wrong_is_named_and_nothing_is_created(client: httpx.Async
     assert (await client.get(JOBS)).json() == []
 
 
-async def test_usual_expressions_and_zones_are_taken(client: httpx.AsyncClient) -> None:
+async def test_usual_expressions_and_zones_are_taken(client: Client) -> None:
     for expression in ("*/15 9-17 * * 1-5", "0 0 1 1 *", "30 6 * jan,jul mon", "0 0 29 2 *", "  0  4 * * 0 "):
         job = (await client.post(JOBS, json={**BODY, "crontab_expression": expression})).json()
         assert job["crontab_expression"] == expression.strip()
@@ -236,7 +231,7 @@ async def test_usual_expressions_and_zones_are_taken(client: httpx.AsyncClient) 
 
 
 @on_every_database
-async def test_the_agent_is_that_of_the_scenarios_unless_named(client: httpx.AsyncClient) -> None:
+async def test_the_agent_is_that_of_the_scenarios_unless_named(client: Client) -> None:
     body = {"crontab_expression": "0 4 * * *", "scenarios": [1]}
     job = (await client.post(JOBS, json=body)).json()
     assert (job["agent"], job["name"], job["created_via"]) == (1, "", "api")
@@ -244,7 +239,7 @@ async def test_the_agent_is_that_of_the_scenarios_unless_named(client: httpx.Asy
     assert (tagged.status_code, tagged.json()["tags"]) == (201, ["smoke"])
 
 
-async def test_a_schedule_is_changed_replaced_and_deleted(client: httpx.AsyncClient) -> None:
+async def test_a_schedule_is_changed_replaced_and_deleted(client: Client) -> None:
     path = f"{JOBS}{(await client.post(JOBS, json=BODY)).json()['id']}"
     changed = (await client.patch(path, json={"crontab_expression": "5 5 * * *", "is_active": False})).json()
     assert (changed["crontab_expression"], changed["is_active"]) == ("5 5 * * *", False)

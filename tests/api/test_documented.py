@@ -3,10 +3,10 @@
 import json
 import re
 
-import httpx
 import pytest
 from fastapi import FastAPI
 
+from tests.api.conftest import Client
 from tests.documentation import PROJECT, commands, quoted
 
 pytestmark = pytest.mark.anyio
@@ -22,9 +22,7 @@ def after(option: str, words: list[str]) -> str:
 @pytest.mark.parametrize(
     ("pages", "count"), [(("docs/server.md", "docs/schedules.md"), 7), (("docs/webhooks.md",), 3)]
 )
-async def test_requests_that_are_shown_are_taken(
-    client: httpx.AsyncClient, pages: tuple[str, ...], count: int
-) -> None:
+async def test_requests_that_are_shown_are_taken(client: Client, pages: tuple[str, ...], count: int) -> None:
     requests = [
         words for page in pages for place, words in commands() if place.startswith(page) and words[0] == "curl"
     ]

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
@@ -18,7 +17,7 @@ from runner.api.auth import UserKey, WorkerKey
 from runner.api.limits import takes_bytes
 from runner.api.routing import LARGE_BYTES, CompatRouter, JsonRoute
 from runner.api.services import Services
-from tests.api.conftest import client_of
+from tests.api.conftest import Client, client_of
 
 pytestmark = pytest.mark.anyio
 
@@ -86,7 +85,7 @@ async def test_nothing_of_a_body_is_read_with_a_key_of_the_wrong_kind(
         assert await asked_before_the_body(app, method, path, f"Bearer {right}") == 413, (method, path)
 
 
-async def test_a_key_is_not_asked_for_where_none_is_needed(anonymous: httpx.AsyncClient) -> None:
+async def test_a_key_is_not_asked_for_where_none_is_needed(anonymous: Client) -> None:
     for path in OPEN:
         assert (await anonymous.get(path)).status_code in (200, 503)
     assert (await anonymous.get("/openapi.json")).status_code == 200
@@ -215,7 +214,7 @@ async def test_a_route_may_read_bodies_in_its_own_way(echo: FastAPI, user_key: s
 
 
 @pytest.mark.parametrize("item", [0, {}, []])
-async def test_a_body_of_too_many_values_is_not_read(client: httpx.AsyncClient, item: Any) -> None:
+async def test_a_body_of_too_many_values_is_not_read(client: Client, item: Any) -> None:
     answer = await client.post("/test_framework/v1/scenarios/", json={"name": "x", "extra": [item] * 250_001})
     assert (answer.status_code, answer.json()) == (400, {"detail": "JSON parse error - more than 250000 values"})
 

@@ -3,7 +3,6 @@
 import json
 from typing import Annotated, Any
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -12,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from runner.api.errors import field_errors
 from runner.api.routing import MAX_JSON_DEPTH
 from runner.records.written import RequestBody
-from tests.api.conftest import on_every_database
+from tests.api.conftest import Client, on_every_database
 
 pytestmark = pytest.mark.anyio
 
@@ -91,7 +90,7 @@ NOT_KEPT = [
 
 
 @on_every_database
-async def test_what_could_not_be_kept_is_refused(client: httpx.AsyncClient) -> None:
+async def test_what_could_not_be_kept_is_refused(client: Client) -> None:
     for content in NOT_KEPT:
         answer = await client.post(AGENTS, content=content, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400, (content[:80], answer.text)
@@ -99,7 +98,7 @@ async def test_what_could_not_be_kept_is_refused(client: httpx.AsyncClient) -> N
 
 
 @on_every_database
-async def test_text_of_every_script_comes_back_as_it_went(client: httpx.AsyncClient) -> None:
+async def test_text_of_every_script_comes_back_as_it_went(client: Client) -> None:
     name = "Ünïcödé 😀 \u2028 日本"
     answer = await client.post(
         AGENTS, content=json.dumps({"name": name}), headers={"Content-Type": "application/json"}
@@ -107,27 +106,27 @@ async def test_text_of_every_script_comes_back_as_it_went(client: httpx.AsyncCli
     assert answer.json()["name"] == name
 
 
-async def test_data_may_be_as_deep_as_allowed(client: httpx.AsyncClient) -> None:
+async def test_data_may_be_as_deep_as_allowed(client: Client) -> None:
     data: dict[str, Any] = {}
     for _ in range(MAX_JSON_DEPTH - 4):
         data = {"a": data}
     assert (await client.post(AGENTS, json={"name": "x", "session": {"data": data}})).status_code == 201
 
 
-async def test_a_form_is_told_to_be_json(client: httpx.AsyncClient) -> None:
+async def test_a_form_is_told_to_be_json(client: Client) -> None:
     answer = await client.post(AGENTS, data={"name": "x"})
     assert answer.status_code == 415
     assert "application/json" in answer.json()["detail"]
 
 
-async def test_an_id_that_is_none_is_not_found(client: httpx.AsyncClient) -> None:
+async def test_an_id_that_is_none_is_not_found(client: Client) -> None:
     for number in ("0", "-1", "x", "1.5", "9" * 19, "9" * 400, "9223372036854775807"):
         answer = await client.get(f"{AGENTS}{number}/")
         assert (answer.status_code, answer.json()) == (404, {"detail": "Not found."}), number
 
 
 @on_every_database
-async def test_ids_beyond_every_database_are_refused_everywhere(client: httpx.AsyncClient) -> None:
+async def test_ids_beyond_every_database_are_refused_everywhere(client: Client) -> None:
     answer = await client.post("/test_framework/v1/scenarios/", json={"name": "x", "agent": 2**63})
     assert answer.status_code == 400
     assert (await client.get(AGENTS, params={"project_id": 2**63})).status_code == 400
@@ -135,7 +134,7 @@ async def test_ids_beyond_every_database_are_refused_everywhere(client: httpx.As
     assert answer.json() == {"agent": [f'Invalid pk "{2**63 - 1}" - object does not exist.']}
 
 
-async def test_a_whole_number_may_be_written_as_a_float(client: httpx.AsyncClient) -> None:
+async def test_a_whole_number_may_be_written_as_a_float(client: Client) -> None:
     body = {"name": "x", "agent": 1.0, "max_duration": 20.0}
     scenario = (await client.post("/test_framework/v1/scenarios/", json=body)).json()
     assert (scenario["agent"], scenario["max_duration"]) == (1, 20)
@@ -143,7 +142,7 @@ async def test_a_whole_number_may_be_written_as_a_float(client: httpx.AsyncClien
     assert answer.json() == {"agent": ["A valid integer is required."]}
 
 
-async def test_no_error_repeats_what_was_sent(client: httpx.AsyncClient) -> None:
+async def test_no_error_repeats_what_was_sent(client: Client) -> None:
     secret = "tok_pl4nted"
     body = {"name": {"a": secret}, "provider": {"credentials": {"api_key": [secret], "config": secret}}, secret: 1}
     answer = await client.post(AGENTS, json=body)
@@ -151,7 +150,7 @@ async def test_no_error_repeats_what_was_sent(client: httpx.AsyncClient) -> None
     assert secret not in answer.text
 
 
-async def test_what_breaks_inside_is_a_500_without_its_words(app: FastAPI, anonymous: httpx.AsyncClient) -> None:
+async def test_what_breaks_inside_is_a_500_without_its_words(app: FastAPI, anonymous: Client) -> None:
     async def broken() -> None:
         raise RuntimeError("tok_planted")
 

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import AsyncMock
 from weakref import WeakKeyDictionary
 
-import httpx
 import pytest
 from sqlalchemy import update
 
@@ -18,12 +18,21 @@ from runner.calls.repeating import earlier_attempt
 from runner.records.keys import revoke_key
 from runner.records.results import share
 from runner.records.tables import RunRow, ShareLink, utc_now
-from tests.api.telling import WORKER, claimed, put, release, report, run_launched, services_of
+from tests.api.conftest import Client
+from tests.api.telling import (
+    RUNS,
+    WORKER,
+    begun,
+    claimed,
+    put,
+    release,
+    report,
+    run_launched,
+    services_of,
+)
 from tests.records.outcomes import no_call, outcome, undecided
 
 pytestmark = pytest.mark.anyio
-
-RUNS = "/test_framework/v1/runs"
 
 
 def messages(text: str) -> list[tuple[str, Any]]:
@@ -36,13 +45,11 @@ def messages(text: str) -> list[tuple[str, Any]]:
     return found
 
 
-_happened: WeakKeyDictionary[httpx.AsyncClient, dict[tuple[int, int, int], list[Any]]] = WeakKeyDictionary()
+_happened: WeakKeyDictionary[Client, dict[tuple[int, int, int], list[Any]]] = WeakKeyDictionary()
 """What happened in the calls of each worker, by run, attempt and call."""
 
 
-async def told(
-    worker: httpx.AsyncClient, run_id: int, *events: dict[str, Any], attempt: int = 1, call: int = 1
-) -> None:
+async def told(worker: Client, run_id: int, *events: dict[str, Any], attempt: int = 1, call: int = 1) -> None:
     """Let events happen in a call, and its worker tell them as far as somebody wants to know."""
     calls = _happened.setdefault(worker, {})
     calls.setdefault((run_id, attempt, call), []).extend(events)
@@ -69,20 +76,12 @@ def event(number: int) -> dict[str, Any]:
 class Watcher:
     """Collects what a watcher of a run is sent, as it comes."""
 
-    def __init__(
-        self,
-        services: Services,
-        timelines: LiveTimelines,
-        run_id: int,
-        last_event_id: str | None = None,
-        worker: httpx.AsyncClient | None = None,
-    ):
-        self._run_id = run_id
-        self._worker = worker
+    def __init__(self, air: "OnAir", last_event_id: str | None = None):
+        self._air = air
         self.seen: list[tuple[str, Any]] = []
         self.last_id: str | None = None
         holds = AsyncMock(return_value=True)
-        self._stream = timeline_of(services, timelines, Reading(1), holds, run_id, last_event_id)
+        self._stream = timeline_of(air.services, air.timelines, Reading(1), holds, air.run_id, last_event_id)
         self._task = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -90,12 +89,15 @@ class Watcher:
             self.seen.append((message.event or "message", json.loads(str(message.data))))
             self.last_id = message.id or self.last_id
 
+    @property
+    def numbers(self) -> list[int]:
+        return [data["at_ns"] for kind, data in self.seen if kind == "message"]
+
     async def sees(self, *numbers: int) -> None:
         """Wait until these events were seen, and no others."""
         async with asyncio.timeout(5):
-            while [data["at_ns"] for kind, data in self.seen if kind == "message"] != list(numbers):
-                if self._worker is not None:
-                    await told(self._worker, self._run_id)
+            while self.numbers != list(numbers):
+                await told(self._air.worker, self._air.run_id)
                 await asyncio.sleep(0.005)
 
     async def leave(self) -> str | None:
@@ -112,77 +114,92 @@ class Watcher:
         return self.seen[-1]
 
 
-async def test_a_watcher_sees_what_was_and_then_each_event_as_it_comes(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
-) -> None:
-    (run_id,) = await run_launched(client)
-    early = Watcher(services, live_timelines(app), run_id, worker=worker_client)
-    await claimed(worker_client, run_id)
-    await told(worker_client, run_id, event(1), event(2))
+@dataclass
+class OnAir:
+    """A run that a worker has begun, and whoever watches it."""
+
+    run_id: int
+    worker: Client
+    services: Services
+    timelines: LiveTimelines
+
+    def watched(self, last_event_id: str | None = None) -> Watcher:
+        return Watcher(self, last_event_id)
+
+    async def tells(self, *numbers: int, **of: int) -> None:
+        await told(self.worker, self.run_id, *map(event, numbers), **of)
+
+    async def keeps(self, *numbers: int, end: str = "") -> None:
+        """Put these events into the timeline that is kept."""
+        lines = "".join(json.dumps(event(number)) + "\n" for number in numbers) + end
+        assert (await put(self.worker, self.run_id, "timeline.jsonl", lines.encode())).status_code == 200
+
+    async def ends(self, what: Any = None, attempt: int = 1) -> None:
+        await report(self.worker, self.run_id, what or outcome(), attempt)
+
+
+@pytest.fixture
+async def air(client: Client, worker: Client, services: Services, app: Any) -> OnAir:
+    return OnAir(await begun(client, worker), worker, services, live_timelines(app))
+
+
+async def test_a_watcher_sees_what_was_and_then_each_event_as_it_comes(air: OnAir) -> None:
+    early = air.watched()
+    await air.tells(1, 2)
     await early.sees(1, 2)
-    late = Watcher(services, live_timelines(app), run_id, worker=worker_client)
-    knowing = Watcher(services, live_timelines(app), run_id, "1", worker_client)
+    late, knowing = air.watched(), air.watched("1")
     await late.sees(1, 2)
     await knowing.sees(2)
-    await told(worker_client, run_id, event(3))
+    await air.tells(3)
     for watcher in (early, late):
         await watcher.sees(1, 2, 3)
-    await told(worker_client, run_id, event(4))
-    await report(worker_client, run_id, outcome())
+    await air.tells(4)
+    await air.ends()
     for watcher in (early, late):
         kind, end = await watcher.end()
         assert kind == "end" and (end["status"], end["success"]) == ("completed", True)
-        await watcher.sees(1, 2, 3, 4)
+        assert watcher.numbers == [1, 2, 3, 4]
     await knowing.end()
-    await knowing.sees(2, 3, 4)
+    assert knowing.numbers == [2, 3, 4]
 
 
-async def test_a_run_that_has_ended_is_told_from_what_is_kept_of_it(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    await told(worker_client, run_id, event(1))
-    lines = "\n".join(json.dumps(event(n)) for n in (1, 2, 3)) + '\n{"cut'
-    assert (await put(worker_client, run_id, "timeline.jsonl", lines.encode())).status_code == 200
-    await report(worker_client, run_id, no_call())
-    answer = await client.get(f"{RUNS}/{run_id}/events")
+async def test_a_run_that_has_ended_is_told_from_what_is_kept_of_it(air: OnAir, client: Client) -> None:
+    await air.tells(1)
+    await air.keeps(1, 2, 3, end='{"cut')
+    await air.ends(no_call())
+    answer = await client.get(f"{RUNS}/{air.run_id}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
     *events, (kind, end) = messages(answer.text)
     assert [data["at_ns"] for _, data in events] == [1, 2, 3]
     assert kind == "end" and (end["status"], end["cause"]) == ("failed", "room")
-    again = await client.get(f"{RUNS}/{run_id}/events/", headers={"Last-Event-ID": "2"})
+    again = await client.get(f"{RUNS}/{air.run_id}/events/", headers={"Last-Event-ID": "2"})
     assert [data.get("at_ns") for _, data in messages(again.text)] == [3, None]
 
 
-async def test_over_http_the_stream_ends_with_its_run(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    await told(worker_client, run_id, event(1))
-    watching = asyncio.create_task(client.get(f"{RUNS}/{run_id}/events"))
+async def test_over_http_the_stream_ends_with_its_run(air: OnAir, client: Client) -> None:
+    await air.tells(1)
+    watching = asyncio.create_task(client.get(f"{RUNS}/{air.run_id}/events"))
     await asyncio.sleep(0.1)
     assert not watching.done()
-    await report(worker_client, run_id, outcome())
+    await air.ends()
     async with asyncio.timeout(5):
         kinds = [kind for kind, _ in messages((await watching).text)]
     assert kinds in (["message", "end"], ["end"])
 
 
 async def test_a_run_that_ends_without_a_word_ends_the_stream_too(
-    client: httpx.AsyncClient, services: Services, app: Any, monkeypatch: pytest.MonkeyPatch
+    client: Client, worker: Client, services: Services, app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner.api.routes.events, "LOOK_EVERY_S", 0.05)
     (run_id,) = await run_launched(client)
-    watcher = Watcher(services, live_timelines(app), run_id)
+    watcher = OnAir(run_id, worker, services, live_timelines(app)).watched()
     await client.post(f"{RUNS}/{run_id}/end_call")
     assert (await watcher.end())[1]["status"] == "cancelled"
 
 
 async def test_who_may_not_read_any_more_watches_no_more(
-    client: httpx.AsyncClient,
-    anonymous: httpx.AsyncClient,
+    client: Client,
+    anonymous: Client,
     services: Services,
     user_key: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -204,95 +221,72 @@ async def test_who_may_not_read_any_more_watches_no_more(
         assert ((await by_key).text, (await by_link).text) == ("", "")
 
 
-async def test_another_attempt_begins_anew(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
-) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    watcher = Watcher(services, live_timelines(app), run_id, worker=worker_client)
-    await told(worker_client, run_id, event(1))
+async def test_another_attempt_begins_anew(air: OnAir, client: Client) -> None:
+    watcher = air.watched()
+    await air.tells(1)
     await watcher.sees(1)
-    assert (await release(worker_client, run_id)).json()["waits_again"]
-    await claimed(worker_client, run_id, 2)
-    await told(worker_client, run_id, event(5), attempt=2)
+    assert (await release(air.worker, air.run_id)).json()["waits_again"]
+    await claimed(air.worker, air.run_id, 2)
+    await air.tells(5, attempt=2)
     await watcher.sees(1, 5)
     assert ("restart", {"attempt": 2}) in watcher.seen
-    await report(worker_client, run_id, outcome(), attempt=2)
+    await air.ends(attempt=2)
     await watcher.end()
 
 
-async def test_who_returns_in_another_attempt_sees_it_from_the_start(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
-) -> None:
-    timelines = live_timelines(app)
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    watcher = Watcher(services, timelines, run_id, worker=worker_client)
-    await told(worker_client, run_id, event(1), event(2))
+async def test_who_returns_in_another_attempt_sees_it_from_the_start(air: OnAir) -> None:
+    watcher = air.watched()
+    await air.tells(1, 2)
     await watcher.sees(1, 2)
     first = await watcher.leave()
-    await release(worker_client, run_id)
-    await claimed(worker_client, run_id, 2)
-    back = Watcher(services, timelines, run_id, first, worker_client)
-    await told(worker_client, run_id, event(3), event(4), attempt=2)
+    await release(air.worker, air.run_id)
+    await claimed(air.worker, air.run_id, 2)
+    back = air.watched(first)
+    await air.tells(3, 4, attempt=2)
     await back.sees(3, 4)
     assert back.seen[0] == ("restart", {"attempt": 2})
-    again = Watcher(services, timelines, run_id, await back.leave(), worker_client)
-    await told(worker_client, run_id, event(5), attempt=2)
+    again = air.watched(await back.leave())
+    await air.tells(5, attempt=2)
     await again.sees(5)
-    await report(worker_client, run_id, outcome(), attempt=2)
+    await air.ends(attempt=2)
     await again.end()
     assert [kind for kind, _ in again.seen] == ["message", "end"]
-    assert timelines.live(run_id) is None
+    assert air.timelines.live(air.run_id) is None
 
 
-async def test_untold_last_events_come_from_what_is_kept(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
-) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    watcher = Watcher(services, live_timelines(app), run_id, worker=worker_client)
-    await told(worker_client, run_id, event(1))
+async def test_untold_last_events_come_from_what_is_kept(air: OnAir) -> None:
+    watcher = air.watched()
+    await air.tells(1)
     await watcher.sees(1)
-    lines = "".join(json.dumps(event(n)) + "\n" for n in (1, 2, 3))
-    await put(worker_client, run_id, "timeline.jsonl", lines.encode())
-    await report(worker_client, run_id, outcome())
+    await air.keeps(1, 2, 3)
+    await air.ends()
     await watcher.end()
-    assert [data["at_ns"] for kind, data in watcher.seen if kind == "message"] == [1, 2, 3]
+    assert watcher.numbers == [1, 2, 3]
 
 
-async def test_a_call_made_again_is_told_from_its_own_beginning(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
-) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    watcher = Watcher(services, live_timelines(app), run_id, worker=worker_client)
-    await told(worker_client, run_id, event(1), event(2), event(3))
+async def test_a_call_made_again_is_told_from_its_own_beginning(air: OnAir, client: Client) -> None:
+    watcher = air.watched()
+    await air.tells(1, 2, 3)
     await watcher.sees(1, 2, 3)
     cut_off = watcher.last_id
-    await told(worker_client, run_id, event(4), call=2)
+    await air.tells(4, call=2)
     await watcher.sees(1, 2, 3, 4)
     in_second = watcher.last_id
-    await put(worker_client, run_id, "timeline.jsonl", "".join(json.dumps(event(n)) + "\n" for n in (4, 5)).encode())
-    spoilt = earlier_attempt(undecided(), "network")
-    await report(worker_client, run_id, outcome(earlier_attempts=[spoilt]))
+    await air.keeps(4, 5)
+    await air.ends(outcome(earlier_attempts=[earlier_attempt(undecided(), "network")]))
     await watcher.end()
-    await watcher.sees(1, 2, 3, 4, 5)
+    assert watcher.numbers == [1, 2, 3, 4, 5]
     assert [kind for kind, _ in watcher.seen].count("restart") == 1
     for known, kinds in ((cut_off, ["restart", "message", "message", "end"]), (in_second, ["message", "end"])):
-        again = await client.get(f"{RUNS}/{run_id}/events", headers={"Last-Event-ID": str(known)})
+        again = await client.get(f"{RUNS}/{air.run_id}/events", headers={"Last-Event-ID": str(known)})
         assert [kind for kind, _ in messages(again.text)] == kinds
 
 
-async def test_nothing_is_wanted_of_a_call_that_nobody_watches(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
-) -> None:
-    (run_id,) = await run_launched(client)
-    await claimed(worker_client, run_id)
-    timelines = live_timelines(app)
+async def test_nothing_is_wanted_of_a_call_that_nobody_watches(air: OnAir) -> None:
+    run_id, timelines = air.run_id, air.timelines
     with timelines.watched(run_id), timelines.watched(run_id):
         assert timelines.wanted_from(run_id, 1) == 0
-    await told(worker_client, run_id, event(1))
+    await air.tells(1)
     timelines.post(run_id, 1, [event(1)])
     assert timelines.wanted_from(run_id, 1) is None and timelines.live(run_id) is None
 

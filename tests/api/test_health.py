@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,21 +18,21 @@ from runner.api.services import Services
 from runner.dispatch import dispatcher
 from runner.records.database import Database
 from runner.records.tables import ResultRow, RunRow, WorkerRow, utc_now
-from tests.api.conftest import client_of, on_every_database
+from tests.api.conftest import Client, client_of, on_every_database
 from tests.api.telling import REFUSED, claimed, given, release, report, run_launched
-from tests.records.giving import worker
+from tests.records.giving import worker as row_of
 from tests.records.outcomes import outcome
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_process_answers_without_a_key(anonymous: httpx.AsyncClient) -> None:
+async def test_the_process_answers_without_a_key(anonymous: Client) -> None:
     answer = await anonymous.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
 async def test_it_is_ready_with_its_database_and_while_runs_are_read(
-    anonymous: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+    anonymous: Client, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = await anonymous.get("/readyz")
     assert (answer.status_code, answer.json()) == (503, {"status": "not ready", "database": True, "queue": False})
@@ -60,7 +59,7 @@ async def test_it_is_not_ready_without_its_tables(services: Services, tmp_path: 
     await database.close()
 
 
-async def samples(client: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
+async def samples(client: Client) -> dict[tuple[str, ...], float]:
     answer = await client.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     return {
@@ -70,7 +69,7 @@ async def samples(client: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
     }
 
 
-async def test_requests_are_counted_by_route_and_not_by_content(client: httpx.AsyncClient) -> None:
+async def test_requests_are_counted_by_route_and_not_by_content(client: Client) -> None:
     for number in (1, 2, 999):
         await client.get(f"/test_framework/v1/scenarios/{number}/")
     await client.get("/tok_planted")
@@ -86,7 +85,7 @@ async def test_requests_are_counted_by_route_and_not_by_content(client: httpx.As
 
 
 @on_every_database
-async def test_runs_are_counted_by_status(client: httpx.AsyncClient, services: Services) -> None:
+async def test_runs_are_counted_by_status(client: Client, services: Services) -> None:
     async with services.database.session() as session:
         result = ResultRow(project_id=1, run_type="pipecat")
         session.add(result)
@@ -100,7 +99,7 @@ async def test_runs_are_counted_by_status(client: httpx.AsyncClient, services: S
 
 
 @on_every_database
-async def test_what_waits_and_how_workers_fare_can_be_read(client: httpx.AsyncClient, services: Services) -> None:
+async def test_what_waits_and_how_workers_fare_can_be_read(client: Client, services: Services) -> None:
     now = utc_now()
     minute = timedelta(minutes=1)
     async with services.database.session() as session:
@@ -113,11 +112,11 @@ async def test_what_waits_and_how_workers_fare_can_be_read(client: httpx.AsyncCl
         ):
             session.add(RunRow(result_id=result.id, project_id=1, scenario_name="x", snapshot={}, **values))
         load = {"loop_lag_ms": 250.0, "underruns": 3}
-        session.add(worker("one-1", calls=4, runs={"live": [1, 2], "kept": [[3, 1, True]]}, load=load))
+        session.add(row_of("one-1", calls=4, runs={"live": [1, 2], "kept": [[3, 1, True]]}, load=load))
         # Its process was started anew while the one before it sees its calls through.
-        session.add(worker("two-1", state="draining", calls=2, runs={"live": [4], "kept": []}))
-        session.add(worker("two-2", calls=2, runs={"live": [5], "kept": []}))
-        session.add(worker("gone-1", state="lost", gone_at=now))
+        session.add(row_of("two-1", state="draining", calls=2, runs={"live": [4], "kept": []}))
+        session.add(row_of("two-2", calls=2, runs={"live": [5], "kept": []}))
+        session.add(row_of("gone-1", state="lost", gone_at=now))
     found = await samples(client)
     prefix = "scenario_runner_"
     assert found[prefix + "record_readable",] == 1
@@ -136,10 +135,10 @@ async def test_what_waits_and_how_workers_fare_can_be_read(client: httpx.AsyncCl
 
 
 async def test_a_record_that_is_away_leaves_no_old_figures(
-    client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+    client: Client, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with services.database.session() as session:
-        session.add(worker("one-1"))
+        session.add(row_of("one-1"))
     assert ("scenario_runner_worker_calls", "one") in await samples(client)
     readable = services.database.reading
 
@@ -158,12 +157,12 @@ async def test_a_record_that_is_away_leaves_no_old_figures(
 
 @on_every_database
 async def test_how_long_a_run_waited_and_took_to_its_room_counts_once(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+    client: Client, worker: Client, services: Services
 ) -> None:
     delayed, unjoined, unclaimed, lost = await run_launched(client, 4)
     for run_id in (delayed, unjoined, lost):
-        await claimed(worker_client, run_id)
-    await given(worker_client, unclaimed)
+        await claimed(worker, run_id)
+    await given(worker, unclaimed)
     at = datetime(2026, 1, 1, tzinfo=UTC)
     times = {"created_at": at, "not_before": at + timedelta(seconds=60), "started_at": at + timedelta(seconds=63)}
     async with services.database.session() as session:
@@ -171,11 +170,11 @@ async def test_how_long_a_run_waited_and_took_to_its_room_counts_once(
         await session.execute(update(RunRow).where(RunRow.id == delayed).values(**times, **joined))
         await session.execute(update(RunRow).where(RunRow.id == unjoined).values(**times))
     for _ in range(2):
-        await report(worker_client, delayed, outcome())
+        await report(worker, delayed, outcome())
         # It was in the room, and the report of that got lost: how soon is not known.
-        await report(worker_client, unjoined, outcome())
-        await report(worker_client, unclaimed, REFUSED)
-    await release(worker_client, lost, said=True)
+        await report(worker, unjoined, outcome())
+        await report(worker, unclaimed, REFUSED)
+    await release(worker, lost, said=True)
     found = await samples(client)
     queue, set_up = "scenario_runner_run_queue_seconds", "scenario_runner_run_setup_seconds"
     assert (found[queue + "_count",], found[queue + "_sum",]) == (2, 6)

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import httpx
 import pytest
 
 from runner.api.app import create_app
@@ -13,7 +12,8 @@ from runner.dispatch.durable import Durable
 from runner.evaluation.asked import NO_JUDGE_ASKED, Asked
 from runner.evaluation.failure import Failure, FailureKind
 from runner.settings import JudgeSettings, Settings
-from tests.api.conftest import client_of
+from tests.api.conftest import Client, client_of
+from tests.api.telling import show
 from tests.records.giving import WORKER, give
 from tests.records.outcomes import outcome, reported
 
@@ -42,7 +42,7 @@ async def judging(services: Services) -> AsyncGenerator[Services]:
     await durable.close()
 
 
-async def report(client: httpx.AsyncClient, run_id: int) -> dict[str, Any]:
+async def report(client: Client, run_id: int) -> dict[str, Any]:
     told = {"run_id": run_id, "attempt": 1, "executor": WORKER, "run": reported(REPORTED)}
     answer = await client.post("/worker/v1/report/", json=told)
     assert answer.status_code == 200, answer.text
@@ -63,7 +63,7 @@ async def test_a_run_is_evaluating_while_the_judge_is_asked(
         # As often as the worker reports it.
         assert [await report(worker, run_id) for _ in range(2)] == [{"counted": True, "waits_again": False}] * 2
 
-        run = (await client.get(f"{RUNS}/{run_id}/")).json()
+        run = await show(client, run_id)
         assert (run["status"], run["success"], run["expected_outcome"]) == ("evaluating", None, None)
         assert "the judge has not answered yet" in run["scenario_runner"]["detail"]
         assert run["transcript_object"] and run["duration"] == "00:41"
@@ -71,6 +71,6 @@ async def test_a_run_is_evaluating_while_the_judge_is_asked(
         assert state["status"] == "running"
 
         assert (await client.post(f"{RUNS}/{run_id}/end_call/")).status_code == 200
-        run = (await client.get(f"{RUNS}/{run_id}/")).json()
+        run = await show(client, run_id)
         assert (run["status"], run["success"], run["scenario_runner"]["success"]) == ("completed", False, None)
         assert "cancelled before the judge had answered" in run["error_message"]

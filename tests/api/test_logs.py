@@ -6,15 +6,14 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from loguru import logger
 
 from runner.errors import UsageError
 from runner.json_log import log_as_json
-from tests.api.conftest import client_of
-from tests.api.telling import ME, claimed, progress, release, report, run_launched
+from tests.api.conftest import Client, client_of
+from tests.api.telling import ME, begun, claimed, progress, release, report
 from tests.records.outcomes import agent_failed
 
 pytestmark = pytest.mark.anyio
@@ -44,7 +43,7 @@ def answered(log: io.StringIO) -> dict[str, Any]:
     return [line for line in lines(log) if " ms" in line["message"]][-1]
 
 
-async def test_each_answer_is_a_line_with_its_ids(client: httpx.AsyncClient, log: io.StringIO) -> None:
+async def test_each_answer_is_a_line_with_its_ids(client: Client, log: io.StringIO) -> None:
     answer = await client.get("/test_framework/v1/runs/17/", headers={"X-Request-ID": "req-1"})
     assert answer.headers["X-Request-ID"] == "req-1"
     line = answered(log)
@@ -59,16 +58,15 @@ async def test_each_answer_is_a_line_with_its_ids(client: httpx.AsyncClient, log
 
 
 async def test_a_change_of_a_run_is_a_line_with_run_and_attempt(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, log: io.StringIO
+    client: Client, worker: Client, log: io.StringIO
 ) -> None:
-    (run_id,) = await run_launched(client, pipecat_token=SECRET)
-    await claimed(worker_client, run_id)
+    run_id = await begun(client, worker, pipecat_token=SECRET)
     for _ in range(2):
-        await progress(worker_client, run_id, joined=True)
-    await release(worker_client, run_id, detail=SECRET)
-    await claimed(worker_client, run_id, 2)
+        await progress(worker, run_id, joined=True)
+    await release(worker, run_id, detail=SECRET)
+    await claimed(worker, run_id, 2)
     for _ in range(2):
-        await report(worker_client, run_id, agent_failed(SECRET), 2)
+        await report(worker, run_id, agent_failed(SECRET), 2)
     changes = [line for line in lines(log) if "attempt" in line]
     assert [(line["attempt"], line["message"].partition(": ")[2]) for line in changes] == [
         (1, f"claimed: by {ME}"),
@@ -82,16 +80,14 @@ async def test_a_change_of_a_run_is_a_line_with_run_and_attempt(
     assert SECRET not in log.getvalue()
 
 
-async def test_a_request_id_is_made_where_none_is_fit(anonymous: httpx.AsyncClient, log: io.StringIO) -> None:
+async def test_a_request_id_is_made_where_none_is_fit(anonymous: Client, log: io.StringIO) -> None:
     for given in ("", "a b", "x" * 65, 'in"jected'):
         answer = await anonymous.get("/healthz", headers={"X-Request-ID": given})
         assert answer.headers["X-Request-ID"] not in ("", given)
         assert answered(log)["request_id"] == answer.headers["X-Request-ID"]
 
 
-async def test_nothing_that_was_sent_is_written_down(
-    client: httpx.AsyncClient, user_key: str, log: io.StringIO
-) -> None:
+async def test_nothing_that_was_sent_is_written_down(client: Client, user_key: str, log: io.StringIO) -> None:
     for path in ("/test_framework/v2/aiagents", f"/{SECRET}", f"/test_framework/v2/aiagents/{SECRET}"):
         await client.post(path, params={"token": SECRET}, headers={"X-Token": SECRET}, json={"name": [SECRET]})
     await client.get("/user/v1/projects", headers={"Authorization": f"Bearer {SECRET}"})

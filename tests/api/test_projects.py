@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import httpx
 import pytest
 
 from runner.api.services import Services
-from tests.api.conftest import client_of, new_key, on_every_database, other_project
+from tests.api.conftest import Client, client_of, new_key, on_every_database, other_project
 from tests.api.telling import run_launched
 
 pytestmark = pytest.mark.anyio
@@ -15,9 +14,7 @@ PROJECTS = "/user/v1/projects/"
 
 
 @on_every_database
-async def test_a_project_that_was_made_is_a_world_of_its_own(
-    client: httpx.AsyncClient, services: Services, app: Any
-) -> None:
+async def test_a_project_that_was_made_is_a_world_of_its_own(client: Client, services: Services, app: Any) -> None:
     made = await client.post(PROJECTS, json={"name": " Billing "})
     assert made.status_code == 201
     project = made.json()
@@ -34,9 +31,9 @@ async def test_a_project_that_was_made_is_a_world_of_its_own(
 
 
 async def test_only_a_key_of_the_first_project_makes_others(
-    client: httpx.AsyncClient,
-    worker_client: httpx.AsyncClient,
-    anonymous: httpx.AsyncClient,
+    client: Client,
+    worker: Client,
+    anonymous: Client,
     services: Services,
     app: Any,
 ) -> None:
@@ -45,7 +42,7 @@ async def test_only_a_key_of_the_first_project_makes_others(
     async with client_of(app, key) as theirs:
         refused = await theirs.post(PROJECTS, json=body)
     assert (refused.status_code, refused.json()) == (403, {"detail": "Only a key of project 1 makes projects."})
-    assert (await worker_client.post(PROJECTS, json=body)).status_code == 403
+    assert (await worker.post(PROJECTS, json=body)).status_code == 403
     assert (await anonymous.post(PROJECTS, json=body)).status_code == 401
     assert (await client.post(PROJECTS, json=body)).status_code == 201
 
@@ -53,6 +50,6 @@ async def test_only_a_key_of_the_first_project_makes_others(
 @pytest.mark.parametrize(
     "body", [{}, {"name": ""}, {"name": " "}, {"name": 5}, {"name": "x" * 201}, {"name": "default"}]
 )
-async def test_a_wrong_name_is_named(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+async def test_a_wrong_name_is_named(client: Client, body: dict[str, Any]) -> None:
     answer = await client.post(PROJECTS, json=body)
     assert answer.status_code == 400 and list(answer.json()) == ["name"]

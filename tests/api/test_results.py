@@ -1,12 +1,10 @@
 """Results over HTTP."""
 
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import httpx
 import pytest
-from sqlalchemy import insert, select
 
 from runner.api.schemas.runs import NOTHING_EXPECTED
 from runner.api.services import Services
@@ -15,10 +13,10 @@ from runner.evaluation.asked import judged as judge_says
 from runner.evaluation.outcome import Failure, FailureKind
 from runner.evaluation.verdicts import Cause
 from runner.records.store import artefact_key
-from runner.records.tables import ResultRow, RunRow, ScenarioRow, utc_now
-from tests.api.conftest import client_of, other_project
-from tests.api.telling import ROOM, claimed, given, put, release, report, run_launched
-from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, reported, undecided
+from runner.records.tables import RunRow, ScenarioRow
+from tests.api.conftest import Client, client_of, other_project
+from tests.api.telling import ROOM, claimed, given, put, release, report, run_launched, show
+from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, undecided
 
 pytestmark = pytest.mark.anyio
 
@@ -26,20 +24,18 @@ RESULTS = "/test_framework/v1/results"
 SHARE = "X-VOCERA-SHAREABLE-LINK-TOKEN"
 
 
-async def ended(client: httpx.AsyncClient, worker: httpx.AsyncClient, *runs: Any) -> tuple[int, list[int]]:
+async def ended(client: Client, worker: Client, *runs: Any) -> tuple[int, list[int]]:
     """Launch a run for each outcome, and report it; return the result's id and the runs'."""
     ids = await run_launched(client, len(runs))
     for run_id, run in zip(ids, runs, strict=True):
         await claimed(worker, run_id)
         assert (await report(worker, run_id, run)).json()["counted"]
-    result_id = (await client.get(f"/test_framework/v1/runs/{ids[0]}")).json()["result_id"]
+    result_id = (await show(client, ids[0]))["result_id"]
     return result_id, ids
 
 
-async def test_a_result_has_every_field_of_the_reference_in_its_type(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    result_id, (run_id,) = await ended(client, worker_client, outcome())
+async def test_a_result_has_every_field_of_the_reference_in_its_type(client: Client, worker: Client) -> None:
+    result_id, (run_id,) = await ended(client, worker, outcome())
     body = (await client.get(f"{RESULTS}/{result_id}")).json()
     for name in (
         "id",
@@ -66,12 +62,8 @@ async def test_a_result_has_every_field_of_the_reference_in_its_type(
     assert body["overall_evaluation"]["numeric_metrics"][0]["extra"]["count"] == 2
 
 
-async def test_every_end_counts_and_only_passing_is_success(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    result_id, ids = await ended(
-        client, worker_client, outcome(), agent_failed(), undecided(), no_call(), cancelled()
-    )
+async def test_every_end_counts_and_only_passing_is_success(client: Client, worker: Client) -> None:
+    result_id, ids = await ended(client, worker, outcome(), agent_failed(), undecided(), no_call(), cancelled())
     body = (await client.get(f"{RESULTS}/{result_id}/")).json()
     passed, missed, open_question, without, broken_off = ids
     # One passed of two that were decided; the other three are shown, and count as failed for clients' sums.
@@ -103,9 +95,7 @@ def judged(answer: Literal["yes", "no", "unreached"]) -> OutcomeJudgement:
     return judge_says("must sing an opera", [statement], "m")
 
 
-async def test_the_explanation_is_the_headline_and_what_it_rests_on(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
+async def test_the_explanation_is_the_headline_and_what_it_rests_on(client: Client, worker: Client) -> None:
     failure = Failure(kind=FailureKind.LATE, cause=Cause.AGENT, headline="it answered after 4 s")
     late = agent_failed("it answered after 4 s").model_copy(update={"failure": failure})
     unsung = outcome(success=None, detail="it is not all had", not_honoured=["personality.language: 'es'"])
@@ -114,14 +104,14 @@ async def test_the_explanation_is_the_headline_and_what_it_rests_on(
     )
     _, ids = await ended(
         client,
-        worker_client,
+        worker,
         late,
         unsung,
         refuted,
         outcome(expected_outcome=judged("yes")),
         outcome(expectations=[]),
     )
-    runs = [(await client.get(f"/test_framework/v1/runs/{run_id}")).json() for run_id in ids]
+    runs = [await show(client, run_id) for run_id in ids]
     assert [(run["expected_outcome"]["score"], run["expected_outcome"]["explanation"]) for run in runs] == [
         (0, ["it answered after 4 s", "the agent says hello: it did"]),
         (50, ["it is not all had", "the agent says hello: it did", "personality.language: 'es'"]),
@@ -148,52 +138,46 @@ async def test_the_explanation_is_the_headline_and_what_it_rests_on(
     assert (result["met_expected_outcome_count"], result["total_expected_outcome_count"]) == (1, 4)
 
 
-async def test_a_prompt_holds_also_where_the_script_expects_nothing(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
+async def test_a_prompt_holds_also_where_the_script_expects_nothing(client: Client, worker: Client) -> None:
     await client.patch("/test_framework/v1/scenarios/1", json={"expected_outcome_prompt": "must sing an opera"})
     sung = outcome(expectations=[], expected_outcome=judged("yes"))
-    result_id, _ = await ended(client, worker_client, sung, outcome(expectations=[], success=None))
+    result_id, _ = await ended(client, worker, sung, outcome(expectations=[], success=None))
     detail = (await client.get(f"{RESULTS}/{result_id}")).json()
     (item,) = (await client.get(RESULTS)).json()["results"]
     for shown in (detail, item):
         assert (shown["met_expected_outcome_count"], shown["total_expected_outcome_count"]) == (1, 2)
 
 
-async def test_what_is_expected_of_a_run_goes_to_its_worker(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
+async def test_what_is_expected_of_a_run_goes_to_its_worker(client: Client, worker: Client) -> None:
     await client.patch("/test_framework/v1/scenarios/1", json={"expected_outcome_prompt": " must sing an opera "})
     (run_id,) = await run_launched(client)
-    job = await claimed(worker_client, run_id)
+    job = await claimed(worker, run_id)
     assert job["asked"] == {"expected_outcome": "must sing an opera", "conditions": [], "not_honoured": []}
     assert job["notes"] == []
 
 
-async def test_a_result_under_way_moves_on_with_its_runs(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
+async def test_a_result_under_way_moves_on_with_its_runs(client: Client, worker: Client) -> None:
     first, second = await run_launched(client, 2)
-    result_id = (await client.get(f"/test_framework/v1/runs/{first}")).json()["result_id"]
+    result_id = (await show(client, first))["result_id"]
 
     async def state() -> tuple[Any, ...]:
         body = (await client.get(f"{RESULTS}/{result_id}")).json()
         return body["status"], body["completed_runs_count"], body["success_rate"]
 
     assert await state() == ("pending", 0, 0.0)
-    await claimed(worker_client, first)
+    await claimed(worker, first)
     assert await state() == ("running", 0, 0.0)
-    await report(worker_client, first, outcome())
+    await report(worker, first, outcome())
     assert await state() == ("running", 1, 50.0)
-    await claimed(worker_client, second)
-    await report(worker_client, second, outcome())
+    await claimed(worker, second)
+    await report(worker, second, outcome())
     assert await state() == ("completed", 2, 100.0)
 
 
 async def test_results_are_listed_in_pages_that_lead_to_each_other(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+    client: Client, worker: Client, services: Services
 ) -> None:
-    result_id, _ = await ended(client, worker_client, outcome(), agent_failed())
+    result_id, _ = await ended(client, worker, outcome(), agent_failed())
     for _ in range(4):
         await run_launched(client)
     first = (await client.get(RESULTS, params={"page_size": 2, "agent_id": 1})).json()
@@ -218,9 +202,9 @@ async def test_results_are_listed_in_pages_that_lead_to_each_other(
     assert (await client.get(RESULTS, params={"scenarios": "x"})).status_code == 400
 
 
-async def test_another_projects_result_is_not_there(client: httpx.AsyncClient, services: Services, app: Any) -> None:
+async def test_another_projects_result_is_not_there(client: Client, services: Services, app: Any) -> None:
     (run_id,) = await run_launched(client)
-    result_id = (await client.get(f"/test_framework/v1/runs/{run_id}")).json()["result_id"]
+    result_id = (await show(client, run_id))["result_id"]
     _, key = await other_project(services)
     async with client_of(app, key) as theirs:
         assert (await theirs.get(RESULTS)).json()["count"] == 0
@@ -239,30 +223,30 @@ async def test_another_projects_result_is_not_there(client: httpx.AsyncClient, s
 
 
 async def test_ending_the_calls_cancels_what_waits_and_asks_the_others(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, woken: list[int]
+    client: Client, worker: Client, services: Services, woken: list[int]
 ) -> None:
     waiting, handed_over, on = await run_launched(client, 3)
-    await claimed(worker_client, on)
-    await given(worker_client, handed_over)
+    await claimed(worker, on)
+    await given(worker, handed_over)
     woken.clear()
-    result_id = (await client.get(f"/test_framework/v1/runs/{on}")).json()["result_id"]
+    result_id = (await show(client, on))["result_id"]
     answer = await client.post(f"{RESULTS}/{result_id}/end_calls", json={})
     assert (answer.status_code, answer.content) == (200, b"")
     assert woken
-    assert (await client.get(f"/test_framework/v1/runs/{waiting}")).json()["status"] == "cancelled"
+    assert (await show(client, waiting))["status"] == "cancelled"
     async with services.database.reading() as session:
         runs = [await session.get_one(RunRow, run_id) for run_id in (handed_over, on)]
     assert [(run.status, run.cancel_requested) for run in runs] == [("cancelled", False), ("running", True)]
-    await report(worker_client, on, cancelled())
+    await report(worker, on, cancelled())
     body = (await client.get(f"{RESULTS}/{result_id}")).json()
     assert (body["status"], body["failed_runs_count"]) == ("cancelled", 3)
     assert (await client.post(f"{RESULTS}/{result_id}/end_calls")).status_code == 200
 
 
 async def test_a_result_is_run_again_in_its_rooms_or_says_why_not(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+    client: Client, worker: Client, services: Services
 ) -> None:
-    result_id, ids = await ended(client, worker_client, outcome(), outcome())
+    result_id, ids = await ended(client, worker, outcome(), outcome())
     answer = await client.post(f"{RESULTS}/{result_id}/rerun", json={})
     assert answer.status_code == 200
     assert answer.json()["id"] != result_id and len(answer.json()["runs"]) == 2
@@ -270,9 +254,9 @@ async def test_a_result_is_run_again_in_its_rooms_or_says_why_not(
     assert one.json()["name"] == "again" and len(one.json()["runs"]) == 1
     assert (await client.post(f"{RESULTS}/{result_id}/rerun", json={"run_ids": [999]})).status_code == 400
     (sealed,) = await run_launched(client, pipecat_token="t0ken")
-    await claimed(worker_client, sealed)
-    await report(worker_client, sealed, outcome())
-    sealed_result = (await client.get(f"/test_framework/v1/runs/{sealed}")).json()["result_id"]
+    await claimed(worker, sealed)
+    await report(worker, sealed, outcome())
+    sealed_result = (await show(client, sealed))["result_id"]
     answer = await client.post(f"{RESULTS}/{sealed_result}/rerun", json={})
     assert answer.status_code == 400
     assert "erased" in answer.json()["runs"][str(sealed)]["pipecat_token"][0]
@@ -285,20 +269,18 @@ async def test_a_result_is_run_again_in_its_rooms_or_says_why_not(
     assert body["runs"][str(ids[0])]["scenario_name"] == "Book a table"
 
 
-async def again(client: httpx.AsyncClient, result_id: int, *entries: dict[str, Any], **more: Any) -> httpx.Response:
+async def again(client: Client, result_id: int, *entries: dict[str, Any], **more: Any) -> httpx.Response:
     return await client.post(f"{RESULTS}/{result_id}/rerun", json={"runs": list(entries), **more})
 
 
-async def test_what_was_erased_is_given_again_with_a_rerun(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
+async def test_what_was_erased_is_given_again_with_a_rerun(client: Client, worker: Client) -> None:
     message = {"type": "hi", "password": "pl4nted"}
     ids = await run_launched(client, 3, pipecat_token="t0ken-1", publish_data_message=message)
     for run_id in ids:
-        await claimed(worker_client, run_id)
-        await report(worker_client, run_id, outcome())
+        await claimed(worker, run_id)
+        await report(worker, run_id, outcome())
     first, second, third = ids
-    result_id = (await client.get(f"/test_framework/v1/runs/{first}")).json()["result_id"]
+    result_id = (await show(client, first))["result_id"]
     gone = (await again(client, result_id, {"run": first, "pipecat_token": "t0ken-2"})).json()["runs"]
     assert {run: list(wrong) for run, wrong in gone.items()} == {
         str(first): ["publish_data_message"],
@@ -314,7 +296,7 @@ async def test_what_was_erased_is_given_again_with_a_rerun(
         {"run": third, "pipecat_room_url": "http://localhost:7861/api/offer", "publish_data_message": {"type": "x"}},
     )
     assert answer.status_code == 200, answer.text
-    jobs = [await claimed(worker_client, run["id"]) for run in answer.json()["runs"]]
+    jobs = [await claimed(worker, run["id"]) for run in answer.json()["runs"]]
     assert [(job["room_url"], job["token"]) for job in jobs] == [
         (ROOM, "t0ken-2"),
         (ROOM, None),
@@ -327,10 +309,8 @@ async def test_what_was_erased_is_given_again_with_a_rerun(
     ]
 
 
-async def test_what_is_wrong_with_a_rerun_is_told_by_its_runs(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    result_id, (first, second) = await ended(client, worker_client, outcome(), outcome())
+async def test_what_is_wrong_with_a_rerun_is_told_by_its_runs(client: Client, worker: Client) -> None:
+    result_id, (first, second) = await ended(client, worker, outcome(), outcome())
     evil = {"run": second, "pipecat_room_url": "http://169.254.169.254/api/offer"}
     found = (await again(client, result_id, evil)).json()
     assert "server.allowed_rooms" in found["runs"][str(second)]["pipecat_room_url"][0] and len(found["runs"]) == 1
@@ -345,23 +325,23 @@ async def test_what_is_wrong_with_a_rerun_is_told_by_its_runs(
 
 
 async def test_deleting_runs_takes_everything_that_is_kept_of_them(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services
+    client: Client, worker: Client, services: Services
 ) -> None:
     over, waiting, on = await run_launched(client, 3)
-    await claimed(worker_client, over)
+    await claimed(worker, over)
     for attempt in (1, 2):
-        await put(worker_client, over, "recording.wav", b"RIFF", attempt)
+        await put(worker, over, "recording.wav", b"RIFF", attempt)
         if attempt == 1:
-            assert (await release(worker_client, over)).json()["waits_again"]
-            await claimed(worker_client, over, 2)
-    await report(worker_client, over, outcome(), 2)
+            assert (await release(worker, over)).json()["waits_again"]
+            await claimed(worker, over, 2)
+    await report(worker, over, outcome(), 2)
     assert await services.store.size(artefact_key(over, "recording.wav", 1)) == 4
-    await claimed(worker_client, on)
-    result_id = (await client.get(f"/test_framework/v1/runs/{on}")).json()["result_id"]
+    await claimed(worker, on)
+    result_id = (await show(client, on))["result_id"]
     path = f"{RESULTS}/{result_id}/delete_runs"
     answer = await client.post(path, json={"run_ids": [over, waiting, on]})
     assert answer.status_code == 400 and str(on) in answer.text
-    assert (await client.get(f"/test_framework/v1/runs/{waiting}")).json()["status"] == "pending"
+    assert (await show(client, waiting))["status"] == "pending"
     for wrong in ({}, {"run_ids": []}, {"run_ids": [999]}, {"run_ids": list(range(1, 102))}):
         assert (await client.post(path, json=wrong)).status_code == 400
     assert (await client.post(path, json={"run_ids": [over, waiting]})).status_code == 204
@@ -371,10 +351,8 @@ async def test_deleting_runs_takes_everything_that_is_kept_of_them(
     assert (await client.get(f"{RESULTS}/{result_id}")).json()["total_runs_count"] == 1
 
 
-async def test_measuring_again_is_honest_about_what_there_is(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    result_id, ids = await ended(client, worker_client, outcome())
+async def test_measuring_again_is_honest_about_what_there_is(client: Client, worker: Client) -> None:
+    result_id, ids = await ended(client, worker, outcome())
     path = f"{RESULTS}/{result_id}/evaluate_metrics"
     answer = await client.post(path, json={"run_ids": ids, "metric_ids": [1]})
     assert answer.status_code == 200 and answer.json()["status"] == "completed"
@@ -389,10 +367,10 @@ async def test_measuring_again_is_honest_about_what_there_is(
 
 
 async def test_a_link_shows_one_result_and_its_runs_and_nothing_else(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, anonymous: httpx.AsyncClient
+    client: Client, worker: Client, anonymous: Client
 ) -> None:
-    result_id, (run_id,) = await ended(client, worker_client, outcome())
-    other_result, (other_run,) = await ended(client, worker_client, outcome())
+    result_id, (run_id,) = await ended(client, worker, outcome())
+    other_result, (other_run,) = await ended(client, worker, outcome())
     shared = await client.post(
         f"/test_framework/v1/results-external/{result_id}/create_shareable_link_token", json={}
     )
@@ -415,37 +393,3 @@ async def test_a_link_shows_one_result_and_its_runs_and_nothing_else(
     assert (await client.post(path, json={"expire_at": ahead})).status_code == 200
     for wrong in ("2020-01-01T00:00:00Z", "2099-01-01T00:00:00", "soon", 5):
         assert (await client.post(path, json={"expire_at": wrong})).status_code == 400, wrong
-
-
-async def test_a_result_of_a_thousand_ended_runs_reads_back_quickly(
-    client: httpx.AsyncClient, services: Services
-) -> None:
-    await run_launched(client)
-    words = [{"role": "Main Agent", "content": "word " * 40, "time": "00:01", "start_time": 1.0, "end_time": 2.0}]
-    told = {**reported(outcome()), "transcript_object": words * 30}
-    async with services.database.session() as session:
-        result = (await session.scalars(select(ResultRow))).one()
-        run = (await session.scalars(select(RunRow))).one()
-        values = {
-            "result_id": result.id,
-            "project_id": 1,
-            "scenario_id": 1,
-            "scenario_name": "Book a table",
-            "snapshot": run.snapshot,
-            "room_url": ROOM,
-            "session_data": {},
-            "status": "completed",
-            "success": True,
-            "outcome": told,
-            "duration_s": 41.0,
-            "started_at": utc_now(),
-            "joined_at": utc_now(),
-            "ended_at": utc_now(),
-        }
-        await (await session.connection()).execute(insert(RunRow), [values] * 999)
-    began = time.process_time()
-    body = (await client.get(f"{RESULTS}/{result.id}")).json()
-    read_s = time.process_time() - began
-    assert (body["total_runs_count"], body["success_runs_count"], len(body["runs"])) == (1_000, 999, 1_000)
-    # The time that it computes, and looser than what is promised: a benchmark measures that.
-    assert read_s < 3

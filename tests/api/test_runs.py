@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import httpx
 import pytest
 
 from runner.api.services import Services
 from runner.records.store import artefact_key
 from runner.records.tables import RunRow
-from tests.api.conftest import client_of, other_project
-from tests.api.telling import claimed, put, report, run_launched
+from tests.api.conftest import Client, client_of, other_project
+from tests.api.telling import begun, put, report, run_launched, show
 from tests.api.test_results import ended
 from tests.records.outcomes import agent_failed, no_call, outcome, undecided
 
@@ -20,22 +19,19 @@ EXTERNAL = "/test_framework/v1/runs-external"
 AUDIO = bytes(range(256)) * 40
 
 
-async def recorded(client: httpx.AsyncClient, worker: httpx.AsyncClient) -> int:
+async def recorded(client: Client, worker: Client) -> int:
     """Return a run that has ended, with a recording."""
-    (run_id,) = await run_launched(client)
-    await claimed(worker, run_id)
+    run_id = await begun(client, worker)
     for name, content in (("recording.wav", AUDIO), ("page.html", b"<script>"), ("empty.log", b"")):
         assert (await put(worker, run_id, name, content)).status_code == 200
     await report(worker, run_id, outcome())
     return run_id
 
 
-async def test_a_run_has_the_references_fields_and_ours_beside_them(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    run_id = await recorded(client, worker_client)
+async def test_a_run_has_the_references_fields_and_ours_beside_them(client: Client, worker: Client) -> None:
+    run_id = await recorded(client, worker)
     run = (await client.get(f"{EXTERNAL}/{run_id}")).json()
-    assert run == (await client.get(f"{RUNS}/{run_id}/")).json()
+    assert run == await show(client, run_id)
     assert (run["status"], run["success"], run["evaluation_status"]) == ("completed", True, "success")
     assert (run["agent"], run["agent_name"], run["scenario_name"]) == (1, "restaurant", "Book a table")
     assert (run["personality"], run["personality_name"]) == (1, "Normal")
@@ -61,11 +57,9 @@ async def test_a_run_has_the_references_fields_and_ours_beside_them(
     assert set(ours["artefacts"]) == {"recording.wav", "page.html", "empty.log"}
 
 
-async def test_no_verdict_is_no_success_and_says_why(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    _, ids = await ended(client, worker_client, undecided(), no_call(), agent_failed())
-    open_question, without, missed = [(await client.get(f"{RUNS}/{run_id}")).json() for run_id in ids]
+async def test_no_verdict_is_no_success_and_says_why(client: Client, worker: Client) -> None:
+    _, ids = await ended(client, worker, undecided(), no_call(), agent_failed())
+    open_question, without, missed = [await show(client, run_id) for run_id in ids]
     assert (open_question["status"], open_question["success"]) == ("completed", False)
     assert "not judged" in open_question["error_message"]
     assert open_question["scenario_runner"]["success"] is None
@@ -74,14 +68,12 @@ async def test_no_verdict_is_no_success_and_says_why(
     assert (missed["success"], missed["error_message"]) == (False, "")
     assert missed["scenario_runner"]["cause"] == "agent" and "never did" in missed["scenario_runner"]["detail"]
     (waiting,) = await run_launched(client)
-    run = (await client.get(f"{RUNS}/{waiting}")).json()
+    run = await show(client, waiting)
     assert (run["status"], run["success"], run["duration"], run["metadata"]) == ("pending", None, None, {})
 
 
-async def test_several_runs_come_as_an_array_by_either_name(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    _, (first, second) = await ended(client, worker_client, outcome(), agent_failed())
+async def test_several_runs_come_as_an_array_by_either_name(client: Client, worker: Client) -> None:
+    _, (first, second) = await ended(client, worker, outcome(), agent_failed())
     for path, params in (
         (f"{RUNS}/bulk", {"ids": f"{second},{first}"}),
         (f"{EXTERNAL}/bulk", {"run_ids": f"{second}, {first},999"}),
@@ -94,10 +86,8 @@ async def test_several_runs_come_as_an_array_by_either_name(
         assert answer.status_code == 400 and ("run_ids" in answer.json() or "ids" in answer.json())
 
 
-async def test_the_filters_of_the_reference_narrow_the_list(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    result_id, ids = await ended(client, worker_client, outcome(), agent_failed(), no_call())
+async def test_the_filters_of_the_reference_narrow_the_list(client: Client, worker: Client) -> None:
+    result_id, ids = await ended(client, worker, outcome(), agent_failed(), no_call())
     passed, missed, without = ids
     expected: list[tuple[dict[str, Any], list[int]]] = [
         ({}, ids),
@@ -149,9 +139,9 @@ async def test_the_filters_of_the_reference_narrow_the_list(
 
 
 async def test_another_projects_runs_are_not_there(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, services: Services, app: Any
+    client: Client, worker: Client, services: Services, app: Any
 ) -> None:
-    run_id = await recorded(client, worker_client)
+    run_id = await recorded(client, worker)
     _, key = await other_project(services)
     async with client_of(app, key) as theirs:
         assert (await theirs.get(RUNS)).json()["count"] == 0
@@ -159,27 +149,27 @@ async def test_another_projects_runs_are_not_there(
         for path in ("", "/trace/", "/events", "/artefacts/recording.wav"):
             assert (await theirs.get(f"{RUNS}/{run_id}{path}")).status_code == 404, path
         assert (await theirs.post(f"{RUNS}/{run_id}/end_call")).status_code == 404
-    assert (await worker_client.get(f"{RUNS}/{run_id}")).status_code == 403
+    assert (await worker.get(f"{RUNS}/{run_id}")).status_code == 403
     assert (await client.get(f"{RUNS}/x")).status_code == 404
 
 
 async def test_ending_a_waiting_call_cancels_it_and_an_ended_one_stays(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, woken: list[int]
+    client: Client, worker: Client, woken: list[int]
 ) -> None:
-    over = await recorded(client, worker_client)
+    over = await recorded(client, worker)
     (waiting,) = await run_launched(client)
     woken.clear()
     for run_id in (waiting, over, waiting):
         answer = await client.post(f"{EXTERNAL}/{run_id}/end_call")
         assert (answer.status_code, answer.content) == (200, b"")
     assert len(woken) >= 3
-    run = (await client.get(f"{RUNS}/{waiting}")).json()
+    run = await show(client, waiting)
     assert (run["status"], run["success"]) == ("cancelled", False)
     assert run["metadata"] == {"ended_reason": "run-cancelled-by-user"}
-    assert (await client.get(f"{RUNS}/{over}")).json()["status"] == "completed"
+    assert (await show(client, over))["status"] == "completed"
 
 
-async def test_a_trace_is_shown_where_there_is_one(client: httpx.AsyncClient, services: Services) -> None:
+async def test_a_trace_is_shown_where_there_is_one(client: Client, services: Services) -> None:
     (run_id,) = await run_launched(client)
     answer = await client.get(f"{RUNS}/{run_id}/trace/")
     assert answer.status_code == 404 and "trace" in answer.json()["detail"]
@@ -190,13 +180,11 @@ async def test_a_trace_is_shown_where_there_is_one(client: httpx.AsyncClient, se
         "spans": [],
         "session": {"transcript": []},
     }
-    assert (await client.get(f"{RUNS}/{run_id}")).json()["trace_id"] == "a" * 32
+    assert (await show(client, run_id))["trace_id"] == "a" * 32
 
 
-async def test_an_artefact_comes_whole_or_in_the_range_asked_for(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
-    run_id = await recorded(client, worker_client)
+async def test_an_artefact_comes_whole_or_in_the_range_asked_for(client: Client, worker: Client) -> None:
+    run_id = await recorded(client, worker)
     size = len(AUDIO)
     path = f"{RUNS}/{run_id}/artefacts/recording.wav"
     whole = await client.get(path)
@@ -234,12 +222,12 @@ async def test_an_artefact_comes_whole_or_in_the_range_asked_for(
 
 
 async def test_only_what_is_kept_is_given_out_and_only_to_who_may(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, anonymous: httpx.AsyncClient, services: Services
+    client: Client, worker: Client, anonymous: Client, services: Services
 ) -> None:
-    run_id = await recorded(client, worker_client)
+    run_id = await recorded(client, worker)
     base = f"{RUNS}/{run_id}/artefacts"
     assert (await anonymous.get(f"{base}/recording.wav")).status_code == 401
-    assert (await worker_client.get(f"{base}/recording.wav")).status_code == 403
+    assert (await worker.get(f"{base}/recording.wav")).status_code == 403
     for name in ("other.wav", "..%2f", "%2e%2e%2fsecret.key", "x" * 150):
         assert (await client.get(f"{base}/{name}")).status_code == 404, name
     page = await client.get(f"{base}/page.html")

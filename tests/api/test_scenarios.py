@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from runner.api.services import Services
@@ -12,7 +11,7 @@ from runner.records.honoured import NO_MOCKS, NO_TELEPHONE, NOT_KNOWN, unknown_m
 from runner.records.tables import ScenarioRow
 from runner.scenarios.cekura import ScenarioFields, as_played
 from runner.settings import Settings
-from tests.api.conftest import on_every_database
+from tests.api.conftest import Client, on_every_database
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +50,7 @@ turns:
 """
 
 
-async def test_a_scenario_is_created_as_the_clients_create_it(client: httpx.AsyncClient) -> None:
+async def test_a_scenario_is_created_as_the_clients_create_it(client: Client) -> None:
     answer = await client.post(SCENARIOS, json=BODY)
     assert answer.status_code == 201
     scenario = answer.json()
@@ -64,7 +63,7 @@ async def test_a_scenario_is_created_as_the_clients_create_it(client: httpx.Asyn
 
 
 @on_every_database
-async def test_every_writable_field_is_kept(client: httpx.AsyncClient) -> None:
+async def test_every_writable_field_is_kept(client: Client) -> None:
     profile = (await client.post("/test_framework/v1/test-profiles", json={"name": "Ann"})).json()
     fields = {
         "name": "Whole",
@@ -94,7 +93,7 @@ async def test_every_writable_field_is_kept(client: httpx.AsyncClient) -> None:
         assert {n: changed.json()[n] for n in fields} == fields, name
 
 
-async def test_conditional_actions_may_come_as_json_in_instructions(client: httpx.AsyncClient) -> None:
+async def test_conditional_actions_may_come_as_json_in_instructions(client: Client) -> None:
     body = {**BODY, "instructions": json.dumps(ACTIONS), "conditional_actions": None}
     scenario = (await client.post(SCENARIOS, json=body)).json()
     assert scenario["conditional_actions"] == ACTIONS
@@ -102,7 +101,7 @@ async def test_conditional_actions_may_come_as_json_in_instructions(client: http
     assert wrong.json() == {"instructions": ["Conditional actions in instructions must be JSON: Expecting value."]}
 
 
-async def test_the_type_follows_from_what_is_given(client: httpx.AsyncClient) -> None:
+async def test_the_type_follows_from_what_is_given(client: Client) -> None:
     for body, kind in (
         ({}, "instruction"),
         ({"instructions": "Talk."}, "instruction"),
@@ -113,7 +112,7 @@ async def test_the_type_follows_from_what_is_given(client: httpx.AsyncClient) ->
         assert answer.json()["scenario_type"] == kind
 
 
-async def test_the_first_message_inside_the_conditional_actions_counts(client: httpx.AsyncClient) -> None:
+async def test_the_first_message_inside_the_conditional_actions_counts(client: Client) -> None:
     actions = {"role": "A guest", "first_message": "Hi!", "conditions": [{"when": "a", "say": "b", "then": []}]}
     scenario = (
         await client.post(SCENARIOS, json={**BODY, "conditional_actions": actions, "first_message": "Yo"})
@@ -188,7 +187,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-async def test_what_is_wrong_is_named_and_nothing_is_created(client: httpx.AsyncClient) -> None:
+async def test_what_is_wrong_is_named_and_nothing_is_created(client: Client) -> None:
     before = (await client.get(SCENARIOS)).json()["count"]
     for change, errors in WRONG:
         answer = await client.post(SCENARIOS, json={**BODY, **change})
@@ -199,7 +198,7 @@ async def test_what_is_wrong_is_named_and_nothing_is_created(client: httpx.Async
 
 
 @on_every_database
-async def test_a_refused_change_changes_nothing(client: httpx.AsyncClient) -> None:
+async def test_a_refused_change_changes_nothing(client: Client) -> None:
     path = f"{SCENARIOS}{(await client.post(SCENARIOS, json=BODY)).json()['id']}"
     scenario = (await client.get(path)).json()
     for body in ({"name": "new", "agent": 99}, {"conditional_actions": {"conditions": []}}, {"personality": None}):
@@ -209,7 +208,7 @@ async def test_a_refused_change_changes_nothing(client: httpx.AsyncClient) -> No
     assert (await client.get(path)).json() == scenario
 
 
-async def test_a_new_kind_replaces_the_old_one(client: httpx.AsyncClient) -> None:
+async def test_a_new_kind_replaces_the_old_one(client: Client) -> None:
     path = f"{SCENARIOS}{(await client.post(SCENARIOS, json=BODY)).json()['id']}"
     played = (await client.patch(path, json={"pipecat_eval": EVAL})).json()
     assert (played["scenario_type"], played["pipecat_eval"]) == ("pipecat_eval", EVAL)
@@ -219,7 +218,7 @@ async def test_a_new_kind_replaces_the_old_one(client: httpx.AsyncClient) -> Non
     assert (plain["instructions"], plain["conditional_actions"]) == ("Talk.", None)
 
 
-async def test_pipecat_eval_is_checked_as_it_is_written(client: httpx.AsyncClient, services: Services) -> None:
+async def test_pipecat_eval_is_checked_as_it_is_written(client: Client, services: Services) -> None:
     scenario = (await client.post(SCENARIOS, json={"name": "Ours", "pipecat_eval": EVAL})).json()
     async with services.database.reading() as session:
         row = await session.get_one(ScenarioRow, scenario["id"])
@@ -255,7 +254,7 @@ async def test_pipecat_eval_is_checked_as_it_is_written(client: httpx.AsyncClien
         assert said == error
 
 
-async def test_the_seeded_scenario_can_be_read_and_played(client: httpx.AsyncClient, services: Services) -> None:
+async def test_the_seeded_scenario_can_be_read_and_played(client: Client, services: Services) -> None:
     scenario = (await client.get(f"{SCENARIOS}1")).json()
     assert (scenario["name"], scenario["instructions"]) == ("Book a table", "")
     assert scenario["pipecat_eval"] == BOOKING
@@ -265,7 +264,7 @@ async def test_the_seeded_scenario_can_be_read_and_played(client: httpx.AsyncCli
 
 
 @on_every_database
-async def test_lists_are_narrowed_down(client: httpx.AsyncClient) -> None:
+async def test_lists_are_narrowed_down(client: Client) -> None:
     for name, more in (
         ("a", {"tags": ["smoke", "50%"], "folder_path": "Sales"}),
         ("b", {"tags": ["smoke test"], "folder_path": "Sales.Inbound", "agent": None}),
@@ -291,14 +290,14 @@ async def test_lists_are_narrowed_down(client: httpx.AsyncClient) -> None:
     assert await names(scenario_type="instruction") == []
 
 
-async def test_an_agent_may_be_named_by_its_id_at_its_provider(client: httpx.AsyncClient) -> None:
+async def test_an_agent_may_be_named_by_its_id_at_its_provider(client: Client) -> None:
     agent = await client.post("/test_framework/v2/aiagents", json={"name": "x", "provider": {"agent_id": "abc"}})
     scenario = await client.post(SCENARIOS, json={"name": "x", "assistant_id": "abc"})
     assert scenario.json()["agent"] == agent.json()["id"]
     assert "assistant_id" in (await client.post(SCENARIOS, json={"name": "x", "assistant_id": "other"})).json()
 
 
-async def test_a_scenario_is_replaced_and_deleted(client: httpx.AsyncClient) -> None:
+async def test_a_scenario_is_replaced_and_deleted(client: Client) -> None:
     path = f"{SCENARIOS}{(await client.post(SCENARIOS, json=BODY)).json()['id']}"
     replaced = (await client.put(path, json={"name": "Bare"})).json()
     assert (replaced["scenario_type"], replaced["tags"], replaced["max_duration"]) == ("instruction", [], None)

@@ -2,15 +2,16 @@
 
 from typing import Any
 
-import httpx
 import pytest
+
+from tests.api.conftest import Client
 
 pytestmark = pytest.mark.anyio
 
 PROFILES = "/test_framework/v1/test-profiles-external/"
 
 
-async def test_values_are_kept_by_side(client: httpx.AsyncClient) -> None:
+async def test_values_are_kept_by_side(client: Client) -> None:
     information = {
         "main_agent_variables": {"tier": "gold"},
         "testing_agent_variables": {"name": "Ann", "n": [1, None]},
@@ -24,7 +25,7 @@ async def test_values_are_kept_by_side(client: httpx.AsyncClient) -> None:
     assert (changed["information"], changed["agent"], changed["agent_name"]) == (information, None, None)
 
 
-async def test_flat_values_go_to_both_sides(client: httpx.AsyncClient) -> None:
+async def test_flat_values_go_to_both_sides(client: Client) -> None:
     profile = (await client.post(PROFILES, json={"name": "Ann", "information": {"name": "Ann"}})).json()
     assert profile["information"] == {
         "main_agent_variables": {"name": "Ann"},
@@ -42,14 +43,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_wrong_fields_are_named(client: httpx.AsyncClient) -> None:
+async def test_wrong_fields_are_named(client: Client) -> None:
     for body, field in WRONG:
         answer = await client.post(PROFILES, json={"name": "x", **body})
         assert answer.status_code == 400
         assert list(answer.json()) == [field]
 
 
-async def test_lists_are_narrowed_down(client: httpx.AsyncClient) -> None:
+async def test_lists_are_narrowed_down(client: Client) -> None:
     await client.post(PROFILES, json={"name": "of the agent", "agent": 1})
     await client.post(PROFILES, json={"name": "of nobody"})
     found = (await client.get(PROFILES, params={"agent_id": 1})).json()
@@ -58,7 +59,7 @@ async def test_lists_are_narrowed_down(client: httpx.AsyncClient) -> None:
     assert [p["name"] for p in found["results"]] == ["of nobody"]
 
 
-async def test_a_profile_is_replaced_and_deleted(client: httpx.AsyncClient) -> None:
+async def test_a_profile_is_replaced_and_deleted(client: Client) -> None:
     created = (await client.post(PROFILES, json={"name": "x", "agent": 1, "information": {"a": 1}})).json()
     replaced = (await client.put(f"{PROFILES}{created['id']}", json={"name": "y"})).json()
     assert (replaced["name"], replaced["agent"]) == ("y", None)

@@ -3,14 +3,13 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import select
 
 from runner.api.routes.tracer import MAX_TRACE_BYTES
 from runner.api.services import Services
 from runner.records.tables import ResultRow, RunRow
-from tests.api.conftest import client_of, on_every_database, other_project
+from tests.api.conftest import Client, client_of, on_every_database, other_project
 
 pytestmark = pytest.mark.anyio
 
@@ -56,9 +55,7 @@ def payload(run_id: Any, **more: Any) -> dict[str, Any]:
 
 
 @on_every_database
-async def test_a_trace_is_stored_with_the_run_it_names(
-    client: httpx.AsyncClient, services: Services, run_id: int
-) -> None:
+async def test_a_trace_is_stored_with_the_run_it_names(client: Client, services: Services, run_id: int) -> None:
     for given in (run_id, str(run_id)):
         answer = await client.post(WEBHOOK, json=payload(given))
         assert answer.status_code == 200
@@ -71,7 +68,7 @@ async def test_a_trace_is_stored_with_the_run_it_names(
 
 
 async def test_nothing_else_of_the_session_s_parameters_is_kept(
-    client: httpx.AsyncClient, services: Services, run_id: int
+    client: Client, services: Services, run_id: int
 ) -> None:
     await client.post(WEBHOOK, json=payload(run_id))
     trace = await trace_of(services, run_id)
@@ -79,7 +76,7 @@ async def test_nothing_else_of_the_session_s_parameters_is_kept(
     assert trace["provider_data"]["session_params"] == {"cekura_run_id": run_id}
 
 
-async def test_a_trace_of_no_known_run_is_no_error(client: httpx.AsyncClient) -> None:
+async def test_a_trace_of_no_known_run_is_no_error(client: Client) -> None:
     for number in (None, "", "x", True, 1.5, -1, 0, 10**6, "9" * 19, "9" * 30, [1]):
         answer = await client.post(WEBHOOK, json=payload(number))
         assert (answer.status_code, answer.json()["stored"]) == (200, False), number
@@ -87,7 +84,7 @@ async def test_a_trace_of_no_known_run_is_no_error(client: httpx.AsyncClient) ->
         assert (await client.post(WEBHOOK, json=body)).json()["stored"] is False
 
 
-async def test_what_is_too_large_is_left_out(client: httpx.AsyncClient, services: Services, run_id: int) -> None:
+async def test_what_is_too_large_is_left_out(client: Client, services: Services, run_id: int) -> None:
     logs = [{"message": "x" * MAX_TRACE_BYTES}]
     answer = await client.post(WEBHOOK, json=payload(run_id, logs=logs))
     assert (answer.json()["stored"], answer.json()["truncated"]) == (True, True)

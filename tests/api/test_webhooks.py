@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from fastapi import FastAPI
 
 from runner.api.services import Services
 from runner.records.runs import end_run
 from runner.records.tables import WebhookDelivery
-from tests.api.conftest import client_of, new_key, on_every_database, other_project
+from tests.api.conftest import Client, client_of, new_key, on_every_database, other_project
 from tests.api.telling import run_launched
 from tests.doubles.receiver import Receiver, answers, receiving
 from tests.records.giving import WORKER, give
@@ -29,14 +28,14 @@ def receiver() -> Iterator[Receiver]:
         yield receiver
 
 
-async def patch(client: httpx.AsyncClient, path: str, **body: Any) -> dict[str, Any]:
+async def patch(client: Client, path: str, **body: Any) -> dict[str, Any]:
     answer = await client.patch(path, json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 @on_every_database
-async def test_a_project_says_where_its_webhooks_go(client: httpx.AsyncClient, receiver: Receiver) -> None:
+async def test_a_project_says_where_its_webhooks_go(client: Client, receiver: Receiver) -> None:
     before = (await client.get(PROJECT)).json()
     assert (before["webhook_url"], before["webhook_secret_configured"]) == (None, False)
     assert before["notify_pre_run_webhook"] is False and before["notify_result_webhook_failed"] is True
@@ -57,7 +56,7 @@ async def test_a_project_says_where_its_webhooks_go(client: httpx.AsyncClient, r
     }
 
 
-async def test_an_agent_may_have_its_own(client: httpx.AsyncClient, receiver: Receiver) -> None:
+async def test_an_agent_may_have_its_own(client: Client, receiver: Receiver) -> None:
     body = {"name": "bot", "webhook_url": receiver.url("/own"), "webhook_secret": SECRET}
     made = await client.post(AGENTS, json=body)
     assert made.status_code == 201 and SECRET not in made.text
@@ -93,20 +92,20 @@ async def test_an_agent_may_have_its_own(client: httpx.AsyncClient, receiver: Re
 )
 @pytest.mark.parametrize("path", [PROJECT, f"{AGENTS}1/"])
 async def test_what_can_not_be_had_is_refused(
-    client: httpx.AsyncClient, path: str, body: dict[str, Any], field: str, says: str
+    client: Client, path: str, body: dict[str, Any], field: str, says: str
 ) -> None:
     answer = await client.patch(path, json=body)
     assert answer.status_code == 400, answer.text
     assert list(answer.json()) == [field] and says in str(answer.json()[field])
 
 
-async def test_toggles_are_the_projects_alone(client: httpx.AsyncClient) -> None:
+async def test_toggles_are_the_projects_alone(client: Client) -> None:
     assert (await client.patch(f"{AGENTS}1/", json={"notify_pre_run_webhook": True})).status_code == 400
     wrong = await client.patch(PROJECT, json={"notify_pre_run_webhook": "yes"})
     assert wrong.status_code == 400 and list(wrong.json()) == ["notify_pre_run_webhook"]
 
 
-async def test_another_project_is_not_seen(client: httpx.AsyncClient, services: Services, app: FastAPI) -> None:
+async def test_another_project_is_not_seen(client: Client, services: Services, app: FastAPI) -> None:
     with receiving() as receiver:
         await patch(client, PROJECT, webhook_url=receiver.url())
         sent = (await client.post(TEST)).json()
@@ -126,7 +125,7 @@ async def test_another_project_is_not_seen(client: httpx.AsyncClient, services: 
 
 
 @on_every_database
-async def test_what_was_sent_is_listed_and_can_be_sent_again(client: httpx.AsyncClient, services: Services) -> None:
+async def test_what_was_sent_is_listed_and_can_be_sent_again(client: Client, services: Services) -> None:
     await services.durable.prepare()
     with receiving(answers(500)) as receiver:
         await patch(client, PROJECT, webhook_url=receiver.url(), webhook_secret=SECRET)
@@ -152,7 +151,7 @@ async def test_what_was_sent_is_listed_and_can_be_sent_again(client: httpx.Async
     assert SECRET not in (await client.get(DELIVERIES)).text
 
 
-async def test_a_launch_waits_for_its_webhook(client: httpx.AsyncClient, services: Services) -> None:
+async def test_a_launch_waits_for_its_webhook(client: Client, services: Services) -> None:
     await services.durable.prepare()
     await patch(client, PROJECT, webhook_url="http://127.0.0.1:9/", notify_pre_run_webhook=True)
     await run_launched(client)
@@ -160,7 +159,7 @@ async def test_a_launch_waits_for_its_webhook(client: httpx.AsyncClient, service
     assert (one["event"], one["status"]) == ("result.pre_trigger", "pending")
 
 
-async def test_a_worker_sends_nothing(worker_client: httpx.AsyncClient, services: Services) -> None:
+async def test_a_worker_sends_nothing(worker: Client, services: Services) -> None:
     assert await new_key(services)
     for method, path in [("GET", DELIVERIES), ("POST", TEST), ("PATCH", PROJECT)]:
-        assert (await worker_client.request(method, path, json={})).status_code == 403
+        assert (await worker.request(method, path, json={})).status_code == 403

@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 import anyio
-import httpx
 import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
@@ -16,23 +15,23 @@ from runner.api.services import Services
 from runner.dispatch.dispatcher import Dispatcher
 from runner.protocol.messages import VERSION, Answer, Job, RunNow, SessionStart
 from runner.records.tables import WorkerRow
-from tests.api.conftest import BASE_URL, on_every_database
-from tests.api.telling import ME, ROOM, ROOT, RUNS, TOKEN, claimed, polling, run_launched, tell
+from tests.api.conftest import BASE_URL, Client, on_every_database
+from tests.api.telling import ME, ROOM, ROOT, RUNS, TOKEN, claimed, polling, run_launched, show, tell
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_record_says_who_it_is_and_takes_the_key(worker_client: httpx.AsyncClient) -> None:
-    said = (await worker_client.get(f"{ROOT}/hello")).json()
+async def test_the_record_says_who_it_is_and_takes_the_key(worker: Client) -> None:
+    said = (await worker.get(f"{ROOT}/hello")).json()
     assert (said["protocol"], said["lease_s"]) == (VERSION, 20.0) and said["version"]
 
 
 @on_every_database
 async def test_a_poll_brings_jobs_with_all_that_the_calls_need(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient, dispatching: Dispatcher
+    client: Client, worker: Client, dispatching: Dispatcher
 ) -> None:
     (run_id,) = await run_launched(client, pipecat_token=TOKEN, publish_data_message={"type": "hi"})
-    answer = await tell(worker_client, "poll", polling(waits=True))
+    answer = await tell(worker, "poll", polling(waits=True))
     assert answer.status_code == 200 and answer.json()["lease_s"] == 20.0
     [job] = answer.json()["jobs"]
     assert (job["run_id"], job["attempt"], job["scenario"]) == (run_id, 1, "Book a table")
@@ -43,33 +42,31 @@ async def test_a_poll_brings_jobs_with_all_that_the_calls_need(
     assert job["participant_name"] is None
     # What a worker reads of it is what was meant.
     assert Answer.model_validate_json(answer.content).jobs[0].token == SecretStr(TOKEN)
-    again = await tell(worker_client, "poll", polling(2, RunNow(run_id=run_id, attempt=1, joined=True)))
+    again = await tell(worker, "poll", polling(2, RunNow(run_id=run_id, attempt=1, joined=True)))
     order = {"run_id": run_id, "attempt": 1, "counts": True, "is_cancelled": False, "is_watched": False}
     order["is_listened_to"] = False
     assert again.json() == {"lease_s": 20.0, "jobs": [], "orders": [order]}
-    run = (await client.get(f"{RUNS}/{run_id}")).json()
+    run = await show(client, run_id)
     assert run["status"] == "running" and run["scenario_runner"]["joined_at"] is not None
     await client.post(f"{RUNS}-external/{run_id}/end_call")
-    ended = await tell(worker_client, "poll", polling(3, RunNow(run_id=run_id, attempt=1)))
+    ended = await tell(worker, "poll", polling(3, RunNow(run_id=run_id, attempt=1)))
     assert ended.json()["orders"] == [{**order, "is_cancelled": True}]
 
 
-async def test_a_job_names_the_agent_as_its_run_does_or_else_its_agent(
-    client: httpx.AsyncClient, worker_client: httpx.AsyncClient
-) -> None:
+async def test_a_job_names_the_agent_as_its_run_does_or_else_its_agent(client: Client, worker: Client) -> None:
     (named,) = await run_launched(client, participant_name="Bella")
-    assert (await claimed(worker_client, named))["participant_name"] == "Bella"
-    agent = (await client.get(f"{RUNS}/{named}")).json()["agent"]
+    assert (await claimed(worker, named))["participant_name"] == "Bella"
+    agent = (await show(client, named))["agent"]
     session = {"participant_name": "Luigi"}
     changed = await client.patch(f"/test_framework/v2/aiagents/{agent}/", json={"session": session})
     assert changed.json()["session"]["participant_name"] == "Luigi"
     (of_its_agent,) = await run_launched(client)
-    assert (await claimed(worker_client, of_its_agent))["participant_name"] == "Luigi"
+    assert (await claimed(worker, of_its_agent))["participant_name"] == "Luigi"
 
 
 async def test_a_room_whose_name_leads_inside_by_now_is_not_opened(
-    client: httpx.AsyncClient,
-    worker_client: httpx.AsyncClient,
+    client: Client,
+    worker: Client,
     services: Services,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -84,10 +81,10 @@ async def test_a_room_whose_name_leads_inside_by_now_is_not_opened(
     address = "169.254.169.254"
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(services.dispatcher.run)
-        answer = await tell(worker_client, "poll", polling(waits=True))
+        answer = await tell(worker, "poll", polling(waits=True))
         tasks.cancel_scope.cancel()
     assert [job["run_id"] for job in answer.json()["jobs"]] == [good] and TOKEN not in answer.text
-    run = (await client.get(f"{RUNS}/{run_id}")).json()
+    run = await show(client, run_id)
     assert (run["status"], run["scenario_runner"]["cause"]) == ("failed", "room")
     assert "server.allowed_rooms" in run["error_message"]
 
@@ -113,62 +110,60 @@ def test_secrets_are_in_clear_on_the_wire_and_nowhere_else() -> None:
 
 
 async def test_a_worker_that_was_given_up_is_told_so(
-    worker_client: httpx.AsyncClient, dispatching: Dispatcher, services: Services
+    worker: Client, dispatching: Dispatcher, services: Services
 ) -> None:
-    assert (await tell(worker_client, "poll", polling())).status_code == 200
-    gone = await worker_client.post(f"{ROOT}/gone/", json={"executor": ME})
+    assert (await tell(worker, "poll", polling())).status_code == 200
+    gone = await worker.post(f"{ROOT}/gone/", json={"executor": ME})
     assert (gone.status_code, gone.content) == (204, b"")
-    answer = await tell(worker_client, "poll", polling(2))
+    answer = await tell(worker, "poll", polling(2))
     assert (answer.status_code, answer.json()) == (410, {"detail": "the worker was given up for lost"})
     async with services.database.reading() as session:
         assert (await session.get_one(WorkerRow, ME)).state == "lost"
 
 
 async def test_a_poll_that_the_record_did_not_take_is_a_503(
-    worker_client: httpx.AsyncClient, dispatching: Dispatcher, services: Services, monkeypatch: pytest.MonkeyPatch
+    worker: Client, dispatching: Dispatcher, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that its key is known.
-    assert (await worker_client.get(f"{ROOT}/hello")).status_code == 200
+    assert (await worker.get(f"{ROOT}/hello")).status_code == 200
 
     async def away(work: Any) -> Any:
         raise OperationalError("UPDATE", {}, Exception(TOKEN))
 
     monkeypatch.setattr(services.database, "run", away)
-    answer = await tell(worker_client, "poll", polling())
+    answer = await tell(worker, "poll", polling())
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert answer.json() == {"detail": "the record can't be used now"}
 
 
-async def test_another_version_is_refused_in_one_clear_line(
-    worker_client: httpx.AsyncClient, anonymous: httpx.AsyncClient
-) -> None:
-    answer = await tell(worker_client, "poll", polling(protocol=VERSION + 1))
+async def test_another_version_is_refused_in_one_clear_line(worker: Client, anonymous: Client) -> None:
+    answer = await tell(worker, "poll", polling(protocol=VERSION + 1))
     assert answer.status_code == 426
     detail = answer.json()["detail"]
     assert f"This worker speaks version {VERSION + 1}" in detail and "use the same release for both" in detail
     # How workers of earlier releases spoke.
     old = ("runs/claims/", "runs/5/claim/", "runs/progress", "runs/outcomes", "runs/5/outcome", "runs/5/release")
     for path in old:
-        answer = await worker_client.post(f"{ROOT}/{path}", json={})
+        answer = await worker.post(f"{ROOT}/{path}", json={})
         assert answer.status_code == 426, path
         assert "use the same release for both" in answer.json()["detail"] and "\n" not in answer.json()["detail"]
         assert (await anonymous.post(f"{ROOT}/{path}", json={})).status_code == 401
 
 
-async def test_what_is_no_poll_is_refused_and_quoted_nowhere(worker_client: httpx.AsyncClient) -> None:
+async def test_what_is_no_poll_is_refused_and_quoted_nowhere(worker: Client) -> None:
     good = json.loads(polling().on_the_wire())
-    worker = good["worker"]
+    info = good["worker"]
     for wrong in (
         {},
         {**good, "number": 0},
         {**good, "state": TOKEN},
-        {**good, "worker": {**worker, "executor": f"a {TOKEN}"}},
-        {**good, "worker": {**worker, "calls": 0}},
+        {**good, "worker": {**info, "executor": f"a {TOKEN}"}},
+        {**good, "worker": {**info, "calls": 0}},
         {**good, "runs": [{"run_id": TOKEN, "attempt": 1}]},
         {**good, "runs": [{"run_id": 1, "attempt": 1}] * 1_001},
         {**good, "kept": [{"run_id": 1, "attempt": 1}]},
     ):
-        answer = await worker_client.post(f"{ROOT}/poll/", json=wrong)
+        answer = await worker.post(f"{ROOT}/poll/", json=wrong)
         assert answer.status_code == 400, wrong
         assert TOKEN not in answer.text
 

@@ -362,45 +362,46 @@ def test_the_same_launch_sent_several_times_is_one(
     assert sdk.results.wait(first["id"], poll_interval=POLL_S, timeout=30)["status"] == "cancelled"
 
 
-def test_agents_are_kept_without_giving_their_secrets_back(sdk: Cekura) -> None:
-    made = sdk.agents.create(
-        name="Booking bot",
-        description="Takes bookings",
-        project=1,
-        language="en",
-        telephony={"inbound": True},
-        provider={
-            "type": "pipecat",
-            "agent_id": None,
-            "credentials": {"api_key": "pk_of-the-cloud", "config": {"pipecat_agent_name": "booking-bot"}},
-        },
-    )
-    assert made["provider"]["type"] == "pipecat" and made["telephony"] == {"phone_number": None, "inbound": True}
-    assert "pk_of-the-cloud" not in str(made)
-    changed = sdk.agents.update(made["id"], name="Booker", telephony={"inbound": False})
-    assert (changed["name"], changed["telephony"]["inbound"]) == ("Booker", False)
-    assert sdk.agents.get(made["id"]) == changed
-    replaced = sdk.agents.replace(made["id"], name="Booker")
-    assert replaced["description"] == "" and replaced["telephony"]["inbound"] is True
-    assert made["id"] in [item["id"] for item in sdk.agents.list(project_id=1)["results"]]
-    assert sdk.agents.delete(made["id"]) == {}
+def kept(resource: Any, fields: dict[str, Any], change: dict[str, Any], **listed_by: Any) -> tuple[Any, Any]:
+    """Create, change, read, list and delete something; return it as it was made and as it was changed."""
+    made = resource.create(**fields)
+    assert resource.get(made["id"]) == made
+    changed = resource.update(made["id"], **change)
+    assert resource.get(made["id"]) == changed and changed.items() >= change.items()
+    listed = resource.list(**listed_by)
+    assert made["id"] in [item["id"] for item in (listed if isinstance(listed, list) else listed["results"])]
+    assert resource.delete(made["id"]) == {}
     with pytest.raises(NotFoundError):
-        sdk.agents.get(made["id"])
+        resource.get(made["id"])
+    return made, changed
+
+
+def test_agents_are_kept_without_giving_their_secrets_back(sdk: Cekura) -> None:
+    credentials = {"api_key": "pk_of-the-cloud", "config": {"pipecat_agent_name": "booking-bot"}}
+    fields = {
+        "name": "Booking bot",
+        "description": "Takes bookings",
+        "project": 1,
+        "language": "en",
+        "telephony": {"inbound": True},
+        "provider": {"type": "pipecat", "agent_id": None, "credentials": credentials},
+    }
+    made, changed = kept(sdk.agents, fields, {"name": "Booker"}, project_id=1)
+    assert made["provider"]["type"] == "pipecat" and made["telephony"] == {"phone_number": None, "inbound": True}
+    assert "pk_of-the-cloud" not in str((made, changed))
+    again = sdk.agents.create(name="Booker", description="x", telephony={"inbound": False})
+    replaced = sdk.agents.replace(again["id"], name="Booker")
+    assert replaced["description"] == "" and replaced["telephony"]["inbound"] is True
+    sdk.agents.delete(again["id"])
 
 
 def test_personalities_and_test_profiles_are_kept(sdk: Cekura, agent: int) -> None:
     assert "Normal Male" in [item["name"] for item in sdk.personalities.list()["results"]]
     made = sdk.personalities.create(name="Hurried", language="en", project=1)
     assert sdk.personalities.get(made["id"])["name"] == "Hurried"
-
-    profile = sdk.test_profiles.create(name="Miller", agent=agent, information={"name": "Miller"})
-    assert sdk.test_profiles.get(profile["id"])["name"] == "Miller"
-    changed = sdk.test_profiles.update(profile["id"], name="Smith")
-    assert changed["name"] == "Smith" and changed["information"] == profile["information"]
-    assert profile["id"] in [item["id"] for item in sdk.test_profiles.list(agent_id=agent)["results"]]
-    assert sdk.test_profiles.delete(profile["id"]) == {}
-    with pytest.raises(NotFoundError):
-        sdk.test_profiles.get(profile["id"])
+    fields = {"name": "Miller", "agent": agent, "information": {"name": "Miller"}}
+    profile, changed = kept(sdk.test_profiles, fields, {"name": "Smith"}, agent_id=agent)
+    assert changed["information"] == profile["information"]
 
 
 def test_conditional_actions_are_kept_as_the_reference_shows(sdk: Cekura, agent: int) -> None:
@@ -412,26 +413,20 @@ def test_conditional_actions_are_kept_as_the_reference_shows(sdk: Cekura, agent:
             {"id": 1, "condition": "The agent greets the caller", "action": "A table for two please.", **standard},
         ],
     }
-    made = sdk.scenarios.create(
-        name="Table for two",
-        agent=agent,
-        personality=1,
-        scenario_type="conditional_actions",
-        expected_outcome_prompt="The agent confirms a table for two.",
-        tags=["smoke"],
-        max_duration=120,
-        conditional_actions=actions,
-    )
+    fields = {
+        "name": "Table for two",
+        "agent": agent,
+        "personality": 1,
+        "scenario_type": "conditional_actions",
+        "expected_outcome_prompt": "The agent confirms a table for two.",
+        "tags": ["smoke"],
+        "max_duration": 120,
+        "conditional_actions": actions,
+    }
+    made, changed = kept(sdk.scenarios, fields, {"name": "Table for three"}, agent_id=agent)
     assert (made["personality_name"], made["tags"], made["max_duration"]) == ("Normal", ["smoke"], 120)
     assert isinstance(made["instructions"], str) and "A table for two please." in made["instructions"]
-    changed = sdk.scenarios.update(made["id"], name="Table for three")
-    assert changed["name"] == "Table for three" and changed["instructions"] == made["instructions"]
-    assert sdk.scenarios.get(made["id"]) == changed
-    listed = sdk.scenarios.list(agent_id=agent)
-    assert made["id"] in [item["id"] for item in listed["results"]]
-    assert sdk.scenarios.delete(made["id"]) == {}
-    with pytest.raises(NotFoundError):
-        sdk.scenarios.get(made["id"])
+    assert changed["instructions"] == made["instructions"]
 
 
 def test_schedules_are_kept(sdk: Cekura, agent: int, scenarios: dict[str, int]) -> None:
@@ -448,16 +443,9 @@ def test_schedules_are_kept(sdk: Cekura, agent: int, scenarios: dict[str, int]) 
     with pytest.raises(APIError) as refused:
         sdk.cron_jobs.create(**job, notify_on="failure")
     assert refused.value.response_body.keys() == {"notify_on"}
-    made = sdk.cron_jobs.create(**job)
+    made, changed = kept(sdk.cron_jobs, job, {"name": "weekly", "is_active": False}, agent_id=agent)
     assert made.items() >= {"scenario_ids": [scenarios["listens"]], "is_active": True, "created_via": "sdk"}.items()
-    assert sdk.cron_jobs.get(made["id"]) == made
-    listed = sdk.cron_jobs.list(agent_id=agent)
-    assert isinstance(listed, list) and made["id"] in [job["id"] for job in listed]
-    assert sdk.cron_jobs.update(made["id"], name="weekly")["name"] == "weekly"
-    assert sdk.cron_jobs.update(made["id"], is_active=False)["next_due_at"] is None
-    assert sdk.cron_jobs.delete(made["id"]) == {}
-    with pytest.raises(NotFoundError):
-        sdk.cron_jobs.get(made["id"])
+    assert made["next_due_at"] is not None and changed["next_due_at"] is None
     # A key is of one project: that is scope enough.
     assert isinstance(sdk.cron_jobs.list(), list)
 

@@ -21,8 +21,10 @@ from tests.api.conftest import (
     server_settings,
     services,
     user_key,
-    worker_client,
     worker_key,
+)
+from tests.api.conftest import (
+    worker as worker_client,
 )
 
 __all__ = [
