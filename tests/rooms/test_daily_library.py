@@ -27,7 +27,7 @@ from tests.daily_rooms import DailyRooms, daily_rooms, library_sent_to
 from tests.daily_rooms.guest import Guest
 from tests.daily_rooms.server import SERVED_VERSION
 from tests.patience import until
-from tests.rooms.in_daily import entered
+from tests.rooms.in_daily import Call, entered
 from tests.rooms.listener import Listener
 
 pytestmark = [pytest.mark.anyio, pytest.mark.webrtc]
@@ -63,6 +63,15 @@ async def somebody(url: str, name: str, **how: Any) -> AsyncIterator[Guest]:
         yield someone
     finally:
         await asyncio.to_thread(someone.leave)
+
+
+@asynccontextmanager
+async def met(rooms: DailyRooms, room: str, **how: Any) -> AsyncIterator[tuple[Guest, Call]]:
+    """Bella in a room, and a call that she is heard in."""
+    async with somebody(rooms.url(room), "Bella", **how) as agent, entered(url=rooms.url(room)) as call:
+        await call.room.wait_for_media()
+        await until(lambda: not agent.level or peak(call.listener) > LOUD // 2)
+        yield agent, call
 
 
 def peak(listener: Listener) -> int:
@@ -111,9 +120,8 @@ async def test_a_call_after_a_failed_one_in_the_same_process(rooms: DailyRooms, 
         async with entered(url=rooms.url(room)):
             pass
     rooms.order(room, lookup_status=200)
-    async with somebody(rooms.url(room), "Bella", level=LOUD), entered(url=rooms.url(room)) as call:
-        await call.room.wait_for_media()
-        await until(lambda: peak(call.listener) > LOUD // 2)
+    async with met(rooms, room, level=LOUD):
+        pass
 
 
 async def test_leaving_takes_the_caller_out_and_ends_its_threads(rooms: DailyRooms, room: str) -> None:
@@ -184,8 +192,7 @@ class TestMedia:
 class TestMessages:
     async def test_every_json_value_arrives_once_and_unchanged(self, rooms: DailyRooms, room: str) -> None:
         values: list[Any] = [{"a": {"b": [1, 2.5, None, True]}}, "text", 12, 0.5, True, [1, "zwei"], "ü" * 10_000]
-        async with somebody(rooms.url(room), "Bella") as agent, entered(url=rooms.url(room)) as call:
-            await call.room.wait_for_media()
+        async with met(rooms, room) as (agent, call):
             for value in values:
                 await call.room.publish(value)
             await until(lambda: len(agent.messages) >= len(values))
@@ -196,8 +203,7 @@ class TestMessages:
         self, rooms: DailyRooms, room: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The library itself reports it 17 s later."""
-        async with somebody(rooms.url(room), "Bella"), entered(url=rooms.url(room)) as call:
-            await call.room.wait_for_media()
+        async with met(rooms, room) as (_, call):
             rooms.order(room, lookup_status=500)
             rooms.act(room, "close", "Testing Agent")
             await asyncio.sleep(0.2)
@@ -261,9 +267,7 @@ class TestWhoTheAgentIs:
 
 class TestEnds:
     async def test_an_agent_that_daily_drops_reads_as_one_that_left(self, rooms: DailyRooms, room: str) -> None:
-        async with somebody(rooms.url(room), "Bella", level=LOUD), entered(url=rooms.url(room)) as call:
-            await call.room.wait_for_media()
-            await until(lambda: peak(call.listener) > LOUD // 2)
+        async with met(rooms, room, level=LOUD) as (_, call):
             rooms.act(room, "drop", "Bella")
             await until(lambda: bool(call.listener.left))
             assert call.listener.left[0][1] == "left the call"
@@ -272,9 +276,7 @@ class TestEnds:
         self, rooms: DailyRooms, room: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(session, "MEDIA_STOPPED_AFTER_S", 0.5)
-        async with somebody(rooms.url(room), "Bella", level=LOUD), entered(url=rooms.url(room)) as call:
-            await call.room.wait_for_media()
-            await until(lambda: peak(call.listener) > LOUD // 2)
+        async with met(rooms, room, level=LOUD) as (_, call):
             rooms.act(room, "silence", "Bella")
             await asyncio.sleep(2.0)
             # The library goes on with zeros of its own: nothing has stopped, as far as anybody can tell.
@@ -285,9 +287,7 @@ class TestEnds:
             assert "s of digital silence" in (call.listener.left[0][1] or "")
 
     async def test_packets_cut_are_not_heard_until_they_come_again(self, rooms: DailyRooms, room: str) -> None:
-        async with somebody(rooms.url(room), "Bella", level=LOUD), entered(url=rooms.url(room)) as call:
-            await call.room.wait_for_media()
-            await until(lambda: peak(call.listener) > LOUD // 2)
+        async with met(rooms, room, level=LOUD) as (_, call):
             rooms.act(room, "cut", "Bella")
             await asyncio.sleep(0.5)
             call.listener.agent.clear()
@@ -299,16 +299,14 @@ class TestEnds:
 
     async def test_a_dead_agent_is_present_until_daily_drops_it(self, rooms: DailyRooms, room: str) -> None:
         rooms.order(room, forget_after_s=1.0)
-        async with somebody(rooms.url(room), "Bella", level=LOUD), entered(url=rooms.url(room)) as call:
-            await call.room.wait_for_media()
+        async with met(rooms, room, level=LOUD) as (_, call):
             rooms.act(room, "close", "Bella")
             await asyncio.sleep(0.5)
             assert call.listener.left == []
             await until(lambda: bool(call.listener.left))
 
     async def test_a_deleted_room_ends_the_call(self, rooms: DailyRooms, room: str) -> None:
-        async with somebody(rooms.url(room), "Bella"), entered(url=rooms.url(room)) as call:
-            await call.room.wait_for_media()
+        async with met(rooms, room) as (_, call):
             rooms.act(room, "delete", "Testing Agent")
             await until(lambda: bool(call.listener.lost), 40)
             assert call.listener.lost[0].reason is EndedReason.ROOM_UNREACHABLE
