@@ -16,12 +16,11 @@ from runner.calls.run_warnings import trouble_warnings
 from runner.calls.timeline import TimelineStamp
 from runner.errors import UsageError
 from runner.evaluation.asked import NO_JUDGE_ASKED, NOTHING, Asked, OutcomeJudgement, not_honoured, settle
-from runner.evaluation.differences import hearing_differs
 from runner.evaluation.ending import CEKURA_ENDED_REASON
 from runner.evaluation.outcome import Failure, Status, decide, judge_expectations
 from runner.evaluation.speech import includes_jitter
 from runner.evaluation.transcript import TranscriptEntry, transcribe_call
-from runner.evaluation.trouble import troubles_of
+from runner.evaluation.trouble import hearing_differs, troubles_of
 from runner.evaluation.turns import TurnMeasures, first_response_ms, measure_turns
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgement, JudgeUsage, by_question
 from runner.evaluation.view import CallView

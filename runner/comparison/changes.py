@@ -25,17 +25,12 @@ class _Model(BaseModel):
 
 
 class RateChange(_Model):
-    """Pass rates of both sides. Inconclusive runs are left out.
+    """Pass rates of both sides, of their decided runs. Inconclusive runs are left out.
+
+    The difference is current minus base, in percentage points; of a suite the mean over its scenarios. It is null
+    where a side has no decided run. The true one lies from ``low_points`` to ``high_points`` in 95 of 100 cases.
 
     Attributes:
-        base_passed: Runs of the base that passed.
-        base_runs: Decided runs of the base.
-        current_passed: Runs of the current side that passed.
-        current_runs: Decided runs of the current side.
-        difference_points: Current minus base, in percentage points; of a suite the mean over its scenarios. Null
-            where a side has no decided run.
-        low_points: Where the true difference lies in 95 of 100 cases: from here.
-        high_points: To here.
         p: Of the test; null where there are too few runs to test.
         significant: Whether it is significant at the level of the rule, and as large as it must be.
         shows_points: The smallest drop that would have shown with 80 % power; null where none would, and for a suite.
@@ -54,17 +49,10 @@ class RateChange(_Model):
 
 
 class LatencyChange(_Model):
-    """Latencies of both sides, one value a call.
+    """Latencies of both sides, one value a call that has one; a session, where their means are tested.
 
-    Attributes:
-        base_calls: Calls of the base with a latency; of sessions, where their means are tested.
-        current_calls: The same of the current side.
-        difference_ms: Current minus base; of a suite the mean over its scenarios.
-        low_ms: Where the true difference lies in 95 of 100 cases: from here.
-        high_ms: To here.
-        p: Of the test; null where there are too few calls to test, and then so are interval and difference.
-        significant: Whether it is significant at the level of the rule, and as large as it must be.
-        shows_ms: The smallest difference that would have shown with 80 % power.
+    Difference, interval and test are as those of :class:`RateChange`, and all null where there are too few calls to
+    test. ``shows_ms`` is the smallest difference that would have shown with 80 % power.
     """
 
     base_calls: int
@@ -82,8 +70,6 @@ class ScenarioChange(_Model):
 
     Attributes:
         scenario: Its name.
-        change: What became of it.
-        pass_rate: Pass rates.
         latency: Latencies; null where no call on either side has one.
         base_inconclusive: Runs of the base that are inconclusive.
         current_inconclusive: Runs of the current side that are.
@@ -110,19 +96,13 @@ class Comparison(_Model):
     """What a comparison came to.
 
     Attributes:
-        format: Version of this format.
         change: What became of the whole: regressed if the suite or any scenario did.
         pass_rate: Of all scenarios that both sides have, and whether the suite's pass rate changed.
         latency: Of the same, and whether the suite's latency changed.
         scenarios: The scenarios that both sides have.
-        only_in_base: Scenarios that the current side does not have.
-        only_in_current: Scenarios that the base does not have.
         base_sessions: In how many sessions the base was made.
-        current_sessions: In how many the current side was.
         interleaved: Whether both sides were made in the same sessions.
         by_session: Whether means of sessions were tested, not calls.
-        base_inconclusive: Inconclusive runs of the base.
-        current_inconclusive: Of the current side.
         why_too_few: Where the whole has too few runs to say: in words.
         warnings: What to bear in mind, such as other versions, other scenarios, drift.
     """

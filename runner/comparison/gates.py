@@ -50,8 +50,6 @@ class GateOutcome(BaseModel):
 
     Attributes:
         gate: Its name in the suite file.
-        limit: The threshold.
-        status: What became of it.
         observed: The pass rate as a share; the 95th percentile in milliseconds. Null where nothing was decided or
             measured.
         low: Of the pass rate, where the true one lies in 95 of 100 cases; of a latency the same of the share of turns

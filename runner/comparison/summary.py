@@ -30,17 +30,11 @@ class Estimate(BaseModel):
 
 
 class Repeats(BaseModel):
-    """What the runs of a scenario, or of all, say.
+    """What the runs of a scenario, or of all (``scenario`` is null), say.
 
-    Attributes:
-        scenario: Its name; null for all scenarios together.
-        passed: Runs that passed.
-        decided: Runs with a verdict.
-        inconclusive: Runs without one: left out of all the rest.
-        pass_rate: As a share, with Wilson's interval.
-        pass_hat_k: Pass^k for k = 1, 2, …: the chance that k runs of a scenario all pass.
-        p50_latency_ms: Median of all turns.
-        p95_latency_ms: Their 95th percentile.
+    Inconclusive runs, those without a verdict, are left out of all the rest. The pass rate is a share, with Wilson's
+    interval; ``pass_hat_k`` is pass^k for k = 1, 2, …: the chance that k runs of a scenario all pass. Latencies are
+    percentiles of all turns.
     """
 
     model_config = ConfigDict(frozen=True)

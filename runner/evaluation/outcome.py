@@ -3,27 +3,31 @@
 import signal
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from bots.caller.script import Script
+from bots.caller.script import AfterEvent, AfterSilence, AgentHeardFor, Listen, Script, StaySilent
+from bots.clock import NS_PER_MS, NS_PER_S
 from bots.timeline import (
     SESSION_FAILED,
     AgentProcessEnded,
     AgentSessionEnded,
+    AgentTurnEnded,
     CallEnded,
+    CallerPressedKeys,
+    CallerStoppedSpeaking,
     EndedReason,
+    LineEnd,
     TimelineEvent,
 )
 from runner.evaluation.blame import excuse, fairly, gave_up_in_error
 from runner.evaluation.causes import end_of_process, find_failure, talked_over
-from runner.evaluation.differences import silence_in_error, speech_in_error
 from runner.evaluation.dropped import dropped_words
 from runner.evaluation.ending import AGENT_FAILED, KIND_OF_ENDING, NO_CALL
-from runner.evaluation.expectations import evaluate
+from runner.evaluation.expectations import evaluate, evaluate_turn
 from runner.evaluation.failure import Failure, FailureKind
-from runner.evaluation.limit import Limit, limit_reached
-from runner.evaluation.trouble import troubles_of
+from runner.evaluation.trouble import silence_in_error, speech_in_error, troubles_of
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgements, Verdict, evidence_of
 from runner.evaluation.view import CallView
 from runner.evaluation.window import unobservable_start
@@ -64,6 +68,24 @@ class Outcome(BaseModel):
         if self.success is None:
             return 2
         return 0 if self.success else 1
+
+
+_LONG_S = 10.0
+"""What takes the agent less than this is not too long, however short the call may be."""
+
+_SILENT_NS = 3 * NS_PER_S
+"""An agent that was silent for so long had finished, whether or not the caller noticed."""
+
+
+class _Limit(NamedTuple):
+    """What a call was at when it reached its limit.
+
+    ``by_agent`` says how the agent kept the caller from going on, ``by_caller`` whether the caller was at something
+    of its own: a line, a silence, a delay.
+    """
+
+    by_agent: str | None = None
+    by_caller: bool = False
 
 
 _NOBODY_THERE = frozenset({EndedReason.ROOM_UNREACHABLE, EndedReason.ICE_FAILED})
@@ -132,7 +154,7 @@ def decide(
     status = Status.FAILED if reason is EndedReason.AGENT_NEVER_JOINED else Status.COMPLETED
     all_played = len(view.starts) == len(script.turns)
     unreachable = unobservable_start(script, view)
-    limit = limit_reached(script, view, ended.at_ns) if reason is EndedReason.MAX_DURATION else Limit()
+    limit = _limit_reached(script, view, ended.at_ns) if reason is EndedReason.MAX_DURATION else _Limit()
     missed = any(v.verdict is Verdict.MISSED and not v.follows for v in verdicts)
     why = _failure(script, view, ended, limit, all_played=all_played, unreachable=unreachable is not None)
     if why is not None and not missed and (excused := _inconclusive(view, ended, verdicts, why)) is not None:
@@ -178,7 +200,7 @@ def _not_passed(status: Status, reason: EndedReason, failure: Failure) -> Outcom
 
 
 def _failure(
-    script: Script, view: CallView, ended: CallEnded, limit: Limit, *, all_played: bool, unreachable: bool
+    script: Script, view: CallView, ended: CallEnded, limit: _Limit, *, all_played: bool, unreachable: bool
 ) -> str | None:
     """Return why the agent failed, whatever was expected of it in single turns; None if it did not."""
     if ended.reason in AGENT_FAILED:
@@ -231,3 +253,77 @@ def _unplayed(script: Script, ended: CallEnded, *, all_played: bool) -> str | No
 
 def _limit_detail(ended: CallEnded) -> str:
     return ended.detail or "the call reached its limit"
+
+
+def _limit_reached(script: Script, view: CallView, end_ns: int) -> _Limit:
+    """Return what a call was at when it reached its limit.
+
+    It was the agent's doing where the caller waited for the agent to finish, or to answer, and had done so for too
+    long: for as long as an answer may take (``answer_timeout_s``), or for half of a shorter call.
+    """
+    turn = max(view.starts, default=None)
+    if turn is not None and _acts(script, turn, view, end_ns):
+        return _Limit(by_caller=True)
+    open_turn = None
+    if turn is not None:
+        verdicts = evaluate_turn(turn, script.turns[turn], view, now_ns=end_ns)
+        open_turn = script.turns[turn] if any(v.verdict is Verdict.PENDING for v in verdicts) else None
+    following = 0 if turn is None else turn + 1
+    trigger = script.turns[following].start if open_turn is None and following < len(script.turns) else None
+    too_long_ns = round(min(script.turn_taking.answer_timeout_s, max(_LONG_S, script.max_duration_s / 2)) * NS_PER_S)
+    talks_ns = _talks_for_ns(view, end_ns)
+    if isinstance(trigger, AfterEvent) or (isinstance(trigger, AfterSilence) and not talks_ns):
+        return _Limit(by_caller=True)
+    if talks_ns >= too_long_ns and not isinstance(trigger, AgentHeardFor):
+        return _Limit(by_agent=f"the agent had been talking for {talks_ns / NS_PER_S:.0f} s")
+    if open_turn is not None and any(e.absent for e in open_turn.expect):
+        return _Limit()
+    owes_ns = _owes_for_ns(script, view, end_ns)
+    if owes_ns >= too_long_ns:
+        return _Limit(by_agent=f"the agent had owed an answer for {owes_ns / NS_PER_S:.0f} s")
+    return _Limit()
+
+
+def _acts(script: Script, turn: int, view: CallView, end_ns: int) -> bool:
+    action = script.turns[turn].action
+    if isinstance(action, StaySilent):
+        return view.starts[turn] + action.duration_ms * NS_PER_MS > end_ns
+    end = view.line_end(turn)
+    return view.line(turn) is not None and (end is None or end.end is not LineEnd.SAID)
+
+
+def _talks_for_ns(view: CallView, end_ns: int) -> int:
+    """Return how long the agent's turn had lasted; 0 while it was not its turn."""
+    over_ns = max((e.at_ns for e in view.of(AgentTurnEnded)), default=-1)
+    speeches = view.speeches
+    if not speeches:
+        return 0
+    last = speeches[-1]
+    if last.stopped is not None and end_ns - last.stopped.at_ns > _SILENT_NS:
+        return 0
+    # A turn that was taken to be over just before it went on is a new one.
+    onset_ns = next((s.started.at_ns for s in speeches if s.started.at_ns > over_ns), last.started.at_ns)
+    return end_ns - onset_ns if onset_ns > over_ns or last.end_or(over_ns + 1) > over_ns else 0
+
+
+def _owes_for_ns(script: Script, view: CallView, end_ns: int) -> int:
+    """Return for how long the agent had owed an answer; 0 if it owed none."""
+    speeches = view.speeches
+    handed_over = max(
+        [*view.of(CallerStoppedSpeaking), *view.of(CallerPressedKeys)], key=lambda e: e.at_ns, default=None
+    )
+    turn = max(view.starts, default=None)
+    if handed_over is None:
+        # A greeting is owed where the caller listens for it.
+        listens = turn is not None and isinstance(script.turns[turn].action, Listen)
+        joined = view.joined
+        return end_ns - joined.at_ns if listens and joined is not None and not speeches else 0
+    line = view.line(handed_over.turn) or handed_over
+    since = [s for s in speeches if s.started.at_ns >= line.at_ns]
+    if any(s.started.at_ns >= handed_over.at_ns or s.lasts_at(handed_over.at_ns) for s in since):
+        return 0
+    # Whoever listens, listens anew.
+    asked_ns = handed_over.at_ns
+    if turn is not None and isinstance(script.turns[turn].action, Listen):
+        asked_ns = max(asked_ns, view.starts[turn])
+    return end_ns - asked_ns

@@ -4,8 +4,8 @@ import pytest
 
 from bots.caller.script import Expectation, Listen, Turn
 from bots.timeline import AgentStartedSpeaking, EndedReason, TimelineEvent
-from runner.evaluation.differences import hearing_differs
 from runner.evaluation.outcome import decide, judge_expectations
+from runner.evaluation.trouble import hearing_differs
 from runner.evaluation.verdicts import Cause
 from runner.evaluation.view import CallView
 from tests.evaluation.facts import JOINED, asks, ended, line, measured, recording, s, script, speech, taken_up

@@ -1,6 +1,6 @@
 """Was the harness able to judge? What it missed itself, or the network lost, is never the agent's failure."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -119,94 +119,91 @@ LEAVES = [JOINED, taken_up(1), ANSWERED[:-1], ended(6.5, LEFT)]
 DIED = [JOINED, taken_up(1), line(1.2, 3), AgentProbed(at_ns=s(20), answers=False), ended(20, VANISHED)]
 PATIENT = script(asks(contains("which day", within_ms=30_000)))
 
+
+class Case(NamedTuple):
+    facts: list[Any]
+    cause: Cause
+    says: str = ""
+    played: Script = SCRIPT
+
+
 BLAMED = {
-    "nobody but the agent": ([SILENT, HUNG_UP], SCRIPT, AGENT, "turn 1"),
-    "its line had holes": ([SILENT, late(600), HUNG_UP], SCRIPT, HARNESS, "turn 1"),
-    "its machine was too busy": ([SILENT, busy(4), HUNG_UP], SCRIPT, HARNESS, "turn 1"),
-    "it stood still": ([SILENT, stalled(2, 1_003), HUNG_UP], SCRIPT, HARNESS, "turn 1"),
-    "its packets were lost": ([SILENT, not_sent(3, 9), HUNG_UP], SCRIPT, NETWORK, "turn 1"),
-    "the agent's packets were lost": ([SILENT, lost(4, 300), HUNG_UP], SCRIPT, NETWORK, "turn 1"),
-    "the background was too loud": ([SILENT, recording(too_loud=True), HUNG_UP], SCRIPT, CALLER, "turn 1"),
-    "a line that was dead for a while": ([SILENT, cut(4, 6.9), HUNG_UP], SCRIPT, NETWORK, "turn 1"),
-    "media that was never connected": (
+    "nobody but the agent": Case([SILENT, HUNG_UP], AGENT, "turn 1"),
+    "its line had holes": Case([SILENT, late(600), HUNG_UP], HARNESS, "turn 1"),
+    "its machine was too busy": Case([SILENT, busy(4), HUNG_UP], HARNESS, "turn 1"),
+    "it stood still": Case([SILENT, stalled(2, 1_003), HUNG_UP], HARNESS, "turn 1"),
+    "its packets were lost": Case([SILENT, not_sent(3, 9), HUNG_UP], NETWORK, "turn 1"),
+    "the agent's packets were lost": Case([SILENT, lost(4, 300), HUNG_UP], NETWORK, "turn 1"),
+    "the background was too loud": Case([SILENT, recording(too_loud=True), HUNG_UP], CALLER, "turn 1"),
+    "a line that was dead for a while": Case([SILENT, cut(4, 6.9), HUNG_UP], NETWORK, "turn 1"),
+    "media that was never connected": Case(
         [SILENT, MediaNotConnected(at_ns=s(0.5), waited_ms=10_000, sending=False, receiving=True), HUNG_UP],
-        SCRIPT,
         NETWORK,
         "the caller's audio was not connected within 10 s",
     ),
-    "whoever the caller spoke to before": (
+    "whoever the caller spoke to before": Case(
         [SILENT, AgentJoined(at_ns=s(5), participant="Bella"), HUNG_UP],
-        SCRIPT,
         ROOM,
         "somebody else in the room was taken for the agent",
     ),
     # What no agent notices excuses none.
-    "a hole of two packets": ([SILENT, late(40), HUNG_UP], SCRIPT, AGENT, ""),
-    "a few packets of silence": ([SILENT, not_sent(7, 9), HUNG_UP], SCRIPT, AGENT, ""),
-    "a few lost packets": ([SILENT, not_sent(3, 3), HUNG_UP], SCRIPT, AGENT, ""),
-    "a busy machine elsewhere": ([SILENT, busy(4, shared=False), HUNG_UP], SCRIPT, AGENT, ""),
-    "a lost packet of the agent": ([SILENT, lost(4, 20), HUNG_UP], SCRIPT, AGENT, ""),
-    "two of them": ([SILENT, lost(3.5, 20), lost(3.6, 20), HUNG_UP], SCRIPT, AGENT, ""),
-    "four add up": ([SILENT, [lost(3.5 + n / 10, 20) for n in range(4)], HUNG_UP], SCRIPT, NETWORK, ""),
-    "a stall before the agent was there": ([stalled(0, 1_200), BEGAN_LATE], SCRIPT, AGENT, ""),
-    "trouble after it was late": ([SILENT, stalled(6.5, 3_000), ended(12)], SCRIPT, AGENT, ""),
+    "a hole of two packets": Case([SILENT, late(40), HUNG_UP], AGENT),
+    "a few packets of silence": Case([SILENT, not_sent(7, 9), HUNG_UP], AGENT),
+    "a few lost packets": Case([SILENT, not_sent(3, 3), HUNG_UP], AGENT),
+    "a busy machine elsewhere": Case([SILENT, busy(4, shared=False), HUNG_UP], AGENT),
+    "a lost packet of the agent": Case([SILENT, lost(4, 20), HUNG_UP], AGENT),
+    "two of them": Case([SILENT, lost(3.5, 20), lost(3.6, 20), HUNG_UP], AGENT),
+    "four add up": Case([SILENT, [lost(3.5 + n / 10, 20) for n in range(4)], HUNG_UP], NETWORK),
+    "a stall before the agent was there": Case([stalled(0, 1_200), BEGAN_LATE], AGENT),
+    "trouble after it was late": Case([SILENT, stalled(6.5, 3_000), ended(12)], AGENT),
     # A busy machine slows an agent down, and makes it do nothing else, unless it is very busy.
-    "left on a busy machine": ([ASKED, BUSY, ended(5, LEFT)], SCRIPT, AGENT, ""),
-    "raised on a busy machine": ([ASKED, BUSY, RAISED, HUNG_UP], SCRIPT, AGENT, ""),
-    "called wrongly on one": ([ASKED, BUSY, READY, WRONG_CALL, HUNG_UP], CALL_OF_FOUR, AGENT, ""),
-    "called late on one": (
-        [READY, ASKED, BUSY, CALLED.model_copy(update={"at_ns": s(5.6)}), HUNG_UP],
-        CALL_OF_FOUR,
-        HARNESS,
-        "",
+    "left on a busy machine": Case([ASKED, BUSY, ended(5, LEFT)], AGENT),
+    "raised on a busy machine": Case([ASKED, BUSY, RAISED, HUNG_UP], AGENT),
+    "called wrongly on one": Case([ASKED, BUSY, READY, WRONG_CALL, HUNG_UP], AGENT, played=CALL_OF_FOUR),
+    "called late on one": Case(
+        [READY, ASKED, BUSY, CALLED.model_copy(update={"at_ns": s(5.6)}), HUNG_UP], HARNESS, played=CALL_OF_FOUR
     ),
-    "called another before on one": (
-        [READY, ASKED, BUSY, WRONG_CALL.model_copy(update={"name": "lookup"}), HUNG_UP],
-        CALL_OF_FOUR,
-        HARNESS,
-        "",
+    "called another before on one": Case(
+        [READY, ASKED, BUSY, WRONG_CALL.model_copy(update={"name": "lookup"}), HUNG_UP], HARNESS, played=CALL_OF_FOUR
     ),
-    "called nothing on one": ([READY, ASKED, BUSY, HUNG_UP], CALL_OF_FOUR, HARNESS, ""),
-    "a wrong answer, a little busy": ([ASKED, busy(2, 0.6, for_s=12), CLOSED, HUNG_UP], SCRIPT, AGENT, ""),
-    "a wrong answer, very busy": ([ASKED, BUSY, CLOSED, HUNG_UP], SCRIPT, HARNESS, ""),
+    "called nothing on one": Case([READY, ASKED, BUSY, HUNG_UP], HARNESS, played=CALL_OF_FOUR),
+    "a wrong answer, a little busy": Case([ASKED, busy(2, 0.6, for_s=12), CLOSED, HUNG_UP], AGENT),
+    "a wrong answer, very busy": Case([ASKED, BUSY, CLOSED, HUNG_UP], HARNESS),
     # Audio that was lost in the line excuses talking; after it, none.
-    "spoke on, and a hole in the line": ([BARGES_IN, SPOKE_ON, lost(7, 80)], script(asks(STOPS)), NETWORK, ""),
-    "spoke on, and a hole after it": ([BARGES_IN, SPOKE_ON, lost(11.5, 80)], script(asks(STOPS)), AGENT, ""),
-    "spoke up, and a hole in the line": ([BARGES_IN, SPOKE_UP, lost(7, 80)], script(asks(QUIET)), NETWORK, ""),
-    "spoke up, and a hole after it": ([BARGES_IN, SPOKE_UP, lost(11.5, 80)], script(asks(QUIET)), AGENT, ""),
+    "spoke on, and a hole in the line": Case([BARGES_IN, SPOKE_ON, lost(7, 80)], NETWORK, played=script(asks(STOPS))),
+    "spoke on, and a hole after it": Case([BARGES_IN, SPOKE_ON, lost(11.5, 80)], AGENT, played=script(asks(STOPS))),
+    "spoke up, and a hole in the line": Case([BARGES_IN, SPOKE_UP, lost(7, 80)], NETWORK, played=script(asks(QUIET))),
+    "spoke up, and a hole after it": Case([BARGES_IN, SPOKE_UP, lost(11.5, 80)], AGENT, played=script(asks(QUIET))),
     # What is told needs no hearing, unless the hole is so long that the caller spoke into it.
-    "no call, and a hole": ([READY, SILENT, lost(4, 300), HUNG_UP], BOOKS, AGENT, ""),
-    "no call, and a long hole": ([READY, SILENT, lost(4, 600), HUNG_UP], BOOKS, NETWORK, ""),
-    "no call, and the caller spoke": ([READY, SILENT, lost(4, 300), over(5), HUNG_UP], BOOKS, NETWORK, ""),
-    "left, and a hole": ([LEAVES, lost(5, 300)], SCRIPT, AGENT, ""),
-    "left, and a long hole": ([LEAVES, lost(5, 600)], SCRIPT, NETWORK, ""),
+    "no call, and a hole": Case([READY, SILENT, lost(4, 300), HUNG_UP], AGENT, played=BOOKS),
+    "no call, and a long hole": Case([READY, SILENT, lost(4, 600), HUNG_UP], NETWORK, played=BOOKS),
+    "no call, and the caller spoke": Case([READY, SILENT, lost(4, 300), over(5), HUNG_UP], NETWORK, played=BOOKS),
+    "left, and a hole": Case([LEAVES, lost(5, 300)], AGENT),
+    "left, and a long hole": Case([LEAVES, lost(5, 600)], NETWORK),
     # A garbled line excuses what follows from it; lost audio of the agent touches its own turn alone.
-    "silent in turn 2": (SECOND_SILENT, SCRIPT, AGENT, "turn 2"),
-    "silent in turn 2, the line before garbled": ([SECOND_SILENT, late(600)], SCRIPT, HARNESS, ""),
-    "silent in turn 2, the agent not heard before": ([SECOND_SILENT, lost(4.5, 300)], SCRIPT, AGENT, "turn 2"),
+    "silent in turn 2": Case(SECOND_SILENT, AGENT, "turn 2"),
+    "silent in turn 2, the line before garbled": Case([SECOND_SILENT, late(600)], HARNESS),
+    "silent in turn 2, the agent not heard before": Case([SECOND_SILENT, lost(4.5, 300)], AGENT, "turn 2"),
     # An ending is excused if the agent may not have heard.
-    "froze": ([SILENT, late(600), ended(20, FROZE, "it ended")], SCRIPT, HARNESS, ""),
-    "never spoke": ([SILENT, late(600), ended(20, EndedReason.AGENT_NEVER_SPOKE, "it")], SCRIPT, HARNESS, ""),
-    "left after a garbled line": ([SILENT, late(600), ended(20, LEFT, "it ended")], SCRIPT, HARNESS, ""),
-    "vanished": ([SILENT, late(600), ended(20, VANISHED, "it ended")], SCRIPT, NETWORK, ""),
-    "died": (DIED, PATIENT, AGENT, ""),
-    "died after a stall": ([DIED, stalled(16, 3_500)], PATIENT, HARNESS, ""),
+    "froze": Case([SILENT, late(600), ended(20, FROZE, "it ended")], HARNESS),
+    "never spoke": Case([SILENT, late(600), ended(20, EndedReason.AGENT_NEVER_SPOKE, "it")], HARNESS),
+    "left after a garbled line": Case([SILENT, late(600), ended(20, LEFT, "it ended")], HARNESS),
+    "vanished": Case([SILENT, late(600), ended(20, VANISHED, "it ended")], NETWORK),
+    "died": Case(DIED, AGENT, played=PATIENT),
+    "died after a stall": Case([DIED, stalled(16, 3_500)], HARNESS, played=PATIENT),
     # The caller acted on what it heard, and the recording has something else.
-    "left a caller that heard it speak on": (
-        [JOINED, onset(1), recording(), measured(1, 4), taken_up(0.9), ended(34, LEFT)],
-        SCRIPT,
-        CALLER,
-        "",
+    "left a caller that heard it speak on": Case(
+        [JOINED, onset(1), recording(), measured(1, 4), taken_up(0.9), ended(34, LEFT)], CALLER
     ),
 }
 
 
-@pytest.mark.parametrize(("facts", "played", "cause", "says"), BLAMED.values(), ids=list(BLAMED))
-def test_who_is_blamed(facts: list[Any], played: Script, cause: Cause, says: str) -> None:
-    outcome = come_to(facts, played)
-    assert (outcome.success, outcome.cause) == (False if cause is AGENT else None, cause), outcome.detail
-    assert outcome.failure is not None and outcome.failure.cause is cause
-    assert outcome.detail is not None and says in outcome.detail
+@pytest.mark.parametrize("case", BLAMED.values(), ids=list(BLAMED))
+def test_who_is_blamed(case: Case) -> None:
+    outcome = come_to(case.facts, case.played)
+    assert (outcome.success, outcome.cause) == (False if case.cause is AGENT else None, case.cause), outcome.detail
+    assert outcome.failure is not None and outcome.failure.cause is case.cause
+    assert outcome.detail is not None and case.says in outcome.detail
 
 
 @pytest.mark.parametrize(
