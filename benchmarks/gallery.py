@@ -32,7 +32,7 @@ from runner.calls.suite_file import SuiteRun, read_suite
 from runner.reports.evidence import headline_of, verdict_words
 from runner.reports.html.write import FILE_NAME, write_run_report
 from runner.scenarios.evals import load_scenario
-from tests.browser import chromium
+from tests.browser import started
 from tests.faults import FAULTS as TABLE
 from tests.faults import SETTINGS, Caught
 from tests.simulated.call import Simulation
@@ -261,7 +261,7 @@ def main() -> int:
         # All calls come first: a browser takes what calls need.
         made = simulated(table, folder) if chosen.simulated else called(table, folder)
         runs = [] if only or chosen.simulated else run_suite("restaurant", SHOWN_SUITE, folder)
-        with chromium() as browser:
+        with started() as browser:
             right = show_faults(list(zip(table, made, strict=True)), browser)
             right = (not runs or show_suite(runs, folder / "restaurant", browser)) and right
     return 0 if right else 1

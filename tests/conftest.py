@@ -15,7 +15,7 @@ from tests.postgres import postgres_server, postgres_url
 
 __all__ = ["postgres_server", "postgres_url"]
 
-pytest_plugins = ["tests.template_branches"]
+pytest_plugins = ["tests.browser", "tests.template_branches"]
 
 # The same examples in every run: what a change breaks is the change's, and no matter of luck. HYPOTHESIS_PROFILE=wide
 # looks for more. How long an example takes says more of the machine than of the product.

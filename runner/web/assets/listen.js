@@ -9,7 +9,7 @@ let leave = null;
 const say = (on, text) => { listen.setAttribute('aria-pressed', on); told.textContent = text; };
 const player = rate => {
   const context = new AudioContext({sampleRate: rate});
-  let next = 0;
+  let next = -1;
   return {
     close: () => context.close(),
     play: bytes => {
