@@ -1,16 +1,16 @@
 """Agents started as processes on free ports, and killed whatever happens."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+
+from runner.sessions.local_agent import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,31 +24,32 @@ class Agents:
 
     def start(self, name: str, *options: str, **environment: str) -> str:
         """Start ``python -m bots.agents.<name>`` and return its address once it answers."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        log = self._logs / f"{name}-{port}.log"
-        command = [sys.executable, "-m", f"bots.agents.{name}", "-t", "webrtc", "--host", "127.0.0.1"]
-        with log.open("wb") as out:
+        where = ("-t", "webrtc", "--host", "127.0.0.1", "--port", "{port}")
+        return self.run("-m", f"bots.agents.{name}", *where, *options, **environment)
+
+    def run(self, *arguments: str, **environment: str) -> str:
+        """Start Python, with a free port in place of ``{port}``, and return the address once it answers."""
+        port = str(free_port())
+        self.log = self._logs / f"{port}.log"
+        with self.log.open("wb") as errors:
             process = subprocess.Popen(
-                [*command, "--port", str(port), *options],
+                [sys.executable, *(argument.replace("{port}", port) for argument in arguments)],
                 cwd=ROOT,
                 env={**os.environ, **environment},
-                stdout=out,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
             )
         self.processes.append(process)
         base = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 60
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while time.monotonic() < deadline and process.poll() is None:
             try:
-                opener.open(f"{base}/status", timeout=1).close()
-            except (urllib.error.URLError, OSError):
+                httpx.get(f"{base}/status", timeout=1, trust_env=False)
+            except httpx.HTTPError:
                 time.sleep(0.05)
             else:
                 return base
-        raise AssertionError(f"{name} did not start:\n{log.read_text()}")
+        raise AssertionError(f"{arguments} did not start:\n{self.log.read_text()}")
 
     def kill(self) -> None:
         for process in self.processes:

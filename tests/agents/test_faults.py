@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -71,25 +73,26 @@ def context(*roles: str) -> LLMContextFrame:
     return LLMContextFrame(LLMContext([{"role": role, "content": "words"} for role in roles]))  # pyright: ignore
 
 
-async def test_slow_holds_every_turn_back_but_not_the_greeting() -> None:
-    returned = context("assistant", "user", "assistant", "tool")
-    for frame, is_held_back in ((context(), False), (context("assistant", "user"), True), (returned, False)):
-        began = time.monotonic()
-        down, _ = await frames_through(slow_answers(by_s=2), frame)
-        assert down == [frame]
-        assert (time.monotonic() - began >= 2) is is_held_back
+@pytest.mark.parametrize(
+    ("roles", "is_held_back"),
+    [((), False), (("assistant", "user"), True), (("assistant", "user", "assistant", "tool"), False)],
+)
+async def test_slow_holds_every_turn_back_but_not_the_greeting(roles: tuple[str, ...], is_held_back: bool) -> None:
+    began = time.monotonic()
+    frame = context(*roles)
+    down, _ = await frames_through(slow_answers(by_s=2), frame)
+    assert down == [frame]
+    assert (time.monotonic() - began >= 2) is is_held_back
 
 
-async def test_talks_over_begins_in_the_middle_of_a_turn_and_once() -> None:
-    down, _ = await frames_through(TalksOver(after_ms=50), UserStartedSpeakingFrame(), SleepFrame(sleep=0.2))
-    assert [frame.text for frame in down if isinstance(frame, TTSSpeakFrame)] == [TALKS_OVER_WITH]
-
-
-async def test_talks_over_lets_a_turn_be_that_is_over_before() -> None:
-    down, _ = await frames_through(
-        TalksOver(after_ms=50), UserStartedSpeakingFrame(), UserStoppedSpeakingFrame(), SleepFrame(sleep=0.15)
-    )
-    assert not any(isinstance(frame, TTSSpeakFrame) for frame in down)
+@pytest.mark.parametrize(
+    ("frames", "says"),
+    [([SleepFrame(sleep=0.2)], [TALKS_OVER_WITH]), ([UserStoppedSpeakingFrame(), SleepFrame(sleep=0.15)], [])],
+    ids=["in the middle of a turn, once", "not in a turn that is over before"],
+)
+async def test_talks_over(frames: list[Frame], says: list[str]) -> None:
+    down, _ = await frames_through(TalksOver(after_ms=50), UserStartedSpeakingFrame(), *frames)
+    assert [frame.text for frame in down if isinstance(frame, TTSSpeakFrame)] == says
 
 
 async def test_deaf_hears_neither_speech_nor_keys() -> None:
@@ -105,31 +108,29 @@ async def test_mute_sends_as_much_silence() -> None:
     assert [frame.audio for frame in down if isinstance(frame, TTSAudioRawFrame)] == [bytes(320)]
 
 
-async def test_it_hangs_up_in_place_of_its_second_answer() -> None:
-    first = context("assistant", "user")
-    down, up = await frames_through(part("hangs_up"), first, context("assistant", "user", "assistant", "user"))
-    assert down == [first]
-    assert [type(frame) for frame in up] == [EndWorkerFrame]
-
-
 async def test_it_leaves_when_it_has_spoken_once() -> None:
     _, up = await frames_through(part("leaves"), BotStoppedSpeakingFrame(), direction=FrameDirection.UPSTREAM)
     assert [type(frame) for frame in up] == [BotStoppedSpeakingFrame, CancelWorkerFrame]
 
 
+FIRST, SECOND = context("assistant", "user"), context("assistant", "user", "assistant", "user")
+THIRD = context("user", "assistant", "user", "user")
+
+
+async def test_it_hangs_up_in_place_of_its_second_answer() -> None:
+    down, up = await frames_through(part("hangs_up"), FIRST, SECOND)
+    assert (down, [type(frame) for frame in up]) == ([FIRST], [EndWorkerFrame])
+
+
 async def test_it_crashes_in_place_of_its_second_answer() -> None:
     died: list[int] = []
-    first = context("assistant", "user")
-    down, _ = await frames_through(crashing(die=lambda: died.append(1)), first, context("user", "assistant", "user"))
-    assert down == [first]
-    assert died == [1]
+    down, _ = await frames_through(crashing(die=lambda: died.append(1)), FIRST, SECOND)
+    assert (down, died) == ([FIRST], [1])
 
 
 async def test_it_raises_in_place_of_its_second_answer_and_goes_on() -> None:
-    first, third = context("user"), context("user", "assistant", "user", "user")
-    down, up = await frames_through(part("errors"), first, context("user", "assistant", "user"), third)
-    assert down == [first, third]
-    (error,) = up
+    down, (error,) = await frames_through(part("errors"), FIRST, SECOND, THIRD)
+    assert down == [FIRST, THIRD]
     assert isinstance(error, ErrorFrame)
     assert "'order'" in error.error
     assert not error.fatal
@@ -208,15 +209,19 @@ def restaurant(agents: Agents) -> str:
     return base
 
 
-def with_fault(name: str) -> dict[str, Any]:
+def with_fault(name: str | None) -> dict[str, Any]:
     return {"restaurant": {"fault": name}}
 
 
-async def greeted(client: Client) -> None:
-    await client.said("how can I help you?", 25)
-    await client.expect("bot-stopped-speaking", 25)
-    await asyncio.sleep(0.3)  # the end of its speech arrives after the news of it
-    client.loud_ns.clear()
+@asynccontextmanager
+async def greeted(base: str, fault: str | None = None) -> AsyncIterator[Client]:
+    """Call the restaurant, and go on once it has greeted."""
+    async with call(base, with_fault(fault)) as client:
+        await client.said("how can I help you?", 25)
+        await client.expect("bot-stopped-speaking", 25)
+        await asyncio.sleep(0.3)  # the end of its speech arrives after the news of it
+        client.loud_ns.clear()
+        yield client
 
 
 async def says(client: Client, line: str) -> None:
@@ -224,9 +229,13 @@ async def says(client: Client, line: str) -> None:
     await asyncio.wait_for(client.mouth.done.wait(), 15)
 
 
+async def says_the_menu(client: Client) -> None:
+    await says(client, MENU_ASKED)
+    await client.expect("bot-started-speaking", 12)
+
+
 async def is_slow(base: str) -> None:
-    async with call(base, with_fault("slow")) as client:
-        await greeted(client)
+    async with greeted(base, "slow") as client:
         await says(client, MENU_ASKED)
         await client.expect("user-stopped-speaking")
         stopped = time.monotonic()
@@ -235,8 +244,7 @@ async def is_slow(base: str) -> None:
 
 
 async def talks_over(base: str) -> None:
-    async with call(base, with_fault("talks_over")) as client:
-        await greeted(client)
+    async with greeted(base, "talks_over") as client:
         await says(client, LINE)
         onset_ns, end_ns = client.mouth.started_ns or 0, client.mouth.ended_ns or 0
         assert onset_ns + 400_000_000 < client.loud_ns[0] < end_ns
@@ -245,10 +253,8 @@ async def talks_over(base: str) -> None:
 
 
 async def never_stops(base: str) -> None:
-    async with call(base, with_fault("never_stops")) as client:
-        await greeted(client)
-        await says(client, MENU_ASKED)
-        await client.expect("bot-started-speaking", 12)
+    async with greeted(base, "never_stops") as client:
+        await says_the_menu(client)
         began_ns = time.monotonic_ns()
         client.loud_ns.clear()
         await says(client, LINE)
@@ -260,17 +266,14 @@ async def never_stops(base: str) -> None:
 
 async def stops(base: str) -> None:
     """The good restaurant stops where the one that never stops goes on."""
-    async with call(base) as client:
-        await greeted(client)
-        await says(client, MENU_ASKED)
-        await client.expect("bot-started-speaking", 12)
+    async with greeted(base) as client:
+        await says_the_menu(client)
         client.mouth.say(speak(LINE))
         await client.expect("bot-stopped-speaking", 5)
 
 
 async def is_mute(base: str) -> None:
-    async with call(base, with_fault("mute")) as client:
-        await greeted(client)
+    async with greeted(base, "mute") as client:
         await says(client, LINE)
         await client.expect("llm-function-call-in-progress", 12, function_name="check_availability")
         await client.said("What name is it for?", 15)
@@ -280,8 +283,7 @@ async def is_mute(base: str) -> None:
 
 
 async def is_deaf(base: str) -> None:
-    async with call(base, with_fault("deaf")) as client:
-        await greeted(client)
+    async with greeted(base, "deaf") as client:
         await says(client, LINE)
         await asyncio.sleep(3)
         assert not {"user-started-speaking", "user-transcription"} & {m["type"] for m in client.messages}
@@ -290,8 +292,7 @@ async def is_deaf(base: str) -> None:
 
 
 async def is_noisy(base: str) -> None:
-    async with call(base, with_fault("noisy")) as client:
-        await greeted(client)
+    async with greeted(base, "noisy") as client:
         await asyncio.sleep(2)
         assert len(client.loud_ns) > 20, "there is noise while it is silent"
         await says(client, LINE)
@@ -299,8 +300,7 @@ async def is_noisy(base: str) -> None:
 
 
 async def hangs_up(base: str) -> None:
-    async with call(base, with_fault("hangs_up")) as client:
-        await greeted(client)
+    async with greeted(base, "hangs_up") as client:
         await says(client, LINE)
         await client.said("What name is it for?", 15)
         await client.expect("bot-stopped-speaking")
@@ -341,8 +341,7 @@ async def crashes(agents: Agents) -> None:
 
 
 async def raises(base: str) -> None:
-    async with call(base, with_fault("errors")) as client:
-        await greeted(client)
+    async with greeted(base, "errors") as client:
         client.send("dtmf", {"buttons": list("4#")})
         await client.said("For which day?")
         await client.expect("bot-stopped-speaking")
@@ -355,8 +354,7 @@ async def raises(base: str) -> None:
 
 
 async def drops_sentence(base: str) -> None:
-    async with call(base, with_fault("drops_sentence")) as client:
-        await greeted(client)
+    async with greeted(base, "drops_sentence") as client:
         await says(client, LINE)
         await client.said(DROPPED_SENTENCE, 15)
         await client.expect("bot-stopped-speaking", 12)
@@ -378,12 +376,10 @@ async def greets_early(base: str) -> None:
         assert not client.loud_ns, "and it does so only once"
 
 
-async def hums(base: str, body: dict[str, Any] | None) -> float:
+async def hums(base: str, fault: str | None) -> float:
     """Return for how long the restaurant is heard after a short sound of the caller, in seconds."""
-    async with call(base, body) as client:
-        await greeted(client)
-        await says(client, MENU_ASKED)
-        await client.expect("bot-started-speaking", 12)
+    async with greeted(base, fault) as client:
+        await says_the_menu(client)
         await asyncio.sleep(1)
         client.loud_ns.clear()
         await says(client, MM_HMM)
@@ -393,7 +389,7 @@ async def hums(base: str, body: dict[str, Any] | None) -> float:
 
 
 async def stops_for_mm_hmm(base: str) -> None:
-    assert await hums(base, with_fault("stops_for_mm_hmm")) < 2
+    assert await hums(base, "stops_for_mm_hmm") < 2
 
 
 async def speaks_on(base: str) -> None:
@@ -411,41 +407,29 @@ async def plain_with_background(base: str) -> None:
         assert not [m for m in client.messages if m.get("label") == "rtvi-ai"]
 
 
-@pytest.mark.webrtc
-@pytest.mark.slow
-async def test_newer_faults_as_a_caller_hears_them(restaurant: str) -> None:
-    async with asyncio.TaskGroup() as calls:
-        for each in (raises, drops_sentence, greets_early, plain_with_background):
-            calls.create_task(each(restaurant))
+AT_ONCE: list[tuple[Callable[[str], Awaitable[None]], ...]] = [
+    (is_slow, talks_over, leaves),
+    (never_stops, is_mute, is_noisy, never_joins),
+    (stops, is_deaf, hangs_up),
+    (raises, drops_sentence, greets_early, plain_with_background),
+    (speaks_on, stops_for_mm_hmm),
+]
+"""Several at the same time and in one process, as a session's body may name its fault."""
 
 
 @pytest.mark.webrtc
 @pytest.mark.slow
-async def test_the_good_one_speaks_on_where_another_stops_for_mm_hmm(restaurant: str) -> None:
-    async with asyncio.TaskGroup() as calls:
-        for each in (speaks_on, stops_for_mm_hmm):
-            calls.create_task(each(restaurant))
+@pytest.mark.parametrize("together", AT_ONCE, ids=lambda each: each[0].__name__)
+async def test_faults_as_a_caller_hears_them(
+    restaurant: str, together: tuple[Callable[[str], Awaitable[None]], ...]
+) -> None:
+    await asyncio.gather(*(each(restaurant) for each in together))
 
 
 @pytest.mark.webrtc
 @pytest.mark.slow
-async def test_faults_as_a_caller_hears_them(restaurant: str, agents: Agents) -> None:
-    """Some at the same time and in one process, as a session's body may name its fault; but one for the crash."""
-    async with asyncio.TaskGroup() as calls:
-        calls.create_task(crashes(agents))
-        for each in (is_slow, talks_over, leaves):
-            calls.create_task(each(restaurant))
-    async with asyncio.TaskGroup() as calls:
-        for each in (never_stops, is_mute, is_noisy, never_joins):
-            calls.create_task(each(restaurant))
-
-
-@pytest.mark.slow
-@pytest.mark.webrtc
-async def test_more_faults_as_a_caller_hears_them(restaurant: str) -> None:
-    async with asyncio.TaskGroup() as calls:
-        for each in (stops, is_deaf, hangs_up):
-            calls.create_task(each(restaurant))
+async def test_the_one_that_crashes_has_a_process_of_its_own(agents: Agents) -> None:
+    await crashes(agents)
 
 
 def test_the_menu_takes_long_enough_to_be_interrupted() -> None:

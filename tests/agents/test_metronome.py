@@ -24,6 +24,10 @@ from tests.patience import best_of_three
 MS = 1_000_000
 
 
+def over_webrtc(test: Any) -> Any:
+    return pytest.mark.webrtc(pytest.mark.anyio(pytest.mark.slow(best_of_three(test))))
+
+
 def tone(duration_s: float) -> np.ndarray:
     """A voice-like hum: several harmonics, abrupt at both ends."""
     t = np.arange(int(duration_s * RATE_HZ)) / RATE_HZ
@@ -151,10 +155,14 @@ def play(
     return asyncio.run(run())
 
 
+def quiet() -> BackgroundLoop:
+    return BackgroundLoop("white", -66.0, RATE_HZ)
+
+
+@pytest.mark.parametrize("background", [None, quiet], ids=["alone", "over a background"])
 @pytest.mark.parametrize("due_ms", [40.0, 47.0, 59.0])
-def test_the_clip_lies_in_the_packets_where_the_track_says(due_ms: float) -> None:
-    clip = Clip(tone(0.4))
-    utterance, ended_ns, packets = play(clip, due_ms)
+def test_the_clip_lies_in_the_packets_where_the_track_says(due_ms: float, background: Any) -> None:
+    utterance, ended_ns, packets = play(Clip(tone(0.4)), due_ms, background=background and background())
     first, last = edges(decode(packets))
     assert utterance.started_ns == pytest.approx(due_ms * MS, abs=1 * MS)
     # Opus gives everything out 6.5 ms late, and blurs an edge by a few.
@@ -163,37 +171,19 @@ def test_the_clip_lies_in_the_packets_where_the_track_says(due_ms: float) -> Non
     assert ended_ns - utterance.started_ns == pytest.approx(400 * MS, abs=1000)
 
 
-@pytest.mark.parametrize(("asked_ms", "cut_ms", "tolerance_ms"), [(100, 333.0, 5), (300, 301.0, 25)])
+@pytest.mark.parametrize(
+    ("asked_ms", "cut_ms", "tolerance_ms", "background"),
+    [(100, 333.0, 5, None), (300, 301.0, 25, None), (100, 333.0, 1, quiet), (300, 301.0, 25, quiet)],
+)
 def test_a_cut_is_made_to_the_millisecond_or_between_packets(
-    asked_ms: int, cut_ms: float, tolerance_ms: float
+    asked_ms: int, cut_ms: float, tolerance_ms: float, background: Any
 ) -> None:
-    utterance, ended_ns, packets = play(Clip(tone(0.6)), 40.0, (asked_ms, cut_ms))
+    utterance, ended_ns, packets = play(Clip(tone(0.6)), 40.0, (asked_ms, cut_ms), background and background())
     _, last = edges(decode(packets))
     assert utterance.interrupted
     assert ended_ns / MS == pytest.approx(cut_ms, abs=tolerance_ms)
     assert last / 48 - 6.5 == pytest.approx(ended_ns / MS, abs=12)
     assert len(packets) * FRAME_SAMPLES > last + RATE_HZ // 10, "silence follows"
-
-
-@pytest.mark.parametrize("due_ms", [40.0, 47.0, 59.0])
-def test_over_a_background_the_clip_lies_where_the_track_says(due_ms: float) -> None:
-    utterance, ended_ns, packets = play(Clip(tone(0.4)), due_ms, background=quiet())
-    first, last = edges(decode(packets))
-    assert utterance.started_ns == pytest.approx(due_ms * MS, abs=1 * MS)
-    assert first / 48 - 6.5 == pytest.approx(utterance.started_ns / MS, abs=5)
-    assert last / 48 - 6.5 == pytest.approx(ended_ns / MS, abs=5)
-    assert ended_ns - utterance.started_ns == pytest.approx(400 * MS, abs=1000)
-
-
-@pytest.mark.parametrize(("asked_ms", "cut_ms", "tolerance_ms"), [(100, 333.0, 1), (300, 301.0, 25)])
-def test_over_a_background_a_cut_is_made_to_the_millisecond(
-    asked_ms: int, cut_ms: float, tolerance_ms: float
-) -> None:
-    utterance, ended_ns, packets = play(Clip(tone(0.6)), 40.0, (asked_ms, cut_ms), quiet())
-    _, last = edges(decode(packets))
-    assert utterance.interrupted
-    assert ended_ns / MS == pytest.approx(cut_ms, abs=tolerance_ms)
-    assert last / 48 - 6.5 == pytest.approx(ended_ns / MS, abs=12)
 
 
 def test_the_background_is_heard_from_first_to_last_packet() -> None:
@@ -204,10 +194,6 @@ def test_the_background_is_heard_from_first_to_last_packet() -> None:
         piece = heard[int(begin_s * RATE_HZ) : int(end_s * RATE_HZ)]
         assert 20 * np.log10(np.sqrt(np.mean(piece**2))) == pytest.approx(-30, abs=1.5)
     assert len(packets) == 36, "one packet for each 20 ms"
-
-
-def quiet() -> BackgroundLoop:
-    return BackgroundLoop("white", -66.0, RATE_HZ)
 
 
 def test_two_phrases_have_the_silence_asked_for_between_them() -> None:
@@ -244,10 +230,7 @@ def first(got: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
     return found[0]
 
 
-@pytest.mark.webrtc
-@pytest.mark.anyio
-@best_of_three
-@pytest.mark.slow
+@over_webrtc
 async def test_the_log_tells_the_truth(metronome: tuple[str, Path]) -> None:
     base, log = metronome
     connected_ns = time.monotonic_ns()
@@ -289,10 +272,7 @@ async def test_the_log_tells_the_truth(metronome: tuple[str, Path]) -> None:
     assert kinds[-1] == "session_ended"
 
 
-@pytest.mark.webrtc
-@pytest.mark.anyio
-@best_of_three
-@pytest.mark.slow
+@over_webrtc
 async def test_sessions_in_one_process_keep_their_own_times(metronome: tuple[str, Path]) -> None:
     base, log = metronome
 
@@ -309,10 +289,7 @@ async def test_sessions_in_one_process_keep_their_own_times(metronome: tuple[str
     assert await asyncio.gather(one(400), one(700), one(1000)) == pytest.approx([400, 700, 1000], abs=20)
 
 
-@pytest.mark.slow
-@pytest.mark.webrtc
-@pytest.mark.anyio
-@best_of_three
+@over_webrtc
 async def test_over_a_background_times_stay_and_the_log_names_it(metronome: tuple[str, Path]) -> None:
     base, log = metronome
     own = {"answer_ms": 700, "background": "white", "background_dbfs": -35, "text": "Of course. | What for?"}

@@ -1,10 +1,6 @@
 """The quickstart bot, and how agents are served."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import httpx
 import pytest
 
 from bots.agents.serve import AGENTS, serve
@@ -39,34 +35,8 @@ def test_what_cannot_be_served_is_refused(arguments: tuple[str], message: str) -
         serve(*arguments, log_level="LOUD")
 
 
-def test_serving_from_a_program_is_quiet_and_finds_the_bot(tmp_path: Path) -> None:
-    import socket
-    import time
-    import urllib.request
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = f"from bots.agents.serve import serve; serve('metronome', port={port})"
-    log = (tmp_path / "log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log, env={**os.environ}
-    )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/start", b'{"transport": "webrtc"}', {"Content-Type": "application/json"}
-    )
-    answer = b""
-    try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                answer = opener.open(request, timeout=1).read()
-                break
-            except OSError:
-                time.sleep(0.05)
-    finally:
-        process.kill()
-        process.wait()
-    assert b"sessionId" in answer, (tmp_path / "log").read_text()
-    assert (tmp_path / "log").read_text() == ""
+def test_serving_from_a_program_is_quiet_and_finds_the_bot(agents: Agents) -> None:
+    base = agents.run("-c", "from bots.agents.serve import serve; serve('metronome', port={port})")
+    answer = httpx.post(f"{base}/start", json={"transport": "webrtc"}, timeout=30, trust_env=False)
+    assert "sessionId" in answer.text
+    assert agents.log.read_text() == ""

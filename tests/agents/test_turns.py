@@ -20,23 +20,35 @@ RATE_HZ = 16_000
 
 
 class Turns:
-    """A turn strategy, and how many turns it has ended."""
+    """A turn strategy, how many turns it has begun or ended, and how often it had words forgotten."""
 
-    def __init__(self, silence_ms: float = 500) -> None:
-        self.strategy = WholeTurnStopStrategy(silence_ms=silence_ms)
-        self.ended = 0
+    def __init__(self, strategy: WholeTurnStopStrategy | SpeechTurnStartStrategy) -> None:
+        self.strategy = strategy
+        self.turns = self.forgot = 0
 
-        async def on_stopped(_strategy: object, _params: object) -> None:
-            self.ended += 1
-            await self.strategy.handle_user_turn_stopped()
+        async def on_turn(_strategy: object, _params: object) -> None:
+            self.turns += 1
+            if isinstance(strategy, WholeTurnStopStrategy):
+                await strategy.handle_user_turn_stopped()
+            else:
+                await strategy.handle_user_turn_started()
 
-        self.strategy.add_event_handler("on_user_turn_stopped", on_stopped)
+        async def on_reset(_strategy: object) -> None:
+            self.forgot += 1
+
+        is_stop = isinstance(strategy, WholeTurnStopStrategy)
+        strategy.add_event_handler("on_user_turn_stopped" if is_stop else "on_user_turn_started", on_turn)
+        strategy.add_event_handler("on_reset_aggregation", on_reset)
 
     async def feed(self, *frames: Frame | list[Frame]) -> int:
         for frame in frames:
             for each in frame if isinstance(frame, list) else [frame]:
                 await self.strategy.process_frame(each)
-        return self.ended
+        return self.turns
+
+
+def ending(silence_ms: float = 500) -> Turns:
+    return Turns(WholeTurnStopStrategy(silence_ms=silence_ms))
 
 
 def audio(ms: int, amplitude: int) -> list[Frame]:
@@ -56,19 +68,13 @@ def words(text: str) -> TranscriptionFrame:
     return TranscriptionFrame(text, "", "")
 
 
-def start() -> Frame:
-    return VADUserStartedSpeakingFrame()
-
-
-def stop() -> Frame:
-    return VADUserStoppedSpeakingFrame()
-
-
+start, stop = VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
+bot_speaks, bot_stops = BotStartedSpeakingFrame, BotStoppedSpeakingFrame
 LINE = "A table, please."
 
 
-def case(text: str, frames: list[Frame | list[Frame]], ended: int) -> object:
-    return pytest.param(frames, ended, id=text)
+def case(text: str, frames: list[Frame | list[Frame]], *counts: int) -> object:
+    return pytest.param(frames, *counts, id=text)
 
 
 @pytest.mark.anyio
@@ -123,61 +129,27 @@ def case(text: str, frames: list[Frame | list[Frame]], ended: int) -> object:
 async def test_a_turn_ends_once_recognised_and_silence_was_received(
     frames: list[Frame | list[Frame]], ended: int
 ) -> None:
-    assert await Turns().feed(*frames) == ended
+    assert await ending().feed(*frames) == ended
 
 
 @pytest.mark.anyio
 async def test_time_that_passes_without_audio_does_not_end_a_turn() -> None:
-    turns = Turns(silence_ms=20)
+    turns = ending(20)
     assert await turns.feed(start(), stop(), words(LINE)) == 0
     await asyncio.sleep(0.05)
-    assert turns.ended == 0
+    assert turns.turns == 0
     assert await turns.feed(silence(20)) == 1
 
 
 @pytest.mark.anyio
 async def test_what_was_heard_before_a_turn_is_none_of_it() -> None:
-    turns = Turns(silence_ms=500)
+    turns = ending()
     await turns.feed(start(), stop(), words("Momma."))
     await turns.strategy.handle_user_turn_started()
     assert await turns.feed(start(), stop(), words("Let me see."), silence(600)) == 0, "the caller thinks"
 
 
-class Beginnings:
-    """A turn strategy, how many turns it has begun, and how often it had words forgotten."""
-
-    def __init__(self) -> None:
-        self.strategy = SpeechTurnStartStrategy(short_sound_ms=600)
-        self.begun = 0
-        self.forgot = 0
-
-        async def on_started(_strategy: object, _params: object) -> None:
-            self.begun += 1
-            await self.strategy.handle_user_turn_started()
-
-        async def on_reset(_strategy: object) -> None:
-            self.forgot += 1
-
-        self.strategy.add_event_handler("on_user_turn_started", on_started)
-        self.strategy.add_event_handler("on_reset_aggregation", on_reset)
-
-    async def feed(self, *frames: Frame | list[Frame]) -> tuple[int, int]:
-        for frame in frames:
-            for each in frame if isinstance(frame, list) else [frame]:
-                await self.strategy.process_frame(each)
-        return self.begun, self.forgot
-
-
-def bot_speaks() -> Frame:
-    return BotStartedSpeakingFrame()
-
-
-def bot_stops() -> Frame:
-    return BotStoppedSpeakingFrame()
-
-
 MM_HMM: list[Frame] = [start(), *sound(400), stop()]
-"""What the VAD and recognition make of it."""
 HEARD_AS = words("Momma.")
 
 
@@ -185,30 +157,29 @@ HEARD_AS = words("Momma.")
 @pytest.mark.parametrize(
     ("frames", "begun", "forgot"),
     [
-        pytest.param([start()], 1, 0, id="speech, at once while the agent is silent"),
-        pytest.param([bot_speaks(), bot_stops(), start()], 1, 0, id="speech after the agent's"),
-        pytest.param([bot_speaks(), start(), sound(580)], 0, 0, id="a short sound so far"),
-        pytest.param([bot_speaks(), start(), sound(600)], 1, 0, id="speech over the agent's"),
-        pytest.param([bot_speaks(), *MM_HMM, silence(2000), HEARD_AS], 0, 1, id="mm-hmm"),
-        pytest.param([bot_speaks(), *MM_HMM, NothingRecognisedFrame(), silence(900)], 0, 0, id="a cough"),
-        pytest.param([bot_speaks(), *MM_HMM, bot_stops(), HEARD_AS], 0, 1, id="mm-hmm as the agent ends"),
-        pytest.param([bot_speaks(), *MM_HMM, words("Stop.")], 1, 0, id="a short word that means to stop it"),
-        pytest.param([bot_speaks(), *MM_HMM, silence(300), start()], 1, 0, id="speech that began with a short word"),
-        pytest.param(
-            [bot_speaks(), *MM_HMM, silence(300), start(), words("Thank you,")], 2, 0, id="that word is part of it"
-        ),
-        pytest.param([bot_speaks(), *MM_HMM, silence(900), HEARD_AS, start()], 0, 1, id="a sound long after another"),
-        pytest.param([bot_speaks(), words("DTMF: 4#")], 1, 0, id="keys"),
-        pytest.param(
+        case("speech, at once while the agent is silent", [start()], 1, 0),
+        case("speech after the agent's", [bot_speaks(), bot_stops(), start()], 1, 0),
+        case("a short sound so far", [bot_speaks(), start(), sound(580)], 0, 0),
+        case("speech over the agent's", [bot_speaks(), start(), sound(600)], 1, 0),
+        case("mm-hmm", [bot_speaks(), *MM_HMM, silence(2000), HEARD_AS], 0, 1),
+        case("a cough", [bot_speaks(), *MM_HMM, NothingRecognisedFrame(), silence(900)], 0, 0),
+        case("mm-hmm as the agent ends", [bot_speaks(), *MM_HMM, bot_stops(), HEARD_AS], 0, 1),
+        case("a short word that means to stop it", [bot_speaks(), *MM_HMM, words("Stop.")], 1, 0),
+        case("speech that began with a short word", [bot_speaks(), *MM_HMM, silence(300), start()], 1, 0),
+        case("that word is part of it", [bot_speaks(), *MM_HMM, silence(300), start(), words("Thank you,")], 2, 0),
+        case("a sound long after another", [bot_speaks(), *MM_HMM, silence(900), HEARD_AS, start()], 0, 1),
+        case("keys", [bot_speaks(), words("DTMF: 4#")], 1, 0),
+        case(
+            "all of a turn over an agent that never stops",
             [bot_speaks(), start(), sound(600), stop(), silence(900), *MM_HMM, words("Thanks."), words("A table.")],
             4,
             0,
-            id="all of a turn over an agent that never stops",
         ),
-        pytest.param([bot_speaks(), *MM_HMM, words("DTMF: 4#"), HEARD_AS], 1, 1, id="keys after mm-hmm"),
+        case("keys after mm-hmm", [bot_speaks(), *MM_HMM, words("DTMF: 4#"), HEARD_AS], 1, 1),
     ],
 )
 async def test_a_turn_begins_with_speech_not_a_short_sound(
     frames: list[Frame | list[Frame]], begun: int, forgot: int
 ) -> None:
-    assert await Beginnings().feed(*frames) == (begun, forgot)
+    turns = Turns(SpeechTurnStartStrategy(short_sound_ms=600))
+    assert (await turns.feed(*frames), turns.forgot) == (begun, forgot)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -13,6 +12,7 @@ import pytest
 
 from bots.caller.speech import apart
 from bots.caller.speech.errors import MissingSpeechPackage, SpeechError
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -50,10 +50,8 @@ async def print_something() -> str:
 
 
 async def fail(kind: str) -> None:
-    class Odd(Exception):
-        pass
-
-    raise {"value": ValueError("no such voice"), "package": MissingSpeechPackage("hibari-tts"), "odd": Odd("odd")}[
+    odd = type("Odd", (Exception,), {})
+    raise {"value": ValueError("no such voice"), "package": MissingSpeechPackage("hibari-tts"), "odd": odd("odd")}[
         kind
     ]
 
@@ -154,7 +152,4 @@ def test_it_ends_with_the_process_it_belongs_to(number: signal.Signals) -> None:
     own = psutil.Process(int(owner.stdout.readline()))
     owner.send_signal(number)
     owner.wait(30)
-    deadline_s = time.monotonic() + 20
-    while own.is_running() and own.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+    wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, timeout_s=20)

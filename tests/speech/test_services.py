@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -57,14 +58,17 @@ def test_what_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, settings: dict,
         assert caught.value.__suppress_context__
 
 
-def test_a_name_that_is_no_path_is_refused() -> None:
-    with pytest.raises(ValueError, match="neither 'offline' nor the dotted path"):
-        ServiceSettings(service="cartesia")
-
-
-def test_there_is_no_offline_llm() -> None:
-    with pytest.raises(ValueError, match=r"llm\.service"):
-        make_llm(ServiceSettings())
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: ServiceSettings(service="cartesia"), "neither 'offline' nor the dotted path"),
+        (lambda: make_llm(ServiceSettings()), r"llm\.service"),
+        (lambda: make_stt(ServiceSettings(settings={"language": "fr"})), "only English"),
+    ],
+)
+def test_what_there_is_not_is_refused(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
 
 
 def test_a_missing_extra_is_explained() -> None:
@@ -86,8 +90,3 @@ for hidden, make in (("hibari", "tts"), ("faster_whisper", "stt"), ("meeting_not
         raise SystemExit(f"no error without {hidden}")
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_offline_recognition_is_english_only() -> None:
-    with pytest.raises(ValueError, match="only English"):
-        make_stt(ServiceSettings(settings={"language": "fr"}))
