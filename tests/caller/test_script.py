@@ -151,3 +151,8 @@ def test_a_script_never_changes() -> None:
     script = in_script()
     with pytest.raises(ValidationError):
         script.name = "other"  # type: ignore[misc]
+
+
+def test_an_expectation_waits_a_minute_where_it_does_not_say() -> None:
+    assert Expectation().budget_ms == 60_000
+    assert Expectation(within_ms=0).budget_ms == 0
