@@ -1,5 +1,6 @@
 """Pipecat's transport over an offering connection: its input and output processors."""
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -41,6 +42,8 @@ class AgentInput(BaseInputTransport):
         self._buffer_at_ns = 0
         self._left_out_ms = 0
         self._stood_still = False
+        # An agent may greet before the pipeline has started: then this is what it starts with.
+        self._early: deque[InputAudioRawFrame] | None = deque()
 
     def put(self, at_ns: int, pcm: bytes) -> None:
         """Take audio at :data:`PIPELINE_RATE_HZ` that begins at ``at_ns`` and follows what was put before."""
@@ -53,13 +56,22 @@ class AgentInput(BaseInputTransport):
             frame.pts = self._buffer_at_ns
             del self._buffer[:_INPUT_FRAME_BYTES]
             self._buffer_at_ns += INPUT_FRAME_MS * NS_PER_MS
-            if self._audio_task is None or self._paused:
-                continue
-            if self._audio_in_queue.qsize() < _INPUT_QUEUE_FRAMES:
-                self._audio_in_queue.put_nowait(frame)
-                self._say_what_was_left_out()
+            self._hand_on(frame)
+
+    def _hand_on(self, frame: InputAudioRawFrame) -> None:
+        if self._early is not None:
+            # Of more than that the end is left out, as of a pipeline that stands still.
+            if len(self._early) < _INPUT_QUEUE_FRAMES:
+                self._early.append(frame)
             else:
                 self._left_out_ms += INPUT_FRAME_MS
+        elif self._audio_task is None or self._paused:
+            return
+        elif self._audio_in_queue.qsize() < _INPUT_QUEUE_FRAMES:
+            self._audio_in_queue.put_nowait(frame)
+            self._say_what_was_left_out()
+        else:
+            self._left_out_ms += INPUT_FRAME_MS
 
     def _say_what_was_left_out(self) -> None:
         """Say, when it is over, that the pipeline stood still: what it slept through comes all at once.
@@ -76,6 +88,9 @@ class AgentInput(BaseInputTransport):
     async def start(self, frame: StartFrame) -> None:
         await super().start(frame)
         await self.set_transport_ready(frame)
+        early, self._early = self._early, None
+        for kept in early or ():
+            self._hand_on(kept)
 
     async def cleanup(self) -> None:
         self._say_what_was_left_out()
