@@ -4,7 +4,7 @@ import os.path
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
@@ -45,6 +45,10 @@ _UNWELL = _NOT_REACHED | {
 
 _MAY_BE_A_CRASH = _UNWELL | {EndedReason.AGENT_LEFT}
 """Endings that the end of the agent's process may be the reason for."""
+
+
+_OF_A_RUN = ("status", "success", "cause", "ended_reason", "detail", "started_at", "duration_s")
+"""What is the same of a run of a suite and of its call."""
 
 
 class Live(CallWatcher, Protocol):
@@ -102,12 +106,8 @@ class Attempts:
 
         def no_call(reason: EndedReason, error: str, *facts: TimelineEvent) -> SuiteRun:
             outcome = decide(planned.script, [*facts, CallEnded(at_ns=0, reason=reason, detail=error)], [])
-            return SuiteRun(
-                scenario=planned.scenario.name,
-                file=shown(planned.scenario.path),
-                repeat=planned.repeat,
-                scenario_hash=planned_hash(planned),
-                compared_as=planned.compared_as,
+            return _suite_run(
+                planned,
                 status=outcome.status,
                 success=outcome.success,
                 cause=outcome.cause,
@@ -181,7 +181,8 @@ class Attempts:
         run = await call.make()
         if agent is not None:
             run = await self._with_its_agents_end(run, folder, agent, printed_bytes)
-        return _suite_run(run, planned, folder=run_id)
+        came_to = {name: getattr(run, name) for name in _OF_A_RUN}
+        return _suite_run(planned, **came_to, folder=run_id).judged(run)
 
     def _secrets(self) -> list[str]:
         """Return what an agent may print and nobody may read: the token, secrets in variables and messages."""
@@ -221,23 +222,16 @@ class Attempts:
             return run.model_copy(update={"warnings": [*run.warnings, warning]})
 
 
-def _suite_run(run: Run, planned: PlannedRun, *, folder: str) -> SuiteRun:
-    """Return what became of a planned run by the verdict on its call."""
+def _suite_run(planned: PlannedRun, **came_to: Any) -> SuiteRun:
+    """Return what a planned run came to; the arguments are the other fields of :class:`SuiteRun`."""
     return SuiteRun(
         scenario=planned.scenario.name,
         file=shown(planned.scenario.path),
         repeat=planned.repeat,
         scenario_hash=planned_hash(planned),
         compared_as=planned.compared_as,
-        status=run.status,
-        success=run.success,
-        cause=run.cause,
-        ended_reason=run.ended_reason,
-        detail=run.detail,
-        started_at=run.started_at,
-        duration_s=run.duration_s,
-        folder=folder,
-    ).judged(run)
+        **came_to,
+    )
 
 
 def shown(path: Path) -> str:
