@@ -127,6 +127,7 @@ async def test_ctrl_c_is_none_of_its_business() -> None:
 
 BUSY = """
 import asyncio
+import signal
 from bots.caller.speech import apart
 from tests.speech.test_apart import about_it, sleep
 
@@ -138,6 +139,8 @@ async def main():
     while not waiting.done():
         await asyncio.sleep(0.05)
 
+# What a shell starts in the background ignores it from birth.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 asyncio.run(main())
 """
 
