@@ -18,7 +18,6 @@ PACKAGES = ("bots", "runner")
 
 BASE = {
     "runner.errors": set[str](),
-    "runner.garbage": set[str](),
     "runner.load": set[str](),
     "runner.hosts": {"runner.errors"},
     "runner.text": set[str](),

@@ -39,7 +39,7 @@ from runner.calls import tracing
 from runner.calls.conductor import Conductor
 from runner.calls.judging import Judging
 from runner.calls.listener import Listener
-from runner.calls.loading import speech_lines
+from runner.calls.loading import spare_what_is_loaded, speech_lines
 from runner.calls.measuring import measure_call_aside
 from runner.calls.processor import ProcessorWatch
 from runner.calls.recognition import Recognition
@@ -53,7 +53,6 @@ from runner.errors import RoomError, RunnerError, UsageError
 from runner.evaluation.speech import words_are_in_doubt
 from runner.evaluation.transcript import unrecognised
 from runner.evaluation.view import CallView
-from runner.garbage import spare_what_is_loaded
 from runner.hosts import leads_here
 from runner.rooms.base import AUDIO_RATE_HZ, Room
 from runner.rooms.urls import check_data_message, room_kind

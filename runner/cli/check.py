@@ -29,8 +29,8 @@ def check(files: Sequence[Path], config: Path | None, verbose: int) -> None:
         settings = load_logging_settings(config, verbose)
         from runner.reports.scenarios import describe_scenario
         from runner.scenarios.composing import FileError
-        from runner.scenarios.evals import load_file, split_spec
-        from runner.scenarios.examples import PREFIX
+        from runner.scenarios.evals import load_file
+        from runner.scenarios.examples import PREFIX, split_spec
 
         fine = True
         for file in files:

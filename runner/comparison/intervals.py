@@ -57,7 +57,6 @@ def first_between(holds: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def median(values: Sequence[float]) -> float:
-    """Return the median of at least one value."""
     return statistics.median(values)
 
 

@@ -30,13 +30,7 @@ MAX_CALLS_NEEDED = 500
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of means, current minus base.
-
-    Attributes:
-        ms: The difference.
-        se_ms: Its standard error.
-        df: Its degrees of freedom.
-    """
+    """A difference of means, current minus base, with its standard error and degrees of freedom."""
 
     ms: float
     se_ms: float
@@ -49,7 +43,6 @@ class Difference:
 
     @property
     def interval_ms(self) -> tuple[float, float]:
-        """Where the true difference lies in 95 of 100 cases."""
         half = float(stdtrit(self.df, (1 + CONFIDENCE) / 2)) * self.se_ms
         return self.ms - half, self.ms + half
 

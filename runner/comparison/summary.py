@@ -65,7 +65,6 @@ class Summary(BaseModel):
 
 
 def summarise(runs: Sequence[RunFacts]) -> Summary:
-    """Return what runs say, together and by scenario."""
     by_scenario: dict[str, list[RunFacts]] = {}
     for run in runs:
         by_scenario.setdefault(run.scenario, []).append(run)

@@ -208,7 +208,6 @@ def _unmet(condition: Condition, facts: Sequence[TimelineEvent], judgements: Jud
 
 
 def _question(condition: Condition, facts: Sequence[TimelineEvent]) -> Question | None:
-    """Return what to ask about a condition; None if its line was never said."""
     at_ns = _said_ns(condition, facts)
     if at_ns is None:
         return None

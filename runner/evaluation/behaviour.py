@@ -47,12 +47,7 @@ def find_behaviour(
 ) -> Finding:
     """Return what became of an expectation of how the agent behaves, one of :data:`bots.caller.script.BEHAVIOURS`.
 
-    Args:
-        expectation: What is expected.
-        turn: The place in the script of a turn that was taken up, from 0.
-        action: What the caller does in it.
-        view: The call.
-        now_ns: The time on the call's clock while the call is on. None once it is over.
+    The turn is one that was taken up. ``now_ns`` is the time on the call's clock; None once the call is over.
     """
     seen = _Behaviour(expectation, turn, action, view, now_ns)
     return {
@@ -110,11 +105,7 @@ class _Behaviour:
     def _in_time(self, took_ns: int, within_ns: int, did: str, evidence: tuple[Evidence, ...]) -> Finding:
         """Return whether something came within its limit: not judged where the limit lies within the error bar.
 
-        Args:
-            took_ns: How long it took, as measured.
-            within_ns: The uncertainty of the edge it was measured at; 0 where that is not known.
-            did: What took so long ("spoke").
-            evidence: What this rests on.
+        ``within_ns`` is the uncertainty of the edge that ``took_ns`` was measured at; 0 where that is not known.
         """
         took = f"{did} after {in_ms(took_ns):.0f} ms"
         late_ns = took_ns - self._limit_ns

@@ -186,7 +186,6 @@ def _called_otherwise(expectation: Expectation, view: CallView, from_ns: int, to
 
 
 def _raised(view: CallView, from_ns: int, to_ns: int) -> bool:
-    """Whether the agent reported an error in a span of time."""
     return any(from_ns <= e.at_ns <= to_ns for e in view.of(AgentError))
 
 

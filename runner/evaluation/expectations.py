@@ -55,7 +55,7 @@ def evaluate(
         script: The script that was played.
         facts: The call, or its facts in any order.
         judgements: What a judge answered so far; None where there is no judge.
-        now_ns: The time on the call's clock while the call is on. None once it is over: nothing stays pending.
+        now_ns: The time on the call's clock; None once the call is over: then nothing stays pending.
         doubted: The identities of told words that were not heard (see :mod:`runner.evaluation.dropped`).
     """
     view = facts if isinstance(facts, CallView) else CallView(facts)

@@ -52,7 +52,6 @@ class FailureKind(StrEnum):
     about: Kind
 
     def __new__(cls, about: Kind) -> Self:
-        """Make a kind of what there is to say of it: its value is its key."""
         kind = str.__new__(cls, about.key)
         kind._value_ = about.key
         kind.about = about

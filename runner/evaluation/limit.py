@@ -20,9 +20,8 @@ SILENT_NS = 3 * NS_PER_S
 class Limit:
     """What a call was at when it reached its limit.
 
-    Attributes:
-        by_agent: How the agent kept the caller from going on; None if it did not.
-        by_caller: Whether the caller was at something of its own: a line, a silence, a delay.
+    ``by_agent`` says how the agent kept the caller from going on, ``by_caller`` whether the caller was at something
+    of its own: a line, a silence, a delay.
     """
 
     by_agent: str | None = None
@@ -59,7 +58,6 @@ def limit_reached(script: Script, view: CallView, end_ns: int) -> Limit:
 
 
 def _acts(script: Script, turn: int, view: CallView, end_ns: int) -> bool:
-    """Whether the caller's line or silence of a turn was under way."""
     action = script.turns[turn].action
     if isinstance(action, StaySilent):
         return view.starts[turn] + action.duration_ms * NS_PER_MS > end_ns

@@ -25,7 +25,6 @@ class ReplySearch(Search):
     """
 
     def run(self) -> Finding:
-        """Return what became of the expectation."""
         return self._in_words() if self._expectation.needs_words else self._any_response()
 
     @property

@@ -48,13 +48,9 @@ E = TypeVar("E", bound=TimelineEvent)
 
 
 class Search(ABC):
-    """Looks for one expectation in the facts of its turn.
+    """Looks for one expectation in the facts of its turn, by its place there, from 0.
 
-    Args:
-        expectation: What is looked for.
-        index: Its place in its turn, from 0.
-        window: The facts.
-        cursor: Where the expectation above was met; it moves on to where this one is.
+    The cursor is where the expectation above was met; it moves on to where this one is.
     """
 
     def __init__(self, expectation: Expectation, index: int, window: Window, cursor: Cursor):
@@ -188,7 +184,6 @@ class CallSearch(Search):
     """Looks for function calls, by name and some of their arguments."""
 
     def run(self) -> Finding:
-        """Return what became of the expectation."""
         expectation = self._expectation
         seen = [e for e in self._candidates() if isinstance(e, AgentCalledFunction | AgentFunctionReturned)]
         used: list[AgentCalledFunction | AgentFunctionReturned] = []
@@ -243,7 +238,6 @@ class EventSearch(Search):
     """Looks for an event by its name, its words and what a marker means."""
 
     def run(self) -> Finding:
-        """Return what became of the expectation."""
         expectation = self._expectation
         seen: list[TimelineEvent] = []
         text = problem = ""
@@ -270,7 +264,6 @@ class AbsenceSearch(Search):
     """Looks for something that must not come."""
 
     def run(self) -> Finding:
-        """Return what became of the expectation."""
         for event in sorted(self._found(), key=lambda e: e.at_ns):
             if event.at_ns <= self._deadline_ns:
                 reason = f"there was one after all, at {event.at_s:.2f} s"

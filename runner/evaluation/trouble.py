@@ -96,7 +96,6 @@ class Trouble:
         return self.lasting or self.garbles or self.cause is not Cause.HARNESS
 
     def overlaps(self, from_ns: int, to_ns: int) -> bool:
-        """Whether it went on in a span of time."""
         return self.from_ns <= to_ns and self.to_ns >= from_ns
 
     def touches(self, from_ns: int, to_ns: int) -> bool:

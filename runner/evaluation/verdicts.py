@@ -166,7 +166,6 @@ class Finding(_Model):
 
 
 def evidence_of(event: TimelineEvent) -> Evidence:
-    """Return an event as evidence."""
     text = words_of(event) or None
     if isinstance(event, AgentCalledFunction | AgentFunctionReturned):
         text = event.name

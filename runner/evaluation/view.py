@@ -59,12 +59,8 @@ _Edge = AgentStartedSpeaking | AgentStoppedSpeaking
 class Speech:
     """A stretch of audible agent speech.
 
-    Attributes:
-        started: Its onset.
-        stopped: Its end; None while it lasts.
-        onset_uncertainty_ns: The onset lies within so much of the stated one; 0 where that is not known.
-        end_uncertainty_ns: The same for the end.
-        too_loud: Whether the background was too loud to tell it apart.
+    ``stopped`` is None while it lasts. Its edges lie within their uncertainty of those stated; 0: that is not known.
+    ``too_loud`` is whether the background was too loud to tell it apart.
     """
 
     started: AgentStartedSpeaking
@@ -92,14 +88,13 @@ class CallView:
 
     def __init__(self, facts: Iterable[TimelineEvent] = ()) -> None:
         self.facts: list[TimelineEvent] = []
+        # When each turn was taken up, by its place in the script; and the time of the latest fact.
         self.starts: dict[int, int] = {}
-        """When each turn was taken up, by its place in the script."""
         self.last_ns = 0
-        """The time of the latest fact."""
         self._by_type: dict[type, list[TimelineEvent]] = defaultdict(list)
         self._by_name: dict[str, list[TimelineEvent]] = defaultdict(list)
+        # When the agent said, over RTVI, that it speaks from then on (true), or no more (false).
         self.told_speaking: list[tuple[int, bool]] = []
-        """When the agent said, over RTVI, that it speaks from then on (true), or no more (false)."""
         self._lines: dict[int, CallerStartedSpeaking] = {}
         self._line_ends: dict[int, CallerStoppedSpeaking] = {}
         self._keys: dict[int, CallerPressedKeys] = {}
@@ -157,16 +152,13 @@ class CallView:
                 pass
 
     def of(self, kind: type[_E]) -> Sequence[_E]:
-        """Return the facts of a type, ordered."""
         return cast(Sequence[_E], self._by_type.get(kind, ()))
 
     def first(self, kind: type[_E]) -> _E | None:
-        """Return the first fact of a type."""
         found = self.of(kind)
         return found[0] if found else None
 
     def last(self, kind: type[_E]) -> _E | None:
-        """Return the last fact of a type."""
         found = self.of(kind)
         return found[-1] if found else None
 
@@ -212,7 +204,6 @@ class CallView:
 
     @property
     def rtvi(self) -> bool:
-        """Whether the agent speaks RTVI."""
         return bool(self.of(BotReady))
 
     @property

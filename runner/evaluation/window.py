@@ -85,9 +85,7 @@ class Window:
     """The facts of a call, and which of them belong to a turn.
 
     Attributes:
-        view: All that is known.
-        turn: The turn's place in the script, from 0.
-        acts: Whether the caller speaks or presses keys in it.
+        acts: Whether the caller speaks or presses keys in the turn.
         anchor_ns: When it was taken up.
         begin_ns: From when on facts belong to it.
         end_ns: When the next turn was taken up; None if none was.

@@ -75,7 +75,6 @@ def normalise_words(text: str) -> str:
 
 
 def same_words(a: str, b: str) -> bool:
-    """Return whether two texts say the same words."""
     return normalise_words(a) == normalise_words(b)
 
 

@@ -102,7 +102,6 @@ class _OpenAICompatible(OpenAILLMService):
         )
 
     async def run_inference(self, *args: Any, **kwargs: Any) -> str | None:
-        """Ask the endpoint once."""
         try:
             return await super().run_inference(*args, **kwargs)
         except (ValueError, AttributeError, LookupError, TypeError) as error:
@@ -146,7 +145,6 @@ class _Explainer(LLMService[Any]):
         self._shown = shown
 
     async def run_inference(self, *args: Any, **kwargs: Any) -> str | None:
-        """Ask the service."""
         try:
             return await self._llm.run_inference(*args, **kwargs)
         except Exception as error:

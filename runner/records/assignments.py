@@ -93,13 +93,7 @@ def taken() -> ColumnElement[bool]:
 def assign(session: Session, workers: Sequence[WorkerInfo], limits: ServerSettings) -> list[Row[int, int, str]]:
     """Give waiting runs to workers: as many as they can take, lower priority numbers first, then older runs.
 
-    Args:
-        session: A transaction.
-        workers: Those that take runs.
-        limits: How many calls may be on at once, besides what workers can take and launches ask for.
-
-    Returns:
-        Of each run that was given: its id, the attempt, and the worker, in the order of the ids.
+    Return of each run that was given its id, the attempt, and the worker, in the order of the ids.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_HOLD)

@@ -47,13 +47,7 @@ def check_crontab(expression: str) -> str:
 
 
 def due_times(expression: str, zone: str, after: datetime) -> Iterator[datetime]:
-    """Yield the times after another one at which an expression is due, in UTC, each once.
-
-    Args:
-        expression: As :func:`check_crontab` returns it.
-        zone: The IANA name of the time zone that it is read in.
-        after: A time with its zone.
-    """
+    """Yield the times after another one at which an expression is due in a time zone, in UTC, each once."""
     where = zoneinfo.ZoneInfo(zone)
     minutes, hours, *_ = expression.split()
     is_of_certain_hours = not minutes.startswith("*") and not hours.startswith("*")
@@ -73,13 +67,8 @@ def next_due(expression: str, zone: str, after: datetime) -> datetime:
 
 
 def latest_due(expression: str, zone: str, first: datetime, now: datetime) -> tuple[datetime, int]:
-    """Return the latest time by now at which an expression was due, and how many there were before it.
-
-    Args:
-        expression: As :func:`check_crontab` returns it.
-        zone: The IANA name of the time zone that it is read in.
-        first: The first of these times.
-        now: The time; not before ``first``.
+    """Return the latest time by ``now`` at which an expression was due, and how many there were before it, from
+    ``first`` on.
     """
     latest, before = first, 0
     for due in due_times(expression, zone, first):

@@ -86,11 +86,7 @@ class DatabaseBusy(TurnTimeoutError):
 
 
 class _Line:
-    """Lets so many at once have a connection, in the order in which they come.
-
-    Args:
-        places: How many.
-    """
+    """Lets so many at once have a connection, in the order in which they come."""
 
     def __init__(self, places: int):
         self._number = places
@@ -105,11 +101,8 @@ class _Line:
     async def place(self, *, refuses: bool = True) -> AsyncGenerator[None]:
         """Wait for a place, and have it for as long as the context is open.
 
-        Args:
-            refuses: Whether the line can be too long, and the wait.
-
         Raises:
-            DatabaseBusy: It was.
+            DatabaseBusy: The line was too long, or the wait; not where ``refuses`` is false.
         """
         if refuses and not self._places.value and self._places.statistics().tasks_waiting >= MAX_WAITING:
             raise DatabaseBusy(f"{MAX_WAITING} wait for the database already")
@@ -213,10 +206,7 @@ class Database:
                     await session.close()
 
     async def run(self, work: Callable[[Session], _T]) -> _T:
-        """Let a thread do a transaction. Otherwise as :meth:`session`: it is committed if ``work`` returns.
-
-        Args:
-            work: What to do in it. Once begun, it is let finish.
+        """Let a thread do a transaction: it is committed if ``work`` returns. Once begun, it is let finish.
 
         Raises:
             DatabaseBusy: Too many others wait for a thread, or a turn.
@@ -241,9 +231,7 @@ class Database:
     async def look(self, work: Callable[[Session], _T], *, shared: Hashable = None) -> _T:
         """Let a thread look at what there is. Each statement may read as of a moment of its own.
 
-        Args:
-            work: What to look at.
-            shared: Whoever looks at the same time with an equal one gets the same; None to look alone.
+        Whoever looks at the same time with an equal ``shared`` gets the same; None to look alone.
 
         Raises:
             DatabaseBusy: Too many others wait for a thread.
@@ -258,9 +246,9 @@ class Database:
     async def browse(self, work: Callable[[Session], _T], *, refuses: bool = True) -> _T:
         """Let a thread read much, in a transaction that can't write: everything as of one moment.
 
-        Args:
-            work: What to read, and to make of it. Once begun, it is let finish.
-            refuses: Whether to be refused when too many others wait: not in the middle of an answer.
+        Once begun, it is let finish.
+
+        In the middle of an answer it must not be refused (``refuses``) when too many others wait.
 
         Raises:
             DatabaseBusy: They did.
@@ -277,13 +265,11 @@ class Database:
         return await anyio.to_thread.run_sync(read, limiter=self._limiter)
 
     async def let_readers_go_first(self, until_s: float) -> None:
-        """Wait while others read much, or the event loop has other things to do.
+        """Wait while others read much, or the event loop has other things to do, until a time of ``time.monotonic()``
+        at most.
 
         Called again and again by what takes long: Python does one thing at a time, and gives whoever asks for much an
         equal share of it.
-
-        Args:
-            until_s: Until when at most, on ``time.monotonic()``'s clock.
         """
         while True:
             began_s = time.monotonic()

@@ -22,7 +22,7 @@ PRE_TRIGGER_WAITS_S = (1, 2, 4)
 OVERDUE = timedelta(hours=1)
 """What should have been sent so long ago has been left: it is taken up anew."""
 
-REPLAYED = (Event.COMPLETED.value, Event.SCHEDULE_FAILED.value)
+REPLAYED = (Event.COMPLETED, Event.SCHEDULE_FAILED)
 """What can be sent again by hand. Nobody waits any more for what comes before a launch."""
 
 MAX_TRIES_KEPT = 20
@@ -48,24 +48,17 @@ class Sent:
 def due(session: Session, delivery_id: int, round: int) -> WebhookDelivery | None:
     """Return a delivery that is still to be made in a round."""
     row = session.get(WebhookDelivery, delivery_id)
-    return row if row is not None and row.status == DeliveryStatus.PENDING.value and row.round == round else None
+    return row if row is not None and row.status == DeliveryStatus.PENDING and row.round == round else None
 
 
 def note_attempt(session: Session, delivery_id: int, round: int, url: str, sent: Sent) -> float | None:
     """Note what came of an attempt to deliver something; once it is over, let runs go on that waited for it.
 
-    Args:
-        session: A transaction.
-        delivery_id: The delivery.
-        round: The round that the attempt was of.
-        url: What may be shown of where it was sent.
-        sent: What came of it.
-
-    Returns:
-        In how many seconds it is to be tried again; None if it is not.
+    Return in how many seconds it is to be tried again; None if it is not. ``url`` is what may be shown of where it
+    was sent.
     """
     row = session.get(WebhookDelivery, delivery_id, with_for_update=True)
-    if row is None or row.round != round or row.status != DeliveryStatus.PENDING.value:
+    if row is None or row.round != round or row.status != DeliveryStatus.PENDING:
         return None
     now = utc_now()
     row.attempts += 1
@@ -83,7 +76,7 @@ def note_attempt(session: Session, delivery_id: int, round: int, url: str, sent:
         return wait_s
     row.status = (DeliveryStatus.DELIVERED if sent.arrived else DeliveryStatus.FAILED).value
     row.next_attempt_at, row.ended_at = None, now
-    if row.event == Event.PRE_TRIGGER.value and row.result_id is not None:
+    if row.event == Event.PRE_TRIGGER and row.result_id is not None:
         _let_go(session, row, row.result_id, now)
     return None
 
@@ -92,15 +85,10 @@ def add_test(session: Session, project_id: int, kind: Kind, url: str, message_id
     """Note that a sample was sent."""
     row = WebhookDelivery(
         project_id=project_id,
-        event=Event.TEST.value,
-        kind=kind.value,
+        event=Event.TEST,
+        kind=kind,
         message_id=message_id,
         url=url,
-        status=DeliveryStatus.PENDING.value,
-        round=1,
-        attempts=0,
-        error="",
-        tries=[],
     )
     session.add(row)
     session.flush()
@@ -111,22 +99,17 @@ def add_test(session: Session, project_id: int, kind: Kind, url: str, message_id
 def replay(session: Session, delivery_id: int, project_id: int | None = None) -> WebhookDelivery:
     """Let a delivery be sent again: to where such webhooks go by now, and with the same ``webhook-id``.
 
-    Args:
-        session: A transaction.
-        delivery_id: The delivery.
-        project_id: The project it has to be of; None for any.
-
     Raises:
-        UsageError: It is not there, is still being sent, or can't be sent again.
+        UsageError: It is not there, or not of the project, is still being sent, or can't be sent again.
     """
     row = session.get(WebhookDelivery, delivery_id, with_for_update=True)
     if row is None or project_id not in (None, row.project_id):
         raise UsageError(f"there is no delivery {delivery_id}")
     if row.event not in REPLAYED:
         raise UsageError(f"delivery {delivery_id}: only {' and '.join(REPLAYED)} can be sent again, not {row.event}")
-    if row.status == DeliveryStatus.PENDING.value:
+    if row.status == DeliveryStatus.PENDING:
         raise UsageError(f"delivery {delivery_id}: is still being sent")
-    row.status, row.attempts = DeliveryStatus.PENDING.value, 0
+    row.status, row.attempts = DeliveryStatus.PENDING, 0
     row.ended_at = None
     begin(session, row)
     return row
@@ -135,7 +118,7 @@ def replay(session: Session, delivery_id: int, project_id: int | None = None) ->
 def take_up_overdue(session: Session) -> int:
     """Let deliveries be sent that should have been long ago: whoever began them left them. Return how many."""
     overdue = select(WebhookDelivery).where(
-        WebhookDelivery.status == DeliveryStatus.PENDING.value,
+        WebhookDelivery.status == DeliveryStatus.PENDING,
         WebhookDelivery.next_attempt_at < utc_now() - OVERDUE,
     )
     rows = session.scalars(overdue.order_by(WebhookDelivery.id).limit(_AT_ONCE).with_for_update()).all()
@@ -148,7 +131,7 @@ def purge_deliveries(session: Session, *, older_than: datetime) -> int:
     """Delete what is known of deliveries that ended before a time; return how many, up to some hundred at once."""
     old = (
         select(WebhookDelivery.id)
-        .where(WebhookDelivery.status != DeliveryStatus.PENDING.value, WebhookDelivery.ended_at < older_than)
+        .where(WebhookDelivery.status != DeliveryStatus.PENDING, WebhookDelivery.ended_at < older_than)
         .order_by(WebhookDelivery.id)
         .limit(_AT_ONCE)
     )
@@ -158,12 +141,7 @@ def purge_deliveries(session: Session, *, older_than: datetime) -> int:
 
 
 def deliveries(project_id: int | None = None, result_id: int | None = None) -> Select[WebhookDelivery]:
-    """Return what selects deliveries, the newest first.
-
-    Args:
-        project_id: Of one project; None of all.
-        result_id: Of one result; None of all.
-    """
+    """Return what selects deliveries, the newest first: of one project or result, or of all."""
     statement = select(WebhookDelivery).order_by(WebhookDelivery.id.desc())
     if project_id is not None:
         statement = statement.where(WebhookDelivery.project_id == project_id)

@@ -104,7 +104,7 @@ def cancelled() -> Ending:
         status=RunStatus.CANCELLED,
         success=None,
         cause=None,
-        ended_reason=EndedReason.CANCELLED.value,
+        ended_reason=EndedReason.CANCELLED,
         call_ended_reason=CEKURA_ENDED_REASON[EndedReason.CANCELLED],
         error_message="the run was cancelled",
     )
@@ -112,7 +112,7 @@ def cancelled() -> Ending:
 
 def lost(detail: str) -> Ending:
     """Return what a run comes to whose worker was lost."""
-    return _failed(Problem(cause=Cause.HARNESS.value, reason=EndedReason.RUNNER_ERROR.value, detail=detail))
+    return _failed(Problem(cause=Cause.HARNESS, reason=EndedReason.RUNNER_ERROR, detail=detail))
 
 
 def read_outcome(reported: Mapping[str, Any]) -> RunReport:
@@ -148,7 +148,7 @@ def storable(value: Any, depth: int = MAX_STORED_DEPTH) -> Any:
 
 
 def _failed(problem: Problem) -> Ending:
-    if problem.reason == EndedReason.CANCELLED.value:
+    if problem.reason == EndedReason.CANCELLED:
         return cancelled()
     try:
         words = CEKURA_ENDED_REASON[EndedReason(problem.reason)]

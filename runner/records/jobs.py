@@ -120,14 +120,9 @@ def session_start(
 ) -> SessionStart | None:
     """Return how a session of an agent is started; None if there is no way.
 
-    An agent has a start URL of its own, or a name at Pipecat Cloud and the key for it. A launch's ``config`` and
-    ``room_properties`` stand in place of what is saved with the agent; they are not merged.
-
-    Args:
-        agent: The agent.
-        vault: Opens its credentials.
-        overrides: A launch's ``pipecat_data``.
-        data: Goes into the body that reaches the agent, over what is saved with it.
+    An agent has a start URL of its own, or a name at Pipecat Cloud and the key for it. ``overrides``, a launch's
+    ``pipecat_data``, stand in place of what is saved with the agent; they are not merged. ``data`` goes into the body
+    that reaches the agent, over what is saved.
     """
     if agent is None:
         return None

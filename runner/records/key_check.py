@@ -23,13 +23,8 @@ _KNOWN_TEXT = "the record's secret key"
 
 @dataclass(frozen=True)
 class Lost:
-    """What was lost with a secret key, each counted.
-
-    Attributes:
-        agents: Agents whose credentials were erased.
-        webhooks: Projects and agents whose webhooks were.
-        schedules: Schedules whose rooms were.
-        runs: Waiting runs that will fail, each with the reason.
+    """How many agents lost credentials with a secret key, projects and agents their webhooks, schedules their rooms;
+    and how many runs wait that will fail, each with the reason.
     """
 
     agents: int = 0
@@ -39,13 +34,11 @@ class Lost:
 
 
 async def check_secret_key(database: Database, vault: Vault) -> None:
-    """See that a record is encrypted with this key. One that does not say so yet does from now on.
+    """See that a record, its tables up to date, is encrypted with this key.
+
+    One that does not say so yet does from now on.
 
     Safe while other processes do the same: the first key counts.
-
-    Args:
-        database: The record, with its tables up to date.
-        vault: Has the key.
 
     Raises:
         UsageError: It is encrypted with another one; says what to do.
@@ -63,14 +56,7 @@ async def check_secret_key(database: Database, vault: Vault) -> None:
 async def take_secret_key(database: Database, vault: Vault) -> Lost:
     """Let a record be encrypted with this key from now on. What it does not open is erased, and can be given anew.
 
-    What runs have is left: those that wait fail once a worker asks for them, and say why.
-
-    Args:
-        database: The record, with its tables up to date.
-        vault: Has the key.
-
-    Returns:
-        What was lost.
+    What runs have is left: those that wait fail once a worker asks for them, and say why. Return what was lost.
     """
     agents = webhooks = schedules = 0
     async with database.session() as session:
@@ -104,7 +90,7 @@ async def _unopened_runs(session: AsyncSession, vault: Vault) -> int:
     asked = (
         select(RunRow.room_token, launched)
         .join(ResultRow, ResultRow.id == RunRow.result_id)
-        .where(RunRow.status.in_([status.value for status in OPEN_RUN]))
+        .where(RunRow.status.in_(OPEN_RUN))
         .where(or_(RunRow.room_token.is_not(None), launched.is_not(None)))
     )
     # A value within JSON can be null, which its type does not say.
@@ -131,7 +117,7 @@ async def _all_sealed(session: AsyncSession) -> AsyncIterator[bytes]:
     for credentials in await session.scalars(select(Agent.credentials).where(Agent.credentials.is_not(None))):
         if credentials is not None:
             yield credentials
-    waiting = RunRow.status.in_([status.value for status in OPEN_RUN])
+    waiting = RunRow.status.in_(OPEN_RUN)
     secrets = select(RunRow.room_token).where(RunRow.room_token.is_not(None), waiting)
     if (token := await session.scalar(secrets.order_by(RunRow.id.desc()).limit(1))) is not None:
         yield token

@@ -56,12 +56,6 @@ class KeyIdentity:
 async def create_key(session: AsyncSession, kind: KeyKind, *, project_id: int | None, name: str) -> str:
     """Make a key and return its text, which nobody can be told again.
 
-    Args:
-        session: A transaction.
-        kind: What it is for.
-        project_id: The project that a user's key is scoped to; None for a worker's.
-        name: What it is called, up to 200 characters.
-
     Raises:
         UsageError: There is no such project, a user's key is given none, or the name is empty or too long.
     """
@@ -128,14 +122,9 @@ async def list_keys(session: AsyncSession) -> Sequence[ApiKey]:
 
 
 async def revoke_key(session: AsyncSession, id_or_prefix: str) -> bool:
-    """Revoke a key: it is refused from now on.
+    """Revoke a key, by its id, its prefix or itself: it is refused from now on. Return whether there is such a key.
 
-    Args:
-        session: A transaction.
-        id_or_prefix: Its id, its prefix as the list shows it, or the key itself.
-
-    Returns:
-        Whether there is such a key. One that was revoked before stays so since then.
+    One that was revoked before stays so since then.
 
     Raises:
         UsageError: Several keys begin so.

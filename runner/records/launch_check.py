@@ -90,8 +90,7 @@ class Check:
     async def plan(self, patient_until_s: float) -> list[dict[str, Any]]:
         """Return what is to be written: of each run the columns that are its own.
 
-        Args:
-            patient_until_s: Until when it lets those go first who read much.
+        Until a time it lets those go first who read much.
 
         Raises:
             LaunchRefused: Something is wrong.

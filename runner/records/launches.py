@@ -41,10 +41,6 @@ async def launch(record: Record, launch: Launch) -> ResultRow:
     A launch that was there before (by its idempotency key, or by its digest within the settings' window) creates
     nothing: its result is returned.
 
-    Args:
-        record: Where it is kept.
-        launch: What is to be run.
-
     Raises:
         LaunchRefused: Something is wrong with it; nothing was created.
     """
@@ -56,16 +52,10 @@ async def launch(record: Record, launch: Launch) -> ResultRow:
 
 
 async def launch_within(record: Record, launch: Launch, within: Within) -> ResultRow | None:
-    """Do the same as :func:`launch`, and something else in the same transaction.
+    """Do the same as :func:`launch`, and something else in the same transaction; return None if ``within`` left it.
 
-    Args:
-        record: Where it is kept.
-        launch: What is to be run.
-        within: What else is done. It is called again if the transaction has to be tried again, and not at all for a
-            launch that was there before.
-
-    Returns:
-        The result; None if ``within`` left it.
+    ``within`` is called again if the transaction has to be tried again, and not at all for a launch that was there
+    before.
 
     Raises:
         LaunchRefused: Something is wrong with it; nothing was created.
@@ -95,12 +85,7 @@ async def launch_within(record: Record, launch: Launch, within: Within) -> Resul
 
 
 async def mistakes(record: Record, launch: Launch) -> Errors:
-    """Return all that is wrong with a launch, by field; nothing is created whatever it is.
-
-    Args:
-        record: Where it is kept.
-        launch: What is to be run.
-    """
+    """Return all that is wrong with a launch, by field; nothing is created whatever it is."""
     guard = await _guard(record, launch)
     async with record.database.reading() as session:
         found = await find(session, launch)
@@ -140,14 +125,7 @@ def again(
 ) -> Launch:
     """Return the launch that makes runs of a result anew, with their scenarios as they are now, and without delay.
 
-    Args:
-        record: Where it is kept.
-        result: The result.
-        runs: Those of its runs that are wanted.
-        key_id: The key that launches.
-        name: A label; empty for the result's own.
-        digest: By which the launch is known again.
-        anew: By the ids of runs, what these are made again with.
+    An empty ``name`` is the result's own. ``anew`` says by the ids of runs what these are made again with.
 
     Raises:
         LaunchRefused: A scenario is gone, or a secret of a run, which is erased when it ends, and no other is given.

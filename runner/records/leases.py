@@ -52,12 +52,7 @@ def clock(session: Session) -> datetime:
 
 
 def renew(session: Session, polls: Sequence[Poll]) -> Renewed:
-    """Take in polls, one of each worker: its sign of life, and how far its runs are.
-
-    Args:
-        session: A transaction.
-        polls: The polls.
-    """
+    """Take in polls, one of each worker: its sign of life, and how far its runs are."""
     by_executor = {poll.worker.executor: poll for poll in polls}
     known = {row.executor: row for row in session.execute(_KNOWN, {"of_workers": sorted(by_executor)})}
     gone = frozenset(executor for executor, row in known.items() if row.gone_at is not None)
@@ -112,13 +107,7 @@ def silent_workers(session: Session, *, longer_than_s: float) -> list[str]:
 
 
 def lose(session: Session, executors: Sequence[str], *, longer_than_s: float | None = None) -> list[str]:
-    """Take workers for gone; return those of them that were there.
-
-    Args:
-        session: A transaction.
-        executors: The workers.
-        longer_than_s: Only those that have not polled for so long by now; None for all.
-    """
+    """Take workers for gone, or only those silent for so long by now; return those of them that were there."""
     now = clock(session)
     limit = now if longer_than_s is None else now - timedelta(seconds=longer_than_s)
     gone = {"of_workers": sorted(executors), "limit": limit, "state": WorkerState.LOST, "gone_at": now}
@@ -136,13 +125,10 @@ def note_kept(session: Session, executor: str, kept: Sequence[Kept]) -> None:
 
 def orphans(session: Session, *, unknown_too: bool) -> list[Row[*tuple[Any, ...]]]:
     """Return the runs whose workers are gone: ``id``, ``attempt``, and of the worker ``state``, ``gone_at`` and
-    ``seen_at``, which are None where it is not known.
+    ``seen_at``.
 
-    Without those whose outcomes lie on a disk: whoever finds them there reports them.
-
-    Args:
-        session: A look.
-        unknown_too: Whether to return those whose worker is not known as well.
+    These are None where the worker is not known, which are left out unless asked for. So are those whose outcomes lie
+    on a disk: whoever finds them there reports them.
     """
     found = [run for run in session.execute(_ORPHANS) if unknown_too or run.state is not None]
     if not found:

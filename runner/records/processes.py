@@ -31,12 +31,7 @@ def say_goodbye(session: Session, executor: str) -> None:
 
 
 def silent(session: Session, *, longer_than_s: float | None) -> list[str]:
-    """Return the processes that are gone.
-
-    Args:
-        session: A look.
-        longer_than_s: After so long without a sign of life a process is; None: only those that said goodbye.
-    """
+    """Return the processes without a sign of life for so long; None: only those that said goodbye."""
     return list(session.scalars(_SILENT, {"limit": _limit(session, longer_than_s)}))
 
 

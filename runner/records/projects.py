@@ -14,10 +14,6 @@ MAX_NAME_CHARACTERS = 200
 async def create_project(session: AsyncSession, name: str) -> Project:
     """Make a project, and return it. It begins empty; built-in personalities it has.
 
-    Args:
-        session: A transaction.
-        name: What it is called.
-
     Raises:
         UsageError: The name is empty, too long, or another project's.
     """

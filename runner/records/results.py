@@ -93,23 +93,18 @@ _LAUNCHED = (
 
 @dataclass
 class Counts:
-    """How far the runs of a result are.
-
-    Attributes:
-        total: All of them.
-        ended: Those that have ended, in whatever way.
-        success: Those that passed.
-        met: Those whose expected outcome was met.
-        expected: Those whose expected outcome was decided on.
-        inconclusive: Those that ended without a verdict, for no fault of the agent: also those cancelled.
-    """
+    """How far the runs of a result are."""
 
     total: int = 0
     ended: int = 0
+    """In whatever way."""
     success: int = 0
     met: int = 0
+    """Whose expected outcome was met."""
     expected: int = 0
+    """Whose expected outcome was decided on."""
     inconclusive: int = 0
+    """That ended without a verdict, for no fault of the agent: also those cancelled."""
 
     def add(self, number: int, status: str, success: bool | None, cause: str | None, *, expects: bool) -> None:
         """Count so many runs that stand alike."""
@@ -197,14 +192,10 @@ def launched_runs(session: Session, result_id: int) -> Sequence[Row[*tuple[Any, 
 
 
 def played_digest(script: Any, prompt: Any) -> str:
-    """Return a digest of what a run plays, and what is expected of its end: an edited scenario has another one.
+    """Return a digest of the script and the expected outcome that a run was made with: an edited scenario has another
+    one.
 
-    Args:
-        script: The script in the run's snapshot.
-        prompt: The expected outcome there.
-
-    Returns:
-        Text that begins with ``record:``. A suite's digests are of what its files say, and are no match for these.
+    It begins with ``record:``. A suite's digests are of what its files say, and are no match for these.
     """
     played = json.dumps([script, prompt], sort_keys=True, separators=(",", ":"))
     return f"record:{hashlib.sha256(played.encode()).hexdigest()[:16]}"
@@ -249,22 +240,8 @@ def select_runs(
 ) -> Select[RunRow]:
     """Return the statement that selects runs of a project, the latest first. What is None is not asked about.
 
-    Args:
-        project_id: The project.
-        result_id: Of one result.
-        agent_id: Of one agent.
-        scenario_id: Of one scenario.
-        personality_id: Called by one personality.
-        ids: These.
-        statuses: In one of these states.
-        success: Passed, or ended otherwise.
-        since: Not begun before.
-        until: Not begun after.
-        shortest_s: Lasted so long.
-        longest_s: Lasted no longer.
-        search: In the scenario's name or the error message, or the id.
-        ended_reasons: One of these, in Cekura's words.
-        ended_reason_holds: Part of it, whatever the case.
+    ``success`` is False for whatever ended otherwise; ``since`` and ``until`` are of when they began; ``search`` is
+    in the scenario's name or the error message, or is the id; ``ended_reasons`` are in Cekura's words.
     """
     begun = func.coalesce(RunRow.started_at, RunRow.created_at)
     has_ended = RunRow.status.in_(FINAL_RUN)

@@ -104,11 +104,9 @@ _STATUSES = select(RUNS.c.status).where(_OF_RESULT).distinct()
 
 
 def begin(session: Session, given: Sequence[tuple[int, int, str]]) -> None:
-    """Let runs be running that workers have taken on. What is not theirs (any more), or has begun, stays as it is.
+    """Let runs be running that workers have taken on: of each the run, the attempt, and the worker.
 
-    Args:
-        session: A transaction.
-        given: Of each the run, the attempt, and the worker.
+    What is not theirs (any more), or has begun, stays as it is.
     """
     pending = {
         row.id: row for row in session.execute(_PENDING, {"of_runs": sorted({run_id for run_id, *_ in given})})
@@ -132,14 +130,9 @@ def begin(session: Session, given: Sequence[tuple[int, int, str]]) -> None:
 
 
 def progress(session: Session, told: Sequence[RunNow]) -> set[int]:
-    """Take in how far runs have come. What is told of attempts that are not under way is passed over.
+    """Take in how far runs have come, and return those whose attempt is under way.
 
-    Args:
-        session: A transaction.
-        told: What workers tell of runs. A step back is passed over.
-
-    Returns:
-        The runs whose attempt is under way.
+    What is told of other attempts is passed over, and so is a step back.
     """
     by_run = {one.run_id: one for one in told}
     now = utc_now()
@@ -196,17 +189,10 @@ def end_run(
 ) -> Receipt:
     """End a run with what its call came to, or with why it came to none. Tokens are erased; the result follows.
 
-    A call of which more was asked than its script says does not end its run yet, where there is a judge: it is judged
-    first, and the worker has nothing more to do with it.
-
-    Args:
-        session: A transaction.
-        run_id: The run.
-        attempt: The attempt this is a report of.
-        report: The worker's ``run.json``, or the problem.
-        executor: The worker whose report it is: it counts only where the run is its; None: whoever has it.
-        owed: The artefacts that come later.
-        judge_later: Lets what was asked for besides the script be judged; None where there is no judge.
+    A call of which more was asked than its script says does not end its run yet, where there is a judge
+    (``judge_later``): it is judged first, and the worker has nothing more to do with it. A report of another
+    ``executor`` than the one that has the run does not count; None: whoever has it. ``owed`` are the artefacts that
+    come later.
     """
     ending = ending_of(report)
     result = _lock_result(session, run_id)
@@ -247,17 +233,10 @@ def end_run(
 def end_judged(
     session: Session, run_id: int, attempt: int, judged: RunReport | str, *, run_file_bytes: int | None = None
 ) -> bool:
-    """End a run that waits to be judged; the result follows.
+    """End a run that waits to be judged; the result follows. Return whether it ended by this.
 
-    Args:
-        session: A transaction.
-        run_id: The run.
-        attempt: The attempt whose call was judged.
-        judged: What it came to; or why it could not be judged: then it ends as it was reported.
-        run_file_bytes: The size of the ``run.json`` that the store holds now, where that was written anew.
-
-    Returns:
-        Whether it ended by this.
+    ``judged`` is what it came to; or why it could not be judged: then it ends as it was reported. ``run_file_bytes``
+    is the size of the ``run.json`` that the store holds now, where that was written anew.
     """
     result = _lock_result(session, run_id)
     if result is None:
@@ -294,19 +273,12 @@ def release(
     was_lost: bool = False,
     only_unbegun: bool = False,
 ) -> bool | None:
-    """Take a run from a worker that will not see it through: it waits for another one, or ends.
+    """Take a run from a worker that will not see it through: it waits for another one, or ends because of ``detail``.
 
-    It waits again if nobody had begun it, if its session can be started anew, or if nothing had been said; and if its
-    worker was lost, not more often than :data:`MAX_LOST` times. From then on nothing counts that its worker reports.
-
-    Args:
-        session: A transaction.
-        run_id: The run.
-        attempt: The attempt that the worker was given.
-        detail: Why, in one line: the end of a run that has to end.
-        safe_to_retry: Whether the record would know if something had been said.
-        was_lost: Whether its worker was lost, and with it maybe because of it.
-        only_unbegun: Leave it where it is if it has been begun by now.
+    It waits again if nobody had begun it, if its session can be started anew, or if nothing had been said, where the
+    record would know that (``safe_to_retry``); and if its worker was lost, not more often than :data:`MAX_LOST`
+    times. From then on nothing counts that its worker reports. With ``only_unbegun`` it is left where it is if it has
+    been begun by now.
 
     Returns:
         Whether it waits again, and not ended; None if the attempt was not under way, or the run was left.
@@ -353,14 +325,8 @@ def release(
 def request_cancel(session: Session, run_ids: Sequence[int]) -> list[int]:
     """Cancel runs: what nobody has begun ends at once, what is under way when its worker has left the room.
 
-    What waits for the judge ends at once as well, with what there is of its call.
-
-    Args:
-        session: A transaction.
-        run_ids: The runs; those that have ended stay as they are.
-
-    Returns:
-        Those that ended at once. Where one was handed to a worker already, its claim is refused.
+    What waits for the judge ends at once as well, with what there is of its call. Return those that ended at once:
+    where one was handed to a worker already, its claim is refused.
     """
     at_once: list[int] = []
     for ids in chunks(sorted(run_ids)):
@@ -404,13 +370,7 @@ def is_of(run: Row[*tuple[Any, ...]], attempt: int) -> bool:
 
 
 def refresh_result(session: Session, result_id: int, known: str | None = None) -> None:
-    """Let the status of a result follow those of its runs. Its row must be locked by the transaction.
-
-    Args:
-        session: The transaction.
-        result_id: The result.
-        known: Its status, where that is known.
-    """
+    """Let the status of a result follow those of its runs. Its row must be locked by the transaction."""
     of_result = {"of_result": result_id}
     if known == ResultStatus.RUNNING and session.execute(_FIRST_OPEN, of_result).first() is not None:
         return
@@ -445,8 +405,7 @@ def lock_results_of(session: Session, run_ids: Sequence[int]) -> list[int]:
 def _lock_result(session: Session, run_id: int) -> Any:
     """Lock the result of a run, before the run itself: whoever locks both does so in this order.
 
-    Returns:
-        What is known of it, and of the times of the run, which is not locked; None if the run is not there.
+    Return what is known of it, and of the times of the run, which is not locked; None if the run is not there.
     """
     return session.execute(_LOCK_RESULT, {"of_run": run_id}).first()
 

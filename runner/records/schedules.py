@@ -86,12 +86,8 @@ async def launch_of(
 ) -> Launch:
     """Return what a schedule launches: scenarios that have its tags now are among it.
 
-    Args:
-        session: The record.
-        vault: Opens its rooms.
-        job: The schedule.
-        key_id: The key that launches it by hand; None for the clock.
-        digest: By which the launch is known again for a short while.
+    ``key_id`` is of the key that launches it by hand, None for the clock; ``digest`` is by which the launch is known
+    again for a short while.
 
     Raises:
         LaunchRefused: No scenario has its tags, or its rooms were erased.

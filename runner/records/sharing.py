@@ -21,9 +21,7 @@ class Sharing:
     async def read(self, key: Hashable, read: Callable[[], Awaitable[_T]]) -> _T:
         """Return what a reading comes to that begins now or later.
 
-        Args:
-            key: What is read, and for whom: equal keys are answered alike.
-            read: Reads it.
+        Equal keys, of what is read and for whom, are answered alike.
 
         Raises:
             Exception: What reading raised.
@@ -63,19 +61,14 @@ class Sharing:
 
 
 class _Reading:
-    """One reading of something, from when it was asked for.
-
-    Attributes:
-        has_begun: Whether it is too late to join.
-        ended: Is set when it has ended, in whatever way.
-        values: What it came to, if it came to anything.
-        error: What it raised.
-        after: The one that has to end before it may begin.
-    """
+    """One reading of something, from when it was asked for."""
 
     def __init__(self, after: "_Reading | None"):
         self.has_begun = False
+        """Whether it is too late to join."""
         self.ended = anyio.Event()
         self.values: list[Any] = []
+        """What it came to, if it came to anything."""
         self.error: Exception | None = None
         self.after = after
+        """The one that has to end before it may begin."""

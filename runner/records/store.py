@@ -1,7 +1,8 @@
 """Where recordings and timelines are kept: a folder, or an S3 bucket."""
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -42,13 +43,11 @@ class StoreFailed(RunnerError):
 def artefact_key(run_id: int, name: str, attempt: int) -> str:
     """Return what an artefact is kept under: no attempt at a run touches what another one left.
 
-    Args:
-        run_id: The run's id.
-        name: Letters, digits, ``.``, ``_`` and ``-``, up to 100; begins with a letter or digit, and is no number.
-        attempt: Which attempt at the run it is of, from 1.
+    Attempts count from 1.
 
     Raises:
-        UsageError: The name is another.
+        UsageError: The name is none of letters, digits, ``.``, ``_`` and ``-``, up to 100, that begins with a letter
+            or digit and is no number.
     """
     return _checked(f"runs/{run_id}/{name}" if attempt == 1 else f"runs/{run_id}/{attempt}/{name}")
 
@@ -85,22 +84,16 @@ class ArtefactStore:
     async def put_part(self, key: str, offset: int, data: AsyncIterator[bytes], *, max_bytes: int) -> int:
         """Keep the next part of an artefact, whole or not at all, and return its size in bytes.
 
-        Args:
-            key: Of the artefact.
-            offset: How many bytes come before it (see :meth:`size_of_parts`).
-            data: The part.
-            max_bytes: How many bytes it may have.
+        ``offset`` is how many bytes come before it (see :meth:`size_of_parts`).
 
         Raises:
-            ArtefactTooLarge: It has more.
+            ArtefactTooLarge: It has more bytes than it may have.
             StoreFailed: It can't be kept now.
             UsageError: The key is wrong.
         """
         counted = _Counted(data, max_bytes)
-        try:
+        with _or_failed("keep it"):
             await self._store.put_async(f"{_checked(key)}{_PART}{offset:016d}", counted)
-        except (BaseError, OSError) as error:
-            raise StoreFailed(f"the store can't keep it now ({type(error).__name__})") from error
         return counted.size
 
     async def size_of_parts(self, key: str) -> int:
@@ -113,11 +106,7 @@ class ArtefactStore:
         return sum(size for _, size in await self._parts(key))
 
     async def join_parts(self, key: str, *, size: int) -> None:
-        """Make an artefact of its parts, which go.
-
-        Args:
-            key: Of the artefact.
-            size: How many bytes it has.
+        """Make an artefact of so many bytes of its parts, which go.
 
         Raises:
             StoreFailed: It can't be kept now, or its parts have fewer or more bytes: somebody else may just have
@@ -134,16 +123,14 @@ class ArtefactStore:
                 async for piece in found.stream(min_chunk_size=_CHUNK_BYTES):
                     yield bytes(piece)
 
-        try:
+        with _or_failed("keep it"):
             await self._store.put_async(key, all_of_them())
             await self._delete_each([path for path, _ in parts])
-        except (BaseError, OSError) as error:
-            raise StoreFailed(f"the store can't keep it now ({type(error).__name__})") from error
 
     async def _parts(self, key: str) -> list[tuple[str, int]]:
         """Return the parts of an artefact that follow each other from its beginning, with their sizes in bytes."""
         prefix = f"{_checked(key)}{_PART}"
-        try:
+        with _or_failed("be used"):
             # A prefix is of whole names of folders alone.
             folder = key.rpartition("/")[0]
             sizes = {
@@ -152,8 +139,6 @@ class ArtefactStore:
                 for meta in batch
                 if meta["path"].startswith(prefix)
             }
-        except (BaseError, OSError) as error:
-            raise StoreFailed(f"the store can't be used now ({type(error).__name__})") from error
         parts: list[tuple[str, int]] = []
         there = 0
         while (size := sizes.get(path := f"{prefix}{there:016d}")) is not None and size:
@@ -168,20 +153,15 @@ class ArtefactStore:
             StoreFailed: The store can't be used now.
             UsageError: The key is wrong.
         """
-        try:
-            return (await self._store.head_async(_checked(key)))["size"]
-        except FileNotFoundError:
-            return None
-        except (BaseError, OSError) as error:
-            raise StoreFailed(f"the store can't be used now ({type(error).__name__})") from error
+        with _or_failed("be used"):
+            try:
+                return (await self._store.head_async(_checked(key)))["size"]
+            except FileNotFoundError:
+                return None
 
     async def get(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
-        """Yield an artefact piece by piece.
-
-        Args:
-            key: Which one.
-            start: The first byte, from 0; not beyond the last.
-            end: The first byte that is left out; None for none. May lie beyond the end.
+        """Yield an artefact piece by piece: from ``start`` to before ``end``, which may lie beyond its own; None: all
+        of it.
 
         Raises:
             ArtefactMissing: There is none.
@@ -270,6 +250,14 @@ class _Counted:
         if self.size > self._max_bytes:
             raise _too_large(self._max_bytes)
         return piece
+
+
+@contextmanager
+def _or_failed(what: str) -> Generator[None]:
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        raise StoreFailed(f"the store can't {what} now ({type(error).__name__})") from error
 
 
 def _too_large(max_bytes: int) -> ArtefactTooLarge:

@@ -72,13 +72,7 @@ DeliverLater = Callable[[Session, int, int], None]
 
 @dataclass(frozen=True)
 class Destination:
-    """Where something is sent.
-
-    Attributes:
-        url: The whole address.
-        shown: What may be shown of it.
-        secret: What it is signed with.
-    """
+    """Where something is sent: the whole address, what may be shown of it, and what it is signed with."""
 
     url: SecretStr
     shown: str
@@ -87,14 +81,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class Endings:
-    """How the runs of a result ended.
-
-    Attributes:
-        total: How many runs there are.
-        passed: Those that passed.
-        failed: Those in which the agent failed.
-        errors: Those with an error message: without a call, or without a verdict.
-    """
+    """How many runs of a result there are, passed, failed by the agent, and have an error: no call, or no verdict."""
 
     total: int
     passed: int
@@ -103,14 +90,11 @@ class Endings:
 
 
 def write_webhooks(row: Project | Agent, vault: Vault, given: Mapping[str, Any]) -> None:
-    """Put into a row what is given of its webhooks. An address that is given as it is shown stays as it is.
+    """Put into a row what is given of its webhooks, by name; null erases.
+
+    An address given as it is shown stays as it is.
 
     One that holds ``***`` and is not what is shown is refused: it was never a whole one.
-
-    Args:
-        row: The project or agent.
-        vault: Encrypts the addresses and the secret.
-        given: By their names, as the API has them; null erases.
 
     Raises:
         UsageError: There is a secret, and no address whose messages it would sign; or an address is not whole.
@@ -163,11 +147,8 @@ def toggles_of(webhooks: Mapping[str, Any] | None) -> dict[str, bool]:
 def wants(toggles: Mapping[str, bool], endings: Endings, *, firing: FiringState | None = None) -> bool:
     """Return whether the end of a result is told.
 
-    Args:
-        toggles: As :func:`toggles_of` returns them.
-        endings: How its runs ended.
-        firing: What the firing of the schedule that launched it came to: also runs that all passed can be worse than
-            a baseline, or can't be compared with it. None if no schedule launched it.
+    ``firing`` is what the firing came to of the schedule that launched it, None if none did: also runs that all
+    passed can be worse than a baseline, or can't be compared with it.
     """
     happened = {
         "success": endings.passed == endings.total > 0 and firing in (None, FiringState.PASSED),
@@ -179,14 +160,9 @@ def wants(toggles: Mapping[str, bool], endings: Endings, *, firing: FiringState 
 
 
 def result_completed(session: Session, result_id: int, *, firing: FiringState | None = None) -> None:
-    """Let it be told that a result is complete, where somebody wants to know.
+    """Let it be told, in the transaction in which it ended, that a result is complete, where somebody wants to know.
 
     Of a schedule's result that is later than when its last run ends: once it is known what the firing came to.
-
-    Args:
-        session: The transaction in which its last run ended, or its firing.
-        result_id: The result.
-        firing: What the firing came to of the schedule that launched it, if one did.
     """
     row = session.execute(_OF_RESULT, {"of_result": result_id}).one()
     if row.is_cronjob and firing is None:
@@ -202,12 +178,7 @@ def result_completed(session: Session, result_id: int, *, firing: FiringState | 
 
 
 def schedule_failed(session: Session, firing_id: int) -> None:
-    """Let it be told that a schedule was due and launched nothing, where somebody wants to know.
-
-    Args:
-        session: The transaction in which its firing ended.
-        firing_id: The firing.
-    """
+    """Let it be told that a schedule was due and launched nothing, where somebody wants to know."""
     row = session.execute(_OF_FIRING, {"of_firing": firing_id}).one()
     if not toggles_of(row.project)["notify_cronjob_webhook_error"]:
         return
@@ -225,13 +196,7 @@ def tells_anybody(session: Session, project_id: int, agent_id: int | None) -> bo
 def hold_for_webhook(session: Session, result_id: int, due_at: datetime | None) -> datetime | None:
     """Let a launch be told before its runs begin, where the project wants that.
 
-    Args:
-        session: The transaction that launches.
-        result_id: The result.
-        due_at: When its runs are to begin; None at once.
-
-    Returns:
-        When the runs are to begin at the latest: before, once the receiver has answered.
+    Return when the runs are to begin at the latest, ``due_at`` or later: before, once the receiver has answered.
     """
     row = session.execute(_OF_RESULT, {"of_result": result_id}).one()
     if not toggles_of(row.project)["notify_pre_run_webhook"] or not _configured(row, Kind.WEBHOOK):
@@ -287,15 +252,11 @@ def _configured(row: Any, kind: Kind) -> str | None:
 def _add(session: Session, of: Any, event: Event, kind: Kind, **more: Any) -> None:
     row = WebhookDelivery(
         project_id=of.project_id,
-        event=event.value,
-        kind=kind.value,
+        event=event,
+        kind=kind,
         message_id=new_message_id(),
         url=_configured(of, kind) or "",
-        status=DeliveryStatus.PENDING.value,
         round=0,
-        attempts=0,
-        error="",
-        tries=[],
         **more,
     )
     session.add(row)

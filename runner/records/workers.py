@@ -101,10 +101,8 @@ class Overview:
 async def read_overview(database: Database, *, max_duration_s: float, lease_s: float) -> Overview:
     """Return everything at a glance.
 
-    Args:
-        database: The record.
-        max_duration_s: How long a call may last whose script does not say.
-        lease_s: How long a worker keeps its runs without polling.
+    ``max_duration_s`` is how long a call may last whose script does not say, ``lease_s`` how long a worker keeps its
+    runs without polling.
     """
     async with database.reading() as session:
         now = await read_clock(session)

@@ -80,8 +80,8 @@ class FileError(UsageError, ValueError):
 class Mistakes:
     """Collects the mistakes of a file, so that all of them are told at once."""
 
-    def __init__(self) -> None:
-        self._found: list[tuple[Place, str]] = []
+    def __init__(self, errors: Iterable[FileError] = ()) -> None:
+        self._found = [mistake for error in errors for mistake in error.mistakes]
 
     def add(self, error: FileError) -> None:
         self._found += error.mistakes

@@ -24,7 +24,7 @@ value is true here, and false in Pipecat.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -60,9 +60,9 @@ from bots.caller.script import (
 )
 from runner.errors import UsageError
 from runner.scenarios.composing import Mistakes
-from runner.scenarios.examples import PREFIX, example_file
+from runner.scenarios.examples import split_spec
 from runner.scenarios.markup import unknown_markup
-from runner.scenarios.model import Scenario
+from runner.scenarios.model import Scenario, scenario_named
 from runner.scenarios.nodes import Node, read_yaml, read_yaml_text
 from runner.scenarios.typed import FileModel, Flag, Items, Some, Text, one_of, whole
 from runner.settings import Settings
@@ -145,12 +145,11 @@ def _arguments(node: Node) -> dict[str, Any]:
 
 def _no_text_key(value: Any) -> str | None:
     """Return a key somewhere in a value that is no text, as Python writes it."""
-    if isinstance(value, list):
-        return next(filter(None, map(_no_text_key, value)), None)
-    if not isinstance(value, dict):
-        return None
-    for key, inner in value.items():
-        if found := repr(key)[:40] if not isinstance(key, str) else _no_text_key(inner):
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        if isinstance(value, dict) and not isinstance(key, str):
+            return repr(key)[:40]
+        if found := _no_text_key(item):
             return found
     return None
 
@@ -163,17 +162,15 @@ def _function_call(node: Node) -> FunctionCall:
 
 
 def _turn_taking(node: Node) -> TurnTaking:
-    mistakes = Mistakes()
-    for error in node.unknown(tuple(TurnTaking.model_fields)):
-        mistakes.add(error)
+    mistakes = Mistakes(node.unknown(tuple(TurnTaking.model_fields)))
     given = {key: node[key].plain() for key in TurnTaking.model_fields if key in node}
-    taking = TurnTaking()
     try:
         taking = TurnTaking.model_validate(given)
     except ValidationError as error:
         for problem in error.errors(include_url=False):
             key = str(problem["loc"][0])
             mistakes.add(node[key].place.error(f"{key}: {problem['msg']}"))
+        taking = TurnTaking()
     mistakes.check()
     return taking
 
@@ -185,24 +182,20 @@ def _tag(node: Node) -> str:
     return tag
 
 
-def _few(node: Node) -> list[Node]:
-    tags = node.items()
-    if len(tags) > MAX_TAGS:
-        raise node.place.error(f"more than {MAX_TAGS} tags")
-    return tags
-
-
 def _service(node: Node) -> Node:
     if not node.is_mapping():
         raise node.place.error(f"{node.label} must be a mapping: which service, and its settings")
     return node
 
 
-def _bounded(node: Node) -> list[Node]:
-    turns = node.some()
-    if len(turns) > MAX_TURNS:
-        raise node.place.error(f"more than {MAX_TURNS} turns; no call goes on for so long")
-    return turns
+def _at_most(count: int, items: Callable[[Node], list[Node]], why: str) -> BeforeValidator:
+    def bounded(node: Node) -> list[Node]:
+        found = items(node)
+        if len(found) > count:
+            raise node.place.error(f"more than {count} {why}")
+        return found
+
+    return BeforeValidator(bounded)
 
 
 _Milliseconds = Annotated[int, whole(0, MAX_MS)]
@@ -210,7 +203,8 @@ _Event = Annotated[str, one_of(*sorted({*EVENT_NAMES, _IMAGE}))]
 _Arguments = Annotated[dict[str, Any], BeforeValidator(_arguments)]
 _Service = Annotated[Any, BeforeValidator(_service)]
 _Modality = Annotated[str, one_of("audio", "text")]
-_Tags = Annotated[tuple[Annotated[str, BeforeValidator(_tag)], ...], BeforeValidator(_few)]
+_Tags = Annotated[tuple[Annotated[str, BeforeValidator(_tag)], ...], _at_most(MAX_TAGS, Node.items, "tags")]
+_Turns = _at_most(MAX_TURNS, Node.some, "turns; no call goes on for so long")
 
 
 class _CallKeys(FileModel):
@@ -237,13 +231,11 @@ class _ExpectationKeys(_CallKeys):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        given = [key for key in ("calls", "name", "args") if key in self.node]
-        for key in (*_CONTENT_KEYS, "check_from") if self.absent else ():
-            if key in self.node:
-                raise self.error(key, f"absent goes by the event alone; it can't be combined with {key}")
-        for key in _MARKER_KEYS:
-            if key in self.node and self.event != "llm_marker":
-                raise self.error(key, f"{key} belongs to the event llm_marker")
+        given = self.given("calls", "name", "args")
+        for key in self.given(*_CONTENT_KEYS, "check_from") if self.absent else ():
+            raise self.error(key, f"absent goes by the event alone; it can't be combined with {key}")
+        for key in self.given(*_MARKER_KEYS) if self.event != "llm_marker" else ():
+            raise self.error(key, f"{key} belongs to the event llm_marker")
         if self.criterion is not None and self.event == "function_call_stopped":
             raise self.error("eval", "eval: the end of a call carries no arguments to judge; put it on function_call")
         if self.text_matches is not None and self.event in _CALL_EVENTS:
@@ -288,20 +280,18 @@ class _TurnKeys(FileModel):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        actions = [key for key in ("user", "dtmf", "silence_ms") if key in self.node]
-        starts = [key for key in ("send_after", "interrupt_after_ms", "after_silence_ms") if key in self.node]
+        actions = self.given("user", "dtmf", "silence_ms")
+        starts = self.given("send_after", "interrupt_after_ms", "after_silence_ms")
         if len(actions) > 1:
-            told = " and ".join(actions)
-            raise self.error(actions[1], f"a turn has one of user, dtmf and silence_ms, not {told}")
+            raise self.error(actions[1], f"a turn has one of user, dtmf and silence_ms, not {' and '.join(actions)}")
         if len(starts) > 1:
             raise self.error(starts[1], f"a turn starts in one way, not by {' and '.join(starts)}")
-        if self.audio is not None:
-            if self.dtmf is not None:
-                raise self.error("audio", "a turn has audio or dtmf, not both")
-            if self.user is None:
-                raise self.error("audio", "a turn with audio needs user as well: what the recording says")
-            if self.node["user"].is_list():
-                raise self.error("audio", "a recording has its own pauses: with audio, user is one text")
+        if self.audio is not None and self.dtmf is not None:
+            raise self.error("audio", "a turn has audio or dtmf, not both")
+        if self.audio is not None and self.user is None:
+            raise self.error("audio", "a turn with audio needs user as well: what the recording says")
+        if self.audio is not None and self.node["user"].is_list():
+            raise self.error("audio", "a recording has its own pauses: with audio, user is one text")
         if self.send_after is not None and self.user is None and self.dtmf is None:
             raise self.error("send_after", "send_after says when user or dtmf is sent; the turn has neither")
         expect = self.node.entries().get("expect")
@@ -366,7 +356,7 @@ class _JudgeKeys(FileModel):
 
 class _ScriptKeys(FileModel):
     name: Text
-    turns: Annotated[tuple[_TurnKeys, ...], BeforeValidator(_bounded)] = Field(description="what the caller does")
+    turns: Annotated[tuple[_TurnKeys, ...], _Turns] = Field(description="what the caller does")
     description: Any = None
     tags: _Tags = ()
     stop_on_failure: Flag = True
@@ -444,9 +434,7 @@ def load_text(text: str, name: str, settings: Settings) -> list[Scenario]:
 def _scenarios(document: Node, settings: Settings) -> list[Scenario]:
     if document.has_keys("agent", "scenarios"):
         raise document.place.error("this is a suite, and no scenario file: run it with scenario-runner run")
-    mistakes = Mistakes()
-    for error in document.unknown((*_SCENARIO_KEYS, "scenarios")):
-        mistakes.add(error)
+    mistakes = Mistakes(document.unknown((*_SCENARIO_KEYS, "scenarios")))
     top = document.only(_SCENARIO_KEYS)
     if "scenarios" not in document:
         scenario = mistakes.read(lambda: _scenario(top, settings))
@@ -509,37 +497,3 @@ def load_scenario(spec: str, settings: Settings) -> Scenario:
         return scenarios[0]
     names = ", ".join(s.short_name for s in scenarios)
     raise UsageError(f"{file}: holds {len(scenarios)} scenarios; name one: {file}:NAME with NAME of {names}")
-
-
-def split_spec(spec: str, folder: Path = Path()) -> tuple[Path, str]:
-    """Return file and name of ``FILE[:NAME]``, of which either may hold colons, or of ``example:FILE[:NAME]``.
-
-    The file is relative to ``folder``, and need not be there; the name is empty where all of the file is meant.
-
-    Raises:
-        UsageError: There is no such example.
-    """
-    if spec.startswith(PREFIX):
-        example, _, name = spec.removeprefix(PREFIX).partition(":")
-        return example_file(example), name
-    ends = [len(spec), *(i for i in range(len(spec) - 1, 0, -1) if spec[i] == ":")]
-    for end in ends:
-        if os.path.isfile(folder / spec[:end]):  # noqa: PTH113 - unlike pathlib's, never an error
-            return folder / spec[:end], spec[end + 1 :]
-    return (folder / spec, "") if len(ends) == 1 else (folder / spec[: ends[1]], spec[ends[1] + 1 :])
-
-
-def scenario_named(name: str, scenarios: Sequence[Scenario], file: Path) -> Scenario:
-    """Return the one scenario of a file that has a name, written with or without the file's own.
-
-    Raises:
-        UsageError: There is none, or several could be meant.
-    """
-    # A name may hold slashes of its own: the whole of it comes first, then whatever it ends with.
-    found = [s for s in scenarios if s.name == name] or [s for s in scenarios if s.name.endswith(f"/{name}")]
-    if not found:
-        names = ", ".join(s.short_name for s in scenarios)
-        raise UsageError(f"{file}: no scenario called {name!r}; there are: {names}")
-    if len(found) > 1:
-        raise UsageError(f"{file}: {name!r} can be {' or '.join(s.name for s in found)}; give the whole name")
-    return found[0]

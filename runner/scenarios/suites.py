@@ -13,8 +13,9 @@ from pydantic import SecretStr
 
 from bots.caller.script import Script
 from runner.comparison.gates import Gates
-from runner.scenarios.evals import load_file, scenario_named, split_spec
-from runner.scenarios.model import Scenario
+from runner.scenarios.evals import load_file
+from runner.scenarios.examples import split_spec
+from runner.scenarios.model import Scenario, scenario_named
 from runner.scenarios.nodes import Node, read_yaml
 from runner.scenarios.targets import AGENT_KEYS, Agent, AgentByCommand, GivenAgent, checked
 from runner.settings import Settings

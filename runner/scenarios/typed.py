@@ -68,6 +68,10 @@ class FileModel(BaseModel):
         mistakes.check()
         return model
 
+    def given(self, *keys: str) -> list[str]:
+        """Return which of some keys have a value."""
+        return [key for key in keys if key in self.node]
+
     def error(self, key: str, message: str) -> FileError:
         return self.node[key].place.error(message)
 

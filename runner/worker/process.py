@@ -16,11 +16,10 @@ from loguru import logger
 from pydantic import SecretStr
 
 from runner.calls.call import Call
-from runner.calls.loading import load
+from runner.calls.loading import load, spare_what_is_loaded
 from runner.calls.request import CallMaker
 from runner.errors import RunnerError
 from runner.files import private_folder
-from runner.garbage import spare_what_is_loaded
 from runner.protocol.messages import VERSION, WORKER_LOST, Load, Poll, WorkerInfo, WorkerState
 from runner.rooms.urls import RoomKind
 from runner.settings import Settings

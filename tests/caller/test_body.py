@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -106,16 +107,16 @@ class Conversation:
                 self._take(self.body.tick(self._ns()))
         self.now_s = end_s
 
-    def agent_speaks(self, start_s: float, end_s: float) -> None:
-        self.agent_starts(start_s)
-        self.agent_stops(end_s)
+    def speaks(self, start_s: float, end_s: float) -> None:
+        self.starts(start_s)
+        self.stops(end_s)
 
-    def agent_starts(self, start_s: float) -> None:
+    def starts(self, start_s: float) -> None:
         self.until(start_s)
         self.agent_speaking = True
         self._fact(AgentStartedSpeaking(at_ns=self._ns()))
 
-    def agent_stops(self, end_s: float) -> None:
+    def stops(self, end_s: float) -> None:
         self.until(end_s)
         self.agent_speaking = False
         self._fact(AgentStoppedSpeaking(at_ns=self._ns()))
@@ -129,7 +130,7 @@ class Conversation:
     def hears(self, event: TimelineEvent) -> None:
         self._fact(event)
 
-    def settle(self, turn: int, *, failed: bool = False) -> None:
+    def settle(self, turn: int, failed: bool = False) -> None:
         self._take(self.body.settled(turn, failed=failed, now_ns=self._ns()))
 
     def said_at(self, turn: int) -> float | None:
@@ -140,261 +141,184 @@ class Conversation:
         return next(((at, a) for at, a in self.log if isinstance(a, HangUp)), None)
 
 
-def test_speaks_when_the_greeting_is_over() -> None:
-    call = Conversation(script(speak()))
-    call.agent_speaks(1.0, 3.0)
-    call.until(10)
-    assert call.said_at(0) == 3.8
+def played(scenario: Script, steps: str) -> Conversation:
+    """Play a conversation.
+
+    Of the steps ``1-3`` is the agent's speech from 1 s to 3 s, ``1-`` its beginning, ``-3`` its end, ``@9`` lets
+    time pass until then, ``name@9`` is an RTVI message, ``met:0`` and ``missed:0`` settle a turn, ``no:1`` says that
+    it was not spoken so far.
+    """
+    call = Conversation(scenario)
+    for step in steps.split():
+        match step.partition("@"), step.partition(":"), step.partition("-"):
+            case (kind, "@", at_s), _, _:
+                call.until(float(at_s))
+                if kind:
+                    message = {"label": "rtvi-ai", "type": kind}
+                    call.hears(MessageReceived(at_ns=round(float(at_s) * NS_PER_S), message=message))
+            case _, ("no", ":", turn), _:
+                assert call.said_at(int(turn)) is None
+            case _, (what, ":", turn), _:
+                call.settle(int(turn), failed=what == "missed")
+            case _, _, (start_s, _, end_s):
+                if start_s:
+                    call.starts(float(start_s))
+                if end_s:
+                    call.stops(float(end_s))
+    return call
 
 
-def test_speaks_first_when_no_greeting_comes() -> None:
-    call = Conversation(script(speak(), turn_taking=TurnTaking(greeting_wait_ms=2_500)))
-    call.until(10)
-    assert call.said_at(0) == 2.5
+ONE = script(speak())
+TWO = script(speak(), speak("And a high chair."))
+EXPECTING = speak(expect=(Expectation(),))
+STOP = speak("Stop!", start=AgentHeardFor(duration_ms=700))
+LATER = script(speak(), speak("Hello?", start=AfterSilence(duration_ms=4_000)))
+SILENT = script(Turn(action=StaySilent(duration_ms=5_000)), speak())
+NO_WAIT, WAITS_2_5_S = TurnTaking(greeting_wait_ms=0), TurnTaking(greeting_wait_ms=2_500)
+PATIENT_10_S = TurnTaking(answer_timeout_s=10)
+LINE_END_S = 1.8 + LINE_S
+"""Of a first line after a greeting from 0.5 s to 1 s."""
 
 
-def test_a_pause_in_the_agents_turn_does_not_end_it() -> None:
-    call = Conversation(script(speak()))
-    call.agent_speaks(1.0, 3.0)
-    call.agent_speaks(3.5, 5.0)
-    call.until(10)
-    assert call.said_at(0) == 5.8
+def after_llm(delay_ms: int = 0) -> Script:
+    return script(speak(), speak("Stop!", start=AfterEvent(event="llm_started", delay_ms=delay_ms)))
 
 
-def told(kind: str, at_s: float) -> MessageReceived:
-    return MessageReceived(at_ns=round(at_s * NS_PER_S), message={"label": "rtvi-ai", "type": kind})
+def budget(**expected: Any) -> Script:
+    return script(speak(expect=(Expectation(**expected),)), turn_taking=PATIENT_10_S)
 
 
-def test_a_long_pause_does_not_end_a_turn_reported_as_going_on() -> None:
-    call = Conversation(script(speak()))
-    call.agent_starts(1.0)
-    call.hears(told("bot-started-speaking", 1.0))
-    call.agent_stops(3.0)
-    call.agent_speaks(4.5, 6.0)
-    call.hears(told("bot-stopped-speaking", 6.0))
-    call.until(10)
-    assert call.said_at(0) == 6.8
+def said(when: str, scenario: Script, steps: str, turn: int, at_s: float | None) -> Any:
+    return pytest.param(scenario, steps, turn, at_s, id=when)
 
 
-def test_reported_speech_without_sound_is_not_believed_forever() -> None:
-    call = Conversation(script(speak()))
-    call.agent_starts(1.0)
-    call.hears(told("bot-started-speaking", 1.0))
-    call.agent_stops(3.0)
-    call.until(10)
-    assert call.said_at(0) == 6.0
+@pytest.mark.parametrize(
+    ("scenario", "steps", "turn", "at_s"),
+    [
+        said("when the greeting is over", ONE, "1-3 @10", 0, 3.8),
+        said("first, where no greeting comes", script(speak(), turn_taking=WAITS_2_5_S), "@10", 0, 2.5),
+        said("not in a pause of the agent's turn", ONE, "1-3 3.5-5 @10", 0, 5.8),
+        said(
+            "not in a long pause of a turn reported as going on",
+            ONE,
+            "1- bot-started-speaking@1 -3 4.5-6 bot-stopped-speaking@6 @10",
+            0,
+            6.8,
+        ),
+        said("after speech that is reported for long without sound", ONE, "1- bot-started-speaking@1 -3 @10", 0, 6),
+        said("after the reply", TWO, "1-2 @9 no:1 9-11 @20", 1, 11.8),
+        said("after what is expected of a reply", script(EXPECTING, speak()), ".5-1 5-6 @9 no:1 met:0", 1, 9),
+        said("when the agent is silent, if all is met", script(EXPECTING, speak()), ".5-1 5- met:0 -9 @20", 1, 9.8),
+        said(
+            "after a failed turn of a call that scores each",
+            script(EXPECTING, speak(), stop_on_failure=False),
+            ".5-1 5-6 @8 missed:0",
+            1,
+            8,
+        ),
+        said("so long after the agent is heard to start", script(speak(), STOP), ".5-1 5- @8", 1, 5.7),
+        said(
+            "after the answer to a barge-in, not what was interrupted",
+            script(speak(), STOP, speak("Go on.")),
+            ".5-1 5-9 @12 no:2 12-13 @20",
+            2,
+            13.8,
+        ),
+        said("after an event and a delay", after_llm(500), ".5-1 bot-llm-started@6 @10", 1, 6.5),
+        said(
+            "after the first event since the turn",
+            after_llm(2_000),
+            ".5-1 bot-llm-started@5 bot-llm-started@6.5 @10",
+            1,
+            7,
+        ),
+        said(
+            "after the last event before the turn",
+            after_llm(2_000),
+            ".5-1 bot-llm-started@2 bot-llm-started@3.5 @10",
+            1,
+            5.5,
+        ),
+        said("never, if the event never comes", after_llm(), ".5-1 5-6 @100", 1, None),
+        said("after silence on both sides", LATER, ".5-1 @20", 1, LINE_END_S + 4),
+        said("after the caller's silence, whatever the agent does in it", SILENT, ".5-1 4-5 @20", 1, 6.8),
+    ],
+)
+def test_a_line_is_said(scenario: Script, steps: str, turn: int, at_s: float | None) -> None:
+    assert played(scenario, steps).said_at(turn) == at_s
 
 
-def test_waits_for_the_reply_before_the_next_turn() -> None:
-    call = Conversation(script(speak(), speak("And a high chair.")))
-    call.agent_speaks(1.0, 2.0)
-    call.until(9.0)
-    assert call.said_at(1) is None
-    call.agent_speaks(9.0, 11.0)
-    call.until(20)
-    assert call.said_at(1) == 11.8
-
-
-def test_waits_for_expectations_after_the_reply() -> None:
-    call = Conversation(script(speak(expect=(Expectation(text_contains="table"),)), speak("Thanks.")))
-    call.agent_speaks(0.5, 1.0)
-    call.agent_speaks(5.0, 6.0)
-    call.until(9.0)
-    assert call.said_at(1) is None
-    call.settle(0)
-    assert call.said_at(1) == 9.0
-
-
-def test_does_not_start_a_settled_turn_while_the_agent_speaks() -> None:
-    call = Conversation(script(speak(expect=(Expectation(),)), speak("Thanks.")))
-    call.agent_speaks(0.5, 1.0)
-    call.agent_starts(5.0)
-    call.settle(0)
-    call.agent_stops(9.0)
-    call.until(20)
-    assert call.said_at(1) == 9.8
-
-
-def test_a_failed_turn_ends_the_call() -> None:
-    call = Conversation(script(speak(expect=(Expectation(),)), speak("Thanks.")))
-    call.agent_speaks(0.5, 1.0)
-    call.until(6.0)
-    call.settle(0, failed=True)
-    assert call.hung_up == (6.0, HangUp(EndedReason.CALLER_HUNG_UP, "turn 1 failed"))
-
-
-def test_a_failed_turn_does_not_end_a_call_that_scores_each_turn() -> None:
-    call = Conversation(script(speak(expect=(Expectation(),)), speak("Thanks."), stop_on_failure=False))
-    call.agent_speaks(0.5, 1.0)
-    call.agent_speaks(5.0, 6.0)
-    call.until(8.0)
-    call.settle(0, failed=True)
-    assert call.said_at(1) == 8.0
-
-
-def test_barges_in_so_long_after_the_agent_is_heard_to_start() -> None:
-    call = Conversation(script(speak(), speak("Stop!", start=AgentHeardFor(duration_ms=700))))
-    call.agent_speaks(0.5, 1.0)
-    call.agent_starts(5.0)
-    call.until(8.0)
-    assert call.said_at(1) == 5.7
-
-
-def test_waits_for_the_answer_to_a_barge_in() -> None:
-    turns = (speak(), speak("Stop!", start=AgentHeardFor(duration_ms=700)), speak("Go on."))
-    call = Conversation(script(*turns))
-    call.agent_speaks(0.5, 1.0)
-    call.agent_starts(5.0)
-    call.agent_stops(9.0)
-    call.until(12.0)
-    assert call.said_at(2) is None, "what was interrupted is no answer"
-    call.agent_speaks(12.0, 13.0)
-    call.until(20.0)
-    assert call.said_at(2) == 13.8
-
-
-def test_starts_after_an_event_and_a_delay() -> None:
-    turn = speak("Stop!", start=AfterEvent(event="llm_started", delay_ms=500))
-    call = Conversation(script(speak(), turn))
-    call.agent_speaks(0.5, 1.0)
-    call.until(6.0)
-    call.hears(MessageReceived(at_ns=6 * NS_PER_S, message={"label": "rtvi-ai", "type": "bot-llm-started"}))
-    call.until(10.0)
-    assert call.said_at(1) == 6.5
-
-
-def llm_started(at_s: float) -> TimelineEvent:
-    message = {"label": "rtvi-ai", "type": "bot-llm-started"}
-    return MessageReceived(at_ns=round(at_s * NS_PER_S), message=message)
-
-
-def test_an_event_that_comes_again_puts_off_nothing() -> None:
-    turn = speak("Stop!", start=AfterEvent(event="llm_started", delay_ms=2_000))
-    call = Conversation(script(speak(), turn))
-    call.agent_speaks(0.5, 1.0)
-    for at_s in (5.0, 6.5):
-        call.until(at_s)
-        call.hears(llm_started(at_s))
-    call.until(10.0)
-    assert call.said_at(1) == 7.0
-
-
-def test_a_turn_goes_by_the_last_of_the_events_before_it() -> None:
-    turn = speak("Stop!", start=AfterEvent(event="llm_started", delay_ms=2_000))
-    call = Conversation(script(speak(), turn))
-    call.agent_speaks(0.5, 1.0)
-    for at_s in (2.0, 3.5):
-        call.until(at_s)
-        call.hears(llm_started(at_s))
-    call.until(10.0)
-    assert call.said_at(1) == 5.5
-
-
-def test_a_turn_whose_event_never_comes_fails_after_30_s() -> None:
-    turn = speak("Stop!", start=AfterEvent(event="llm_started"))
-    call = Conversation(script(speak(), turn))
-    call.agent_speaks(0.5, 1.0)
-    call.agent_speaks(5.0, 6.0)
-    call.until(100)
-    assert call.said_at(1) is None
-    assert call.hung_up is not None
-    line_end_s = 1.8 + LINE_S
-    assert call.hung_up == (line_end_s + 30, HangUp(EndedReason.CALLER_HUNG_UP, "turn 2 failed"))
-
-
-def test_paces_keys_by_a_plain_delay() -> None:
-    keys = Turn(action=PressKeys(keys="1"))
+@pytest.mark.parametrize(("expect", "steps", "at_s"), [((), "@5", 0.4), ((Expectation(),), "@5 met:0 @10", 5.4)])
+def test_a_plain_delay_counts_from_the_turn_before_or_from_what_it_expects(
+    expect: Any, steps: str, at_s: float
+) -> None:
+    keys = Turn(action=PressKeys(keys="1"), expect=expect)
     more = Turn(action=PressKeys(keys="2#"), start=AfterEvent(delay_ms=400))
-    call = Conversation(script(keys, more, turn_taking=TurnTaking(greeting_wait_ms=0)))
-    call.until(5)
-    assert [(at, a) for at, a in call.log if isinstance(a, Press)] == [(0, Press(0, "1")), (0.4, Press(1, "2#"))]
+    call = played(script(keys, more, turn_taking=NO_WAIT), steps)
+    assert [(at, a) for at, a in call.log if isinstance(a, Press)] == [(0, Press(0, "1")), (at_s, Press(1, "2#"))]
 
 
-def test_a_plain_delay_counts_from_the_met_expectation() -> None:
-    keys = Turn(action=PressKeys(keys="1"), expect=(Expectation(),))
-    more = Turn(action=PressKeys(keys="2#"), start=AfterEvent(delay_ms=400))
-    call = Conversation(script(keys, more, turn_taking=TurnTaking(greeting_wait_ms=0)))
-    call.until(5)
-    call.settle(0)
-    call.until(10)
-    assert [(at, a) for at, a in call.log if isinstance(a, Press)] == [(0, Press(0, "1")), (5.4, Press(1, "2#"))]
+def ends(when: str, scenario: Script, steps: str, at_s: float, reason: str, detail: str | None = None) -> Any:
+    return pytest.param(scenario, steps, (at_s, HangUp(EndedReason(reason), detail)), id=when)
 
 
-def test_starts_after_silence_on_both_sides() -> None:
-    call = Conversation(script(speak(), speak("Hello?", start=AfterSilence(duration_ms=4_000))))
-    call.agent_speaks(0.5, 1.0)
-    call.until(20)
-    line_end_s = 1.8 + LINE_S
-    assert call.said_at(1) == line_end_s + 4
+SLOW_TO_HANG_UP = script(speak(), hang_up=False, turn_taking=PATIENT_10_S)
 
 
-def test_stays_silent_whatever_the_agent_does() -> None:
-    call = Conversation(script(Turn(action=StaySilent(duration_ms=5_000)), speak()))
-    call.agent_speaks(0.5, 1.0)
-    call.agent_speaks(4.0, 5.0)
-    call.until(20)
-    assert call.said_at(1) == 6.8
-
-
-def test_hangs_up_after_the_last_reply() -> None:
-    call = Conversation(script(speak()))
-    call.agent_speaks(0.5, 1.0)
-    call.agent_speaks(5.0, 7.0)
-    call.until(20)
-    assert call.hung_up == (7.8, HangUp(EndedReason.CALLER_HUNG_UP))
-
-
-def test_an_agent_that_answers_nothing_any_more_is_frozen() -> None:
-    call = Conversation(script(speak(), turn_taking=TurnTaking(answer_timeout_s=10)))
-    call.agent_speaks(0.5, 1.0)
-    call.until(100)
-    assert call.hung_up is not None
-    assert call.hung_up[0] == 1.8 + LINE_S + 10
-    assert call.hung_up[1].reason is EndedReason.AGENT_FROZE
-
-
-def test_an_agent_that_never_says_anything_has_never_spoken() -> None:
-    call = Conversation(script(Turn(action=Listen(), expect=(Expectation(),)), speak()))
-    call.until(100)
-    assert call.hung_up is not None
-    assert call.hung_up[1].reason is EndedReason.AGENT_NEVER_SPOKE
-
-
-def test_a_longer_budget_keeps_a_slow_agent_from_being_frozen() -> None:
-    turn = speak(expect=(Expectation(within_ms=50_000),))
-    call = Conversation(script(turn, turn_taking=TurnTaking(answer_timeout_s=10)))
-    call.agent_speaks(0.5, 1.0)
-    call.until(45)
-    assert call.hung_up is None
-
-
-def test_silence_is_no_fault_where_it_is_expected() -> None:
-    turn = speak(expect=(Expectation(absent=True, within_ms=20_000),))
-    call = Conversation(script(turn, turn_taking=TurnTaking(answer_timeout_s=5)))
-    call.agent_speaks(0.5, 1.0)
-    call.until(22)
-    assert call.hung_up is None
-
-
-def test_the_call_ends_at_its_limit() -> None:
-    call = Conversation(script(speak(expect=(Expectation(),)), max_duration_s=30))
-    call.agent_speaks(0.5, 1.0)
-    call.agent_starts(5.0)
-    call.until(100)
-    assert call.hung_up is not None
-    assert call.hung_up[0] == 30
-    assert call.hung_up[1].reason is EndedReason.MAX_DURATION
-
-
-def test_waits_for_the_agent_to_hang_up_where_it_is_to() -> None:
-    call = Conversation(script(speak(), hang_up=False, turn_taking=TurnTaking(answer_timeout_s=10)))
-    call.agent_speaks(0.5, 1.0)
-    call.agent_speaks(5.0, 6.0)
-    call.until(14)
-    assert call.hung_up is None
-    call.until(30)
-    assert call.hung_up is not None
-    assert call.hung_up[1].detail == "the agent was to hang up, and did not"
+@pytest.mark.parametrize(
+    ("scenario", "steps", "hung_up"),
+    [
+        ends("after the last reply", ONE, ".5-1 5-7 @20", 7.8, "caller-hung-up"),
+        ends(
+            "by a failed turn", script(EXPECTING, speak()), ".5-1 @6 missed:0", 6, "caller-hung-up", "turn 1 failed"
+        ),
+        ends(
+            "30 s into a turn whose event never comes",
+            after_llm(),
+            ".5-1 5-6 @100",
+            LINE_END_S + 30,
+            "caller-hung-up",
+            "turn 2 failed",
+        ),
+        ends(
+            "by an agent that answers nothing any more",
+            script(speak(), turn_taking=PATIENT_10_S),
+            ".5-1 @100",
+            LINE_END_S + 10,
+            "agent-froze",
+            "the agent has been silent for 10 s",
+        ),
+        ends(
+            "by an agent that never says anything",
+            script(Turn(action=Listen(), expect=(Expectation(),)), speak()),
+            "@100",
+            30,
+            "agent-never-spoke",
+            "the agent said nothing for 30 s",
+        ),
+        pytest.param(budget(within_ms=50_000), ".5-1 @45", None, id="not within a longer budget"),
+        pytest.param(budget(absent=True, within_ms=20_000), ".5-1 @22", None, id="not by an expected silence"),
+        ends(
+            "at its limit",
+            script(EXPECTING, max_duration_s=30),
+            ".5-1 5- @100",
+            30,
+            "max-duration",
+            "the call reached its limit of 30 s",
+        ),
+        pytest.param(SLOW_TO_HANG_UP, ".5-1 5-6 @14", None, id="not yet while the agent is to hang up"),
+        ends(
+            "by an agent that was to hang up",
+            SLOW_TO_HANG_UP,
+            ".5-1 5-6 @30",
+            16,
+            "caller-hung-up",
+            "the agent was to hang up, and did not",
+        ),
+    ],
+)
+def test_a_call_ends(scenario: Script, steps: str, hung_up: tuple[float, HangUp] | None) -> None:
+    assert played(scenario, steps).hung_up == hung_up
 
 
 TRIGGERS = st.one_of(
@@ -444,29 +368,20 @@ def test_any_order_of_events_ends_and_never_talks_over_the_agent(
 ) -> None:
     call = Conversation(scenario)
     polite = {i for i, turn in enumerate(scenario.turns) if not isinstance(turn.start, AfterEvent | AgentHeardFor)}
-    spoke_over: list[int] = []
-
-    def check() -> None:
-        for _, action in call.log:
-            if isinstance(action, Say) and action.turn in polite and (action.turn, True) in said_while_speaking:
-                spoke_over.append(action.turn)
-
-    said_while_speaking: set[tuple[int, bool]] = set()
+    said_while_speaking: set[int] = set()
     original = call._take
 
     def take(actions: list[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Say):
-                said_while_speaking.add((action.turn, call.agent_speaking))
+        said_while_speaking.update(a.turn for a in actions if isinstance(a, Say) and call.agent_speaking)
         original(actions)
 
     call._take = take  # type: ignore[method-assign]
     for wait_s, what in events:
         call.until(call.now_s + wait_s)
         if what == "agent_starts" and not call.agent_speaking:
-            call.agent_starts(call.now_s)
+            call.starts(call.now_s)
         elif what == "agent_stops" and call.agent_speaking:
-            call.agent_stops(call.now_s)
+            call.stops(call.now_s)
         elif what == "llm_started":
             call.hears(MessageReceived(at_ns=round(call.now_s * NS_PER_S), message={"type": "bot-llm-started"}))
         elif what.startswith("settle") and call.body.turn < len(scenario.turns):
@@ -474,9 +389,8 @@ def test_any_order_of_events_ends_and_never_talks_over_the_agent(
         wake_ns = call.body.wake_at_ns
         assert call.body.ended or wake_ns is not None, "a call that is on always has a next step"
     call.until(scenario.max_duration_s + 1)
-    check()
     assert call.body.ended
-    assert not spoke_over
+    assert not said_while_speaking & polite
     assert sum(isinstance(a, HangUp) for _, a in call.log) == 1
     started = [a.turn for _, a in call.log if isinstance(a, StartTurn)]
     assert started == sorted(set(started)), "turns start once each, in order"
@@ -516,14 +430,14 @@ def test_a_mind_that_takes_its_time_is_waited_for_and_asked_with_what_was_said()
     call = Conversation(script(speak("Ignored.")), mind)
     call.until(6)
     assert call.said_at(0) == 3.0 and mind.asked[-1] == (1, {}, [], True)
-    call.agent_speaks(6, 8)
+    call.speaks(6, 8)
     call.hears(AgentSaid(at_ns=round(8 * NS_PER_S), text="And then?", source=Source.HEARD))
     call.until(30)
     assert mind.asked[-1] == (1, {}, ["And then?"], False) and call.said_at(1) is None and not call.body.ended
     mind.ready = True
     call.hears(AgentTurnEnded(at_ns=round(30 * NS_PER_S)))
     assert call.said_at(1) == 30.0 and [type(turn.action) for turn in call.body.turns] == [Speak, Speak]
-    call.agent_speaks(33, 34)
+    call.speaks(33, 34)
     mind.ready = True
     call.until(40)
     assert call.log[-1][1] == HangUp(EndedReason.CALLER_HUNG_UP)
@@ -537,10 +451,10 @@ def test_only_an_agent_that_owes_an_answer_is_frozen_while_the_mind_thinks(
     answers: bool, reason: EndedReason, at_s: float
 ) -> None:
     call = Conversation(script(speak("Ignored.")), Slow([speak("One."), speak("Two.")]))
-    call.agent_speaks(0.5, 1)
+    call.speaks(0.5, 1)
     call.until(8)
     if answers:
-        call.agent_speaks(8, 9)
+        call.speaks(8, 9)
     call.until(400)
     ended_s, last = call.log[-1]
     assert isinstance(last, HangUp) and last.reason is reason and ended_s == pytest.approx(at_s, abs=4.5)

@@ -130,21 +130,19 @@ def test_the_pieces_audio_comes_in_move_nothing(piece_ms: float, start_ns: int) 
     assert end_s - start_ns / NS_PER_S == pytest.approx(2, abs=0.01)
 
 
-def test_a_soft_beginning_and_end_are_part_of_the_speech() -> None:
-    audio = bursts((1.05, 1.2), (1.8, 1.95), dbfs=-45) + bursts((1.2, 1.8))
-    assert spans_s(heard(audio)) == close_to((1.05, 1.95))
-
-
-def test_stops_within_words_are_part_of_the_speech() -> None:
-    assert spans_s(heard(bursts((1, 1.2), (1.27, 1.5), (1.56, 2)))) == close_to((1, 2))
-
-
-def test_a_pause_parts_two_speeches() -> None:
-    assert spans_s(heard(bursts((1, 1.5), (2, 2.5)))) == close_to((1, 1.5), (2, 2.5))
-
-
-def test_a_click_is_no_speech() -> None:
-    assert spans_s(heard(bursts((0.9, 0.91), (2, 2.5)))) == close_to((2, 2.5))
+@pytest.mark.parametrize(
+    ("audio", "spans"),
+    [
+        pytest.param(
+            bursts((1.05, 1.2), (1.8, 1.95), dbfs=-45) + bursts((1.2, 1.8)), [(1.05, 1.95)], id="soft edges"
+        ),
+        pytest.param(bursts((1, 1.2), (1.27, 1.5), (1.56, 2)), [(1, 2)], id="stops within words"),
+        pytest.param(bursts((1, 1.5), (2, 2.5)), [(1, 1.5), (2, 2.5)], id="a pause parts two speeches"),
+        pytest.param(bursts((0.9, 0.91), (2, 2.5)), [(2, 2.5)], id="a click is none"),
+    ],
+)
+def test_what_belongs_to_a_speech(audio: Samples, spans: list[tuple[float, float]]) -> None:
+    assert spans_s(heard(audio)) == close_to(*spans)
 
 
 def test_what_the_model_never_takes_for_speech_is_none() -> None:

@@ -1,7 +1,6 @@
 """When a line was said: stamped where its samples left, whatever the audio around it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -40,29 +39,24 @@ def frames(pcm: bytes, samples: int = FRAME) -> Iterator[bytes]:
         yield pcm[start : start + 2 * samples].ljust(2 * samples, b"\0")
 
 
-@dataclass
 class Sending:
-    """Audio that leaves without a gap, and what the mouth noted of it."""
+    """Audio that leaves without a gap, with a line under way or none, and what the mouth noted of it."""
 
-    noted: list[TimelineEvent] = field(default_factory=list)
-    sent_samples: int = 0
-    stood_still_ns: int = 0
-
-    def __post_init__(self) -> None:
+    def __init__(self, spoken: Line | None = None) -> None:
+        self.noted: list[TimelineEvent] = []
+        self.now_ns = START_NS
         self.mouth = Mouth(RATE_HZ, self.noted.append)
-
-    @property
-    def now_ns(self) -> int:
-        return START_NS + self.stood_still_ns + samples_to_ns(self.sent_samples, RATE_HZ)
+        if spoken is not None:
+            self.mouth.begin(0, spoken)
 
     def send(self, *pieces: bytes, late_ns: int | None = 0) -> "Sending":
         for pcm in pieces:
             self.mouth.sent(self.now_ns, pcm, late_ns=late_ns)
-            self.sent_samples += len(pcm) // 2
+            self.now_ns += samples_to_ns(len(pcm) // 2, RATE_HZ)
         return self
 
     def stand_still(self, duration_ns: int) -> "Sending":
-        self.stood_still_ns += duration_ns
+        self.now_ns += duration_ns
         return self
 
     @property
@@ -73,6 +67,15 @@ class Sending:
             for e in self.noted
             if isinstance(e, CallerUnderrun)
         ]
+
+    @property
+    def said(self) -> tuple[float, float] | None:
+        """Where the line began and ended, in frames after the start, if it ended as it should."""
+        match self.noted:
+            case [CallerStartedSpeaking(at_ns=start_ns), *_, CallerStoppedSpeaking(at_ns=end_ns, end=LineEnd.SAID)]:
+                return (start_ns - START_NS) / FRAME_NS, (end_ns - START_NS) / FRAME_NS
+            case _:
+                return None
 
 
 def started(at_ns: int, turn: int = 0) -> CallerStartedSpeaking:
@@ -96,8 +99,7 @@ def test_first_and_last_voiced_samples_are_stamped_as_sent(
     before: int, quiet: int, faint: int, voiced: int, after: int, piece: int
 ) -> None:
     spoken = line((quiet, 0), (faint, 1), (voiced, 3_000), (after, 0), faint=1)
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
+    sending = Sending(spoken)
     sending.send(*[bytes(2 * piece)] * before, *frames(spoken.pcm, piece))
     first = before * piece + quiet + faint
     assert sending.noted == [
@@ -137,56 +139,43 @@ def test_lines_are_told_apart_by_their_turns() -> None:
     ]
 
 
-def test_silence_within_a_line_is_noticed_as_an_underrun() -> None:
-    spoken = line((4 * FRAME, 3_000))
-    first, *rest = frames(spoken.pcm)
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
-    sending.send(first, SILENCE, SILENCE, *rest)
-    assert sending.noted == [
-        started(START_NS),
-        CallerUnderrun(at_ns=START_NS + FRAME_NS, turn=0, duration_ms=40),
-        stopped(START_NS + 6 * FRAME_NS),
-    ]
-
-
-def test_every_underrun_is_noticed_by_itself() -> None:
-    spoken = line((3 * FRAME, 3_000))
-    first, second, third = frames(spoken.pcm)
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
-    sending.send(first, SILENCE, second, SILENCE, SILENCE, third)
-    underruns = [(e.at_ns, e.duration_ms) for e in sending.noted if isinstance(e, CallerUnderrun)]
-    assert underruns == [(START_NS + FRAME_NS, 20), (START_NS + 3 * FRAME_NS, 40)]
-
-
 PAUSE = line((2 * FRAME, 3_000), (5 * FRAME, 0), (2 * FRAME, 3_000))
 
 
-def test_a_pause_of_the_line_itself_is_no_underrun() -> None:
-    sending = Sending()
-    sending.mouth.begin(0, PAUSE)
-    sending.send(*frames(PAUSE.pcm))
-    assert sending.noted == [started(START_NS), stopped(START_NS + 9 * FRAME_NS)]
+FOUR = line((4 * FRAME, 3_000))
+LONG_PAUSE = line((2 * FRAME, 3_000), (3 * FRAME, 0), (FRAME, 2_000), (2 * FRAME, 3_000))
+LEADING_PAUSE = line((3 * FRAME, 0), (FRAME, 2_000), (FRAME, 3_000))
+NOTHING = Line("Hello", bytes(2 * 3 * FRAME), 0, 3 * FRAME - 1)
+SILENT = UnderrunKind.SILENCE
 
 
-def test_a_pause_longer_than_the_line_says_is_an_underrun() -> None:
-    *before, late, last = frames(PAUSE.pcm)
-    sending = Sending()
-    sending.mouth.begin(0, PAUSE)
-    sending.send(*before, SILENCE, SILENCE, SILENCE, late, last)
-    assert sending.noted == [
-        started(START_NS),
-        CallerUnderrun(at_ns=START_NS + 7 * FRAME_NS, turn=0, duration_ms=60),
-        stopped(START_NS + 12 * FRAME_NS),
-    ]
+@pytest.mark.parametrize(
+    ("spoken", "silence_at", "underruns", "said"),
+    [
+        pytest.param(FOUR, (1, 1), [(SILENT, 1, 40)], (0, 6), id="silence within a line"),
+        pytest.param(FOUR, (1, 2, 2), [(SILENT, 1, 20), (SILENT, 3, 40)], (0, 7), id="every one by itself"),
+        pytest.param(PAUSE, (), [], (0, 9), id="not a pause of the line itself"),
+        pytest.param(PAUSE, (7, 7, 7), [(SILENT, 7, 60)], (0, 12), id="a pause longer than the line says"),
+        # It went out after the first 20 ms of the pause: from outside, the pause only lasts longer.
+        pytest.param(LONG_PAUSE, (3, 3), [(SILENT, 5, 40)], (0, 10), id="silence in its own pause, noticed after it"),
+        pytest.param(LEADING_PAUSE, (0, 0), [], (5, 7), id="not silence before a leading pause"),
+        pytest.param(NOTHING, (3, 3), [], (0, 3), id="not a line of nothing but silence"),
+    ],
+)
+def test_silence_in_place_of_a_line_is_an_underrun(
+    spoken: Line, silence_at: tuple[int, ...], underruns: list[object], said: tuple[float, float]
+) -> None:
+    sending = Sending(spoken)
+    for number, piece in enumerate([*frames(spoken.pcm), b""]):
+        sending.send(*[SILENCE] * silence_at.count(number), *([piece] if piece else []))
+    assert (sending.underruns, sending.said) == (underruns, said)
+    assert all(isinstance(e, CallerUnderrun) and e.turn == 0 for e in sending.noted[1:-1])
 
 
 @pytest.mark.parametrize("sent_frames", [1, 3])
 def test_a_line_that_is_broken_off_ends_where_it_was_cut(sent_frames: int) -> None:
     spoken = line((5 * FRAME, 3_000))
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
+    sending = Sending(spoken)
     sending.send(*list(frames(spoken.pcm))[:sent_frames])
     sending.mouth.cut(sending.now_ns)
     assert sending.noted[-1] == stopped(START_NS + sent_frames * FRAME_NS, end=LineEnd.CUT)
@@ -196,8 +185,7 @@ def test_a_line_that_is_broken_off_ends_where_it_was_cut(sent_frames: int) -> No
 def test_after_a_cut_the_rest_of_the_line_is_not_noted() -> None:
     spoken = line((5 * FRAME, 3_000))
     first, *rest = frames(spoken.pcm)
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
+    sending = Sending(spoken)
     sending.send(first)
     sending.mouth.cut(sending.now_ns)
     noted = len(sending.noted)
@@ -207,57 +195,21 @@ def test_after_a_cut_the_rest_of_the_line_is_not_noted() -> None:
 
 
 def test_a_line_that_was_cut_before_it_was_heard_was_never_said() -> None:
-    sending = Sending()
-    sending.mouth.begin(0, PAUSE)
+    sending = Sending(PAUSE)
     sending.send(SILENCE, SILENCE)
     sending.mouth.cut(sending.now_ns)
     assert sending.noted == []
     assert not sending.mouth.busy
 
 
-def test_a_line_of_nothing_but_silence_takes_its_time() -> None:
-    sending = Sending()
-    sending.mouth.begin(0, Line("Hello", bytes(2 * 3 * FRAME), 0, 3 * FRAME - 1))
-    sending.send(*[SILENCE] * 5)
-    assert sending.noted == [started(START_NS), stopped(START_NS + 3 * FRAME_NS)]
-
-
-def test_silence_in_a_lines_own_pause_is_noticed_after_it() -> None:
-    spoken = line((2 * FRAME, 3_000), (3 * FRAME, 0), (FRAME, 2_000), (2 * FRAME, 3_000))
+@pytest.mark.parametrize(
+    ("spoken", "frame", "stood_still_ms"), [(FOUR, 2, 5), (FOUR, 2, 20), (FOUR, 2, 1_000), (PAUSE, 7, 1_000)]
+)
+def test_a_leap_in_the_places_of_a_line_or_its_pause_is_a_gap(spoken: Line, frame: int, stood_still_ms: int) -> None:
     pieces = list(frames(spoken.pcm))
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
-    # It went out after the first 20 ms of the pause: from outside, the pause only lasts longer.
-    sending.send(*pieces[:3], SILENCE, SILENCE, *pieces[3:])
-    assert sending.underruns == [(UnderrunKind.SILENCE, 5, 40)]
-    assert sending.noted[-1] == stopped(START_NS + 10 * FRAME_NS)
-
-
-def test_silence_before_a_line_with_a_leading_pause_is_not_part() -> None:
-    spoken = line((3 * FRAME, 0), (FRAME, 2_000), (FRAME, 3_000))
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
-    sending.send(SILENCE, SILENCE, *frames(spoken.pcm))
-    assert sending.noted == [started(START_NS + 5 * FRAME_NS), stopped(START_NS + 7 * FRAME_NS)]
-
-
-@pytest.mark.parametrize("stood_still_ms", [5, 20, 1_000])
-def test_a_leap_in_the_places_of_a_line_is_a_gap(stood_still_ms: int) -> None:
-    spoken = line((4 * FRAME, 3_000))
-    first, second, *rest = frames(spoken.pcm)
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
-    sending.send(first, second).stand_still(stood_still_ms * NS_PER_MS).send(*rest)
-    assert sending.underruns == [(UnderrunKind.GAP, 2, stood_still_ms)]
-    assert sending.noted[-1] == stopped(START_NS + 4 * FRAME_NS + stood_still_ms * NS_PER_MS)
-
-
-def test_a_leap_in_a_pause_of_the_line_is_a_gap_too() -> None:
-    *before, late, last = frames(PAUSE.pcm)
-    sending = Sending()
-    sending.mouth.begin(0, PAUSE)
-    sending.send(*before).stand_still(NS_PER_S).send(late, last)
-    assert sending.underruns == [(UnderrunKind.GAP, 7, 1_000)]
+    sending = Sending(spoken).send(*pieces[:frame]).stand_still(stood_still_ms * NS_PER_MS).send(*pieces[frame:])
+    assert sending.underruns == [(UnderrunKind.GAP, frame, stood_still_ms)]
+    assert sending.said == (0, len(pieces) + stood_still_ms / 20)
 
 
 def test_a_leap_before_or_after_a_line_is_not_its_own() -> None:
@@ -270,8 +222,7 @@ def test_a_leap_before_or_after_a_line_is_not_its_own() -> None:
 
 
 def test_a_rounding_of_places_is_no_gap() -> None:
-    sending = Sending()
-    sending.mouth.begin(0, PAUSE)
+    sending = Sending(PAUSE)
     for pcm in frames(PAUSE.pcm):
         sending.send(pcm).stand_still(NS_PER_MS)
     assert sending.underruns == []
@@ -280,8 +231,7 @@ def test_a_rounding_of_places_is_no_gap() -> None:
 def test_audio_that_left_later_than_a_receiver_waits_is_late() -> None:
     spoken = line((6 * FRAME, 3_000))
     pieces = list(frames(spoken.pcm))
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
+    sending = Sending(spoken)
     sending.send(pieces[0]).send(pieces[1], pieces[2], late_ns=LATE_NS + 1).send(*pieces[3:], late_ns=LATE_NS)
     assert sending.underruns == [(UnderrunKind.LATE, 1, 40)]
     assert sending.noted[-1] == stopped(START_NS + 6 * FRAME_NS)
@@ -289,8 +239,7 @@ def test_audio_that_left_later_than_a_receiver_waits_is_late() -> None:
 
 def test_silence_around_a_line_may_be_late() -> None:
     spoken = line((2 * FRAME, 3_000))
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
+    sending = Sending(spoken)
     sending.send(SILENCE, late_ns=10 * LATE_NS).send(spoken.pcm).send(SILENCE, late_ns=10 * LATE_NS)
     assert sending.underruns == []
 
@@ -299,8 +248,7 @@ def test_silence_around_a_line_may_be_late() -> None:
 def test_trouble_at_the_end_of_a_line_is_noted_with_its_end(cut: bool) -> None:
     spoken = line((3 * FRAME, 3_000))
     first, second, last = frames(spoken.pcm)
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
+    sending = Sending(spoken)
     sending.send(first, second, *([] if cut else [last]), late_ns=2 * LATE_NS)
     if cut:
         sending.send(SILENCE)
@@ -313,8 +261,7 @@ def test_trouble_at_the_end_of_a_line_is_noted_with_its_end(cut: bool) -> None:
 def test_silence_that_ends_in_a_leap_is_both() -> None:
     spoken = line((3 * FRAME, 3_000))
     first, *rest = frames(spoken.pcm)
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
+    sending = Sending(spoken)
     sending.send(first, SILENCE).stand_still(NS_PER_S).send(SILENCE, *rest)
     assert sending.underruns == [
         (UnderrunKind.SILENCE, 1, 20),
@@ -326,8 +273,7 @@ def test_silence_that_ends_in_a_leap_is_both() -> None:
 @pytest.mark.parametrize("dropped", [0, 3, 9])
 def test_an_unsent_piece_is_a_gap_and_the_line_still_ends(dropped: int) -> None:
     spoken = line((10 * FRAME, 500))
-    sending = Sending()
-    sending.mouth.begin(0, spoken)
+    sending = Sending(spoken)
     for number, piece in enumerate(frames(spoken.pcm)):
         sending.send(piece, late_ns=None if number == dropped else 0)
     sending.send(SILENCE, SILENCE)

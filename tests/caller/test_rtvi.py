@@ -57,73 +57,73 @@ def test_keys_are_pressed_one_by_one_in_one_message() -> None:
     assert message["data"] == {"buttons": ["1", "2", "#"]}
 
 
+def bot_ready(version: str | None, about: Any = None) -> BotReady:
+    return BotReady(at_ns=AT_NS, protocol_version=version, about=about)
+
+
+def heard_as(text: str) -> CallerHeardAs:
+    return CallerHeardAs(at_ns=AT_NS, text=text)
+
+
+def transcription(text: Any) -> dict[str, Any]:
+    return rtvi("bot-transcription", {"text": text})
+
+
 @pytest.mark.parametrize(
-    ("data", "version", "about"),
+    ("message", "event"),
     [
-        ({"version": "2.0.0", "about": {"library": "pipecat"}}, "2.0.0", {"library": "pipecat"}),
-        ({"version": "2.0.0"}, "2.0.0", None),
-        ({"version": 2, "about": "pipecat"}, None, None),
-        ({}, None, None),
-        (None, None, None),
-        ("ready", None, None),
+        (
+            rtvi("bot-ready", {"version": "2.0.0", "about": {"library": "pipecat"}}),
+            bot_ready("2.0.0", {"library": "pipecat"}),
+        ),
+        (rtvi("bot-ready", {"version": "2.0.0"}), bot_ready("2.0.0")),
+        *((rtvi("bot-ready", data), bot_ready(None)) for data in ({"version": 2, "about": "x"}, {}, None, "ready")),
+        (transcription("Hello."), told("Hello.")),
+        (output("Hello."), told("Hello.")),
+        (rtvi("user-transcription", {"text": "a table", "final": True, "user_id": "u"}), heard_as("a table")),
     ],
 )
-def test_a_bot_that_is_ready_is_so_whatever_else_it_says(data: Any, version: str | None, about: Any) -> None:
-    assert read(rtvi("bot-ready", data)) == [BotReady(at_ns=AT_NS, protocol_version=version, about=about)]
-
-
-def test_a_transcription_of_the_bot_is_what_it_tells() -> None:
-    assert read(rtvi("bot-transcription", {"text": "Hello."})) == [told("Hello.")]
-
-
-def test_output_is_told_once_it_has_been_spoken() -> None:
-    assert read(output("Hello.")) == [told("Hello.")]
+def test_a_message_is_read_whatever_else_is_in_it(message: Any, event: TimelineEvent) -> None:
+    assert read(message) == [event]
 
 
 @pytest.mark.parametrize(
     "message",
     [
+        # What was not spoken,
         output("x", spoken_status="in-progress"),
         output("x", spoken_status=None),
         output("x", will_be_spoken=False),
         output("x", will_be_spoken="yes"),
-        output(""),
-        output(None),
-        output(["x"]),
-        rtvi("bot-transcription", {"text": ""}),
-        rtvi("bot-transcription", {"text": 1}),
+        *(output(nothing) for nothing in ("", None, ["x"])),
+        *(transcription(nothing) for nothing in ("", 1)),
         rtvi("bot-transcription"),
+        # or is on its way to being spoken,
+        *(
+            rtvi(f"bot-{kind}", {"text": "Hel"})
+            for kind in ("llm-text", "tts-text", "llm-started", "started-speaking")
+        ),
+        # what the agent has not understood yet,
+        rtvi("user-transcription", {"text": "a tab", "final": False, "user_id": "u"}),
+        *(
+            rtvi("user-transcription", data)
+            for data in ({"text": "a"}, {"text": "a", "final": "true"}, {"final": True})
+        ),
+        # and what is no RTVI.
+        {"type": "bot-ready", "data": {}},
+        {"label": "other", "type": "bot-transcription", "data": {"text": "x"}},
+        {"label": ["rtvi-ai"], "type": "bot-ready"},
+        {"type": "order", "items": [1, None, {"é": "🙂"}]},
+        *(["rtvi-ai"], "bot-ready", 0, None),
     ],
 )
-def test_what_was_not_spoken_is_no_word_of_the_agent(message: Any) -> None:
+def test_what_says_nothing_of_its_own_is_kept_as_it_came(message: Any) -> None:
     assert read(message) == [kept(message)]
-
-
-def test_a_bot_that_says_what_was_spoken_is_not_counted_twice() -> None:
-    transcription = rtvi("bot-transcription", {"text": "Bye."})
-    assert read(output("Hi."), transcription, output("Bye.")) == [told("Hi."), kept(transcription), told("Bye.")]
 
 
 def test_each_agent_is_read_by_itself() -> None:
     read(output("Hi."))
-    assert read(rtvi("bot-transcription", {"text": "Hi."})) == [told("Hi.")]
-
-
-@pytest.mark.parametrize("kind", ["bot-llm-text", "bot-tts-text", "bot-llm-started", "bot-started-speaking"])
-def test_text_on_its_way_to_being_spoken_is_kept_as_it_came(kind: str) -> None:
-    message = rtvi(kind, {"text": "Hel"})
-    assert read(message) == [kept(message)]
-
-
-def test_what_the_agent_understood_is_noted_when_it_is_final() -> None:
-    interim = rtvi("user-transcription", {"text": "a tab", "final": False, "user_id": "u"})
-    final = rtvi("user-transcription", {"text": "a table", "final": True, "user_id": "u"})
-    assert read(interim, final) == [kept(interim), CallerHeardAs(at_ns=AT_NS, text="a table")]
-
-
-@pytest.mark.parametrize("data", [{"text": "a"}, {"text": "a", "final": "true"}, {"final": True}, {"text": 1}])
-def test_a_transcription_without_words_or_end_is_none(data: dict[str, Any]) -> None:
-    assert read(rtvi("user-transcription", data)) == [kept(rtvi("user-transcription", data))]
+    assert read(transcription("Hi.")) == [told("Hi.")]
 
 
 def call_of(call_id: str, **data: Any) -> dict[str, Any]:
@@ -170,50 +170,16 @@ def test_arguments_that_are_no_object_are_not_known(arguments: Any) -> None:
     assert isinstance(event, AgentCalledFunction) and (event.name, event.arguments) == ("book", None)
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"type": "bot-ready", "data": {}},
-        {"label": "other", "type": "bot-transcription", "data": {"text": "x"}},
-        {"label": ["rtvi-ai"], "type": "bot-ready"},
-        {"type": "order", "items": [1, None, {"é": "🙂"}]},
-        ["rtvi-ai"],
-        "bot-ready",
-        0,
-        None,
-    ],
-)
-def test_a_message_that_is_no_rtvi_is_kept_as_it_came(message: Any) -> None:
-    assert read(message) == [kept(message)]
-
-
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ANY_TEXT, inner, max_size=4),
     max_leaves=8,
 )
-KINDS = [
-    "bot-ready",
-    "bot-output",
-    "bot-transcription",
-    "user-transcription",
-    "llm-function-call-in-progress",
-    "llm-function-call-stopped",
-]
-KEYS = [
-    "about",
-    "arguments",
-    "cancelled",
-    "final",
-    "function_name",
-    "result",
-    "spoken_status",
-    "text",
-    "tool_call_id",
-    "version",
-    "will_be_spoken",
-]
+CALLS = ("llm-function-call-in-progress", "llm-function-call-stopped")
+KINDS = ["bot-ready", "bot-output", "bot-transcription", "user-transcription", *CALLS]
+OF_CALLS = ("arguments", "cancelled", "function_name", "result", "tool_call_id")
+KEYS = ["about", "final", "spoken_status", "text", "version", "will_be_spoken", *OF_CALLS]
 ALMOST_RTVI = st.builds(
     rtvi,
     st.sampled_from(KINDS) | JSON,
@@ -242,41 +208,42 @@ def test_a_message_nested_too_deep_is_kept_as_far_as_possible() -> None:
     assert EVENT_ADAPTER.dump_json(event).count(b"[") == MAX_DEPTH
 
 
-def test_protocol_2_is_not_counted_twice_from_its_first_words() -> None:
-    transcription = rtvi("bot-transcription", {"text": "Hi."})
-    ready = rtvi("bot-ready", {"version": "2.2.0"})
-    assert read(ready, transcription, output("Hi."))[1:] == [kept(transcription), told("Hi.")]
+READY_2, READY_1 = rtvi("bot-ready", {"version": "2.2.0"}), rtvi("bot-ready", {"version": "1.2.0"})
+QUESTION, GREETING = "What can I help you with today?", "Good evening. How can I help?"
 
 
-def test_of_protocol_1_the_sentences_count_and_not_the_words() -> None:
-    ready = rtvi("bot-ready", {"version": "1.2.0"})
-    sentence = rtvi("bot-output", {"text": "Hi there.", "spoken": True, "aggregated_by": "sentence"})
-    word = rtvi("bot-output", {"text": "Hi", "spoken": True, "aggregated_by": "word"})
-    unspoken = rtvi("bot-output", {"text": "Hi there.", "spoken": False, "aggregated_by": "sentence"})
-    assert read(ready, unspoken, word, sentence)[1:] == [kept(unspoken), kept(word), told("Hi there.")]
+def protocol_1(text: str, by: str, spoken: bool = True) -> dict[str, Any]:
+    return rtvi("bot-output", {"text": text, "spoken": spoken, "aggregated_by": by})
 
 
-def test_words_told_in_both_ways_before_ready_count_once() -> None:
-    reader = RtviReader()
+@pytest.mark.parametrize(
+    ("messages", "counted"),
+    [
+        pytest.param([output("Hi."), transcription("Bye."), output("Bye.")], ["Hi.", "Bye."], id="what was spoken"),
+        pytest.param([READY_2, transcription("Hi."), output("Hi.")], ["Hi."], id="of protocol 2 the later"),
+        pytest.param(
+            [
+                READY_1,
+                protocol_1("Hi there.", "sentence", False),
+                protocol_1("Hi", "word"),
+                protocol_1("Hi.", "sentence"),
+            ],
+            ["Hi."],
+            id="of protocol 1 the sentences",
+        ),
+        pytest.param([transcription(QUESTION), output("day")], [QUESTION, "day"], id="a part of a word is another"),
+        pytest.param(
+            [transcription(GREETING), output("Good evening."), output("How can I help?"), output("Good evening.")],
+            [GREETING, "Good evening."],
+            id="in two pieces once, and said again it is news",
+        ),
+    ],
+)
+def test_words_that_are_told_in_two_ways_count_once(messages: list[Any], counted: list[str]) -> None:
+    events = read(*messages)
+    assert [event.text for event in events if isinstance(event, AgentSaid)] == counted
+    assert len(events) == len(messages)
 
-    def said(kind: str, text: str, **data: object) -> list[str]:
-        message = {"label": "rtvi-ai", "type": kind, "data": {"text": text, **data}}
-        return [e.text for e in reader.facts(1, message) if isinstance(e, AgentSaid)]
 
-    spoken = {"will_be_spoken": True, "spoken_status": "completed"}
-    assert said("bot-transcription", "What can I help you with today?") == ["What can I help you with today?"]
-    assert said("bot-output", " \n", **spoken) in ([], [" \n"]), "white space is no word, and no error"
-    assert said("bot-output", "day", **spoken) == ["day"], "a part of a word is another one"
-
-
-def test_the_same_sentence_in_two_pieces_is_still_the_same() -> None:
-    reader = RtviReader()
-
-    def said(kind: str, text: str) -> list[str]:
-        data = {"text": text, "will_be_spoken": True, "spoken_status": "completed"}
-        message = {"label": "rtvi-ai", "type": kind, "data": data}
-        return [e.text for e in reader.facts(1, message) if isinstance(e, AgentSaid)]
-
-    assert said("bot-transcription", "Good evening. How can I help?")
-    assert said("bot-output", "Good evening.") == said("bot-output", "How can I help?") == []
-    assert said("bot-output", "Good evening.") == ["Good evening."], "said again, it is news"
+def test_white_space_is_no_word_and_no_error() -> None:
+    assert len(read(transcription(QUESTION), output(" \n"))) == 2

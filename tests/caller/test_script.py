@@ -8,7 +8,6 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from bots.caller.script import (
-    DEFAULT_WITHIN_MS,
     KEYS,
     AfterAgentTurn,
     AfterEvent,
@@ -111,11 +110,6 @@ def test_the_text_of_a_line_is_its_words_without_its_pauses() -> None:
     line = Speak(parts=(Words(text="Let me see."), Pause(pause_ms=400), Words(text="At eight.")))
     assert line.text == "Let me see. At eight."
     assert Speak(parts=(Pause(pause_ms=1),)).text == ""
-
-
-def test_an_expectation_waits_a_minute_where_it_does_not_say() -> None:
-    assert Expectation().budget_ms == DEFAULT_WITHIN_MS == 60_000
-    assert Expectation(within_ms=0).budget_ms == 0
 
 
 @pytest.mark.parametrize(

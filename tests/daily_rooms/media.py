@@ -15,6 +15,7 @@ STUN_FIRST_BYTES = range(4)
 """What a STUN packet begins with; DTLS and SRTP begin higher (RFC 7983)."""
 
 RTP_HEADER_BYTES = 12
+CANDIDATE = {"foundation": "udpcandidate", "priority": 1_076_302_079, "protocol": "udp", "type": "host"}
 
 Packet = Callable[[bytes], Awaitable[None]]
 
@@ -40,6 +41,11 @@ class IceLite(asyncio.DatagramProtocol):
         ice = cls()
         await asyncio.get_running_loop().create_datagram_endpoint(lambda: ice, local_addr=("127.0.0.1", 0))
         return ice
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the library is told of it."""
+        return {"usernameFragment": self.user_fragment, "password": self.password, "iceLite": True}
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -120,22 +126,8 @@ class MediaTransport:
         return {
             "id": self.id,
             "iceLite": True,
-            "iceParameters": {
-                "usernameFragment": self.ice.user_fragment,
-                "password": self.ice.password,
-                "iceLite": True,
-            },
-            "iceCandidates": [
-                {
-                    "foundation": "udpcandidate",
-                    "ip": "127.0.0.1",
-                    "address": "127.0.0.1",
-                    "port": self.ice.port,
-                    "priority": 1_076_302_079,
-                    "protocol": "udp",
-                    "type": "host",
-                }
-            ],
+            "iceParameters": self.ice.parameters,
+            "iceCandidates": [{**CANDIDATE, "ip": "127.0.0.1", "address": "127.0.0.1", "port": self.ice.port}],
             "dtlsParameters": {"role": "auto", "fingerprints": fingerprints},
         }
 

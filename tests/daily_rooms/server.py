@@ -25,22 +25,14 @@ SERVED_VERSION = "0.36.0"
 
 DOMAIN = "acme"
 PERMISSIONS = {"hasPresence": True, "canSend": True, "canReceive": {"base": True}, "canAdmin": False}
-OPUS = {
-    "kind": "audio",
-    "mimeType": "audio/opus",
-    "clockRate": 48_000,
-    "channels": 2,
-    "preferredPayloadType": OPUS_PAYLOAD_TYPE,
-    "parameters": {},
-    "rtcpFeedback": [{"type": "transport-cc", "parameter": ""}],
-}
-MID = {
-    "kind": "audio",
-    "uri": "urn:ietf:params:rtp-hdrext:sdes:mid",
-    "preferredId": 1,
-    "preferredEncrypt": False,
-    "direction": "sendrecv",
-}
+OPUS = {"mimeType": "audio/opus", "clockRate": 48_000, "channels": 2}
+CODEC = {**OPUS, "payloadType": OPUS_PAYLOAD_TYPE}
+CAPABILITIES = {**OPUS, "kind": "audio", "preferredPayloadType": OPUS_PAYLOAD_TYPE, "parameters": {}}
+CAPABILITIES["rtcpFeedback"] = [{"type": "transport-cc", "parameter": ""}]
+MID = {"kind": "audio", "uri": "urn:ietf:params:rtp-hdrext:sdes:mid", "preferredId": 1, "preferredEncrypt": False}
+MID["direction"] = "sendrecv"
+WORKER = {"dnsName": "sfu.wss.daily.co", "workerId": "sfu", "group": "eu-central-1", "env": "prod"}
+WORKER["wssUri"] = "wss://sfu.wss.daily.co:443"
 LEAVES = "sig-disconnect"
 NOTED_ONLY = frozenset({"sig-logs", "sig-ks-row"})
 """What the library reports for Daily's own statistics."""
@@ -219,13 +211,7 @@ class Server:
                 "roomProps": {},
                 "joinProps": {},
                 "permissions": PERMISSIONS,
-                "worker": {
-                    "dnsName": "sfu.wss.daily.co",
-                    "workerId": "sfu",
-                    "group": "eu-central-1",
-                    "env": "prod",
-                    "wssUri": "wss://sfu.wss.daily.co:443",
-                },
+                "worker": WORKER,
                 "iceConfig": {"iceServers": []},
                 "geoGroup": "eu-central-1",
             }
@@ -318,22 +304,15 @@ class Server:
         room.messages.append({"from": peer.name, "to": to, "at_s": time.time(), "message": body.get("fields")})
         for other in room.others(peer):
             if to in ("*", other.id):
-                await other.send(
-                    {
-                        "msgStr": "sig-msg",
-                        "tag": body.get("tag"),
-                        "from": peer.id,
-                        "to": to,
-                        "msgData": body.get("fields"),
-                        "serverTS": int(time.time() * 1_000),
-                    }
-                )
+                message = {"msgStr": "sig-msg", "tag": body.get("tag"), "from": peer.id, "to": to}
+                sent = {"msgData": body.get("fields"), "serverTS": int(time.time() * 1_000)}
+                await other.send({**message, **sent})
 
     async def _answer(self, peer: Peer, kind: str, body: dict[str, Any]) -> dict[str, Any] | None:
         """Return what a request of the media side is answered with; None for one that is not known."""
         match kind:
             case "join-as-new-peer":
-                return {"routerRtpCapabilities": {"codecs": [OPUS], "headerExtensions": [MID]}}
+                return {"routerRtpCapabilities": {"codecs": [CAPABILITIES], "headerExtensions": [MID]}}
             case "create-transport":
                 transport = MediaTransport(await IceLite.open(), body["direction"])
                 peer.transports[transport.id] = transport
@@ -349,14 +328,7 @@ class Server:
             case "recv-track":
                 return self._receive(peer, body)
             case "restart-ice":
-                ice = peer.transports[body["transportId"]].ice
-                return {
-                    "iceParameters": {
-                        "usernameFragment": ice.user_fragment,
-                        "password": ice.password,
-                        "iceLite": True,
-                    }
-                }
+                return {"iceParameters": peer.transports[body["transportId"]].ice.parameters}
         if kind in CONTROL_OF_PRODUCERS:
             for producer in peer.producers.values():
                 if producer.id == body.get("producerId"):
@@ -379,16 +351,7 @@ class Server:
                 "kind": "audio",
                 "rtpParameters": {
                     "mid": str(len(peer.receives) - 1),
-                    "codecs": [
-                        {
-                            "mimeType": OPUS["mimeType"],
-                            "payloadType": OPUS_PAYLOAD_TYPE,
-                            "clockRate": OPUS["clockRate"],
-                            "channels": OPUS["channels"],
-                            "parameters": producer.codec_parameters,
-                            "rtcpFeedback": [],
-                        }
-                    ],
+                    "codecs": [{**CODEC, "parameters": producer.codec_parameters, "rtcpFeedback": []}],
                     "headerExtensions": [],
                     "encodings": [{"ssrc": ssrc}],
                     "rtcp": {"cname": f"c{ssrc}", "reducedSize": True, "mux": True},
@@ -418,20 +381,14 @@ class Server:
 
     async def act(self, request: web.Request) -> web.Response:
         """``POST /control/<room>/<verb>?name=<participant>``: do something to all of a room, or to one in it."""
-        room, verb, name = (
-            self.room(request.match_info["room"]),
-            request.match_info["verb"],
-            request.query.get("name"),
-        )
+        room, verb = self.room(request.match_info["room"]), request.match_info["verb"]
+        name = request.query.get("name")
         peers = [peer for peer in room.peers.values() if name in (None, peer.name)]
         for peer in peers:
             match verb:
-                case "cut":
+                case "cut" | "mend":
                     for transport in peer.transports.values():
-                        transport.ice.cut = True
-                case "mend":
-                    for transport in peer.transports.values():
-                        transport.ice.cut = False
+                        transport.ice.cut = verb == "cut"
                 case "silence":
                     for producer in peer.producers.values():
                         producer.silenced = True
@@ -447,19 +404,10 @@ class Server:
         return web.json_response({"peers": [peer.name for peer in peers]})
 
     async def make_room(self, request: web.Request) -> web.Response:
-        wanted = await request.json()
-        name = wanted.get("name") or secrets.token_hex(4)
-        return web.json_response(
-            {
-                "id": str(uuid.uuid4()),
-                "name": name,
-                "api_created": True,
-                "privacy": "public",
-                "url": f"https://{DOMAIN}.daily.co/{name}",
-                "created_at": "2026-01-01T00:00:00.000Z",
-                "config": {},
-            }
-        )
+        name = (await request.json()).get("name") or secrets.token_hex(4)
+        room = {"id": str(uuid.uuid4()), "name": name, "url": f"https://{DOMAIN}.daily.co/{name}", "config": {}}
+        made = {"api_created": True, "privacy": "public", "created_at": "2026-01-01T00:00:00.000Z"}
+        return web.json_response({**room, **made})
 
     async def make_token(self, request: web.Request) -> web.Response:
         return web.json_response({"token": secrets.token_urlsafe(24)})

@@ -14,51 +14,37 @@ from bots.caller.script import (
     Expectation,
     Listen,
     Script,
-    Speak,
     StaySilent,
     Turn,
     TurnTaking,
-    Words,
 )
 from bots.timeline import (
-    AgentJoined,
     AgentLeft,
-    AgentStartedSpeaking,
-    AgentStoppedSpeaking,
-    BotReady,
     CallEnded,
-    CallerStartedSpeaking,
-    CallerStoppedSpeaking,
-    CallerTurnStarted,
     EndedReason,
     LineEnd,
     TimelineEvent,
 )
 from runner.evaluation.outcome import Outcome, decide, judge_expectations
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Judgement, Verdict, by_question
-from tests.evaluation.facts import over, s, told
+from tests.evaluation.facts import (
+    JOINED,
+    MET,
+    MISSED,
+    NOT_JUDGED,
+    READY,
+    SPEAK,
+    line,
+    over,
+    s,
+    speech,
+    told,
+)
+from tests.evaluation.facts import taken_up as turn
 
-MET, MISSED, NOT_JUDGED = Verdict.MET, Verdict.MISSED, Verdict.NOT_JUDGED
-SPEAK = Speak(parts=(Words(text="A table for two, please."),))
 LIMIT, HUNG_UP = EndedReason.MAX_DURATION, EndedReason.CALLER_HUNG_UP
 LEFT, VANISHED, FROZE = EndedReason.AGENT_LEFT, EndedReason.AGENT_VANISHED, EndedReason.AGENT_FROZE
 AT_LIMIT = "the call reached its limit"
-
-
-def turn(at_s: float, index: int = 0) -> TimelineEvent:
-    return CallerTurnStarted(at_ns=s(at_s), turn=index)
-
-
-def line(began_s: float, ended_s: float, index: int = 0, end: LineEnd = LineEnd.SAID) -> list[TimelineEvent]:
-    return [
-        CallerStartedSpeaking(at_ns=s(began_s), turn=index, text="x"),
-        CallerStoppedSpeaking(at_ns=s(ended_s), turn=index, end=end),
-    ]
-
-
-def speech(began_s: float, ended_s: float | None = None) -> list[TimelineEvent]:
-    facts: list[TimelineEvent] = [AgentStartedSpeaking(at_ns=s(began_s))]
-    return facts if ended_s is None else [*facts, AgentStoppedSpeaking(at_ns=s(ended_s))]
 
 
 def ended(at_s: float, reason: EndedReason) -> list[TimelineEvent]:
@@ -66,7 +52,6 @@ def ended(at_s: float, reason: EndedReason) -> list[TimelineEvent]:
     return [*left, CallEnded(at_ns=s(at_s), reason=reason, detail=AT_LIMIT if reason is LIMIT else None)]
 
 
-READY = BotReady(at_ns=s(1))
 TURN = [READY, turn(10), *line(10.1, 11), *speech(12, 13), told(13.4, "one"), over(14)]
 """Nine seconds of it are left at 14, of an expectation that has 13."""
 
@@ -199,7 +184,6 @@ def two_turns(second: Turn | None = None, first: Turn | None = None, **kwargs: A
     )
 
 
-JOINED = AgentJoined(at_ns=s(1))
 SAID = [JOINED, READY, turn(10), *line(10, 12)]
 ANSWERED = [*SAID, *speech(13, 15), over(16)]
 WAITS = Turn(action=SPEAK, start=AfterSilence(duration_ms=50_000), expect=(Expectation(),))
@@ -216,7 +200,11 @@ LIMITS = {
         [JOINED, READY, *speech(2, 4), over(5), turn(10)],
         (None, Cause.CALLER),
     ),
-    "a line under way": (two_turns(), [*ANSWERED, turn(50, 1), *line(50, 60, 1, LineEnd.CUT)], (None, Cause.CALLER)),
+    "a line under way": (
+        two_turns(),
+        [*ANSWERED, turn(50, 1), *line(50, 60, 1, end=LineEnd.CUT)],
+        (None, Cause.CALLER),
+    ),
     "an agent in the middle of a sentence": (two_turns(), [*SAID, *speech(50)], (None, None)),
     "an agent that would not stop talking": (two_turns(), [*SAID, *speech(13)], (False, Cause.AGENT)),
     "an agent that took breaths": (two_turns(), [*SAID, *speech(13, 30), *speech(30.5)], (False, Cause.AGENT)),

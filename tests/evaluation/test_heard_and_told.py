@@ -1,54 +1,40 @@
 """Told words count where they can have been heard, heard ones in both turns they reach into. Times are seconds."""
 
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bots.caller.script import Expectation, Listen, Script, Speak, Turn, Words
-from bots.clock import NS_PER_S
+from bots.caller.script import Expectation, Listen, Script, Turn
 from bots.timeline import (
     AgentSaid,
     AgentStartedSpeaking,
     AgentStoppedSpeaking,
-    BotReady,
-    CallEnded,
-    CallerTurnStarted,
-    EndedReason,
     Source,
     TimelineEvent,
 )
 from runner.evaluation.expectations import evaluate
 from runner.evaluation.speech import audible_told, words_are_in_doubt
-from runner.evaluation.verdicts import ExpectationVerdict, Verdict
+from runner.evaluation.verdicts import Verdict
 from runner.evaluation.view import CallView
-from tests.evaluation.facts import heard, over, s, speech, told
+from tests.evaluation.facts import (
+    MET,
+    MISSED,
+    PENDING,
+    READY,
+    SPEAK,
+    ended,
+    heard,
+    judge,
+    over,
+    s,
+    speech,
+    told,
+    verdicts,
+)
+from tests.evaluation.facts import taken_up as turn
 from tests.examples import examples
 
-MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
 NOT_OBSERVABLE = Verdict.NOT_OBSERVABLE
-SPEAK = Speak(parts=(Words(text="A table for two, please."),))
-READY = BotReady(at_ns=NS_PER_S)
-
-
-def turn(at_s: float, index: int = 0) -> TimelineEvent:
-    return CallerTurnStarted(at_ns=s(at_s), turn=index)
-
-
-def ended(at_s: float) -> TimelineEvent:
-    return CallEnded(at_ns=s(at_s), reason=EndedReason.CALLER_HUNG_UP)
-
-
-def judge(
-    facts: list[TimelineEvent], *expect: Expectation, now_s: float | None = None, action: Any = SPEAK
-) -> list[ExpectationVerdict]:
-    script = Script(name="t", turns=(Turn(action=action, expect=expect),))
-    return evaluate(script, facts, now_ns=None if now_s is None else s(now_s))
-
-
-def verdicts(*args: Any, **kwargs: Any) -> list[Verdict]:
-    return [verdict.verdict for verdict in judge(*args, **kwargs)]
 
 
 HELP = "Good evening, Bella Vista, how can I help you?"

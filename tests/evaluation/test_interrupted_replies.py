@@ -4,46 +4,38 @@ from typing import Any
 
 import pytest
 
-from bots.caller.script import AGENT_SPEAKS, Expectation, PressKeys, Script, Speak, StaySilent, Turn, Words
+from bots.caller.script import AGENT_SPEAKS, Expectation, PressKeys, Script, StaySilent, Turn
 from bots.timeline import (
-    AgentSaid,
-    CallEnded,
     CallerPressedKeys,
-    CallerStartedSpeaking,
-    CallerStoppedSpeaking,
-    CallerTurnStarted,
-    EndedReason,
-    MessageReceived,
-    Source,
     TimelineEvent,
 )
 from runner.evaluation.expectations import evaluate
 from runner.evaluation.verdicts import ExpectationVerdict, Verdict
-from tests.evaluation.facts import over, s, speech
+from tests.evaluation.facts import (
+    MET,
+    MISSED,
+    PENDING,
+    SPEAK,
+    ended,
+    line,
+    message,
+    over,
+    s,
+    speech,
+    taken_up,
+    told,
+)
+from tests.examples import named
 
-MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
-SPEAK = Speak(parts=(Words(text="Stop!"),))
 ANSWERS = (Expectation(within_ms=8_000), Expectation(event=AGENT_SPEAKS, within_ms=6_000))
 
 
-def says(at_s: float, kind: str) -> TimelineEvent:
-    return MessageReceived(at_ns=s(at_s), message={"label": "rtvi-ai", "type": kind})
+def begun(began_s: float, ended_s: float) -> list[TimelineEvent]:
+    return [taken_up(began_s), *line(began_s, ended_s)]
 
 
-def told(at_s: float) -> TimelineEvent:
-    return AgentSaid(at_ns=s(at_s), text="one", source=Source.TOLD)
-
-
-def line(began_s: float, ended_s: float) -> list[TimelineEvent]:
-    return [
-        CallerTurnStarted(at_ns=s(began_s), turn=0),
-        CallerStartedSpeaking(at_ns=s(began_s), turn=0, text="x"),
-        CallerStoppedSpeaking(at_ns=s(ended_s), turn=0),
-    ]
-
-
-TELLS = says(8.9, "bot-started-speaking")
-LINE = line(10, 10.5)
+TELLS = message(8.9, "bot-started-speaking")
+LINE = begun(10, 10.5)
 BEFORE = [*speech(9, 10.7), *LINE]
 """The caller barges in at 10 with a short line; the agent goes on until 10.7."""
 GOES_ON = [*BEFORE, *speech(11.2, 13), *speech(13.3, 15), over(16)]
@@ -52,8 +44,9 @@ GOES_ON = [*BEFORE, *speech(11.2, 13), *speech(13.3, 15), over(16)]
 
 def judge(facts: list[TimelineEvent], *, action: Any = SPEAK, now_s: float | None = None) -> list[ExpectationVerdict]:
     script = Script(name="t", turns=(Turn(action=action, expect=ANSWERS),))
-    ended = [] if now_s is not None else [CallEnded(at_ns=s(60), reason=EndedReason.CALLER_HUNG_UP)]
-    return evaluate(script, [*facts, *ended], now_ns=None if now_s is None else s(now_s))
+    return evaluate(
+        script, facts if now_s is not None else [*facts, ended(60)], now_ns=None if now_s is None else s(now_s)
+    )
 
 
 def verdicts(facts: list[TimelineEvent], **kwargs: Any) -> list[Verdict]:
@@ -71,7 +64,7 @@ def test_an_agent_that_goes_on_with_its_speech_has_not_answered() -> None:
 
 @pytest.mark.parametrize(
     "end",
-    [over(16), says(15.1, "bot-stopped-speaking"), says(15.1, "bot-interrupted")],
+    [over(16), message(15.1, "bot-stopped-speaking"), message(15.1, "bot-interrupted")],
     ids=["the caller takes it to be over", "the agent says that it stopped", "or that it was interrupted"],
 )
 def test_what_it_says_after_that_is_an_answer(end: TimelineEvent) -> None:
@@ -84,7 +77,7 @@ def test_what_it_says_after_that_is_an_answer(end: TimelineEvent) -> None:
 
 @pytest.mark.parametrize("end", ["bot-stopped-speaking", "bot-interrupted"])
 def test_an_agent_that_was_interrupted_may_answer_at_once(end: str) -> None:
-    facts = [TELLS, *BEFORE, says(10.4, end), *speech(10.9, 13), over(14)]
+    facts = [TELLS, *BEFORE, message(10.4, end), *speech(10.9, 13), over(14)]
     assert verdicts(facts) == [MET, MET]
     assert judge(facts)[1].reason == "spoke after 400 ms"
 
@@ -96,16 +89,14 @@ def test_a_silence_of_a_second_ends_a_reply_whatever_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("facts", "expected"),
-    [
-        pytest.param([*BEFORE, *speech(11.1, 13)], MET, id="it fell silent for the caller, and answers"),
-        pytest.param([*BEFORE, *speech(11.0, 13)], MISSED, id="too soon to be more than a pause"),
-        pytest.param(
-            [*speech(9, 11.1), *LINE, *speech(11.6, 13)], MISSED, id="it did not fall silent for the caller"
-        ),
-        pytest.param([*speech(9, 11.1), *line(10, 11.2), *speech(11.6, 13)], MET, id="it did, for a longer line"),
-        pytest.param([*speech(9, 10.3), *line(10, 11.2), *speech(11.1, 13)], MISSED, id="before the line was over"),
-        pytest.param(GOES_ON, MET, id="a pause that may be for the caller"),
-    ],
+    named(
+        ("it fell silent for the caller, and answers", [*BEFORE, *speech(11.1, 13)], MET),
+        ("too soon to be more than a pause", [*BEFORE, *speech(11.0, 13)], MISSED),
+        ("it did not fall silent for the caller", [*speech(9, 11.1), *LINE, *speech(11.6, 13)], MISSED),
+        ("it did, for a longer line", [*speech(9, 11.1), *begun(10, 11.2), *speech(11.6, 13)], MET),
+        ("before the line was over", [*speech(9, 10.3), *begun(10, 11.2), *speech(11.1, 13)], MISSED),
+        ("a pause that may be for the caller", GOES_ON, MET),
+    ),
 )
 def test_an_agent_that_tells_nothing_is_not_blamed_in_doubt(facts: list[TimelineEvent], expected: Verdict) -> None:
     assert verdicts([*facts, over(30)]) == [expected, expected]
@@ -115,29 +106,28 @@ def test_a_barge_in_between_two_phrases_interrupts_as_well() -> None:
     facts = [TELLS, *speech(8, 9.8), *LINE, *speech(10.6, 12), over(13)]
     assert verdicts(facts) == [MISSED, MISSED]
     assert verdicts([*facts, over(9.9)]) == [MET, MET]
-    assert verdicts([*facts, says(9.9, "bot-stopped-speaking")]) == [MET, MET]
+    assert verdicts([*facts, message(9.9, "bot-stopped-speaking")]) == [MET, MET]
 
 
 def test_keys_interrupt_as_well() -> None:
-    pressed = [CallerTurnStarted(at_ns=s(10), turn=0), CallerPressedKeys(at_ns=s(10), turn=0, keys="1")]
+    pressed = [taken_up(10), CallerPressedKeys(at_ns=s(10), turn=0, keys="1")]
     facts = [TELLS, *speech(9, 10.7), *pressed, *speech(11.2, 13), over(14)]
     keys = PressKeys(keys="1")
     assert verdicts(facts, action=keys) == [MISSED, MISSED]
-    assert verdicts([*facts, says(10.3, "bot-interrupted")], action=keys) == [MET, MET]
+    assert verdicts([*facts, message(10.3, "bot-interrupted")], action=keys) == [MET, MET]
 
 
 def test_a_caller_that_says_nothing_interrupts_nothing() -> None:
-    facts = [TELLS, *speech(9, 10.7), CallerTurnStarted(at_ns=s(10), turn=0), *speech(11.2, 13), over(14)]
+    facts = [TELLS, *speech(9, 10.7), taken_up(10), *speech(11.2, 13), over(14)]
     assert verdicts(facts, action=StaySilent(duration_ms=1_000)) == [MET, MET]
 
 
 def test_what_goes_on_is_no_response_that_must_not_come() -> None:
     silent = Expectation(absent=True, within_ms=9_000)
     script = Script(name="t", turns=(Turn(action=SPEAK, expect=(silent,)),))
-    ended = CallEnded(at_ns=s(60), reason=EndedReason.CALLER_HUNG_UP)
-    assert [v.verdict for v in evaluate(script, [TELLS, *GOES_ON, ended])] == [MET]
-    assert [v.verdict for v in evaluate(script, [TELLS, *GOES_ON, *speech(17, 18), ended])] == [MISSED]
-    assert [v.verdict for v in evaluate(script, [TELLS, *GOES_ON, *speech(19.1, 20), ended])] == [MET]
+    assert [v.verdict for v in evaluate(script, [TELLS, *GOES_ON, ended(60)])] == [MET]
+    assert [v.verdict for v in evaluate(script, [TELLS, *GOES_ON, *speech(17, 18), ended(60)])] == [MISSED]
+    assert [v.verdict for v in evaluate(script, [TELLS, *GOES_ON, *speech(19.1, 20), ended(60)])] == [MET]
 
 
 @pytest.mark.parametrize("tells", [True, False])

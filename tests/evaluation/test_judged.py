@@ -7,21 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bots.caller.script import Expectation, FunctionCall, Listen, Script, Speak, Turn, Words
+from bots.caller.script import Expectation, FunctionCall, Listen, Script, Turn
 from bots.clock import NS_PER_S
 from bots.timeline import (
     AgentCalledFunction,
     AgentFunctionReturned,
-    AgentStartedSpeaking,
-    BotReady,
     CallEnded,
     CallerHeardAs,
-    CallerTurnStarted,
     EndedReason,
     Source,
     TimelineEvent,
 )
-from runner.evaluation.expectations import describe, evaluate
+from runner.evaluation.expectations import describe
 from runner.evaluation.outcome import decide, judge_expectations
 from runner.evaluation.search import NO_JUDGE
 from runner.evaluation.verdicts import (
@@ -33,31 +30,31 @@ from runner.evaluation.verdicts import (
     Verdict,
     by_question,
 )
-from tests.evaluation.facts import heard, over, s, told
+from tests.evaluation.facts import (
+    MET,
+    MISSED,
+    NOT_JUDGED,
+    NOT_OBSERVABLE,
+    PENDING,
+    READY,
+    SPEAK,
+    called,
+    heard,
+    judge,
+    onset,
+    over,
+    s,
+    told,
+)
+from tests.evaluation.facts import taken_up as turn
 from tests.examples import examples
 
-MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
-NOT_JUDGED, NOT_OBSERVABLE = Verdict.NOT_JUDGED, Verdict.NOT_OBSERVABLE
-SPEAK = Speak(parts=(Words(text="A table for two, please."),))
 CRITERION = "offers a table"
 JUDGED = Expectation(criterion=CRITERION)
 NOBODY: dict[Question, Judgement] = {}
 """A judge that has answered nothing yet."""
 
 
-def turn(at_s: float, index: int = 0) -> TimelineEvent:
-    return CallerTurnStarted(at_ns=s(at_s), turn=index)
-
-
-def onset(at_s: float) -> TimelineEvent:
-    return AgentStartedSpeaking(at_ns=s(at_s))
-
-
-def called(at_s: float, name: str = "book", **arguments: Any) -> TimelineEvent:
-    return AgentCalledFunction(at_ns=s(at_s), call_id=f"c{at_s}", name=name, arguments=arguments)
-
-
-READY = BotReady(at_ns=s(1))
 SAYS = [READY, turn(10), onset(11), told(11.2, "We have one"), told(12, "at seven.")]
 
 
@@ -69,18 +66,13 @@ def answered(*answers: tuple[Question, str], reason: str = "so it is") -> Judgem
     return by_question(Judgement(question=q, answer=a, reason=reason) for q, a in answers)  # type: ignore[arg-type]
 
 
-WHOLE = question("We have one at seven.", 12)
-
-
-def judge(
-    facts: Sequence[TimelineEvent],
-    *expectations: Expectation,
-    judgements: Judgements | None = NOBODY,
-    now_s: float | None = None,
-    action: Any = SPEAK,
+def judged(
+    facts: Sequence[TimelineEvent], *expected: Expectation, judgements: Judgements | None = NOBODY, **more: Any
 ) -> list[ExpectationVerdict]:
-    script = Script(name="t", turns=(Turn(action=action, expect=expectations or (JUDGED,)),))
-    return evaluate(script, facts, judgements=judgements, now_ns=None if now_s is None else s(now_s))
+    return judge(facts, *(expected or (JUDGED,)), judgements=judgements, **more)
+
+
+WHOLE = question("We have one at seven.", 12)
 
 
 def play(
@@ -89,7 +81,7 @@ def play(
     """Judge a finished call with somebody who answers whatever is asked."""
     judgements: dict[Question, Judgement] = {}
     while True:
-        results = judge(facts, *expectations, judgements=judgements)
+        results = judged(facts, *expectations, judgements=judgements)
         asked = [r.question for r in results if r.question is not None]
         if not asked:
             return results, list(judgements)
@@ -109,7 +101,7 @@ def play(
     ],
 )
 def test_the_answer_about_a_reply_is_the_verdict(event: str, answer: str, verdict: Verdict, reason: str) -> None:
-    (result,) = judge(
+    (result,) = judged(
         [*SAYS, over(14)], Expectation(event=event, criterion=CRITERION), judgements=answered((WHOLE, answer))
     )
     assert (result.verdict, result.reason, result.question) == (verdict, reason, None)
@@ -126,7 +118,7 @@ def test_the_answer_about_a_call_is_its_verdict_and_the_last(
 ) -> None:
     asked = question('book({"people": 2})', 11, "call")
     expectation = Expectation(event="function_call", criterion=CRITERION)
-    (result,) = judge(
+    (result,) = judged(
         [READY, turn(10), called(11, people=2)], expectation, judgements=answered((asked, answer)), now_s=now_s
     )
     assert result.verdict is verdict
@@ -181,13 +173,13 @@ def test_what_the_agent_made_of_the_caller_can_be_judged() -> None:
 
 def test_a_reply_is_asked_about_once_it_is_over() -> None:
     for facts, now_s in ((SAYS[:4], 11.5), (SAYS, 12.5), (SAYS, 13.9)):
-        (result,) = judge(facts, now_s=now_s)
+        (result,) = judged(facts, now_s=now_s)
         assert (result.verdict, result.question) == (PENDING, None)
-    (result,) = judge([*SAYS, over(14)], now_s=14)
+    (result,) = judged([*SAYS, over(14)], now_s=14)
     assert (result.verdict, result.question) == (PENDING, WHOLE)
     assert result.recheck_ns is None
     # The call ended in the middle of it: nothing more is to come.
-    (result,) = judge(SAYS)
+    (result,) = judged(SAYS)
     assert (result.verdict, result.question) == (NOT_JUDGED, WHOLE)
 
 
@@ -195,26 +187,26 @@ def test_a_longer_reply_is_asked_about_again() -> None:
     first = question("One moment.", 11.2)
     longer = question("One moment. We have one.", 15)
     facts = [READY, turn(10), onset(11), told(11.2, "One moment."), over(13)]
-    (result,) = judge(facts, now_s=13)
+    (result,) = judged(facts, now_s=13)
     assert result.question == first
-    (result,) = judge(facts, judgements=answered((first, "continue")), now_s=14)
+    (result,) = judged(facts, judgements=answered((first, "continue")), now_s=14)
     assert (result.verdict, result.question) == (PENDING, None)
     assert result.recheck_ns == s(70) + KNOWN_LATE_NS + 1
     facts += [onset(15), told(15, "We have one.")]
-    (result,) = judge(facts, judgements=answered((first, "continue")), now_s=16)
+    (result,) = judged(facts, judgements=answered((first, "continue")), now_s=16)
     assert (result.verdict, result.question) == (PENDING, None)
     facts += [over(17)]
-    (result,) = judge(facts, judgements=answered((first, "continue")), now_s=17)
+    (result,) = judged(facts, judgements=answered((first, "continue")), now_s=17)
     assert (result.verdict, result.question) == (PENDING, longer)
     for answer, expected in (("yes", MET), ("no", MISSED)):
-        (result,) = judge(facts, judgements=answered((first, "continue"), (longer, answer)), now_s=18)
+        (result,) = judged(facts, judgements=answered((first, "continue"), (longer, answer)), now_s=18)
         assert result.verdict is expected
         assert [e.text for e in result.evidence] == ["One moment.", "We have one."]
 
 
 def test_what_is_said_after_a_yes_changes_nothing() -> None:
     facts = [*SAYS, over(14), onset(15), told(15.2, "Or not."), over(17)]
-    (result,) = judge(facts, judgements=answered((WHOLE, "yes")))
+    (result,) = judged(facts, judgements=answered((WHOLE, "yes")))
     assert (result.verdict, result.question) == (MET, None)
 
 
@@ -223,8 +215,8 @@ def test_an_answer_that_never_came_is_missed_when_its_time_is_up() -> None:
     facts = [READY, turn(10), onset(11), told(11.2, "One moment."), over(13)]
     patient = Expectation(criterion=CRITERION, within_ms=10_000)
     last_s = 20 + KNOWN_LATE_NS / NS_PER_S
-    assert judge(facts, patient, judgements=first, now_s=last_s)[0].verdict is PENDING
-    (result,) = judge(facts, patient, judgements=first, now_s=last_s + 0.001)
+    assert judged(facts, patient, judgements=first, now_s=last_s)[0].verdict is PENDING
+    (result,) = judged(facts, patient, judgements=first, now_s=last_s + 0.001)
     assert result.verdict is MISSED and "still to come" in result.reason
 
 
@@ -243,12 +235,12 @@ def test_of_an_agent_that_tells_nothing_what_was_heard_is_judged() -> None:
 
 def test_words_must_be_right_before_a_judge_is_asked() -> None:
     both = Expectation(criterion=CRITERION, text_contains="eight")
-    assert judge([*SAYS, over(14)], both)[0].model_dump(include={"verdict"}) == {"verdict": MISSED}
+    assert judged([*SAYS, over(14)], both)[0].model_dump(include={"verdict"}) == {"verdict": MISSED}
     excluding = Expectation(criterion=CRITERION, text_excludes="seven")
-    (result,) = judge([*SAYS, over(14)], excluding)
+    (result,) = judged([*SAYS, over(14)], excluding)
     assert (result.verdict, result.question) == (MISSED, None)
     both = Expectation(criterion=CRITERION, text_contains="seven", text_excludes="eight")
-    assert judge([*SAYS, over(14)], both)[0].question == WHOLE
+    assert judged([*SAYS, over(14)], both)[0].question == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -263,25 +255,25 @@ def test_without_a_judge_it_is_said_at_once_that_there_is_none(
     facts: list[TimelineEvent], expectation: Expectation
 ) -> None:
     for now_s in (None, 14):
-        (result,) = judge(facts, expectation, judgements=None, now_s=now_s)
+        (result,) = judged(facts, expectation, judgements=None, now_s=now_s)
         assert (result.verdict, result.reason, result.question) == (NOT_JUDGED, NO_JUDGE, None)
     assert "setting judge" in NO_JUDGE
 
 
 def test_without_a_judge_a_reply_is_still_waited_for() -> None:
-    assert judge(SAYS, judgements=None, now_s=13)[0].verdict is PENDING
-    assert judge([READY, turn(10)], judgements=None)[0].verdict is MISSED
-    (result,) = judge([*SAYS, over(14)], Expectation(criterion="x", text_excludes="seven"), judgements=None)
+    assert judged(SAYS, judgements=None, now_s=13)[0].verdict is PENDING
+    assert judged([READY, turn(10)], judgements=None)[0].verdict is MISSED
+    (result,) = judged([*SAYS, over(14)], Expectation(criterion="x", text_excludes="seven"), judgements=None)
     assert result.verdict is MISSED
 
 
 def test_what_could_not_be_judged_is_used_up_and_does_not_block() -> None:
     for judgements, reason in ((None, NO_JUDGE), (answered((WHOLE, "none"), reason="out of reach"), "out of reach")):
         again = Expectation(text_contains="one")
-        results = judge([*SAYS, over(14), called(15)], JUDGED, again, judgements=judgements)
+        results = judged([*SAYS, over(14), called(15)], JUDGED, again, judgements=judgements)
         assert (results[0].verdict, results[0].reason) == (NOT_JUDGED, reason)
         assert results[1].verdict is MISSED
-        results = judge(
+        results = judged(
             [*SAYS, over(14), called(15)], JUDGED, Expectation(event="function_call"), judgements=judgements
         )
         assert [r.verdict for r in results] == [NOT_JUDGED, MET]
@@ -302,7 +294,7 @@ def test_only_words_that_came_in_time_are_judged(within_ms: int, verdict: Verdic
     )
     assert result.verdict is verdict
     assert [q.subject for q in asked] == ([] if subject is None else [subject])
-    (unjudged,) = judge([*SAYS, over(14)], Expectation(criterion=CRITERION, within_ms=within_ms), judgements=None)
+    (unjudged,) = judged([*SAYS, over(14)], Expectation(criterion=CRITERION, within_ms=within_ms), judgements=None)
     assert unjudged.verdict is (NOT_JUDGED if verdict is MET else MISSED)
 
 
@@ -310,23 +302,23 @@ def test_a_judge_may_take_its_time() -> None:
     """The words were in time, however long it took to judge them."""
     quick = Expectation(criterion=CRITERION, within_ms=2_000)
     facts = [*SAYS, over(14)]
-    (waiting,) = judge(facts, quick, now_s=500)
+    (waiting,) = judged(facts, quick, now_s=500)
     assert (waiting.verdict, waiting.question) == (PENDING, WHOLE)
     for answer, expected in (("yes", MET), ("no", MISSED)):
-        assert judge(facts, quick, judgements=answered((WHOLE, answer)), now_s=500)[0].verdict is expected
+        assert judged(facts, quick, judgements=answered((WHOLE, answer)), now_s=500)[0].verdict is expected
 
 
 def test_a_call_that_came_too_late_is_not_asked_about() -> None:
     late = Expectation(event="function_call", criterion=CRITERION, within_ms=500)
     (result,), asked = play([READY, turn(10), called(11)], late, answer=lambda _: "yes")
     assert (result.verdict, asked) == (MISSED, [])
-    assert judge([READY, turn(10), called(11)], late, judgements=None)[0].verdict is MISSED
+    assert judged([READY, turn(10), called(11)], late, judgements=None)[0].verdict is MISSED
 
 
 def test_questions_of_one_turn_wait_for_each_other() -> None:
     facts = [*SAYS, over(14), onset(15), told(15.1, "For two?"), over(17)]
     second = Expectation(criterion="asks for how many")
-    results = judge(facts, JUDGED, second, now_s=17)
+    results = judged(facts, JUDGED, second, now_s=17)
     assert [r.question is not None for r in results] == [True, False]
     results, asked = play(facts, JUDGED, second, answer=lambda q: "yes")
     assert [r.verdict for r in results] == [MET, MET]
@@ -338,15 +330,15 @@ def test_a_reply_that_is_over_is_judged_before_a_longer_one() -> None:
     facts = [*SAYS, over(14), onset(15), told(15.1, "For two?"), over(17)]
     for now_s in (14.1, 15.5, 17.5, None):
         known = [e for e in facts if now_s is None or e.at_s <= now_s]
-        assert judge(known, now_s=now_s)[0].question == WHOLE
+        assert judged(known, now_s=now_s)[0].question == WHOLE
     longer = question("We have one at seven. For two?", 15.1)
     for answer in ("no", "continue"):
-        assert judge(facts, judgements=answered((WHOLE, answer)))[0].question == longer
+        assert judged(facts, judgements=answered((WHOLE, answer)))[0].question == longer
 
 
 def test_a_greeting_is_judged_although_it_began_before_the_turn() -> None:
     facts = [READY, onset(2), told(2, "Hello."), over(4), turn(4)]
-    (result,) = judge(facts, now_s=4, action=Listen())
+    (result,) = judged(facts, now_s=4, action=Listen())
     assert result.question == question("Hello.", 2)
 
 
@@ -403,15 +395,15 @@ def test_live_and_in_the_end_the_same_answers_come_to_the_same(kinds: list[str],
         at_s = 11 + step
         said += kind == "told"
         facts.append(told(at_s, f"sentence {said}.") if kind == "told" else over(at_s))
-        (live,) = judge(facts, judgements=judgements, now_s=at_s)
+        (live,) = judged(facts, judgements=judgements, now_s=at_s)
         if live.question is not None:
             answer = data.draw(st.sampled_from(["yes", "no", "continue", "none"]))
             judgements[live.question] = Judgement(question=live.question, answer=answer, reason="so it is")
-            (live,) = judge(facts, judgements=judgements, now_s=at_s)
+            (live,) = judged(facts, judgements=judgements, now_s=at_s)
             assert live.question is None
         if live.verdict is not PENDING:
             # The caller goes on: what follows belongs to the next turn.
             facts.append(turn(at_s + 0.5, 1))
-            (final,) = judge(facts, judgements=judgements)
+            (final,) = judged(facts, judgements=judgements)
             assert (final.verdict, final.reason) == (live.verdict, live.reason)
             return

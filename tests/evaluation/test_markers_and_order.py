@@ -19,36 +19,41 @@ from bots.caller.script import (
     Expectation,
     FunctionCall,
     Script,
-    Speak,
     Turn,
-    Words,
 )
 from bots.timeline import (
-    AgentCalledFunction,
-    AgentStartedSpeaking,
-    BotReady,
     CallerHeardAs,
     CallerStartedSpeaking,
     CallerStoppedSpeaking,
-    CallerTurnStarted,
     EndedReason,
     MessageReceived,
     TimelineEvent,
 )
-from runner.evaluation.expectations import evaluate
 from runner.evaluation.outcome import decide, judge_expectations
-from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
-from tests.evaluation.facts import ended, over, s, told
-from tests.examples import examples
+from runner.evaluation.verdicts import Cause, Verdict
+from tests.evaluation.facts import (
+    MET,
+    MISSED,
+    NOT_JUDGED,
+    NOT_OBSERVABLE,
+    PENDING,
+    READY,
+    SPEAK,
+    called,
+    ended,
+    expect,
+    judge,
+    message,
+    onset,
+    over,
+    s,
+    told,
+    verdicts,
+)
+from tests.evaluation.facts import taken_up as turn
+from tests.examples import examples, named
 
-MET, MISSED, PENDING = Verdict.MET, Verdict.MISSED, Verdict.PENDING
-NOT_JUDGED, NOT_OBSERVABLE = Verdict.NOT_JUDGED, Verdict.NOT_OBSERVABLE
-SPEAK = Speak(parts=(Words(text="A table for two, please."),))
 DONE, THINKING, WAITING = "✓", "○", "◐"
-
-
-def expect(event: str = "response", **kwargs: Any) -> Expectation:
-    return Expectation(event=event, **kwargs)
 
 
 def back(event: str = "response", **kwargs: Any) -> Expectation:
@@ -59,38 +64,8 @@ def call(name: str | None = None, **args: Any) -> tuple[FunctionCall, ...]:
     return (FunctionCall(name=name, args=args or None),)
 
 
-def turn(at_s: float, index: int = 0) -> TimelineEvent:
-    return CallerTurnStarted(at_ns=s(at_s), turn=index)
-
-
-def onset(at_s: float) -> TimelineEvent:
-    return AgentStartedSpeaking(at_ns=s(at_s))
-
-
-def called(at_s: float, name: str | None = "book", **arguments: Any) -> TimelineEvent:
-    return AgentCalledFunction(at_ns=s(at_s), call_id=f"c{at_s}", name=name, arguments=arguments)
-
-
-def message(at_s: float, kind: str, /, **data: Any) -> TimelineEvent:
-    return MessageReceived(at_ns=s(at_s), message={"label": "rtvi-ai", "type": kind, "data": data})
-
-
 def marker(at_s: float, kind: str | None, raw: str, text: str = "") -> TimelineEvent:
     return message(at_s, "bot-llm-marker", kind=kind, raw=raw, text=text, markers=[DONE, THINKING, WAITING])
-
-
-READY = BotReady(at_ns=s(1))
-
-
-def judge(
-    facts: Sequence[TimelineEvent], *expectations: Expectation, now_s: float | None = None
-) -> list[ExpectationVerdict]:
-    script = Script(name="t", turns=(Turn(action=SPEAK, expect=expectations),))
-    return evaluate(script, facts, now_ns=None if now_s is None else s(now_s))
-
-
-def verdicts(*args: Any, **kwargs: Any) -> list[Verdict]:
-    return [verdict.verdict for verdict in judge(*args, **kwargs)]
 
 
 # Order.
@@ -105,45 +80,33 @@ TALK = [
     told(13, "two"),
     over(15),
 ]
-ORDER = [
-    pytest.param(
-        [expect("function_call"), expect(text_contains="one")], [MET, MISSED], id="what came before is past"
-    ),
-    pytest.param(
-        [expect("function_call"), back(text_contains="one")], [MET, MET], id="unless looked for from the start"
-    ),
-    pytest.param(
-        [expect(text_contains="one"), back(text_contains="one")], [MET, MISSED], id="what was used is not used again"
-    ),
-    pytest.param(
+ORDER = named(
+    ("what came before is past", [expect("function_call"), expect(text_contains="one")], [MET, MISSED]),
+    ("unless looked for from the start", [expect("function_call"), back(text_contains="one")], [MET, MET]),
+    ("what was used is not used again", [expect(text_contains="one"), back(text_contains="one")], [MET, MISSED]),
+    (
+        "looking back, and on from where it was",
         [expect("function_call"), back(text_contains="one"), expect(text_contains="two")],
         [MET, MET, MET],
-        id="looking back, and on from where it was",
     ),
-    pytest.param(
+    (
+        "looking back does not go back, even a little",
         [expect("function_call"), back(text_contains="one"), expect("user_transcription")],
         [MET, MET, MISSED],
-        id="looking back does not go back, even a little",
     ),
-    pytest.param(
+    (
+        "looking back does not give back",
         [expect("function_call"), back(text_contains="one"), expect("function_call")],
         [MET, MET, MISSED],
-        id="looking back does not give back",
     ),
-    pytest.param(
-        [expect(text_contains="two"), back("function_call")], [MET, MET], id="what was passed over is still there"
-    ),
-    pytest.param(
-        [expect(text_contains="two"), back(text_contains="one")],
-        [MET, MISSED],
-        id="words that were joined are all used",
-    ),
-    pytest.param([expect("function_call"), back("function_call")], [MET, MISSED], id="one call"),
-    pytest.param([back("function_call"), back("llm_response")], [MET, MET], id="different events"),
-    pytest.param([expect(), expect(), expect()], [MET, MET, MISSED], id="one response is no three"),
-    pytest.param([expect("bot_started_speaking"), expect()], [MET, MET], id="an onset, and its response"),
-    pytest.param([expect("bot_started_speaking"), expect(text_contains="one")], [MET, MET], id="and its words"),
-]
+    ("what was passed over is still there", [expect(text_contains="two"), back("function_call")], [MET, MET]),
+    ("words that were joined are all used", [expect(text_contains="two"), back(text_contains="one")], [MET, MISSED]),
+    ("one call", [expect("function_call"), back("function_call")], [MET, MISSED]),
+    ("different events", [back("function_call"), back("llm_response")], [MET, MET]),
+    ("one response is no three", [expect(), expect(), expect()], [MET, MET, MISSED]),
+    ("an onset, and its response", [expect("bot_started_speaking"), expect()], [MET, MET]),
+    ("and its words", [expect("bot_started_speaking"), expect(text_contains="one")], [MET, MET]),
+)
 
 
 @pytest.mark.parametrize(("expectations", "expected"), ORDER)
@@ -199,48 +162,44 @@ def test_words_are_waited_for_as_long_as_the_agent_speaks() -> None:
 
 # Markers and the words of messages.
 
-MARKERS = [
-    pytest.param(marker(11, "complete", f"{DONE} Hello."), {"marker": "complete"}, MET, id="complete"),
-    pytest.param(marker(11, "short", THINKING), {"marker": "complete"}, MISSED, id="short is not complete"),
-    pytest.param(marker(11, "short", THINKING), {"marker": "incomplete"}, MET, id="short is incomplete"),
-    pytest.param(marker(11, "long", WAITING), {"marker": "incomplete"}, MET, id="long is incomplete"),
-    pytest.param(marker(11, "complete", DONE), {"marker": "incomplete"}, MISSED, id="complete is not"),
-    pytest.param(marker(11, "long", WAITING), {"marker": "short"}, MISSED, id="long is not short"),
-    pytest.param(marker(11, None, "Hello."), {"marker": "complete"}, MISSED, id="of no known meaning"),
-    pytest.param(marker(11, "complete", f" {DONE} Hello."), {"marker_first": True}, MET, id="first, but for blanks"),
-    pytest.param(marker(11, "complete", f"Hello. {DONE}"), {"marker_first": True}, MISSED, id="not first"),
-    pytest.param(
-        marker(11, "complete", f"Hello. {DONE}"), {"marker_first": False}, MET, id="not first, as it should"
-    ),
-    pytest.param(
-        marker(11, "complete", f"{DONE} Hi."), {"marker_first": False}, MISSED, id="first, as it should not"
-    ),
-    pytest.param(marker(11, None, "Hello."), {"marker_first": True}, MISSED, id="none is not first"),
-    pytest.param(marker(11, None, "Hello."), {"marker_first": False}, MET, id="none is not first, as it should"),
-    pytest.param(marker(11, "complete", f"{DONE} a {DONE} b {THINKING}"), {"markers": 3}, MET, id="three"),
-    pytest.param(marker(11, "complete", f"{DONE} a {DONE} b"), {"markers": 1}, MISSED, id="two are not one"),
-    pytest.param(marker(11, None, "Hello."), {"markers": 0}, MET, id="none"),
-    pytest.param(marker(11, "complete", f"{DONE} Hello."), {"text_after": True}, MET, id="text after it"),
-    pytest.param(marker(11, "short", f"{THINKING} \n"), {"text_after": True}, MISSED, id="no text after it"),
-    pytest.param(marker(11, "short", f"{THINKING} \n"), {"text_after": False}, MET, id="no text, as it should"),
-    pytest.param(marker(11, "short", f"{THINKING} hm"), {"text_after": False}, MISSED, id="text, as it should not"),
-    pytest.param(marker(11, None, "Hello."), {"text_after": True}, MISSED, id="no marker to be followed"),
-    pytest.param(marker(11, None, "Hello."), {"text_after": False}, MISSED, id="no marker to be followed by nothing"),
-    pytest.param(
+MARKERS = named(
+    ("complete", marker(11, "complete", f"{DONE} Hello."), {"marker": "complete"}, MET),
+    ("short is not complete", marker(11, "short", THINKING), {"marker": "complete"}, MISSED),
+    ("short is incomplete", marker(11, "short", THINKING), {"marker": "incomplete"}, MET),
+    ("long is incomplete", marker(11, "long", WAITING), {"marker": "incomplete"}, MET),
+    ("complete is not", marker(11, "complete", DONE), {"marker": "incomplete"}, MISSED),
+    ("long is not short", marker(11, "long", WAITING), {"marker": "short"}, MISSED),
+    ("of no known meaning", marker(11, None, "Hello."), {"marker": "complete"}, MISSED),
+    ("first, but for blanks", marker(11, "complete", f" {DONE} Hello."), {"marker_first": True}, MET),
+    ("not first", marker(11, "complete", f"Hello. {DONE}"), {"marker_first": True}, MISSED),
+    ("not first, as it should", marker(11, "complete", f"Hello. {DONE}"), {"marker_first": False}, MET),
+    ("first, as it should not", marker(11, "complete", f"{DONE} Hi."), {"marker_first": False}, MISSED),
+    ("none is not first", marker(11, None, "Hello."), {"marker_first": True}, MISSED),
+    ("none is not first, as it should", marker(11, None, "Hello."), {"marker_first": False}, MET),
+    ("three", marker(11, "complete", f"{DONE} a {DONE} b {THINKING}"), {"markers": 3}, MET),
+    ("two are not one", marker(11, "complete", f"{DONE} a {DONE} b"), {"markers": 1}, MISSED),
+    ("none", marker(11, None, "Hello."), {"markers": 0}, MET),
+    ("text after it", marker(11, "complete", f"{DONE} Hello."), {"text_after": True}, MET),
+    ("no text after it", marker(11, "short", f"{THINKING} \n"), {"text_after": True}, MISSED),
+    ("no text, as it should", marker(11, "short", f"{THINKING} \n"), {"text_after": False}, MET),
+    ("text, as it should not", marker(11, "short", f"{THINKING} hm"), {"text_after": False}, MISSED),
+    ("no marker to be followed", marker(11, None, "Hello."), {"text_after": True}, MISSED),
+    ("no marker to be followed by nothing", marker(11, None, "Hello."), {"text_after": False}, MISSED),
+    (
+        "all at once",
         marker(11, "short", f"a {THINKING}", THINKING),
         {"marker": "short", "marker_first": False, "markers": 1, "text_after": False, "text_contains": THINKING},
         MET,
-        id="all at once",
     ),
-    pytest.param(marker(11, "short", THINKING, THINKING), {"text_contains": DONE}, MISSED, id="another marker"),
-    pytest.param(MessageReceived(at_ns=s(11), message={"type": "bot-llm-marker"}), {}, MET, id="no data, no check"),
-    pytest.param(
+    ("another marker", marker(11, "short", THINKING, THINKING), {"text_contains": DONE}, MISSED),
+    ("no data, no check", MessageReceived(at_ns=s(11), message={"type": "bot-llm-marker"}), {}, MET),
+    (
+        "data of another shape",
         MessageReceived(at_ns=s(11), message={"type": "bot-llm-marker", "data": [1]}),
         {"markers": 1},
         MISSED,
-        id="data of another shape",
     ),
-]
+)
 
 
 @pytest.mark.parametrize(("fact", "checks", "expected"), MARKERS)

@@ -7,41 +7,29 @@ import pytest
 from bots.caller.script import Expectation, Script, Speak, Turn, Words
 from bots.timeline import (
     AgentCalledFunction,
-    AgentSaid,
-    AgentStartedSpeaking,
-    AgentStoppedSpeaking,
-    AgentTurnEnded,
-    BotReady,
-    CallerTurnStarted,
-    MessageReceived,
-    Source,
     TimelineEvent,
 )
 from runner.evaluation.expectations import evaluate
 from runner.evaluation.verdicts import Verdict
-from tests.evaluation.facts import s
-
-MET, MISSED = Verdict.MET, Verdict.MISSED
+from tests.evaluation.facts import (
+    MET,
+    MISSED,
+    READY,
+    message,
+    over,
+    s,
+    speech,
+    taken_up,
+    told,
+)
 
 # Words are told when they have been spoken: after the last audible sample, with the silence that ends them.
 IN_ORDER = ("llm_started", "llm_response", "bot_started_speaking", "tts_response", "bot_stopped_speaking", "response")
 
 
-def said(at_s: float, text: str, source: Source = Source.TOLD) -> TimelineEvent:
-    return AgentSaid(at_ns=s(at_s), text=text, source=source)
-
-
-def spoken(began_s: float, ended_s: float) -> list[TimelineEvent]:
-    return [AgentStartedSpeaking(at_ns=s(began_s)), AgentStoppedSpeaking(at_ns=s(ended_s))]
-
-
-def llm_started(at_s: float) -> TimelineEvent:
-    return MessageReceived(at_ns=s(at_s), message={"label": "rtvi-ai", "type": "bot-llm-started"})
-
-
-BEFORE = [BotReady(at_ns=s(1)), CallerTurnStarted(at_ns=s(10), turn=0)]
-ONE = [llm_started(12), *spoken(12.3, 13), said(13.4, "one")]
-TWO = [*spoken(13.6, 15), said(15.3, "two"), AgentTurnEnded(at_ns=s(16))]
+BEFORE = [READY, taken_up(10)]
+ONE = [message(12, "bot-llm-started"), *speech(12.3, 13), told(13.4)]
+TWO = [*speech(13.6, 15), told(15.3, "two"), over(16)]
 
 
 def verdicts(facts: list[TimelineEvent], *expectations: Expectation | str) -> list[Verdict]:
@@ -56,7 +44,7 @@ def words(event: str, text: str) -> Expectation:
 
 @pytest.mark.parametrize("names", [n for size in range(1, 7) for n in combinations(IN_ORDER, size)], ids="+".join)
 def test_all_of_a_reply_is_found_in_its_order(names: tuple[str, ...]) -> None:
-    facts = [*BEFORE, *ONE, AgentTurnEnded(at_ns=s(14))]
+    facts = [*BEFORE, *ONE, over(14)]
     assert verdicts(facts, *names) == [MET] * len(names)
     with_words = [words(name, "one") if name.endswith("response") else name for name in names]
     assert verdicts(facts, *with_words) == [MET] * len(names)
@@ -76,7 +64,7 @@ def test_all_of_a_reply_is_found_in_its_order(names: tuple[str, ...]) -> None:
     ids="+".join,
 )
 def test_what_comes_before_is_not_found_after(names: tuple[str, str]) -> None:
-    facts = [*BEFORE, *ONE, AgentTurnEnded(at_ns=s(14))]
+    facts = [*BEFORE, *ONE, over(14)]
     assert verdicts(facts, *(words(name, "one") if name.endswith("response") else name for name in names)) == [
         MET,
         MISSED,
@@ -84,7 +72,7 @@ def test_what_comes_before_is_not_found_after(names: tuple[str, str]) -> None:
 
 
 def test_the_same_words_meet_each_name_once() -> None:
-    facts = [*BEFORE, *ONE, AgentTurnEnded(at_ns=s(14))]
+    facts = [*BEFORE, *ONE, over(14)]
     for name in ("llm_response", "tts_response", "response"):
         assert verdicts(facts, words(name, "one"), words(name, "one")) == [MET, MISSED]
     everything = ("tts_response", "llm_response", "response")
@@ -104,6 +92,6 @@ def test_a_reply_of_two_phrases() -> None:
 
 def test_a_call_before_the_words_is_not_found_after_them() -> None:
     called = AgentCalledFunction(at_ns=s(12.5), call_id="c", name="book", arguments={})
-    facts = [*BEFORE, *ONE, called, AgentTurnEnded(at_ns=s(14))]
+    facts = [*BEFORE, *ONE, called, over(14)]
     for name in ("llm_response", "tts_response", "response"):
         assert verdicts(facts, words(name, "one"), "function_call") == [MET, MISSED]

@@ -21,6 +21,7 @@ from bots.timeline import (
 from runner.evaluation.transcript import agent_turns, transcribe_call
 from runner.evaluation.view import CallView
 from tests.evaluation.facts import heard, s, told
+from tests.examples import named
 
 
 def rows(*facts: TimelineEvent) -> list[tuple[object, ...]]:
@@ -96,22 +97,20 @@ def test_every_word_that_was_told_stands_once() -> None:
     assert sorted(words.split()) == sorted(f"w{at}" for at in range(0, 60, 3))
 
 
-TURNS = [
-    pytest.param([], [], id="none"),
-    pytest.param([(1, "on"), (2, "off"), (3, "over")], [(1, 2)], id="one"),
-    pytest.param(
-        [(1, "on"), (2, "off"), (3, "over"), (4, "on"), (5, "off"), (6, "over")], [(1, 2), (4, 5)], id="two"
-    ),
-    pytest.param([(1, "on"), (2, "off"), (3, "on"), (4, "off"), (5, "over")], [(1, 4)], id="a pause within"),
-    pytest.param([(1, "on"), (5, "end")], [(1, 5)], id="speaking at the end"),
-    pytest.param([(1, "on"), (2, "off"), (5, "end")], [(1, 2)], id="not over at the end"),
-    pytest.param([(1, "on"), (2, "off"), (3, "on"), (5, "end")], [(1, 5)], id="speaking again at the end"),
-    pytest.param([(1, "on"), (2, "over"), (3, "off"), (4, "over")], [(1, 3)], id="over while it speaks"),
-    pytest.param([(1, "off"), (2, "over"), (3, "on"), (4, "off")], [(3, 4)], id="stop without start"),
-    pytest.param([(1, "over"), (2, "end")], [], id="over without speech"),
-    pytest.param([(1, "on"), (2, "on"), (3, "off"), (4, "over")], [(1, 3)], id="start twice"),
-    pytest.param([(3, "over"), (2, "off"), (1, "on"), (4, "on"), (5, "off")], [(1, 2), (4, 5)], id="known late"),
-]
+TURNS = named(
+    ("none", [], []),
+    ("one", [(1, "on"), (2, "off"), (3, "over")], [(1, 2)]),
+    ("two", [(1, "on"), (2, "off"), (3, "over"), (4, "on"), (5, "off"), (6, "over")], [(1, 2), (4, 5)]),
+    ("a pause within", [(1, "on"), (2, "off"), (3, "on"), (4, "off"), (5, "over")], [(1, 4)]),
+    ("speaking at the end", [(1, "on"), (5, "end")], [(1, 5)]),
+    ("not over at the end", [(1, "on"), (2, "off"), (5, "end")], [(1, 2)]),
+    ("speaking again at the end", [(1, "on"), (2, "off"), (3, "on"), (5, "end")], [(1, 5)]),
+    ("over while it speaks", [(1, "on"), (2, "over"), (3, "off"), (4, "over")], [(1, 3)]),
+    ("stop without start", [(1, "off"), (2, "over"), (3, "on"), (4, "off")], [(3, 4)]),
+    ("over without speech", [(1, "over"), (2, "end")], []),
+    ("start twice", [(1, "on"), (2, "on"), (3, "off"), (4, "over")], [(1, 3)]),
+    ("known late", [(3, "over"), (2, "off"), (1, "on"), (4, "on"), (5, "off")], [(1, 2), (4, 5)]),
+)
 
 
 @pytest.mark.parametrize(("facts", "turns"), TURNS)

@@ -6,59 +6,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bots.caller.script import Listen, PressKeys, Script, Speak, StaySilent, Turn, Words
+from bots.caller.script import Listen, PressKeys, StaySilent
 from bots.timeline import (
     AgentJoined,
-    AgentStartedSpeaking,
-    AgentStoppedSpeaking,
     CallerPressedKeys,
-    CallerStartedSpeaking,
-    CallerStoppedSpeaking,
-    CallerTurnStarted,
     LineEnd,
     TimelineEvent,
 )
 from runner.evaluation.turns import first_response_ms, measure_turns
 from runner.evaluation.view import CallView
-from tests.evaluation.facts import s
+from tests.evaluation.facts import SPEAK, asks, line, s, script, speech
+from tests.evaluation.facts import taken_up as turn
+from tests.examples import named
 
+ONE = script(asks())
+TWO = script(asks(), asks())
 
-def turn(at_s: float, index: int = 0) -> TimelineEvent:
-    return CallerTurnStarted(at_ns=s(at_s), turn=index)
-
-
-def line(start_s: float, end_s: float | None, index: int = 0, end: LineEnd = LineEnd.SAID) -> list[TimelineEvent]:
-    started = CallerStartedSpeaking(at_ns=s(start_s), turn=index, text=f"line {index}")
-    return [started] + ([] if end_s is None else [CallerStoppedSpeaking(at_ns=s(end_s), turn=index, end=end)])
-
-
-def speech(start_s: float, end_s: float | None = None) -> list[TimelineEvent]:
-    stopped = [] if end_s is None else [AgentStoppedSpeaking(at_ns=s(end_s))]
-    return [AgentStartedSpeaking(at_ns=s(start_s)), *stopped]
-
-
-def script(*actions: Any) -> Script:
-    return Script(name="t", turns=tuple(Turn(action=action) for action in actions))
-
-
-SPEAK = Speak(parts=(Words(text="x"),))
-ONE = script(SPEAK)
-TWO = script(SPEAK, SPEAK)
-
-LATENCIES = [
-    pytest.param([*line(1, 2), *speech(2.75, 4)], 750.0, 2.75, False, id="answered"),
-    pytest.param([*line(1, 2)], None, None, False, id="no answer"),
-    pytest.param([*speech(0.2, 0.9), *line(1, 2), *speech(2.5)], 500.0, 2.5, False, id="after a greeting"),
-    pytest.param([*speech(0.2, 1.5), *line(1, 2), *speech(2.5)], 500.0, 2.5, False, id="the agent gave way"),
-    pytest.param([*line(1, 2), *speech(1.5, 3)], None, None, True, id="talked over"),
-    pytest.param([*line(1, 2), *speech(1.5, 3), *speech(4, 5)], None, 4.0, True, id="talked over, then again"),
-    pytest.param([*line(1, 2), *speech(1.5, 2), *speech(3)], 1000.0, 3.0, False, id="stopped with the caller"),
-    pytest.param([*line(1, 2), *speech(2)], None, None, True, id="began with the caller's end"),
-    pytest.param([*line(1, 2), *speech(2.0001234)], 0.1, 2.0, False, id="at once"),
-    pytest.param([*line(1, None), *speech(3)], None, None, False, id="never ended"),
-    pytest.param([*line(1, 2, end=LineEnd.CUT), *speech(2.3)], 300.0, 2.3, False, id="broken off"),
-    pytest.param([*speech(0.5, 3)], None, None, False, id="never begun"),
-]
+LATENCIES = named(
+    ("answered", [*line(1, 2), *speech(2.75, 4)], 750.0, 2.75, False),
+    ("no answer", [*line(1, 2)], None, None, False),
+    ("after a greeting", [*speech(0.2, 0.9), *line(1, 2), *speech(2.5)], 500.0, 2.5, False),
+    ("the agent gave way", [*speech(0.2, 1.5), *line(1, 2), *speech(2.5)], 500.0, 2.5, False),
+    ("talked over", [*line(1, 2), *speech(1.5, 3)], None, None, True),
+    ("talked over, then again", [*line(1, 2), *speech(1.5, 3), *speech(4, 5)], None, 4.0, True),
+    ("stopped with the caller", [*line(1, 2), *speech(1.5, 2), *speech(3)], 1000.0, 3.0, False),
+    ("began with the caller's end", [*line(1, 2), *speech(2)], None, None, True),
+    ("at once", [*line(1, 2), *speech(2.0001234)], 0.1, 2.0, False),
+    ("never ended", [*line(1, None), *speech(3)], None, None, False),
+    ("broken off", [*line(1, 2, end=LineEnd.CUT), *speech(2.3)], 300.0, 2.3, False),
+    ("never begun", [*speech(0.5, 3)], None, None, False),
+)
 
 
 @pytest.mark.parametrize(("facts", "latency_ms", "onset_s", "talked_over"), LATENCIES)
@@ -87,14 +64,14 @@ def test_every_turn_is_measured_by_itself() -> None:
 @pytest.mark.parametrize(
     ("action", "facts", "said"),
     [
-        (SPEAK, line(1, 2), "line 0"),
+        (SPEAK, line(1, 2, text="line 0"), "line 0"),
         (PressKeys(keys="1#"), [CallerPressedKeys(at_ns=s(1), turn=0, keys="1#")], "[keys] 1#"),
         (StaySilent(duration_ms=9), [], None),
         (Listen(), [], None),
     ],
 )
 def test_a_turn_tells_what_the_caller_said(action: Any, facts: list[TimelineEvent], said: str | None) -> None:
-    (measures,) = measure_turns(script(action), CallView([turn(0.5), *facts]))
+    (measures,) = measure_turns(script(asks(action=action)), CallView([turn(0.5), *facts]))
     assert measures.said == said
 
 

@@ -16,6 +16,7 @@ from runner.errors import UsageError
 from runner.evaluation.verdicts import Judgement, Question
 from runner.judge.judge import GRACE_S, LLMJudge, make_judge
 from runner.settings import JudgeSettings, load_settings
+from tests.examples import named
 from tests.judge.endpoint import (
     HANGS,
     Body,
@@ -175,22 +176,20 @@ def error(status: int, **headers: str) -> Reply:
     return Reply({"error": {"message": f"no: {KEY} is wrong"}}, status, headers)
 
 
-FAILURES = [
-    pytest.param(error(500), "Error code: 500", 2, id="500"),
-    pytest.param(error(503), "Error code: 503", 2, id="503"),
-    pytest.param(error(429, **{"Retry-After": "0.1"}), "Error code: 429", 2, id="429"),
-    pytest.param(error(401), "Error code: 401", 1, id="401"),
-    pytest.param(error(404), "Error code: 404", 1, id="404"),
-    pytest.param(HANGS, "did not answer within 1.0s", 2, id="timeout"),
-    pytest.param(completion("I would say yes."), "did not answer with a JSON object", 2, id="prose"),
-    pytest.param(
-        completion('{"verdict": {"choice": "maybe"}}'), "'maybe', which is not an option", 2, id="no option"
-    ),
-    pytest.param(completion('{"verdict": {"choice": '), "JSON", 2, id="half an answer"),
-    pytest.param(completion(None), "did not answer with a JSON object", 2, id="nothing"),
-    pytest.param(Reply("<html>Welcome</html>"), "no chat completion", 2, id="a web page"),
-    pytest.param(Reply({"choices": []}), "no chat completion", 2, id="no choices"),
-]
+FAILURES = named(
+    ("500", error(500), "Error code: 500", 2),
+    ("503", error(503), "Error code: 503", 2),
+    ("429", error(429, **{"Retry-After": "0.1"}), "Error code: 429", 2),
+    ("401", error(401), "Error code: 401", 1),
+    ("404", error(404), "Error code: 404", 1),
+    ("timeout", HANGS, "did not answer within 1.0s", 2),
+    ("prose", completion("I would say yes."), "did not answer with a JSON object", 2),
+    ("no option", completion('{"verdict": {"choice": "maybe"}}'), "'maybe', which is not an option", 2),
+    ("half an answer", completion('{"verdict": {"choice": '), "JSON", 2),
+    ("nothing", completion(None), "did not answer with a JSON object", 2),
+    ("a web page", Reply("<html>Welcome</html>"), "no chat completion", 2),
+    ("no choices", Reply({"choices": []}), "no chat completion", 2),
+)
 
 
 @pytest.mark.parametrize("question", [REPLY, CALL], ids=["reply", "call"])

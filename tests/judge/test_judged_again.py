@@ -11,21 +11,11 @@ import pytest
 
 from bots.caller.script import Expectation, Script, Speak, Turn, Words
 from bots.timeline import (
-    AgentCalledFunction,
     AgentError,
     AgentJoined,
-    AgentSaid,
-    AgentStartedSpeaking,
-    AgentStoppedSpeaking,
-    AgentTurnEnded,
-    CallEnded,
-    CallerStartedSpeaking,
-    CallerStoppedSpeaking,
-    CallerTurnStarted,
     CallStarted,
     EndedReason,
     RoomEntered,
-    Source,
     TimelineEvent,
 )
 from runner.calls.run_file import Circumstances, judge_run, read_run, write_run
@@ -33,7 +23,7 @@ from runner.calls.timeline import TimelineWriter, read_timeline
 from runner.evaluation.asked import Asked, Condition, Statement, judged, open_questions
 from runner.evaluation.outcome import judge_expectations
 from runner.evaluation.verdicts import Judgement
-from tests.evaluation.facts import s
+from tests.evaluation.facts import called, ended, heard, line, onset, over, s, stop, taken_up, told
 
 SCRIPT = Script(
     name="stored",
@@ -70,17 +60,16 @@ def stored_facts(said: str, reason: EndedReason) -> list[TimelineEvent]:
     for turn in range(3):
         at = 1 + 6 * turn
         facts += [
-            CallerTurnStarted(at_ns=s(at), turn=turn),
-            CallerStartedSpeaking(at_ns=s(at + 0.1), turn=turn, text=f"line {turn}"),
-            CallerStoppedSpeaking(at_ns=s(at + 1), turn=turn),
-            AgentCalledFunction(at_ns=s(at + 1.2), call_id=str(turn), name="look", arguments={"b": 1, "a": [2]}),
-            AgentStartedSpeaking(at_ns=s(at + 1.5 + turn)),
-            AgentSaid(at_ns=s(at + 1.6), text=said, source=Source.TOLD),
-            AgentStoppedSpeaking(at_ns=s(at + 4)),
-            AgentSaid(at_ns=s(at + 4), text=said, source=Source.HEARD, started_ns=s(at + 1.5 + turn)),
-            AgentTurnEnded(at_ns=s(at + 5)),
+            taken_up(at, turn),
+            *line(at + 0.1, at + 1, turn, f"line {turn}"),
+            called(at + 1.2, "look", str(turn), b=1, a=[2]),
+            onset(at + 1.5 + turn),
+            told(at + 1.6, said),
+            stop(at + 4),
+            heard(at + 1.5 + turn, at + 4, said),
+            over(at + 5),
         ]
-    return [*facts, AgentError(at_ns=s(19), text="'order'"), CallEnded(at_ns=s(20), reason=reason)]
+    return [*facts, AgentError(at_ns=s(19), text="'order'"), ended(20, reason)]
 
 
 def store(folder: Path, facts: list[TimelineEvent], *, with_judge: bool) -> None:

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from bots.clock import CallClock
 from runner.rooms.smallwebrtc.room import SmallWebRTCRoom
+from tests.patience import until
 from tests.rooms.listener import Listener
 
 TOKEN = "s3cr3t-t0ken-4711"
@@ -272,42 +273,31 @@ async def answering(**agent: Any) -> AsyncIterator[tuple[Agent, Server]]:
 async def entered(*, speaking: bool = True, **kwargs: Any) -> AsyncIterator[Meeting]:
     async with answering(speaking=speaking) as (agent, server), opened(server.url, **kwargs) as visit:
         await visit.room.enter()
+        await until(lambda: agent.channel is not None)
         yield Meeting(visit.room, visit.listener, visit.clock, agent, server)
 
 
-@dataclass(frozen=True)
-class Held:
-    """What a process holds: tasks, threads other than the event loop's own, UDP and TCP sockets."""
-
-    tasks: frozenset[str]
-    threads: frozenset[str]
-    sockets: frozenset[Any]
-
-    @classmethod
-    def now(cls) -> "Held":
-        return cls(
-            frozenset(str(task.get_coro()) for task in asyncio.all_tasks()),
-            frozenset(
-                f"{thread.name} {thread.ident}"
-                for thread in threading.enumerate()
-                if not thread.name.startswith("asyncio_")
-            ),
-            frozenset((held.type, held.laddr) for held in psutil.Process().net_connections("inet")),
-        )
-
-    def __sub__(self, before: "Held") -> "Held":
-        return Held(self.tasks - before.tasks, self.threads - before.threads, self.sockets - before.sockets)
+def held() -> set[tuple[str, Any]]:
+    """What this process holds: tasks, threads other than the event loop's own, UDP and TCP sockets."""
+    threads = {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
+    return {
+        *(("task", str(task.get_coro())) for task in asyncio.all_tasks()),
+        *(("thread", f"{thread.name} {thread.ident}") for thread in threads),
+        *(("socket", (one.type, one.laddr)) for one in psutil.Process().net_connections("inet")),
+    }
 
 
-NOTHING = Held(frozenset(), frozenset(), frozenset())
+def ports() -> set[int]:
+    """The local ports that are held."""
+    return {what[1].port for kind, what in held() if kind == "socket"}
 
 
 @asynccontextmanager
 async def leaves_nothing() -> AsyncIterator[None]:
     """What begins inside must be over within a moment of its end."""
-    before = Held.now()
+    before = held()
     yield
     with anyio.move_on_after(3):
-        while Held.now() - before != NOTHING:
+        while held() - before:
             await anyio.sleep(STEP_S)
-    assert Held.now() - before == NOTHING
+    assert held() - before == set()

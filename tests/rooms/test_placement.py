@@ -52,6 +52,11 @@ def errors_ms(packets: Iterable[Sent], placement: Placement, base_delay_ns: int 
     ]
 
 
+def place(placement: Placement, packets: Iterable[Sent], *, ahead: int = 0) -> list[int]:
+    """Place packets of speech whose timestamps are so far ahead."""
+    return [placement.place(p.timestamp + ahead, p.arrival_ns, quiet=False) for p in packets]
+
+
 def jitter(seed: int, spread_ms: float = 60.0) -> Callable[[int], int]:
     dice = random.Random(seed)
     return lambda index: 30 * NS_PER_MS + round(min(dice.expovariate(5 / spread_ms), spread_ms) * NS_PER_MS)
@@ -144,10 +149,8 @@ def test_after_the_sender_stood_still_speech_lies_where_it_came(stall_ms: int) -
     """The timestamps go on as if nothing had been: only the arrivals tell."""
     placement = Placement()
     before, after = stream(200), stream(200, start_ns=9 * NS_PER_S + stall_ms * NS_PER_MS)
-    for p in before:
-        placement.place(p.timestamp, p.arrival_ns, quiet=False)
-    placed = [placement.place(p.timestamp + 200 * UNITS, p.arrival_ns, quiet=False) for p in after]
-    assert placed == [p.arrival_ns for p in after]
+    place(placement, before)
+    assert place(placement, after, ahead=200 * UNITS) == [p.arrival_ns for p in after]
     assert placement.reanchored == 1
 
 
@@ -173,7 +176,7 @@ def catch_up(stall_ms: int) -> Callable[[int], int]:
 def test_a_burst_after_a_network_stall_loses_no_speech(stall_ms: int) -> None:
     packets = stream(500, catch_up(stall_ms))
     placement = Placement()
-    placed = [placement.place(p.timestamp, p.arrival_ns, quiet=False) for p in packets]
+    placed = place(placement, packets)
     assert all(b - a >= PACKET_NS for a, b in itertools.pairwise(placed)), "speech was folded"
     assert all(at >= p.arrival_ns - 120 * NS_PER_MS for at, p in zip(placed, packets, strict=True)), (
         "speech lies long before it could be heard"
@@ -191,12 +194,10 @@ def test_after_a_network_stall_the_next_silence_realigns() -> None:
 @pytest.mark.parametrize("leap_s", [-3_600, -10, -1.5, 1.5, 10, 3_600])
 def test_timestamps_that_begin_anew_are_placed_by_arrival(leap_s: float) -> None:
     placement = Placement()
-    for p in stream(200):
-        placement.place(p.timestamp, p.arrival_ns, quiet=False)
-    leap = round(leap_s * RTP_CLOCK_HZ)
+    place(placement, stream(200))
     again = stream(200, start_ns=9 * NS_PER_S)
-    placed = [placement.place(p.timestamp + 200 * UNITS + leap, p.arrival_ns, quiet=False) for p in again]
-    assert placed == [p.arrival_ns for p in again]
+    ahead = 200 * UNITS + round(leap_s * RTP_CLOCK_HZ)
+    assert place(placement, again, ahead=ahead) == [p.arrival_ns for p in again]
     assert placement.reanchored == 1
 
 

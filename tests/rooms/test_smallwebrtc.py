@@ -37,14 +37,15 @@ from tests.rooms.peer import (
     RENEGOTIATE,
     TOKEN,
     Agent,
-    Held,
     Request,
     Respond,
     answering,
     entered,
+    held,
     http_response,
     leaves_nothing,
     opened,
+    ports,
     saying,
     serving,
 )
@@ -386,7 +387,6 @@ NO_MESSAGES: list[Any] = [
 
 async def test_a_message_that_is_none_is_left_out_and_the_call_goes_on() -> None:
     async with entered() as meeting:
-        await until(lambda: meeting.agent.channel is not None)
         # The agent's own library keeps to the limit we state.
         meeting.agent.pc.sctp._remote_max_message_size = 0
         for raw in NO_MESSAGES:
@@ -411,7 +411,6 @@ async def test_a_message_that_can_not_be_sent_says_so(message: Any) -> None:
 async def test_a_wish_to_renegotiate_gets_the_same_connection() -> None:
     async with entered() as meeting:
         agent = meeting.agent
-        await until(lambda: agent.channel is not None)
         agent.send(RENEGOTIATE)
         await until(lambda: len(agent.offers) == 2)
         assert agent.offers[1]["pc_id"] == "peer-7"
@@ -431,7 +430,6 @@ async def test_a_wish_to_renegotiate_gets_the_same_connection() -> None:
 
 async def test_leaving_while_a_renegotiation_is_under_way_is_leaving() -> None:
     async with leaves_nothing(), entered() as meeting:
-        await until(lambda: meeting.agent.channel is not None)
         meeting.agent.answers_after = anyio.Event()
         meeting.agent.send(RENEGOTIATE)
         await until(lambda: len(meeting.server.requests) == 2)
@@ -451,7 +449,6 @@ async def test_leaving_while_a_renegotiation_is_under_way_is_leaving() -> None:
 @pytest.mark.parametrize("says", [True, False])
 async def test_an_agent_that_leaves_has_left_once(says: bool) -> None:
     async with entered() as meeting:
-        await until(lambda: meeting.agent.channel is not None)
         if says:
             meeting.agent.send(PEER_LEFT)
         await meeting.agent.pc.close()
@@ -474,7 +471,7 @@ async def test_the_agent_sees_us_leave_and_is_told_nothing() -> None:
 async def test_a_dark_agent_is_noticed_within_3_s_and_gone_soon_after() -> None:
     async with entered() as meeting:
         listener, clock = meeting.listener, meeting.clock
-        await until(lambda: listener.joined and meeting.agent.channel)
+        await until(lambda: listener.joined)
         meeting.agent.go_dark()
         dark_ns = clock.now_ns()
         # A stall of this process of over a second, which the agent is not blamed for, begins the time anew.
@@ -498,7 +495,7 @@ async def test_an_agent_that_comes_back_goes_on(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(connection, "GONE_TIMEOUT_NS", 60 * NS_PER_S)
     async with entered() as meeting:
         listener = meeting.listener
-        await until(lambda: listener.joined and meeting.agent.channel)
+        await until(lambda: listener.joined)
         back = meeting.agent.go_dark()
         await until(lambda: listener.stopped)
         back()
@@ -514,7 +511,7 @@ async def test_after_our_own_sleep_an_absent_agent_is_not_blamed(monkeypatch: py
     monkeypatch.setattr(connection, "GONE_TIMEOUT_NS", 2 * NS_PER_S)
     async with entered() as meeting:
         listener = meeting.listener
-        await until(lambda: listener.joined and meeting.agent.channel)
+        await until(lambda: listener.joined)
         meeting.agent.go_dark()
         await until(lambda: listener.stopped)
         time.sleep(2.5)  # noqa: ASYNC251 - that is the point
@@ -536,7 +533,6 @@ async def test_an_agent_that_only_sends_no_audio_is_not_taken_for_gone() -> None
 @pytest.mark.parametrize("fails_on", ["caller_audio", "agent_audio", "message_received"])
 async def test_what_fails_on_our_side_is_not_blamed_on_the_agent(fails_on: str) -> None:
     async with entered(fails_on=fails_on) as meeting:
-        await until(lambda: meeting.agent.channel is not None)
         meeting.agent.send({"type": "hello"})
         await until(lambda: meeting.listener.lost)
         await anyio.sleep(0.1)
@@ -551,21 +547,20 @@ async def test_what_fails_on_our_side_is_not_blamed_on_the_agent(fails_on: str) 
 
 async def test_leaving_closes_everything_and_is_done_once() -> None:
     async with leaves_nothing(), answering() as (agent, server), opened(server.url) as visit:
-        before = Held.now()
+        before = held()
         await visit.room.enter()
         await until(lambda: len(visit.listener.agent) > 5)
-        mine = {
-            candidate.port for candidate in SessionDescription.parse(agent.offers[0]["sdp"]).media[0].ice_candidates
-        }
-        assert mine & {laddr.port for _, laddr in Held.now().sockets}
+        offered = SessionDescription.parse(agent.offers[0]["sdp"]).media[0]
+        mine = {candidate.port for candidate in offered.ice_candidates}
+        assert mine & ports()
         began_s = time.monotonic()
         for _ in range(3):
             await visit.room.leave()
         assert time.monotonic() - began_s < room_module.LEAVE_TIMEOUT_S + 1
-        assert not mine & {laddr.port for _, laddr in Held.now().sockets}
+        assert not mine & ports()
         heard = len(visit.listener.agent)
         await agent.close()
-        await until(lambda: not (Held.now() - before).threads)
+        await until(lambda: not any(kind == "thread" for kind, _ in held() - before))
         with pytest.raises(RoomError):
             await visit.room.publish({"type": "too late"})
         assert len(visit.listener.agent) == heard
@@ -581,10 +576,10 @@ async def test_a_room_that_was_not_entered_can_be_left() -> None:
 async def test_a_connection_that_does_not_close_does_not_keep_us(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room_module, "LEAVE_TIMEOUT_S", 0.2)
     async with entered() as meeting:
-        held = meeting.room._connection
-        assert held is not None
-        close = held.close
-        monkeypatch.setattr(held, "close", anyio.sleep_forever)
+        kept = meeting.room._connection
+        assert kept is not None
+        close = kept.close
+        monkeypatch.setattr(kept, "close", anyio.sleep_forever)
         began_s = time.monotonic()
         await meeting.room.leave()
         assert time.monotonic() - began_s < 2

@@ -1,14 +1,11 @@
 """``scenario-runner check``: what each scenario would do, and what is wrong."""
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from click.testing import CliRunner, Result
 from loguru import logger
 
@@ -16,8 +13,7 @@ from runner.cli import main
 from runner.evaluation.expectations import describe
 from runner.scenarios.evals import load_file
 from runner.settings import Settings
-
-CORPUS = Path(__file__).parent / "corpus"
+from tests.scenarios.conftest import CORPUS, corpus_in
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in list(os.environ):
         if name.upper().startswith("SCENARIO_RUNNER_"):
             monkeypatch.delenv(name)
-    shutil.copytree(CORPUS, tmp_path / "corpus")
-    for name in ("hello.wav", "shared/france.wav", "shared/germany.wav"):
-        soundfile.write(tmp_path / "corpus" / name, np.zeros(80, dtype=np.float32), 8_000)
+    corpus_in(tmp_path / "corpus")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "good.yaml").write_text("name: good\nturns: [{ user: Hello., expect: [{ event: response }] }]\n")
     (tmp_path / "bad.yaml").write_text("name: bad\nturns:\n  - usr: hi\n")

@@ -20,28 +20,16 @@ from bots.caller.script import (
     StaySilent,
     TurnTaking,
 )
-from runner.errors import UsageError
 from runner.scenarios.evals import load_file, load_scenario
 from runner.scenarios.model import Scenario
 from runner.settings import Settings
-
-CORPUS = Path(__file__).parent / "corpus"
+from tests.scenarios.conftest import CORPUS, refused
 
 
 def load(tmp_path: Path, text: str, settings: Settings | None = None) -> list[Scenario]:
     path = tmp_path / "file.yaml"
     path.write_text(text)
     return load_file(path, settings or Settings())
-
-
-def refused(tmp_path: Path, text: str) -> str:
-    """Return what a wrong file is told, after its path."""
-    with pytest.raises(UsageError) as caught:
-        load(tmp_path, text)
-    told = str(caught.value)
-    assert told.startswith(f"{tmp_path}/file.yaml:")
-    assert len(told.splitlines()) == 1
-    return told.removeprefix(f"{tmp_path}/file.yaml:")
 
 
 def test_our_own_keys() -> None:
@@ -102,43 +90,33 @@ def test_a_scenario_begins_where_its_mapping_does(tmp_path: Path) -> None:
     assert (second.name, second.path, second.line) == ("x/b", tmp_path / "part.yaml", 2)
 
 
-class TestWhatARoomCannotOffer:
-    @pytest.fixture
-    def kinds(self) -> dict[str, Scenario]:
-        return {s.short_name: s for s in load_file(CORPUS / "unplayable" / "kinds.yaml", Settings())}
+IMAGE = "it waits for an image of the agent (event:)"
 
-    @pytest.mark.parametrize(
-        ("name", "reason"),
-        [
-            ("history", "it sets the agent's context, which a deployed agent keeps to itself (context:)"),
-            ("shows an image", "it shows the agent an image (image:)"),
-            ("expects an image", "it waits for an image of the agent (event:)"),
-            ("waits for an image", "it waits for an image of the agent (event:)"),
-            ("persona", "it is a simulation (persona:); only scripted scenarios (turns:) are played so far"),
-        ],
-    )
-    def test_it_loads_and_says_why_it_is_not_played(self, kinds: dict[str, Scenario], name: str, reason: str) -> None:
-        scenario = kinds[name]
-        with pytest.raises(UsageError) as caught:
-            scenario.playable()
-        where = f"{scenario.path}:{scenario.line}: kinds/{name}"
-        assert str(caught.value) == f"{where} can't be played in a room: {reason}"
 
-    def test_the_rest_of_the_file_plays(self, kinds: dict[str, Scenario]) -> None:
-        assert [name for name, scenario in kinds.items() if scenario.refusal is None] == ["plays"]
-        assert isinstance(kinds["plays"].playable().turns[0].action, Speak)
+def test_what_a_room_cannot_offer_loads_and_says_why_it_is_not_played() -> None:
+    kinds = {s.short_name: s for s in load_file(CORPUS / "unplayable" / "kinds.yaml", Settings())}
+    assert {name: scenario.refusal for name, scenario in kinds.items()} == {
+        "history": "it sets the agent's context, which a deployed agent keeps to itself (context:)",
+        "shows an image": "it shows the agent an image (image:)",
+        "expects an image": IMAGE,
+        "waits for an image": IMAGE,
+        "persona": "it is a simulation (persona:); only scripted scenarios (turns:) are played so far",
+        "plays": None,
+    }
+    for name, scenario in kinds.items():
+        if scenario.refusal is None:
+            assert isinstance(scenario.playable().turns[0].action, Speak)
+        else:
+            where = f"{scenario.path}:{scenario.line}: kinds/{name}"
+            assert refused(scenario.playable) == f"{where} can't be played in a room: {scenario.refusal}"
 
-    def test_every_reason_is_named(self, tmp_path: Path) -> None:
-        (scenario,) = load(
-            tmp_path,
-            "name: x\ncontext: [{ role: system }]\nturns: [{ user: hi, image: a.jpg, expect: [{ event: image }] }]\n",
-        )
-        assert scenario.refusal is not None
-        assert scenario.refusal.count(";") == 2
 
-    def test_an_empty_context_is_none(self, tmp_path: Path) -> None:
-        (scenario,) = load(tmp_path, "name: x\ncontext: []\nturns: [{ user: hi }]\n")
-        assert scenario.playable()
+def test_every_reason_is_named_and_an_empty_context_is_none(tmp_path: Path) -> None:
+    turns = "turns: [{ user: hi, image: a.jpg, expect: [{ event: image }] }]"
+    (scenario,) = load(tmp_path, f"name: x\ncontext: [{{ role: system }}]\n{turns}\n")
+    assert scenario.refusal is not None and scenario.refusal.count(";") == 2
+    (scenario,) = load(tmp_path, "name: x\ncontext: []\nturns: [{ user: hi }]\n")
+    assert scenario.playable()
 
 
 def test_what_is_played_otherwise_is_noted(tmp_path: Path) -> None:
@@ -198,9 +176,7 @@ class TestLoadScenario:
         ],
     )
     def test_what_names_none_is_told(self, spec: str, says: str) -> None:
-        with pytest.raises(UsageError) as caught:
-            load_scenario(spec, Settings())
-        assert says in str(caught.value)
+        assert says in refused(lambda: load_scenario(spec, Settings()))
 
 
 TOP = [
@@ -267,10 +243,7 @@ TURN = [
     ("{ silence_ms: 1s }", "silence_ms must be a whole number, not '1s'"),
     ("{ audio: hi.wav }", "a turn with audio needs user as well: what the recording says"),
     ("{ audio: hi.wav, dtmf: '1' }", "a turn has audio or dtmf, not both"),
-    (
-        "{ audio: hi.wav, user: [hi, { pause_ms: 5 }] }",
-        "a recording has its own pauses: with audio, user is one text",
-    ),
+    ("{ audio: hi.wav, user: [hi, { pause_ms: 5 }] }", "a recording has its own pauses: with audio, user is one"),
     ("{ audio: none.wav, user: hi }", "audio: there is no file "),
     ("{ audio: ., user: hi }", "audio: there is no file "),
     ("{ audio: [hi.wav], user: hi }", "audio must be the path of a file, not a list"),
@@ -306,10 +279,7 @@ EXPECTATION = [
     ("{ event: respons }", "event: there is no 'respons'; did you mean 'response'?"),
     ("{ event: zzz }", "event: there is no 'zzz'; known are: bot_backchannel, "),
     ("{ event: [response] }", "event must be a text, not a list"),
-    (
-        "{ event: response, text_contain: a }",
-        "unknown key 'text_contain' in expect #1; did you mean 'text_contains'?",
-    ),
+    ("{ event: response, text_contain: a }", "unknown key 'text_contain' in expect #1; did you mean 'text_contains'"),
     ("{ event: response, within: 5 }", "did you mean 'within_ms'?"),
     ("{ event: response, within_ms: -1 }", "within_ms must be from 0 to 3600000, not -1"),
     ("{ event: response, within_ms: '5' }", "within_ms must be a whole number, not '5'"),
@@ -344,47 +314,25 @@ EXPECTATION = [
 ]
 
 
-@pytest.mark.parametrize(("text", "line", "says"), TOP)
-def test_a_mistake_at_the_top(tmp_path: Path, text: str, line: int, says: str) -> None:
-    told = refused(tmp_path, text)
-    assert told.startswith(f"{line}: ")
-    assert says in told
+TWO = "- { name: a, turns: [{ user: hi }] }"
+MISTAKES = [
+    *TOP,
+    *((f"name: x\nscenarios:\n\n  {entry}\n", 4, says) for entry, says in SCENARIO),
+    *((f"name: x\nturns:\n  - user: hi\n\n  - {turn}\n", 5, says) for turn, says in TURN),
+    *((f"name: x\nturns:\n  - user: hi\n    expect:\n      - {wrong}\n", 5, says) for wrong, says in EXPECTATION),
+    (f"name: x\nscenarios:\n  {TWO}\n  {TWO}\n", 4, "there are two scenarios called 'x/a'"),
+    (f"name: x\nhang_up: later\nscenarios:\n  {TWO}\n", 2, "hang_up must be true or false"),
+]
 
 
-@pytest.mark.parametrize(("entry", "says"), SCENARIO)
-def test_a_mistake_in_a_scenario(tmp_path: Path, entry: str, says: str) -> None:
-    told = refused(tmp_path, f"name: x\nscenarios:\n\n  {entry}\n")
-    assert told.startswith("4: ")
-    assert says in told
-
-
-@pytest.mark.parametrize(("turn", "says"), TURN)
-def test_a_mistake_in_a_turn(tmp_path: Path, turn: str, says: str) -> None:
+@pytest.mark.parametrize(("text", "line", "says"), MISTAKES)
+def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int, says: str) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (tmp_path / "secret.wav").write_bytes(b"")
     (folder / "link.wav").symlink_to(tmp_path / "secret.wav")
     soundfile.write(folder / "hi.wav", np.zeros(80, dtype=np.float32), 8_000)
-    told = refused(folder, f"name: x\nturns:\n  - user: hi\n\n  - {turn}\n")
-    assert told.startswith("5: ")
-    assert says in told
-
-
-@pytest.mark.parametrize(("expectation", "says"), EXPECTATION)
-def test_a_mistake_in_an_expectation(tmp_path: Path, expectation: str, says: str) -> None:
-    told = refused(tmp_path, f"name: x\nturns:\n  - user: hi\n    expect:\n      - {expectation}\n")
-    assert told.startswith("5: ")
-    assert says in told
-
-
-def test_two_scenarios_of_one_name_are_told_at_the_second(tmp_path: Path) -> None:
-    entry = "  - name: a\n    turns: [{ user: hi }]\n"
-    assert refused(tmp_path, f"name: x\nscenarios:\n{entry}{entry}") == "5: there are two scenarios called 'x/a'"
-
-
-def test_a_mistake_in_what_the_file_says_for_all_is_told_there(tmp_path: Path) -> None:
-    told = refused(tmp_path, "name: x\nhang_up: later\nscenarios: [{ name: a, turns: [{ user: hi }] }]\n")
-    assert told.startswith("2: hang_up must be true or false")
+    assert says in refused(lambda: load(folder, text), f"{folder}/file.yaml:{line}: ")
 
 
 def test_keys_of_simulations_do_not_concern_scripts(tmp_path: Path) -> None:

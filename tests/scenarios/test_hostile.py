@@ -1,12 +1,9 @@
 """Files written to do harm, or by nobody at all: one error or a load, soon, and never anything else."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,10 +13,10 @@ from runner.scenarios.evals import load_file
 from runner.scenarios.model import Scenario
 from runner.settings import Settings
 from tests.examples import examples
+from tests.scenarios.conftest import CORPUS
 
 pytestmark = pytest.mark.timeout(60)
 
-CORPUS = Path(__file__).parent / "corpus"
 FILES = {str(path): path.read_bytes() for path in sorted(CORPUS.rglob("*.yaml")) if "shared" not in path.parts}
 FUZZ = settings(max_examples=examples(80), deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -227,15 +224,6 @@ def test_a_file_without_end_is_read_to_the_limit() -> None:
         load_file(Path("/dev/zero"), Settings())
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("files") / "corpus"
-    shutil.copytree(CORPUS, folder)
-    for name in ("hello.wav", "shared/france.wav", "shared/germany.wav"):
-        soundfile.write(folder / name, np.zeros(80, dtype=np.float32), 8_000)
-    return folder
-
-
 @FUZZ
 @given(content=st.binary(max_size=300))
 def test_any_bytes(corpus: Path, content: bytes) -> None:
@@ -254,53 +242,15 @@ def test_any_value(corpus: Path, value: str, form: str) -> None:
     load(corpus, turns(form.format(value)).encode(errors="replace"))
 
 
+WORDS = (
+    rb"- : &a *a <<: !include !!int !!set !!bool !!timestamp null ~ .nan -1 1e999 0x yes 2026-01-31 .. user turns "
+    rb"scenarios expect event response args calls"
+)
 FRAGMENTS = st.sampled_from(
     [
-        *(
-            b"\n",
-            b" ",
-            b"  ",
-            b"\t",
-            b":",
-            b": ",
-            b"- ",
-            b"[",
-            b"]",
-            b"{",
-            b"}",
-            b"&a ",
-            b"*a",
-            b"<<: ",
-            b"!include ",
-        ),
-        *(b"!!int ", b"!!set ", b"!!bool ", b"!!timestamp ", b"null", b"~", b".nan", b"-1", b"1e999", b"0x", b"yes"),
-        *(
-            b"2026-01-31",
-            b"'",
-            b'"',
-            b"|",
-            b">",
-            b"#",
-            b"%",
-            b"\x00",
-            b"\xff",
-            b"\x1b",
-            b"---\n",
-            b"..",
-            b"/",
-            b"user",
-        ),
-        *(
-            b"turns",
-            b"scenarios",
-            b"persona: p\n",
-            b"expect",
-            b"event",
-            b"response",
-            b"image: x\n",
-            b"args",
-            b"calls",
-        ),
+        *(bytes([sign]) for sign in b"\n \t:[]{}'\"|>#%\x00\xff\x1b/"),
+        *(word + end for word in WORDS.split() for end in (b"", b" ")),
+        *(b"  ", b"---\n", b"persona: p\n", b"image: x\n"),
     ]
 )
 

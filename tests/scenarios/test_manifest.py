@@ -13,6 +13,7 @@ from runner.scenarios.manifest import load_suite_or_manifest
 from runner.scenarios.suites import Suite
 from runner.scenarios.targets import AgentByCommand
 from runner.settings import Settings
+from tests.scenarios.conftest import refused
 
 LISTEN = "turns: [{ expect: [{ event: response }] }]"
 MANIFEST = """\
@@ -78,20 +79,16 @@ def test_the_runs_are_pipecats_in_pipecats_order(folder: Path) -> None:
 
 
 def test_each_bot_is_spawned_as_the_manifest_says(folder: Path) -> None:
-    agents = {run.scenario.name: run.agent for run in load(folder, repeat=1).runs}
+    def spawned(bot: str, folder: Path | None = None) -> AgentByCommand:
+        return AgentByCommand(("python3", bot, "-t", "webrtc", "--port", "{port}"), folder=folder)
+
     voice, eyes = str(folder / "bots" / "voice.py"), str(folder / "bots" / "sub dir" / "eyes.py")
-    assert agents == {
-        "voice.py/greeting": AgentByCommand(("python3", voice, "-t", "webrtc", "--port", "{port}")),
-        "voice.py/other/a": AgentByCommand(("python3", voice, "-t", "webrtc", "--port", "{port}")),
-        "small/near": AgentByCommand(("python3", voice, "-t", "webrtc", "--port", "{port}")),
-        "sub dir/eyes.py/greeting": AgentByCommand(
-            ("python3", eyes, "-t", "webrtc", "--port", "{port}"), folder=folder / "bodies"
-        ),
+    assert {run.scenario.name: (run.agent, run.data) for run in load(folder, repeat=1).runs} == {
+        "voice.py/greeting": (spawned(voice), None),
+        "voice.py/other/a": (spawned(voice), None),
+        "small/near": (spawned(voice), {"model": "small"}),
+        "sub dir/eyes.py/greeting": (spawned(eyes, folder / "bodies"), {"image": "cat.png"}),
     }
-    bodies = {run.scenario.name: run.data for run in load(folder, repeat=1).runs}
-    assert bodies["small/near"] == {"model": "small"}
-    assert bodies["sub dir/eyes.py/greeting"] == {"image": "cat.png"}
-    assert bodies["voice.py/greeting"] is None
 
 
 def test_what_has_no_effect_is_told(folder: Path) -> None:
@@ -146,10 +143,8 @@ def test_a_suite_file_is_still_one(folder: Path) -> None:
 def test_a_mistake_is_told_with_its_line(folder: Path, old: str, new: str, line: int, says: str) -> None:
     text = MANIFEST.replace("[near.yaml]", "[greeting]") if "name: small" in old else MANIFEST
     assert old in text
-    with pytest.raises(UsageError) as error:
-        load(folder, text.replace(old, new, 1))
-    assert str(error.value).startswith(f"{folder / 'release.yaml'}:{line}: ")
-    assert says in str(error.value)
+    place = f"{folder / 'release.yaml'}:{line}: "
+    assert says in refused(lambda: load(folder, text.replace(old, new, 1)), place)
 
 
 @pytest.mark.parametrize("text", ["suite: []\n", "suite:\n  - { bot: bots/voice.py, scenarios: [] }\n"])

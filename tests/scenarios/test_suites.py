@@ -10,8 +10,16 @@ from runner.errors import UsageError
 from runner.rooms.urls import RoomKind
 from runner.scenarios.evals import load_file
 from runner.scenarios.suites import MAX_RUNS, Suite, load_suite
-from runner.scenarios.targets import AgentAtUrl, AgentByCommand, AgentToStart
+from runner.scenarios.targets import (
+    AgentAtUrl,
+    AgentByCommand,
+    AgentInRooms,
+    AgentOnPipecatCloud,
+    AgentToStart,
+    FixedRoom,
+)
 from runner.settings import RoomSettings, Settings
+from tests.scenarios.conftest import refused
 
 BOOKING = """\
 name: booking
@@ -28,6 +36,16 @@ turns: [{ user: "Hello.", expect: [{ event: response }] }]
 COMMAND = 'agent: { command: ["{python}", bot.py, --port, "{port}"] }\n'
 
 
+A, B = "https://acme.daily.co/a", "https://acme.daily.co/b"
+
+
+@pytest.fixture(autouse=True)
+def variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PUBLIC", "PRIVATE", "ROOM_A"):
+        monkeypatch.setenv(name, f"s3cr3t-{name}")
+    monkeypatch.delenv("ABSENT", raising=False)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "booking.yaml").write_text(BOOKING)
@@ -42,7 +60,7 @@ def load(folder: Path, text: str, settings: Settings | None = None, **options: A
 
 
 def suite(agent: str = COMMAND, scenarios: str = "scenarios: [hello.yaml]\n", more: str = "") -> str:
-    return f"name: night\n{agent}{more}{scenarios}"
+    return f"name: night\n{agent.rstrip()}\n{more}{scenarios}"
 
 
 def titles(loaded: Suite) -> list[str]:
@@ -129,20 +147,15 @@ def test_what_can_t_be_played_of_a_whole_file_is_skipped(folder: Path) -> None:
 def test_a_suite_that_asks_for_nothing_else_is_a_mistake(folder: Path, entry: str, says: str) -> None:
     (folder / "mixed.yaml").write_text(MIXED)
     (folder / "only.yaml").write_text("name: only\npersona: A caller.\n")
-    with pytest.raises(UsageError) as caught:
-        load(folder, suite(scenarios=f"scenarios:\n  - {entry}\n"))
-    told = str(caught.value)
-    assert told.startswith(f"{folder / 'suite.yaml'}:4: ")
-    assert says in told
+    assert says in refused(
+        lambda: load(folder, suite(scenarios=f"scenarios:\n  - {entry}\n")), f"{folder / 'suite.yaml'}:4: "
+    )
 
 
 def test_a_suite_that_is_taken_for_a_scenario_file_is_told_apart(folder: Path) -> None:
     load(folder, suite())
-    with pytest.raises(UsageError) as caught:
-        load_file(folder / "suite.yaml", Settings())
-    assert str(caught.value) == (
-        f"{folder / 'suite.yaml'}:1: this is a suite, and no scenario file: run it with scenario-runner run"
-    )
+    told = refused(lambda: load_file(folder / "suite.yaml", Settings()), f"{folder / 'suite.yaml'}:1: ")
+    assert told == "this is a suite, and no scenario file: run it with scenario-runner run"
 
 
 def test_repeats_are_numbered_and_an_entry_may_have_its_own(folder: Path) -> None:
@@ -212,6 +225,46 @@ def test_a_session_can_be_started_at_an_address(folder: Path) -> None:
     assert load(folder, suite(agent)).agent == AgentToStart("https://bots.example.com/start", None)
 
 
+def test_an_agent_on_pipecat_cloud_is_named(folder: Path) -> None:
+    loaded = load(
+        folder,
+        suite("agent: { pipecat_cloud: luigi, token: env:PUBLIC, private_key: env:PRIVATE, data: { a: 1 } }\n"),
+    )
+    assert loaded.agent == AgentOnPipecatCloud("luigi", RoomKind.DAILY, SecretStr("s3cr3t-PRIVATE"))
+    assert loaded.token == SecretStr("s3cr3t-PUBLIC")
+    assert loaded.runs[0].data == {"a": 1}
+    assert loaded.most_at_once > 1
+    assert "s3cr3t" not in repr(loaded)
+
+
+def test_pipecat_cloud_may_be_asked_for_webrtc(folder: Path) -> None:
+    loaded = load(
+        folder,
+        suite("agent: { pipecat_cloud: luigi, transport: webrtc, publish: { type: x } }\n", more="concurrency: 3\n"),
+    )
+    assert loaded.agent == AgentOnPipecatCloud("luigi", RoomKind.SMALLWEBRTC)
+
+
+def rooms(*lines: str) -> str:
+    return "agent:\n  rooms:\n" + "".join(f"    - {line}\n" for line in lines)
+
+
+def test_there_are_as_many_runs_at_a_time_as_rooms(folder: Path) -> None:
+    agent = rooms(f"{{ url: '{A}', token: env:ROOM_A }}", f"{{ url: '{B}' }}") + "  token: env:PUBLIC\n"
+    loaded = load(folder, suite(agent, more="concurrency: 2\n"))
+    assert loaded.agent == AgentInRooms((FixedRoom(A, SecretStr("s3cr3t-ROOM_A")), FixedRoom(B)))
+    assert (loaded.concurrency, loaded.most_at_once) == (2, 2)
+    assert load(folder, suite(agent, more="concurrency: auto\n")).most_at_once == 2
+    with pytest.raises(UsageError, match=r"suite\.yaml:4: rooms: 2 rooms hold 2 calls at a time, not 3; list more"):
+        load(folder, suite(agent), concurrency=3)
+
+
+def test_one_daily_room_holds_one_call_at_a_time(folder: Path) -> None:
+    assert load(folder, suite(f"agent:\n  url: {A}\n")).most_at_once == 1
+    with pytest.raises(UsageError, match=r"suite\.yaml:3: url: one Daily room holds one call at a time, not 2"):
+        load(folder, suite(f"agent:\n  url: {A}\n", more="concurrency: 2\n"))
+
+
 def test_the_environment_of_a_command_is_text_as_it_is_written(folder: Path) -> None:
     agent = 'agent: { command: [bot], env: { PORT: "{port}", GREET: 0, RATE: 1.50, "ON": true, EMPTY: "" } }\n'
     loaded = load(folder, suite(agent))
@@ -234,81 +287,84 @@ def test_the_token_comes_from_the_environment_and_shows_nowhere(
 
 
 def test_a_token_in_the_file_is_refused_without_being_quoted(folder: Path) -> None:
-    with pytest.raises(UsageError) as caught:
-        load(folder, suite("agent:\n  url: http://localhost:7860\n  token: s3cr3t-t0ken\n"))
-    assert "suite.yaml:4" in str(caught.value)
-    assert "s3cr3t" not in str(caught.value)
+    agent = "agent:\n  url: http://localhost:7860\n  token: s3cr3t-t0ken\n"
+    assert "s3cr3t" not in refused(lambda: load(folder, suite(agent)), f"{folder / 'suite.yaml'}:4: ")
 
 
-@pytest.mark.parametrize(
-    ("agent", "line", "says"),
-    [
-        ("agent: {}\n", 2, "one of url, rooms, start_url, pipecat_cloud and command"),
-        ("agent:\n  url: http://a\n  command: [x, '{port}']\n", 4, "and only one"),
-        ("agent:\n  ulr: http://a\n", 3, "unknown key 'ulr' in agent; did you mean 'url'"),
-        ("agent: [x]\n", 2, "agent must be a mapping"),
-        ("agent:\n  url: localhost:7860\n", 3, "must begin with http:// or https://"),
-        ("agent:\n  url: http://u:p@localhost\n", 3, "user name or password"),
-        ("agent:\n  url: http://localhost/nowhere\n", 3, "is not a room"),
-        ("agent:\n  start_url: http://localhost\n", 3, "has no path"),
-        ("agent:\n  start_url: ftp://localhost/start\n", 3, "start URL: must begin with"),
-        ("agent:\n  start_url: http://a/start\n  transport: carrier\n", 4, "webrtc or daily, not 'carrier'"),
-        ("agent:\n  url: http://a\n  transport: daily\n", 4, "transport belongs to start_url"),
-        ("agent:\n  url: http://a\n  env: { A: b }\n", 4, "env belongs to command"),
-        ("agent:\n  command: [bot]\n", 3, "must hold {port}"),
-        ("agent:\n  command: []\n", 3, "a program"),
-        ("agent:\n  command: bot --port {port}\n", 3, "command must be a list"),
-        ("agent:\n  command: [bot, '{port}']\n  env: [A]\n", 4, "env must be a mapping"),
-        ("agent:\n  command: [bot, '{port}']\n  env:\n    A: [b]\n", 5, "A must be a text"),
-        ("agent:\n  command: [bot, '{port}']\n  env:\n    ON: 1\n", 5, "True is no name of a variable"),
-        ("agent:\n  command: [bot, '{port}']\n  env:\n    A=B: 1\n", 5, "no name of a variable"),
-        ("agent:\n  url: http://a\n  token: env:NO_SUCH_VARIABLE_4711\n", 4, "NO_SUCH_VARIABLE_4711 is not set"),
-        ("agent:\n  url: http://a\n  data: [1]\n", 4, "data must be a mapping"),
-        ("agent:\n  url: http://a\n  data: { a: .nan }\n", 4, "data must be plain JSON"),
-        ("agent:\n  url: http://a\n  publish: { no: type }\n", 4, '"type"'),
-        ("agent:\n  url: http://a\n  publish: hello\n", 4, '"type"'),
-        ("agent:\n  url: https://a.daily.co/b\n  data: { a: 1 }\n", 4, "use start_url, or publish"),
-    ],
-)
-def test_a_mistake_in_the_agent_is_told_with_its_line(folder: Path, agent: str, line: int, says: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        load(folder, suite(agent))
-    assert str(caught.value).startswith(f"{folder / 'suite.yaml'}:{line}: ")
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
+AGENTS: list[tuple[str, int, str]] = [
+    ("agent: {}\n", 2, "one of url, rooms, start_url, pipecat_cloud and command"),
+    ("agent:\n  url: http://a\n  command: [x, '{port}']\n", 4, "and only one"),
+    ("agent:\n  ulr: http://a\n", 3, "unknown key 'ulr' in agent; did you mean 'url'"),
+    ("agent: [x]\n", 2, "agent must be a mapping"),
+    ("agent:\n  url: localhost:7860\n", 3, "must begin with http:// or https://"),
+    ("agent:\n  url: http://u:p@localhost\n", 3, "user name or password"),
+    ("agent:\n  url: http://localhost/nowhere\n", 3, "is not a room"),
+    ("agent:\n  start_url: http://localhost\n", 3, "has no path"),
+    ("agent:\n  start_url: ftp://localhost/start\n", 3, "start URL: must begin with"),
+    ("agent:\n  start_url: http://a/start\n  transport: carrier\n", 4, "webrtc or daily, not 'carrier'"),
+    ("agent:\n  url: http://a\n  transport: daily\n", 4, "transport belongs to start_url"),
+    ("agent:\n  url: http://a\n  env: { A: b }\n", 4, "env belongs to command"),
+    ("agent:\n  command: [bot]\n", 3, "must hold {port}"),
+    ("agent:\n  command: []\n", 3, "a program"),
+    ("agent:\n  command: bot --port {port}\n", 3, "command must be a list"),
+    ("agent:\n  command: [bot, '{port}']\n  env: [A]\n", 4, "env must be a mapping"),
+    ("agent:\n  command: [bot, '{port}']\n  env:\n    A: [b]\n", 5, "A must be a text"),
+    ("agent:\n  command: [bot, '{port}']\n  env:\n    ON: 1\n", 5, "True is no name of a variable"),
+    ("agent:\n  command: [bot, '{port}']\n  env:\n    A=B: 1\n", 5, "no name of a variable"),
+    ("agent:\n  url: http://a\n  token: env:NO_SUCH_VARIABLE_4711\n", 4, "NO_SUCH_VARIABLE_4711 is not set"),
+    ("agent:\n  url: http://a\n  data: [1]\n", 4, "data must be a mapping"),
+    ("agent:\n  url: http://a\n  data: { a: .nan }\n", 4, "data must be plain JSON"),
+    ("agent:\n  url: http://a\n  publish: { no: type }\n", 4, '"type"'),
+    ("agent:\n  url: http://a\n  publish: hello\n", 4, '"type"'),
+    ("agent:\n  pipecat_cloud: a/b", 3, "must be the agent's name there"),
+    ("agent:\n  pipecat_cloud: luigi\n  url: http://a", 3, "and only one"),
+    ("agent:\n  pipecat_cloud: luigi\n  private_key: pk_planted", 4, "private_key must be env:NAME"),
+    ("agent:\n  pipecat_cloud: luigi\n  private_key: env:ABSENT", 4, "variable ABSENT is not set"),
+    ("agent:\n  pipecat_cloud: luigi\n  env: { A: b }", 4, "env belongs to command, not to pipecat_cloud"),
+    ("agent:\n  pipecat_cloud: luigi\n  transport: carrier", 4, "webrtc or daily"),
+    ("agent:\n  pipecat_cloud: luigi\n  publish: null\n  data: [1]", 5, "data must be a mapping"),
+    ("agent:\n  url: http://a\n  private_key: env:PRIVATE", 4, "private_key belongs to pipecat_cloud, not to url"),
+    ("agent:\n  rooms: []", 3, "rooms must hold at least one"),
+    ("agent:\n  rooms: https://acme.daily.co/a", 3, "rooms must be a list"),
+    (rooms(A), 4, "must be a mapping"),
+    (rooms("{ token: env:ROOM_A }"), 4, "needs 'url'"),
+    (rooms(f"{{ url: '{A}', token: planted }}"), 4, "token must be env:NAME"),
+    (rooms(f"{{ url: '{A}' }}", f"{{ url: '{A}/' }}"), 5, "stands in the list already"),
+    (rooms("{ url: 'http://a/nowhere' }"), 4, "is not a room"),
+    (rooms(f"{{ url: '{A}' }}") + "  data: { a: 1 }", 5, "a Daily room is there already"),
+    (rooms(f"{{ url: '{A}' }}", "{ url: 'http://a/api/offer' }") + "  publish: hello", 6, '"type"'),
+    ("agent:\n  url: https://a.daily.co/b\n  data: { a: 1 }\n", 4, "use start_url, or publish"),
+]
+SUITES: list[tuple[str, int, str]] = [
+    ("name: x\n", 1, "needs 'agent'"),
+    (suite(scenarios=""), 1, "needs 'scenarios'"),
+    (suite(scenarios="scenarios: []\n"), 3, "at least one"),
+    (suite(scenarios="scenarios:\n  - helo.yaml\n"), 4, "there is no scenario file"),
+    (suite(scenarios="scenarios:\n  - " + "x" * 300 + ".yaml\n"), 4, "there is no scenario file"),
+    (suite(scenarios="scenarios:\n  - .\n"), 4, "there is no scenario file"),
+    (suite(scenarios="scenarios:\n  - booking.yaml:six\n"), 4, "no scenario called 'six'"),
+    (suite(scenarios="scenarios:\n  - scenario: hello.yaml\n    repaet: 2\n"), 5, "did you mean 'repeat'"),
+    (suite(scenarios="scenarios:\n  - repeat: 2\n"), 4, "needs 'scenario'"),
+    (suite(scenarios="scenarios:\n  - scenario: hello.yaml\n    publish: 1\n"), 5, '"type"'),
+    (suite(scenarios="scenarios:\n  - [hello.yaml]\n"), 4, "must be a text"),
+    (suite(more="repeat: 0\n"), 3, "repeat must be from 1 to"),
+    (suite(more="repeat: often\n"), 3, "repeat must be a whole number"),
+    (suite(more="concurrency: many\n"), 3, "concurrency must be a whole number, or auto"),
+    (suite(more="retry_inconclusive: 6\n"), 3, "retry_inconclusive must be from 0 to 5, not 6"),
+    (suite(more="concurrency: 65\n"), 3, "concurrency must be from 1 to 64"),
+    (suite(more="concurency: 2\n"), 3, "did you mean 'concurrency'"),
+    (suite(scenarios="scenarios: hello.yaml\n"), 3, "scenarios must be a list"),
+    ("- x\n", 1, "must be a mapping"),
+    ("name: [\n", 2, "not valid YAML"),
+    ("", 1, "empty"),
+]
 
 
-@pytest.mark.parametrize(
-    ("text", "line", "says"),
-    [
-        ("name: x\n", 1, "needs 'agent'"),
-        (suite(scenarios=""), 1, "needs 'scenarios'"),
-        (suite(scenarios="scenarios: []\n"), 3, "at least one"),
-        (suite(scenarios="scenarios:\n  - helo.yaml\n"), 4, "there is no scenario file"),
-        (suite(scenarios="scenarios:\n  - " + "x" * 300 + ".yaml\n"), 4, "there is no scenario file"),
-        (suite(scenarios="scenarios:\n  - .\n"), 4, "there is no scenario file"),
-        (suite(scenarios="scenarios:\n  - booking.yaml:six\n"), 4, "no scenario called 'six'"),
-        (suite(scenarios="scenarios:\n  - scenario: hello.yaml\n    repaet: 2\n"), 5, "did you mean 'repeat'"),
-        (suite(scenarios="scenarios:\n  - repeat: 2\n"), 4, "needs 'scenario'"),
-        (suite(scenarios="scenarios:\n  - scenario: hello.yaml\n    publish: 1\n"), 5, '"type"'),
-        (suite(scenarios="scenarios:\n  - [hello.yaml]\n"), 4, "must be a text"),
-        (suite(more="repeat: 0\n"), 3, "repeat must be from 1 to"),
-        (suite(more="repeat: often\n"), 3, "repeat must be a whole number"),
-        (suite(more="concurrency: many\n"), 3, "concurrency must be a whole number, or auto"),
-        (suite(more="retry_inconclusive: 6\n"), 3, "retry_inconclusive must be from 0 to 5, not 6"),
-        (suite(more="concurrency: 65\n"), 3, "concurrency must be from 1 to 64"),
-        (suite(more="concurency: 2\n"), 3, "did you mean 'concurrency'"),
-        (suite(scenarios="scenarios: hello.yaml\n"), 3, "scenarios must be a list"),
-        ("- x\n", 1, "must be a mapping"),
-        ("name: [\n", 2, "not valid YAML"),
-        ("", 1, "empty"),
-    ],
-)
-def test_a_mistake_in_the_suite_is_told_with_its_line(folder: Path, text: str, line: int, says: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        load(folder, text)
-    assert str(caught.value).startswith(f"{folder / 'suite.yaml'}:{line}: ")
-    assert says in str(caught.value)
+@pytest.mark.parametrize(("text", "line", "says"), [*((suite(a), line, says) for a, line, says in AGENTS), *SUITES])
+def test_a_mistake_is_told_with_its_line(folder: Path, text: str, line: int, says: str) -> None:
+    told = refused(lambda: load(folder, text), f"{folder / 'suite.yaml'}:{line}: ")
+    assert says in told
+    assert "planted" not in told
 
 
 def test_a_mistake_in_a_scenario_file_has_its_own_line(folder: Path) -> None:

@@ -45,16 +45,10 @@ SOFT_DB, SOFT_MS = 10.0, 250
 
 @dataclass(frozen=True)
 class MeasuredSpeech:
-    """A stretch of the agent's speech.
+    """A stretch of the agent's speech, from its first audible sample to its last, in nanoseconds of the recording.
 
-    Attributes:
-        onset_ns: Its first audible sample, as a time in the recording.
-        end_ns: Its last.
-        onset_uncertainty_ms: The onset lies within so much of it, in 95 of 100 cases.
-        end_uncertainty_ms: The same of the end.
-        level_dbfs: Level of the speech.
-        bed_dbfs: Level of what lies under it.
-        too_loud: Whether the background is too loud to tell speech from it here.
+    The edges lie within their uncertainty in 95 of 100 cases. ``bed_dbfs`` is the level of what lies under it, and
+    ``too_loud`` whether that is too loud to tell speech from it.
     """
 
     onset_ns: int
@@ -75,7 +69,6 @@ class Measured:
         bed_dbfs: Level of the background, over the whole call.
         agent_dbfs: Level of the agent's speech; None where there is none.
         too_loud: Whether the background was too loud to tell speech from it in most of the call.
-        method: Version of the method.
     """
 
     speeches: tuple[MeasuredSpeech, ...]

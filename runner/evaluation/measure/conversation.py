@@ -23,17 +23,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Turn:
-    """A line of the caller, and what the agent answered to it.
+    """A line of the caller, and what the agent answered to it before the caller's next one.
 
-    Attributes:
-        caller_start_s: Where the line begins.
-        caller_end_s: Where it ends.
-        agent_start_s: Where the agent's answer begins; None where there is none before the caller's next line.
-        agent_end_s: Where it ends; None also where the recording breaks off in it.
-        response_latency_ms: From the end of the line to the answer; None where the agent talked over the line.
-        uncertainty_ms: The latency lies within so much of it, in 95 of 100 cases.
-        interrupted: Whether the agent began to speak before the caller had finished.
-        too_loud: Whether the background is too loud to tell the agent's speech from it here.
+    There is no end of an answer in which the recording breaks off, and no latency where the agent ``interrupted``:
+    began to speak before the caller had finished. The latency lies within its uncertainty in 95 of 100 cases.
     """
 
     caller_start_s: float
@@ -48,14 +41,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class BargeIn:
-    """A line of the caller that began while the agent spoke.
+    """A line of the caller that began while the agent spoke, and how long the agent took to stop.
 
-    Attributes:
-        caller_start_s: Where the line begins.
-        agent_end_s: Where the agent's speech that was under way ends; None where the recording breaks off in it.
-        stop_time_ms: From one to the other.
-        uncertainty_ms: The stop time lies within so much of it, in 95 of 100 cases.
-        too_loud: Whether the background is too loud to tell the agent's speech from it here.
+    There is no end of speech in which the recording breaks off. The time lies within its uncertainty in 95 of 100
+    cases.
     """
 
     caller_start_s: float

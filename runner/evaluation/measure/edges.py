@@ -214,7 +214,6 @@ class Mixture:
         return mixture
 
     def log_likelihood(self, data: Bands) -> NDArray[np.float64]:
-        """Return it for each row."""
         return np.logaddexp.reduce(self._joint(data), axis=1)
 
     def _joint(self, data: Bands) -> NDArray[np.float64]:

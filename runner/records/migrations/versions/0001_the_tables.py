@@ -12,17 +12,18 @@ _JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 _TIME = sa.DateTime(timezone=True)
 
 
+def _make(name: str, *columns: sa.schema.SchemaItem) -> None:
+    made = sa.Column("id", _ID, primary_key=True), sa.Column("created_at", _TIME, nullable=False)
+    op.create_table(name, *made, *columns, sqlite_autoincrement=True)
+
+
 def upgrade() -> None:
-    op.create_table(
+    _make(
         "projects",
-        sa.Column("id", _ID, primary_key=True),
         sa.Column("name", sa.String(200), nullable=False),
-        sa.Column("created_at", _TIME, nullable=False),
-        sqlite_autoincrement=True,
     )
-    op.create_table(
+    _make(
         "agents",
-        sa.Column("id", _ID, primary_key=True),
         sa.Column("project_id", _ID, sa.ForeignKey("projects.id"), nullable=False, index=True),
         sa.Column("name", sa.String(200), nullable=False),
         sa.Column("description", sa.Text(), nullable=False),
@@ -32,37 +33,28 @@ def upgrade() -> None:
         sa.Column("provider", _JSON, nullable=False),
         sa.Column("credentials", sa.LargeBinary()),
         sa.Column("session", _JSON, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False),
         sa.Column("updated_at", _TIME, nullable=False),
-        sqlite_autoincrement=True,
     )
-    op.create_table(
+    _make(
         "api_keys",
-        sa.Column("id", _ID, primary_key=True),
         sa.Column("kind", sa.String(20), nullable=False),
         sa.Column("project_id", _ID, sa.ForeignKey("projects.id")),
         sa.Column("name", sa.String(200), nullable=False),
         sa.Column("prefix", sa.String(20), nullable=False),
         sa.Column("digest", sa.String(64), nullable=False, unique=True),
-        sa.Column("created_at", _TIME, nullable=False),
         sa.Column("revoked_at", _TIME),
         sa.Column("last_used_at", _TIME),
-        sqlite_autoincrement=True,
     )
-    op.create_table(
+    _make(
         "personalities",
-        sa.Column("id", _ID, primary_key=True),
         sa.Column("project_id", _ID, sa.ForeignKey("projects.id"), index=True),
         sa.Column("name", sa.String(200), nullable=False),
         sa.Column("language", sa.String(20), nullable=False),
         sa.Column("data", _JSON, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False),
         sa.Column("updated_at", _TIME, nullable=False),
-        sqlite_autoincrement=True,
     )
-    op.create_table(
+    _make(
         "cron_jobs",
-        sa.Column("id", _ID, primary_key=True),
         sa.Column("project_id", _ID, sa.ForeignKey("projects.id"), nullable=False, index=True),
         sa.Column("agent_id", _ID, sa.ForeignKey("agents.id", ondelete="CASCADE"), index=True),
         sa.Column("name", sa.String(200), nullable=False),
@@ -71,13 +63,10 @@ def upgrade() -> None:
         sa.Column("scenario_ids", _JSON, nullable=False),
         sa.Column("is_active", sa.Boolean(), nullable=False),
         sa.Column("data", _JSON, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False),
         sa.Column("updated_at", _TIME, nullable=False),
-        sqlite_autoincrement=True,
     )
-    op.create_table(
+    _make(
         "results",
-        sa.Column("id", _ID, primary_key=True),
         sa.Column("project_id", _ID, sa.ForeignKey("projects.id"), nullable=False, index=True),
         sa.Column("agent_id", _ID, sa.ForeignKey("agents.id", ondelete="SET NULL"), index=True),
         sa.Column("agent_name", sa.String(200), nullable=False),
@@ -90,26 +79,20 @@ def upgrade() -> None:
         sa.Column("concurrency_limit", sa.Integer()),
         sa.Column("idempotency_key", sa.String(200)),
         sa.Column("launch_digest", sa.String(64)),
-        sa.Column("created_at", _TIME, nullable=False),
         sa.Column("updated_at", _TIME, nullable=False),
         sa.UniqueConstraint("project_id", "idempotency_key", name="uq_results_idempotency"),
-        sqlite_autoincrement=True,
     )
     op.create_index("ix_results_digest", "results", ["project_id", "launch_digest", "created_at"])
-    op.create_table(
+    _make(
         "test_profiles",
-        sa.Column("id", _ID, primary_key=True),
         sa.Column("project_id", _ID, sa.ForeignKey("projects.id"), nullable=False, index=True),
         sa.Column("agent_id", _ID, sa.ForeignKey("agents.id", ondelete="SET NULL")),
         sa.Column("name", sa.String(200), nullable=False),
         sa.Column("information", _JSON, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False),
         sa.Column("updated_at", _TIME, nullable=False),
-        sqlite_autoincrement=True,
     )
-    op.create_table(
+    _make(
         "scenarios",
-        sa.Column("id", _ID, primary_key=True),
         sa.Column("project_id", _ID, sa.ForeignKey("projects.id"), nullable=False, index=True),
         sa.Column("agent_id", _ID, sa.ForeignKey("agents.id", ondelete="SET NULL"), index=True),
         sa.Column("personality_id", _ID, sa.ForeignKey("personalities.id", ondelete="SET NULL")),
@@ -120,22 +103,16 @@ def upgrade() -> None:
         sa.Column("folder_path", sa.String(400)),
         sa.Column("pipecat_eval", sa.Text()),
         sa.Column("data", _JSON, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False),
         sa.Column("updated_at", _TIME, nullable=False),
-        sqlite_autoincrement=True,
     )
-    op.create_table(
+    _make(
         "share_links",
-        sa.Column("id", _ID, primary_key=True),
         sa.Column("result_id", _ID, sa.ForeignKey("results.id", ondelete="CASCADE"), nullable=False, index=True),
         sa.Column("digest", sa.String(64), nullable=False, unique=True),
-        sa.Column("created_at", _TIME, nullable=False),
         sa.Column("expires_at", _TIME),
-        sqlite_autoincrement=True,
     )
-    op.create_table(
+    _make(
         "runs",
-        sa.Column("id", _ID, primary_key=True),
         sa.Column("result_id", _ID, sa.ForeignKey("results.id", ondelete="CASCADE"), nullable=False),
         sa.Column("project_id", _ID, sa.ForeignKey("projects.id"), nullable=False, index=True),
         sa.Column("agent_id", _ID, sa.ForeignKey("agents.id", ondelete="SET NULL")),
@@ -159,11 +136,9 @@ def upgrade() -> None:
         sa.Column("outcome", _JSON),
         sa.Column("artefacts", _JSON, nullable=False),
         sa.Column("trace", _JSON),
-        sa.Column("created_at", _TIME, nullable=False),
         sa.Column("started_at", _TIME),
         sa.Column("joined_at", _TIME),
         sa.Column("ended_at", _TIME, index=True),
         sa.Column("updated_at", _TIME, nullable=False),
-        sqlite_autoincrement=True,
     )
     op.create_index("ix_runs_result_status", "runs", ["result_id", "status"])
