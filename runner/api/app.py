@@ -47,11 +47,7 @@ _VERSION = importlib.metadata.version("pipecat-scenario-runner")
 
 
 def create_app(services: Services) -> FastAPI:
-    """Return the API.
-
-    Args:
-        services: What the routes work with. They are neither started nor closed here.
-    """
+    """Return the API."""
     app = FastAPI(
         title=_TITLE,
         summary=_SUMMARY,

@@ -33,14 +33,7 @@ _NAME_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Configured:
-    """A schedule of the file.
-
-    Attributes:
-        project_id: The project that it is of.
-        name: What it is called; no other of the project is called so.
-        body: What it says.
-        written: Where it says what.
-    """
+    """A schedule of the file."""
 
     project_id: int
     name: str

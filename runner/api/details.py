@@ -93,13 +93,7 @@ class _Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class _Detail:
-    """A result as it is shown, but for its runs.
-
-    Attributes:
-        state: What differs whenever anything that is shown does.
-        opening: Its JSON, up to where the runs follow.
-        marks: The runs that are to be shown.
-    """
+    """A result as it is shown, but for its runs; its state differs whenever anything that is shown does."""
 
     state: Hashable
     opening: bytes
@@ -112,13 +106,7 @@ class _Detail:
 
 
 class _ShownRun(NamedTuple):
-    """A run as its result shows it.
-
-    Attributes:
-        mark: As of when.
-        contribution: What it adds to the result's figures.
-        text: The run as a member of a JSON object, by its id.
-    """
+    """A run as its result shows it."""
 
     mark: Mark
     contribution: Contribution

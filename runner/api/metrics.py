@@ -24,56 +24,32 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        of_route = ("route", "method")
         self._requests = Counter(
-            "scenario_runner_requests",
-            "Requests answered.",
-            ("route", "method", "status"),
-            registry=self.registry,
+            "scenario_runner_requests", "Requests answered.", (*of_route, "status"), registry=self.registry
         )
-        self._seconds = Histogram(
-            "scenario_runner_request_seconds",
-            "How long requests took to answer.",
-            ("route", "method"),
-            buckets=_BUCKETS_S,
-            registry=self.registry,
-        )
+        self._seconds = self._histogram("request_seconds", "How long requests took to answer.", _BUCKETS_S, *of_route)
         self._labelled: list[Gauge] = []
-        self._runs = self._gauge("runs", "Runs in the record.", "status")
-        self._readable = self._gauge(
-            "record_readable", "Whether the record could be read for the figures beside this."
-        )
-        self._waiting = self._gauge(
-            "runs_waiting", "Runs that wait: those due could begin, the others are delayed.", "due"
-        )
-        self._oldest_s = self._gauge(
+        gauge, of_worker = self._gauge, "worker"
+        self._runs = gauge("runs", "Runs in the record.", "status")
+        self._readable = gauge("record_readable", "Whether the record could be read for the figures beside this.")
+        self._waiting = gauge("runs_waiting", "Runs that wait: those due could begin, the others are delayed.", "due")
+        self._oldest_s = gauge(
             "oldest_waiting_seconds", "How long the run could have begun that waits longest; 0 where none waits."
         )
-        self._workers = self._gauge("workers", "Workers, those that went within the last hour included.", "state")
-        self._calls = self._gauge("worker_calls", "Calls that a worker makes now.", "worker")
-        self._limit = self._gauge("worker_calls_limit", "Calls that a worker makes at once.", "worker")
-        self._lag_s = self._gauge(
-            "worker_loop_lag_seconds",
-            "How late a worker's event loop was at most, within its last seconds.",
-            "worker",
-        )
-        self._held = self._gauge(
-            "worker_reports_waiting", "Outcomes that a worker has on disk and has not been able to report.", "worker"
-        )
-        self._underruns = self._gauge(
-            "worker_underruns", "How often a call of a worker had no audio to send, since it started.", "worker"
-        )
-        self._queued_s = Histogram(
-            "scenario_runner_run_queue_seconds",
-            "How long runs waited, from when they could begin until a worker began them.",
-            buckets=_QUEUE_BUCKETS_S,
-            registry=self.registry,
-        )
-        self._set_up_s = Histogram(
-            "scenario_runner_run_setup_seconds",
-            "How long runs took from there until caller and agent were in the room.",
-            buckets=_SET_UP_BUCKETS_S,
-            registry=self.registry,
-        )
+        self._workers = gauge("workers", "Workers, those that went within the last hour included.", "state")
+        self._calls = gauge("worker_calls", "Calls that a worker makes now.", of_worker)
+        self._limit = gauge("worker_calls_limit", "Calls that a worker makes at once.", of_worker)
+        lag = "How late a worker's event loop was at most, within its last seconds."
+        self._lag_s = gauge("worker_loop_lag_seconds", lag, of_worker)
+        held = "Outcomes that a worker has on disk and has not been able to report."
+        self._held = gauge("worker_reports_waiting", held, of_worker)
+        underruns = "How often a call of a worker had no audio to send, since it started."
+        self._underruns = gauge("worker_underruns", underruns, of_worker)
+        queued = "How long runs waited, from when they could begin until a worker began them."
+        self._queued_s = self._histogram("run_queue_seconds", queued, _QUEUE_BUCKETS_S)
+        set_up = "How long runs took from there until caller and agent were in the room."
+        self._set_up_s = self._histogram("run_setup_seconds", set_up, _SET_UP_BUCKETS_S)
 
     def answered(self, route: str, method: str, status: int, took_s: float) -> None:
         """Count an answer."""
@@ -109,6 +85,10 @@ class Metrics:
         self._oldest_s.set(math.nan)
         for gauge in self._labelled:
             gauge.clear()
+
+    def _histogram(self, name: str, documentation: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        name = f"scenario_runner_{name}"
+        return Histogram(name, documentation, labels, buckets=buckets, registry=self.registry)
 
     def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
         gauge = Gauge(f"scenario_runner_{name}", documentation, labels, registry=self.registry)

@@ -41,13 +41,7 @@ _PAGE = TypeAdapter(Page[Any])
 
 @dataclass(frozen=True)
 class Paging:
-    """Which page was asked for.
-
-    Attributes:
-        page: Its number, from 1.
-        size: How many are on a page.
-        url: The absolute address of the list with its filters.
-    """
+    """Which page was asked for."""
 
     page: int
     size: int
@@ -59,7 +53,7 @@ class Paging:
         return (self.page - 1) * self.size
 
     async def rows(self, session: AsyncSession, statement: Select[Any]) -> tuple[Sequence[Any], int]:
-        """Do the same as :meth:`select`."""
+        """Return what :meth:`select` does."""
         return await session.run_sync(self.select, statement)
 
     def select(self, session: Session, statement: Select[Any]) -> tuple[Sequence[Any], int]:

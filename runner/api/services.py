@@ -10,13 +10,7 @@ from runner.records.record import Record
 
 @dataclass(frozen=True)
 class Services(Record):
-    """Everything a request may need.
-
-    Attributes:
-        dispatcher: Answers the polls of workers.
-        durable: Does what follows from outcomes.
-        delivering: Sends webhooks.
-    """
+    """Everything a request may need."""
 
     dispatcher: Dispatcher
     durable: Durable

@@ -85,25 +85,29 @@ def record(request: pytest.FixtureRequest, server_settings: ServerSettings) -> N
         shutil.copytree(request.getfixturevalue("migrated"), server_settings.data_dir, dirs_exist_ok=True)
 
 
-@pytest.fixture
-async def services(record: None, server_settings: ServerSettings, anyio_backend: str) -> AsyncIterator[Services]:
-    """What the routes work with. Its dispatcher does not run (see ``dispatching``)."""
-    settings = Settings(server=server_settings)
-    database = Database(database_url(server_settings))
-    vault, store = open_vault(server_settings), open_store(server_settings)
+def services_on(server: ServerSettings) -> Services:
+    """Return what routes work with, on the record that the settings name. Its dispatcher does not run."""
+    settings, vault, store = Settings(server=server), open_vault(server), open_store(server)
+    database = Database(database_url(server))
     delivering = Delivering(Record(settings, database, vault, store), WebhookBodies(BASE_URL).make)
-    durable = Durable(database, store, settings, delivering)
-    yield Services(
+    return Services(
         settings=settings,
         database=database,
         vault=vault,
         store=store,
         dispatcher=Dispatcher(database, vault, settings),
-        durable=durable,
+        durable=Durable(database, store, settings, delivering),
         delivering=delivering,
     )
-    await durable.close()
-    await database.close()
+
+
+@pytest.fixture
+async def services(record: None, server_settings: ServerSettings, anyio_backend: str) -> AsyncIterator[Services]:
+    """What the routes work with. Its dispatcher does not run (see ``dispatching``)."""
+    services = services_on(server_settings)
+    yield services
+    await services.durable.close()
+    await services.database.close()
 
 
 @pytest.fixture

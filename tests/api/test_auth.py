@@ -1,10 +1,12 @@
 """Who is let in, and to what."""
 
 import pytest
+from fastapi import FastAPI
 
 from runner.api.services import Services
 from runner.records.keys import revoke_key
 from tests.api.conftest import Client, client_of, other_project
+from tests.api.telling import RUNS, begun, put, show
 
 pytestmark = pytest.mark.anyio
 
@@ -85,3 +87,35 @@ async def test_nothing_is_seen_from_another_project(client: Client, services: Se
         assert refused.json() == {"agent": ['Invalid pk "1" - object does not exist.']}
         refused = await stranger.post(created[3][0], json={"name": "x", "project": 1})
         assert refused.json() == {"project": ['Invalid pk "1" - object does not exist.']}
+
+
+async def test_a_run_and_its_result_are_not_there_for_another_project(
+    client: Client, worker: Client, services: Services, app: FastAPI
+) -> None:
+    run_id = await begun(client, worker)
+    assert (await put(worker, run_id, "recording.wav", b"RIFF")).status_code == 200
+    run, results = f"{RUNS}/{run_id}", "/test_framework/v1/results"
+    result = f"{results}/{(await show(client, run_id))['result_id']}"
+    ids = {"run_ids": [run_id]}
+    _, key = await other_project(services)
+    async with client_of(app, key) as theirs:
+        for path in (RUNS, results):
+            assert (await theirs.get(path)).json()["count"] == 0
+        assert (await theirs.get(f"{RUNS}/bulk", params={"ids": str(run_id)})).json() == []
+        for path in (run, f"{run}/trace/", f"{run}/events", f"{run}/artefacts/recording.wav", result):
+            answer = await theirs.get(path)
+            assert (answer.status_code, list(answer.json())) == (404, ["detail"]), path
+        for path, body in (
+            (f"{run}/end_call", None),
+            (f"{result}/rerun", {}),
+            (f"{result}/end_calls", {}),
+            (f"{result}/delete_runs", ids),
+            (f"{result}/evaluate_metrics", {**ids, "metric_ids": [1]}),
+            (f"{result}/create_shareable_link_token", {}),
+        ):
+            answer = await theirs.post(path, json=body)
+            assert (answer.status_code, answer.json()) == (404, {"detail": "Not found."}), path
+    assert (await worker.get(run)).status_code == 403
+    assert (await show(client, run_id))["status"] == "running"
+    for path in (f"{RUNS}/x", f"{results}/{10**25}"):
+        assert (await client.get(path)).status_code == 404

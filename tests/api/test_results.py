@@ -14,7 +14,7 @@ from runner.evaluation.outcome import Failure, FailureKind
 from runner.evaluation.verdicts import Cause
 from runner.records.store import artefact_key
 from runner.records.tables import RunRow, ScenarioRow
-from tests.api.conftest import Client, client_of, other_project
+from tests.api.conftest import Client
 from tests.api.telling import ROOM, claimed, given, put, release, report, run_launched, show
 from tests.records.outcomes import agent_failed, cancelled, no_call, outcome, undecided
 
@@ -200,26 +200,6 @@ async def test_results_are_listed_in_pages_that_lead_to_each_other(
     ):
         assert (await client.get(RESULTS, params=params)).json()["count"] == count, params
     assert (await client.get(RESULTS, params={"scenarios": "x"})).status_code == 400
-
-
-async def test_another_projects_result_is_not_there(client: Client, services: Services, app: Any) -> None:
-    (run_id,) = await run_launched(client)
-    result_id = (await show(client, run_id))["result_id"]
-    _, key = await other_project(services)
-    async with client_of(app, key) as theirs:
-        assert (await theirs.get(RESULTS)).json()["count"] == 0
-        for method, path, body in (
-            ("GET", "", None),
-            ("POST", "/rerun", {}),
-            ("POST", "/end_calls", {}),
-            ("POST", "/delete_runs", {"run_ids": [run_id]}),
-            ("POST", "/evaluate_metrics", {"run_ids": [run_id], "metric_ids": [1]}),
-            ("POST", "/create_shareable_link_token", {}),
-        ):
-            answer = await theirs.request(method, f"{RESULTS}/{result_id}{path}", json=body)
-            assert (answer.status_code, answer.json()) == (404, {"detail": "Not found."}), path
-    assert (await client.get(f"{RESULTS}/{result_id}")).json()["status"] == "pending"
-    assert (await client.get(f"{RESULTS}/{10**25}")).status_code == 404
 
 
 async def test_ending_the_calls_cancels_what_waits_and_asks_the_others(

@@ -7,14 +7,13 @@ import pytest
 from runner.api.services import Services
 from runner.records.store import artefact_key
 from runner.records.tables import RunRow
-from tests.api.conftest import Client, client_of, other_project
-from tests.api.telling import begun, put, report, run_launched, show
+from tests.api.conftest import Client
+from tests.api.telling import RUNS, begun, put, report, run_launched, show
 from tests.api.test_results import ended
 from tests.records.outcomes import agent_failed, no_call, outcome, undecided
 
 pytestmark = pytest.mark.anyio
 
-RUNS = "/test_framework/v1/runs"
 EXTERNAL = "/test_framework/v1/runs-external"
 AUDIO = bytes(range(256)) * 40
 
@@ -136,21 +135,6 @@ async def test_the_filters_of_the_reference_narrow_the_list(client: Client, work
         assert (await client.get(RUNS, params=wrong)).status_code == 400, wrong
     page = (await client.get(RUNS, params={"page_size": 2, "status": "completed"})).json()
     assert page["next"] is None and [run["id"] for run in page["results"]] == [missed, passed]
-
-
-async def test_another_projects_runs_are_not_there(
-    client: Client, worker: Client, services: Services, app: Any
-) -> None:
-    run_id = await recorded(client, worker)
-    _, key = await other_project(services)
-    async with client_of(app, key) as theirs:
-        assert (await theirs.get(RUNS)).json()["count"] == 0
-        assert (await theirs.get(f"{RUNS}/bulk", params={"ids": str(run_id)})).json() == []
-        for path in ("", "/trace/", "/events", "/artefacts/recording.wav"):
-            assert (await theirs.get(f"{RUNS}/{run_id}{path}")).status_code == 404, path
-        assert (await theirs.post(f"{RUNS}/{run_id}/end_call")).status_code == 404
-    assert (await worker.get(f"{RUNS}/{run_id}")).status_code == 403
-    assert (await client.get(f"{RUNS}/x")).status_code == 404
 
 
 async def test_ending_a_waiting_call_cancels_it_and_an_ended_one_stays(

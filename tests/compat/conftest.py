@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from cekura import Cekura
@@ -24,17 +25,11 @@ from fastapi import FastAPI
 
 from runner.api.app import create_app
 from runner.api.services import Services
-from runner.api.webhook_bodies import WebhookBodies
-from runner.dispatch.delivering import Delivering
-from runner.dispatch.dispatcher import Dispatcher
-from runner.dispatch.durable import Durable
-from runner.records.database import Database, database_url
-from runner.records.record import Record
-from runner.records.secrets import open_vault
-from runner.records.store import open_store
+from runner.records.database import Database
+from runner.records.keys import KeyKind, create_key
 from runner.sessions.local_agent import free_port, reference_agent_command
-from runner.settings import ServerSettings, Settings
-from tests.api.conftest import migrated
+from runner.settings import ServerSettings
+from tests.api.conftest import migrated, services_on
 
 __all__ = ["migrated"]
 
@@ -260,15 +255,21 @@ def application(migrated: Path, folder: Path) -> InProcess:
     server = ServerSettings(
         data_dir=folder, allow_loopback=True, requests_per_minute=1_000_000, duplicate_window_s=0, lease_s=1.0
     )
-    settings, vault, store = Settings(server=server), open_vault(server), open_store(server)
-    database = Database(database_url(server))
-    services = Services(
-        settings=settings,
-        database=database,
-        vault=vault,
-        store=store,
-        dispatcher=Dispatcher(database, vault, settings),
-        durable=Durable(database, store, settings),
-        delivering=Delivering(Record(settings, database, vault, store), WebhookBodies("http://testserver").make),
-    )
+    services = services_on(server)
     return InProcess(create_app(services), services)
+
+
+def keys_of(under_test: InProcess, *kinds: KeyKind) -> list[str]:
+    """Make keys, in a loop of their own: the application's runs elsewhere."""
+
+    async def make() -> list[str]:
+        database = Database(under_test.services.database.url)
+        async with database.session() as session:
+            made = [
+                await create_key(session, kind, project_id=1 if kind is KeyKind.USER else None, name="a test's")
+                for kind in kinds
+            ]
+        await database.close()
+        return made
+
+    return anyio.run(make)

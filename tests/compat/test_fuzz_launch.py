@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,9 +16,8 @@ from loguru import logger
 from requests import Response, Session
 from schemathesis.python.asgi import get_client
 
-from runner.records.database import Database
-from runner.records.keys import KeyKind, create_key
-from tests.compat.conftest import API, InProcess, application
+from runner.records.keys import KeyKind
+from tests.compat.conftest import API, InProcess, application, keys_of
 from tests.examples import examples
 
 V1 = f"{API}/scenarios/run_scenarios_pipecat/"
@@ -116,16 +114,9 @@ def api(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ap
     folder = tmp_path_factory.mktemp("fuzzed")
     under_test = application(migrated, folder)
 
-    async def make_key() -> str:
-        database = Database(under_test.services.database.url)
-        async with database.session() as session:
-            key = await create_key(session, KeyKind.USER, project_id=1, name="a user")
-        await database.close()
-        return key
-
     logger.disable("runner.api.logs")
     with get_client(under_test.app) as client:
-        client.headers["X-CEKURA-API-KEY"] = anyio.run(make_key)
+        (client.headers["X-CEKURA-API-KEY"],) = keys_of(under_test, KeyKind.USER)
         yield Api(client, under_test, folder / "record.sqlite")
     logger.enable("runner.api.logs")
 
@@ -178,20 +169,37 @@ def test_a_launch_in_which_all_is_well_is_taken(api: Api) -> None:
     assert [after - was for was, after in zip(before, api.kept(), strict=True)] == [1, 3]
 
 
+def spoil(data: st.DataObject, body: dict[str, Any], most: int, places: Sequence[Place]) -> list[Place]:
+    """Put something wrong into some places of a launch, and return them."""
+    chosen = data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=most, unique=True))
+    if ("scenarios",) in chosen:
+        chosen = [place for place in chosen if len(place) == 1]
+    # Which data messages can be sent depends on the room: it is said once the room is known.
+    rooms = {place[1] for place in chosen if place[-1] == "pipecat_room_url"}
+    chosen = [place for place in chosen if place[-1] != "publish_data_message" or place[1] not in rooms]
+    for place in chosen:
+        inside: Any = body
+        for part in place[:-1]:
+            inside = inside[part]
+        name = str(place[-1])
+        wrong = IN_BODY if len(place) == 1 else MEANT_WRONG if place[1] in MEANT else IN_ENTRY
+        inside[name] = data.draw(wrong[name])
+    return chosen
+
+
+UNREADABLE: list[Place] = [(name,) for name in IN_BODY] + [
+    ("scenarios", i, name) for i in range(3) for name in IN_ENTRY
+]
+MEANT = range(3, 6)
+"""Which entries can be read, and are wrong; the others can't be read."""
+MISTAKEN: list[Place] = [("scenarios", index, name) for index in MEANT for name in MEANT_WRONG]
+
+
 @fuzzed
 @given(data=st.data())
 def test_everything_that_cannot_be_read_is_named(api: Api, data: st.DataObject) -> None:
     body, before = launch(), api.kept()
-    places: list[Place] = [(name,) for name in IN_BODY]
-    places += [("scenarios", index, name) for index in range(3) for name in IN_ENTRY]
-    chosen = data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=5, unique=True))
-    if ("scenarios",) in chosen:
-        chosen = [place for place in chosen if len(place) == 1]
-    for place in chosen:
-        if len(place) == 1:
-            body[str(place[0])] = data.draw(IN_BODY[str(place[0])])
-        else:
-            body["scenarios"][place[1]][place[2]] = data.draw(IN_ENTRY[str(place[2])])
+    chosen = spoil(data, body, 5, UNREADABLE)
     errors = refused(api, api.post(body), before)
     for place in chosen:
         assert named(errors, place), (place, body, errors)
@@ -201,46 +209,28 @@ def test_everything_that_cannot_be_read_is_named(api: Api, data: st.DataObject) 
 @fuzzed
 @given(data=st.data())
 def test_everything_meant_wrong_is_named_and_nothing_else(api: Api, data: st.DataObject) -> None:
-    body, before = launch(), api.kept()
-    places = [(index, name) for index in range(3) for name in MEANT_WRONG]
-    chosen = data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=5, unique=True))
-    # Which data messages can be sent depends on the room: it is said once the room is known.
-    rooms = {index for index, name in chosen if name == "pipecat_room_url"}
-    chosen = [(i, name) for i, name in chosen if name != "publish_data_message" or i not in rooms]
-    for index, name in chosen:
-        body["scenarios"][index][name] = data.draw(MEANT_WRONG[name])
+    body, before = launch(6), api.kept()
+    chosen = spoil(data, body, 5, MISTAKEN)
     errors = refused(api, api.post(body), before)
-    assert errors.keys() == {"scenarios"} and len(errors["scenarios"]) == 3
+    assert errors.keys() == {"scenarios"} and len(errors["scenarios"]) == 6
     for index, entry in enumerate(errors["scenarios"]):
-        assert entry.keys() == {name for i, name in chosen if i == index}, (body, errors)
+        assert entry.keys() == {place[2] for place in chosen if place[1] == index}, (body, errors)
         assert all(isinstance(text, str) for messages in entry.values() for text in messages)
 
 
 @fuzzed
 @given(data=st.data())
 def test_what_can_t_be_read_hides_no_other_mistake(api: Api, data: st.DataObject) -> None:
-    body, before = launch(4), api.kept()
-    unreadable: list[Place] = [(name,) for name in IN_BODY if name != "scenarios"]
-    unreadable += [("scenarios", index, name) for index in range(2) for name in IN_ENTRY]
-    chosen = data.draw(st.lists(st.sampled_from(unreadable), min_size=1, max_size=4, unique=True))
-    meant: list[Place] = [("scenarios", index, name) for index in range(2, 4) for name in MEANT_WRONG]
-    wrong = data.draw(st.lists(st.sampled_from(meant), min_size=1, max_size=4, unique=True))
-    rooms = {place[1] for place in wrong if place[2] == "pipecat_room_url"}
-    wrong = [place for place in wrong if place[2] != "publish_data_message" or place[1] not in rooms]
-    for place in chosen:
-        if len(place) == 1:
-            body[str(place[0])] = data.draw(IN_BODY[str(place[0])])
-        else:
-            body["scenarios"][place[1]][place[2]] = data.draw(IN_ENTRY[str(place[2])])
-    for place in wrong:
-        body["scenarios"][place[1]][place[2]] = data.draw(MEANT_WRONG[str(place[2])])
+    body, before = launch(6), api.kept()
+    chosen = spoil(data, body, 4, [place for place in UNREADABLE if place != ("scenarios",)])
+    chosen += spoil(data, body, 4, MISTAKEN)
     errors = refused(api, api.post(body), before)
-    for place in [*chosen, *wrong]:
+    for place in chosen:
         assert named(errors, place), (place, body, errors)
-    assert errors.keys() == {place[0] for place in [*chosen, *wrong]}
+    assert errors.keys() == {place[0] for place in chosen}
     listed: list[dict[str, Any]] = errors["scenarios"]
     assert {(i, name) for i, entry in enumerate(listed) for name in entry} == {
-        place[1:] for place in [*chosen, *wrong] if len(place) == 3
+        place[1:] for place in chosen if len(place) == 3
     }
 
 

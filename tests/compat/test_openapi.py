@@ -25,9 +25,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from runner.records.database import Database
-from runner.records.keys import KeyKind, create_key
+from runner.records.keys import KeyKind
 from runner.records.runs import begin
-from tests.compat.conftest import API, InProcess, application
+from tests.compat.conftest import API, InProcess, application, keys_of
 from tests.examples import examples
 from tests.records.giving import WORKER, give
 from tests.records.outcomes import outcome, reported
@@ -67,27 +67,11 @@ def described(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         # The key is put in below: beside it a wrong one elsewhere would be no reason to refuse.
         config = schemathesis.Config.from_dict({"generation": {"with-security-parameters": False}})
         schema = schemathesis.openapi.from_asgi("/openapi.json", under_test.app, config=config)
-        user_key, worker_key = _keys(under_test)
+        user_key, worker_key = keys_of(under_test, KeyKind.USER, KeyKind.WORKER)
         client.headers[KEY] = user_key
         _fill(client, under_test, worker_key)
         yield Described(under_test, schema, user_key, worker_key)
     logger.enable("runner.api.logs")
-
-
-def _keys(under_test: InProcess) -> tuple[str, str]:
-    """Make two keys, in a loop of their own: the application's runs elsewhere."""
-
-    async def make() -> tuple[str, str]:
-        database = Database(under_test.services.database.url)
-        async with database.session() as session:
-            made = (
-                await create_key(session, KeyKind.USER, project_id=1, name="a user"),
-                await create_key(session, KeyKind.WORKER, project_id=None, name="a worker"),
-            )
-        await database.close()
-        return made
-
-    return anyio.run(make)
 
 
 def _fill(client: Session, under_test: InProcess, worker_key: str) -> None:

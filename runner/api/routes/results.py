@@ -255,14 +255,7 @@ async def _with_status(session: AsyncSession, ids: list[int], statuses: Sequence
 
 @dataclass(frozen=True)
 class _Listed:
-    """A page of results, without the runs of any.
-
-    Attributes:
-        opening: Its JSON, up to where the results follow.
-        rows: The results.
-        counts: Their counts.
-        inbound: Which of their agents are called, by the agents' ids.
-    """
+    """A page of results without their runs: its JSON up to where they follow, and which agents are called."""
 
     opening: bytes
     rows: Sequence[ResultRow]

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, cast, get_args
@@ -47,17 +46,9 @@ _ANYTHING = "application/octet-stream"
 """Everything else: a page of somebody else's, say, would run here with this server's rights."""
 
 AnyStatus = Literal[
-    "running",
-    "completed",
-    "failed",
-    "pending",
-    "in_progress",
-    "evaluating",
-    "in_queue",
-    "timeout",
-    "cancelled",
+    "running", "completed", "failed", "pending", "in_progress", "evaluating", "in_queue", "timeout", "cancelled",
     "scaling_up",
-]
+]  # fmt: skip
 """Every status there is at Cekura. Here no run is ever in some of them."""
 
 DurationText = Annotated[str | None, Query(max_length=20, description="Seconds, or MM:SS.")]
@@ -129,7 +120,8 @@ async def bulk(
     run_ids: Annotated[str | None, Query(max_length=20_000, description="The same, as it was once called.")] = None,
 ) -> Response:
     """Show several runs, in the order asked for; those that are not there are left out."""
-    wanted = list(dict.fromkeys([i for name in ("ids", "run_ids") for i in _given(name, ids, run_ids)]))
+    asked = (("ids", ids), ("run_ids", run_ids))
+    wanted = list(dict.fromkeys(number for name, text in asked if text for number in ids_of(text, name)))
     if not wanted:
         raise BadRequest({"run_ids": ["This field is required."]})
     return await streamed(enclosed(b"[", _whole_runs(request, services, reader, wanted), b"]"))
@@ -207,14 +199,6 @@ async def find_run(session: AsyncSession, reader: Reading, run_id: int) -> RunRo
     return row
 
 
-@dataclass(frozen=True)
-class _Span:
-    """Bytes of an artefact: from the first to before the end."""
-
-    first: int
-    end: int
-
-
 async def artefact(
     request: Request, services: AppServices, reader: Reading, run_id: int, name: str, *, with_body: bool = True
 ) -> Response:
@@ -243,50 +227,37 @@ async def artefact(
     span = _span(request, size, headers["ETag"])
     if span is None:
         return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
-    partial = (span.first, span.end) != (0, size)
+    first, end = span
+    partial = span != (0, size)
     if partial:
-        headers["Content-Range"] = f"bytes {span.first}-{span.end - 1}/{size}"
-    headers["Content-Length"] = str(span.end - span.first)
-    status, kind = (206 if partial else 200), _type_of(name)
-    if not with_body or span.first == span.end:
+        headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+    headers["Content-Length"] = str(end - first)
+    status, kind = (206 if partial else 200), _TYPES.get(PurePosixPath(name).suffix.lower(), _ANYTHING)
+    if not with_body or first == end:
         return Response(status_code=status, headers=headers, media_type=kind)
-    pieces = services.store.get(key, span.first, span.end if partial else None)
+    pieces = services.store.get(key, first, end if partial else None)
     try:
         # The first piece before the headers: what is gone by now is a 404, and no broken answer.
-        first = await anext(pieces)
+        return await streamed(pieces, headers, status=status, kind=kind)
     except ArtefactMissing:
         raise NotFound("It is not kept any more.") from None
 
-    async def body() -> AsyncGenerator[bytes]:
-        yield first
-        async for piece in pieces:
-            yield piece
 
-    return StreamingResponse(body(), status_code=status, headers=headers, media_type=kind)
-
-
-def _span(request: Request, size: int, etag: str) -> _Span | None:
-    """Return the bytes that are asked for; None if they lie beyond the end.
+def _span(request: Request, size: int, etag: str) -> tuple[int, int] | None:
+    """Return the first of the bytes that are asked for, and where they end; None if they lie beyond the end.
 
     What is no single range of bytes, or was meant for another version, is answered with the whole (RFC 9110, 14.2).
     """
-    whole = _Span(0, size)
     asked = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
-    condition = request.headers.get("if-range")
-    if asked is None or (condition is not None and condition != etag):
-        return whole
+    if asked is None or request.headers.get("if-range", etag) != etag:
+        return 0, size
     if asked["suffix"] is not None:
         length = min(int(asked["suffix"]), size)
-        return _Span(size - length, size) if length else None
-    first = int(asked["first"])
-    last = int(asked["last"]) if asked["last"] else size - 1
+        return (size - length, size) if length else None
+    first, last = int(asked["first"]), int(asked["last"] or size - 1)
     if asked["last"] and last < first:
-        return whole
-    return _Span(first, min(last, size - 1) + 1) if first < size else None
-
-
-def _type_of(name: str) -> str:
-    return _TYPES.get(PurePosixPath(name).suffix.lower(), _ANYTHING)
+        return 0, size
+    return (first, min(last, size - 1) + 1) if first < size else None
 
 
 def _narrowed(statement: Select[RunRow], reader: Reading) -> Select[RunRow]:
@@ -327,11 +298,6 @@ def _shown(session: Session, rows: Sequence[RunRow], base: str) -> list[schemas.
         )
         for row in rows
     ]
-
-
-def _given(name: str, ids: str | None, run_ids: str | None) -> list[int]:
-    text = ids if name == "ids" else run_ids
-    return ids_of(text, name) if text else []
 
 
 def _statuses(texts: Sequence[str]) -> list[str]:

@@ -19,8 +19,9 @@ from runner.records.statuses import ResultStatus, RunStatus
 from runner.records.tables import ResultRow, RunRow
 from runner.records.written import Id, WrittenBody
 
-MAX_DELETED = 100
 MAX_ISSUES = 10
+
+_Ids = Annotated[list[Id], Field(min_length=1, max_length=10_000)]
 
 
 class NamedScenario(ResponseBody):
@@ -155,7 +156,7 @@ class RerunBody(WrittenBody):
         runs: Ours: what some of them are made again with, such as a token in place of one that was erased.
     """
 
-    run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
+    run_ids: _Ids | None = None
     name: Annotated[str, Field(max_length=200)] | None = None
     runs: Annotated[list[RerunEntry], Field(max_length=MAX_ENTRIES)] | None = None
 
@@ -163,13 +164,13 @@ class RerunBody(WrittenBody):
 class DeleteRunsBody(WrittenBody):
     """Runs to be deleted, at most a hundred."""
 
-    run_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_DELETED)]
+    run_ids: Annotated[list[Id], Field(min_length=1, max_length=100)]
 
 
 class EvaluateMetricsBody(WrittenBody):
     """Runs, and what is to be measured of them."""
 
-    run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)]
+    run_ids: _Ids
     metric_ids: Annotated[list[Id], Field(min_length=1, max_length=100)]
 
 
@@ -185,7 +186,7 @@ class Evaluated(ResponseBody):
 class EndCallsBody(WrittenBody):
     """Which calls are to end: all of the result's, or these runs'."""
 
-    run_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
+    run_ids: _Ids | None = None
 
 
 class ShareBody(WrittenBody):
