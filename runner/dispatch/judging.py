@@ -6,8 +6,8 @@ it is done, whichever process goes on.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import anyio.to_thread
 from loguru import logger
@@ -49,8 +49,7 @@ class NoAnswer(RunnerError):
     """The judge gave no answer."""
 
 
-@dataclass(frozen=True)
-class Try:
+class Try(NamedTuple):
     """Which attempt at a step this is, from 1."""
 
     number: int
@@ -67,8 +66,7 @@ class Step(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """A call as its worker left it: not judged in this yet."""
 
     run: Run
@@ -207,7 +205,12 @@ class _Call:
         if self._facts is None:
             artefacts = await self.see_that_it_waits()
             run, events = [await self._read(artefacts, name) for name in (run_file.FILE_NAME, timeline.FILE_NAME)]
-            self._facts = await anyio.to_thread.run_sync(_facts, run, events)
+            self._facts = await anyio.to_thread.run_sync(
+                lambda: Facts(
+                    parse_model(run, run_file.FILE_NAME, Run, "run"),
+                    timeline.parse_stored(events, timeline.FILE_NAME).events,
+                )
+            )
         return self._facts
 
     async def _read(self, artefacts: dict[str, int | None], name: str) -> bytes:
@@ -284,12 +287,6 @@ async def _done(step: Step, name: str, attempts: int, work: Callable[[Try], Awai
         return found.model_dump(mode="json")
 
     return Found.model_validate(await step(name, attempts, tried))
-
-
-def _facts(run: bytes, events: bytes) -> Facts:
-    return Facts(
-        parse_model(run, run_file.FILE_NAME, Run, "run"), timeline.parse_stored(events, timeline.FILE_NAME).events
-    )
 
 
 def _together(first: JudgeUsage | None, second: JudgeUsage) -> JudgeUsage:

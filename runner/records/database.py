@@ -50,9 +50,6 @@ from runner.records.sharing import Sharing
 from runner.settings import ServerSettings
 
 FILE_NAME = "record.sqlite"
-READING = "reading"
-"""Is true in the ``info`` of a session that can't write."""
-
 MAX_WAITING = 1_000
 """How many wait in line for a connection of one kind. Whoever comes then is refused at once."""
 
@@ -198,7 +195,7 @@ class Database:
             DatabaseBusy: Too many others wait for one.
         """
         async with self._reading.place():
-            session = async_sessionmaker(self._engines.reading, expire_on_commit=False, info={READING: True})()
+            session = async_sessionmaker(self._engines.reading, expire_on_commit=False)()
             try:
                 yield session
             finally:
@@ -259,7 +256,7 @@ class Database:
     async def _read(self, how: Literal["look", "browse"], work: Callable[[Session], _T]) -> _T:
         def read() -> _T:
             engine: Engine = getattr(self._engines, how)
-            with Session(engine, expire_on_commit=False, info={READING: True}) as session:
+            with Session(engine, expire_on_commit=False) as session:
                 return work(session)
 
         return await anyio.to_thread.run_sync(read, limiter=self._limiter)

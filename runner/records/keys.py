@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from runner.errors import UsageError
-from runner.records.database import READING, Database
+from runner.records.database import Database
 from runner.records.tables import ApiKey, Project, utc_now
 
 PREFIX_LENGTH = 12
@@ -75,21 +75,13 @@ async def create_key(session: AsyncSession, kind: KeyKind, *, project_id: int | 
 
 
 async def find_key(session: AsyncSession, presented: str) -> KeyIdentity | None:
-    """Return whose key this is; None where it is nobody's or revoked.
-
-    Notes that it was used, at most once a minute, where the session can write. :func:`identify` does without a
-    transaction that can.
-    """
+    """Return whose key this is; None where it is nobody's or revoked. That it was used is not noted."""
     row = await session.run_sync(_find, presented)
-    if row is None:
-        return None
-    if not session.info.get(READING) and _use_is_due(row):
-        await _note_use(session, row.id)
-    return identity_of(row)
+    return None if row is None else identity_of(row)
 
 
 async def identify(database: Database, presented: str) -> KeyIdentity | None:
-    """Do the same as :func:`find_key` in transactions of its own, and write only when it is time to."""
+    """Return the same, and note that it was used, at most once a minute."""
     try:
         row = await database.look(lambda session: _find(session, presented), shared=("key", presented))
     except DBAPIError:
@@ -99,11 +91,12 @@ async def identify(database: Database, presented: str) -> KeyIdentity | None:
     if row is None:
         return None
     noting = (database.url, row.id)
-    if _use_is_due(row) and noting not in _being_noted:
+    is_due = row.last_used_at is None or utc_now() - row.last_used_at >= _USE_NOTED_EVERY
+    if is_due and noting not in _being_noted:
         _being_noted.add(noting)
         try:
             async with database.session() as session:
-                await _note_use(session, row.id)
+                await session.execute(update(ApiKey).where(ApiKey.id == row.id).values(last_used_at=utc_now()))
         finally:
             _being_noted.discard(noting)
     return identity_of(row)
@@ -159,14 +152,6 @@ def _find(session: Session, presented: str) -> ApiKey | None:
     digest = digest_of(presented)
     row = session.scalar(select(ApiKey).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None)))
     return row if row is not None and hmac.compare_digest(row.digest, digest) else None
-
-
-def _use_is_due(row: ApiKey) -> bool:
-    return row.last_used_at is None or utc_now() - row.last_used_at >= _USE_NOTED_EVERY
-
-
-async def _note_use(session: AsyncSession, key_id: int) -> None:
-    await session.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=utc_now()))
 
 
 def identity_of(row: ApiKey) -> KeyIdentity:

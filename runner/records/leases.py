@@ -159,11 +159,9 @@ def _kept(session: Session, now: datetime) -> set[tuple[int, int]]:
 
 def _is_news(run: RunNow, known: Had | None) -> bool:
     """Return whether the record does not know yet what a worker tells of a run."""
+    steps = ("joined", "said", "is_evaluating")
     return known is not None and (
-        not known.has_begun
-        or (run.joined and not known.joined)
-        or (run.said and not known.said)
-        or (run.is_evaluating and not known.is_evaluating)
+        not known.has_begun or any(getattr(run, step) and not getattr(known, step) for step in steps)
     )
 
 

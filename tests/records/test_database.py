@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ from runner.records.database import Database, DatabaseBusy, database_url
 from runner.records.tables import Project, ResultRow, RunRow
 from runner.settings import ServerSettings
 from tests.postgres import PostgresServer
+from tests.records.away import Away, away
 from tests.records.rows import add, count
+
+__all__ = ["away"]
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 PASSWORD = "s3cr3t-p4ss"
@@ -66,30 +70,12 @@ async def test_a_cancelled_task_rolls_back_and_leaves_its_connection(database: D
         assert await count(database) == 1
 
 
-async def test_a_reading_session_can_not_write(database: Database) -> None:
-    with pytest.raises(DBAPIError):
-        async with database.reading() as session:
-            session.add(Project(name="one"))
-            await session.flush()
-    async with database.session() as session:
-        session.add(Project(name="two"))
-    assert await count(database) == 1
-
-
 async def test_a_reading_session_sees_one_moment(database: Database) -> None:
     async with database.reading() as session:
         before = await session.scalar(select(func.count()).select_from(Project))
         async with database.session() as other:
             other.add(Project(name="one"))
         assert await session.scalar(select(func.count()).select_from(Project)) == before == 0
-
-
-async def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
-    async with database.session() as session:
-        session.add(Project(name="one"))
-        await session.flush()
-        with anyio.fail_after(10):
-            assert await count(database) == 0
 
 
 async def test_what_refers_to_nothing_is_refused(database: Database) -> None:
@@ -341,20 +327,24 @@ async def test_what_a_thread_does_is_committed_unless_it_fails(database: Databas
     assert await database.run(counted) == await database.look(counted) == await count(database) == 1
 
 
-async def test_a_look_can_not_write(database: Database) -> None:
+async def read(database: Database, work: Callable[[Session], Any]) -> Any:
+    async with database.reading() as session:
+        return await session.run_sync(work)
+
+
+READ = {"reading": read, "look": Database.look, "browse": Database.browse}
+
+
+@pytest.mark.parametrize("how", READ)
+async def test_who_reads_can_not_write_and_waits_for_no_writer(database: Database, how: str) -> None:
     with pytest.raises(DBAPIError):
-        await database.look(add("one"))
-    await database.run(add("two"))
-    assert await database.look(counted) == 1
-
-
-async def test_a_look_waits_for_no_writer(database: Database) -> None:
+        await READ[how](database, add("one"))
     async with database.session() as session:
-        session.add(Project(name="one"))
+        session.add(Project(name="two"))
         await session.flush()
         with anyio.fail_after(10):
-            assert await database.look(counted) == 0
-    assert await database.look(counted) == 1
+            assert await READ[how](database, counted) == 0
+    assert await READ[how](database, counted) == 1
 
 
 async def test_threads_and_tasks_take_turns_at_writing(database: Database) -> None:
@@ -381,12 +371,9 @@ async def test_threads_and_tasks_take_turns_at_writing(database: Database) -> No
     assert await database.look(lambda session: session.scalar(counter)) == "40"
 
 
-async def test_a_reader_does_not_wait_for_waiting_writers(
-    postgres_server: PostgresServer, postgres_template: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_reader_does_not_wait_for_waiting_writers(away: Away, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "BLOCKED_LIMIT_S", 3)
-    name = postgres_server.create(postgres_template)
-    database = Database(postgres_server.url(name))
+    database = away.database
     await database.run(add("one"))
     refused: list[DBAPIError] = []
 
@@ -404,8 +391,6 @@ async def test_a_reader_does_not_wait_for_waiting_writers(
         assert await database.look(counted) == 1 and not refused
     assert len(refused) == 6 and "lock timeout" in str(refused[0])
     await database.run(lambda session: session.execute(update(Project).values(name="two")))
-    await database.close()
-    postgres_server.drop(name)
 
 
 async def test_what_a_thread_has_begun_is_let_finish(database: Database) -> None:
@@ -466,33 +451,23 @@ async def test_changes_of_runs_are_logged_once_after_the_commit(database: Databa
     assert len(said) == 1 and "run 7" in said[0]
 
 
-async def test_after_the_server_was_away_threads_go_on(
-    postgres_server: PostgresServer, postgres_template: str
-) -> None:
+async def test_after_the_server_was_away_threads_go_on(away: Away) -> None:
     def slowly(session: Session) -> None:
         counted(session)
         time.sleep(0.1)
 
-    name = postgres_server.create(postgres_template)
-    database = Database(postgres_server.url(name))
+    database = away.database
     async with anyio.create_task_group() as tasks:
         for _ in range(6):
             tasks.start_soon(database.run, slowly)
             tasks.start_soon(database.look, slowly)
-    async with database.session() as session:
-        others = "FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
-        assert (
-            len((await session.execute(text(f"SELECT pg_terminate_backend(pid) {others}"), {"name": name})).all())
-            >= 6
-        )
+    await away.cut(at_least=6)
     # One finds out; with its connection all others of its kind are given up.
     for do in (database.run, database.look):
         with pytest.raises(DBAPIError):
             await do(counted)
     for _ in range(12):
         assert await database.run(counted) == await database.look(counted) == 0
-    await database.close()
-    postgres_server.drop(name)
 
 
 @pytest.mark.parametrize(
@@ -625,7 +600,7 @@ async def test_nobody_waits_in_line_for_longer_than_the_limit(
     assert await count(database) == 0
 
 
-async def test_browsing_sees_one_moment_and_can_not_write(database: Database) -> None:
+async def test_browsing_sees_one_moment(database: Database) -> None:
     begun, changed = threading.Event(), threading.Event()
     seen: list[int] = []
 
@@ -641,19 +616,9 @@ async def test_browsing_sees_one_moment_and_can_not_write(database: Database) ->
         await database.run(add("one"))
         changed.set()
     assert seen == [0, 0] and await database.browse(counted) == 1
-    with pytest.raises(DBAPIError):
-        await database.browse(add("two"))
 
 
-async def test_a_reader_does_not_notice_that_the_server_was_away(
-    postgres_server: PostgresServer, postgres_template: str
-) -> None:
-    name = postgres_server.create(postgres_template)
-    database = Database(postgres_server.url(name))
-    assert await database.browse(counted) == 0
-    async with database.session() as session:
-        others = "FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
-        assert (await session.execute(text(f"SELECT pg_terminate_backend(pid) {others}"), {"name": name})).all()
-    assert await database.browse(counted) == 0
-    await database.close()
-    postgres_server.drop(name)
+async def test_a_reader_does_not_notice_that_the_server_was_away(away: Away) -> None:
+    assert await away.database.browse(counted) == 0
+    await away.cut()
+    assert await away.database.browse(counted) == 0

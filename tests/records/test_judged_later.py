@@ -1,6 +1,5 @@
 """A run that was reported and waits for the judge: no worker has it any more, and it ends once."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from runner.records.tables import Project, ResultRow, RunRow, utc_now
 from runner.settings import ServerSettings
 from tests.records.giving import WORKER, able_worker, worker
 from tests.records.outcomes import agent_failed, cancelled, no_call, outcome
+from tests.records.test_runs import do, row
 
 pytestmark = pytest.mark.anyio
 
@@ -76,15 +76,6 @@ async def run_id(database: Database) -> int:
             ]
         )
     return 1
-
-
-async def do(database: Database, move: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-    return await database.run(lambda session: move(session, *arguments, **more))
-
-
-async def row(database: Database, run_id: int) -> RunRow:
-    async with database.reading() as session:
-        return await session.get_one(RunRow, run_id)
 
 
 async def result_status(database: Database) -> str | None:
