@@ -55,8 +55,7 @@ def _within(value: Any, key: str) -> Any:
 def substituted(script: Script, variables: Mapping[str, Any]) -> Script:
     """Return a script with the values of its placeholders, wherever it has texts.
 
-    Raises:
-        UsageError: Without the value something in it is empty that must not be, or no regular expression.
+    Raises UsageError: without the value something in it is empty that must not be, or no regular expression.
     """
     dumped = script.model_dump(mode="json")
     replaced = _in_texts(dumped, variables)

@@ -72,8 +72,6 @@ class _Piece:
 
 
 class Voice:
-    """Speaks the caller's lines with any Pipecat TTS service."""
-
     def __init__(self, settings: SpeechSettings | None = None) -> None:
         self._settings = settings or SpeechSettings()
         self._cache = _Cache(self._settings.cache_dir, self._settings.cache_max_mb * 1_000_000)
@@ -302,7 +300,6 @@ class _Cache:
         self._max_bytes = max_bytes
 
     def get(self, key: str) -> _Piece | None:
-        """Return a piece; ``None`` where there is none, or its file is damaged."""
         path = self._path(key)
         try:
             content = path.read_bytes()
@@ -315,7 +312,6 @@ class _Cache:
         return piece
 
     def put(self, key: str, piece: _Piece) -> None:
-        """Keep a piece. A cache that can't be written is no reason to fail: the piece is made again next time."""
         temporary: str | None = None
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
