@@ -47,8 +47,7 @@ def _within(value: Any, key: str) -> Any:
     if isinstance(value, Mapping):
         return cast(Mapping[str, Any], value).get(key)
     if isinstance(value, list) and key.isascii() and key.isdigit():
-        items = cast(list[Any], value)
-        return items[int(key[:9])] if int(key[:9]) < len(items) else None
+        return next(iter(cast(list[Any], value)[int(key[:9]) :]), None)
     return None
 
 

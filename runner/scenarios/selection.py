@@ -80,10 +80,10 @@ class _Parser:
         return selects
 
     def _joined(self, word: str) -> Selects:
-        parts = [self._joined("and") if word == "or" else self._factor()]
+        read, holds = (lambda: self._joined("and"), any) if word == "or" else (self._factor, all)
+        parts = [read()]
         while self._takes(word):
-            parts.append(self._joined("and") if word == "or" else self._factor())
-        holds = any if word == "or" else all
+            parts.append(read())
         return lambda scenario: holds(part(scenario) for part in parts)
 
     def _factor(self) -> Selects:
