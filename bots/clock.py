@@ -33,5 +33,4 @@ def samples_to_ns(samples: int, rate_hz: int) -> int:
 
 
 def ns_to_samples(duration_ns: int, rate_hz: int) -> int:
-    """Return how many samples at ``rate_hz`` fit in ``duration_ns``, rounded to the nearest."""
     return (duration_ns * rate_hz + NS_PER_S // 2) // NS_PER_S

@@ -36,7 +36,6 @@ Levels = NDArray[np.float32]
 
 
 def is_quiet(pcm: bytes) -> bool:
-    """Return whether 16-bit audio counts as silence."""
     samples = np.frombuffer(pcm, dtype=np.int16)
     return not samples.size or int(np.abs(samples.astype(np.int32)).max()) <= QUIET_PEAK
 
@@ -82,14 +81,11 @@ def near(mask: NDArray[np.bool_], before: int, after: int) -> NDArray[np.int64]:
 
 
 def stretches(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return where a mask is true: first step, and the one after the last."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
 
 class LevelStream:
-    """The levels of audio that comes piece by piece."""
-
     def __init__(self) -> None:
         self._tail = np.zeros(HUM_SAMPLES - 1, dtype=np.float32)
         self._rest = np.zeros((2, 0), dtype=np.float32)

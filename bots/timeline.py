@@ -64,8 +64,6 @@ class UnderrunKind(StrEnum):
 
 
 class LineEnd(StrEnum):
-    """How a line of the caller ended."""
-
     SAID = "said"
     """Played to its last sample."""
     CUT = "cut"

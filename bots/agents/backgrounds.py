@@ -63,8 +63,6 @@ LINES = (
 
 
 class BackgroundName(StrEnum):
-    """What there is."""
-
     WHITE = "white"
     OFFICE = "office"
     """Ventilation, and now and then keys, a chair, somebody who talks further away."""
@@ -81,11 +79,7 @@ class BackgroundName(StrEnum):
 
 
 def background_name(name: object) -> BackgroundName:
-    """Return the background that is called so.
-
-    Raises:
-        ValueError: There is none; names those there are.
-    """
+    """Return the background that is called so. Raises ValueError: there is none; names those there are."""
     if not isinstance(name, str) or name not in set(BackgroundName):
         raise ValueError(f"no background is called {name!r}; there are: {', '.join(BackgroundName)}")
     return BackgroundName(name)
@@ -152,7 +146,6 @@ class _Canvas:
         return np.zeros(self.samples)
 
     def times_s(self, length_s: float | None = None) -> Signal:
-        """Return the times of the samples of a sound; by default of the whole loop."""
         return np.arange(self.samples if length_s is None else round(length_s * self.rate_hz)) / self.rate_hz
 
     def frequencies_hz(self) -> Signal:
@@ -251,7 +244,6 @@ def _keyboard(canvas: _Canvas) -> Signal:
 
 
 def _type(canvas: _Canvas, signal: Signal, at_s: float, keys: int) -> float:
-    """Put a burst of keystrokes on a signal; return when it is over."""
     for _ in range(keys):
         canvas.put(signal, at_s, _key(canvas) * _gain(canvas.within(-6, 3)))
         canvas.put(signal, at_s + canvas.within(0.05, 0.09), _key(canvas) * _gain(canvas.within(-16, -9)))

@@ -82,11 +82,7 @@ class Fault:
 
 
 class Between(FrameProcessor):
-    """Stands between two processors of the restaurant.
-
-    Args:
-        passes: What becomes of a frame: returns whether it is passed on.
-    """
+    """Stands between two processors, and decides by ``passes`` what becomes of a frame: whether it is passed on."""
 
     def __init__(self, passes: Callable[["Between", Frame], Awaitable[bool]]) -> None:
         super().__init__()
@@ -200,8 +196,6 @@ class DropsSentence(HibariTTSService):
 
 
 class WrongNumberOfPeople(RestaurantDialogue):
-    """Takes one person more than the caller said, and stays with that."""
-
     def note(self, found: dict[str, Any]) -> None:
         super().note({**found, "people": found["people"] + 1} if "people" in found else found)
 
@@ -250,8 +244,7 @@ FAULTS: dict[str, Fault] = {
 def fault_of_session(body: Any, default: str | None) -> Fault:
     """Return the fault that the body of a session's start names, or the default.
 
-    Raises:
-        ValueError: There is no such fault.
+    Raises ValueError: there is no such fault.
     """
     name = own_options("restaurant", body).get("fault", default)
     if name is None:

@@ -112,8 +112,7 @@ class MetronomeSettings(BaseModel):
     def load(cls, body: Any = None) -> "MetronomeSettings":
         """Read the environment, and over it the object ``metronome`` in the body of a session's start.
 
-        Raises:
-            ValueError: A value is of the wrong kind or out of bounds, or there is no such background.
+        Raises ValueError: a value is of the wrong kind or out of bounds, or there is no such background.
         """
         # Where the log is written is not for a session to say.
         names = [name for name in cls.model_fields if name != "log"]
@@ -287,7 +286,6 @@ async def bot(runner_args: "RunnerArguments") -> None:
 
 
 def _transport(runner_args: Any) -> tuple["BaseTransport", Callable[[Any], Line]]:
-    """Return the session's transport, and what makes a line of whoever connected."""
     from pipecat.runner.types import DailyRunnerArguments, SmallWebRTCRunnerArguments
 
     if isinstance(runner_args, DailyRunnerArguments):
@@ -303,7 +301,6 @@ def _transport(runner_args: Any) -> tuple["BaseTransport", Callable[[Any], Line]
 
 
 def preload() -> None:
-    """Load everything a call needs, so that the first one is as quick as the next."""
     importlib.import_module("pipecat.workers.runner")
     MetronomeSettings.load().prepare()
     silence()
@@ -314,7 +311,6 @@ def _place(arrival_ns: int, offset_samples: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve the metronome with Pipecat's development runner."""
     MetronomeSettings.load()  # wrong options are told at start, not in the first call
     run_agent(argparse.ArgumentParser(description="The metronome, an agent with known timing"), preload)
 

@@ -57,7 +57,7 @@ class Clip:
         _ = self._whole
 
     def packets(self, lead_samples: int) -> list[bytes]:
-        """Return the packets of the whole clip, after ``lead_samples`` of silence in the first one."""
+        """Return the packets of the whole clip, the first of them after so much silence."""
         return self._whole[lead_samples // STEP_SAMPLES]
 
     def cut_packets(self, lead_samples: int, keep_samples: int) -> list[bytes]:
@@ -173,7 +173,6 @@ class MetronomeTrack(MediaStreamTrack):
         return silence()
 
     def _speech(self, utterance: Utterance) -> tuple[bytes, bool]:
-        """Return the next packet of an utterance, and whether it is its last."""
         packets, index = utterance.packets, utterance.index
         return packets[index] if index < len(packets) else silence(), index + 1 >= len(packets)
 
@@ -286,7 +285,6 @@ def _spoken(engine: Any, text: str) -> npt.NDArray[np.float32]:
 
 @functools.cache
 def silence() -> bytes:
-    """Return an Opus packet of 20 ms of digital silence."""
     return _encode(np.zeros(FRAME_SAMPLES * 10, np.int16), 0)[-1]
 
 

@@ -107,8 +107,7 @@ class RestaurantSettings(BaseModel):
     def load(cls, body: Any = None, options: argparse.Namespace | None = None) -> "RestaurantSettings":
         """Read the command line, over it the environment, and over both ``restaurant`` in the body of a session.
 
-        Raises:
-            ValueError: A value is of the wrong kind or out of bounds, or there is no such background.
+        Raises ValueError: a value is of the wrong kind or out of bounds, or there is no such background.
         """
         names = cls.model_fields
         told = {name: value for name, value in vars(options or argparse.Namespace()).items() if name in names}
@@ -321,11 +320,7 @@ async def run_restaurant(
 
 
 async def bot(runner_args: "RunnerArguments") -> None:
-    """Run one call.
-
-    Raises:
-        ValueError: The session asks for a fault or a background that there is not.
-    """
+    """Run one call. Raises ValueError: the session asks for a fault or a background that there is not."""
     settings = RestaurantSettings.load(runner_args.body, runner_args.cli_args)
     fault = fault_of_session(runner_args.body, getattr(runner_args.cli_args, "fault", None))
     if not fault.joins:

@@ -131,8 +131,7 @@ MarkerKind = Literal["complete", "short", "long", "incomplete"]
 def compile_pattern(pattern: str) -> Any:
     """Return a pattern that ignores case and is matched in time that grows with the text alone (RE2).
 
-    Raises:
-        ValueError: It is no regular expression of RE2, which has no lookaround and no backreferences.
+    Raises ValueError: it is no regular expression of RE2, which has no lookaround and no backreferences.
     """
     options = re2.Options()
     options.case_sensitive = False

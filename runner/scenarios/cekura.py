@@ -102,8 +102,7 @@ class Played:
 def as_played(scenario: ScenarioFields, settings: Settings) -> Played:
     """Return how a scenario is played; the settings give what it does not say itself.
 
-    Raises:
-        UsageError: It can't be played; says why.
+    Raises UsageError: it can't be played; says why.
     """
     conditions: tuple[asked.Condition, ...] = ()
     if scenario.pipecat_eval is not None:
@@ -125,8 +124,7 @@ def as_played(scenario: ScenarioFields, settings: Settings) -> Played:
 def read_pipecat_eval(text: str, settings: Settings) -> Scenario:
     """Return the one scenario of a text in the format of Pipecat Evals; it has a script.
 
-    Raises:
-        UsageError: Something in it is wrong, it holds several, or can't be played: ``pipecat_eval: line N: …``.
+    Raises UsageError: something in it is wrong, it holds several, or can't be played: ``pipecat_eval: line N: …``.
     """
     scenarios = load_text(text, PIPECAT_EVAL, settings)
     if len(scenarios) > 1:
@@ -147,8 +145,6 @@ class _Ended(Exception):
 
 
 class _Player:
-    """Makes a script of conditional actions."""
-
     def __init__(self, scenario: ScenarioFields, settings: Settings):
         self._scenario = scenario
         self._settings = settings

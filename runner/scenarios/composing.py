@@ -60,7 +60,6 @@ class Place:
         return f"{self.path}: line {self.line}" if self.in_text else f"{self.path}:{self.line}"
 
     def error(self, message: str) -> "FileError":
-        """Return an error about what stands here, in one line."""
         return FileError([(self, f"{self}: {one_line(message)}")])
 
 
@@ -73,13 +72,10 @@ class FileError(UsageError, ValueError):
         super().__init__(self.mistakes[0][1])
 
     def by_line(self) -> list[str]:
-        """Return every mistake, by file and line."""
         return [text for _, text in sorted(self.mistakes, key=lambda found: (found[0].path, found[0].line))]
 
 
 class Mistakes:
-    """Collects the mistakes of a file, so that all of them are told at once."""
-
     def __init__(self, errors: Iterable[FileError] = ()) -> None:
         self._found = [mistake for error in errors for mistake in error.mistakes]
 
@@ -123,8 +119,7 @@ class Composer:
     def text(self, content: bytes, start: Place) -> yaml.Node:
         """Return the document of what a file holds, or a text.
 
-        Raises:
-            UsageError: It is too large, or is not valid YAML.
+        Raises UsageError: it is too large, or is not valid YAML.
         """
         if len(content) > MAX_FILE_BYTES:
             raise UsageError(f"{start}: larger than {MAX_FILE_BYTES // 1_000_000} MB; split it into several files")
@@ -162,11 +157,7 @@ class Composer:
 
 
 def scalar(node: yaml.ScalarNode, label: str, place: Place) -> Any:
-    """Return a plain value.
-
-    Raises:
-        FileError: It does not fit the tag it has.
-    """
+    """Return a plain value. Raises FileError: it does not fit the tag it has."""
     if node.tag in _TEXT_TAGS:
         return str(node.value)
     loader = Loader("")
@@ -190,7 +181,6 @@ def short(text: str) -> str:
 
 
 def problem(error: Exception) -> str:
-    """Return what an error says, in one line."""
     return str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
 
 

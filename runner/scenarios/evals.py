@@ -417,8 +417,7 @@ _SCENARIO_KEYS = (*_ScriptKeys.keys(), *_PERSONA_KEYS)
 def load_file(path: Path, settings: Settings) -> list[Scenario]:
     """Return the scenarios of a file, in its order; the settings give what a scenario does not say itself.
 
-    Raises:
-        UsageError: Something in the file is wrong; names file and line, and how to mend it.
+    Raises UsageError: something in the file is wrong; names file and line, and how to mend it.
     """
     return _scenarios(read_yaml(path, settings.scenarios_dir), settings)
 
@@ -486,8 +485,7 @@ def _refuse_persona_keys(mapping: Node) -> None:
 def load_scenario(spec: str, settings: Settings) -> Scenario:
     """Return the scenario that ``FILE`` or ``FILE:NAME`` names, with or without the file's own name.
 
-    Raises:
-        UsageError: The file is wrong, or holds no such scenario.
+    Raises UsageError: the file is wrong, or holds no such scenario.
     """
     file, name = split_spec(spec)
     scenarios = load_file(file, settings)

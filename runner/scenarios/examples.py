@@ -15,11 +15,7 @@ def example_names() -> list[str]:
 
 
 def example_file(name: str) -> Path:
-    """Return the file of an example.
-
-    Raises:
-        UsageError: There is no such example.
-    """
+    """Return the file of an example. Raises UsageError: there is no such example."""
     if name not in example_names():
         raise UsageError(f"{PREFIX}{name}: no such example; there are: {', '.join(example_names())}")
     return _folder() / f"{name}.yaml"

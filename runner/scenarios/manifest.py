@@ -161,7 +161,6 @@ class _Manifest:
         return file
 
     def _body(self, entry: Node) -> tuple[dict[str, Any] | None, Path | None]:
-        """Return what a bot gets as its runner arguments' body, and the folder it is started in."""
         if "runner_body" not in entry:
             return None, None
         node = entry["runner_body"]

@@ -45,8 +45,7 @@ def unknown_markup(text: str, played: str = "") -> str | None:
 def pieces(text: str) -> Iterator[Words | Pause | PressKeys | None]:
     """Return what a step consists of, in its order; None stands for hanging up.
 
-    Raises:
-        UsageError: It has a tag that is not played here, or a wrong one.
+    Raises UsageError: it has a tag that is not played here, or a wrong one.
     """
     end = 0
     for tag in TAG.finditer(text):
@@ -79,8 +78,7 @@ def _words(text: str) -> Words:
 def _attributes(tag: re.Match[str]) -> dict[str, str]:
     """Return the attributes of a tag.
 
-    Raises:
-        UsageError: There is one that is not known, or something that is none.
+    Raises UsageError: there is one that is not known, or something that is none.
     """
     given = tag["attributes"].strip().removesuffix("/")
     found = {a["name"]: a["double"] or a["single"] or "" for a in _ATTRIBUTE.finditer(given)}

@@ -34,8 +34,7 @@ class Scenario:
     def playable(self) -> Script:
         """Return what the caller does.
 
-        Raises:
-            UsageError: The scenario can't be played in a room; says why, and where it stands.
+        Raises UsageError: the scenario can't be played in a room; says why, and where it stands.
         """
         if self.refusal is not None or self.script is None:
             raise UsageError(f"{self.path}:{self.line}: {self.name} can't be played in a room: {self.refusal}")
@@ -45,8 +44,7 @@ class Scenario:
 def scenario_named(name: str, scenarios: Sequence[Scenario], file: Path) -> Scenario:
     """Return the one scenario of a file that has a name, written with or without the file's own.
 
-    Raises:
-        UsageError: There is none, or several could be meant.
+    Raises UsageError: there is none, or several could be meant.
     """
     # A name may hold slashes of its own: the whole of it comes first, then whatever it ends with.
     found = [s for s in scenarios if s.name == name] or [s for s in scenarios if s.name.endswith(f"/{name}")]

@@ -87,15 +87,12 @@ class Node:
         return read(self[key]) if key in self else None
 
     def over(self, defaults: "Node") -> "Node":
-        """Return this mapping, with the keys of another where it has none of its own."""
         return replace(self, value={**defaults.entries(), **self.entries()})
 
     def only(self, keys: Iterable[str]) -> "Node":
-        """Return the mapping with some of its keys."""
         return replace(self, value={key: self.entries()[key] for key in keys if key in self.entries()})
 
     def without(self, *keys: str) -> "Node":
-        """Return the mapping without some keys."""
         return replace(self, value={k: v for k, v in self.entries().items() if k not in keys})
 
     def entries(self) -> "dict[Any, Node]":
@@ -123,13 +120,11 @@ class Node:
         return self.value
 
     def some(self) -> "list[Node]":
-        """Return the values of a list that is not empty."""
         if not self.items():
             raise self.place.error(f"{self.label} must hold at least one")
         return self.items()
 
     def has_keys(self, *keys: str) -> bool:
-        """Whether the value is a mapping that holds these keys."""
         return isinstance(self.value, dict) and {*keys} <= {*self.value}
 
     def is_list(self) -> bool:
@@ -139,7 +134,6 @@ class Node:
         return isinstance(self.value, dict)
 
     def is_null(self) -> bool:
-        """Whether nothing is given."""
         return isinstance(self.value, yaml.ScalarNode) and self.value.tag == NULL_TAG
 
     def text(self, max_characters: int = 1_000) -> str:
@@ -221,8 +215,7 @@ class Node:
 def read_yaml(path: Path, root: Path | None = None) -> Node:
     """Return the one document of a YAML file, which includes files of ``root``, by default :func:`default_root`.
 
-    Raises:
-        UsageError: It can't be read, is too large, or is not valid YAML.
+    Raises UsageError: it can't be read, is too large, or is not valid YAML.
     """
     reader = _Reader(Folder(path.parent, (root or default_root(path)).resolve()))
     try:
@@ -236,8 +229,7 @@ def read_yaml(path: Path, root: Path | None = None) -> Node:
 def read_yaml_text(text: str, name: str) -> Node:
     """Return the one document of a YAML text, which takes in no files, and is called ``name`` in errors.
 
-    Raises:
-        UsageError: It is too large, or is not valid YAML.
+    Raises UsageError: it is too large, or is not valid YAML.
     """
     reader = _Reader(Folder(None, Path()))
     place = Place(Path(name), 1, in_text=True)
@@ -285,7 +277,6 @@ class _Reader:
         self._spent = 0
 
     def value(self, node: yaml.Node, spot: _Spot) -> Node:
-        """Return a value with all it holds, read from the file it stands for if it is an ``!include``."""
         if spot.depth > MAX_DEPTH:
             raise spot.place.error(f"nested more than {MAX_DEPTH} deep")
         self._spend(spot.place)

@@ -47,16 +47,14 @@ def _within(value: Any, key: str) -> Any:
     if isinstance(value, Mapping):
         return cast(Mapping[str, Any], value).get(key)
     if isinstance(value, list) and key.isascii() and key.isdigit():
-        items = cast(list[Any], value)
-        return items[int(key[:9])] if int(key[:9]) < len(items) else None
+        return next(iter(cast(list[Any], value)[int(key[:9]) :]), None)
     return None
 
 
 def substituted(script: Script, variables: Mapping[str, Any]) -> Script:
     """Return a script with the values of its placeholders, wherever it has texts.
 
-    Raises:
-        UsageError: Without the value something in it is empty that must not be, or no regular expression.
+    Raises UsageError: without the value something in it is empty that must not be, or no regular expression.
     """
     dumped = script.model_dump(mode="json")
     replaced = _in_texts(dumped, variables)

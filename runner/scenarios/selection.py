@@ -30,8 +30,7 @@ _RESERVED = ("and", "or", "not", "(", ")")
 def parse_expression(text: str) -> Selects:
     """Return what says of a scenario whether an expression is true of it.
 
-    Raises:
-        UsageError: It is not an expression; says where.
+    Raises UsageError: it is not an expression; says where.
     """
     if len(text) > MAX_CHARACTERS:
         raise UsageError(f"-k: longer than {MAX_CHARACTERS} characters")
@@ -41,8 +40,7 @@ def parse_expression(text: str) -> Selects:
 def select_scenarios(suite: Suite, expression: str) -> Suite:
     """Return a suite with the runs of those scenarios alone that an expression is true of.
 
-    Raises:
-        UsageError: It is not an expression, or true of no scenario of the suite.
+    Raises UsageError: it is not an expression, or true of no scenario of the suite.
     """
     selects = parse_expression(expression)
     runs = [run for run in suite.runs if selects(run.scenario)]
@@ -55,12 +53,10 @@ def select_scenarios(suite: Suite, expression: str) -> Suite:
 
 
 def with_runs(suite: Suite, runs: list[PlannedRun]) -> Suite:
-    """Return a suite with some of its runs alone."""
     return replace(suite, runs=tuple(replace(run, index=index) for index, run in enumerate(runs)))
 
 
 def _tokens(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the words and brackets of an expression, each with its column, from 1."""
     at = 0
     while text[at:].strip():
         found = _TOKEN.match(text, at)
@@ -84,10 +80,10 @@ class _Parser:
         return selects
 
     def _joined(self, word: str) -> Selects:
-        parts = [self._joined("and") if word == "or" else self._factor()]
+        read, holds = (lambda: self._joined("and"), any) if word == "or" else (self._factor, all)
+        parts = [read()]
         while self._takes(word):
-            parts.append(self._joined("and") if word == "or" else self._factor())
-        holds = any if word == "or" else all
+            parts.append(read())
         return lambda scenario: holds(part(scenario) for part in parts)
 
     def _factor(self) -> Selects:

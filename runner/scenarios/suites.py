@@ -98,7 +98,6 @@ class Suite:
 
 
 def run_title(scenario: str, repeat: int) -> str:
-    """Return what a run is called in reports."""
     return scenario if repeat == 1 else f"{scenario} #{repeat}"
 
 
@@ -191,8 +190,7 @@ def load_suite(
 def load_agent(path: Path, settings: Settings, token: SecretStr | None = None) -> GivenAgent:
     """Return the agent of a suite file, whatever scenarios it has; the token is for one that names none.
 
-    Raises:
-        UsageError: Something in the file is wrong; names the line, and how to mend it.
+    Raises UsageError: something in the file is wrong; names the line, and how to mend it.
     """
     top = read_yaml(path).mapping(_SUITE_KEYS)
     given = GivenAgent.read(top["agent"].mapping(AGENT_KEYS), settings)
@@ -200,7 +198,6 @@ def load_agent(path: Path, settings: Settings, token: SecretStr | None = None) -
 
 
 def _scenarios(node: Node, load: Callable[[Path], list[Scenario]]) -> list[Scenario]:
-    """Return the scenarios that ``FILE`` (all) or ``FILE:NAME`` (one) names, relative to the suite's file."""
     file, name = split_spec(node.text(), node.place.path.parent)
     if not os.path.isfile(file):  # noqa: PTH113 - unlike pathlib's, never an error
         raise node.place.error(f"there is no scenario file {file}")

@@ -108,11 +108,7 @@ class Target:
 
     @classmethod
     def read(cls, agent: Node, settings: Settings) -> "Target":
-        """Return the agent of a suite file.
-
-        Raises:
-            UsageError: Something about it is wrong; names the line.
-        """
+        """Return the agent of a suite file. Raises UsageError: something about it is wrong; names the line."""
         given = [key for key in _WAYS if key in agent]
         if len(given) != 1:
             place = agent[given[1]].place if given else agent.place
@@ -158,7 +154,6 @@ class Target:
         return cls(AgentInRooms(tuple(rooms)), frozenset(kinds), tuple(kinds))
 
     def data(self, node: Node) -> dict[str, Any]:
-        """Return what reaches the bot's runner arguments."""
         if RoomKind.DAILY in self.places:
             raise node.place.error(
                 "data: a start takes it along, and a Daily room is there already; use start_url, or publish"
@@ -255,7 +250,6 @@ def read_secret(node: Node) -> SecretStr:
 
 
 def json_value(node: Node) -> Any:
-    """Return a value as JSON has it."""
     value = node.plain()
     try:
         json.dumps(value, allow_nan=False)

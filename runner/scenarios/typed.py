@@ -47,7 +47,6 @@ class FileModel(BaseModel):
 
     @classmethod
     def keys(cls) -> dict[str, FieldInfo]:
-        """Return the keys that are known, each with its field."""
         return {field.alias or name: field for name, field in cls.model_fields.items() if name != "node"}
 
     @classmethod
@@ -69,7 +68,6 @@ class FileModel(BaseModel):
         return model
 
     def given(self, *keys: str) -> list[str]:
-        """Return which of some keys have a value."""
         return [key for key in keys if key in self.node]
 
     def error(self, key: str, message: str) -> FileError:

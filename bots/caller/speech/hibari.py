@@ -91,8 +91,7 @@ def preload(voice: str = DEFAULT_VOICE) -> None:
 def available_voices() -> tuple[str, ...]:
     """Return the voices that can speak without network: those in the package, and those downloaded before.
 
-    Raises:
-        MissingSpeechPackage: Hibari is not installed.
+    Raises MissingSpeechPackage: hibari is not installed.
     """
     if importlib.util.find_spec("hibari") is None:
         raise MissingSpeechPackage("hibari-tts")

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -93,25 +93,21 @@ async def transcribe_here(
     service = make_stt(stt)
     texts: list[str] = []
 
-    def add(text: str) -> None:
-        texts.append(text)
-        if done is not None:
-            done(len(texts))
+    async def recognise_all(recognise: Callable[[bytes], Awaitable[str]]) -> list[str]:
+        for piece in pieces:
+            texts.append(await recognise(piece) if piece else "")
+            if done is not None:
+                done(len(texts))
+        return texts
 
     if not isinstance(service, SegmentedSTTService):
         async with running(service, input_rate_hz=_RATE_HZ) as at_work:
-            for piece in pieces:
-                add(await _streamed(at_work, piece, timeout_s) if piece else "")
-        return texts
+            return await recognise_all(lambda piece: _streamed(at_work, piece, timeout_s))
     # Such a service says nothing where it recognised nothing, but answers everything before it ends: one run each.
-    unused: SegmentedSTTService | None = service
-    for piece in pieces:
-        if not piece:
-            add("")
-            continue
-        add(await _whole(unused or cast(SegmentedSTTService, make_stt(stt)), piece, timeout_s))
-        unused = None
-    return texts
+    unused = [service]
+    return await recognise_all(
+        lambda piece: _whole(unused.pop() if unused else cast(SegmentedSTTService, make_stt(stt)), piece, timeout_s)
+    )
 
 
 def _prepared(segment: bytes, rate_hz: int) -> bytes:

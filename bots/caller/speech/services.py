@@ -160,7 +160,6 @@ class RunningService:
         await self._worker.queue_frames(frames)
 
     async def end(self) -> None:
-        """Let the service finish what it was given; its last frame is an ``EndFrame``."""
         if not self._has_ended:
             self._has_ended = True
             await self._worker.queue_frame(EndFrame())
@@ -168,8 +167,7 @@ class RunningService:
     async def next_frame(self, timeout_s: float) -> Frame | None:
         """Return the next frame the service pushed, or ``None`` when none came in time.
 
-        Raises:
-            SpeechError: The service reported an error, or its pipeline has ended.
+        Raises SpeechError: the service reported an error, or its pipeline has ended.
         """
         try:
             async with asyncio.timeout(timeout_s):

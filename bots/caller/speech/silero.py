@@ -81,7 +81,6 @@ def _model() -> _Model:
 
 
 def load() -> None:
-    """Load the model, and run it once: the first time takes long."""
     SpeechStream().probability(np.zeros(WINDOW, dtype=np.float32))
 
 
@@ -115,20 +114,12 @@ def speech_probabilities(samples: Samples) -> NDArray[np.float32]:
 
 
 class SpeechModel(Protocol):
-    """Tells, window after window of one stream, how likely somebody speaks."""
+    def probability(self, window: Samples) -> float: ...
 
-    def probability(self, window: Samples) -> float:
-        """Return how likely somebody speaks in the next :data:`WINDOW` samples at :data:`RATE_HZ`."""
-        ...
-
-    def reset(self) -> None:
-        """Forget what came before."""
-        ...
+    def reset(self) -> None: ...
 
 
 class SpeechStream:
-    """Asks the model about one stream of audio, window after window."""
-
     def __init__(self) -> None:
         self._state = np.zeros((2, 1, _STATE), dtype=np.float32)
         self._input = np.zeros((1, _CONTEXT + WINDOW), dtype=np.float32)

@@ -12,7 +12,7 @@ import os
 import struct
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -40,7 +40,7 @@ _TEXT_TIMEOUT_S = 60.0
 # Raised whenever the same settings and text would give other bytes.
 _FORMAT = 1
 _MAGIC = b"LINE0001"
-_HEADER = struct.Struct("<8s32sqq")
+_BOUNDS = struct.Struct("<qq")
 _SUFFIX = ".line"
 _TEMPORARY = "line-"
 _STALE_TEMPORARY_S = 3600.0
@@ -72,8 +72,6 @@ class _Piece:
 
 
 class Voice:
-    """Speaks the caller's lines with any Pipecat TTS service."""
-
     def __init__(self, settings: SpeechSettings | None = None) -> None:
         self._settings = settings or SpeechSettings()
         self._cache = _Cache(self._settings.cache_dir, self._settings.cache_max_mb * 1_000_000)
@@ -115,11 +113,8 @@ class Voice:
         identity = self._identity()
         sayable = {text: speakable(text) for text in sorted(texts)}
         keys = {said: _key(identity, said) for said in sayable.values()}
-        pieces: dict[str, _Piece] = {}
-        for said, key in keys.items():
-            piece = await asyncio.to_thread(self._cache.get, key)
-            if piece is not None:
-                pieces[said] = piece
+        kept = {said: await asyncio.to_thread(self._cache.get, key) for said, key in keys.items()}
+        pieces = {said: piece for said, piece in kept.items() if piece is not None}
         missing = [said for said in keys if said not in pieces]
         if missing:
             for said, piece in (await self._made(missing)).items():
@@ -302,20 +297,17 @@ class _Cache:
         self._max_bytes = max_bytes
 
     def get(self, key: str) -> _Piece | None:
-        """Return a piece; ``None`` where there is none, or its file is damaged."""
         path = self._path(key)
         try:
-            content = path.read_bytes()
+            piece = _unpacked(path.read_bytes())
         except OSError:
             return None
-        piece = _unpacked(content)
         if piece is not None:
             with contextlib.suppress(OSError):
                 os.utime(path)  # used just now
         return piece
 
     def put(self, key: str, piece: _Piece) -> None:
-        """Keep a piece. A cache that can't be written is no reason to fail: the piece is made again next time."""
         temporary: str | None = None
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -330,46 +322,34 @@ class _Cache:
     def shrink(self) -> None:
         """Remove what was not used for longest, until the rest fits; and what a killed process left behind."""
         files: list[tuple[float, int, Path]] = []
-        for path, status in self._files():
-            if path.suffix == _SUFFIX:
-                files.append((status.st_mtime, status.st_size, path))
-            elif path.match(f"{_TEMPORARY}*.tmp") and time.time() - status.st_mtime > _STALE_TEMPORARY_S:
-                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for path in self._directory.iterdir():
+                with contextlib.suppress(OSError):  # another process removed it
+                    status = path.stat()
+                    if path.suffix == _SUFFIX:
+                        files.append((status.st_mtime, status.st_size, path))
+                    elif path.match(f"{_TEMPORARY}*.tmp") and time.time() - status.st_mtime > _STALE_TEMPORARY_S:
+                        path.unlink(missing_ok=True)
         size = sum(size for _, size, _ in files)
         for _, file_size, path in sorted(files):
-            if size <= self._max_bytes:
-                return
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-            size -= file_size
-
-    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        try:
-            paths = list(self._directory.iterdir())
-        except OSError:
-            return
-        for path in paths:
-            try:
-                yield path, path.stat()
-            except OSError:  # another process removed it
-                continue
+            if size > self._max_bytes:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+                size -= file_size
 
     def _path(self, key: str) -> Path:
         return self._directory / f"{key}{_SUFFIX}"
 
 
 def _packed(piece: _Piece) -> bytes:
-    first, last = piece.voiced or (-1, -1)
-    bounds = struct.pack("<qq", first, last)
-    digest = hashlib.sha256(bounds + piece.pcm).digest()
-    return _HEADER.pack(_MAGIC, digest, first, last) + piece.pcm
+    content = _BOUNDS.pack(*(piece.voiced or (-1, -1))) + piece.pcm
+    return _MAGIC + hashlib.sha256(content).digest() + content
 
 
-def _unpacked(content: bytes) -> _Piece | None:
-    if len(content) < _HEADER.size:
+def _unpacked(packed: bytes) -> _Piece | None:
+    head = len(_MAGIC) + hashlib.sha256().digest_size
+    content = packed[head:]
+    if len(content) < _BOUNDS.size or packed[:head] != _MAGIC + hashlib.sha256(content).digest():
         return None
-    magic, digest, first, last = _HEADER.unpack_from(content)
-    pcm = content[_HEADER.size :]
-    if magic != _MAGIC or hashlib.sha256(struct.pack("<qq", first, last) + pcm).digest() != digest:
-        return None
-    return _Piece(pcm, (first, last) if first >= 0 else None)
+    first, last = _BOUNDS.unpack_from(content)
+    return _Piece(content[_BOUNDS.size :], (first, last) if first >= 0 else None)

@@ -27,7 +27,6 @@ _model_lock = threading.Lock()
 
 
 def _shared_model() -> WhisperModel:
-    """Return the one model of this process (some 240 MB), loading it the first time: blocks for a second."""
     global _model  # noqa: PLW0603
     with _model_lock:
         if _model is None:
