@@ -194,30 +194,26 @@ def _amount(found: re.Match[str]) -> str:
 # ---------------------------------------------------------------------------------------------------------- numbers
 
 
-def _numbers(words: list[str]) -> list[_Atom]:
+def _numbers(text: list[str]) -> list[_Atom]:
+    # Two words that are none: whatever is read looks no further ahead.
+    words = [*text, "", ""]
     atoms: list[_Atom] = []
     at = 0
-    while at < len(words):
+    while word := words[at]:
+        after_number = bool(atoms) and atoms[-1].is_number
         number = _number_at(words, at)
         if number is not None:
             digits, at = number
             atoms.append(_Atom(digits, is_number=True))
-            continue
-        word = words[at]
-        after_number = bool(atoms) and atoms[-1].is_number
-        following = words[at + 1] if at + 1 < len(words) else ""
-        if after_number and (word == "oclock" or (word == "o" and following == "clock")):
+        elif after_number and (word == "oclock" or words[at : at + 2] == ["o", "clock"]):
             at += 1 if word == "oclock" else 2
-            continue
-        if after_number and word in {"a", "p"} and following == "m":
+        elif after_number and word in {"a", "p"} and words[at + 1] == "m":
             atoms.append(_Atom(f"{word}m"))
             at += 2
-            continue
-        if word == "and" and _is_money_and(atoms, words, at):
+        else:
+            if word != "and" or not _is_money_and(atoms, words, at):
+                atoms.append(_Atom(word, is_letter=len(word) == 1))
             at += 1
-            continue
-        atoms.append(_Atom(word, is_letter=len(word) == 1))
-        at += 1
     return _zeros(atoms)
 
 
@@ -226,7 +222,7 @@ def _is_money_and(atoms: list[_Atom], words: list[str], at: int) -> bool:
     if len(atoms) < 2 or atoms[-1].text not in {"dollar", "euro", "pound"} or not atoms[-2].is_number:
         return False
     number = _number_at(words, at + 1)
-    return number is not None and words[number[1] : number[1] + 1] in (["cent"], ["pence"])
+    return number is not None and words[number[1]] in {"cent", "pence"}
 
 
 def _zeros(atoms: list[_Atom]) -> list[_Atom]:
@@ -266,28 +262,16 @@ def _runs_of_o(atoms: list[_Atom]) -> list[tuple[int, int]]:
 
 def _number_at(words: list[str], at: int) -> tuple[str, int] | None:
     """Return the digits of the number that starts here, and where the words after it start."""
-    if at >= len(words):
-        return None
     word = words[at]
+    is_multiplied = bool(word) and (words[at + 1] == "hundred" or words[at + 1] in _SCALES)
     if word.isascii() and word.isdigit():
-        if len(word) <= 3 and _is_multiplier(words, at + 1):
-            return _cardinal(words, at)
-        return word, at + 1
-    if word == "a" and _is_multiplier(words, at + 1):
+        return _cardinal(words, at) if len(word) <= 3 and is_multiplied else (word, at + 1)
+    if word == "a" and is_multiplied:
         return _cardinal(words, at + 1)
-    if word == "second" and not _is_ordinal_second(words, at):
+    # "one second" is a time; "March second" a date.
+    if word == "second" and words[at - 1] not in _MONTHS and words[at - 1] not in _SHORT_MONTHS:
         return None
     return _cardinal(words, at) if word in _NUMBER_WORDS else None
-
-
-def _is_multiplier(words: list[str], at: int) -> bool:
-    return at < len(words) and (words[at] == "hundred" or words[at] in _SCALES)
-
-
-def _is_ordinal_second(words: list[str], at: int) -> bool:
-    # "one second" is a time; "March second" a date.
-    before = words[at - 1] if at else ""
-    return before in _MONTHS or before in _SHORT_MONTHS
 
 
 def _cardinal(words: list[str], at: int) -> tuple[str, int]:
@@ -295,13 +279,13 @@ def _cardinal(words: list[str], at: int) -> tuple[str, int]:
     limit = 10**15
     while True:
         value, at, is_over = _below_thousand(words, at)
-        scale = _SCALES.get(words[at], 0) if at < len(words) else 0
+        scale = _SCALES.get(words[at], 0)
         if is_over or not scale or scale >= limit:
             return str(total + value), at
         total += value * scale
         limit = scale
         at += 1
-        following = at + 1 if words[at : at + 1] == ["and"] else at
+        following = at + (words[at] == "and")
         if not _continues(words, following, scale):
             return str(total), at
         at = following
@@ -309,11 +293,10 @@ def _cardinal(words: list[str], at: int) -> tuple[str, int]:
 
 def _continues(words: list[str], at: int, scale: int) -> bool:
     """Whether a number word follows that belongs to the number: "two thousand | twenty four"."""
-    if at >= len(words) or words[at] not in _NUMBER_WORDS or words[at] in {*_SCALES, "zero", "second", "thousandth"}:
+    if words[at] not in _NUMBER_WORDS or words[at] in {*_SCALES, "zero", "second", "thousandth"}:
         return False
     value, after, _ = _below_thousand(words, at)
-    own_scale = _SCALES.get(words[after], 1) if after < len(words) else 1
-    return own_scale < scale and value < 1000
+    return _SCALES.get(words[after], 1) < scale and value < 1000
 
 
 def _below_thousand(words: list[str], at: int) -> tuple[int, int, bool]:
@@ -329,22 +312,19 @@ def _below_thousand(words: list[str], at: int) -> tuple[int, int, bool]:
         value, at, is_over = int(word), at + 1, False
     else:
         value, at, is_over = _below_hundred(words, at)
-    if is_over or at >= len(words) or value == 0:
+    if is_over or value == 0:
         return value, at, is_over
     if words[at] == "hundredth":
         return value * 100, at + 1, True
     if words[at] != "hundred" or value >= 100:
         return value, at, False
     value, at = value * 100, at + 1
-    following = at + 1 if words[at : at + 1] == ["and"] else at
-    if following < len(words) and _is_below_hundred(words[following]):
+    following = at + (words[at] == "and")
+    word = words[following]
+    if word in {*_UNITS, *_TENS, *_ORDINALS} - {"zero", "second"}:
         rest, at, is_over = _below_hundred(words, following)
         return value + rest, at, is_over
     return value, at, False
-
-
-def _is_below_hundred(word: str) -> bool:
-    return (word in _UNITS or word in _TENS or word in _ORDINALS) and word not in {"zero", "second"}
 
 
 def _below_hundred(words: list[str], at: int) -> tuple[int, int, bool]:
@@ -354,7 +334,7 @@ def _below_hundred(words: list[str], at: int) -> tuple[int, int, bool]:
     if word in _UNITS:
         return _UNITS[word], at + 1, False
     value = _TENS[word]
-    following = words[at + 1] if at + 1 < len(words) else ""
+    following = words[at + 1]
     if 1 <= _UNITS.get(following, 0) <= 9:
         return value + _UNITS[following], at + 2, False
     if 1 <= _ORDINAL_UNITS.get(following, 0) <= 9:
@@ -368,15 +348,15 @@ def _below_hundred(words: list[str], at: int) -> tuple[int, int, bool]:
 def _join_dates(atoms: list[_Atom]) -> list[_Atom]:
     """Leave out "the" and "of" around the day of a month: "the 14th of March", "March the 14th"."""
     groups = _long_months(_groups(atoms))
+    firsts = [*(group[0].text for group in groups), "", ""]
     joined: list[_Atom] = []
     for index, group in enumerate(groups):
-        if group[0].text == "of" and 0 < index < len(groups) - 1 and _is_day(groups[index - 1]):
-            if groups[index + 1][0].text in _MONTHS:
+        next_is_month = firsts[index + 1] in _MONTHS
+        if group[0].text == "of" and index and _is_day(groups[index - 1]):
+            if next_is_month:
                 continue
         elif _is_day(group):
-            following = [other[0].text for other in groups[index + 1 : index + 3]]
-            is_before_month = following[:1] == ["of"] and following[1:] and following[1] in _MONTHS
-            is_before_month = is_before_month or (bool(following) and following[0] in _MONTHS)
+            is_before_month = next_is_month or (firsts[index + 1] == "of" and firsts[index + 2] in _MONTHS)
             if is_before_month or _word_before_the(joined) in _MONTHS:
                 while joined and joined[-1].text == "the":
                     joined.pop()
@@ -401,17 +381,12 @@ def _long_months(groups: list[list[_Atom]]) -> list[list[_Atom]]:
 
 
 def _word_before_the(atoms: list[_Atom]) -> str:
-    at = len(atoms)
-    while at and atoms[at - 1].text == "the":
-        at -= 1
-    return atoms[at - 1].text if at else ""
+    return next((atom.text for atom in reversed(atoms) if atom.text != "the"), "")
 
 
 def _is_day(group: list[_Atom]) -> bool:
-    if not group[0].is_number:
-        return False
     digits = "".join(atom.text for atom in group)
-    return len(digits) <= 2 and 1 <= int(digits) <= 31
+    return group[0].is_number and len(digits) <= 2 and 1 <= int(digits) <= 31
 
 
 _MEANINGFUL = frozenset(
