@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import click
 
-from runner.cli.extras import need_agents_extra
-from runner.cli.options import verbose_option
-from runner.cli.settings import log_level
+from runner.cli.options import log_level, verbose_option
+from runner.cli.running import fail, need_agents_extra
+from runner.errors import MissingExtra
 
 AGENTS = {
     "restaurant": "takes a booking; with --fault NAME it fails as real agents do",
@@ -32,7 +32,10 @@ OPTIONS go to the agent and to Pipecat's own runner as they are: `agent restaura
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def agent(name: str, host: str, port: int, verbose: int, options: Sequence[str]) -> None:
     """Serve a reference agent until Ctrl-C."""
-    need_agents_extra()
+    try:
+        need_agents_extra()
+    except MissingExtra as error:
+        fail(str(error))
     from bots.agents.serve import serve
 
     serve(name, host, port, log_level=log_level("WARNING", verbose), options=options)

@@ -1,14 +1,17 @@
 """The command that makes one call."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from runner.cli.one_call import make_call
-from runner.cli.options import PATH, TOKEN_VARIABLE, common_options, json_object, json_value, read_token
-from runner.cli.running import run_command
-from runner.cli.settings import load_logging_settings
+from runner.cli.options import PATH, TOKEN_VARIABLE, json_object, json_value, read_token
+from runner.cli.running import with_settings
 from runner.errors import UsageError
+
+if TYPE_CHECKING:
+    from runner.settings import Settings
 
 
 @click.command()
@@ -34,8 +37,9 @@ from runner.errors import UsageError
 )
 @click.option("--json", "as_json", is_flag=True, help="Print run.json alone on standard output.")
 @click.option("--allow-unjudged", is_flag=True, help="Pass a run whose only problem is inconclusive checks.")
-@common_options
-def call(
+@with_settings
+async def call(
+    settings: "Settings",
     room_url: str,
     spec: str,
     token: str | None,
@@ -47,42 +51,35 @@ def call(
     html: Path | None,
     as_json: bool,
     allow_unjudged: bool,
-    config: Path | None,
-    verbose: int,
-) -> None:
+) -> int:
     """Make one call to the agent at ROOM_URL.
 
     ROOM_URL is a Daily room (https://acme.daily.co/room), a SmallWebRTC address
     (http://localhost:7860/api/offer), or the base address of a Pipecat runner
     (http://localhost:7860), which is asked to start a session first.
     """
+    from runner.calls.request import CallRequest, DataMessage
+    from runner.rooms.open import RoomAddress
+    from runner.rooms.urls import RoomKind, check_data_message, room_kind
+    from runner.scenarios.evals import load_scenario
 
-    async def run() -> int:
-        settings = load_logging_settings(config, verbose)
-        from runner.calls.request import CallRequest, DataMessage
-        from runner.rooms.open import RoomAddress
-        from runner.rooms.urls import RoomKind, check_data_message, room_kind
-        from runner.scenarios.evals import load_scenario
-
-        kind = room_kind(room_url, settings.room.daily_domains)
-        message = None if publish is None else DataMessage(json_value(publish, "--publish"))
-        if message is not None:
-            check_data_message(kind, message.value)
-        if data is not None and kind is RoomKind.DAILY:
-            raise UsageError("--data: reaches no bot in a Daily room; leave it out, or use --publish")
-        scenario = load_scenario(spec, settings)
-        request = CallRequest(
-            script=scenario.playable(),
-            address=RoomAddress(
-                room_url,
-                read_token(token),
-                request_data=None if data is None else json_object(data, "--data"),
-                participant_name=participant_name,
-            ),
-            data_message=message,
-            allow_unjudged=allow_unjudged,
-            notes=scenario.notes,
-        )
-        return await make_call(request, settings, out=out, as_json=as_json, listen=listen, html=html)
-
-    run_command(run, verbose=verbose)
+    kind = room_kind(room_url, settings.room.daily_domains)
+    message = None if publish is None else DataMessage(json_value(publish, "--publish"))
+    if message is not None:
+        check_data_message(kind, message.value)
+    if data is not None and kind is RoomKind.DAILY:
+        raise UsageError("--data: reaches no bot in a Daily room; leave it out, or use --publish")
+    scenario = load_scenario(spec, settings)
+    request = CallRequest(
+        script=scenario.playable(),
+        address=RoomAddress(
+            room_url,
+            read_token(token),
+            request_data=None if data is None else json_object(data, "--data"),
+            participant_name=participant_name,
+        ),
+        data_message=message,
+        allow_unjudged=allow_unjudged,
+        notes=scenario.notes,
+    )
+    return await make_call(request, settings, out=out, as_json=as_json, listen=listen, html=html)

@@ -1,13 +1,11 @@
 """The command that checks this machine, or a room."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.options import TOKEN_VARIABLE, common_options, read_token
-from runner.cli.running import run_command
-from runner.cli.settings import load_logging_settings
+from runner.cli.options import TOKEN_VARIABLE, read_token
+from runner.cli.running import with_settings
 from runner.errors import USAGE_EXIT_CODE
 
 if TYPE_CHECKING:
@@ -21,10 +19,8 @@ if TYPE_CHECKING:
 @click.option("--room", "room_url", metavar="URL", help="Enter this room, say who is there, and leave.")
 @click.option("--token", help=f"Room token; - reads it from standard input (or the variable {TOKEN_VARIABLE}).")
 @click.option("--participant-name", metavar="NAME", help="The agent's user name in a Daily room.")
-@common_options
-def doctor(
-    room_url: str | None, token: str | None, participant_name: str | None, config: Path | None, verbose: int
-) -> None:
+@with_settings
+async def doctor(settings: "Settings", room_url: str | None, token: str | None, participant_name: str | None) -> int:
     """Check this machine, or with --room that a room can be entered.
 
     Without --room: whether the speech models load, and whether a WebRTC call works on this machine. It says what is
@@ -32,26 +28,21 @@ def doctor(
 
     Exit codes: 0 calls can be made, or with --room the agent's audio arrived; 2 not.
     """
+    from runner.cli.machine_checks import Finding, examine
+    from runner.reports.console import make_console
+    from runner.rooms.open import RoomAddress
 
-    async def run() -> int:
-        settings = load_logging_settings(config, verbose)
-        from runner.cli.machine_checks import Finding, examine
-        from runner.reports.console import make_console
-        from runner.rooms.open import RoomAddress
+    console = make_console()
+    if room_url is not None:
+        address = RoomAddress(room_url, read_token(token), participant_name=participant_name)
+        return await _visit(console, address, settings)
 
-        console = make_console()
-        if room_url is not None:
-            address = RoomAddress(room_url, read_token(token), participant_name=participant_name)
-            return await _visit(console, address, settings)
+    def report(finding: Finding) -> None:
+        mark = "[green]✓[/]" if finding.ok else ("[red]✗[/]" if finding.required else "[yellow]-[/]")
+        console.print(f"{mark} {finding.check}: ", end="", highlight=False)
+        console.print(finding.detail, markup=False, highlight=False, soft_wrap=True)
 
-        def report(finding: Finding) -> None:
-            mark = "[green]✓[/]" if finding.ok else ("[red]✗[/]" if finding.required else "[yellow]-[/]")
-            console.print(f"{mark} {finding.check}: ", end="", highlight=False)
-            console.print(finding.detail, markup=False, highlight=False, soft_wrap=True)
-
-        return 0 if await examine(settings, report) else USAGE_EXIT_CODE
-
-    run_command(run, verbose=verbose)
+    return 0 if await examine(settings, report) else USAGE_EXIT_CODE
 
 
 async def _visit(console: "Console", address: "RoomAddress", settings: "Settings") -> int:

@@ -50,7 +50,7 @@ class _Interruption:
 _current: ContextVar[_Interruption | None] = ContextVar("interruption", default=None)
 
 
-async def run_interruptibly(command: Callable[[], Awaitable[int]]) -> int:
+async def run_interruptibly(command: Callable[[], Awaitable[int | None]]) -> int | None:
     """Run a command to its exit code, taking care of signals for as long as it runs.
 
     Raises:
@@ -58,7 +58,7 @@ async def run_interruptibly(command: Callable[[], Awaitable[int]]) -> int:
     """
     interruption = _Interruption()
     token = _current.set(interruption)
-    outcome: list[int | Exception] = []
+    outcome: list[int | Exception | None] = []
     try:
         async with anyio.create_task_group() as tasks:
             await tasks.start(interruption.watch, tasks.cancel_scope)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.options import PATH
-from runner.cli.running import run_command
+from runner.cli.options import PATH, json_option
+from runner.cli.running import without_settings
 
 if TYPE_CHECKING:
     from runner.calls.any_recording import RecordingMeasures
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 @click.option(
     "--caller-channel", type=click.IntRange(0, 1), default=0, show_default=True, help="The channel the caller is on."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON alone on standard output.")
-def measure(recording: Path, timeline: Path | None, caller_channel: int, as_json: bool) -> None:
+@json_option
+@without_settings
+async def measure(recording: Path, timeline: Path | None, caller_channel: int, as_json: bool) -> None:
     """Measure latencies and barge-ins in a two-channel recording.
 
     RECORDING is a WAV file with the caller on one channel and the agent on the other, whoever made it. Each figure
@@ -31,21 +32,16 @@ def measure(recording: Path, timeline: Path | None, caller_channel: int, as_json
 
     Exit codes: 0 measured, 2 the recording can't be measured.
     """
+    from runner.calls.any_recording import measure_recording
+    from runner.calls.timeline import read_timeline
 
-    async def run() -> int:
-        from runner.calls.any_recording import measure_recording
-        from runner.calls.timeline import read_timeline
-
-        facts = None if timeline is None else read_timeline(timeline)
-        measured = measure_recording(recording, facts, caller_channel=caller_channel)
-        if as_json:
-            click.echo(json.dumps(asdict(measured)))
-        else:
-            for line in _lines(measured):
-                click.echo(line)
-        return 0
-
-    run_command(run)
+    facts = None if timeline is None else read_timeline(timeline)
+    measured = measure_recording(recording, facts, caller_channel=caller_channel)
+    if as_json:
+        click.echo(json.dumps(asdict(measured)))
+    else:
+        for line in _lines(measured):
+            click.echo(line)
 
 
 def _lines(measured: "RecordingMeasures") -> Iterator[str]:

@@ -1,17 +1,15 @@
 """The command that makes the database's tables."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.options import record_options
-from runner.cli.record import run_on_database
-from runner.cli.settings import server_settings
+from runner.cli.running import on_database
 
 if TYPE_CHECKING:
     from runner.records.database import Database
     from runner.records.key_check import Lost
+    from runner.settings import Settings
 
 
 @click.command()
@@ -23,29 +21,24 @@ if TYPE_CHECKING:
     "addresses and secrets of webhooks, rooms of schedules. Waiting runs with a token fail. Stop the server and back "
     "up first.",
 )
-@record_options
-def migrate(new_secret_key: bool, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+@on_database
+async def migrate(database: "Database", settings: "Settings", new_secret_key: bool) -> None:
     """Create the tables of the server's database, or update them.
 
     There is no way back to an older version: back up first. `serve` does the same when it starts.
     """
+    from runner.records.key_check import take_secret_key
+    from runner.records.secrets import open_vault
+    from runner.records.seed import seed
 
-    async def work(database: "Database") -> int:
-        from runner.records.key_check import take_secret_key
-        from runner.records.secrets import open_vault
-        from runner.records.seed import seed
-
-        vault = open_vault(server_settings(config, data_dir, database_url).server) if new_secret_key else None
-        await database.migrate()
-        async with database.session() as session:
-            await seed(session)
-        click.echo(f"{database.name} is up to date")
-        if vault is not None:
-            lost = await take_secret_key(database, vault)
-            click.echo(f"{vault.source} is its secret key; {_in_words(lost)}")
-        return 0
-
-    run_on_database(work, data_dir, database_url, config)
+    vault = open_vault(settings.server) if new_secret_key else None
+    await database.migrate()
+    async with database.session() as session:
+        await seed(session)
+    click.echo(f"{database.name} is up to date")
+    if vault is not None:
+        lost = await take_secret_key(database, vault)
+        click.echo(f"{vault.source} is its secret key; {_in_words(lost)}")
 
 
 def _in_words(lost: "Lost") -> str:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how what they were given is read."""
+"""Options that several commands share, how what they were given is read, and the settings that commands run with."""
 
 import json
 import os
@@ -14,6 +14,8 @@ from runner.errors import UsageError
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
+    from runner.settings import Settings
+
 TOKEN_VARIABLE = "SCENARIO_RUNNER_TOKEN"  # noqa: S105 - the name of a variable
 
 _Command = Callable[..., Any]
@@ -23,11 +25,6 @@ class _NamedPath(click.Path):
     """A path that is not empty, as that of a variable is that nobody set: it would be the working directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path.
-
-        Raises:
-            click.BadParameter: It is empty.
-        """
         if value == "":
             self.fail("a path is missing", param, ctx)
         return super().convert(value, param, ctx)
@@ -40,17 +37,11 @@ class Concurrency(click.IntRange):
         super().__init__(1, 64)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number, or ``auto``.
-
-        Raises:
-            click.BadParameter: It is neither.
-        """
         return value if value == "auto" else super().convert(value, param, ctx)
 
 
 PATH = _NamedPath(path_type=Path)
 """What every argument and option is that names a file or a folder."""
-
 
 config_option = click.option(
     "--config",
@@ -59,32 +50,26 @@ config_option = click.option(
     "there).",
 )
 verbose_option = click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
-
-
-def common_options(command: _Command) -> _Command:
-    """Give a command the options that say with which settings it runs, and how much it logs."""
-    return verbose_option(config_option(command))
+json_option: Callable[[_Command], _Command] = click.option(
+    "--json", "as_json", is_flag=True, help="Print it as JSON alone on standard output."
+)
+_database_option = click.option(
+    "--database-url",
+    metavar="URL",
+    help="sqlite:///path or postgresql://user@host/name. With a password, prefer the environment variable "
+    "SCENARIO_RUNNER_SERVER__DATABASE_URL.",
+)
+_data_option = click.option(
+    "--data-dir",
+    type=PATH,
+    help="The server's folder: database, recordings, secret key. Give the one that the server was started with "
+    "(default: the setting server.data_dir, else ./data).",
+)
 
 
 def record_options(command: _Command) -> _Command:
     """Give a command the options that say where the server's data is."""
-    for option in (
-        config_option,
-        click.option(
-            "--database-url",
-            metavar="URL",
-            help="sqlite:///path or postgresql://user@host/name. With a password, prefer the environment "
-            "variable SCENARIO_RUNNER_SERVER__DATABASE_URL.",
-        ),
-        click.option(
-            "--data-dir",
-            type=PATH,
-            help="The server's folder: database, recordings, secret key. Give the one that the server was started "
-            "with (default: the setting server.data_dir, else ./data).",
-        ),
-    ):
-        command = option(command)
-    return command
+    return _data_option(_database_option(config_option(command)))
 
 
 def read_token(given: str | None) -> "SecretStr | None":
@@ -132,3 +117,35 @@ def json_object(text: str, option: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f'{option}: must be a JSON object, such as \'{{"key": "value"}}\'')
     return value
+
+
+def server_settings(config: Path | None, data_dir: Path | None, database_url: str | None) -> "Settings":
+    """Return the settings, with what a command was told about the record.
+
+    Raises:
+        UsageError: A setting is wrong.
+    """
+    from pydantic import SecretStr
+
+    from runner.settings import load_settings
+
+    settings = load_settings(config)
+    told: dict[str, Path | SecretStr] = {} if data_dir is None else {"data_dir": data_dir}
+    if database_url is not None:
+        told["database_url"] = SecretStr(database_url)
+    return settings.model_copy(update={"server": settings.server.model_copy(update=told)})
+
+
+def log_level(default: str, verbose: int) -> str:
+    """Return the level to log at: ``--verbose`` asks for more than the default."""
+    return {0: default, 1: "INFO", 2: "DEBUG"}.get(verbose, "TRACE")
+
+
+def log_to_stderr(level: str) -> None:
+    """Log to standard error, for a person."""
+    from loguru import logger
+
+    logger.remove()
+    logger.add(
+        sys.stderr, level=level, format="<level>{level: <7}</level> {message}", backtrace=False, diagnose=False
+    )

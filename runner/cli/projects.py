@@ -1,12 +1,10 @@
 """The commands that make and list projects."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.options import record_options
-from runner.cli.record import run_on_record
+from runner.cli.running import on_record
 from runner.text import one_line
 
 if TYPE_CHECKING:
@@ -20,32 +18,22 @@ def projects() -> None:
 
 @projects.command("create")
 @click.argument("name")
-@record_options
-def create_project(name: str, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+@on_record
+async def create_project(database: "Database", _: object, name: str) -> None:
     """Make a project called NAME, and print its id: `keys create --project ID` lets somebody in."""
+    from runner.records.projects import create_project as create
 
-    async def work(database: "Database") -> int:
-        from runner.records.projects import create_project as create
-
-        async with database.session() as session:
-            project = await create(session, name)
-        click.echo(project.id)
-        return 0
-
-    run_on_record(work, data_dir, database_url, config)
+    async with database.session() as session:
+        project = await create(session, name)
+    click.echo(project.id)
 
 
 @projects.command("list")
-@record_options
-def list_projects(data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+@on_record
+async def list_projects(database: "Database", _: object) -> None:
     """Print every project: id, when it was made, name."""
+    from runner.records.projects import list_projects as list_all
 
-    async def work(database: "Database") -> int:
-        from runner.records.projects import list_projects as list_all
-
-        async with database.reading() as session:
-            for project in await list_all(session):
-                click.echo(f"{project.id:>4}  {project.created_at:%Y-%m-%d %H:%M}  {one_line(project.name)}")
-        return 0
-
-    run_on_record(work, data_dir, database_url, config)
+    async with database.reading() as session:
+        for project in await list_all(session):
+            click.echo(f"{project.id:>4}  {project.created_at:%Y-%m-%d %H:%M}  {one_line(project.name)}")

@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from runner.cli.options import PATH
-from runner.cli.running import run_command
-from runner.cli.settings import log_to_stderr
+from runner.cli.running import without_settings
 
 
 @click.command()
@@ -18,29 +17,25 @@ from runner.cli.settings import log_to_stderr
     show_default=True,
     help="How many times as fast as the call; 0 shows all of it at once.",
 )
-def replay(run_dir: Path, speed: float) -> None:
+@without_settings
+async def replay(run_dir: Path, speed: float) -> int:
     """Replay a finished call: show again what the terminal showed.
 
     Exit codes as for the call: 0 passed, 1 the agent failed, 2 anything else.
     """
+    from runner.cli.reporting import show_report
+    from runner.reports.console import make_console
+    from runner.reports.replay import replay as play
+    from runner.reports.terminal import TerminalReport, print_summary
 
-    async def run() -> int:
-        log_to_stderr("WARNING")
-        from runner.cli.reporting import show_report
-        from runner.reports.console import make_console
-        from runner.reports.replay import replay as play
-        from runner.reports.terminal import TerminalReport, print_summary
-
-        _refuse_suite(run_dir)
-        console = make_console()
-        with TerminalReport(console, show_heard=True) as report:
-            finished = await play(run_dir, report, speed=speed)
-        print_summary(console, finished, str(run_dir))
-        if not finished.success:
-            show_report(console, run_dir)
-        return finished.exit_code
-
-    run_command(run)
+    _refuse_suite(run_dir)
+    console = make_console()
+    with TerminalReport(console, show_heard=True) as report:
+        finished = await play(run_dir, report, speed=speed)
+    print_summary(console, finished, str(run_dir))
+    if not finished.success:
+        show_report(console, run_dir)
+    return finished.exit_code
 
 
 def _refuse_suite(folder: Path) -> None:

@@ -1,15 +1,13 @@
 """The command that runs a suite."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from runner.cli.options import PATH, TOKEN_VARIABLE, Concurrency, common_options, read_token
-from runner.cli.running import run_command
-from runner.cli.settings import load_logging_settings
+from runner.cli.options import PATH, TOKEN_VARIABLE, Concurrency, read_token
+from runner.cli.running import with_settings
 from runner.cli.sources import API_KEY_VARIABLE, API_URL_VARIABLE
 from runner.errors import UsageError
 
@@ -79,28 +77,22 @@ if TYPE_CHECKING:
     f"file names, or {TOKEN_VARIABLE}.",
 )
 @click.option("--allow-unjudged", is_flag=True, help="Pass runs whose only problem is inconclusive checks.")
-@common_options
-def run_suite(
+@with_settings
+async def run_suite(
+    settings: "Settings",
     suite_file: Path,
-    repeat: int | None,
-    concurrency: "int | Literal['auto'] | None",
-    retry_inconclusive: int | None,
     expression: str | None,
     last_failed: bool,
-    fail_fast: bool,
     baseline: str | None,
     save_baseline: Path | None,
     against: str | None,
-    junit: Path | None,
-    markdown: Path | None,
-    html: Path | None,
-    as_json: bool,
     out: Path | None,
     token: str | None,
-    allow_unjudged: bool,
-    config: Path | None,
-    verbose: int,
-) -> None:
+    repeat: int | None,
+    concurrency: "int | Literal['auto'] | None",
+    retry_inconclusive: int | None,
+    **shown: Any,
+) -> int:
     """Run every scenario of a suite, or of a manifest of Pipecat Evals.
 
     Each run has a session of its own, except in a Daily room that is named by `url`, and in `rooms`.
@@ -109,56 +101,35 @@ def run_suite(
     pass_rate, single failed runs no longer decide: 0 no regression and no gate missed, 1 regressed or missed, 2 too
     few runs to say. The gate p95_latency_ms alone adds to the runs' own verdicts.
     """
-    beside = [] if out is None else [out.absolute().parent]
+    from runner.calls.request import new_run_id
+    from runner.cli.weighing import Weighing, load_against
+    from runner.scenarios.manifest import load_suite_or_manifest
+    from runner.scenarios.selection import select_scenarios
 
-    async def run() -> int:
-        _check_saves_whole_suite(save_baseline, expression, last_failed)
-        settings = load_logging_settings(config, verbose)
-        from runner.scenarios.manifest import load_suite_or_manifest
-
-        suite = load_suite_or_manifest(
-            suite_file,
-            settings,
-            token=None if token is None else read_token(token),
-            repeat=repeat,
-            concurrency=concurrency,
-            retry_inconclusive=retry_inconclusive,
-        )
-        if suite.token is None:
-            suite = replace(suite, token=read_token(None))
-        from runner.calls.request import new_run_id
-        from runner.cli.weighing import Weighing, load_against
-        from runner.scenarios.selection import select_scenarios
-
-        if last_failed and against is not None:
-            raise UsageError(
-                "--last-failed and --against: a suite that is run in turns with another is run as a whole"
-            )
-        runs_dir = suite.runs_dir or settings.runs_dir
-        chosen = _chosen(suite, expression, [runs_dir, *beside] if last_failed else [])
-        if isinstance(chosen, str):
-            click.echo(chosen, err=as_json)
-            return 0
-        other = None
-        if against is not None:
-            other = load_against(against, chosen, settings, repeat, retry_inconclusive)
-            other = other if expression is None else select_scenarios(other, expression)
-        weighing = await Weighing.read(chosen, baseline, save_baseline, other)
-        folder = out or runs_dir / f"suite-{new_run_id()}"
-        return await _run_suite(
-            chosen,
-            settings,
-            weighing,
-            folder=folder,
-            junit=junit,
-            markdown=markdown,
-            html=html,
-            as_json=as_json,
-            allow_unjudged=allow_unjudged,
-            fail_fast=fail_fast,
-        )
-
-    run_command(run, verbose=verbose)
+    _check_saves_whole_suite(save_baseline, expression, last_failed)
+    suite = load_suite_or_manifest(
+        suite_file,
+        settings,
+        token=None if token is None else read_token(token),
+        repeat=repeat,
+        concurrency=concurrency,
+        retry_inconclusive=retry_inconclusive,
+    )
+    if suite.token is None:
+        suite = replace(suite, token=read_token(None))
+    if last_failed and against is not None:
+        raise UsageError("--last-failed and --against: a suite that is run in turns with another is run as a whole")
+    runs_dir = suite.runs_dir or settings.runs_dir
+    chosen = _chosen(suite, expression, runs_dir if last_failed else None, out)
+    if isinstance(chosen, str):
+        click.echo(chosen, err=shown["as_json"])
+        return 0
+    other = None
+    if against is not None:
+        other = load_against(against, chosen, settings, repeat, retry_inconclusive)
+        other = other if expression is None else select_scenarios(other, expression)
+    weighing = await Weighing.read(chosen, baseline, save_baseline, other)
+    return await _run_suite(chosen, settings, weighing, out or runs_dir / f"suite-{new_run_id()}", **shown)
 
 
 def _check_saves_whole_suite(save_baseline: Path | None, expression: str | None, last_failed: bool) -> None:
@@ -172,20 +143,18 @@ def _check_saves_whole_suite(save_baseline: Path | None, expression: str | None,
         raise UsageError(f"--save-baseline and {part}: a baseline is of a whole suite; leave one of them out")
 
 
-def _chosen(suite: "Suite", expression: str | None, last_run_in: Sequence[Path]) -> "Suite | str":
+def _chosen(suite: "Suite", expression: str | None, last_run_in: Path | None, out: Path | None) -> "Suite | str":
     """Return a suite with the runs that were asked for, or why there are none.
 
-    Args:
-        suite: The suite.
-        expression: What its scenarios must match; None: all do.
-        last_run_in: Where to look for what did not pass the last time; empty: that does not matter.
+    With ``last_run_in`` these are what did not pass the last time, there or beside ``out``.
     """
     from runner.calls.last_failed import NothingFailed, select_last_failed
     from runner.scenarios.selection import select_scenarios
 
-    if last_run_in:
+    if last_run_in is not None:
+        beside = [] if out is None else [out.absolute().parent]
         try:
-            suite = select_last_failed(suite, last_run_in)
+            suite = select_last_failed(suite, [last_run_in, *beside])
         except NothingFailed as nothing:
             return str(nothing)
     return suite if expression is None else select_scenarios(suite, expression)
@@ -195,8 +164,8 @@ async def _run_suite(
     suite: "Suite",
     settings: "Settings",
     weighing: "Weighing",
-    *,
     folder: Path,
+    *,
     junit: Path | None,
     markdown: Path | None,
     html: Path | None,

@@ -1,29 +1,23 @@
 """The commands that show schedules, and run one now. They read the database, and need neither the API nor a key."""
 
 import json
-from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import click
 
-from runner.cli.options import record_options
-from runner.cli.record import delivering_later, run_on_record
-from runner.cli.settings import server_settings
+from runner.cli.options import json_option
+from runner.cli.running import delivering_later, on_record
 from runner.errors import UsageError
 from runner.text import one_line
 
 if TYPE_CHECKING:
     from runner.records.database import Database
     from runner.records.tables import CronJob, Firing
+    from runner.settings import Settings
 
 _MANY = 500
-
-_json_option: Callable[..., click.Command] = click.option(
-    "--json", "as_json", is_flag=True, help="Print it as JSON alone on standard output."
-)
 
 
 @click.group(invoke_without_command=True)
@@ -35,106 +29,81 @@ def schedules(context: click.Context) -> None:
 
 
 @schedules.command("list")
-@_json_option
-@record_options
-def list_schedules(
-    as_json: bool = False, data_dir: Path | None = None, database_url: str | None = None, config: Path | None = None
-) -> None:
+@json_option
+@on_record
+async def list_schedules(database: "Database", _: object, as_json: bool) -> None:
     """Print every schedule: id, when it is due next, the outcome of its last firing, expression, name.
 
     Times are those of each schedule's time zone.
     """
+    from sqlalchemy import select
 
-    async def work(database: "Database") -> int:
-        from sqlalchemy import select
+    from runner.records.firings import latest_firings
+    from runner.records.tables import CronJob
 
-        from runner.records.firings import latest_firings
-        from runner.records.tables import CronJob
-
-        async with database.reading() as session:
-            jobs = (await session.scalars(select(CronJob).order_by(CronJob.id))).all()
-            last = await latest_firings(session, [job.id for job in jobs])
-        if as_json:
-            click.echo(json.dumps([_job_as_json(job, last.get(job.id)) for job in jobs]))
-        else:
-            for job in jobs:
-                click.echo(_job_line(job, last.get(job.id)))
-        return 0
-
-    run_on_record(work, data_dir, database_url, config)
+    async with database.reading() as session:
+        jobs = (await session.scalars(select(CronJob).order_by(CronJob.id))).all()
+        last = await latest_firings(session, [job.id for job in jobs])
+    if as_json:
+        click.echo(json.dumps([_job_as_json(job, last.get(job.id)) for job in jobs]))
+    else:
+        for job in jobs:
+            click.echo(_job_line(job, last.get(job.id)))
 
 
 @schedules.command()
 @click.argument("schedule", metavar="ID", type=click.IntRange(1))
 @click.option("--limit", type=click.IntRange(1, _MANY), default=20, show_default=True, help="How many, the latest.")
-@_json_option
-@record_options
-def history(
-    schedule: int,
-    limit: int,
-    as_json: bool,
-    data_dir: Path | None,
-    database_url: str | None,
-    config: Path | None,
-) -> None:
+@json_option
+@on_record
+async def history(database: "Database", _: object, schedule: int, limit: int, as_json: bool) -> None:
     """Print the firings of a schedule, the latest first: when it was due, its outcome and why, its result.
 
     Times are those of the schedule's time zone; in JSON they are UTC.
     """
+    from runner.records.firings import history as firings_of
+    from runner.records.tables import CronJob
 
-    async def work(database: "Database") -> int:
-        from runner.records.firings import history as firings_of
-        from runner.records.tables import CronJob
-
-        async with database.reading() as session:
-            job = await session.get(CronJob, schedule)
-            if job is None:
-                raise UsageError(_there_is_none(schedule))
-            firings = (await session.scalars(firings_of(schedule).limit(limit))).all()
-        if as_json:
-            click.echo(json.dumps([_firing_as_json(firing) for firing in firings]))
-        else:
-            for firing in firings:
-                click.echo(_firing_line(firing, job.timezone))
-        return 0
-
-    run_on_record(work, data_dir, database_url, config)
+    async with database.reading() as session:
+        job = await session.get(CronJob, schedule)
+        if job is None:
+            raise UsageError(_there_is_none(schedule))
+        firings = (await session.scalars(firings_of(schedule).limit(limit))).all()
+    if as_json:
+        click.echo(json.dumps([_firing_as_json(firing) for firing in firings]))
+    else:
+        for firing in firings:
+            click.echo(_firing_line(firing, job.timezone))
 
 
 @schedules.command("run-now")
 @click.argument("schedule", metavar="ID", type=click.IntRange(1))
-@record_options
-def run_schedule_now(schedule: int, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+@on_record
+async def run_schedule_now(database: "Database", settings: "Settings", schedule: int) -> None:
     """Launch a schedule now, and print its result's id: real calls, which start at once.
 
     Also if it is paused, or another firing is on. If no server is up, its runs wait until one is.
     """
+    from runner.records.firings import refusal, run_now
+    from runner.records.key_check import check_secret_key
+    from runner.records.launch_request import LaunchRefused
+    from runner.records.record import Record
+    from runner.records.secrets import open_vault
+    from runner.records.store import open_store
 
-    async def work(database: "Database") -> int:
-        from runner.records.firings import refusal, run_now
-        from runner.records.key_check import check_secret_key
-        from runner.records.launch_request import LaunchRefused
-        from runner.records.record import Record
-        from runner.records.secrets import open_vault
-        from runner.records.store import open_store
-
-        settings = server_settings(config, data_dir, database_url)
-        # The server saw to its rooms when it was saved; whether that listens on this machine alone is not known here.
-        server = settings.server.model_copy(update={"allow_loopback": True})
-        vault = open_vault(server)
-        await check_secret_key(database, vault)
-        record = Record(settings.model_copy(update={"server": server}), database, vault, open_store(server))
-        try:
-            async with delivering_later(database, settings):
-                firing = await run_now(record, schedule)
-        except LaunchRefused as error:
-            raise UsageError(f"schedule {schedule} can't be launched: {refusal(error.errors)}") from None
-        if firing is None:
-            raise UsageError(_there_is_none(schedule))
-        click.echo(firing.result_id)
-        return 0
-
-    run_on_record(work, data_dir, database_url, config)
+    # The server saw to its rooms when it was saved; whether that listens on this machine alone is not known here.
+    server = settings.server.model_copy(update={"allow_loopback": True})
+    vault = open_vault(server)
+    await check_secret_key(database, vault)
+    record = Record(settings.model_copy(update={"server": server}), database, vault, open_store(server))
+    try:
+        async with delivering_later(database, settings):
+            firing = await run_now(record, schedule)
+    except LaunchRefused as error:
+        raise UsageError(f"schedule {schedule} can't be launched: {refusal(error.errors)}") from None
+    if firing is None:
+        raise UsageError(_there_is_none(schedule))
+    click.echo(firing.result_id)
 
 
 def _there_is_none(schedule: int) -> str:

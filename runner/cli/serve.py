@@ -6,10 +6,8 @@ from pathlib import Path
 import click
 from pydantic import SecretStr
 
-from runner.cli.extras import needing_server_extra
-from runner.cli.options import record_options, verbose_option
-from runner.cli.running import run_command
-from runner.cli.settings import log_level, server_settings
+from runner.cli.options import log_level, record_options, server_settings, verbose_option
+from runner.cli.running import needing, run_command
 
 
 @click.command()
@@ -44,11 +42,11 @@ def serve(
         click.echo(f"API key, shown this once: {key.get_secret_value()}")
         sys.stdout.flush()
 
-    async def run() -> int:
+    async def run() -> None:
         settings = server_settings(config, data_dir, database_url)
         level = log_level(settings.log_level, verbose)
         settings = settings.model_copy(update={"log_level": level})
-        with needing_server_extra():
+        with needing("server"):
             from runner.json_log import log_as_json
 
             log_as_json(level)
@@ -62,6 +60,5 @@ def serve(
             announce_key=announce_key,
             config=config,
         )
-        return 0
 
     run_command(run, verbose=verbose, quotes=False, takes_signals=False)

@@ -3,50 +3,42 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.options import record_options
-from runner.cli.record import run_on_record
-from runner.cli.settings import server_settings
+from runner.cli.options import json_option
+from runner.cli.running import on_record
 from runner.errors import USAGE_EXIT_CODE
 from runner.text import one_line
 
 if TYPE_CHECKING:
     from runner.records.database import Database
     from runner.records.workers import Overview, QueueState, Stuck, WorkerView
+    from runner.settings import Settings
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON alone on standard output.")
-@record_options
-def status(as_json: bool, data_dir: Path | None, database_url: str | None, config: Path | None) -> None:
+@json_option
+@on_record
+async def status(database: "Database", settings: "Settings", as_json: bool) -> int:
     """Show queued and active runs, worker health, and stuck runs.
 
     Reads the server's database, and needs neither the API nor a key.
 
     Exit codes: 0 no run is stuck; 2 some are, or the database can't be read. A stuck run will not go on without you.
     """
+    from runner.records.workers import read_overview
 
-    async def work(database: "Database") -> int:
-        from runner.records.workers import read_overview
-
-        settings = server_settings(config, data_dir, database_url)
-        overview = await read_overview(
-            database, max_duration_s=settings.max_duration_s, lease_s=settings.server.lease_s
-        )
-        if as_json:
-            click.echo(json.dumps(asdict(overview)))
-        else:
-            for line in _lines(overview):
-                click.echo(line)
-        for stuck in overview.stuck:
-            click.echo(_stuck(stuck), err=True)
-        return USAGE_EXIT_CODE if overview.stuck else 0
-
-    run_on_record(work, data_dir, database_url, config)
+    overview = await read_overview(database, max_duration_s=settings.max_duration_s, lease_s=settings.server.lease_s)
+    if as_json:
+        click.echo(json.dumps(asdict(overview)))
+    else:
+        for line in _lines(overview):
+            click.echo(line)
+    for stuck in overview.stuck:
+        click.echo(_stuck(stuck), err=True)
+    return USAGE_EXIT_CODE if overview.stuck else 0
 
 
 def _lines(overview: "Overview") -> Iterator[str]:

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.cli.extras import needing_compare_extra
+from runner.cli.running import needing
 from runner.cli.sources import read_source
 from runner.errors import RunnerError, UsageError
 from runner.text import count
@@ -49,7 +49,7 @@ class Weighing:
         if baseline is not None and against is not None:
             raise UsageError("--baseline and --against: a suite is compared with one of them")
         if baseline is not None or against is not None or suite.gates != type(suite.gates)():
-            with needing_compare_extra():
+            with needing("compare"):
                 import_module("runner.comparison.compare")
         if save is not None:
             _check_can_be_saved(save)

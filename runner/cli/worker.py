@@ -11,10 +11,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from runner.cli.extras import needing_worker_extra
-from runner.cli.options import PATH, config_option, verbose_option
-from runner.cli.running import run_command
-from runner.cli.settings import log_level
+from runner.cli.options import PATH, config_option, log_level, verbose_option
+from runner.cli.running import needing, run_command
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +49,7 @@ KEY_VARIABLE = "SCENARIO_RUNNER_WORKER__KEY"
 )
 @click.option(
     "--drain-limit",
+    "drain_limit_s",
     type=click.FloatRange(0, 86_400),
     metavar="SECONDS",
     help="How long calls may last once it is told to stop; the rest are released (default: 300).",
@@ -59,20 +58,7 @@ KEY_VARIABLE = "SCENARIO_RUNNER_WORKER__KEY"
 @click.option("--health-host", help="On which address (default: 127.0.0.1).")
 @config_option
 @verbose_option
-def worker(
-    processes: int | None,
-    calls: int | None,
-    record_url: str | None,
-    key: str | None,
-    key_file: Path | None,
-    name: str | None,
-    data_dir: Path | None,
-    drain_limit: float | None,
-    health_port: int | None,
-    health_host: str | None,
-    config: Path | None,
-    verbose: int,
-) -> None:
+def worker(key: str | None, key_file: Path | None, config: Path | None, verbose: int, **told: object) -> None:
     """Make the calls of a server, until Ctrl-C. All it needs is the server's address and a key.
 
     Prints one line when it takes runs. Told to stop, it takes no more; calls that are on get their time to finish,
@@ -80,31 +66,20 @@ def worker(
     the room; otherwise it ends inconclusive. A second Ctrl-C releases everything at once.
     """
 
-    async def run() -> int:
+    async def run() -> None:
         from runner.settings import load_settings
 
         settings = load_settings(config)
-        told = {
-            "processes": processes,
-            "calls": calls,
-            "record_url": record_url,
-            "key": _key(key, key_file),
-            "name": name,
-            "data_dir": data_dir,
-            "drain_limit_s": drain_limit,
-            "health_port": health_port,
-            "health_host": health_host,
-        }
-        with needing_worker_extra():
+        given = {**told, "key": _key(key, key_file)}
+        with needing("worker"):
             from runner.json_log import log_as_json
 
             level = log_level(settings.log_level, verbose)
             log_as_json(level)
-        of_worker = _with(settings.worker, {name: value for name, value in told.items() if value is not None})
+        of_worker = _with(settings.worker, {name: value for name, value in given.items() if value is not None})
         _check(of_worker)
         settings = settings.model_copy(update={"worker": of_worker, "log_level": level})
         await _supervise(settings, config)
-        return 0
 
     run_command(run, verbose=verbose, quotes=False, takes_signals=False)
 
