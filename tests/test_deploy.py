@@ -94,7 +94,7 @@ def settings_of(unit: Path) -> dict[str, str]:
 
 
 def drain_limit_s(arguments: list[str]) -> float:
-    return check_command(arguments)["drain_limit"]
+    return check_command(arguments)["drain_limit_s"]
 
 
 def command_of(unit: Path) -> list[str]:
