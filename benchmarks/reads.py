@@ -2,6 +2,7 @@
 
     python -m benchmarks.reads
     python -m benchmarks.reads --postgres
+    python -m benchmarks.reads --beside-call
 
 A server of its own (``serve --no-worker``) with a result of a thousand runs, each of which came to 10 to 20 kB. So
 many clients ask at once, each over a connection of its own and for one answer; what counts is how long each waits,
@@ -9,7 +10,7 @@ from connecting to the last byte. They take what is compressed, as the usual HTT
 other process, which makes nothing of what it reads. The
 figures are of bursts: clients that asked again and again would get what the machine can do, and wait accordingly.
 Meanwhile a third process asks for ``/healthz`` again and again: how long that takes tells whether the event loop is
-held.
+held. With ``--beside-call`` the demo's call is made on the same machine, which is to pass as ever.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import multiprocessing
 import os
 import random
 import re
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -43,7 +45,13 @@ from runner.records.tables import RunRow, utc_now
 from tests.postgres import PostgresServer, postgres_binaries
 from tests.records.outcomes import outcome, reported
 
-MAX_P95_S = 1.0
+MAX_P95_S = 0.3
+MAX_FIRST_P95_S = 0.5
+"""Where the answer has to be made."""
+
+CALL_UNDER_WAY_S = 10
+"""By then the demo has begun to speak."""
+
 TURNS = (6, 12)
 """How many turns the calls have: at least, and at most."""
 
@@ -332,8 +340,17 @@ async def let_read(readers: Readers, database: Database, result_id: int, first_r
     return bursts
 
 
-def run(runs: int, *, on_postgres: bool) -> Measured:
-    """Serve, and measure."""
+@contextmanager
+def demo(folder: Path) -> Generator[Callable[[], dict[str, Any]]]:
+    """Make the demo's call, and yield what waits for its end and returns its run."""
+    command = [sys.executable, "-m", "runner.cli", "demo", "--json", "--out", str(folder / "demo")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        time.sleep(CALL_UNDER_WAY_S)
+        yield lambda: json.loads(process.communicate()[0])
+
+
+def run(runs: int, *, on_postgres: bool, beside_call: bool) -> tuple[Measured, dict[str, Any] | None]:
+    """Serve, and measure; return also the run of the call beside it."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="benchmark-")))
         database_url = f"sqlite:///{folder}/record.sqlite"
@@ -346,7 +363,8 @@ def run(runs: int, *, on_postgres: bool) -> Measured:
             database_url = server.url(server.create())
         os.environ["SCENARIO_RUNNER_SERVER__REQUESTS_PER_MINUTE"] = "1000000"
         client = stack.enter_context(serving(folder, "--no-worker", "--database-url", database_url))
-        return uvloop.run(measure(client, database_url, runs))
+        called = stack.enter_context(demo(folder)) if beside_call else lambda: None
+        return uvloop.run(measure(client, database_url, runs)), called()
 
 
 def main() -> int:
@@ -354,8 +372,9 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--runs", type=int, default=1_000, help="how many runs the result has")
     options.add_argument("--postgres", action="store_true", help="on a PostgreSQL of its own instead of SQLite")
+    options.add_argument("--beside-call", action="store_true", help="while a call is made on this machine")
     chosen = options.parse_args()
-    found = run(chosen.runs, on_postgres=chosen.postgres)
+    found, called = run(chosen.runs, on_postgres=chosen.postgres, beside_call=chosen.beside_call)
     rows = [
         [
             burst.what,
@@ -373,12 +392,19 @@ def main() -> int:
         Claim("every reader is answered with 200", answered),
         *(
             Claim(
-                f"{burst.readers} at once, {burst.what}: p95 under {MAX_P95_S:g} s ({burst.p95_s:.2f} s)",
-                burst.p95_s < MAX_P95_S,
+                f"{burst.readers} at once, {burst.what}: p95 under {most_s:g} s ({burst.p95_s:.2f} s)",
+                burst.p95_s < most_s,
             )
-            for burst in found.bursts[:3]
+            for burst, most_s in zip(found.bursts[:3], (MAX_FIRST_P95_S, MAX_P95_S, MAX_P95_S), strict=True)
         ),
     ]
+    if called is not None:
+        claims.append(
+            Claim(
+                f"the call beside it passed, and warns of nothing: {called['warnings']}",
+                called["success"] is True and not called["warnings"],
+            )
+        )
     kind = "PostgreSQL" if chosen.postgres else "SQLite"
     return report(
         f"Reading a result of {chosen.runs} runs, {found.outcome_bytes / 1_000:.0f} kB each: seconds, on {kind}",

@@ -39,18 +39,12 @@ class RecordingMeasures:
     """What was measured in a recording.
 
     Attributes:
-        duration_s: How long it is.
-        rate_hz: Its sample rate.
-        method: Version of the method.
         caller_known: Whether the caller's edges are a timeline's, rather than detected.
         bed_dbfs: Level of what lies under the agent's speech.
         agent_dbfs: Level of the agent's speech; None where there is none.
         too_loud: Whether the background was too loud to tell the agent's speech from it in most of the call.
-        warnings: What is amiss with the recording.
         turns: One for each line of the caller.
         barge_ins: Lines of the caller that began while the agent spoke.
-        caller_segments: Where the caller speaks.
-        agent_segments: Where the agent speaks.
     """
 
     duration_s: float

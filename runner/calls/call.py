@@ -83,12 +83,8 @@ class Call:
     """A call that can be made once.
 
     Args:
-        request: What call to make.
         folder: Where timeline, recording and run go; is made, and must not exist yet.
-        watcher: Watches the call.
         progress: Is told how far what is done after the call has got.
-        judge: Judges ``eval`` expectations; by default the one the settings name.
-        surroundings: What the call is made in: the machine's time, and rooms that can be reached from it.
         mind: Decides what the caller does; by default the script's turns, in order.
     """
 

@@ -42,17 +42,10 @@ class Conductor:
     """Conducts one call.
 
     Args:
-        body: Decides what the caller does when.
-        view: What has happened.
-        clock: The call's.
         mouth: Follows the caller's line under way.
         line: Returns the audio of a turn's line.
-        note: Takes facts.
-        end: Ends the call.
         look: Sees whether the machine stood still, before anything is decided by the time.
         ask: Takes questions for the judge; one that is known already changes nothing.
-        judgements: What the judge answered; None without one.
-        watcher: Sees verdicts as they come.
         stops_on_failure: Whether the call ends with the first turn that fails.
     """
 

@@ -72,8 +72,6 @@ def evaluate_run(
     The same facts give the same file, byte for byte. Blocks.
 
     Args:
-        folder: The run's folder.
-        measure: Measures a recording; without it none is measured.
         measuring: When it does.
         added: Facts that became known since; they are kept with the others.
 
@@ -92,11 +90,6 @@ def evaluate_suite(
     folder: Path, *, measure: MeasureCall | None = None, measuring: Measuring = Measuring.IF_MISSING
 ) -> SuiteResult:
     """Judge every call of a suite again, and write their ``run.json`` and ``suite.json`` anew, or none. Blocks.
-
-    Args:
-        folder: The suite's folder.
-        measure: Measures a recording; without it none is measured.
-        measuring: When it does.
 
     Raises:
         UsageError: There is no suite in the folder, or one of its calls can't be judged again. Nothing is written

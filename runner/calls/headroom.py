@@ -60,9 +60,7 @@ class CallLimit:
     long as there is headroom for another call, never above the fixed number given.
 
     Args:
-        most: How many at most.
         rises: Whether to begin with one.
-        cores: How many cores there are.
     """
 
     def __init__(self, most: int, *, rises: bool, cores: float):
@@ -111,8 +109,6 @@ class CallLimit:
         """Take in what went wrong in a call; return whether fewer are allowed by that.
 
         Args:
-            now_s: Now.
-            live: How many calls were on.
             late_ms: How much of its audio was late.
             stalled_ms: For how long it stood still. All calls share an event loop, so each tells the same.
         """
@@ -130,7 +126,6 @@ class CallLimit:
         """Take in that a run came to nothing because of us; return whether fewer calls are allowed by that.
 
         Args:
-            now_s: Now.
             began_s: When the run began: what spoilt it may have been seen to since.
             live: How many calls were on, with it.
         """

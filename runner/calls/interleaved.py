@@ -16,11 +16,7 @@ LEAD = 2
 
 
 class Turns:
-    """Lets two suites begin their runs in turns, also where the machine allows one of them fewer at once.
-
-    Args:
-        most_at_once: How many runs of both may be on at once.
-    """
+    """Lets two suites begin their runs in turns, also where the machine allows one of them fewer at once."""
 
     def __init__(self, most_at_once: int):
         self._free = most_at_once

@@ -20,7 +20,6 @@ class Judging:
     """The questions of one call.
 
     Args:
-        judge: Answers them; None where there is nothing to ask.
         facts: What has happened; grows.
     """
 

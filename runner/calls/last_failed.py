@@ -13,11 +13,7 @@ from runner.scenarios.suites import Suite
 
 
 class NothingFailed(Exception):
-    """Every run passed the last time.
-
-    Args:
-        folder: The folder of that suite.
-    """
+    """Every run passed the last time."""
 
     def __init__(self, folder: Path):
         super().__init__(f"nothing to run: every run in {folder} passed")
@@ -27,7 +23,6 @@ def select_last_failed(suite: Suite, places: Iterable[Path]) -> Suite:
     """Return a suite with the runs that did not pass the last time: failed, inconclusive, or not made.
 
     Args:
-        suite: The suite.
         places: Folders that hold the folders of suites.
 
     Raises:

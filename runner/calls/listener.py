@@ -45,14 +45,8 @@ class Listener:
     """Listens to the room and to the pipeline of one call.
 
     Args:
-        clock: The call's.
-        note: Takes facts.
         end: Ends the call; the first ending counts.
-        warn: Takes warnings.
-        mouth: Follows the caller's line under way.
-        recording: Takes both sides' audio.
         agent_turn_over: Is told of a turn of the agent's: where it began and ended.
-        watcher: Hears both sides.
         secrets: What may not be on the timeline, should the agent send it back.
     """
 

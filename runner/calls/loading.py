@@ -21,11 +21,7 @@ _EVERY_CALL = ("httpcore", "bots.caller.pipeline", "bots.caller.speech.recogniti
 
 
 def load(rooms: Sequence[RoomKind] = tuple(_ROOMS)) -> None:
-    """Load what calls need: seconds of imports, which the first call would wait for, and calls under way with it.
-
-    Args:
-        rooms: The kinds of room they are made in.
-    """
+    """Load what calls need: seconds of imports, which the first call would wait for, and calls under way with it."""
     for module in (*(_ROOMS.get(kind, _ROOMS[RoomKind.SMALLWEBRTC]) for kind in rooms), *_EVERY_CALL):
         # What is not installed is missed by the run that needs it.
         with suppress(ImportError):

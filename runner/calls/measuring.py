@@ -32,10 +32,6 @@ def caller_spans(facts: Sequence[TimelineEvent], until_ns: int) -> list[tuple[in
 def measure_call(recording: Path, facts: Sequence[TimelineEvent]) -> list[TimelineEvent]:
     """Measure the agent's speech in a call's recording, and return what was found as facts. Blocks.
 
-    Args:
-        recording: The call's ``recording.wav``.
-        facts: The call's timeline.
-
     Raises:
         UsageError: The recording can't be read.
     """

@@ -43,7 +43,6 @@ class ProcessorWatch:
     """Notes when the thread of the event loop waits long for a processor: others on the machine then do, too.
 
     Args:
-        clock: The call's clock.
         note: Takes every stretch in which it waited long.
         times: Counts.
         shared: Whether the agent is known to run on this machine.

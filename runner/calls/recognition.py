@@ -25,10 +25,7 @@ class Recognition:
     """Recognises what the agent said in a call.
 
     Args:
-        surroundings: Has what recognises.
-        stt: Which service that is.
         read: Returns the agent's audio between two times: 16-bit PCM at :data:`runner.rooms.base.AUDIO_RATE_HZ`.
-        note: Takes what was said.
         warn: Takes why it could not be recognised.
     """
 
@@ -76,7 +73,6 @@ class Recognition:
         """Recognise turns of a call that is over.
 
         Args:
-            turns: The turns.
             tell: Is told again and again which share of them is done, from 0 to 1.
         """
         so_far_ns = [0, *itertools.accumulate(end_ns - onset_ns for onset_ns, end_ns in turns)]

@@ -101,12 +101,7 @@ class RecordingWriter:
 
 
 def wav_header(rate_hz: int, frames: int = MAX_DATA_BYTES // _FRAME_BYTES) -> bytes:
-    """Return what a WAV file of both sides begins with; by default of one whose length nobody knows yet.
-
-    Args:
-        rate_hz: Its sample rate.
-        frames: How many samples of each side it has.
-    """
+    """Return what a WAV file of both sides begins with; by default of one whose length nobody knows yet."""
     header = io.BytesIO()
     with wave.open(header, "wb") as file:
         file.setparams((CHANNELS, _SAMPLE_BYTES, rate_hz, frames, "NONE", ""))
@@ -132,7 +127,6 @@ def parse_recording(file: BinaryIO, name: str) -> tuple[npt.NDArray[np.int16], i
     """Return what a file holds, as :func:`read_recording`.
 
     Args:
-        file: The file.
         name: What it is called in errors.
 
     Raises:

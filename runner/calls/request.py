@@ -51,7 +51,6 @@ class DataMessage:
     """The message to publish: any JSON value that the room's kind delivers.
 
     Attributes:
-        value: What is published.
         shown: What facts and reports show of it; None: the value. What is secret in it by its name is not shown in
             either case.
     """
@@ -73,8 +72,6 @@ class CallRequest:
     """What call to make.
 
     Attributes:
-        script: What the caller does.
-        address: Where the agent is.
         data_message: Published once when both sides are in the room.
         transcribe: Whether to recognise, from the recording, what the agent said once the call is over.
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.

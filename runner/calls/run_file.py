@@ -45,16 +45,7 @@ class EarlierAttempt(BaseModel):
     """A call of the same run that was made before and did not count.
 
     Attributes:
-        repeated_because: Why the run was made again.
         folder: Its folder, beside that of the call that counts; null where it was not kept.
-        started_at: ISO 8601, UTC.
-        duration_s: How long it took.
-        status: Whether the call took place.
-        success: As for a run.
-        cause: Whose fault it was, where something failed.
-        ended_reason: How it ended.
-        detail: What happened, in one line.
-        failure: Why it did not pass.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -77,15 +68,8 @@ class Circumstances:
 
     Attributes:
         judgements: What the judge answered; None where there was no judge.
-        judge: What judged, and what that took.
-        allow_unjudged: Whether the run passes although expectations were not judged or not observable.
         notes: What of the scenario was played otherwise than its file says, and why.
-        warnings: What did not work as it should, besides what the facts tell of that.
-        versions: What made the call; None for what is installed here.
-        earlier_attempts: The calls that were made before for the same run, in order.
         timeline: Which facts these are, where they are on disk.
-        asked: What was asked for besides the script.
-        expected_outcome: What the judge says to the expected outcome; None where it was not asked.
     """
 
     judgements: Sequence[Judgement] | None = None
@@ -104,37 +88,24 @@ class RunReport(BaseModel):
     """A call with its verdict, and without what was played in it: that is known to whoever asked for it.
 
     Attributes:
-        format: Version of this format.
         id: The run's id; also the name of its folder.
-        scenario: The scenario's name.
-        room: The room's address without credentials.
-        started_at: ISO 8601, UTC.
-        status: Whether the call took place.
         success: True: passed. False: the agent failed. Null: inconclusive, for no fault of the agent.
         cause: Whose fault it was, where something failed.
-        ended_reason: How the call ended, in our words.
         call_ended_reason: The same in Cekura's words.
-        detail: What happened, in one line.
         failure: Why the run did not pass; null where it did.
         duration_s: From the beginning of the call to its end.
         first_response_ms: Agent onset minus both parties present.
-        turns: What each turn took.
         expectations: What became of each expectation, with its evidence.
         transcript_object: Who said what when, in the shape of Cekura's.
         publish_data_message: The data message, if one was sent.
         caller_underruns: How often silence went out in the middle of a caller's line because audio was late.
         latencies_include_jitter: Whether the latencies include what the network's jitter adds, as in a Daily room.
         judgements: What the judge answered; null where there was no judge.
-        judge: What judged, and what that took.
         allow_unjudged: Whether the run passes although expectations were not judged or not observable.
         notes: What of the scenario was played otherwise than its file says, and why.
-        warnings: What did not work as it should.
-        earlier_attempts: The calls that were made before for the same run, in order, and why they did not count.
         timeline: How many facts it was judged by, and their digest: facts that are lost later are missed.
-        asked: What was asked for besides the script.
         expected_outcome: What the judge says to the expected outcome; null where it was not asked.
         not_honoured: What of what was asked for was not had, a sentence each: the run did not pass then.
-        versions: What made the call.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -208,11 +179,6 @@ class Run(RunReport):
 def judge_run(script: Script, facts: Sequence[TimelineEvent], circumstances: Circumstances | None = None) -> Run:
     """Return the run that a timeline tells of.
 
-    Args:
-        script: The script that was played.
-        facts: The facts of the call, in the order they were written.
-        circumstances: What else there is to take into account.
-
     Raises:
         UsageError: The timeline does not begin with a call.
     """
@@ -279,7 +245,6 @@ def not_asked_because(report: RunReport, why: str, *, instead_of: str = NO_JUDGE
     """Return a report of a call about which no judge was asked, that says why not.
 
     Args:
-        report: The report.
         why: Why not, in a few words.
         instead_of: What it says now.
     """

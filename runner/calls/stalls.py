@@ -17,12 +17,7 @@ STALL_NS = 250 * NS_PER_MS
 
 
 class StallWatch:
-    """Notices when the event loop, or the whole process, stood still.
-
-    Args:
-        clock: The call's clock.
-        note: Takes every stall.
-    """
+    """Notices when the event loop, or the whole process, stood still."""
 
     def __init__(self, clock: CallClock, note: Callable[[HarnessStalled], None]):
         self._clock = clock

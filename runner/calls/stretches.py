@@ -30,7 +30,6 @@ class Stretches:
     """Notes stretches, each or many as one.
 
     Args:
-        note: Takes them.
         whole: Whether those that are joined are noted with what lies between them.
     """
 

@@ -82,10 +82,7 @@ class _Live:
     """A run under way: until its call is there, what prepares it can be cut off.
 
     Attributes:
-        runner: Whose run it is.
-        planned: The run.
         slot: Which of the runs at a time it is, from 1.
-        scope: What prepares it.
         began_s: When it began, on the monotonic clock.
         call: Its call; this watches it.
         found_dead: A call that found the agent dead of the run before.
@@ -122,18 +119,13 @@ class SuiteRunner:
     A run that can't be made is a result like every other.
 
     Args:
-        suite: The suite.
-        settings: How to make the calls.
         folder: Where ``suite.json`` and a folder for each run go; is made if it is not there.
         allow_unjudged: Let runs pass whose only problem is inconclusive expectations.
         fail_fast: Begin no more runs once the agent failed in one; those under way go on to their end.
-        watcher: Watches the runs.
         keep: Is called with the suite's result as it stands, before anything is written and then whenever
             ``suite.json`` was; in a worker thread, never twice at a time. May raise :class:`OSError`.
-        make_call: Prepares a call.
         measure_use: Returns how much of this machine was in use since it was last asked, given how late the event
             loop was.
-        cores: How many cores this machine has for calls.
         session: The session of the runs, for comparisons; a new one unless it is given.
         turn: Is held while a run is on: lets in the runs of this suite and of another in turns.
     """

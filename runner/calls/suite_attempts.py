@@ -69,11 +69,7 @@ class Attempts:
     """Makes attempts at the runs of a suite.
 
     Args:
-        suite: The suite.
-        settings: How to make the calls.
-        folder: Where a folder for each call goes.
         allow_unjudged: Let runs pass whose only problem is inconclusive expectations.
-        make_call: Prepares a call.
         stopped: Returns why the suite was stopped; None as long as it was not.
     """
 
@@ -98,7 +94,6 @@ class Attempts:
         """Make a run, and return what became of it; that it can't be made is a result as well.
 
         Args:
-            planned: The run.
             agent: The process that runs the agent, where that is ours.
             live: Watches it.
         """
@@ -197,9 +192,6 @@ class Attempts:
         """Return a run judged with the end of the process that ran its agent, if that ended in it.
 
         Args:
-            run: The run.
-            folder: Its folder.
-            agent: The agent.
             printed_bytes: How much it had printed before the call: that is not what it ended with.
         """
         if run.ended_reason in _MAY_BE_A_CRASH:

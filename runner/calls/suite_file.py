@@ -36,13 +36,7 @@ class _OfScenario(BaseModel):
 
 
 class SkippedScenario(_OfScenario):
-    """A scenario that can't be played in a room, of a file that was named as a whole.
-
-    Attributes:
-        scenario: The scenario's name.
-        file: The scenario's file.
-        reason: Why it can't be played.
-    """
+    """A scenario that can't be played in a room, of a file that was named as a whole."""
 
     reason: str
 
@@ -60,8 +54,6 @@ class OpenRun(_Run):
     """A run without a result.
 
     Attributes:
-        scenario: The scenario's name.
-        file: The scenario's file.
         repeat: Which run of this scenario it is, from 1.
         under_way: Whether it was under way when the file was written; if not, it was not begun.
     """
@@ -73,18 +65,9 @@ class SuiteRun(_Run):
     """What became of one run.
 
     Attributes:
-        scenario: The scenario's name.
-        file: The scenario's file.
-        repeat: Which run of this scenario it is, from 1.
         scenario_hash: Digest of what was played, and of the data that went along.
         compared_as: What it is called in comparisons; null: as the scenario.
-        status: Whether the call took place.
-        success: True: passed. False: the agent failed. Null: inconclusive, for no fault of the agent.
-        cause: Whose fault it was, where something failed.
-        ended_reason: How the call ended.
-        detail: What happened, in one line.
         failure: Why the run did not pass; null where it did, or where no call was made.
-        started_at: ISO 8601, UTC.
         duration_s: How long the call took; where none was made, how long it took to know.
         folder: The run's folder, in that of the suite; null where no call was made.
         earlier_attempts: The calls that were made before, in order, and why the run was made again.
@@ -95,7 +78,6 @@ class SuiteRun(_Run):
         response_uncertainties_ms: How sure each of them is; null where that is not known.
         refused_latencies: Of each turn that was answered and not measured, why.
         unmet: The expectations that were not met, with their evidence.
-        warnings: What did not work as it should.
     """
 
     scenario_hash: str | None = None
@@ -154,11 +136,7 @@ class Totals(BaseModel):
     """How many runs there are, and of which kind.
 
     Attributes:
-        runs: All that were planned.
-        passed: Those that passed.
-        failed: Those in which the agent failed.
         inconclusive: Those without a verdict, for no fault of the agent.
-        open: Those without a result.
         skipped: Scenarios that can't be played in a room; none of the runs.
         success_rate: How many of those with a verdict passed, in percent; null where none has one.
     """
@@ -183,23 +161,15 @@ class SuiteResult(BaseModel):
     """What became of a suite.
 
     Attributes:
-        format: Version of this format.
-        suite: The suite's name.
-        file: The file it was read from.
-        started_at: ISO 8601, UTC.
         session: In what circumstances the runs were made.
         finished: Whether every run has a result; false while the suite is under way, and for good where it was
             stopped or killed.
         stopped: Why it was stopped before its end, if it was.
         failed_fast: Whether it was stopped by the agent's first failure, as it was asked to be.
         allow_unjudged: Whether runs passed whose only problem was inconclusive expectations.
-        runs: The runs that have a result, in the suite's order.
-        open: The runs that have none, in the suite's order.
         skipped: The scenarios that can't be played in a room, and for which there are no runs.
-        warnings: What did not work as it should.
         statistics: What the repeats say, with intervals; null before the end, for single runs, and without the extra
             ``compare``.
-        gates: What became of the suite's thresholds, at its end.
         comparison: What became of the agent since the baseline, at the suite's end; null without one.
         unweighed: Whether thresholds and comparison could not be judged at its end; the last warning says why.
     """

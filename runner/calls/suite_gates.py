@@ -21,12 +21,6 @@ def weigh_suite(folder: Path, result: SuiteResult, gates: Gates, base: RunSet | 
 
     A suite that did not get to its end is not weighed: the runs that are missing may be the worst.
 
-    Args:
-        folder: The suite's folder.
-        result: What became of its runs.
-        gates: Its thresholds.
-        base: What it is compared with.
-
     Raises:
         UsageError: A run can't be read, or the baseline has no scenario in common with the suite.
         ModuleNotFoundError: There are thresholds or a baseline, and no statistics libraries.

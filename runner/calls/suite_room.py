@@ -32,7 +32,6 @@ class SuiteRooms:
     """Where the runs of a suite find their agent.
 
     Attributes:
-        suite: The suite.
         settings: Which hosts are Daily rooms besides ``*.daily.co``.
     """
 
@@ -56,7 +55,6 @@ class SuiteRooms:
         """Yield a run's room; a session that was started on Pipecat Cloud ends with the context.
 
         Args:
-            planned: The run.
             slot: Which of the runs at a time it is, from 1.
             local: The agent on this machine, if the suite starts one.
 

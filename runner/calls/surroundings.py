@@ -74,9 +74,6 @@ class Surroundings:
     Attributes:
         monotonic_ns: The clock that the event loop goes by, in nanoseconds.
         wall_time: The time of day in ISO 8601, UTC.
-        load: Loads what calls in a kind of room need, before a call begins.
-        open_room: Opens the room an address leads to.
-        transcribe: Recognises what the agent said.
         preload: Loads what that needs.
         processor_times: Tells for how long we ran, and waited to.
     """

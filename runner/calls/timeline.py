@@ -31,12 +31,7 @@ class TimelineStamp(BaseModel):
 
 @dataclass(frozen=True)
 class StoredTimeline:
-    """The facts of a file.
-
-    Attributes:
-        events: The events, in the order they were written.
-        lines: Their lines.
-    """
+    """The facts of a file."""
 
     events: list[TimelineEvent]
     lines: list[bytes]

@@ -24,8 +24,6 @@ class Finding:
     """What one check found.
 
     Attributes:
-        check: What was checked.
-        ok: Whether it is fine.
         detail: What was found, and how to mend it where it is not fine.
         required: Whether a call needs it.
     """
@@ -40,12 +38,7 @@ Check = Callable[[Settings], Awaitable[Finding]]
 
 
 async def examine(settings: Settings, report: Callable[[Finding], None]) -> bool:
-    """Check this machine; return whether everything a call needs is there.
-
-    Args:
-        settings: What calls would be made with.
-        report: Takes each finding as it is made.
-    """
+    """Check this machine; return whether everything a call needs is there."""
     fine = True
     for name, check in CHECKS.items():
         try:

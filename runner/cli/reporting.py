@@ -35,11 +35,6 @@ def check_html(html: Path | None) -> None:
 def report_run(console: "Console", folder: Path, html: Path | None = None) -> None:
     """Make the report of a run and print where it is, and where the failing moment can be heard.
 
-    Args:
-        console: Where to print it.
-        folder: The run's folder.
-        html: The HTML file; ``report.html`` in the folder if None.
-
     Raises:
         RunnerError: A file can't be written.
     """
@@ -51,12 +46,7 @@ def report_run(console: "Console", folder: Path, html: Path | None = None) -> No
 
 
 def show_report(console: "Console", folder: Path) -> None:
-    """Print where the report of a run is, and where its failing moment can be heard; make them if they aren't there.
-
-    Args:
-        console: Where to print it.
-        folder: The run's folder.
-    """
+    """Print where the report of a run is, and where its failing moment can be heard; make what is missing."""
     from runner.reports.console import shown
     from runner.reports.html.write import FILE_NAME, SNIPPET_NAME, RunFiles
 
@@ -73,11 +63,6 @@ def show_report(console: "Console", folder: Path) -> None:
 
 def report_suite(console: "Console", folder: Path, html: Path | None = None) -> None:
     """Make the reports of a suite and of its runs, and print where they are: of what did not pass, and of the suite.
-
-    Args:
-        console: Where to print it.
-        folder: The suite's folder.
-        html: The suite's HTML file; ``report.html`` in the folder if None.
 
     Raises:
         RunnerError: A file can't be written.

@@ -91,10 +91,6 @@ class _Visitor:
 async def visit_room(address: RoomAddress, settings: Settings) -> Visit:
     """Enter a room, look around, and leave.
 
-    Args:
-        address: How to get in.
-        settings: How rooms are entered.
-
     Raises:
         UsageError: The address is not that of a room.
     """

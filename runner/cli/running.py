@@ -138,7 +138,6 @@ def run_command(
     """Run a command to its exit code, and exit with it; every error is one message, never a traceback.
 
     Args:
-        command: What to run.
         verbose: Above 0 an error of our own comes out with its traceback.
         quotes: Whether an error of our own is quoted.
         takes_signals: Whether signals end the command in good order; not where it takes care of them itself.

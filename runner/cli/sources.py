@@ -71,12 +71,6 @@ async def _read_from_record(source: str) -> "RunSet":
 async def read_result(http: "httpx.AsyncClient", url: str, key: "SecretStr", result_id: int) -> "RunSet":
     """Return the runs of a result of the record.
 
-    Args:
-        http: A client.
-        url: The API's address.
-        key: A user's key.
-        result_id: Which result.
-
     Raises:
         UsageError: The API does not show it, or it has not ended.
     """

@@ -25,7 +25,6 @@ class Weighing:
     """What a suite is held against.
 
     Attributes:
-        suite: The suite.
         base: The baseline's runs; None without one.
         save: Where its own runs are added to a baseline.
         against: The suite that is run in turns with it, in place of a baseline.
@@ -70,8 +69,6 @@ class Weighing:
         """Return a suite's result with what it was held against; also on disk. Blocks.
 
         Args:
-            folder: The suite's folder.
-            result: What became of its runs.
             base: What it is compared with, in place of the baseline.
             keep: Writes the result wherever else it is kept; may raise :class:`OSError`.
 

@@ -75,9 +75,7 @@ class Statement(_Model):
     """One statement of an expected outcome, and what the judge says to it.
 
     Attributes:
-        statement: The statement.
         answer: ``yes``: true. ``no``: not. ``unreached``: the call did not come so far, or it can't be told.
-        reason: In one sentence.
     """
 
     statement: str
@@ -89,12 +87,9 @@ class OutcomeJudgement(_Model):
     """What a judge says to an expected outcome.
 
     Attributes:
-        prompt: What it was asked.
         score: 100: every statement holds. 0: one does not. 50: neither. None: the judge could not be asked, or gave
             no answer.
-        reason: In one sentence.
         statements: What the prompt consists of.
-        model: What judged.
     """
 
     prompt: str
@@ -147,9 +142,6 @@ def settle(
     What failed by the script stays failed, and what is inconclusive stays inconclusive.
 
     Args:
-        outcome: What the call came to by its script.
-        asked: What was asked for.
-        missing: What of it was not had (:func:`not_honoured`).
         judgement: What a judge says to the expected outcome; None where none was asked.
         trouble: What may have led the agent astray; None where nothing did.
         allow_unjudged: Whether a run passes although something was not judged or not had.

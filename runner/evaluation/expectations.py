@@ -52,7 +52,6 @@ def evaluate(
     """Return the verdict on every expectation of a script, in order.
 
     Args:
-        script: The script that was played.
         facts: The call, or its facts in any order.
         judgements: What a judge answered so far; None where there is no judge.
         now_ns: The time on the call's clock; None once the call is over: then nothing stays pending.

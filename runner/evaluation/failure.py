@@ -155,9 +155,7 @@ class Failure(BaseModel):
     """Why a run did not pass: the earliest thing that explains the rest.
 
     Attributes:
-        kind: What went wrong.
         cause: Whose fault it was; None where nobody's.
-        headline: One sentence for a person.
         turn: The turn it happened in, from 0; None where it belongs to no turn.
         expected: What was expected, in words.
         heard: What was heard instead (or told, marked as such).

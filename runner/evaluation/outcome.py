@@ -45,12 +45,9 @@ class Outcome(BaseModel):
     """The verdict on a call.
 
     Attributes:
-        status: Whether the call took place.
         success: True: passed. False: the agent failed. None: inconclusive, for no fault of the agent.
         cause: Whose fault it was, where something failed.
-        ended_reason: How the call ended.
         detail: What happened, in one line for a person; where the run did not pass, the failure's headline.
-        failure: Why it did not pass.
     """
 
     model_config = ConfigDict(frozen=True)

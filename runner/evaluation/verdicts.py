@@ -56,7 +56,6 @@ class Question(_Model):
     """What a judge is asked.
 
     Attributes:
-        turn: The turn, from 0.
         index: The expectation's place in it, from 0.
         kind: Whether words of the agent are to be judged, or a function call it made.
         subject: The words, or the call as ``name({arguments})``.
@@ -76,12 +75,10 @@ class Judgement(_Model):
     """What a judge answered.
 
     Attributes:
-        question: What it was asked.
         answer: ``yes``: satisfied. ``no``: not. ``continue``: the agent is still working towards its answer.
             ``none``: the judge could not be asked, or gave no answer.
         reason: In one sentence.
         confidence: From 0 to 1, where the judge says.
-        model: What judged.
     """
 
     question: Question
@@ -95,8 +92,6 @@ class JudgeUsage(_Model):
     """What judging a call took.
 
     Attributes:
-        model: What judged.
-        questions: How many questions were asked.
         input_tokens: Tokens sent; null where the service does not say.
         output_tokens: Tokens answered; null where the service does not say.
         cost_usd: In US dollars, by the prices in the settings; null without them.

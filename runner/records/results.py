@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Row, Select, String, bindparam, func, inse
 from sqlalchemy import cast as cast_to
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm.attributes import instance_dict, manager_of_class
 
 from runner.records.filters import chunks, members
 from runner.records.statuses import FINAL_RUN
@@ -182,8 +183,15 @@ def short_runs(session: Session, run_ids: Sequence[int]) -> list[RunRow]:
     They are of no session, and hold nothing long or secret: of ``snapshot`` and ``outcome`` what their result tells.
     """
     rows = (row for some in chunks(run_ids) for row in session.execute(_SHORT, {"of_runs": some}))
+    return [_short_run(row) for row in rows]
+
+
+def _short_run(values: Sequence[Any]) -> RunRow:
+    """Return a run as one that was read: making one as if it were new takes twice as long."""
+    run: RunRow = manager_of_class(RunRow).new_instance()
     # By place: to look each value up by its name takes longer.
-    return [RunRow(**dict(zip(_SHORT_NAMES, row, strict=True))) for row in rows]
+    instance_dict(run).update(zip(_SHORT_NAMES, values, strict=True))
+    return run
 
 
 def launched_runs(session: Session, result_id: int) -> Sequence[Row[*tuple[Any, ...]]]:

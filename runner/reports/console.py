@@ -33,11 +33,6 @@ def print_line(console: Console, label: str, markup: str) -> None:
     """Print a line. On a terminal what does not fit goes on below its beginning, broken between words.
 
     Elsewhere it stays one line, which can be searched.
-
-    Args:
-        console: Where to print it.
-        label: What stands before the text, as markup.
-        markup: The text, as markup.
     """
     if not console.is_terminal:
         console.print(label + markup, emoji=False, highlight=False, soft_wrap=True)

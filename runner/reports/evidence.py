@@ -84,12 +84,7 @@ def latency_text(latency_ms: float, uncertainty_ms: float | None) -> str:
 
 
 def refused_line(reasons: Sequence[str], measured: int) -> str | None:
-    """Return how many latencies were refused, and why; None if none was.
-
-    Args:
-        reasons: Of each that was refused, why.
-        measured: How many were not.
-    """
+    """Return how many latencies were refused, and why; None if none was."""
     if not reasons:
         return None
     counted = Counter(reasons)
@@ -98,12 +93,7 @@ def refused_line(reasons: Sequence[str], measured: int) -> str | None:
 
 
 def attempt_line(attempt: EarlierAttempt, folder: str | None) -> str:
-    """Return what became of a call that was made again, in one line.
-
-    Args:
-        attempt: The call.
-        folder: Where it is kept.
-    """
+    """Return what became of a call that was made again, in one line."""
     headline = headline_of(attempt.failure, attempt.detail, attempt.ended_reason)
     why = f"made again, {attempt.repeated_because}: {headline}"
     return why if folder is None else f"{why} [{folder}]"
@@ -120,12 +110,7 @@ def process_end(exit_code: int) -> str:
 
 
 def run_lines(run: SuiteRun, folder: Path) -> list[str]:
-    """Return what there is to know of a run that did not pass, its headline first.
-
-    Args:
-        run: The run.
-        folder: The folder of its suite, which its own is shown below.
-    """
+    """Return what there is to know of a run that did not pass, its headline first."""
     failure = run.failure
     lines = [headline_of(run.failure, run.detail, run.ended_reason)]
     if failure is not None:

@@ -35,11 +35,6 @@ class _Suite(TestSuite):
 def write_junit(path: Path, result: SuiteResult, folder: Path) -> None:
     """Write a suite's result as JUnit XML, atomically.
 
-    Args:
-        path: The file; its folder is made if it is not there.
-        result: The suite's result, as it stands.
-        folder: The suite's folder.
-
     Raises:
         OSError: It can't be written.
     """
@@ -56,10 +51,6 @@ def junit_xml(result: SuiteResult, folder: Path) -> str:
     A run without a result and a scenario that can't be played are skipped. As long as the suite is not over there is
     an error in it, also before its first run: it may be the last that is written. Thresholds and a
     comparison are cases as well, once the suite was held against them. Times are in seconds.
-
-    Args:
-        result: The suite's result, as it stands.
-        folder: The suite's folder, which the runs' folders are shown below.
     """
     suite = _Suite(_text(result.suite))
     suite.file = _text(result.file)

@@ -19,9 +19,6 @@ BUFFER_S = 2
 class Speakers:
     """Plays both sides of a call as they come.
 
-    Args:
-        rate_hz: Sample rate of the audio.
-
     Raises:
         MissingExtra: The package or the system library that plays audio is not there.
     """

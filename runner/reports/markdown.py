@@ -28,11 +28,6 @@ _HEAD = ("scenario", "passed", "failed", "inconclusive", "not made", "median lat
 def write_markdown(path: Path, result: SuiteResult, folder: Path) -> None:
     """Write a suite's result as Markdown, atomically.
 
-    Args:
-        path: The file; its folder is made if it is not there.
-        result: The suite's result.
-        folder: The suite's folder.
-
     Raises:
         OSError: It can't be written.
     """
@@ -41,12 +36,7 @@ def write_markdown(path: Path, result: SuiteResult, folder: Path) -> None:
 
 
 def suite_markdown(result: SuiteResult, folder: Path) -> str:
-    """Return a suite's result as Markdown: verdict, scenarios, gates and comparison, and every run that did not pass.
-
-    Args:
-        result: The suite's result.
-        folder: The suite's folder, which the runs' folders are shown below.
-    """
+    """Return a suite's result as Markdown: verdict, scenarios, gates, comparison, and every run that did not pass."""
     totals = result.totals
     counts = [f"passed: {totals.passed} of {totals.runs}", f"failed: {totals.failed}"]
     counts += [f"inconclusive: {totals.inconclusive}"]

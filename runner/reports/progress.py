@@ -5,11 +5,7 @@ from collections.abc import Callable
 
 
 class TimeLeft:
-    """The time that is left of something that goes on at the same pace.
-
-    Args:
-        clock: Monotonic time, in seconds.
-    """
+    """The time that is left of something that goes on at the same pace."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock

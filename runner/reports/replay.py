@@ -24,8 +24,6 @@ async def replay(folder: Path, watcher: "CallWatcher", *, speed: float) -> Run:
     """Play a call's facts to a watcher, and return its run.
 
     Args:
-        folder: The run's folder.
-        watcher: Sees the facts, each at its time.
         speed: 1 for the pace of the call, 2 for twice that; 0 for at once.
 
     Raises:

@@ -21,12 +21,7 @@ from runner.text import one_line
 
 
 def describe_scenario(scenario: Scenario, *, has_judge: bool) -> Iterator[str]:
-    """Yield what a scenario would do, line by line; texts of several lines are put on one.
-
-    Args:
-        scenario: The scenario.
-        has_judge: Whether the settings name a judge.
-    """
+    """Yield what a scenario would do, line by line; texts of several lines are put on one."""
     for line in _lines(scenario, has_judge):
         yield one_line(line)
 

@@ -30,14 +30,7 @@ MAX_REASONS = 20
 
 
 class SuiteReport:
-    """Shows a suite as it goes on: a line for each run that ends, and on a terminal what is under way.
-
-    Args:
-        console: Where to show it.
-        suite: The suite.
-        most_at_once: How many runs are made at once at most.
-        clock: Monotonic time, in seconds.
-    """
+    """Shows a suite as it goes on: a line for each run that ends, and on a terminal what is under way."""
 
     def __init__(
         self,
@@ -138,13 +131,7 @@ class SuiteReport:
 
 
 def print_suite(console: Console, result: SuiteResult, folder: str) -> None:
-    """Print what a suite came to: a line for each scenario, with the first thing that went wrong.
-
-    Args:
-        console: Where to print it.
-        result: The suite's result.
-        folder: Where its runs are.
-    """
+    """Print what a suite came to: a line for each scenario, with the first thing that went wrong."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("scenario", overflow="fold")
     for column in ("passed", "failed", "inconclusive"):
@@ -214,9 +201,7 @@ def _print_reasons(
     """Print what went wrong in each scenario: what was expected and heard, and what shows more of it.
 
     Args:
-        console: Where to print it.
         reasons: Name of the scenario, the reason, and the run it is of.
-        folder: Where the suite's runs are.
         in_table: Whether the table shows the reasons already.
     """
     told = [one for one in reasons if not in_table or (one[2] is not None and (one[2].folder or one[2].failure))]

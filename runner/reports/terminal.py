@@ -74,10 +74,8 @@ class TerminalReport:
     """Shows a call as it goes on; plain lines where the output is no terminal.
 
     Args:
-        console: Where to show it.
         turns: How many turns its script has, where that is known.
         show_heard: Show words that were heard too, where the agent also tells them.
-        clock: Monotonic time, in seconds.
     """
 
     def __init__(
@@ -192,7 +190,6 @@ class TerminalReport:
         """Show what is done now that the call is over, and how long it will take.
 
         Args:
-            step: What is being done.
             share: Which share of it is done, from 0 to 1.
         """
         if share == 0 or self._left is None:
@@ -254,13 +251,7 @@ class TerminalReport:
 
 
 def print_summary(console: Console, run: Run, folder: str) -> None:
-    """Print what a call came to.
-
-    Args:
-        console: Where to print it.
-        run: The run.
-        folder: Where its timeline and recording are.
-    """
+    """Print what a call came to."""
     console.print()
     if not run.success:
         _print_failure(console, run)

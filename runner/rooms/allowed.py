@@ -28,7 +28,6 @@ class RoomGuard:
     """Tells which addresses may be opened. Good for one launch: it asks for every name once.
 
     Args:
-        settings: Name what is allowed.
         resolve: Returns the addresses of a name; by default this machine's resolver.
     """
 

@@ -58,11 +58,7 @@ class Stretches:
 
 
 class LateAudio:
-    """Finds stretches of audio that came late, packet after packet.
-
-    Args:
-        sink: Takes each stretch, when no other can join it any more.
-    """
+    """Finds stretches of audio that came late, packet after packet."""
 
     def __init__(self, sink: LateSink):
         self._stretches = Stretches(JOINED_NS, JOINED_NS, sink)

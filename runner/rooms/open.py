@@ -21,7 +21,6 @@ class RoomAddress:
         ice_servers: STUN and TURN servers that came with the room, besides those of the settings.
         participant_name: The agent's user name in a Daily room; None: as the settings have it.
         runs_here: Whether the agent is known to run on this machine, wherever the room is.
-        guard: What ICE servers that come with a session are held to, where one is started here; None allows all.
     """
 
     url: str

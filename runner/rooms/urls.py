@@ -26,10 +26,6 @@ class RoomKind(StrEnum):
 def room_kind(url: str, daily_domains: list[str]) -> RoomKind:
     """Return what kind of room an address is.
 
-    Args:
-        url: The address.
-        daily_domains: Hosts that are Daily rooms, besides ``*.daily.co``.
-
     Raises:
         UsageError: It is no address of a room.
     """

@@ -87,12 +87,7 @@ class ScenarioFields:
 
 @dataclass(frozen=True)
 class Played:
-    """How a scenario is played.
-
-    Attributes:
-        notes: What of the scenario is played otherwise than it says.
-        conditions: What must have happened before lines of the caller.
-    """
+    """How a scenario is played."""
 
     script: Script
     notes: tuple[str, ...]

@@ -75,7 +75,6 @@ class ConditionalActions:
     """A caller's conditional actions.
 
     Attributes:
-        role: Who the caller is.
         first: Said as the call begins, then after each turn of the agent; empty where the agent speaks first.
         functions: The names of functions that are called.
     """

@@ -15,7 +15,6 @@ class Scenario:
     Attributes:
         name: ``<file name>/<scenario name>``, or the file's name where it is the only one.
         script: What the caller does; None for a kind that can't be played here.
-        refusal: Why it can't be played in a room; None if it can.
         notes: What of it is played otherwise than the file says, and why.
     """
 

@@ -72,10 +72,8 @@ class Suite:
     """A suite, checked and ready to be run.
 
     Attributes:
-        token: Goes along to the agent's side.
         participant_name: The agent's user name in Daily rooms; None: as the settings have it.
         concurrency: How many runs are made at a time; None: as many as the machine has headroom for.
-        skipped: The scenarios that can't be played in a room, of the files that are named as a whole.
         most_at_once: How many there may be at once in any case.
         retry_inconclusive: How often a run is made again that is inconclusive because of our own side or the network.
         runs_dir: Where its results go; None: where the settings say.

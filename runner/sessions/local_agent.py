@@ -39,7 +39,6 @@ class AgentEnded(RunnerError):
     """The command that starts an agent ended before the agent listened.
 
     Args:
-        message: What happened, for a person.
         exit_code: How it ended; negative: by the signal of that number.
         printed: The last lines it printed.
     """
@@ -71,9 +70,7 @@ async def local_agent(command: Sequence[str], port: int, env: dict[str, str] | N
     The agent and everything it started end with the context.
 
     Args:
-        command: What starts it.
         port: Where it listens, on this machine.
-        env: Further environment variables.
 
     Raises:
         RunnerError: It can't be started, ended at once, or did not listen within :data:`START_TIMEOUT_S`; holds the

@@ -28,15 +28,6 @@ async def open_address(
 
     The base address of a Pipecat runner has no room yet: a session is started first, and its room returned.
 
-    Args:
-        address: How to get in.
-        settings: How rooms are entered.
-        clock: The call's clock.
-        listener: Takes what happens in the room.
-        http: Client for requests to the agent's side.
-        tasks: Task group that owns the room's tasks.
-        line: What lies between the caller and the agent.
-
     Raises:
         UsageError: The address is not that of a room; or packets are to be disturbed on Daily.
         RoomError: No session could be started.

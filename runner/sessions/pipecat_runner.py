@@ -38,7 +38,6 @@ class SessionNotStarted(RoomError):
     """No session was started.
 
     Args:
-        reason: The ended reason the call gets.
         message: What happened and what to do, in one line for a person; holds no token.
         transient: Whether the same request may succeed a little later.
         retry_after_s: How long to wait until then, where the agent's side said so, in seconds.

@@ -74,13 +74,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Listing:
-    """A page of a list.
-
-    Attributes:
-        lines: What is on it.
-        newer: The address of the page before; None on the first.
-        older: That of the page after; None on the last.
-    """
+    """A page of a list."""
 
     lines: Sequence[Any]
     newer: str | None
@@ -255,8 +249,6 @@ def scenarios(session: Session, project: int, also: Sequence[int] = ()) -> list[
     """Return id, name, agent and tags of a project's scenarios, by name: of very many the first, and some others.
 
     Args:
-        session: The record.
-        project: The project.
         also: Those that are among them in any case.
     """
     columns = (ScenarioRow.id, ScenarioRow.name, ScenarioRow.agent_id, ScenarioRow.tags)

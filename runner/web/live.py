@@ -84,7 +84,6 @@ class Row:
 
     Attributes:
         who: ``Caller``, ``Agent``, ``Tool``, ``Error``, or nothing for a note.
-        text: What is said or done.
         at: When, in the call.
         note: How it is known.
     """
@@ -350,12 +349,7 @@ def last_words(timelines: LiveTimelines, run_id: int) -> Row | None:
 
 
 def row_of(event: TimelineEvent | None, limit: int = _WORDS) -> Row | None:
-    """Return the line that an event is shown as; None where it is not shown.
-
-    Args:
-        event: The event.
-        limit: How many characters of words are shown.
-    """
+    """Return the line that an event is shown as; None where it is not shown."""
     if event is None:
         return None
     at = clock(event.at_ns / 1e9)

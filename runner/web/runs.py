@@ -47,7 +47,6 @@ class _Facts:
     """What the store has of a call.
 
     Attributes:
-        events: Its timeline.
         sound: Its recording; None where there is none.
         missing: What is not there, a sentence each.
     """

@@ -44,8 +44,6 @@ class Point:
     """A day on a chart, in percent of its width and height; y counts from the top.
 
     Attributes:
-        x: Where it is.
-        y: The value.
         low: Where its interval begins.
         high: Where it ends.
         told: The value in words.
@@ -63,7 +61,6 @@ class Trend:
     """An agent over time.
 
     Attributes:
-        name: The agent.
         rates: Its pass rate, by day.
         latencies: The 95th percentile of its latencies, by day.
         top_s: How high the chart of latencies is.
@@ -116,14 +113,7 @@ def read_days(session: Session, project: int, first: date) -> tuple[dict[str, di
 
 
 def trend(name: str, days: dict[date, Day], first: date, period: int) -> Trend:
-    """Return an agent's charts.
-
-    Args:
-        name: The agent.
-        days: What became of its runs.
-        first: The first day that is shown.
-        period: How many days are shown.
-    """
+    """Return an agent's charts."""
     p95s = {
         day: found.percentiles[95] / 1000
         for day in days

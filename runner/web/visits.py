@@ -49,8 +49,6 @@ class Visit:
     """A request for a page.
 
     Attributes:
-        request: The request.
-        services: What pages work with.
         reader: What may be seen; None where nobody is signed in.
         key: The key that was signed in with; None for whoever has a link.
         form_token: What forms of this visitor carry.
@@ -122,12 +120,7 @@ class Visit:
         return form
 
     def digest(self, form: FormData, action: str) -> str:
-        """Return by what a form is known again that is sent twice, as by a second click.
-
-        Args:
-            form: What was sent.
-            action: What it asks for.
-        """
+        """Return by what a form is known again that is sent twice, as by a second click."""
         told = [action, self.owner.id, [[name, str(value)] for name, value in form.multi_items()]]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
@@ -140,12 +133,7 @@ Work = Callable[[Visit], Awaitable[Response]]
 
 
 def page(work: Work, access: Access = Access.OWNER) -> Callable[[Request], Awaitable[Response]]:
-    """Return what answers requests for a page.
-
-    Args:
-        work: Makes the page.
-        access: Who may see it.
-    """
+    """Return what answers requests for a page."""
 
     async def endpoint(request: Request) -> Response:
         visit = Visit(request, services_of(request), None, None, "")

@@ -28,8 +28,6 @@ class Link:
     """Polls, from :meth:`run` on.
 
     Args:
-        record: The record.
-        lease_s: The record's lease.
         said: Returns what the worker has to say: a poll but for its number.
         take_in: Takes in an answer; the same runs may come again.
         lose: Gives everything up, for a reason: it may be somebody else's.

@@ -35,9 +35,7 @@ async def supervise(
     """Keep a worker's processes running until a signal; then wait for their calls, which a second one ends.
 
     Args:
-        settings: Of the worker; its address and key are there.
         config: The settings file that it was told to read, if it was.
-        signals: What stops it.
         ready: Is called once, when all processes take runs, or say why they don't for now.
         health: Where to answer how the processes fare, if anywhere.
 

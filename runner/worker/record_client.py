@@ -59,7 +59,6 @@ class RecordError(RunnerError):
     """The record did not take what it was told.
 
     Args:
-        message: What happened; holds no token.
         transient: Whether the same may be taken a little later.
         status: The HTTP status; None where there was no answer.
     """
@@ -239,7 +238,6 @@ async def retried(
     """Tell the record something until it takes it, with waits that grow.
 
     Args:
-        tell: Tells it once.
         gives_up: Whether to try no more after an error, although the same may be taken a little later.
 
     Raises:

@@ -131,7 +131,6 @@ class Worker:
     Args:
         section: Where calls are kept until the record has them.
         watch: Gets to know of calls without audio to send.
-        changed: Is called when there is something new to tell: of a run, or that the worker is overloaded.
     """
 
     settings: Settings

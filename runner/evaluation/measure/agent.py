@@ -88,7 +88,6 @@ def measure_agent(
     """Measure the agent's speech in its channel of a recording. Blocks: some 2 s for ten minutes.
 
     Args:
-        agent_pcm: The channel, 16-bit.
         rate_hz: Its sample rate, 8000 or more.
         caller: Where the caller speaks, in nanoseconds of the recording: there the background is mostly alone. Empty
             where that is not known.

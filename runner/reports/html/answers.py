@@ -15,13 +15,8 @@ class LatencyBar:
     """The latency of one turn, on an axis in percent.
 
     Attributes:
-        label: The turn.
         x: The time; None where there is none.
-        low: Where its error bar begins.
-        high: Where it ends.
-        limit: The turn's limit.
         over: Whether it is above the limit.
-        text: The time in words, or why there is none.
     """
 
     label: str
@@ -44,12 +39,7 @@ def limits_of(script: Script) -> dict[int, float]:
 
 
 def latency_bars(run: RunReport, limits: dict[int, float]) -> tuple[list[LatencyBar], list[tuple[float, str]]]:
-    """Return the latencies of the caller's turns, and the ticks of their axis.
-
-    Args:
-        run: The run.
-        limits: See :func:`limits_of`.
-    """
+    """Return the latencies of the caller's turns, and the ticks of their axis."""
     asked = [turn for turn in run.turns if turn.caller_speech_end_s is not None][:MAX_BARS]
     ends = [(turn.response_latency_ms or 0.0) + (turn.uncertainty_ms or 0.0) for turn in asked]
     longest_s = max([*ends, *(limits.get(turn.turn, 0.0) for turn in asked), 1.0]) / 1000

@@ -19,12 +19,7 @@ _EFFORT = "5"
 
 
 def opus_data_uri(channels: npt.NDArray[np.int16], rate_hz: int) -> str:
-    """Return a recording as Opus in WebM, as a ``data:`` address. The same samples give the same text.
-
-    Args:
-        channels: Its samples, one row for each side.
-        rate_hz: Sample rate.
-    """
+    """Return a recording as Opus in WebM, as a ``data:`` address. The same samples give the same text."""
     # PyAV loads FFmpeg, and not everything that imports reports makes one.
     import av
     from av.audio.frame import AudioFrame
@@ -53,10 +48,7 @@ def write_snippet(path: Path, channels: npt.NDArray[np.int16], rate_hz: int, *, 
     """Write a part of a recording as WAV with both channels, and return how long it is, in seconds.
 
     Args:
-        path: The file.
         channels: The recording's samples, one row for each side.
-        rate_hz: Sample rate.
-        from_s: Where the part begins.
         to_s: Where it ends; it is shorter where the recording is.
 
     Raises:

@@ -68,8 +68,6 @@ class CaseRow:
     """One line of the evidence.
 
     Attributes:
-        label: What it is.
-        pieces: Its text.
         at_s: Where it can be heard; None where it has no place.
         code: Whether it is a function call.
     """
@@ -90,9 +88,7 @@ class Case:
     """Why a run did not pass.
 
     Attributes:
-        title: One sentence.
         reason: The same without the verdict; empty for a run that passed.
-        rows: What was expected, and what came.
         at_s: The failing moment; None where nothing of the call shows it.
         hear_s: From where on to listen.
         until_s: Until where.
@@ -107,13 +103,7 @@ class Case:
 
 
 def case_of(run: RunReport, view: CallView, script: Script | None) -> Case:
-    """Return why a run did not pass.
-
-    Args:
-        run: The run.
-        view: Its facts, as far as they are there.
-        script: The script that was played, where it is known.
-    """
+    """Return why a run did not pass."""
     failure = run.failure
     verdict = "Failed" if run.success is False else "Inconclusive"
     if failure is None:
@@ -192,12 +182,6 @@ def understood(wanted: Any, came: Any, call: AgentCalledFunction, view: CallView
 
     Of all that it reports to have understood before the call, exactly one sentence must hold one of the two values,
     and none the other: then it is plain where the value came from, or that it was changed afterwards.
-
-    Args:
-        wanted: The value that was expected.
-        came: The value that came.
-        call: The call with it.
-        view: The call's facts.
     """
     values = [str(value) for value in (wanted, came) if _can_be_said(value)]
     if len(values) != 2:

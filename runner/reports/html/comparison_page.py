@@ -33,11 +33,7 @@ class Interval:
     """A difference with its interval, in percent of an axis whose middle is none.
 
     Attributes:
-        low: Where the interval begins.
-        value: The difference.
-        high: Where the interval ends.
         kind: ``worse`` where it is a regression, ``better`` where it is an improvement.
-        text: All of it in words.
     """
 
     low: float
@@ -78,14 +74,7 @@ class ComparisonPage:
 
 
 def comparison_page(comparison: Comparison, base: str, current: str, *, version: str = "") -> ComparisonPage:
-    """Return what is on the page of a comparison.
-
-    Args:
-        comparison: What it came to.
-        base: What was compared with.
-        current: What may have changed.
-        version: The runner's version.
-    """
+    """Return what is on the page of a comparison."""
     changes, listed = scenario_changes(comparison), listed_changes(comparison)
     most_ms = max(
         (abs(end) for s in comparison.scenarios if s.latency for end in (s.latency.low_ms, s.latency.high_ms) if end),

@@ -27,8 +27,6 @@ class Band:
     Attributes:
         x: Where it begins, in percent.
         width: How long it is, in percent.
-        label: What it is.
-        kind: How it is drawn.
         room: How much room there is for the label, in percent.
     """
 
@@ -60,8 +58,6 @@ class Overlap:
         turn: The caller's turn, from 0.
         from_s: When the second one began.
         to_s: Until when both spoke.
-        label: What it is, in two words.
-        text: What happened, in words.
     """
 
     turn: int
@@ -75,7 +71,6 @@ def overlaps_of(view: CallView, verdicts: Sequence[ExpectationVerdict] = ()) -> 
     """Return where the caller broke in, and where the agent talked over the caller, in order.
 
     Args:
-        view: A finished call.
         verdicts: What became of what was expected: what is said of a barge-in is what was judged.
     """
     found: list[Overlap] = []
@@ -110,15 +105,7 @@ def _overlap(turn: int, from_ns: int, to_ns: int, label: str, text: str) -> Over
 def lanes_of(
     run: RunReport, view: CallView, overlaps: Sequence[Overlap], *, length_s: float, failing_s: float | None
 ) -> Lanes:
-    """Return what lies where on the axis.
-
-    Args:
-        run: The run.
-        view: Its facts, as far as they are there.
-        overlaps: Where both sides speak at once.
-        length_s: How long the axis is.
-        failing_s: The failing moment; None where there is none.
-    """
+    """Return what lies where on the axis."""
 
     def x(at_s: float) -> float:
         return percent(at_s, length_s)

@@ -11,12 +11,7 @@ REST = "the rest"
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the time until an answer.
-
-    Attributes:
-        name: What took it.
-        seconds: How long.
-    """
+    """A part of the time until an answer."""
 
     name: str
     seconds: float
@@ -40,7 +35,6 @@ def answer_parts(facts: Sequence[TimelineEvent], from_s: float, to_s: float) -> 
     waiting for the end of the caller's turn, buffers, the network.
 
     Args:
-        facts: The facts of the call.
         from_s: When the caller's line ended.
         to_s: When the agent began to speak.
     """

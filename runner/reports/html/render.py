@@ -65,11 +65,7 @@ def _environment() -> Environment:
 
 
 def make_environment(loader: BaseLoader) -> Environment:
-    """Return what templates are rendered with: whatever they are given is escaped.
-
-    Args:
-        loader: Where the templates are.
-    """
+    """Return what templates are rendered with: whatever they are given is escaped."""
     environment = Environment(
         loader=loader,
         autoescape=True,

@@ -69,9 +69,6 @@ class Sound:
 
     Attributes:
         uri: Its audio, as a ``data:`` address.
-        length_s: How long it is.
-        caller: The shape of the caller's side.
-        agent: The shape of the agent's side.
     """
 
     uri: str
@@ -86,7 +83,6 @@ class Surroundings:
 
     Attributes:
         crumbs: Where the page is: from the top to the run itself.
-        files: The files of the run.
         missing: What of the run is not there, a sentence each.
     """
 
@@ -110,10 +106,8 @@ class Check:
     """What became of one expectation.
 
     Attributes:
-        anchor: Where a link leads to.
         kind: ``pass``, ``fail``, ``unsure`` or ``none``.
         place: Its turn, and what became of it.
-        expected: What was expected.
         reason: Why it failed, or could not be judged; empty where it passed.
         evidence: What that rests on: words, and where they are heard.
     """
@@ -174,15 +168,7 @@ def run_page(
     sound: Sound | None = None,
     around: Surroundings | None = None,
 ) -> RunPage:
-    """Return what is on the page of a run.
-
-    Args:
-        run: The run.
-        facts: The facts of its call; without them only what the run itself says is shown.
-        script: The script that was played, where it is known.
-        sound: The call's recording.
-        around: What lies around the page.
-    """
+    """Return what is on the page of a run."""
     view = CallView.measured(facts)
     case = _passed(run) if run.success else case_of(run, view, script)
     length_s = max(run.duration_s, 0.0 if sound is None else sound.length_s, 0.1)

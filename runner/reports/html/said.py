@@ -27,7 +27,6 @@ class Answer:
     """How long the agent took to answer a line.
 
     Attributes:
-        text: How long, or why that is not known.
         parts: What took the time, with how much of it, in percent.
         width: How long the bar is, in percent of the longest of the call.
     """
@@ -42,10 +41,7 @@ class Row:
     """A row of the transcript.
 
     Attributes:
-        at_s: When it began.
-        end_s: When it ended.
         who: ``Caller``, ``Agent``, ``Tool``, ``Error``; empty for a note.
-        words: What was said.
         under: Something about that, such as what the agent understood.
         answer: How long the agent took to answer; of the caller's lines.
     """
@@ -64,9 +60,6 @@ class TurnRows:
 
     Attributes:
         number: From 1; 0 for what came before the first.
-        note: What is special about it.
-        failed: Whether the run failed in it.
-        rows: What was said and done.
         flags: What was expected and missed.
     """
 
@@ -83,8 +76,6 @@ def turn_rows(
     """Return what was said and done, turn by turn.
 
     Args:
-        run: The run.
-        view: Its facts, as far as they are there.
         facts: The same, with all messages.
         overlaps: Where both sides spoke at once.
     """

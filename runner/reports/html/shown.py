@@ -15,24 +15,14 @@ _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def words(text: str, limit: int = MAX_WORDS) -> str:
-    """Return words of others on one line, cut to a length, with a code where a character can't be seen.
-
-    Args:
-        text: The words.
-        limit: How many characters are shown at most; the rest is counted.
-    """
+    """Return words of others on one line, cut to a length, with a code where a character can't be seen."""
     kept = "".join(_visible(character) for character in one_line(text[:limit]))
     left = len(text) - limit
     return kept if left <= 0 else f"{kept}… ({left:,} more characters)"
 
 
 def lines(text: str, limit: int) -> str:
-    """Return the end of a text of several lines, with a code where a character can't be seen.
-
-    Args:
-        text: The text.
-        limit: How many characters are shown at most.
-    """
+    """Return the end of a text of several lines, with a code where a character can't be seen."""
     kept = "".join(c if c in "\n\t" else _visible(c) for c in text[-limit:])
     return kept if len(text) <= limit else f"…{kept}"
 

@@ -99,16 +99,10 @@ class About:
     """What a suite's page says of the suite as a whole.
 
     Attributes:
-        name: Its name.
         success: Whether it passed; null where that can't be said.
-        started: When it began, in words.
-        stopped: Why it was stopped, if it was.
-        warnings: What did not work as it should.
         gates: Whether each gate was met: ``pass``, ``fail`` or ``unsure``, and a sentence.
         changes: What the comparison with the baseline says, worst first.
         changes_note: What it was compared with.
-        around: What lies around the page.
-        version: The runner's version.
     """
 
     name: str
@@ -124,12 +118,7 @@ class About:
 
 
 def suite_page(about: About, scenarios: Iterable[ScenarioRuns]) -> SuitePage:
-    """Return what is on the page of a suite or a result.
-
-    Args:
-        about: The suite as a whole.
-        scenarios: Its scenarios, with their runs.
-    """
+    """Return what is on the page of a suite or a result."""
     ordered = sorted(scenarios, key=_badness)
     whole_ms, axis = _axis(ordered)
     rows = [_row(index, scenario, whole_ms) for index, scenario in enumerate(ordered, start=1)]

@@ -21,10 +21,7 @@ class RunFacts:
 
     Attributes:
         number: Which run of its scenario it is, from 1.
-        success: As for a run.
-        reason: Why it did not pass.
         group: Runs that failed for the same reason have the same.
-        href: Its page.
         state: Why there is no result (``under way``, ``not made``); empty where there is one.
         latencies_ms: Of each turn that was answered.
     """
@@ -43,8 +40,6 @@ class ScenarioRuns:
     """The runs of a scenario.
 
     Attributes:
-        name: The scenario's name.
-        runs: Its runs.
         skipped: Why there are none.
         limit_ms: Within how long the agent is to answer.
         change: What the comparison with the baseline says.
@@ -63,8 +58,6 @@ class Change:
 
     Attributes:
         kind: ``worse``, ``better``, ``same`` or ``unsure``.
-        name: Which scenario.
-        text: What changed, with its interval.
         brief: The same in a few words.
     """
 
@@ -88,10 +81,8 @@ def scenarios_of(
     """Return the runs of a suite by scenario.
 
     Args:
-        result: The suite's result.
         pages: The page of each run, by its folder.
         limits_ms: Within how long the agent is to answer, by scenario file and name.
-        changes: What the comparison with the baseline says, by scenario.
     """
     found: list[ScenarioRuns] = []
     for runs in by_scenario(result):

@@ -30,12 +30,7 @@ class Waveform:
 
 
 def waveform(samples: npt.NDArray[np.int16], rate_hz: int) -> Waveform:
-    """Return the shape of one channel.
-
-    Args:
-        samples: Its samples.
-        rate_hz: Sample rate.
-    """
+    """Return the shape of one channel."""
     seconds = samples.size / rate_hz
     columns = max(min(int(np.ceil(seconds / COLUMN_S)), MAX_COLUMNS), 1)
     if not samples.size:

@@ -42,7 +42,6 @@ class RunFiles:
     """The report of a run.
 
     Attributes:
-        report: The HTML file.
         reason: Why the run did not pass, as it says; empty for one that passed.
         snippet: The sound of the failing moment; None where there is none.
     """
@@ -56,7 +55,6 @@ def write_run_report(folder: Path, path: Path | None = None) -> RunFiles:
     """Make the report of a run from its folder; of one that did not pass also the sound of its failing moment.
 
     Args:
-        folder: The run's folder.
         path: The HTML file; ``report.html`` in the folder if None.
 
     Raises:
@@ -74,7 +72,6 @@ def write_suite_report(
     """Make the report of a suite from its folder, and that of each of its runs.
 
     Args:
-        folder: The suite's folder.
         path: The suite's HTML file; ``report.html`` in the folder if None.
         done: Is called after each run, with how many are done, and of how many.
 
@@ -124,12 +121,6 @@ def write_suite_report(
 
 def write_comparison_report(path: Path, comparison: Comparison, *, base: str, current: str) -> None:
     """Make the report of a comparison.
-
-    Args:
-        path: The HTML file.
-        comparison: What it came to.
-        base: What was compared with, such as a file.
-        current: What may have changed.
 
     Raises:
         RunnerError: The file can't be written.

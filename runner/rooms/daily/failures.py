@@ -67,12 +67,7 @@ _JOIN_ERRORS = {
 
 
 def join_failed(detail: str, room: str) -> RoomError:
-    """Return the error for a join that failed.
-
-    Args:
-        detail: The library's words, without secrets.
-        room: The room's address, without credentials or query.
-    """
+    """Return the error for a join that failed. Both texts come without secrets, the address without its query."""
     if status := _HTTP_STATUS.search(detail):
         sentence = _STATUSES.get(int(status[1]), _OTHER_STATUS)
     else:
@@ -89,7 +84,6 @@ def room_ended(cause: str | None, room: str) -> RoomError:
 
     Args:
         cause: The library's last words before, without secrets; None if it said nothing.
-        room: As for :func:`join_failed`.
     """
     said = _quote(cause) if cause else ""
     if cause and _TOKEN.search(cause):

@@ -21,7 +21,6 @@ class Participant:
     """Someone in the room, as far as it matters here.
 
     Attributes:
-        id: Daily's id of this participation.
         name: The name they gave themselves.
         local: Whether this is the caller itself.
         joined_at_s: When they joined, in seconds since the epoch, as Daily counts it.
@@ -81,7 +80,6 @@ class People:
     been heard, who speaks by Daily's word.
 
     Args:
-        room: The room's address, for what is logged.
         participant_name: The agent's user name; None where it is to be told by what it does.
 
     Attributes:

@@ -41,9 +41,6 @@ class DailyRoom:
     (``PipelineWorker(setup_timeout_secs=…)``, 20 s by default): its limit must be above ``join_timeout_s``.
 
     Args:
-        url: The room's URL. A token in its query (``?t=``) is used where ``token`` is None.
-        caller_name: The user name the caller has in the room.
-        participant_name: The agent's user name, if it is to be found by it.
         join_timeout_s: How long joining may take, in seconds.
         samples: What the caller's lines go through on their way into the room.
     """

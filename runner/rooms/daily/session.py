@@ -86,12 +86,9 @@ class RoomSession:
     """Takes the events of the call and tells the listener what they mean.
 
     Args:
-        room: The room's address, without credentials or query.
         participant_name: The agent's user name; None where it is to be told by what it does (:class:`People`).
 
     Attributes:
-        people: Who is in the room.
-        join_error: Why we could not get in.
         join_over: Set when we are in the room, or could not get in.
         agent_here: Set when somebody is there who may be the agent.
         media_over: Set when audio can go both ways, or has been waited for long enough.

@@ -69,14 +69,8 @@ class OfferingConnection:
 
     Args:
         post_offer: Posts an offer (``sdp``, ``type`` and, from the second on, ``pc_id``) and returns the answer.
-        track: The caller's audio.
         sent: Takes what left of it.
         packets: Takes the agent's audio packets as they arrive.
-        message: Takes a decoded JSON message that is no signalling, and when it came.
-        lost: Takes why the connection is dead.
-        listener: Takes what else happens.
-        ice_servers: STUN and TURN servers.
-        line: What lies between the sockets.
     """
 
     def __init__(

@@ -68,8 +68,6 @@ class Decoded(NamedTuple):
     """A packet's audio, 16-bit mono.
 
     Attributes:
-        recording: At :data:`AUDIO_RATE_HZ`.
-        pipeline: At :data:`PIPELINE_RATE_HZ`.
         duration_ns: How long it is; the resamplers hold a little of it back.
     """
 
@@ -187,8 +185,6 @@ class AgentStream:
     """Turns the agent's RTP packets into audio on the call's clock.
 
     Args:
-        recording: Takes audio at :data:`AUDIO_RATE_HZ`, gaps filled with silence.
-        pipeline: Takes the same audio at :data:`PIPELINE_RATE_HZ`.
         hole: Takes every place where silence stands for audio that never came, or whose place is in doubt.
         late: Takes every stretch that came late.
         decode: Makes audio of the packets, in the order they were sent: of Opus by default. Raises av.FFmpegError.

@@ -35,12 +35,7 @@ _ENCODING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode lines")
 
 @dataclass(frozen=True)
 class Frame:
-    """20 ms of audio.
-
-    Attributes:
-        pcm: 16-bit mono at :data:`AUDIO_RATE_HZ`.
-        payload: The same as Opus.
-    """
+    """20 ms of audio."""
 
     pcm: bytes
     payload: bytes

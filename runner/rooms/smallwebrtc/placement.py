@@ -71,8 +71,6 @@ class Placement:
         """Return where the packet's first sample lies on the call's clock, in nanoseconds.
 
         Args:
-            timestamp: The unwrapped RTP timestamp.
-            arrival_ns: When the packet arrived, on the call's clock.
             quiet: Whether nothing is said in the packet.
             arrival_known: Whether it came when it was seen; not so where we ourselves stood still. What is late
                 then says nothing of the stream's place.

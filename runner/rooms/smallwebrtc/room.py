@@ -40,13 +40,9 @@ class SmallWebRTCRoom:
     """A call to the bot behind an ``/api/offer`` address.
 
     Args:
-        url: The address offers are posted to.
         token: Goes along as a bearer header, if there is one.
-        http: Client the offer is posted with.
         tasks: Task group that owns the room's tasks; cancelled with the call.
-        ice_servers: STUN and TURN servers.
         request_data: Goes to the bot with the offer, as ``request_data``: Pipecat's own route knows no other name.
-        line: What lies between the caller and the bot.
     """
 
     def __init__(

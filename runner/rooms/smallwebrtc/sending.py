@@ -145,7 +145,6 @@ class _Way:
     """The way to the agent, as ICE found it.
 
     Attributes:
-        pair: aioice's pair.
         address: Where packets go.
         socket: A duplicate of the pair's; None where packets go over a TURN server, which has its own protocol.
     """
