@@ -43,7 +43,7 @@ _TRIGGERS = {
 }
 
 
-async def list_schedules(visit: Visit, *, problems: Sequence[str] = ()) -> Response:
+async def list_schedules(visit: Visit) -> Response:
     """Show the schedules of the project."""
     async with visit.services.database.reading() as session:
         found = _listed(visit.project).limit(SHOWN)
@@ -52,9 +52,7 @@ async def list_schedules(visit: Visit, *, problems: Sequence[str] = ()) -> Respo
     schedules = [
         {**_job(job, agent), "latest": _firing(latest[job.id]) if job.id in latest else None} for job, agent in rows
     ]
-    return visit.show(
-        "schedules.html", 409 if problems else 200, schedules=schedules, problems=problems, now=utc_now()
-    )
+    return visit.show("schedules.html", schedules=schedules, now=utc_now())
 
 
 async def show_schedule(visit: Visit, *, problems: Sequence[str] = ()) -> Response:

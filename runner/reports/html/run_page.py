@@ -19,9 +19,9 @@ from runner.evaluation.outcome import Status
 from runner.evaluation.verdicts import Cause, ExpectationVerdict, Verdict
 from runner.evaluation.view import CallView
 from runner.reports.evidence import attempt_line
-from runner.reports.html.latency_bars import LatencyBar, bars_note, latency_bars, limits_of
 from runner.reports.html.case import Case, case_of
 from runner.reports.html.lanes import Band, Lanes, lanes_of, overlaps_of, speech_bands
+from runner.reports.html.latency_bars import LatencyBar, bars_note, latency_bars, limits_of
 from runner.reports.html.said import TurnRows, turn_rows
 from runner.reports.html.shown import clock, lines, percent, seconds, sentence, whole_units, words
 from runner.reports.html.waveform import Waveform
